@@ -1,0 +1,185 @@
+//! The bars: what the project promises against its peers and against the floor.
+
+use core::fmt;
+
+use serde::Serialize;
+
+use crate::peer::floor;
+use crate::ratio::Ratio;
+use crate::schedule::Record;
+use crate::work::Work;
+
+/// Steady rounds below which a bar is not judged.
+const PAIRS_MIN: usize = 3;
+
+/// On which side of the number the ratio must lie.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Limit {
+    /// A time: at most this part of the other's.
+    AtMost(f64),
+    /// A rate: at least this multiple of the other's.
+    AtLeast(f64),
+}
+
+/// One bar.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Bar {
+    /// The work.
+    pub(crate) work: Work,
+    /// Whose figure is judged.
+    pub(crate) ours: &'static str,
+    /// Whose figure it is held against.
+    pub(crate) theirs: &'static str,
+    /// The limit for ours / theirs.
+    pub(crate) limit: Limit,
+}
+
+const fn bar(work: Work, ours: &'static str, theirs: &'static str, limit: Limit) -> Bar {
+    Bar {
+        work,
+        ours,
+        theirs,
+        limit,
+    }
+}
+
+/// Every bar of the project.
+pub(crate) const BARS: [Bar; 8] = [
+    bar(Work::rtt(32), "spinwire", floor::NAME, Limit::AtMost(1.3)),
+    bar(
+        Work::rtt(64),
+        "spinwire tagged",
+        floor::NAME,
+        Limit::AtMost(1.45),
+    ),
+    bar(Work::rtt(64), "spinwire tagged", "ucx", Limit::AtMost(0.9)),
+    bar(
+        Work::rtt(64),
+        "spinwire tagged",
+        "iceoryx2",
+        Limit::AtMost(0.3),
+    ),
+    bar(
+        Work::stream(32),
+        "spinwire tagged",
+        "ucx",
+        Limit::AtLeast(6.0),
+    ),
+    bar(
+        Work::stream(64),
+        "spinwire tagged",
+        "ucx",
+        Limit::AtLeast(3.0),
+    ),
+    bar(
+        Work::stream(4096),
+        "spinwire tagged",
+        "ucx",
+        Limit::AtLeast(1.0),
+    ),
+    bar(
+        Work::stream(65536),
+        "spinwire tagged",
+        "ucx",
+        Limit::AtLeast(1.0),
+    ),
+];
+
+/// What came out.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Verdict {
+    /// The median of the paired ratios lies on the right side.
+    Met,
+    /// It does not.
+    Missed,
+    /// Too few rounds in which the machine held still, or one side is missing: says which.
+    Unknown(String),
+}
+
+/// A bar and what came out.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Judged {
+    /// The bar.
+    pub(crate) bar: Bar,
+    /// The ratio.
+    pub(crate) ratio: Ratio,
+    /// The judgement.
+    pub(crate) verdict: Verdict,
+}
+
+impl Bar {
+    /// Judges this bar by a record.
+    pub(crate) fn judge(&self, record: &Record) -> Judged {
+        let Some(ours) = record.series(self.ours, self.work) else {
+            return self.unknown(format!("no {} in this run", self.ours));
+        };
+        let ratio = if self.theirs == floor::NAME {
+            Ratio::to_floor(ours)
+        } else if let Some(theirs) = record.series(self.theirs, self.work) {
+            Ratio::between(ours, theirs)
+        } else {
+            return self.unknown(format!("no {} in this run", self.theirs));
+        };
+        let verdict = match ratio.median {
+            _ if ratio.rounds == 0 => Verdict::Unknown("not measured".to_owned()),
+            Some(median) if ratio.pairs >= PAIRS_MIN => {
+                if self.limit.holds(median) {
+                    Verdict::Met
+                } else {
+                    Verdict::Missed
+                }
+            }
+            _ => Verdict::Unknown(format!("{} of {} rounds steady", ratio.pairs, ratio.rounds)),
+        };
+        Judged {
+            bar: *self,
+            ratio,
+            verdict,
+        }
+    }
+
+    fn unknown(&self, why: String) -> Judged {
+        Judged {
+            bar: *self,
+            ratio: Ratio::default(),
+            verdict: Verdict::Unknown(why),
+        }
+    }
+}
+
+impl Judged {
+    /// Whether the bar is known to be met.
+    pub(crate) fn is_met(&self) -> bool {
+        self.verdict == Verdict::Met
+    }
+}
+
+impl Limit {
+    fn holds(self, ratio: f64) -> bool {
+        match self {
+            Self::AtMost(limit) => ratio <= limit,
+            Self::AtLeast(limit) => ratio >= limit,
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(limit) => write!(f, "<= {limit}"),
+            Self::AtLeast(limit) => write!(f, ">= {limit}"),
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Met => f.write_str("met"),
+            Self::Missed => f.write_str("MISSED"),
+            Self::Unknown(why) => write!(f, "unknown ({why})"),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+
+use crate::clock::Clock;
+use crate::cpu::Cpus;
+use crate::peer::{self, iceoryx2, spinwire};
+use crate::schedule::{self, Effort, Plan, Selection};
+use crate::work::Work;
+
+const AFTER_HELP: &str = "\
+What it does:
+  Every round measures, work by work, the bare floor, Spinwire, UCX, rtrb, iceoryx2 and libfabric right after each
+  other on the same two processors, with the floor again between any two of them. Ratios are made within a round,
+  only where the floors around both figures agree within 25 %, and the table shows the median of those ratios. The
+  absolute figures beside them say only which machine this was; on a virtual machine they change by the minute.
+
+Words for --only (peers and works; `floor` stands for the two reference bounces, the floor itself always runs):
+  floor spinwire ucx rtrb iceoryx2 libfabric
+  rtt32 rtt64 rtt4096 rtt65536 stream32 stream64 stream4096 stream65536
+
+Examples:
+  peers --quick                          a look, under a minute
+  peers                                  the whole table
+  peers --rounds 30 --check              a claim: exit status 1 unless every bar is met
+  peers --only spinwire,ucx,rtt64        one question
+  peers --json > peers.json              every single reading
+
+Exit status: 0 the table was made; 1 with --check, a bar is missed or could not be judged; 2 it could not run.
+A peer that is not installed is skipped, loudly; benches/peers/install installs those that Debian has.";
+
+/// Spinwire and its shared-memory peers, measured side by side on the same two processors.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP, max_term_width = 120)]
+#[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// Rounds to run [default: 12, or 4 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: Option<u32>,
+
+    /// Short measurements and few rounds: a look, not a claim
+    #[arg(long)]
+    quick: bool,
+
+    /// The two processors: who pings or sends, and who echoes or receives
+    #[arg(long, value_name = "A,B", default_value = "0,1")]
+    cpus: Cpus,
+
+    /// Only these peers and works; words below
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    only: Vec<String>,
+
+    /// The spinwire command [default: the repository's target/release/spinwire]
+    #[arg(long, value_name = "PATH")]
+    spinwire: Option<PathBuf>,
+
+    /// Print everything as JSON, each single reading included
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Exit with status 1 unless every bar is met
+    #[arg(long)]
+    pub(crate) check: bool,
+
+    #[command(subcommand)]
+    pub(crate) inner: Option<Inner>,
+}
+
+/// What this program starts itself as.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Inner {
+    /// The far process of the iceoryx2 rows
+    #[command(name = "iceoryx2-far-side", hide = true)]
+    Iceoryx2(iceoryx2::FarSide),
+}
+
+impl Cli {
+    /// How to run.
+    pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
+        self.cpus.check()?;
+        let (effort, rounds) = if self.quick {
+            (Effort::Quick, 4)
+        } else {
+            (Effort::Full, 12)
+        };
+        let spinwire = self.spinwire.clone().unwrap_or_else(spinwire::default_path);
+        Ok(Plan {
+            rounds: self.rounds.unwrap_or(rounds),
+            effort,
+            cpus: self.cpus,
+            clock: Clock::calibrate(),
+            // A path that the reader can follow, where there is one.
+            spinwire: spinwire.canonicalize().unwrap_or(spinwire),
+        })
+    }
+
+    /// Who runs, and at which works.
+    pub(crate) fn selection(&self) -> anyhow::Result<Selection> {
+        let known = schedule::words();
+        if let Some(unknown) = self.only.iter().find(|word| !known.contains(word)) {
+            bail!(
+                "--only does not know `{unknown}`; it knows {}",
+                known.join(" ")
+            );
+        }
+        let wanted = |word: &str| self.only.iter().any(|only| only == word);
+        let mut peers = peer::all();
+        if peers.iter().any(|peer| wanted(peer.word())) {
+            peers.retain(|peer| wanted(peer.word()));
+        }
+        let mut works = Work::ALL.to_vec();
+        if works.iter().any(|work| wanted(&work.word())) {
+            works.retain(|work| wanted(&work.word()));
+        }
+        works.retain(|&work| peers.iter().any(|peer| peer.measures(work)));
+        works
+            .first()
+            .context("none of these peers is measured at any of these works")?;
+        Ok(Selection { peers, works })
+    }
+}

@@ -1,0 +1,132 @@
+//! The two processors that everything runs on, and threads pinned to them.
+
+use core::fmt;
+use core::str::FromStr;
+use std::sync::Barrier;
+use std::thread;
+
+use anyhow::{Context, anyhow, bail};
+use core_affinity::CoreId;
+use serde::Serialize;
+
+/// The near processor (who pings or sends) and the far one (who echoes or receives).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Cpus {
+    /// Runs who pings or sends.
+    pub(crate) near: usize,
+    /// Runs who echoes or receives.
+    pub(crate) far: usize,
+}
+
+impl FromStr for Cpus {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (near, far) = text
+            .split_once(',')
+            .context("two processors are wanted, with a comma between: 0,1")?;
+        let parse = |word: &str| {
+            word.trim()
+                .parse::<usize>()
+                .with_context(|| format!("`{word}` is no processor number"))
+        };
+        let cpus = Self {
+            near: parse(near)?,
+            far: parse(far)?,
+        };
+        if cpus.near == cpus.far {
+            bail!("both sides on processor {}: a bounce needs two", cpus.near);
+        }
+        Ok(cpus)
+    }
+}
+
+impl fmt::Display for Cpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{}", self.near, self.far)
+    }
+}
+
+impl Cpus {
+    /// Checks that this process may run on both.
+    pub(crate) fn check(self) -> anyhow::Result<()> {
+        let allowed = core_affinity::get_core_ids().context("the affinity mask is unreadable")?;
+        for cpu in [self.near, self.far] {
+            if !allowed.iter().any(|core| core.id == cpu) {
+                let ids: Vec<String> = allowed.iter().map(|core| core.id.to_string()).collect();
+                bail!(
+                    "processor {cpu} is not ours to use; these are: {}",
+                    ids.join(" ")
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `near` and `far` on two pinned threads that start together, and waits for both.
+    pub(crate) fn run_pair<A: Send, B: Send>(
+        self,
+        near: impl FnOnce() -> A + Send,
+        far: impl FnOnce() -> B + Send,
+    ) -> anyhow::Result<(A, B)> {
+        self.check()?;
+        let start = Barrier::new(2);
+        thread::scope(|scope| {
+            let far = scope.spawn(|| {
+                let pinned = pin(self.far);
+                start.wait();
+                pinned.map(|()| far())
+            });
+            let near = scope.spawn(|| {
+                let pinned = pin(self.near);
+                start.wait();
+                pinned.map(|()| near())
+            });
+            let near = near
+                .join()
+                .map_err(|_panic| anyhow!("the near thread panicked"))??;
+            let far = far
+                .join()
+                .map_err(|_panic| anyhow!("the far thread panicked"))??;
+            Ok((near, far))
+        })
+    }
+}
+
+/// Pins the calling thread; a child that it starts inherits the pin.
+pub(crate) fn pin(cpu: usize) -> anyhow::Result<()> {
+    if core_affinity::set_for_current(CoreId { id: cpu }) {
+        Ok(())
+    } else {
+        bail!("this thread cannot be pinned to processor {cpu}")
+    }
+}
+
+/// Runs `body` on a thread of its own, pinned to `cpu`.
+pub(crate) fn on<T: Send>(
+    cpu: usize,
+    body: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                pin(cpu)?;
+                body()
+            })
+            .join()
+            .map_err(|_panic| anyhow!("the thread pinned to processor {cpu} panicked"))?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_different_processors_are_wanted() {
+        assert_eq!("0,1".parse::<Cpus>().unwrap(), Cpus { near: 0, far: 1 });
+        assert!("1".parse::<Cpus>().is_err());
+        assert!("1,1".parse::<Cpus>().is_err());
+        assert!("0,x".parse::<Cpus>().is_err());
+    }
+}

@@ -1,0 +1,246 @@
+//! What a record says: rows, ratios, judged bars and the notes that a reader needs.
+
+use serde::Serialize;
+
+use crate::bar::{BARS, Judged};
+use crate::peer::floor;
+use crate::ratio::{self, Ratio};
+use crate::sample::Sample;
+use crate::schedule::{Found, Plan, Record, Series};
+use crate::work::{Kind, Work};
+
+pub(crate) mod json;
+pub(crate) mod table;
+
+/// A spread of floors beyond this factor is worth a note.
+const SPREAD_NOTED: f64 = 1.5;
+
+/// A difference of two floors beyond this factor is worth a note.
+const OWN_FLOOR_NOTED: f64 = 1.15;
+
+/// Everything there is to print.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report<'a> {
+    /// The machine and how it was used.
+    pub(crate) machine: Machine,
+    /// Who was found and who was not.
+    pub(crate) found: &'a [Found],
+    /// The rows, by work.
+    pub(crate) rows: Vec<Row<'a>>,
+    /// The bars of the works that ran.
+    pub(crate) bars: Vec<Judged>,
+    /// What a reader must know.
+    pub(crate) notes: Vec<String>,
+    /// Every single reading.
+    pub(crate) series: &'a [Series],
+}
+
+/// The machine and how it was used.
+#[derive(Debug, Serialize)]
+pub(crate) struct Machine {
+    /// The processor's name.
+    pub(crate) model: String,
+    /// The kernel's version.
+    pub(crate) kernel: String,
+    /// The two processors, near and far.
+    pub(crate) cpus: [usize; 2],
+    /// Rounds.
+    pub(crate) rounds: u32,
+    /// The clock's step in nanoseconds.
+    pub(crate) clock_step_ns: f64,
+}
+
+/// A row of the table.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row<'a> {
+    /// The work.
+    pub(crate) work: Work,
+    /// Whose figures.
+    pub(crate) name: &'a str,
+    /// The figures, or why there are none.
+    pub(crate) state: State,
+    /// Against the floor.
+    pub(crate) to_floor: Option<Ratio>,
+    /// The Spinwire row that this one is set against, and Spinwire / this.
+    pub(crate) rival: Option<(&'a str, Ratio)>,
+}
+
+/// The figures of a row, or why there are none.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    /// Medians over all rounds.
+    Measured {
+        /// Median trip in ns, or messages a second; absent where the tool knows only a mean.
+        p50_or_rate: Option<f64>,
+        /// 99th percentile in ns.
+        p99: Option<f64>,
+        /// Mean trip in ns.
+        mean: Option<f64>,
+        /// The best round.
+        best: Option<f64>,
+    },
+    /// Not there.
+    Skipped(String),
+    /// There, but not one round went well.
+    Failed(String),
+}
+
+impl<'a> Report<'a> {
+    /// Works out everything that a record says.
+    pub(crate) fn new(plan: &Plan, record: &'a Record) -> Self {
+        let mut rows = Vec::new();
+        for &work in &record.works {
+            rows.push(floor_row(record, work));
+            let here = record.series.iter().filter(|series| series.work == work);
+            rows.extend(here.map(|series| row(record, series)));
+        }
+        let bars: Vec<Judged> = BARS
+            .iter()
+            .filter(|bar| record.works.contains(&bar.work))
+            .map(|bar| bar.judge(record))
+            .collect();
+        Self {
+            machine: Machine::look(plan),
+            found: &record.found,
+            rows,
+            bars,
+            notes: notes(record),
+            series: &record.series,
+        }
+    }
+}
+
+impl State {
+    fn of(work: Work, samples: &[Sample]) -> Self {
+        let figures = || samples.iter().filter_map(Sample::p50_or_rate);
+        Self::Measured {
+            p50_or_rate: ratio::median(figures()),
+            p99: ratio::median(samples.iter().filter_map(Sample::p99)),
+            mean: ratio::median(samples.iter().filter_map(Sample::mean)),
+            best: ratio::better(work.kind, figures()),
+        }
+    }
+}
+
+fn floor_row(record: &Record, work: Work) -> Row<'_> {
+    let samples: Vec<Sample> = record
+        .floors
+        .iter()
+        .filter(|(of, _)| *of == work)
+        .map(|(_, sample)| *sample)
+        .collect();
+    let state = State::of(work, &samples);
+    Row {
+        work,
+        name: floor::NAME,
+        state,
+        to_floor: None,
+        rival: None,
+    }
+}
+
+fn row<'a>(record: &'a Record, series: &'a Series) -> Row<'a> {
+    let samples: Vec<Sample> = series
+        .readings
+        .iter()
+        .map(|reading| reading.sample)
+        .collect();
+    let state = if let Some(why) = record.skipped(series.name) {
+        State::Skipped(why.to_owned())
+    } else if samples.is_empty() {
+        State::Failed(
+            series
+                .failure
+                .clone()
+                .unwrap_or_else(|| "never measured".to_owned()),
+        )
+    } else {
+        State::of(series.work, &samples)
+    };
+    let measured = matches!(state, State::Measured { .. });
+    let rival = series.rival.and_then(|name| {
+        let ratio = Ratio::between(record.series(name, series.work)?, series);
+        (ratio.rounds > 0).then_some((name, ratio))
+    });
+    let to_floor = measured.then(|| Ratio::to_floor(series));
+    Row {
+        work: series.work,
+        name: series.name,
+        state,
+        to_floor,
+        rival,
+    }
+}
+
+/// What a reader must know before believing the table.
+fn notes(record: &Record) -> Vec<String> {
+    let mut notes = Vec::new();
+    let bounces: Vec<f64> = record
+        .floors
+        .iter()
+        .filter(|(work, _)| work.kind == Kind::Rtt)
+        .map(|(_, sample)| sample.headline())
+        .collect();
+    let least = bounces.iter().copied().reduce(f64::min);
+    let most = bounces.iter().copied().reduce(f64::max);
+    if let (Some(least), Some(most)) = (least, most)
+        && most > least * SPREAD_NOTED
+    {
+        notes.push(format!(
+            "the bare line took from {least:.0} to {most:.0} ns during this run: the machine changed, and absolute \
+             figures of different rounds are of different machines. Trust the ratios"
+        ));
+    }
+    let own_floors = record
+        .series
+        .iter()
+        .flat_map(|series| &series.readings)
+        .filter_map(|reading| {
+            let Sample::Rtt(rtt) = reading.sample else {
+                return None;
+            };
+            Some(rtt.own_floor_ns? / f64::midpoint(reading.floor_before, reading.floor_after))
+        });
+    if let Some(off) = ratio::median(own_floors)
+        && !(1.0 / OWN_FLOOR_NOTED..=OWN_FLOOR_NOTED).contains(&off)
+    {
+        notes.push(format!(
+            "spinwire's own floor is {off:.2} x the floor of this table (another wait loop?), so that the ratios that \
+             `spinwire lat` prints are on another scale than these"
+        ));
+    }
+    for series in record
+        .series
+        .iter()
+        .filter(|series| !series.readings.is_empty())
+    {
+        if let Some(why) = &series.failure {
+            notes.push(format!(
+                "{} at {} failed at least once: {why}",
+                series.name, series.work
+            ));
+        }
+    }
+    notes
+}
+
+impl Machine {
+    fn look(plan: &Plan) -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let model = read("/proc/cpuinfo")
+            .lines()
+            .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+            .map_or_else(
+                || std::env::consts::ARCH.to_owned(),
+                |(_, name)| name.to_owned(),
+            );
+        Self {
+            model,
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            cpus: [plan.cpus.near, plan.cpus.far],
+            rounds: plan.rounds,
+            clock_step_ns: plan.clock.ns(plan.clock.step() as f64),
+        }
+    }
+}

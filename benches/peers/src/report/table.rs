@@ -1,0 +1,174 @@
+//! The report for people.
+
+use super::{Report, Row, State};
+use crate::bar::{Judged, Verdict};
+use crate::peer::floor;
+use crate::ratio::Ratio;
+use crate::work::{Kind, Work};
+
+/// Prints the table.
+pub(crate) fn print(report: &Report<'_>) {
+    print_head(report);
+    let mut last = None;
+    for row in &report.rows {
+        if last != Some(row.work) {
+            print_work(row.work);
+            last = Some(row.work);
+        }
+        println!("{}", line(row, &report.bars));
+    }
+    print_foot(report);
+}
+
+fn print_head(report: &Report<'_>) {
+    let machine = &report.machine;
+    println!(
+        "{} / Linux {} / processors {} and {} / {} rounds / clock step {:.1} ns",
+        machine.model,
+        machine.kernel,
+        machine.cpus[0],
+        machine.cpus[1],
+        machine.rounds,
+        machine.clock_step_ns
+    );
+    for found in report.found {
+        match (&found.what, &found.skipped) {
+            (Some(what), _) => println!("  {:<18}{what}", found.name),
+            (None, Some(why)) => println!("  {:<18}SKIPPED: {why}", found.name),
+            (None, None) => {}
+        }
+    }
+}
+
+fn print_work(work: Work) {
+    let [first, second, third, best] = match work.kind {
+        Kind::Rtt => ["p50 ns", "p99 ns", "mean ns", "best"],
+        Kind::Stream => ["M msg/s", "", "GB/s", "best"],
+    };
+    println!(
+        "\n{:<20}{first:>9}{second:>9}{third:>9}{best:>9} |{:>8}{:>7} |{:>10}{:>8}{:>7}{:>8}  bar",
+        work.to_string(),
+        "x floor",
+        "best",
+        "spinw/this",
+        "by mean",
+        "best",
+        "rounds",
+    );
+}
+
+/// One row as a line.
+fn line(row: &Row<'_>, bars: &[Judged]) -> String {
+    let name = format!("  {:<18}", row.name);
+    let (p50_or_rate, p99, mean, best) = match &row.state {
+        State::Skipped(why) => return format!("{name}  skipped: {why}"),
+        State::Failed(why) => return format!("{name}  FAILED: {why}"),
+        State::Measured {
+            p50_or_rate,
+            p99,
+            mean,
+            best,
+        } => (*p50_or_rate, *p99, *mean, *best),
+    };
+    let figures = match row.work.kind {
+        Kind::Rtt => {
+            format!("{}{}{}{}", ns(p50_or_rate), ns(p99), ns(mean), ns(best))
+        }
+        Kind::Stream => {
+            let size = if row.name == floor::NAME {
+                floor::LINE_BYTES
+            } else {
+                row.work.size
+            };
+            let bytes = p50_or_rate.map(|rate| rate * f64::from(size));
+            format!(
+                "{}{:>9}{}{}",
+                scaled(p50_or_rate, 1e6),
+                "",
+                scaled(bytes, 1e9),
+                scaled(best, 1e6)
+            )
+        }
+    };
+    let to_floor = row.to_floor.unwrap_or_default();
+    let floor_part = format!("{}{}", times(to_floor.median, 8), times(to_floor.best, 7));
+    let (_, rival) = row.rival.unwrap_or(("", Ratio::default()));
+    let rounds = match row.rival {
+        Some((_, ratio)) => format!("{}/{}", ratio.pairs, ratio.rounds),
+        None => row
+            .to_floor
+            .map_or_else(String::new, |own| format!("{}/{}", own.pairs, own.rounds)),
+    };
+    let rival_part = format!(
+        "{}{}{}{rounds:>8}",
+        times(rival.median, 10),
+        times(rival.by_mean, 8),
+        times(rival.best, 7)
+    );
+    let line = format!(
+        "{name}{figures} |{floor_part} |{rival_part}  {}",
+        bar_words(row, bars)
+    );
+    line.trim_end().to_owned()
+}
+
+/// The bars that belong to a row: on a peer's row those against it, on a Spinwire row those against the floor.
+fn bar_words(row: &Row<'_>, bars: &[Judged]) -> String {
+    let words: Vec<String> = bars
+        .iter()
+        .filter(|judged| judged.bar.work == row.work)
+        .filter_map(|judged| {
+            let (limit, verdict) = (judged.bar.limit, &judged.verdict);
+            if judged.bar.theirs == row.name && row.name != floor::NAME {
+                Some(format!("{limit}: {verdict}"))
+            } else if judged.bar.theirs == floor::NAME && judged.bar.ours == row.name {
+                Some(format!("{limit} x floor: {verdict}"))
+            } else {
+                None
+            }
+        })
+        .collect();
+    words.join(", ")
+}
+
+fn print_foot(report: &Report<'_>) {
+    println!();
+    if !report.bars.is_empty() {
+        let count = |is: fn(&Verdict) -> bool| {
+            report
+                .bars
+                .iter()
+                .filter(|judged| is(&judged.verdict))
+                .count()
+        };
+        println!(
+            "bars: {} met, {} missed, {} unknown",
+            count(|verdict| *verdict == Verdict::Met),
+            count(|verdict| *verdict == Verdict::Missed),
+            count(|verdict| matches!(verdict, Verdict::Unknown(_))),
+        );
+    }
+    for note in &report.notes {
+        println!("note: {note}.");
+    }
+    println!(
+        "Figures are medians over the rounds; ratios are medians over the rounds whose floors agree (`rounds`: how many \
+         of how many).\n`spinw/this` is Spinwire over this row: of a time less is better, of a rate more. `x floor` of a \
+         stream is in bytes.\nUCX, iceoryx2 and libfabric are set against `spinwire tagged`, rtrb against `spinwire`."
+    );
+}
+
+fn ns(figure: Option<f64>) -> String {
+    figure.map_or_else(|| format!("{:>9}", "-"), |ns| format!("{ns:>9.0}"))
+}
+
+fn scaled(figure: Option<f64>, unit: f64) -> String {
+    figure.map_or_else(
+        || format!("{:>9}", "-"),
+        |figure| format!("{:>9.2}", figure / unit),
+    )
+}
+
+fn times(ratio: Option<f64>, width: usize) -> String {
+    ratio.map_or_else(|| " ".repeat(width), |ratio| format!("{ratio:>width$.2}"))
+}

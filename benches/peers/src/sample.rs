@@ -1,0 +1,170 @@
+//! One figure for one work, and how it is made from single round trips.
+
+use serde::Serialize;
+
+use crate::clock::Clock;
+
+/// What one measurement of one work gave.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub(crate) enum Sample {
+    /// A ping-pong.
+    Rtt(Rtt),
+    /// A one-way stream.
+    Stream(Stream),
+}
+
+/// A ping-pong, in nanoseconds of the whole round trip.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Rtt {
+    /// The median trip; absent where the peer's tool prints only a mean.
+    pub(crate) p50_ns: Option<f64>,
+    /// The 99th percentile, where the tool gives one.
+    pub(crate) p99_ns: Option<f64>,
+    /// The mean trip: no clock step in it, but every interruption.
+    pub(crate) mean_ns: f64,
+    /// The floor that the tool itself measured in the same run, where it does.
+    pub(crate) own_floor_ns: Option<f64>,
+}
+
+/// A one-way stream.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Stream {
+    /// Messages a second, counted where they arrive or when all are acknowledged.
+    pub(crate) messages_per_s: f64,
+}
+
+impl Sample {
+    /// The headline: the median trip (the mean, where there is no median), or the rate.
+    pub(crate) fn headline(&self) -> f64 {
+        match self {
+            Self::Rtt(rtt) => rtt.p50_ns.unwrap_or(rtt.mean_ns),
+            Self::Stream(stream) => stream.messages_per_s,
+        }
+    }
+
+    /// The median trip, or the rate: what the bars are held against.
+    pub(crate) fn p50_or_rate(&self) -> Option<f64> {
+        match self {
+            Self::Rtt(rtt) => rtt.p50_ns,
+            Self::Stream(stream) => Some(stream.messages_per_s),
+        }
+    }
+
+    /// The mean trip; a stream has none.
+    pub(crate) const fn mean(&self) -> Option<f64> {
+        match self {
+            Self::Rtt(rtt) => Some(rtt.mean_ns),
+            Self::Stream(_) => None,
+        }
+    }
+
+    /// The 99th percentile of a ping-pong, where known.
+    pub(crate) const fn p99(&self) -> Option<f64> {
+        match self {
+            Self::Rtt(rtt) => rtt.p99_ns,
+            Self::Stream(_) => None,
+        }
+    }
+}
+
+/// The trips of one ping-pong: one clock reading a trip, into memory that is there before the first one.
+#[derive(Debug)]
+pub(crate) struct Trips {
+    ticks: Vec<u64>,
+    last: u64,
+}
+
+impl Trips {
+    /// Room for `count` trips; the pages are touched here, not while measuring.
+    pub(crate) fn new(count: usize) -> Self {
+        let mut ticks = vec![1; count];
+        ticks.clear();
+        Self { ticks, last: 0 }
+    }
+
+    /// The first trip starts now.
+    pub(crate) fn start(&mut self) {
+        self.last = Clock::ticks();
+    }
+
+    /// A trip ended, and the next one starts. Beyond the room, trips are not kept.
+    #[inline]
+    pub(crate) fn lap(&mut self) {
+        let now = Clock::ticks();
+        if self.ticks.len() < self.ticks.capacity() {
+            self.ticks.push(now.wrapping_sub(self.last));
+        }
+        self.last = now;
+    }
+
+    /// The figures.
+    pub(crate) fn finish(mut self, clock: &Clock) -> Rtt {
+        self.ticks.sort_unstable();
+        let sum: u64 = self.ticks.iter().sum();
+        let count = self.ticks.len().max(1);
+        Rtt {
+            p50_ns: Some(clock.ns(grouped_percentile(&self.ticks, 0.50, clock.step()))),
+            p99_ns: Some(clock.ns(grouped_percentile(&self.ticks, 0.99, clock.step()))),
+            mean_ns: clock.ns(sum as f64 / count as f64),
+            own_floor_ns: None,
+        }
+    }
+}
+
+/// A percentile that is finer than the clock: the classic percentile of grouped data.
+///
+/// Some clocks advance in steps (10 ns is common), and a bounce takes eight or nine of them, so that a plain median
+/// jumps by a tenth. All samples within half a step of the plain percentile form a group; the answer lies as deep
+/// inside that group as the wanted rank does.
+fn grouped_percentile(sorted: &[u64], fraction: f64, step: u64) -> f64 {
+    let rank = fraction * sorted.len() as f64;
+    let at = sorted.len().saturating_sub(1).min(floor_index(rank));
+    let Some(&plain) = sorted.get(at) else {
+        return f64::NAN;
+    };
+    let low = plain.saturating_sub(step / 2);
+    let high = plain + step.div_ceil(2);
+    let below = sorted.partition_point(|&ticks| ticks < low);
+    let inside = sorted
+        .partition_point(|&ticks| ticks < high)
+        .saturating_sub(below)
+        .max(1);
+    let depth = ((rank - below as f64) / inside as f64).clamp(0.0, 1.0);
+    low as f64 + depth * (high - low) as f64
+}
+
+/// The index below a rank that is never negative and never beyond a slice's length.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rank is between zero and the length of a slice in memory"
+)]
+const fn floor_index(rank: f64) -> usize {
+    rank as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_finer_than_the_step() {
+        // True value 84, clock step 10: six of ten read 80, four read 90.
+        let mut samples = vec![80; 600];
+        samples.extend(vec![90; 400]);
+        let p50 = grouped_percentile(&samples, 0.5, 10);
+        assert!((p50 - 83.3).abs() < 0.1, "{p50}");
+    }
+
+    #[test]
+    fn a_percentile_without_samples_is_not_a_number() {
+        assert!(grouped_percentile(&[], 0.5, 10).is_nan());
+    }
+
+    #[test]
+    fn a_fine_clock_gives_the_plain_percentile() {
+        let samples: Vec<u64> = (0..1000).collect();
+        assert!((grouped_percentile(&samples, 0.99, 1) - 990.0).abs() <= 1.0);
+    }
+}

@@ -1,0 +1,222 @@
+//! Identities that survive a round trip through foreign hands.
+//!
+//! ```text
+//!  WrId      63        56 55                 32 31                          0
+//!           +------------+---------------------+-----------------------------+
+//!           |   op tag   |     generation      |            slot             |
+//!           +------------+---------------------+-----------------------------+
+//! ```
+//!
+//! The same word serves as `wr_id` of a work request and as `user_data` of a submission. A slot that is reused has
+//! another [`Generation`], so that a late completion is seen to be late and is never taken for its successor's.
+
+use core::fmt;
+
+pub use spinwire_layouts::shm::NameError;
+use spinwire_layouts::shm::{NAME_BYTES, pack_name, unpack_name};
+
+/// How often a slot was reused: 24 bits, never zero, so that an all-zero word names nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Generation(u32);
+
+/// Bits in a generation.
+pub const GENERATION_BITS: u32 = 24;
+const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
+
+impl Generation {
+    /// The generation of a slot that was never used before.
+    pub const FIRST: Self = Self(1);
+
+    /// The generation held in the low 24 bits of `raw`, or `None` for zero.
+    #[must_use]
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        match raw & GENERATION_MASK {
+            0 => None,
+            some => Some(Self(some)),
+        }
+    }
+
+    /// The 24-bit number.
+    #[must_use]
+    pub const fn as_raw(self) -> u32 {
+        self.0
+    }
+
+    /// The generation of the next use of the slot; after 2^24 - 1 comes 1.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        match self.0.wrapping_add(1) & GENERATION_MASK {
+            0 => Self::FIRST,
+            some => Self(some),
+        }
+    }
+}
+
+/// What kind of operation a [`WrId`] stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum OpTag {
+    /// A send, tagged or not.
+    Send = 1,
+    /// A receive, tagged or not.
+    Recv = 2,
+}
+
+impl OpTag {
+    const fn from_raw(raw: u64) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Send),
+            2 => Some(Self::Recv),
+            _ => None,
+        }
+    }
+
+    const fn as_raw(self) -> u64 {
+        match self {
+            Self::Send => 1,
+            Self::Recv => 2,
+        }
+    }
+}
+
+/// The identity of a posted operation: operation tag 8 | generation 24 | slot 32.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct WrId(u64);
+
+impl WrId {
+    /// Packs the three parts.
+    #[must_use]
+    #[inline]
+    #[expect(clippy::as_conversions, reason = "u32 to u64 widens; `From` is not const")]
+    pub const fn new(op: OpTag, generation: Generation, slot: u32) -> Self {
+        Self((op.as_raw() << 56) | ((generation.as_raw() as u64) << 32) | slot as u64)
+    }
+
+    /// The word as a device carries it.
+    #[must_use]
+    #[inline]
+    pub const fn as_raw(self) -> u64 {
+        self.0
+    }
+
+    /// Takes back a word that a device carried. Any word is accepted here; [`WrId::parts`] tells whether it means
+    /// anything.
+    #[must_use]
+    #[inline]
+    pub const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The parts, or `None` where the word could not have come from [`WrId::new`].
+    #[must_use]
+    #[inline]
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        reason = "the fields are cut out of the word by shift and mask, which is what is meant"
+    )]
+    pub const fn parts(self) -> Option<(OpTag, Generation, u32)> {
+        let generation = Generation::from_raw((self.0 >> 32) as u32);
+        match (OpTag::from_raw(self.0 >> 56), generation) {
+            (Some(op), Some(generation)) => Some((op, generation, self.0 as u32)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for WrId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.parts() {
+            Some((op, generation, slot)) => {
+                write!(f, "WrId({op:?} slot {slot} generation {})", generation.as_raw())
+            }
+            None => write!(f, "WrId({:#018x})", self.0),
+        }
+    }
+}
+
+/// A peer, as this endpoint's address table knows it: slot and generation. Address 0 is as good as any other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Addr {
+    slot: u32,
+    generation: Generation,
+}
+
+impl Addr {
+    /// The address in `slot` of its `generation`.
+    #[must_use]
+    #[inline]
+    pub const fn new(slot: u32, generation: Generation) -> Self {
+        Self { slot, generation }
+    }
+
+    /// Which row of the address table.
+    #[must_use]
+    #[inline]
+    pub const fn slot(self) -> u32 {
+        self.slot
+    }
+
+    /// Which use of that row.
+    #[must_use]
+    #[inline]
+    pub const fn generation(self) -> Generation {
+        self.generation
+    }
+}
+
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.slot, self.generation.as_raw())
+    }
+}
+
+/// The name of an endpoint or segment: 1 to 63 bytes of `[A-Za-z0-9._-]`, not starting with a dot.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Name {
+    field: [u8; NAME_BYTES],
+}
+
+impl Name {
+    /// Checks `text` and makes it a name.
+    ///
+    /// # Errors
+    /// [`NameError`] says what is wrong with it and where.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        Ok(Self { field: pack_name(text)? })
+    }
+
+    /// A name out of a 64-byte field that was copied from shared memory.
+    ///
+    /// # Errors
+    /// [`NameError`] where the field holds no valid name.
+    pub fn from_field(field: &[u8; NAME_BYTES]) -> Result<Self, NameError> {
+        unpack_name(field)?;
+        Ok(Self { field: *field })
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        unpack_name(&self.field).unwrap_or_default()
+    }
+
+    /// The text padded with zero bytes to the width of a shared field.
+    #[must_use]
+    pub const fn as_field(&self) -> &[u8; NAME_BYTES] {
+        &self.field
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,321 @@
+//! Loans: buffers that are owned by exactly one holder at a time.
+//!
+//! ```text
+//!   LoanPool::lend -> Loan (yours: read, write) -> post_* -> Sge (the provider's) -> completion -> Loan (yours again)
+//!                      drop: back to the pool
+//! ```
+//!
+//! Posted memory is owned: a safe post takes the [`Loan`] away and the completion gives it back, so nothing that a
+//! device or a provider writes can ever land in memory that its owner is reading.
+//!
+//! Invariants: (1) a slot is either in the free list once, or held by one `Loan`; (2) `length <= capacity` of every loan;
+//! (3) the memory of the slots is initialised from the start and outlives the pool.
+
+use core::cell::Cell;
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
+
+use super::line::{self, Line};
+use super::place::{Bump, Exhausted};
+
+/// A pool of equal buffers in private memory. Single-threaded.
+pub struct LoanPool<'m> {
+    base: NonNull<u8>,
+    slot_bytes: u32,
+    free: &'m [Cell<u32>],
+    free_count: Cell<usize>,
+    memory: PhantomData<&'m mut [u8]>,
+}
+
+impl fmt::Debug for LoanPool<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoanPool")
+            .field("slot_bytes", &self.slot_bytes)
+            .field("slots", &self.free.len())
+            .field("free", &self.free_count.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'m> LoanPool<'m> {
+    /// Places a pool of `slots` buffers of `slot_bytes` (rounded up to whole cache lines, at most 2 GiB) in `bump`.
+    ///
+    /// # Errors
+    /// [`Exhausted`] where the arena is too small.
+    pub fn place(
+        bump: &Bump<'m>,
+        slots: u32,
+        slot_bytes: usize,
+    ) -> Result<&'m LoanPool<'m>, Exhausted> {
+        let too_large = Exhausted { wanted_bytes: usize::MAX, free_bytes: bump.free_bytes() };
+        let slot_lines = slot_bytes.div_ceil(line::LINE_BYTES).max(1);
+        let bytes = slot_lines.checked_mul(line::LINE_BYTES).ok_or(too_large)?;
+        let slot_bytes =
+            u32::try_from(bytes).ok().filter(|&b| b <= 1 << 31).ok_or(too_large)?;
+        let count = usize::try_from(slots).map_err(|_| too_large)?;
+        let total_lines = slot_lines.checked_mul(count).ok_or(too_large)?;
+        #[derive(Clone, Copy)]
+        #[repr(C, align(64))]
+        struct Block([u8; line::LINE_BYTES]);
+        let memory = bump.slice_with(total_lines, |_| Block([0; line::LINE_BYTES]))?;
+        // Slot 0 is on top of the stack, so that a quiet service keeps to the same few warm buffers.
+        let mut next = slots;
+        let free = bump.slice_with(count, |_| {
+            next = next.wrapping_sub(1);
+            Cell::new(next)
+        })?;
+        let pool = Self {
+            base: NonNull::from_mut(memory).cast::<u8>(),
+            slot_bytes,
+            free,
+            free_count: Cell::new(count),
+            memory: PhantomData,
+        };
+        Ok(bump.value(pool)?)
+    }
+
+    /// Bytes in each buffer.
+    #[must_use]
+    pub const fn slot_bytes(&self) -> u32 {
+        self.slot_bytes
+    }
+
+    /// Buffers that nobody holds.
+    #[must_use]
+    pub const fn free_count(&self) -> usize {
+        self.free_count.get()
+    }
+
+    /// A buffer of its own for the caller, of length 0, or `None` where all are out. What an earlier holder left in it
+    /// is still there.
+    #[must_use]
+    #[inline]
+    pub fn lend(&'m self) -> Option<Loan<'m>> {
+        let top = self.free_count.get().checked_sub(1)?;
+        let slot = self.free.get(top)?.get();
+        self.free_count.set(top);
+        let offset = usize::try_from(u64::from(slot).wrapping_mul(u64::from(self.slot_bytes)));
+        // SAFETY: slot < slots (only such numbers are in the free list), so the offset lies inside of the block that
+        // `place` took, whose size in bytes fitted a usize.
+        let address = unsafe { self.base.add(offset.unwrap_or(0)) };
+        Some(Loan { address, length: 0, slot, pool: self })
+    }
+
+    #[inline]
+    fn give_back(&self, slot: u32) {
+        let count = self.free_count.get();
+        if let Some(place) = self.free.get(count) {
+            place.set(slot);
+            self.free_count.set(count.wrapping_add(1));
+        } else {
+            debug_assert!(false, "invariant 1: more slots came back than there are");
+        }
+    }
+}
+
+/// A buffer that its holder alone can touch. It is read as the bytes that were filled in (`len`), written through
+/// [`Loan::fill`] or [`Loan::room`] and [`Loan::set_len`]. Dropping it gives it back to its pool.
+pub struct Loan<'m> {
+    address: NonNull<u8>,
+    length: u32,
+    slot: u32,
+    pool: &'m LoanPool<'m>,
+}
+
+/// More bytes than the buffer holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LoanTooSmall {
+    /// Bytes asked for.
+    pub wanted: usize,
+    /// Bytes that there are.
+    pub capacity: usize,
+}
+
+impl fmt::Display for LoanTooSmall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "loan too small: {} bytes wanted, {} there", self.wanted, self.capacity)
+    }
+}
+
+impl core::error::Error for LoanTooSmall {}
+
+impl<'m> Loan<'m> {
+    /// Bytes that the buffer can hold.
+    #[must_use]
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        usize::try_from(self.pool.slot_bytes).unwrap_or(0)
+    }
+
+    /// The whole buffer, to write into; say with [`Loan::set_len`] how much of it counts.
+    #[must_use]
+    #[inline]
+    pub fn room(&mut self) -> &mut [u8] {
+        let whole = NonNull::slice_from_raw_parts(self.address, self.capacity());
+        // SAFETY: the slot belongs to this loan alone (invariant 1), is initialised and mapped (invariant 3).
+        unsafe { &mut *whole.as_ptr() }
+    }
+
+    /// Sets how many bytes count.
+    ///
+    /// # Errors
+    /// [`LoanTooSmall`] where the buffer has fewer; the length stays as it was.
+    #[inline]
+    pub fn set_len(&mut self, length: usize) -> Result<(), LoanTooSmall> {
+        let refused = LoanTooSmall { wanted: length, capacity: self.capacity() };
+        match u32::try_from(length) {
+            Ok(length) if length <= self.pool.slot_bytes => {
+                self.length = length;
+                Ok(())
+            }
+            _ => Err(refused),
+        }
+    }
+
+    /// Replaces the content by `bytes`.
+    ///
+    /// # Errors
+    /// [`LoanTooSmall`] where they do not fit; the content stays as it was.
+    #[inline]
+    pub fn fill(&mut self, bytes: &[u8]) -> Result<(), LoanTooSmall> {
+        let refused = LoanTooSmall { wanted: bytes.len(), capacity: self.capacity() };
+        self.room().get_mut(..bytes.len()).ok_or(refused)?.copy_from_slice(bytes);
+        self.set_len(bytes.len())
+    }
+
+    /// Gives up the buffer to a provider until the operation that it was posted for has completed.
+    pub(crate) const fn post(self) -> Posted<'m> {
+        Posted { loan: self }
+    }
+}
+
+impl Deref for Loan<'_> {
+    type Target = [u8];
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        let filled = NonNull::slice_from_raw_parts(
+            self.address,
+            usize::try_from(self.length).unwrap_or(0),
+        );
+        // SAFETY: as in `room`; length <= capacity (invariant 2).
+        unsafe { filled.as_ref() }
+    }
+}
+
+impl DerefMut for Loan<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let length = usize::try_from(self.length).unwrap_or(0);
+        self.room().get_mut(..length).unwrap_or_default()
+    }
+}
+
+impl Drop for Loan<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.pool.give_back(self.slot);
+    }
+}
+
+impl fmt::Debug for Loan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loan")
+            .field("slot", &self.slot)
+            .field("len", &self.length)
+            .field("capacity", &self.pool.slot_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A loan in the hands of a provider. Its bytes cannot be reached by the holder, except those that a completed part of a
+/// multi-receive has filled for good.
+#[derive(Debug)]
+pub(crate) struct Posted<'m> {
+    loan: Loan<'m>,
+}
+
+impl<'m> Posted<'m> {
+    /// The bytes that count, for a send.
+    pub(crate) const fn filled(&self) -> Sge {
+        Sge { address: self.loan.address, length: self.loan.length }
+    }
+
+    /// The whole buffer, for a receive.
+    pub(crate) const fn whole(&self) -> Sge {
+        Sge { address: self.loan.address, length: self.loan.pool.slot_bytes }
+    }
+
+    /// Takes the loan back. The caller has seen the completion of the operation.
+    pub(crate) fn complete(self) -> Loan<'m> {
+        self.loan
+    }
+}
+
+/// Where a posted operation reads or writes: an address range that belongs to the provider until it reports the
+/// completion.
+#[derive(Clone, Copy, Debug)]
+pub struct Sge {
+    address: NonNull<u8>,
+    length: u32,
+}
+
+impl Sge {
+    /// A range of raw memory.
+    ///
+    /// # Safety
+    /// `address..address+length` is readable and writable, initialised, and touched by nobody but the provider that this
+    /// is posted to, until that provider has reported the completion or was dropped.
+    #[must_use]
+    pub const unsafe fn from_raw(address: NonNull<u8>, length: u32) -> Self {
+        Self { address, length }
+    }
+
+    /// Bytes in the range.
+    #[must_use]
+    #[inline]
+    pub fn length(&self) -> usize {
+        usize::try_from(self.length).unwrap_or(0)
+    }
+
+    /// The bytes to send. For providers, between the post and the completion.
+    #[must_use]
+    #[inline]
+    pub const fn bytes(&self) -> &[u8] {
+        let whole = NonNull::slice_from_raw_parts(
+            self.address,
+            #[expect(clippy::as_conversions, reason = "u32 fits usize on 32 and 64 bit; const")]
+            {
+                self.length as usize
+            },
+        );
+        // SAFETY: the range is the provider's to read until the completion (the promise of `from_raw`, or the loan that
+        // the context table holds).
+        unsafe { whole.as_ref() }
+    }
+
+    /// The part `from..from+length` to receive into, or `None` where it is not inside. For providers, between the post
+    /// and the completion; parts that were given to the holder are not asked for again.
+    #[must_use]
+    #[inline]
+    pub fn part(&mut self, from: usize, length: usize) -> Option<&mut [u8]> {
+        let end = from.checked_add(length)?;
+        if end > self.length() {
+            return None;
+        }
+        // SAFETY: from <= end <= length of the range.
+        let start = unsafe { self.address.add(from) };
+        let part = NonNull::slice_from_raw_parts(start, length);
+        // SAFETY: the part is inside of the range, which is the provider's to write until the completion; a holder reads
+        // completed parts only, and this one is not completed.
+        Some(unsafe { &mut *part.as_ptr() })
+    }
+}
+
+/// Copies out of foreign memory straight into a posted range; `false` where either range is not inside its memory.
+#[must_use]
+#[inline]
+pub fn receive(from: &[Line], at: usize, to: &mut Sge, to_at: usize, length: usize) -> bool {
+    to.part(to_at, length).is_some_and(|part| line::copy_out(from, at, part))
+}

@@ -1,0 +1,186 @@
+//! The lane table: who sends to whom.
+//!
+//! ```text
+//!           claim               header written             sender leaves                 receiver leaves
+//!   Free ----------> Claiming ----------------> Open ---------------------> SenderLeft ------------------> Free
+//!                                                 |     receiver leaves                     sender leaves
+//!                                                 '-----------------------> ReceiverLeft ----------------> Free
+//! ```
+//!
+//! Every arrow is one compare-and-swap on the state word, which holds the generation and both process slots. Whoever is the
+//! last to let go frees the lane.
+
+use core::mem::offset_of;
+
+use spinwire_layouts::shm::{EndpointId, LaneHeader, LaneState, LaneWord};
+use spinwire_layouts::word::next_generation;
+
+use super::directory::{self, EndpointRef};
+use super::lane::LaneMemory;
+use super::segment::Segment;
+use crate::error::Retry;
+use crate::raw::line::word;
+use crate::sync::{AtomicU64, Ordering};
+
+const STATE: usize = offset_of!(LaneHeader, state) / 8;
+const SENDER: usize = offset_of!(LaneHeader, sender) / 8;
+const RECEIVER: usize = offset_of!(LaneHeader, receiver) / 8;
+
+/// A compare-and-swap that lost this often is up against a scribbler, not a peer.
+const ATTEMPTS_MAX: usize = 8;
+
+/// One end of a lane of the table: which, and which use of it.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneEnd<'s> {
+    /// Index in the lane table.
+    pub lane: u32,
+    /// Which use of the lane.
+    pub generation: u32,
+    /// Its memory.
+    pub memory: LaneMemory<'s>,
+}
+
+/// Which end of a lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// The one that writes messages.
+    Sender,
+    /// The one that reads them.
+    Receiver,
+}
+
+/// Whether the other end is still there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OtherEnd {
+    /// It may be, and will let go by itself.
+    Present,
+    /// It is known to be gone and will do nothing any more.
+    Gone,
+}
+
+pub(super) fn state_word<'s>(segment: &Segment<'s>, lane: u32) -> Option<&'s AtomicU64> {
+    word(segment.lane(lane)?, STATE)
+}
+
+/// Opens a lane from one endpoint to another, and tells the receiver to look at it.
+///
+/// # Errors
+/// `NoLane` where all lanes are in use.
+pub fn open<'s>(
+    segment: &Segment<'s>,
+    sender: EndpointId,
+    sender_process: u16,
+    receiver: &EndpointRef,
+) -> Result<LaneEnd<'s>, Retry> {
+    for lane in 0..segment.geometry().lane_count {
+        let (Some(lines), Some(memory)) = (segment.lane(lane), segment.lane_memory(lane)) else {
+            break;
+        };
+        let Some(state) = word(lines, STATE) else { break };
+        let found = state.load(Ordering::Acquire);
+        let Some(LaneWord { state: LaneState::Free, generation, .. }) = LaneWord::unpack(found)
+        else {
+            continue;
+        };
+        let generation = next_generation(generation);
+        let receiver_process = receiver.process;
+        let claim =
+            LaneWord { state: LaneState::Claiming, generation, sender_process, receiver_process };
+        if state.compare_exchange(found, claim.pack(), Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
+            continue;
+        }
+        memory.reset();
+        for (at, value) in [(SENDER, sender), (RECEIVER, receiver.id)] {
+            if let Some(word) = word(lines, at) {
+                word.store(value.pack(), Ordering::Relaxed);
+            }
+        }
+        let open = LaneWord { state: LaneState::Open, ..claim };
+        // SYNC(open): Release pairs with the Acquire in inbound.
+        if state
+            .compare_exchange(claim.pack(), open.pack(), Ordering::Release, Ordering::Relaxed)
+            .is_ok()
+        {
+            announce(segment, receiver.id.slot, lane);
+            return Ok(LaneEnd { lane, generation, memory });
+        }
+    }
+    Err(Retry::NoLane)
+}
+
+/// Sets the bit that makes the owner of an endpoint look at a lane.
+#[inline]
+pub fn announce(segment: &Segment<'_>, receiver_slot: u32, lane: u32) {
+    if let Some(news) = directory::news(segment, receiver_slot)
+        && let Some(word) = usize::try_from(lane / 64).ok().and_then(|at| news.get(at))
+    {
+        // SYNC(news): Release pairs with the Acquire of the swap by which the owner takes its news.
+        word.fetch_or(1_u64.wrapping_shl(lane % 64), Ordering::Release);
+    }
+}
+
+/// The receiving end of `lane`, if it is open and leads to `receiver`; and the sender.
+#[must_use]
+pub fn inbound<'s>(
+    segment: &Segment<'s>,
+    lane: u32,
+    receiver: EndpointId,
+) -> Option<(LaneEnd<'s>, EndpointId)> {
+    let lines = segment.lane(lane)?;
+    let state = word(lines, STATE)?;
+    // SYNC(open): Acquire pairs with the Release in open.
+    let found = LaneWord::unpack(state.load(Ordering::Acquire))?;
+    if !matches!(found.state, LaneState::Open | LaneState::SenderLeft) {
+        return None;
+    }
+    if word(lines, RECEIVER)?.load(Ordering::Relaxed) != receiver.pack() {
+        return None;
+    }
+    let sender = EndpointId::unpack(word(lines, SENDER)?.load(Ordering::Relaxed))?;
+    let memory = segment.lane_memory(lane)?;
+    Some((LaneEnd { lane, generation: found.generation, memory }, sender))
+}
+
+/// What the state word of a lane says, for tools.
+#[must_use]
+pub fn state_of(segment: &Segment<'_>, lane: u32) -> Option<LaneWord> {
+    LaneWord::unpack(state_word(segment, lane)?.load(Ordering::Relaxed))
+}
+
+/// Lets go of one end of a lane. Whoever lets go last frees it; where the other end is gone for good, that is this one.
+pub fn leave(segment: &Segment<'_>, lane: u32, generation: u32, side: Side, other: OtherEnd) {
+    let Some(state) = state_word(segment, lane) else { return };
+    for _attempt in 0..ATTEMPTS_MAX {
+        let found = state.load(Ordering::Acquire);
+        let Some(word) = LaneWord::unpack(found) else { return };
+        if word.generation != generation {
+            return;
+        }
+        let Some(next) = after_leaving(word.state, side, other) else { return };
+        let next = LaneWord { state: next, ..word }.pack();
+        if state.compare_exchange(found, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            return;
+        }
+    }
+}
+
+/// The state of a lane after `side` let go; `None` where it has nothing to let go of.
+pub(super) const fn after_leaving(
+    state: LaneState,
+    side: Side,
+    other: OtherEnd,
+) -> Option<LaneState> {
+    match (state, side, other) {
+        (LaneState::Free, ..)
+        | (LaneState::SenderLeft, Side::Sender, OtherEnd::Present)
+        | (LaneState::ReceiverLeft, Side::Receiver, OtherEnd::Present)
+        | (LaneState::Claiming, Side::Receiver, _) => None,
+        (LaneState::Open, Side::Sender, OtherEnd::Present) => Some(LaneState::SenderLeft),
+        (LaneState::Open, Side::Receiver, OtherEnd::Present) => Some(LaneState::ReceiverLeft),
+        (LaneState::Claiming, Side::Sender, _)
+        | (LaneState::SenderLeft, Side::Receiver, _)
+        | (LaneState::ReceiverLeft, Side::Sender, _)
+        | (_, _, OtherEnd::Gone) => Some(LaneState::Free),
+    }
+}

@@ -1,0 +1,177 @@
+//! Leases: the right of a live process to own things in a segment.
+//!
+//! ```text
+//!            join (CAS)             filled in (CAS)       found dead, or leaves (CAS)
+//!    Free ---------------> Claiming -----------> Live ---------------------> Dead --- reclaimed (CAS) ---> Free
+//! ```
+//!
+//! A claim raises the generation and carries the pid in the same word, so that a process that dies while it joins is found
+//! out like any other. A slot is free again only after everything that its process held was taken back, so whatever
+//! names a process slot names this process for as long as it is not free.
+
+use core::mem::offset_of;
+
+use spinwire_layouts::shm::{Lease, LeaseState, ProcessEntry};
+use spinwire_layouts::word::next_generation;
+
+use super::segment::Segment;
+use crate::error::Retry;
+use crate::raw::line::{Line, word};
+use crate::sync::{AtomicU64, Ordering};
+
+/// A process slot that this process holds: its right to register endpoints and open lanes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProcessLease {
+    slot: u16,
+    word: u64,
+}
+
+impl ProcessLease {
+    /// Which slot of the process table.
+    #[must_use]
+    pub const fn slot(&self) -> u16 {
+        self.slot
+    }
+
+    /// The lease word, which names this stay of this process.
+    #[must_use]
+    pub const fn word(&self) -> u64 {
+        self.word
+    }
+}
+
+/// What a process entry says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProcessRow {
+    /// Which slot of the process table.
+    pub slot: u16,
+    /// The lease: state, generation, pid.
+    pub lease: Lease,
+    /// Start time of the process, in clock ticks since boot; 0 while it is joining.
+    pub start_time: u64,
+    /// When it joined, in nanoseconds since 1970 UTC.
+    pub joined_unix_ns: u64,
+    /// Its command, padded with zeros. Foreign bytes: check before use.
+    pub command: [u8; 64],
+}
+
+/// Who joins.
+#[derive(Clone, Copy, Debug)]
+pub struct Joiner {
+    /// Process id.
+    pub pid: u32,
+    /// Start time, in clock ticks since boot.
+    pub start_time: u64,
+    /// Now, in nanoseconds since 1970 UTC.
+    pub joined_unix_ns: u64,
+    /// Command, padded with zeros.
+    pub command: [u8; 64],
+}
+
+const LEASE: usize = offset_of!(ProcessEntry, lease) / 8;
+const START_TIME: usize = offset_of!(ProcessEntry, start_time) / 8;
+const JOINED: usize = offset_of!(ProcessEntry, joined_unix_ns) / 8;
+const COMMAND: usize = offset_of!(ProcessEntry, command) / 8;
+
+pub(super) fn lease_word<'s>(segment: &Segment<'s>, slot: u16) -> Option<&'s AtomicU64> {
+    word(segment.process(u32::from(slot))?, LEASE)
+}
+
+/// Takes a process slot.
+///
+/// # Errors
+/// `AddressesFull` where all slots are taken: reclaim the dead first, or make the segment with a higher
+/// `process_count`.
+pub fn join(segment: &Segment<'_>, joiner: &Joiner) -> Result<ProcessLease, Retry> {
+    for slot in 0..u16::try_from(segment.geometry().process_count).unwrap_or(u16::MAX) {
+        let Some(lines) = segment.process(u32::from(slot)) else { break };
+        let Some(lease) = word(lines, LEASE) else { break };
+        let found = lease.load(Ordering::Acquire);
+        let Some(Lease { state: LeaseState::Free, generation, .. }) = Lease::unpack(found) else {
+            continue;
+        };
+        let generation = next_generation(generation);
+        let claim = Lease { state: LeaseState::Claiming, generation, subject: joiner.pid }.pack();
+        if lease.compare_exchange(found, claim, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            continue;
+        }
+        write_words(lines, START_TIME, &[joiner.start_time, joiner.joined_unix_ns]);
+        write_field(lines, COMMAND, &joiner.command);
+        let live = Lease { state: LeaseState::Live, generation, subject: joiner.pid }.pack();
+        // SYNC(lease): Release pairs with the Acquire in rows. A failure means that somebody scribbled over the word.
+        if lease.compare_exchange(claim, live, Ordering::Release, Ordering::Relaxed).is_ok() {
+            return Ok(ProcessLease { slot, word: live });
+        }
+    }
+    Err(Retry::AddressesFull)
+}
+
+/// The processes in the segment, dead ones that were not taken back yet included.
+pub fn rows<'s>(segment: &Segment<'s>) -> impl Iterator<Item = ProcessRow> + use<'s> {
+    let segment = *segment;
+    let count = u16::try_from(segment.geometry().process_count).unwrap_or(u16::MAX);
+    (0..count).filter_map(move |slot| {
+        let lines = segment.process(u32::from(slot))?;
+        // SYNC(lease): Acquire pairs with the Release in join.
+        let lease = Lease::unpack(word(lines, LEASE)?.load(Ordering::Acquire))?;
+        if lease.state == LeaseState::Free {
+            return None;
+        }
+        let claiming = lease.state == LeaseState::Claiming;
+        let read = |at| word(lines, at).map_or(0, |w| w.load(Ordering::Relaxed));
+        Some(ProcessRow {
+            slot,
+            lease,
+            // While it joins, the words are those of the process before.
+            start_time: if claiming { 0 } else { read(START_TIME) },
+            joined_unix_ns: if claiming { 0 } else { read(JOINED) },
+            command: if claiming { [0; 64] } else { read_field(lines, COMMAND) },
+        })
+    })
+}
+
+/// Marks a process dead that was found to be, or that leaves. Returns whether it is dead now; `false` means that the slot is
+/// no longer that process's.
+///
+/// The next step is [`reclaim`](super::reclaim::reclaim).
+#[must_use]
+pub fn mark_dead(segment: &Segment<'_>, slot: u16, lease: Lease) -> bool {
+    let dead = Lease { state: LeaseState::Dead, ..lease };
+    lease_word(segment, slot).is_some_and(|word| {
+        lease.state == LeaseState::Dead && word.load(Ordering::Acquire) == lease.pack()
+            || word
+                .compare_exchange(lease.pack(), dead.pack(), Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+    })
+}
+
+/// Whether a lease still stands: the process has neither left nor been marked dead.
+#[must_use]
+pub fn is_held(segment: &Segment<'_>, lease: &ProcessLease) -> bool {
+    lease_word(segment, lease.slot)
+        .is_some_and(|word| word.load(Ordering::Relaxed) == lease.word)
+}
+
+pub(super) fn write_words(lines: &[Line], at: usize, values: &[u64]) {
+    for (i, value) in values.iter().enumerate() {
+        if let Some(word) = word(lines, at.wrapping_add(i)) {
+            word.store(*value, Ordering::Relaxed);
+        }
+    }
+}
+
+pub(super) fn write_field(lines: &[Line], at: usize, field: &[u8; 64]) {
+    for (i, bytes) in field.as_chunks::<8>().0.iter().enumerate() {
+        write_words(lines, at.wrapping_add(i), &[u64::from_ne_bytes(*bytes)]);
+    }
+}
+
+pub(super) fn read_field(lines: &[Line], at: usize) -> [u8; 64] {
+    let mut field = [0; 64];
+    for (i, to) in field.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        if let Some(word) = word(lines, at.wrapping_add(i)) {
+            *to = word.load(Ordering::Relaxed).to_ne_bytes();
+        }
+    }
+    field
+}

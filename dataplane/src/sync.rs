@@ -1,0 +1,20 @@
+//! The one door to atomics.
+//!
+//! Everything in this crate that touches memory which another thread, process or device may touch at the same time
+//! takes its atomics from here. A loom build (`RUSTFLAGS="--cfg loom"`) swaps in loom's model of them, so that the very
+//! code that ships is the code that is checked.
+//!
+//! Ordering notes: a Release and the Acquire that it pairs with carry the same `SYNC(tag)` comment.
+
+#[cfg(not(loom))]
+#[expect(clippy::disallowed_types, reason = "this is the door that the lint guards")]
+mod door {
+    pub use core::sync::atomic::{AtomicU64, Ordering, fence};
+}
+
+#[cfg(loom)]
+mod door {
+    pub use loom::sync::atomic::{AtomicU64, Ordering, fence};
+}
+
+pub use door::{AtomicU64, Ordering, fence};

@@ -1,0 +1,140 @@
+//! What the operating system answered, kept whole: the operation, the path, the error number.
+//!
+//! Each room of this crate has its own error type for what can go wrong there; all of them carry an [`OsError`] where the
+//! kernel said no. Formatting happens here and in the tools, never in the data plane.
+
+use core::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// An error number of the kernel, as in errno(3).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Errno(i32);
+
+impl Errno {
+    /// Wraps a number, for instance `libc::ENOSPC`.
+    #[must_use]
+    pub const fn new(number: i32) -> Self {
+        Self(number)
+    }
+
+    /// The number that the calling thread's last failed libc call left behind.
+    #[must_use]
+    pub fn last() -> Self {
+        Self::from_io(&io::Error::last_os_error())
+    }
+
+    /// The number inside `error`; EIO where the standard library made the error up itself.
+    #[must_use]
+    pub fn from_io(error: &io::Error) -> Self {
+        Self(error.raw_os_error().unwrap_or(libc::EIO))
+    }
+
+    /// The bare number.
+    #[must_use]
+    pub const fn number(self) -> i32 {
+        self.0
+    }
+
+    /// What a user can do about the errors that have one usual cause.
+    #[must_use]
+    pub const fn remedy(self) -> Option<&'static str> {
+        match self.0 {
+            libc::EMFILE => Some("raise the limit of open files: ulimit -n 65536"),
+            libc::ENFILE => Some("raise the system's limit of open files: sysctl fs.file-max"),
+            libc::ENOMEM => Some("free memory, or ask for less"),
+            libc::EROFS => Some("point SPINWIRE_SHM_DIR to a writable tmpfs"),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The standard library knows the texts of strerror(3).
+        io::Error::from_raw_os_error(self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Errno({}: {self})", self.0)
+    }
+}
+
+/// The kernel refused an operation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OsError {
+    operation: &'static str,
+    path: Option<PathBuf>,
+    errno: Errno,
+}
+
+impl OsError {
+    /// `operation` is the name of the system call or of the step, as a user would search for it.
+    #[must_use]
+    pub const fn new(operation: &'static str, errno: Errno) -> Self {
+        Self { operation, path: None, errno }
+    }
+
+    /// The same, for an operation on a file.
+    #[must_use]
+    pub fn at(operation: &'static str, path: &Path, errno: Errno) -> Self {
+        Self { operation, path: Some(path.to_path_buf()), errno }
+    }
+
+    pub(crate) fn io(operation: &'static str, path: &Path, error: &io::Error) -> Self {
+        Self::at(operation, path, Errno::from_io(error))
+    }
+
+    /// The step that was refused.
+    #[must_use]
+    pub const fn operation(&self) -> &'static str {
+        self.operation
+    }
+
+    /// The file it was about, if any.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The kernel's answer.
+    #[must_use]
+    pub const fn errno(&self) -> Errno {
+        self.errno
+    }
+}
+
+impl fmt::Display for OsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.operation)?;
+        if let Some(path) = &self.path {
+            write!(f, " {}", path.display())?;
+        }
+        write!(f, ": {}", self.errno)?;
+        self.errno.remedy().map_or(Ok(()), |remedy| write!(f, "; remedy: {remedy}"))
+    }
+}
+
+impl core::error::Error for OsError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_operation_path_reason_and_remedy() {
+        let e = OsError::at("open", Path::new("/x/y"), Errno::new(libc::EMFILE));
+        let text = e.to_string();
+        assert!(text.starts_with("open /x/y: "), "{text}");
+        assert!(text.contains("remedy: raise the limit"), "{text}");
+        assert_eq!(e.errno().number(), libc::EMFILE);
+    }
+
+    #[test]
+    fn an_error_without_number_is_not_taken_for_success() {
+        let made_up = io::Error::other("made up");
+        assert_eq!(Errno::from_io(&made_up), Errno::new(libc::EIO));
+    }
+}

@@ -1,0 +1,13 @@
+//! The fenced yard: the only files of this crate with `unsafe` in them.
+//!
+//! | file | what it wraps |
+//! |---|---|
+//! | [`mmap`] | ranges of address space that are owned: mapped at an alignment, advised, locked, unmapped on drop |
+//! | [`syscall`] | the system calls that the standard library lacks, with their answers as `Result` |
+//! | [`tsc`] | the time-stamp counter and the processor's description of itself |
+//! | [`gate`] | the allocator that counts |
+
+pub(crate) mod gate;
+pub(crate) mod mmap;
+pub(crate) mod syscall;
+pub(crate) mod tsc;

@@ -1,0 +1,245 @@
+//! The system calls that the standard library lacks, one safe function each.
+//!
+//! Every function checks the answer and turns a refusal into [`Errno`]; none keeps a pointer that it was given.
+
+use core::mem::MaybeUninit;
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::error::Errno;
+
+/// The path as the kernel wants it; EINVAL for one with a zero byte inside.
+fn c_path(path: &Path) -> Result<CString, Errno> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_zero| Errno::new(libc::EINVAL))
+}
+
+const fn check(answer: i32) -> Result<(), i32> {
+    if answer < 0 { Err(answer) } else { Ok(()) }
+}
+
+/// Bytes of one page of the base size.
+pub(crate) fn page_bytes() -> usize {
+    // SAFETY: sysconf reads a constant of the process and takes no pointer.
+    let answer = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(answer).unwrap_or(4096)
+}
+
+/// The effective user id of this process.
+pub(crate) fn effective_uid() -> u32 {
+    // SAFETY: geteuid has no arguments and always succeeds.
+    unsafe { libc::geteuid() }
+}
+
+/// memfd_create(2), close-on-exec always set.
+pub(crate) fn memfd(name: &str, flags: u32) -> Result<OwnedFd, Errno> {
+    let name = c_path(Path::new(name))?;
+    // SAFETY: `name` is a terminated string that outlives the call.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), flags | libc::MFD_CLOEXEC) };
+    own(fd)
+}
+
+/// Takes ownership of a descriptor that the kernel just made.
+fn own(fd: RawFd) -> Result<OwnedFd, Errno> {
+    check(fd).map_err(|_negative| Errno::last())?;
+    // SAFETY: the kernel returned this descriptor to us alone, and it is not negative.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// fallocate(2) from the first byte on: reserves every page of `file` up to `bytes` and sets the size.
+pub(crate) fn reserve(file: BorrowedFd<'_>, bytes: u64) -> Result<(), Errno> {
+    let bytes = libc::off_t::try_from(bytes).map_err(|_large| Errno::new(libc::EFBIG))?;
+    loop {
+        // SAFETY: takes numbers only.
+        let answer = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes) };
+        match check(answer).map_err(|_negative| Errno::last()) {
+            Err(e) if e.number() == libc::EINTR => {}
+            other => return other,
+        }
+    }
+}
+
+/// What a file system says about itself, as statfs(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileSystem {
+    /// The kind, for instance `HUGETLBFS_MAGIC`.
+    pub(crate) magic: i64,
+    /// Bytes per block; on hugetlbfs, bytes per huge page.
+    pub(crate) block_bytes: u64,
+    /// Blocks in all; zero where there is no limit.
+    pub(crate) blocks: u64,
+    /// Blocks that an unprivileged user may still take.
+    pub(crate) free: u64,
+}
+
+impl FileSystem {
+    /// Is this a hugetlbfs?
+    pub(crate) const fn is_hugetlbfs(self) -> bool {
+        self.magic == libc::HUGETLBFS_MAGIC
+    }
+
+    /// Bytes left; none where the file system has no limit.
+    pub(crate) fn free_bytes(self) -> Option<u64> {
+        (self.blocks != 0).then(|| self.free.saturating_mul(self.block_bytes))
+    }
+
+    /// Bytes in all; none where the file system has no limit.
+    pub(crate) fn total_bytes(self) -> Option<u64> {
+        (self.blocks != 0).then(|| self.blocks.saturating_mul(self.block_bytes))
+    }
+}
+
+/// statfs(2) of the file system that holds `path`.
+pub(crate) fn file_system(path: &Path) -> Result<FileSystem, Errno> {
+    let path = c_path(path)?;
+    let mut answer = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `path` is a terminated string, `answer` has room for one statfs; both outlive the call.
+    let status = unsafe { libc::statfs(path.as_ptr(), answer.as_mut_ptr()) };
+    check(status).map_err(|_negative| Errno::last())?;
+    // SAFETY: the call succeeded, so the kernel has filled the structure.
+    let s = unsafe { answer.assume_init() };
+    Ok(FileSystem {
+        magic: s.f_type,
+        block_bytes: u64::try_from(s.f_bsize).unwrap_or(0),
+        blocks: s.f_blocks,
+        free: s.f_bavail,
+    })
+}
+
+/// Gives the nameless file `file` (made with O_TMPFILE) the name `path`; EEXIST where anything has that name already,
+/// be it a dangling symlink.
+pub(crate) fn link(file: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
+    let from = c_path(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))?;
+    let to = c_path(path)?;
+    let cwd = libc::AT_FDCWD;
+    // SAFETY: both strings are terminated and outlive the call.
+    let answer =
+        unsafe { libc::linkat(cwd, from.as_ptr(), cwd, to.as_ptr(), libc::AT_SYMLINK_FOLLOW) };
+    check(answer).map_err(|_negative| Errno::last())
+}
+
+/// The CPUs that the calling thread may run on, ascending. Grows with the kernel's idea of how many there can be.
+pub(crate) fn affinity() -> Result<Vec<u32>, Errno> {
+    const WORD_BITS: u32 = usize::BITS;
+    for words in [16_usize, 64, 256, 1024] {
+        let mut mask = vec![0_usize; words];
+        let bytes = words.saturating_mul(size_of::<usize>());
+        // SAFETY: `mask` has `bytes` bytes, and a cpu_set_t is an array of unsigned longs, as the mask is.
+        let answer = unsafe { libc::sched_getaffinity(0, bytes, mask.as_mut_ptr().cast()) };
+        if answer == 0 {
+            let words = (0_u32..).zip(mask);
+            let cpus = words.flat_map(|(word, bits)| {
+                (0..WORD_BITS).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * WORD_BITS + bit)
+            });
+            return Ok(cpus.collect());
+        }
+        let e = Errno::last();
+        if e.number() != libc::EINVAL {
+            return Err(e);
+        }
+    }
+    Err(Errno::new(libc::EINVAL))
+}
+
+/// pidfd_open(2): a descriptor that becomes readable when the process ends.
+pub(crate) fn pidfd_open(pid: u32) -> Result<OwnedFd, Errno> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_large| Errno::new(libc::ESRCH))?;
+    // SAFETY: takes numbers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    own(RawFd::try_from(fd).map_err(|_large| Errno::new(libc::EBADF))?)
+}
+
+/// Is there a process (or zombie) of that number that this process can see? kill(2) with signal 0.
+pub(crate) fn pid_exists(pid: u32) -> bool {
+    let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
+    if pid <= 0 {
+        return false;
+    }
+    // SAFETY: signal 0 is not delivered, only checked.
+    let answer = unsafe { libc::kill(pid, 0) };
+    answer == 0 || Errno::last().number() != libc::ESRCH
+}
+
+/// A descriptor of which one wants to know whether it is readable. Same layout as `pollfd`.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(crate) struct Readable(libc::pollfd);
+
+impl Readable {
+    pub(crate) fn new(fd: BorrowedFd<'_>) -> Self {
+        Self(libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+    }
+
+    /// Did the last [`poll`] find it readable, or in error?
+    pub(crate) const fn is_ready(self) -> bool {
+        self.0.revents != 0
+    }
+}
+
+/// poll(2): the number of ready descriptors, within `timeout_ms` (0: look only; negative: for ever). EINTR counts as none.
+pub(crate) fn poll(watched: &mut [Readable], timeout_ms: i32) -> Result<usize, Errno> {
+    let count = libc::nfds_t::try_from(watched.len()).map_err(|_large| Errno::new(libc::EINVAL))?;
+    // SAFETY: Readable is a transparent pollfd; the slice is exclusively ours during the call and has `count` entries.
+    let answer = unsafe { libc::poll(watched.as_mut_ptr().cast(), count, timeout_ms) };
+    if let Ok(ready) = usize::try_from(answer) {
+        return Ok(ready);
+    }
+    let e = Errno::last();
+    if e.number() == libc::EINTR { Ok(0) } else { Err(e) }
+}
+
+/// Can this process set up an io_uring? Tries the smallest one and closes it again.
+pub(crate) fn io_uring_probe() -> Result<(), Errno> {
+    // struct io_uring_params is 120 bytes, all zero for the defaults (linux/io_uring.h).
+    let mut parameters = [0_u64; 15];
+    // SAFETY: `parameters` has the size and at least the alignment of io_uring_params and outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) };
+    own(RawFd::try_from(fd).map_err(|_large| Errno::new(libc::EBADF))?).map(drop)
+}
+
+/// The clock `id` in nanoseconds; zero where the kernel has no such clock.
+#[inline]
+pub(crate) fn clock_ns(id: libc::clockid_t) -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is ours and outlives the call.
+    let answer = unsafe { libc::clock_gettime(id, &raw mut now) };
+    if answer != 0 {
+        return 0;
+    }
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn poll_tells_ready_from_idle() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut watched = [Readable::new(reader.as_fd())];
+        assert_eq!(poll(&mut watched, 0).unwrap(), 0);
+        assert!(!watched[0].is_ready());
+        drop(writer);
+        assert_eq!(poll(&mut watched, -1).unwrap(), 1);
+        assert!(watched[0].is_ready());
+    }
+
+    #[test]
+    fn affinity_agrees_with_proc() {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).unwrap();
+        let list: crate::affinity::CpuList = line.trim().parse().unwrap();
+        assert_eq!(list.iter().collect::<Vec<_>>(), affinity().unwrap());
+    }
+
+    #[test]
+    fn a_pid_that_cannot_be_is_absent() {
+        assert!(pid_exists(std::process::id()));
+        assert!(!pid_exists(0));
+        assert!(!pid_exists(u32::MAX));
+        assert_eq!(pidfd_open(u32::MAX).unwrap_err().number(), libc::ESRCH);
+    }
+}

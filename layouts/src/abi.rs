@@ -1,0 +1,173 @@
+//! By what two processes know that they mean the same memory: magic, version, and a hash over every
+//! layout.
+//!
+//! A join compares, in this order: [`MAGIC`] (is it ours at all), [`READY`] (is it finished),
+//! [`ABI_VERSION`] (is it of the same protocol), [`LAYOUT_HASH`] (do all structures and numbers
+//! agree). The version is raised by hand where the meaning changes although no layout does; the
+//! hash changes by itself with any layout.
+
+use crate::describe::{HASH_START, StructLayout, hash_word};
+use crate::shm::{
+    Counter, EndpointEntry, EndpointKind, HistogramHeader, HistogramId, LaneCell, LaneHeader,
+    LaneState, LeaseState, ProcessEntry, SegmentHeader, SegmentKind, StatsHeader, Unit, stats,
+};
+use crate::wire::{MessageHeader, message};
+use crate::word::widen;
+
+/// First word of every segment: the bytes `SPINWIRE`.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"SPINWIRE");
+
+/// Version of the protocol that is spoken in the shared memory.
+pub const ABI_VERSION: u32 = 1;
+
+/// Value of the `ready` word of a segment whose creation is finished: the bytes `SW-READY`. Stored
+/// last, with Release.
+pub const READY: u64 = u64::from_le_bytes(*b"SW-READY");
+
+/// Every structure that another process or host sees, in a fixed order.
+pub const MANIFEST: &[&StructLayout] = &[
+    &SegmentHeader::LAYOUT,
+    &ProcessEntry::LAYOUT,
+    &EndpointEntry::LAYOUT,
+    &LaneHeader::LAYOUT,
+    &LaneCell::LAYOUT,
+    &StatsHeader::LAYOUT,
+    &HistogramHeader::LAYOUT,
+    &MessageHeader::LAYOUT,
+];
+
+/// Hashes of the numbered states and kinds, and numbers that are part of the contract but of no
+/// structure.
+const NUMBERS: &[u64] = &[
+    SegmentKind::HASH,
+    LeaseState::HASH,
+    LaneState::HASH,
+    EndpointKind::HASH,
+    Counter::HASH,
+    HistogramId::HASH,
+    Unit::HASH,
+    message::head_hash(),
+    crate::word::from_usize(stats::COUNTER_SLOT_COUNT),
+    crate::word::from_usize(stats::HISTOGRAM_SLOT_COUNT),
+    crate::word::from_usize(stats::BUCKET_COUNT),
+    widen(stats::SUB_BUCKET_BITS),
+];
+
+/// Hash over [`MANIFEST`], the numbered states, and [`ABI_VERSION`]. Two builds with the same value
+/// agree on every byte.
+pub const LAYOUT_HASH: u64 = {
+    let mut hash = hash_word(HASH_START, widen(ABI_VERSION));
+    let mut layouts = MANIFEST;
+    while let [first, tail @ ..] = layouts {
+        hash = hash_word(hash, first.hash);
+        layouts = tail;
+    }
+    let mut numbers = NUMBERS;
+    while let [first, tail @ ..] = numbers {
+        hash = hash_word(hash, *first);
+        numbers = tail;
+    }
+    hash
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::String;
+    use std::vec::Vec;
+
+    #[test]
+    fn every_structure_has_a_name_and_a_hash_of_its_own() {
+        for (index, layout) in MANIFEST.iter().enumerate() {
+            assert!(layout.is_dense(), "{}", layout.name);
+            assert_eq!(
+                layout.size % 8,
+                0,
+                "{} is no whole number of words",
+                layout.name
+            );
+            assert!(!layout.doc.is_empty(), "{}", layout.name);
+            for field in layout.fields {
+                assert!(!field.doc.is_empty(), "{}.{}", layout.name, field.name);
+            }
+            for other in &MANIFEST[..index] {
+                assert_ne!(layout.name, other.name);
+                assert_ne!(layout.hash, other.hash);
+            }
+        }
+    }
+
+    /// The hashes of version 1. A difference means that builds from before and after your change
+    /// cannot share memory. If that is what you want, say so in the changelog and put in the new
+    /// numbers; raise `ABI_VERSION` where the meaning changed.
+    const GOLDEN: &[(&str, u64)] = &[
+        ("SegmentHeader", 0x292f_4d92_1d0b_c093),
+        ("ProcessEntry", 0x8bdd_987c_46ff_876c),
+        ("EndpointEntry", 0x2b46_c2ce_a704_6be1),
+        ("LaneHeader", 0xf312_2391_c77a_baac),
+        ("LaneCell", 0x32d0_a49a_2c50_31dd),
+        ("StatsHeader", 0x7bce_bbc8_7bd5_d693),
+        ("HistogramHeader", 0x6767_9656_cff9_120a),
+        ("MessageHeader", 0xefdf_f489_4fad_1c92),
+    ];
+
+    const GOLDEN_LAYOUT_HASH: u64 = 0xec52_1674_37fd_83ee;
+
+    #[test]
+    fn the_hashes_are_those_of_version_1() {
+        let now: Vec<_> = MANIFEST
+            .iter()
+            .map(|layout| (layout.name, layout.hash))
+            .collect();
+        assert_eq!(now, GOLDEN, "{now:#x?}");
+        assert_eq!(LAYOUT_HASH, GOLDEN_LAYOUT_HASH, "{LAYOUT_HASH:#x}");
+    }
+
+    #[test]
+    fn the_words_read_as_text() {
+        assert_eq!(&MAGIC.to_le_bytes(), b"SPINWIRE");
+        assert_eq!(&READY.to_le_bytes(), b"SW-READY");
+    }
+
+    /// All sources of the two rooms whose structures others see.
+    fn shared_sources() -> String {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut text = String::new();
+        for room in ["shm", "wire"] {
+            for entry in std::fs::read_dir(root.join(room)).unwrap() {
+                text.push_str(&std::fs::read_to_string(entry.unwrap().path()).unwrap());
+            }
+        }
+        text
+    }
+
+    fn names_after(text: &str, start: &str, end: char) -> Vec<String> {
+        text.lines()
+            .filter_map(|line| line.trim_start().strip_prefix(start))
+            .filter_map(|rest| rest.split_once(end))
+            .map(|(name, _)| name.into())
+            .collect()
+    }
+
+    #[test]
+    fn no_structure_is_missing_from_the_manifest() {
+        let mut defined = names_after(&shared_sources(), "pub struct ", ',');
+        let mut listed: Vec<String> = MANIFEST.iter().map(|l| l.name.into()).collect();
+        defined.sort();
+        listed.sort();
+        assert_eq!(defined, listed);
+    }
+
+    #[test]
+    fn no_enumeration_is_missing_from_the_hash() {
+        let defined = names_after(&shared_sources(), "pub enum ", ':');
+        assert_eq!(defined.len(), 7, "{defined:?}");
+        let source = include_str!("abi.rs");
+        for name in defined {
+            assert!(
+                source.contains(&std::format!("    {name}::HASH,\n")),
+                "{name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Functions of a turn: lanes and tables.
+
+use spinwire_dataplane::error::{Fatal, PostError};
+use spinwire_dataplane::id::{OpTag, WrId};
+use spinwire_dataplane::raw::line::{self, Line};
+use spinwire_dataplane::raw::loan::Sge;
+use spinwire_dataplane::shm::lane::{Arrival, Envelope, LaneRx, LaneTx};
+use spinwire_dataplane::table::{BitSet, Due, Fifos, Full, Key, Ring, Slab, SlabError, Timers};
+use spinwire_dataplane::time::Instant;
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_lane_stage(lane: &LaneTx<'_>, payload: &[u8], envelope: Envelope) -> Result<(), PostError> {
+    lane.stage(payload, envelope)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_lane_publish(lane: &LaneTx<'_>) -> u64 {
+    lane.publish()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_lane_peek(lane: &LaneRx<'_>) -> Result<Option<Arrival>, Fatal> {
+    lane.peek()
+}
+
+/// Whole receive step, with an arrival of any content.
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_lane_take(lane: &LaneRx<'_>, arrival: &Arrival, to: &mut Sge, at: usize, length: usize) {
+    lane.copy_out(arrival, to, at, length);
+    lane.advance(arrival);
+    lane.return_credit();
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_line_copies(lines: &[Line], at: usize, from: &[u8], to: &mut [u8]) -> bool {
+    line::prefetch(lines, at);
+    line::copy_in(lines, at, from) && line::copy_out(lines, at, to)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_slab(slab: &Slab<'_, u64>, key: Key, value: u64) -> Result<u64, SlabError> {
+    if let Ok(new) = slab.insert(value) {
+        slab.set(new, value)?;
+    }
+    slab.get(key)?;
+    slab.with(key, |held| *held ^= value)?;
+    slab.remove(key)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_ring(ring: &Ring<'_, u64>, value: u64) -> Result<Option<u64>, Full<u64>> {
+    ring.push(value)?;
+    Ok(ring.pop())
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_fifos(fifos: &Fifos<'_>, list: u32, slot: u32) -> Option<u32> {
+    fifos.push_back(list, slot).ok()?;
+    fifos.unlink(slot).ok()?;
+    fifos.iter(list, slot).last()?;
+    fifos.pop_front(list)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_bitset(bits: &BitSet<'_>, number: u32) -> Option<u32> {
+    bits.insert(number).ok()?;
+    bits.remove(bits.first_absent()?).ok()?;
+    bits.next_from(number)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_timers(timers: &Timers<'_, u64>, now: Instant, key: Key) -> Option<Due<u64>> {
+    timers.insert(now, key.slot().into()).ok()?;
+    timers.reset(key, now).ok()?;
+    timers.cancel(key).ok()?;
+    timers.next_deadline()?;
+    timers.expire(now, key.slot()).last()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_wr_id(raw: u64) -> Option<(OpTag, u32)> {
+    let (op, generation, slot) = WrId::from_raw(raw).parts()?;
+    let again = WrId::new(op, generation.next(), slot);
+    again.parts().map(|(op, _, slot)| (op, slot))
+}

@@ -1,0 +1,27 @@
+//! No-panic probe: one exported C function for each hot function of the data plane.
+//!
+//! The test `no_panic` builds this as a shared library and looks for what the panic handler would call. A probe takes its
+//! tables and lanes by reference and its numbers as they come, so the optimiser knows nothing about them: a probe
+//! without a panic path has none for any content of the tables, of shared memory, or of the arguments.
+//!
+//! To add a hot function, add a probe. `hot` probes carry messages; `cold` ones read what peers wrote while joining,
+//! connecting and cleaning up.
+#![no_std]
+#![allow(improper_ctypes_definitions, reason = "nobody calls these from C; they only have to stay in the library")]
+
+mod cold;
+mod hot;
+mod panic;
+
+/// The planted panic: an index that nobody checks, behind a call that is not inlined.
+#[cfg(feature = "canary")]
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_canary(words: &[u64; 8], index: usize) -> u64 {
+    unchecked(words, index)
+}
+
+#[cfg(feature = "canary")]
+#[inline(never)]
+fn unchecked(words: &[u64; 8], index: usize) -> u64 {
+    words[index]
+}

@@ -1,0 +1,142 @@
+//! No-panic scan: in optimised code, no path leads from a hot function to a panic.
+//!
+//! ```text
+//!   probe_lane_stage ──> LaneTx::stage ──> .. ──> core::panicking::panic_bounds_check ──> panic handler
+//!   (tests/nostd/src/lib.rs)                      only if the optimiser could not exclude it   │
+//!                                                                      undefined symbol  <─────┘
+//! ```
+//!
+//! The probe exports one C function for each hot function, and nothing else, so the linker drops all that they do not
+//! reach. Its panic handler calls a function that does not exist: where any panic path survives, that name is left
+//! undefined in the library. The disassembly then names the path.
+//!
+//! The build has overflow checks on, so arithmetic that neither wraps nor is checked is found too. The canary builds the
+//! probe with a planted panic, two calls deep, and expects the scan to name it.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+mod nostd_build;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+
+use nostd_build::{Build, Profile, read_object};
+
+/// What the panic handler of the probe calls, and nobody defines.
+const SINK: &str = "spinwire_panic_path_survived";
+
+fn build(features: &[&str]) -> PathBuf {
+    let flags = ["-Clink-arg=-nostartfiles"];
+    Build { target: "--lib", profile: Profile::Release, features, flags: &flags }.run().join("libspinwire_probe.so")
+}
+
+/// A function of the disassembly: its name, and the addresses and names that its instructions mention.
+#[derive(Debug, Default)]
+struct Function {
+    name: String,
+    targets: BTreeSet<u64>,
+    is_sink: bool,
+}
+
+/// Functions by start address.
+fn functions(disassembly: &str) -> BTreeMap<u64, Function> {
+    let mut functions: BTreeMap<u64, Function> = BTreeMap::new();
+    let mut current = None;
+    for line in disassembly.lines() {
+        if let Some((address, name)) = line.strip_suffix(">:").and_then(|head| head.split_once(" <")) {
+            let address = u64::from_str_radix(address, 16).expect("an address");
+            functions.insert(address, Function { name: name.to_owned(), ..Function::default() });
+            current = Some(address);
+            continue;
+        }
+        let Some(function) = current.and_then(|address| functions.get_mut(&address)) else { continue };
+        function.is_sink |= line.contains(SINK);
+        // "    1374:\tcall   1392 <name+0x..>": the operand, or the address that a comment after '#' works out.
+        for operand in line.split_whitespace().skip(2) {
+            if let Ok(address) = u64::from_str_radix(operand.trim_start_matches("0x"), 16) {
+                function.targets.insert(address);
+            }
+        }
+    }
+    functions
+}
+
+/// The shortest chain of calls from `start` to the panic handler, as names.
+fn path_to_sink(functions: &BTreeMap<u64, Function>, start: u64) -> Option<Vec<String>> {
+    let mut came_from = BTreeMap::from([(start, start)]);
+    let mut queue = VecDeque::from([start]);
+    while let Some(at) = queue.pop_front() {
+        let function = functions.get(&at)?;
+        if function.is_sink {
+            let mut names = vec![function.name.clone()];
+            let mut here = at;
+            while here != start {
+                here = *came_from.get(&here)?;
+                names.push(functions.get(&here)?.name.clone());
+            }
+            names.reverse();
+            return Some(names);
+        }
+        for target in &function.targets {
+            // A jump may land inside of a function.
+            let Some((entry, _)) = functions.range(..=target).next_back() else { continue };
+            if !came_from.contains_key(entry) {
+                came_from.insert(*entry, at);
+                queue.push_back(*entry);
+            }
+        }
+    }
+    None
+}
+
+/// One line per probe that can panic; a line for the whole library where a panic survives that no path explains.
+fn scan(library: &Path) -> Vec<String> {
+    let disassembly = read_object("objdump", &["-d", "-C", "--no-show-raw-insn"], library);
+    let functions = functions(&disassembly);
+    let probes = functions.iter().filter(|(_, function)| function.name.starts_with("probe_"));
+    let mut findings: Vec<String> = probes
+        .filter_map(|(address, _)| path_to_sink(&functions, *address))
+        .map(|path| path.join("\n        -> "))
+        .collect();
+    let undefined = read_object("nm", &["--dynamic", "--undefined-only"], library);
+    if findings.is_empty() && undefined.contains(SINK) {
+        findings.push("a panic survives behind a function pointer: look with objdump -dC".to_owned());
+    }
+    findings
+}
+
+fn probes(library: &Path) -> Vec<String> {
+    let symbols = read_object("nm", &["--dynamic", "--defined-only"], library);
+    let names = symbols.lines().filter_map(|line| line.split_whitespace().last());
+    names.filter(|name| name.starts_with("probe_")).map(str::to_owned).collect()
+}
+
+#[test]
+fn hot_functions_cannot_panic() {
+    let library = build(&[]);
+    let probes = probes(&library);
+    assert!(probes.len() >= 3, "the probe exports next to nothing: {probes:?}");
+    let findings = scan(&library);
+    assert!(
+        findings.is_empty(),
+        "panic paths in optimised code ({} of {} probes):\n{}",
+        findings.len(),
+        probes.len(),
+        findings.join("\n")
+    );
+}
+
+/// The scan finds a panic that is really there, in the probe that has it and in no other.
+#[test]
+fn canary_is_found() {
+    let findings = scan(&build(&["canary"]));
+    let [finding] = findings.as_slice() else {
+        panic!("one planted panic, found {}:\n{}", findings.len(), findings.join("\n"));
+    };
+    assert!(finding.starts_with("probe_canary"), "{finding}");
+    assert!(finding.contains("panic_bounds_check"), "{finding}");
+}
