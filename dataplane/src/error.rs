@@ -45,6 +45,8 @@ pub enum Fatal {
     Corrupt,
     /// The other end refused the connection.
     Refused,
+    /// This endpoint itself was taken for dead and its lanes were given away.
+    Fenced,
     /// A simulated failure (only the fault provider gives it).
     Injected,
 }
@@ -118,6 +120,7 @@ impl fmt::Display for Fatal {
             Self::PeerGone => "peer gone: its process ended or it closed the endpoint",
             Self::Corrupt => "corrupt: the other end wrote what no correct peer writes",
             Self::Refused => "refused: the other end did not take the connection",
+            Self::Fenced => "fenced: this endpoint was marked dead; open it again",
             Self::Injected => "injected failure",
         })
     }

@@ -11,9 +11,14 @@ pub(crate) struct Tree {
 impl Tree {
     pub(crate) fn new() -> Self {
         let process = std::process::id();
-        let candidates = (0_u32..).map(|n| std::env::temp_dir().join(format!("spinwire-tree-{process}-{n}")));
-        let root = candidates.into_iter().find(|path| fs::create_dir(path).is_ok());
-        Self { root: root.unwrap() }
+        let candidates =
+            (0_u32..).map(|n| std::env::temp_dir().join(format!("spinwire-tree-{process}-{n}")));
+        let root = candidates
+            .into_iter()
+            .find(|path| fs::create_dir(path).is_ok());
+        Self {
+            root: root.unwrap(),
+        }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -31,5 +36,24 @@ impl Tree {
 impl Drop for Tree {
     fn drop(&mut self) {
         let _leftover_is_harmless = fs::remove_dir_all(&self.root);
+    }
+}
+
+impl Tree {
+    /// A machine of these files, with an empty `/dev/shm` without limit and a usable io_uring.
+    pub(crate) fn probe(&self) -> crate::preflight::Probe {
+        use crate::preflight::{Facts, Probe, Room};
+        let facts = Facts {
+            segment_dir: PathBuf::from("/dev/shm"),
+            segment_room: Ok(Room {
+                total: None,
+                free: None,
+            }),
+            io_uring: Ok(()),
+        };
+        Probe {
+            root: self.root.clone(),
+            facts,
+        }
     }
 }

@@ -1,0 +1,23 @@
+//! What the tests of every promise share: a conformance suite over all providers, a naive oracle of matching, and a seeded
+//! simulator of peers that come, go and die.
+//!
+//! ```text
+//!   conformance   one suite; a provider is one `Rig`                       tests/provider_conformance.rs
+//!   model         what matching should do, in the plainest code            tests/matching_model.rs
+//!   sim           endpoints, faults and deaths by seed, and the checkers   tests/msg_sim.rs
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test stops at the first thing that is not as expected"
+)]
+#![allow(
+    clippy::mem_forget,
+    reason = "a process that was killed runs no destructor: its endpoints are forgotten"
+)]
+
+pub mod conformance;
+pub mod rng;

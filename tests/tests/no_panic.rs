@@ -21,24 +21,32 @@
 
 mod nostd_build;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
-use nostd_build::{Build, Profile, read_object};
+use nostd_build::{Build, read_object};
 
 /// What the panic handler of the probe calls, and nobody defines.
 const SINK: &str = "spinwire_panic_path_survived";
 
 fn build(features: &[&str]) -> PathBuf {
     let flags = ["-Clink-arg=-nostartfiles"];
-    Build { target: "--lib", profile: Profile::Release, features, flags: &flags }.run().join("libspinwire_probe.so")
+    Build {
+        target: "--lib",
+        profile: "release",
+        features,
+        flags: &flags,
+    }
+    .run()
+    .join("libspinwire_probe.so")
 }
 
-/// A function of the disassembly: its name, and the addresses and names that its instructions mention.
+/// A function of the disassembly: its name, and the addresses that its instructions mention, each with the address of the
+/// first instruction that does.
 #[derive(Debug, Default)]
 struct Function {
     name: String,
-    targets: BTreeSet<u64>,
+    targets: BTreeMap<u64, u64>,
     is_sink: bool,
 }
 
@@ -47,45 +55,68 @@ fn functions(disassembly: &str) -> BTreeMap<u64, Function> {
     let mut functions: BTreeMap<u64, Function> = BTreeMap::new();
     let mut current = None;
     for line in disassembly.lines() {
-        if let Some((address, name)) = line.strip_suffix(">:").and_then(|head| head.split_once(" <")) {
+        if let Some((address, name)) = line
+            .strip_suffix(">:")
+            .and_then(|head| head.split_once(" <"))
+        {
             let address = u64::from_str_radix(address, 16).expect("an address");
-            functions.insert(address, Function { name: name.to_owned(), ..Function::default() });
+            functions.insert(
+                address,
+                Function {
+                    name: name.to_owned(),
+                    ..Function::default()
+                },
+            );
             current = Some(address);
             continue;
         }
-        let Some(function) = current.and_then(|address| functions.get_mut(&address)) else { continue };
+        let Some(function) = current.and_then(|address| functions.get_mut(&address)) else {
+            continue;
+        };
         function.is_sink |= line.contains(SINK);
         // "    1374:\tcall   1392 <name+0x..>": the operand, or the address that a comment after '#' works out.
-        for operand in line.split_whitespace().skip(2) {
-            if let Ok(address) = u64::from_str_radix(operand.trim_start_matches("0x"), 16) {
-                function.targets.insert(address);
-            }
+        let mut parts = line.split_whitespace();
+        let Some(site) = parts
+            .next()
+            .and_then(|site| hex(site.trim_end_matches(':')))
+        else {
+            continue;
+        };
+        for target in parts.skip(1).filter_map(hex) {
+            function.targets.entry(target).or_insert(site);
         }
     }
     functions
 }
 
-/// The shortest chain of calls from `start` to the panic handler, as names.
-fn path_to_sink(functions: &BTreeMap<u64, Function>, start: u64) -> Option<Vec<String>> {
-    let mut came_from = BTreeMap::from([(start, start)]);
+fn hex(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.trim_start_matches("0x"), 16).ok()
+}
+
+/// The shortest chain of calls from `start` to the panic handler: names, each with the instruction that leads on.
+fn path_to_sink(functions: &BTreeMap<u64, Function>, start: u64) -> Option<Vec<(String, u64)>> {
+    let mut came_from = BTreeMap::from([(start, (start, 0))]);
     let mut queue = VecDeque::from([start]);
     while let Some(at) = queue.pop_front() {
         let function = functions.get(&at)?;
         if function.is_sink {
-            let mut names = vec![function.name.clone()];
-            let mut here = at;
-            while here != start {
-                here = *came_from.get(&here)?;
-                names.push(functions.get(&here)?.name.clone());
+            let (mut path, mut here, mut site) = (Vec::new(), at, 0);
+            loop {
+                path.push((functions.get(&here)?.name.clone(), site));
+                if here == start {
+                    path.reverse();
+                    return Some(path);
+                }
+                (here, site) = *came_from.get(&here)?;
             }
-            names.reverse();
-            return Some(names);
         }
-        for target in &function.targets {
+        for (target, site) in &function.targets {
             // A jump may land inside of a function.
-            let Some((entry, _)) = functions.range(..=target).next_back() else { continue };
+            let Some((entry, _)) = functions.range(..=target).next_back() else {
+                continue;
+            };
             if !came_from.contains_key(entry) {
-                came_from.insert(*entry, at);
+                came_from.insert(*entry, (at, *site));
                 queue.push_back(*entry);
             }
         }
@@ -93,33 +124,75 @@ fn path_to_sink(functions: &BTreeMap<u64, Function>, start: u64) -> Option<Vec<S
     None
 }
 
+/// The path in words, with the source lines (innermost first) from which the last function that is not core's leaves.
+///
+/// The optimiser merges the calls of a function to one panic into one block without a line of its own; the jumps into
+/// that block still have theirs.
+fn describe(functions: &BTreeMap<u64, Function>, library: &Path, path: &[(String, u64)]) -> String {
+    let names: Vec<&str> = path.iter().map(|(name, _)| name.as_str()).collect();
+    let mut text = names.join("\n    -> ");
+    let foreign = |name: &str| name.starts_with("core::") || name.contains("rust_begin_unwind");
+    let Some((_, site)) = path.iter().rev().find(|(name, _)| !foreign(name)) else {
+        return text;
+    };
+    let Some((_, function)) = functions.range(..=site).next_back() else {
+        return text;
+    };
+    let block = site.saturating_sub(40)..=*site;
+    let jumps: Vec<u64> = function
+        .targets
+        .range(block)
+        .map(|(_, site)| *site)
+        .collect();
+    for site in if jumps.is_empty() { vec![*site] } else { jumps } {
+        let address = format!("0x{site:x}");
+        let arguments = ["--inlines", "--basenames", &address, "--exe"];
+        let lines = read_object("addr2line", &arguments, library);
+        let lines: Vec<&str> = lines.lines().take(4).collect();
+        text.push_str("\n    at ");
+        text.push_str(&lines.join(", in "));
+    }
+    text
+}
+
 /// One line per probe that can panic; a line for the whole library where a panic survives that no path explains.
 fn scan(library: &Path) -> Vec<String> {
     let disassembly = read_object("objdump", &["-d", "-C", "--no-show-raw-insn"], library);
     let functions = functions(&disassembly);
-    let probes = functions.iter().filter(|(_, function)| function.name.starts_with("probe_"));
+    let probes = functions
+        .iter()
+        .filter(|(_, function)| function.name.starts_with("probe_"));
     let mut findings: Vec<String> = probes
         .filter_map(|(address, _)| path_to_sink(&functions, *address))
-        .map(|path| path.join("\n        -> "))
+        .map(|path| describe(&functions, library, &path))
         .collect();
     let undefined = read_object("nm", &["--dynamic", "--undefined-only"], library);
     if findings.is_empty() && undefined.contains(SINK) {
-        findings.push("a panic survives behind a function pointer: look with objdump -dC".to_owned());
+        findings
+            .push("a panic survives behind a function pointer: look with objdump -dC".to_owned());
     }
     findings
 }
 
 fn probes(library: &Path) -> Vec<String> {
     let symbols = read_object("nm", &["--dynamic", "--defined-only"], library);
-    let names = symbols.lines().filter_map(|line| line.split_whitespace().last());
-    names.filter(|name| name.starts_with("probe_")).map(str::to_owned).collect()
+    let names = symbols
+        .lines()
+        .filter_map(|line| line.split_whitespace().last());
+    names
+        .filter(|name| name.starts_with("probe_"))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
 fn hot_functions_cannot_panic() {
     let library = build(&[]);
     let probes = probes(&library);
-    assert!(probes.len() >= 3, "the probe exports next to nothing: {probes:?}");
+    assert!(
+        probes.len() >= 3,
+        "the probe exports next to nothing: {probes:?}"
+    );
     let findings = scan(&library);
     assert!(
         findings.is_empty(),
@@ -134,9 +207,21 @@ fn hot_functions_cannot_panic() {
 #[test]
 fn canary_is_found() {
     let findings = scan(&build(&["canary"]));
-    let [finding] = findings.as_slice() else {
-        panic!("one planted panic, found {}:\n{}", findings.len(), findings.join("\n"));
+    let ours: Vec<&String> = findings
+        .iter()
+        .filter(|path| path.contains("canary"))
+        .collect();
+    let [finding] = ours.as_slice() else {
+        panic!(
+            "one planted panic, found {}:\n{}",
+            ours.len(),
+            findings.join("\n")
+        );
     };
-    assert!(finding.starts_with("probe_canary"), "{finding}");
+    assert!(finding.starts_with("probe_canary\n"), "{finding}");
+    assert!(
+        finding.contains("unchecked"),
+        "the path does not name the function between: {finding}"
+    );
     assert!(finding.contains("panic_bounds_check"), "{finding}");
 }

@@ -183,3 +183,61 @@ impl fmt::Display for Verdict {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{Rtt, Sample};
+    use crate::schedule::{Reading, Series};
+
+    const BAR: Bar = bar(Work::rtt(64), "spinwire tagged", "ucx", Limit::AtMost(0.9));
+
+    fn record(ours_ns: f64, rounds: u32) -> Record {
+        let series = |name, p50: f64| {
+            let mut series = Series::new(name, BAR.work, None);
+            for round in 1..=rounds {
+                let sample = Sample::Rtt(Rtt {
+                    p50_ns: Some(p50),
+                    ..Rtt::default()
+                });
+                series.add(Reading {
+                    round,
+                    sample,
+                    floor_before: 80.0,
+                    floor_after: 80.0,
+                });
+            }
+            series
+        };
+        Record {
+            found: vec![],
+            works: vec![BAR.work],
+            floors: vec![],
+            series: vec![series(BAR.ours, ours_ns), series(BAR.theirs, 200.0)],
+        }
+    }
+
+    #[test]
+    fn a_bar_is_met_or_missed_by_the_median() {
+        assert_eq!(BAR.judge(&record(180.0, 3)).verdict, Verdict::Met);
+        assert_eq!(BAR.judge(&record(181.0, 3)).verdict, Verdict::Missed);
+    }
+
+    #[test]
+    fn two_rounds_are_no_verdict() {
+        assert!(matches!(
+            BAR.judge(&record(100.0, 2)).verdict,
+            Verdict::Unknown(_)
+        ));
+    }
+
+    #[test]
+    fn a_missing_side_is_named() {
+        let mut record = record(100.0, 3);
+        record.series.pop();
+        let Verdict::Unknown(why) = BAR.judge(&record).verdict else {
+            panic!("a verdict")
+        };
+        assert!(why.contains("ucx"), "{why}");
+    }
+}

@@ -13,24 +13,26 @@ use crate::work::Work;
 
 const AFTER_HELP: &str = "\
 What it does:
-  Every round measures, work by work, the bare floor, Spinwire, UCX, rtrb, iceoryx2 and libfabric right after each
-  other on the same two processors, with the floor again between any two of them. Ratios are made within a round,
-  only where the floors around both figures agree within 25 %, and the table shows the median of those ratios. The
-  absolute figures beside them say only which machine this was; on a virtual machine they change by the minute.
+  Every round measures, work by work, Spinwire, UCX, rtrb, iceoryx2 and libfabric right after each
+  other on the same two processors, with the bare floor before, between and after them. Ratios are
+  made within a round, only where the floors around both figures agree within 25 %, and the table
+  shows the median of those ratios. The absolute figures beside them only say which machine this
+  was; on a virtual machine they change by the minute.
 
-Words for --only (peers and works; `floor` stands for the two reference bounces, the floor itself always runs):
-  floor spinwire ucx rtrb iceoryx2 libfabric
-  rtt32 rtt64 rtt4096 rtt65536 stream32 stream64 stream4096 stream65536
+Words for --only (`floor` stands for the two reference bounces; the floor itself always runs):
+  peers  floor spinwire ucx rtrb iceoryx2 libfabric
+  works  rtt32 rtt64 rtt4096 rtt65536 stream32 stream64 stream4096 stream65536
 
 Examples:
-  peers --quick                          a look, under a minute
-  peers                                  the whole table
+  peers --quick                          a look, in some seconds
+  peers                                  the whole table, in some minutes
   peers --rounds 30 --check              a claim: exit status 1 unless every bar is met
   peers --only spinwire,ucx,rtt64        one question
   peers --json > peers.json              every single reading
 
-Exit status: 0 the table was made; 1 with --check, a bar is missed or could not be judged; 2 it could not run.
-A peer that is not installed is skipped, loudly; benches/peers/install installs those that Debian has.";
+Exit status: 0 the table was made; 1 with --check, a bar is missed or could not be judged; 2 it
+could not run. A peer that is not installed is skipped, loudly; benches/peers/install installs
+those that Debian has.";
 
 /// Spinwire and its shared-memory peers, measured side by side on the same two processors.
 #[derive(Debug, Parser)]

@@ -35,7 +35,8 @@ impl Clock {
                 unsafe_code,
                 reason = "the time-stamp counter has no safe reader in core"
             )]
-            // SAFETY: RDTSC exists on every x86_64 processor, and Linux leaves it open to user code.
+            // SAFETY: RDTSC exists on every x86_64 processor, and Linux leaves it open to user
+            // code.
             unsafe {
                 core::arch::x86_64::_rdtsc()
             }
@@ -54,13 +55,15 @@ impl Clock {
         ticks / self.ticks_per_ns
     }
 
-    /// The step in which the counter advances, in ticks: two readings closer than this look the same.
+    /// The step in which the counter advances, in ticks: two readings closer than this look the
+    /// same.
     pub(crate) const fn step(&self) -> u64 {
         self.step
     }
 
-    /// The median difference of readings back to back that differ: the step of a coarse counter, and the cost of a
-    /// reading on a fine one, where it smooths a percentile by less than any machine's noise.
+    /// The median difference of readings back to back that differ: the step of a coarse counter,
+    /// and the cost of a reading on a fine one, where it smooths a percentile by less than any
+    /// machine's noise.
     fn measure_step() -> u64 {
         let mut gaps: Vec<u64> = Vec::with_capacity(4096);
         let mut last = Self::ticks();

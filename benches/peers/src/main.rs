@@ -6,13 +6,14 @@
 //!              ├─ peer/floor      bare cache lines            ├─ table   for people
 //!              ├─ peer/spinwire   child: spinwire lat | bw    └─ json    for tools
 //!              ├─ peer/ucx        two children: ucx_perftest       │
-//!              ├─ peer/rtrb       two threads                    ratio   paired, steady rounds only
+//!              ├─ peer/rtrb       two threads                    ratio   paired, steady rounds
 //!              ├─ peer/iceoryx2   two processes                  bar     what the project promises
 //!              └─ peer/libfabric  two children: fi_pingpong
 //! ```
 //!
-//! A [`work::Work`] is what is measured (a round trip or a stream, of one size), a [`sample::Sample`] is one
-//! figure for it, and [`schedule`] says why absolute figures are only context here and ratios are the claim.
+//! A [`work::Work`] is what is measured (a round trip or a stream, of one size), a
+//! [`sample::Sample`] is one figure for it, and [`schedule`] says why absolute figures are only
+//! context here and ratios are the claim.
 
 mod bar;
 mod cli;

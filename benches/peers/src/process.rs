@@ -1,7 +1,8 @@
 //! Children: started, given a time limit, never left behind.
 //!
-//! While a child is measured nobody here wakes up: output is read by blocked threads, and the waiter sleeps on a
-//! channel. A waiter that polled would run on one of the two processors that are being measured.
+//! While a child is measured nobody here wakes up: output is read by blocked threads, and the
+//! waiter sleeps on a channel. A waiter that polled would run on one of the two processors that are
+//! being measured.
 
 use std::fs;
 use std::io::Read;
@@ -122,7 +123,8 @@ pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-/// Waits until somebody listens on `port`, without connecting: a test connection would be taken for the client.
+/// Waits until somebody listens on `port`, without connecting: a test connection would be taken for
+/// the client.
 pub(crate) fn await_listener(port: u16) -> anyhow::Result<()> {
     let deadline = Instant::now() + LISTEN_LIMIT;
     while Instant::now() < deadline {

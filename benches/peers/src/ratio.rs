@@ -75,7 +75,8 @@ impl Ratio {
         }
     }
 
-    /// A row against its own floors. A stream is compared in bytes, a line of the floor counted in full.
+    /// A row against its own floors. A stream is compared in bytes, a line of the floor counted in
+    /// full.
     pub(crate) fn to_floor(series: &Series) -> Self {
         let scale = floor_scale(series.work);
         let steady: Vec<&Reading> = series
@@ -143,4 +144,77 @@ pub(crate) fn median(figures: impl Iterator<Item = f64>) -> Option<f64> {
 
 fn agree(a: f64, b: f64) -> bool {
     a.max(b) <= a.min(b) * STEADY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{Rtt, Stream};
+
+    fn rtt(round: u32, p50: f64, floors: [f64; 2]) -> Reading {
+        let sample = Sample::Rtt(Rtt {
+            p50_ns: Some(p50),
+            mean_ns: p50,
+            ..Rtt::default()
+        });
+        Reading {
+            round,
+            sample,
+            floor_before: floors[0],
+            floor_after: floors[1],
+        }
+    }
+
+    fn series(work: Work, readings: Vec<Reading>) -> Series {
+        let mut series = Series::new("somebody", work, None);
+        readings.into_iter().for_each(|reading| series.add(reading));
+        series
+    }
+
+    #[test]
+    fn only_rounds_on_one_machine_are_compared() {
+        let work = Work::rtt(64);
+        let (near, far, moved) = ([80.0, 85.0], [500.0, 520.0], [80.0, 500.0]);
+        let ours = vec![rtt(1, 100.0, near), rtt(2, 700.0, far), rtt(3, 100.0, near)];
+        let theirs = vec![
+            rtt(1, 200.0, near),
+            rtt(2, 1000.0, moved),
+            rtt(3, 1000.0, far),
+        ];
+        let ratio = Ratio::between(&series(work, ours), &series(work, theirs));
+        assert_eq!((ratio.pairs, ratio.rounds), (1, 3));
+        assert_eq!(ratio.median, Some(0.5));
+        assert_eq!(ratio.best, Some(0.5), "the best of each side");
+    }
+
+    #[test]
+    fn a_round_that_one_side_missed_is_no_pair() {
+        let work = Work::rtt(64);
+        let ours = series(work, vec![rtt(1, 100.0, [80.0; 2])]);
+        let theirs = series(work, vec![rtt(2, 200.0, [80.0; 2])]);
+        let ratio = Ratio::between(&ours, &theirs);
+        assert_eq!((ratio.pairs, ratio.median), (0, None));
+    }
+
+    #[test]
+    fn a_stream_is_held_to_its_floor_in_bytes() {
+        let sample = Sample::Stream(Stream {
+            messages_per_s: 1e8,
+        });
+        let reading = Reading {
+            round: 1,
+            sample,
+            floor_before: 4e8,
+            floor_after: 4e8,
+        };
+        let ratio = Ratio::to_floor(&series(Work::stream(32), vec![reading]));
+        assert_eq!(ratio.median, Some(0.125));
+    }
+
+    #[test]
+    fn a_median_of_two_lies_between() {
+        assert_eq!(median([3.0, 1.0].into_iter()), Some(2.0));
+        assert_eq!(median([3.0, f64::NAN, 1.0, 9.0].into_iter()), Some(3.0));
+        assert_eq!(median([].into_iter()), None);
+    }
 }

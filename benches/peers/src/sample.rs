@@ -68,7 +68,8 @@ impl Sample {
     }
 }
 
-/// The trips of one ping-pong: one clock reading a trip, into memory that is there before the first one.
+/// The trips of one ping-pong: one clock reading a trip, into memory that is there before the first
+/// one.
 #[derive(Debug)]
 pub(crate) struct Trips {
     ticks: Vec<u64>,
@@ -114,9 +115,9 @@ impl Trips {
 
 /// A percentile that is finer than the clock: the classic percentile of grouped data.
 ///
-/// Some clocks advance in steps (10 ns is common), and a bounce takes eight or nine of them, so that a plain median
-/// jumps by a tenth. All samples within half a step of the plain percentile form a group; the answer lies as deep
-/// inside that group as the wanted rank does.
+/// Some clocks advance in steps (10 ns is common), and a bounce takes eight or nine of them, so
+/// that a plain median jumps by a tenth. All samples within half a step of the plain percentile
+/// form a group; the answer lies as deep inside that group as the wanted rank does.
 fn grouped_percentile(sorted: &[u64], fraction: f64, step: u64) -> f64 {
     let rank = fraction * sorted.len() as f64;
     let at = sorted.len().saturating_sub(1).min(floor_index(rank));

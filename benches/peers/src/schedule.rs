@@ -1,11 +1,12 @@
 //! When what is measured: interleaved, in short rounds, each measurement between two floors.
 //!
-//! The machine is not the same machine twice. On a virtual one the two processors may share a cache now and lie on
-//! two dies a second later, and a bounce that took 80 ns takes 500. Two long runs after each other would compare
-//! two machines. Therefore:
+//! The machine is not the same machine twice. On a virtual one the two processors may share a cache
+//! now and lie on two dies a second later, and a bounce that took 80 ns takes 500. Two long runs
+//! after each other would compare two machines. Therefore:
 //!
 //! * a round visits every work, and within a work everybody runs right after each other;
-//! * the floor is measured before and after every one of them, so each figure knows the machine that it was made on;
+//! * the floor is measured before and after every one of them, so each figure knows the machine
+//!   that it was made on;
 //! * every other round runs backwards, so that nobody always comes first.
 //!
 //! What [`crate::ratio`] compares are figures of the same round whose floors agree.
@@ -128,6 +129,9 @@ pub(crate) struct Series {
 pub(crate) struct Found {
     /// The row.
     pub(crate) name: &'static str,
+    /// The works that it has rows for.
+    #[serde(skip)]
+    pub(crate) works: Vec<Work>,
     /// What was found.
     pub(crate) what: Option<String>,
     /// Why it is skipped.
@@ -147,7 +151,8 @@ pub(crate) struct Record {
     pub(crate) series: Vec<Series>,
 }
 
-/// Runs the plan. Progress goes to standard error, and nothing is written while somebody is measured.
+/// Runs the plan. Progress goes to standard error, and nothing is written while somebody is
+/// measured.
 pub(crate) fn run(plan: &Plan, selection: &Selection) -> anyhow::Result<Record> {
     plan.cpus.check()?;
     let mut record = Record::open(plan, selection);
@@ -224,16 +229,13 @@ impl Record {
                     (None, Some(why))
                 }
             };
-            record.series.extend(works.iter().map(|&work| Series {
-                name: peer.name(),
-                work,
-                rival: peer.rival(),
-                readings: vec![],
-                failure: None,
-                failures_in_a_row: if skipped.is_some() { FAILURES_MAX } else { 0 },
-            }));
+            if skipped.is_none() {
+                let new = |&work: &Work| Series::new(peer.name(), work, peer.rival());
+                record.series.extend(works.iter().map(new));
+            }
             record.found.push(Found {
                 name: peer.name(),
+                works,
                 what,
                 skipped,
             });
@@ -265,15 +267,6 @@ impl Record {
             .is_some_and(|series| series.failures_in_a_row < FAILURES_MAX)
     }
 
-    /// Why a row is skipped everywhere, if it is.
-    pub(crate) fn skipped(&self, name: &str) -> Option<&str> {
-        self.found
-            .iter()
-            .find(|found| found.name == name)?
-            .skipped
-            .as_deref()
-    }
-
     /// The last bounce, for the progress line.
     fn floor_words(&self) -> String {
         let last = self
@@ -288,7 +281,20 @@ impl Record {
 }
 
 impl Series {
-    fn add(&mut self, reading: Reading) {
+    /// A series without readings.
+    pub(crate) const fn new(name: &'static str, work: Work, rival: Option<&'static str>) -> Self {
+        Self {
+            name,
+            work,
+            rival,
+            readings: Vec::new(),
+            failure: None,
+            failures_in_a_row: 0,
+        }
+    }
+
+    /// Adds a reading.
+    pub(crate) fn add(&mut self, reading: Reading) {
         self.readings.push(reading);
         self.failures_in_a_row = 0;
     }

@@ -67,7 +67,7 @@ impl fmt::Display for Work {
             Kind::Rtt => "round trip",
             Kind::Stream => "stream",
         };
-        if self.size % 1024 == 0 {
+        if self.size.is_multiple_of(1024) {
             write!(f, "{kind} {} KiB", self.size / 1024)
         } else {
             write!(f, "{kind} {} B", self.size)

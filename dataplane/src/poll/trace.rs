@@ -28,7 +28,12 @@ pub struct TraceEvent {
 
 impl TraceEvent {
     /// No event: what fills a ring before its first round.
-    pub const NONE: Self = Self { at: Instant::ORIGIN, id: 0, a: 0, b: 0 };
+    pub const NONE: Self = Self {
+        at: Instant::ORIGIN,
+        id: 0,
+        a: 0,
+        b: 0,
+    };
 }
 
 /// The newest events of one plane, as many as there is room for.
@@ -56,7 +61,11 @@ impl<'m> TraceRing<'m> {
     /// Takes over `storage`. Without any room, events are counted and not kept.
     #[must_use]
     pub const fn new(storage: &'m mut [Cell<TraceEvent>]) -> Self {
-        Self { events: storage, next: Cell::new(0), recorded: Cell::new(0) }
+        Self {
+            events: storage,
+            next: Cell::new(0),
+            recorded: Cell::new(0),
+        }
     }
 
     /// Places a ring of `capacity` events, 32 bytes each.
@@ -65,7 +74,9 @@ impl<'m> TraceRing<'m> {
     /// The arena has too little room left.
     pub fn place(bump: &Bump<'m>, capacity: u32) -> Result<Self, Exhausted> {
         let capacity = crate::table::wide(capacity);
-        Ok(Self::new(bump.slice_with(capacity, |_| Cell::new(TraceEvent::NONE))?))
+        Ok(Self::new(
+            bump.slice_with(capacity, |_| Cell::new(TraceEvent::NONE))?,
+        ))
     }
 
     /// Keeps an event, in the place of the oldest.
@@ -76,15 +87,26 @@ impl<'m> TraceRing<'m> {
             event.set(TraceEvent { at, id, a, b });
         }
         let after = next.wrapping_add(1);
-        self.next.set(if after < self.events.len() { after } else { 0 });
+        self.next
+            .set(if after < self.events.len() { after } else { 0 });
         self.recorded.set(self.recorded.get().wrapping_add(1));
     }
 
     /// The newest `count` events that are kept, newest first.
     pub fn newest(&self, count: u32) -> impl Iterator<Item = TraceEvent> + use<'_, 'm> {
-        let kept = usize::try_from(self.recorded.get()).unwrap_or(usize::MAX).min(self.events.len());
-        let (older, newer) = self.events.split_at_checked(self.next.get()).unwrap_or((self.events, &[]));
-        older.iter().rev().chain(newer.iter().rev()).map(Cell::get).take(kept.min(crate::table::wide(count)))
+        let kept = usize::try_from(self.recorded.get())
+            .unwrap_or(usize::MAX)
+            .min(self.events.len());
+        let (older, newer) = self
+            .events
+            .split_at_checked(self.next.get())
+            .unwrap_or((self.events, &[]));
+        older
+            .iter()
+            .rev()
+            .chain(newer.iter().rev())
+            .map(Cell::get)
+            .take(kept.min(crate::table::wide(count)))
     }
 
     /// How many events were recorded since the start, kept or not.

@@ -41,7 +41,9 @@ impl<P: Poll + ?Sized> Poll for &P {
 impl<P: Poll> Poll for [P] {
     #[inline]
     fn turn(&self, now: Instant, budget: Budget) -> Outcome {
-        self.iter().fold(Outcome::Idle, |outcome, source| outcome | source.turn(now, budget))
+        self.iter().fold(Outcome::Idle, |outcome, source| {
+            outcome | source.turn(now, budget)
+        })
     }
 
     #[inline]
@@ -92,7 +94,8 @@ impl<P: Poll> Sources for [P] {
 
     #[inline]
     fn turn_at(&self, at: usize, now: Instant, budget: Budget) -> Outcome {
-        self.get(at).map_or(Outcome::Idle, |source| source.turn(now, budget))
+        self.get(at)
+            .map_or(Outcome::Idle, |source| source.turn(now, budget))
     }
 }
 
@@ -171,16 +174,31 @@ impl<S: Sources> Rotation<S> {
     /// All of `sources` in each turn, beginning one further each time.
     #[must_use]
     pub const fn new(sources: S) -> Self {
-        Self { sources, start: Cell::new(0), per_turn: usize::MAX }
+        Self {
+            sources,
+            start: Cell::new(0),
+            per_turn: usize::MAX,
+        }
     }
 
     /// At most `per_turn` of `sources` in each turn (at least one), going on where the last turn ended: each is
-    /// visited within `count / per_turn` turns, rounded up. A turn that leaves some out may say idle while they have
-    /// work, so let the idle ladder's thresholds exceed that number of turns.
+    /// visited within [`round_turns`](Rotation::round_turns) turns. A turn that leaves some out may say idle while they
+    /// have work: tell the idle ladder ([`IdleLadder::with_round_turns`](super::IdleLadder::with_round_turns)).
     #[must_use]
     pub const fn at_most(sources: S, per_turn: usize) -> Self {
         let per_turn = if per_turn == 0 { 1 } else { per_turn };
-        Self { sources, start: Cell::new(0), per_turn }
+        Self {
+            sources,
+            start: Cell::new(0),
+            per_turn,
+        }
+    }
+
+    /// How many turns it takes to visit all sources: at least one.
+    #[must_use]
+    pub fn round_turns(&self) -> u32 {
+        let turns = self.sources.count().div_ceil(self.per_turn).max(1);
+        u32::try_from(turns).unwrap_or(u32::MAX)
     }
 
     /// What is driven.
@@ -193,7 +211,13 @@ impl<S: Sources> Poll for Rotation<S> {
     #[inline]
     fn turn(&self, now: Instant, budget: Budget) -> Outcome {
         let count = self.sources.count();
-        let step = |at: usize| if at.wrapping_add(1) < count { at.wrapping_add(1) } else { 0 };
+        let step = |at: usize| {
+            if at.wrapping_add(1) < count {
+                at.wrapping_add(1)
+            } else {
+                0
+            }
+        };
         let first = self.start.get();
         let mut at = first;
         let mut outcome = Outcome::Idle;

@@ -64,7 +64,7 @@ impl Line {
 /// For all of `'s`: `base..base+bytes` stays mapped for reading and writing, and everybody who touches it, in this
 /// process or another, does so through atomics, or is foreign code that Rust's memory model does not cover.
 #[must_use]
-pub const unsafe fn lines_from_raw<'s>(base: NonNull<u8>, bytes: usize) -> Option<&'s [Line]> {
+pub unsafe fn lines_from_raw<'s>(base: NonNull<u8>, bytes: usize) -> Option<&'s [Line]> {
     let base = base.cast::<Line>();
     if !base.is_aligned() {
         return None;

@@ -17,7 +17,7 @@ use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
-use super::line::{self, Line};
+use super::line;
 use super::place::{Bump, Exhausted};
 
 /// A pool of equal buffers in private memory. Single-threaded.
@@ -295,6 +295,23 @@ impl Sge {
         unsafe { whole.as_ref() }
     }
 
+    /// The part `from..from+length` that a completed message has filled, or `None` where it is not inside. The provider
+    /// does not write it again before the buffer is posted anew.
+    #[must_use]
+    #[inline]
+    pub(crate) fn completed_part(&self, from: usize, length: usize) -> Option<&[u8]> {
+        let end = from.checked_add(length)?;
+        if end > self.length() {
+            return None;
+        }
+        // SAFETY: from <= end <= length of the range.
+        let start = unsafe { self.address.add(from) };
+        let part = NonNull::slice_from_raw_parts(start, length);
+        // SAFETY: inside of the range; nobody writes this part while the slice lives: the provider is done with it, and
+        // the endpoint does not give the buffer back meanwhile.
+        Some(unsafe { part.as_ref() })
+    }
+
     /// The part `from..from+length` to receive into, or `None` where it is not inside. For providers, between the post
     /// and the completion; parts that were given to the holder are not asked for again.
     #[must_use]
@@ -311,11 +328,4 @@ impl Sge {
         // completed parts only, and this one is not completed.
         Some(unsafe { &mut *part.as_ptr() })
     }
-}
-
-/// Copies out of foreign memory straight into a posted range; `false` where either range is not inside its memory.
-#[must_use]
-#[inline]
-pub fn receive(from: &[Line], at: usize, to: &mut Sge, to_at: usize, length: usize) -> bool {
-    to.part(to_at, length).is_some_and(|part| line::copy_out(from, at, part))
 }

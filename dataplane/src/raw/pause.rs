@@ -39,7 +39,10 @@ impl Watch<'_> {
     pub fn is_unchanged(&self) -> bool {
         debug_assert!(self.word < LINE_WORDS, "a line has words 0 to 7");
         // SYNC(watch): pairs with the Release of whoever writes the word; the caller reads its data after the wait.
-        self.line.words().get(self.word).is_some_and(|w| w.load(Ordering::Acquire) == self.seen)
+        self.line
+            .words()
+            .get(self.word)
+            .is_some_and(|w| w.load(Ordering::Acquire) == self.seen)
     }
 }
 
@@ -153,7 +156,9 @@ mod x86 {
         let deadline = unsafe { core::arch::x86_64::_rdtsc() }.wrapping_add(u64::from(ticks));
         let (low, high) = halves(deadline);
         // SAFETY: WAITPKG is there, as above; it changes the flags and nothing else.
-        unsafe { asm!("umwait {0:e}", in(reg) C0_1, in("eax") low, in("edx") high, options(nostack)) };
+        unsafe {
+            asm!("umwait {0:e}", in(reg) C0_1, in("eax") low, in("edx") high, options(nostack))
+        };
     }
 
     #[inline]
@@ -203,9 +208,37 @@ mod tests {
         let wait = CpuWait::detect();
         assert_eq!(wait.is_present(), wait.name() != "none");
         let line = Line::zeroed();
-        wait.wait(Watch { line: &line, word: 0, seen: 0 }, 1000);
-        wait.wait(Watch { line: &line, word: 7, seen: 1 }, u32::MAX);
-        assert!(!Watch { line: &line, word: 3, seen: 1 }.is_unchanged());
-        assert!(Watch { line: &line, word: 3, seen: 0 }.is_unchanged());
+        wait.wait(
+            Watch {
+                line: &line,
+                word: 0,
+                seen: 0,
+            },
+            1000,
+        );
+        wait.wait(
+            Watch {
+                line: &line,
+                word: 7,
+                seen: 1,
+            },
+            u32::MAX,
+        );
+        assert!(
+            !Watch {
+                line: &line,
+                word: 3,
+                seen: 1
+            }
+            .is_unchanged()
+        );
+        assert!(
+            Watch {
+                line: &line,
+                word: 3,
+                seen: 0
+            }
+            .is_unchanged()
+        );
     }
 }

@@ -33,7 +33,6 @@ use spinwire_layouts::wire::message::{Head, flags};
 
 use crate::error::{Fatal, PostError, Retry};
 use crate::raw::line::{self, LINE_BYTES, Line};
-use crate::raw::loan::Sge;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Steps in which the spill is used, in bytes.
@@ -113,7 +112,8 @@ pub enum ReceiverState {
     Unseen,
     /// It took the lane.
     Accepted,
-    /// It will not take it: a connected endpoint has its one peer already.
+    /// It will not take it, or not any longer: a connected endpoint has its one peer already, the address table is full,
+    /// or this peer was cut off.
     Refused,
 }
 
@@ -322,6 +322,9 @@ impl<'s> LaneTx<'s> {
     fn refresh(&self, lack: Retry) -> Result<(), PostError> {
         self.publish();
         let memory = self.memory.get();
+        if self.receiver_state() == ReceiverState::Refused {
+            return Err(Fatal::Refused.into());
+        }
         // SYNC(credit): Acquire pairs with the Release in LaneRx::return_credit. What the receiver read before it
         // returned the credit is read; the cells and bytes may be written again.
         let cells = memory.credit_cells().load(Ordering::Acquire);
@@ -477,7 +480,7 @@ impl<'s> LaneRx<'s> {
         let [head_word, tag, first, ..] = cell.words();
         // SYNC(lane): Acquire pairs with the Release in LaneTx::publish.
         let word = Head::unpack(head_word.load(Ordering::Acquire));
-        if word.sequence != sequence(head) || word.flags & flags::VALID == 0 {
+        if word.sequence != sequence(head) || !word.is_message() {
             return self.nothing(word, head);
         }
         let immediate =
@@ -506,18 +509,15 @@ impl<'s> LaneRx<'s> {
         Err(Fatal::Corrupt)
     }
 
-    /// Copies the first `length` bytes of `arrival` to `at` in `to`. The caller has checked that both have them.
+    /// Copies the first `to.len()` bytes of the message at the front, at most as many as it has.
     #[inline(always)]
-    pub fn copy_out(&self, arrival: &Arrival, to: &mut Sge, at: usize, length: usize) {
+    pub fn copy_out(&self, arrival: &Arrival, to: &mut [u8]) {
         let memory = self.memory.get();
         let Some(cell) = memory.cells.get(index(self.head.get(), self.cell_mask.get())) else {
             return;
         };
-        let Some(to) = to.part(at, length) else {
-            debug_assert!(false, "the caller checked the room");
-            return;
-        };
-        let inline_bytes = arrival.place.inline_bytes.min(length);
+        debug_assert!(to.len() <= arrival.length, "the message has no more bytes");
+        let inline_bytes = arrival.place.inline_bytes.min(to.len());
         let (inline, rest) = to.split_at_mut_checked(inline_bytes).unwrap_or_default();
         let skip = PAYLOAD_WORD.wrapping_add(usize::from(arrival.envelope.immediate.is_some()));
         let mut words = cell.words().get(skip..).unwrap_or_default().iter();

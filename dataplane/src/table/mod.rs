@@ -27,11 +27,13 @@ mod ring;
 mod slab;
 mod timer;
 
+use spinwire_layouts::word::{from_usize, low, to_usize, widen};
+
 pub use bitset::{BitSet, OutOfRange};
 pub use fifo::{FifoError, Fifos, Head, Link, Walk};
 pub use ring::{NotPowerOfTwo, Ring};
 pub use slab::{Key, Slab, SlabError, Slot};
-pub use timer::{Due, TimerEntry, TimerStorage, Timers};
+pub use timer::{Due, Expire, TimerEntry, TimerStorage, Timers};
 
 /// The slot number that no table has: the end of a list.
 pub const NIL: u32 = u32::MAX;
@@ -51,16 +53,19 @@ impl<T> core::fmt::Display for Full<T> {
 
 impl<T: core::fmt::Debug> core::error::Error for Full<T> {}
 
-const _: () = assert!(usize::BITS >= u32::BITS, "slot numbers are used as slice indices");
-
 /// A slot number as a slice index.
 #[inline]
-pub(crate) fn wide(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
+pub(crate) const fn wide(number: u32) -> usize {
+    to_usize(widen(number))
 }
 
 /// The length of a slice as a count of slots; what lies beyond [`NIL`] is never used.
 #[inline]
-pub(crate) fn count(length: usize) -> u32 {
-    u32::try_from(length).unwrap_or(NIL)
+pub(crate) const fn count(length: usize) -> u32 {
+    let length = from_usize(length);
+    if length > widen(NIL) {
+        NIL
+    } else {
+        low(length)
+    }
 }

@@ -21,7 +21,11 @@ pub struct NotPowerOfTwo {
 
 impl core::fmt::Display for NotPowerOfTwo {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "ring storage of {} slots: give a power of two up to 2^31", self.length)
+        write!(
+            f,
+            "ring storage of {} slots: give a power of two up to 2^31",
+            self.length
+        )
     }
 }
 
@@ -57,7 +61,11 @@ impl<'m, T: Copy> Ring<'m, T> {
         if !length.is_power_of_two() || length > 1 << 31 {
             return Err(NotPowerOfTwo { length });
         }
-        Ok(Self { slots: storage, head: Cell::new(0), tail: Cell::new(0) })
+        Ok(Self {
+            slots: storage,
+            head: Cell::new(0),
+            tail: Cell::new(0),
+        })
     }
 
     /// Places a ring of at least `capacity` items: the next power of two. `filler` is what the empty slots hold; it is
@@ -68,7 +76,11 @@ impl<'m, T: Copy> Ring<'m, T> {
     pub fn place(bump: &Bump<'m>, capacity: u32, filler: T) -> Result<Self, Exhausted> {
         let capacity = capacity.min(1 << 31).next_power_of_two();
         let slots = bump.slice_with(wide(capacity), |_| Cell::new(filler))?;
-        Ok(Self { slots, head: Cell::new(0), tail: Cell::new(0) })
+        Ok(Self {
+            slots,
+            head: Cell::new(0),
+            tail: Cell::new(0),
+        })
     }
 
     /// Appends `item`.
@@ -81,7 +93,9 @@ impl<'m, T: Copy> Ring<'m, T> {
         if self.len() >= self.capacity() {
             return Err(Full(item));
         }
-        let Some(slot) = self.slot(tail) else { return Err(Full(item)) };
+        let Some(slot) = self.slot(tail) else {
+            return Err(Full(item));
+        };
         slot.set(item);
         self.tail.set(tail.wrapping_add(1));
         Ok(())
@@ -119,7 +133,7 @@ impl<'m, T: Copy> Ring<'m, T> {
 
     /// Forgets all items.
     #[inline]
-    pub const fn clear(&self) {
+    pub fn clear(&self) {
         self.head.set(self.tail.get());
     }
 
@@ -140,27 +154,28 @@ impl<'m, T: Copy> Ring<'m, T> {
     /// Whether the next push would be refused.
     #[inline]
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub const fn is_full(&self) -> bool {
         self.len() >= self.capacity()
     }
 
     /// How many more items there is room for.
     #[inline]
     #[must_use]
-    pub fn free(&self) -> u32 {
+    pub const fn free(&self) -> u32 {
         self.capacity().wrapping_sub(self.len())
     }
 
     /// How many items there is room for in all.
     #[inline]
     #[must_use]
-    pub fn capacity(&self) -> u32 {
+    pub const fn capacity(&self) -> u32 {
         count(self.slots.len())
     }
 
     #[inline]
     fn slot(&self, position: u32) -> Option<&Cell<T>> {
-        self.slots.get(wide(position) & self.slots.len().wrapping_sub(1))
+        self.slots
+            .get(wide(position) & self.slots.len().wrapping_sub(1))
     }
 }
 
@@ -170,5 +185,26 @@ impl<T: Copy> core::fmt::Debug for Ring<'_, T> {
             .field("len", &self.len())
             .field("capacity", &self.capacity())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counters_wrap_unseen() {
+        let mut storage = [const { Cell::new(0) }; 4];
+        let ring = Ring::new(&mut storage).unwrap();
+        ring.head.set(u32::MAX - 1);
+        ring.tail.set(u32::MAX - 1);
+        for item in 0..4 {
+            assert_eq!((ring.len(), ring.push(item)), (item, Ok(())));
+        }
+        assert_eq!((ring.push(4), ring.peek(3)), (Err(Full(4)), Some(3)));
+        for item in 0..4 {
+            assert_eq!((ring.len(), ring.pop()), (4 - item, Some(item)));
+        }
+        assert_eq!((ring.pop(), ring.len()), (None, 0));
     }
 }

@@ -72,7 +72,9 @@ pub enum SlabError {
 impl core::fmt::Display for SlabError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
-            Self::Unknown => "key names a slot beyond the table: use it with the table that issued it",
+            Self::Unknown => {
+                "key names a slot beyond the table: use it with the table that issued it"
+            }
             Self::Stale => "key is stale: its entry was removed before",
             Self::Vacant => "key was never issued: its slot is vacant",
             Self::Busy => "entry is in use further up the stack, or its value was taken",
@@ -93,7 +95,11 @@ impl<T> Slot<T> {
     /// A slot that holds nothing and was never used.
     #[must_use]
     pub const fn vacant() -> Self {
-        Self { state: Cell::new(Generation::FIRST.as_raw()), next: Cell::new(NIL), value: Cell::new(None) }
+        Self {
+            state: Cell::new(Generation::FIRST.as_raw()),
+            next: Cell::new(NIL),
+            value: Cell::new(None),
+        }
     }
 }
 
@@ -105,7 +111,10 @@ impl<T> Default for Slot<T> {
 
 impl<T> core::fmt::Debug for Slot<T> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Slot").field("state", &self.state).field("next", &self.next).finish_non_exhaustive()
+        f.debug_struct("Slot")
+            .field("state", &self.state)
+            .field("next", &self.next)
+            .finish_non_exhaustive()
     }
 }
 
@@ -146,7 +155,11 @@ impl<'m, T> Slab<'m, T> {
             next = next.wrapping_sub(1);
         }
         let free = if capacity == 0 { NIL } else { 0 };
-        Self { slots: storage, free: Cell::new(free), live: Cell::new(0) }
+        Self {
+            slots: storage,
+            free: Cell::new(free),
+            live: Cell::new(0),
+        }
     }
 
     /// Places a slab of `capacity` entries.
@@ -154,7 +167,9 @@ impl<'m, T> Slab<'m, T> {
     /// # Errors
     /// The arena has too little room left.
     pub fn place(bump: &Bump<'m>, capacity: u32) -> Result<Self, Exhausted> {
-        Ok(Self::new(bump.slice_with(wide(capacity), |_| Slot::vacant())?))
+        Ok(Self::new(
+            bump.slice_with(wide(capacity), |_| Slot::vacant())?,
+        ))
     }
 
     /// Stores `value` and names it. The key of the next entry in this slot will differ.
@@ -164,13 +179,18 @@ impl<'m, T> Slab<'m, T> {
     #[inline]
     pub fn insert(&self, value: T) -> Result<Key, Full<T>> {
         let index = self.free.get();
-        let Some(slot) = self.slots.get(wide(index)) else { return Err(Full(value)) };
+        let Some(slot) = self.slots.get(wide(index)) else {
+            return Err(Full(value));
+        };
         self.free.set(slot.next.get());
         let state = slot.state.get();
         slot.state.set(state | LIVE);
         slot.value.set(Some(value));
         self.live.set(self.live.get().wrapping_add(1));
-        Ok(Key { slot: index, generation: generation_of(state) })
+        Ok(Key {
+            slot: index,
+            generation: generation_of(state),
+        })
     }
 
     /// The key that the next [`insert`](Slab::insert) will return; `None` where it will be refused. For
@@ -180,7 +200,10 @@ impl<'m, T> Slab<'m, T> {
     pub fn next_key(&self) -> Option<Key> {
         let index = self.free.get();
         let slot = self.slots.get(wide(index))?;
-        Some(Key { slot: index, generation: generation_of(slot.state.get()) })
+        Some(Key {
+            slot: index,
+            generation: generation_of(slot.state.get()),
+        })
     }
 
     /// Ends an entry and gives its value back. `key` is refused from now on.
@@ -190,7 +213,9 @@ impl<'m, T> Slab<'m, T> {
     #[inline]
     pub fn remove(&self, key: Key) -> Result<T, SlabError> {
         let slot = self.slot_of(key)?;
-        let Some(value) = slot.value.take() else { return Err(SlabError::Busy) };
+        let Some(value) = slot.value.take() else {
+            return Err(SlabError::Busy);
+        };
         self.release(slot, key);
         Ok(value)
     }
@@ -237,7 +262,9 @@ impl<'m, T> Slab<'m, T> {
     #[inline]
     pub fn with<R>(&self, key: Key, look: impl FnOnce(&mut T) -> R) -> Result<R, SlabError> {
         let slot = self.slot_of(key)?;
-        let Some(mut value) = slot.value.take() else { return Err(SlabError::Busy) };
+        let Some(mut value) = slot.value.take() else {
+            return Err(SlabError::Busy);
+        };
         let result = look(&mut value);
         if slot.state.get() == live(key) {
             slot.value.set(Some(value));
@@ -259,7 +286,10 @@ impl<'m, T> Slab<'m, T> {
     #[must_use]
     pub fn key_at(&self, slot: u32) -> Option<Key> {
         let state = self.slots.get(wide(slot))?.state.get();
-        (state & LIVE != 0).then_some(Key { slot, generation: generation_of(state) })
+        (state & LIVE != 0).then_some(Key {
+            slot,
+            generation: generation_of(state),
+        })
     }
 
     /// The keys of all live entries by rising slot number. Entries may be inserted and removed meanwhile.
@@ -292,7 +322,7 @@ impl<'m, T> Slab<'m, T> {
     /// How many entries there is room for.
     #[inline]
     #[must_use]
-    pub fn capacity(&self) -> u32 {
+    pub const fn capacity(&self) -> u32 {
         count(self.slots.len())
     }
 
@@ -363,5 +393,29 @@ const fn generation_of(state: u32) -> Generation {
 /// Why `key` does not match a slot in `state`.
 #[cold]
 const fn refusal(state: u32, key: Key) -> SlabError {
-    if state == key.generation.as_raw() { SlabError::Vacant } else { SlabError::Stale }
+    if state == key.generation.as_raw() {
+        SlabError::Vacant
+    } else {
+        SlabError::Stale
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generations_come_round_after_all_others_and_never_name_nothing() {
+        let mut storage = [const { Slot::vacant() }; 1];
+        let slab = Slab::new(&mut storage);
+        let first = slab.insert(()).unwrap();
+        assert_eq!(slab.remove(first), Ok(()));
+        slab.slots[0].state.set((1 << 24) - 2);
+        for expected in [(1 << 24) - 2, (1 << 24) - 1, 1, 2] {
+            let key = slab.insert(()).unwrap();
+            assert_eq!(key.generation().as_raw(), expected);
+            assert_eq!(slab.get(first).is_ok(), expected == 1, "the same name, 2^24 - 1 uses later");
+            assert_eq!(slab.remove(key), Ok(()));
+        }
+    }
 }

@@ -24,6 +24,8 @@
 
 use core::cell::Cell;
 
+use spinwire_layouts::word::{low, widen};
+
 use super::{Fifos, Full, Head, Key, Link, NIL, Slab, SlabError, Slot, wide};
 use crate::raw::place::{Bump, Exhausted};
 use crate::time::{Instant, Nanos};
@@ -81,7 +83,7 @@ pub struct Timers<'m, T: Copy> {
     entries: Slab<'m, TimerEntry<T>>,
     order: Fifos<'m>,
     soonest: &'m [Cell<u64>],
-    occupied: [Cell<u64>; wide_const(LEVELS)],
+    occupied: [Cell<u64>; wide(LEVELS)],
     levels: Cell<u32>,
     elapsed: Cell<u64>,
     entered: Cell<u32>,
@@ -112,13 +114,20 @@ impl<'m, T: Copy> Timers<'m, T> {
     /// there are too few `heads` or `soonest`.
     #[must_use]
     pub fn new(storage: TimerStorage<'m, T>, tick: Nanos) -> Self {
-        let TimerStorage { entries, links, heads, soonest } = storage;
+        let TimerStorage {
+            entries,
+            links,
+            heads,
+            soonest,
+        } = storage;
         let lists = heads.len().min(soonest.len());
-        let capacity = if lists < wide(TimerStorage::<T>::LISTS) { 0 } else { links.len() };
-        let entries = match entries.split_at_mut_checked(capacity) {
-            Some((entries, _)) => entries,
-            None => entries,
+        let capacity = if lists < wide(TimerStorage::<T>::LISTS) {
+            0
+        } else {
+            links.len()
         };
+        let capacity = capacity.min(entries.len());
+        let entries = entries.get_mut(..capacity).unwrap_or_default();
         Self::over(Slab::new(entries), Fifos::new(links, heads), soonest, tick)
     }
 
@@ -144,7 +153,7 @@ impl<'m, T: Copy> Timers<'m, T> {
             entries,
             order,
             soonest,
-            occupied: [const { Cell::new(0) }; wide_const(LEVELS)],
+            occupied: [const { Cell::new(0) }; wide(LEVELS)],
             levels: Cell::new(0),
             elapsed: Cell::new(0),
             entered: Cell::new(NIL),
@@ -160,7 +169,10 @@ impl<'m, T: Copy> Timers<'m, T> {
     pub fn insert(&self, deadline: Instant, payload: T) -> Result<Key, Full<T>> {
         let tick = self.tick_of(deadline);
         let entry = TimerEntry { tick, payload };
-        let key = self.entries.insert(entry).map_err(|Full(entry)| Full(entry.payload))?;
+        let key = self
+            .entries
+            .insert(entry)
+            .map_err(|Full(entry)| Full(entry.payload))?;
         self.link(key.slot(), tick);
         Ok(key)
     }
@@ -198,7 +210,11 @@ impl<'m, T: Copy> Timers<'m, T> {
     /// [`next_deadline`](Timers::next_deadline) is not later than `now`.
     #[inline]
     pub const fn expire(&self, now: Instant, budget: u32) -> Expire<'_, 'm, T> {
-        Expire { timers: self, now: unshift(now.as_nanos(), self.tick_shift), budget }
+        Expire {
+            timers: self,
+            now: unshift(now.as_nanos(), self.tick_shift),
+            budget,
+        }
     }
 
     /// When to call [`expire`](Timers::expire) again: at this instant or before it there is nothing to fire, save
@@ -236,7 +252,7 @@ impl<'m, T: Copy> Timers<'m, T> {
     /// How many timers may run at once.
     #[inline]
     #[must_use]
-    pub fn capacity(&self) -> u32 {
+    pub const fn capacity(&self) -> u32 {
         self.entries.capacity()
     }
 
@@ -256,22 +272,36 @@ impl<'m, T: Copy> Timers<'m, T> {
             return Step::Nothing;
         }
         let list = self.entered.get();
-        let Some(slot) = self.order.pop_front(list) else { return Step::Nothing };
+        let Some(slot) = self.order.pop_front(list) else {
+            return Step::Nothing;
+        };
         self.close_if_empty(list);
         if list < SLOTS {
             return self.fire(slot);
         }
-        if let Some(entry) = self.entries.key_at(slot).and_then(|key| self.entries.get(key).ok()) {
+        if let Some(entry) = self
+            .entries
+            .key_at(slot)
+            .and_then(|key| self.entries.get(key).ok())
+        {
             self.link(slot, entry.tick);
         }
         Step::Moved
     }
 
     fn fire(&self, slot: u32) -> Step<T> {
-        let Some(key) = self.entries.key_at(slot) else { return Step::Nothing };
-        let Ok(entry) = self.entries.remove(key) else { return Step::Nothing };
+        let Some(key) = self.entries.key_at(slot) else {
+            return Step::Nothing;
+        };
+        let Ok(entry) = self.entries.remove(key) else {
+            return Step::Nothing;
+        };
         let deadline = self.instant_of(self.elapsed.get());
-        Step::Fired(Due { key, deadline, payload: entry.payload })
+        Step::Fired(Due {
+            key,
+            deadline,
+            payload: entry.payload,
+        })
     }
 
     /// Moves the wheel's time on to the next occupied slot, or to `now` where that comes first. Says whether a slot was
@@ -304,7 +334,7 @@ impl<'m, T: Copy> Timers<'m, T> {
             Some(mask) => self.elapsed.get() & mask,
             None => 0,
         };
-        above | shift_up(list % SLOTS, shift)
+        above | widen(list % SLOTS).wrapping_shl(shift)
     }
 
     /// Puts an entry, on no list so far, where its deadline belongs as seen from `elapsed`.
@@ -314,7 +344,10 @@ impl<'m, T: Copy> Timers<'m, T> {
         let highest = (tick ^ elapsed).checked_ilog2().filter(|_| tick > elapsed);
         let list = highest.map_or(DUE, |bit| self.open(tick, bit / SLOT_BITS));
         let linked = self.order.push_back(list, slot);
-        debug_assert!(linked.is_ok(), "every list that `open` names exists, every entry has a link");
+        debug_assert!(
+            linked.is_ok(),
+            "every list that `open` names exists, every entry has a link"
+        );
     }
 
     /// The list of `tick` on `level`, marked as occupied.
@@ -326,10 +359,15 @@ impl<'m, T: Copy> Timers<'m, T> {
         if let (Some(occupied), Some(soonest)) =
             (self.occupied.get(wide(level)), self.soonest.get(wide(list)))
         {
-            let others = if occupied.get() & bit == 0 { u64::MAX } else { soonest.get() };
+            let others = if occupied.get() & bit == 0 {
+                u64::MAX
+            } else {
+                soonest.get()
+            };
             soonest.set(others.min(tick));
             occupied.set(occupied.get() | bit);
-            self.levels.set(self.levels.get() | 1u32.wrapping_shl(level));
+            self.levels
+                .set(self.levels.get() | 1u32.wrapping_shl(level));
         }
         list
     }
@@ -349,10 +387,13 @@ impl<'m, T: Copy> Timers<'m, T> {
             self.entered.set(NIL);
         }
         let level = list / SLOTS;
-        let Some(occupied) = self.occupied.get(wide(level)) else { return };
+        let Some(occupied) = self.occupied.get(wide(level)) else {
+            return;
+        };
         occupied.set(occupied.get() & !1u64.wrapping_shl(list % SLOTS));
         if occupied.get() == 0 {
-            self.levels.set(self.levels.get() & !1u32.wrapping_shl(level));
+            self.levels
+                .set(self.levels.get() & !1u32.wrapping_shl(level));
         }
     }
 
@@ -365,7 +406,11 @@ impl<'m, T: Copy> Timers<'m, T> {
     const fn tick_of(&self, deadline: Instant) -> u64 {
         let ns = deadline.as_nanos();
         let tick = unshift(ns, self.tick_shift);
-        if ns == tick.wrapping_shl(self.tick_shift) { tick } else { tick.wrapping_add(1) }
+        if ns == tick.wrapping_shl(self.tick_shift) {
+            tick
+        } else {
+            tick.wrapping_add(1)
+        }
     }
 
     const fn instant_of(&self, tick: u64) -> Instant {
@@ -415,22 +460,6 @@ const fn unshift(ns: u64, shift: u32) -> u64 {
 
 /// Which slot of `level` a tick belongs to.
 #[inline]
-#[expect(
-    clippy::as_conversions,
-    clippy::cast_possible_truncation,
-    reason = "six bits cut out by a mask, which is what is meant"
-)]
 const fn slot_on(tick: u64, level: u32) -> u32 {
-    (tick.wrapping_shr(level.wrapping_mul(SLOT_BITS)) & 63) as u32
-}
-
-/// A slot number at its place among the bits of a tick.
-#[expect(clippy::as_conversions, reason = "u32 to u64 widens; `From` is not const")]
-const fn shift_up(slot: u32, shift: u32) -> u64 {
-    (slot as u64).wrapping_shl(shift)
-}
-
-#[expect(clippy::as_conversions, reason = "u32 to usize widens; `wide` is not const")]
-const fn wide_const(number: u32) -> usize {
-    number as usize
+    low(tick.wrapping_shr(level.wrapping_mul(SLOT_BITS))) & (SLOTS - 1)
 }

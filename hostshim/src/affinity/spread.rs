@@ -47,6 +47,8 @@ struct Place {
     cache: u32,
     node: u32,
     isolated: bool,
+    /// On the core of CPU 0, where most interrupts arrive.
+    noisy: bool,
 }
 
 /// The machine as far as the allowed CPUs go.
@@ -62,26 +64,39 @@ impl Topology {
     pub fn read(root: &Path, allowed: &CpuList) -> Self {
         let cpus = root.join("sys/devices/system/cpu");
         let isolated = read_list(&cpus.join("isolated")).unwrap_or_default();
+        let core_of = |cpu: u32| {
+            let here = cpus.join(format!("cpu{cpu}/topology"));
+            let core = first(&here.join("core_cpus_list"))
+                .or_else(|| first(&here.join("thread_siblings_list")));
+            core.unwrap_or(cpu)
+        };
+        let noisy_core = core_of(0);
         let place = |cpu: u32| {
             let here = cpus.join(format!("cpu{cpu}"));
+            let core = core_of(cpu);
             Place {
                 cpu,
-                core: first(&here.join("topology/core_cpus_list"))
-                    .or_else(|| first(&here.join("topology/thread_siblings_list")))
-                    .unwrap_or(cpu),
+                core,
+                noisy: core == noisy_core,
                 cache: last_cache(&here.join("cache")).unwrap_or(0),
                 node: node_of(&here).unwrap_or(0),
                 isolated: isolated.contains(cpu),
             }
         };
-        Self { places: allowed.iter().map(place).collect() }
+        Self {
+            places: allowed.iter().map(place).collect(),
+        }
     }
 
     /// The CPUs that are hardware threads of the core of `cpu`, itself included, among the allowed ones.
     #[must_use]
     pub fn siblings(&self, cpu: u32) -> CpuList {
         let core = self.places.iter().find(|p| p.cpu == cpu).map(|p| p.core);
-        self.places.iter().filter(|p| Some(p.core) == core).map(|p| p.cpu).collect()
+        self.places
+            .iter()
+            .filter(|p| Some(p.core) == core)
+            .map(|p| p.cpu)
+            .collect()
     }
 
     /// The memory node of `cpu`, if it is allowed.
@@ -101,8 +116,9 @@ impl Topology {
             return Err(AffinityError::None);
         }
         let cores = self.one_per_core();
+        let by_cache: fn(&Place) -> (u32, u32) = |p| (p.node, p.cache);
         for (sharing, group) in [
-            (Sharing::Cache, (|p| (p.node, p.cache)) as fn(&Place) -> (u32, u32)),
+            (Sharing::Cache, by_cache),
             (Sharing::Node, |p| (p.node, 0)),
             (Sharing::Machine, |_p| (0, 0)),
         ] {
@@ -111,15 +127,21 @@ impl Topology {
             }
         }
         let all: Vec<u32> = self.threads_round_robin();
-        let sharing = if count <= all.len() { Sharing::Core } else { Sharing::Cpu };
-        Ok(Spread { cpus: all.into_iter().cycle().take(count).collect(), sharing })
+        let sharing = if count <= all.len() {
+            Sharing::Core
+        } else {
+            Sharing::Cpu
+        };
+        Ok(Spread {
+            cpus: all.into_iter().cycle().take(count).collect(),
+            sharing,
+        })
     }
 
     /// The places in order of preference.
     fn preferred(&self) -> Vec<Place> {
-        let noisy_core = self.places.iter().find(|p| p.cpu == 0).map(|p| p.core);
         let mut places = self.places.clone();
-        places.sort_by_key(|p| (Reverse(p.isolated), Some(p.core) == noisy_core, p.cpu));
+        places.sort_by_key(|p| (Reverse(p.isolated), p.noisy, p.cpu));
         places
     }
 
@@ -148,14 +170,28 @@ impl Topology {
     }
 }
 
-/// The first `count` cores of the group that comes first by preference among those that are large enough.
+/// The first `count` cores of the best group that has as many: the one with the most isolated and the fewest noisy cores
+/// among those, the first by preference where groups are equal.
 fn best_group(cores: &[Place], count: usize, group: fn(&Place) -> (u32, u32)) -> Option<Vec<u32>> {
-    cores.iter().find_map(|leader| {
-        let members = cores.iter().filter(|c| group(c) == group(leader)).take(count);
-        let mut members: Vec<u32> = members.map(|c| c.cpu).collect();
-        members.sort_unstable();
-        (members.len() == count).then_some(members)
-    })
+    let chosen_by = |leader: &Place| -> Vec<Place> {
+        cores
+            .iter()
+            .filter(|c| group(c) == group(leader))
+            .take(count)
+            .copied()
+            .collect()
+    };
+    let groups = cores
+        .iter()
+        .map(chosen_by)
+        .filter(|chosen| chosen.len() == count);
+    let best = groups.min_by_key(|chosen| {
+        let isolated = chosen.iter().filter(|p| p.isolated).count();
+        (Reverse(isolated), chosen.iter().filter(|p| p.noisy).count())
+    })?;
+    let mut cpus: Vec<u32> = best.iter().map(|p| p.cpu).collect();
+    cpus.sort_unstable();
+    Some(cpus)
 }
 
 fn read_list(path: &Path) -> Option<CpuList> {
@@ -168,16 +204,32 @@ fn first(path: &Path) -> Option<u32> {
 
 /// The first CPU that shares the largest cache of this one.
 fn last_cache(folder: &Path) -> Option<u32> {
-    let level = |index: &Path| fs::read_to_string(index.join("level")).ok()?.trim().parse::<u32>().ok();
-    let entries = fs::read_dir(folder).ok()?.filter_map(Result::ok).map(|e| e.path());
-    let (_level, index) = entries.filter_map(|path| Some((level(&path)?, path))).max()?;
+    let level = |index: &Path| {
+        fs::read_to_string(index.join("level"))
+            .ok()?
+            .trim()
+            .parse::<u32>()
+            .ok()
+    };
+    let entries = fs::read_dir(folder)
+        .ok()?
+        .filter_map(Result::ok)
+        .map(|e| e.path());
+    let (_level, index) = entries
+        .filter_map(|path| Some((level(&path)?, path)))
+        .max()?;
     first(&index.join("shared_cpu_list"))
 }
 
 /// sysfs marks the node by an entry `nodeN` in the CPU's folder.
 fn node_of(folder: &Path) -> Option<u32> {
-    let names = fs::read_dir(folder).ok()?.filter_map(Result::ok).map(|e| e.file_name());
-    names.filter_map(|n| n.to_str()?.strip_prefix("node")?.parse().ok()).min()
+    let names = fs::read_dir(folder)
+        .ok()?
+        .filter_map(Result::ok)
+        .map(|e| e.file_name());
+    names
+        .filter_map(|n| n.to_str()?.strip_prefix("node")?.parse().ok())
+        .min()
 }
 
 #[cfg(test)]
@@ -192,11 +244,17 @@ mod tests {
         for cpu in 0_u32..16 {
             let core = cpu % 8;
             let here = format!("sys/devices/system/cpu/cpu{cpu}");
-            tree.file(&format!("{here}/topology/core_cpus_list"), &format!("{core},{}\n", core + 8));
+            tree.file(
+                &format!("{here}/topology/core_cpus_list"),
+                format!("{core},{}\n", core + 8),
+            );
             let low = core / 2 * 2;
             let shared = format!("{low}-{},{}-{}\n", low + 1, low + 8, low + 9);
             tree.file(&format!("{here}/cache/index0/level"), "1\n");
-            tree.file(&format!("{here}/cache/index0/shared_cpu_list"), &format!("{core},{}\n", core + 8));
+            tree.file(
+                &format!("{here}/cache/index0/shared_cpu_list"),
+                format!("{core},{}\n", core + 8),
+            );
             tree.file(&format!("{here}/cache/index3/level"), "3\n");
             tree.file(&format!("{here}/cache/index3/shared_cpu_list"), &shared);
             tree.file(&format!("{here}/node{}/here", core / 4), "");
@@ -205,40 +263,78 @@ mod tests {
     }
 
     fn spread_of(tree: &Tree, allowed: &str, count: usize) -> Spread {
-        Topology::read(tree.root(), &allowed.parse().unwrap()).spread(count).unwrap()
+        Topology::read(tree.root(), &allowed.parse().unwrap())
+            .spread(count)
+            .unwrap()
     }
 
     #[test]
     fn two_cores_under_one_cache_and_not_the_core_of_cpu_0() {
         let s = spread_of(&server(""), "0-15", 2);
-        assert_eq!(s, Spread { cpus: vec![2, 3], sharing: Sharing::Cache });
+        assert_eq!(
+            s,
+            Spread {
+                cpus: vec![2, 3],
+                sharing: Sharing::Cache
+            }
+        );
     }
 
     #[test]
     fn isolated_cpus_come_first() {
         let s = spread_of(&server("6-7,14-15"), "0-15", 2);
-        assert_eq!(s, Spread { cpus: vec![6, 7], sharing: Sharing::Cache });
+        assert_eq!(
+            s,
+            Spread {
+                cpus: vec![6, 7],
+                sharing: Sharing::Cache
+            }
+        );
     }
 
     #[test]
     fn more_pollers_than_a_cache_has_cores_stay_on_a_node() {
         let s = spread_of(&server(""), "0-15", 4);
-        assert_eq!(s, Spread { cpus: vec![4, 5, 6, 7], sharing: Sharing::Node });
+        assert_eq!(
+            s,
+            Spread {
+                cpus: vec![4, 5, 6, 7],
+                sharing: Sharing::Node
+            }
+        );
         assert_eq!(spread_of(&server(""), "0-15", 5).sharing, Sharing::Machine);
     }
 
     #[test]
     fn siblings_are_taken_only_when_cores_run_out() {
         let s = spread_of(&server(""), "1,9", 2);
-        assert_eq!(s, Spread { cpus: vec![1, 9], sharing: Sharing::Core });
+        assert_eq!(
+            s,
+            Spread {
+                cpus: vec![1, 9],
+                sharing: Sharing::Core
+            }
+        );
         let s = spread_of(&server(""), "1,3,9,11", 3);
-        assert_eq!(s, Spread { cpus: vec![1, 3, 9], sharing: Sharing::Core });
+        assert_eq!(
+            s,
+            Spread {
+                cpus: vec![1, 3, 9],
+                sharing: Sharing::Core
+            }
+        );
     }
 
     #[test]
     fn one_cpu_is_shared_by_all_and_says_so() {
         let s = spread_of(&server(""), "5", 2);
-        assert_eq!(s, Spread { cpus: vec![5, 5], sharing: Sharing::Cpu });
+        assert_eq!(
+            s,
+            Spread {
+                cpus: vec![5, 5],
+                sharing: Sharing::Cpu
+            }
+        );
     }
 
     #[test]
@@ -251,8 +347,15 @@ mod tests {
             let allowed = CpuList::from_iter((0..16).filter(|b| bits >> b & 1 == 1));
             let topology = Topology::read(tree.root(), &allowed);
             let s = topology.spread(2).unwrap();
-            assert!(s.cpus.iter().all(|c| allowed.contains(*c)), "{allowed}: {s:?}");
-            assert_eq!(s.cpus[0] == s.cpus[1], allowed.len() == 1, "{allowed}: {s:?}");
+            assert!(
+                s.cpus.iter().all(|c| allowed.contains(*c)),
+                "{allowed}: {s:?}"
+            );
+            assert_eq!(
+                s.cpus[0] == s.cpus[1],
+                allowed.len() == 1,
+                "{allowed}: {s:?}"
+            );
             let same_core = s.cpus[0] % 8 == s.cpus[1] % 8;
             assert_eq!(same_core, s.sharing >= Sharing::Core, "{allowed}: {s:?}");
         }
@@ -262,7 +365,13 @@ mod tests {
     fn an_empty_sysfs_is_a_plain_machine() {
         let tree = Tree::new();
         let s = spread_of(&tree, "0-1", 2);
-        assert_eq!(s, Spread { cpus: vec![0, 1], sharing: Sharing::Cache });
+        assert_eq!(
+            s,
+            Spread {
+                cpus: vec![0, 1],
+                sharing: Sharing::Cache
+            }
+        );
         let topology = Topology::read(tree.root(), &"0-1".parse().unwrap());
         assert_eq!(topology.spread(0), Err(AffinityError::None));
         assert_eq!(topology.siblings(1).to_string(), "1");
@@ -273,6 +382,9 @@ mod tests {
         let tree = server("");
         let topology = Topology::read(tree.root(), &"0-15".parse().unwrap());
         assert_eq!(topology.siblings(3).to_string(), "3,11");
-        assert_eq!((topology.node(3), topology.node(4), topology.node(99)), (Some(0), Some(1), None));
+        assert_eq!(
+            (topology.node(3), topology.node(4), topology.node(99)),
+            (Some(0), Some(1), None)
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Why memory could not be had.
 
 use core::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{NameError, PageKind, Refused};
 use crate::error::OsError;
@@ -34,164 +34,159 @@ pub enum MapError {
         /// Bytes that are left.
         free: u64,
     },
-    /// Something has that name already.
-    Exists {
-        /// Its file.
+    /// The file that has the name, or should have it, is not as it must be.
+    File {
+        /// That file.
         path: PathBuf,
-    },
-    /// Nothing has that name.
-    Missing {
-        /// Where its file would be.
-        path: PathBuf,
-    },
-    /// The name is a symbolic link, which is never followed.
-    Symlink {
-        /// That one.
-        path: PathBuf,
-    },
-    /// The name belongs to something that is not a file.
-    NotRegular {
-        /// That one.
-        path: PathBuf,
-    },
-    /// The file belongs to another user.
-    Owner {
-        /// The file.
-        path: PathBuf,
-        /// Its owner.
-        uid: u32,
-        /// This process's effective user.
-        euid: u32,
-    },
-    /// Other users may read or write the file.
-    Mode {
-        /// The file.
-        path: PathBuf,
-        /// Its permissions, as chmod(2) takes them.
-        mode: u32,
-    },
-    /// The file is empty or not a whole number of pages: half-created, cut off, or something else.
-    Size {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-    },
-    /// The file says where the memory lies, but not in a way that can be understood.
-    Link {
-        /// The file.
-        path: PathBuf,
-        /// The field of it that is wrong or missing.
-        field: &'static str,
-    },
-    /// The memory is in the hands of its creator, who is gone.
-    CreatorGone {
-        /// The file that names the creator.
-        path: PathBuf,
-        /// The creator.
-        pid: u32,
-    },
-    /// The file names a place where the memory is not (yet, or any more).
-    TargetMissing {
-        /// The file that has the name.
-        path: PathBuf,
-        /// The place.
-        target: PathBuf,
+        /// What is the matter with it.
+        problem: Problem,
     },
     /// The kernel said no.
     Os(OsError),
 }
 
-impl fmt::Display for MapError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// What can be the matter with the file behind a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Problem {
+    /// Something has that name already.
+    Exists,
+    /// Nothing has that name.
+    Missing,
+    /// It is a symbolic link, which is never followed.
+    Symlink,
+    /// It is not a regular file.
+    NotRegular,
+    /// It belongs to another user.
+    Owner {
+        /// Its owner.
+        uid: u32,
+        /// This process's effective user.
+        euid: u32,
+    },
+    /// Other users may read or write it.
+    Mode {
+        /// Its permissions, as chmod(2) takes them.
+        mode: u32,
+    },
+    /// It is empty or not a whole number of pages: half-created, cut off, or something else.
+    Size {
+        /// Its size.
+        bytes: u64,
+    },
+    /// It should say where the memory lies, but not in a way that can be understood.
+    Link {
+        /// The field of it that is wrong or missing.
+        field: &'static str,
+    },
+    /// It names a creator that holds the memory, and that process has ended or let go of it.
+    CreatorGone {
+        /// The creator.
+        pid: u32,
+    },
+    /// Another file says that the memory is here, and it is not (yet, or any more).
+    TargetMissing,
+}
+
+impl MapError {
+    pub(super) fn file(path: &Path, problem: Problem) -> Self {
+        Self::File {
+            path: path.to_path_buf(),
+            problem,
+        }
+    }
+
+    /// What is the matter with the file, where that is the reason.
+    #[must_use]
+    pub const fn problem(&self) -> Option<Problem> {
         match self {
-            Self::Zero => f.write_str("a mapping of zero bytes was asked for; remedy: ask for at least one"),
-            Self::TooLarge { bytes } => {
-                write!(f, "a mapping of {bytes} bytes does not fit an address space; remedy: ask for less")
-            }
-            Self::Name(e) => e.fmt(f),
-            Self::Pages { kind, refused } => {
-                write!(f, "no {kind} pages to be had")?;
-                refused.iter().try_for_each(|refused| write!(f, "\n  {refused}"))
-            }
-            Self::DirectoryTooSmall { directory, needed, free } => {
-                let directory = directory.display();
-                let size = needed.saturating_sub(*free).max(1).div_ceil(1 << 20);
-                write!(
-                    f,
-                    "{directory} too small: {needed} bytes needed, {free} free; remedy: delete something there, \
-                     or make it at least {size} MiB larger: mount -o remount,size=... {directory}"
-                )
-            }
-            Self::Os(e) => e.fmt(f),
-            Self::Exists { .. }
-            | Self::Missing { .. }
-            | Self::Symlink { .. }
-            | Self::NotRegular { .. }
-            | Self::Owner { .. }
-            | Self::Mode { .. }
-            | Self::Size { .. }
-            | Self::Link { .. }
-            | Self::CreatorGone { .. }
-            | Self::TargetMissing { .. } => self.fmt_file(f),
+            Self::File { problem, .. } => Some(*problem),
+            Self::Zero
+            | Self::TooLarge { .. }
+            | Self::Name(_)
+            | Self::Pages { .. }
+            | Self::DirectoryTooSmall { .. }
+            | Self::Os(_) => None,
         }
     }
 }
 
-impl MapError {
-    /// The half of the texts that is about one file.
-    fn fmt_file(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exists { path } => write!(
-                f,
-                "{} exists already; remedy: join it, choose another name, or remove it if its owners are dead",
-                path.display()
-            ),
-            Self::Missing { path } => {
-                write!(f, "{} does not exist; remedy: start the side that creates it first", path.display())
+            Self::Zero => {
+                f.write_str("a mapping of zero bytes was asked for; remedy: ask for at least one")
             }
-            Self::Symlink { path } => write!(
-                f,
-                "{} is a symbolic link, which is not followed; remedy: remove it, somebody put it there",
-                path.display()
-            ),
-            Self::NotRegular { path } => {
-                write!(f, "{} is not a regular file; remedy: remove it, or choose another name", path.display())
+            Self::TooLarge { bytes } => {
+                write!(
+                    f,
+                    "a mapping of {bytes} bytes does not fit an address space; remedy: ask for less"
+                )
             }
-            Self::Owner { path, uid, euid } => write!(
-                f,
-                "{} belongs to user {uid}, and this process runs as user {euid}; \
-                 remedy: run both as one user, or choose another name",
-                path.display()
+            Self::Name(e) => e.fmt(f),
+            Self::Pages { kind, refused } => {
+                write!(f, "no {kind} pages to be had")?;
+                refused
+                    .iter()
+                    .try_for_each(|refused| write!(f, "\n  {refused}"))
+            }
+            Self::DirectoryTooSmall {
+                directory,
+                needed,
+                free,
+            } => {
+                let directory = directory.display();
+                let missing = needed.saturating_sub(*free).max(1).div_ceil(1 << 20);
+                write!(
+                    f,
+                    "{directory} too small: {needed} bytes needed, {free} free; remedy: delete something there, \
+                     or make it at least {missing} MiB larger: mount -o remount,size=... {directory}"
+                )
+            }
+            Self::File { path, problem } => write!(f, "{} {problem}", path.display()),
+            Self::Os(e) => e.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exists => f.write_str(
+                "exists already; remedy: join it, choose another name, or remove it if its owners are dead",
             ),
-            Self::Mode { path, mode } => write!(
-                f,
-                "{} has mode {mode:04o}, which lets others in; remedy: chmod 0600 it if you trust its contents",
-                path.display()
+            Self::Missing => f.write_str("does not exist; remedy: start the side that creates it first"),
+            Self::Symlink => f.write_str(
+                "is a symbolic link, which is not followed; remedy: remove it, or choose another name",
             ),
-            Self::Size { path, bytes } => write!(
+            Self::NotRegular => {
+                f.write_str("is not a regular file; remedy: remove it, or choose another name")
+            }
+            Self::Owner { uid, euid } => write!(
                 f,
-                "{} has {bytes} bytes, which is no segment: it is half-created, cut off, or something else; \
-                 remedy: try again, then remove it",
-                path.display()
+                "belongs to user {uid}, and this process runs as user {euid}; \
+                 remedy: run both sides as one user, or choose another name"
             ),
-            Self::Link { path, field } => write!(
+            Self::Mode { mode } => write!(
                 f,
-                "{} does not say where its memory lies: the field '{field}' is wrong; remedy: remove it",
-                path.display()
+                "has mode {mode:04o}, which lets other users in; \
+                 remedy: remove it, or chmod 0600 it if you trust what it holds"
             ),
-            Self::CreatorGone { path, pid } => write!(
+            Self::Size { bytes } => write!(
                 f,
-                "{} is held by process {pid}, which has ended or closed it; remedy: remove it and start anew",
-                path.display()
+                "has {bytes} bytes, which is no segment: half-created, cut off, or something else; \
+                 remedy: try again, then remove it"
             ),
-            Self::TargetMissing { path, target } => write!(
+            Self::Link { field } => write!(
                 f,
-                "{} says that its memory is {}, which does not exist; remedy: try again, then remove it",
-                path.display(),
-                target.display()
+                "does not say where its memory lies: the field '{field}' is wrong; remedy: remove it"
             ),
-            _ => Ok(()),
+            Self::CreatorGone { pid } => write!(
+                f,
+                "is held by process {pid}, which has ended or let go of it; remedy: remove it and create it anew"
+            ),
+            Self::TargetMissing => f.write_str(
+                "should hold the memory and does not exist; remedy: try again, then remove the segment",
+            ),
         }
     }
 }

@@ -16,6 +16,7 @@
 //! | [`arena`] | private memory for tables and pools |
 //! | [`shared`] | named memory: create, open, unlink |
 //! | [`directory`] | the folder of names, and what lies in it |
+//! | [`draft`] | files that get their name last |
 //! | [`link`] | names whose memory lies elsewhere: on a hugetlbfs, in a memfd |
 //! | [`hugetlb`] | the places that give huge pages of the pool |
 //! | [`settle`] | populate, lock, verify: common to all |
@@ -26,6 +27,7 @@
 
 mod arena;
 mod directory;
+mod draft;
 mod error;
 mod hugetlb;
 mod link;
@@ -38,7 +40,7 @@ use core::fmt;
 
 pub use arena::Mapping;
 pub use directory::{Listed, SegmentDir};
-pub use error::MapError;
+pub use error::{MapError, Problem};
 pub use name::{NameError, SegmentName};
 pub use report::{Backing, Locking, PageReport, Refusal, Refused};
 pub use shared::{SharedMapping, Staged, list, unlink};
@@ -93,7 +95,9 @@ fn whole(bytes: usize, unit: usize) -> Result<usize, MapError> {
     if bytes == 0 {
         return Err(MapError::Zero);
     }
-    let whole = bytes.checked_next_multiple_of(unit).filter(|n| isize::try_from(*n).is_ok());
+    let whole = bytes
+        .checked_next_multiple_of(unit)
+        .filter(|n| isize::try_from(*n).is_ok());
     whole.ok_or(MapError::TooLarge { bytes })
 }
 

@@ -65,7 +65,11 @@ impl fmt::Display for Refusal {
                     Some(free) => write!(f, "{free} there")?,
                     None => f.write_str("this kernel has none")?,
                 }
-                write!(f, "; remedy: sysctl -w vm.nr_hugepages={} or more", needed.next_power_of_two().max(64))
+                write!(
+                    f,
+                    "; remedy: sysctl -w vm.nr_hugepages={} or more",
+                    needed.next_power_of_two().max(64)
+                )
             }
             Self::NotGiven => f.write_str(
                 "the kernel gave base pages; remedy: \
@@ -157,6 +161,8 @@ impl fmt::Display for PageReport {
             write!(f, " ({} KiB of them huge)", self.huge_bytes / 1024)?;
         }
         write!(f, ", {}", self.locking)?;
-        self.refused.iter().try_for_each(|refused| write!(f, "\n  not {refused}"))
+        self.refused
+            .iter()
+            .try_for_each(|refused| write!(f, "\n  not {refused}"))
     }
 }

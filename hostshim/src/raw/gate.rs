@@ -1,6 +1,7 @@
 //! The allocator that counts: [`crate::alloc_gate`] says what for.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use core::alloc::{GlobalAlloc, Layout};
+use std::alloc::System;
 
 use crate::alloc_gate::{CountingAlloc, Event, note};
 
@@ -35,6 +36,7 @@ unsafe impl GlobalAlloc for CountingAlloc {
 /// Writes `message` to standard error without a lock or a buffer and ends the process by SIGABRT.
 pub(crate) fn abort_with(message: &'static [u8]) -> ! {
     // SAFETY: the pointer and length are those of a live slice. A short write loses text only.
-    let _written = unsafe { libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len()) };
+    let _written =
+        unsafe { libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len()) };
     std::process::abort()
 }

@@ -38,17 +38,29 @@ impl Range {
     /// Private zeroed memory in huge pages of `1 << page_bits` bytes, taken from the kernel's pool or refused.
     pub(crate) fn anonymous_huge(len: usize, page_bits: u8) -> Result<Self, Errno> {
         let map = MmapOptions::new().len(len).huge(Some(page_bits)).map_anon();
-        map.map(|map| Self { map: MmapRaw::from(map), start: 0, len }).map_err(|e| Errno::from_io(&e))
+        map.map(|map| Self {
+            map: MmapRaw::from(map),
+            start: 0,
+            len,
+        })
+        .map_err(|e| Errno::from_io(&e))
     }
 
     /// The first `len` bytes of `file`, shared, wherever the kernel likes to put them.
     pub(crate) fn shared(file: &File, len: usize) -> Result<Self, Errno> {
-        let map = MmapOptions::new().len(len).map_raw(file).map_err(|e| Errno::from_io(&e))?;
+        let map = MmapOptions::new()
+            .len(len)
+            .map_raw(file)
+            .map_err(|e| Errno::from_io(&e))?;
         Ok(Self { map, start: 0, len })
     }
 
     /// The first `len` bytes of `file`, shared, beginning at a multiple of `align` (a power of two).
-    pub(crate) fn shared_aligned(file: BorrowedFd<'_>, len: usize, align: usize) -> Result<Self, Errno> {
+    pub(crate) fn shared_aligned(
+        file: BorrowedFd<'_>,
+        len: usize,
+        align: usize,
+    ) -> Result<Self, Errno> {
         let range = reserve(len, align)?;
         let window: *mut libc::c_void = range.base().cast();
         let protection = libc::PROT_READ | libc::PROT_WRITE;
@@ -57,10 +69,14 @@ impl Range {
         // alone owns (invariants 1 and 2) and to which no reference exists: it was made two lines above. The pages stay
         // part of the same address range, so the munmap of the reservation unmaps them too.
         let got = unsafe { libc::mmap(window, len, protection, flags, file.as_raw_fd(), 0) };
-        if got == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(range) }
+        if got == libc::MAP_FAILED {
+            Err(Errno::last())
+        } else {
+            Ok(range)
+        }
     }
 
-    const fn base(&self) -> *mut u8 {
+    fn base(&self) -> *mut u8 {
         self.map.as_mut_ptr().wrapping_add(self.start)
     }
 
@@ -77,26 +93,39 @@ impl Range {
 
     /// madvise(2) with an advice that never changes contents.
     pub(crate) fn advise(&self, advice: Advice) -> Result<(), Errno> {
-        self.map.advise_range(advice, self.start, self.len).map_err(|e| Errno::from_io(&e))
+        self.map
+            .advise_range(advice, self.start, self.len)
+            .map_err(|e| Errno::from_io(&e))
     }
 
     /// MADV_COLLAPSE (Linux 6.1): gather the window's pages into huge ones now.
     pub(crate) fn collapse(&self) -> Result<(), Errno> {
         // SAFETY: the range is mapped (invariants 2 and 3); collapsing moves pages and leaves addresses and contents.
         let answer = unsafe { libc::madvise(self.base().cast(), self.len, libc::MADV_COLLAPSE) };
-        if answer == 0 { Ok(()) } else { Err(Errno::last()) }
+        if answer == 0 {
+            Ok(())
+        } else {
+            Err(Errno::last())
+        }
     }
 
     /// mlock(2): keep the window's pages in memory.
     pub(crate) fn lock(&self) -> Result<(), Errno> {
         // SAFETY: mlock neither reads nor writes; the range is mapped (invariants 2 and 3).
         let answer = unsafe { libc::mlock(self.base().cast(), self.len) };
-        if answer == 0 { Ok(()) } else { Err(Errno::last()) }
+        if answer == 0 {
+            Ok(())
+        } else {
+            Err(Errno::last())
+        }
     }
 
     /// Brings every page in, writable, by adding zero to one byte of each: for kernels without MADV_POPULATE_WRITE.
     /// Contents stay, even while another process writes them.
-    #[expect(clippy::disallowed_types, reason = "memory that others write may be touched by atomics only")]
+    #[expect(
+        clippy::disallowed_types,
+        reason = "memory that others write may be touched by atomics only"
+    )]
     pub(crate) fn touch(&self, page_bytes: usize) {
         use core::sync::atomic::{AtomicU8, Ordering};
         for offset in (0..self.len).step_by(page_bytes.max(1)) {
@@ -109,12 +138,35 @@ impl Range {
     }
 }
 
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_types,
+    reason = "memory that others write may be touched by atomics only"
+)]
+impl Range {
+    /// Puts `value` where `offset` is and returns what was there.
+    pub(crate) fn swap_byte(&self, offset: usize, value: u8) -> u8 {
+        use core::sync::atomic::{AtomicU8, Ordering};
+        assert!(offset < self.len);
+        // SAFETY: the byte is mapped and writable (invariants 2 and 3), and all access to it is atomic.
+        let byte = unsafe { AtomicU8::from_ptr(self.base().wrapping_add(offset)) };
+        byte.swap(value, Ordering::Relaxed)
+    }
+}
+
 /// `len` bytes of private memory at a multiple of `align`, with a gap on either side where an alignment is asked for.
 fn reserve(len: usize, align: usize) -> Result<Range, Errno> {
     let page = super::syscall::page_bytes();
-    let gap = if align > page { align.saturating_add(page) } else { 0 };
+    let gap = if align > page {
+        align.saturating_add(page)
+    } else {
+        0
+    };
     let too_large = Errno::new(libc::ENOMEM);
-    let whole = len.checked_add(gap).and_then(|n| n.checked_add(gap.min(page))).ok_or(too_large)?;
+    let whole = len
+        .checked_add(gap)
+        .and_then(|n| n.checked_add(gap.min(page)))
+        .ok_or(too_large)?;
     let map = MmapOptions::new().len(whole).no_reserve_swap().map_anon();
     let map = MmapRaw::from(map.map_err(|e: io::Error| Errno::from_io(&e))?);
     let start = if gap == 0 {
@@ -122,7 +174,9 @@ fn reserve(len: usize, align: usize) -> Result<Range, Errno> {
     } else {
         let base = map.as_mut_ptr().addr();
         // Base is a multiple of the page size, so the distance is at least a page and at most `gap`.
-        (base.wrapping_add(page)).next_multiple_of(align).wrapping_sub(base)
+        (base.wrapping_add(page))
+            .next_multiple_of(align)
+            .wrapping_sub(base)
     };
     Ok(Range { map, start, len })
 }
@@ -147,7 +201,10 @@ mod tests {
 
     #[test]
     fn an_absurd_length_is_an_error() {
-        assert_eq!(Range::anonymous(usize::MAX - 5, MIB2).unwrap_err().number(), libc::ENOMEM);
+        assert_eq!(
+            Range::anonymous(usize::MAX - 5, MIB2).unwrap_err().number(),
+            libc::ENOMEM
+        );
     }
 
     #[test]
@@ -156,11 +213,13 @@ mod tests {
         let file = File::from(file);
         let page = crate::raw::syscall::page_bytes();
         file.set_len(u64::try_from(2 * page).unwrap()).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, &[7, 8, 9], u64::try_from(page).unwrap()).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[7, 8, 9], u64::try_from(page).unwrap())
+            .unwrap();
         let r = Range::shared(&file, 2 * page).unwrap();
         r.touch(page);
         let mut back = [0; 3];
-        std::os::unix::fs::FileExt::read_exact_at(&file, &mut back, u64::try_from(page).unwrap()).unwrap();
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut back, u64::try_from(page).unwrap())
+            .unwrap();
         assert_eq!(back, [7, 8, 9]);
     }
 }

@@ -4,9 +4,11 @@
 //! |---|---|
 //! | [`mmap`] | ranges of address space that are owned: mapped at an alignment, advised, locked, unmapped on drop |
 //! | [`syscall`] | the system calls that the standard library lacks, with their answers as `Result` |
+//! | [`futex`] | sleeping on a word of shared memory |
 //! | [`tsc`] | the time-stamp counter and the processor's description of itself |
 //! | [`gate`] | the allocator that counts |
 
+pub(crate) mod futex;
 pub(crate) mod gate;
 pub(crate) mod mmap;
 pub(crate) mod syscall;

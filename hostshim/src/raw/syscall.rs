@@ -60,6 +60,14 @@ pub(crate) fn reserve(file: BorrowedFd<'_>, bytes: u64) -> Result<(), Errno> {
     }
 }
 
+/// Fixes the size of a memfd for good, for everybody who has it.
+pub(crate) fn seal_size(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: takes numbers only.
+    let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+    check(answer).map_err(|_negative| Errno::last())
+}
+
 /// What a file system says about itself, as statfs(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileSystem {
@@ -114,8 +122,15 @@ pub(crate) fn link(file: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
     let to = c_path(path)?;
     let cwd = libc::AT_FDCWD;
     // SAFETY: both strings are terminated and outlive the call.
-    let answer =
-        unsafe { libc::linkat(cwd, from.as_ptr(), cwd, to.as_ptr(), libc::AT_SYMLINK_FOLLOW) };
+    let answer = unsafe {
+        libc::linkat(
+            cwd,
+            from.as_ptr(),
+            cwd,
+            to.as_ptr(),
+            libc::AT_SYMLINK_FOLLOW,
+        )
+    };
     check(answer).map_err(|_negative| Errno::last())
 }
 
@@ -130,7 +145,9 @@ pub(crate) fn affinity() -> Result<Vec<u32>, Errno> {
         if answer == 0 {
             let words = (0_u32..).zip(mask);
             let cpus = words.flat_map(|(word, bits)| {
-                (0..WORD_BITS).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * WORD_BITS + bit)
+                (0..WORD_BITS)
+                    .filter(move |bit| bits >> bit & 1 == 1)
+                    .map(move |bit| word * WORD_BITS + bit)
             });
             return Ok(cpus.collect());
         }
@@ -152,7 +169,9 @@ pub(crate) fn pidfd_open(pid: u32) -> Result<OwnedFd, Errno> {
 
 /// Is there a process (or zombie) of that number that this process can see? kill(2) with signal 0.
 pub(crate) fn pid_exists(pid: u32) -> bool {
-    let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
+    let Ok(pid) = libc::pid_t::try_from(pid) else {
+        return false;
+    };
     if pid <= 0 {
         return false;
     }
@@ -168,7 +187,11 @@ pub(crate) struct Readable(libc::pollfd);
 
 impl Readable {
     pub(crate) fn new(fd: BorrowedFd<'_>) -> Self {
-        Self(libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+        Self(libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
     }
 
     /// Did the last [`poll`] find it readable, or in error?
@@ -186,7 +209,11 @@ pub(crate) fn poll(watched: &mut [Readable], timeout_ms: i32) -> Result<usize, E
         return Ok(ready);
     }
     let e = Errno::last();
-    if e.number() == libc::EINTR { Ok(0) } else { Err(e) }
+    if e.number() == libc::EINTR {
+        Ok(0)
+    } else {
+        Err(e)
+    }
 }
 
 /// Can this process set up an io_uring? Tries the smallest one and closes it again.
@@ -201,14 +228,19 @@ pub(crate) fn io_uring_probe() -> Result<(), Errno> {
 /// The clock `id` in nanoseconds; zero where the kernel has no such clock.
 #[inline]
 pub(crate) fn clock_ns(id: libc::clockid_t) -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `now` is ours and outlives the call.
     let answer = unsafe { libc::clock_gettime(id, &raw mut now) };
     if answer != 0 {
         return 0;
     }
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -230,7 +262,10 @@ mod tests {
     #[test]
     fn affinity_agrees_with_proc() {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        let line = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|l| l.strip_prefix("Cpus_allowed_list:"))
+            .unwrap();
         let list: crate::affinity::CpuList = line.trim().parse().unwrap();
         assert_eq!(list.iter().collect::<Vec<_>>(), affinity().unwrap());
     }

@@ -39,7 +39,10 @@ pub extern "C" fn probe_directory_register(
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn probe_directory_lookup(segment: &Segment<'_>, name: &Name) -> Option<EndpointRef> {
+pub extern "C" fn probe_directory_lookup(
+    segment: &Segment<'_>,
+    name: &Name,
+) -> Option<EndpointRef> {
     directory::lookup(segment, name)
 }
 

@@ -3,13 +3,16 @@
 use spinwire_dataplane::error::{Fatal, PostError};
 use spinwire_dataplane::id::{OpTag, WrId};
 use spinwire_dataplane::raw::line::{self, Line};
-use spinwire_dataplane::raw::loan::Sge;
 use spinwire_dataplane::shm::lane::{Arrival, Envelope, LaneRx, LaneTx};
 use spinwire_dataplane::table::{BitSet, Due, Fifos, Full, Key, Ring, Slab, SlabError, Timers};
 use spinwire_dataplane::time::Instant;
 
 #[unsafe(no_mangle)]
-pub extern "C" fn probe_lane_stage(lane: &LaneTx<'_>, payload: &[u8], envelope: Envelope) -> Result<(), PostError> {
+pub extern "C" fn probe_lane_stage(
+    lane: &LaneTx<'_>,
+    payload: &[u8],
+    envelope: Envelope,
+) -> Result<(), PostError> {
     lane.stage(payload, envelope)
 }
 
@@ -25,8 +28,8 @@ pub extern "C" fn probe_lane_peek(lane: &LaneRx<'_>) -> Result<Option<Arrival>, 
 
 /// Whole receive step, with an arrival of any content.
 #[unsafe(no_mangle)]
-pub extern "C" fn probe_lane_take(lane: &LaneRx<'_>, arrival: &Arrival, to: &mut Sge, at: usize, length: usize) {
-    lane.copy_out(arrival, to, at, length);
+pub extern "C" fn probe_lane_take(lane: &LaneRx<'_>, arrival: &Arrival, to: &mut [u8]) {
+    lane.copy_out(arrival, to);
     lane.advance(arrival);
     lane.return_credit();
 }
@@ -69,7 +72,11 @@ pub extern "C" fn probe_bitset(bits: &BitSet<'_>, number: u32) -> Option<u32> {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn probe_timers(timers: &Timers<'_, u64>, now: Instant, key: Key) -> Option<Due<u64>> {
+pub extern "C" fn probe_timers(
+    timers: &Timers<'_, u64>,
+    now: Instant,
+    key: Key,
+) -> Option<Due<u64>> {
     timers.insert(now, key.slot().into()).ok()?;
     timers.reset(key, now).ok()?;
     timers.cancel(key).ok()?;

@@ -7,9 +7,13 @@
 //! To add a hot function, add a probe. `hot` probes carry messages; `cold` ones read what peers wrote while joining,
 //! connecting and cleaning up.
 #![no_std]
-#![allow(improper_ctypes_definitions, reason = "nobody calls these from C; they only have to stay in the library")]
+#![allow(
+    improper_ctypes_definitions,
+    reason = "nobody calls these from C; they only have to stay in the library"
+)]
 
 mod cold;
+mod endpoint;
 mod hot;
 mod panic;
 

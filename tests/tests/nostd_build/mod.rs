@@ -7,49 +7,58 @@ use std::process::Command;
 pub(crate) struct Build<'a> {
     /// `--lib` or `--bin=NAME`.
     pub(crate) target: &'a str,
-    pub(crate) profile: Profile,
+    /// `dev` keeps every call; `release` is what ships.
+    pub(crate) profile: &'a str,
     pub(crate) features: &'a [&'a str],
     /// Flags for rustc on the last crate.
     pub(crate) flags: &'a [&'a str],
-}
-
-/// `debug` keeps every call; `release` is what ships.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Profile {
-    Debug,
-    Release,
 }
 
 impl Build<'_> {
     /// Builds, and returns the folder of the result.
     pub(crate) fn run(&self) -> PathBuf {
         // Features and profiles of other builds must not overwrite the file that this test is about to read.
-        let name = format!("nostd-{}-{}", self.target.trim_matches('-').replace('=', "-"), self.features.join("-"));
+        let name = format!(
+            "nostd-{}-{}",
+            self.target.trim_matches('-').replace('=', "-"),
+            self.features.join("-")
+        );
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("nostd");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
-        command.arg("rustc").arg("--locked").arg(self.target).current_dir(&package);
-        if self.profile == Profile::Release {
-            command.arg("--release");
-        }
+        command
+            .arg("rustc")
+            .arg("--locked")
+            .arg(self.target)
+            .current_dir(&package);
+        command.args(["--profile", self.profile]);
         if !self.features.is_empty() {
             command.arg("--features").arg(self.features.join(","));
         }
         command.arg("--").args(self.flags);
-        for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "RUSTC_WRAPPER"] {
+        for name in [
+            "RUSTFLAGS",
+            "CARGO_ENCODED_RUSTFLAGS",
+            "CARGO_BUILD_TARGET",
+            "RUSTC_WRAPPER",
+        ] {
             command.env_remove(name);
         }
-        let output = command.env("CARGO_TARGET_DIR", &folder).output().expect("cargo runs");
+        let output = command
+            .env("CARGO_TARGET_DIR", &folder)
+            .output()
+            .expect("cargo runs");
         assert!(
             output.status.success(),
             "tests/nostd does not build ({}):\n{}",
             self.target,
             String::from_utf8_lossy(&output.stderr)
         );
-        folder.join(match self.profile {
-            Profile::Debug => "debug",
-            Profile::Release => "release",
+        folder.join(if self.profile == "dev" {
+            "debug"
+        } else {
+            self.profile
         })
     }
 }
@@ -57,7 +66,12 @@ impl Build<'_> {
 /// The output of a program of binutils.
 pub(crate) fn read_object(program: &str, arguments: &[&str], object: &Path) -> String {
     let output = Command::new(program).args(arguments).arg(object).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}; remedy: apt-get install binutils"));
-    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = output
+        .unwrap_or_else(|error| panic!("{program}: {error}; remedy: apt-get install binutils"));
+    assert!(
+        output.status.success(),
+        "{program}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -68,6 +68,7 @@ mod place;
 static MUTABLE: &'static str = "static mut A; fence(";
 // SYNC(lane): pairs with the receiver
 // SYNC(lane): pairs with the sender
+// SYNC(name): this fence pairs with itself in the other process
 pub unsafe fn f() -> Result<u8, Retry> {}
 #[cfg(loom)]
 fn only_under_loom() {}

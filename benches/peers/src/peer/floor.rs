@@ -1,12 +1,16 @@
 //! The floor: what these two processors can do at all, with nothing around it.
 //!
-//! * Round trip: one `AtomicU64` on a line of its own, bounced between two pinned threads that do nothing but load it.
-//! * Stream: a ring of bare lines, each written once (seven words, then a sequence word) and read once, with the
-//!   reader's position sent back every quarter of the ring.
+//! * Round trip: one `AtomicU64` on a line of its own, bounced between two pinned threads that do
+//!   nothing but load it. What a bounce takes depends on the line's address (which slice of the
+//!   cache answers for it) by half as much again, and no process can choose; so the bounce visits
+//!   many lines, a block of trips on each.
+//! * Stream: a ring of bare lines, each written once (seven words, then a sequence word) and read
+//!   once, with the reader's position sent back every quarter of the ring.
 //!
-//! Two more round trips are rows, not the floor, because they explain it. With one `spin_loop` hint in the wait loop
-//! the bounce can be a third quicker: a core that asks less often for the line leaves it to its writer for longer.
-//! And with a line for each direction, as any pair of rings must have it, the trip costs two lines' moves.
+//! Two more round trips are rows, not the floor, because they explain it. With one `spin_loop` hint
+//! in the wait loop the bounce can be a third quicker: a core that asks less often for the line
+//! leaves it to its writer for longer. And with a line for each direction, as any pair of rings
+//! must have it, the trip costs two lines' moves.
 
 use core::array;
 use core::hint;
@@ -23,8 +27,19 @@ use crate::work::{Kind, Work};
 /// The name of the floor's own row.
 pub(crate) const NAME: &str = "bare line";
 
-/// Payload bytes of a line of the stream: the floor of a stream is given in bytes, all of the line counted.
+/// Payload bytes of a line of the stream: the floor of a stream is given in bytes, all of the line
+/// counted.
 pub(crate) const LINE_BYTES: u32 = 64;
+
+/// Lines that a bounce visits.
+const LINES: usize = 16;
+
+/// Steps of 128 bytes from one of them to the next: odd, so that they fall into different slices
+/// and sets.
+const STRIDE: usize = 51;
+
+/// Trips on one line before the next.
+const BLOCK: u64 = 1024;
 
 /// Lines in the ring: 16 KiB, which fits any first-level cache.
 const RING_LINES: usize = 256;
@@ -36,6 +51,21 @@ pub(crate) const WARM_UP_PART: u32 = 10;
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Line(AtomicU64);
+
+/// Lines to bounce on, far apart in memory.
+#[derive(Debug)]
+struct Lines(Vec<Line>);
+
+impl Lines {
+    fn new() -> Self {
+        Self((0..LINES * STRIDE).map(|_| Line::default()).collect())
+    }
+
+    /// The lines, over and over.
+    fn cycle(&self) -> impl Iterator<Item = &Line> {
+        self.0.iter().step_by(STRIDE).cycle()
+    }
+}
 
 /// A line of the stream: seven words of payload and the sequence word.
 #[derive(Debug)]
@@ -49,8 +79,8 @@ struct Cell {
 pub(crate) fn measure(kind: Kind, plan: &Plan) -> anyhow::Result<Sample> {
     match kind {
         Kind::Rtt => {
-            let line = Line::default();
-            bounce(plan, &line, &line, || {})
+            let lines = Lines::new();
+            bounce(plan, &lines, &lines, || {})
         }
         Kind::Stream => stream(plan),
     }
@@ -93,7 +123,7 @@ impl Peer for Reference {
     }
 
     fn measure(&self, _work: Work, plan: &Plan) -> anyhow::Result<Sample> {
-        let (ping, pong) = (Line::default(), Line::default());
+        let (ping, pong) = (Lines::new(), Lines::new());
         match self {
             Self::Pause => bounce(plan, &ping, &ping, hint::spin_loop),
             Self::TwoLines => bounce(plan, &ping, &pong, || {}),
@@ -101,11 +131,12 @@ impl Peer for Reference {
     }
 }
 
-/// Bounces a counter: odd values go out on `ping`, even ones come back on `pong` (which may be the same line).
+/// Bounces a counter: odd values go out on a line of `pings`, even ones come back on one of `pongs`
+/// (which may be the same line).
 fn bounce(
     plan: &Plan,
-    ping: &Line,
-    pong: &Line,
+    pings: &Lines,
+    pongs: &Lines,
     relax: impl Fn() + Sync,
 ) -> anyhow::Result<Sample> {
     let wait = |line: &Line, value: u64| {
@@ -113,31 +144,34 @@ fn bounce(
             relax();
         }
     };
-    let trips = plan.effort.trips(LINE_BYTES);
-    let warm_up = trips / WARM_UP_PART;
-    let total = u64::from(trips + warm_up);
+    let counted = (u64::from(plan.effort.trips(LINE_BYTES)) / BLOCK).max(1);
+    // Every line is warmed up once.
+    let blocks = || (0..LINES as u64 + counted).zip(pings.cycle().zip(pongs.cycle()));
     let near = || {
-        let mut laps = Trips::new(trips as usize);
-        for trip in 0..total {
-            if trip == u64::from(warm_up) {
-                laps.start();
-            }
-            ping.0.store(2 * trip + 1, Ordering::Release);
-            wait(pong, 2 * trip + 2);
-            if trip >= u64::from(warm_up) {
-                laps.lap();
+        let mut laps = Trips::new(usize::try_from(counted * BLOCK)?);
+        for (block, (ping, pong)) in blocks() {
+            let counts = block >= LINES as u64;
+            laps.start();
+            for trip in block * BLOCK..(block + 1) * BLOCK {
+                ping.0.store(2 * trip + 1, Ordering::Release);
+                wait(pong, 2 * trip + 2);
+                if counts {
+                    laps.lap();
+                }
             }
         }
-        laps
+        anyhow::Ok(laps)
     };
     let far = || {
-        for trip in 0..total {
-            wait(ping, 2 * trip + 1);
-            pong.0.store(2 * trip + 2, Ordering::Release);
+        for (block, (ping, pong)) in blocks() {
+            for trip in block * BLOCK..(block + 1) * BLOCK {
+                wait(ping, 2 * trip + 1);
+                pong.0.store(2 * trip + 2, Ordering::Release);
+            }
         }
     };
     let (laps, ()) = plan.cpus.run_pair(near, far)?;
-    Ok(Sample::Rtt(laps.finish(&plan.clock)))
+    Ok(Sample::Rtt(laps?.finish(&plan.clock)))
 }
 
 /// Streams lines one way; the rate is of lines, taken where they are read.

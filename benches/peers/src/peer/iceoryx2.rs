@@ -1,11 +1,14 @@
 //! iceoryx2: publish-subscribe between two processes; the far one is this program again.
 //!
-//! The ping-pong is set up as iceoryx2's own benchmark is: a service for each direction, a buffer of one sample, safe
-//! overflow, both sides spinning, the next sample loaned while the last one travels. The stream wants every message
-//! delivered: no overflow, a deep buffer, and a publisher that spins when it is full (see [`publish`]).
+//! The ping-pong is set up as iceoryx2's own benchmark is: a service for each direction, a buffer
+//! of one sample, safe overflow, both sides spinning, the next sample loaned while the last one
+//! travels. The stream wants every message delivered: no overflow, a deep buffer (its depth from 16
+//! to 1024 makes no difference), and a publisher that spins when it is full (see [`publish`]).
+//! Waiting costs one `spin_loop` hint a look, which helps a little.
 //!
 //! A message carries its number in its first word. [`STOP`] ends the far side; so does silence.
 
+use core::hint;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -104,7 +107,8 @@ impl Peer for Iceoryx2 {
     fn measure(&self, work: Work, plan: &Plan) -> anyhow::Result<Sample> {
         let (role, count) = match work.kind {
             Kind::Rtt => (Role::Echo, plan.effort.trips(work.size)),
-            // An order of magnitude below the rings; half the messages keep its rounds as short as theirs.
+            // An order of magnitude below the rings; half the messages keep its rounds as short as
+            // theirs.
             Kind::Stream => (Role::Sink, plan.effort.messages(work.size) / 2),
         };
         let warm_up = count / WARM_UP_PART;
@@ -184,7 +188,8 @@ fn stem(word: &str) -> String {
     format!("spinwire-peers/{}/{word}", std::process::id())
 }
 
-/// A service each way. Publisher and subscriber of a process are made where they are used: on the pinned thread.
+/// A service each way. Publisher and subscriber of a process are made where they are used: on the
+/// pinned thread.
 #[derive(Debug)]
 struct Services {
     to_far: PortFactory<ipc::Service, Payload, ()>,
@@ -263,7 +268,7 @@ fn receive(from: &Receiver) -> anyhow::Result<Payload> {
         for _ in 0..LOOKS {
             match from.receive() {
                 Ok(Some(sample)) => return Ok(*sample.payload()),
-                Ok(None) => {}
+                Ok(None) => hint::spin_loop(),
                 Err(error) => bail!("receive: {error:?}"),
             }
         }
@@ -319,7 +324,8 @@ fn echo(services: &Services) -> anyhow::Result<()> {
             .send()
             .map_err(|error| anyhow!("send: {error:?}"))?;
         if message.first() == Some(&STOP) {
-            // The near side reads this answer through these ports; it drops its own ports right after.
+            // The near side reads this answer through these ports; it drops its own ports right
+            // after.
             let deadline = Instant::now() + PATIENCE;
             while services.to_near.dynamic_config().number_of_subscribers() > 0 {
                 ensure!(
@@ -333,8 +339,9 @@ fn echo(services: &Services) -> anyhow::Result<()> {
     }
 }
 
-/// The near side of the stream. When the buffer is full, `send` reports no recipient, and the message is sent again;
-/// iceoryx2's own blocking strategy yields and sleeps there, which on pinned cores is slower.
+/// The near side of the stream. When the buffer is full, `send` reports no recipient, and the
+/// message is sent again. iceoryx2's own blocking strategy is not quicker, and it waits forever for
+/// a subscriber that died.
 fn publish(services: &Services, side: &FarSide) -> anyhow::Result<()> {
     let sender = publisher(&services.to_far)?;
     await_ports(services, side)?;

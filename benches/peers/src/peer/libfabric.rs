@@ -1,8 +1,8 @@
 //! libfabric: `fi_pingpong -p shm -e rdm` between two processes.
 //!
-//! `fi_pingpong` prints microseconds per transfer and counts two transfers to a trip, so a round trip is twice its
-//! figure. It knows only means, with two decimals. It has no option for pinning; both sides inherit the pin of
-//! the thread that starts them.
+//! `fi_pingpong` prints microseconds per transfer and counts two transfers to a trip, so a round
+//! trip is twice its figure. It knows only means, with two decimals. It has no option for pinning;
+//! both sides inherit the pin of the thread that starts them.
 
 use std::process::Command;
 
@@ -98,7 +98,7 @@ fn one_way_us(output: &str) -> anyhow::Result<f64> {
         .with_context(|| format!("{TOOL} printed no table: {}", last_lines(output)))?;
     let figure = lines
         .filter_map(|line| line.split_whitespace().nth(at)?.parse::<f64>().ok())
-        .last()
+        .next_back()
         .with_context(|| format!("{TOOL} printed no figures: {}", last_lines(output)))?;
     ensure!(
         figure > 0.0,

@@ -22,7 +22,8 @@ pub(crate) trait Peer {
     /// Whether this row exists for `work`.
     fn measures(&self, work: Work) -> bool;
 
-    /// The Spinwire row that this one is set against: tag matching against tag matching, plain against plain.
+    /// The Spinwire row that this one is set against: tag matching against tag matching, plain
+    /// against plain.
     fn rival(&self) -> Option<&'static str>;
 
     /// What was found (a version, a path), or why this row must be skipped.

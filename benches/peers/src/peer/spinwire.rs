@@ -1,4 +1,5 @@
-//! Spinwire itself, as its users run it: `spinwire lat --json` and `spinwire bw --json` in a child process.
+//! Spinwire itself, as its users run it: `spinwire lat --json` and `spinwire bw --json` in a child
+//! process.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -51,7 +52,8 @@ impl Peer for Spinwire {
             Ok(format!("{path}, over shared memory"))
         } else {
             Err(format!(
-                "there is no {path}; `cargo build --release` makes it, `--spinwire PATH` names another"
+                "there is no {path}; `cargo build --release` makes it, `--spinwire PATH` names \
+                 another"
             ))
         }
     }
@@ -83,7 +85,8 @@ impl Peer for Spinwire {
     }
 }
 
-/// The default place of the command: the release build of the repository that this package was built in.
+/// The default place of the command: the release build of the repository that this package was
+/// built in.
 pub(crate) fn default_path() -> PathBuf {
     [
         env!("CARGO_MANIFEST_DIR"),
@@ -185,7 +188,8 @@ impl Report for Bw {
     }
 }
 
-/// The report about `size` in what Spinwire printed: one object, or a list where several sizes were asked for.
+/// The report about `size` in what Spinwire printed: one object, or a list where several sizes were
+/// asked for.
 fn one_of_size<T: Report>(output: &str, size: u32) -> anyhow::Result<T> {
     let value: serde_json::Value = serde_json::from_str(output)
         .with_context(|| format!("spinwire printed no JSON: {}", last_lines(output)))?;
@@ -207,9 +211,11 @@ fn one_of_size<T: Report>(output: &str, size: u32) -> anyhow::Result<T> {
 mod tests {
     use super::*;
 
-    const LAT: &str = r#"{"provider":"shm","size":64,"iters":1000,"cpus":[0,1],"page":"2M","rtt_ns":{"min":90,
-        "p50":110,"p90":120,"p99":150,"p99_9":900,"max":20000,"mean":112.5},"floor_rtt_ns":{"p50":84,"p99":95},
-        "ratio_p50":1.31}"#;
+    const LAT: &str = r#"{
+        "provider":"shm", "size":64, "iters":1000, "cpus":[0,1], "page":"2M",
+        "rtt_ns": {"min":90, "p50":110, "p90":120, "p99":150, "p99_9":900, "max":2e4, "mean":112.5},
+        "floor_rtt_ns": {"p50":84, "p99":95}, "ratio_p50":1.31
+    }"#;
 
     #[test]
     fn an_object_and_a_list_are_both_read() {

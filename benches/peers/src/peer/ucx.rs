@@ -1,13 +1,15 @@
 //! UCX: `ucx_perftest -t tag_lat | tag_bw` between two processes, over POSIX shared memory.
 //!
-//! * **Half a trip.** `tag_lat` prints one-way latency, which is half of its ping-pong; the figures here are twice that.
-//!   A run with 1 000 000 iterations at 0.5 us takes one second, not half of one: that is the check.
-//! * **Its median is of the end.** `ucx_perftest` takes percentiles over its last 2048 trips, while its mean covers the
-//!   whole run; the table therefore shows both.
-//! * **No silent path.** `UCX_TLS` names the transports, every other `UCX_*` variable is taken out of the environment, and
-//!   UCX must say in its own log which transports it selected; a run that used another one is an error. The second
-//!   row adds CMA on purpose: long messages are then copied by the kernel, once, and where the two processors
-//!   share no cache that is UCX at its best.
+//! * **Half a trip.** `tag_lat` prints one-way latency, which is half of its ping-pong; the figures
+//!   here are twice that. A run with 1 000 000 iterations at 0.5 us takes one second, not half of
+//!   one: that is the check.
+//! * **Its median is of the end.** `ucx_perftest` takes percentiles over its last 2048 trips, while
+//!   its mean covers the whole run; the table therefore shows both.
+//! * **No silent path.** `UCX_TLS` names the transports, every other `UCX_*` variable is taken out
+//!   of the environment, and UCX must say in its own log which transports it selected; a run that
+//!   used another one is an error. The second row adds CMA on purpose: long messages are then
+//!   copied by the kernel, once, and where the two processors share no cache that is UCX at its
+//!   best.
 
 use std::process::Command;
 
@@ -169,8 +171,8 @@ struct Figures {
 }
 
 impl Figures {
-    /// Finds the CSV header, then the columns by their names, then the last row that is all numbers: log lines may
-    /// stand between, and other versions have other columns.
+    /// Finds the CSV header, then the columns by their names, then the last row that is all
+    /// numbers: log lines may stand between, and other versions have other columns.
     fn parse(output: &str) -> anyhow::Result<Self> {
         let mut lines = output.lines().map(str::trim);
         let header = lines
@@ -184,8 +186,7 @@ impl Figures {
         let columns: Vec<&str> = header.split(',').collect();
         let row: Vec<f64> = lines
             .filter_map(|line| line.split(',').map(|word| word.parse().ok()).collect())
-            .filter(|row: &Vec<f64>| row.len() == columns.len())
-            .last()
+            .rfind(|row: &Vec<f64>| row.len() == columns.len())
             .with_context(|| {
                 format!(
                     "{TOOL} printed no figures; its last words: {}",

@@ -18,6 +18,9 @@ const SPREAD_NOTED: f64 = 1.5;
 /// A difference of two floors beyond this factor is worth a note.
 const OWN_FLOOR_NOTED: f64 = 1.15;
 
+/// A mean bounce beyond this multiple of the median one means that somebody else runs here.
+const CROWD_NOTED: f64 = 1.3;
+
 /// Everything there is to print.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report<'a> {
@@ -46,6 +49,8 @@ pub(crate) struct Machine {
     pub(crate) cpus: [usize; 2],
     /// Rounds.
     pub(crate) rounds: u32,
+    /// The load average when the table was made; one measurement keeps both processors busy.
+    pub(crate) load: String,
     /// The clock's step in nanoseconds.
     pub(crate) clock_step_ns: f64,
 }
@@ -61,8 +66,17 @@ pub(crate) struct Row<'a> {
     pub(crate) state: State,
     /// Against the floor.
     pub(crate) to_floor: Option<Ratio>,
-    /// The Spinwire row that this one is set against, and Spinwire / this.
-    pub(crate) rival: Option<(&'a str, Ratio)>,
+    /// Spinwire against this row.
+    pub(crate) rival: Option<Rival<'a>>,
+}
+
+/// Spinwire against a row.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Rival<'a> {
+    /// The Spinwire row.
+    pub(crate) name: &'a str,
+    /// Its figures over those of the row that it is set against.
+    pub(crate) ratio: Ratio,
 }
 
 /// The figures of a row, or why there are none.
@@ -92,8 +106,11 @@ impl<'a> Report<'a> {
         let mut rows = Vec::new();
         for &work in &record.works {
             rows.push(floor_row(record, work));
-            let here = record.series.iter().filter(|series| series.work == work);
-            rows.extend(here.map(|series| row(record, series)));
+            let here = record
+                .found
+                .iter()
+                .filter(|found| found.works.contains(&work));
+            rows.extend(here.map(|found| row(record, found, work)));
         }
         let bars: Vec<Judged> = BARS
             .iter()
@@ -140,34 +157,48 @@ fn floor_row(record: &Record, work: Work) -> Row<'_> {
     }
 }
 
-fn row<'a>(record: &'a Record, series: &'a Series) -> Row<'a> {
+fn row<'a>(record: &'a Record, found: &'a Found, work: Work) -> Row<'a> {
+    let name = found.name;
+    let Some(series) = record.series(name, work) else {
+        let why = found
+            .skipped
+            .clone()
+            .unwrap_or_else(|| "not measured".to_owned());
+        return Row {
+            work,
+            name,
+            state: State::Skipped(why),
+            to_floor: None,
+            rival: None,
+        };
+    };
+    if series.readings.is_empty() {
+        let why = series
+            .failure
+            .clone()
+            .unwrap_or_else(|| "never measured".to_owned());
+        return Row {
+            work,
+            name,
+            state: State::Failed(why),
+            to_floor: None,
+            rival: None,
+        };
+    }
     let samples: Vec<Sample> = series
         .readings
         .iter()
         .map(|reading| reading.sample)
         .collect();
-    let state = if let Some(why) = record.skipped(series.name) {
-        State::Skipped(why.to_owned())
-    } else if samples.is_empty() {
-        State::Failed(
-            series
-                .failure
-                .clone()
-                .unwrap_or_else(|| "never measured".to_owned()),
-        )
-    } else {
-        State::of(series.work, &samples)
-    };
-    let measured = matches!(state, State::Measured { .. });
     let rival = series.rival.and_then(|name| {
-        let ratio = Ratio::between(record.series(name, series.work)?, series);
-        (ratio.rounds > 0).then_some((name, ratio))
+        let ratio = Ratio::between(record.series(name, work)?, series);
+        (ratio.rounds > 0).then_some(Rival { name, ratio })
     });
-    let to_floor = measured.then(|| Ratio::to_floor(series));
+    let to_floor = Some(Ratio::to_floor(series));
     Row {
-        work: series.work,
-        name: series.name,
-        state,
+        work,
+        name,
+        state: State::of(work, &samples),
         to_floor,
         rival,
     }
@@ -188,8 +219,22 @@ fn notes(record: &Record) -> Vec<String> {
         && most > least * SPREAD_NOTED
     {
         notes.push(format!(
-            "the bare line took from {least:.0} to {most:.0} ns during this run: the machine changed, and absolute \
-             figures of different rounds are of different machines. Trust the ratios"
+            "the bare line took from {least:.0} to {most:.0} ns during this run: the machine \
+             changed, and figures of different rounds are of different machines. Trust the ratios"
+        ));
+    }
+    let crowd = record.floors.iter().filter_map(|(_, sample)| {
+        let Sample::Rtt(rtt) = sample else {
+            return None;
+        };
+        Some(rtt.mean_ns / rtt.p50_ns?)
+    });
+    if let Some(off) = ratio::median(crowd)
+        && off > CROWD_NOTED
+    {
+        notes.push(format!(
+            "the mean bounce is {off:.1} x the median one: other work runs on these processors. \
+             Medians bear that; means and rates do not. Run again on a quiet machine"
         ));
     }
     let own_floors = record
@@ -206,8 +251,8 @@ fn notes(record: &Record) -> Vec<String> {
         && !(1.0 / OWN_FLOOR_NOTED..=OWN_FLOOR_NOTED).contains(&off)
     {
         notes.push(format!(
-            "spinwire's own floor is {off:.2} x the floor of this table (another wait loop?), so that the ratios that \
-             `spinwire lat` prints are on another scale than these"
+            "spinwire's own floor is {off:.2} x the floor of this table (another wait loop?), so \
+             that the ratios that `spinwire lat` prints are on another scale than these"
         ));
     }
     for series in record
@@ -240,6 +285,11 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             cpus: [plan.cpus.near, plan.cpus.far],
             rounds: plan.rounds,
+            load: read("/proc/loadavg")
+                .split(' ')
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
             clock_step_ns: plan.clock.ns(plan.clock.step() as f64),
         }
     }

@@ -3,8 +3,13 @@
 use super::{Report, Row, State};
 use crate::bar::{Judged, Verdict};
 use crate::peer::floor;
-use crate::ratio::Ratio;
 use crate::work::{Kind, Work};
+
+const LEGEND: &str = "\
+Figures are medians over the rounds. Ratios are medians over those rounds whose floors agree within
+25 %; `rounds` says how many did. `spinw/this` is Spinwire over this row: of a time less is better,
+of a rate more. `x floor` of a stream is in bytes. Set against `spinwire tagged`: UCX, iceoryx2 and
+libfabric; against `spinwire`: rtrb.";
 
 /// Prints the table.
 pub(crate) fn print(report: &Report<'_>) {
@@ -23,13 +28,14 @@ pub(crate) fn print(report: &Report<'_>) {
 fn print_head(report: &Report<'_>) {
     let machine = &report.machine;
     println!(
-        "{} / Linux {} / processors {} and {} / {} rounds / clock step {:.1} ns",
+        "{} / Linux {} / processors {} and {} / {} rounds / clock step {:.1} ns / load {}",
         machine.model,
         machine.kernel,
         machine.cpus[0],
         machine.cpus[1],
         machine.rounds,
-        machine.clock_step_ns
+        machine.clock_step_ns,
+        machine.load
     );
     for found in report.found {
         match (&found.what, &found.skipped) {
@@ -46,7 +52,7 @@ fn print_work(work: Work) {
         Kind::Stream => ["M msg/s", "", "GB/s", "best"],
     };
     println!(
-        "\n{:<20}{first:>9}{second:>9}{third:>9}{best:>9} |{:>8}{:>7} |{:>10}{:>8}{:>7}{:>8}  bar",
+        "\n{:<20}{first:>9}{second:>9}{third:>9}{best:>9} |{:>8}{:>8} |{:>11}{:>8}{:>8}{:>7}  bar",
         work.to_string(),
         "x floor",
         "best",
@@ -91,19 +97,17 @@ fn line(row: &Row<'_>, bars: &[Judged]) -> String {
         }
     };
     let to_floor = row.to_floor.unwrap_or_default();
-    let floor_part = format!("{}{}", times(to_floor.median, 8), times(to_floor.best, 7));
-    let (_, rival) = row.rival.unwrap_or(("", Ratio::default()));
-    let rounds = match row.rival {
-        Some((_, ratio)) => format!("{}/{}", ratio.pairs, ratio.rounds),
-        None => row
-            .to_floor
-            .map_or_else(String::new, |own| format!("{}/{}", own.pairs, own.rounds)),
-    };
+    let floor_part = format!("{}{}", times(to_floor.median, 8), times(to_floor.best, 8));
+    let ratio = row.rival.map(|rival| rival.ratio);
+    let rounds = ratio.or(row.to_floor).map_or_else(String::new, |ratio| {
+        format!("{}/{}", ratio.pairs, ratio.rounds)
+    });
+    let rival = ratio.unwrap_or_default();
     let rival_part = format!(
-        "{}{}{}{rounds:>8}",
-        times(rival.median, 10),
+        "{}{}{}{rounds:>7}",
+        times(rival.median, 11),
         times(rival.by_mean, 8),
-        times(rival.best, 7)
+        times(rival.best, 8)
     );
     let line = format!(
         "{name}{figures} |{floor_part} |{rival_part}  {}",
@@ -112,7 +116,8 @@ fn line(row: &Row<'_>, bars: &[Judged]) -> String {
     line.trim_end().to_owned()
 }
 
-/// The bars that belong to a row: on a peer's row those against it, on a Spinwire row those against the floor.
+/// The bars that belong to a row: on a peer's row those against it, on a Spinwire row those against
+/// the floor.
 fn bar_words(row: &Row<'_>, bars: &[Judged]) -> String {
     let words: Vec<String> = bars
         .iter()
@@ -151,11 +156,7 @@ fn print_foot(report: &Report<'_>) {
     for note in &report.notes {
         println!("note: {note}.");
     }
-    println!(
-        "Figures are medians over the rounds; ratios are medians over the rounds whose floors agree (`rounds`: how many \
-         of how many).\n`spinw/this` is Spinwire over this row: of a time less is better, of a rate more. `x floor` of a \
-         stream is in bytes.\nUCX, iceoryx2 and libfabric are set against `spinwire tagged`, rtrb against `spinwire`."
-    );
+    println!("{LEGEND}");
 }
 
 fn ns(figure: Option<f64>) -> String {

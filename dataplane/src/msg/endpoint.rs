@@ -1,0 +1,624 @@
+//! The endpoint: messages with owned buffers, contexts and generations, over any provider.
+//!
+//! ```text
+//!   post_send(to, loan, context) --> context table --> provider           the loan is the provider's
+//!                                        |                |
+//!   poll() <-- Completion{context, loan} +<-- completion -+               the loan is yours again
+//! ```
+//!
+//! Every post takes a row of the context table and names it by slot and generation. A completion that names a row which was
+//! given up since is stale: it is counted and reported as [`Event::StaleCompletion`], and matches nothing.
+//!
+//! Invariants: (1) a loan is in the context table from the successful post to the completion that gives it back; (2) a row is
+//! freed exactly once, by that completion; (3) while a reader looks at a part of a posted buffer, the buffer is not given
+//! back.
+
+use core::cell::Cell;
+use core::fmt;
+
+use heapless::VecView;
+
+use crate::error::{PostError, Refused, Retry};
+use crate::id::{Addr, Name, OpTag, WrId};
+use crate::poll::{Budget, Outcome, Poll};
+use crate::provider::{
+    Buffer, CancelError, Cqe, Event, Info, Payload, Provider, RecvWr, Select, SendWr, Sge, Source,
+    Status, Use, Waiting,
+};
+use crate::raw::loan::{Loan, Posted};
+use crate::raw::place::{Bump, Exhausted};
+use crate::table::{Key, Ring, Slab};
+use crate::time::Instant;
+
+/// Completions taken from the provider at once.
+pub const BATCH_MAX: usize = 64;
+/// Stale completions that are kept for [`Endpoint::poll_event`]; more are counted only.
+const STALE_KEPT: u32 = 16;
+
+/// How much an endpoint holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EndpointConfig {
+    /// Operations that may be posted at once, sends and receives together.
+    pub contexts_max: u32,
+}
+
+impl Default for EndpointConfig {
+    /// 1280: 256 sends and 1024 receives.
+    fn default() -> Self {
+        Self { contexts_max: 1280 }
+    }
+}
+
+/// Where a message goes, and what goes with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub struct SendTo {
+    peer: Addr,
+    tag: Option<u64>,
+    immediate: Option<u64>,
+}
+
+impl SendTo {
+    /// To `peer`, untagged.
+    #[inline(always)]
+    pub const fn peer(peer: Addr) -> Self {
+        Self { peer, tag: None, immediate: None }
+    }
+
+    /// With a tag.
+    #[inline(always)]
+    pub const fn tag(self, tag: u64) -> Self {
+        Self { tag: Some(tag), ..self }
+    }
+
+    /// With 64 bits of immediate data.
+    #[inline(always)]
+    pub const fn immediate(self, immediate: u64) -> Self {
+        Self { immediate: Some(immediate), ..self }
+    }
+}
+
+/// Which messages a receive takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub struct RecvFrom {
+    from: Source,
+    select: Select,
+}
+
+impl RecvFrom {
+    /// Untagged messages of anybody.
+    #[inline(always)]
+    pub const fn any() -> Self {
+        Self { from: Source::Any, select: Select::Untagged }
+    }
+
+    /// Untagged messages of one peer.
+    #[inline(always)]
+    pub const fn peer(peer: Addr) -> Self {
+        Self { from: Source::Only(peer), select: Select::Untagged }
+    }
+
+    /// Tagged messages with exactly this tag.
+    #[inline(always)]
+    pub const fn tag(self, tag: u64) -> Self {
+        self.tag_ignoring(tag, 0)
+    }
+
+    /// Tagged messages whose tag is this one except in the bits of `ignore`. With all bits ignored: any tag.
+    #[inline(always)]
+    pub const fn tag_ignoring(self, tag: u64, ignore: u64) -> Self {
+        Self { select: Select::Tagged { tag, ignore }, ..self }
+    }
+}
+
+/// What a completion is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// A send: its buffer is free again.
+    Sent,
+    /// A message has arrived.
+    Received,
+    /// A receive is over without a message: see the status. With `Success` it is a multi-receive whose rest was too short
+    /// for the next message.
+    RecvEnded,
+}
+
+/// The end of an operation, or one message of a multi-receive. Read `status` first.
+#[derive(Debug)]
+pub struct Completion<'m> {
+    /// Which operation.
+    pub id: WrId,
+    /// What the caller posted it with.
+    pub context: u64,
+    /// What it is about.
+    pub kind: Kind,
+    /// How it ended.
+    pub status: Status,
+    /// Received: bytes of the message that were delivered.
+    pub length: usize,
+    /// Received: where in the buffer they start.
+    pub offset: usize,
+    /// Received: the tag.
+    pub tag: Option<u64>,
+    /// Received: the immediate data.
+    pub immediate: Option<u64>,
+    /// Received: the sender.
+    pub source: Option<Addr>,
+    /// The buffer, the caller's again. `None` while a multi-receive goes on; then [`Endpoint::read`] shows the message.
+    pub loan: Option<Loan<'m>>,
+}
+
+impl Completion<'_> {
+    /// The message, where its buffer came back with it.
+    #[must_use]
+    #[inline]
+    pub fn bytes(&self) -> Option<&[u8]> {
+        let end = self.offset.checked_add(self.length)?;
+        self.loan.as_ref()?.get(self.offset..end)
+    }
+}
+
+/// What the endpoint keeps beside the posted loan, by slot.
+#[derive(Debug)]
+struct Row {
+    context: Cell<u64>,
+    sge: Cell<Option<Sge>>,
+    /// Readers that look at a part of the buffer now.
+    readers: Cell<u32>,
+}
+
+/// Totals since the endpoint was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Messages accepted by the provider.
+    pub messages_sent: u64,
+    /// Bytes in them.
+    pub bytes_sent: u64,
+    /// Messages given to the caller.
+    pub messages_received: u64,
+    /// Bytes in them.
+    pub bytes_received: u64,
+    /// Doorbells that published something.
+    pub batches_published: u64,
+    /// Posts refused with `Retry`.
+    pub retries: u64,
+    /// Completions that named no live operation.
+    pub stale_ids: u64,
+    /// Turns that found something to do.
+    pub turns_busy: u64,
+    /// Turns that did not.
+    pub turns_idle: u64,
+}
+
+/// An endpoint over the provider `P`. Belongs to one thread.
+pub struct Endpoint<'m, P> {
+    provider: P,
+    posted: Slab<'m, Posted<'m>>,
+    rows: &'m [Row],
+    /// Completions of the last harvest; out of the cell only while the provider fills it.
+    batch: Cell<Option<&'m mut VecView<Cqe>>>,
+    /// How many of them the caller has had.
+    taken: Cell<usize>,
+    stale: Ring<'m, WrId>,
+    totals: Cells,
+}
+
+#[derive(Debug, Default)]
+struct Cells {
+    messages_sent: Cell<u64>,
+    bytes_sent: Cell<u64>,
+    messages_received: Cell<u64>,
+    bytes_received: Cell<u64>,
+    batches_published: Cell<u64>,
+    retries: Cell<u64>,
+    stale_ids: Cell<u64>,
+    turns_busy: Cell<u64>,
+    turns_idle: Cell<u64>,
+}
+
+#[inline(always)]
+fn add(cell: &Cell<u64>, more: u64) {
+    cell.set(cell.get().wrapping_add(more));
+}
+
+impl<P: fmt::Debug> fmt::Debug for Endpoint<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("provider", &self.provider)
+            .field("posted", &self.posted.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'m, P: Provider> Endpoint<'m, P> {
+    /// An endpoint over `provider`, its tables placed in `bump`.
+    ///
+    /// # Errors
+    /// [`Exhausted`] where the arena is too small.
+    pub fn new(
+        provider: P,
+        bump: &Bump<'m>,
+        config: &EndpointConfig,
+    ) -> Result<Self, Exhausted> {
+        let contexts = config.contexts_max;
+        let batch: &'m mut VecView<Cqe> =
+            bump.value(heapless::Vec::<Cqe, BATCH_MAX>::new())?.as_mut_view();
+        Ok(Self {
+            provider,
+            posted: Slab::place(bump, contexts)?,
+            rows: bump.slice_with(usize::try_from(contexts).unwrap_or(usize::MAX), |_| Row {
+                context: Cell::new(0),
+                sge: Cell::new(None),
+                readers: Cell::new(0),
+            })?,
+            batch: Cell::new(Some(batch)),
+            taken: Cell::new(0),
+            stale: Ring::place(bump, STALE_KEPT, WrId::from_raw(0))?,
+            totals: Cells::default(),
+        })
+    }
+
+    /// The provider below.
+    #[must_use]
+    pub const fn provider(&self) -> &P {
+        &self.provider
+    }
+
+    /// What this endpoint is and can do.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        self.provider.info()
+    }
+
+    /// The address of the peer of that name; see [`Provider::connect`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn connect(&self, name: &Name) -> Result<Addr, PostError> {
+        self.provider.connect(name)
+    }
+
+    /// Takes a peer out of the address table.
+    ///
+    /// # Errors
+    /// As [`Provider::disconnect`].
+    pub fn disconnect(&self, peer: Addr) -> Result<(), PostError> {
+        Ok(self.provider.disconnect(peer)?)
+    }
+
+    /// Sends a copy of `bytes`; the slice is the caller's again at return, and there is no completion. Goes out with the
+    /// next [`turn`](Poll::turn) or [`Endpoint::flush`].
+    ///
+    /// # Errors
+    /// [`PostError`]; nothing was consumed.
+    #[inline(always)]
+    pub fn inject(&self, to: SendTo, bytes: &[u8]) -> Result<(), PostError> {
+        let SendTo { peer, tag, immediate } = to;
+        let wr = SendWr { to: peer, payload: Payload::Inject(bytes), tag, immediate };
+        match self.provider.post_send(&wr) {
+            Ok(()) => {
+                self.count_sent(bytes.len());
+                Ok(())
+            }
+            Err(refused) => Err(self.refused(refused)),
+        }
+    }
+
+    /// Sends the filled part of `loan`. The loan comes back with the completion, beside `context`.
+    ///
+    /// # Errors
+    /// The loan comes back with the reason.
+    pub fn post_send(
+        &self,
+        to: SendTo,
+        loan: Loan<'m>,
+        context: u64,
+    ) -> Result<WrId, Refused<Loan<'m>>> {
+        let length = loan.len();
+        let sent = self.post(OpTag::Send, loan, context, |provider, wr_id, posted| {
+            let SendTo { peer, tag, immediate } = to;
+            let payload = Payload::Posted { wr_id, sge: posted.filled() };
+            provider.post_send(&SendWr { to: peer, payload, tag, immediate })
+        });
+        if sent.is_ok() {
+            self.count_sent(length);
+        }
+        sent
+    }
+
+    /// Posts `loan` to receive one message.
+    ///
+    /// # Errors
+    /// The loan comes back with the reason.
+    #[inline]
+    pub fn post_recv(
+        &self,
+        from: RecvFrom,
+        loan: Loan<'m>,
+        context: u64,
+    ) -> Result<WrId, Refused<Loan<'m>>> {
+        self.post_recv_for(from, loan, context, Use::Single)
+    }
+
+    /// Posts `loan` to receive one message after the other, until fewer than `room_bytes_min` are free in it. Each message
+    /// is a [`Completion`] of its own; the last one brings the loan back. Look at the others with [`Endpoint::read`].
+    ///
+    /// # Errors
+    /// The loan comes back with the reason.
+    #[inline]
+    pub fn post_multi_recv(
+        &self,
+        from: RecvFrom,
+        loan: Loan<'m>,
+        room_bytes_min: u32,
+        context: u64,
+    ) -> Result<WrId, Refused<Loan<'m>>> {
+        self.post_recv_for(from, loan, context, Use::Multi { room_bytes_min })
+    }
+
+    #[inline(always)]
+    fn post_recv_for(
+        &self,
+        RecvFrom { from, select }: RecvFrom,
+        loan: Loan<'m>,
+        context: u64,
+        buffer: Use,
+    ) -> Result<WrId, Refused<Loan<'m>>> {
+        self.post(OpTag::Recv, loan, context, |provider, wr_id, posted| {
+            provider.post_recv(&RecvWr { wr_id, sge: posted.whole(), from, select, buffer })
+        })
+    }
+
+    #[inline(always)]
+    fn post(
+        &self,
+        op: OpTag,
+        loan: Loan<'m>,
+        context: u64,
+        hand_over: impl FnOnce(&P, WrId, &Posted<'m>) -> Result<(), PostError>,
+    ) -> Result<WrId, Refused<Loan<'m>>> {
+        let Some(key) = self.posted.next_key() else {
+            return Err(Refused::new(self.refused(Retry::NoSlot.into()), loan));
+        };
+        let wr_id = WrId::new(op, key.generation(), key.slot());
+        let posted = loan.post();
+        if let Err(refused) = hand_over(&self.provider, wr_id, &posted) {
+            return Err(Refused::new(self.refused(refused), posted.complete()));
+        }
+        if let Some(row) = self.row(key) {
+            row.context.set(context);
+            row.sge.set(Some(posted.whole()));
+        }
+        let inserted = self.posted.insert(posted);
+        debug_assert_eq!(inserted.ok(), Some(key), "next_key said so");
+        Ok(wr_id)
+    }
+
+    #[inline(always)]
+    fn row(&self, key: Key) -> Option<&'m Row> {
+        self.rows.get(usize::try_from(key.slot()).ok()?)
+    }
+
+    #[cold]
+    fn refused(&self, error: PostError) -> PostError {
+        if let PostError::Retry(_) = error {
+            add(&self.totals.retries, 1);
+        }
+        error
+    }
+
+    #[inline(always)]
+    fn count_sent(&self, length: usize) {
+        add(&self.totals.messages_sent, 1);
+        add(&self.totals.bytes_sent, u64::try_from(length).unwrap_or(0));
+    }
+
+    /// Takes back a posted receive. Its loan comes back with a completion of status `Cancelled`.
+    ///
+    /// # Errors
+    /// [`CancelError`] where it has completed already, or cannot be taken back.
+    pub fn cancel(&self, id: WrId) -> Result<(), CancelError> {
+        self.provider.cancel(id)
+    }
+
+    /// The oldest message that waits for a receive and would be taken by this one.
+    #[must_use]
+    pub fn peek(&self, RecvFrom { from, select }: RecvFrom) -> Option<Waiting> {
+        self.provider.peek(from, select)
+    }
+
+    /// Publishes what was posted, without waiting for the next turn.
+    #[inline(always)]
+    pub fn flush(&self) {
+        let published = self.provider.ring_doorbell();
+        if published.count > 0 {
+            add(&self.totals.batches_published, 1);
+        }
+    }
+
+    /// The next completion of the last turn, if any.
+    #[inline(always)]
+    pub fn poll(&self) -> Option<Completion<'m>> {
+        loop {
+            let batch = self.batch.take()?;
+            let cqe = batch.get(self.taken.get()).copied();
+            self.batch.set(Some(batch));
+            match self.resolve(&cqe?) {
+                Resolved::Completion(completion) => {
+                    self.taken.set(self.taken.get().wrapping_add(1));
+                    return Some(completion);
+                }
+                Resolved::Stale => self.taken.set(self.taken.get().wrapping_add(1)),
+                Resolved::BeingRead => return None,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn resolve(&self, cqe: &Cqe) -> Resolved<'m> {
+        let Some((op, generation, slot)) = cqe.wr_id.parts() else { return self.stale(cqe.wr_id) };
+        let key = Key::new(slot, generation);
+        let Some(row) = self.row(key) else { return self.stale(cqe.wr_id) };
+        let offset = usize::try_from(cqe.offset).unwrap_or(0);
+        let length = usize::try_from(cqe.length).unwrap_or(0);
+        let loan = match cqe.buffer {
+            Buffer::StillPosted => {
+                if self.posted.check(key).is_err() {
+                    return self.stale(cqe.wr_id);
+                }
+                None
+            }
+            Buffer::Returned => {
+                if row.readers.get() > 0 {
+                    return Resolved::BeingRead;
+                }
+                let Ok(posted) = self.posted.remove(key) else { return self.stale(cqe.wr_id) };
+                let mut loan = posted.complete();
+                if op == OpTag::Recv {
+                    let filled = loan.set_len(offset.saturating_add(length));
+                    debug_assert!(filled.is_ok(), "a provider delivers within the buffer");
+                }
+                Some(loan)
+            }
+        };
+        let kind = match (op, cqe.source) {
+            (OpTag::Send, _) => Kind::Sent,
+            (OpTag::Recv, Some(_)) => {
+                add(&self.totals.messages_received, 1);
+                add(&self.totals.bytes_received, u64::from(cqe.length));
+                Kind::Received
+            }
+            (OpTag::Recv, None) => Kind::RecvEnded,
+        };
+        Resolved::Completion(Completion {
+            id: cqe.wr_id,
+            context: row.context.get(),
+            kind,
+            status: cqe.status,
+            length,
+            offset,
+            tag: cqe.tag,
+            immediate: cqe.immediate,
+            source: cqe.source,
+            loan,
+        })
+    }
+
+    #[cold]
+    fn stale(&self, wr_id: WrId) -> Resolved<'m> {
+        add(&self.totals.stale_ids, 1);
+        // Where the ring is full the count has to do.
+        let _kept = self.stale.push(wr_id).is_ok();
+        Resolved::Stale
+    }
+
+    /// Shows the message of a completion to `look`, wherever it lies: in the loan that came with it, or in the buffer of a
+    /// multi-receive that goes on. `None` where there is none, or the buffer has been given back since.
+    #[inline(always)]
+    pub fn read<R>(
+        &self,
+        completion: &Completion<'m>,
+        look: impl FnOnce(&[u8]) -> R,
+    ) -> Option<R> {
+        if let Some(bytes) = completion.bytes() {
+            return Some(look(bytes));
+        }
+        let (_, generation, slot) = completion.id.parts()?;
+        let key = Key::new(slot, generation);
+        self.posted.check(key).ok()?;
+        let row = self.row(key)?;
+        let sge = row.sge.get()?;
+        let _reader = Reader::new(&row.readers);
+        Some(look(sge.completed_part(completion.offset, completion.length)?))
+    }
+
+    /// The next event, if any: peers that came and went, completions that named nothing.
+    #[inline]
+    pub fn poll_event(&self) -> Option<Event> {
+        match self.stale.pop() {
+            Some(wr_id) => Some(Event::StaleCompletion(wr_id)),
+            None => self.provider.poll_event(),
+        }
+    }
+
+    /// Operations that are posted.
+    #[must_use]
+    pub const fn posted_count(&self) -> u32 {
+        self.posted.len()
+    }
+
+    /// Totals since the endpoint was made.
+    #[must_use]
+    pub const fn totals(&self) -> Totals {
+        let t = &self.totals;
+        Totals {
+            messages_sent: t.messages_sent.get(),
+            bytes_sent: t.bytes_sent.get(),
+            messages_received: t.messages_received.get(),
+            bytes_received: t.bytes_received.get(),
+            batches_published: t.batches_published.get(),
+            retries: t.retries.get(),
+            stale_ids: t.stale_ids.get(),
+            turns_busy: t.turns_busy.get(),
+            turns_idle: t.turns_idle.get(),
+        }
+    }
+}
+
+/// What a provider's completion turned out to be.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is returned into the caller's hands at once; there is no heap to put it on"
+)]
+enum Resolved<'m> {
+    Completion(Completion<'m>),
+    /// It named no live operation.
+    Stale,
+    /// Its buffer is being read; later.
+    BeingRead,
+}
+
+/// Keeps a buffer from being given back for as long as somebody looks at a part of it.
+struct Reader<'r>(&'r Cell<u32>);
+
+impl<'r> Reader<'r> {
+    fn new(readers: &'r Cell<u32>) -> Self {
+        readers.set(readers.get().saturating_add(1));
+        Self(readers)
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+impl<P: Provider> Poll for Endpoint<'_, P> {
+    /// Harvests completions if the last ones were all taken, and publishes what was posted.
+    #[inline(always)]
+    fn turn(&self, now: Instant, _budget: Budget) -> Outcome {
+        let Some(batch) = self.batch.take() else { return Outcome::Idle };
+        if self.taken.get() >= batch.len() {
+            batch.clear();
+            self.taken.set(0);
+            self.provider.poll_cq(now, batch);
+        }
+        let busy = !batch.is_empty();
+        self.batch.set(Some(batch));
+        self.flush();
+        if busy {
+            add(&self.totals.turns_busy, 1);
+            Outcome::Busy
+        } else {
+            add(&self.totals.turns_idle, 1);
+            Outcome::Idle
+        }
+    }
+
+    fn poll_at(&self) -> Option<Instant> {
+        self.provider.poll_at()
+    }
+}

@@ -1,0 +1,362 @@
+//! One port of a hub: posting, and taking what has come.
+
+use core::cell::Cell;
+
+use heapless::VecView;
+
+use super::hub::{Hub, Leave, PortId};
+use super::peers::{Row, Standing};
+use super::{PortConfig, PortOpenError};
+use crate::error::{Fatal, Misuse, PostError, Retry};
+use crate::id::{Addr, Generation, Name, WrId};
+use crate::msg::matching::{Incoming, Matcher, Verdict};
+use crate::provider::{
+    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Order, Payload, Provider, Published,
+    RecvWr, Reliability, Select, SendWr, Source, Status, Waiting,
+};
+use crate::raw::place::Bump;
+use crate::shm::lane::Envelope;
+use crate::table::{NIL, Ring, wide};
+use crate::time::Instant;
+
+/// Messages taken from one link before the next has its turn.
+const LINK_QUOTA: u32 = 32;
+
+const CAPS: Caps = Caps::MESSAGE
+    .with(Caps::TAGGED)
+    .with(Caps::INJECT)
+    .with(Caps::IMMEDIATE)
+    .with(Caps::DIRECTED_RECV)
+    .with(Caps::MULTI_RECV)
+    .with(Caps::SOURCE)
+    .with(Caps::PEEK)
+    .with(Caps::CANCEL);
+
+/// How a look at a link ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// All that was visible is taken.
+    Drained,
+    /// There is more.
+    More,
+}
+
+/// A port of a [`Hub`]. Belongs to the hub's thread.
+#[derive(Debug)]
+pub struct Port<'h, 'm> {
+    pub(super) hub: &'h Hub<'m>,
+    pub(super) me: PortId,
+    pub(super) info: Info,
+    pub(super) rows: &'m [Row],
+    pub(super) events: Ring<'m, Event>,
+    matcher: Matcher<'m>,
+    /// Sends whose bytes are in their link and whose completions were not yet polled.
+    done: Ring<'m, WrId>,
+    /// Completions of receives that ended without a message.
+    ended: Ring<'m, Cqe>,
+    staged: Cell<u64>,
+    polls: Cell<u32>,
+}
+
+const fn info(hub: &Hub<'_>, endpoint_type: EndpointType, config: &PortConfig) -> Info {
+    let (reliability, order) = match endpoint_type {
+        EndpointType::Msg | EndpointType::Rdm => (Reliability::Reliable, Order::PerPeer),
+        EndpointType::Dgram => (Reliability::Unreliable, Order::None),
+    };
+    let message_bytes_max = hub.config().message_bytes_max;
+    Info {
+        provider: "loopback",
+        endpoint_type,
+        caps: CAPS,
+        limits: Limits {
+            message_bytes_max,
+            inject_bytes_max: message_bytes_max,
+            sge_max: 1,
+            send_depth: config.send_depth.next_power_of_two(),
+            recv_depth: config.matching.recv_depth,
+            unexpected_depth: config.matching.unexpected_depth,
+            unexpected_bytes_max: config.matching.unexpected_bytes_max,
+            peers_max: config.peers_max,
+        },
+        reliability,
+        order,
+    }
+}
+
+impl<'h, 'm> Port<'h, 'm> {
+    /// Opens a port under `name` and places its tables in `bump`.
+    ///
+    /// # Errors
+    /// [`PortOpenError`]; then the hub is as before.
+    pub fn open(
+        hub: &'h Hub<'m>,
+        bump: &Bump<'m>,
+        (name, endpoint_type): (&Name, EndpointType),
+        config: &PortConfig,
+    ) -> Result<Self, PortOpenError> {
+        let arena = PortOpenError::Arena;
+        let nobody = Event::PeerGone(Addr::new(NIL, Generation::FIRST));
+        let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
+        let rows: &'m [Row] = bump
+            .slice_with(wide(config.peers_max), |_| Row::vacant())
+            .map_err(arena)?;
+        let events =
+            Ring::place(bump, config.peers_max.saturating_mul(2), nobody).map_err(arena)?;
+        let matcher = Matcher::place(bump, &config.matching).map_err(arena)?;
+        let done = Ring::place(bump, config.send_depth, WrId::from_raw(0)).map_err(arena)?;
+        let ended = Ring::place(bump, config.matching.recv_depth, filler).map_err(arena)?;
+        Ok(Self {
+            hub,
+            me: hub.register(name, endpoint_type)?,
+            info: info(hub, endpoint_type, config),
+            rows,
+            events,
+            matcher,
+            done,
+            ended,
+            staged: Cell::new(0),
+            polls: Cell::new(0),
+        })
+    }
+
+    /// Posted receives and unexpected messages, for those who count them.
+    #[must_use]
+    pub const fn matcher(&self) -> &Matcher<'m> {
+        &self.matcher
+    }
+
+    /// Completions that need no link.
+    fn finish_local(&self, out: &mut VecView<Cqe>) {
+        while !out.is_full() {
+            let next = match self.done.pop() {
+                Some(wr_id) => Some(Cqe::without_message(wr_id, Status::Success)),
+                None => self.ended.pop(),
+            };
+            let Some(cqe) = next else { return };
+            let pushed = out.push(cqe);
+            debug_assert!(pushed.is_ok(), "room was checked");
+        }
+    }
+
+    /// What has come from the peers.
+    fn take_in(&self, out: &mut VecView<Cqe>) {
+        if !self.matcher.settle(out) {
+            return;
+        }
+        self.meet();
+        // Each poll begins with another row, so that none is always served last.
+        let count = self.info.limits.peers_max;
+        let first = self.polls.get().checked_rem(count).unwrap_or(0);
+        for slot in (first..count).chain(0..first) {
+            let Some(row) = self.rows.get(wide(slot)) else {
+                continue;
+            };
+            if row.standing.get() == Standing::Vacant {
+                continue;
+            }
+            self.look_at(slot, row);
+            if self.drain(slot, row, out) == Look::Drained && row.is_lost() {
+                self.bury(slot, row, out);
+            }
+        }
+    }
+
+    /// Takes messages out of the link from a peer.
+    fn drain(&self, slot: u32, row: &Row, out: &mut VecView<Cqe>) -> Look {
+        let (from, to) = (row.remote.get().slot, self.me.slot);
+        if !row.receives.get() {
+            return Look::Drained;
+        }
+        for _ in 0..LINK_QUOTA {
+            let Some((envelope, length)) = self.hub.front(from, to) else {
+                return Look::Drained;
+            };
+            if out.is_full() {
+                return Look::More;
+            }
+            let message = Incoming {
+                source: row.addr(slot),
+                envelope,
+                length,
+            };
+            let cqe = match self.matcher.judge(&message) {
+                Verdict::Deliver(mut landing) => {
+                    if let Some(bytes) = landing.sge.part(landing.offset, landing.length) {
+                        self.hub.copy_front((from, to), bytes);
+                    }
+                    self.hub.drop_front(from, to);
+                    self.matcher.land(&landing, &message)
+                }
+                Verdict::GivenBack(cqe) => cqe,
+                Verdict::Unasked => {
+                    if !self
+                        .matcher
+                        .stash(&message, |bytes| self.hub.copy_front((from, to), bytes))
+                    {
+                        return Look::More;
+                    }
+                    self.hub.drop_front(from, to);
+                    continue;
+                }
+            };
+            let pushed = out.push(cqe);
+            debug_assert!(pushed.is_ok(), "room was checked");
+        }
+        Look::More
+    }
+
+    /// The link from a lost peer is drained: fail what waits for it, report it, let go.
+    fn bury(&self, slot: u32, row: &Row, out: &mut VecView<Cqe>) {
+        if row.reported.get() {
+            return;
+        }
+        let addr = row.addr(slot);
+        loop {
+            if out.is_full() {
+                return;
+            }
+            let hopeless = match self.info.endpoint_type {
+                EndpointType::Msg => self.matcher.take_any(),
+                EndpointType::Rdm | EndpointType::Dgram => self.matcher.take_hopeless(addr),
+            };
+            let Some(wr_id) = hopeless else { break };
+            let pushed = out.push(Cqe::without_message(wr_id, Status::PeerGone));
+            debug_assert!(pushed.is_ok(), "room was checked");
+        }
+        let event = if row.standing.get() == Standing::Refused {
+            Event::Refused(addr)
+        } else {
+            Event::PeerGone(addr)
+        };
+        if self.events.push(event).is_ok() {
+            row.reported.set(true);
+            self.let_go(row);
+        }
+    }
+
+    /// Copies a send into its link.
+    fn stage(&self, row: &Row, wr: &SendWr<'_>) -> Result<(), PostError> {
+        let envelope = Envelope {
+            tag: wr.tag,
+            immediate: wr.immediate,
+        };
+        let link = (self.me.slot, row.remote.get().slot);
+        self.hub.stage(link, wr.payload.bytes(), envelope)?;
+        self.staged.set(self.staged.get().wrapping_add(1));
+        Ok(())
+    }
+}
+
+impl Provider for Port<'_, '_> {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn connect(&self, name: &Name) -> Result<Addr, PostError> {
+        self.connect_to(name)
+    }
+
+    fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
+        let row = self.row(addr)?;
+        if self.hub.is_live(self.me) {
+            self.let_go(row);
+        }
+        self.vacate(row);
+        Ok(())
+    }
+
+    fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
+        let row = self.row(wr.to)?;
+        if wr.payload.bytes().len() > self.info.limits.message_bytes_max {
+            return Err(Misuse::TooLong.into());
+        }
+        self.make_ready(row)?;
+        match wr.payload {
+            Payload::Inject(_) => self.stage(row, wr),
+            Payload::Posted { wr_id, .. } => {
+                if self.done.is_full() {
+                    return Err(Retry::CqFull.into());
+                }
+                self.stage(row, wr)?;
+                let pushed = self.done.push(wr_id);
+                debug_assert!(pushed.is_ok(), "room was checked");
+                Ok(())
+            }
+        }
+    }
+
+    fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
+        if let Source::Only(addr) = wr.from
+            && self.row(addr)?.is_lost()
+        {
+            return Err(Fatal::PeerGone.into());
+        }
+        // Every posted receive may be cancelled at once: its completion has a place kept.
+        let owed = self.matcher.posted_len().saturating_add(self.ended.len());
+        if owed >= self.ended.capacity() && !self.ended.is_empty() {
+            return Err(Retry::CqFull.into());
+        }
+        Ok(self.matcher.post(wr)?)
+    }
+
+    fn ring_doorbell(&self) -> Published {
+        if self.hub.is_live(self.me) {
+            for (_, row) in self.in_use().filter(|(_, row)| row.sends.get()) {
+                self.hub.publish(self.me.slot, row.remote.get().slot);
+            }
+        }
+        Published {
+            count: self.staged.replace(0),
+            error: None,
+        }
+    }
+
+    fn poll_cq(&self, _now: Instant, out: &mut VecView<Cqe>) {
+        let polls = self.polls.get().wrapping_add(1);
+        self.polls.set(polls);
+        if !self.hub.is_live(self.me) {
+            self.fence();
+        }
+        // Who comes first takes turns, so that a flood of sends does not keep out what has come, or the other way round.
+        if polls.is_multiple_of(2) {
+            self.finish_local(out);
+            self.take_in(out);
+        } else {
+            self.take_in(out);
+            self.finish_local(out);
+        }
+    }
+
+    fn poll_event(&self) -> Option<Event> {
+        let event = self.events.pop()?;
+        // A peer's end is the last that is heard of its address.
+        if let Event::PeerGone(addr) | Event::Refused(addr) = event
+            && let Ok(row) = self.row(addr)
+        {
+            self.vacate(row);
+        }
+        Some(event)
+    }
+
+    fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
+        self.matcher.cancel(wr_id)?;
+        let pushed = self
+            .ended
+            .push(Cqe::without_message(wr_id, Status::Cancelled));
+        debug_assert!(
+            pushed.is_ok(),
+            "post_recv keeps a place for every posted receive"
+        );
+        Ok(())
+    }
+
+    fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
+        self.matcher.peek(from, select)
+    }
+}
+
+impl Drop for Port<'_, '_> {
+    fn drop(&mut self) {
+        self.hub.leave(self.me, Leave::Closed);
+    }
+}

@@ -1,0 +1,532 @@
+//! Providers: whatever moves messages. One trait, implemented by every transport and by the wrappers around them.
+//!
+//! ```text
+//!            post_send, post_recv          stage: a refused call has consumed nothing
+//!            ring_doorbell                 publish everything staged, once
+//!            poll_cq                       completions, up to what the caller has room for
+//!            poll_event                    peers that came and went
+//! ```
+//!
+//! | provider | what it is |
+//! |---|---|
+//! | [`shm`] | lanes of a segment, between processes |
+//! | [`loopback`] | ports of one thread, without foreign memory: the simplest transport that there is |
+//! | [`fault`] | a wrapper that drops, delays, reorders, fails and repeats, by seed |
+//! | [`trace`] | a wrapper that keeps the newest calls and completions for a post-mortem |
+//!
+//! Openers live in `hostshim` and may block; everything here is bounded and statically dispatched. A provider is done when
+//! the conformance suite passes on it.
+//!
+//! *Posted memory* belongs to the provider from a successful post to the completion. A [`Sge`] can be made only from a loan
+//! that the context table keeps that long, or by an unsafe promise.
+
+use core::fmt;
+
+use heapless::VecView;
+
+use crate::error::{Fatal, Misuse, PostError};
+use crate::id::{Addr, Name, WrId};
+pub use crate::raw::loan::Sge;
+use crate::time::Instant;
+
+pub mod fault;
+pub mod loopback;
+pub mod shm;
+pub mod trace;
+
+/// What an endpoint is, in libfabric's words (`fi_endpoint(3)`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum EndpointType {
+    /// Connected: one peer, reliable, in order.
+    Msg,
+    /// Any peer through the address table, reliable.
+    Rdm,
+    /// Any peer, packet by packet, nothing promised.
+    Dgram,
+}
+
+impl fmt::Display for EndpointType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Msg => "msg",
+            Self::Rdm => "rdm",
+            Self::Dgram => "dgram",
+        })
+    }
+}
+
+/// What an endpoint can do: a set of capabilities.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Caps(u32);
+
+impl Caps {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// Untagged messages.
+    pub const MESSAGE: Self = Self(1);
+    /// Tagged messages, with an ignore mask at the receiver.
+    pub const TAGGED: Self = Self(1 << 1);
+    /// Sends whose buffer is the caller's again at return.
+    pub const INJECT: Self = Self(1 << 2);
+    /// 64 bits of immediate data with a message.
+    pub const IMMEDIATE: Self = Self(1 << 3);
+    /// Receives that take messages of one peer only.
+    pub const DIRECTED_RECV: Self = Self(1 << 4);
+    /// Receives whose buffer takes many messages.
+    pub const MULTI_RECV: Self = Self(1 << 5);
+    /// Completions that name the sender.
+    pub const SOURCE: Self = Self(1 << 6);
+    /// A look at waiting messages without taking them.
+    pub const PEEK: Self = Self(1 << 7);
+    /// Posted receives can be taken back.
+    pub const CANCEL: Self = Self(1 << 8);
+
+    const NAMES: [(Self, &'static str); 9] = [
+        (Self::MESSAGE, "message"),
+        (Self::TAGGED, "tagged"),
+        (Self::INJECT, "inject"),
+        (Self::IMMEDIATE, "immediate"),
+        (Self::DIRECTED_RECV, "directed-recv"),
+        (Self::MULTI_RECV, "multi-recv"),
+        (Self::SOURCE, "source"),
+        (Self::PEEK, "peek"),
+        (Self::CANCEL, "cancel"),
+    ];
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// This set without the other.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Whether all of `wanted` are in this set.
+    #[must_use]
+    pub const fn has(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+
+    /// The names of those in the set.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.into_iter().filter(move |(cap, _)| self.has(*cap)).map(|(_, name)| name)
+    }
+}
+
+impl fmt::Debug for Caps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
+}
+
+/// Whether a message that was accepted arrives.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Reliability {
+    /// It arrives once and whole, or the peer is reported gone.
+    Reliable,
+    /// It may be lost or arrive twice.
+    Unreliable,
+}
+
+/// In which order messages of one sender arrive.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Order {
+    /// In the order in which they were sent.
+    PerPeer,
+    /// In any.
+    None,
+}
+
+/// How much an endpoint takes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Limits {
+    /// Longest message, in bytes.
+    pub message_bytes_max: usize,
+    /// Longest injected message, in bytes.
+    pub inject_bytes_max: usize,
+    /// Ranges in one send or receive.
+    pub sge_max: u32,
+    /// Sends whose completions may be outstanding.
+    pub send_depth: u32,
+    /// Receives that may be posted.
+    pub recv_depth: u32,
+    /// Messages that may wait for a receive.
+    pub unexpected_depth: u32,
+    /// Longest message that may wait outside of its lane, in bytes.
+    pub unexpected_bytes_max: usize,
+    /// Rows of the address table.
+    pub peers_max: u32,
+}
+
+/// What an endpoint is and can do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Info {
+    /// The provider's name.
+    pub provider: &'static str,
+    /// What the endpoint is.
+    pub endpoint_type: EndpointType,
+    /// What it can do.
+    pub caps: Caps,
+    /// How much it takes.
+    pub limits: Limits,
+    /// Whether accepted messages arrive.
+    pub reliability: Reliability,
+    /// In which order.
+    pub order: Order,
+}
+
+/// What a send sends.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// These bytes, copied before the call returns. No completion.
+    Inject(&'a [u8]),
+    /// This range, which is the provider's until the completion with this id.
+    Posted {
+        /// The id of the completion.
+        wr_id: WrId,
+        /// The range.
+        sge: Sge,
+    },
+}
+
+impl Payload<'_> {
+    /// The bytes.
+    #[must_use]
+    #[inline(always)]
+    pub const fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Inject(bytes) => bytes,
+            Self::Posted { sge, .. } => sge.bytes(),
+        }
+    }
+}
+
+/// A send request.
+#[derive(Clone, Copy, Debug)]
+pub struct SendWr<'a> {
+    /// To whom.
+    pub to: Addr,
+    /// What.
+    pub payload: Payload<'a>,
+    /// The tag; `None` for an untagged message.
+    pub tag: Option<u64>,
+    /// Immediate data.
+    pub immediate: Option<u64>,
+}
+
+/// Whose messages a receive takes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Source {
+    /// Anybody's.
+    Any,
+    /// This peer's only.
+    Only(Addr),
+}
+
+impl Source {
+    /// Whether a message of `sender` is meant.
+    #[must_use]
+    #[inline(always)]
+    pub fn takes(self, sender: Addr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Only(addr) => addr == sender,
+        }
+    }
+}
+
+/// Which messages a receive takes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Select {
+    /// Untagged ones.
+    Untagged,
+    /// Tagged ones with this tag, except in the bits of `ignore`.
+    Tagged {
+        /// The tag.
+        tag: u64,
+        /// Bits that do not count.
+        ignore: u64,
+    },
+}
+
+impl Select {
+    /// Whether a message with this tag, or without one, is meant.
+    #[must_use]
+    #[inline(always)]
+    pub const fn takes(self, message: Option<u64>) -> bool {
+        match (self, message) {
+            (Self::Untagged, None) => true,
+            (Self::Tagged { tag, ignore }, Some(message)) => (tag ^ message) & !ignore == 0,
+            _ => false,
+        }
+    }
+}
+
+/// How a receive uses its buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Use {
+    /// For one message.
+    Single,
+    /// For one message after the other, back to back in steps of 8 bytes, until fewer than `room_bytes_min` are free
+    /// (`FI_MULTI_RECV` of `fi_msg(3)`).
+    Multi {
+        /// With fewer free bytes than this the buffer is given back.
+        room_bytes_min: u32,
+    },
+}
+
+/// A receive request.
+#[derive(Clone, Copy, Debug)]
+pub struct RecvWr {
+    /// The id of its completions.
+    pub wr_id: WrId,
+    /// Where to.
+    pub sge: Sge,
+    /// Whose messages.
+    pub from: Source,
+    /// Which messages.
+    pub select: Select,
+    /// For how many.
+    pub buffer: Use,
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Status {
+    /// As asked.
+    Success,
+    /// A receive whose buffer was shorter than the message; `length` bytes were delivered, the rest is gone.
+    Truncated,
+    /// Taken back by its owner.
+    Cancelled,
+    /// The peer is gone.
+    PeerGone,
+    /// The peer wrote nonsense.
+    Corrupt,
+    /// A simulated failure.
+    Injected,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Success => "success",
+            Self::Truncated => "truncated: the receive was shorter than the message",
+            Self::Cancelled => "cancelled",
+            Self::PeerGone => "peer gone",
+            Self::Corrupt => "corrupt: the peer wrote nonsense",
+            Self::Injected => "injected failure",
+        })
+    }
+}
+
+/// Whether the buffer of an operation is its owner's again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Buffer {
+    /// The operation is over; the buffer is back.
+    Returned,
+    /// A multi-receive goes on; only the bytes of this completion are the owner's.
+    StillPosted,
+}
+
+/// A completion as a provider reports it. Read `status` first: unless it is `Success` or `Truncated`, only `wr_id` and
+/// `buffer` mean anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cqe {
+    /// Which operation.
+    pub wr_id: WrId,
+    /// How it ended.
+    pub status: Status,
+    /// Whether its buffer is back.
+    pub buffer: Buffer,
+    /// Receives: where in the buffer the message starts.
+    pub offset: u32,
+    /// Receives: bytes delivered.
+    pub length: u32,
+    /// Receives: the tag.
+    pub tag: Option<u64>,
+    /// Receives: the immediate data.
+    pub immediate: Option<u64>,
+    /// Receives: the sender. `None` for sends, and for receives that ended without a message.
+    pub source: Option<Addr>,
+}
+
+impl Cqe {
+    /// The end of an operation without a message.
+    #[must_use]
+    pub const fn without_message(wr_id: WrId, status: Status) -> Self {
+        Self {
+            wr_id,
+            status,
+            buffer: Buffer::Returned,
+            offset: 0,
+            length: 0,
+            tag: None,
+            immediate: None,
+            source: None,
+        }
+    }
+}
+
+/// What happened to a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The connection to it is up, or it has opened one to here.
+    Connected(Addr),
+    /// It is gone. Everything that it had published was delivered before this.
+    PeerGone(Addr),
+    /// It is cut off, because it wrote what no correct peer writes.
+    PeerCorrupt(Addr),
+    /// It did not take the connection.
+    Refused(Addr),
+    /// A completion named an operation that is over, or never was. It was matched with nothing.
+    StaleCompletion(WrId),
+}
+
+/// A message that waits for a receive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waiting {
+    /// Its sender.
+    pub source: Addr,
+    /// Its bytes.
+    pub length: usize,
+    /// Its tag.
+    pub tag: Option<u64>,
+    /// Its immediate data.
+    pub immediate: Option<u64>,
+}
+
+/// What one doorbell has published.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Published {
+    /// How many staged sends are the transport's now: exactly so many, whatever `error` says.
+    pub count: u64,
+    /// Why not all of them.
+    pub error: Option<Fatal>,
+}
+
+/// Why an operation was not cancelled.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum CancelError {
+    /// No such operation is posted: it has completed already, or never was.
+    NotPosted,
+    /// This provider cannot cancel that kind of operation.
+    Unsupported,
+}
+
+impl fmt::Display for CancelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotPosted => "not posted: it has completed already, or never was",
+            Self::Unsupported => "unsupported: this provider cannot cancel that",
+        })
+    }
+}
+
+impl core::error::Error for CancelError {}
+
+/// Whatever moves messages for one endpoint. `&self` throughout: an endpoint belongs to one thread, and its counters are
+/// `Cell`s.
+pub trait Provider {
+    /// What the endpoint is and can do.
+    fn info(&self) -> &Info;
+
+    /// The address of the peer of that name, entered into the address table where it is not there yet. For a MSG endpoint
+    /// this begins to connect; [`Event::Connected`] says when the connection is up.
+    ///
+    /// # Errors
+    /// `UnknownAddress` where no such peer is to be found, `WrongPeer` where a MSG endpoint has another already, `Retry`
+    /// where a table is full.
+    fn connect(&self, name: &Name) -> Result<Addr, PostError>;
+
+    /// Takes a peer out of the address table. Its address is stale from now on.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    fn disconnect(&self, addr: Addr) -> Result<(), Misuse>;
+
+    /// Stages a send.
+    ///
+    /// # Errors
+    /// [`PostError`]; nothing was consumed.
+    fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError>;
+
+    /// Posts a receive. It completes at a poll, never within this call.
+    ///
+    /// # Errors
+    /// [`PostError`]; nothing was consumed.
+    fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError>;
+
+    /// Publishes everything staged.
+    fn ring_doorbell(&self) -> Published;
+
+    /// Appends completions to `out` until that is full or there are none.
+    fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>);
+
+    /// The next event, if any.
+    fn poll_event(&self) -> Option<Event>;
+
+    /// Takes back a posted receive. Its completion, with status `Cancelled`, comes by [`Provider::poll_cq`].
+    ///
+    /// # Errors
+    /// [`CancelError`] where it is not posted (any more).
+    fn cancel(&self, wr_id: WrId) -> Result<(), CancelError>;
+
+    /// The oldest message that waits for a receive of that kind.
+    fn peek(&self, from: Source, select: Select) -> Option<Waiting>;
+
+    /// When this provider wants to be polled even if nothing happens.
+    fn poll_at(&self) -> Option<Instant> {
+        None
+    }
+}
+
+impl<P: Provider + ?Sized> Provider for &P {
+    fn info(&self) -> &Info {
+        (**self).info()
+    }
+    fn connect(&self, name: &Name) -> Result<Addr, PostError> {
+        (**self).connect(name)
+    }
+    fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
+        (**self).disconnect(addr)
+    }
+    #[inline(always)]
+    fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
+        (**self).post_send(wr)
+    }
+    #[inline(always)]
+    fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
+        (**self).post_recv(wr)
+    }
+    #[inline(always)]
+    fn ring_doorbell(&self) -> Published {
+        (**self).ring_doorbell()
+    }
+    #[inline(always)]
+    fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
+        (**self).poll_cq(now, out);
+    }
+    fn poll_event(&self) -> Option<Event> {
+        (**self).poll_event()
+    }
+    fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
+        (**self).cancel(wr_id)
+    }
+    fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
+        (**self).peek(from, select)
+    }
+    fn poll_at(&self) -> Option<Instant> {
+        (**self).poll_at()
+    }
+}

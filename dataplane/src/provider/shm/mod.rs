@@ -1,0 +1,440 @@
+//! The shared-memory provider: an endpoint in a segment, and its lanes to other endpoints.
+//!
+//! ```text
+//!   post_send --> LaneTx of the peer --(one store per batch)--> LaneRx of the peer's row --> matching --> completion
+//!                     |                                             ^
+//!                     '-- lane is cold? set its bit in the ---------'
+//!                         receiver's news line
+//! ```
+//!
+//! *Hot and cold lanes.* The receiver looks at its hot lanes every turn. A lane in which nothing comes is made cold: it is
+//! *armed*, and from then on its sender sets a bit in the receiver's news line with each batch. The receiver loads that line
+//! once a turn, so idle peers cost nothing however many there are; a few lanes stay hot even if idle, so that a
+//! handful of peers never pays for the detour.
+//!
+//! There is no fence between the sender's store of a batch and its look at the armed word, for that would cost each batch
+//! tens of cycles. So the sender can miss that the lane was armed in that very moment. The receiver therefore sweeps its
+//! cold lanes, one every few turns: a missed bit delays a message by a bounded number of turns and never loses it.
+//!
+//! *Peers that go.* One load a turn tells whether anybody left or died. Then the rows are looked at; what a lost peer had
+//! published is delivered first, then its receives fail, then [`Event::PeerGone`] is reported, then its lanes are let go of.
+//!
+//! A send completes when its bytes are in the lane: the buffer is free again. That the peer has taken them is not said.
+
+mod peer;
+mod receive;
+
+use core::cell::Cell;
+use core::fmt;
+
+use heapless::VecView;
+use spinwire_layouts::shm::{EndpointId, EndpointKind};
+
+use self::peer::{Peer, Standing};
+use crate::error::{Fatal, Misuse, PostError, Retry};
+use crate::id::{Addr, Name, WrId};
+use crate::msg::matching::{Matcher, MatchingConfig};
+use crate::provider::{
+    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Order, Payload, Provider, Published,
+    RecvWr, Reliability, Select, SendWr, Source, Status, Waiting,
+};
+use crate::raw::place::{Bump, Exhausted};
+use crate::shm::lane::{Envelope, LaneMemory, ReceiverState};
+use crate::shm::{ProcessLease, RegisterError, Segment, directory};
+use crate::sync::AtomicU64;
+use crate::table::Ring;
+use crate::time::Instant;
+
+/// How much an endpoint in shared memory holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShmConfig {
+    /// Rows of the address table.
+    pub peers_max: u32,
+    /// Sends whose completions may be outstanding; rounded up to a power of two.
+    pub send_depth: u32,
+    /// Receives and unexpected messages.
+    pub matching: MatchingConfig,
+}
+
+impl Default for ShmConfig {
+    /// 64 peers, 256 sends, 1024 receives, 256 unexpected messages of up to 1 KiB.
+    fn default() -> Self {
+        Self {
+            peers_max: 64,
+            send_depth: 256,
+            matching: MatchingConfig {
+                recv_depth: 1024,
+                unexpected_depth: 256,
+                unexpected_bytes_max: 1024,
+            },
+        }
+    }
+}
+
+/// Why an endpoint in shared memory was not opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ShmOpenError {
+    /// The segment did not take it.
+    Register(RegisterError),
+    /// The arena is too small for its tables.
+    Arena(Exhausted),
+    /// Shared memory has no endpoints of that type.
+    Unsupported(EndpointType),
+}
+
+impl fmt::Display for ShmOpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Register(e) => e.fmt(f),
+            Self::Arena(e) => e.fmt(f),
+            Self::Unsupported(t) => write!(f, "endpoint_type: shared memory has no {t}; use msg or rdm"),
+        }
+    }
+}
+
+impl core::error::Error for ShmOpenError {}
+
+/// No row, no list position.
+const NIL: u32 = u32::MAX;
+
+/// An endpoint in a segment. Belongs to one thread.
+pub struct ShmPort<'s, 'm> {
+    segment: Segment<'s>,
+    lease: ProcessLease,
+    me: EndpointId,
+    info: Info,
+    news: &'s [AtomicU64; 8],
+    /// Words of `news` that stand for lanes of this segment.
+    news_words: usize,
+    /// What the ends of a lane that is not open name.
+    closed: LaneMemory<'s>,
+    matcher: Matcher<'m>,
+    peers: &'m [Peer<'s>],
+    /// Row of the peer that sends on a lane.
+    row_of_lane: &'m [Cell<u32>],
+    /// Sends whose bytes are in their lane and whose completions were not yet polled.
+    done: Ring<'m, WrId>,
+    /// Completions of receives that ended without a message.
+    ended: Ring<'m, Cqe>,
+    events: Ring<'m, Event>,
+    /// Rows with staged messages.
+    dirty: Ring<'m, u32>,
+    staged: Cell<u64>,
+    /// Rows whose lane is looked at every turn, in the first `hot_count` places.
+    hot: &'m [Cell<u32>],
+    hot_count: Cell<u32>,
+    /// Where among the hot the next turn starts.
+    hot_next: Cell<u32>,
+    sweep_next: Cell<u32>,
+    turns: Cell<u32>,
+    epoch: Cell<u64>,
+    /// The one peer of a MSG endpoint.
+    only_peer: Cell<u32>,
+    /// Connections that are not answered yet.
+    connecting: Cell<u32>,
+    fenced: Cell<bool>,
+    dropped_news: Cell<u64>,
+}
+
+impl fmt::Debug for ShmPort<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShmPort")
+            .field("me", &self.me)
+            .field("info", &self.info)
+            .field("hot_count", &self.hot_count)
+            .finish_non_exhaustive()
+    }
+}
+
+const CAPS: Caps = Caps::MESSAGE
+    .with(Caps::TAGGED)
+    .with(Caps::INJECT)
+    .with(Caps::IMMEDIATE)
+    .with(Caps::DIRECTED_RECV)
+    .with(Caps::MULTI_RECV)
+    .with(Caps::SOURCE)
+    .with(Caps::PEEK)
+    .with(Caps::CANCEL);
+
+fn info(segment: &Segment<'_>, endpoint_type: EndpointType, config: &ShmConfig) -> Info {
+    let message_bytes_max = segment.geometry().message_bytes_max();
+    Info {
+        provider: "shm",
+        endpoint_type,
+        caps: CAPS,
+        limits: Limits {
+            message_bytes_max,
+            inject_bytes_max: message_bytes_max,
+            sge_max: 1,
+            send_depth: config.send_depth.next_power_of_two(),
+            recv_depth: config.matching.recv_depth,
+            unexpected_depth: config.matching.unexpected_depth,
+            unexpected_bytes_max: config.matching.unexpected_bytes_max,
+            peers_max: config.peers_max,
+        },
+        reliability: Reliability::Reliable,
+        order: Order::PerPeer,
+    }
+}
+
+impl<'s, 'm> ShmPort<'s, 'm> {
+    /// Registers an endpoint under `name` and places its tables in `bump`. The lease must outlive it.
+    ///
+    /// # Errors
+    /// [`ShmOpenError`]; then nothing is left in the segment.
+    pub fn open(
+        segment: Segment<'s>,
+        lease: ProcessLease,
+        bump: &Bump<'m>,
+        (name, endpoint_type): (&Name, EndpointType),
+        config: &ShmConfig,
+    ) -> Result<Self, ShmOpenError> {
+        let kind = match endpoint_type {
+            EndpointType::Msg => EndpointKind::Msg,
+            EndpointType::Rdm => EndpointKind::Rdm,
+            EndpointType::Dgram => return Err(ShmOpenError::Unsupported(endpoint_type)),
+        };
+        let lane_count = segment.geometry().lane_count;
+        let wide = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+        let closed = segment
+            .lane_memory(0)
+            .map(|memory| LaneMemory::closed(memory.credit))
+            .ok_or(ShmOpenError::Register(RegisterError::DirectoryFull))?;
+        let arena = ShmOpenError::Arena;
+        let peers: &'m [Peer<'s>] =
+            bump.slice_with(wide(config.peers_max), |_| Peer::vacant(closed)).map_err(arena)?;
+        let row_of_lane: &'m [Cell<u32>] =
+            bump.slice_with(wide(lane_count), |_| Cell::new(NIL)).map_err(arena)?;
+        let hot: &'m [Cell<u32>] =
+            bump.slice_with(wide(config.peers_max), |_| Cell::new(NIL)).map_err(arena)?;
+        let matcher = Matcher::place(bump, &config.matching).map_err(arena)?;
+        let ring = |n: u32| n.max(2).next_power_of_two();
+        let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
+        let nobody = Event::PeerGone(Addr::new(NIL, crate::id::Generation::FIRST));
+        let done = Ring::place(bump, ring(config.send_depth), WrId::from_raw(0)).map_err(arena)?;
+        let ended = Ring::place(bump, ring(config.matching.recv_depth), filler).map_err(arena)?;
+        let events = Ring::place(bump, ring(config.peers_max.saturating_mul(2)), nobody);
+        let dirty = Ring::place(bump, ring(config.peers_max), NIL).map_err(arena)?;
+        let info = info(&segment, endpoint_type, config);
+        let epoch = Cell::new(segment.liveness_epoch());
+        let events = events.map_err(arena)?;
+        // Last, so that an endpoint that others see is one that works.
+        let me = directory::register(&segment, &lease, name, kind)
+            .map_err(ShmOpenError::Register)?;
+        let news = directory::news(&segment, me.slot)
+            .ok_or(ShmOpenError::Register(RegisterError::DirectoryFull))?;
+        Ok(Self {
+            segment,
+            lease,
+            me,
+            info,
+            news,
+            news_words: wide(lane_count.div_ceil(64)),
+            closed,
+            matcher,
+            peers,
+            row_of_lane,
+            done,
+            ended,
+            events,
+            dirty,
+            staged: Cell::new(0),
+            hot,
+            hot_count: Cell::new(0),
+            hot_next: Cell::new(0),
+            sweep_next: Cell::new(0),
+            turns: Cell::new(0),
+            epoch,
+            only_peer: Cell::new(NIL),
+            connecting: Cell::new(0),
+            fenced: Cell::new(false),
+            dropped_news: Cell::new(0),
+        })
+    }
+
+    /// Who this endpoint is in the segment.
+    #[must_use]
+    pub const fn id(&self) -> EndpointId {
+        self.me
+    }
+
+    /// Posted receives and unexpected messages, for those who count them.
+    #[must_use]
+    pub const fn matcher(&self) -> &Matcher<'m> {
+        &self.matcher
+    }
+
+    /// Bits in the news line that meant no lane of this endpoint.
+    #[must_use]
+    pub const fn dropped_news(&self) -> u64 {
+        self.dropped_news.get()
+    }
+
+    /// How many lanes are looked at every turn.
+    #[must_use]
+    pub const fn hot_count(&self) -> u32 {
+        self.hot_count.get()
+    }
+
+    /// The row of an address that is good.
+    #[inline(always)]
+    fn peer(&self, addr: Addr) -> Result<&'m Peer<'s>, Misuse> {
+        let row = usize::try_from(addr.slot()).unwrap_or(usize::MAX);
+        let peer = self.peers.get(row).ok_or(Misuse::UnknownAddress)?;
+        if peer.generation() == addr.generation() && peer.standing() != Standing::Vacant {
+            Ok(peer)
+        } else {
+            Err(Misuse::StaleAddress)
+        }
+    }
+
+    /// Stages a message for a peer whose lane is open.
+    #[inline(always)]
+    fn stage(&self, peer: &Peer<'s>, row: u32, wr: &SendWr<'_>) -> Result<(), PostError> {
+        let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
+        peer.tx.stage(wr.payload.bytes(), envelope)?;
+        if !peer.dirty.replace(true) {
+            let pushed = self.dirty.push(row);
+            debug_assert!(pushed.is_ok(), "a row is dirty once, and the ring has room for all rows");
+        }
+        self.staged.set(self.staged.get().wrapping_add(1));
+        Ok(())
+    }
+
+    /// What stands in the way of a send to a peer that is not plainly up: opens the lane where that is all.
+    #[cold]
+    fn make_ready(&self, peer: &Peer<'s>) -> Result<(), PostError> {
+        if self.fenced.get() {
+            return Err(Fatal::Fenced.into());
+        }
+        match peer.standing() {
+            Standing::Vacant => Err(Misuse::StaleAddress.into()),
+            Standing::Connecting => Err(Retry::NotConnected.into()),
+            Standing::Gone => Err(Fatal::PeerGone.into()),
+            Standing::Corrupt => Err(Fatal::Corrupt.into()),
+            Standing::Refused => Err(Fatal::Refused.into()),
+            Standing::Known => {
+                self.open_lane_to(peer)?;
+                peer.set_standing(Standing::Up);
+                Ok(())
+            }
+            Standing::Up => Ok(()),
+        }
+    }
+}
+
+impl Provider for ShmPort<'_, '_> {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn connect(&self, name: &Name) -> Result<Addr, PostError> {
+        self.connect_to(name)
+    }
+
+    fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
+        let peer = self.peer(addr)?;
+        self.let_go(addr.slot(), peer);
+        self.vacate(addr.slot(), peer);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
+        let peer = self.peer(wr.to)?;
+        if wr.payload.bytes().len() > self.info.limits.message_bytes_max {
+            return Err(Misuse::TooLong.into());
+        }
+        if peer.standing() != Standing::Up {
+            self.make_ready(peer)?;
+        }
+        match wr.payload {
+            Payload::Inject(_) => self.stage(peer, wr.to.slot(), wr),
+            Payload::Posted { wr_id, .. } => {
+                if self.done.is_full() {
+                    return Err(Retry::CqFull.into());
+                }
+                self.stage(peer, wr.to.slot(), wr)?;
+                let pushed = self.done.push(wr_id);
+                debug_assert!(pushed.is_ok(), "room was checked");
+                Ok(())
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
+        if let Source::Only(addr) = wr.from {
+            let peer = self.peer(addr)?;
+            if matches!(peer.standing(), Standing::Gone | Standing::Corrupt | Standing::Refused) {
+                return Err(Fatal::PeerGone.into());
+            }
+        }
+        Ok(self.matcher.post(wr)?)
+    }
+
+    #[inline(always)]
+    fn ring_doorbell(&self) -> Published {
+        while let Some(row) = self.dirty.pop() {
+            let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) else {
+                continue;
+            };
+            peer.dirty.set(false);
+            peer.tx.publish();
+            if peer.tx.is_armed()
+                && let Some((lane, _)) = peer.tx_lane.get()
+            {
+                crate::shm::lane_table::announce(&self.segment, peer.remote_slot(), lane);
+            }
+        }
+        Published { count: self.staged.replace(0), error: None }
+    }
+
+    #[inline(always)]
+    fn poll_cq(&self, _now: Instant, out: &mut VecView<Cqe>) {
+        self.harvest(out);
+    }
+
+    fn poll_event(&self) -> Option<Event> {
+        let event = self.events.pop()?;
+        // A peer's end is the last that is heard of its address.
+        if let Event::PeerGone(addr) | Event::PeerCorrupt(addr) | Event::Refused(addr) = event
+            && let Ok(peer) = self.peer(addr)
+        {
+            self.vacate(addr.slot(), peer);
+        }
+        Some(event)
+    }
+
+    fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
+        self.matcher.cancel(wr_id)?;
+        let pushed = self.ended.push(Cqe::without_message(wr_id, Status::Cancelled));
+        debug_assert!(pushed.is_ok(), "the ring has room for every posted receive");
+        Ok(())
+    }
+
+    fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
+        self.matcher.peek(from, select)
+    }
+}
+
+impl Drop for ShmPort<'_, '_> {
+    fn drop(&mut self) {
+        self.ring_doorbell();
+        for (row, peer) in self.peers.iter().enumerate() {
+            if peer.standing() != Standing::Vacant {
+                self.let_go(u32::try_from(row).unwrap_or(NIL), peer);
+            }
+        }
+        directory::unregister(&self.segment, self.me);
+    }
+}
+
+/// What the receiver of a lane said about it, as a standing.
+const fn standing_of(state: ReceiverState) -> Standing {
+    match state {
+        ReceiverState::Unseen => Standing::Connecting,
+        ReceiverState::Accepted => Standing::Up,
+        ReceiverState::Refused => Standing::Refused,
+    }
+}

@@ -1,0 +1,337 @@
+//! The rows of the address table: a peer, the lane to it, the lane from it; and how rows come and go.
+//!
+//! ```text
+//!              connect (RDM), inbound lane               first send
+//!   Vacant ------------------------------------> Known -------------> Up
+//!      |       connect (MSG)                             accepted     ^ |
+//!      '---------------------> Connecting ----------------------------' |  lost, or found corrupt
+//!      ^                          | refused                             v
+//!      '---- event taken ------ Refused, Gone, Corrupt <----------------'
+//! ```
+
+use core::cell::Cell;
+
+use spinwire_layouts::shm::{EndpointId, EndpointKind};
+
+use super::{NIL, ShmPort};
+use crate::error::{Misuse, PostError, Retry};
+use crate::id::{Addr, Generation, Name};
+use crate::provider::{EndpointType, Event};
+use crate::shm::directory::{self, EndpointRef};
+use crate::shm::lane::{LaneMemory, LaneRx, LaneTx, ReceiverState};
+use crate::shm::lane_table::{self, LaneEnd, OtherEnd, Side};
+
+/// How a peer stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Standing {
+    /// Nobody is in this row.
+    Vacant,
+    /// A lane to it was opened and is not yet accepted (MSG only).
+    Connecting,
+    /// It is known; there is no lane to it yet.
+    Known,
+    /// There is a lane to it.
+    Up,
+    /// It left or died.
+    Gone,
+    /// It wrote nonsense.
+    Corrupt,
+    /// It did not take the connection.
+    Refused,
+}
+
+/// A row of the address table.
+pub(super) struct Peer<'s> {
+    generation: Cell<Generation>,
+    standing: Cell<Standing>,
+    remote: Cell<EndpointId>,
+    pub(super) tx: LaneTx<'s>,
+    /// The lane to the peer and its generation.
+    pub(super) tx_lane: Cell<Option<(u32, u32)>>,
+    pub(super) rx: LaneRx<'s>,
+    /// The lane from the peer and its generation.
+    pub(super) rx_lane: Cell<Option<(u32, u32)>>,
+    /// Whether it stands in the ring of rows with staged messages.
+    pub(super) dirty: Cell<bool>,
+    /// Whether its lane is looked at every turn.
+    pub(super) is_hot: Cell<bool>,
+    /// Looks in a row that found nothing.
+    pub(super) idle_looks: Cell<u32>,
+    /// Whether its end was put among the events.
+    pub(super) reported: Cell<bool>,
+}
+
+impl core::fmt::Debug for Peer<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Peer")
+            .field("remote", &self.remote.get())
+            .field("standing", &self.standing.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'s> Peer<'s> {
+    pub(super) fn vacant(closed: LaneMemory<'s>) -> Self {
+        Self {
+            generation: Cell::new(Generation::FIRST),
+            standing: Cell::new(Standing::Vacant),
+            remote: Cell::new(EndpointId { slot: NIL, generation: 0 }),
+            tx: LaneTx::new(closed),
+            tx_lane: Cell::new(None),
+            rx: LaneRx::new(closed, 0),
+            rx_lane: Cell::new(None),
+            dirty: Cell::new(false),
+            is_hot: Cell::new(false),
+            idle_looks: Cell::new(0),
+            reported: Cell::new(false),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) const fn generation(&self) -> Generation {
+        self.generation.get()
+    }
+
+    #[inline(always)]
+    pub(super) const fn standing(&self) -> Standing {
+        self.standing.get()
+    }
+
+    pub(super) fn set_standing(&self, standing: Standing) {
+        self.standing.set(standing);
+    }
+
+    #[inline(always)]
+    pub(super) const fn remote_slot(&self) -> u32 {
+        self.remote.get().slot
+    }
+
+    #[inline(always)]
+    pub(super) const fn addr(&self, row: u32) -> Addr {
+        Addr::new(row, self.generation.get())
+    }
+
+    pub(super) const fn is_lost(&self) -> bool {
+        matches!(self.standing.get(), Standing::Gone | Standing::Corrupt | Standing::Refused)
+    }
+}
+
+impl<'s, 'm> ShmPort<'s, 'm> {
+    pub(super) fn rows(&self) -> impl Iterator<Item = (u32, &'m Peer<'s>)> + use<'s, 'm> {
+        (0..NIL).zip(self.peers)
+    }
+
+    fn row_of(&self, remote: EndpointId) -> Option<(u32, &'m Peer<'s>)> {
+        self.rows().find(|(_, peer)| {
+            peer.standing() != Standing::Vacant && peer.remote.get() == remote
+        })
+    }
+
+    /// The row of that peer, a new one where it has none.
+    fn enter(&self, remote: EndpointId) -> Result<(u32, &'m Peer<'s>), PostError> {
+        if let Some(found) = self.row_of(remote) {
+            return Ok(found);
+        }
+        if self.info.endpoint_type == EndpointType::Msg && self.only_peer.get() != NIL {
+            return Err(Misuse::WrongPeer.into());
+        }
+        let (row, peer) = self
+            .rows()
+            .find(|(_, peer)| peer.standing() == Standing::Vacant)
+            .ok_or(Retry::AddressesFull)?;
+        peer.remote.set(remote);
+        peer.set_standing(Standing::Known);
+        if self.info.endpoint_type == EndpointType::Msg {
+            self.only_peer.set(row);
+        }
+        Ok((row, peer))
+    }
+
+    pub(super) fn connect_to(&self, name: &Name) -> Result<Addr, PostError> {
+        let kind = match self.info.endpoint_type {
+            EndpointType::Msg => EndpointKind::Msg,
+            EndpointType::Rdm | EndpointType::Dgram => EndpointKind::Rdm,
+        };
+        let found = directory::lookup(&self.segment, name).ok_or(Misuse::UnknownAddress)?;
+        if found.kind != kind {
+            return Err(Misuse::Unsupported.into());
+        }
+        let known = self.row_of(found.id).is_some();
+        let (row, peer) = self.enter(found.id)?;
+        if kind == EndpointKind::Msg && peer.standing() == Standing::Known {
+            if let Err(refused) = self.open_lane(peer, &found) {
+                if !known {
+                    self.vacate(row, peer);
+                }
+                return Err(refused);
+            }
+            // The other end may have opened its own lane to here already; then the two are connected.
+            if peer.rx_lane.get().is_some() {
+                peer.set_standing(Standing::Up);
+            } else {
+                peer.set_standing(Standing::Connecting);
+                self.connecting.set(self.connecting.get().wrapping_add(1));
+            }
+        }
+        Ok(peer.addr(row))
+    }
+
+    pub(super) fn open_lane_to(&self, peer: &Peer<'s>) -> Result<(), PostError> {
+        let remote = peer.remote.get();
+        let found = directory::endpoint_at(&self.segment, remote.slot)
+            .filter(|found| found.id == remote)
+            .ok_or(crate::error::Fatal::PeerGone)?;
+        self.open_lane(peer, &found)
+    }
+
+    fn open_lane(&self, peer: &Peer<'s>, to: &EndpointRef) -> Result<(), PostError> {
+        let LaneEnd { lane, generation, memory } =
+            lane_table::open(&self.segment, self.me, self.lease.slot(), to)?;
+        peer.tx.open(memory);
+        peer.tx_lane.set(Some((lane, generation)));
+        Ok(())
+    }
+
+    /// Looks whether the connections that were begun are answered by now.
+    #[cold]
+    pub(super) fn look_at_connecting(&self) {
+        for (row, peer) in self.rows().filter(|(_, p)| p.standing() == Standing::Connecting) {
+            let standing = super::standing_of(peer.tx.receiver_state());
+            let standing = match standing {
+                // Both ends connected to each other at once: taking the other's lane is the answer.
+                Standing::Connecting if peer.rx_lane.get().is_some() => Standing::Up,
+                other => other,
+            };
+            match standing {
+                Standing::Up => {
+                    let told = self.events.push(Event::Connected(peer.addr(row)));
+                    if told.is_err() {
+                        continue;
+                    }
+                    peer.set_standing(Standing::Up);
+                }
+                Standing::Refused => self.lose(row, peer, Standing::Refused),
+                _ => continue,
+            }
+            self.connecting.set(self.connecting.get().saturating_sub(1));
+        }
+    }
+
+    /// A lane that announced itself: whose it is, and whether it is taken.
+    pub(super) fn meet(&self, lane: u32) {
+        let Some((end, sender)) = lane_table::inbound(&self.segment, lane, self.me) else {
+            self.dropped_news.set(self.dropped_news.get().wrapping_add(1));
+            return;
+        };
+        let refuse = || {
+            let rx = LaneRx::new(end.memory, 0);
+            rx.answer(ReceiverState::Refused);
+            lane_table::leave(
+                &self.segment,
+                lane,
+                end.generation,
+                Side::Receiver,
+                OtherEnd::Present,
+            );
+        };
+        let known = self.row_of(sender).is_some();
+        let Ok((row, peer)) = self.enter(sender) else { return refuse() };
+        if peer.rx_lane.get().is_some() || peer.is_lost() {
+            return refuse();
+        }
+        if !known && self.events.push(Event::Connected(peer.addr(row))).is_err() {
+            self.vacate(row, peer);
+            return refuse();
+        }
+        peer.rx.open(end.memory, self.info.limits.message_bytes_max);
+        peer.rx.answer(ReceiverState::Accepted);
+        peer.rx_lane.set(Some((lane, end.generation)));
+        if let Some(row_of) = usize::try_from(lane).ok().and_then(|at| self.row_of_lane.get(at)) {
+            row_of.set(row);
+        }
+        self.heat(row, peer);
+        // It may have died since it opened the lane, before the last look at the epoch.
+        if directory::is_gone(&self.segment, sender) {
+            self.lose(row, peer, Standing::Gone);
+        }
+    }
+
+    /// Somebody left or died: who?
+    #[cold]
+    pub(super) fn look_at_peers(&self) {
+        if directory::is_gone(&self.segment, self.me) {
+            self.fence();
+            return;
+        }
+        for (row, peer) in self.rows() {
+            let there = matches!(
+                peer.standing(),
+                Standing::Known | Standing::Up | Standing::Connecting
+            );
+            if there && directory::is_gone(&self.segment, peer.remote.get()) {
+                if peer.standing() == Standing::Connecting {
+                    self.connecting.set(self.connecting.get().saturating_sub(1));
+                }
+                self.lose(row, peer, Standing::Gone);
+            }
+        }
+    }
+
+    /// This endpoint was taken for dead: its lanes may be others' by now. They are never touched again.
+    fn fence(&self) {
+        self.fenced.set(true);
+        for (row, peer) in self.rows() {
+            if peer.standing() != Standing::Vacant {
+                peer.tx_lane.set(None);
+                peer.rx_lane.set(None);
+                peer.tx.open(self.closed);
+                peer.rx.open(self.closed, 0);
+                self.lose(row, peer, Standing::Gone);
+            }
+        }
+    }
+
+    /// The peer is lost. Its lane is looked at until it is empty; then its end is reported.
+    pub(super) fn lose(&self, row: u32, peer: &Peer<'s>, standing: Standing) {
+        peer.set_standing(standing);
+        peer.reported.set(false);
+        self.heat(row, peer);
+    }
+
+    /// Lets go of both lanes of a peer.
+    pub(super) fn let_go(&self, row: u32, peer: &Peer<'s>) {
+        let other = if directory::is_gone(&self.segment, peer.remote.get()) {
+            OtherEnd::Gone
+        } else {
+            OtherEnd::Present
+        };
+        if let Some((lane, generation)) = peer.tx_lane.take() {
+            peer.tx.publish();
+            peer.tx.open(self.closed);
+            lane_table::leave(&self.segment, lane, generation, Side::Sender, other);
+        }
+        if let Some((lane, generation)) = peer.rx_lane.take() {
+            if other == OtherEnd::Present {
+                peer.rx.answer(ReceiverState::Refused);
+            }
+            peer.rx.open(self.closed, 0);
+            lane_table::leave(&self.segment, lane, generation, Side::Receiver, other);
+            if let Some(row_of) = usize::try_from(lane).ok().and_then(|at| self.row_of_lane.get(at))
+            {
+                row_of.set(NIL);
+            }
+        }
+        self.cool(row, peer);
+    }
+
+    /// Makes the row free for another peer; its address is stale from now on.
+    pub(super) fn vacate(&self, row: u32, peer: &Peer<'s>) {
+        self.cool(row, peer);
+        peer.generation.set(peer.generation.get().next());
+        peer.set_standing(Standing::Vacant);
+        if self.only_peer.get() == row {
+            self.only_peer.set(NIL);
+        }
+    }
+}

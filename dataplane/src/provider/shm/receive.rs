@@ -1,0 +1,301 @@
+//! The receiving half: which lanes are looked at, and what becomes of what they hold.
+
+use heapless::VecView;
+
+use super::peer::{Peer, Standing};
+use super::{NIL, ShmPort};
+use crate::msg::matching::{Incoming, Verdict};
+use crate::provider::{Buffer, Cqe, EndpointType, Event, Status};
+use crate::sync::Ordering;
+
+/// So many lanes stay hot even if nothing comes in them.
+const HOT_KEPT: u32 = 4;
+/// A lane beyond those is made cold after so many looks in vain.
+const IDLE_LOOKS_MAX: u32 = 256;
+/// Every so many turns one cold lane is looked at, in case that its news was missed.
+const SWEEP_EVERY: u32 = 8;
+/// Messages taken from one lane before the next has its turn.
+const LANE_QUOTA: u32 = 32;
+
+/// How a look at a lane ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Something was taken out.
+    Some,
+    /// There is nothing in it.
+    Empty,
+    /// The next message has to wait: nobody asked for it and the unexpected queue is full; or there is no room for
+    /// completions.
+    Waits,
+}
+
+impl<'s, 'm> ShmPort<'s, 'm> {
+    /// One look at everything, up to the room in `out`.
+    #[inline(always)]
+    pub(super) fn harvest(&self, out: &mut VecView<Cqe>) {
+        if !(self.done.is_empty() && self.ended.is_empty()) {
+            self.finish_local(out);
+        }
+        if !self.matcher.settle(out) {
+            return;
+        }
+        let epoch = self.segment.liveness_epoch();
+        if epoch != self.epoch.get() {
+            // News first: what a lost peer opened and published before it went is still delivered.
+            self.epoch.set(epoch);
+            self.take_news();
+            self.look_at_peers();
+        }
+        if self.connecting.get() > 0 {
+            self.look_at_connecting();
+        }
+        self.take_news();
+        let hot = self.hot_count.get();
+        let mut at = self.hot_next.get();
+        for _ in 0..hot {
+            if at >= self.hot_count.get() {
+                at = 0;
+            }
+            // A lane that turns cold gives its place to the last one, which is then looked at next.
+            if self.visit_hot(at, out) {
+                at = at.wrapping_add(1);
+            }
+        }
+        // The next turn starts with another lane, so that none is always served last.
+        self.hot_next.set(self.hot_next.get().wrapping_add(1));
+        if self.hot_next.get() >= self.hot_count.get() {
+            self.hot_next.set(0);
+        }
+        let turns = self.turns.get().wrapping_add(1);
+        self.turns.set(turns);
+        if turns.is_multiple_of(SWEEP_EVERY) {
+            self.sweep();
+        }
+    }
+
+    /// Completions that need no lane.
+    #[inline(never)]
+    fn finish_local(&self, out: &mut VecView<Cqe>) {
+        while !out.is_full() {
+            let Some(wr_id) = self.done.pop() else { break };
+            let pushed = out.push(Cqe::without_message(wr_id, Status::Success));
+            debug_assert!(pushed.is_ok(), "room was checked");
+        }
+        while !out.is_full() {
+            let Some(cqe) = self.ended.pop() else { break };
+            let pushed = out.push(cqe);
+            debug_assert!(pushed.is_ok(), "room was checked");
+        }
+    }
+
+    /// Lanes whose senders say that there is something in them.
+    #[inline(always)]
+    fn take_news(&self) {
+        for (word, news) in self.news.iter().take(self.news_words).enumerate() {
+            if news.load(Ordering::Relaxed) != 0 {
+                // SYNC(news): Acquire pairs with the Release in lane_table::announce.
+                self.hear(word, news.swap(0, Ordering::Acquire));
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn hear(&self, word: usize, mut bits: u64) {
+        let base = u32::try_from(word).unwrap_or(0).wrapping_mul(64);
+        while bits != 0 {
+            let lane = base.wrapping_add(bits.trailing_zeros());
+            bits &= bits.wrapping_sub(1);
+            match self.row_for_lane(lane) {
+                Some((row, peer)) => self.heat(row, peer),
+                None => self.meet(lane),
+            }
+        }
+    }
+
+    fn row_for_lane(&self, lane: u32) -> Option<(u32, &'m Peer<'s>)> {
+        let row = self.row_of_lane.get(usize::try_from(lane).ok()?)?.get();
+        let peer = self.peers.get(usize::try_from(row).ok()?)?;
+        Some((row, peer))
+    }
+
+    /// From now on the peer's lane is looked at every turn.
+    pub(super) fn heat(&self, row: u32, peer: &Peer<'s>) {
+        peer.idle_looks.set(0);
+        if peer.is_hot.replace(true) {
+            return;
+        }
+        let count = self.hot_count.get();
+        if let Some(place) = self.hot.get(usize::try_from(count).unwrap_or(usize::MAX)) {
+            place.set(row);
+            self.hot_count.set(count.wrapping_add(1));
+        }
+        if peer.rx_lane.get().is_some() {
+            peer.rx.arm(false);
+        }
+    }
+
+    /// From now on it is looked at when its sender says so.
+    pub(super) fn cool(&self, row: u32, peer: &Peer<'s>) {
+        if !peer.is_hot.replace(false) {
+            return;
+        }
+        let count = self.hot_count.get();
+        let places = self.hot.get(..usize::try_from(count).unwrap_or(0)).unwrap_or_default();
+        if let (Some(place), Some(last)) =
+            (places.iter().find(|place| place.get() == row), places.last())
+        {
+            place.set(last.get());
+            last.set(NIL);
+            self.hot_count.set(count.wrapping_sub(1));
+        }
+        if peer.rx_lane.get().is_some() {
+            peer.rx.return_credit();
+            peer.rx.arm(true);
+        }
+    }
+
+    /// Looks at the hot lane in place `at`. Returns whether it is still there.
+    #[inline(always)]
+    fn visit_hot(&self, at: u32, out: &mut VecView<Cqe>) -> bool {
+        let Some(place) = self.hot.get(usize::try_from(at).unwrap_or(usize::MAX)) else {
+            return true;
+        };
+        let row = place.get();
+        let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) else {
+            return true;
+        };
+        match self.drain(row, peer, out) {
+            Look::Some => peer.idle_looks.set(0),
+            Look::Waits => {}
+            Look::Empty => {
+                if peer.is_lost() {
+                    self.bury(row, peer, out);
+                    return peer.is_hot.get();
+                }
+                let idle = peer.idle_looks.get().wrapping_add(1);
+                peer.idle_looks.set(idle);
+                if idle >= IDLE_LOOKS_MAX {
+                    peer.idle_looks.set(0);
+                    if self.hot_count.get() > HOT_KEPT {
+                        self.cool(row, peer);
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// One cold lane, in case that its news was missed.
+    #[inline(always)]
+    fn sweep(&self) {
+        let row = self.sweep_next.get();
+        let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) else {
+            self.sweep_next.set(0);
+            return;
+        };
+        self.sweep_next.set(row.wrapping_add(1));
+        if peer.standing() == Standing::Vacant {
+            // The rows in use are the first ones, give or take: start over early.
+            self.sweep_next.set(self.next_row_in_use(row));
+            return;
+        }
+        if !peer.is_hot.get() && peer.rx_lane.get().is_some() {
+            // Nothing there: stay cold. Something, or nonsense: the hot path deals with it.
+            if !matches!(peer.rx.peek(), Ok(None)) {
+                self.heat(row, peer);
+            }
+        }
+    }
+
+    fn next_row_in_use(&self, from: u32) -> u32 {
+        let from = usize::try_from(from).unwrap_or(usize::MAX);
+        let rest = self.peers.get(from..).unwrap_or_default();
+        rest.iter()
+            .position(|peer| peer.standing() != Standing::Vacant)
+            .and_then(|steps| u32::try_from(from.wrapping_add(steps)).ok())
+            .unwrap_or(0)
+    }
+
+    /// Takes messages out of a lane.
+    #[inline(always)]
+    fn drain(&self, row: u32, peer: &Peer<'s>, out: &mut VecView<Cqe>) -> Look {
+        let source = peer.addr(row);
+        let mut look = Look::Empty;
+        for _ in 0..LANE_QUOTA {
+            let arrival = match peer.rx.peek() {
+                Ok(Some(arrival)) => arrival,
+                Ok(None) => return look,
+                Err(_corrupt) => {
+                    self.cut_off(row, peer);
+                    return look;
+                }
+            };
+            if out.is_full() {
+                return Look::Waits;
+            }
+            let message =
+                Incoming { source, envelope: arrival.envelope, length: arrival.length };
+            let cqe = match self.matcher.judge(&message) {
+                Verdict::Deliver(mut landing) => {
+                    if let Some(to) = landing.sge.part(landing.offset, landing.length) {
+                        peer.rx.copy_out(&arrival, to);
+                    }
+                    peer.rx.advance(&arrival);
+                    self.matcher.land(&landing, &message)
+                }
+                Verdict::GivenBack(cqe) => cqe,
+                Verdict::Unasked => {
+                    if !self.matcher.stash(&message, |to| peer.rx.copy_out(&arrival, to)) {
+                        return Look::Waits;
+                    }
+                    peer.rx.advance(&arrival);
+                    look = Look::Some;
+                    continue;
+                }
+            };
+            debug_assert!(cqe.buffer == Buffer::Returned || cqe.source.is_some());
+            let pushed = out.push(cqe);
+            debug_assert!(pushed.is_ok(), "room was checked");
+            look = Look::Some;
+        }
+        look
+    }
+
+    /// The peer wrote nonsense: nothing of its lane is looked at again.
+    #[cold]
+    fn cut_off(&self, row: u32, peer: &Peer<'s>) {
+        self.let_go(row, peer);
+        self.lose(row, peer, Standing::Corrupt);
+    }
+
+    /// The lane of a lost peer is empty: fail what waits for it, report it, let go.
+    #[cold]
+    fn bury(&self, row: u32, peer: &Peer<'s>, out: &mut VecView<Cqe>) {
+        let addr = peer.addr(row);
+        let (status, event) = match peer.standing() {
+            Standing::Corrupt => (Status::Corrupt, Event::PeerCorrupt(addr)),
+            Standing::Refused => (Status::PeerGone, Event::Refused(addr)),
+            _ => (Status::PeerGone, Event::PeerGone(addr)),
+        };
+        loop {
+            if out.is_full() {
+                return;
+            }
+            let hopeless = match self.info.endpoint_type {
+                EndpointType::Msg => self.matcher.take_any(),
+                EndpointType::Rdm | EndpointType::Dgram => self.matcher.take_hopeless(addr),
+            };
+            let Some(wr_id) = hopeless else { break };
+            let pushed = out.push(Cqe::without_message(wr_id, status));
+            debug_assert!(pushed.is_ok(), "room was checked");
+        }
+        if !peer.reported.get() {
+            if self.events.push(event).is_err() {
+                return;
+            }
+            peer.reported.set(true);
+        }
+        self.let_go(row, peer);
+    }
+}

@@ -1,0 +1,159 @@
+//! What every mapping goes through before it is handed out: pages brought in, locked where allowed, and looked at.
+
+use core::ops::Range as Span;
+use memmap2::Advice;
+use std::fs;
+use std::path::Path;
+
+use super::{Locking, PageKind, PageReport, Refusal, Refused};
+use crate::error::{Errno, OsError};
+use crate::raw::mmap::Range;
+use crate::raw::syscall::page_bytes;
+
+/// Brings in every page, writable, so that the first access costs no fault.
+pub(super) fn populate(range: &Range) -> Result<(), OsError> {
+    loop {
+        match range.advise(Advice::PopulateWrite).map_err(Errno::number) {
+            Ok(()) => return Ok(()),
+            Err(libc::EINTR | libc::EAGAIN) => {}
+            // Linux before 5.14 does not know the advice.
+            Err(libc::EINVAL) => {
+                range.touch(page_bytes());
+                return Ok(());
+            }
+            Err(number) => {
+                return Err(OsError::new(
+                    "madvise(MADV_POPULATE_WRITE)",
+                    Errno::new(number),
+                ));
+            }
+        }
+    }
+}
+
+/// Has the kernel give transparent huge pages for a populated or empty range, as far as it will: the bytes that are in
+/// huge pages afterwards, as smaps shows them.
+pub(super) fn ask_for_thp(range: &Range) -> Result<usize, Refusal> {
+    let refused = |operation| move |e| Refusal::Os(OsError::new(operation, e));
+    range
+        .advise(Advice::HugePage)
+        .map_err(refused("madvise(MADV_HUGEPAGE)"))?;
+    populate(range).map_err(Refusal::Os)?;
+    let huge = huge_bytes(range).map_err(Refusal::Os)?;
+    if huge == range.len() {
+        return Ok(huge);
+    }
+    // A /dev/shm without the mount option `huge=` gives base pages, and lets them be gathered by hand (Linux 6.1).
+    match range.collapse() {
+        Ok(()) => {}
+        Err(e) if huge == 0 && e.number() == libc::EINVAL => return Err(Refusal::NotGiven),
+        Err(e) if huge == 0 => return Err(Refusal::Os(OsError::new("madvise(MADV_COLLAPSE)", e))),
+        Err(_some_are_huge_already) => {}
+    }
+    match huge_bytes(range).map_err(Refusal::Os)? {
+        0 => Err(Refusal::NotGiven),
+        huge => Ok(huge),
+    }
+}
+
+/// Locks a populated range and writes the report.
+pub(super) fn report(
+    range: &Range,
+    page: PageKind,
+    huge_bytes: usize,
+    refused: Vec<Refused>,
+) -> PageReport {
+    let locking = if page == PageKind::Huge2M {
+        Locking::NeverSwapped
+    } else {
+        range
+            .lock()
+            .map_or_else(Locking::Refused, |()| Locking::Locked)
+    };
+    PageReport {
+        page,
+        len: range.len(),
+        huge_bytes,
+        locking,
+        refused,
+    }
+}
+
+/// How many bytes of `range` this process has mapped by transparent huge pages.
+pub(super) fn huge_bytes(range: &Range) -> Result<usize, OsError> {
+    let path = Path::new("/proc/self/smaps");
+    let text = fs::read(path).map_err(|e| OsError::io("read", path, &e))?;
+    let start = range.as_ptr().as_ptr().addr();
+    Ok(huge_bytes_in(
+        &String::from_utf8_lossy(&text),
+        &(start..start.saturating_add(range.len())),
+    ))
+}
+
+/// The transparent huge pages that smaps reports for the mappings inside `span`: proc_pid_smaps(5).
+fn huge_bytes_in(smaps: &str, span: &Span<usize>) -> usize {
+    let mut inside = false;
+    let mut kib = 0_usize;
+    for line in smaps.lines() {
+        if let Some(mapping) = mapping_line(line) {
+            inside = span.start <= mapping.start && mapping.end <= span.end;
+        } else if inside && let Some((key, value)) = line.split_once(':') {
+            let counts = matches!(key, "AnonHugePages" | "ShmemPmdMapped" | "FilePmdMapped");
+            let value = value
+                .trim()
+                .strip_suffix("kB")
+                .and_then(|v| v.trim().parse::<usize>().ok());
+            kib = kib.saturating_add(value.filter(|_| counts).unwrap_or(0));
+        }
+    }
+    kib.saturating_mul(1024)
+}
+
+/// `7f0000000000-7f0000200000 rw-s ...`
+fn mapping_line(line: &str) -> Option<Span<usize>> {
+    let (first, last) = line.split_ascii_whitespace().next()?.split_once('-')?;
+    let parse = |text| usize::from_str_radix(text, 16).ok();
+    Some(parse(first)?..parse(last)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMAPS: &str = "\
+1000-3000 rw-p 00000000 00:00 0 [heap]
+Rss:                   8 kB
+AnonHugePages:      2048 kB
+VmFlags: rd wr mr
+200000-600000 rw-s 00000000 00:1a 7 /dev/shm/spinwire.a-b
+Size:               4096 kB
+AnonHugePages:         0 kB
+ShmemPmdMapped:     2048 kB
+FilePmdMapped:         0 kB
+600000-800000 rw-p 00000000 00:00 0
+AnonHugePages:      2048 kB
+ShmemPmdMapped:        0 kB
+";
+
+    #[test]
+    fn counts_inside_the_span_only() {
+        assert_eq!(huge_bytes_in(SMAPS, &(0x20_0000..0x60_0000)), 2 << 20);
+        assert_eq!(huge_bytes_in(SMAPS, &(0x20_0000..0x80_0000)), 4 << 20);
+        assert_eq!(huge_bytes_in(SMAPS, &(0x60_0000..0x80_0000)), 2 << 20);
+        assert_eq!(huge_bytes_in(SMAPS, &(0x3000..0x20_0000)), 0);
+        assert_eq!(huge_bytes_in("", &(0..usize::MAX)), 0);
+    }
+
+    #[test]
+    fn a_mapping_that_is_larger_than_the_span_tells_nothing() {
+        assert_eq!(huge_bytes_in(SMAPS, &(0x60_1000..0x70_0000)), 0);
+    }
+
+    #[test]
+    fn sees_base_pages_as_such() {
+        let range = Range::anonymous(4 << 20, 2 << 20).unwrap();
+        range.advise(Advice::NoHugePage).unwrap();
+        populate(&range).unwrap();
+        assert_eq!(huge_bytes(&range).unwrap(), 0);
+    }
+}

@@ -1,0 +1,184 @@
+//! A lane, driven by any schedule of both ends, with and without a scribbler.
+//!
+//! While nobody scribbles, an oracle (a queue of messages) says what must arrive: everything published, once, in order,
+//! with its bytes, tag and immediate data; and what was refused must have had a reason. As soon as the scribbler has been at
+//! work, anything may arrive, but only within the stated bounds, and errors stay errors, not panics.
+#![no_main]
+
+use std::collections::VecDeque;
+
+use libfuzzer_sys::fuzz_target;
+use spinwire_dataplane::error::{Fatal, PostError};
+use spinwire_dataplane::raw::line::Line;
+use spinwire_dataplane::shm::lane::{Arrival, Envelope, LaneMemory, LaneRx, LaneTx};
+use spinwire_fuzz::{GEOMETRY, Input, lines, scribble};
+
+const CELLS: usize = 8;
+const SPILL_LINES: usize = 16;
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Input::new(data);
+    let memory = lines();
+    let (cells, rest) = memory.split_at(CELLS);
+    let (spill, rest) = rest.split_at(SPILL_LINES);
+    let lane = LaneMemory {
+        cells,
+        spill,
+        credit: &rest[0],
+    };
+    lane.reset();
+    let longest = GEOMETRY.message_bytes_max();
+    let mut run = Run {
+        lines: &memory[..CELLS + SPILL_LINES + 1],
+        tx: LaneTx::new(lane),
+        rx: LaneRx::new(lane, longest),
+        longest,
+        staged: VecDeque::new(),
+        visible: VecDeque::new(),
+        is_scribbled: false,
+    };
+    for _ in 0..400 {
+        if input.is_empty() {
+            break;
+        }
+        if run.step(&mut input).is_err() {
+            assert!(run.is_scribbled, "an honest lane fails");
+            break;
+        }
+    }
+});
+
+/// A message as the oracle remembers it.
+#[derive(Debug)]
+struct Message {
+    bytes: Vec<u8>,
+    envelope: Envelope,
+}
+
+struct Run<'s> {
+    lines: &'s [Line],
+    tx: LaneTx<'s>,
+    rx: LaneRx<'s>,
+    longest: usize,
+    /// Staged, and not yet seen to be published.
+    staged: VecDeque<Message>,
+    visible: VecDeque<Message>,
+    is_scribbled: bool,
+}
+
+impl Run<'_> {
+    fn step(&mut self, input: &mut Input<'_>) -> Result<(), Fatal> {
+        match input.byte() % 8 {
+            0..=2 => self.send(input)?,
+            3 => {
+                self.tx.publish();
+            }
+            4..=5 => self.receive(input)?,
+            6 => self.rx.return_credit(),
+            _ => {
+                let at = input.below(self.lines.len() * 8);
+                // Half of the inputs never scribble, so that the oracle sees long runs.
+                if at % 2 == 0 {
+                    scribble(self.lines, at, input);
+                    self.is_scribbled = true;
+                }
+            }
+        }
+        self.follow();
+        Ok(())
+    }
+
+    /// A stage can publish on its own account: what the lane no longer holds staged is visible.
+    fn follow(&mut self) {
+        let staged = usize::try_from(self.tx.staged()).unwrap();
+        assert!(staged <= CELLS);
+        while self.staged.len() > staged {
+            self.visible.extend(self.staged.pop_front());
+        }
+    }
+
+    fn send(&mut self, input: &mut Input<'_>) -> Result<(), Fatal> {
+        let kind = input.byte();
+        let length = if kind & 4 == 0 {
+            input.below(64)
+        } else {
+            input.below(self.longest + 1)
+        };
+        let mut bytes = input.bytes(length.min(16)).to_vec();
+        bytes.resize(length, kind);
+        let envelope = Envelope {
+            tag: (kind & 1 != 0).then(|| input.word()),
+            immediate: (kind & 2 != 0).then(|| input.word()),
+        };
+        match self.tx.stage(&bytes, envelope) {
+            Ok(()) => self.staged.push_back(Message { bytes, envelope }),
+            Err(PostError::Fatal(fatal)) => return Err(fatal),
+            Err(PostError::Retry(_)) => {
+                let under_way = self.staged.len() + self.visible.len();
+                assert!(
+                    self.is_scribbled || under_way > 0 || self.owes_credit(),
+                    "an empty lane refuses"
+                );
+            }
+            Err(PostError::Misuse(misuse)) => panic!("{misuse}"),
+        }
+        Ok(())
+    }
+
+    /// After all credit is returned, an empty lane takes any message.
+    fn owes_credit(&self) -> bool {
+        self.rx.return_credit();
+        let probe = vec![0; self.longest];
+        let refused = self.tx.stage(&probe, Envelope::default()).is_err();
+        assert!(
+            !refused || self.is_scribbled,
+            "an empty lane with all its credit refuses"
+        );
+        if !refused {
+            self.tx.publish();
+            if let Ok(Some(arrival)) = self.rx.peek() {
+                self.rx.advance(&arrival);
+            }
+        }
+        true
+    }
+
+    fn receive(&mut self, input: &mut Input<'_>) -> Result<(), Fatal> {
+        let Some(arrival) = self.rx.peek()? else {
+            assert!(
+                self.is_scribbled || self.visible.is_empty(),
+                "a published message is not there"
+            );
+            return Ok(());
+        };
+        assert!(arrival.length <= self.longest);
+        let bytes = self.copy(&arrival, input.byte());
+        self.rx.advance(&arrival);
+        let expected = self.visible.pop_front();
+        if self.is_scribbled {
+            return Ok(());
+        }
+        let expected = expected.expect("a message arrives that nobody published");
+        assert_eq!(arrival.envelope, expected.envelope);
+        assert_eq!(arrival.length, expected.bytes.len());
+        assert_eq!(bytes, expected.bytes);
+        Ok(())
+    }
+
+    /// Copies the message out, into the middle of a guarded buffer: not a byte beside it may be touched.
+    fn copy(&self, arrival: &Arrival, gap: u8) -> Vec<u8> {
+        const GUARD: u8 = 0xA5;
+        let gap = usize::from(gap % 9);
+        let mut room = vec![GUARD; gap + arrival.length + 8];
+        let end = gap + arrival.length;
+        self.rx.copy_out(arrival, &mut room[gap..end]);
+        assert!(
+            room[..gap]
+                .iter()
+                .chain(&room[end..])
+                .all(|byte| *byte == GUARD),
+            "written beside the message"
+        );
+        room[gap..end].to_vec()
+    }
+}

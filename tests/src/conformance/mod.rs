@@ -1,0 +1,84 @@
+//! The conformance suite: what every provider has to do, said once.
+//!
+//! ```text
+//!   Rig (loopback, shm, fault<..>, trace<..>)  --ground, ports-->  World  --Node, Node, Node-->  case
+//! ```
+//!
+//! A rig says how to make what its ports share (a hub, a segment) in plain memory, how to open a port, and how to kill one.
+//! A case is a function over a [`World`] of any rig; [`conformance!`](crate::conformance) makes a test of each case. Cases run
+//! over [`Endpoint`], and over the bare provider where that matters.
+//!
+//! Time is virtual. No case waits: it turns its nodes until something is so, at most [`TURNS_MAX`] times.
+
+mod node;
+mod rig;
+mod world;
+
+pub mod contexts;
+pub mod fairness;
+pub mod limits;
+pub mod matching;
+pub mod multi;
+pub mod order;
+pub mod peers;
+pub mod raw;
+pub mod transfer;
+pub mod unexpected;
+
+pub use node::{Got, Node};
+pub use rig::{Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};
+pub use world::{TURNS_MAX, World, name, run};
+
+/// Makes a module of tests for each rig: one test for each case.
+#[macro_export]
+macro_rules! conformance {
+    ($($module:ident: $rig:ty),* $(,)?) => { $(mod $module { $crate::conformance_cases!($rig); })* };
+}
+
+/// The list of all cases.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_cases {
+    ($rig:ty) => {
+        $crate::conformance_cases!(@ $rig;
+            transfer: every_size_arrives_whole, too_long_is_refused, an_injected_buffer_is_free_at_once,
+                posted_loans_come_back_once, tags_and_immediate_data_arrive, both_ways_at_once,
+                sends_to_oneself;
+            order: messages_of_a_peer_stay_in_order, order_holds_through_the_unexpected_queue,
+                nothing_shows_before_the_doorbell_and_all_after;
+            matching: tags_match_exactly, masks_ignore_their_bits, the_first_posted_wins,
+                the_first_arrived_wins, tagged_and_untagged_never_mix, directed_receives_take_their_peer,
+                a_post_never_completes_by_itself, peek_looks_and_leaves, many_tags_find_their_receives,
+                a_short_receive_truncates;
+            unexpected: waits_for_a_receive, a_full_queue_loses_nothing, a_long_one_stalls_and_resolves,
+                a_stalled_peer_keeps_nobody_else;
+            multi: fills_one_buffer_with_many, gives_back_what_is_too_full, an_exact_fit_gives_back,
+                the_first_may_be_too_long, empty_messages_take_no_room, takes_what_waited,
+                can_be_cancelled_half_full;
+            contexts: forged_completions_match_nothing, cancel_gives_the_loan_back,
+                a_late_cancel_is_refused, cancelled_receives_take_nothing, a_flood_of_cancels_loses_none,
+                ids_are_not_used_twice;
+            limits: receive_queue_full, completion_queue_full, context_table_full, no_credit,
+                no_spill, address_table_full, names_are_taken_once;
+            peers: a_dropped_peer_is_reported_after_its_messages, a_killed_peer_is_reported_after_its_messages,
+                receives_of_the_gone_fail, sends_to_the_gone_fail, a_sender_that_was_never_met_is_heard,
+                a_receiver_that_never_looked_is_reported, addresses_are_checked, disconnect_is_told,
+                a_disconnected_peer_comes_back, a_peer_comes_back_under_its_name, nothing_leaks_by_coming_and_going,
+                nothing_leaks_by_connecting_and_disconnecting, a_full_address_table_refuses;
+            peers_msg: connects_once, crossing_connects_meet, a_second_is_refused, types_do_not_mix,
+                disconnect_ends_the_other_end;
+            fairness: eight_senders_share, a_flood_of_sends_keeps_nothing_out, cold_peers_are_heard,
+                a_short_batch_serves_all;
+            raw: one_completion_at_a_time, a_full_batch_is_left_alone, doorbells_count_exactly,
+                info_says_what_is_so,
+        );
+    };
+    (@ $rig:ty; $($room:ident: $($case:ident),* $(,)?);* $(;)?) => {
+        $($(
+            #[test]
+            fn $case() {
+                $crate::conformance::run_case::<$rig>($crate::conformance::$room::$case);
+            }
+        )*)*
+    };
+}

@@ -1,0 +1,128 @@
+//! Who lives and who is dead, by real processes: killed, stopped, not waited for, replaced.
+#![allow(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    reason = "a test stops at the first thing that is not as expected"
+)]
+
+mod host_process;
+
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use host_process::signal;
+use spinwire_hostshim::liveness::{Death, DeathWatch, Identity, Life, is_alive};
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn sleeper() -> (Child, Identity) {
+    let child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let identity = Identity::of(child.id()).unwrap();
+    (child, identity)
+}
+
+/// The kernel takes its time to deliver a signal: looks until the answer is the expected one.
+fn becomes(identity: &Identity, expected: &Life) {
+    let began = std::time::Instant::now();
+    while identity.life() != *expected {
+        assert!(
+            began.elapsed() < LONG,
+            "{} and not {expected}",
+            identity.life()
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_stopped_process_is_alive() {
+    let (mut child, identity) = sleeper();
+    let mut watches = [DeathWatch::new(), DeathWatch::by_lookup()];
+    for watch in &mut watches {
+        watch.watch(1, identity).unwrap();
+    }
+    for _ in 0..3 {
+        signal(child.id(), "STOP");
+        becomes(&identity, &Life::Stopped);
+        assert!(is_alive(&identity));
+        for watch in &mut watches {
+            assert!(
+                watch.poll(Duration::from_millis(30)).unwrap().is_empty(),
+                "stopped is not dead"
+            );
+        }
+        signal(child.id(), "CONT");
+        becomes(&identity, &Life::Alive);
+    }
+    signal(child.id(), "STOP");
+    child.kill().unwrap();
+    for watch in &mut watches {
+        assert_eq!(watch.poll(LONG).unwrap(), [1], "killed while stopped");
+    }
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_killed_process_is_dead_before_and_after_it_is_waited_for() {
+    let (mut child, identity) = sleeper();
+    assert!(is_alive(&identity));
+    signal(child.id(), "KILL");
+    becomes(&identity, &Life::Dead(Death::Zombie));
+    assert!(!is_alive(&identity));
+    child.wait().unwrap();
+    assert!(!is_alive(&identity));
+}
+
+#[test]
+fn a_number_that_was_given_away_does_not_revive_the_dead() {
+    let (mut child, identity) = sleeper();
+    let predecessor = Identity {
+        start_time: identity.start_time - 1,
+        ..identity
+    };
+    assert_eq!(predecessor.life(), Life::Dead(Death::Replaced));
+    assert!(is_alive(&identity));
+    let mut watch = DeathWatch::new();
+    watch.watch(1, predecessor).unwrap();
+    watch.watch(2, identity).unwrap();
+    assert_eq!(watch.poll(LONG).unwrap(), [1]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(watch.poll(LONG).unwrap(), [2]);
+}
+
+#[test]
+fn a_crowd_dies_in_any_order() {
+    const CROWD: u64 = 24;
+    let mut watch = DeathWatch::new();
+    let mut children: Vec<Child> = Vec::new();
+    for key in 0..CROWD {
+        let (child, identity) = sleeper();
+        watch.watch(key, identity).unwrap();
+        children.push(child);
+    }
+    let order: Vec<u64> = (0..CROWD).map(|n| n * 7 % CROWD).collect();
+    for key in order {
+        let child = children.get_mut(usize::try_from(key).unwrap()).unwrap();
+        child.kill().unwrap();
+        assert_eq!(watch.poll(LONG).unwrap(), [key]);
+        child.wait().unwrap();
+    }
+    assert!(watch.is_empty());
+}
+
+/// A process that ends by itself is seen no later than its pipe closes, and its exit code stays for its parent.
+#[test]
+fn watching_takes_nothing_from_the_parent() {
+    let mut child = Command::new("sh")
+        .args(["-c", "read _; exit 7"])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut watch = DeathWatch::new();
+    watch.watch(1, Identity::of(child.id()).unwrap()).unwrap();
+    assert!(watch.poll(Duration::ZERO).unwrap().is_empty());
+    drop(child.stdin.take());
+    assert_eq!(watch.poll(LONG).unwrap(), [1]);
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+}

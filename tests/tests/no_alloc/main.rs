@@ -1,0 +1,121 @@
+//! After `seal()`: no heap, no system call, no page fault, on everything that a turn does.
+//!
+//! ```text
+//!   traffic.rs    two endpoints of one segment exchange messages of every kind, in one thread
+//!   heap          a counting allocator under the whole test
+//!   syscalls      a child process under a seccomp filter that kills at the first system call but exit    seccomp.rs
+//!   page faults   getrusage of the thread, before and after
+//! ```
+//!
+//! Each of the three has a canary: the same measurement with one planted sin must find it.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    reason = "a test fails by panicking, and its numbers are its own"
+)]
+
+mod seccomp;
+mod traffic;
+
+use std::sync::{Mutex, MutexGuard};
+
+use seccomp::{Ended, without_system_calls};
+use spinwire_hostshim::alloc_gate::{self, CountingAlloc, OnUse};
+use traffic::Traffic;
+
+#[global_allocator]
+static HEAP: CountingAlloc = CountingAlloc::new();
+
+const WARM_UP_ROUNDS: u64 = 200;
+const ROUNDS: u64 = 2_000;
+
+/// The tests take turns: a fork makes the pages of the whole process copy-on-write, and the next write to each a fault.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn take_turn() -> MutexGuard<'static, ()> {
+    TURN.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[test]
+fn a_sealed_thread_uses_no_heap() {
+    let _turn = take_turn();
+    assert!(
+        alloc_gate::is_installed(),
+        "the gate counts nothing, so it would pass everything"
+    );
+    let traffic = Traffic::open();
+    let sealed = alloc_gate::seal(OnUse::Count);
+    let seen = traffic.run(0..ROUNDS);
+    let counts = sealed.open();
+    traffic.check(&seen, ROUNDS);
+    assert!(counts.is_clean(), "{counts:?}");
+}
+
+#[test]
+fn canary_the_heap_is_watched() {
+    let _turn = take_turn();
+    let sealed = alloc_gate::seal(OnUse::Count);
+    let culprit = std::hint::black_box(vec![1_u8]);
+    let counts = sealed.open();
+    assert_eq!(counts.allocations, 1, "{counts:?}");
+    drop(culprit);
+}
+
+#[test]
+fn a_sealed_thread_makes_no_system_call() {
+    let _turn = take_turn();
+    let traffic = Traffic::open();
+    traffic.run(0..WARM_UP_ROUNDS);
+    let ended = without_system_calls(|| {
+        let seen = traffic.run(WARM_UP_ROUNDS..ROUNDS);
+        seen.is_complete(ROUNDS - WARM_UP_ROUNDS)
+    });
+    assert_eq!(
+        ended,
+        Ended::Done { answer: true },
+        "strace -f names the call"
+    );
+}
+
+#[test]
+fn canary_system_calls_are_watched() {
+    let _turn = take_turn();
+    let ended = without_system_calls(|| std::process::id() > 0);
+    assert_eq!(ended, Ended::MadeSystemCall);
+    assert_eq!(
+        without_system_calls(|| false),
+        Ended::Done { answer: false }
+    );
+}
+
+#[test]
+fn a_sealed_thread_takes_no_page_fault() {
+    let _turn = take_turn();
+    let traffic = Traffic::open();
+    traffic.run(0..WARM_UP_ROUNDS);
+    let before = seccomp::page_faults();
+    let seen = traffic.run(WARM_UP_ROUNDS..ROUNDS);
+    let after = seccomp::page_faults();
+    traffic.check(&seen, ROUNDS - WARM_UP_ROUNDS);
+    assert_eq!(
+        before, after,
+        "(minor, major) page faults of the thread, before and after"
+    );
+}
+
+#[test]
+fn canary_page_faults_are_watched() {
+    let _turn = take_turn();
+    let fresh: Vec<u8> = Vec::with_capacity(64 << 20);
+    let before = seccomp::page_faults();
+    let touched = std::hint::black_box(fresh).spare_capacity_mut()[32 << 20].write(1) as *const u8;
+    let after = seccomp::page_faults();
+    assert!(
+        after.0 > before.0,
+        "a first touch is a minor fault ({touched:p})"
+    );
+}
