@@ -7,7 +7,6 @@
 //! Ordering notes: a Release and the Acquire that it pairs with carry the same `SYNC(tag)` comment.
 
 #[cfg(not(loom))]
-#[expect(clippy::disallowed_types, reason = "this is the door that the lint guards")]
 mod door {
     pub use core::sync::atomic::{AtomicU64, Ordering, fence};
 }

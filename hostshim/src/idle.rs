@@ -14,11 +14,6 @@
 //!
 //! Invariants: nobody sleeps longer than [`HostRester::park_max`] at a time, so that a peer that died, or never rings, or
 //! scribbles over the bell costs time and nothing else; a bell that says anything but ARMED lets nobody sleep.
-#![allow(
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "comes through the one door, spinwire_dataplane::sync; the lint looks through the re-export"
-)]
 
 use core::time::Duration;
 

@@ -7,6 +7,8 @@
 //!             tools            the command line
 //!               |
 //!   +---------- hostshim ---------------------------------------------------+
+//!   | domain     segments that processes meet in; the watcher of deaths     |
+//!   | plane      arena, clock, stats page and seal of one pinned thread     |
 //!   | mem        memory: private arenas, named segments, huge pages         |
 //!   | affinity   which CPUs, and pinning to one                             |
 //!   | clock      the time-stamp counter, calibrated                         |
@@ -32,10 +34,12 @@
 pub mod affinity;
 pub mod alloc_gate;
 pub mod clock;
+pub mod domain;
 pub mod error;
 pub mod idle;
 pub mod liveness;
 pub mod mem;
+pub mod plane;
 pub mod preflight;
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use std::time::Duration;
 use host_process::{Folder, Memory, again, lines, role, say, wait_for_end_of_input};
 use spinwire_hostshim::liveness::Identity;
 use spinwire_hostshim::mem::{
-    self, Backing, MapError, PageKind, PagePolicy, Problem, SegmentDir, SharedMapping,
+    self, Backing, MapError, Mount, PageKind, PagePolicy, Problem, SegmentDir, SharedMapping,
 };
 
 const HUGE: usize = 2 << 20;
@@ -295,7 +295,6 @@ fn names_are_checked_everywhere() {
 
 #[test]
 fn a_folder_that_is_too_small_says_how_much_is_missing() {
-    // Small, so that the kernel's own bookkeeping is no part of it; as large as the machine, so that it cannot fit.
     let folder = Folder::new();
     let dir = SegmentDir::new(folder.path());
     for policy in [BASE, PagePolicy::Best] {
@@ -304,16 +303,24 @@ fn a_folder_that_is_too_small_says_how_much_is_missing() {
             needed,
             free,
             ref directory,
+            ref mount,
         } = e
         else {
             panic!("{e}")
         };
         assert_eq!((needed, directory.as_path()), (1 << 50, folder.path()));
         assert!(free < needed);
-        assert!(
-            e.to_string().contains("remedy: ") && e.to_string().contains("remount,size="),
-            "{e}"
-        );
+        let text = e.to_string();
+        match mount {
+            Some(Mount { point, .. }) => {
+                assert!(folder.path().starts_with(point), "{text}");
+                assert!(
+                    text.contains("remedy: mount -o remount,size=1073741"),
+                    "{text}"
+                );
+            }
+            None => assert!(text.contains("remedy: free some of it"), "{text}"),
+        }
     }
     assert!(folder.names().is_empty());
     let e = SegmentDir::new("/absent/folder")

@@ -196,7 +196,7 @@ fn hot_functions_cannot_panic() {
     let findings = scan(&library);
     assert!(
         findings.is_empty(),
-        "panic paths in optimised code ({} of {} probes):\n{}",
+        "panic paths in optimised code, overflow checks on ({} of {} probes):\n{}",
         findings.len(),
         probes.len(),
         findings.join("\n")

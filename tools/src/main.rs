@@ -1,1 +1,56 @@
-fn main() {}
+//! The `spinwire` command: measure, look at and mend pinned-core data planes.
+//!
+//! ```text
+//!   cli       the arguments that all commands share
+//!   cmd/      one file a command
+//!   pair/     the two ends of a measurement
+//!   report    what a command ends with: exit codes, JSON, errors with a remedy
+//! ```
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::float_arithmetic,
+    reason = "figures for people: rates and ratios; nothing here runs in a turn"
+)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "printing is what a command line is for"
+)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cmd;
+mod pair;
+mod pattern;
+mod plot;
+mod report;
+
+/// Measure, look at and mend pinned-core data planes.
+///
+/// Start with `spinwire lat`: it starts a second process, exchanges messages with it through shared memory, and prints
+/// how long that takes beside the floor of this machine. `spinwire doctor` says what stands in the way of better
+/// figures.
+#[derive(Debug, Parser)]
+#[command(name = "spinwire", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure round trips between two pinned processes, beside the machine's own floor.
+    Lat(cmd::lat::Args),
+    /// Measure one-way streaming between two pinned processes, beside a bare copy.
+    Bw(cmd::bw::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Lat(args) => cmd::lat::run(&args),
+        Command::Bw(args) => cmd::bw::run(&args),
+    };
+    report::finish(outcome)
+}

@@ -39,13 +39,17 @@ those that Debian has.";
 #[command(version, after_help = AFTER_HELP, max_term_width = 120)]
 #[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
 pub(crate) struct Cli {
-    /// Rounds to run [default: 12, or 4 with --quick]
+    /// Rounds to run [default: 12; 4 with --quick, 3 with --smoke]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
 
     /// Short measurements and few rounds: a look, not a claim
     #[arg(long)]
     quick: bool,
+
+    /// As short as can be: shows that everything runs, the figures mean nothing
+    #[arg(long, conflicts_with = "quick")]
+    smoke: bool,
 
     /// The two processors: who pings or sends, and who echoes or receives
     #[arg(long, value_name = "A,B", default_value = "0,1")]
@@ -83,10 +87,10 @@ impl Cli {
     /// How to run.
     pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
         self.cpus.check()?;
-        let (effort, rounds) = if self.quick {
-            (Effort::Quick, 4)
-        } else {
-            (Effort::Full, 12)
+        let (effort, rounds) = match (self.smoke, self.quick) {
+            (true, _) => (Effort::Smoke, 3),
+            (false, true) => (Effort::Quick, 4),
+            (false, false) => (Effort::Full, 12),
         };
         let spinwire = self.spinwire.clone().unwrap_or_else(spinwire::default_path);
         Ok(Plan {

@@ -42,6 +42,8 @@ pub(crate) struct Plan {
 /// How long a single measurement is: some tens of milliseconds on a good machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
+    /// Enough to see that everything runs; the figures mean nothing.
+    Smoke,
     /// Enough for a look.
     Quick,
     /// Enough for a claim.
@@ -72,6 +74,7 @@ impl Effort {
     /// Seconds of a stream, for who takes seconds.
     pub(crate) const fn seconds(self) -> f64 {
         match self {
+            Self::Smoke => 0.01,
             Self::Quick => 0.05,
             Self::Full => 0.2,
         }
@@ -79,6 +82,7 @@ impl Effort {
 
     const fn scale(self, full: u32) -> u32 {
         match self {
+            Self::Smoke => full / 100,
             Self::Quick => full / 4,
             Self::Full => full,
         }

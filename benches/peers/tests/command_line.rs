@@ -1,6 +1,6 @@
 //! The command as its users run it, with a stub in place of `spinwire`.
 //!
-//! These tests run real measurements, as short as they can be, one after the other, and need two
+//! These tests run real measurements, as short as they can be and one after the other, and need two
 //! processors: 0 and 1.
 
 #![expect(
@@ -19,7 +19,7 @@ const STUB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stub-spinwire");
 fn peers(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_peers"));
     command
-        .args(["--quick", "--spinwire", STUB])
+        .args(["--smoke", "--spinwire", STUB])
         .args(arguments);
     command
 }
@@ -75,7 +75,7 @@ fn a_spinwire_that_is_not_there_is_skipped_aloud() {
     let (output, stdout) = run({
         let mut command = Command::new(env!("CARGO_BIN_EXE_peers"));
         command.args([
-            "--quick",
+            "--smoke",
             "--rounds",
             "1",
             "--check",

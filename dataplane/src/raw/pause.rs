@@ -38,7 +38,7 @@ impl Watch<'_> {
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
         debug_assert!(self.word < LINE_WORDS, "a line has words 0 to 7");
-        // SYNC(watch): pairs with the Release of whoever writes the word; the caller reads its data after the wait.
+        // Acquire: the caller goes on to read what the writer published before it wrote the word.
         self.line
             .words()
             .get(self.word)

@@ -25,4 +25,4 @@ pub mod segment;
 
 pub use directory::{EndpointRef, RegisterError};
 pub use lease::ProcessLease;
-pub use segment::{Geometry, GeometryError, Identity, JoinError, Segment};
+pub use segment::{Geometry, GeometryError, Identity, JoinError, Segment, copy_header};

@@ -15,6 +15,7 @@ use spinwire_layouts::pod::Pod;
 use spinwire_layouts::shm::{
     EndpointEntry, LaneHeader, NEWS_LANE_COUNT, NameError, ProcessEntry, SegmentHeader, SegmentKind,
 };
+use spinwire_layouts::shm::stats::STATS_PAGE_BYTES;
 use spinwire_layouts::wire::message::MESSAGE_LENGTH_MAX;
 use spinwire_layouts::word::{from_usize, to_usize, widen};
 
@@ -260,15 +261,6 @@ impl<'s> Segment<'s> {
         let plan = geometry.plan().map_err(JoinError::Geometry)?;
         let segment = Self::cut(lines, geometry, &plan, identity.name)?;
         let header = SegmentHeader {
-            magic: MAGIC,
-            abi_version: ABI_VERSION,
-            kind: SegmentKind::Domain.code(),
-            layout_hash: LAYOUT_HASH,
-            segment_bytes: plan.segment_bytes,
-            boot_id: identity.boot_id,
-            created_unix_ns: identity.created_unix_ns,
-            ready: 0,
-            page_bytes: identity.page_bytes,
             process_count: geometry.process_count,
             endpoint_count: geometry.endpoint_count,
             lane_count: geometry.lane_count,
@@ -278,20 +270,9 @@ impl<'s> Segment<'s> {
             endpoint_table_offset: plan.endpoint_table,
             lane_table_offset: plan.lane_table,
             lane_ring_offset: plan.lane_ring,
-            name: *identity.name.as_field(),
-            creator_pid: widen(identity.pid),
-            creator_start_time: identity.start_time,
-            ..SegmentHeader::ZERO
+            ..identity.header(SegmentKind::Domain, plan.segment_bytes)
         };
-        for (i, bytes) in header.as_bytes().as_chunks::<8>().0.iter().enumerate() {
-            if let Some(to) = word(segment.header, i) {
-                to.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
-            }
-        }
-        if let Some(ready) = word(segment.header, offset_of!(SegmentHeader, ready) / 8) {
-            // SYNC(ready): Release pairs with the Acquire in Segment::attach.
-            ready.store(READY, Ordering::Release);
-        }
+        publish_header(segment.header, &header);
         Ok(segment)
     }
 
@@ -300,11 +281,8 @@ impl<'s> Segment<'s> {
     /// # Errors
     /// [`JoinError`] names the field that is wrong.
     pub fn attach(lines: &'s [Line]) -> Result<Self, JoinError> {
-        let header = Self::copy_header(lines)?;
-        check("magic", header.magic, MAGIC)?;
-        check("abi_version", widen(header.abi_version), widen(ABI_VERSION))?;
-        check("layout_hash", header.layout_hash, LAYOUT_HASH)?;
-        check("kind", widen(header.kind), widen(SegmentKind::Domain.code()))?;
+        let header = copy_header(lines)?;
+        check_identity(&header, SegmentKind::Domain)?;
         let geometry = Geometry {
             process_count: header.process_count,
             endpoint_count: header.endpoint_count,
@@ -320,36 +298,6 @@ impl<'s> Segment<'s> {
         check("lane_ring_offset", header.lane_ring_offset, plan.lane_ring)?;
         let name = Name::from_field(&header.name).map_err(JoinError::Name)?;
         Self::cut(lines, geometry, &plan, name)
-    }
-
-    /// A copy of the header in `lines`, whatever it holds, for tools that show it. Read once.
-    ///
-    /// # Errors
-    /// `Truncated` where there is not even a header, `NotReady` where it is not finished.
-    pub fn copy_header(lines: &[Line]) -> Result<SegmentHeader, JoinError> {
-        let wanted = from_usize(size_of::<SegmentHeader>());
-        let found = from_usize(lines.len().saturating_mul(LINE_BYTES));
-        let truncated = JoinError::Truncated { found, wanted };
-        let ready = word(lines, offset_of!(SegmentHeader, ready) / 8).ok_or(truncated)?;
-        // SYNC(ready): Acquire pairs with the Release in Segment::format.
-        let ready = ready.load(Ordering::Acquire);
-        let mut bytes = [0; size_of::<SegmentHeader>()];
-        for (i, to) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            *to = word(lines, i).ok_or(truncated)?.load(Ordering::Relaxed).to_ne_bytes();
-        }
-        let header = SegmentHeader::from_bytes(&bytes).ok_or(truncated)?;
-        if ready != READY {
-            // A file of something else is told apart from a segment that is not finished.
-            let fresh = header.magic == 0 || header.magic == MAGIC;
-            return Err(if fresh && ready == 0 {
-                JoinError::NotReady
-            } else if header.magic == MAGIC {
-                JoinError::Mismatch { field: "ready", found: ready, wanted: READY }
-            } else {
-                JoinError::Mismatch { field: "magic", found: header.magic, wanted: MAGIC }
-            });
-        }
-        Ok(header)
     }
 
     fn cut(
@@ -433,6 +381,120 @@ impl<'s> Segment<'s> {
             ring.split_at_checked(to_usize(widen(self.geometry.lane_cell_count)))?;
         Some(LaneMemory { cells, spill, credit })
     }
+}
+
+impl Identity {
+    /// What the headers of all kinds of segments have in common.
+    fn header(&self, kind: SegmentKind, segment_bytes: u64) -> SegmentHeader {
+        SegmentHeader {
+            magic: MAGIC,
+            abi_version: ABI_VERSION,
+            kind: kind.code(),
+            layout_hash: LAYOUT_HASH,
+            segment_bytes,
+            boot_id: self.boot_id,
+            created_unix_ns: self.created_unix_ns,
+            page_bytes: self.page_bytes,
+            name: *self.name.as_field(),
+            creator_pid: widen(self.pid),
+            creator_start_time: self.start_time,
+            ..SegmentHeader::ZERO
+        }
+    }
+}
+
+/// Writes a header, the ready word last.
+fn publish_header(lines: &[Line], header: &SegmentHeader) {
+    for (i, bytes) in header.as_bytes().as_chunks::<8>().0.iter().enumerate() {
+        if let Some(to) = word(lines, i) {
+            to.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+        }
+    }
+    if let Some(ready) = word(lines, offset_of!(SegmentHeader, ready) / 8) {
+        // SYNC(ready): Release pairs with the Acquire in copy_header.
+        ready.store(READY, Ordering::Release);
+    }
+}
+
+/// A copy of the header in `lines`, whatever it holds, for tools that show it. Read once.
+///
+/// # Errors
+/// `Truncated` where there is not even a header, `NotReady` where it is not finished.
+pub fn copy_header(lines: &[Line]) -> Result<SegmentHeader, JoinError> {
+    let wanted = from_usize(size_of::<SegmentHeader>());
+    let found = from_usize(lines.len().saturating_mul(LINE_BYTES));
+    let truncated = JoinError::Truncated { found, wanted };
+    let ready = word(lines, offset_of!(SegmentHeader, ready) / 8).ok_or(truncated)?;
+    // SYNC(ready): Acquire pairs with the Release in publish_header.
+    let ready = ready.load(Ordering::Acquire);
+    let mut bytes = [0; size_of::<SegmentHeader>()];
+    for (i, to) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        *to = word(lines, i).ok_or(truncated)?.load(Ordering::Relaxed).to_ne_bytes();
+    }
+    let header = SegmentHeader::from_bytes(&bytes).ok_or(truncated)?;
+    if ready != READY {
+        // A file of something else is told apart from a segment that is not finished.
+        let fresh = header.magic == 0 || header.magic == MAGIC;
+        return Err(if fresh && ready == 0 {
+            JoinError::NotReady
+        } else if header.magic == MAGIC {
+            JoinError::Mismatch { field: "ready", found: ready, wanted: READY }
+        } else {
+            JoinError::Mismatch { field: "magic", found: header.magic, wanted: MAGIC }
+        });
+    }
+    Ok(header)
+}
+
+fn check_identity(header: &SegmentHeader, kind: SegmentKind) -> Result<(), JoinError> {
+    check("magic", header.magic, MAGIC)?;
+    check("abi_version", widen(header.abi_version), widen(ABI_VERSION))?;
+    check("layout_hash", header.layout_hash, LAYOUT_HASH)?;
+    check("kind", widen(header.kind), widen(kind.code()))
+}
+
+/// Bytes of a segment that holds a stats page: a page for the header, then the stats page.
+pub const STATS_SEGMENT_BYTES: usize = STATS_OFFSET + STATS_PAGE_BYTES;
+const STATS_OFFSET: usize = 4096;
+
+/// Makes a segment with nothing but a stats page in `lines`: fresh memory, all zero. `introduce` makes the page before
+/// anybody can see it; what it makes is returned.
+///
+/// # Errors
+/// `Truncated` where the memory is too small; whatever `introduce` says.
+pub fn format_stats<'s, T, E: From<JoinError>>(
+    lines: &'s [Line],
+    identity: &Identity,
+    introduce: impl FnOnce(&'s [Line]) -> Result<T, E>,
+) -> Result<T, E> {
+    let made = introduce(stats_lines(lines)?)?;
+    let header = SegmentHeader {
+        stats_offset: from_usize(STATS_OFFSET),
+        ..identity.header(SegmentKind::Stats, from_usize(STATS_SEGMENT_BYTES))
+    };
+    publish_header(lines, &header);
+    Ok(made)
+}
+
+/// The stats page in a segment that somebody made.
+///
+/// # Errors
+/// [`JoinError`] names the field that is wrong.
+pub fn attach_stats(lines: &[Line]) -> Result<&[Line], JoinError> {
+    let header = copy_header(lines)?;
+    check_identity(&header, SegmentKind::Stats)?;
+    check("segment_bytes", header.segment_bytes, from_usize(STATS_SEGMENT_BYTES))?;
+    check("stats_offset", header.stats_offset, from_usize(STATS_OFFSET))?;
+    stats_lines(lines)
+}
+
+fn stats_lines(lines: &[Line]) -> Result<&[Line], JoinError> {
+    lines.get(STATS_OFFSET / LINE_BYTES..STATS_SEGMENT_BYTES / LINE_BYTES).ok_or(
+        JoinError::Truncated {
+            found: from_usize(lines.len().saturating_mul(LINE_BYTES)),
+            wanted: from_usize(STATS_SEGMENT_BYTES),
+        },
+    )
 }
 
 const EPOCH_WORD: usize = offset_of!(SegmentHeader, liveness_epoch) / 8;

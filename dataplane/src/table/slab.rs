@@ -414,7 +414,11 @@ mod tests {
         for expected in [(1 << 24) - 2, (1 << 24) - 1, 1, 2] {
             let key = slab.insert(()).unwrap();
             assert_eq!(key.generation().as_raw(), expected);
-            assert_eq!(slab.get(first).is_ok(), expected == 1, "the same name, 2^24 - 1 uses later");
+            assert_eq!(
+                slab.get(first).is_ok(),
+                expected == 1,
+                "the same name, 2^24 - 1 uses later"
+            );
             assert_eq!(slab.remove(key), Ok(()));
         }
     }

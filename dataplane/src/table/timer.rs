@@ -19,6 +19,8 @@
 //! 2. Entries in list `DUE` had been due when they were inserted or moved. They count as due at `elapsed`.
 //! 3. A bit in `occupied` says that the list has entries; a bit in `levels`, that the word in `occupied` is not 0.
 //! 4. `soonest` of an occupied list is not later than any deadline in it.
+//! 5. No list starts before `wake`, and nothing is due or entered before it: an expiry that ends sooner is one
+//!    comparison.
 //!
 //! A timer never fires early: deadlines are rounded up to a tick, `now` is rounded down.
 
@@ -87,6 +89,7 @@ pub struct Timers<'m, T: Copy> {
     levels: Cell<u32>,
     elapsed: Cell<u64>,
     entered: Cell<u32>,
+    wake: Cell<u64>,
     tick_shift: u32,
 }
 
@@ -157,6 +160,7 @@ impl<'m, T: Copy> Timers<'m, T> {
             levels: Cell::new(0),
             elapsed: Cell::new(0),
             entered: Cell::new(NIL),
+            wake: Cell::new(u64::MAX),
             tick_shift: tick.as_nanos().checked_ilog2().unwrap_or(0),
         }
     }
@@ -202,17 +206,18 @@ impl<'m, T: Copy> Timers<'m, T> {
         Ok(())
     }
 
-    /// Advances the wheel to `now` (a `now` before an earlier one counts as that one) and hands out what is due, by
-    /// rising deadline in ticks; within a tick in no stated order.
+    /// Advances the wheel to `now` (one before the wheel's own time counts as that) and hands out what is due, by rising
+    /// deadline in ticks; within a tick in no stated order.
     ///
     /// `budget` bounds the steps that the iterator takes in all. A step fires a timer, or moves one down a level, so that
     /// a timer takes at most 11 steps in its life. What the budget leaves over is found by the next call; then
     /// [`next_deadline`](Timers::next_deadline) is not later than `now`.
     #[inline]
-    pub const fn expire(&self, now: Instant, budget: u32) -> Expire<'_, 'm, T> {
+    pub fn expire(&self, now: Instant, budget: u32) -> Expire<'_, 'm, T> {
+        let now = unshift(now.as_nanos(), self.tick_shift).max(self.elapsed.get());
         Expire {
             timers: self,
-            now: unshift(now.as_nanos(), self.tick_shift),
+            now,
             budget,
         }
     }
@@ -263,8 +268,18 @@ impl<'m, T: Copy> Timers<'m, T> {
         Nanos::new(1u64.wrapping_shl(self.tick_shift))
     }
 
-    /// One step towards `now`, in ticks: first what is due, then what the wheel has entered, then the next slot.
+    /// One step towards `now`, in ticks.
+    #[inline]
     fn step(&self, now: u64) -> Step<T> {
+        if now < self.wake.get() {
+            self.advance(now);
+            return Step::Nothing;
+        }
+        self.work(now)
+    }
+
+    /// First what is due, then what the wheel has entered, then the next slot.
+    fn work(&self, now: u64) -> Step<T> {
         if let Some(slot) = self.order.pop_front(DUE) {
             return self.fire(slot);
         }
@@ -307,17 +322,22 @@ impl<'m, T: Copy> Timers<'m, T> {
     /// Moves the wheel's time on to the next occupied slot, or to `now` where that comes first. Says whether a slot was
     /// entered.
     fn enter_next(&self, now: u64) -> bool {
-        if let Some(list) = self.next_list() {
-            let start = self.start_of(list);
-            if start <= now {
-                self.elapsed.set(start);
-                self.entered.set(list);
-                return true;
-            }
+        let next = self.next_list().map(|list| (list, self.start_of(list)));
+        if let Some((list, start)) = next.filter(|&(_, start)| start <= now) {
+            self.elapsed.set(start);
+            self.entered.set(list);
+            return true;
         }
-        // No slot starts in between, so every entry keeps its level and slot (invariant 1).
-        self.elapsed.set(self.elapsed.get().max(now));
+        self.wake.set(next.map_or(u64::MAX, |(_, start)| start));
+        self.advance(now);
         false
+    }
+
+    /// Moves the wheel's time on to `now`, where no list starts in between: so every entry keeps its level and slot
+    /// (invariant 1).
+    #[inline]
+    fn advance(&self, now: u64) {
+        self.elapsed.set(self.elapsed.get().max(now));
     }
 
     /// The occupied list that starts first: the first slot of the lowest level.
@@ -342,11 +362,18 @@ impl<'m, T: Copy> Timers<'m, T> {
     fn link(&self, slot: u32, tick: u64) {
         let elapsed = self.elapsed.get();
         let highest = (tick ^ elapsed).checked_ilog2().filter(|_| tick > elapsed);
-        let list = highest.map_or(DUE, |bit| self.open(tick, bit / SLOT_BITS));
+        let (list, start) = match highest.map(|bit| bit / SLOT_BITS) {
+            Some(level) => {
+                let list = self.open(tick, level);
+                (list, self.start_of(list))
+            }
+            None => (DUE, elapsed),
+        };
+        self.wake.set(self.wake.get().min(start));
         let linked = self.order.push_back(list, slot);
         debug_assert!(
             linked.is_ok(),
-            "every list that `open` names exists, every entry has a link"
+            "`open` names lists that exist, and every entry has a link"
         );
     }
 

@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 
 use super::draft::Draft;
 use super::link::{self, Link};
-use super::{Backing, MapError, Problem, SegmentName, file_bytes, hugetlb};
+use super::{Backing, MapError, Mount, Problem, SegmentName, file_bytes, hugetlb};
 use crate::error::OsError;
-use crate::liveness::{Identity, Life};
+use crate::liveness::Life;
 use crate::raw::syscall;
 
 const PREFIX: &str = "spinwire.";
@@ -91,6 +91,25 @@ impl SegmentDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The tmpfs that the folder is on; none where it is on something else.
+    pub(super) fn mount(&self) -> Option<Mount> {
+        let fs = syscall::file_system(&self.path)
+            .ok()
+            .filter(|fs| fs.is_tmpfs())?;
+        let path = fs::canonicalize(&self.path).ok()?;
+        let device = |path: &Path| fs::metadata(path).ok().map(|m| m.dev());
+        let here = device(&path)?;
+        // The highest folder of the same device is where it is mounted.
+        let point = path
+            .ancestors()
+            .take_while(|above| device(above) == Some(here))
+            .last()?;
+        Some(Mount {
+            point: point.to_path_buf(),
+            bytes: fs.total_bytes()?,
+        })
     }
 
     /// Makes a file and lets it vanish: the proof that segments can be made here.
@@ -197,13 +216,10 @@ pub(super) fn remove(path: &Path, may_be_absent: bool) -> Result<(), MapError> {
     }
 }
 
-/// The file that is to hold a segment's memory on the hugetlbfs `mount`: a name that nobody had before, because segments
-/// of several folders may share the mount.
-pub(super) fn target_on(mount: &Path, name: &SegmentName, creator: &Identity) -> PathBuf {
-    mount.join(format!(
-        "{PREFIX}{name}.{}-{}",
-        creator.pid, creator.start_time
-    ))
+/// The file that is to hold a segment's memory on the hugetlbfs `mount`. The number of its inode makes the name one that
+/// no other file there has, because segments of several folders, and leftovers, may share the mount.
+pub(super) fn target_on(mount: &Path, name: &SegmentName, memory: FileId) -> PathBuf {
+    mount.join(format!("{PREFIX}{name}.{}", memory.inode))
 }
 
 fn is_ours(target: &Path) -> bool {

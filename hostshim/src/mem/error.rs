@@ -33,6 +33,8 @@ pub enum MapError {
         needed: u64,
         /// Bytes that are left.
         free: u64,
+        /// The file system that can be made larger; none where it is no tmpfs.
+        mount: Option<Mount>,
     },
     /// The file that has the name, or should have it, is not as it must be.
     File {
@@ -43,6 +45,15 @@ pub enum MapError {
     },
     /// The kernel said no.
     Os(OsError),
+}
+
+/// A tmpfs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mount {
+    /// Where it is mounted.
+    pub point: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
 }
 
 /// What can be the matter with the file behind a name.
@@ -133,14 +144,24 @@ impl fmt::Display for MapError {
                 directory,
                 needed,
                 free,
+                mount,
             } => {
                 let directory = directory.display();
-                let missing = needed.saturating_sub(*free).max(1).div_ceil(1 << 20);
                 write!(
                     f,
-                    "{directory} too small: {needed} bytes needed, {free} free; remedy: delete something there, \
-                     or make it at least {missing} MiB larger: mount -o remount,size=... {directory}"
-                )
+                    "{directory} too small: {needed} bytes needed, {free} free; remedy: "
+                )?;
+                match mount {
+                    Some(Mount { point, bytes }) => {
+                        let wanted = bytes
+                            .saturating_add(needed.saturating_sub(*free))
+                            .div_ceil(1 << 20);
+                        write!(f, "mount -o remount,size={wanted}M {}", point.display())
+                    }
+                    None => {
+                        f.write_str("free some of it, or point SPINWIRE_SHM_DIR to a larger tmpfs")
+                    }
+                }
             }
             Self::File { path, problem } => write!(f, "{} {problem}", path.display()),
             Self::Os(e) => e.fmt(f),

@@ -6,7 +6,7 @@
 //! ```text
 //!   spinwire-link 1                         spinwire-link 1
 //!   kind hugetlbfs                          kind memfd
-//!   path /dev/hugepages/spinwire.q.17-99    pid 17
+//!   path /dev/hugepages/spinwire.q.4711     pid 17
 //!                                           start_time 99
 //!                                           boot_id 000102...0f
 //!                                           fd 5
@@ -145,7 +145,7 @@ mod tests {
     fn both_kinds_survive_the_trip() {
         for link in [
             memfd(),
-            Link::Hugetlbfs(PathBuf::from("/dev/huge pages/spinwire.q.17-99")),
+            Link::Hugetlbfs(PathBuf::from("/dev/huge pages/spinwire.q.4711")),
         ] {
             assert_eq!(Link::parse(&link.text().unwrap()), Ok(link));
         }

@@ -40,7 +40,7 @@ use core::fmt;
 
 pub use arena::Mapping;
 pub use directory::{Listed, SegmentDir};
-pub use error::{MapError, Problem};
+pub use error::{MapError, Mount, Problem};
 pub use name::{NameError, SegmentName};
 pub use report::{Backing, Locking, PageReport, Refusal, Refused};
 pub use shared::{SharedMapping, Staged, list, unlink};

@@ -210,6 +210,7 @@ impl SegmentDir {
                     directory: self.path().to_path_buf(),
                     needed: file_bytes(len),
                     free: self.free_bytes().unwrap_or(0),
+                    mount: self.mount(),
                 },
                 _ => e.into(),
             })?;
@@ -288,7 +289,7 @@ impl Staged {
                 )
             }
             Home::Huge(HugeFile::OnMount(draft, mount)) => {
-                let target = target_on(&mount, &name, &Identity::mine()?);
+                let target = target_on(&mount, &name, id_of(draft.file())?);
                 // The name first: were the memory first, a creator killed in between would leave huge pages behind that
                 // nobody knows of.
                 let claim = publish_link(&Link::Hugetlbfs(target.clone()), &directory, &name)?;
@@ -362,6 +363,12 @@ fn publish_link(
 }
 
 impl SharedMapping {
+    /// The memory as the data plane sees it: cache lines of atomics.
+    #[must_use]
+    pub fn lines(&self) -> &[spinwire_dataplane::raw::line::Line] {
+        crate::raw::view::shared_lines(self)
+    }
+
     /// [`SegmentDir::create`] in the folder of the environment.
     ///
     /// # Errors

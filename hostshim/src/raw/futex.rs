@@ -1,8 +1,4 @@
 //! Sleeping on a word of shared memory: futex(2).
-#![allow(
-    clippy::disallowed_types,
-    reason = "comes through the one door, spinwire_dataplane::sync; the lint looks through the re-export"
-)]
 
 use core::time::Duration;
 

@@ -7,9 +7,11 @@
 //! | [`futex`] | sleeping on a word of shared memory |
 //! | [`tsc`] | the time-stamp counter and the processor's description of itself |
 //! | [`gate`] | the allocator that counts |
+//! | [`view`] | mappings as the data plane wants to see them |
 
 pub(crate) mod futex;
 pub(crate) mod gate;
 pub(crate) mod mmap;
 pub(crate) mod syscall;
 pub(crate) mod tsc;
+pub(crate) mod view;

@@ -87,6 +87,11 @@ impl FileSystem {
         self.magic == libc::HUGETLBFS_MAGIC
     }
 
+    /// Is this a tmpfs?
+    pub(crate) const fn is_tmpfs(self) -> bool {
+        self.magic == libc::TMPFS_MAGIC
+    }
+
     /// Bytes left; none where the file system has no limit.
     pub(crate) fn free_bytes(self) -> Option<u64> {
         (self.blocks != 0).then(|| self.free.saturating_mul(self.block_bytes))

@@ -3,6 +3,7 @@
 
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
 use core::panic::PanicInfo;
 
 /// Static memory, aligned to a page.
@@ -19,6 +20,12 @@ impl<const N: usize> Arena<N> {
 
     pub const fn base(&self) -> *mut u8 {
         self.0.get().cast()
+    }
+
+    /// The whole of it, once.
+    pub fn take(&'static self) -> Option<&'static mut [MaybeUninit<u8>]> {
+        // SAFETY: the program has one thread, and calls this once: `main` is the only caller.
+        unsafe { self.0.get().cast::<[MaybeUninit<u8>; N]>().as_mut() }.map(<[_; N]>::as_mut_slice)
     }
 }
 

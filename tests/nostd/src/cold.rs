@@ -1,6 +1,9 @@
 //! Functions that read what peers wrote, outside of a turn: joining, connecting, cleaning up.
 
 use spinwire_dataplane::id::Name;
+use spinwire_dataplane::poll::{
+    HistogramId, HistogramSnapshot, PlaneSnapshot, StatsError, StatsReader,
+};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::shm::directory::{self, EndpointRef, RegisterError};
 use spinwire_dataplane::shm::lane_table::{self, LaneEnd};
@@ -58,4 +61,19 @@ pub extern "C" fn probe_lane_inbound<'s>(
 #[unsafe(no_mangle)]
 pub extern "C" fn probe_reclaim(segment: &Segment<'_>, slot: u16) -> bool {
     reclaim::reclaim(segment, slot)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_stats_reader(page: &[Line]) -> Result<PlaneSnapshot, StatsError> {
+    StatsReader::new(page)?.plane()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_stats_histogram(
+    page: &[Line],
+    snapshot: &mut HistogramSnapshot,
+) -> Result<(), StatsError> {
+    StatsReader::new(page)?.histogram(HistogramId::RoundTrip, snapshot)?;
+    StatsReader::new(page)?.histogram_unsettled(HistogramId::TurnBusy, snapshot)?;
+    Ok(())
 }

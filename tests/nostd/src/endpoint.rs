@@ -1,100 +1,103 @@
-//! The endpoint over the shared-memory provider, and the providers themselves: everything a turn of a service calls.
+//! The endpoint over every provider: everything that a turn of a service calls.
 
 use spinwire_dataplane::error::{PostError, Refused};
 use spinwire_dataplane::id::{Addr, Name, WrId};
 use spinwire_dataplane::msg::{Completion, Endpoint, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Outcome, Poll};
+use spinwire_dataplane::provider::fault::Fault;
+use spinwire_dataplane::provider::loopback::Port;
 use spinwire_dataplane::provider::shm::ShmPort;
+use spinwire_dataplane::provider::trace::Trace;
 use spinwire_dataplane::provider::{CancelError, Event, Waiting};
 use spinwire_dataplane::raw::loan::Loan;
 use spinwire_dataplane::time::Instant;
 
-type Shm<'a> = Endpoint<'a, ShmPort<'a, 'a>>;
+/// The probes of one endpoint type.
+macro_rules! endpoint_probes {
+    ($module:ident, $provider:ty) => {
+        mod $module {
+            use super::*;
 
-#[unsafe(no_mangle)]
-pub extern "C" fn probe_endpoint_inject(
-    endpoint: &Shm<'_>,
-    to: SendTo,
-    bytes: &[u8],
-) -> Result<(), PostError> {
-    endpoint.inject(to, bytes)
+            type Probed<'a> = Endpoint<'a, $provider>;
+            type Posted<'a> = Result<WrId, Refused<Loan<'a>>>;
+
+            #[unsafe(export_name = concat!("probe_", stringify!($module), "_inject"))]
+            extern "C" fn inject(
+                e: &Probed<'_>,
+                to: SendTo,
+                bytes: &[u8],
+            ) -> Result<(), PostError> {
+                e.inject(to, bytes)
+            }
+
+            #[unsafe(export_name = concat!("probe_", stringify!($module), "_post_send"))]
+            extern "C" fn post_send<'a>(e: &Probed<'a>, to: SendTo, loan: Loan<'a>) -> Posted<'a> {
+                e.post_send(to, loan, 0)
+            }
+
+            #[unsafe(export_name = concat!("probe_", stringify!($module), "_post_recv"))]
+            extern "C" fn post_recv<'a>(
+                e: &Probed<'a>,
+                from: RecvFrom,
+                loan: Loan<'a>,
+            ) -> Posted<'a> {
+                e.post_recv(from, loan, 0)
+            }
+
+            #[unsafe(export_name = concat!("probe_", stringify!($module), "_post_multi_recv"))]
+            extern "C" fn post_multi_recv<'a>(
+                e: &Probed<'a>,
+                from: RecvFrom,
+                loan: Loan<'a>,
+                room_bytes_min: u32,
+            ) -> Posted<'a> {
+                e.post_multi_recv(from, loan, room_bytes_min, 0)
+            }
+
+            #[unsafe(export_name = concat!("probe_", stringify!($module), "_turn"))]
+            extern "C" fn turn(e: &Probed<'_>, now: Instant, budget: Budget) -> Outcome {
+                e.turn(now, budget)
+            }
+
+            #[unsafe(export_name = concat!("probe_", stringify!($module), "_poll"))]
+            extern "C" fn poll<'a>(e: &Probed<'a>) -> Option<Completion<'a>> {
+                e.poll()
+            }
+
+            #[unsafe(export_name = concat!("probe_", stringify!($module), "_read"))]
+            extern "C" fn read<'a>(e: &Probed<'a>, completion: &Completion<'a>) -> Option<usize> {
+                e.read(completion, <[u8]>::len)
+            }
+
+            #[unsafe(export_name = concat!("probe_", stringify!($module), "_poll_event"))]
+            extern "C" fn poll_event(e: &Probed<'_>) -> Option<Event> {
+                e.poll_event()
+            }
+
+            #[unsafe(export_name = concat!("probe_", stringify!($module), "_cancel"))]
+            extern "C" fn cancel(e: &Probed<'_>, id: WrId) -> Result<(), CancelError> {
+                e.cancel(id)
+            }
+
+            #[unsafe(export_name = concat!("probe_", stringify!($module), "_peek"))]
+            extern "C" fn peek(e: &Probed<'_>, from: RecvFrom) -> Option<Waiting> {
+                e.peek(from)
+            }
+
+            #[unsafe(export_name = concat!("probe_", stringify!($module), "_connect"))]
+            extern "C" fn connect(e: &Probed<'_>, name: &Name) -> Result<Addr, PostError> {
+                e.connect(name)
+            }
+
+            #[unsafe(export_name = concat!("probe_", stringify!($module), "_disconnect"))]
+            extern "C" fn disconnect(e: &Probed<'_>, peer: Addr) -> Result<(), PostError> {
+                e.disconnect(peer)
+            }
+        }
+    };
 }
 
-#[unsafe(no_mangle)]
-pub extern "C" fn probe_endpoint_post_send<'a>(
-    endpoint: &Shm<'a>,
-    to: SendTo,
-    loan: Loan<'a>,
-    context: u64,
-) -> Result<WrId, Refused<Loan<'a>>> {
-    endpoint.post_send(to, loan, context)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn probe_endpoint_post_recv<'a>(
-    endpoint: &Shm<'a>,
-    from: RecvFrom,
-    loan: Loan<'a>,
-    context: u64,
-) -> Result<WrId, Refused<Loan<'a>>> {
-    endpoint.post_recv(from, loan, context)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn probe_endpoint_post_multi_recv<'a>(
-    endpoint: &Shm<'a>,
-    from: RecvFrom,
-    loan: Loan<'a>,
-    room_bytes_min: u32,
-) -> Result<WrId, Refused<Loan<'a>>> {
-    endpoint.post_multi_recv(from, loan, room_bytes_min, 0)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn probe_endpoint_turn(endpoint: &Shm<'_>, now: Instant, budget: Budget) -> Outcome {
-    endpoint.turn(now, budget)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn probe_endpoint_poll<'a>(endpoint: &Shm<'a>) -> Option<Completion<'a>> {
-    endpoint.poll()
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn probe_endpoint_read<'a>(
-    endpoint: &Shm<'a>,
-    completion: &Completion<'a>,
-) -> Option<usize> {
-    endpoint.read(completion, <[u8]>::len)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn probe_endpoint_poll_event(endpoint: &Shm<'_>) -> Option<Event> {
-    endpoint.poll_event()
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn probe_endpoint_cancel(endpoint: &Shm<'_>, id: WrId) -> Result<(), CancelError> {
-    endpoint.cancel(id)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn probe_endpoint_peek(endpoint: &Shm<'_>, from: RecvFrom) -> Option<Waiting> {
-    endpoint.peek(from)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn probe_endpoint_connect(
-    endpoint: &Shm<'_>,
-    name: &Name,
-) -> Result<Addr, PostError> {
-    endpoint.connect(name)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn probe_endpoint_disconnect(
-    endpoint: &Shm<'_>,
-    peer: Addr,
-) -> Result<(), PostError> {
-    endpoint.disconnect(peer)
-}
+endpoint_probes!(shm, ShmPort<'a, 'a>);
+endpoint_probes!(loopback, Port<'a, 'a>);
+endpoint_probes!(fault, Fault<'a, Port<'a, 'a>>);
+endpoint_probes!(trace, Trace<'a, ShmPort<'a, 'a>>);

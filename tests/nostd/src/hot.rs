@@ -1,7 +1,10 @@
-//! Functions of a turn: lanes and tables.
+//! Functions of a turn: lanes, tables, figures.
 
 use spinwire_dataplane::error::{Fatal, PostError};
 use spinwire_dataplane::id::{OpTag, WrId};
+use spinwire_dataplane::poll::{
+    Budget, HistogramId, Outcome, Poll, Rotation, Stats, StatsWriter, TraceRing,
+};
 use spinwire_dataplane::raw::line::{self, Line};
 use spinwire_dataplane::shm::lane::{Arrival, Envelope, LaneRx, LaneTx};
 use spinwire_dataplane::table::{BitSet, Due, Fifos, Full, Key, Ring, Slab, SlabError, Timers};
@@ -89,4 +92,40 @@ pub extern "C" fn probe_wr_id(raw: u64) -> Option<(OpTag, u32)> {
     let (op, generation, slot) = WrId::from_raw(raw).parts()?;
     let again = WrId::new(op, generation.next(), slot);
     again.parts().map(|(op, _, slot)| (op, slot))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_stats(stats: &Stats<'_>, page: &StatsWriter<'_>, value: u64, now: Instant) {
+    stats.record(HistogramId::RoundTrip, value);
+    page.publish(stats, now);
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_trace_ring(ring: &TraceRing<'_>, at: Instant, count: u32) -> Option<u64> {
+    ring.record(at, 1, 2, 3);
+    ring.newest(count).last().map(|event| event.a)
+}
+
+/// Two sources that do nothing: what is left is the turning itself.
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_rotation(
+    sources: &Rotation<(Quiet, Quiet)>,
+    now: Instant,
+    budget: Budget,
+) -> Outcome {
+    sources.turn(now, budget)
+}
+
+/// A source that is always idle.
+#[derive(Debug)]
+pub struct Quiet;
+
+impl Poll for Quiet {
+    fn turn(&self, _: Instant, _: Budget) -> Outcome {
+        Outcome::Idle
+    }
+
+    fn poll_at(&self) -> Option<Instant> {
+        None
+    }
 }

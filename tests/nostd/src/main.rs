@@ -1,11 +1,12 @@
 //! Link proof: a program of its own, without std, libc, loader and allocator, that sends messages to itself.
 //!
 //! It makes a segment in static memory, registers two endpoints, opens a lane and exchanges messages until both rings
-//! have wrapped many times. Its exit code says which step failed; 0 is success, 101 a panic.
+//! have wrapped many times; then endpoints talk over shared memory and over the loopback. Its exit code says which step failed; 0 is success, 101 a panic.
 #![no_std]
 #![no_main]
 
 mod bare;
+mod service;
 
 use core::ptr::NonNull;
 
@@ -13,6 +14,7 @@ use bare::Arena;
 use spinwire_dataplane::error::{PostError, Retry};
 use spinwire_dataplane::id::Name;
 use spinwire_dataplane::raw::line::{Line, lines_from_raw};
+use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::shm::lane::{Envelope, LaneRx, LaneTx};
 use spinwire_dataplane::shm::lease::Joiner;
 use spinwire_dataplane::shm::segment::{Geometry, Identity, Segment};
@@ -21,11 +23,12 @@ use spinwire_layouts::shm::EndpointKind;
 
 const ARENA_BYTES: usize = 64 << 10;
 static ARENA: Arena<ARENA_BYTES> = Arena::zeroed();
+static TABLES: Arena<{ 1 << 20 }> = Arena::zeroed();
 
 const GEOMETRY: Geometry = Geometry {
-    process_count: 2,
-    endpoint_count: 2,
-    lane_count: 2,
+    process_count: 4,
+    endpoint_count: 4,
+    lane_count: 4,
     lane_cell_count: 8,
     lane_spill_bytes: 1024,
 };
@@ -45,6 +48,11 @@ enum Step {
     Receive = 9,
     Content = 10,
     Credit = 11,
+    Arena = 12,
+    ShmPort = 13,
+    ShmTalk = 14,
+    Hub = 15,
+    HubTalk = 16,
 }
 
 extern "C" fn main() -> ! {
@@ -60,7 +68,12 @@ fn run() -> Result<(), Step> {
     let lines = unsafe { lines_from_raw(base, ARENA_BYTES) }.ok_or(Step::Memory)?;
     let (sender, receiver) = open_lane(lines)?;
     exchange(&sender, &receiver)?;
-    fill(&sender)
+    fill(&sender)?;
+    let segment = Segment::attach(lines).map_err(|_| Step::Attach)?;
+    let block = TABLES.take().ok_or(Step::Arena)?;
+    let bump = Bump::new(block);
+    service::over_shm(segment, &bump)?;
+    service::over_loopback(&bump)
 }
 
 /// One process, two endpoints, one lane between them.

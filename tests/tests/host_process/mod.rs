@@ -14,6 +14,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use spinwire_hostshim::mem::SegmentDir;
+
 const ROLE: &str = "HOST_TEST_ROLE";
 
 /// The role of this process, if it was started by [`again`].
@@ -129,6 +131,10 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        // Segments first: their memory may lie elsewhere.
+        for listed in SegmentDir::new(&self.0).list().unwrap_or_default() {
+            let _not_a_segment = SegmentDir::new(&self.0).unlink(&listed.name);
+        }
         let _leftover_is_harmless = fs::remove_dir_all(&self.0);
     }
 }

@@ -33,7 +33,7 @@ struct Model {
 }
 
 impl Model {
-    fn new(capacity: usize) -> Self {
+    const fn new(capacity: usize) -> Self {
         Self {
             capacity,
             issued: Vec::new(),
@@ -41,7 +41,7 @@ impl Model {
         }
     }
 
-    fn value(&mut self) -> u32 {
+    const fn value(&mut self) -> u32 {
         self.values += 1;
         self.values
     }

@@ -145,12 +145,13 @@ fn bounce(
         }
     };
     let counted = (u64::from(plan.effort.trips(LINE_BYTES)) / BLOCK).max(1);
-    // Every line is warmed up once.
-    let blocks = || (0..LINES as u64 + counted).zip(pings.cycle().zip(pongs.cycle()));
+    // Every line is warmed up once, where there are trips for every line.
+    let warm_up = counted.min(LINES as u64);
+    let blocks = || (0..warm_up + counted).zip(pings.cycle().zip(pongs.cycle()));
     let near = || {
         let mut laps = Trips::new(usize::try_from(counted * BLOCK)?);
         for (block, (ping, pong)) in blocks() {
-            let counts = block >= LINES as u64;
+            let counts = block >= warm_up;
             laps.start();
             for trip in block * BLOCK..(block + 1) * BLOCK {
                 ping.0.store(2 * trip + 1, Ordering::Release);

@@ -1,0 +1,182 @@
+//! Receives that take many messages into one buffer.
+
+use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
+use spinwire_dataplane::provider::Status;
+use spinwire_dataplane::raw::loan::LoanPool;
+
+use super::{Got, Node, Rig, World};
+use crate::rng::pattern;
+
+/// Posts a buffer of 256 bytes for many messages.
+fn post<'m, R: Rig>(
+    world: &World<'m, R>,
+    b: &Node<'m, R>,
+    pool: &'m LoanPool<'m>,
+    room_bytes_min: u32,
+    context: u64,
+) {
+    world.insist(&[b], || {
+        let loan = pool.lend().expect("a loan");
+        b.post_multi_recv(RecvFrom::any(), loan, room_bytes_min, context).map_err(|r| r.error)
+    });
+}
+
+fn pool<'m, R: Rig>(world: &World<'m, R>) -> &'m LoanPool<'m> {
+    LoanPool::place(world.bump(), 4, 256).unwrap()
+}
+
+/// Sends messages of these lengths, told apart by their number, and gives all completions of the receiver.
+fn exchange<'m, R: Rig>(
+    world: &World<'m, R>,
+    (a, b, to_b): (&Node<'m, R>, &Node<'m, R>, spinwire_dataplane::id::Addr),
+    lengths: &[usize],
+) -> Vec<Got> {
+    for (number, &length) in (0..).zip(lengths) {
+        let to = SendTo::peer(to_b).immediate(number);
+        world.insist(&[a, b], || a.inject(to, &pattern(number, length)));
+    }
+    let mut all = Vec::new();
+    world.until("all are there", &[a, b], || {
+        all.extend(core::iter::from_fn(|| b.take()));
+        all.iter().filter(|got: &&Got| got.kind == Kind::Received).count() == lengths.len()
+    });
+    for got in all.iter().filter(|got| got.kind == Kind::Received) {
+        let number = got.immediate.unwrap();
+        let length = lengths[usize::try_from(number).unwrap()];
+        if got.status == Status::Success {
+            assert_eq!(got.bytes, pattern(number, length));
+        }
+    }
+    all
+}
+
+fn places(all: &[Got]) -> Vec<(u64, usize, bool)> {
+    all.iter().map(|got| (got.context, got.offset, got.returned)).collect()
+}
+
+/// Messages lie one behind the other in steps of 8, and the last brings the buffer back.
+pub fn fills_one_buffer_with_many<R: Rig>(world: &World<'_, R>) {
+    let (a, b, to_b, _) = world.pair();
+    let pool = pool(world);
+    post(world, &b, pool, 64, 5);
+    let all = exchange(world, (&a, &b, to_b), &[10, 64, 1, 50, 60]);
+    let expected =
+        [(5, 0, false), (5, 16, false), (5, 80, false), (5, 88, false), (5, 144, true)];
+    assert_eq!(places(&all), expected);
+    assert_eq!((pool.free_count(), b.posted_count()), (4, 0));
+}
+
+/// A buffer that is too full for the next message is given back, and the message goes to the next receive.
+pub fn gives_back_what_is_too_full<R: Rig>(world: &World<'_, R>) {
+    let (a, b, to_b, _) = world.pair();
+    let pool = pool(world);
+    post(world, &b, pool, 0, 1);
+    post(world, &b, pool, 0, 2);
+    let all = exchange(world, (&a, &b, to_b), &[100, 100, 57, 48]);
+    let expected =
+        [(1, 0, false), (1, 104, false), (1, 0, true), (2, 0, false), (2, 64, false)];
+    assert_eq!(places(&all), expected);
+    assert_eq!((all[2].kind, all[2].status), (Kind::RecvEnded, Status::Success));
+    assert_eq!(b.posted_count(), 1);
+}
+
+/// A message that fills the buffer to the last byte gives it back with itself.
+pub fn an_exact_fit_gives_back<R: Rig>(world: &World<'_, R>) {
+    let (a, b, to_b, _) = world.pair();
+    let pool = pool(world);
+    post(world, &b, pool, 0, 1);
+    let all = exchange(world, (&a, &b, to_b), &[200, 56]);
+    assert_eq!(places(&all), [(1, 0, false), (1, 200, true)]);
+    post(world, &b, pool, 0, 2);
+    let all = exchange(world, (&a, &b, to_b), &[256]);
+    assert_eq!(places(&all), [(2, 0, true)]);
+    // The last 3 bytes are no room for anything in steps of 8.
+    post(world, &b, pool, 0, 3);
+    let all = exchange(world, (&a, &b, to_b), &[253]);
+    assert_eq!(places(&all), [(3, 0, true)]);
+    // With a least room of 9 bytes, 8 are not enough; of 8, they are.
+    for (room, returned) in [(9, true), (8, false)] {
+        post(world, &b, pool, room, 4);
+        let all = exchange(world, (&a, &b, to_b), &[248]);
+        assert_eq!(places(&all), [(4, 0, returned)]);
+    }
+}
+
+/// A message longer than a whole fresh buffer is cut off.
+pub fn the_first_may_be_too_long<R: Rig>(world: &World<'_, R>) {
+    let (a, b, to_b, _) = world.pair();
+    let pool = pool(world);
+    post(world, &b, pool, 64, 1);
+    let all = exchange(world, (&a, &b, to_b), &[300]);
+    assert_eq!(places(&all), [(1, 0, true)]);
+    assert_eq!(all[0].status, Status::Truncated);
+    assert_eq!(all[0].bytes, pattern(0, 300)[..256]);
+    // In a buffer that is in use it gives that back first.
+    post(world, &b, pool, 64, 2);
+    post(world, &b, pool, 64, 3);
+    let all = exchange(world, (&a, &b, to_b), &[8, 300]);
+    assert_eq!(places(&all), [(2, 0, false), (2, 0, true), (3, 0, true)]);
+    assert_eq!(all[2].status, Status::Truncated);
+}
+
+/// Messages without bytes can go on for ever.
+pub fn empty_messages_take_no_room<R: Rig>(world: &World<'_, R>) {
+    let (a, b, to_b, _) = world.pair();
+    let pool = pool(world);
+    post(world, &b, pool, 64, 1);
+    let all = exchange(world, (&a, &b, to_b), &[0; 100]);
+    assert!(places(&all).iter().all(|&place| place == (1, 0, false)));
+    let all = exchange(world, (&a, &b, to_b), &[256]);
+    assert_eq!(places(&all), [(1, 0, true)]);
+}
+
+/// Messages that waited go into it in order, then those that come.
+pub fn takes_what_waited<R: Rig>(world: &World<'_, R>) {
+    let (a, b, to_b, _) = world.pair();
+    let pool = pool(world);
+    for number in 0..6 {
+        let to = SendTo::peer(to_b).immediate(number);
+        world.insist(&[&a, &b], || a.inject(to, &pattern(number, 40)));
+    }
+    world.turns(40, &[&a, &b]);
+    post(world, &b, pool, 0, 1);
+    post(world, &b, pool, 0, 2);
+    for number in 6..9 {
+        let to = SendTo::peer(to_b).immediate(number);
+        world.insist(&[&a, &b], || a.inject(to, &pattern(number, 40)));
+    }
+    let mut all = Vec::new();
+    world.until("all are there", &[&a, &b], || {
+        all.extend(core::iter::from_fn(|| b.take()));
+        all.iter().filter(|got: &&Got| got.kind == Kind::Received).count() == 9
+    });
+    let expected: Vec<(u64, usize, bool)> = (0..6)
+        .map(|i| (1, i * 40, false))
+        .chain([(1, 0, true)])
+        .chain((0..3).map(|i| (2, i * 40, false)))
+        .collect();
+    assert_eq!(places(&all), expected);
+    let numbers: Vec<u64> = all.iter().filter_map(|got| got.immediate).collect();
+    assert_eq!(numbers, (0..9).collect::<Vec<u64>>());
+    for got in all.iter().filter(|got| got.kind == Kind::Received) {
+        assert_eq!(got.bytes, pattern(got.immediate.unwrap(), 40));
+    }
+}
+
+/// Cancelled half full it comes back, and takes nothing any more.
+pub fn can_be_cancelled_half_full<R: Rig>(world: &World<'_, R>) {
+    let (a, b, to_b, _) = world.pair();
+    let pool = pool(world);
+    post(world, &b, pool, 64, 1);
+    let all = exchange(world, (&a, &b, to_b), &[100]);
+    assert_eq!(places(&all), [(1, 0, false)]);
+    b.cancel(all[0].id).unwrap();
+    world.until("it is back", &[&b], || b.inbox_len() > 0);
+    let got = b.take().unwrap();
+    assert_eq!((got.id, got.status, got.kind), (all[0].id, Status::Cancelled, Kind::RecvEnded));
+    assert!(got.returned);
+    assert_eq!(pool.free_count(), 4);
+    post(world, &b, pool, 64, 2);
+    let all = exchange(world, (&a, &b, to_b), &[100]);
+    assert_eq!(places(&all), [(2, 0, false)]);
+}

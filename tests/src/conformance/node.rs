@@ -1,0 +1,199 @@
+//! A node: an endpoint with an inbox, which keeps completions until the case looks at them.
+
+use core::cell::RefCell;
+use core::ops::Deref;
+use std::collections::VecDeque;
+
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::id::{Addr, Name, WrId};
+use spinwire_dataplane::msg::{Completion, Endpoint, Kind, RecvFrom, SendTo};
+use spinwire_dataplane::poll::{Budget, Outcome, Poll};
+use spinwire_dataplane::provider::{Event, Status};
+use spinwire_dataplane::raw::loan::{Loan, LoanPool};
+use spinwire_dataplane::time::Instant;
+
+use super::rig::Rig;
+use super::world::past_injected;
+
+/// A completion, with a copy of its message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Got {
+    /// Which operation.
+    pub id: WrId,
+    /// What it was posted with.
+    pub context: u64,
+    /// What it is about.
+    pub kind: Kind,
+    /// How it ended.
+    pub status: Status,
+    /// The message.
+    pub bytes: Vec<u8>,
+    /// Where it was in its buffer.
+    pub offset: usize,
+    /// Its tag.
+    pub tag: Option<u64>,
+    /// Its immediate data.
+    pub immediate: Option<u64>,
+    /// Its sender.
+    pub source: Option<Addr>,
+    /// Whether the buffer came back.
+    pub returned: bool,
+}
+
+/// An endpoint with an inbox.
+pub struct Node<'m, R: Rig> {
+    endpoint: Endpoint<'m, R::Port<'m>>,
+    name: Name,
+    pool: &'m LoanPool<'m>,
+    inbox: RefCell<VecDeque<Got>>,
+}
+
+impl<R: Rig> core::fmt::Debug for Node<'_, R> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Node").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<'m, R: Rig> Deref for Node<'m, R> {
+    type Target = Endpoint<'m, R::Port<'m>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.endpoint
+    }
+}
+
+impl<'m, R: Rig> Node<'m, R> {
+    pub(super) fn new(
+        endpoint: Endpoint<'m, R::Port<'m>>,
+        name: Name,
+        pool: &'m LoanPool<'m>,
+    ) -> Self {
+        Self { endpoint, name, pool, inbox: RefCell::default() }
+    }
+
+    /// Its name.
+    pub const fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// One turn; what came of it is in the inbox afterwards.
+    pub fn turn(&self, now: Instant) -> Outcome {
+        let outcome = self.endpoint.turn(now, Budget::DEFAULT);
+        while let Some(completion) = self.endpoint.poll() {
+            let got = self.keep(&completion);
+            self.inbox.borrow_mut().push_back(got);
+        }
+        outcome
+    }
+
+    fn keep(&self, completion: &Completion<'m>) -> Got {
+        let bytes = if completion.kind == Kind::Received {
+            self.endpoint.read(completion, <[u8]>::to_vec).expect("a message that has arrived")
+        } else {
+            assert_eq!(completion.length, 0, "no message, no bytes");
+            Vec::new()
+        };
+        Got {
+            id: completion.id,
+            context: completion.context,
+            kind: completion.kind,
+            status: completion.status,
+            bytes,
+            offset: completion.offset,
+            tag: completion.tag,
+            immediate: completion.immediate,
+            source: completion.source,
+            returned: completion.loan.is_some(),
+        }
+    }
+
+    /// The oldest completion in the inbox.
+    pub fn take(&self) -> Option<Got> {
+        self.inbox.borrow_mut().pop_front()
+    }
+
+    /// The oldest completion in the inbox that is about a message that has come.
+    pub fn take_message(&self) -> Option<Got> {
+        let mut inbox = self.inbox.borrow_mut();
+        let at = inbox.iter().position(|got| got.kind == Kind::Received)?;
+        inbox.remove(at)
+    }
+
+    /// How many completions are in the inbox.
+    pub fn inbox_len(&self) -> usize {
+        self.inbox.borrow().len()
+    }
+
+    /// How many messages are in the inbox.
+    pub fn messages_len(&self) -> usize {
+        self.inbox.borrow().iter().filter(|got| got.kind == Kind::Received).count()
+    }
+
+    /// A buffer that holds `bytes`.
+    pub fn loan(&self, bytes: &[u8]) -> Loan<'m> {
+        let mut loan = self.pool.lend().expect("a loan");
+        loan.fill(bytes).unwrap();
+        loan
+    }
+
+    /// Connects, whatever is simulated.
+    ///
+    /// # Errors
+    /// As [`Endpoint::connect`].
+    pub fn connect(&self, name: &Name) -> Result<Addr, PostError> {
+        past_injected(|| self.endpoint.connect(name))
+    }
+
+    /// Sends a copy, whatever is simulated.
+    ///
+    /// # Errors
+    /// As [`Endpoint::inject`].
+    pub fn inject(&self, to: SendTo, bytes: &[u8]) -> Result<(), PostError> {
+        past_injected(|| self.endpoint.inject(to, bytes))
+    }
+
+    /// Sends a buffer filled with `bytes`, whatever is simulated. The refused buffer is seen to be as it was, and dropped.
+    ///
+    /// # Errors
+    /// As [`Endpoint::post_send`].
+    pub fn send(&self, to: SendTo, bytes: &[u8], context: u64) -> Result<WrId, PostError> {
+        past_injected(|| {
+            self.endpoint.post_send(to, self.loan(bytes), context).map_err(|refused| {
+                assert_eq!(&*refused.item, bytes, "a refused loan comes back as it was");
+                refused.error
+            })
+        })
+    }
+
+    /// Posts a buffer for one message, whatever is simulated.
+    ///
+    /// # Errors
+    /// As [`Endpoint::post_recv`].
+    pub fn recv(&self, from: RecvFrom, context: u64) -> Result<WrId, PostError> {
+        past_injected(|| {
+            self.endpoint.post_recv(from, self.loan(&[]), context).map_err(|refused| refused.error)
+        })
+    }
+
+    /// Posts a buffer for many messages, whatever is simulated.
+    ///
+    /// # Errors
+    /// As [`Endpoint::post_multi_recv`].
+    pub fn multi_recv(
+        &self,
+        from: RecvFrom,
+        room_bytes_min: u32,
+        context: u64,
+    ) -> Result<WrId, PostError> {
+        past_injected(|| {
+            self.endpoint
+                .post_multi_recv(from, self.loan(&[]), room_bytes_min, context)
+                .map_err(|refused| refused.error)
+        })
+    }
+
+    /// All events so far.
+    pub fn events(&self) -> Vec<Event> {
+        core::iter::from_fn(|| self.endpoint.poll_event()).collect()
+    }
+}

@@ -1,0 +1,210 @@
+//! The world of a case: its memory, its clock, and its nodes.
+
+use core::cell::Cell;
+use core::mem::MaybeUninit;
+
+use spinwire_dataplane::error::{PostError, Retry};
+use spinwire_dataplane::id::{Addr, Name};
+use spinwire_dataplane::msg::{Endpoint, EndpointConfig};
+use spinwire_dataplane::provider::{EndpointType, Event};
+use spinwire_dataplane::raw::line::Line;
+use spinwire_dataplane::raw::loan::LoanPool;
+use spinwire_dataplane::raw::place::Bump;
+use spinwire_dataplane::time::Instant;
+
+use super::node::Node;
+use super::rig::{Rig, Sizes};
+
+/// After so many turns without result a case has failed.
+pub const TURNS_MAX: u32 = 4000;
+/// Buffers in the pool that all nodes of a world lend from.
+const LOANS: u32 = 512;
+/// Bytes of the arena. Only what is placed is ever touched.
+const ARENA_BYTES: usize = 256 << 20;
+
+/// A name.
+#[must_use]
+pub fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+/// Memory, clock and ground of one run of one case.
+pub struct World<'m, R: Rig> {
+    ground: &'m R::Ground<'m>,
+    bump: Bump<'m>,
+    pool: &'m LoanPool<'m>,
+    sizes: Sizes,
+    endpoint_type: EndpointType,
+    clock: Cell<u64>,
+}
+
+impl<R: Rig> core::fmt::Debug for World<'_, R> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("World").field("sizes", &self.sizes).finish_non_exhaustive()
+    }
+}
+
+/// Runs a case on a fresh world for each endpoint type of the rig.
+pub fn run_case<R: Rig>(case: impl Fn(&World<'_, R>)) {
+    for &endpoint_type in R::TYPES {
+        run(endpoint_type, Sizes::default(), &case);
+    }
+}
+
+/// Runs `case` on a fresh world of that endpoint type.
+pub fn run<R: Rig>(endpoint_type: EndpointType, sizes: Sizes, case: impl FnOnce(&World<'_, R>)) {
+    let lines: Vec<Line> = (0..R::lines(&sizes)).map(|_| Line::zeroed()).collect();
+    let mut block: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(ARENA_BYTES);
+    let bump = Bump::new(&mut block);
+    let slot_bytes = usize::try_from(sizes.message_bytes_max).unwrap() + 64;
+    let pool = LoanPool::place(&bump, LOANS, slot_bytes).unwrap();
+    let ground = bump.value(R::lay(&lines, &bump, &sizes)).unwrap();
+    case(&World { ground, bump, pool, sizes, endpoint_type, clock: Cell::new(0) });
+}
+
+impl<'m, R: Rig> World<'m, R> {
+    /// What the ports share.
+    #[must_use]
+    pub const fn ground(&self) -> &'m R::Ground<'m> {
+        self.ground
+    }
+
+    /// Where tables are placed.
+    #[must_use]
+    pub const fn bump(&self) -> &Bump<'m> {
+        &self.bump
+    }
+
+    /// Buffers for everybody.
+    #[must_use]
+    pub const fn pool(&self) -> &'m LoanPool<'m> {
+        self.pool
+    }
+
+    /// How much everything holds.
+    #[must_use]
+    pub const fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// Longest message, in bytes.
+    #[must_use]
+    pub fn message_bytes_max(&self) -> usize {
+        usize::try_from(self.sizes.message_bytes_max).unwrap()
+    }
+
+    /// The type of the nodes.
+    #[must_use]
+    pub const fn endpoint_type(&self) -> EndpointType {
+        self.endpoint_type
+    }
+
+    /// Whether nodes are connected to one peer.
+    #[must_use]
+    pub fn is_msg(&self) -> bool {
+        self.endpoint_type == EndpointType::Msg
+    }
+
+    /// The next instant.
+    pub fn now(&self) -> Instant {
+        self.clock.set(self.clock.get() + 100);
+        Instant::from_nanos(self.clock.get())
+    }
+
+    /// A bare port.
+    pub fn port(&self, text: &str) -> R::Port<'m> {
+        R::open(self.ground, &self.bump, (&name(text), self.endpoint_type), &self.sizes)
+            .unwrap_or_else(|e| panic!("{text} opens: {e}"))
+    }
+
+    /// A node.
+    pub fn node(&self, text: &str) -> Node<'m, R> {
+        let config = EndpointConfig { contexts_max: self.sizes.contexts_max };
+        let endpoint = Endpoint::new(self.port(text), &self.bump, &config).unwrap();
+        Node::new(endpoint, name(text), self.pool)
+    }
+
+    /// Two nodes that know each other, and each one's address of the other.
+    pub fn pair(&self) -> (Node<'m, R>, Node<'m, R>, Addr, Addr) {
+        let (a, b) = (self.node("a"), self.node("b"));
+        let (to_b, to_a) = self.introduce(&a, &b);
+        (a, b, to_b, to_a)
+    }
+
+    /// Makes two nodes known to each other: connected, where they are of type MSG.
+    pub fn introduce(&self, a: &Node<'m, R>, b: &Node<'m, R>) -> (Addr, Addr) {
+        let to_b = a.connect(b.name()).unwrap();
+        if !self.is_msg() {
+            return (to_b, b.connect(a.name()).unwrap());
+        }
+        let (at_a, at_b) = (Cell::new(None), Cell::new(None));
+        self.until("both are connected", &[a, b], || {
+            at_a.set(at_a.get().or_else(|| a.poll_event()));
+            at_b.set(at_b.get().or_else(|| b.poll_event()));
+            at_a.get().is_some() && at_b.get().is_some()
+        });
+        assert_eq!(at_a.get(), Some(Event::Connected(to_b)));
+        let Some(Event::Connected(to_a)) = at_b.get() else { panic!("{:?}", at_b.get()) };
+        (to_b, to_a)
+    }
+
+    /// Kills a node as kill -9 would.
+    pub fn kill(&self, node: Node<'m, R>) {
+        R::kill(self.ground, node.name());
+        core::mem::forget(node);
+    }
+
+    /// One turn of each node.
+    pub fn turn(&self, nodes: &[&Node<'m, R>]) {
+        for node in nodes {
+            node.turn(self.now());
+        }
+    }
+
+    /// `count` turns of each node.
+    pub fn turns(&self, count: u32, nodes: &[&Node<'m, R>]) {
+        for _ in 0..count {
+            self.turn(nodes);
+        }
+    }
+
+    /// Turns the nodes until something is so.
+    pub fn until(&self, what: &str, nodes: &[&Node<'m, R>], mut so: impl FnMut() -> bool) {
+        for _ in 0..TURNS_MAX {
+            if so() {
+                return;
+            }
+            self.turn(nodes);
+        }
+        panic!("after {TURNS_MAX} turns: not {what} ({})", self.endpoint_type);
+    }
+
+    /// Does something until it is not refused with `Retry`, turning the nodes meanwhile.
+    pub fn insist<T>(
+        &self,
+        nodes: &[&Node<'m, R>],
+        mut try_it: impl FnMut() -> Result<T, PostError>,
+    ) -> T {
+        for _ in 0..TURNS_MAX {
+            match try_it() {
+                Ok(done) => return done,
+                Err(PostError::Retry(_)) => self.turn(nodes),
+                Err(refused) => panic!("refused: {refused}"),
+            }
+        }
+        panic!("after {TURNS_MAX} turns: still refused ({})", self.endpoint_type);
+    }
+}
+
+/// Tries again for as long as the refusal is a simulated one.
+pub(super) fn past_injected<T>(
+    mut try_it: impl FnMut() -> Result<T, PostError>,
+) -> Result<T, PostError> {
+    for _ in 0..1000 {
+        match try_it() {
+            Err(PostError::Retry(Retry::Injected)) => {}
+            other => return other,
+        }
+    }
+    Err(Retry::Injected.into())
+}

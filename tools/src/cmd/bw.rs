@@ -1,0 +1,219 @@
+//! `spinwire bw`: one-way streaming between two pinned processes, beside a bare copy.
+
+use serde::Serialize;
+use spinwire_dataplane::error::PostError;
+
+use crate::pair::client::{Client, Progress, with_client};
+use crate::pair::options::PairOptions;
+use crate::pair::order::{Marking, Order};
+use crate::pair::server;
+use crate::pair::station::{Deadline, Station};
+use crate::pattern::Stamper;
+use crate::plot;
+use crate::report::{Failure, Verdict, median};
+
+/// Arguments of `spinwire bw`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Both ends in one command:
+  spinwire bw
+  spinwire bw --all-sizes --seconds 0.5 --plot bw.svg
+Apart, as two terminals:
+  spinwire bw --listen demo --cpus 1
+  spinwire bw --connect demo --cpus 0 --size 4k
+
+The receiving end checks that every message arrives once, in order and unchanged (of messages over 256 bytes: order and
+ends of each, a moving line of each, every byte of one in 64); a bad one is an error. The floor is the same
+two processes copying as many blocks in and out of as much shared memory, with one counter each way.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pair: PairOptions,
+
+    /// Messages per doorbell; the lane's credit bounds how many are under way.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    provider: &'static str,
+    size: usize,
+    messages: u64,
+    messages_per_s: f64,
+    bytes_per_s: f64,
+    floor_bytes_per_s: f64,
+    ratio: f64,
+    ratio_best_rounds: f64,
+    rounds: u32,
+}
+
+/// What is measured where the arguments say nothing: about so long per size.
+const SECONDS: f64 = 1.0;
+/// Bytes, and at least so many messages, before the first that counts.
+const WARM_UP_BYTES: usize = 8 << 20;
+const WARM_UP_MESSAGES: usize = 2_000;
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
+    let options = &args.pair;
+    if let Some(name) = &options.listen {
+        if !options.json {
+            eprintln!("listening on {name}; in another terminal: spinwire bw --connect {name}");
+        }
+        return server::serve(name, options);
+    }
+    let reports = with_client("bw", options, |client| {
+        options.sizes().into_iter().map(|size| measure(client, args, size)).collect::<Result<Vec<_>, _>>()
+    })?;
+    if let Some(path) = &options.plot {
+        let points: Vec<_> =
+            reports.iter().map(|r| (r.size, r.bytes_per_s, r.floor_bytes_per_s)).collect();
+        plot::throughput(path, &points)?;
+    }
+    if options.json {
+        crate::report::print_json(&reports.iter().collect::<Vec<_>>())?;
+    } else {
+        print_table(&reports);
+    }
+    Ok(Verdict::Well)
+}
+
+fn measure(client: &Client<'_, '_>, args: &Args, size: usize) -> Result<Report, Failure> {
+    let options = &args.pair;
+    let marking = options.marking();
+    let stream = Stream { client, marking, size, batch: args.batch };
+    let warm_up = u64::try_from((WARM_UP_BYTES / size).clamp(WARM_UP_MESSAGES, 1 << 20))?;
+    let warm = stream.run(warm_up)? + stream.floor(warm_up)?;
+    let rounds = options.rounds;
+    let per_round = match options.iters {
+        Some(iters) => iters.div_ceil(u64::from(rounds)),
+        None => {
+            let each = warm / float(warm_up);
+            let seconds = options.seconds.unwrap_or(SECONDS) / f64::from(rounds);
+            whole(seconds / each).max(100)
+        }
+    };
+    let mut ratios = Vec::new();
+    let (mut seconds, mut floor_seconds) = (0.0, 0.0);
+    let (mut best, mut best_floor) = (f64::MAX, f64::MAX);
+    let mut progress = Progress::new();
+    for round in 0..rounds {
+        progress.show(size, round, rounds);
+        let floor = stream.floor(per_round)?;
+        let ours = stream.run(per_round)?;
+        ratios.push(floor / ours);
+        seconds += ours;
+        floor_seconds += floor;
+        best = best.min(ours);
+        best_floor = best_floor.min(floor);
+    }
+    drop(progress);
+    let messages = per_round.saturating_mul(u64::from(rounds));
+    let bytes = float(messages) * float(u64::try_from(size)?);
+    Ok(Report {
+        provider: options.provider.as_str(),
+        size,
+        messages,
+        messages_per_s: float(messages) / seconds,
+        bytes_per_s: bytes / seconds,
+        floor_bytes_per_s: bytes / floor_seconds,
+        ratio: median(&mut ratios),
+        ratio_best_rounds: best_floor / best,
+        rounds,
+    })
+}
+
+#[expect(clippy::cast_precision_loss, clippy::as_conversions, reason = "counts are far below 2^53")]
+const fn float(count: u64) -> f64 {
+    count as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::as_conversions,
+    reason = "a rough number of messages; the conversion saturates"
+)]
+const fn whole(count: f64) -> u64 {
+    count as u64
+}
+
+/// A stream of messages of one size.
+struct Stream<'c, 's, 'm> {
+    client: &'c Client<'s, 'm>,
+    marking: Marking,
+    size: usize,
+    batch: u32,
+}
+
+impl Stream<'_, '_, '_> {
+    /// Streams `count` messages, and returns the seconds until the other end had checked the last of them.
+    fn run(&self, count: u64) -> Result<f64, Failure> {
+        let station = &self.client.station;
+        let size = u64::try_from(self.size)?;
+        self.client.prepare(Order::Drain { count, size, marking: self.marking })?;
+        let to = Station::data_to(self.client.server, self.marking);
+        let mut stamper = Stamper::new(self.size);
+        let deadline = Deadline::new();
+        let begin = station.clock.now_ns();
+        let mut number = 0;
+        while number < count {
+            let end = number.saturating_add(u64::from(self.batch)).min(count);
+            while number < end {
+                match station.endpoint.inject(to, stamper.message(number)) {
+                    Ok(()) => number = number.saturating_add(1),
+                    Err(PostError::Retry(_)) => break,
+                    Err(refused) => return Err(refused.into()),
+                }
+            }
+            station.turn();
+            if let Some(event) = station.endpoint.poll_event() {
+                Station::mind(event)?;
+            }
+            deadline.check("the other end takes no messages")?;
+        }
+        let bad = self.client.answer()?;
+        let seconds = float(station.clock.now_ns().saturating_sub(begin)) / 1e9;
+        if bad > 0 {
+            return Err(format!("{bad} of {count} messages were lost, repeated, out of order or changed").into());
+        }
+        Ok(seconds)
+    }
+
+    /// Copies as many blocks through bare shared memory, and returns the seconds.
+    fn floor(&self, count: u64) -> Result<f64, Failure> {
+        let station = &self.client.station;
+        let size = u64::try_from(self.size)?;
+        station.floor.reset();
+        self.client.prepare(Order::CopyOut { count, size })?;
+        let block = vec![0x5A; self.size];
+        let begin = station.clock.now_ns();
+        station.floor.copy_in(&block, count)?;
+        Ok(float(station.clock.now_ns().saturating_sub(begin)) / 1e9)
+    }
+}
+
+fn print_table(reports: &[Report]) {
+    let Some(first) = reports.first() else { return };
+    println!("one way through {}, checked by the receiver", first.provider);
+    println!(
+        "{:>8} {:>11} {:>14} {:>10} {:>11}  {:>6} {:>6}",
+        "bytes", "messages", "messages/s", "MB/s", "floor MB/s", "ratio", "best"
+    );
+    for r in reports {
+        println!(
+            "{:>8} {:>11} {:>14.0} {:>10.1} {:>11.1}  {:>6.2} {:>6.2}",
+            r.size,
+            r.messages,
+            r.messages_per_s,
+            r.bytes_per_s / 1e6,
+            r.floor_bytes_per_s / 1e6,
+            r.ratio,
+            r.ratio_best_rounds
+        );
+    }
+    println!(
+        "floor: a bare copy in and out between the same two processes; ratio: median of {} rounds in turn, best: of the best rounds",
+        first.rounds
+    );
+}

@@ -1,0 +1,325 @@
+//! `spinwire lat`: round trips between two pinned processes, beside the floor.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::msg::Kind;
+
+use crate::pair::client::{Client, Progress, with_client};
+use crate::pair::options::PairOptions;
+use crate::pair::order::{Marking, Order};
+use crate::pair::server;
+use crate::pair::station::{DataUse, Deadline, Station};
+use crate::plot;
+use crate::report::{Failure, Verdict, median};
+
+/// Arguments of `spinwire lat`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Both ends in one command:
+  spinwire lat
+  spinwire lat --size 32,64,4k --tagged --plot lat.svg
+  spinwire lat --all-sizes --seconds 0.2 --json
+Apart, as two terminals:
+  spinwire lat --listen demo --cpus 1
+  spinwire lat --connect demo --cpus 0 --size 64
+
+A round trip is: send, the other end receives and sends back, receive. The floor is the same between the same two
+processes with one bare cache line and no code of ours. The machine's speed drifts, so the two take turns in short
+rounds; `ratio` is the median of the rounds' ratios.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pair: PairOptions,
+
+    /// Write the latency by percentile to this file, as HdrHistogram's plotters read it. With several sizes: one file
+    /// each, the size before the ending.
+    #[arg(long, value_name = "FILE")]
+    hgrm: Option<PathBuf>,
+}
+
+/// Nanoseconds of the round trips of one size.
+#[derive(Debug, Serialize)]
+struct RoundTrips {
+    min: u64,
+    p50: u64,
+    p90: u64,
+    p99: u64,
+    p99_9: u64,
+    max: u64,
+    mean: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct FloorTrips {
+    p50: u64,
+    p99: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    provider: &'static str,
+    size: usize,
+    iters: u64,
+    cpus: [u32; 2],
+    page: String,
+    rtt_ns: RoundTrips,
+    floor_rtt_ns: FloorTrips,
+    ratio_p50: f64,
+    ratio_p50_best_rounds: f64,
+    rounds: u32,
+}
+
+struct Measured {
+    report: Report,
+    trips: Histogram<u64>,
+    floor: Histogram<u64>,
+}
+
+/// Messages before the first that counts.
+const WARM_UP: u64 = 20_000;
+/// What is measured where the arguments say nothing: about so long per size.
+const SECONDS: f64 = 1.0;
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
+    let options = &args.pair;
+    if let Some(name) = &options.listen {
+        if !options.json {
+            eprintln!("listening on {name}; in another terminal: spinwire lat --connect {name}");
+        }
+        return server::serve(name, options);
+    }
+    let all = with_client("lat", options, |client| {
+        options.sizes().into_iter().map(|size| measure(client, options, size)).collect::<Result<Vec<_>, _>>()
+    })?;
+    if let Some(path) = &args.hgrm {
+        for measured in &all {
+            write_hgrm(&path_for(path, measured.report.size, all.len()), &measured.trips)?;
+        }
+    }
+    if let Some(path) = &options.plot {
+        let curves: Vec<_> = all
+            .iter()
+            .flat_map(|m| {
+                let size = m.report.size;
+                [(format!("{size} bytes"), &m.trips), (format!("floor, beside {size} bytes"), &m.floor)]
+            })
+            .collect();
+        plot::percentiles(path, &curves)?;
+    }
+    let reports: Vec<&Report> = all.iter().map(|m| &m.report).collect();
+    if options.json {
+        crate::report::print_json(&reports)?;
+    } else {
+        print_table(&reports);
+    }
+    Ok(Verdict::Well)
+}
+
+fn measure(client: &Client<'_, '_>, options: &PairOptions, size: usize) -> Result<Measured, Failure> {
+    let marking = options.marking();
+    let message = vec![0x5A; size];
+    let mut trips = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
+    let mut floor = trips.clone();
+    // The warm-up also tells how many make up the time that was asked for.
+    let warm = echo(client, &message, marking, WARM_UP, &mut trips)?;
+    let warm_floor = bounce(client, WARM_UP, &mut floor)?;
+    let rounds = options.rounds;
+    let per_round = match options.iters {
+        Some(iters) => iters.div_ceil(u64::from(rounds)),
+        None => {
+            let ns = options.seconds.unwrap_or(SECONDS) * 1e9 / f64::from(rounds);
+            rounds_of(ns, warm.saturating_add(warm_floor) / WARM_UP)
+        }
+    };
+    trips.clear();
+    floor.clear();
+    let mut ratios = Vec::new();
+    let (mut best, mut best_floor) = (u64::MAX, u64::MAX);
+    let mut progress = Progress::new();
+    for round in 0..rounds {
+        progress.show(size, round, rounds);
+        let mut of_round = Histogram::<u64>::new_from(&trips);
+        bounce(client, per_round, &mut of_round)?;
+        let floor_p50 = of_round.value_at_quantile(0.5);
+        floor.add(&of_round)?;
+        of_round.clear();
+        echo(client, &message, marking, per_round, &mut of_round)?;
+        let p50 = of_round.value_at_quantile(0.5);
+        trips.add(&of_round)?;
+        ratios.push(ratio(p50, floor_p50));
+        best = best.min(p50);
+        best_floor = best_floor.min(floor_p50);
+    }
+    drop(progress);
+    let report = Report {
+        provider: options.provider.as_str(),
+        size,
+        iters: trips.len(),
+        cpus: client.cpus,
+        page: client.page.clone(),
+        rtt_ns: RoundTrips {
+            min: trips.min(),
+            p50: trips.value_at_quantile(0.5),
+            p90: trips.value_at_quantile(0.9),
+            p99: trips.value_at_quantile(0.99),
+            p99_9: trips.value_at_quantile(0.999),
+            max: trips.max(),
+            mean: trips.mean(),
+        },
+        floor_rtt_ns: FloorTrips {
+            p50: floor.value_at_quantile(0.5),
+            p99: floor.value_at_quantile(0.99),
+        },
+        ratio_p50: median(&mut ratios),
+        ratio_p50_best_rounds: ratio(best, best_floor),
+        rounds,
+    };
+    Ok(Measured { report, trips, floor })
+}
+
+/// How many of `each` nanoseconds fill `ns`.
+fn rounds_of(ns: f64, each: u64) -> u64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        clippy::as_conversions,
+        reason = "a rough number of iterations; the conversion saturates"
+    )]
+    let count = (ns / each.max(1) as f64) as u64;
+    count.max(100)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::as_conversions,
+    reason = "nanoseconds of one round trip are far below 2^53"
+)]
+fn ratio(ours: u64, floor: u64) -> f64 {
+    ours as f64 / floor.max(1) as f64
+}
+
+/// Bounces the bare line; records each, and returns the nanoseconds of all.
+fn bounce(client: &Client<'_, '_>, count: u64, into: &mut Histogram<u64>) -> Result<u64, Failure> {
+    let station = &client.station;
+    station.floor.reset();
+    client.prepare(Order::Floor { count })?;
+    let clock = &station.clock;
+    let begin = clock.ticks();
+    for number in 0..count {
+        let sent = clock.ticks();
+        station.floor.bounce(number)?;
+        let back = clock.ticks();
+        into.saturating_record(clock.ticks_to_ns(back.saturating_sub(sent)).max(1));
+    }
+    Ok(clock.ticks_to_ns(clock.ticks().saturating_sub(begin)))
+}
+
+/// Sends messages and waits for each to come back; records each, and returns the nanoseconds of all.
+fn echo(
+    client: &Client<'_, '_>,
+    message: &[u8],
+    marking: Marking,
+    count: u64,
+    into: &mut Histogram<u64>,
+) -> Result<u64, Failure> {
+    let station = &client.station;
+    station.post_all_data(marking, DataUse::OneMessage)?;
+    let size = u64::try_from(message.len())?;
+    client.prepare(Order::Echo { count, size, marking })?;
+    let clock = &station.clock;
+    let to = Station::data_to(client.server, marking);
+    let deadline = Deadline::new();
+    let begin = clock.ticks();
+    for _ in 0..count {
+        let sent = clock.ticks();
+        loop {
+            match station.endpoint.inject(to, message) {
+                Ok(()) => break,
+                Err(PostError::Retry(_)) => station.turn(),
+                Err(refused) => return Err(refused.into()),
+            }
+            deadline.check("the other end takes no messages")?;
+        }
+        station.endpoint.flush();
+        let completion = loop {
+            station.turn();
+            if let Some(completion) = station.endpoint.poll() {
+                break completion;
+            }
+            if let Some(event) = station.endpoint.poll_event() {
+                Station::mind(event)?;
+            }
+            deadline.check("the other end does not answer")?;
+        };
+        let back = clock.ticks();
+        into.saturating_record(clock.ticks_to_ns(back.saturating_sub(sent)).max(1));
+        if completion.kind != Kind::Received || completion.bytes() != Some(message) {
+            return Err("a message came back changed".into());
+        }
+        if let Some(loan) = completion.loan {
+            station.post_data(loan, marking, DataUse::OneMessage)?;
+        }
+    }
+    Ok(clock.ticks_to_ns(clock.ticks().saturating_sub(begin)))
+}
+
+fn print_table(reports: &[&Report]) {
+    let Some(first) = reports.first() else { return };
+    println!(
+        "round trips through {} between CPUs {} and {}, {} pages; ns",
+        first.provider, first.cpus[0], first.cpus[1], first.page
+    );
+    println!(
+        "{:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>9}  {:>9} {:>9}  {:>6} {:>6}",
+        "bytes", "iters", "min", "p50", "p90", "p99", "p99.9", "max", "floor p50", "floor p99", "ratio", "best"
+    );
+    for r in reports {
+        let t = &r.rtt_ns;
+        println!(
+            "{:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>9}  {:>9} {:>9}  {:>6.2} {:>6.2}",
+            r.size, r.iters, t.min, t.p50, t.p90, t.p99, t.p99_9, t.max,
+            r.floor_rtt_ns.p50, r.floor_rtt_ns.p99, r.ratio_p50, r.ratio_p50_best_rounds
+        );
+    }
+    println!(
+        "floor: one bare cache line between the same two processes; ratio: median of {} rounds in turn, best: of the best rounds",
+        first.rounds
+    );
+}
+
+/// `FILE` for one size, `FILE` with the size before its ending for several.
+fn path_for(path: &Path, size: usize, sizes: usize) -> PathBuf {
+    if sizes < 2 {
+        return path.to_path_buf();
+    }
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let ending = path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
+    path.with_file_name(format!("{stem}-{size}{ending}"))
+}
+
+/// The percentile distribution in the text form of HdrHistogram.
+fn write_hgrm(path: &Path, trips: &Histogram<u64>) -> Result<(), Failure> {
+    let mut text = format!(
+        "{:>12} {:>14} {:>10} {:>14}\n\n",
+        "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
+    );
+    for step in trips.iter_quantiles(5) {
+        let quantile = step.quantile_iterated_to();
+        let total = trips.count_between(0, step.value_iterated_to());
+        let value = step.value_iterated_to();
+        write!(text, "{value:>12.3} {quantile:>2.12} {total:>10}")?;
+        if quantile < 1.0 {
+            write!(text, " {:>14.2}", 1.0 / (1.0 - quantile))?;
+        }
+        text.push('\n');
+    }
+    writeln!(text, "#[Mean    = {:>12.3}, StdDeviation   = {:>12.3}]", trips.mean(), trips.stdev())?;
+    writeln!(text, "#[Max     = {:>12}, Total count    = {:>12}]", trips.max(), trips.len())?;
+    writeln!(text, "#[Buckets = {:>12}, SubBuckets     = {:>12}]", trips.buckets(), 2048)?;
+    std::fs::write(path, text).map_err(|e| format!("--hgrm {}: {e}", path.display()).into())
+}

@@ -1,0 +1,154 @@
+//! `spinwire ps`: what segments exist, how large and how old they are, and who is in them.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`survey`] | the facts, which `rm` judges by too |
+//! | [`holders`] | who has a file mapped, as the kernel tells |
+//! | [`table`] | columns, sizes, ages, and the way out |
+
+pub(crate) mod holders;
+pub(crate) mod survey;
+pub(crate) mod table;
+
+use std::fmt::Write;
+
+use clap::Args as ClapArgs;
+use spinwire_hostshim::mem;
+
+use self::holders::Holders;
+use self::survey::{Found, What, look_at, word};
+use self::table::{Lean, Table, age, bytes};
+use crate::report::{Failure, Verdict};
+
+/// What `spinwire ps` takes.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Only these segments; all where none is named. A name that is not there is said so, and ends with exit code 1.
+    names: Vec<String>,
+    /// Print JSON: a list of segments.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Looks at every segment.
+pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
+    let wanted = |name: &String| args.names.is_empty() || args.names.contains(name);
+    let listed = mem::list()?;
+    let holders = Holders::look();
+    let found: Vec<Found> =
+        listed.into_iter().filter(|l| wanted(&l.name)).map(|l| look_at(l, &holders)).collect();
+    let text = if args.json { table::json(&found)? } else { in_words(&found) };
+    table::emit(&text)?;
+    let missing: Vec<&String> =
+        args.names.iter().filter(|name| !found.iter().any(|f| f.name == **name)).collect();
+    for name in &missing {
+        eprintln!("spinwire: {}: no such segment; see all of them: spinwire ps", table::plain(name));
+    }
+    Ok(if missing.is_empty() { Verdict::Well } else { Verdict::NotWell })
+}
+
+fn in_words(found: &[Found]) -> String {
+    if found.is_empty() {
+        return "No segments.\n".to_owned();
+    }
+    let mut segments = Table::new(&[
+        ("SEGMENT", Lean::Left),
+        ("KIND", Lean::Left),
+        ("SIZE", Lean::Right),
+        ("PAGE", Lean::Left),
+        ("AGE", Lean::Right),
+        ("CREATOR", Lean::Left),
+        ("IN USE BY", Lean::Left),
+    ]);
+    for segment in found {
+        segments.row([
+            segment.name.clone(),
+            kind(segment).to_owned(),
+            segment.bytes.map_or_else(dash, bytes),
+            segment.page.clone().unwrap_or_else(dash),
+            segment.age_s.map_or_else(dash, age),
+            segment.creator.as_ref().map_or_else(dash, |c| format!("{} {}", c.pid, word(&c.life))),
+            use_of(segment),
+        ]);
+    }
+    let mut text = segments.text("");
+    for segment in found {
+        text.push_str(&details(segment));
+    }
+    text
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+pub(crate) const fn kind(segment: &Found) -> &'static str {
+    match segment.what {
+        What::Domain { .. } => "domain",
+        What::Stats { .. } => "stats",
+        What::Broken { .. } => "broken",
+    }
+}
+
+/// One cell about who is in it.
+fn use_of(segment: &Found) -> String {
+    match &segment.what {
+        What::Domain { processes, endpoints, lanes } => {
+            let dead = processes.iter().filter(|p| !p.party.may_live()).count();
+            let live = processes.len().saturating_sub(dead);
+            let dead = if dead == 0 { String::new() } else { format!(", {dead} dead") };
+            format!("{live} live{dead}; {} endpoints, {} of {} lanes", endpoints.len(), lanes.open, lanes.count)
+        }
+        What::Stats { plane: Some(plane) } => {
+            let cpu = plane.cpu.map_or_else(String::new, |cpu| format!(", cpu {cpu}"));
+            format!("plane {} ({} {}{cpu})", plane.name, plane.party.pid, word(&plane.party.life))
+        }
+        What::Stats { plane: None } => "a plane that could not be read".to_owned(),
+        What::Broken { .. } if segment.mapped_by.is_empty() => "nobody".to_owned(),
+        What::Broken { .. } => {
+            let pids: Vec<String> = segment.mapped_by.iter().map(u32::to_string).collect();
+            format!("mapped by {}", pids.join(", "))
+        }
+    }
+}
+
+/// What does not fit into one row.
+fn details(segment: &Found) -> String {
+    let name = table::plain(&segment.name);
+    let mut text = String::new();
+    match &segment.what {
+        What::Stats { .. } => {}
+        What::Broken { why, .. } => {
+            // Writing to a String does not fail.
+            let _written = writeln!(text, "\n{name} is broken: {}", table::plain(why));
+        }
+        What::Domain { processes, endpoints, lanes } => {
+            let mut rows = Table::new(&[
+                ("SLOT", Lean::Right),
+                ("PID", Lean::Right),
+                ("COMMAND", Lean::Left),
+                ("STATE", Lean::Left),
+                ("SINCE", Lean::Right),
+            ]);
+            for p in processes {
+                let since = if p.joined_unix_ns == 0 { dash() } else { age(p.since_s) };
+                rows.row([p.slot.to_string(), p.party.pid.to_string(), p.command.clone(), p.party.life.to_string(), since]);
+            }
+            let mut ends = Table::new(&[("ENDPOINT", Lean::Left), ("TYPE", Lean::Left), ("OWNER", Lean::Right)]);
+            for e in endpoints {
+                let owner = e.owner_pid.map_or_else(|| "gone".to_owned(), |pid| pid.to_string());
+                ends.row([e.name.clone(), e.kind.to_owned(), owner]);
+            }
+            if !rows.is_empty() {
+                let _written = write!(text, "\n{name}\n{}", rows.text("  "));
+            }
+            if !ends.is_empty() {
+                text.push_str(&ends.text("  "));
+            }
+            if lanes.corrupt > 0 {
+                let _written = writeln!(text, "\n{name}: {} lanes have a state that does not exist", lanes.corrupt);
+            }
+        }
+    }
+    text
+}

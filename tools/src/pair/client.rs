@@ -1,0 +1,210 @@
+//! The measuring end: starts the other end if need be, joins its domain, and drives it through rounds.
+
+use std::io::IsTerminal;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use spinwire_dataplane::error::{Misuse, PostError};
+use spinwire_dataplane::id::{Addr, Name};
+use spinwire_hostshim::affinity;
+use spinwire_hostshim::domain::{Domain, DomainConfig, DomainError};
+use spinwire_hostshim::mem::Problem;
+use spinwire_hostshim::plane::Plane;
+
+use super::options::PairOptions;
+use super::order::Order;
+use super::server::{SERVER, STREAM_BUFFER_BYTES};
+use super::station::{self, PATIENCE, Patience, Role, Station};
+use crate::report::Failure;
+
+/// A connected measuring end.
+#[derive(Debug)]
+pub(crate) struct Client<'s, 'm> {
+    pub(crate) station: Station<'s, 'm>,
+    pub(crate) server: Addr,
+    pub(crate) cpus: [u32; 2],
+    pub(crate) page: String,
+}
+
+impl Client<'_, '_> {
+    /// Has the server prepare for an order.
+    pub(crate) fn prepare(&self, order: Order) -> Result<(), Failure> {
+        self.station.send_order(self.server, order)?;
+        self.answer().map(|_ready| ())
+    }
+
+    /// The server's answer.
+    pub(crate) fn answer(&self) -> Result<u64, Failure> {
+        match self.station.next_order(Patience::Limited)? {
+            (_, Order::Done { value }) => Ok(value),
+            _ => Err("the server sent an order where an answer was due".into()),
+        }
+    }
+}
+
+/// The other end as a process of ours; killed where it does not end by itself.
+#[derive(Debug)]
+struct Other(Child);
+
+impl Other {
+    fn start(command: &str, name: &str, options: &PairOptions) -> Result<Self, Failure> {
+        let (a, b) = options.placement()?;
+        let size = options.sizes().into_iter().max().unwrap_or(64);
+        let child = Command::new(std::env::current_exe()?)
+            .args([command, "--listen", name, "--json"])
+            .args(["--cpus", &format!("{a},{b}"), "--size", &size.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|e| format!("the second process could not be started: {e}"))?;
+        Ok(Self(child))
+    }
+
+    /// Fails where it has ended.
+    fn check(&mut self) -> Result<(), Failure> {
+        match self.0.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(format!("the second process ended too early ({status})").into()),
+        }
+    }
+
+    fn finish(mut self) -> Result<(), Failure> {
+        let since = Instant::now();
+        while since.elapsed() < PATIENCE {
+            match self.0.try_wait()? {
+                None => std::thread::sleep(Duration::from_millis(1)),
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(format!("the second process failed ({status})").into()),
+            }
+        }
+        Err("the second process does not end".into())
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        // It may have ended already, which is what is wanted.
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+/// Runs `measure` on a connected client, whichever way the arguments say that the other end comes to be.
+pub(crate) fn with_client<R>(
+    command: &str,
+    options: &PairOptions,
+    measure: impl FnOnce(&Client<'_, '_>) -> Result<R, Failure>,
+) -> Result<R, Failure> {
+    if let Some(name) = &options.connect {
+        let domain = join(name, None)?;
+        return with_domain(&domain, options, measure);
+    }
+    let name = format!("{command}-{}", std::process::id());
+    let mut other = Other::start(command, &name, options)?;
+    let measured = join(&name, Some(&mut other))
+        .and_then(|domain| with_domain(&domain, options, measure));
+    match measured {
+        Ok(measured) => other.finish().map(|()| measured),
+        Err(failure) => {
+            drop(other);
+            // What the killed process left is ours to clear away; it may not have come so far.
+            let _cleared = spinwire_hostshim::mem::unlink(&name);
+            Err(failure)
+        }
+    }
+}
+
+/// Joins the domain, waiting for it to appear where it is being made.
+fn join(name: &str, mut other: Option<&mut Other>) -> Result<Domain, Failure> {
+    let since = Instant::now();
+    loop {
+        match Domain::join(name, &DomainConfig::default()) {
+            Err(DomainError::Map(e))
+                if e.problem() == Some(Problem::Missing) && other.is_some() =>
+            {
+                if let Some(other) = other.as_deref_mut() {
+                    other.check()?;
+                }
+                if since.elapsed() > PATIENCE {
+                    return Err("the second process makes no segment".into());
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return Ok(other?),
+        }
+    }
+}
+
+fn with_domain<R>(
+    domain: &Domain,
+    options: &PairOptions,
+    measure: impl FnOnce(&Client<'_, '_>) -> Result<R, Failure>,
+) -> Result<R, Failure> {
+    let largest = options.sizes().into_iter().max().unwrap_or(64);
+    let most = domain.segment().geometry().message_bytes_max();
+    if largest > most {
+        return Err(format!("--size: the segment carries messages of up to {most} bytes; start the listening end with --size {largest}").into());
+    }
+    let (cpu, other_cpu) = options.placement()?;
+    let role = Role {
+        name: "client",
+        buffer_bytes: largest.max(STREAM_BUFFER_BYTES),
+        yields: options.shares_cpu()?,
+    };
+    let mut memory = Plane::memory(station::arena_bytes(&role))?;
+    let bump = Plane::arena(&mut memory);
+    affinity::pin(cpu)?;
+    let station = Station::open(domain, &bump, &role)?;
+    let server = connect(&station)?;
+    let page = domain.mapping().page().to_string();
+    let client = Client { station, server, cpus: [cpu, other_cpu], page };
+    let measured = measure(&client)?;
+    client.station.send_order(server, Order::Bye)?;
+    Ok(measured)
+}
+
+fn connect(station: &Station<'_, '_>) -> Result<Addr, Failure> {
+    let server = Name::new(SERVER)?;
+    let since = Instant::now();
+    loop {
+        match station.endpoint.connect(&server) {
+            Err(PostError::Misuse(Misuse::UnknownAddress)) if since.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(PostError::Misuse(Misuse::UnknownAddress)) => {
+                return Err("the segment is there, but nobody listens in it".into());
+            }
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Says on a terminal how far a long measurement is.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    shown: bool,
+    since: Instant,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        Self { shown: false, since: Instant::now() }
+    }
+
+    /// Shows `done` of `all`, once it has taken long enough to be worth it.
+    pub(crate) fn show(&mut self, size: usize, done: u32, all: u32) {
+        let long = self.since.elapsed() > Duration::from_millis(500);
+        if long && std::io::stderr().is_terminal() {
+            eprint!("\r{size} bytes: round {done} of {all}  ");
+            self.shown = true;
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown {
+            eprint!("\r{:50}\r", "");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The floors: what the machine itself takes for the same work, without any of our code in between.
+//!
+//! *Latency*: two processes bounce one bare cache line. *Throughput*: one copies blocks into shared memory, the other copies
+//! them out, with one counter each way and nothing else. Both use the memory of a lane that nobody else uses, so that pages
+//! and size are those of the real thing.
+
+use std::time::{Duration, Instant};
+
+use spinwire_dataplane::raw::line::{self, Line};
+use spinwire_dataplane::shm::Segment;
+use spinwire_dataplane::shm::lane::LaneMemory;
+use spinwire_dataplane::sync::{AtomicU64, Ordering};
+
+use crate::report::Failure;
+
+/// How long an end waits for the other one before it gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Looks between two glances at the clock.
+const LOOKS: u32 = 1 << 16;
+/// Small blocks are handed over in batches, as messages are.
+const BATCH_BYTES: u64 = 2048;
+
+/// Memory that both ends map, and nobody else uses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Floor<'s> {
+    ping: &'s AtomicU64,
+    pong: &'s AtomicU64,
+    ring: &'s [Line],
+    yields: bool,
+}
+
+impl<'s> Floor<'s> {
+    /// The last lane of a segment that has more lanes than endpoints.
+    pub(crate) fn of(segment: &Segment<'s>, yields: bool) -> Option<Self> {
+        let LaneMemory { cells, spill, .. } =
+            segment.lane_memory(segment.geometry().lane_count.checked_sub(1)?)?;
+        let [first, _, second, ..] = cells else { return None };
+        let ([ping, ..], [pong, ..]) = (first.words(), second.words());
+        Some(Self { ping, pong, ring: spill, yields })
+    }
+
+    /// Both counters at zero. By the client, before the server is told to begin.
+    pub(crate) fn reset(&self) {
+        self.ping.store(0, Ordering::Relaxed);
+        self.pong.store(0, Ordering::Release);
+    }
+
+    /// Waits until `word` is what is wanted.
+    #[inline(always)]
+    fn wait(&self, word: &AtomicU64, good: impl Fn(u64) -> bool) -> Result<u64, Failure> {
+        let mut since = None;
+        loop {
+            for _ in 0..LOOKS {
+                let value = word.load(Ordering::Acquire);
+                if good(value) {
+                    return Ok(value);
+                }
+                if self.yields {
+                    std::thread::yield_now();
+                } else {
+                    core::hint::spin_loop();
+                }
+            }
+            if since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                return Err("floor: the other end stopped answering; is its process still there?".into());
+            }
+        }
+    }
+
+    /// One bounce, started by the client. The line carries the number of the bounce there and back.
+    #[inline(always)]
+    pub(crate) fn bounce(&self, number: u64) -> Result<(), Failure> {
+        let there = number.wrapping_mul(2).wrapping_add(1);
+        self.ping.store(there, Ordering::Release);
+        self.wait(self.ping, |value| value == there.wrapping_add(1)).map(|_| ())
+    }
+
+    /// The server's half of `count` bounces.
+    pub(crate) fn answer(&self, count: u64) -> Result<(), Failure> {
+        for number in 0..count {
+            let there = number.wrapping_mul(2).wrapping_add(1);
+            self.wait(self.ping, |value| value == there)?;
+            self.ping.store(there.wrapping_add(1), Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Blocks of `size` bytes that fit into the ring, and how many are handed over at once.
+    fn blocks(&self, size: u64) -> (u64, u64) {
+        let ring_bytes = u64::try_from(self.ring.len()).unwrap_or(0).wrapping_mul(64);
+        let slots = (ring_bytes / size.next_multiple_of(64).max(64)).max(1);
+        (slots, (BATCH_BYTES / size.max(1)).clamp(1, slots.div_ceil(4)))
+    }
+
+    fn place(size: u64, number: u64, slots: u64) -> usize {
+        let slot = number % slots;
+        usize::try_from(slot.wrapping_mul(size.next_multiple_of(64))).unwrap_or(usize::MAX)
+    }
+
+    /// Copies `count` blocks in, as room is made.
+    pub(crate) fn copy_in(&self, block: &[u8], count: u64) -> Result<(), Failure> {
+        let size = u64::try_from(block.len()).unwrap_or(0);
+        let (slots, batch) = self.blocks(size);
+        let mut taken = 0;
+        let mut number = 0;
+        while number < count {
+            let end = number.saturating_add(batch).min(count);
+            if end.saturating_sub(taken) > slots {
+                taken = self.wait(self.pong, |t| end.saturating_sub(t) <= slots)?;
+            }
+            for block_number in number..end {
+                if !line::copy_in(self.ring, Self::place(size, block_number, slots), block) {
+                    return Err("floor: the block is longer than the ring; use a smaller --size".into());
+                }
+            }
+            self.ping.store(end, Ordering::Release);
+            number = end;
+        }
+        self.wait(self.pong, |t| t == count).map(|_| ())
+    }
+
+    /// Copies `count` blocks out.
+    pub(crate) fn copy_out(&self, block: &mut [u8], count: u64) -> Result<(), Failure> {
+        let size = u64::try_from(block.len()).unwrap_or(0);
+        let (slots, _) = self.blocks(size);
+        let mut number = 0;
+        let mut told = 0;
+        while number < count {
+            let ready = self.wait(self.ping, |ready| ready > number)?.min(count);
+            while number < ready {
+                if !line::copy_out(self.ring, Self::place(size, number, slots), block) {
+                    return Err("floor: the block is longer than the ring; use a smaller --size".into());
+                }
+                number = number.saturating_add(1);
+                // Credit in quarters, as a lane does.
+                if number.saturating_sub(told) >= slots.div_ceil(4) {
+                    self.pong.store(number, Ordering::Release);
+                    told = number;
+                }
+            }
+        }
+        self.pong.store(count, Ordering::Release);
+        Ok(())
+    }
+}

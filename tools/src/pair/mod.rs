@@ -1,0 +1,18 @@
+//! The two ends of a measurement.
+//!
+//! ```text
+//!   client (this process)                                server (a second process)
+//!     order: Floor, Echo, CopyOut, Drain  ------------->   does its half of it
+//!     its own half, with timestamps       <------------>
+//!     order: Bye                          ------------->   ends
+//! ```
+//!
+//! Both ends are processes of their own, pinned, in one domain that the server makes. Floors are measured by the same two
+//! processes on the same two CPUs, in the memory of a lane that nobody else uses, in turn with the measurements proper.
+
+pub(crate) mod client;
+pub(crate) mod floor;
+pub(crate) mod options;
+pub(crate) mod order;
+pub(crate) mod server;
+pub(crate) mod station;

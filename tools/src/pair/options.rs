@@ -1,0 +1,164 @@
+//! Arguments that `lat` and `bw` share.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use spinwire_hostshim::affinity::{self, CpuList};
+
+use super::order::Marking;
+use crate::report::Failure;
+
+/// How messages travel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum ProviderName {
+    /// Shared memory between two processes of this machine.
+    Shm,
+}
+
+impl ProviderName {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Shm => "shm",
+        }
+    }
+}
+
+/// What is measured, and between whom.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PairOptions {
+    /// Message sizes in bytes: one or a list, each with an optional k or m ("64,4k,1m").
+    #[arg(long, value_name = "BYTES", default_value = "64", value_delimiter = ',', value_parser = parse_size)]
+    pub(crate) size: Vec<usize>,
+
+    /// All powers of two from 8 bytes to 64 KiB.
+    #[arg(long, conflicts_with = "size")]
+    pub(crate) all_sizes: bool,
+
+    /// Messages to measure per size.
+    #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) iters: Option<u64>,
+
+    /// Seconds to measure per size (default: about 1).
+    #[arg(long, value_name = "S", value_parser = parse_seconds)]
+    pub(crate) seconds: Option<f64>,
+
+    /// Rounds in which floor and measurement take turns; each ratio is of one round, the result is their median.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+
+    /// CPUs of the two ends, "A,B": A for this end, B for the other. With --listen or --connect, one will do. Default: two
+    /// cores close to each other.
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub(crate) cpus: Vec<u32>,
+
+    /// Send tagged messages and match them by tag.
+    #[arg(long)]
+    pub(crate) tagged: bool,
+
+    /// How messages travel.
+    #[arg(long, value_enum, default_value_t = ProviderName::Shm)]
+    pub(crate) provider: ProviderName,
+
+    /// Be the other end only: make the segment NAME, wait for --connect NAME, serve it, end.
+    #[arg(long, value_name = "NAME", conflicts_with = "connect")]
+    pub(crate) listen: Option<String>,
+
+    /// Be the measuring end only, against a --listen NAME that runs already.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) connect: Option<String>,
+
+    /// Print JSON for machines: an object, or a list of them where several sizes are asked for.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Write a plot to this file.
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) plot: Option<PathBuf>,
+}
+
+/// Largest size that is offered.
+const SIZE_MAX: usize = 8 << 20;
+
+fn parse_size(text: &str) -> Result<usize, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let (digits, unit) = match lower.strip_suffix('k') {
+        Some(digits) => (digits, 1 << 10),
+        None => match lower.strip_suffix('m') {
+            Some(digits) => (digits, 1 << 20),
+            None => (lower.as_str(), 1),
+        },
+    };
+    let size: Option<usize> = digits.parse::<usize>().ok().and_then(|n| n.checked_mul(unit));
+    match size {
+        Some(size @ 1..=SIZE_MAX) => Ok(size),
+        _ => Err("give a number of bytes from 1 to 8m, like 64, 4k or 1m".to_owned()),
+    }
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 3600.0 => Ok(seconds),
+        _ => Err("give seconds from above 0 to 3600, like 0.5".to_owned()),
+    }
+}
+
+impl PairOptions {
+    /// The sizes to measure, in order.
+    pub(crate) fn sizes(&self) -> Vec<usize> {
+        if self.all_sizes { (3..=16).map(|bits| 1 << bits).collect() } else { self.size.clone() }
+    }
+
+    /// How messages are marked.
+    pub(crate) const fn marking(&self) -> Marking {
+        if self.tagged { Marking::Tagged } else { Marking::Untagged }
+    }
+
+    /// The CPUs of this end and of the other one.
+    pub(crate) fn placement(&self) -> Result<(u32, u32), Failure> {
+        let allowed = affinity::allowed_cpus()?;
+        match self.cpus.as_slice() {
+            [] => {
+                let spread: Vec<u32> =
+                    affinity::spread(2.min(allowed.len()))?.cpus.iter().copied().collect();
+                match spread.as_slice() {
+                    [a, b, ..] => Ok((*a, *b)),
+                    [only] => Ok((*only, *only)),
+                    [] => Err("cpus: this process may run on none".into()),
+                }
+            }
+            [one] => self.check(&allowed, *one, *one),
+            [a, b] => self.check(&allowed, *a, *b),
+            _ => Err("--cpus: give two, like 2,3".into()),
+        }
+    }
+
+    /// Whether both ends run on one CPU, so that whoever has nothing to do must let the other run.
+    pub(crate) fn shares_cpu(&self) -> Result<bool, Failure> {
+        let (a, b) = self.placement()?;
+        Ok(affinity::allowed_cpus()?.len() < 2 || (a == b && self.cpus.len() != 1))
+    }
+
+    fn check(&self, allowed: &CpuList, a: u32, b: u32) -> Result<(u32, u32), Failure> {
+        for cpu in [a, b] {
+            if !allowed.contains(cpu) {
+                return Err(format!("--cpus: CPU {cpu} is not among those that this process may use ({allowed}); choose from these, or widen the cpuset").into());
+            }
+        }
+        Ok((a, b))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_units_and_refused_out_of_range() {
+        assert_eq!(parse_size("64"), Ok(64));
+        assert_eq!(parse_size("4K"), Ok(4096));
+        assert_eq!(parse_size("1m"), Ok(1 << 20));
+        for bad in ["", "0", "-1", "9m", "k", "1g", "18446744073709551615k"] {
+            assert!(parse_size(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What the client asks of the server: one message of four words, under a tag of its own.
+
+/// The tag of orders and of their answers.
+pub(crate) const ORDER_TAG: u64 = 0x5350_494E_4F52_4452;
+/// The tag of measured messages, with `--tagged`.
+pub(crate) const DATA_TAG: u64 = 0x5350_494E_4441_5441;
+/// Bytes of an order.
+pub(crate) const ORDER_BYTES: usize = 32;
+
+/// How measured messages are marked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Marking {
+    /// Without a tag.
+    Untagged,
+    /// With [`DATA_TAG`].
+    Tagged,
+}
+
+/// What the server is to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    /// Bounce a bare line so many times.
+    Floor { count: u64 },
+    /// Send back so many messages.
+    Echo { count: u64, size: u64, marking: Marking },
+    /// Copy so many blocks out of bare shared memory.
+    CopyOut { count: u64, size: u64 },
+    /// Receive and check so many messages, then answer with the number of bad ones.
+    Drain { count: u64, size: u64, marking: Marking },
+    /// The answer: ready, or done; a number that depends on the order.
+    Done { value: u64 },
+    /// That was all.
+    Bye,
+}
+
+impl Order {
+    /// The message.
+    pub(crate) fn encode(self) -> [u8; ORDER_BYTES] {
+        let words = match self {
+            Self::Floor { count } => [1, count, 0, 0],
+            Self::Echo { count, size, marking } => [2, count, size, marked(marking)],
+            Self::CopyOut { count, size } => [3, count, size, 0],
+            Self::Drain { count, size, marking } => [4, count, size, marked(marking)],
+            Self::Done { value } => [5, value, 0, 0],
+            Self::Bye => [6, 0, 0, 0],
+        };
+        let mut bytes = [0; ORDER_BYTES];
+        for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *to = u64::to_le_bytes(word);
+        }
+        bytes
+    }
+
+    /// The order in a message; `None` where it is none.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let words: &[u8; ORDER_BYTES] = bytes.try_into().ok()?;
+        let [kind, count, size, marking] = words.as_chunks::<8>().0 else { return None };
+        let [kind, count, size, marking] = [kind, count, size, marking].map(|w| u64::from_le_bytes(*w));
+        let marking = if marking == 0 { Marking::Untagged } else { Marking::Tagged };
+        match kind {
+            1 => Some(Self::Floor { count }),
+            2 => Some(Self::Echo { count, size, marking }),
+            3 => Some(Self::CopyOut { count, size }),
+            4 => Some(Self::Drain { count, size, marking }),
+            5 => Some(Self::Done { value: count }),
+            6 => Some(Self::Bye),
+            _ => None,
+        }
+    }
+}
+
+const fn marked(marking: Marking) -> u64 {
+    match marking {
+        Marking::Untagged => 0,
+        Marking::Tagged => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_come_back_and_nonsense_does_not() {
+        let marking = Marking::Tagged;
+        for order in [
+            Order::Floor { count: 7 },
+            Order::Echo { count: 1, size: 2, marking },
+            Order::CopyOut { count: 3, size: 4 },
+            Order::Drain { count: 5, size: 6, marking: Marking::Untagged },
+            Order::Done { value: 9 },
+            Order::Bye,
+        ] {
+            assert_eq!(Order::decode(&order.encode()), Some(order));
+        }
+        assert_eq!(Order::decode(&[0; ORDER_BYTES]), None);
+        assert_eq!(Order::decode(&[1; 31]), None);
+    }
+}

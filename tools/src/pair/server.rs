@@ -1,0 +1,173 @@
+//! The serving end: makes the domain, does its half of whatever is ordered, ends with its client.
+
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::id::Addr;
+use spinwire_dataplane::msg::Kind;
+use spinwire_dataplane::shm::Geometry;
+use spinwire_hostshim::affinity;
+use spinwire_hostshim::domain::{Domain, DomainConfig};
+use spinwire_hostshim::plane::Plane;
+
+use super::options::PairOptions;
+use super::order::{Marking, Order};
+use super::station::{self, DataUse, Deadline, Patience, Role, Station};
+use crate::pattern;
+use crate::report::{Failure, Verdict};
+
+/// The name of the serving endpoint.
+pub(crate) const SERVER: &str = "server";
+/// Streams are received into buffers of at least so many bytes, many messages to a buffer.
+pub(crate) const STREAM_BUFFER_BYTES: usize = 16 << 10;
+
+/// A segment for two, with lanes that carry messages of up to `size` bytes.
+fn geometry(size: usize) -> Geometry {
+    let spill = size.saturating_mul(2).next_power_of_two().max(128 << 10);
+    Geometry {
+        process_count: 8,
+        endpoint_count: 8,
+        lane_count: 4,
+        lane_cell_count: 256,
+        lane_spill_bytes: u32::try_from(spill).unwrap_or(u32::MAX),
+    }
+}
+
+/// Serves one client under `name`, then removes the segment.
+pub(crate) fn serve(name: &str, options: &PairOptions) -> Result<Verdict, Failure> {
+    let (_, cpu) = options.placement()?;
+    let size = options.sizes().into_iter().max().unwrap_or(64).max(64 << 10);
+    let config = DomainConfig { geometry: geometry(size), ..DomainConfig::default() };
+    let domain = Domain::create(name, &config)?;
+    let served = serve_in(&domain, cpu, size, options);
+    domain.unlink()?;
+    served
+}
+
+fn serve_in(
+    domain: &Domain,
+    cpu: u32,
+    size: usize,
+    options: &PairOptions,
+) -> Result<Verdict, Failure> {
+    let yields = options.shares_cpu()?;
+    let role = Role { name: SERVER, buffer_bytes: size.max(STREAM_BUFFER_BYTES), yields };
+    let mut memory = Plane::memory(station::arena_bytes(&role))?;
+    let bump = Plane::arena(&mut memory);
+    affinity::pin(cpu)?;
+    let station = Station::open(domain, &bump, &role)?;
+    let mut block = vec![0; size];
+    let mut patience = Patience::Unlimited;
+    loop {
+        let (client, order) = station.next_order(patience)?;
+        patience = Patience::Limited;
+        match order {
+            Order::Floor { count } => {
+                station.send_order(client, Order::Done { value: 0 })?;
+                station.floor.answer(count)?;
+            }
+            Order::CopyOut { count, size } => {
+                let bytes = usize::try_from(size).ok().and_then(|size| block.get_mut(..size));
+                let bytes = bytes.ok_or("the client wants larger blocks than --size says here")?;
+                station.send_order(client, Order::Done { value: 0 })?;
+                station.floor.copy_out(bytes, count)?;
+            }
+            Order::Echo { count, marking, .. } => {
+                station.post_all_data(marking, DataUse::OneMessage)?;
+                station.send_order(client, Order::Done { value: 0 })?;
+                echo(&station, client, count, marking)?;
+            }
+            Order::Drain { count, size, marking } => {
+                let use_for = stream_use(size);
+                station.post_all_data(marking, use_for)?;
+                station.send_order(client, Order::Done { value: 0 })?;
+                let bad = drain(&station, (count, size), marking, use_for)?;
+                station.send_order(client, Order::Done { value: bad })?;
+            }
+            Order::Done { .. } => return Err("the client sent an answer where an order was due".into()),
+            Order::Bye => return Ok(Verdict::Well),
+        }
+    }
+}
+
+/// Short messages share buffers; long ones have one each.
+fn stream_use(size: u64) -> DataUse {
+    match u32::try_from(size) {
+        Ok(size) if u64::from(size) * 4 <= 16 << 10 => DataUse::ManyMessages { size },
+        _ => DataUse::OneMessage,
+    }
+}
+
+fn echo(
+    station: &Station<'_, '_>,
+    client: Addr,
+    count: u64,
+    marking: Marking,
+) -> Result<(), Failure> {
+    let to = Station::data_to(client, marking);
+    let deadline = Deadline::new();
+    let mut left = count;
+    while left > 0 {
+        station.turn();
+        while let Some(completion) = station.endpoint.poll() {
+            if completion.kind != Kind::Received {
+                continue;
+            }
+            loop {
+                let sent =
+                    station.endpoint.read(&completion, |bytes| station.endpoint.inject(to, bytes));
+                match sent {
+                    Some(Ok(())) => break,
+                    Some(Err(PostError::Retry(_))) => station.endpoint.flush(),
+                    Some(Err(refused)) => return Err(refused.into()),
+                    None => return Err("a message came without its bytes".into()),
+                }
+                deadline.check("the client takes no answers")?;
+            }
+            station.endpoint.flush();
+            if let Some(loan) = completion.loan {
+                station.post_data(loan, marking, DataUse::OneMessage)?;
+            }
+            left = left.saturating_sub(1);
+        }
+        watch(station, &deadline)?;
+    }
+    Ok(())
+}
+
+/// Receives `count` messages of `size` bytes, and returns how many were not what they should be.
+fn drain(
+    station: &Station<'_, '_>,
+    (count, size): (u64, u64),
+    marking: Marking,
+    use_for: DataUse,
+) -> Result<u64, Failure> {
+    let size = usize::try_from(size)?;
+    let check = pattern::Checker::new(size);
+    let deadline = Deadline::new();
+    let mut next = 0;
+    let mut bad = 0_u64;
+    while next < count {
+        station.turn();
+        while let Some(completion) = station.endpoint.poll() {
+            if completion.kind == Kind::Received {
+                let good = station.endpoint.read(&completion, |bytes| check.is_good(bytes, next));
+                if good != Some(true) {
+                    bad = bad.saturating_add(1);
+                }
+                next = next.saturating_add(1);
+            }
+            if let Some(loan) = completion.loan {
+                station.post_data(loan, marking, use_for)?;
+            }
+        }
+        watch(station, &deadline)?;
+    }
+    Ok(bad)
+}
+
+#[inline(always)]
+fn watch(station: &Station<'_, '_>, deadline: &Deadline) -> Result<(), Failure> {
+    if let Some(event) = station.endpoint.poll_event() {
+        Station::mind(event)?;
+    }
+    deadline.check("the client has stopped")
+}

@@ -1,0 +1,259 @@
+//! One end of a measurement: an endpoint, its buffers, a clock.
+
+use std::time::{Duration, Instant};
+
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::id::{Addr, Name};
+use spinwire_dataplane::msg::{Completion, Endpoint, EndpointConfig, Kind, RecvFrom, SendTo};
+use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::provider::shm::{ShmConfig, ShmPort};
+use spinwire_dataplane::provider::{EndpointType, Event, Status};
+use spinwire_dataplane::raw::loan::{Loan, LoanPool};
+use spinwire_dataplane::raw::place::Bump;
+use spinwire_dataplane::time::Instant as PlaneInstant;
+use spinwire_hostshim::clock::TscClock;
+use spinwire_hostshim::domain::Domain;
+
+use super::floor::Floor;
+use super::order::{DATA_TAG, Marking, ORDER_BYTES, ORDER_TAG, Order};
+use crate::report::Failure;
+
+/// How long an end waits for the other one before it gives up.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// The context of receives for orders; data receives have 0.
+const ORDER_CONTEXT: u64 = 1;
+/// Receives for data that are posted at once.
+const DATA_RECEIVES: u32 = 8;
+/// Receives for orders that are posted at once.
+const ORDER_RECEIVES: u32 = 2;
+
+/// One end: who, and with how large buffers.
+#[derive(Clone, Debug)]
+pub(crate) struct Role {
+    /// Its name in the domain.
+    pub(crate) name: &'static str,
+    /// Bytes of a data buffer.
+    pub(crate) buffer_bytes: usize,
+    /// Whether to yield when there is nothing to do: both ends share a CPU.
+    pub(crate) yields: bool,
+}
+
+/// Bytes of arena that an end needs.
+pub(crate) fn arena_bytes(role: &Role) -> usize {
+    let buffers = usize::try_from(DATA_RECEIVES * 2).unwrap_or(0) * (role.buffer_bytes + 128);
+    (buffers + (4 << 20)).next_multiple_of(2 << 20)
+}
+
+/// One end at work.
+#[derive(Debug)]
+pub(crate) struct Station<'s, 'm> {
+    pub(crate) endpoint: Endpoint<'m, ShmPort<'s, 'm>>,
+    pub(crate) floor: Floor<'s>,
+    pub(crate) clock: TscClock,
+    data: &'m LoanPool<'m>,
+    pub(crate) yields: bool,
+}
+
+impl<'s, 'm> Station<'s, 'm> {
+    /// Opens the endpoint and posts receives for orders.
+    pub(crate) fn open(domain: &'s Domain, bump: &Bump<'m>, role: &Role) -> Result<Self, Failure> {
+        let name = Name::new(role.name)?;
+        let port = domain.open_port(bump, (&name, EndpointType::Rdm), &ShmConfig::default())?;
+        let endpoint = Endpoint::new(port, bump, &EndpointConfig::default())?;
+        let floor = Floor::of(&domain.segment(), role.yields)
+            .ok_or("the segment has no lane to spare for the floor")?;
+        let orders = LoanPool::place(bump, ORDER_RECEIVES, ORDER_BYTES)?;
+        let data = LoanPool::place(bump, DATA_RECEIVES, role.buffer_bytes)?;
+        let clock = TscClock::calibrate();
+        let station = Self { endpoint, floor, clock, data, yields: role.yields };
+        while let Some(loan) = orders.lend() {
+            station.post_order_receive(loan)?;
+        }
+        Ok(station)
+    }
+
+    fn post_order_receive(&self, loan: Loan<'m>) -> Result<(), Failure> {
+        let from = RecvFrom::any().tag(ORDER_TAG);
+        self.endpoint.post_recv(from, loan, ORDER_CONTEXT).map_err(|refused| refused.error)?;
+        Ok(())
+    }
+
+    /// Which messages are data.
+    pub(crate) const fn data_from(marking: Marking) -> RecvFrom {
+        match marking {
+            Marking::Untagged => RecvFrom::any(),
+            Marking::Tagged => RecvFrom::any().tag(DATA_TAG),
+        }
+    }
+
+    /// Where data goes, and how it is marked.
+    #[inline(always)]
+    pub(crate) const fn data_to(peer: Addr, marking: Marking) -> SendTo {
+        match marking {
+            Marking::Untagged => SendTo::peer(peer),
+            Marking::Tagged => SendTo::peer(peer).tag(DATA_TAG),
+        }
+    }
+
+    /// Posts one buffer for data, for one message or for as many as fit.
+    #[inline(always)]
+    pub(crate) fn post_data(
+        &self,
+        loan: Loan<'m>,
+        marking: Marking,
+        use_for: DataUse,
+    ) -> Result<(), PostError> {
+        let from = Self::data_from(marking);
+        let posted = match use_for {
+            DataUse::OneMessage => self.endpoint.post_recv(from, loan, 0),
+            DataUse::ManyMessages { size } => self.endpoint.post_multi_recv(from, loan, size, 0),
+        };
+        posted.map(|_| ()).map_err(|refused| refused.error)
+    }
+
+    /// Posts all data buffers that are not posted yet.
+    pub(crate) fn post_all_data(&self, marking: Marking, use_for: DataUse) -> Result<(), Failure> {
+        while let Some(loan) = self.data.lend() {
+            self.post_data(loan, marking, use_for)?;
+        }
+        Ok(())
+    }
+
+    /// One turn. Yields where there was nothing to do and the CPU is shared.
+    #[inline(always)]
+    pub(crate) fn turn(&self) {
+        let outcome = self.endpoint.turn(PlaneInstant::ORIGIN, Budget::default());
+        if self.yields && !outcome.is_busy() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Sends an order, waiting for room.
+    pub(crate) fn send_order(&self, peer: Addr, order: Order) -> Result<(), Failure> {
+        let deadline = Deadline::new();
+        loop {
+            match self.endpoint.inject(SendTo::peer(peer).tag(ORDER_TAG), &order.encode()) {
+                Ok(()) => {
+                    self.endpoint.flush();
+                    return Ok(());
+                }
+                Err(PostError::Retry(_)) => self.turn(),
+                Err(refused) => return Err(refused.into()),
+            }
+            deadline.check("an order could not be sent")?;
+        }
+    }
+
+    /// The next order or answer, and who sent it. Data that is still on its way is dropped.
+    pub(crate) fn next_order(&self, patience: Patience) -> Result<(Addr, Order), Failure> {
+        let deadline = Deadline::new();
+        loop {
+            self.turn();
+            while let Some(completion) = self.endpoint.poll() {
+                if let Some(found) = self.take_order(completion)? {
+                    return Ok(found);
+                }
+            }
+            if let Some(event) = self.endpoint.poll_event() {
+                Self::mind(event)?;
+            }
+            match patience {
+                Patience::Limited => deadline.check("the other end does not answer")?,
+                Patience::Unlimited => {
+                    if deadline.is_long_past() {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The order in a completion, if it is one; its buffer is posted again.
+    pub(crate) fn take_order(
+        &self,
+        completion: Completion<'m>,
+    ) -> Result<Option<(Addr, Order)>, Failure> {
+        if completion.context != ORDER_CONTEXT || completion.kind != Kind::Received {
+            return Ok(None);
+        }
+        let order = completion.bytes().and_then(Order::decode);
+        let source = completion.source;
+        if let Some(loan) = completion.loan {
+            self.post_order_receive(loan)?;
+        }
+        match (source, order) {
+            (Some(source), Some(order)) if completion.status == Status::Success => {
+                Ok(Some((source, order)))
+            }
+            _ => Err("the other end sent something that is no order; is it the same version?".into()),
+        }
+    }
+
+    /// An event that ends the measurement is an error.
+    pub(crate) fn mind(event: Event) -> Result<(), Failure> {
+        match event {
+            Event::Connected(_) | Event::StaleCompletion(_) => Ok(()),
+            Event::PeerGone(_) => Err("the other end is gone: its process ended".into()),
+            Event::PeerCorrupt(_) => Err("the other end wrote nonsense into the lane".into()),
+            Event::Refused(_) => Err("the other end did not take the connection".into()),
+        }
+    }
+}
+
+/// What a data buffer is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum DataUse {
+    /// For one message.
+    OneMessage,
+    /// For as many messages of this size as fit.
+    ManyMessages { size: u32 },
+}
+
+/// How long to wait for an order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Patience {
+    /// As long as it takes: a server before its first client.
+    Unlimited,
+    /// Until the other end must be stuck.
+    Limited,
+}
+
+/// A moment after which the other end is held to be stuck.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    looks: core::cell::Cell<u32>,
+    since: core::cell::Cell<Option<Instant>>,
+}
+
+impl Deadline {
+    pub(crate) const fn new() -> Self {
+        Self { looks: core::cell::Cell::new(0), since: core::cell::Cell::new(None) }
+    }
+
+    /// Reads the clock only now and then.
+    #[inline(always)]
+    pub(crate) fn check(&self, what: &'static str) -> Result<(), Failure> {
+        let looks = self.looks.get().wrapping_add(1);
+        self.looks.set(looks);
+        if looks.is_multiple_of(1 << 14) { self.check_now(what) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn check_now(&self, what: &'static str) -> Result<(), Failure> {
+        match self.since.get() {
+            None => self.since.set(Some(Instant::now())),
+            Some(since) if since.elapsed() > PATIENCE => {
+                return Err(format!("{what} for {} s", PATIENCE.as_secs()).into());
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Whether nothing has come for so long that spinning is a waste.
+    fn is_long_past(&self) -> bool {
+        let looks = self.looks.get().saturating_add(1);
+        self.looks.set(looks);
+        looks > 1 << 22
+    }
+}
