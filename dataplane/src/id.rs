@@ -11,13 +11,14 @@
 //! another [`Generation`], so that a late completion is seen to be late and is never taken for its successor's.
 
 use core::fmt;
+use core::num::NonZeroU32;
 
 pub use spinwire_layouts::shm::NameError;
 use spinwire_layouts::shm::{NAME_BYTES, pack_name, unpack_name};
 
 /// How often a slot was reused: 24 bits, never zero, so that an all-zero word names nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Generation(u32);
+pub struct Generation(NonZeroU32);
 
 /// Bits in a generation.
 pub const GENERATION_BITS: u32 = 24;
@@ -25,29 +26,31 @@ const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
 impl Generation {
     /// The generation of a slot that was never used before.
-    pub const FIRST: Self = Self(1);
+    pub const FIRST: Self = Self(NonZeroU32::MIN);
 
     /// The generation held in the low 24 bits of `raw`, or `None` for zero.
     #[must_use]
+    #[inline(always)]
     pub const fn from_raw(raw: u32) -> Option<Self> {
-        match raw & GENERATION_MASK {
-            0 => None,
-            some => Some(Self(some)),
+        match NonZeroU32::new(raw & GENERATION_MASK) {
+            None => None,
+            Some(some) => Some(Self(some)),
         }
     }
 
     /// The 24-bit number.
     #[must_use]
+    #[inline(always)]
     pub const fn as_raw(self) -> u32 {
-        self.0
+        self.0.get()
     }
 
     /// The generation of the next use of the slot; after 2^24 - 1 comes 1.
     #[must_use]
     pub const fn next(self) -> Self {
-        match self.0.wrapping_add(1) & GENERATION_MASK {
-            0 => Self::FIRST,
-            some => Self(some),
+        match Self::from_raw(self.as_raw().wrapping_add(1)) {
+            None => Self::FIRST,
+            Some(next) => next,
         }
     }
 }

@@ -20,4 +20,5 @@
 )]
 
 pub mod conformance;
+pub mod model;
 pub mod rng;

@@ -7,7 +7,7 @@
 
 mod host_process;
 
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use host_process::signal;
@@ -15,10 +15,34 @@ use spinwire_hostshim::liveness::{Death, DeathWatch, Identity, Life, is_alive};
 
 const LONG: Duration = Duration::from_secs(60);
 
-fn sleeper() -> (Child, Identity) {
-    let child = Command::new("sleep").arg("1000").spawn().unwrap();
-    let identity = Identity::of(child.id()).unwrap();
-    (child, identity)
+/// A process that waits for its input to end. Killed on drop, so that a failed test leaves none behind.
+struct Waiter(Child);
+
+impl Waiter {
+    fn start() -> (Self, Identity) {
+        let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let identity = Identity::of(child.id()).unwrap();
+        (Self(child), identity)
+    }
+
+    fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+    }
+
+    fn wait(&mut self) {
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let _ended_already = self.0.kill();
+        let _status = self.0.wait();
+    }
 }
 
 /// The kernel takes its time to deliver a signal: looks until the answer is the expected one.
@@ -36,7 +60,7 @@ fn becomes(identity: &Identity, expected: &Life) {
 
 #[test]
 fn a_stopped_process_is_alive() {
-    let (mut child, identity) = sleeper();
+    let (mut child, identity) = Waiter::start();
     let mut watches = [DeathWatch::new(), DeathWatch::by_lookup()];
     for watch in &mut watches {
         watch.watch(1, identity).unwrap();
@@ -55,27 +79,27 @@ fn a_stopped_process_is_alive() {
         becomes(&identity, &Life::Alive);
     }
     signal(child.id(), "STOP");
-    child.kill().unwrap();
+    child.kill();
     for watch in &mut watches {
         assert_eq!(watch.poll(LONG).unwrap(), [1], "killed while stopped");
     }
-    child.wait().unwrap();
+    child.wait();
 }
 
 #[test]
 fn a_killed_process_is_dead_before_and_after_it_is_waited_for() {
-    let (mut child, identity) = sleeper();
+    let (mut child, identity) = Waiter::start();
     assert!(is_alive(&identity));
     signal(child.id(), "KILL");
     becomes(&identity, &Life::Dead(Death::Zombie));
     assert!(!is_alive(&identity));
-    child.wait().unwrap();
+    child.wait();
     assert!(!is_alive(&identity));
 }
 
 #[test]
 fn a_number_that_was_given_away_does_not_revive_the_dead() {
-    let (mut child, identity) = sleeper();
+    let (mut child, identity) = Waiter::start();
     let predecessor = Identity {
         start_time: identity.start_time - 1,
         ..identity
@@ -86,8 +110,8 @@ fn a_number_that_was_given_away_does_not_revive_the_dead() {
     watch.watch(1, predecessor).unwrap();
     watch.watch(2, identity).unwrap();
     assert_eq!(watch.poll(LONG).unwrap(), [1]);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.kill();
+    child.wait();
     assert_eq!(watch.poll(LONG).unwrap(), [2]);
 }
 
@@ -95,18 +119,18 @@ fn a_number_that_was_given_away_does_not_revive_the_dead() {
 fn a_crowd_dies_in_any_order() {
     const CROWD: u64 = 24;
     let mut watch = DeathWatch::new();
-    let mut children: Vec<Child> = Vec::new();
+    let mut children: Vec<Waiter> = Vec::new();
     for key in 0..CROWD {
-        let (child, identity) = sleeper();
+        let (child, identity) = Waiter::start();
         watch.watch(key, identity).unwrap();
         children.push(child);
     }
     let order: Vec<u64> = (0..CROWD).map(|n| n * 7 % CROWD).collect();
     for key in order {
         let child = children.get_mut(usize::try_from(key).unwrap()).unwrap();
-        child.kill().unwrap();
+        child.kill();
         assert_eq!(watch.poll(LONG).unwrap(), [key]);
-        child.wait().unwrap();
+        child.wait();
     }
     assert!(watch.is_empty());
 }
@@ -116,7 +140,7 @@ fn a_crowd_dies_in_any_order() {
 fn watching_takes_nothing_from_the_parent() {
     let mut child = Command::new("sh")
         .args(["-c", "read _; exit 7"])
-        .stdin(std::process::Stdio::piped())
+        .stdin(Stdio::piped())
         .spawn()
         .unwrap();
     let mut watch = DeathWatch::new();

@@ -45,12 +45,24 @@ enum Command {
     Lat(cmd::lat::Args),
     /// Measure one-way streaming between two pinned processes, beside a bare copy.
     Bw(cmd::bw::Args),
+    /// Say what stands between this machine and low latency, and the command that mends it.
+    Doctor(cmd::doctor::Args),
+    /// Watch running planes by their stats pages.
+    Top(cmd::top::Args),
+    /// List segments, and who is in them.
+    Ps(cmd::ps::Args),
+    /// Remove segments that dead owners left behind.
+    Rm(cmd::rm::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Lat(args) => cmd::lat::run(&args),
         Command::Bw(args) => cmd::bw::run(&args),
+        Command::Doctor(args) => cmd::doctor::run(&args),
+        Command::Top(args) => cmd::top::run(&args),
+        Command::Ps(args) => cmd::ps::run(&args),
+        Command::Rm(args) => cmd::rm::run(&args),
     };
     report::finish(outcome)
 }

@@ -2,12 +2,18 @@
 
 use core::fmt;
 use core::str::FromStr;
+use std::process;
 use std::sync::Barrier;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use core_affinity::CoreId;
 use serde::Serialize;
+
+/// How long two threads may take over one measurement.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The near processor (who pings or sends) and the far one (who echoes or receives).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -70,6 +76,7 @@ impl Cpus {
         far: impl FnOnce() -> B + Send,
     ) -> anyhow::Result<(A, B)> {
         self.check()?;
+        let _watchdog = self.watchdog();
         let start = Barrier::new(2);
         thread::scope(|scope| {
             let far = scope.spawn(|| {
@@ -90,6 +97,25 @@ impl Cpus {
                 .map_err(|_panic| anyhow!("the far thread panicked"))??;
             Ok((near, far))
         })
+    }
+}
+
+impl Cpus {
+    /// Ends this program where two spinning threads do not come to an end, as when somebody of
+    /// higher priority holds one of the processors. It sleeps until then, and until it is dropped.
+    fn watchdog(self) -> Sender<()> {
+        let (alive, wait) = channel::<()>();
+        thread::spawn(move || {
+            if wait.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                eprintln!(
+                    "peers: two threads on processors {self} got nowhere in {} s; something else \
+                     holds those processors (`top` shows what)",
+                    PATIENCE.as_secs()
+                );
+                process::exit(2);
+            }
+        });
+        alive
     }
 }
 

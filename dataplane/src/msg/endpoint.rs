@@ -136,10 +136,12 @@ pub struct Completion<'m> {
     pub kind: Kind,
     /// How it ended.
     pub status: Status,
-    /// Received: bytes of the message that were delivered.
+    /// Received: bytes of the message that were delivered; of a run, of each of its messages.
     pub length: usize,
     /// Received: where in the buffer they start.
     pub offset: usize,
+    /// Received: how many messages; more than one only for a run.
+    pub count: u32,
     /// Received: the tag.
     pub tag: Option<u64>,
     /// Received: the immediate data.
@@ -151,12 +153,34 @@ pub struct Completion<'m> {
 }
 
 impl Completion<'_> {
-    /// The message, where its buffer came back with it.
+    /// The message, where its buffer came back with it. Of a run: all of it, see [`Completion::messages`].
     #[must_use]
     #[inline]
     pub fn bytes(&self) -> Option<&[u8]> {
-        let end = self.offset.checked_add(self.length)?;
+        let end = self.offset.checked_add(self.extent())?;
         self.loan.as_ref()?.get(self.offset..end)
+    }
+
+    /// The messages of a run in the bytes that [`Endpoint::read`] or [`Completion::bytes`] showed.
+    #[inline(always)]
+    pub fn messages<'b>(&self, bytes: &'b [u8]) -> impl Iterator<Item = &'b [u8]> + use<'b> {
+        let length = self.length;
+        let none = if length == 0 { self.count } else { 0 };
+        let stride = self.stride().max(1);
+        let empty = (0..none).map(|_| &[][..]);
+        bytes.chunks(stride).map(move |m| m.get(..length).unwrap_or(m)).chain(empty)
+    }
+
+    #[inline(always)]
+    const fn stride(&self) -> usize {
+        self.length.wrapping_add(7) & !7
+    }
+
+    /// Bytes from the start of the first message to the end of the last.
+    #[inline(always)]
+    fn extent(&self) -> usize {
+        let before = usize::try_from(self.count).unwrap_or(0).saturating_sub(1);
+        before.saturating_mul(self.stride()).saturating_add(self.length)
     }
 }
 
@@ -358,6 +382,22 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         self.post_recv_for(from, loan, context, Use::Multi { room_bytes_min })
     }
 
+    /// Like [`Endpoint::post_multi_recv`], for streams: a run of messages of one sender with the same length and tag may
+    /// come as one completion with their count. Look at them with [`Endpoint::read`] and [`Completion::messages`].
+    ///
+    /// # Errors
+    /// The loan comes back with the reason.
+    #[inline]
+    pub fn post_run_recv(
+        &self,
+        from: RecvFrom,
+        loan: Loan<'m>,
+        room_bytes_min: u32,
+        context: u64,
+    ) -> Result<WrId, Refused<Loan<'m>>> {
+        self.post_recv_for(from, loan, context, Use::Runs { room_bytes_min })
+    }
+
     #[inline(always)]
     fn post_recv_for(
         &self,
@@ -461,14 +501,24 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         let Some((op, generation, slot)) = cqe.wr_id.parts() else { return self.stale(cqe.wr_id) };
         let key = Key::new(slot, generation);
         let Some(row) = self.row(key) else { return self.stale(cqe.wr_id) };
-        let offset = usize::try_from(cqe.offset).unwrap_or(0);
-        let length = usize::try_from(cqe.length).unwrap_or(0);
-        let loan = match cqe.buffer {
+        let mut completion = Completion {
+            id: cqe.wr_id,
+            context: row.context.get(),
+            kind: Kind::Sent,
+            status: cqe.status,
+            length: usize::try_from(cqe.length).unwrap_or(0),
+            offset: usize::try_from(cqe.offset).unwrap_or(0),
+            count: cqe.count,
+            tag: cqe.tag,
+            immediate: cqe.immediate,
+            source: cqe.source,
+            loan: None,
+        };
+        match cqe.buffer {
             Buffer::StillPosted => {
                 if self.posted.check(key).is_err() {
                     return self.stale(cqe.wr_id);
                 }
-                None
             }
             Buffer::Returned => {
                 if row.readers.get() > 0 {
@@ -477,33 +527,24 @@ impl<'m, P: Provider> Endpoint<'m, P> {
                 let Ok(posted) = self.posted.remove(key) else { return self.stale(cqe.wr_id) };
                 let mut loan = posted.complete();
                 if op == OpTag::Recv {
-                    let filled = loan.set_len(offset.saturating_add(length));
+                    let end = completion.offset.saturating_add(completion.extent());
+                    let filled = loan.set_len(end);
                     debug_assert!(filled.is_ok(), "a provider delivers within the buffer");
                 }
-                Some(loan)
+                completion.loan = Some(loan);
             }
-        };
-        let kind = match (op, cqe.source) {
+        }
+        completion.kind = match (op, cqe.source) {
             (OpTag::Send, _) => Kind::Sent,
             (OpTag::Recv, Some(_)) => {
-                add(&self.totals.messages_received, 1);
-                add(&self.totals.bytes_received, u64::from(cqe.length));
+                let count = u64::from(cqe.count);
+                add(&self.totals.messages_received, count);
+                add(&self.totals.bytes_received, u64::from(cqe.length).wrapping_mul(count));
                 Kind::Received
             }
             (OpTag::Recv, None) => Kind::RecvEnded,
         };
-        Resolved::Completion(Completion {
-            id: cqe.wr_id,
-            context: row.context.get(),
-            kind,
-            status: cqe.status,
-            length,
-            offset,
-            tag: cqe.tag,
-            immediate: cqe.immediate,
-            source: cqe.source,
-            loan,
-        })
+        Resolved::Completion(completion)
     }
 
     #[cold]
@@ -531,7 +572,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         let row = self.row(key)?;
         let sge = row.sge.get()?;
         let _reader = Reader::new(&row.readers);
-        Some(look(sge.completed_part(completion.offset, completion.length)?))
+        Some(look(sge.completed_part(completion.offset, completion.extent())?))
     }
 
     /// The next event, if any: peers that came and went, completions that named nothing.

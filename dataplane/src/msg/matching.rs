@@ -32,12 +32,15 @@ use crate::raw::loan::{Loan, LoanPool, Sge};
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::Envelope;
 use crate::table::{Fifos, Key, Slab};
+use spinwire_layouts::word::{from_usize, low, to_usize, widen};
 
 const UNTAGGED: u32 = 0;
 const MASKED: u32 = 1;
 const FIRST_BUCKET: u32 = 2;
 const BUCKETS: u32 = 64;
-const LISTS: u32 = FIRST_BUCKET + BUCKETS;
+/// Rows of the table that hold no receive.
+const VACANT: u32 = FIRST_BUCKET + BUCKETS;
+const LISTS: u32 = VACANT + 1;
 /// The one list of the unexpected.
 const ARRIVALS: u32 = 0;
 
@@ -52,15 +55,46 @@ pub struct MatchingConfig {
     pub unexpected_bytes_max: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// A posted receive, field by field, so that a look costs only what it looks at.
+#[derive(Debug)]
 struct PostedRecv {
-    wr: RecvWr,
+    wr_id: Cell<WrId>,
+    sge: Cell<Option<Sge>>,
+    tag: Cell<u64>,
+    /// Bits of the tag that count. All of them for an exact receive.
+    care: Cell<u64>,
+    from: Cell<Source>,
     /// When it was posted, relative to the others.
-    order: u64,
+    order: Cell<u64>,
     /// Where the next message of a multi-receive goes.
-    offset: u32,
+    offset: Cell<u32>,
+    /// For how many messages its buffer is.
+    buffer: Cell<Use>,
     /// Not yet compared with the unexpected queue.
-    fresh: bool,
+    fresh: Cell<bool>,
+}
+
+impl PostedRecv {
+    const fn vacant() -> Self {
+        Self {
+            wr_id: Cell::new(WrId::from_raw(0)),
+            sge: Cell::new(None),
+            tag: Cell::new(0),
+            care: Cell::new(0),
+            from: Cell::new(Source::Any),
+            order: Cell::new(0),
+            offset: Cell::new(0),
+            buffer: Cell::new(Use::Single),
+            fresh: Cell::new(false),
+        }
+    }
+
+    /// Whether it takes a message that is in a list of its kind: tagged or not has been told apart.
+    #[inline(always)]
+    fn takes(&self, message: &Incoming) -> bool {
+        let tag = message.envelope.tag.unwrap_or(0);
+        (self.tag.get() ^ tag) & self.care.get() == 0 && self.from.get().takes(message.source)
+    }
 }
 
 #[derive(Debug)]
@@ -84,17 +118,69 @@ pub struct Incoming {
 /// A posted receive that takes a message: where to copy it to.
 #[derive(Clone, Copy, Debug)]
 pub struct Landing {
-    key: Key,
+    row: u32,
     /// The whole buffer of the receive.
     pub sge: Sge,
     /// Where the message goes in it.
     pub offset: usize,
     /// How many of its bytes go there.
     pub length: usize,
-    /// Whether those are all of them.
+    /// How many messages of that length go there, back to back in steps of [`Landing::stride`].
+    count: u32,
+    /// Whether those are all of its bytes.
     status: Status,
     wr_id: WrId,
-    buffer: Buffer,
+    buffer: Use,
+}
+
+impl Landing {
+    /// From the start of one message of a run to that of the next.
+    #[must_use]
+    #[inline(always)]
+    pub const fn stride(&self) -> usize {
+        self.length.wrapping_add(7) & !7
+    }
+
+    /// How many more messages of that length the receive takes in one completion, and where they go: 0 where it does not
+    /// take runs.
+    #[must_use]
+    #[inline(always)]
+    pub fn more(&self) -> (usize, usize) {
+        if !matches!(self.buffer, Use::Runs { .. }) || self.stride() == 0 {
+            return (0, 0);
+        }
+        let start = self.end();
+        let room = self.sge.length().saturating_sub(start);
+        (room / self.stride(), start)
+    }
+
+    /// So many more messages were copied there.
+    #[inline(always)]
+    pub const fn add(&mut self, count: u32) {
+        self.count = self.count.wrapping_add(count);
+    }
+
+    /// Where the free part of the buffer begins after it.
+    #[inline(always)]
+    fn end(&self) -> usize {
+        let bytes = self.stride().wrapping_mul(to_usize(widen(self.count)));
+        self.offset.wrapping_add(bytes)
+    }
+
+    /// Whether the buffer goes back with this.
+    #[inline(always)]
+    fn outcome(&self) -> Buffer {
+        let least = match self.buffer {
+            Use::Single => return Buffer::Returned,
+            Use::Multi { room_bytes_min } | Use::Runs { room_bytes_min } => room_bytes_min,
+        };
+        let left = self.sge.length().saturating_sub(self.end());
+        if left == 0 || left < to_usize(widen(least)) {
+            Buffer::Returned
+        } else {
+            Buffer::StillPosted
+        }
+    }
 }
 
 /// What becomes of an arrival.
@@ -111,7 +197,7 @@ pub enum Verdict {
 /// Posted receives and unexpected messages of one endpoint.
 #[derive(Debug)]
 pub struct Matcher<'m> {
-    posted: Slab<'m, PostedRecv>,
+    posted: &'m [PostedRecv],
     lists: Fifos<'m>,
     order: Cell<u64>,
     /// Receives not yet compared with the unexpected queue.
@@ -134,8 +220,7 @@ fn list_of(select: Select) -> u32 {
 /// Fibonacci hashing: the top six bits of the product.
 #[inline(always)]
 fn bucket(tag: u64) -> u32 {
-    let hash = tag.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58;
-    FIRST_BUCKET.wrapping_add(spinwire_layouts::word::low(hash))
+    FIRST_BUCKET.wrapping_add(low(tag.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58))
 }
 
 impl<'m> Matcher<'m> {
@@ -145,9 +230,15 @@ impl<'m> Matcher<'m> {
     /// [`Exhausted`] where the arena is too small.
     pub fn place(bump: &Bump<'m>, config: &MatchingConfig) -> Result<Self, Exhausted> {
         let unexpected_depth = config.unexpected_depth;
+        let rows = usize::try_from(config.recv_depth).unwrap_or(usize::MAX);
+        let lists = Fifos::place(bump, config.recv_depth, LISTS)?;
+        for row in 0..config.recv_depth {
+            let linked = lists.push_back(VACANT, row);
+            debug_assert!(linked.is_ok(), "a new row is on no list");
+        }
         Ok(Self {
-            posted: Slab::place(bump, config.recv_depth)?,
-            lists: Fifos::place(bump, config.recv_depth, LISTS)?,
+            posted: bump.slice_with(rows, |_| PostedRecv::vacant())?,
+            lists,
             order: Cell::new(0),
             fresh: Cell::new(0),
             unexpected: Slab::place(bump, unexpected_depth)?,
@@ -163,12 +254,25 @@ impl<'m> Matcher<'m> {
     /// `RqFull` where as many are posted as the table holds.
     #[inline]
     pub fn post(&self, wr: &RecvWr) -> Result<(), Retry> {
+        let row = self.lists.pop_front(VACANT).ok_or(Retry::RqFull)?;
+        let Some(posted) = self.row(row) else { return Err(Retry::RqFull) };
         let order = self.order.get();
         let fresh = !self.unexpected.is_empty();
-        let entry = PostedRecv { wr: *wr, order, offset: 0, fresh };
-        let key = self.posted.insert(entry).map_err(|_full| Retry::RqFull)?;
-        let linked = self.lists.push_back(list_of(wr.select), key.slot());
-        debug_assert!(linked.is_ok(), "a new slot is on no list");
+        let (tag, care) = match wr.select {
+            Select::Untagged => (0, 0),
+            Select::Tagged { tag, ignore } => (tag, !ignore),
+        };
+        posted.wr_id.set(wr.wr_id);
+        posted.sge.set(Some(wr.sge));
+        posted.tag.set(tag);
+        posted.care.set(care);
+        posted.from.set(wr.from);
+        posted.order.set(order);
+        posted.offset.set(0);
+        posted.buffer.set(wr.buffer);
+        posted.fresh.set(fresh);
+        let linked = self.lists.push_back(list_of(wr.select), row);
+        debug_assert!(linked.is_ok(), "a vacant row is on no other list");
         self.order.set(order.wrapping_add(1));
         if fresh {
             self.fresh.set(self.fresh.get().wrapping_add(1));
@@ -176,98 +280,98 @@ impl<'m> Matcher<'m> {
         Ok(())
     }
 
+    #[inline(always)]
+    fn row(&self, row: u32) -> Option<&'m PostedRecv> {
+        self.posted.get(to_usize(widen(row)))
+    }
+
     /// What is to be done with a message.
     #[inline(always)]
     pub fn judge(&self, message: &Incoming) -> Verdict {
         match self.first_match(message) {
-            Some((key, posted)) => self.landing(key, &posted, message),
+            Some((row, posted)) => self.landing(row, posted, message),
             None => Verdict::Unasked,
         }
     }
 
     /// The first posted receive that takes the message.
     #[inline(always)]
-    fn first_match(&self, message: &Incoming) -> Option<(Key, PostedRecv)> {
+    fn first_match(&self, message: &Incoming) -> Option<(u32, &'m PostedRecv)> {
         match message.envelope.tag {
             None => self.first_in(UNTAGGED, message),
             Some(tag) => {
                 let exact = self.first_in(bucket(tag), message);
-                if self.lists.is_empty(MASKED) {
+                if self.lists.front(MASKED).is_none() {
                     return exact;
                 }
-                let masked = self.first_in(MASKED, message);
-                match (&exact, &masked) {
-                    (Some((_, a)), Some((_, b))) if a.order > b.order => masked,
-                    (None, Some(_)) => masked,
-                    _ => exact,
-                }
+                self.earlier(exact, self.first_in(MASKED, message))
             }
         }
     }
 
     #[inline(always)]
-    fn first_in(&self, list: u32, message: &Incoming) -> Option<(Key, PostedRecv)> {
-        self.lists.iter(list, u32::MAX).find_map(|slot| {
-            let key = self.posted.key_at(slot)?;
-            let posted = self.posted.get(key).ok()?;
-            let takes = posted.wr.from.takes(message.source)
-                && posted.wr.select.takes(message.envelope.tag);
-            takes.then_some((key, posted))
-        })
+    fn first_in(&self, list: u32, message: &Incoming) -> Option<(u32, &'m PostedRecv)> {
+        let mut next = self.lists.front(list);
+        while let Some(row) = next {
+            let posted = self.row(row)?;
+            if posted.takes(message) {
+                return Some((row, posted));
+            }
+            next = self.lists.after(row);
+        }
+        None
+    }
+
+    /// Of two candidates the one that was posted first.
+    #[inline(never)]
+    fn earlier(
+        &self,
+        exact: Option<(u32, &'m PostedRecv)>,
+        masked: Option<(u32, &'m PostedRecv)>,
+    ) -> Option<(u32, &'m PostedRecv)> {
+        match (exact, masked) {
+            (Some((_, a)), Some((_, b))) if a.order.get() > b.order.get() => masked,
+            (None, Some(_)) => masked,
+            _ => exact,
+        }
     }
 
     #[inline(always)]
-    fn landing(&self, key: Key, posted: &PostedRecv, message: &Incoming) -> Verdict {
-        let wr = &posted.wr;
-        let offset = usize::try_from(posted.offset).unwrap_or(usize::MAX);
-        let room = wr.sge.length().saturating_sub(offset);
+    fn landing(&self, row: u32, posted: &PostedRecv, message: &Incoming) -> Verdict {
+        let wr_id = posted.wr_id.get();
+        let Some(sge) = posted.sge.get() else { return Verdict::Unasked };
+        let offset = to_usize(widen(posted.offset.get()));
+        let room = sge.length().saturating_sub(offset);
         let fits = message.length <= room;
         if !fits && offset > 0 {
-            self.retire(key);
-            return Verdict::GivenBack(Cqe::without_message(wr.wr_id, Status::Success));
+            self.retire(row);
+            return Verdict::GivenBack(Cqe::without_message(wr_id, Status::Success));
         }
         let length = message.length.min(room);
-        let buffer = match wr.buffer {
-            Use::Single => Buffer::Returned,
-            Use::Multi { room_bytes_min } => {
-                let left = room.saturating_sub(length.next_multiple_of(8));
-                if left == 0 || left < usize::try_from(room_bytes_min).unwrap_or(usize::MAX) {
-                    Buffer::Returned
-                } else {
-                    Buffer::StillPosted
-                }
-            }
-        };
         let status = if fits { Status::Success } else { Status::Truncated };
-        Verdict::Deliver(Landing {
-            key,
-            sge: wr.sge,
-            offset,
-            length,
-            status,
-            wr_id: wr.wr_id,
-            buffer,
-        })
+        let buffer = posted.buffer.get();
+        Verdict::Deliver(Landing { row, sge, offset, length, count: 1, status, wr_id, buffer })
     }
 
     /// Completes the receive that a message was copied into.
     #[inline(always)]
     pub fn land(&self, landing: &Landing, message: &Incoming) -> Cqe {
-        match landing.buffer {
-            Buffer::Returned => self.retire(landing.key),
+        let buffer = landing.outcome();
+        match buffer {
+            Buffer::Returned => self.retire(landing.row),
             Buffer::StillPosted => {
-                let end = landing.offset.wrapping_add(landing.length).next_multiple_of(8);
-                let end = u32::try_from(end).unwrap_or(u32::MAX);
-                let moved = self.posted.with(landing.key, |posted| posted.offset = end);
-                debug_assert!(moved.is_ok(), "judge found it posted");
+                if let Some(posted) = self.row(landing.row) {
+                    posted.offset.set(low(from_usize(landing.end())));
+                }
             }
         }
         Cqe {
             wr_id: landing.wr_id,
             status: landing.status,
-            buffer: landing.buffer,
-            offset: u32::try_from(landing.offset).unwrap_or(u32::MAX),
-            length: u32::try_from(landing.length).unwrap_or(u32::MAX),
+            buffer,
+            offset: low(from_usize(landing.offset)),
+            length: low(from_usize(landing.length)),
+            count: landing.count,
             tag: message.envelope.tag,
             immediate: message.envelope.immediate,
             source: Some(message.source),
@@ -275,13 +379,22 @@ impl<'m> Matcher<'m> {
     }
 
     #[inline]
-    fn retire(&self, key: Key) {
-        let unlinked = self.lists.unlink(key.slot());
-        let removed = self.posted.remove(key);
-        debug_assert!(unlinked.is_ok() && removed.is_ok(), "posted and linked go together");
-        if removed.is_ok_and(|posted| posted.fresh) {
+    fn retire(&self, row: u32) {
+        let unlinked = self.lists.unlink(row);
+        debug_assert!(unlinked.is_ok(), "a posted receive is on a list");
+        // The row that was used last is used next: it is warm.
+        let vacant = self.lists.push_front(VACANT, row);
+        debug_assert!(vacant.is_ok(), "it was just unlinked");
+        if let Some(posted) = self.row(row)
+            && posted.fresh.replace(false)
+        {
             self.fresh.set(self.fresh.get().saturating_sub(1));
         }
+    }
+
+    /// The rows in use.
+    fn rows(&self) -> impl Iterator<Item = (u32, &'m PostedRecv)> + use<'_, 'm> {
+        (0..u32::MAX).zip(self.posted).filter(|&(row, _)| self.lists.list_of(row) != Some(VACANT))
     }
 
     /// Keeps a message that nobody asked for. `copy` fills the given bytes, as many as the message has.
@@ -346,11 +459,8 @@ impl<'m> Matcher<'m> {
                 }
             }
         }
-        for slot in (0..LISTS).flat_map(|list| self.lists.iter(list, u32::MAX)) {
-            if let Some(key) = self.posted.key_at(slot) {
-                let cleared = self.posted.with(key, |posted| posted.fresh = false);
-                debug_assert!(cleared.is_ok(), "listed slots are posted");
-            }
+        for (_, posted) in self.rows() {
+            posted.fresh.set(false);
         }
         self.fresh.set(0);
         true
@@ -374,31 +484,25 @@ impl<'m> Matcher<'m> {
     /// # Errors
     /// `NotPosted` where it is not there (any more).
     pub fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
-        let key = self
-            .posted
-            .keys()
-            .find(|&key| self.posted.get(key).is_ok_and(|posted| posted.wr.wr_id == wr_id))
-            .ok_or(CancelError::NotPosted)?;
-        self.retire(key);
-        Ok(())
+        self.take_where(|posted| posted.wr_id.get() == wr_id)
+            .map(|_| ())
+            .ok_or(CancelError::NotPosted)
     }
 
     /// Takes out one receive that can get nothing any more because it waits for `peer` alone, which is gone.
     pub fn take_hopeless(&self, peer: Addr) -> Option<WrId> {
-        let key = self.posted.keys().find(|&key| {
-            self.posted.get(key).is_ok_and(|posted| posted.wr.from == Source::Only(peer))
-        })?;
-        let posted = self.posted.get(key).ok()?;
-        self.retire(key);
-        Some(posted.wr.wr_id)
+        self.take_where(|posted| posted.from.get() == Source::Only(peer))
     }
 
     /// Takes out one posted receive, whichever.
     pub fn take_any(&self) -> Option<WrId> {
-        let key = self.posted.keys().next()?;
-        let posted = self.posted.get(key).ok()?;
-        self.retire(key);
-        Some(posted.wr.wr_id)
+        self.take_where(|_| true)
+    }
+
+    fn take_where(&self, meant: impl Fn(&PostedRecv) -> bool) -> Option<WrId> {
+        let (row, posted) = self.rows().find(|(_, posted)| meant(posted))?;
+        self.retire(row);
+        Some(posted.wr_id.get())
     }
 
     /// The oldest message that waits and would be taken by such a receive.
@@ -419,7 +523,7 @@ impl<'m> Matcher<'m> {
     /// Receives posted.
     #[must_use]
     pub fn posted_len(&self) -> u32 {
-        self.posted.len()
+        self.lists.slots().saturating_sub(self.lists.len(VACANT))
     }
 
     /// Messages waiting.

@@ -275,8 +275,14 @@ pub enum Use {
     /// For one message.
     Single,
     /// For one message after the other, back to back in steps of 8 bytes, until fewer than `room_bytes_min` are free
-    /// (`FI_MULTI_RECV` of `fi_msg(3)`).
+    /// (`FI_MULTI_RECV` of `fi_msg(3)`). A completion a message.
     Multi {
+        /// With fewer free bytes than this the buffer is given back.
+        room_bytes_min: u32,
+    },
+    /// Like `Multi`, but a run of messages of one sender with the same length and tag, without immediate data, may be
+    /// reported as one completion with their count.
+    Runs {
         /// With fewer free bytes than this the buffer is given back.
         room_bytes_min: u32,
     },
@@ -350,8 +356,10 @@ pub struct Cqe {
     pub buffer: Buffer,
     /// Receives: where in the buffer the message starts.
     pub offset: u32,
-    /// Receives: bytes delivered.
+    /// Receives: bytes delivered, of each message.
     pub length: u32,
+    /// Receives: messages in it. More than one only for [`Use::Runs`]; they start every `length` bytes, rounded up to 8.
+    pub count: u32,
     /// Receives: the tag.
     pub tag: Option<u64>,
     /// Receives: the immediate data.
@@ -370,6 +378,7 @@ impl Cqe {
             buffer: Buffer::Returned,
             offset: 0,
             length: 0,
+            count: 0,
             tag: None,
             immediate: None,
             source: None,

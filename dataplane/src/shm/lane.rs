@@ -112,9 +112,10 @@ pub enum ReceiverState {
     Unseen,
     /// It took the lane.
     Accepted,
-    /// It will not take it, or not any longer: a connected endpoint has its one peer already, the address table is full,
-    /// or this peer was cut off.
+    /// It will not take it: a connected endpoint has its one peer already, or the address table is full.
     Refused,
+    /// It took the lane and has let go of it since: it disconnected, or cut this peer off.
+    Left,
 }
 
 impl ReceiverState {
@@ -123,6 +124,7 @@ impl ReceiverState {
             Self::Unseen => 0,
             Self::Accepted => 1,
             Self::Refused => 2,
+            Self::Left => 3,
         }
     }
 
@@ -130,6 +132,7 @@ impl ReceiverState {
         match raw {
             1 => Self::Accepted,
             2 => Self::Refused,
+            3 => Self::Left,
             _ => Self::Unseen,
         }
     }
@@ -322,8 +325,10 @@ impl<'s> LaneTx<'s> {
     fn refresh(&self, lack: Retry) -> Result<(), PostError> {
         self.publish();
         let memory = self.memory.get();
-        if self.receiver_state() == ReceiverState::Refused {
-            return Err(Fatal::Refused.into());
+        match self.receiver_state() {
+            ReceiverState::Refused => return Err(Fatal::Refused.into()),
+            ReceiverState::Left => return Err(Fatal::PeerGone.into()),
+            ReceiverState::Unseen | ReceiverState::Accepted => {}
         }
         // SYNC(credit): Acquire pairs with the Release in LaneRx::return_credit. What the receiver read before it
         // returned the credit is read; the cells and bytes may be written again.
@@ -520,26 +525,64 @@ impl<'s> LaneRx<'s> {
         let inline_bytes = arrival.place.inline_bytes.min(to.len());
         let (inline, rest) = to.split_at_mut_checked(inline_bytes).unwrap_or_default();
         let skip = PAYLOAD_WORD.wrapping_add(usize::from(arrival.envelope.immediate.is_some()));
-        let mut words = cell.words().get(skip..).unwrap_or_default().iter();
-        let (whole, partial) = inline.as_chunks_mut::<8>();
-        for (bytes, word) in whole.iter_mut().zip(words.by_ref()) {
-            *bytes = word.load(Ordering::Relaxed).to_le_bytes();
-        }
-        if !partial.is_empty()
-            && let Some(word) = words.next()
-        {
-            line::store_partial(word.load(Ordering::Relaxed), partial);
-        }
+        read_cell(cell, skip, inline);
         if !rest.is_empty() {
             copy_spill(memory.spill, arrival.place.spill_at, rest);
         }
     }
 
+    /// Takes messages that are like one that was just taken out of the lane (same length, same tag, no immediate data), for
+    /// as long as there are any and `to` has room: one every `stride` bytes. Returns how many.
+    #[inline(always)]
+    pub fn take_run(&self, like: &Arrival, to: &mut [u8], stride: usize) -> u32 {
+        if like.envelope.immediate.is_some() {
+            return 0;
+        }
+        let memory = self.memory.get();
+        let mask = self.cell_mask.get();
+        let bits = if like.envelope.tag.is_some() { flags::VALID | flags::TAGGED } else { flags::VALID };
+        let tag = like.envelope.tag.unwrap_or(0);
+        let mut head = self.head.get();
+        let mut spill = self.spill_head.get();
+        let mut count = 0;
+        // At most a quarter of the lane, so that the sender gets its credit in time.
+        let quarter = memory.cells.len() / 4;
+        for room in to.chunks_exact_mut(stride).take(quarter) {
+            let Some(cell) = memory.cells.get(index(head, mask)) else { break };
+            let [head_word, tag_word, ..] = cell.words();
+            // SYNC(lane): Acquire pairs with the Release in LaneTx::publish.
+            let found = head_word.load(Ordering::Acquire);
+            if found != Head::pack(sequence(head), like.length, bits)
+                || tag_word.load(Ordering::Relaxed) != tag
+            {
+                break;
+            }
+            let place = place(like.length, false, spill);
+            let (inline, rest) = room.split_at_mut_checked(place.inline_bytes).unwrap_or_default();
+            read_cell(cell, PAYLOAD_WORD, inline);
+            if place.spill_end != spill {
+                let rest_bytes = like.length.wrapping_sub(place.inline_bytes);
+                let rest = rest.get_mut(..rest_bytes).unwrap_or_default();
+                copy_spill(memory.spill, place.spill_at, rest);
+                spill = place.spill_end;
+            }
+            head = head.wrapping_add(1);
+            count = u32::wrapping_add(count, 1);
+        }
+        if count > 0 {
+            self.move_to(head, spill);
+        }
+        count
+    }
+
     /// Takes the message at the front out of the lane, and returns credit when a quarter of a ring was consumed.
     #[inline(always)]
     pub fn advance(&self, arrival: &Arrival) {
-        let head = self.head.get().wrapping_add(1);
-        let spill_head = arrival.place.spill_end;
+        self.move_to(self.head.get().wrapping_add(1), arrival.place.spill_end);
+    }
+
+    #[inline(always)]
+    fn move_to(&self, head: u64, spill_head: u64) {
         self.head.set(head);
         self.spill_head.set(spill_head);
         let memory = self.memory.get();
@@ -572,6 +615,21 @@ impl<'s> LaneRx<'s> {
     pub fn answer(&self, state: ReceiverState) {
         // SYNC(accept): Release pairs with the Acquire in LaneTx::receiver_state.
         self.memory.get().receiver_state().store(state.as_raw(), Ordering::Release);
+    }
+}
+
+/// Copies `to.len()` bytes of a cell, from word `skip` on.
+#[inline(always)]
+fn read_cell(cell: &Line, skip: usize, to: &mut [u8]) {
+    let words = cell.words().get(skip..).unwrap_or_default();
+    let (whole, partial) = to.as_chunks_mut::<8>();
+    for (bytes, word) in whole.iter_mut().zip(words) {
+        *bytes = word.load(Ordering::Relaxed).to_le_bytes();
+    }
+    if !partial.is_empty()
+        && let Some(word) = words.get(whole.len())
+    {
+        line::store_partial(word.load(Ordering::Relaxed), partial);
     }
 }
 

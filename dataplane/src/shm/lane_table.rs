@@ -148,6 +148,15 @@ pub fn state_of(segment: &Segment<'_>, lane: u32) -> Option<LaneWord> {
     LaneWord::unpack(state_word(segment, lane)?.load(Ordering::Relaxed))
 }
 
+/// Whether the sender of that use of a lane has let go of it, or died. What it published can still be read.
+#[must_use]
+pub fn sender_has_left(segment: &Segment<'_>, lane: u32, generation: u32) -> bool {
+    // SYNC(left): Acquire pairs with the AcqRel in leave: what was published before can be seen.
+    state_word(segment, lane).and_then(|state| LaneWord::unpack(state.load(Ordering::Acquire))).is_some_and(
+        |word| word.generation == generation && word.state == LaneState::SenderLeft,
+    )
+}
+
 /// Lets go of one end of a lane. Whoever lets go last frees it; where the other end is gone for good, that is this one.
 pub fn leave(segment: &Segment<'_>, lane: u32, generation: u32, side: Side, other: OtherEnd) {
     let Some(state) = state_word(segment, lane) else { return };
@@ -159,6 +168,7 @@ pub fn leave(segment: &Segment<'_>, lane: u32, generation: u32, side: Side, othe
         }
         let Some(next) = after_leaving(word.state, side, other) else { return };
         let next = LaneWord { state: next, ..word }.pack();
+        // SYNC(left): AcqRel pairs with the Acquire in sender_has_left.
         if state.compare_exchange(found, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             return;
         }

@@ -348,7 +348,7 @@ impl<'s> Segment<'s> {
     }
 
     /// Tells everybody to look at the tables.
-    pub(super) fn raise_epoch(&self) {
+    pub(crate) fn raise_epoch(&self) {
         if let Some(epoch) = word(self.header, EPOCH_WORD) {
             // SYNC(epoch): Release pairs with the Acquire in Segment::liveness_epoch.
             epoch.fetch_add(1, Ordering::Release);

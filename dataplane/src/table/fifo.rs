@@ -219,6 +219,15 @@ impl<'m> Fifos<'m> {
             .filter(|&slot| slot != NIL)
     }
 
+    /// The slot that stands after `slot` in its list.
+    #[inline]
+    #[must_use]
+    pub fn after(&self, slot: u32) -> Option<u32> {
+        self.link(slot)
+            .map(|link| link.next.get())
+            .filter(|&next| next != NIL)
+    }
+
     /// The slots of `list`, oldest first, at most `budget` of them. The slot that was yielded last may be unlinked
     /// meanwhile; where the one after it is unlinked too, the walk ends early.
     #[inline]

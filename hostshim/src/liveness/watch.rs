@@ -196,10 +196,11 @@ fn millis(span: Duration) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::{Child, Command};
+    use std::process::{Child, Command, Stdio};
 
-    fn sleeper() -> (Child, Identity) {
-        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+    /// A process that waits for its input to end, which it does when this one dies.
+    fn waiter() -> (Child, Identity) {
+        let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let identity = Identity::of(child.id()).unwrap();
         (child, identity)
     }
@@ -214,8 +215,8 @@ mod tests {
             } else {
                 WatchedBy::Pidfd
             };
-            let (mut a, id_a) = sleeper();
-            let (mut b, id_b) = sleeper();
+            let (mut a, id_a) = waiter();
+            let (mut b, id_b) = waiter();
             assert_eq!(watch.watch(1, id_a).unwrap(), expected);
             assert_eq!(watch.watch(2, id_b).unwrap(), expected);
             assert_eq!(watch.poll(Duration::ZERO).unwrap(), []);
@@ -233,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_dead_of_before_are_reported_at_once() {
-        let (mut child, identity) = sleeper();
+        let (mut child, identity) = waiter();
         child.kill().unwrap();
         let mut watch = DeathWatch::new();
         let me = Identity::mine().unwrap();

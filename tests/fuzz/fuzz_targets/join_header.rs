@@ -8,7 +8,8 @@
 use libfuzzer_sys::fuzz_target;
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::shm::lease::Joiner;
-use spinwire_dataplane::shm::segment::Segment;
+use spinwire_dataplane::shm::segment::attach_stats;
+use spinwire_dataplane::shm::{Segment, copy_header};
 use spinwire_dataplane::shm::{directory, lane_table, lease, reclaim};
 use spinwire_fuzz::{Input, format, lines, name, scribble};
 use spinwire_layouts::abi::{ABI_VERSION, LAYOUT_HASH, MAGIC};
@@ -30,6 +31,9 @@ fuzz_target!(|data: &[u8]| {
         let at = input.below(HEADER_WORDS);
         scribble(mapped, at, &mut input);
     }
+    if let Ok(page) = attach_stats(mapped) {
+        assert!(page.len() * 64 <= size_of_val(mapped));
+    }
     let Ok(segment) = Segment::attach(mapped) else {
         return;
     };
@@ -45,7 +49,7 @@ fuzz_target!(|data: &[u8]| {
 
 /// Only a header of this build gets through.
 fn check_identity(segment: &Segment<'_>, mapped: &[Line]) {
-    let header = Segment::copy_header(mapped).expect("it was read a moment ago");
+    let header = copy_header(mapped).expect("it was read a moment ago");
     assert_eq!(
         (header.magic, header.abi_version, header.layout_hash),
         (MAGIC, ABI_VERSION, LAYOUT_HASH)

@@ -9,7 +9,7 @@ use spinwire_dataplane::shm::directory::{self, EndpointRef, RegisterError};
 use spinwire_dataplane::shm::lane_table::{self, LaneEnd};
 use spinwire_dataplane::shm::lease::{self, Joiner, ProcessLease};
 use spinwire_dataplane::shm::reclaim;
-use spinwire_dataplane::shm::segment::{Geometry, Identity, JoinError, Segment};
+use spinwire_dataplane::shm::segment::{self, Geometry, Identity, JoinError, Segment};
 use spinwire_layouts::shm::{EndpointId, EndpointKind};
 
 #[unsafe(no_mangle)]
@@ -24,6 +24,11 @@ pub extern "C" fn probe_segment_format<'s>(
     identity: &Identity,
 ) -> Result<Segment<'s>, JoinError> {
     Segment::format(lines, geometry, identity)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_segment_attach_stats(lines: &[Line]) -> Result<&[Line], JoinError> {
+    segment::attach_stats(lines)
 }
 
 #[unsafe(no_mangle)]

@@ -15,7 +15,7 @@ use spinwire_dataplane::provider::{
 use spinwire_dataplane::time::Instant;
 
 use super::world::past_injected;
-use super::{Rig, World, name};
+use super::{Rig, World};
 use crate::rng::pattern;
 
 /// A provider that also reports what nobody asked it to.

@@ -8,9 +8,9 @@ use super::{Node, Rig, World};
 use crate::rng::pattern;
 
 /// Sends messages that are told apart by their immediate data, and lets them arrive or wait.
-fn deliver<R: Rig>(
-    world: &World<'_, R>,
-    (a, b, to_b): (&Node<'_, R>, &Node<'_, R>, Addr),
+fn deliver<'m, R: Rig>(
+    world: &World<'m, R>,
+    (a, b, to_b): (&Node<'m, R>, &Node<'m, R>, Addr),
     messages: &[(Option<u64>, u64)],
 ) {
     for &(tag, number) in messages {

@@ -21,18 +21,19 @@ pub mod matching;
 pub mod multi;
 pub mod order;
 pub mod peers;
+pub mod peers_msg;
 pub mod raw;
 pub mod transfer;
 pub mod unexpected;
 
 pub use node::{Got, Node};
 pub use rig::{Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};
-pub use world::{TURNS_MAX, World, name, run};
+pub use world::{TURNS_MAX, World, name, run, run_case};
 
 /// Makes a module of tests for each rig: one test for each case.
 #[macro_export]
 macro_rules! conformance {
-    ($($module:ident: $rig:ty),* $(,)?) => { $(mod $module { $crate::conformance_cases!($rig); })* };
+    ($($module:ident: $rig:ty),* $(,)?) => { $(mod $module { use super::*; $crate::conformance_cases!($rig); })* };
 }
 
 /// The list of all cases.
@@ -54,7 +55,7 @@ macro_rules! conformance_cases {
                 a_stalled_peer_keeps_nobody_else;
             multi: fills_one_buffer_with_many, gives_back_what_is_too_full, an_exact_fit_gives_back,
                 the_first_may_be_too_long, empty_messages_take_no_room, takes_what_waited,
-                can_be_cancelled_half_full;
+                can_be_cancelled_half_full, runs_keep_every_message;
             contexts: forged_completions_match_nothing, cancel_gives_the_loan_back,
                 a_late_cancel_is_refused, cancelled_receives_take_nothing, a_flood_of_cancels_loses_none,
                 ids_are_not_used_twice;
@@ -63,7 +64,8 @@ macro_rules! conformance_cases {
             peers: a_dropped_peer_is_reported_after_its_messages, a_killed_peer_is_reported_after_its_messages,
                 receives_of_the_gone_fail, sends_to_the_gone_fail, a_sender_that_was_never_met_is_heard,
                 a_receiver_that_never_looked_is_reported, addresses_are_checked, disconnect_is_told,
-                a_disconnected_peer_comes_back, a_peer_comes_back_under_its_name, nothing_leaks_by_coming_and_going,
+                a_disconnected_peer_comes_back, a_peer_comes_back_under_its_name,
+                a_fenced_endpoint_touches_nothing, nothing_leaks_by_coming_and_going,
                 nothing_leaks_by_connecting_and_disconnecting, a_full_address_table_refuses;
             peers_msg: connects_once, crossing_connects_meet, a_second_is_refused, types_do_not_mix,
                 disconnect_ends_the_other_end;

@@ -180,3 +180,62 @@ pub fn can_be_cancelled_half_full<R: Rig>(world: &World<'_, R>) {
     let all = exchange(world, (&a, &b, to_b), &[100]);
     assert_eq!(places(&all), [(2, 0, false)]);
 }
+
+/// Streams into buffers for runs: every message of every run is there, whole and in order, and every buffer comes back.
+pub fn runs_keep_every_message<R: Rig>(world: &World<'_, R>) {
+    let (a, b, to_b, _) = world.pair();
+    let pool = pool(world);
+    let mut rng = crate::rng::Rng::new(8);
+    // Stretches of one kind: length, tagged or not, with immediate data or not.
+    let mut stream: Vec<(usize, bool, bool)> = Vec::new();
+    while stream.len() < 1500 {
+        let kind = (
+            [0, 1, 8, 32, 40, 41, 48, 49, 100, 250, 300][rng.index(11)],
+            rng.chance(40),
+            rng.chance(20),
+        );
+        stream.extend(vec![kind; rng.between(1, 40)]);
+    }
+    let number = |at: usize| u64::try_from(at).unwrap();
+    // What is still to come, of either kind: they may pass each other.
+    let (tagged, untagged): (Vec<usize>, Vec<usize>) = (0..stream.len()).partition(|&i| stream[i].1);
+    let mut to_come = [untagged, tagged].map(std::collections::VecDeque::from);
+    let (mut sent, mut posted) = (0, [0; 2]);
+    world.until("all are there", &[&a, &b], || {
+        for _ in 0..rng.index(30) {
+            let Some(&(length, tagged, immediate)) = stream.get(sent) else { break };
+            let mut to = SendTo::peer(to_b);
+            if tagged {
+                to = to.tag(5);
+            }
+            if immediate {
+                to = to.immediate(number(sent));
+            }
+            sent += usize::from(a.inject(to, &pattern(number(sent), length)).is_ok());
+        }
+        for (kind, from) in [RecvFrom::any(), RecvFrom::any().tag(5)].into_iter().enumerate() {
+            if posted[kind] < 2 {
+                let room = [0, 8, 64, 256][rng.index(4)];
+                let loan = pool.lend().unwrap();
+                posted[kind] += usize::from(b.post_run_recv(from, loan, room, number(kind)).is_ok());
+            }
+        }
+        while let Some(got) = b.take() {
+            let kind = usize::try_from(got.context).unwrap();
+            posted[kind] -= usize::from(got.returned);
+            if got.kind == Kind::RecvEnded {
+                assert!(got.returned && got.status == Status::Success);
+                continue;
+            }
+            let at = to_come[kind].pop_front().unwrap();
+            let (length, tagged, immediate) = stream[at];
+            let bytes = pattern(number(at), length);
+            assert!(got.bytes == bytes[..length.min(256)], "message {at} of {length}");
+            assert_eq!(got.status == Status::Truncated, length > 256);
+            assert_eq!(got.tag, tagged.then_some(5));
+            assert_eq!(got.immediate, immediate.then_some(number(at)));
+        }
+        to_come.iter().all(std::collections::VecDeque::is_empty)
+    });
+    assert_eq!(pool.free_count() + posted[0] + posted[1], 4, "no buffer is lost");
+}

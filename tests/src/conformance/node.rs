@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::{Addr, Name, WrId};
 use spinwire_dataplane::msg::{Completion, Endpoint, Kind, RecvFrom, SendTo};
-use spinwire_dataplane::poll::{Budget, Outcome, Poll};
+use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::{Event, Status};
 use spinwire_dataplane::raw::loan::{Loan, LoanPool};
 use spinwire_dataplane::time::Instant;
@@ -77,33 +77,39 @@ impl<'m, R: Rig> Node<'m, R> {
     }
 
     /// One turn; what came of it is in the inbox afterwards.
-    pub fn turn(&self, now: Instant) -> Outcome {
-        let outcome = self.endpoint.turn(now, Budget::DEFAULT);
+    pub fn turn(&self, now: Instant) {
+        // What it found is in the inbox.
+        let _busy = self.endpoint.turn(now, Budget::DEFAULT).is_busy();
         while let Some(completion) = self.endpoint.poll() {
-            let got = self.keep(&completion);
-            self.inbox.borrow_mut().push_back(got);
+            self.keep(&completion);
         }
-        outcome
     }
 
-    fn keep(&self, completion: &Completion<'m>) -> Got {
-        let bytes = if completion.kind == Kind::Received {
-            self.endpoint.read(completion, <[u8]>::to_vec).expect("a message that has arrived")
+    /// Puts a completion into the inbox; of a run, each of its messages.
+    fn keep(&self, completion: &Completion<'m>) {
+        let messages: Vec<Vec<u8>> = if completion.kind == Kind::Received {
+            let split = |bytes: &[u8]| completion.messages(bytes).map(<[u8]>::to_vec).collect();
+            self.endpoint.read(completion, split).expect("a message that has arrived")
         } else {
-            assert_eq!(completion.length, 0, "no message, no bytes");
-            Vec::new()
+            assert_eq!((completion.length, completion.count), (0, 0), "no message, no bytes");
+            vec![Vec::new()]
         };
-        Got {
-            id: completion.id,
-            context: completion.context,
-            kind: completion.kind,
-            status: completion.status,
-            bytes,
-            offset: completion.offset,
-            tag: completion.tag,
-            immediate: completion.immediate,
-            source: completion.source,
-            returned: completion.loan.is_some(),
+        let count = messages.len();
+        let stride = completion.length.next_multiple_of(8);
+        for (at, bytes) in messages.into_iter().enumerate() {
+            assert_eq!(bytes.len(), completion.length);
+            self.inbox.borrow_mut().push_back(Got {
+                id: completion.id,
+                context: completion.context,
+                kind: completion.kind,
+                status: completion.status,
+                bytes,
+                offset: completion.offset + at * stride,
+                tag: completion.tag,
+                immediate: completion.immediate,
+                source: completion.source,
+                returned: completion.loan.is_some() && at + 1 == count,
+            });
         }
     }
 

@@ -23,7 +23,7 @@ fn end<'m, R: Rig>(world: &World<'m, R>, node: Node<'m, R>, end: End) {
 }
 
 /// Turns until there is an event that is not `Connected`.
-fn next_end<R: Rig>(world: &World<'_, R>, node: &Node<'_, R>) -> Event {
+fn next_end<'m, R: Rig>(world: &World<'m, R>, node: &Node<'m, R>) -> Event {
     let mut event = None;
     world.until("there is an event", &[node], || {
         while event.is_none() {
@@ -49,14 +49,18 @@ fn reported_after_messages<R: Rig>(world: &World<'_, R>, how: End) {
     for context in 0..12 {
         b.recv(RecvFrom::peer(to_a), context).unwrap();
     }
+    let mut event = None;
+    world.until("its end is reported", &[&b], || {
+        event = b.poll_event();
+        event.is_some()
+    });
+    assert_eq!(event, Some(Event::PeerGone(to_a)));
+    assert_eq!(b.inbox_len(), 12, "the messages come first");
     for number in 0..12 {
-        world.until("it is there", &[&b], || b.inbox_len() > 0);
-        assert_eq!(b.poll_event(), None, "the messages come first");
         let got = b.take().unwrap();
         assert_eq!((got.status, got.immediate), (Status::Success, Some(number)));
         assert_eq!(got.bytes, pattern(number, 80));
     }
-    assert_eq!(next_end(world, &b), Event::PeerGone(to_a));
     world.turns(20, &[&b]);
     assert_eq!((b.events(), b.inbox_len()), (vec![], 0), "it is said once");
 }
@@ -128,6 +132,7 @@ pub fn sends_to_the_gone_fail<R: Rig>(world: &World<'_, R>) {
         });
         assert_eq!(refused, Some(gone));
         assert_eq!(b.send(SendTo::peer(to_a), b"m", 1), Err(gone));
+        world.turns(5, &[&b]);
         assert_eq!(b.recv(RecvFrom::peer(to_a), 1), Err(gone));
         assert_eq!(next_end(world, &b), Event::PeerGone(to_a));
         let stale = PostError::Misuse(Misuse::StaleAddress);
@@ -205,21 +210,22 @@ pub fn addresses_are_checked<R: Rig>(world: &World<'_, R>) {
 /// A peer that was disconnected gets what was sent before, and is told.
 pub fn disconnect_is_told<R: Rig>(world: &World<'_, R>) {
     let (a, b, to_b, to_a) = world.pair();
-    b.recv(RecvFrom::any(), 1).unwrap();
     world.insist(&[&a, &b], || b.inject(SendTo::peer(to_a), b"m"));
     world.turns(20, &[&a, &b]);
     for number in 0..5 {
         world.insist(&[&a], || a.inject(SendTo::peer(to_b).immediate(number), b"m"));
-    }
-    world.turns(30, &[&a]);
-    a.disconnect(to_b).unwrap();
-    for number in 0..5 {
-        world.until("it is there", &[&a, &b], || b.inbox_len() > 0);
-        assert_eq!(b.take().unwrap().immediate, Some(number));
         b.recv(RecvFrom::peer(to_a), number).unwrap();
     }
-    world.until("the receive has failed", &[&a, &b], || b.inbox_len() > 0);
-    assert_eq!(b.take().unwrap().status, Status::PeerGone);
+    b.recv(RecvFrom::peer(to_a), 5).unwrap();
+    world.turns(30, &[&a]);
+    a.disconnect(to_b).unwrap();
+    world.until("all are over", &[&a, &b], || b.inbox_len() == 6);
+    for number in 0..5 {
+        let got = b.take().unwrap();
+        assert_eq!((got.context, got.immediate), (number, Some(number)));
+    }
+    let got = b.take().unwrap();
+    assert_eq!((got.context, got.status), (5, Status::PeerGone));
     assert_eq!(next_end(world, &b), Event::PeerGone(to_a));
     let stale = PostError::Misuse(Misuse::StaleAddress);
     assert_eq!(b.inject(SendTo::peer(to_a), b"m"), Err(stale));
@@ -274,6 +280,38 @@ pub fn a_peer_comes_back_under_its_name<R: Rig>(world: &World<'_, R>) {
         let stale = PostError::Misuse(Misuse::StaleAddress);
         assert_eq!(a.inject(SendTo::peer(to_b), b"m"), Err(stale));
     }
+}
+
+/// Whoever was held for dead, and is not, finds out, and does not disturb its successor.
+pub fn a_fenced_endpoint_touches_nothing<R: Rig>(world: &World<'_, R>) {
+    let (ghost, b, to_b, to_ghost) = world.pair();
+    world.insist(&[&ghost, &b], || ghost.inject(SendTo::peer(to_b), b"before"));
+    b.recv(RecvFrom::any(), 1).unwrap();
+    world.until("it is there", &[&ghost, &b], || b.take().is_some());
+    ghost.recv(RecvFrom::peer(to_b), 2).unwrap();
+    R::kill(world.ground(), ghost.name());
+    let a = world.node("a");
+    assert_eq!(next_end(world, &b), Event::PeerGone(to_ghost));
+    assert_eq!(next_end(world, &ghost), Event::PeerGone(to_b));
+    assert_eq!(ghost.take().unwrap().status, Status::PeerGone);
+    let fenced = PostError::Fatal(Fatal::Fenced);
+    for round in 0..40_u64 {
+        assert_eq!(ghost.connect(b.name()), Err(fenced));
+        assert!(ghost.inject(SendTo::peer(to_b), b"ghost").is_err());
+        let (to_b, to_a) = world.introduce(&a, &b);
+        for (from, to, addr) in [(&a, &b, to_b), (&b, &a, to_a)] {
+            to.recv(RecvFrom::any(), round).unwrap();
+            world.insist(&[&ghost, &a, &b], || from.inject(SendTo::peer(addr), b"m"));
+            world.until("it is there", &[&ghost, &a, &b], || to.inbox_len() > 0);
+            assert_eq!(to.take().unwrap().bytes, b"m");
+        }
+        a.disconnect(to_b).unwrap();
+        assert_eq!(next_end(world, &b), Event::PeerGone(to_a));
+        world.turn(&[&ghost, &a]);
+        assert_eq!((ghost.events(), a.events()), (vec![], vec![]));
+    }
+    drop(ghost);
+    world.introduce(&a, &b);
 }
 
 /// Peers that come and go, with and without messages under way, leave nothing behind in any table.

@@ -203,7 +203,7 @@ impl<'m> ShmGround<'m> {
     }
 
     /// The row of a process as the table shows it.
-    fn row(&self, lease: &ProcessLease) -> Option<spinwire_dataplane::shm::lease::ProcessRow> {
+    fn row(&self, lease: &ProcessLease) -> Option<lease::ProcessRow> {
         lease::rows(&self.segment).find(|row| row.slot == lease.slot())
     }
 

@@ -30,6 +30,7 @@ pub fn name(text: &str) -> Name {
 
 /// Memory, clock and ground of one run of one case.
 pub struct World<'m, R: Rig> {
+    lines: &'m [Line],
     ground: &'m R::Ground<'m>,
     bump: Bump<'m>,
     pool: &'m LoanPool<'m>,
@@ -59,10 +60,17 @@ pub fn run<R: Rig>(endpoint_type: EndpointType, sizes: Sizes, case: impl FnOnce(
     let slot_bytes = usize::try_from(sizes.message_bytes_max).unwrap() + 64;
     let pool = LoanPool::place(&bump, LOANS, slot_bytes).unwrap();
     let ground = bump.value(R::lay(&lines, &bump, &sizes)).unwrap();
-    case(&World { ground, bump, pool, sizes, endpoint_type, clock: Cell::new(0) });
+    let (lines, clock) = (&lines[..], Cell::new(0));
+    case(&World { lines, ground, bump, pool, sizes, endpoint_type, clock });
 }
 
 impl<'m, R: Rig> World<'m, R> {
+    /// The foreign memory that the ground lies in.
+    #[must_use]
+    pub const fn lines(&self) -> &'m [Line] {
+        self.lines
+    }
+
     /// What the ports share.
     #[must_use]
     pub const fn ground(&self) -> &'m R::Ground<'m> {
@@ -200,7 +208,7 @@ impl<'m, R: Rig> World<'m, R> {
 pub(super) fn past_injected<T>(
     mut try_it: impl FnMut() -> Result<T, PostError>,
 ) -> Result<T, PostError> {
-    for _ in 0..1000 {
+    for _ in 0..30 {
         match try_it() {
             Err(PostError::Retry(Retry::Injected)) => {}
             other => return other,

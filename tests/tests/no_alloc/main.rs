@@ -24,7 +24,6 @@ use std::sync::{Mutex, MutexGuard};
 
 use seccomp::{Ended, without_system_calls};
 use spinwire_hostshim::alloc_gate::{self, CountingAlloc, OnUse};
-use traffic::Traffic;
 
 #[global_allocator]
 static HEAP: CountingAlloc = CountingAlloc::new();
@@ -47,12 +46,13 @@ fn a_sealed_thread_uses_no_heap() {
         alloc_gate::is_installed(),
         "the gate counts nothing, so it would pass everything"
     );
-    let traffic = Traffic::open();
-    let sealed = alloc_gate::seal(OnUse::Count);
-    let seen = traffic.run(0..ROUNDS);
-    let counts = sealed.open();
-    traffic.check(&seen, ROUNDS);
-    assert!(counts.is_clean(), "{counts:?}");
+    traffic::with(|traffic| {
+        let sealed = alloc_gate::seal(OnUse::Count);
+        let seen = traffic.run(0..ROUNDS);
+        let counts = sealed.open();
+        traffic.check(&seen, ROUNDS);
+        assert!(counts.is_clean(), "{counts:?}");
+    });
 }
 
 #[test]
@@ -68,11 +68,12 @@ fn canary_the_heap_is_watched() {
 #[test]
 fn a_sealed_thread_makes_no_system_call() {
     let _turn = take_turn();
-    let traffic = Traffic::open();
-    traffic.run(0..WARM_UP_ROUNDS);
-    let ended = without_system_calls(|| {
-        let seen = traffic.run(WARM_UP_ROUNDS..ROUNDS);
-        seen.is_complete(ROUNDS - WARM_UP_ROUNDS)
+    let ended = traffic::with(|traffic| {
+        traffic.run(0..WARM_UP_ROUNDS);
+        without_system_calls(|| {
+            let seen = traffic.run(WARM_UP_ROUNDS..ROUNDS);
+            seen.is_complete(ROUNDS - WARM_UP_ROUNDS)
+        })
     });
     assert_eq!(
         ended,
@@ -95,16 +96,17 @@ fn canary_system_calls_are_watched() {
 #[test]
 fn a_sealed_thread_takes_no_page_fault() {
     let _turn = take_turn();
-    let traffic = Traffic::open();
-    traffic.run(0..WARM_UP_ROUNDS);
-    let before = seccomp::page_faults();
-    let seen = traffic.run(WARM_UP_ROUNDS..ROUNDS);
-    let after = seccomp::page_faults();
-    traffic.check(&seen, ROUNDS - WARM_UP_ROUNDS);
-    assert_eq!(
-        before, after,
-        "(minor, major) page faults of the thread, before and after"
-    );
+    traffic::with(|traffic| {
+        traffic.run(0..WARM_UP_ROUNDS);
+        let before = seccomp::page_faults();
+        let seen = traffic.run(WARM_UP_ROUNDS..ROUNDS);
+        let after = seccomp::page_faults();
+        traffic.check(&seen, ROUNDS - WARM_UP_ROUNDS);
+        assert_eq!(
+            before, after,
+            "(minor, major) page faults of the thread, before and after"
+        );
+    });
 }
 
 #[test]

@@ -1,27 +1,22 @@
 //! Two services in one thread, over one segment, and a round of everything that a service does in its turns.
 
 use core::cell::Cell;
-use core::mem::MaybeUninit;
 use core::ops::Range;
-use core::slice;
 
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::msg::{Completion, Endpoint, EndpointConfig, Kind, RecvFrom, SendTo};
-use spinwire_dataplane::poll::{
-    Budget, HistogramId, Outcome, PlaneIdentity, Poll, Stats, StatsWriter,
-};
+use spinwire_dataplane::poll::{Budget, HistogramId, Outcome, Poll};
 use spinwire_dataplane::provider::shm::{ShmConfig, ShmPort};
 use spinwire_dataplane::provider::{EndpointType, Status};
-use spinwire_dataplane::raw::line::{LINE_BYTES, Line, lines_from_raw};
 use spinwire_dataplane::raw::loan::{Loan, LoanPool};
 use spinwire_dataplane::raw::place::Bump;
-use spinwire_dataplane::shm::lease::{self, Joiner};
-use spinwire_dataplane::shm::{Geometry, Identity, Segment};
+use spinwire_dataplane::shm::Geometry;
+use spinwire_dataplane::sync::{AtomicU64, Ordering};
 use spinwire_dataplane::table::Timers;
 use spinwire_dataplane::time::{Instant, Nanos};
-use spinwire_hostshim::clock::TscClock;
-use spinwire_hostshim::mem::{Mapping, PagePolicy};
+use spinwire_hostshim::domain::{Domain, DomainConfig};
+use spinwire_hostshim::plane::{Plane, PlaneConfig, StatsPage};
 
 /// Message lengths of the rounds: within a cell, just beyond it, with a spill, with a long spill, and none.
 const LENGTHS: [usize; 10] = [0, 1, 8, 32, 48, 49, 64, 200, 1024, 8000];
@@ -59,73 +54,40 @@ impl Seen {
     }
 }
 
-struct Side {
-    endpoint: Endpoint<'static, ShmPort<'static, 'static>>,
-    pool: &'static LoanPool<'static>,
+struct Side<'d> {
+    endpoint: Endpoint<'d, ShmPort<'d, 'd>>,
+    pool: &'d LoanPool<'d>,
     peer: Cell<Option<Addr>>,
-    timers: Timers<'static, u64>,
-    stats: Stats<'static>,
-    page: StatsWriter<'static>,
+    timers: Timers<'d, u64>,
+    plane: Plane<'d, 'd>,
 }
 
-/// Both sides, and the clock.
-pub(crate) struct Traffic {
-    a: Side,
-    b: Side,
-    clock: TscClock,
-}
-
-/// Mapped, populated memory for the rest of the process, as lines.
-fn lines(bytes: usize) -> &'static [Line] {
-    let mapping = Box::leak(Box::new(
-        Mapping::anonymous(bytes, PagePolicy::Best).expect("memory"),
-    ));
-    // SAFETY: the mapping is never unmapped, is this thread's alone, and is seen through these lines only.
-    unsafe { lines_from_raw(mapping.as_ptr(), mapping.len()) }
-        .expect("a mapping is aligned to a page")
-}
-
-fn arena() -> Bump<'static> {
-    let mapping = Box::leak(Box::new(
-        Mapping::anonymous(ARENA_BYTES, PagePolicy::Best).expect("memory"),
-    ));
-    let start = mapping.as_ptr().cast::<MaybeUninit<u8>>();
-    // SAFETY: the mapping is never unmapped, and nobody else has its address.
-    Bump::new(unsafe { slice::from_raw_parts_mut(start.as_ptr(), mapping.len()) })
+/// Both sides.
+pub(crate) struct Traffic<'d> {
+    a: Side<'d>,
+    b: Side<'d>,
 }
 
 fn name(text: &str) -> Name {
     Name::new(text).expect("a good name")
 }
 
-impl Side {
-    fn open(segment: Segment<'static>, own: &str) -> Self {
-        let bump = arena();
-        let joiner = Joiner {
-            pid: 1,
-            start_time: 1,
-            joined_unix_ns: 1,
-            command: [0; 64],
+impl<'d> Side<'d> {
+    fn open(domain: &'d Domain, bump: &Bump<'d>, page: &'d StatsPage, own: &Name) -> Self {
+        let every_turn = PlaneConfig {
+            stats_every: Nanos::ZERO,
+            ..PlaneConfig::default()
         };
-        let lease = lease::join(&segment, &joiner).expect("a free process slot");
-        let naming = (&name(own), EndpointType::Rdm);
-        let port =
-            ShmPort::open(segment, lease, &bump, naming, &ShmConfig::default()).expect("port");
-        let identity = PlaneIdentity {
-            name: name(own),
-            pid: 1,
-            start_time: 1,
-            created_unix_ns: 1,
-            tsc_hz: 1_000_000_000,
-            cpu: None,
-        };
+        let naming = (own, EndpointType::Rdm);
+        let port = domain
+            .open_port(bump, naming, &ShmConfig::default())
+            .expect("port");
         Self {
-            endpoint: Endpoint::new(port, &bump, &EndpointConfig::default()).expect("endpoint"),
-            pool: LoanPool::place(&bump, 32, LOAN_BYTES).expect("pool"),
+            endpoint: Endpoint::new(port, bump, &EndpointConfig::default()).expect("endpoint"),
+            pool: LoanPool::place(bump, 32, LOAN_BYTES).expect("pool"),
             peer: Cell::new(None),
-            timers: Timers::place(&bump, 16, Nanos::new(1024)).expect("timers"),
-            stats: Stats::place(&bump).expect("stats"),
-            page: StatsWriter::new(lines(256 << 10), &identity, Nanos::ZERO).expect("stats page"),
+            timers: Timers::place(bump, 16, Nanos::new(1024)).expect("timers"),
+            plane: Plane::open(own, page, bump, &every_turn).expect("plane"),
         }
     }
 
@@ -134,41 +96,41 @@ impl Side {
     }
 }
 
-impl Traffic {
-    /// Everything that may allocate.
-    pub(crate) fn open() -> Self {
-        let geometry = Geometry {
-            process_count: 4,
-            endpoint_count: 4,
-            lane_count: 4,
-            ..Geometry::default()
-        };
-        let bytes =
-            usize::try_from(geometry.segment_bytes().expect("a good geometry")).expect("it fits");
-        let identity = Identity {
-            name: name("traffic"),
-            boot_id: [0; 16],
-            created_unix_ns: 1,
-            pid: 1,
-            start_time: 1,
-            page_bytes: 4096,
-        };
-        let memory = lines(bytes.next_multiple_of(LINE_BYTES));
-        let segment = Segment::format(memory, geometry, &identity).expect("segment");
-        let traffic = Self {
-            a: Side::open(segment, "a"),
-            b: Side::open(segment, "b"),
-            clock: TscClock::calibrate(),
-        };
-        traffic.a.peer.set(Some(
-            traffic.a.endpoint.connect(&name("b")).expect("b is there"),
-        ));
-        traffic.b.peer.set(Some(
-            traffic.b.endpoint.connect(&name("a")).expect("a is there"),
-        ));
-        traffic
-    }
+/// Opens everything, by the same calls as a service, and lets `work` use it. Nothing stays behind in the machine.
+pub(crate) fn with<R>(work: impl FnOnce(&Traffic<'_>) -> R) -> R {
+    static OPENED: AtomicU64 = AtomicU64::new(0);
+    let stem = format!(
+        "test-{}-{}",
+        std::process::id(),
+        OPENED.fetch_add(1, Ordering::Relaxed)
+    );
+    let [name_a, name_b] = ["a", "b"].map(|side| name(&format!("{stem}-{side}")));
+    let geometry = Geometry {
+        process_count: 4,
+        endpoint_count: 4,
+        lane_count: 4,
+        ..Geometry::default()
+    };
+    let config = DomainConfig {
+        geometry,
+        ..DomainConfig::default()
+    };
+    let domain = Domain::create(&stem, &config).expect("domain");
+    domain.unlink().expect("the name goes, the memory stays");
+    let [mut memory_a, mut memory_b] =
+        [(); 2].map(|()| Plane::memory(ARENA_BYTES).expect("memory"));
+    let pages = [&name_a, &name_b].map(|own| StatsPage::create(own).expect("stats page"));
+    let [page_a, page_b] = &pages;
+    let a = Side::open(&domain, &Plane::arena(&mut memory_a), page_a, &name_a);
+    let b = Side::open(&domain, &Plane::arena(&mut memory_b), page_b, &name_b);
+    a.peer
+        .set(Some(a.endpoint.connect(&name_b).expect("b is there")));
+    b.peer
+        .set(Some(b.endpoint.connect(&name_a).expect("a is there")));
+    work(&Traffic { a, b })
+}
 
+impl<'d> Traffic<'d> {
     pub(crate) fn check(&self, seen: &Seen, rounds: u64) {
         assert!(
             seen.is_complete(rounds),
@@ -193,11 +155,11 @@ impl Traffic {
     }
 
     fn now(&self) -> Instant {
-        Instant::from_nanos(self.clock.now_ns())
+        self.a.plane.now()
     }
 
     /// Turns both sides until one of them has a completion for `side`.
-    fn completion(&self, side: &Side) -> Option<Completion<'static>> {
+    fn completion(&self, side: &Side<'d>) -> Option<Completion<'d>> {
         for _ in 0..16 {
             let now = self.now();
             let _: Outcome = self.a.endpoint.turn(now, Budget::DEFAULT)
@@ -249,7 +211,7 @@ impl Traffic {
         self.pong(round, answer, length, seen);
     }
 
-    fn pong(&self, round: u64, answer: Loan<'static>, length: usize, seen: &mut Seen) {
+    fn pong(&self, round: u64, answer: Loan<'d>, length: usize, seen: &mut Seen) {
         let Some(posted) = self.a.pool.lend() else {
             return wrong(seen);
         };
@@ -367,8 +329,8 @@ impl Traffic {
     fn upkeep(&self, round: u64, seen: &mut Seen) {
         let now = self.now();
         for side in [&self.a, &self.b] {
-            side.stats.record(HistogramId::RoundTrip, round);
-            side.page.publish(&side.stats, now);
+            side.plane.stats().record(HistogramId::RoundTrip, round);
+            side.plane.publish(now);
             while side.endpoint.poll_event().is_some() {}
         }
         let set = self.a.timers.insert(now, round).is_ok();

@@ -1,3 +1,5 @@
+//! The bit set against a `BTreeSet`.
+
 use core::cell::Cell;
 use std::collections::BTreeSet;
 

@@ -1,3 +1,5 @@
+//! The lists over slots against a `VecDeque` each.
+
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
@@ -119,8 +121,8 @@ fn alphabet(slots: u32, lists: u32) -> Vec<Op> {
 #[test]
 fn all_orders_on_one_list() {
     every_sequence(&alphabet(1, 1), 6, |ops| run(1, 1, ops));
-    every_sequence(&alphabet(2, 1), 6, |ops| run(2, 1, ops));
-    every_sequence(&alphabet(3, 1), 5, |ops| run(3, 1, ops));
+    every_sequence(&alphabet(2, 1), 5, |ops| run(2, 1, ops));
+    every_sequence(&alphabet(3, 1), 4, |ops| run(3, 1, ops));
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! The slab against a list of every key that it ever issued.
+
 use core::cell::RefCell;
 use std::collections::BTreeSet;
 

@@ -1,3 +1,5 @@
+//! The timing wheel against a plain list of deadlines.
+
 use core::cell::Cell;
 
 use proptest::prelude::*;
@@ -238,8 +240,8 @@ fn all_orders_of_a_few_operations_around_the_edges_of_levels() {
             budget: u32::MAX,
         },
     ];
-    for (capacity, start) in [(1, 63), (3, 4095)] {
-        every_sequence(&alphabet, 4, |ops| run(capacity, 1, start, ops));
+    for (capacity, start, length) in [(1, 63, 3), (2, 4032, 3), (3, 4095, 4)] {
+        every_sequence(&alphabet, length, |ops| run(capacity, 1, start, ops));
     }
 }
 

@@ -57,6 +57,10 @@ fn ban(source: &Source, words: &[&str], rule: &'static str, why: &str) -> Vec<Fi
 fn static_mut(source: &Source) -> Vec<Finding> {
     let mut found = Vec::new();
     for at in source.words("static", Tests::Search) {
+        // The lifetime in `&'static mut T` is no such thing.
+        if source.code[..at].ends_with('\'') {
+            continue;
+        }
         let behind = source.code[at + 6..].trim_start();
         if words_in(behind, "mut").first() == Some(&0) {
             let why = "`static mut`: hold the state in a value that its owner passes on";
@@ -179,12 +183,25 @@ fn barrier(source: &Source) -> Vec<Finding> {
         "global_asm!",
         "naked_asm!",
     ];
-    ban(
-        source,
-        &words,
-        rule::BARRIER,
-        "fences, volatile accesses and inline assembly live in `raw/`, with one meaning each",
-    )
+    let why = "fences, volatile accesses and inline assembly live in `raw/`, with one meaning each";
+    let mut found = Vec::new();
+    for word in words {
+        for at in source.words(word, Tests::Skip) {
+            let before = source.code[..at].trim_end();
+            // To fence off a process is another thing.
+            if word == "fence(" && (before.ends_with('.') || before.ends_with("fn")) {
+                continue;
+            }
+            let why = format!("`{word}`: {why}");
+            found.push(Finding::new(
+                &source.path,
+                source.line_of(at),
+                rule::BARRIER,
+                why,
+            ));
+        }
+    }
+    found
 }
 
 /// In the core, blocks and impls that are unsafe stand in `raw/` (dataplane) and `pod.rs` (layouts) only.
@@ -213,10 +230,18 @@ fn unsafe_fence(source: &Source) -> Vec<Finding> {
     found
 }
 
-/// `Result<_, String>` and `Result<_, &str>` outside of tests.
+/// `Result<_, String>` and its like as the answer of a public function.
 fn string_error(source: &Source) -> Vec<Finding> {
     let mut found = Vec::new();
     for at in source.words("Result<", Tests::Skip) {
+        let function = words_in(&source.code[..at], "fn").pop();
+        let head = function.map_or("", |start| source.code[..start].trim_end());
+        if !["pub", "pub const", "pub unsafe"]
+            .iter()
+            .any(|public| head.ends_with(public))
+        {
+            continue;
+        }
         let open = at + "Result".len();
         let Some(close) = closing_angle(&source.code, open) else {
             continue;

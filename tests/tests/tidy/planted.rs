@@ -70,6 +70,8 @@ static MUTABLE: &'static str = "static mut A; fence(";
 // SYNC(lane): pairs with the sender
 // SYNC(name): this fence pairs with itself in the other process
 pub unsafe fn f() -> Result<u8, Retry> {}
+fn field(&'static mut self) -> Result<u8, &'static str> { self.fence() }
+fn fence(&self) {}
 #[cfg(loom)]
 fn only_under_loom() {}
 #[cfg(test)]

@@ -1,4 +1,8 @@
 //! One file a command.
 
 pub(crate) mod bw;
+pub(crate) mod doctor;
 pub(crate) mod lat;
+pub(crate) mod ps;
+pub(crate) mod rm;
+pub(crate) mod top;

@@ -72,7 +72,10 @@ fn remove(why: impl Into<String>) -> Ruling {
 }
 
 fn keep(why: impl Into<String>, remedy: impl Into<String>) -> Ruling {
-    Ruling::Keep { why: why.into(), remedy: remedy.into() }
+    Ruling::Keep {
+        why: why.into(),
+        remedy: remedy.into(),
+    }
 }
 
 /// How a segment came to be looked at.
@@ -87,10 +90,20 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     for name in &args.names {
         SegmentName::new(name)?;
     }
-    let asked = if args.dead { Asked::Sweep } else { Asked::ByName };
+    let asked = if args.dead {
+        Asked::Sweep
+    } else {
+        Asked::ByName
+    };
     let wanted = |name: &String| asked == Asked::Sweep || args.names.contains(name);
-    let listed: Vec<_> = mem::list()?.into_iter().filter(|l| wanted(&l.name)).collect();
-    let missing = args.names.iter().filter(|name| !listed.iter().any(|l| l.name == **name));
+    let listed: Vec<_> = mem::list()?
+        .into_iter()
+        .filter(|l| wanted(&l.name))
+        .collect();
+    let missing = args
+        .names
+        .iter()
+        .filter(|name| !listed.iter().any(|l| l.name == **name));
     let mut outcomes: Vec<Outcome> = missing.map(|name| not_there(name)).collect();
     let holders = Holders::look();
     let mut well = outcomes.is_empty();
@@ -103,9 +116,17 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         well &= outcome.remedy.is_none() || outcome.action == Action::Kept && asked == Asked::Sweep;
         outcomes.push(outcome);
     }
-    let text = if args.json { table::json(&outcomes)? } else { in_words(&outcomes) };
+    let text = if args.json {
+        table::json(&outcomes)?
+    } else {
+        in_words(&outcomes)
+    };
     table::emit(&text)?;
-    Ok(if well { Verdict::Well } else { Verdict::NotWell })
+    Ok(if well {
+        Verdict::Well
+    } else {
+        Verdict::NotWell
+    })
 }
 
 fn not_there(name: &str) -> Outcome {
@@ -122,9 +143,15 @@ fn judge(found: &Found, asked: Asked) -> Ruling {
     match &found.what {
         What::Domain { processes, .. } => judge_domain(found, processes, asked),
         What::Stats { plane } => {
-            let parties = [found.creator.as_ref(), plane.as_ref().map(|plane| &plane.party)];
+            let parties = [
+                found.creator.as_ref(),
+                plane.as_ref().map(|plane| &plane.party),
+            ];
             match parties.into_iter().flatten().find(|party| party.may_live()) {
-                Some(party) => keep(format!("its plane lives: process {}", named(party)), end(party)),
+                Some(party) => keep(
+                    format!("its plane lives: process {}", named(party)),
+                    end(party),
+                ),
                 None => remove("its plane is dead"),
             }
         }
@@ -138,15 +165,25 @@ fn judge_domain(found: &Found, processes: &[Process], asked: Asked) -> Ruling {
             1 => String::new(),
             many => format!(", and {} more", many.saturating_sub(1)),
         };
-        let why = format!("a live process is in it: {} {}{others}", named(&live.party), live.command);
+        let why = format!(
+            "a live process is in it: {} {}{others}",
+            named(&live.party),
+            live.command
+        );
         return keep(why, end(&live.party));
     }
     if let Some(pid) = found.mapped_by.first() {
-        return keep(format!("process {pid} has it mapped, and may be about to join"), "try again");
+        return keep(
+            format!("process {pid} has it mapped, and may be about to join"),
+            "try again",
+        );
     }
     match &found.creator {
         Some(creator) if asked == Asked::Sweep && creator.may_live() => keep(
-            format!("nobody is in it, but its creator lives: process {}", named(creator)),
+            format!(
+                "nobody is in it, but its creator lives: process {}",
+                named(creator)
+            ),
             format!("remove it by its name: spinwire rm {}", found.name),
         ),
         Some(_) | None if processes.is_empty() => remove("nobody is in it"),
@@ -155,37 +192,55 @@ fn judge_domain(found: &Found, processes: &[Process], asked: Asked) -> Ruling {
 }
 
 fn judge_broken(found: &Found, why: &str, content: Content) -> Ruling {
+    // What was found says what to do about it, too; here something else is done.
+    let why = why.split("; remedy:").next().unwrap_or(why);
     let by_hand = format!("if you know what it is: rm {}", found.path.display());
     if content == Content::Foreign || content == Content::Unreadable {
         return keep(format!("not a segment of this user: {why}"), by_hand);
     }
     if let Some(pid) = found.mapped_by.first() {
-        return keep(format!("process {pid} has it mapped ({why})"), format!("end it first: kill {pid}"));
+        return keep(
+            format!("process {pid} has it mapped ({why})"),
+            format!("end it first: kill {pid}"),
+        );
     }
     match &found.creator {
-        Some(creator) if content == Content::Link && creator.may_live() => {
-            keep(format!("process {} is making it", named(creator)), "try again")
-        }
+        Some(creator) if content == Content::Link && creator.may_live() => keep(
+            format!("process {} is making it", named(creator)),
+            "try again",
+        ),
         Some(_) | None => remove(format!("broken, and nobody has it mapped: {why}")),
     }
 }
 
 fn named(party: &Party) -> String {
-    match &party.life {
-        Life::Alive => party.pid.to_string(),
-        other => format!("{} ({other})", party.pid),
+    if party.life == Life::Alive {
+        party.pid.to_string()
+    } else {
+        format!("{} ({})", party.pid, party.life)
     }
 }
 
 fn end(party: &Party) -> String {
     match party.life {
-        Life::Stopped => format!("let it go on: kill -CONT {0}; or end it: kill -KILL {0}", party.pid),
-        Life::Alive | Life::Dead(_) | Life::Unknown(_) => format!("end it first: kill {}", party.pid),
+        Life::Stopped => format!(
+            "let it go on: kill -CONT {0}; or end it: kill -KILL {0}",
+            party.pid
+        ),
+        Life::Alive | Life::Dead(_) | Life::Unknown(_) => {
+            format!("end it first: kill {}", party.pid)
+        }
     }
 }
 
 fn carry_out(found: &Found, ruling: Ruling, dry_run: bool) -> Outcome {
-    let outcome = |action, why, remedy| Outcome { name: found.name.clone(), kind: kind(found), action, why, remedy };
+    let outcome = |action, why, remedy| Outcome {
+        name: found.name.clone(),
+        kind: kind(found),
+        action,
+        why,
+        remedy,
+    };
     match ruling {
         Ruling::Keep { why, remedy } => outcome(Action::Kept, why, Some(remedy)),
         Ruling::Remove { why } if dry_run => outcome(Action::WouldRemove, why, None),
@@ -193,8 +248,14 @@ fn carry_out(found: &Found, ruling: Ruling, dry_run: bool) -> Outcome {
             Ok(true) => match newcomer(found) {
                 None => outcome(Action::Removed, why, None),
                 Some(pid) => {
-                    let why = format!("{why}; but process {pid} joined while it was removed, and is alone in it now");
-                    outcome(Action::Removed, why, Some(format!("start process {pid} anew")))
+                    let why = format!(
+                        "{why}; but process {pid} joined while it was removed, and is alone in it now"
+                    );
+                    outcome(
+                        Action::Removed,
+                        why,
+                        Some(format!("start process {pid} anew")),
+                    )
                 }
             },
             Ok(false) => outcome(
@@ -202,7 +263,11 @@ fn carry_out(found: &Found, ruling: Ruling, dry_run: bool) -> Outcome {
                 "somebody else removed or replaced it meanwhile".to_owned(),
                 Some("see what there is: spinwire ps".to_owned()),
             ),
-            Err(e) => outcome(Action::Kept, e.to_string(), Some("see the reason".to_owned())),
+            Err(e) => outcome(
+                Action::Kept,
+                e.to_string(),
+                Some("see the reason".to_owned()),
+            ),
         },
     }
 }
@@ -221,7 +286,10 @@ fn newcomer(found: &Found) -> Option<u32> {
     let lines = found.mapping.as_ref()?.lines();
     let segment = Segment::attach(lines).ok()?;
     let boot_id = copy_header(lines).ok()?.boot_id;
-    processes(&segment, boot_id).iter().find(|p| p.party.may_live()).map(|p| p.party.pid)
+    processes(&segment, boot_id)
+        .iter()
+        .find(|p| p.party.may_live())
+        .map(|p| p.party.pid)
 }
 
 fn in_words(outcomes: &[Outcome]) -> String {
@@ -234,8 +302,15 @@ fn in_words(outcomes: &[Outcome]) -> String {
             Action::WouldRemove => "would remove",
             Action::Kept => "kept",
         };
-        let remedy = o.remedy.as_ref().map_or_else(String::new, |r| format!("; remedy: {}", table::plain(r)));
-        format!("{action} {}: {}{remedy}\n", table::plain(&o.name), table::plain(&o.why))
+        let remedy = o
+            .remedy
+            .as_ref()
+            .map_or_else(String::new, |r| format!("; remedy: {}", table::plain(r)));
+        format!(
+            "{action} {}: {}{remedy}\n",
+            table::plain(&o.name),
+            table::plain(&o.why)
+        )
     };
     outcomes.iter().map(line).collect()
 }

@@ -6,7 +6,7 @@ use crate::bar::{BARS, Judged};
 use crate::peer::floor;
 use crate::ratio::{self, Ratio};
 use crate::sample::Sample;
-use crate::schedule::{Found, Plan, Record, Series};
+use crate::schedule::{Effort, Found, Plan, Record, Series};
 use crate::work::{Kind, Work};
 
 pub(crate) mod json;
@@ -122,7 +122,7 @@ impl<'a> Report<'a> {
             found: &record.found,
             rows,
             bars,
-            notes: notes(record),
+            notes: notes(plan, record),
             series: &record.series,
         }
     }
@@ -205,8 +205,11 @@ fn row<'a>(record: &'a Record, found: &'a Found, work: Work) -> Row<'a> {
 }
 
 /// What a reader must know before believing the table.
-fn notes(record: &Record) -> Vec<String> {
+fn notes(plan: &Plan, record: &Record) -> Vec<String> {
     let mut notes = Vec::new();
+    if plan.effort == Effort::Smoke {
+        notes.push("this was a smoke test: its figures and verdicts mean nothing".to_owned());
+    }
     let bounces: Vec<f64> = record
         .floors
         .iter()

@@ -56,6 +56,8 @@ pub struct Port<'h, 'm> {
     ended: Ring<'m, Cqe>,
     staged: Cell<u64>,
     polls: Cell<u32>,
+    /// The row with which the next poll begins.
+    first: Cell<u32>,
 }
 
 const fn info(hub: &Hub<'_>, endpoint_type: EndpointType, config: &PortConfig) -> Info {
@@ -116,6 +118,7 @@ impl<'h, 'm> Port<'h, 'm> {
             ended,
             staged: Cell::new(0),
             polls: Cell::new(0),
+            first: Cell::new(0),
         })
     }
 
@@ -144,21 +147,23 @@ impl<'h, 'm> Port<'h, 'm> {
             return;
         }
         self.meet();
-        // Each poll begins with another row, so that none is always served last.
-        let count = self.info.limits.peers_max;
-        let first = self.polls.get().checked_rem(count).unwrap_or(0);
-        for slot in (first..count).chain(0..first) {
+        // Each poll begins with another peer, so that none is always served last.
+        let first = self.first.get();
+        let mut next = None;
+        for slot in (first..self.info.limits.peers_max).chain(0..first) {
             let Some(row) = self.rows.get(wide(slot)) else {
                 continue;
             };
             if row.standing.get() == Standing::Vacant {
                 continue;
             }
+            next = next.or(slot.checked_add(1));
             self.look_at(slot, row);
             if self.drain(slot, row, out) == Look::Drained && row.is_lost() {
                 self.bury(slot, row, out);
             }
         }
+        self.first.set(next.unwrap_or(0));
     }
 
     /// Takes messages out of the link from a peer.

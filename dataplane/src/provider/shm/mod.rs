@@ -42,7 +42,7 @@ use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::{Envelope, LaneMemory, ReceiverState};
 use crate::shm::{ProcessLease, RegisterError, Segment, directory};
 use crate::sync::AtomicU64;
-use crate::table::Ring;
+use crate::table::{BitSet, Ring};
 use crate::time::Instant;
 
 /// How much an endpoint in shared memory holds.
@@ -105,7 +105,7 @@ pub struct ShmPort<'s, 'm> {
     info: Info,
     news: &'s [AtomicU64; 8],
     /// Words of `news` that stand for lanes of this segment.
-    news_words: usize,
+    news_words: Cell<usize>,
     /// What the ends of a lane that is not open name.
     closed: LaneMemory<'s>,
     matcher: Matcher<'m>,
@@ -125,6 +125,8 @@ pub struct ShmPort<'s, 'm> {
     hot_count: Cell<u32>,
     /// Where among the hot the next turn starts.
     hot_next: Cell<u32>,
+    /// Rows whose lane is open and not looked at every turn.
+    cold: BitSet<'m>,
     sweep_next: Cell<u32>,
     turns: Cell<u32>,
     epoch: Cell<u64>,
@@ -207,6 +209,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             bump.slice_with(wide(lane_count), |_| Cell::new(NIL)).map_err(arena)?;
         let hot: &'m [Cell<u32>] =
             bump.slice_with(wide(config.peers_max), |_| Cell::new(NIL)).map_err(arena)?;
+        let cold = BitSet::place(bump, config.peers_max).map_err(arena)?;
         let matcher = Matcher::place(bump, &config.matching).map_err(arena)?;
         let ring = |n: u32| n.max(2).next_power_of_two();
         let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
@@ -229,7 +232,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             me,
             info,
             news,
-            news_words: wide(lane_count.div_ceil(64)),
+            news_words: Cell::new(wide(lane_count.div_ceil(64))),
             closed,
             matcher,
             peers,
@@ -242,6 +245,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             hot,
             hot_count: Cell::new(0),
             hot_next: Cell::new(0),
+            cold,
             sweep_next: Cell::new(0),
             turns: Cell::new(0),
             epoch,
@@ -334,8 +338,11 @@ impl Provider for ShmPort<'_, '_> {
 
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
         let peer = self.peer(addr)?;
+        self.stop_connecting(peer);
         self.let_go(addr.slot(), peer);
         self.vacate(addr.slot(), peer);
+        // The other end looks whether it is meant.
+        self.segment.raise_epoch();
         Ok(())
     }
 
@@ -369,6 +376,12 @@ impl Provider for ShmPort<'_, '_> {
             if matches!(peer.standing(), Standing::Gone | Standing::Corrupt | Standing::Refused) {
                 return Err(Fatal::PeerGone.into());
             }
+        }
+        // Every posted receive may be cancelled before the next poll: its completion has a place kept.
+        if !self.ended.is_empty()
+            && self.ended.len().saturating_add(self.matcher.posted_len()) >= self.ended.capacity()
+        {
+            return Err(Retry::CqFull.into());
         }
         Ok(self.matcher.post(wr)?)
     }
@@ -409,7 +422,7 @@ impl Provider for ShmPort<'_, '_> {
     fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
         self.matcher.cancel(wr_id)?;
         let pushed = self.ended.push(Cqe::without_message(wr_id, Status::Cancelled));
-        debug_assert!(pushed.is_ok(), "the ring has room for every posted receive");
+        debug_assert!(pushed.is_ok(), "post_recv keeps a place for every posted receive");
         Ok(())
     }
 
@@ -436,5 +449,6 @@ const fn standing_of(state: ReceiverState) -> Standing {
         ReceiverState::Unseen => Standing::Connecting,
         ReceiverState::Accepted => Standing::Up,
         ReceiverState::Refused => Standing::Refused,
+        ReceiverState::Left => Standing::Gone,
     }
 }

@@ -14,7 +14,7 @@ use core::cell::Cell;
 use spinwire_layouts::shm::{EndpointId, EndpointKind};
 
 use super::{NIL, ShmPort};
-use crate::error::{Misuse, PostError, Retry};
+use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Generation, Name};
 use crate::provider::{EndpointType, Event};
 use crate::shm::directory::{self, EndpointRef};
@@ -122,9 +122,12 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         (0..NIL).zip(self.peers)
     }
 
+    /// The row of that peer. One that left, or did not take the connection, and has come back since gets a new row; one
+    /// that was cut off does not.
     fn row_of(&self, remote: EndpointId) -> Option<(u32, &'m Peer<'s>)> {
         self.rows().find(|(_, peer)| {
-            peer.standing() != Standing::Vacant && peer.remote.get() == remote
+            !matches!(peer.standing(), Standing::Vacant | Standing::Gone | Standing::Refused)
+                && peer.remote.get() == remote
         })
     }
 
@@ -149,6 +152,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     }
 
     pub(super) fn connect_to(&self, name: &Name) -> Result<Addr, PostError> {
+        if self.fenced.get() {
+            return Err(Fatal::Fenced.into());
+        }
         let kind = match self.info.endpoint_type {
             EndpointType::Msg => EndpointKind::Msg,
             EndpointType::Rdm | EndpointType::Dgram => EndpointKind::Rdm,
@@ -181,7 +187,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         let remote = peer.remote.get();
         let found = directory::endpoint_at(&self.segment, remote.slot)
             .filter(|found| found.id == remote)
-            .ok_or(crate::error::Fatal::PeerGone)?;
+            .ok_or(Fatal::PeerGone)?;
         self.open_lane(peer, &found)
     }
 
@@ -211,11 +217,28 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                     }
                     peer.set_standing(Standing::Up);
                 }
-                Standing::Refused => self.lose(row, peer, Standing::Refused),
+                Standing::Refused | Standing::Gone => {
+                    self.lose(row, peer, standing);
+                    continue;
+                }
                 _ => continue,
             }
             self.connecting.set(self.connecting.get().saturating_sub(1));
         }
+    }
+
+    /// The peer is not waited for any longer, if it was.
+    pub(super) fn stop_connecting(&self, peer: &Peer<'s>) {
+        if peer.standing() == Standing::Connecting {
+            self.connecting.set(self.connecting.get().saturating_sub(1));
+        }
+    }
+
+    /// Whether the peer has let go of its lane to here.
+    fn has_left(&self, peer: &Peer<'s>) -> bool {
+        peer.rx_lane.get().is_some_and(|(lane, generation)| {
+            lane_table::sender_has_left(&self.segment, lane, generation)
+        })
     }
 
     /// A lane that announced itself: whose it is, and whether it is taken.
@@ -234,7 +257,13 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                 Side::Receiver,
                 OtherEnd::Present,
             );
+            // The sender looks whether it is meant.
+            self.segment.raise_epoch();
         };
+        // A peer that disconnected and is back already: its old lane is read to the end in the old row.
+        if let Some((row, peer)) = self.row_of(sender).filter(|(_, peer)| self.has_left(peer)) {
+            self.lose(row, peer, Standing::Gone);
+        }
         let known = self.row_of(sender).is_some();
         let Ok((row, peer)) = self.enter(sender) else { return refuse() };
         if peer.rx_lane.get().is_some() || peer.is_lost() {
@@ -251,36 +280,49 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             row_of.set(row);
         }
         self.heat(row, peer);
-        // It may have died since it opened the lane, before the last look at the epoch.
-        if directory::is_gone(&self.segment, sender) {
+        // It may have left or died since it opened the lane, before the last look at the epoch.
+        if self.has_left(peer) || directory::is_gone(&self.segment, sender) {
             self.lose(row, peer, Standing::Gone);
         }
     }
 
-    /// Somebody left or died: who?
+    /// Somebody left, died or let go of a lane: who?
     #[cold]
-    pub(super) fn look_at_peers(&self) {
+    pub(super) fn look_at_everybody(&self) {
         if directory::is_gone(&self.segment, self.me) {
             self.fence();
             return;
         }
+        // News first: what a lost peer opened and published before it went is still delivered.
+        self.take_news();
         for (row, peer) in self.rows() {
             let there = matches!(
                 peer.standing(),
                 Standing::Known | Standing::Up | Standing::Connecting
             );
-            if there && directory::is_gone(&self.segment, peer.remote.get()) {
-                if peer.standing() == Standing::Connecting {
-                    self.connecting.set(self.connecting.get().saturating_sub(1));
-                }
+            if !there {
+                continue;
+            }
+            let taken = match peer.tx_lane.get() {
+                Some(_) => peer.tx.receiver_state(),
+                None => ReceiverState::Unseen,
+            };
+            if taken == ReceiverState::Refused {
+                self.lose(row, peer, Standing::Refused);
+            } else if taken == ReceiverState::Left
+                || self.has_left(peer)
+                || directory::is_gone(&self.segment, peer.remote.get())
+            {
                 self.lose(row, peer, Standing::Gone);
             }
         }
     }
 
-    /// This endpoint was taken for dead: its lanes may be others' by now. They are never touched again.
+    /// This endpoint was taken for dead: its lanes and its place in the directory may be others' by now. They are never
+    /// touched again.
     fn fence(&self) {
         self.fenced.set(true);
+        self.news_words.set(0);
         for (row, peer) in self.rows() {
             if peer.standing() != Standing::Vacant {
                 peer.tx_lane.set(None);
@@ -294,6 +336,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
 
     /// The peer is lost. Its lane is looked at until it is empty; then its end is reported.
     pub(super) fn lose(&self, row: u32, peer: &Peer<'s>, standing: Standing) {
+        self.stop_connecting(peer);
         peer.set_standing(standing);
         peer.reported.set(false);
         self.heat(row, peer);
@@ -313,7 +356,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         }
         if let Some((lane, generation)) = peer.rx_lane.take() {
             if other == OtherEnd::Present {
-                peer.rx.answer(ReceiverState::Refused);
+                peer.rx.answer(ReceiverState::Left);
             }
             peer.rx.open(self.closed, 0);
             lane_table::leave(&self.segment, lane, generation, Side::Receiver, other);
@@ -322,6 +365,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                 row_of.set(NIL);
             }
         }
+        self.set_cold(row, false);
         self.cool(row, peer);
     }
 

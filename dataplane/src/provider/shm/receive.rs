@@ -33,18 +33,29 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// One look at everything, up to the room in `out`.
     #[inline(always)]
     pub(super) fn harvest(&self, out: &mut VecView<Cqe>) {
-        if !(self.done.is_empty() && self.ended.is_empty()) {
+        let turns = self.turns.get().wrapping_add(1);
+        self.turns.set(turns);
+        // Who comes first takes turns, so that a flood of sends does not keep out what has come, or the other way round.
+        let local = !(self.done.is_empty() && self.ended.is_empty());
+        if local && turns.is_multiple_of(2) {
             self.finish_local(out);
         }
+        self.take_in(turns, out);
+        if local && !turns.is_multiple_of(2) {
+            self.finish_local(out);
+        }
+    }
+
+    /// What has come from the peers.
+    #[inline(always)]
+    fn take_in(&self, turns: u32, out: &mut VecView<Cqe>) {
         if !self.matcher.settle(out) {
             return;
         }
         let epoch = self.segment.liveness_epoch();
         if epoch != self.epoch.get() {
-            // News first: what a lost peer opened and published before it went is still delivered.
             self.epoch.set(epoch);
-            self.take_news();
-            self.look_at_peers();
+            self.look_at_everybody();
         }
         if self.connecting.get() > 0 {
             self.look_at_connecting();
@@ -66,8 +77,6 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         if self.hot_next.get() >= self.hot_count.get() {
             self.hot_next.set(0);
         }
-        let turns = self.turns.get().wrapping_add(1);
-        self.turns.set(turns);
         if turns.is_multiple_of(SWEEP_EVERY) {
             self.sweep();
         }
@@ -90,8 +99,8 @@ impl<'s, 'm> ShmPort<'s, 'm> {
 
     /// Lanes whose senders say that there is something in them.
     #[inline(always)]
-    fn take_news(&self) {
-        for (word, news) in self.news.iter().take(self.news_words).enumerate() {
+    pub(super) fn take_news(&self) {
+        for (word, news) in self.news.iter().take(self.news_words.get()).enumerate() {
             if news.load(Ordering::Relaxed) != 0 {
                 // SYNC(news): Acquire pairs with the Release in lane_table::announce.
                 self.hear(word, news.swap(0, Ordering::Acquire));
@@ -129,9 +138,15 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             place.set(row);
             self.hot_count.set(count.wrapping_add(1));
         }
+        self.set_cold(row, false);
         if peer.rx_lane.get().is_some() {
             peer.rx.arm(false);
         }
+    }
+
+    pub(super) fn set_cold(&self, row: u32, cold: bool) {
+        let changed = if cold { self.cold.insert(row) } else { self.cold.remove(row) };
+        debug_assert!(changed.is_ok(), "there is a bit for every row");
     }
 
     /// From now on it is looked at when its sender says so.
@@ -149,6 +164,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             self.hot_count.set(count.wrapping_sub(1));
         }
         if peer.rx_lane.get().is_some() {
+            self.set_cold(row, true);
             peer.rx.return_credit();
             peer.rx.arm(true);
         }
@@ -189,32 +205,14 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// One cold lane, in case that its news was missed.
     #[inline(always)]
     fn sweep(&self) {
-        let row = self.sweep_next.get();
-        let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) else {
-            self.sweep_next.set(0);
-            return;
-        };
+        let Some(row) = self.cold.next_from(self.sweep_next.get()) else { return };
         self.sweep_next.set(row.wrapping_add(1));
-        if peer.standing() == Standing::Vacant {
-            // The rows in use are the first ones, give or take: start over early.
-            self.sweep_next.set(self.next_row_in_use(row));
-            return;
-        }
-        if !peer.is_hot.get() && peer.rx_lane.get().is_some() {
+        if let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) {
             // Nothing there: stay cold. Something, or nonsense: the hot path deals with it.
             if !matches!(peer.rx.peek(), Ok(None)) {
                 self.heat(row, peer);
             }
         }
-    }
-
-    fn next_row_in_use(&self, from: u32) -> u32 {
-        let from = usize::try_from(from).unwrap_or(usize::MAX);
-        let rest = self.peers.get(from..).unwrap_or_default();
-        rest.iter()
-            .position(|peer| peer.standing() != Standing::Vacant)
-            .and_then(|steps| u32::try_from(from.wrapping_add(steps)).ok())
-            .unwrap_or(0)
     }
 
     /// Takes messages out of a lane.
@@ -242,6 +240,14 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                         peer.rx.copy_out(&arrival, to);
                     }
                     peer.rx.advance(&arrival);
+                    let (more, start) = landing.more();
+                    if more > 0 {
+                        let stride = landing.stride();
+                        let room = stride.wrapping_mul(more);
+                        let to = landing.sge.part(start, room).unwrap_or_default();
+                        let taken = peer.rx.take_run(&arrival, to, stride);
+                        landing.add(taken);
+                    }
                     self.matcher.land(&landing, &message)
                 }
                 Verdict::GivenBack(cqe) => cqe,
@@ -266,6 +272,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     #[cold]
     fn cut_off(&self, row: u32, peer: &Peer<'s>) {
         self.let_go(row, peer);
+        self.segment.raise_epoch();
         self.lose(row, peer, Standing::Corrupt);
     }
 

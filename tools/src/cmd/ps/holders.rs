@@ -21,7 +21,10 @@ impl FileKey {
     /// tmpfs is not, this is not what the maps show.
     pub(crate) fn of(metadata: &Metadata) -> Self {
         let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
-        Self { device: format!("{major:02x}:{minor:02x}"), inode: metadata.ino() }
+        Self {
+            device: format!("{major:02x}:{minor:02x}"),
+            inode: metadata.ino(),
+        }
     }
 
     /// What lies behind a mapping of this process, wherever that is.
@@ -29,7 +32,10 @@ impl FileKey {
         let address = u64::try_from(mapping.as_ptr().addr().get()).ok()?;
         let maps = fs::read("/proc/self/maps").ok()?;
         let maps = String::from_utf8_lossy(&maps);
-        maps.lines().filter_map(Row::parse).find(|row| row.from <= address && address < row.to).map(|row| row.key)
+        maps.lines()
+            .filter_map(Row::parse)
+            .find(|row| row.from <= address && address < row.to)
+            .map(|row| row.key)
     }
 }
 
@@ -48,7 +54,14 @@ impl Row {
         let (_rights, _offset, device) = (words.next()?, words.next()?, words.next()?);
         let inode = words.next()?.parse().ok().filter(|inode| *inode != 0)?;
         let hex = |digits| u64::from_str_radix(digits, 16).ok();
-        Some(Self { from: hex(from)?, to: hex(to)?, key: FileKey { device: device.to_owned(), inode } })
+        Some(Self {
+            from: hex(from)?,
+            to: hex(to)?,
+            key: FileKey {
+                device: device.to_owned(),
+                inode,
+            },
+        })
     }
 }
 
@@ -63,13 +76,21 @@ impl Holders {
     /// that belongs to this user alone, root excepted.
     pub(crate) fn look() -> Self {
         let mut found = Self::default();
-        let Ok(entries) = fs::read_dir("/proc") else { return found };
-        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let Ok(entries) = fs::read_dir("/proc") else {
+            return found;
+        };
+        let pids =
+            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
         for pid in pids.filter(|pid| *pid != std::process::id()) {
             // Gone meanwhile, or somebody else's.
-            let Ok(maps) = fs::read(format!("/proc/{pid}/maps")) else { continue };
+            let Ok(maps) = fs::read(format!("/proc/{pid}/maps")) else {
+                continue;
+            };
             // A path that is no text must not hide the others.
-            for row in String::from_utf8_lossy(&maps).lines().filter_map(Row::parse) {
+            for row in String::from_utf8_lossy(&maps)
+                .lines()
+                .filter_map(Row::parse)
+            {
                 found.by_file.entry(row.key).or_default().insert(pid);
             }
         }
@@ -88,10 +109,24 @@ mod tests {
 
     #[test]
     fn lines_of_the_kernel() {
-        let row = Row::parse("7f12a000-7f12b000 rw-s 00000000 00:1a 1234   /dev/shm/spinwire.x (deleted)").unwrap();
+        let row = Row::parse(
+            "7f12a000-7f12b000 rw-s 00000000 00:1a 1234   /dev/shm/spinwire.x (deleted)",
+        )
+        .unwrap();
         assert_eq!((row.from, row.to), (0x7f12_a000, 0x7f12_b000));
-        assert_eq!(row.key, FileKey { device: "00:1a".to_owned(), inode: 1234 });
-        for none in ["", "7f12a000-7f12b000 rw-p 00000000 00:00 0", "x-y rw-p 0 00:00 5", "7f12 rw-p 0 0:0 5"] {
+        assert_eq!(
+            row.key,
+            FileKey {
+                device: "00:1a".to_owned(),
+                inode: 1234
+            }
+        );
+        for none in [
+            "",
+            "7f12a000-7f12b000 rw-p 00000000 00:00 0",
+            "x-y rw-p 0 00:00 5",
+            "7f12 rw-p 0 0:0 5",
+        ] {
             assert!(Row::parse(none).is_none(), "{none}");
         }
     }
@@ -101,8 +136,16 @@ mod tests {
         // This test's own program is mapped, but processes do not look at themselves.
         let exe = fs::metadata("/proc/self/exe").unwrap();
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
-        let inodes: Vec<_> = maps.lines().filter_map(Row::parse).map(|row| row.key.inode).collect();
+        let inodes: Vec<_> = maps
+            .lines()
+            .filter_map(Row::parse)
+            .map(|row| row.key.inode)
+            .collect();
         assert!(inodes.contains(&FileKey::of(&exe).inode));
-        assert!(!Holders::look().of(&FileKey::of(&exe)).any(|pid| pid == std::process::id()));
+        assert!(
+            !Holders::look()
+                .of(&FileKey::of(&exe))
+                .any(|pid| pid == std::process::id())
+        );
     }
 }

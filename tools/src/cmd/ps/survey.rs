@@ -27,6 +27,7 @@ use spinwire_layouts::abi::MAGIC;
 use spinwire_layouts::shm::{LaneState, LeaseState, SegmentHeader, SegmentKind};
 
 use super::holders::{FileKey, Holders};
+use crate::report::Failure;
 
 /// One name in the folder.
 #[derive(Debug, Serialize)]
@@ -126,7 +127,7 @@ pub(crate) struct Lanes {
 }
 
 /// The plane behind a stats page.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct PlaneRow {
     pub(crate) name: String,
     #[serde(flatten)]
@@ -166,13 +167,23 @@ pub(crate) const fn word(life: &Life) -> &'static str {
 
 /// Seconds since an instant of the calendar; 0 for the future.
 pub(crate) fn seconds_since(unix_ns: u64) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).saturating_sub(unix_ns) / 1_000_000_000
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(now.as_nanos())
+        .unwrap_or(u64::MAX)
+        .saturating_sub(unix_ns)
+        / 1_000_000_000
 }
 
 /// Looks at one name.
 pub(crate) fn look_at(listed: Listed, holders: &Holders) -> Found {
-    let Listed { name, path, uid, state } = listed;
+    let Listed {
+        name,
+        path,
+        uid,
+        state,
+    } = listed;
     let claim = claim_of(&path);
     let located = state.map(|(backing, bytes)| (backing_word(&backing), bytes));
     let opened = match &located {
@@ -187,7 +198,10 @@ pub(crate) fn look_at(listed: Listed, holders: &Holders) -> Found {
         age_s: None,
         creator: None,
         mapped_by: Vec::new(),
-        what: What::Broken { why: String::new(), content: Content::Unreadable },
+        what: What::Broken {
+            why: String::new(),
+            content: Content::Unreadable,
+        },
         mapping: None,
         claim,
         name,
@@ -224,11 +238,21 @@ fn look_inside(mapping: SharedMapping, found: &mut Found, holders: &Holders) {
         Ok(header) => {
             introduce(&header, found);
             inside(&mapping, &header).unwrap_or_else(|why| {
-                let content = if header.magic == MAGIC { Content::Segment } else { Content::Foreign };
-                What::Broken { why, content }
+                let content = if header.magic == MAGIC {
+                    Content::Segment
+                } else {
+                    Content::Foreign
+                };
+                What::Broken {
+                    why: why.to_string(),
+                    content,
+                }
             })
         }
-        Err(why) => What::Broken { why: why.to_string(), content: content_of(&found.path) },
+        Err(why) => What::Broken {
+            why: why.to_string(),
+            content: content_of(&found.path),
+        },
     };
     found.mapping = Some(mapping);
 }
@@ -242,20 +266,30 @@ fn introduce(header: &SegmentHeader, found: &mut Found) {
     };
     found.created_unix_ns = Some(header.created_unix_ns);
     found.age_s = Some(seconds_since(header.created_unix_ns));
-    found.creator = Some(Party { pid: identity.pid, life: identity.life() });
+    found.creator = Some(Party {
+        pid: identity.pid,
+        life: identity.life(),
+    });
 }
 
 /// The parts of a segment, or what is wrong with it.
-fn inside(mapping: &SharedMapping, header: &SegmentHeader) -> Result<What, String> {
+fn inside(mapping: &SharedMapping, header: &SegmentHeader) -> Result<What, Failure> {
     if header.kind == SegmentKind::Stats.code() {
-        let page = stats_page(mapping).map_err(|e| e.to_string())?;
-        let reader = StatsReader::new(page).map_err(|e| e.to_string())?;
-        let plane = reader.plane().or_else(|_unsettled| reader.plane_unsettled().map(|(plane, _)| plane));
-        return Ok(What::Stats { plane: plane.ok().map(|plane| plane_row(&plane, header.boot_id)) });
+        let reader = StatsReader::new(stats_page(mapping)?)?;
+        let plane = reader
+            .plane()
+            .or_else(|_unsettled| reader.plane_unsettled().map(|(plane, _)| plane));
+        return Ok(What::Stats {
+            plane: plane.ok().map(|plane| plane_row(&plane, header.boot_id)),
+        });
     }
-    let segment = Segment::attach(mapping.lines()).map_err(|e| e.to_string())?;
+    let segment = Segment::attach(mapping.lines())?;
     let processes = processes(&segment, header.boot_id);
-    let owner = |slot| processes.iter().find(|process: &&Process| process.slot == slot);
+    let owner = |slot| {
+        processes
+            .iter()
+            .find(|process: &&Process| process.slot == slot)
+    };
     let endpoints = directory::rows(&segment)
         .map(|row| Endpoint {
             slot: row.id.slot,
@@ -265,15 +299,26 @@ fn inside(mapping: &SharedMapping, header: &SegmentHeader) -> Result<What, Strin
             owner_pid: owner(row.process).map(|process| process.party.pid),
         })
         .collect();
-    Ok(What::Domain { endpoints, lanes: lanes(&segment), processes })
+    Ok(What::Domain {
+        endpoints,
+        lanes: lanes(&segment),
+        processes,
+    })
 }
 
 pub(crate) fn plane_row(plane: &PlaneSnapshot, boot_id: [u8; 16]) -> PlaneRow {
     let plane = &plane.plane;
-    let identity = Identity { pid: plane.pid, start_time: plane.start_time, boot_id };
+    let identity = Identity {
+        pid: plane.pid,
+        start_time: plane.start_time,
+        boot_id,
+    };
     PlaneRow {
         name: plane.name.to_string(),
-        party: Party { pid: plane.pid, life: identity.life() },
+        party: Party {
+            pid: plane.pid,
+            life: identity.life(),
+        },
         cpu: plane.cpu,
     }
 }
@@ -283,7 +328,10 @@ pub(crate) fn processes(segment: &Segment<'_>, boot_id: [u8; 16]) -> Vec<Process
     lease::rows(segment)
         .map(|row| Process {
             slot: row.slot,
-            party: Party { pid: row.lease.subject, life: life_of(&row, boot_id) },
+            party: Party {
+                pid: row.lease.subject,
+                life: life_of(&row, boot_id),
+            },
             command: command(&row.command),
             joined_unix_ns: row.joined_unix_ns,
             since_s: seconds_since(row.joined_unix_ns),
@@ -293,29 +341,46 @@ pub(crate) fn processes(segment: &Segment<'_>, boot_id: [u8; 16]) -> Vec<Process
 
 fn life_of(row: &ProcessRow, boot_id: [u8; 16]) -> Life {
     use spinwire_hostshim::liveness::Death;
-    let identity = Identity { pid: row.lease.subject, start_time: row.start_time, boot_id };
+    let identity = Identity {
+        pid: row.lease.subject,
+        start_time: row.start_time,
+        boot_id,
+    };
     match row.lease.state {
         LeaseState::Live => identity.life(),
         // Marked dead by a survivor, or joining, which only its number tells about.
         LeaseState::Dead | LeaseState::Claiming | LeaseState::Free => {
-            if row_is_dead(row, boot_id) { Life::Dead(Death::Gone) } else { Life::Alive }
+            if row_is_dead(row, boot_id) {
+                Life::Dead(Death::Gone)
+            } else {
+                Life::Alive
+            }
         }
     }
 }
 
 fn command(field: &[u8; 64]) -> String {
-    let text: Vec<u8> = field.iter().copied().take_while(|byte| *byte != 0).collect();
+    let text: Vec<u8> = field
+        .iter()
+        .copied()
+        .take_while(|byte| *byte != 0)
+        .collect();
     String::from_utf8_lossy(&text).into_owned()
 }
 
 fn lanes(segment: &Segment<'_>) -> Lanes {
     let count = segment.geometry().lane_count;
-    let mut lanes = Lanes { count, ..Lanes::default() };
+    let mut lanes = Lanes {
+        count,
+        ..Lanes::default()
+    };
     for lane in 0..count {
         let counted = match lane_table::state_of(segment, lane).map(|word| word.state) {
             Some(LaneState::Free) => continue,
             Some(LaneState::Open) => &mut lanes.open,
-            Some(LaneState::Claiming | LaneState::SenderLeft | LaneState::ReceiverLeft) => &mut lanes.changing,
+            Some(LaneState::Claiming | LaneState::SenderLeft | LaneState::ReceiverLeft) => {
+                &mut lanes.changing
+            }
             None => &mut lanes.corrupt,
         };
         *counted = counted.saturating_add(1);
@@ -331,8 +396,12 @@ fn look_from_outside(error: &MapError, found: &mut Found, holders: &Holders) {
         files.push(path.clone());
     }
     files.dedup();
-    let keys = files.iter().filter_map(|path| fs::symlink_metadata(path).ok());
-    let mut pids: Vec<u32> = keys.flat_map(|m| holders.of(&FileKey::of(&m)).collect::<Vec<_>>()).collect();
+    let keys = files
+        .iter()
+        .filter_map(|path| fs::symlink_metadata(path).ok());
+    let mut pids: Vec<u32> = keys
+        .flat_map(|m| holders.of(&FileKey::of(&m)).collect::<Vec<_>>())
+        .collect();
     pids.sort_unstable();
     pids.dedup();
     found.mapped_by = pids;
@@ -341,18 +410,34 @@ fn look_from_outside(error: &MapError, found: &mut Found, holders: &Holders) {
         Some(Problem::Symlink | Problem::NotRegular | Problem::Owner { .. }) => Content::Foreign,
         Some(_) | None => content_of(&found.path),
     };
-    found.what = What::Broken { why: error.to_string(), content };
+    found.what = What::Broken {
+        why: error.to_string(),
+        content,
+    };
 }
 
 /// The creator of memory that is (about to be) elsewhere: a memfd's is in its link, a hugetlbfs file's in its name,
 /// `spinwire.NAME.PID-START`.
 fn creator_named_by(error: &MapError) -> Option<Party> {
-    let MapError::File { path, problem: Problem::TargetMissing } = error else { return None };
+    let MapError::File {
+        path,
+        problem: Problem::TargetMissing,
+    } = error
+    else {
+        return None;
+    };
     let (_, suffix) = path.to_str()?.rsplit_once('.')?;
     let (pid, start_time) = suffix.split_once('-')?;
     let boot_id = spinwire_hostshim::liveness::boot_id().ok()?;
-    let identity = Identity { pid: pid.parse().ok()?, start_time: start_time.parse().ok()?, boot_id };
-    Some(Party { pid: identity.pid, life: identity.life() })
+    let identity = Identity {
+        pid: pid.parse().ok()?,
+        start_time: start_time.parse().ok()?,
+        boot_id,
+    };
+    Some(Party {
+        pid: identity.pid,
+        life: identity.life(),
+    })
 }
 
 /// Bytes of a header.
@@ -363,7 +448,9 @@ fn content_of(path: &Path) -> Content {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
     let regular = |file: &File| file.metadata().is_ok_and(|m| m.is_file());
-    let Some(file) = opened.ok().filter(regular) else { return Content::Unreadable };
+    let Some(file) = opened.ok().filter(regular) else {
+        return Content::Unreadable;
+    };
     let mut start = Vec::new();
     let most = u64::try_from(HEADER_BYTES).unwrap_or(0);
     if file.take(most).read_to_end(&mut start).is_err() {

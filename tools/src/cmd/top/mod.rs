@@ -1,1 +1,77 @@
-//! stub
+//! `spinwire top`: what running planes do, read from their stats pages without disturbing them.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`sample`] | two looks at the pages, and the rates between them |
+//! | [`text`] | a look as plain text |
+//! | [`screen`] | looks one after the other, on a terminal |
+
+mod sample;
+mod screen;
+mod text;
+
+use core::time::Duration;
+use std::io::{self, IsTerminal};
+use std::thread;
+
+use clap::Args as ClapArgs;
+
+use self::sample::{Looks, Rates, between, look};
+use super::ps::table;
+use crate::report::{Failure, Verdict};
+
+/// What `spinwire top` takes.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Only these planes; all where none is named.
+    names: Vec<String>,
+    /// Milliseconds from one look to the next.
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    interval: u64,
+    /// Look twice, print what happened in between, and end. So it is, too, where the output is no terminal.
+    #[arg(long)]
+    once: bool,
+    /// The same as JSON: a list of planes.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows planes until it is told to stop, or once.
+pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
+    let interval = Duration::from_millis(args.interval);
+    if !args.once && !args.json && io::stdout().is_terminal() {
+        screen::run(&args.names, interval)?;
+        return Ok(Verdict::Well);
+    }
+    let before = look(&args.names)?;
+    if !before.planes.is_empty() {
+        thread::sleep(interval);
+    }
+    let after = look(&args.names)?;
+    let planes = compare(&before, &after);
+    let text = if args.json {
+        table::json(&planes)?
+    } else {
+        text::in_words(&planes, &after.refused)
+    };
+    table::emit(&text)?;
+    if args.json {
+        for (name, why) in &after.refused {
+            eprintln!(
+                "spinwire: {} could not be read: {}",
+                table::plain(name),
+                table::plain(why)
+            );
+        }
+    }
+    Ok(Verdict::Well)
+}
+
+/// What each plane of the later look did since the earlier one.
+fn compare(before: &Looks, after: &Looks) -> Vec<Rates> {
+    after
+        .planes
+        .iter()
+        .map(|(name, look)| between(before.planes.get(name), look))
+        .collect()
+}

@@ -1,0 +1,184 @@
+//! What is not understood, and folders that are none.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::symlink;
+use std::process::Stdio;
+
+use crate::rig::{Folder, command, run_in};
+
+/// Refused, without doing anything, with exit code 2, and with a text that names what is wrong.
+pub(crate) fn refused(args: &[&str], says: &str) {
+    let folder = Folder::new();
+    let ran = folder.run(args);
+    assert_eq!(ran.code, 2, "{args:?}: {ran:?}");
+    assert!(ran.err.contains(says), "{args:?}: {ran:?}");
+    assert!(ran.out.is_empty(), "{args:?}: {ran:?}");
+}
+
+#[test]
+fn arguments_that_are_not_understood() {
+    refused(&[], "Usage");
+    refused(&["dance"], "dance");
+    refused(&["rm"], "NAMES");
+    refused(&["rm", "--dead", "quotes"], "--dead");
+    refused(&["rm", "../../etc/passwd"], "'/' at character 3");
+    refused(&["rm", "a/b"], "'/' at character 2");
+    refused(&["rm", ""], "empty");
+    refused(&["rm", &"x".repeat(64)], "64 bytes");
+    refused(&["top", "--interval", "0"], "--interval");
+    refused(&["top", "--interval", "soon"], "--interval");
+    refused(&["ps", "--force"], "--force");
+    refused(&["doctor", "quotes"], "quotes");
+}
+
+#[test]
+fn one_bad_name_keeps_all_the_others() {
+    let folder = Folder::new();
+    folder.holder("domain quotes").kill();
+    let ran = folder.run(&["rm", "quotes", "a/b"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(
+        folder.has("quotes"),
+        "nothing is done before all names were looked at"
+    );
+}
+
+#[test]
+fn folders_that_are_none() {
+    let folder = Folder::new();
+    let file = folder.file("file");
+    fs::write(&file, "").unwrap();
+    let circle = folder.file("circle");
+    symlink(&circle, &circle).unwrap();
+    for path in [file, circle, folder.file("missing")] {
+        for args in [
+            &["ps"][..],
+            &["rm", "--dead"],
+            &["rm", "quotes"],
+            &["top", "--once"],
+        ] {
+            let ran = run_in(&path, args);
+            assert_eq!(ran.code, 2, "{args:?} in {path:?}: {ran:?}");
+            assert!(
+                ran.err.contains(path.to_str().unwrap()),
+                "{args:?} in {path:?}: {ran:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_is_nothing_to_complain_about() {
+    let folder = Folder::new();
+    for (args, says) in [
+        (&["ps"][..], "No segments."),
+        (&["rm", "--dead"], "Nothing to remove."),
+        (&["top", "--once"], "No planes."),
+        (&["top"], "No planes."),
+    ] {
+        let ran = folder.run(args);
+        assert_eq!(
+            (ran.code, ran.out.trim_end()),
+            (0, says),
+            "{args:?}: {ran:?}"
+        );
+    }
+    for args in [
+        &["ps", "--json"][..],
+        &["rm", "--dead", "--json"],
+        &["top", "--json"],
+    ] {
+        let ran = folder.run(args);
+        assert_eq!(ran.code, 0, "{args:?}: {ran:?}");
+        assert_eq!(ran.json(), serde_json::json!([]), "{args:?}");
+    }
+}
+
+#[test]
+fn names_that_are_not_there() {
+    let folder = Folder::new();
+    let ran = folder.run(&["ps", "ghost"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("ghost: no such segment"), "{ran:?}");
+    let ran = folder.run(&["rm", "ghost"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(
+        ran.out.contains("kept ghost: there is no such segment"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let folder = Folder::new();
+    let mut child = command(folder.file("x").parent().unwrap(), &["doctor"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut err = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut err)
+        .unwrap();
+    let code = child.wait().unwrap().code();
+    assert!(matches!(code, Some(0 | 1)), "{code:?}: {err}");
+    assert_eq!(err, "");
+}
+
+#[test]
+fn doctor_says_the_same_in_words_and_in_json() {
+    let folder = Folder::new();
+    let words = folder.run(&["doctor"]);
+    let json = folder.run(&["doctor", "--json"]);
+    assert_eq!(words.code, json.code, "{words:?} {json:?}");
+    assert!(
+        !words.out.contains('\u{1b}'),
+        "no colours where there is no terminal"
+    );
+    let report = json.json();
+    let checks = report["checks"].as_array().unwrap();
+    assert!(checks.len() >= 15, "{report}");
+    let mut hurts = false;
+    for check in checks {
+        let text = |field: &str| {
+            check[field]
+                .as_str()
+                .unwrap_or_else(|| panic!("{field}: {check}"))
+        };
+        assert!(words.out.contains(text("title")), "{check}");
+        assert!(words.out.contains(text("why")), "{check}");
+        let hurt = match text("verdict") {
+            "ok" | "unknown" => false,
+            "warn" | "bad" => true,
+            other => panic!("{other}"),
+        };
+        assert_eq!(
+            check["remedy"].is_string(),
+            hurt,
+            "what hurts has a remedy: {check}"
+        );
+        hurts |= hurt;
+    }
+    assert_eq!(report["verdict"] != "ok", hurts, "{report}");
+    assert_eq!(json.code, i32::from(hurts));
+}
+
+#[test]
+fn doctor_sees_a_folder_in_which_no_segment_can_be_made() {
+    let folder = Folder::new();
+    let ran = run_in(&folder.file("missing"), &["doctor", "--json"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let report = ran.json();
+    let shm = report["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|check| check["id"] == "shm")
+        .unwrap();
+    assert_eq!(shm["verdict"], "bad", "{shm}");
+}

@@ -1,0 +1,155 @@
+//! Files that are no segments, or not any more.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use crate::rig::Folder;
+
+fn private(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+}
+
+/// The beginning of a file, and whether the file is ours to remove.
+fn contents() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let page = |start: &[u8]| {
+        let mut page = start.to_vec();
+        page.resize(4096, 0);
+        page
+    };
+    vec![
+        // Never finished: a segment has no name before its memory, but its header may be missing.
+        ("nothing", Vec::new(), "removed"),
+        ("zeros", page(b""), "removed"),
+        ("half", page(b"SPINWIRE"), "removed"),
+        ("cut", b"SPINWIRE\x01\0\0\0".to_vec(), "removed"),
+        // A link of ours whose text was cut off.
+        (
+            "link-cut",
+            b"spinwire-link 1\nkind hugetlbfs\n".to_vec(),
+            "removed",
+        ),
+        // Somebody else's.
+        ("text", b"my notes\n".to_vec(), "kept"),
+        ("page", page(b"my notes\n"), "kept"),
+        ("almost", page(b"SPINWIRD"), "kept"),
+    ]
+}
+
+#[test]
+fn only_what_is_ours_is_removed() {
+    let folder = Folder::new();
+    for (name, bytes, _) in contents() {
+        private(&folder.file(name), &bytes);
+    }
+    let ps = folder.run(&["ps", "--json"]);
+    assert_eq!(ps.code, 0, "{ps:?}");
+    for row in ps.json().as_array().unwrap() {
+        assert_eq!(row["kind"], "broken", "{row}");
+        assert!(!row["why"].as_str().unwrap().is_empty(), "{row}");
+    }
+    let ran = folder.run(&["rm", "--dead", "--json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for (name, bytes, action) in contents() {
+        assert_eq!(ran.action(name), action, "{name}");
+        assert_eq!(folder.has(name), action == "kept", "{name}");
+        if action == "kept" {
+            assert_eq!(fs::read(folder.file(name)).unwrap(), bytes, "{name}");
+            let by_name = folder.run(&["rm", name]);
+            assert_eq!(by_name.code, 1, "{name}: {by_name:?}");
+            assert!(by_name.out.contains("remedy: "), "{by_name:?}");
+            assert!(folder.has(name), "{name}");
+        }
+    }
+}
+
+#[test]
+fn links_are_not_followed() {
+    let folder = Folder::new();
+    let victim = folder.file("x").with_file_name("victim");
+    private(&victim, &[0; 4096]);
+    symlink(&victim, folder.file("to-zeros")).unwrap();
+    symlink("/dev/null", folder.file("to-device")).unwrap();
+    symlink("/nowhere/at/all", folder.file("to-nowhere")).unwrap();
+    // A text of ours that leads to a file that is not ours.
+    let text = format!(
+        "spinwire-link 1\nkind hugetlbfs\npath {}\n",
+        victim.display()
+    );
+    private(&folder.file("text-link"), text.as_bytes());
+    let ran = folder.run(&["rm", "--dead", "--json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for name in ["to-zeros", "to-device", "to-nowhere"] {
+        assert_eq!(ran.action(name), "kept", "{name}");
+        assert!(folder.has(name), "{name}");
+        assert_eq!(folder.run(&["rm", name]).code, 1, "{name}");
+    }
+    assert_eq!(
+        fs::read(&victim).unwrap(),
+        [0; 4096],
+        "what a link leads to is not touched"
+    );
+}
+
+#[test]
+fn things_that_are_no_files() {
+    let folder = Folder::new();
+    fs::create_dir(folder.file("folder")).unwrap();
+    let fifo = folder.file("fifo");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let ps = folder.run(&["ps"]);
+    assert_eq!(ps.code, 0, "{ps:?}");
+    let ran = folder.run(&["rm", "--dead", "--json"]);
+    for name in ["folder", "fifo"] {
+        assert_eq!(ran.action(name), "kept", "{name}");
+        assert!(folder.has(name), "{name}");
+    }
+}
+
+#[test]
+fn names_that_are_none_are_shown_harmlessly() {
+    let folder = Folder::new();
+    private(&folder.file("red \u{1b}[31m"), b"x");
+    private(&folder.file(""), b"x");
+    private(&folder.file(&"x".repeat(100)), b"x");
+    let ps = folder.run(&["ps"]);
+    assert_eq!(ps.code, 0, "{ps:?}");
+    assert!(!ps.out.contains('\u{1b}'), "{ps:?}");
+    assert_eq!(
+        folder
+            .run(&["ps", "--json"])
+            .json()
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
+    let ran = folder.run(&["rm", "--dead"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(
+        !ran.out.contains('\u{1b}') && ran.out.matches("kept ").count() == 3,
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_segment_that_lets_others_in_is_not_joined_and_can_be_removed() {
+    let folder = Folder::new();
+    folder.holder("domain quotes").kill();
+    fs::set_permissions(folder.file("quotes"), Permissions::from_mode(0o666)).unwrap();
+    let segment = folder.ps("quotes");
+    assert!(
+        segment["why"].as_str().unwrap().contains("mode 0666"),
+        "{segment}"
+    );
+    assert_eq!(folder.run(&["rm", "quotes"]).code, 0);
+    assert!(!folder.has("quotes"));
+}
