@@ -74,7 +74,7 @@ impl OpTag {
         }
     }
 
-    const fn as_raw(self) -> u64 {
+    pub(crate) const fn as_raw(self) -> u64 {
         match self {
             Self::Send => 1,
             Self::Recv => 2,

@@ -26,6 +26,8 @@ use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
 use spinwire_dataplane::provider::{EndpointType, Event};
 use spinwire_dataplane::raw::line::{Line, word};
+use spinwire_dataplane::provider::shm::ShmPort;
+use spinwire_dataplane::shm::lease::Joiner;
 use spinwire_dataplane::shm::{JoinError, Segment, directory, lease, reclaim};
 use spinwire_dataplane::sync::{AtomicU64, Ordering};
 use spinwire_layouts::shm::{
@@ -34,6 +36,9 @@ use spinwire_layouts::shm::{
 use spinwire_layouts::wire::message::{Head, flags};
 use spinwire_tests::conformance::{Node, Shm, Sizes, World, name, run};
 use spinwire_tests::rng::{Rng, pattern};
+
+/// Seeds that are tried.
+const ROUNDS: u64 = 150;
 
 const SIZES: Sizes = Sizes {
     endpoints: 5,
@@ -116,12 +121,12 @@ impl Map {
         Self { processes, endpoints, lanes, rings, end }
     }
 
-    /// A word, chosen so that every structure is hit often, the small ones too.
-    fn choose(&self, rng: &mut Rng) -> usize {
+    /// A word of one of the structures, by weight.
+    fn choose(&self, weights: &[u64; 7], rng: &mut Rng) -> usize {
         let lane = usize::try_from(SIZES.link_depth * 64 + SIZES.message_bytes_max * 2).unwrap();
         let cells = usize::try_from(SIZES.link_depth).unwrap();
         let lanes = usize::try_from(SIZES.pairs).unwrap();
-        let byte = match rng.weighted(&[1, 2, 3, 4, 4, 4, 2]) {
+        let byte = match rng.weighted(weights) {
             0 => offset_of!(SegmentHeader, liveness_epoch),
             1 => rng.between(self.processes, self.endpoints - 1),
             2 => rng.between(self.endpoints, self.lanes - 1),
@@ -180,15 +185,28 @@ fn small(rng: &mut Rng) -> u32 {
     u32::try_from(rng.below(12)).unwrap()
 }
 
-fn scribble(lines: &[Line], map: &Map, rng: &mut Rng) {
-    if let Some(word) = word(lines, map.choose(rng)) {
+/// Which structures are hit how often: each seed has its own taste, so that no kind of damage always hides another.
+fn taste(rng: &mut Rng) -> [u64; 7] {
+    let mut weights = core::array::from_fn(|_| [0, 0, 1, 5][rng.index(4)]);
+    // The cells are always in danger.
+    weights[5] += 1;
+    weights
+}
+
+fn scribble(lines: &[Line], map: &Map, weights: &[u64; 7], rng: &mut Rng) {
+    if let Some(word) = word(lines, map.choose(weights, rng)) {
         let old = word.load(Ordering::Relaxed);
         word.store(value(rng, old), Ordering::Relaxed);
     }
 }
 
 /// What an honest process does in a while: everything, whatever comes of it.
-fn live<'m>(world: &World<'m, Shm>, node: &Node<'m, Shm>, known: &mut Vec<Addr>, rng: &mut Rng) {
+fn live<'m>(
+    world: &World<'m, Shm>,
+    (node, known): (&Node<'m, Shm>, &mut Vec<Addr>),
+    rng: &mut Rng,
+    seen: &mut Seen,
+) {
     let names = ["a", "b", "c", "nobody"];
     for _ in 0..rng.index(6) {
         let to = known.get(rng.index(known.len() + 1)).copied();
@@ -223,12 +241,14 @@ fn live<'m>(world: &World<'m, Shm>, node: &Node<'m, Shm>, known: &mut Vec<Addr>,
     node.turn(world.now());
     while let Some(got) = node.take() {
         assert!(got.offset + got.bytes.len() <= 512 + 64, "inside of its buffer: {got:?}");
+        seen.messages += u64::from(got.source.is_some());
     }
     for event in node.events() {
         match event {
             Event::Connected(addr) => known.push(addr),
             Event::StaleCompletion(_) => panic!("no peer can forge an id: {event:?}"),
-            Event::PeerGone(_) | Event::PeerCorrupt(_) | Event::Refused(_) => {}
+            Event::PeerCorrupt(_) => seen.corrupt += 1,
+            Event::PeerGone(_) | Event::Refused(_) => seen.gone += 1,
         }
     }
     known.truncate(8);
@@ -246,53 +266,144 @@ fn watch(segment: &Segment<'_>, rng: &mut Rng) {
     }
 }
 
-fn nothing_is_lost(world: &World<'_, Shm>, nodes: &[Node<'_, Shm>], free: usize) {
-    let posted: usize = nodes.iter().map(|n| usize::try_from(n.posted_count()).unwrap()).sum();
-    assert_eq!(world.pool().free_count() + posted, free, "every loan is somewhere");
-    assert!(nodes.iter().all(|node| node.totals().stale_ids == 0));
+/// That something happened at all.
+#[derive(Debug, Default)]
+struct Seen {
+    messages: u64,
+    corrupt: u64,
+    gone: u64,
+    reopened: u64,
 }
 
-fn scribbled_between_turns(endpoint_type: EndpointType, seed: u64) {
+impl Seen {
+    const fn add(&mut self, other: &Self) {
+        self.messages += other.messages;
+        self.corrupt += other.corrupt;
+        self.gone += other.gone;
+        self.reopened += other.reopened;
+    }
+
+    fn is_enough(&self, rounds: u64) {
+        if rounds >= 100 {
+            assert!(self.messages > rounds * 50, "{self:?}");
+            assert!(self.corrupt > rounds && self.gone > rounds, "{self:?}");
+            assert!(self.reopened > rounds / 4, "{self:?}");
+        }
+    }
+}
+
+/// An honest process; without an endpoint while it cannot open one.
+struct Process<'m> {
+    text: &'static str,
+    node: Option<Node<'m, Shm>>,
+    known: Vec<Addr>,
+}
+
+/// Three of them, and the loans that they share.
+struct Party<'w, 'm> {
+    world: &'w World<'m, Shm>,
+    processes: [Process<'m>; 3],
+    free: usize,
+    rng: Rng,
+    seen: Seen,
+}
+
+impl<'w, 'm> Party<'w, 'm> {
+    fn new(world: &'w World<'m, Shm>, seed: u64) -> Self {
+        let processes = ["a", "b", "c"].map(|text| {
+            let node = Some(world.node(text));
+            Process { text, node, known: Vec::new() }
+        });
+        let free = world.pool().free_count();
+        Self { world, processes, free, rng: Rng::new(seed), seen: Seen::default() }
+    }
+
+    /// A turn of each process, and `after_each` whatever the enemy does.
+    fn turn(&mut self, mut after_each: impl FnMut(&mut Rng)) {
+        let Self { world, processes, rng, seen, .. } = self;
+        for Process { node, known, .. } in processes {
+            if let Some(node) = node {
+                live(world, (node, known), rng, seen);
+            }
+            after_each(rng);
+        }
+        if rng.chance(5) {
+            watch(&world.ground().segment, rng);
+        }
+        let at = rng.index(3);
+        let fenced = |node: &Node<'m, Shm>| {
+            node.connect(&name("nobody")) == Err(PostError::Fatal(Fatal::Fenced))
+        };
+        if self.processes[at].node.as_ref().is_none_or(fenced) {
+            self.reopen(at);
+        }
+    }
+
+    /// One that was fenced off opens its endpoint anew, if it can.
+    fn reopen(&mut self, at: usize) {
+        let (process, world) = (&mut self.processes[at], self.world);
+        if let Some(node) = process.node.take() {
+            // Loans that are posted are gone with their endpoint.
+            self.free -= usize::try_from(node.posted_count()).unwrap();
+        }
+        process.known.clear();
+        let joiner = Joiner { pid: 7, start_time: 7, joined_unix_ns: 7, command: [7; 64] };
+        let segment = world.ground().segment;
+        let Ok(lease) = lease::join(&segment, &joiner) else { return };
+        let who = (&name(process.text), world.endpoint_type());
+        if let Ok(port) = ShmPort::open(segment, lease, world.bump(), who, &SIZES.shm()) {
+            process.node = Some(world.node_over(port, process.text));
+            self.seen.reopened += 1;
+        }
+    }
+
+    fn end(self) -> Seen {
+        let nodes = self.processes.iter().filter_map(|process| process.node.as_ref());
+        let posted: u32 = nodes.clone().map(|node| node.posted_count()).sum();
+        let all = self.world.pool().free_count() + usize::try_from(posted).unwrap();
+        assert_eq!(all, self.free, "every loan is somewhere");
+        assert!(nodes.into_iter().all(|node| node.totals().stale_ids == 0), "no id was forged");
+        self.seen
+    }
+}
+
+fn scribbled_between_turns(endpoint_type: EndpointType, seed: u64) -> Seen {
+    let mut seen = Seen::default();
     run::<Shm>(endpoint_type, SIZES, |world| {
         let map = Map::new(&SIZES);
-        let mut rng = Rng::new(seed);
-        let free = world.pool().free_count();
-        let nodes: Vec<Node<'_, Shm>> =
-            ["a", "b", "c"].into_iter().map(|text| world.node(text)).collect();
-        let mut known = [const { Vec::new() }; 3];
-        // How mad it is: from a word in ten turns to many in each.
-        let (chance, most) = (rng.between(10, 100), rng.between(1, 12));
+        let mut party = Party::new(world, seed);
+        let weights = taste(&mut party.rng);
+        // How mad it is: from a word in a hundred turns to many in each.
+        let (chance, most) = (party.rng.between(1, 50), party.rng.between(1, 8));
         for turn in 0..400 {
-            for (node, known) in nodes.iter().zip(&mut known) {
-                live(world, node, known, &mut rng);
+            party.turn(|rng| {
                 if turn > 20 && rng.chance(u64::try_from(chance).unwrap()) {
                     for _ in 0..rng.between(1, most) {
-                        scribble(world.lines(), &map, &mut rng);
+                        scribble(world.lines(), &map, &weights, rng);
                     }
                 }
-            }
-            if rng.chance(5) {
-                watch(&world.ground().segment, &mut rng);
-            }
+            });
         }
-        nothing_is_lost(world, &nodes, free);
-        nodes.into_iter().for_each(drop);
+        seen = party.end();
     });
+    seen
 }
 
 #[test]
 fn nothing_scribbled_between_turns_does_harm() {
     let watchdog = Watchdog::new();
-    let first = number_of("SPINWIRE_SEED", 1);
+    let (first, rounds) =
+        (number_of("SPINWIRE_SEED", 1), number_of("SPINWIRE_CHAOS_ROUNDS", ROUNDS));
+    let mut all = Seen::default();
     watchdog.guard("scribbled between turns", || {
-        for seed in first..first + number_of("SPINWIRE_CHAOS_ROUNDS", 150) {
+        for seed in first..first + rounds {
             watchdog.step(seed);
-            let shown = Shown { seed };
-            scribbled_between_turns(EndpointType::Rdm, seed);
-            scribbled_between_turns(EndpointType::Msg, seed);
-            core::mem::drop(shown);
+            let _shown = Shown { seed };
+            all.add(&scribbled_between_turns(EndpointType::Rdm, seed));
+            all.add(&scribbled_between_turns(EndpointType::Msg, seed));
         }
     });
+    all.is_enough(rounds);
 }
 
 /// Says which seed it was if a panic passes by.
@@ -314,12 +425,13 @@ impl Drop for Shown {
 #[test]
 fn nothing_scribbled_meanwhile_does_harm() {
     let watchdog = Watchdog::new();
+    let rounds = number_of("SPINWIRE_CHAOS_ROUNDS", ROUNDS).div_ceil(10);
     watchdog.guard("scribbled meanwhile", || {
-        for seed in 0..number_of("SPINWIRE_CHAOS_ROUNDS", 150) / 15 {
+        for seed in 0..rounds {
             watchdog.step(seed + 1);
-            let types = [EndpointType::Rdm, EndpointType::Msg];
-            let endpoint_type = types[usize::try_from(seed % 2).unwrap()];
-            run::<Shm>(endpoint_type, SIZES, |world| scribbled_meanwhile(world, seed));
+            for endpoint_type in [EndpointType::Rdm, EndpointType::Msg] {
+                run::<Shm>(endpoint_type, SIZES, |world| scribbled_meanwhile(world, seed));
+            }
         }
     });
 }
@@ -327,33 +439,26 @@ fn nothing_scribbled_meanwhile_does_harm() {
 fn scribbled_meanwhile(world: &World<'_, Shm>, seed: u64) {
     let (map, over) = (Map::new(&SIZES), AtomicU64::new(0));
     let lines = world.lines();
-    let free = world.pool().free_count();
-    let nodes: Vec<Node<'_, Shm>> =
-        ["a", "b", "c"].into_iter().map(|text| world.node(text)).collect();
+    let mut party = Party::new(world, seed);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut rng = Rng::new(seed ^ 0xBAD);
+            let weights = taste(&mut rng);
+            // From a word now and then to as many as it can.
+            let pause = [0, 10, 1000, 100_000][rng.index(4)];
             while over.load(Ordering::Relaxed) == 0 {
-                scribble(lines, &map, &mut rng);
-                if rng.chance(20) {
-                    std::thread::yield_now();
+                scribble(lines, &map, &weights, &mut rng);
+                for _ in 0..pause {
+                    core::hint::spin_loop();
                 }
             }
         });
-        let mut rng = Rng::new(seed);
-        let mut known = [const { Vec::new() }; 3];
-        for _ in 0..1500 {
-            for (node, known) in nodes.iter().zip(&mut known) {
-                live(world, node, known, &mut rng);
-            }
-            if rng.chance(5) {
-                watch(&world.ground().segment, &mut rng);
-            }
+        for _ in 0..800 {
+            party.turn(|_| {});
         }
         over.store(1, Ordering::Relaxed);
     });
-    nothing_is_lost(world, &nodes, free);
-    nodes.into_iter().for_each(drop);
+    party.end();
 }
 
 /// Everything that can be wrong with the first cell of a lane, with the neighbour as witness.

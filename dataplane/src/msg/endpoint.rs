@@ -22,18 +22,21 @@ use crate::error::{PostError, Refused, Retry};
 use crate::id::{Addr, Name, OpTag, WrId};
 use crate::poll::{Budget, Outcome, Poll};
 use crate::provider::{
-    Buffer, CancelError, Cqe, Event, Info, Payload, Provider, RecvWr, Select, SendWr, Sge, Source,
-    Status, Use, Waiting,
+    Buffer, CancelError, Cqe, Event, Info, Payload, Provider, RecvWr, Select, SendWr, Sge, Sight,
+    Source, Status, Use, Waiting,
 };
 use crate::raw::loan::{Loan, Posted};
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::{Key, Ring, Slab};
 use crate::time::Instant;
+use spinwire_layouts::word::{to_usize, widen};
 
 /// Completions taken from the provider at once.
 pub const BATCH_MAX: usize = 64;
 /// Stale completions that are kept for [`Endpoint::poll_event`]; more are counted only.
 const STALE_KEPT: u32 = 16;
+/// The operation tag of sends, in place.
+const SEND_TAG: u64 = OpTag::Send.as_raw();
 
 /// How much an endpoint holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -223,6 +226,8 @@ pub struct Endpoint<'m, P> {
     rows: &'m [Row],
     /// Completions of the last harvest; out of the cell only while the provider fills it.
     batch: Cell<Option<&'m mut VecView<Cqe>>>,
+    /// How many there are.
+    harvested: Cell<usize>,
     /// How many of them the caller has had.
     taken: Cell<usize>,
     stale: Ring<'m, WrId>,
@@ -278,6 +283,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
                 readers: Cell::new(0),
             })?,
             batch: Cell::new(Some(batch)),
+            harvested: Cell::new(0),
             taken: Cell::new(0),
             stale: Ring::place(bump, STALE_KEPT, WrId::from_raw(0))?,
             totals: Cells::default(),
@@ -425,7 +431,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         let wr_id = WrId::new(op, key.generation(), key.slot());
         let posted = loan.post();
         if let Err(refused) = hand_over(&self.provider, wr_id, &posted) {
-            return Err(Refused::new(self.refused(refused), posted.complete()));
+            return Err(Refused::new(self.refused(refused), posted.complete(None)));
         }
         if let Some(row) = self.row(key) {
             row.context.set(context);
@@ -469,6 +475,18 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         self.provider.peek(from, select)
     }
 
+    /// Takes as many completions from the provider as there is room for.
+    #[inline(never)]
+    fn harvest(&self, now: Instant) -> Outcome {
+        let Some(batch) = self.batch.take() else { return Outcome::Idle };
+        batch.clear();
+        self.taken.set(0);
+        self.provider.poll_cq(now, batch);
+        self.harvested.set(batch.len());
+        self.batch.set(Some(batch));
+        if self.harvested.get() > 0 { Outcome::Busy } else { Outcome::Idle }
+    }
+
     /// Publishes what was posted, without waiting for the next turn.
     #[inline(always)]
     pub fn flush(&self) {
@@ -478,81 +496,129 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         }
     }
 
-    /// The next completion of the last turn, if any.
+    /// The next completion, if any: of the last harvest, or of a message that the last turn saw.
     #[inline(always)]
     pub fn poll(&self) -> Option<Completion<'m>> {
-        loop {
-            let batch = self.batch.take()?;
-            let cqe = batch.get(self.taken.get()).copied();
-            self.batch.set(Some(batch));
-            match self.resolve(&cqe?) {
-                Resolved::Completion(completion) => {
-                    self.taken.set(self.taken.get().wrapping_add(1));
-                    return Some(completion);
-                }
-                Resolved::Stale => self.taken.set(self.taken.get().wrapping_add(1)),
-                Resolved::BeingRead => return None,
-            }
+        if self.taken.get() < self.harvested.get() {
+            return self.poll_batch();
+        }
+        let cqe = self.provider.take_ready()?;
+        let key = self.key_of(&cqe);
+        match self.conclude(&cqe, key) {
+            Ok(completion) => Some(completion),
+            Err(Unfinished::Stale) => self.note_stale(cqe.wr_id),
+            Err(Unfinished::BeingRead) => self.keep_for_later(cqe),
         }
     }
 
+    #[inline(never)]
+    fn poll_batch(&self) -> Option<Completion<'m>> {
+        while let Some(cqe) = self.front() {
+            let key = self.key_of(&cqe);
+            match self.conclude(&cqe, key) {
+                Ok(completion) => {
+                    self.taken.set(self.taken.get().wrapping_add(1));
+                    return Some(completion);
+                }
+                Err(Unfinished::Stale) => {
+                    self.taken.set(self.taken.get().wrapping_add(1));
+                    let _none = self.note_stale(cqe.wr_id);
+                }
+                Err(Unfinished::BeingRead) => return None,
+            }
+        }
+        None
+    }
+
+    /// The first completion of the batch that the caller has not had.
     #[inline(always)]
-    fn resolve(&self, cqe: &Cqe) -> Resolved<'m> {
-        let Some((op, generation, slot)) = cqe.wr_id.parts() else { return self.stale(cqe.wr_id) };
-        let key = Key::new(slot, generation);
-        let Some(row) = self.row(key) else { return self.stale(cqe.wr_id) };
-        let mut completion = Completion {
+    fn front(&self) -> Option<Cqe> {
+        let batch = self.batch.take()?;
+        let cqe = batch.get(self.taken.get()).copied();
+        self.batch.set(Some(batch));
+        cqe
+    }
+
+    /// A completion whose buffer is being read goes to the front of the batch, which is empty.
+    #[cold]
+    fn keep_for_later(&self, cqe: Cqe) -> Option<Completion<'m>> {
+        if let Some(batch) = self.batch.take() {
+            batch.clear();
+            let kept = batch.push(cqe);
+            debug_assert!(kept.is_ok(), "an empty batch has room");
+            self.taken.set(0);
+            self.harvested.set(batch.len());
+            self.batch.set(Some(batch));
+        }
+        None
+    }
+
+    #[inline(always)]
+    const fn key_of(&self, cqe: &Cqe) -> Option<Key> {
+        match cqe.wr_id.parts() {
+            Some((_, generation, slot)) => Some(Key::new(slot, generation)),
+            None => None,
+        }
+    }
+
+    /// Makes the caller's completion of the provider's. Frees the row where the operation is over.
+    #[inline(always)]
+    fn conclude(&self, cqe: &Cqe, key: Option<Key>) -> Result<Completion<'m>, Unfinished> {
+        let key = key.ok_or(Unfinished::Stale)?;
+        let row = self.row(key).ok_or(Unfinished::Stale)?;
+        let length = to_usize(widen(cqe.length));
+        let offset = to_usize(widen(cqe.offset));
+        let stride = length.wrapping_add(7) & !7;
+        let before = to_usize(widen(cqe.count.saturating_sub(1)));
+        let extent = before.wrapping_mul(stride).wrapping_add(length);
+        let is_send = cqe.wr_id.as_raw() >> 56 == SEND_TAG;
+        let loan = match cqe.buffer {
+            Buffer::StillPosted => {
+                if self.posted.check(key).is_err() {
+                    return Err(Unfinished::Stale);
+                }
+                None
+            }
+            Buffer::Returned => {
+                if row.readers.get() > 0 {
+                    return Err(Unfinished::BeingRead);
+                }
+                let Ok(posted) = self.posted.remove(key) else { return Err(Unfinished::Stale) };
+                let filled = if is_send { None } else { Some(offset.wrapping_add(extent)) };
+                Some(posted.complete(filled))
+            }
+        };
+        let kind = if is_send {
+            Kind::Sent
+        } else if cqe.source.is_some() {
+            let count = u64::from(cqe.count);
+            add(&self.totals.messages_received, count);
+            add(&self.totals.bytes_received, u64::from(cqe.length).wrapping_mul(count));
+            Kind::Received
+        } else {
+            Kind::RecvEnded
+        };
+        Ok(Completion {
             id: cqe.wr_id,
             context: row.context.get(),
-            kind: Kind::Sent,
+            kind,
             status: cqe.status,
-            length: usize::try_from(cqe.length).unwrap_or(0),
-            offset: usize::try_from(cqe.offset).unwrap_or(0),
+            length,
+            offset,
             count: cqe.count,
             tag: cqe.tag,
             immediate: cqe.immediate,
             source: cqe.source,
-            loan: None,
-        };
-        match cqe.buffer {
-            Buffer::StillPosted => {
-                if self.posted.check(key).is_err() {
-                    return self.stale(cqe.wr_id);
-                }
-            }
-            Buffer::Returned => {
-                if row.readers.get() > 0 {
-                    return Resolved::BeingRead;
-                }
-                let Ok(posted) = self.posted.remove(key) else { return self.stale(cqe.wr_id) };
-                let mut loan = posted.complete();
-                if op == OpTag::Recv {
-                    let end = completion.offset.saturating_add(completion.extent());
-                    let filled = loan.set_len(end);
-                    debug_assert!(filled.is_ok(), "a provider delivers within the buffer");
-                }
-                completion.loan = Some(loan);
-            }
-        }
-        completion.kind = match (op, cqe.source) {
-            (OpTag::Send, _) => Kind::Sent,
-            (OpTag::Recv, Some(_)) => {
-                let count = u64::from(cqe.count);
-                add(&self.totals.messages_received, count);
-                add(&self.totals.bytes_received, u64::from(cqe.length).wrapping_mul(count));
-                Kind::Received
-            }
-            (OpTag::Recv, None) => Kind::RecvEnded,
-        };
-        Resolved::Completion(completion)
+            loan,
+        })
     }
 
     #[cold]
-    fn stale(&self, wr_id: WrId) -> Resolved<'m> {
+    fn note_stale(&self, wr_id: WrId) -> Option<Completion<'m>> {
         add(&self.totals.stale_ids, 1);
         // Where the ring is full the count has to do.
         let _kept = self.stale.push(wr_id).is_ok();
-        Resolved::Stale
+        None
     }
 
     /// Shows the message of a completion to `look`, wherever it lies: in the loan that came with it, or in the buffer of a
@@ -608,13 +674,9 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     }
 }
 
-/// What a provider's completion turned out to be.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is returned into the caller's hands at once; there is no heap to put it on"
-)]
-enum Resolved<'m> {
-    Completion(Completion<'m>),
+/// Why a provider's completion is not the caller's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unfinished {
     /// It named no live operation.
     Stale,
     /// Its buffer is being read; later.
@@ -638,25 +700,24 @@ impl Drop for Reader<'_> {
 }
 
 impl<P: Provider> Poll for Endpoint<'_, P> {
-    /// Harvests completions if the last ones were all taken, and publishes what was posted.
+    /// Looks for completions if the last ones were all taken, and publishes what was posted.
     #[inline(always)]
     fn turn(&self, now: Instant, _budget: Budget) -> Outcome {
-        let Some(batch) = self.batch.take() else { return Outcome::Idle };
-        if self.taken.get() >= batch.len() {
-            batch.clear();
-            self.taken.set(0);
-            self.provider.poll_cq(now, batch);
-        }
-        let busy = !batch.is_empty();
-        self.batch.set(Some(batch));
-        self.flush();
-        if busy {
-            add(&self.totals.turns_busy, 1);
+        let outcome = if self.taken.get() < self.harvested.get() {
             Outcome::Busy
         } else {
-            add(&self.totals.turns_idle, 1);
-            Outcome::Idle
+            match self.provider.look() {
+                Sight::Nothing => Outcome::Idle,
+                Sight::Ready => Outcome::Busy,
+                Sight::Work => self.harvest(now),
+            }
+        };
+        self.flush();
+        match outcome {
+            Outcome::Busy => add(&self.totals.turns_busy, 1),
+            Outcome::Idle => add(&self.totals.turns_idle, 1),
         }
+        outcome
     }
 
     fn poll_at(&self) -> Option<Instant> {

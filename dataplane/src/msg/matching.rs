@@ -89,6 +89,14 @@ impl PostedRecv {
         }
     }
 
+    /// Whether a message of so many bytes can go into its buffer without that being given back first.
+    #[inline(always)]
+    fn has_room(&self, length: usize) -> bool {
+        let offset = to_usize(widen(self.offset.get()));
+        offset == 0
+            || self.sge.get().is_some_and(|sge| length <= sge.length().saturating_sub(offset))
+    }
+
     /// Whether it takes a message that is in a list of its kind: tagged or not has been told apart.
     #[inline(always)]
     fn takes(&self, message: &Incoming) -> bool {
@@ -202,6 +210,8 @@ pub struct Matcher<'m> {
     order: Cell<u64>,
     /// Receives not yet compared with the unexpected queue.
     fresh: Cell<u32>,
+    /// Receives that take runs.
+    runs: Cell<u32>,
     unexpected: Slab<'m, Unexpected<'m>>,
     arrivals: Fifos<'m>,
     bodies: &'m LoanPool<'m>,
@@ -241,6 +251,7 @@ impl<'m> Matcher<'m> {
             lists,
             order: Cell::new(0),
             fresh: Cell::new(0),
+            runs: Cell::new(0),
             unexpected: Slab::place(bump, unexpected_depth)?,
             arrivals: Fifos::place(bump, unexpected_depth, 1)?,
             bodies: LoanPool::place(bump, unexpected_depth, config.unexpected_bytes_max)?,
@@ -274,6 +285,9 @@ impl<'m> Matcher<'m> {
         let linked = self.lists.push_back(list_of(wr.select), row);
         debug_assert!(linked.is_ok(), "a vacant row is on no other list");
         self.order.set(order.wrapping_add(1));
+        if matches!(wr.buffer, Use::Runs { .. }) {
+            self.runs.set(self.runs.get().wrapping_add(1));
+        }
         if fresh {
             self.fresh.set(self.fresh.get().wrapping_add(1));
         }
@@ -283,6 +297,17 @@ impl<'m> Matcher<'m> {
     #[inline(always)]
     fn row(&self, row: u32) -> Option<&'m PostedRecv> {
         self.posted.get(to_usize(widen(row)))
+    }
+
+    /// Like [`Matcher::judge`], but changes nothing: where a buffer would have to be given back first, it says `Unasked`.
+    #[inline(always)]
+    pub fn judge_only(&self, message: &Incoming) -> Verdict {
+        match self.first_match(message) {
+            Some((row, posted)) if posted.has_room(message.length) => {
+                self.landing(row, posted, message)
+            }
+            _ => Verdict::Unasked,
+        }
     }
 
     /// What is to be done with a message.
@@ -385,11 +410,22 @@ impl<'m> Matcher<'m> {
         // The row that was used last is used next: it is warm.
         let vacant = self.lists.push_front(VACANT, row);
         debug_assert!(vacant.is_ok(), "it was just unlinked");
-        if let Some(posted) = self.row(row)
-            && posted.fresh.replace(false)
-        {
-            self.fresh.set(self.fresh.get().saturating_sub(1));
+        if let Some(posted) = self.row(row) {
+            if posted.fresh.replace(false) {
+                self.fresh.set(self.fresh.get().saturating_sub(1));
+            }
+            if matches!(posted.buffer.get(), Use::Runs { .. }) {
+                self.runs.set(self.runs.get().saturating_sub(1));
+            }
         }
+    }
+
+    /// Whether messages are best taken many at a time: receives are posted that take runs, or wait to be compared with the
+    /// unexpected queue.
+    #[must_use]
+    #[inline(always)]
+    pub const fn wants_many(&self) -> bool {
+        (self.fresh.get() | self.runs.get()) != 0
     }
 
     /// The rows in use.

@@ -444,6 +444,18 @@ impl fmt::Display for CancelError {
 
 impl core::error::Error for CancelError {}
 
+/// What a look at a provider says; see [`Provider::look`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Sight {
+    /// There is nothing to do.
+    Nothing,
+    /// A message has come that [`Provider::take_ready`] can hand out.
+    Ready,
+    /// There is something to do; [`Provider::poll_cq`] does it.
+    Work,
+}
+
 /// Whatever moves messages for one endpoint. `&self` throughout: an endpoint belongs to one thread, and its counters are
 /// `Cell`s.
 pub trait Provider {
@@ -481,6 +493,20 @@ pub trait Provider {
 
     /// Appends completions to `out` until that is full or there are none.
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>);
+
+    /// A look whether there is anything to do, as cheap as can be: this is what an idle turn costs, and how soon a message
+    /// is seen. A provider that cannot tell says [`Sight::Work`].
+    #[inline(always)]
+    fn look(&self) -> Sight {
+        Sight::Work
+    }
+
+    /// After [`Sight::Ready`]: the completion of the message that was seen, without the detour through a batch. `None` where
+    /// it takes more than that; then [`Provider::poll_cq`] deals with it.
+    #[inline(always)]
+    fn take_ready(&self) -> Option<Cqe> {
+        None
+    }
 
     /// The next event, if any.
     fn poll_event(&self) -> Option<Event>;
@@ -525,6 +551,14 @@ impl<P: Provider + ?Sized> Provider for &P {
     #[inline(always)]
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
         (**self).poll_cq(now, out);
+    }
+    #[inline(always)]
+    fn look(&self) -> Sight {
+        (**self).look()
+    }
+    #[inline(always)]
+    fn take_ready(&self) -> Option<Cqe> {
+        (**self).take_ready()
     }
     fn poll_event(&self) -> Option<Event> {
         (**self).poll_event()

@@ -175,6 +175,9 @@ mod bulk {
     use super::{LINE_BYTES, Line, WORD_BYTES};
     use core::arch::asm;
 
+    /// From this many bytes on the string instruction is faster.
+    const LONG_BYTES: usize = 1024;
+
     #[inline(always)]
     pub(super) fn copy_in(to: &[Line], at: usize, from: &[u8]) {
         // `cast_mut` gives away nothing: every byte of a Line may be written through a shared reference.
@@ -195,6 +198,20 @@ mod bulk {
     /// `from` is readable and `to` writable for `bytes`, a multiple of 8; they do not overlap.
     #[inline(always)]
     unsafe fn copy_words(mut from: *const u8, mut to: *mut u8, mut bytes: usize) {
+        if bytes >= LONG_BYTES {
+            // SAFETY: copies exactly `bytes` bytes upwards; the direction flag is clear by the ABI; the three registers are
+            // declared.
+            unsafe {
+                asm!(
+                    "rep movsb",
+                    inout("rsi") from => _,
+                    inout("rdi") to => _,
+                    inout("rcx") bytes => _,
+                    options(nostack, preserves_flags),
+                );
+            }
+            return;
+        }
         if bytes >= LINE_BYTES {
             // SAFETY: reads and writes exactly the first bytes / 64 * 64 bytes of either range, and leaves the pointers
             // behind them; xmm0-3, the counters and the flags are declared.

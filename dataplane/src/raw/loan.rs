@@ -247,9 +247,16 @@ impl<'m> Posted<'m> {
         Sge { address: self.loan.address, length: self.loan.pool.slot_bytes }
     }
 
-    /// Takes the loan back. The caller has seen the completion of the operation.
-    pub(crate) fn complete(self) -> Loan<'m> {
-        self.loan
+    /// Takes the loan back. The caller has seen the completion of the operation, and says how many bytes count now (more
+    /// than there are: all of them); `None` leaves that as it was.
+    #[inline(always)]
+    pub(crate) fn complete(self, filled: Option<usize>) -> Loan<'m> {
+        let mut loan = self.loan;
+        if let Some(filled) = filled {
+            let filled = u32::try_from(filled).unwrap_or(u32::MAX);
+            loan.length = filled.min(loan.pool.slot_bytes);
+        }
+        loan
     }
 }
 

@@ -440,7 +440,12 @@ pub struct LaneRx<'s> {
     returned: Cell<u64>,
     spill_returned: Cell<u64>,
     message_bytes_max: Cell<usize>,
+    /// The head word that was found in the next cell when there was nothing in it.
+    idle_word: Cell<u64>,
 }
+
+/// No head word: it has flags that do not exist.
+const NO_WORD: u64 = u64::MAX;
 
 impl<'s> LaneRx<'s> {
     /// The receiving end of the lane in `memory`, from its first message on. Longer messages than `message_bytes_max`
@@ -455,6 +460,7 @@ impl<'s> LaneRx<'s> {
             returned: Cell::new(0),
             spill_returned: Cell::new(0),
             message_bytes_max: Cell::new(message_bytes_max),
+            idle_word: Cell::new(NO_WORD),
         };
         lane.open(memory, message_bytes_max);
         lane
@@ -469,6 +475,19 @@ impl<'s> LaneRx<'s> {
         self.returned.set(0);
         self.spill_returned.set(0);
         self.message_bytes_max.set(message_bytes_max);
+        self.idle_word.set(NO_WORD);
+    }
+
+    /// Whether the next cell may hold something new: `false` only where it holds what [`LaneRx::peek`] last found to be
+    /// nothing. One load and one comparison.
+    #[must_use]
+    #[inline(always)]
+    pub fn may_have_news(&self) -> bool {
+        let at = index(self.head.get(), self.cell_mask.get());
+        self.memory.get().cells.get(at).is_some_and(|cell| {
+            let [head, ..] = cell.words();
+            head.load(Ordering::Relaxed) != self.idle_word.get()
+        })
     }
 
     /// The message at the front, if one is published. It stays there until [`LaneRx::advance`].
@@ -484,9 +503,10 @@ impl<'s> LaneRx<'s> {
         };
         let [head_word, tag, first, ..] = cell.words();
         // SYNC(lane): Acquire pairs with the Release in LaneTx::publish.
-        let word = Head::unpack(head_word.load(Ordering::Acquire));
+        let raw = head_word.load(Ordering::Acquire);
+        let word = Head::unpack(raw);
         if word.sequence != sequence(head) || !word.is_message() {
-            return self.nothing(word, head);
+            return self.nothing(raw, head);
         }
         let immediate =
             (word.flags & flags::IMMEDIATE != 0).then(|| first.load(Ordering::Relaxed));
@@ -500,15 +520,13 @@ impl<'s> LaneRx<'s> {
 
     /// No message: the cell of the lap before, or one never written. Anything else is foul play.
     #[inline]
-    fn nothing(&self, word: Head, head: u64) -> Result<Option<Arrival>, Fatal> {
+    fn nothing(&self, raw: u64, head: u64) -> Result<Option<Arrival>, Fatal> {
         let memory = self.memory.get();
+        let word = Head::unpack(raw);
         let lap_before = sequence(head.wrapping_sub(length_u64(memory.cells)));
-        let never_written = word == Head::unpack(0);
+        let never_written = raw == 0;
         if never_written || (word.sequence == lap_before && word.flags & flags::VALID != 0) {
-            // While it waits, the receiver keeps the line warm where a longer message will go on.
-            let bytes = memory.spill.len().wrapping_mul(LINE_BYTES);
-            let at = index(self.spill_head.get(), bytes.wrapping_sub(1));
-            line::prefetch(memory.spill, at / LINE_BYTES);
+            self.idle_word.set(raw);
             return Ok(None);
         }
         Err(Fatal::Corrupt)
@@ -583,6 +601,7 @@ impl<'s> LaneRx<'s> {
 
     #[inline(always)]
     fn move_to(&self, head: u64, spill_head: u64) {
+        self.idle_word.set(NO_WORD);
         self.head.set(head);
         self.spill_head.set(spill_head);
         let memory = self.memory.get();

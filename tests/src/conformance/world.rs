@@ -127,8 +127,13 @@ impl<'m, R: Rig> World<'m, R> {
 
     /// A node.
     pub fn node(&self, text: &str) -> Node<'m, R> {
+        self.node_over(self.port(text), text)
+    }
+
+    /// A node over a port that is open already.
+    pub fn node_over(&self, port: R::Port<'m>, text: &str) -> Node<'m, R> {
         let config = EndpointConfig { contexts_max: self.sizes.contexts_max };
-        let endpoint = Endpoint::new(self.port(text), &self.bump, &config).unwrap();
+        let endpoint = Endpoint::new(port, &self.bump, &config).unwrap();
         Node::new(endpoint, name(text), self.pool)
     }
 

@@ -149,11 +149,15 @@ fn drain(
         station.turn();
         while let Some(completion) = station.endpoint.poll() {
             if completion.kind == Kind::Received {
-                let good = station.endpoint.read(&completion, |bytes| check.is_good(bytes, next));
-                if good != Some(true) {
-                    bad = bad.saturating_add(1);
+                let seen = station.endpoint.read(&completion, |bytes| {
+                    for message in completion.messages(bytes) {
+                        bad = bad.saturating_add(u64::from(!check.is_good(message, next)));
+                        next = next.saturating_add(1);
+                    }
+                });
+                if seen.is_none() {
+                    return Err("a message came without its bytes".into());
                 }
-                next = next.saturating_add(1);
             }
             if let Some(loan) = completion.loan {
                 station.post_data(loan, marking, use_for)?;

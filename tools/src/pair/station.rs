@@ -9,6 +9,7 @@ use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::shm::{ShmConfig, ShmPort};
 use spinwire_dataplane::provider::{EndpointType, Event, Status};
 use spinwire_dataplane::raw::loan::{Loan, LoanPool};
+use spinwire_dataplane::raw::pause::pause;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::time::Instant as PlaneInstant;
 use spinwire_hostshim::clock::TscClock;
@@ -106,7 +107,7 @@ impl<'s, 'm> Station<'s, 'm> {
         let from = Self::data_from(marking);
         let posted = match use_for {
             DataUse::OneMessage => self.endpoint.post_recv(from, loan, 0),
-            DataUse::ManyMessages { size } => self.endpoint.post_multi_recv(from, loan, size, 0),
+            DataUse::ManyMessages { size } => self.endpoint.post_run_recv(from, loan, size, 0),
         };
         posted.map(|_| ()).map_err(|refused| refused.error)
     }
@@ -119,12 +120,19 @@ impl<'s, 'm> Station<'s, 'm> {
         Ok(())
     }
 
-    /// One turn. Yields where there was nothing to do and the CPU is shared.
+    /// One turn. Where there was nothing to do it pauses, as the floor does: two CPUs may be threads of one core, and a
+    /// receiver that looks too often takes the line away from a sender in the middle of writing it. Where the CPU is
+    /// shared it yields.
     #[inline(always)]
     pub(crate) fn turn(&self) {
         let outcome = self.endpoint.turn(PlaneInstant::ORIGIN, Budget::default());
-        if self.yields && !outcome.is_busy() {
+        if outcome.is_busy() {
+            return;
+        }
+        if self.yields {
             std::thread::yield_now();
+        } else {
+            pause();
         }
     }
 

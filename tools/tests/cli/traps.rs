@@ -69,7 +69,8 @@ fn only_what_is_ours_is_removed() {
 fn links_are_not_followed() {
     let folder = Folder::new();
     let victim = folder.file("x").with_file_name("victim");
-    private(&victim, &[0; 4096]);
+    let zeros = vec![0; 4096];
+    private(&victim, &zeros);
     symlink(&victim, folder.file("to-zeros")).unwrap();
     symlink("/dev/null", folder.file("to-device")).unwrap();
     symlink("/nowhere/at/all", folder.file("to-nowhere")).unwrap();
@@ -88,7 +89,7 @@ fn links_are_not_followed() {
     }
     assert_eq!(
         fs::read(&victim).unwrap(),
-        [0; 4096],
+        zeros,
         "what a link leads to is not touched"
     );
 }

@@ -36,7 +36,7 @@ use crate::id::{Addr, Name, WrId};
 use crate::msg::matching::{Matcher, MatchingConfig};
 use crate::provider::{
     CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Order, Payload, Provider, Published,
-    RecvWr, Reliability, Select, SendWr, Source, Status, Waiting,
+    RecvWr, Reliability, Select, SendWr, Sight, Source, Status, Waiting,
 };
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::{Envelope, LaneMemory, ReceiverState};
@@ -136,6 +136,12 @@ pub struct ShmPort<'s, 'm> {
     connecting: Cell<u32>,
     fenced: Cell<bool>,
     dropped_news: Cell<u64>,
+    /// Something other than a message in a hot lane waits for the next harvest.
+    restless: Cell<bool>,
+    /// The hot lane in which something was seen.
+    ready: Cell<u32>,
+    /// Messages handed out since the last harvest.
+    since_harvest: Cell<u32>,
 }
 
 impl fmt::Debug for ShmPort<'_, '_> {
@@ -253,6 +259,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             connecting: Cell::new(0),
             fenced: Cell::new(false),
             dropped_news: Cell::new(0),
+            restless: Cell::new(true),
+            ready: Cell::new(NIL),
+            since_harvest: Cell::new(0),
         })
     }
 
@@ -364,6 +373,7 @@ impl Provider for ShmPort<'_, '_> {
                 self.stage(peer, wr.to.slot(), wr)?;
                 let pushed = self.done.push(wr_id);
                 debug_assert!(pushed.is_ok(), "room was checked");
+                self.restless.set(true);
                 Ok(())
             }
         }
@@ -383,6 +393,7 @@ impl Provider for ShmPort<'_, '_> {
         {
             return Err(Retry::CqFull.into());
         }
+        // A message that waits in its lane for this is looked for by the next harvest.
         Ok(self.matcher.post(wr)?)
     }
 
@@ -408,6 +419,16 @@ impl Provider for ShmPort<'_, '_> {
         self.harvest(out);
     }
 
+    #[inline(always)]
+    fn look(&self) -> Sight {
+        self.glance()
+    }
+
+    #[inline(always)]
+    fn take_ready(&self) -> Option<Cqe> {
+        self.take_one()
+    }
+
     fn poll_event(&self) -> Option<Event> {
         let event = self.events.pop()?;
         // A peer's end is the last that is heard of its address.
@@ -423,6 +444,7 @@ impl Provider for ShmPort<'_, '_> {
         self.matcher.cancel(wr_id)?;
         let pushed = self.ended.push(Cqe::without_message(wr_id, Status::Cancelled));
         debug_assert!(pushed.is_ok(), "post_recv keeps a place for every posted receive");
+        self.restless.set(true);
         Ok(())
     }
 

@@ -178,6 +178,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             } else {
                 peer.set_standing(Standing::Connecting);
                 self.connecting.set(self.connecting.get().wrapping_add(1));
+                self.restless.set(true);
             }
         }
         Ok(peer.addr(row))
@@ -339,6 +340,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         self.stop_connecting(peer);
         peer.set_standing(standing);
         peer.reported.set(false);
+        self.restless.set(true);
         self.heat(row, peer);
     }
 

@@ -5,7 +5,7 @@ use heapless::VecView;
 use super::peer::{Peer, Standing};
 use super::{NIL, ShmPort};
 use crate::msg::matching::{Incoming, Verdict};
-use crate::provider::{Buffer, Cqe, EndpointType, Event, Status};
+use crate::provider::{Buffer, Cqe, EndpointType, Event, Sight, Status};
 use crate::sync::Ordering;
 
 /// So many lanes stay hot even if nothing comes in them.
@@ -13,7 +13,9 @@ const HOT_KEPT: u32 = 4;
 /// A lane beyond those is made cold after so many looks in vain.
 const IDLE_LOOKS_MAX: u32 = 256;
 /// Every so many turns one cold lane is looked at, in case that its news was missed.
-const SWEEP_EVERY: u32 = 8;
+const SWEEP_EVERY: u32 = 16;
+/// So many messages are handed out one by one before everything is looked at.
+const READY_MAX: u32 = 32;
 /// Messages taken from one lane before the next has its turn.
 const LANE_QUOTA: u32 = 32;
 
@@ -30,11 +32,73 @@ enum Look {
 }
 
 impl<'s, 'm> ShmPort<'s, 'm> {
+    /// Is there anything to do? What an idle turn costs.
+    #[inline(always)]
+    pub(super) fn glance(&self) -> Sight {
+        let turns = self.turns.get().wrapping_add(1);
+        self.turns.set(turns);
+        let busy = self.restless.get()
+            || self.matcher.wants_many()
+            || self.since_harvest.get() >= READY_MAX
+            || self.segment.liveness_epoch() != self.epoch.get()
+            || self.has_news();
+        if busy {
+            return Sight::Work;
+        }
+        let hot = usize::try_from(self.hot_count.get()).unwrap_or(0);
+        for place in self.hot.iter().take(hot) {
+            let row = place.get();
+            let peer = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX));
+            if peer.is_some_and(|peer| peer.rx.may_have_news()) {
+                self.ready.set(row);
+                return Sight::Ready;
+            }
+        }
+        if turns.is_multiple_of(SWEEP_EVERY) { Sight::Work } else { Sight::Nothing }
+    }
+
+    #[inline(always)]
+    fn has_news(&self) -> bool {
+        self.news.iter().take(self.news_words.get()).any(|news| news.load(Ordering::Relaxed) != 0)
+    }
+
+    /// The next message of the lane in which one was seen, where it goes straight into a posted receive.
+    #[inline(always)]
+    pub(super) fn take_one(&self) -> Option<Cqe> {
+        let row = self.ready.get();
+        let peer = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX))?;
+        let Ok(Some(arrival)) = peer.rx.peek() else {
+            // Nothing (more), or nonsense, which the harvest finds too.
+            self.ready.set(NIL);
+            if peer.rx.may_have_news() {
+                self.restless.set(true);
+            }
+            return None;
+        };
+        let message = Incoming {
+            source: peer.addr(row),
+            envelope: arrival.envelope,
+            length: arrival.length,
+        };
+        let Verdict::Deliver(mut landing) = self.matcher.judge_only(&message) else {
+            self.restless.set(true);
+            return None;
+        };
+        if let Some(to) = landing.sge.part(landing.offset, landing.length) {
+            peer.rx.copy_out(&arrival, to);
+        }
+        peer.rx.advance(&arrival);
+        peer.idle_looks.set(0);
+        self.since_harvest.set(self.since_harvest.get().wrapping_add(1));
+        Some(self.matcher.land(&landing, &message))
+    }
+
     /// One look at everything, up to the room in `out`.
     #[inline(always)]
     pub(super) fn harvest(&self, out: &mut VecView<Cqe>) {
-        let turns = self.turns.get().wrapping_add(1);
-        self.turns.set(turns);
+        let turns = self.turns.get();
+        self.since_harvest.set(0);
+        self.restless.set(false);
         // Who comes first takes turns, so that a flood of sends does not keep out what has come, or the other way round.
         let local = !(self.done.is_empty() && self.ended.is_empty());
         if local && turns.is_multiple_of(2) {
@@ -43,6 +107,10 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         self.take_in(turns, out);
         if local && !turns.is_multiple_of(2) {
             self.finish_local(out);
+        }
+        let more = !(self.done.is_empty() && self.ended.is_empty());
+        if more || self.connecting.get() > 0 || out.is_full() {
+            self.restless.set(true);
         }
     }
 
@@ -182,9 +250,10 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         };
         match self.drain(row, peer, out) {
             Look::Some => peer.idle_looks.set(0),
-            Look::Waits => {}
+            Look::Waits => self.restless.set(true),
             Look::Empty => {
                 if peer.is_lost() {
+                    self.restless.set(true);
                     self.bury(row, peer, out);
                     return peer.is_hot.get();
                 }
