@@ -169,6 +169,13 @@ impl<T> Refused<T> {
     }
 }
 
+impl<T> From<Refused<T>> for PostError {
+    /// The reason alone; the item is dropped.
+    fn from(refused: Refused<T>) -> Self {
+        refused.error
+    }
+}
+
 impl<T> fmt::Display for Refused<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)

@@ -24,6 +24,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use spinwire_dataplane::error::Retry;
 use spinwire_dataplane::id::{Name, NameError};
+use spinwire_dataplane::msg::{Endpoint, EndpointConfig};
 use spinwire_dataplane::provider::EndpointType;
 use spinwire_dataplane::provider::shm::{ShmConfig, ShmOpenError, ShmPort};
 use spinwire_dataplane::raw::place::Bump;
@@ -81,6 +82,11 @@ pub enum DomainError {
         /// The name.
         name: String,
     },
+    /// The segment was made in another PID namespace, where process numbers mean other processes.
+    OtherPidNamespace {
+        /// The name.
+        name: String,
+    },
     /// All process slots are taken by live processes.
     Full {
         /// How many there are.
@@ -100,6 +106,10 @@ impl fmt::Display for DomainError {
             Self::OtherBoot { name } => write!(
                 f,
                 "segment {name}: boot_id: it is from before the last boot; remove it: spinwire rm {name}"
+            ),
+            Self::OtherPidNamespace { name } => write!(
+                f,
+                "segment {name}: pid_namespace: it was made in another one (a container?); share the PID namespace, or use another name"
             ),
             Self::Full { process_count } => write!(
                 f,
@@ -132,6 +142,26 @@ impl From<OsError> for DomainError {
         Self::Os(value)
     }
 }
+
+/// Why an endpoint could not be opened in a domain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EndpointError {
+    /// The name is none.
+    Name(NameError),
+    /// The segment or the arena did not take it.
+    Open(ShmOpenError),
+}
+
+impl fmt::Display for EndpointError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(e) => e.fmt(f),
+            Self::Open(e) => e.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for EndpointError {}
 
 /// A segment that this process is in.
 #[derive(Debug)]
@@ -173,6 +203,7 @@ pub(crate) fn identity(name: Name, page: PageKind) -> Result<Identity, OsError> 
             PageKind::Huge2M => 2 << 20,
             PageKind::Thp | PageKind::Base4K => 4096,
         },
+        pid_namespace: liveness::pid_namespace()?,
     })
 }
 
@@ -235,8 +266,12 @@ impl Domain {
         };
         let segment = Segment::attach(lines).map_err(broken)?;
         let me = liveness::Identity::mine()?;
-        if copy_header(lines).map_err(broken)?.boot_id != me.boot_id {
+        let header = copy_header(lines).map_err(broken)?;
+        if header.boot_id != me.boot_id {
             return Err(DomainError::OtherBoot { name });
+        }
+        if header.pid_namespace != liveness::pid_namespace()? {
+            return Err(DomainError::OtherPidNamespace { name });
         }
         take_back_from_the_dead(&segment, me.boot_id);
         let joiner = Joiner {
@@ -299,6 +334,24 @@ impl Domain {
             (name, endpoint_type),
             config,
         )
+    }
+
+    /// Opens an endpoint of that type under `name`, everything with its default capacity, its tables placed in `bump`.
+    ///
+    /// # Errors
+    /// [`EndpointError`].
+    pub fn open_endpoint<'s, 'm>(
+        &'s self,
+        bump: &Bump<'m>,
+        name: &str,
+        endpoint_type: EndpointType,
+    ) -> Result<Endpoint<'m, ShmPort<'s, 'm>>, EndpointError> {
+        let name = Name::new(name).map_err(EndpointError::Name)?;
+        let port = self
+            .open_port(bump, (&name, endpoint_type), &ShmConfig::default())
+            .map_err(EndpointError::Open)?;
+        Endpoint::new(port, bump, &EndpointConfig::default())
+            .map_err(|e| EndpointError::Open(ShmOpenError::Arena(e)))
     }
 
     /// Removes the name. Those who are in stay in; nobody can join any more.

@@ -18,7 +18,7 @@
 use core::time::Duration;
 
 use spinwire_dataplane::poll::Rester;
-use spinwire_dataplane::sync::{AtomicU64, Ordering, fence};
+use spinwire_dataplane::sync::{AtomicU64, Ordering};
 use spinwire_dataplane::time::Instant;
 
 use crate::clock::TscClock;
@@ -52,12 +52,7 @@ impl<'s> Bell<'s> {
         reason = "ringing is the point; the answer is for counters"
     )]
     pub fn ring(&self) -> bool {
-        // SYNC(bell): pairs with the fence in `arm`.
-        fence(Ordering::SeqCst);
-        if self.word.load(Ordering::Relaxed) != ARMED {
-            return false;
-        }
-        self.wake()
+        futex::fenced_load(self.word) == ARMED && self.wake()
     }
 
     #[cold]
@@ -71,9 +66,7 @@ impl<'s> Bell<'s> {
     }
 
     fn arm(&self) {
-        self.word.store(ARMED, Ordering::Relaxed);
-        // SYNC(bell): pairs with the fence in `ring`.
-        fence(Ordering::SeqCst);
+        futex::fenced_store(self.word, ARMED);
     }
 
     fn disarm(&self) {

@@ -13,7 +13,8 @@
 use core::fmt;
 
 use spinwire_dataplane::id::{Name, NameError};
-use spinwire_dataplane::poll::{PlaneIdentity, Stats, StatsError, StatsWriter};
+use spinwire_dataplane::msg::endpoint::Totals;
+use spinwire_dataplane::poll::{Counter, PlaneIdentity, Stats, StatsError, StatsWriter};
 use spinwire_dataplane::raw::place::{Bump, Exhausted};
 use spinwire_dataplane::shm::JoinError;
 use spinwire_dataplane::shm::segment::{STATS_SEGMENT_BYTES, attach_stats, format_stats};
@@ -23,7 +24,7 @@ use crate::alloc_gate::{OnUse, Sealed, seal};
 use crate::clock::TscClock;
 use crate::domain::identity;
 use crate::error::OsError;
-use crate::mem::{MapError, Mapping, PageKind, PagePolicy, SharedMapping};
+use crate::mem::{MapError, Mapping, PageKind, PagePolicy, Problem, SharedMapping};
 use crate::raw::view;
 
 /// Why a plane could not be opened.
@@ -107,18 +108,22 @@ impl StatsPage {
     /// [`PlaneError`].
     pub fn create(name: &Name) -> Result<Self, PlaneError> {
         let file = stats_name(name)?;
-        let policy = PagePolicy::Only(PageKind::Base4K);
-        let staged = SharedMapping::stage(file.as_str(), STATS_SEGMENT_BYTES, policy);
-        let staged = match staged {
-            Err(e) if e.problem() == Some(crate::mem::Problem::Exists) => {
+        match Self::create_file(&file) {
+            Err(PlaneError::Map(e)) if e.problem() == Some(Problem::Exists) => {
                 remove_if_dead(&file)?;
-                SharedMapping::stage(file.as_str(), STATS_SEGMENT_BYTES, policy)?
+                Self::create_file(&file)
             }
-            other => other?,
-        };
-        Ok(Self {
-            mapping: staged.publish()?,
-        })
+            other => other,
+        }
+    }
+
+    /// The page has its header before it has its name, so that nobody ever finds it without.
+    fn create_file(file: &Name) -> Result<Self, PlaneError> {
+        let policy = PagePolicy::Only(PageKind::Base4K);
+        let staged = SharedMapping::stage(file.as_str(), STATS_SEGMENT_BYTES, policy)?;
+        let identity = identity(*file, staged.page())?;
+        format_stats(view::staged_lines(&staged), &identity, |_page| Ok::<(), PlaneError>(()))?;
+        Ok(Self { mapping: staged.publish()? })
     }
 }
 
@@ -196,10 +201,9 @@ impl<'p, 'm> Plane<'p, 'm> {
             tsc_hz: clock.ticks_per_second(),
             cpu: config.cpu,
         };
-        let lines = view::shared_lines(&page.mapping);
-        let writer = format_stats(lines, &identity, |page| {
-            StatsWriter::new(page, &plane, config.stats_every).map_err(PlaneError::Stats)
-        })?;
+        let lines = stats_page(&page.mapping)?;
+        let writer =
+            StatsWriter::new(lines, &plane, config.stats_every).map_err(PlaneError::Stats)?;
         Ok(Self {
             clock,
             stats: Stats::place(bump).map_err(PlaneError::Arena)?,
@@ -224,6 +228,20 @@ impl<'p, 'm> Plane<'p, 'm> {
     #[must_use]
     pub const fn stats(&self) -> &Stats<'m> {
         &self.stats
+    }
+
+    /// Takes over what an endpoint has counted, for the stats page. With several endpoints: their sum.
+    pub fn count(&self, totals: &[Totals]) {
+        let sum = |field: fn(&Totals) -> u64| totals.iter().map(field).fold(0, u64::wrapping_add);
+        let counters = self.stats.counters();
+        counters.set(Counter::MessagesSent, sum(|t| t.messages_sent));
+        counters.set(Counter::BytesSent, sum(|t| t.bytes_sent));
+        counters.set(Counter::MessagesReceived, sum(|t| t.messages_received));
+        counters.set(Counter::BytesReceived, sum(|t| t.bytes_received));
+        counters.set(Counter::BatchesPublished, sum(|t| t.batches_published));
+        counters.set(Counter::StaleIds, sum(|t| t.stale_ids));
+        counters.set(Counter::TurnsBusy, sum(|t| t.turns_busy));
+        counters.set(Counter::TurnsIdle, sum(|t| t.turns_idle));
     }
 
     /// Brings the stats page up to date where that is due: a bounded piece of it a turn.

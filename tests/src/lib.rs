@@ -22,3 +22,4 @@
 pub mod conformance;
 pub mod model;
 pub mod rng;
+pub mod sim;

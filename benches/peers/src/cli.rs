@@ -107,10 +107,7 @@ impl Cli {
     pub(crate) fn selection(&self) -> anyhow::Result<Selection> {
         let known = schedule::words();
         if let Some(unknown) = self.only.iter().find(|word| !known.contains(word)) {
-            bail!(
-                "--only does not know `{unknown}`; it knows {}",
-                known.join(" ")
-            );
+            bail!("--only does not know `{unknown}`; it knows {}", known.join(" "));
         }
         let wanted = |word: &str| self.only.iter().any(|only| only == word);
         let mut peers = peer::all();
@@ -122,9 +119,7 @@ impl Cli {
             works.retain(|work| wanted(&work.word()));
         }
         works.retain(|&work| peers.iter().any(|peer| peer.measures(work)));
-        works
-            .first()
-            .context("none of these peers is measured at any of these works")?;
+        works.first().context("none of these peers is measured at any of these works")?;
         Ok(Selection { peers, works })
     }
 }

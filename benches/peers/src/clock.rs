@@ -20,10 +20,7 @@ impl Clock {
         thread::sleep(CALIBRATION);
         let ticks = Self::ticks().wrapping_sub(first);
         let ns = started.elapsed().as_nanos();
-        Self {
-            ticks_per_ns: ticks as f64 / ns as f64,
-            step: Self::measure_step(),
-        }
+        Self { ticks_per_ns: ticks as f64 / ns as f64, step: Self::measure_step() }
     }
 
     /// The counter now. One instruction on `x86_64`; the kernel's clock elsewhere.
@@ -31,10 +28,7 @@ impl Clock {
     pub(crate) fn ticks() -> u64 {
         #[cfg(target_arch = "x86_64")]
         {
-            #[expect(
-                unsafe_code,
-                reason = "the time-stamp counter has no safe reader in core"
-            )]
+            #[expect(unsafe_code, reason = "the time-stamp counter has no safe reader in core")]
             // SAFETY: RDTSC exists on every x86_64 processor, and Linux leaves it open to user
             // code.
             unsafe {

@@ -28,18 +28,12 @@ impl FromStr for Cpus {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (near, far) = text
-            .split_once(',')
-            .context("two processors are wanted, with a comma between: 0,1")?;
+        let (near, far) =
+            text.split_once(',').context("two processors are wanted, with a comma between: 0,1")?;
         let parse = |word: &str| {
-            word.trim()
-                .parse::<usize>()
-                .with_context(|| format!("`{word}` is no processor number"))
+            word.trim().parse::<usize>().with_context(|| format!("`{word}` is no processor number"))
         };
-        let cpus = Self {
-            near: parse(near)?,
-            far: parse(far)?,
-        };
+        let cpus = Self { near: parse(near)?, far: parse(far)? };
         if cpus.near == cpus.far {
             bail!("both sides on processor {}: a bounce needs two", cpus.near);
         }
@@ -60,10 +54,7 @@ impl Cpus {
         for cpu in [self.near, self.far] {
             if !allowed.iter().any(|core| core.id == cpu) {
                 let ids: Vec<String> = allowed.iter().map(|core| core.id.to_string()).collect();
-                bail!(
-                    "processor {cpu} is not ours to use; these are: {}",
-                    ids.join(" ")
-                );
+                bail!("processor {cpu} is not ours to use; these are: {}", ids.join(" "));
             }
         }
         Ok(())
@@ -89,12 +80,8 @@ impl Cpus {
                 start.wait();
                 pinned.map(|()| near())
             });
-            let near = near
-                .join()
-                .map_err(|_panic| anyhow!("the near thread panicked"))??;
-            let far = far
-                .join()
-                .map_err(|_panic| anyhow!("the far thread panicked"))??;
+            let near = near.join().map_err(|_panic| anyhow!("the near thread panicked"))??;
+            let far = far.join().map_err(|_panic| anyhow!("the far thread panicked"))??;
             Ok((near, far))
         })
     }

@@ -57,9 +57,5 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         report::table::print(&report);
     }
     let all_met = report.bars.iter().all(bar::Judged::is_met);
-    Ok(if cli.check && !all_met {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if cli.check && !all_met { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -44,27 +44,15 @@ impl Running {
     /// Starts `command`, pinned to `cpu` where one is given.
     pub(crate) fn start(mut command: Command, cpu: Option<usize>) -> anyhow::Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut spawn = || {
-            command
-                .spawn()
-                .with_context(|| format!("{name} cannot be started"))
-        };
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut spawn = || command.spawn().with_context(|| format!("{name} cannot be started"));
         let mut child = match cpu {
             Some(cpu) => cpu::on(cpu, spawn)?,
             None => spawn()?,
         };
         let stdout = collect(child.stdout.take());
         let stderr = collect(child.stderr.take());
-        Ok(Self {
-            name,
-            child,
-            stdout,
-            stderr,
-        })
+        Ok(Self { name, child, stdout, stderr })
     }
 
     /// Waits until the child has ended well, at most `limit`.
@@ -75,22 +63,11 @@ impl Running {
         };
         let (stdout, stderr) = (await_end(&self.stdout), await_end(&self.stderr));
         let (Ok(stdout), Ok(stderr)) = (stdout, stderr) else {
-            bail!(
-                "{} did not end within {} s and was killed",
-                self.name,
-                limit.as_secs()
-            );
+            bail!("{} did not end within {} s and was killed", self.name, limit.as_secs());
         };
-        let status = self
-            .child
-            .wait()
-            .with_context(|| format!("{} was lost", self.name))?;
+        let status = self.child.wait().with_context(|| format!("{} was lost", self.name))?;
         if !status.success() {
-            let words = if stderr.trim().is_empty() {
-                &stdout
-            } else {
-                &stderr
-            };
+            let words = if stderr.trim().is_empty() { &stdout } else { &stderr };
             bail!("{} failed ({status}): {}", self.name, last_lines(words));
         }
         Ok(Said { stdout, stderr })
@@ -136,30 +113,14 @@ pub(crate) fn await_listener(port: u16) -> anyhow::Result<()> {
         }
         thread::sleep(Duration::from_millis(2));
     }
-    bail!(
-        "nobody listens on port {port} after {} s",
-        LISTEN_LIMIT.as_secs()
-    )
+    bail!("nobody listens on port {port} after {} s", LISTEN_LIMIT.as_secs())
 }
 
 /// The end of a text, for an error message.
 pub(crate) fn last_lines(text: &str) -> String {
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
-    let tail: Vec<&str> = lines
-        .iter()
-        .rev()
-        .take(4)
-        .rev()
-        .map(|line| line.trim())
-        .collect();
-    if tail.is_empty() {
-        "it said nothing".to_owned()
-    } else {
-        tail.join(" | ")
-    }
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let tail: Vec<&str> = lines.iter().rev().take(4).rev().map(|line| line.trim()).collect();
+    if tail.is_empty() { "it said nothing".to_owned() } else { tail.join(" | ") }
 }
 
 /// Reads a pipe to its end on a thread of its own.
@@ -207,10 +168,8 @@ mod tests {
     fn a_child_that_hangs_is_killed() {
         let mut sleeper = Command::new("sleep");
         sleeper.arg("30");
-        let error = Running::start(sleeper, None)
-            .unwrap()
-            .finish(Duration::from_millis(50))
-            .unwrap_err();
+        let error =
+            Running::start(sleeper, None).unwrap().finish(Duration::from_millis(50)).unwrap_err();
         assert!(error.to_string().contains("did not end"), "{error}");
     }
 

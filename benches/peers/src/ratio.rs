@@ -17,7 +17,8 @@ pub(crate) struct Ratio {
     pub(crate) median: Option<f64>,
     /// The same of mean trips; a stream has none.
     pub(crate) by_mean: Option<f64>,
-    /// The best figure of one side against the best of the other, whatever their rounds.
+    /// The best figure of one side against the best of the other, of the steady rounds in which
+    /// the floor was (nearly) the best one: the machine at its best.
     pub(crate) best: Option<f64>,
     /// Rounds in which the floors agreed; only these count for the medians.
     pub(crate) pairs: usize,
@@ -37,74 +38,85 @@ impl Reading {
     }
 }
 
+/// The two sides of a round, both made on the same machine.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    ours: Side,
+    theirs: Side,
+    floor: f64,
+}
+
+/// One side: its median trip or rate, and its mean trip.
+#[derive(Clone, Copy, Debug)]
+struct Side {
+    p50_or_rate: Option<f64>,
+    mean: Option<f64>,
+}
+
 impl Ratio {
     /// `ours` against `theirs`.
     pub(crate) fn between(ours: &Series, theirs: &Series) -> Self {
-        let both: Vec<(&Reading, &Reading)> = ours
-            .readings
-            .iter()
-            .filter_map(|mine| {
-                let other = theirs
-                    .readings
-                    .iter()
-                    .find(|other| other.round == mine.round)?;
-                Some((mine, other))
+        let other_of = |mine: &Reading| {
+            let same_round = |other: &&Reading| other.round == mine.round;
+            theirs.readings.iter().find(same_round)
+        };
+        let both = || {
+            let pairs = ours.readings.iter();
+            pairs.filter_map(|mine| Some((mine, other_of(mine)?)))
+        };
+        let pairs: Vec<Pair> = both()
+            .filter(|(mine, other)| mine.is_steady() && other.is_steady())
+            .filter(|(mine, other)| agree(mine.floor(), other.floor()))
+            .map(|(mine, other)| Pair {
+                ours: Side::of(&mine.sample),
+                theirs: Side::of(&other.sample),
+                floor: f64::midpoint(mine.floor(), other.floor()),
             })
             .collect();
-        let steady: Vec<(&Reading, &Reading)> = both
-            .iter()
-            .copied()
-            .filter(|(mine, other)| {
-                mine.is_steady() && other.is_steady() && agree(mine.floor(), other.floor())
-            })
-            .collect();
-        let over =
-            |figure: fn(&Sample) -> Option<f64>| {
-                median(steady.iter().filter_map(|(mine, other)| {
-                    Some(figure(&mine.sample)? / figure(&other.sample)?)
-                }))
-            };
-        Self {
-            median: over(Sample::p50_or_rate),
-            by_mean: over(Sample::mean),
-            best: best(ours)
-                .zip(best(theirs))
-                .map(|(mine, other)| mine / other),
-            pairs: steady.len(),
-            rounds: both.len(),
-        }
+        Self::over(ours.work.kind, &pairs, both().count())
     }
 
     /// A row against its own floors. A stream is compared in bytes, a line of the floor counted in
     /// full.
     pub(crate) fn to_floor(series: &Series) -> Self {
         let scale = floor_scale(series.work);
-        let steady: Vec<&Reading> = series
-            .readings
-            .iter()
-            .filter(|reading| reading.is_steady())
+        let steady = series.readings.iter().filter(|reading| reading.is_steady());
+        let pairs: Vec<Pair> = steady
+            .map(|reading| Pair {
+                ours: Side::of(&reading.sample),
+                theirs: Side { p50_or_rate: Some(reading.floor() / scale), mean: None },
+                floor: reading.floor(),
+            })
             .collect();
-        let over = |figure: fn(&Sample) -> Option<f64>| {
-            median(
-                steady
-                    .iter()
-                    .filter_map(|reading| Some(figure(&reading.sample)? / reading.floor() * scale)),
-            )
+        Self::over(series.work.kind, &pairs, series.readings.len())
+    }
+
+    fn over(kind: Kind, pairs: &[Pair], rounds: usize) -> Self {
+        let median_of = |figure: fn(&Side) -> Option<f64>| {
+            let ratio = |pair: &Pair| Some(figure(&pair.ours)? / figure(&pair.theirs)?);
+            median(pairs.iter().filter_map(ratio))
         };
-        let floors = series
-            .readings
-            .iter()
-            .flat_map(|reading| [reading.floor_before, reading.floor_after]);
-        let best_floor = better(series.work.kind, floors);
+        let best_floor = better(kind, pairs.iter().map(|pair| pair.floor));
+        let best_of = |side: fn(&Pair) -> Side| {
+            let at_best = |pair: &&Pair| best_floor.is_some_and(|best| agree(best, pair.floor));
+            let figures = pairs.iter().filter(at_best);
+            better(kind, figures.filter_map(|pair| side(pair).p50_or_rate))
+        };
         Self {
-            median: over(Sample::p50_or_rate),
-            by_mean: None,
-            best: best(series)
-                .zip(best_floor)
-                .map(|(mine, floor)| mine / floor * scale),
-            pairs: steady.len(),
-            rounds: series.readings.len(),
+            median: median_of(|side| side.p50_or_rate),
+            by_mean: median_of(|side| side.mean),
+            best: best_of(|pair| pair.ours)
+                .zip(best_of(|pair| pair.theirs))
+                .map(|(ours, theirs)| ours / theirs),
+            pairs: pairs.len(),
+            rounds,
         }
+    }
+}
+
+impl Side {
+    fn of(sample: &Sample) -> Self {
+        Self { p50_or_rate: sample.p50_or_rate(), mean: sample.mean() }
     }
 }
 
@@ -114,15 +126,6 @@ fn floor_scale(work: Work) -> f64 {
         Kind::Rtt => 1.0,
         Kind::Stream => f64::from(work.size) / f64::from(LINE_BYTES),
     }
-}
-
-/// The best figure of a row: median trip or rate; where the tool knows no median, there is none.
-pub(crate) fn best(series: &Series) -> Option<f64> {
-    let figures = series
-        .readings
-        .iter()
-        .filter_map(|reading| reading.sample.p50_or_rate());
-    better(series.work.kind, figures)
 }
 
 /// The best of some figures: the least time, or the greatest rate.
@@ -152,17 +155,8 @@ mod tests {
     use crate::sample::{Rtt, Stream};
 
     fn rtt(round: u32, p50: f64, floors: [f64; 2]) -> Reading {
-        let sample = Sample::Rtt(Rtt {
-            p50_ns: Some(p50),
-            mean_ns: p50,
-            ..Rtt::default()
-        });
-        Reading {
-            round,
-            sample,
-            floor_before: floors[0],
-            floor_after: floors[1],
-        }
+        let sample = Sample::Rtt(Rtt { p50_ns: Some(p50), mean_ns: p50, ..Rtt::default() });
+        Reading { round, sample, floor_before: floors[0], floor_after: floors[1] }
     }
 
     fn series(work: Work, readings: Vec<Reading>) -> Series {
@@ -176,15 +170,21 @@ mod tests {
         let work = Work::rtt(64);
         let (near, far, moved) = ([80.0, 85.0], [500.0, 520.0], [80.0, 500.0]);
         let ours = vec![rtt(1, 100.0, near), rtt(2, 700.0, far), rtt(3, 100.0, near)];
-        let theirs = vec![
-            rtt(1, 200.0, near),
-            rtt(2, 1000.0, moved),
-            rtt(3, 1000.0, far),
-        ];
+        let theirs = vec![rtt(1, 200.0, near), rtt(2, 1000.0, moved), rtt(3, 1000.0, far)];
         let ratio = Ratio::between(&series(work, ours), &series(work, theirs));
         assert_eq!((ratio.pairs, ratio.rounds), (1, 3));
         assert_eq!(ratio.median, Some(0.5));
-        assert_eq!(ratio.best, Some(0.5), "the best of each side");
+        assert_eq!(ratio.best, Some(0.5));
+    }
+
+    #[test]
+    fn the_best_of_another_machine_is_not_compared() {
+        let work = Work::rtt(64);
+        let (near, far) = ([80.0; 2], [500.0; 2]);
+        let ours = vec![rtt(1, 110.0, near), rtt(2, 100.0, near), rtt(3, 600.0, far)];
+        let theirs = vec![rtt(1, 200.0, near), rtt(2, 250.0, near), rtt(3, 150.0, far)];
+        let ratio = Ratio::between(&series(work, ours), &series(work, theirs));
+        assert_eq!((ratio.pairs, ratio.best), (3, Some(0.5)));
     }
 
     #[test]
@@ -198,15 +198,8 @@ mod tests {
 
     #[test]
     fn a_stream_is_held_to_its_floor_in_bytes() {
-        let sample = Sample::Stream(Stream {
-            messages_per_s: 1e8,
-        });
-        let reading = Reading {
-            round: 1,
-            sample,
-            floor_before: 4e8,
-            floor_after: 4e8,
-        };
+        let sample = Sample::Stream(Stream { messages_per_s: 1e8 });
+        let reading = Reading { round: 1, sample, floor_before: 4e8, floor_after: 4e8 };
         let ratio = Ratio::to_floor(&series(Work::stream(32), vec![reading]));
         assert_eq!(ratio.median, Some(0.125));
     }

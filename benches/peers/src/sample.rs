@@ -127,10 +127,7 @@ fn grouped_percentile(sorted: &[u64], fraction: f64, step: u64) -> f64 {
     let low = plain.saturating_sub(step / 2);
     let high = plain + step.div_ceil(2);
     let below = sorted.partition_point(|&ticks| ticks < low);
-    let inside = sorted
-        .partition_point(|&ticks| ticks < high)
-        .saturating_sub(below)
-        .max(1);
+    let inside = sorted.partition_point(|&ticks| ticks < high).saturating_sub(below).max(1);
     let depth = ((rank - below as f64) / inside as f64).clamp(0.0, 1.0);
     low as f64 + depth * (high - low) as f64
 }

@@ -164,11 +164,7 @@ pub(crate) fn run(plan: &Plan, selection: &Selection) -> anyhow::Result<Record> 
         for &work in &selection.works {
             run_work(plan, selection, &mut record, (round, work))?;
         }
-        eprintln!(
-            "peers: round {round} of {}{}",
-            plan.rounds,
-            record.floor_words()
-        );
+        eprintln!("peers: round {round} of {}{}", plan.rounds, record.floor_words());
     }
     Ok(record)
 }
@@ -210,19 +206,11 @@ fn run_work(
 impl Record {
     /// Looks who is there, and opens a series for everybody who is.
     fn open(plan: &Plan, selection: &Selection) -> Self {
-        let mut record = Self {
-            found: vec![],
-            works: selection.works.clone(),
-            floors: vec![],
-            series: vec![],
-        };
+        let mut record =
+            Self { found: vec![], works: selection.works.clone(), floors: vec![], series: vec![] };
         for peer in &selection.peers {
-            let works: Vec<Work> = selection
-                .works
-                .iter()
-                .copied()
-                .filter(|&work| peer.measures(work))
-                .collect();
+            let works: Vec<Work> =
+                selection.works.iter().copied().filter(|&work| peer.measures(work)).collect();
             if works.is_empty() {
                 continue;
             }
@@ -237,12 +225,7 @@ impl Record {
                 let new = |&work: &Work| Series::new(peer.name(), work, peer.rival());
                 record.series.extend(works.iter().map(new));
             }
-            record.found.push(Found {
-                name: peer.name(),
-                works,
-                what,
-                skipped,
-            });
+            record.found.push(Found { name: peer.name(), works, what, skipped });
         }
         record
     }
@@ -255,29 +238,20 @@ impl Record {
 
     /// The series of a row at a work.
     pub(crate) fn series(&self, name: &str, work: Work) -> Option<&Series> {
-        self.series
-            .iter()
-            .find(|series| series.name == name && series.work == work)
+        self.series.iter().find(|series| series.name == name && series.work == work)
     }
 
     fn series_mut(&mut self, name: &str, work: Work) -> Option<&mut Series> {
-        self.series
-            .iter_mut()
-            .find(|series| series.name == name && series.work == work)
+        self.series.iter_mut().find(|series| series.name == name && series.work == work)
     }
 
     fn is_due(&self, name: &str, work: Work) -> bool {
-        self.series(name, work)
-            .is_some_and(|series| series.failures_in_a_row < FAILURES_MAX)
+        self.series(name, work).is_some_and(|series| series.failures_in_a_row < FAILURES_MAX)
     }
 
     /// The last bounce, for the progress line.
     fn floor_words(&self) -> String {
-        let last = self
-            .floors
-            .iter()
-            .rev()
-            .find(|(work, _)| work.kind == Kind::Rtt);
+        let last = self.floors.iter().rev().find(|(work, _)| work.kind == Kind::Rtt);
         last.map_or_else(String::new, |(_, sample)| {
             format!(", a bare line bounces in {:.0} ns", sample.headline())
         })
@@ -287,14 +261,7 @@ impl Record {
 impl Series {
     /// A series without readings.
     pub(crate) const fn new(name: &'static str, work: Work, rival: Option<&'static str>) -> Self {
-        Self {
-            name,
-            work,
-            rival,
-            readings: Vec::new(),
-            failure: None,
-            failures_in_a_row: 0,
-        }
+        Self { name, work, rival, readings: Vec::new(), failure: None, failures_in_a_row: 0 }
     }
 
     /// Adds a reading.
@@ -305,25 +272,15 @@ impl Series {
 
     fn fail(&mut self, why: &str, round: u32) {
         self.failures_in_a_row += 1;
-        let end = if self.failures_in_a_row == FAILURES_MAX {
-            "; given up"
-        } else {
-            ""
-        };
-        eprintln!(
-            "peers: round {round}: {}, {}: FAILED{end}: {why}",
-            self.name, self.work
-        );
+        let end = if self.failures_in_a_row == FAILURES_MAX { "; given up" } else { "" };
+        eprintln!("peers: round {round}: {}, {}: FAILED{end}: {why}", self.name, self.work);
         self.failure = Some(why.to_owned());
     }
 }
 
 /// The words that `--only` knows: peers and works.
 pub(crate) fn words() -> Vec<String> {
-    let mut words: Vec<String> = peer::all()
-        .iter()
-        .map(|peer| peer.word().to_owned())
-        .collect();
+    let mut words: Vec<String> = peer::all().iter().map(|peer| peer.word().to_owned()).collect();
     words.dedup();
     words.extend(Work::ALL.iter().map(|work| work.word()));
     words

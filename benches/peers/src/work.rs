@@ -26,18 +26,12 @@ pub(crate) struct Work {
 impl Work {
     /// A round trip of `size` bytes.
     pub(crate) const fn rtt(size: u32) -> Self {
-        Self {
-            kind: Kind::Rtt,
-            size,
-        }
+        Self { kind: Kind::Rtt, size }
     }
 
     /// A stream of messages of `size` bytes.
     pub(crate) const fn stream(size: u32) -> Self {
-        Self {
-            kind: Kind::Stream,
-            size,
-        }
+        Self { kind: Kind::Stream, size }
     }
 
     /// Every work, in the order of the table.

@@ -3,11 +3,7 @@
 //! These tests run real measurements, as short as they can be and one after the other, and need two
 //! processors: 0 and 1.
 
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails panics"
-)]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
 
 use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
@@ -18,9 +14,7 @@ const STUB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stub-spinwire");
 
 fn peers(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_peers"));
-    command
-        .args(["--smoke", "--spinwire", STUB])
-        .args(arguments);
+    command.args(["--smoke", "--spinwire", STUB]).args(arguments);
     command
 }
 
@@ -36,20 +30,13 @@ fn run(mut command: Command) -> (Output, String) {
 
 fn row<'a>(report: &'a Value, name: &str) -> &'a Value {
     let rows = report["rows"].as_array().expect("rows");
-    rows.iter()
-        .find(|row| row["name"] == name)
-        .unwrap_or_else(|| panic!("no row `{name}`"))
+    rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no row `{name}`"))
 }
 
 #[test]
 fn json_holds_figures_ratios_bars_and_readings() {
-    let (output, stdout) = run(peers(&[
-        "--rounds",
-        "3",
-        "--only",
-        "spinwire,rtrb,rtt64",
-        "--json",
-    ]));
+    let (output, stdout) =
+        run(peers(&["--rounds", "3", "--only", "spinwire,rtrb,rtt64", "--json"]));
     assert!(output.status.success(), "{output:?}");
     let report: Value = serde_json::from_str(&stdout).expect("JSON");
     let tagged = row(&report, "spinwire tagged");
@@ -57,44 +44,22 @@ fn json_holds_figures_ratios_bars_and_readings() {
     assert_eq!(tagged["to_floor"]["rounds"], 3);
     assert_eq!(row(&report, "rtrb")["rival"]["name"], "spinwire");
     let bars = report["bars"].as_array().expect("bars");
-    assert_eq!(
-        bars.len(),
-        3,
-        "the bars of a round trip of 64 bytes: {bars:?}"
-    );
+    assert_eq!(bars.len(), 3, "the bars of a round trip of 64 bytes: {bars:?}");
     let series = report["series"].as_array().expect("series");
-    assert!(
-        series
-            .iter()
-            .all(|series| series["readings"].as_array().map(Vec::len) == Some(3))
-    );
+    assert!(series.iter().all(|series| series["readings"].as_array().map(Vec::len) == Some(3)));
 }
 
 #[test]
 fn a_spinwire_that_is_not_there_is_skipped_aloud() {
     let (output, stdout) = run({
         let mut command = Command::new(env!("CARGO_BIN_EXE_peers"));
-        command.args([
-            "--smoke",
-            "--rounds",
-            "1",
-            "--check",
-            "--only",
-            "spinwire,rtt32",
-        ]);
+        command.args(["--smoke", "--rounds", "1", "--check", "--only", "spinwire,rtt32"]);
         command.args(["--spinwire", "no-such-spinwire"]);
         command
     });
-    assert!(
-        stdout.contains("SKIPPED: there is no no-such-spinwire"),
-        "{stdout}"
-    );
+    assert!(stdout.contains("SKIPPED: there is no no-such-spinwire"), "{stdout}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("SKIPPED"));
-    assert_eq!(
-        output.status.code(),
-        Some(1),
-        "--check: a bar without a figure is not met"
-    );
+    assert_eq!(output.status.code(), Some(1), "--check: a bar without a figure is not met");
 }
 
 #[test]
@@ -103,10 +68,7 @@ fn another_provider_than_shared_memory_is_refused() {
     command.env("STUB_PROVIDER", "tcp");
     let (output, stdout) = run(command);
     assert!(output.status.success(), "{output:?}");
-    assert!(
-        stdout.contains("FAILED: spinwire measured its `tcp` provider"),
-        "{stdout}"
-    );
+    assert!(stdout.contains("FAILED: spinwire measured its `tcp` provider"), "{stdout}");
 }
 
 #[test]
@@ -123,8 +85,5 @@ fn a_wrong_word_is_answered_with_the_right_ones() {
     let (output, _) = run(peers(&["--only", "ucxx"]));
     assert_eq!(output.status.code(), Some(2));
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        stderr.contains("`ucxx`") && stderr.contains("stream4096"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("`ucxx`") && stderr.contains("stream4096"), "{stderr}");
 }

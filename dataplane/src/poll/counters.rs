@@ -44,6 +44,14 @@ impl Counters {
         self.add(counter, 1);
     }
 
+    /// Takes over a total that was counted elsewhere.
+    #[inline]
+    pub fn set(&self, counter: Counter, total: u64) {
+        if let Some(cell) = self.values.get(counter.index()) {
+            cell.set(total);
+        }
+    }
+
     /// What was counted.
     #[inline]
     #[must_use]

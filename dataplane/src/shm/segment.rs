@@ -178,6 +178,8 @@ pub struct Identity {
     pub start_time: u64,
     /// Bytes of the pages that the mapping got.
     pub page_bytes: u64,
+    /// The PID namespace of the creator; 0 where nobody will ask.
+    pub pid_namespace: u64,
 }
 
 /// Why a mapping is no segment that this build can use.
@@ -395,6 +397,7 @@ impl Identity {
             boot_id: self.boot_id,
             created_unix_ns: self.created_unix_ns,
             page_bytes: self.page_bytes,
+            pid_namespace: self.pid_namespace,
             name: *self.name.as_field(),
             creator_pid: widen(self.pid),
             creator_start_time: self.start_time,

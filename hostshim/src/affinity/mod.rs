@@ -2,8 +2,8 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | [`list`] | lists of CPUs as the kernel prints them, `0-3,8` |
-//! | [`spread`] | cores, siblings, caches and memory nodes, and the choice among them |
+//! | `list` | lists of CPUs as the kernel prints them, `0-3,8` |
+//! | `spread` | cores, siblings, caches and memory nodes, and the choice among them |
 //!
 //! Everything is restricted to the CPUs that the calling thread may run on: a container's cpuset or a `taskset` around
 //! the command is obeyed, and a wish outside of it is an error that names both.

@@ -13,14 +13,14 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`arena`] | private memory for tables and pools |
-//! | [`shared`] | named memory: create, open, unlink |
-//! | [`directory`] | the folder of names, and what lies in it |
-//! | [`draft`] | files that get their name last |
-//! | [`link`] | names whose memory lies elsewhere: on a hugetlbfs, in a memfd |
-//! | [`hugetlb`] | the places that give huge pages of the pool |
-//! | [`settle`] | populate, lock, verify: common to all |
-//! | [`name`] | what a segment may be called |
+//! | `arena` | private memory for tables and pools |
+//! | `shared` | named memory: create, open, unlink |
+//! | `directory` | the folder of names, and what lies in it |
+//! | `draft` | files that get their name last |
+//! | `link` | names whose memory lies elsewhere: on a hugetlbfs, in a memfd |
+//! | `hugetlb` | the places that give huge pages of the pool |
+//! | `settle` | populate, lock, verify: common to all |
+//! | `name` | what a segment may be called |
 //!
 //! Invariants: every page of a mapping is present, or reserved where it cannot be, before it is handed out, so that no
 //! later access ends in SIGBUS; a mapping unmaps itself on drop, and nothing here keeps a reference into it.

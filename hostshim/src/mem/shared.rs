@@ -467,3 +467,33 @@ pub fn unlink(name: &str) -> Result<(), MapError> {
 pub fn list() -> Result<Vec<Listed>, MapError> {
     SegmentDir::from_env().list()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake_tree::Tree;
+
+    #[test]
+    fn memory_is_taken_before_it_is_touched() {
+        let tree = Tree::new();
+        let dir = SegmentDir::new(tree.root());
+        let draft = Draft::new(dir.path()).unwrap();
+        dir.reserve(&draft, 64 << 10).unwrap();
+        let metadata = draft.file().metadata().unwrap();
+        assert_eq!(metadata.len(), 64 << 10);
+        assert!(
+            metadata.blocks() * 512 >= 64 << 10,
+            "a size alone is not memory"
+        );
+    }
+
+    #[test]
+    fn what_cannot_fit_is_refused_before_anything_is_taken() {
+        let tree = Tree::new();
+        let dir = SegmentDir::new(tree.root());
+        let draft = Draft::new(dir.path()).unwrap();
+        let e = dir.reserve(&draft, 1 << 50).unwrap_err();
+        assert_eq!(e.errno().number(), libc::ENOSPC);
+        assert_eq!(draft.file().metadata().unwrap().blocks(), 0);
+    }
+}

@@ -8,9 +8,9 @@
 //!
 //! | file | what is checked |
 //! |---|---|
-//! | [`memory`] | huge pages, transparent ones, locking, `/dev/shm`, swap |
-//! | [`processor`] | CPUs and quota, isolation, frequency, idle states, hardware threads, nodes, the counter |
-//! | [`device`] | io_uring, RDMA |
+//! | `memory` | huge pages, transparent ones, locking, `/dev/shm`, swap |
+//! | `processor` | CPUs and quota, isolation, frequency, idle states, hardware threads, nodes, the counter |
+//! | `device` | io_uring, RDMA |
 //!
 //! Nothing is changed by a check. A check that cannot find out says so ([`Verdict::Unknown`]) and is no complaint.
 

@@ -1,8 +1,28 @@
-//! Sleeping on a word of shared memory: futex(2).
+//! Sleeping on a word of shared memory: futex(2), and the two fences without which a wake-up could be lost.
+//!
+//! The sleeper stores its mark and then looks for news; the publisher stores news and then looks for the mark. On every
+//! machine a store may be overtaken by a later load, so each side has a sequentially consistent fence between the two; then
+//! at least one of them sees what the other stored.
 
 use core::time::Duration;
 
-use spinwire_dataplane::sync::{AtomicU64, Ordering};
+use spinwire_dataplane::sync::{AtomicU64, Ordering, fence};
+
+/// The sleeper's half: stores the mark, before every load that follows.
+#[inline]
+pub(crate) fn fenced_store(word: &AtomicU64, mark: u64) {
+    word.store(mark, Ordering::Relaxed);
+    // SYNC(bell): pairs with the fence in `fenced_load`.
+    fence(Ordering::SeqCst);
+}
+
+/// The publisher's half: loads the mark, after every store that went before.
+#[inline]
+pub(crate) fn fenced_load(word: &AtomicU64) -> u64 {
+    // SYNC(bell): pairs with the fence in `fenced_store`.
+    fence(Ordering::SeqCst);
+    word.load(Ordering::Relaxed)
+}
 
 /// The half of a word that futex(2) looks at: the one with the low bits.
 fn low_half(word: &AtomicU64) -> *const u32 {

@@ -81,8 +81,11 @@ layout! {
         /// Where the stats page lies: bytes from the start of the segment, or 0 where there is
         /// none.
         pub stats_offset: u64 @ 216,
+        /// The PID namespace of the creator: the inode of `/proc/self/ns/pid` (pid_namespaces(7)). Whoever lives in another
+        /// one means other processes by the same numbers, and must not judge who is dead.
+        pub pid_namespace: u64 @ 224,
         /// Zero.
-        pub reserved: [u64; 4] @ 224,
+        pub reserved: [u64; 3] @ 232,
     }
 }
 

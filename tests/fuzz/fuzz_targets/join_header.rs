@@ -64,24 +64,12 @@ fn check_bounds(segment: &Segment<'_>, mapped: &[Line]) {
     let inside = mapped.as_ptr_range();
     let geometry = *segment.geometry();
     for lane in 0..geometry.lane_count {
-        let memory = segment
-            .lane_memory(lane)
-            .expect("every lane of the geometry has memory");
-        for part in [
-            memory.cells,
-            memory.spill,
-            std::slice::from_ref(memory.credit),
-        ] {
+        let memory = segment.lane_memory(lane).expect("every lane of the geometry has memory");
+        for part in [memory.cells, memory.spill, std::slice::from_ref(memory.credit)] {
             let range = part.as_ptr_range();
-            assert!(
-                inside.start <= range.start && range.end <= inside.end,
-                "lane {lane}"
-            );
+            assert!(inside.start <= range.start && range.end <= inside.end, "lane {lane}");
         }
-        assert_eq!(
-            memory.cells.len(),
-            usize::try_from(geometry.lane_cell_count).unwrap()
-        );
+        assert_eq!(memory.cells.len(), usize::try_from(geometry.lane_cell_count).unwrap());
     }
     assert!(segment.lane_memory(geometry.lane_count).is_none());
 }
@@ -89,12 +77,7 @@ fn check_bounds(segment: &Segment<'_>, mapped: &[Line]) {
 fn act(segment: &Segment<'_>, mapped: &[Line], input: &mut Input<'_>) {
     let slot = u32::from(input.byte() % 6);
     let process = u16::from(input.byte() % 5);
-    let joiner = Joiner {
-        pid: 7,
-        start_time: 7,
-        joined_unix_ns: 7,
-        command: [b'x'; 64],
-    };
+    let joiner = Joiner { pid: 7, start_time: 7, joined_unix_ns: 7, command: [b'x'; 64] };
     match input.byte() % 8 {
         0..=2 => {
             // Everything before the rings: header, process table, directory, lane table.

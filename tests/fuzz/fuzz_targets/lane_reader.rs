@@ -15,17 +15,15 @@ use spinwire_fuzz::{GEOMETRY, Input, lines, scribble};
 
 const CELLS: usize = 8;
 const SPILL_LINES: usize = 16;
+/// What buffers hold where nobody may write.
+const GUARD: u8 = 0xA5;
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input::new(data);
     let memory = lines();
     let (cells, rest) = memory.split_at(CELLS);
     let (spill, rest) = rest.split_at(SPILL_LINES);
-    let lane = LaneMemory {
-        cells,
-        spill,
-        credit: &rest[0],
-    };
+    let lane = LaneMemory { cells, spill, credit: &rest[0] };
     lane.reset();
     let longest = GEOMETRY.message_bytes_max();
     let mut run = Run {
@@ -99,11 +97,7 @@ impl Run<'_> {
 
     fn send(&mut self, input: &mut Input<'_>) -> Result<(), Fatal> {
         let kind = input.byte();
-        let length = if kind & 4 == 0 {
-            input.below(64)
-        } else {
-            input.below(self.longest + 1)
-        };
+        let length = if kind & 4 == 0 { input.below(64) } else { input.below(self.longest + 1) };
         let mut bytes = input.bytes(length.min(16)).to_vec();
         bytes.resize(length, kind);
         let envelope = Envelope {
@@ -130,10 +124,7 @@ impl Run<'_> {
         self.rx.return_credit();
         let probe = vec![0; self.longest];
         let refused = self.tx.stage(&probe, Envelope::default()).is_err();
-        assert!(
-            !refused || self.is_scribbled,
-            "an empty lane with all its credit refuses"
-        );
+        assert!(!refused || self.is_scribbled, "an empty lane with all its credit refuses");
         if !refused {
             self.tx.publish();
             if let Ok(Some(arrival)) = self.rx.peek() {
@@ -154,29 +145,50 @@ impl Run<'_> {
         assert!(arrival.length <= self.longest);
         let bytes = self.copy(&arrival, input.byte());
         self.rx.advance(&arrival);
+        self.compare(&arrival, &bytes);
+        if input.byte() % 2 == 0 {
+            self.receive_run(&arrival, input);
+        }
+        Ok(())
+    }
+
+    /// What follows a message and is like it, in one call.
+    fn receive_run(&mut self, like: &Arrival, input: &mut Input<'_>) {
+        let stride = like.length.max(1) + usize::from(input.byte() % 9);
+        let room = usize::from(input.byte() % 12);
+        let mut to = vec![GUARD; stride * room];
+        let count = usize::try_from(self.rx.take_run(like, &mut to, stride)).unwrap();
+        assert!(count <= room);
+        for slot in to.chunks_exact(stride).take(count) {
+            self.compare(like, &slot[..like.length]);
+            assert!(
+                slot[like.length..].iter().all(|byte| *byte == GUARD),
+                "written beside the message"
+            );
+        }
+        assert!(to[stride * count..].iter().all(|byte| *byte == GUARD), "written behind the run");
+    }
+
+    /// The oldest message that was published is the one that has arrived.
+    fn compare(&mut self, arrival: &Arrival, bytes: &[u8]) {
         let expected = self.visible.pop_front();
         if self.is_scribbled {
-            return Ok(());
+            return;
         }
         let expected = expected.expect("a message arrives that nobody published");
         assert_eq!(arrival.envelope, expected.envelope);
         assert_eq!(arrival.length, expected.bytes.len());
         assert_eq!(bytes, expected.bytes);
-        Ok(())
     }
 
     /// Copies the message out, into the middle of a guarded buffer: not a byte beside it may be touched.
     fn copy(&self, arrival: &Arrival, gap: u8) -> Vec<u8> {
-        const GUARD: u8 = 0xA5;
         let gap = usize::from(gap % 9);
         let mut room = vec![GUARD; gap + arrival.length + 8];
         let end = gap + arrival.length;
         self.rx.copy_out(arrival, &mut room[gap..end]);
         assert!(
-            room[..gap]
-                .iter()
-                .chain(&room[end..])
-                .all(|byte| *byte == GUARD),
+            room[..gap].iter().chain(&room[end..]).all(|byte| *byte == GUARD),
             "written beside the message"
         );
         room[gap..end].to_vec()

@@ -85,6 +85,7 @@ pub fn format(lines: &[Line]) -> Segment<'_> {
         pid: 1,
         start_time: 1,
         page_bytes: 4096,
+        pid_namespace: 0,
     };
     Segment::format(lines, GEOMETRY, &identity).expect("a fresh segment")
 }

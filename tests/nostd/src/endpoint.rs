@@ -66,7 +66,7 @@ macro_rules! endpoint_probes {
 
             #[unsafe(export_name = concat!("probe_", stringify!($module), "_read"))]
             extern "C" fn read<'a>(e: &Probed<'a>, completion: &Completion<'a>) -> Option<usize> {
-                e.read(completion, <[u8]>::len)
+                e.read(completion, |bytes| completion.messages(bytes).map(<[u8]>::len).max())?
             }
 
             #[unsafe(export_name = concat!("probe_", stringify!($module), "_poll_event"))]

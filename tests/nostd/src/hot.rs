@@ -38,6 +38,16 @@ pub extern "C" fn probe_lane_take(lane: &LaneRx<'_>, arrival: &Arrival, to: &mut
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn probe_lane_take_run(
+    lane: &LaneRx<'_>,
+    like: &Arrival,
+    to: &mut [u8],
+    stride: usize,
+) -> u32 {
+    lane.take_run(like, to, stride)
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn probe_line_copies(lines: &[Line], at: usize, from: &[u8], to: &mut [u8]) -> bool {
     line::prefetch(lines, at);
     line::copy_in(lines, at, from) && line::copy_out(lines, at, to)

@@ -86,6 +86,7 @@ fn open_lane(lines: &'static [Line]) -> Result<(LaneTx<'static>, LaneRx<'static>
         pid: 1,
         start_time: 1,
         page_bytes: 4096,
+        pid_namespace: 0,
     };
     Segment::format(lines, GEOMETRY, &identity).map_err(|_| Step::Format)?;
     let segment = Segment::attach(lines).map_err(|_| Step::Attach)?;

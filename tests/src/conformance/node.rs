@@ -198,6 +198,23 @@ impl<'m, R: Rig> Node<'m, R> {
         })
     }
 
+    /// Posts a buffer for runs of messages, whatever is simulated.
+    ///
+    /// # Errors
+    /// As [`Endpoint::post_run_recv`].
+    pub fn run_recv(
+        &self,
+        from: RecvFrom,
+        room_bytes_min: u32,
+        context: u64,
+    ) -> Result<WrId, PostError> {
+        past_injected(|| {
+            self.endpoint
+                .post_run_recv(from, self.loan(&[]), room_bytes_min, context)
+                .map_err(|refused| refused.error)
+        })
+    }
+
     /// All events so far.
     pub fn events(&self) -> Vec<Event> {
         core::iter::from_fn(|| self.endpoint.poll_event()).collect()

@@ -14,7 +14,8 @@ use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::shm::lease::{self, Joiner};
 use spinwire_dataplane::shm::segment::Identity;
-use spinwire_dataplane::shm::{Geometry, ProcessLease, Segment, reclaim};
+use spinwire_dataplane::shm::{Geometry, ProcessLease, Segment, directory, lane_table, reclaim};
+use spinwire_layouts::shm::LaneState;
 
 use super::world::name;
 
@@ -120,8 +121,13 @@ pub trait Rig: Sized + 'static {
         who: (&Name, EndpointType),
         sizes: &Sizes,
     ) -> Result<Self::Port<'m>, String>;
-    /// Ends a port as a killed process would end. Whoever holds it forgets it afterwards, or finds it fenced.
+    /// Somebody has found that a port is dead, and says so. What it held is not taken back yet.
+    fn mark_dead<'m>(_ground: &'m Self::Ground<'m>, _who: &Name) {}
+    /// Ends a port as a killed process would end: all that it held is taken back. Whoever holds it forgets it before or
+    /// afterwards, or finds it fenced.
     fn kill<'m>(ground: &'m Self::Ground<'m>, who: &Name);
+    /// What is still taken after all ports were dropped or killed; empty where nothing is.
+    fn leftovers<'m>(ground: &'m Self::Ground<'m>) -> String;
 }
 
 /// Ports of a hub.
@@ -162,6 +168,13 @@ impl Rig for Loopback {
     fn kill<'m>(hub: &'m Hub<'m>, who: &Name) {
         assert!(hub.kill(who), "there is a port {who}");
     }
+
+    fn leftovers<'m>(hub: &'m Hub<'m>) -> String {
+        match hub.messages_len() {
+            0 => String::new(),
+            count => format!("{count} messages"),
+        }
+    }
 }
 
 /// Endpoints of a segment, each in a process of its own.
@@ -187,6 +200,7 @@ impl<'m> ShmGround<'m> {
             pid: 1,
             start_time: 1,
             page_bytes: 4096,
+            pid_namespace: 0,
         };
         let made = Segment::format(lines, sizes.geometry(), &identity).unwrap();
         assert_eq!(made.geometry(), &sizes.geometry());
@@ -219,17 +233,24 @@ impl<'m> ShmGround<'m> {
         taken == usize::try_from(self.segment.geometry().process_count).unwrap()
     }
 
-    fn bury(&self, lease: &ProcessLease) {
+    fn mark(&self, lease: &ProcessLease) -> u16 {
         let row = self.row(lease).expect("it is in the table");
-        assert!(lease::mark_dead(&self.segment, row.slot, row.lease), "it was alive");
-        assert!(reclaim::reclaim(&self.segment, row.slot), "it was dead");
+        assert!(lease::mark_dead(&self.segment, row.slot, row.lease), "it was there");
+        row.slot
+    }
+
+    fn bury(&self, lease: &ProcessLease) {
+        let slot = self.mark(lease);
+        assert!(reclaim::reclaim(&self.segment, slot), "it was dead");
+        // Another survivor comes too late.
+        assert!(!reclaim::reclaim(&self.segment, slot), "it is free");
     }
 
     /// Processes whose endpoint was dropped: here, each has just one.
     fn bury_those_without_endpoint(&self) {
         let segment = &self.segment;
         let live: Vec<u16> =
-            spinwire_dataplane::shm::directory::rows(segment).map(|row| row.process).collect();
+            directory::rows(segment).map(|row| row.process).collect();
         self.leases.borrow_mut().retain(|_, lease| {
             let stays = live.contains(&lease.slot());
             if !stays {
@@ -275,8 +296,29 @@ impl Rig for Shm {
         }
     }
 
+    fn mark_dead<'m>(ground: &'m ShmGround<'m>, who: &Name) {
+        let lease = ground.leases.borrow().get(who.as_str()).copied();
+        ground.mark(&lease.expect("it joined"));
+    }
+
     fn kill<'m>(ground: &'m ShmGround<'m>, who: &Name) {
         ground.kill(who);
+    }
+
+    fn leftovers<'m>(ground: &'m ShmGround<'m>) -> String {
+        ground.bury_those_without_endpoint();
+        let segment = &ground.segment;
+        let taken = |lane: &u32| {
+            let word = lane_table::state_of(segment, *lane);
+            word.is_none_or(|word| word.state != LaneState::Free)
+        };
+        let lanes = (0..segment.geometry().lane_count).filter(taken).count();
+        let processes = lease::rows(segment).count();
+        let endpoints = directory::rows(segment).count();
+        if (lanes, processes, endpoints) == (0, 0, 0) {
+            return String::new();
+        }
+        format!("{lanes} lanes, {processes} processes, {endpoints} endpoints")
     }
 }
 
@@ -321,8 +363,16 @@ impl<R: Rig, const SEED: u64> Rig for Faulty<R, SEED> {
         Fault::place(inner, bump, &config).map_err(|e| e.to_string())
     }
 
+    fn mark_dead<'m>(ground: &'m Self::Ground<'m>, who: &Name) {
+        R::mark_dead(ground, who);
+    }
+
     fn kill<'m>(ground: &'m Self::Ground<'m>, who: &Name) {
         R::kill(ground, who);
+    }
+
+    fn leftovers<'m>(ground: &'m Self::Ground<'m>) -> String {
+        R::leftovers(ground)
     }
 }
 
@@ -355,7 +405,15 @@ impl<R: Rig> Rig for Traced<R> {
         Trace::place(inner, bump, 64).map_err(|e| e.to_string())
     }
 
+    fn mark_dead<'m>(ground: &'m Self::Ground<'m>, who: &Name) {
+        R::mark_dead(ground, who);
+    }
+
     fn kill<'m>(ground: &'m Self::Ground<'m>, who: &Name) {
         R::kill(ground, who);
+    }
+
+    fn leftovers<'m>(ground: &'m Self::Ground<'m>) -> String {
+        R::leftovers(ground)
     }
 }

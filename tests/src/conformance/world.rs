@@ -17,8 +17,8 @@ use super::rig::{Rig, Sizes};
 
 /// After so many turns without result a case has failed.
 pub const TURNS_MAX: u32 = 4000;
-/// Buffers in the pool that all nodes of a world lend from.
-const LOANS: u32 = 512;
+/// Bytes of the pool that all nodes of a world lend from, at least; in as many buffers as that makes, but not more than 4096.
+const POOL_BYTES: usize = 4 << 20;
 /// Bytes of the arena. Only what is placed is ever touched.
 const ARENA_BYTES: usize = 256 << 20;
 
@@ -58,7 +58,8 @@ pub fn run<R: Rig>(endpoint_type: EndpointType, sizes: Sizes, case: impl FnOnce(
     let mut block: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(ARENA_BYTES);
     let bump = Bump::new(&mut block);
     let slot_bytes = usize::try_from(sizes.message_bytes_max).unwrap() + 64;
-    let pool = LoanPool::place(&bump, LOANS, slot_bytes).unwrap();
+    let loans = (POOL_BYTES / slot_bytes).min(4096);
+    let pool = LoanPool::place(&bump, u32::try_from(loans).unwrap(), slot_bytes).unwrap();
     let ground = bump.value(R::lay(&lines, &bump, &sizes)).unwrap();
     let (lines, clock) = (&lines[..], Cell::new(0));
     case(&World { lines, ground, bump, pool, sizes, endpoint_type, clock });

@@ -8,7 +8,7 @@ use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::msg::{Completion, Endpoint, EndpointConfig, Kind, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, HistogramId, Outcome, Poll};
 use spinwire_dataplane::provider::shm::{ShmConfig, ShmPort};
-use spinwire_dataplane::provider::{EndpointType, Status};
+use spinwire_dataplane::provider::{EndpointType, Status, Waiting};
 use spinwire_dataplane::raw::loan::{Loan, LoanPool};
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::shm::Geometry;
@@ -244,8 +244,7 @@ impl<'d> Traffic<'d> {
     fn unexpected(&self, round: u64, seen: &mut Seen) {
         let sent = self.a.endpoint.inject(self.a.to().tag(7), b"early");
         self.a.endpoint.flush();
-        let _: Outcome = self.b.endpoint.turn(self.now(), Budget::DEFAULT);
-        let waiting = self.b.endpoint.peek(RecvFrom::any().tag(7));
+        let waiting = self.put_aside();
         let Some(loan) = self.b.pool.lend() else {
             return wrong(seen);
         };
@@ -260,6 +259,20 @@ impl<'d> Traffic<'d> {
         } else {
             wrong(seen);
         }
+    }
+
+    /// Turns the receiver until the message, for which no receive is posted, waits.
+    fn put_aside(&self) -> Option<Waiting> {
+        for _ in 0..16 {
+            let _: Outcome = self.b.endpoint.turn(self.now(), Budget::DEFAULT);
+            if self.b.endpoint.poll().is_some() {
+                return None;
+            }
+            if let Some(waiting) = self.b.endpoint.peek(RecvFrom::any().tag(7)) {
+                return Some(waiting);
+            }
+        }
+        None
     }
 
     /// A receive that is taken back; and an id that is stale from then on.
@@ -308,16 +321,25 @@ impl<'d> Traffic<'d> {
                 return wrong(seen);
             }
         }
-        for part in 0..4_u8 {
-            let whole = self.completion(&self.b).and_then(|completion| {
-                self.b.endpoint.read(&completion, |bytes| {
-                    bytes.len() == 100 && bytes.iter().all(|b| *b == part)
-                })
+        let mut next = 0_u8;
+        while next < 4 {
+            let Some(completion) = self.completion(&self.b) else {
+                return wrong(seen);
+            };
+            // Messages that follow one another may come as one run.
+            let read = self.b.endpoint.read(&completion, |bytes| {
+                for message in completion.messages(bytes) {
+                    let whole = message.len() == 100 && message.iter().all(|byte| *byte == next);
+                    next += 1;
+                    if whole {
+                        seen.batched += 1;
+                    } else {
+                        wrong(seen);
+                    }
+                }
             });
-            if whole == Some(true) {
-                seen.batched += 1;
-            } else {
-                wrong(seen);
+            if read.is_none() {
+                return wrong(seen);
             }
         }
         if self.b.endpoint.cancel(id).is_err() || self.completion(&self.b).is_none() {

@@ -208,17 +208,12 @@ fn stream(plan: &Plan) -> anyhow::Result<Sample> {
     let ((), (ticks, wrong)) = plan.cpus.run_pair(near, far)?;
     ensure!(wrong == 0, "{wrong} lines of the bare stream were torn");
     let ns = plan.clock.ns(ticks as f64);
-    Ok(Sample::Stream(Stream {
-        messages_per_s: f64::from(lines) / ns * 1e9,
-    }))
+    Ok(Sample::Stream(Stream { messages_per_s: f64::from(lines) / ns * 1e9 }))
 }
 
 impl Cell {
     fn empty() -> Self {
-        Self {
-            payload: array::from_fn(|_| AtomicU64::new(0)),
-            sequence: AtomicU64::new(0),
-        }
+        Self { payload: array::from_fn(|_| AtomicU64::new(0)), sequence: AtomicU64::new(0) }
     }
 
     #[inline]
@@ -233,9 +228,6 @@ impl Cell {
     #[inline]
     fn read(&self, line: u64) -> u64 {
         while self.sequence.load(Ordering::Acquire) != line {}
-        self.payload
-            .iter()
-            .map(|word| word.load(Ordering::Relaxed))
-            .sum()
+        self.payload.iter().map(|word| word.load(Ordering::Relaxed)).sum()
     }
 }

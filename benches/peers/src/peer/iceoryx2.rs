@@ -129,13 +129,9 @@ impl Peer for Iceoryx2 {
             Role::Sink => {
                 cpu::on(plan.cpus.near, || publish(&services, &side))?;
                 let said = far.finish(LIMIT)?.stdout;
-                let ns: f64 = said
-                    .trim()
-                    .parse()
-                    .with_context(|| format!("the sink said {said}"))?;
-                Ok(Sample::Stream(Stream {
-                    messages_per_s: f64::from(count) / ns * 1e9,
-                }))
+                let ns: f64 =
+                    said.trim().parse().with_context(|| format!("the sink said {said}"))?;
+                Ok(Sample::Stream(Stream { messages_per_s: f64::from(count) / ns * 1e9 }))
             }
         }
     }
@@ -165,12 +161,7 @@ impl FarSide {
             Role::Sink => "sink",
         };
         command.args(["iceoryx2-far-side", "--role", role, "--stem", &self.stem]);
-        command.args([
-            "--cpu",
-            &self.cpu.to_string(),
-            "--warm-up",
-            &self.warm_up.to_string(),
-        ]);
+        command.args(["--cpu", &self.cpu.to_string(), "--warm-up", &self.warm_up.to_string()]);
         command.args(["--messages", &self.messages.to_string()]);
         Running::start(command, None)
     }
@@ -215,11 +206,7 @@ impl Services {
                 .open_or_create()
                 .map_err(|error| anyhow!("service {name}: {error:?}"))
         };
-        Ok(Self {
-            to_far: open("to-far")?,
-            to_near: open("to-near")?,
-            _node: node,
-        })
+        Ok(Self { to_far: open("to-far")?, to_near: open("to-near")?, _node: node })
     }
 }
 
@@ -236,10 +223,7 @@ fn publisher(service: &PortFactory<ipc::Service, Payload, ()>) -> anyhow::Result
 }
 
 fn subscriber(service: &PortFactory<ipc::Service, Payload, ()>) -> anyhow::Result<Receiver> {
-    service
-        .subscriber_builder()
-        .create()
-        .map_err(|error| anyhow!("no subscriber: {error:?}"))
+    service.subscriber_builder().create().map_err(|error| anyhow!("no subscriber: {error:?}"))
 }
 
 /// Waits until the other process has made its ports.
@@ -251,10 +235,7 @@ fn await_ports(services: &Services, side: &FarSide) -> anyhow::Result<()> {
         receives && (sends || matches!(side.role, Role::Sink))
     };
     while !ready() {
-        ensure!(
-            Instant::now() < deadline,
-            "the far iceoryx2 process did not come up"
-        );
+        ensure!(Instant::now() < deadline, "the far iceoryx2 process did not come up");
         thread::sleep(Duration::from_millis(1));
     }
     Ok(())
@@ -283,11 +264,7 @@ fn receive(from: &Receiver) -> anyhow::Result<Payload> {
 fn ping(services: &Services, side: &FarSide, room: usize) -> anyhow::Result<Trips> {
     let (sender, receiver) = (publisher(&services.to_far)?, subscriber(&services.to_near)?);
     await_ports(services, side)?;
-    let loan = || {
-        sender
-            .loan_uninit()
-            .map_err(|error| anyhow!("loan: {error:?}"))
-    };
+    let loan = || sender.loan_uninit().map_err(|error| anyhow!("loan: {error:?}"));
     let mut laps = Trips::new(room);
     let mut wrong = 0_u64;
     let mut next = loan()?;
@@ -303,9 +280,7 @@ fn ping(services: &Services, side: &FarSide, room: usize) -> anyhow::Result<Trip
             laps.lap();
         }
     }
-    next.write_payload([STOP; 8])
-        .send()
-        .map_err(|error| anyhow!("send: {error:?}"))?;
+    next.write_payload([STOP; 8]).send().map_err(|error| anyhow!("send: {error:?}"))?;
     // The far side still reads from these ports: they stay until it has answered.
     receive(&receiver)?;
     ensure!(wrong == 0, "{wrong} messages came back wrong");
@@ -316,22 +291,15 @@ fn ping(services: &Services, side: &FarSide, room: usize) -> anyhow::Result<Trip
 fn echo(services: &Services) -> anyhow::Result<()> {
     let (sender, receiver) = (publisher(&services.to_near)?, subscriber(&services.to_far)?);
     loop {
-        let next = sender
-            .loan_uninit()
-            .map_err(|error| anyhow!("loan: {error:?}"))?;
+        let next = sender.loan_uninit().map_err(|error| anyhow!("loan: {error:?}"))?;
         let message = receive(&receiver)?;
-        next.write_payload(message)
-            .send()
-            .map_err(|error| anyhow!("send: {error:?}"))?;
+        next.write_payload(message).send().map_err(|error| anyhow!("send: {error:?}"))?;
         if message.first() == Some(&STOP) {
             // The near side reads this answer through these ports; it drops its own ports right
             // after.
             let deadline = Instant::now() + PATIENCE;
             while services.to_near.dynamic_config().number_of_subscribers() > 0 {
-                ensure!(
-                    Instant::now() < deadline,
-                    "the near iceoryx2 process did not end"
-                );
+                ensure!(Instant::now() < deadline, "the near iceoryx2 process did not end");
                 thread::sleep(Duration::from_millis(1));
             }
             return Ok(());
@@ -348,9 +316,7 @@ fn publish(services: &Services, side: &FarSide) -> anyhow::Result<()> {
     for number in 0..side.warm_up + side.messages {
         let mut looks = 0_u64;
         loop {
-            let sample = sender
-                .loan_uninit()
-                .map_err(|error| anyhow!("loan: {error:?}"))?;
+            let sample = sender.loan_uninit().map_err(|error| anyhow!("loan: {error:?}"))?;
             let sent = sample.write_payload([number; 8]).send();
             if sent.map_err(|error| anyhow!("send: {error:?}"))? > 0 {
                 break;
@@ -362,10 +328,7 @@ fn publish(services: &Services, side: &FarSide) -> anyhow::Result<()> {
     }
     let deadline = Instant::now() + PATIENCE;
     while services.to_far.dynamic_config().number_of_subscribers() > 0 {
-        ensure!(
-            Instant::now() < deadline,
-            "the far iceoryx2 process did not end"
-        );
+        ensure!(Instant::now() < deadline, "the far iceoryx2 process did not end");
         thread::sleep(Duration::from_millis(1));
     }
     Ok(())

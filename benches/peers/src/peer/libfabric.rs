@@ -31,10 +31,7 @@ impl Peer for Libfabric {
     }
 
     fn measures(&self, work: Work) -> bool {
-        work == Work {
-            kind: Kind::Rtt,
-            size: 64,
-        }
+        work == Work { kind: Kind::Rtt, size: 64 }
     }
 
     fn rival(&self) -> Option<&'static str> {
@@ -43,9 +40,7 @@ impl Peer for Libfabric {
 
     fn probe(&self, _plan: &Plan) -> Result<String, String> {
         if !process::is_installed(TOOL) {
-            return Err(format!(
-                "{TOOL} is not installed; benches/peers/install does it"
-            ));
+            return Err(format!("{TOOL} is not installed; benches/peers/install does it"));
         }
         let mut info = Command::new("fi_info");
         info.args(["-p", "shm", "-t", "FI_EP_RDM"]);
@@ -54,10 +49,7 @@ impl Peer for Libfabric {
         let mut version = Command::new("fi_info");
         version.arg("--version");
         let said = process::run(version, None).map_err(|error| format!("{error:#}"))?;
-        let version = said
-            .stdout
-            .lines()
-            .find_map(|line| line.strip_prefix("libfabric: "));
+        let version = said.stdout.lines().find_map(|line| line.strip_prefix("libfabric: "));
         Ok(format!(
             "libfabric {}, two processes, tagged, only a mean",
             version.unwrap_or("of unknown version")
@@ -65,10 +57,7 @@ impl Peer for Libfabric {
     }
 
     fn measure(&self, work: Work, plan: &Plan) -> anyhow::Result<Sample> {
-        let (size, trips) = (
-            work.size.to_string(),
-            plan.effort.trips(work.size).to_string(),
-        );
+        let (size, trips) = (work.size.to_string(), plan.effort.trips(work.size).to_string());
         let port = process::free_port()?.to_string();
         let command = |port_flag: &str| {
             let mut command = Command::new(TOOL);
@@ -83,10 +72,7 @@ impl Peer for Libfabric {
         let said = process::run(client, Some(plan.cpus.near))?;
         server.finish(LIMIT).context("the server side")?;
         let mean_ns = 2.0 * one_way_us(&said.stdout)? * 1e3;
-        Ok(Sample::Rtt(Rtt {
-            mean_ns,
-            ..Rtt::default()
-        }))
+        Ok(Sample::Rtt(Rtt { mean_ns, ..Rtt::default() }))
     }
 }
 
@@ -100,11 +86,7 @@ fn one_way_us(output: &str) -> anyhow::Result<f64> {
         .filter_map(|line| line.split_whitespace().nth(at)?.parse::<f64>().ok())
         .next_back()
         .with_context(|| format!("{TOOL} printed no figures: {}", last_lines(output)))?;
-    ensure!(
-        figure > 0.0,
-        "{TOOL} measured nothing: {}",
-        last_lines(output)
-    );
+    ensure!(figure > 0.0, "{TOOL} measured nothing: {}", last_lines(output));
     Ok(figure)
 }
 
@@ -124,11 +106,6 @@ bytes   #sent   #ack     total       time     MB/sec    usec/xfer   Mxfers/sec
 
     #[test]
     fn output_without_a_table_is_quoted() {
-        assert!(
-            one_way_us("fi_getinfo: -61")
-                .unwrap_err()
-                .to_string()
-                .contains("-61")
-        );
+        assert!(one_way_us("fi_getinfo: -61").unwrap_err().to_string().contains("-61"));
     }
 }

@@ -44,9 +44,7 @@ impl Peer for Rtrb {
     }
 
     fn probe(&self, _plan: &Plan) -> Result<String, String> {
-        Ok(format!(
-            "two threads, rings of {CAPACITY}, one push and one pop a message"
-        ))
+        Ok(format!("two threads, rings of {CAPACITY}, one push and one pop a message"))
     }
 
     fn measure(&self, work: Work, plan: &Plan) -> anyhow::Result<Sample> {
@@ -167,7 +165,5 @@ fn stream<M: Message>(work: Work, plan: &Plan) -> anyhow::Result<Sample> {
     let ((), (ticks, wrong)) = plan.cpus.run_pair(near, far)?;
     ensure!(wrong == 0, "{wrong} messages arrived wrong");
     let ns = plan.clock.ns(ticks as f64);
-    Ok(Sample::Stream(Stream {
-        messages_per_s: f64::from(messages) / ns * 1e9,
-    }))
+    Ok(Sample::Stream(Stream { messages_per_s: f64::from(messages) / ns * 1e9 }))
 }

@@ -88,16 +88,7 @@ impl Peer for Spinwire {
 /// The default place of the command: the release build of the repository that this package was
 /// built in.
 pub(crate) fn default_path() -> PathBuf {
-    [
-        env!("CARGO_MANIFEST_DIR"),
-        "..",
-        "..",
-        "target",
-        "release",
-        "spinwire",
-    ]
-    .iter()
-    .collect()
+    [env!("CARGO_MANIFEST_DIR"), "..", "..", "target", "release", "spinwire"].iter().collect()
 }
 
 /// What `spinwire lat --json` prints of a size, as far as it is needed here.
@@ -139,11 +130,7 @@ impl Lat {
             "spinwire ran on processors {:?}, not on {wanted:?}",
             self.cpus
         );
-        ensure!(
-            self.rtt_ns.p50 > 0.0,
-            "spinwire measured nothing: {:?}",
-            self.rtt_ns
-        );
+        ensure!(self.rtt_ns.p50 > 0.0, "spinwire measured nothing: {:?}", self.rtt_ns);
         Ok(Sample::Rtt(Rtt {
             p50_ns: Some(self.rtt_ns.p50),
             p99_ns: Some(self.rtt_ns.p99),
@@ -157,17 +144,12 @@ impl Bw {
     fn into_sample(self) -> anyhow::Result<Sample> {
         check_provider(&self.provider)?;
         ensure!(self.messages_per_s > 0.0, "spinwire measured nothing");
-        Ok(Sample::Stream(Stream {
-            messages_per_s: self.messages_per_s,
-        }))
+        Ok(Sample::Stream(Stream { messages_per_s: self.messages_per_s }))
     }
 }
 
 fn check_provider(provider: &str) -> anyhow::Result<()> {
-    ensure!(
-        provider == "shm",
-        "spinwire measured its `{provider}` provider, not `shm`"
-    );
+    ensure!(provider == "shm", "spinwire measured its `{provider}` provider, not `shm`");
     Ok(())
 }
 
@@ -220,10 +202,7 @@ mod tests {
     #[test]
     fn an_object_and_a_list_are_both_read() {
         let one: Lat = one_of_size(LAT, 64).unwrap();
-        assert_eq!(
-            (one.rtt_ns.p50, one.rtt_ns.mean, one.floor_rtt_ns.p50),
-            (110.0, 112.5, 84.0)
-        );
+        assert_eq!((one.rtt_ns.p50, one.rtt_ns.mean, one.floor_rtt_ns.p50), (110.0, 112.5, 84.0));
         let list = format!("[{},{LAT}]", LAT.replace("\"size\":64", "\"size\":32"));
         assert_eq!(one_of_size::<Lat>(&list, 64).unwrap().size, 64);
     }
@@ -242,9 +221,6 @@ mod tests {
     #[test]
     fn words_instead_of_json_are_quoted() {
         let error = one_of_size::<Bw>("usage: spinwire", 64).unwrap_err();
-        assert!(
-            format!("{error:#}").contains("usage: spinwire"),
-            "{error:#}"
-        );
+        assert!(format!("{error:#}").contains("usage: spinwire"), "{error:#}");
     }
 }

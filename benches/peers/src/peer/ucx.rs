@@ -59,9 +59,7 @@ impl Ucx {
                 command.env_remove(name);
             }
         }
-        command
-            .env("UCX_TLS", self.transports())
-            .env("UCX_LOG_LEVEL", "info");
+        command.env("UCX_TLS", self.transports()).env("UCX_LOG_LEVEL", "info");
         command.args(["-c", &cpu.to_string(), "-p", &port.to_string()]);
         command
     }
@@ -106,9 +104,7 @@ impl Peer for Ucx {
 
     fn probe(&self, _plan: &Plan) -> Result<String, String> {
         if !process::is_installed(TOOL) {
-            return Err(format!(
-                "{TOOL} is not installed; benches/peers/install does it"
-            ));
+            return Err(format!("{TOOL} is not installed; benches/peers/install does it"));
         }
         let info = |what: &str| {
             let mut command = Command::new("ucx_info");
@@ -120,23 +116,15 @@ impl Peer for Ucx {
         let devices = info("-d")?;
         for lane in self.lanes() {
             if !devices.contains(&format!("Transport: {lane}")) {
-                return Err(format!(
-                    "this UCX has no `{lane}` transport here (ucx_info -d)"
-                ));
+                return Err(format!("this UCX has no `{lane}` transport here (ucx_info -d)"));
             }
         }
         let version = info("-v")?;
         let version = version
             .lines()
-            .find_map(|line| {
-                line.split_once("ersion")
-                    .map(|(_, number)| number.trim().to_owned())
-            })
+            .find_map(|line| line.split_once("ersion").map(|(_, number)| number.trim().to_owned()))
             .unwrap_or_else(|| "of unknown version".to_owned());
-        Ok(format!(
-            "UCX {version}, two processes, UCX_TLS={}",
-            self.transports()
-        ))
+        Ok(format!("UCX {version}, two processes, UCX_TLS={}", self.transports()))
     }
 
     fn measure(&self, work: Work, plan: &Plan) -> anyhow::Result<Sample> {
@@ -154,9 +142,7 @@ impl Peer for Ucx {
             }
             Kind::Stream => {
                 let figures = self.run(plan, &[&["-t", "tag_bw"][..], &common].concat())?;
-                Ok(Sample::Stream(Stream {
-                    messages_per_s: figures.messages_per_s,
-                }))
+                Ok(Sample::Stream(Stream { messages_per_s: figures.messages_per_s }))
             }
         }
     }
@@ -175,23 +161,15 @@ impl Figures {
     /// numbers: log lines may stand between, and other versions have other columns.
     fn parse(output: &str) -> anyhow::Result<Self> {
         let mut lines = output.lines().map(str::trim);
-        let header = lines
-            .find(|line| line.starts_with("iterations,"))
-            .with_context(|| {
-                format!(
-                    "{TOOL} printed no CSV header; its last words: {}",
-                    last_lines(output)
-                )
-            })?;
+        let header = lines.find(|line| line.starts_with("iterations,")).with_context(|| {
+            format!("{TOOL} printed no CSV header; its last words: {}", last_lines(output))
+        })?;
         let columns: Vec<&str> = header.split(',').collect();
         let row: Vec<f64> = lines
             .filter_map(|line| line.split(',').map(|word| word.parse().ok()).collect())
             .rfind(|row: &Vec<f64>| row.len() == columns.len())
             .with_context(|| {
-                format!(
-                    "{TOOL} printed no figures; its last words: {}",
-                    last_lines(output)
-                )
+                format!("{TOOL} printed no figures; its last words: {}", last_lines(output))
             })?;
         let column = |wanted: &str| {
             columns
@@ -228,16 +206,11 @@ impl Figures {
 /// UCX logs its lanes as `... tag(posix/memory cma/memory)`.
 fn check_lanes(log: &str, wanted: &[&str]) -> anyhow::Result<()> {
     let Some((_, lanes)) = log.lines().find_map(|line| line.split_once(" tag(")) else {
-        bail!(
-            "UCX did not say which transports it selected: {}",
-            last_lines(log)
-        );
+        bail!("UCX did not say which transports it selected: {}", last_lines(log));
     };
     let lanes = lanes.split(')').next().unwrap_or(lanes);
-    let used: Vec<&str> = lanes
-        .split_whitespace()
-        .map(|lane| lane.split('/').next().unwrap_or(lane))
-        .collect();
+    let used: Vec<&str> =
+        lanes.split_whitespace().map(|lane| lane.split('/').next().unwrap_or(lane)).collect();
     if let Some(stranger) = used.iter().find(|name| !wanted.contains(name)) {
         bail!("UCX selected `{stranger}`, which was not asked for: {lanes}");
     }
@@ -269,9 +242,7 @@ iterations,50.0_percentile_lat,avg_lat,overall_lat,avg_bw,overall_bw,avg_mr,over
 
     #[test]
     fn output_without_figures_is_quoted() {
-        let error = Figures::parse("client failed. connect() failed")
-            .unwrap_err()
-            .to_string();
+        let error = Figures::parse("client failed. connect() failed").unwrap_err().to_string();
         assert!(error.contains("connect() failed"), "{error}");
         let header = OUTPUT.lines().next().unwrap();
         assert!(Figures::parse(header).is_err());
@@ -281,17 +252,9 @@ iterations,50.0_percentile_lat,avg_lat,overall_lat,avg_bw,overall_bw,avg_mr,over
     fn a_transport_that_was_not_asked_for_is_refused() {
         check_lanes(OUTPUT, &["posix"]).unwrap();
         let with_cma = OUTPUT.replace("posix/memory)", "posix/memory cma/memory)");
-        assert!(
-            check_lanes(&with_cma, &["posix"])
-                .unwrap_err()
-                .to_string()
-                .contains("cma")
-        );
+        assert!(check_lanes(&with_cma, &["posix"]).unwrap_err().to_string().contains("cma"));
         check_lanes(&with_cma, &["posix", "cma"]).unwrap();
-        assert!(
-            check_lanes(OUTPUT, &["posix", "cma"]).is_err(),
-            "and one that is missing"
-        );
+        assert!(check_lanes(OUTPUT, &["posix", "cma"]).is_err(), "and one that is missing");
         assert!(check_lanes("", &["posix"]).is_err(), "and silence");
     }
 }

@@ -106,10 +106,7 @@ impl<'a> Report<'a> {
         let mut rows = Vec::new();
         for &work in &record.works {
             rows.push(floor_row(record, work));
-            let here = record
-                .found
-                .iter()
-                .filter(|found| found.works.contains(&work));
+            let here = record.found.iter().filter(|found| found.works.contains(&work));
             rows.extend(here.map(|found| row(record, found, work)));
         }
         let bars: Vec<Judged> = BARS
@@ -141,67 +138,29 @@ impl State {
 }
 
 fn floor_row(record: &Record, work: Work) -> Row<'_> {
-    let samples: Vec<Sample> = record
-        .floors
-        .iter()
-        .filter(|(of, _)| *of == work)
-        .map(|(_, sample)| *sample)
-        .collect();
+    let samples: Vec<Sample> =
+        record.floors.iter().filter(|(of, _)| *of == work).map(|(_, sample)| *sample).collect();
     let state = State::of(work, &samples);
-    Row {
-        work,
-        name: floor::NAME,
-        state,
-        to_floor: None,
-        rival: None,
-    }
+    Row { work, name: floor::NAME, state, to_floor: None, rival: None }
 }
 
 fn row<'a>(record: &'a Record, found: &'a Found, work: Work) -> Row<'a> {
     let name = found.name;
     let Some(series) = record.series(name, work) else {
-        let why = found
-            .skipped
-            .clone()
-            .unwrap_or_else(|| "not measured".to_owned());
-        return Row {
-            work,
-            name,
-            state: State::Skipped(why),
-            to_floor: None,
-            rival: None,
-        };
+        let why = found.skipped.clone().unwrap_or_else(|| "not measured".to_owned());
+        return Row { work, name, state: State::Skipped(why), to_floor: None, rival: None };
     };
     if series.readings.is_empty() {
-        let why = series
-            .failure
-            .clone()
-            .unwrap_or_else(|| "never measured".to_owned());
-        return Row {
-            work,
-            name,
-            state: State::Failed(why),
-            to_floor: None,
-            rival: None,
-        };
+        let why = series.failure.clone().unwrap_or_else(|| "never measured".to_owned());
+        return Row { work, name, state: State::Failed(why), to_floor: None, rival: None };
     }
-    let samples: Vec<Sample> = series
-        .readings
-        .iter()
-        .map(|reading| reading.sample)
-        .collect();
+    let samples: Vec<Sample> = series.readings.iter().map(|reading| reading.sample).collect();
     let rival = series.rival.and_then(|name| {
         let ratio = Ratio::between(record.series(name, work)?, series);
         (ratio.rounds > 0).then_some(Rival { name, ratio })
     });
     let to_floor = Some(Ratio::to_floor(series));
-    Row {
-        work,
-        name,
-        state: State::of(work, &samples),
-        to_floor,
-        rival,
-    }
+    Row { work, name, state: State::of(work, &samples), to_floor, rival }
 }
 
 /// What a reader must know before believing the table.
@@ -240,11 +199,8 @@ fn notes(plan: &Plan, record: &Record) -> Vec<String> {
              Medians bear that; means and rates do not. Run again on a quiet machine"
         ));
     }
-    let own_floors = record
-        .series
-        .iter()
-        .flat_map(|series| &series.readings)
-        .filter_map(|reading| {
+    let own_floors =
+        record.series.iter().flat_map(|series| &series.readings).filter_map(|reading| {
             let Sample::Rtt(rtt) = reading.sample else {
                 return None;
             };
@@ -258,16 +214,9 @@ fn notes(plan: &Plan, record: &Record) -> Vec<String> {
              that the ratios that `spinwire lat` prints are on another scale than these"
         ));
     }
-    for series in record
-        .series
-        .iter()
-        .filter(|series| !series.readings.is_empty())
-    {
+    for series in record.series.iter().filter(|series| !series.readings.is_empty()) {
         if let Some(why) = &series.failure {
-            notes.push(format!(
-                "{} at {} failed at least once: {why}",
-                series.name, series.work
-            ));
+            notes.push(format!("{} at {} failed at least once: {why}", series.name, series.work));
         }
     }
     notes
@@ -279,20 +228,13 @@ impl Machine {
         let model = read("/proc/cpuinfo")
             .lines()
             .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-            .map_or_else(
-                || std::env::consts::ARCH.to_owned(),
-                |(_, name)| name.to_owned(),
-            );
+            .map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.to_owned());
         Self {
             model,
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             cpus: [plan.cpus.near, plan.cpus.far],
             rounds: plan.rounds,
-            load: read("/proc/loadavg")
-                .split(' ')
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
+            load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
             clock_step_ns: plan.clock.ns(plan.clock.step() as f64),
         }
     }

@@ -69,23 +69,14 @@ fn line(row: &Row<'_>, bars: &[Judged]) -> String {
     let (p50_or_rate, p99, mean, best) = match &row.state {
         State::Skipped(why) => return format!("{name}  skipped: {why}"),
         State::Failed(why) => return format!("{name}  FAILED: {why}"),
-        State::Measured {
-            p50_or_rate,
-            p99,
-            mean,
-            best,
-        } => (*p50_or_rate, *p99, *mean, *best),
+        State::Measured { p50_or_rate, p99, mean, best } => (*p50_or_rate, *p99, *mean, *best),
     };
     let figures = match row.work.kind {
         Kind::Rtt => {
             format!("{}{}{}{}", ns(p50_or_rate), ns(p99), ns(mean), ns(best))
         }
         Kind::Stream => {
-            let size = if row.name == floor::NAME {
-                floor::LINE_BYTES
-            } else {
-                row.work.size
-            };
+            let size = if row.name == floor::NAME { floor::LINE_BYTES } else { row.work.size };
             let bytes = p50_or_rate.map(|rate| rate * f64::from(size));
             format!(
                 "{}{:>9}{}{}",
@@ -99,9 +90,9 @@ fn line(row: &Row<'_>, bars: &[Judged]) -> String {
     let to_floor = row.to_floor.unwrap_or_default();
     let floor_part = format!("{}{}", times(to_floor.median, 8), times(to_floor.best, 8));
     let ratio = row.rival.map(|rival| rival.ratio);
-    let rounds = ratio.or(row.to_floor).map_or_else(String::new, |ratio| {
-        format!("{}/{}", ratio.pairs, ratio.rounds)
-    });
+    let rounds = ratio
+        .or(row.to_floor)
+        .map_or_else(String::new, |ratio| format!("{}/{}", ratio.pairs, ratio.rounds));
     let rival = ratio.unwrap_or_default();
     let rival_part = format!(
         "{}{}{}{rounds:>7}",
@@ -109,30 +100,19 @@ fn line(row: &Row<'_>, bars: &[Judged]) -> String {
         times(rival.by_mean, 8),
         times(rival.best, 8)
     );
-    let line = format!(
-        "{name}{figures} |{floor_part} |{rival_part}  {}",
-        bar_words(row, bars)
-    );
+    let line = format!("{name}{figures} |{floor_part} |{rival_part}  {}", bar_words(row, bars));
     line.trim_end().to_owned()
 }
 
 /// The bars that belong to a row: on a peer's row those against it, on a Spinwire row those against
 /// the floor.
 fn bar_words(row: &Row<'_>, bars: &[Judged]) -> String {
-    let words: Vec<String> = bars
-        .iter()
-        .filter(|judged| judged.bar.work == row.work)
-        .filter_map(|judged| {
-            let (limit, verdict) = (judged.bar.limit, &judged.verdict);
-            if judged.bar.theirs == row.name && row.name != floor::NAME {
-                Some(format!("{limit}: {verdict}"))
-            } else if judged.bar.theirs == floor::NAME && judged.bar.ours == row.name {
-                Some(format!("{limit} x floor: {verdict}"))
-            } else {
-                None
-            }
-        })
-        .collect();
+    let belongs = |judged: &&Judged| {
+        let against_floor = judged.bar.theirs == floor::NAME;
+        let at = if against_floor { judged.bar.ours } else { judged.bar.theirs };
+        judged.bar.work == row.work && at == row.name
+    };
+    let words: Vec<String> = bars.iter().filter(belongs).map(Judged::words).collect();
     words.join(", ")
 }
 
@@ -140,11 +120,7 @@ fn print_foot(report: &Report<'_>) {
     println!();
     if !report.bars.is_empty() {
         let count = |is: fn(&Verdict) -> bool| {
-            report
-                .bars
-                .iter()
-                .filter(|judged| is(&judged.verdict))
-                .count()
+            report.bars.iter().filter(|judged| is(&judged.verdict)).count()
         };
         println!(
             "bars: {} met, {} missed, {} unknown",
@@ -164,10 +140,7 @@ fn ns(figure: Option<f64>) -> String {
 }
 
 fn scaled(figure: Option<f64>, unit: f64) -> String {
-    figure.map_or_else(
-        || format!("{:>9}", "-"),
-        |figure| format!("{:>9.2}", figure / unit),
-    )
+    figure.map_or_else(|| format!("{:>9}", "-"), |figure| format!("{:>9.2}", figure / unit))
 }
 
 fn times(ratio: Option<f64>, width: usize) -> String {

@@ -20,7 +20,8 @@ use spinwire_dataplane::poll::{PlaneSnapshot, StatsReader};
 use spinwire_dataplane::shm::lease::{self, ProcessRow};
 use spinwire_dataplane::shm::{Segment, copy_header, directory, lane_table};
 use spinwire_hostshim::domain::row_is_dead;
-use spinwire_hostshim::liveness::{Identity, Life};
+use spinwire_hostshim::error::{Errno, OsError};
+use spinwire_hostshim::liveness::{Identity, Life, pid_namespace};
 use spinwire_hostshim::mem::{Backing, Listed, MapError, Problem, SharedMapping};
 use spinwire_hostshim::plane::stats_page;
 use spinwire_layouts::abi::MAGIC;
@@ -266,10 +267,19 @@ fn introduce(header: &SegmentHeader, found: &mut Found) {
     };
     found.created_unix_ns = Some(header.created_unix_ns);
     found.age_s = Some(seconds_since(header.created_unix_ns));
-    found.creator = Some(Party {
-        pid: identity.pid,
-        life: identity.life(),
-    });
+    let life = if is_of_other_namespace(header) { unknowable() } else { identity.life() };
+    found.creator = Some(Party { pid: identity.pid, life });
+}
+
+/// Whether the process numbers in the segment mean processes of another PID namespace.
+fn is_of_other_namespace(header: &SegmentHeader) -> bool {
+    // Where the own namespace cannot be told, nobody is declared dead.
+    pid_namespace().map_or(true, |mine| mine != header.pid_namespace)
+}
+
+/// A process of another PID namespace: nothing can be said about it, least of all that it is dead.
+fn unknowable() -> Life {
+    Life::Unknown(OsError::new("look into another PID namespace", Errno::new(libc::EXDEV)))
 }
 
 /// The parts of a segment, or what is wrong with it.
@@ -284,7 +294,12 @@ fn inside(mapping: &SharedMapping, header: &SegmentHeader) -> Result<What, Failu
         });
     }
     let segment = Segment::attach(mapping.lines())?;
-    let processes = processes(&segment, header.boot_id);
+    let mut processes = processes(&segment, header.boot_id);
+    if is_of_other_namespace(header) {
+        for process in &mut processes {
+            process.party.life = unknowable();
+        }
+    }
     let owner = |slot| {
         processes
             .iter()

@@ -1,0 +1,267 @@
+//! An actor: a service that posts, sends, comes and goes as the dice fall, and reports everything to the ledger.
+
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::id::{Addr, Name, WrId};
+use spinwire_dataplane::msg::{RecvFrom, SendTo};
+use spinwire_dataplane::provider::{EndpointType, Event};
+
+use super::ledger::{Checked, Ledger, Life, Violation, Wanted, ensure};
+use crate::conformance::{Node, Rig, World};
+use crate::rng::Rng;
+
+/// How messages look in this run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taste {
+    pub(super) length_max: usize,
+    pub(super) tagged_percent: u64,
+    pub(super) posted_percent: u64,
+    pub(super) burst_max: usize,
+    /// Receives that a service keeps posted in quiet times.
+    pub(super) receives: usize,
+}
+
+/// One of the actors.
+pub(super) struct Actor<'m, R: Rig> {
+    pub(super) name: Name,
+    node: Option<Node<'m, R>>,
+    pub(super) stay: usize,
+    addrs: Vec<Addr>,
+    cancellable: Vec<WrId>,
+    next_context: u64,
+    /// Killed, and nobody has taken note.
+    pub(super) unburied: bool,
+    /// Somebody has, but did not take back what it held.
+    pub(super) marked: bool,
+}
+
+impl<'m, R: Rig> Actor<'m, R> {
+    pub(super) const fn new(name: Name) -> Self {
+        Self {
+            name,
+            node: None,
+            stay: usize::MAX,
+            addrs: Vec::new(),
+            cancellable: Vec::new(),
+            next_context: 0,
+            unburied: false,
+            marked: false,
+        }
+    }
+
+    pub(super) const fn is_there(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// Opens an endpoint under the old name, as a process that was started again.
+    pub(super) fn start(&mut self, world: &World<'m, R>, ledger: &mut Ledger) {
+        if self.is_there() || self.unburied {
+            return;
+        }
+        self.node = Some(world.node(self.name.as_str()));
+        self.stay = ledger.begin();
+        self.addrs.clear();
+        self.cancellable.clear();
+        self.next_context = 0;
+    }
+
+    /// Closes in good order.
+    pub(super) fn close(&mut self, ledger: &mut Ledger) {
+        if let Some(node) = self.node.take() {
+            drop(node);
+            ledger.end(self.stay, Life::Dropped);
+        }
+    }
+
+    /// Dies where it stands. Nobody has taken note yet.
+    pub(super) fn die(&mut self, ledger: &mut Ledger) {
+        if let Some(node) = self.node.take() {
+            core::mem::forget(node);
+            ledger.end(self.stay, Life::Killed);
+            self.unburied = true;
+            self.marked = false;
+        }
+    }
+
+    /// Somebody takes note; the second time, what it held is taken back.
+    pub(super) fn bury(&mut self, world: &World<'m, R>) {
+        if self.unburied && !self.marked {
+            R::mark_dead(world.ground(), &self.name);
+            self.marked = true;
+        } else if self.unburied {
+            R::kill(world.ground(), &self.name);
+            self.unburied = false;
+        }
+    }
+
+    pub(super) fn turn(&mut self, world: &World<'m, R>, ledger: &mut Ledger) -> Checked {
+        let Some(node) = &self.node else { return Ok(()) };
+        node.turn(world.now());
+        // A turn ends with the doorbell.
+        ledger.published(self.stay);
+        while let Some(got) = node.take() {
+            if got.returned {
+                self.cancellable.retain(|id| *id != got.id);
+            }
+            ledger.completed(self.stay, &got)?;
+        }
+        ensure!(node.totals().stale_ids == 0, "a completion that names no operation");
+        for event in node.events() {
+            match event {
+                Event::Connected(addr) => self.remember(addr),
+                Event::PeerGone(addr) => {
+                    ledger.told(self.stay, addr)?;
+                    self.addrs.retain(|known| *known != addr);
+                }
+                Event::Refused(addr) => {
+                    let msg = world.endpoint_type() == EndpointType::Msg;
+                    ensure!(msg, "refused, though there is room for everybody");
+                    ledger.told(self.stay, addr).or(Ok(()))?;
+                    self.addrs.retain(|known| *known != addr);
+                }
+                Event::PeerCorrupt(_) | Event::StaleCompletion(_) => {
+                    return Err(Violation(format!("among honest peers: {event:?}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, addr: Addr) {
+        if !self.addrs.contains(&addr) {
+            self.addrs.push(addr);
+        }
+    }
+
+    /// Looks a peer up by name.
+    pub(super) fn connect(
+        &mut self,
+        (peer, peer_stay): (&Name, usize),
+        ledger: &mut Ledger,
+    ) -> Checked {
+        let Some(node) = &self.node else { return Ok(()) };
+        if let Ok(addr) = node.connect(peer) {
+            self.remember(addr);
+            ledger.knows(self.stay, addr, peer_stay)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn disconnect(&mut self, ledger: &mut Ledger, rng: &mut Rng) {
+        if let (Some(node), false) = (&self.node, self.addrs.is_empty()) {
+            let addr = self.addrs.swap_remove(rng.index(self.addrs.len()));
+            if node.disconnect(addr).is_ok() {
+                ledger.cut(self.stay, addr);
+            }
+        }
+    }
+
+    /// Sends some messages to one peer, until the dice or the provider say stop.
+    pub(super) fn send(&mut self, ledger: &mut Ledger, taste: &Taste, rng: &mut Rng) -> Checked {
+        let Some(node) = &self.node else { return Ok(()) };
+        let Some(&addr) = self.addrs.get(rng.index(self.addrs.len() + 1)) else { return Ok(()) };
+        for _ in 0..=rng.index(taste.burst_max) {
+            let length = match rng.index(4) {
+                0 => rng.index(taste.length_max.min(64) + 1),
+                1 => taste.length_max.min([40, 41, 48, 49, 56, 57, 64][rng.index(7)]),
+                _ => rng.index(taste.length_max + 1),
+            };
+            let tag = rng.chance(taste.tagged_percent).then(|| rng.below(3));
+            let letter = ledger.write((self.stay, addr), length, tag, rng.chance(30));
+            let mut to = SendTo::peer(addr);
+            to = letter.tag.map_or(to, |tag| to.tag(tag));
+            to = letter.immediate.map_or(to, |data| to.immediate(data));
+            let context = rng.chance(taste.posted_percent).then_some(self.next_context);
+            let sent = match context {
+                Some(context) => node.send(to, &letter.bytes, context).map(|_id| ()),
+                None => node.inject(to, &letter.bytes),
+            };
+            match sent {
+                Ok(()) => ledger.accepted(&letter, context)?,
+                Err(PostError::Misuse(misuse)) => {
+                    return Err(Violation(format!("a good send is refused: {misuse}")));
+                }
+                Err(PostError::Retry(_) | PostError::Fatal(_)) => return Ok(()),
+            }
+            self.next_context += u64::from(context.is_some());
+        }
+        if rng.chance(30) {
+            node.flush();
+            ledger.published(self.stay);
+        }
+        Ok(())
+    }
+
+    /// Posts a receive of some kind.
+    pub(super) fn receive(
+        &mut self,
+        world: &World<'m, R>,
+        ledger: &mut Ledger,
+        rng: &mut Rng,
+    ) -> Checked {
+        let Some(node) = &self.node else { return Ok(()) };
+        if world.pool().free_count() < 40 {
+            return Ok(());
+        }
+        let context = self.next_context;
+        let any_tag = RecvFrom::any().tag_ignoring(0, u64::MAX);
+        let directed = self.addrs.get(rng.index(self.addrs.len() + 1)).copied();
+        let (posted, wanted) = match (rng.index(7), directed) {
+            (0, Some(from)) => {
+                (node.recv(RecvFrom::peer(from), context), Wanted::Untagged(Some(from)))
+            }
+            (0 | 1, _) => (node.recv(RecvFrom::any(), context), Wanted::Untagged(None)),
+            (2, _) => {
+                let tag = rng.below(3);
+                (node.recv(RecvFrom::any().tag(tag), context), Wanted::Tag(tag))
+            }
+            (3 | 4, _) => (node.recv(any_tag, context), Wanted::AnyTag),
+            (5, _) => (node.multi_recv(RecvFrom::any(), 64, context), Wanted::Many),
+            _ => (node.run_recv(RecvFrom::any(), 64, context), Wanted::Many),
+        };
+        if let Ok(id) = posted {
+            self.next_context += 1;
+            self.cancellable.push(id);
+            ledger.receives(self.stay, context, wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a receive back.
+    pub(super) fn cancel(&mut self, rng: &mut Rng) -> Checked {
+        let Some(node) = &self.node else { return Ok(()) };
+        if self.cancellable.is_empty() {
+            return Ok(());
+        }
+        let id = self.cancellable.swap_remove(rng.index(self.cancellable.len()));
+        let cancelled = node.cancel(id);
+        ensure!(cancelled.is_ok(), "a posted receive cannot be cancelled: {cancelled:?}");
+        Ok(())
+    }
+
+    /// Asks for whatever there may be, so that everything can arrive.
+    pub(super) fn open_up(&mut self, world: &World<'m, R>, ledger: &mut Ledger) -> Checked {
+        let Some(node) = &self.node else { return Ok(()) };
+        let depth = world.sizes().recv_depth;
+        for (wanted, from) in [
+            (Wanted::Untagged(None), RecvFrom::any()),
+            (Wanted::AnyTag, RecvFrom::any().tag_ignoring(0, u64::MAX)),
+        ] {
+            if node.posted_count() + 2 < depth && node.recv(from, self.next_context).is_ok() {
+                ledger.receives(self.stay, self.next_context, wanted)?;
+                self.next_context += 1;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn debug(&self, world:&World<'m,R>) { if let Some(n)=&self.node { eprintln!("{} stay {} posted {} addrs {:?} totals {:?} free {} waiting {:?} {:?}", self.name, self.stay, n.posted_count(), self.addrs, n.totals(), world.pool().free_count(), n.peek(RecvFrom::any()), n.peek(RecvFrom::any().tag_ignoring(0,u64::MAX))); } }
+    /// Cancels all but what takes anything, so that narrow receives do not fill the table.
+    pub(super) fn widen(&mut self) -> Checked {
+        let Some(node) = &self.node else { return Ok(()) };
+        for id in self.cancellable.drain(..) {
+            let cancelled = node.cancel(id);
+            ensure!(cancelled.is_ok(), "a posted receive cannot be cancelled: {cancelled:?}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,411 @@
+//! The ledger: who sent what to whom, and what became of it. Every checker is here.
+//!
+//! A *stay* is one life of one actor. A *session* is what one stay sends to one address; what arrives of a session arrives at
+//! one stay, from one address. Within a session, messages of one kind (untagged, or of one tag) are delivered in order and
+//! without gaps.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use spinwire_dataplane::id::Addr;
+use spinwire_dataplane::msg::Kind;
+use spinwire_dataplane::provider::Status;
+
+use crate::conformance::Got;
+use crate::rng::pattern;
+
+/// What is wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation(pub String);
+
+/// Where a check ends.
+pub type Checked = Result<(), Violation>;
+
+/// Fails with a text where something is not so.
+macro_rules! ensure {
+    ($so:expr, $($text:tt)+) => {
+        if !$so {
+            return Err(Violation(format!($($text)+)));
+        }
+    };
+}
+pub(super) use ensure;
+
+/// How a stay is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Life {
+    Alive,
+    /// Closed in good order.
+    Dropped,
+    /// Killed.
+    Killed,
+}
+
+/// How a session came to its end, as its sender sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// It disconnected.
+    Disconnected,
+    /// It was told that the peer is gone, or refuses.
+    Told,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    length: usize,
+    tag: Option<u64>,
+    immediate: bool,
+    /// Posted, so that it can fail.
+    posted: bool,
+    published: bool,
+    delivered: bool,
+    failed: bool,
+    /// A later one was delivered; this one must turn out to have failed.
+    passed_over: bool,
+}
+
+#[derive(Debug)]
+struct Session {
+    from: usize,
+    /// Who it goes to, as far as known.
+    to: Option<usize>,
+    /// From where it arrives there.
+    arrives_from: Option<Addr>,
+    entries: Vec<Entry>,
+    /// By kind: the numbers of its messages, and how many of them are settled.
+    kinds: BTreeMap<Option<u64>, (Vec<usize>, usize)>,
+    end: Option<End>,
+}
+
+/// What a receive was posted for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted {
+    Untagged(Option<Addr>),
+    Tag(u64),
+    AnyTag,
+    /// Untagged, many.
+    Many,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Send { session: usize, number: usize },
+    Recv(Wanted),
+}
+
+/// The whole book.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// Whether sends may fail by simulation, and be lost with their sender though published.
+    pub(super) faults: bool,
+    pub(super) stays: Vec<Life>,
+    sessions: Vec<Session>,
+    by_addr: BTreeMap<(usize, (u32, u32)), usize>,
+    by_source: BTreeMap<(usize, (u32, u32)), usize>,
+    /// Who an address stands for, as far as known.
+    peers: BTreeMap<(usize, (u32, u32)), usize>,
+    /// Which stays have disconnected which.
+    cuts: BTreeSet<(usize, usize)>,
+    /// Stays that have disconnected somebody unknown.
+    vague: BTreeSet<usize>,
+    ops: BTreeMap<(usize, u64), Op>,
+    pub(super) delivered: u64,
+}
+
+fn key(addr: Addr) -> (u32, u32) {
+    (addr.slot(), addr.generation().as_raw())
+}
+
+/// The identity of a message: session 20 bits, number 24, length 20.
+const fn identity(session: usize, number: usize, length: usize) -> u64 {
+    spinwire_layouts::word::from_usize(session << 44 | number << 20 | length)
+}
+
+/// A message to be sent.
+#[derive(Debug)]
+pub(super) struct Letter {
+    pub(super) session: usize,
+    pub(super) bytes: Vec<u8>,
+    pub(super) tag: Option<u64>,
+    pub(super) immediate: Option<u64>,
+}
+
+impl Ledger {
+    /// A new stay.
+    pub(super) fn begin(&mut self) -> usize {
+        self.stays.push(Life::Alive);
+        self.stays.len() - 1
+    }
+
+    /// An address that was looked up by name stands for that stay.
+    pub(super) fn knows(&mut self, stay: usize, addr: Addr, peer: usize) -> Checked {
+        let before = self.peers.insert((stay, key(addr)), peer);
+        ensure!(
+            before.is_none_or(|before| before == peer),
+            "stay {stay}: address {addr} stands for {peer}, and stood for {before:?}"
+        );
+        Ok(())
+    }
+
+    fn session(&mut self, stay: usize, addr: Addr) -> usize {
+        let to = self.peers.get(&(stay, key(addr))).copied();
+        let sessions = &mut self.sessions;
+        *self.by_addr.entry((stay, key(addr))).or_insert_with(|| {
+            sessions.push(Session {
+                from: stay,
+                to,
+                arrives_from: None,
+                entries: Vec::new(),
+                kinds: BTreeMap::new(),
+                end: None,
+            });
+            sessions.len() - 1
+        })
+    }
+
+    /// Writes the next message of a session. It counts once it is [accepted](Self::accepted).
+    pub(super) fn write(
+        &mut self,
+        (stay, addr): (usize, Addr),
+        length: usize,
+        tag: Option<u64>,
+        immediate: bool,
+    ) -> Letter {
+        let session = self.session(stay, addr);
+        let id = identity(session, self.sessions[session].entries.len(), length);
+        let mut bytes = pattern(id, length);
+        let immediate = immediate || length < 8;
+        if !immediate {
+            bytes[..8].copy_from_slice(&id.to_le_bytes());
+        }
+        Letter { session, bytes, tag, immediate: immediate.then_some(id) }
+    }
+
+    /// The provider took the message.
+    pub(super) fn accepted(&mut self, letter: &Letter, context: Option<u64>) -> Checked {
+        let session = &mut self.sessions[letter.session];
+        let number = session.entries.len();
+        session.entries.push(Entry {
+            length: letter.bytes.len(),
+            tag: letter.tag,
+            immediate: letter.immediate.is_some(),
+            posted: context.is_some(),
+            published: false,
+            delivered: false,
+            failed: false,
+            passed_over: false,
+        });
+        session.kinds.entry(letter.tag).or_default().0.push(number);
+        let from = session.from;
+        match context {
+            Some(context) => self.open((from, context), Op::Send { session: letter.session, number }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn receives(&mut self, stay: usize, context: u64, wanted: Wanted) -> Checked {
+        self.open((stay, context), Op::Recv(wanted))
+    }
+
+    fn open(&mut self, at: (usize, u64), op: Op) -> Checked {
+        ensure!(self.ops.insert(at, op).is_none(), "context {at:?} is used twice");
+        Ok(())
+    }
+
+    /// Everything that a stay has staged is visible now.
+    pub(super) fn published(&mut self, stay: usize) {
+        for session in self.sessions.iter_mut().filter(|session| session.from == stay) {
+            session.entries.iter_mut().rev().take_while(|e| !e.published).for_each(|e| {
+                e.published = true;
+            });
+        }
+    }
+
+    /// A completion.
+    pub(super) fn completed(&mut self, stay: usize, got: &Got) -> Checked {
+        let at = (stay, got.context);
+        let Some(op) = self.ops.get(&at).copied() else {
+            return Err(Violation(format!("stay {stay}: completion of nothing: {got:?}")));
+        };
+        if got.returned {
+            self.ops.remove(&at);
+        }
+        match op {
+            Op::Send { session, number } => self.sent((session, number), got),
+            Op::Recv(wanted) => self.received(stay, wanted, got),
+        }
+    }
+
+    fn sent(&mut self, (session, number): (usize, usize), got: &Got) -> Checked {
+        ensure!(got.kind == Kind::Sent && got.returned, "a send ended as {got:?}");
+        let entry = &mut self.sessions[session].entries[number];
+        match got.status {
+            Status::Success => Ok(()),
+            Status::Injected | Status::PeerGone if self.faults => {
+                ensure!(!entry.delivered, "failed, and was delivered: {entry:?}");
+                entry.failed = true;
+                Ok(())
+            }
+            status => Err(Violation(format!("a send ended with {status:?}"))),
+        }
+    }
+
+    fn received(&mut self, stay: usize, wanted: Wanted, got: &Got) -> Checked {
+        let Some(source) = got.source else {
+            ensure!(got.returned && got.kind == Kind::RecvEnded, "a receive ended as {got:?}");
+            let fine = match got.status {
+                Status::Cancelled | Status::PeerGone => true,
+                Status::Success => matches!(wanted, Wanted::Many),
+                _ => false,
+            };
+            ensure!(fine, "a receive for {wanted:?} ended as {got:?}");
+            return Ok(());
+        };
+        ensure!(got.status == Status::Success, "a message with {:?}", got.status);
+        ensure!(got.returned || matches!(wanted, Wanted::Many), "not given back: {got:?}");
+        let takes = match wanted {
+            Wanted::Untagged(None) | Wanted::Many => got.tag.is_none(),
+            Wanted::Untagged(Some(from)) => got.tag.is_none() && from == source,
+            Wanted::Tag(tag) => got.tag == Some(tag),
+            Wanted::AnyTag => got.tag.is_some(),
+        };
+        ensure!(takes, "a receive for {wanted:?} took {got:?}");
+        self.deliver(stay, source, got)
+    }
+
+    fn deliver(&mut self, stay: usize, source: Addr, got: &Got) -> Checked {
+        let id = match (got.immediate, got.bytes.first_chunk::<8>()) {
+            (Some(id), _) => id,
+            (None, Some(bytes)) => u64::from_le_bytes(*bytes),
+            (None, None) => return Err(Violation(format!("a message without identity: {got:?}"))),
+        };
+        let part = |shift: u32, bits: u32| usize::try_from(id >> shift & ((1 << bits) - 1)).unwrap();
+        let (at, number, length) = (part(44, 20), part(20, 24), part(0, 20));
+        let known = self.sessions.get(at).is_some_and(|session| number < session.entries.len());
+        ensure!(known, "stay {stay}: a message that nobody sent: {got:?}");
+        self.bind(stay, source, at)?;
+        let (faults, session) = (self.faults, &mut self.sessions[at]);
+        let entry = &session.entries[number];
+        let what = format!("message {number} of session {at}");
+        ensure!(!entry.delivered, "{what}: delivered twice");
+        ensure!(!entry.failed, "{what}: delivered though it failed");
+        let mut bytes = pattern(id, length);
+        if !entry.immediate {
+            bytes[..8].copy_from_slice(&id.to_le_bytes());
+        }
+        let whole = entry.length == length && got.bytes == bytes;
+        ensure!(whole && got.tag == entry.tag, "{what}: corrupted: {got:?}");
+        ensure!(got.immediate.is_some() == entry.immediate, "{what}: immediate data: {got:?}");
+        let (order, settled) = session.kinds.get_mut(&entry.tag).unwrap();
+        loop {
+            let next = order[*settled];
+            *settled += 1;
+            if next == number {
+                break;
+            }
+            let skipped = &mut session.entries[next];
+            ensure!(
+                faults && skipped.posted,
+                "{what}: came before message {next}, which is lost or late"
+            );
+            skipped.passed_over = true;
+        }
+        session.entries[number].delivered = true;
+        self.delivered += 1;
+        Ok(())
+    }
+
+    /// What arrives at one stay from one address is one session, and the other way round.
+    fn bind(&mut self, stay: usize, source: Addr, at: usize) -> Checked {
+        let before = *self.by_source.entry((stay, key(source))).or_insert(at);
+        ensure!(before == at, "stay {stay}: {source} is session {at}, and was {before}");
+        let session = &mut self.sessions[at];
+        let from = session.from;
+        let to = *session.to.get_or_insert(stay);
+        ensure!(to == stay, "session {at} is for stay {to}, and arrives at {stay}");
+        let arrives = *session.arrives_from.get_or_insert(source);
+        ensure!(arrives == source, "session {at} arrives from {source}, and from {arrives}");
+        self.knows(stay, source, from)
+    }
+
+    /// The stay disconnects that address.
+    pub(super) fn cut(&mut self, stay: usize, addr: Addr) {
+        match self.peers.get(&(stay, key(addr))) {
+            Some(&peer) => {
+                self.cuts.insert((stay, peer));
+            }
+            None => {
+                self.vague.insert(stay);
+            }
+        }
+        let at = self.session(stay, addr);
+        self.sessions[at].end = Some(End::Disconnected);
+        // Whatever was staged goes out with it.
+        self.sessions[at].entries.iter_mut().for_each(|entry| entry.published = true);
+    }
+
+    /// The stay is told that the peer at that address is gone.
+    pub(super) fn told(&mut self, stay: usize, addr: Addr) -> Checked {
+        let at = self.session(stay, addr);
+        self.sessions[at].end = Some(End::Told);
+        let Some(&peer) = self.peers.get(&(stay, key(addr))) else { return Ok(()) };
+        let gone = self.stays[peer] != Life::Alive
+            || self.cuts.contains(&(peer, stay))
+            || self.vague.contains(&peer)
+            || self.stays[stay] != Life::Alive;
+        ensure!(gone, "stay {stay}: told that {peer} is gone, which is alive and connected");
+        Ok(())
+    }
+
+    pub(super) fn end(&mut self, stay: usize, life: Life) {
+        self.stays[stay] = life;
+        self.ops.retain(|(owner, _), _| *owner != stay);
+    }
+
+    /// Operations of that stay which have no completion yet and are sends.
+    pub(super) fn sends_open(&self, stay: usize) -> usize {
+        let mine = self.ops.range((stay, 0)..=(stay, u64::MAX));
+        mine.filter(|(_, op)| matches!(op, Op::Send { .. })).count()
+    }
+
+    /// What is still owed: the first message that has to arrive and has not.
+    pub(super) fn owed(&self) -> Option<String> {
+        self.sessions.iter().enumerate().find_map(|(at, session)| {
+            let lost = |entry: &Entry| entry.passed_over && !entry.failed;
+            if let Some(number) = session.entries.iter().position(lost) {
+                return Some(format!("message {number} of session {at} was passed over"));
+            }
+            let needs = self.needs(session)?;
+            let number = session
+                .entries
+                .iter()
+                .position(|entry| !entry.delivered && !entry.failed && needs(entry))?;
+            let Session { from, to, end, .. } = session;
+            let (life, length) = (self.stays[*from], session.entries.len());
+            Some(format!(
+                "message {number} of {length} of session {at}, from {from} ({life:?}, {end:?}) to {to:?}"
+            ))
+        })
+    }
+
+    /// Which messages of a session have to arrive: all of them, those that were published, or none.
+    fn needs(&self, session: &Session) -> Option<fn(&Entry) -> bool> {
+        let sender = self.stays[session.from];
+        let still_on = sender == Life::Alive && session.end.is_none();
+        if let Some(to) = session.to {
+            let cut = self.cuts.contains(&(to, session.from)) || self.vague.contains(&to);
+            if self.stays[to] != Life::Alive || cut && !still_on {
+                return None;
+            }
+        } else if !still_on {
+            return None;
+        }
+        match (sender, session.end) {
+            (_, Some(End::Told)) => None,
+            (Life::Alive, None) => Some(|_| true),
+            // What a wrapper holds back may be lost with its sender.
+            _ if self.faults => None,
+            (Life::Killed, _) => Some(|entry| entry.published),
+            (Life::Alive | Life::Dropped, _) => Some(|_| true),
+        }
+    }
+}
