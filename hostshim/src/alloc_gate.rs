@@ -102,10 +102,8 @@ pub(crate) fn note(event: Event) {
             match event {
                 Event::Allocation(bytes) => {
                     gate.counts.allocations = gate.counts.allocations.wrapping_add(1);
-                    gate.counts.bytes = gate
-                        .counts
-                        .bytes
-                        .wrapping_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+                    gate.counts.bytes =
+                        gate.counts.bytes.wrapping_add(u64::try_from(bytes).unwrap_or(u64::MAX));
                 }
                 Event::Release => gate.counts.releases = gate.counts.releases.wrapping_add(1),
             }
@@ -132,16 +130,8 @@ pub struct Sealed {
 
 /// Seals the calling thread and sets its counts to zero. Sealing again replaces the rule and the counts.
 pub fn seal(rule: OnUse) -> Sealed {
-    GATE.with(|cell| {
-        cell.set(Gate {
-            rule: Some(rule),
-            counts: Counts::default(),
-            ..cell.get()
-        })
-    });
-    Sealed {
-        thread: PhantomData,
-    }
+    GATE.with(|cell| cell.set(Gate { rule: Some(rule), counts: Counts::default(), ..cell.get() }));
+    Sealed { thread: PhantomData }
 }
 
 impl Sealed {
@@ -160,12 +150,7 @@ impl Sealed {
 
 impl Drop for Sealed {
     fn drop(&mut self) {
-        GATE.with(|cell| {
-            cell.set(Gate {
-                rule: None,
-                ..cell.get()
-            })
-        });
+        GATE.with(|cell| cell.set(Gate { rule: None, ..cell.get() }));
     }
 }
 

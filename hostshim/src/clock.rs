@@ -120,22 +120,14 @@ struct Reading {
 impl Reading {
     /// The tightest of several sandwiches `clock, counter, clock`.
     fn take() -> Self {
-        let mut best = Self {
-            ticks: 0,
-            raw_ns: 0,
-            slack_ns: u64::MAX,
-        };
+        let mut best = Self { ticks: 0, raw_ns: 0, slack_ns: u64::MAX };
         for _ in 0..READINGS {
             let before = clock_ns(libc::CLOCK_MONOTONIC_RAW);
             let ticks = tsc::ticks();
             let after = clock_ns(libc::CLOCK_MONOTONIC_RAW);
             let half = after.saturating_sub(before) / 2;
             if half < best.slack_ns {
-                best = Self {
-                    ticks,
-                    raw_ns: before.saturating_add(half),
-                    slack_ns: half,
-                };
+                best = Self { ticks, raw_ns: before.saturating_add(half), slack_ns: half };
             }
         }
         best
@@ -205,15 +197,8 @@ impl TscClock {
         let Some(rate) = hz.and_then(|hz| Rate::new(u64::try_from(hz).ok()?)) else {
             return Self::fallback(Fallback::Implausible);
         };
-        let slack = u128::from(
-            start
-                .slack_ns
-                .saturating_add(end.slack_ns)
-                .saturating_add(1),
-        );
-        let error = (slack * u128::from(BILLION))
-            .checked_div(u128::from(ns))
-            .unwrap_or(u128::MAX);
+        let slack = u128::from(start.slack_ns.saturating_add(end.slack_ns).saturating_add(1));
+        let error = (slack * u128::from(BILLION)).checked_div(u128::from(ns)).unwrap_or(u128::MAX);
         Self {
             source: ClockSource::Tsc,
             base_ticks: end.ticks,
@@ -232,10 +217,7 @@ impl TscClock {
             base_ticks: 0,
             base_ns: 0,
             base_slack_ns: 0,
-            rate: Rate {
-                hz: BILLION,
-                mult: 1 << SHIFT,
-            },
+            rate: Rate { hz: BILLION, mult: 1 << SHIFT },
             last_ns: Cell::new(0),
             error_ppb: 0,
             stated_hz: None,
@@ -266,10 +248,7 @@ impl TscClock {
     #[must_use]
     pub fn now_ns(&self) -> u64 {
         let ticks = self.ticks().saturating_sub(self.base_ticks);
-        let ns = self
-            .base_ns
-            .saturating_add(self.rate.ns(ticks))
-            .max(self.last_ns.get());
+        let ns = self.base_ns.saturating_add(self.rate.ns(ticks)).max(self.last_ns.get());
         self.last_ns.set(ns);
         ns
     }
@@ -318,21 +297,13 @@ impl TscClock {
     #[must_use]
     pub fn drift(&self) -> Drift {
         if self.source != ClockSource::Tsc {
-            return Drift {
-                ns: 0,
-                over_ns: 0,
-                slack_ns: 0,
-            };
+            return Drift { ns: 0, over_ns: 0, slack_ns: 0 };
         }
         let now = Reading::take();
         let over_ns = self.rate.ns(now.ticks.saturating_sub(self.base_ticks));
         let mine = i128::from(self.base_ns.saturating_add(over_ns));
         let ns = i64::try_from(mine - i128::from(now.raw_ns)).unwrap_or(i64::MAX);
-        Drift {
-            ns,
-            over_ns,
-            slack_ns: now.slack_ns,
-        }
+        Drift { ns, over_ns, slack_ns: now.slack_ns }
     }
 
     /// The same clock with the rate measured anew, over all the time since its calibration: the longer ago, the better.
@@ -342,11 +313,8 @@ impl TscClock {
         if self.source != ClockSource::Tsc {
             return self.clone();
         }
-        let start = Reading {
-            ticks: self.base_ticks,
-            raw_ns: self.base_ns,
-            slack_ns: self.base_slack_ns,
-        };
+        let start =
+            Reading { ticks: self.base_ticks, raw_ns: self.base_ns, slack_ns: self.base_slack_ns };
         let end = Reading::take();
         let renewed = Self::between(start, end, self.stated_hz);
         if renewed.source != ClockSource::Tsc {
@@ -369,11 +337,7 @@ fn fit(root: &Path) -> Result<tsc::CounterFacts, Fallback> {
     let sources = root.join("sys/devices/system/clocksource/clocksource0/available_clocksource");
     let listed =
         fs::read_to_string(sources).is_ok_and(|s| s.split_whitespace().any(|s| s == "tsc"));
-    if listed {
-        Ok(facts)
-    } else {
-        Err(Fallback::KernelDistrusts)
-    }
+    if listed { Ok(facts) } else { Err(Fallback::KernelDistrusts) }
 }
 
 #[cfg(test)]
@@ -382,23 +346,12 @@ mod tests {
     use crate::fake_tree::Tree;
 
     fn reading(ticks: u64, raw_ns: u64) -> Reading {
-        Reading {
-            ticks,
-            raw_ns,
-            slack_ns: 10,
-        }
+        Reading { ticks, raw_ns, slack_ns: 10 }
     }
 
     #[test]
     fn conversion_is_exact_at_any_rate_and_span() {
-        for hz in [
-            HZ_MIN,
-            25_000_000,
-            BILLION,
-            2_593_904_123,
-            3_000_000_000,
-            HZ_MAX,
-        ] {
+        for hz in [HZ_MIN, 25_000_000, BILLION, 2_593_904_123, 3_000_000_000, HZ_MAX] {
             let rate = Rate::new(hz).unwrap();
             for ticks in [0, 1, 7, 1000, hz - 1, hz, hz * 3600, u64::MAX / 2_000_000] {
                 let exact = u128::from(ticks) * u128::from(BILLION) / u128::from(hz);
@@ -419,15 +372,9 @@ mod tests {
         assert_eq!(Rate::new(HZ_MIN - 1), None);
         assert_eq!(Rate::new(HZ_MAX + 1), None);
         let stuck = TscClock::between(reading(5, 0), reading(5, 1000), None);
-        assert_eq!(
-            stuck.source(),
-            ClockSource::Monotonic(Fallback::Implausible)
-        );
+        assert_eq!(stuck.source(), ClockSource::Monotonic(Fallback::Implausible));
         let backwards = TscClock::between(reading(5, 1000), reading(9, 10), None);
-        assert_eq!(
-            backwards.source(),
-            ClockSource::Monotonic(Fallback::Implausible)
-        );
+        assert_eq!(backwards.source(), ClockSource::Monotonic(Fallback::Implausible));
     }
 
     #[test]
@@ -441,10 +388,7 @@ mod tests {
         assert!(BILLION.abs_diff(c.ticks_to_ns(3_000_000_000)) <= 1);
         assert_eq!(c.error_ppb(), 21 * 1000);
         assert_eq!(c.agrees_with_stated(), Some(true));
-        let c = TscClock {
-            stated_hz: Some(3_004_000_000),
-            ..c
-        };
+        let c = TscClock { stated_hz: Some(3_004_000_000), ..c };
         assert_eq!(c.agrees_with_stated(), Some(false));
     }
 
@@ -455,10 +399,7 @@ mod tests {
 
     #[test]
     fn never_runs_backwards() {
-        for clock in [
-            TscClock::calibrate_for(Duration::from_millis(5)),
-            TscClock::kernel(),
-        ] {
+        for clock in [TscClock::calibrate_for(Duration::from_millis(5)), TscClock::kernel()] {
             let mut last = clock.now_ns();
             for _ in 0..100_000 {
                 let now = clock.now_ns();
@@ -488,10 +429,7 @@ mod tests {
         // The promised error, the slack of the two looks, and rounding.
         let promised = drift.over_ns.saturating_mul(clock.error_ppb()) / BILLION;
         let allowed = promised + drift.slack_ns + clock.base_slack_ns + 2_000;
-        assert!(
-            drift.ns.unsigned_abs() <= allowed,
-            "{drift:?}, {allowed} ns allowed: {clock:?}"
-        );
+        assert!(drift.ns.unsigned_abs() <= allowed, "{drift:?}, {allowed} ns allowed: {clock:?}");
         let better = clock.recalibrated();
         assert!(better.now_ns() >= clock.last_ns.get());
         assert!(
@@ -505,11 +443,7 @@ mod tests {
         let tree = Tree::new();
         let known = tsc::facts().invariant;
         let expected = if cfg!(target_arch = "x86_64") {
-            if known {
-                Fallback::KernelDistrusts
-            } else {
-                Fallback::NotInvariant
-            }
+            if known { Fallback::KernelDistrusts } else { Fallback::NotInvariant }
         } else {
             Fallback::Architecture
         };

@@ -74,21 +74,13 @@ impl OsError {
     /// `operation` is the name of the system call or of the step, as a user would search for it.
     #[must_use]
     pub const fn new(operation: &'static str, errno: Errno) -> Self {
-        Self {
-            operation,
-            path: None,
-            errno,
-        }
+        Self { operation, path: None, errno }
     }
 
     /// The same, for an operation on a file.
     #[must_use]
     pub fn at(operation: &'static str, path: &Path, errno: Errno) -> Self {
-        Self {
-            operation,
-            path: Some(path.to_path_buf()),
-            errno,
-        }
+        Self { operation, path: Some(path.to_path_buf()), errno }
     }
 
     pub(crate) fn io(operation: &'static str, path: &Path, error: &io::Error) -> Self {
@@ -121,9 +113,7 @@ impl fmt::Display for OsError {
             write!(f, " {}", path.display())?;
         }
         write!(f, ": {}", self.errno)?;
-        self.errno
-            .remedy()
-            .map_or(Ok(()), |remedy| write!(f, "; remedy: {remedy}"))
+        self.errno.remedy().map_or(Ok(()), |remedy| write!(f, "; remedy: {remedy}"))
     }
 }
 

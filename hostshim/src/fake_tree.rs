@@ -13,12 +13,8 @@ impl Tree {
         let process = std::process::id();
         let candidates =
             (0_u32..).map(|n| std::env::temp_dir().join(format!("spinwire-tree-{process}-{n}")));
-        let root = candidates
-            .into_iter()
-            .find(|path| fs::create_dir(path).is_ok());
-        Self {
-            root: root.unwrap(),
-        }
+        let root = candidates.into_iter().find(|path| fs::create_dir(path).is_ok());
+        Self { root: root.unwrap() }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -45,15 +41,9 @@ impl Tree {
         use crate::preflight::{Facts, Probe, Room};
         let facts = Facts {
             segment_dir: PathBuf::from("/dev/shm"),
-            segment_room: Ok(Room {
-                total: None,
-                free: None,
-            }),
+            segment_room: Ok(Room { total: None, free: None }),
             io_uring: Ok(()),
         };
-        Probe {
-            root: self.root.clone(),
-            facts,
-        }
+        Probe { root: self.root.clone(), facts }
     }
 }

@@ -86,21 +86,13 @@ impl<'a> HostRester<'a> {
     /// For a thread that peers wake by `bell`. Sleeps 10 ms at a time at most.
     #[must_use]
     pub const fn with_bell(clock: &'a TscClock, bell: Bell<'a>) -> Self {
-        Self {
-            clock,
-            bell: Some(bell),
-            park_max: PARK_MAX,
-        }
+        Self { clock, bell: Some(bell), park_max: PARK_MAX }
     }
 
     /// For a thread that nobody wakes: a park is a nap of 100 us at most, and that is how late news may be noticed.
     #[must_use]
     pub const fn without_bell(clock: &'a TscClock) -> Self {
-        Self {
-            clock,
-            bell: None,
-            park_max: NAP_MAX,
-        }
+        Self { clock, bell: None, park_max: NAP_MAX }
     }
 
     /// The same with another longest sleep.

@@ -1,8 +1,5 @@
 //! The gate before the heap, installed: it counts, it aborts, and it knows threads apart.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test stops at the first thing that is not as expected"
-)]
+#![allow(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
 mod host_process;
 
@@ -22,14 +19,7 @@ fn every_way_into_the_heap_is_counted() {
     let sealed = alloc_gate::seal(OnUse::Count);
     assert!(sealed.counts().is_clean());
     let mut bytes: Vec<u8> = black_box(Vec::with_capacity(100));
-    assert_eq!(
-        sealed.counts(),
-        Counts {
-            allocations: 1,
-            releases: 0,
-            bytes: 100
-        }
-    );
+    assert_eq!(sealed.counts(), Counts { allocations: 1, releases: 0, bytes: 100 });
     bytes.extend_from_slice(&[1; 100]);
     assert_eq!(sealed.counts().allocations, 1, "that was room enough");
     bytes.push(1);
@@ -49,9 +39,7 @@ fn other_threads_are_free() {
     let (go, wait) = std::sync::mpsc::sync_channel::<()>(1);
     let other = std::thread::spawn(move || {
         wait.recv().unwrap();
-        (0..1000)
-            .map(|n| black_box(vec![n; 10]).len())
-            .sum::<usize>()
+        (0..1000).map(|n| black_box(vec![n; 10]).len()).sum::<usize>()
     });
     let sealed = alloc_gate::seal(OnUse::Count);
     go.send(()).unwrap();
@@ -74,14 +62,8 @@ fn open_again_after_the_seal() {
 }
 
 fn stderr_of(name: &str, culprit: &str) -> (Option<i32>, String) {
-    let out = again(name, culprit)
-        .stderr(Stdio::piped())
-        .output()
-        .unwrap();
-    (
-        out.status.signal(),
-        String::from_utf8_lossy(&out.stderr).into_owned(),
-    )
+    let out = again(name, culprit).stderr(Stdio::piped()).output().unwrap();
+    (out.status.signal(), String::from_utf8_lossy(&out.stderr).into_owned())
 }
 
 #[test]
@@ -102,16 +84,10 @@ fn a_sealed_thread_that_uses_the_heap_ends_the_process() {
     }
     let (signal, text) = stderr_of(name, "allocate");
     assert_eq!(signal, Some(libc::SIGABRT), "{text}");
-    assert!(
-        text.contains("a sealed thread allocated heap memory"),
-        "{text}"
-    );
+    assert!(text.contains("a sealed thread allocated heap memory"), "{text}");
     let (signal, text) = stderr_of(name, "release");
     assert_eq!(signal, Some(libc::SIGABRT), "{text}");
-    assert!(
-        text.contains("a sealed thread released heap memory"),
-        "{text}"
-    );
+    assert!(text.contains("a sealed thread released heap memory"), "{text}");
     let (_signal, text) = stderr_of(name, "panic");
     assert!(text.contains("this must come out"), "{text}");
     assert_eq!(stderr_of(name, "nothing").0, None);

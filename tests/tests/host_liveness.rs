@@ -49,11 +49,7 @@ impl Drop for Waiter {
 fn becomes(identity: &Identity, expected: &Life) {
     let began = std::time::Instant::now();
     while identity.life() != *expected {
-        assert!(
-            began.elapsed() < LONG,
-            "{} and not {expected}",
-            identity.life()
-        );
+        assert!(began.elapsed() < LONG, "{} and not {expected}", identity.life());
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -100,10 +96,7 @@ fn a_killed_process_is_dead_before_and_after_it_is_waited_for() {
 #[test]
 fn a_number_that_was_given_away_does_not_revive_the_dead() {
     let (mut child, identity) = Waiter::start();
-    let predecessor = Identity {
-        start_time: identity.start_time - 1,
-        ..identity
-    };
+    let predecessor = Identity { start_time: identity.start_time - 1, ..identity };
     assert_eq!(predecessor.life(), Life::Dead(Death::Replaced));
     assert!(is_alive(&identity));
     let mut watch = DeathWatch::new();
@@ -138,11 +131,8 @@ fn a_crowd_dies_in_any_order() {
 /// A process that ends by itself is seen no later than its pipe closes, and its exit code stays for its parent.
 #[test]
 fn watching_takes_nothing_from_the_parent() {
-    let mut child = Command::new("sh")
-        .args(["-c", "read _; exit 7"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        Command::new("sh").args(["-c", "read _; exit 7"]).stdin(Stdio::piped()).spawn().unwrap();
     let mut watch = DeathWatch::new();
     watch.watch(1, Identity::of(child.id()).unwrap()).unwrap();
     assert!(watch.poll(Duration::ZERO).unwrap().is_empty());

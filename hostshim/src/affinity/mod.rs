@@ -63,9 +63,7 @@ impl From<OsError> for AffinityError {
 /// # Errors
 /// The kernel's refusal, which no known kernel gives.
 pub fn allowed_cpus() -> Result<CpuList, OsError> {
-    syscall::affinity()
-        .map(CpuList::from_iter)
-        .map_err(|e| OsError::new("sched_getaffinity", e))
+    syscall::affinity().map(CpuList::from_iter).map_err(|e| OsError::new("sched_getaffinity", e))
 }
 
 /// Pins the calling thread to `cpu`, which must be among those that it may run on now.
@@ -86,10 +84,7 @@ pub fn pin_within(cpu: u32, allowed: &CpuList) -> Result<(), AffinityError> {
     // core_affinity keeps its mask in a cpu_set_t and panics beyond the end of it.
     const CPU_SET_BITS: u32 = 1024;
     if !allowed.contains(cpu) || cpu >= CPU_SET_BITS {
-        return Err(AffinityError::NotAllowed {
-            cpu,
-            allowed: allowed.clone(),
-        });
+        return Err(AffinityError::NotAllowed { cpu, allowed: allowed.clone() });
     }
     let id = usize::try_from(cpu).unwrap_or(usize::MAX);
     if core_affinity::set_for_current(core_affinity::CoreId { id }) {
@@ -147,9 +142,7 @@ mod tests {
         let ghost = 1000;
         if !allowed_cpus().unwrap().contains(ghost) {
             let wrong = CpuList::from_iter([ghost]);
-            let e = std::thread::spawn(move || pin_within(ghost, &wrong))
-                .join()
-                .unwrap();
+            let e = std::thread::spawn(move || pin_within(ghost, &wrong)).join().unwrap();
             assert!(matches!(e, Err(AffinityError::Os(_))));
         }
     }
@@ -157,9 +150,6 @@ mod tests {
     #[test]
     fn a_cpu_beyond_the_mask_does_not_panic() {
         let wrong = CpuList::from_iter([5000]);
-        assert!(matches!(
-            pin_within(5000, &wrong),
-            Err(AffinityError::NotAllowed { .. })
-        ));
+        assert!(matches!(pin_within(5000, &wrong), Err(AffinityError::NotAllowed { .. })));
     }
 }

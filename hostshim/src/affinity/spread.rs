@@ -83,20 +83,14 @@ impl Topology {
                 isolated: isolated.contains(cpu),
             }
         };
-        Self {
-            places: allowed.iter().map(place).collect(),
-        }
+        Self { places: allowed.iter().map(place).collect() }
     }
 
     /// The CPUs that are hardware threads of the core of `cpu`, itself included, among the allowed ones.
     #[must_use]
     pub fn siblings(&self, cpu: u32) -> CpuList {
         let core = self.places.iter().find(|p| p.cpu == cpu).map(|p| p.core);
-        self.places
-            .iter()
-            .filter(|p| Some(p.core) == core)
-            .map(|p| p.cpu)
-            .collect()
+        self.places.iter().filter(|p| Some(p.core) == core).map(|p| p.cpu).collect()
     }
 
     /// The memory node of `cpu`, if it is allowed.
@@ -127,15 +121,8 @@ impl Topology {
             }
         }
         let all: Vec<u32> = self.threads_round_robin();
-        let sharing = if count <= all.len() {
-            Sharing::Core
-        } else {
-            Sharing::Cpu
-        };
-        Ok(Spread {
-            cpus: all.into_iter().cycle().take(count).collect(),
-            sharing,
-        })
+        let sharing = if count <= all.len() { Sharing::Core } else { Sharing::Cpu };
+        Ok(Spread { cpus: all.into_iter().cycle().take(count).collect(), sharing })
     }
 
     /// The places in order of preference.
@@ -174,17 +161,9 @@ impl Topology {
 /// among those, the first by preference where groups are equal.
 fn best_group(cores: &[Place], count: usize, group: fn(&Place) -> (u32, u32)) -> Option<Vec<u32>> {
     let chosen_by = |leader: &Place| -> Vec<Place> {
-        cores
-            .iter()
-            .filter(|c| group(c) == group(leader))
-            .take(count)
-            .copied()
-            .collect()
+        cores.iter().filter(|c| group(c) == group(leader)).take(count).copied().collect()
     };
-    let groups = cores
-        .iter()
-        .map(chosen_by)
-        .filter(|chosen| chosen.len() == count);
+    let groups = cores.iter().map(chosen_by).filter(|chosen| chosen.len() == count);
     let best = groups.min_by_key(|chosen| {
         let isolated = chosen.iter().filter(|p| p.isolated).count();
         (Reverse(isolated), chosen.iter().filter(|p| p.noisy).count())
@@ -204,32 +183,17 @@ fn first(path: &Path) -> Option<u32> {
 
 /// The first CPU that shares the largest cache of this one.
 fn last_cache(folder: &Path) -> Option<u32> {
-    let level = |index: &Path| {
-        fs::read_to_string(index.join("level"))
-            .ok()?
-            .trim()
-            .parse::<u32>()
-            .ok()
-    };
-    let entries = fs::read_dir(folder)
-        .ok()?
-        .filter_map(Result::ok)
-        .map(|e| e.path());
-    let (_level, index) = entries
-        .filter_map(|path| Some((level(&path)?, path)))
-        .max()?;
+    let level =
+        |index: &Path| fs::read_to_string(index.join("level")).ok()?.trim().parse::<u32>().ok();
+    let entries = fs::read_dir(folder).ok()?.filter_map(Result::ok).map(|e| e.path());
+    let (_level, index) = entries.filter_map(|path| Some((level(&path)?, path))).max()?;
     first(&index.join("shared_cpu_list"))
 }
 
 /// sysfs marks the node by an entry `nodeN` in the CPU's folder.
 fn node_of(folder: &Path) -> Option<u32> {
-    let names = fs::read_dir(folder)
-        .ok()?
-        .filter_map(Result::ok)
-        .map(|e| e.file_name());
-    names
-        .filter_map(|n| n.to_str()?.strip_prefix("node")?.parse().ok())
-        .min()
+    let names = fs::read_dir(folder).ok()?.filter_map(Result::ok).map(|e| e.file_name());
+    names.filter_map(|n| n.to_str()?.strip_prefix("node")?.parse().ok()).min()
 }
 
 #[cfg(test)]
@@ -244,10 +208,7 @@ mod tests {
         for cpu in 0_u32..16 {
             let core = cpu % 8;
             let here = format!("sys/devices/system/cpu/cpu{cpu}");
-            tree.file(
-                &format!("{here}/topology/core_cpus_list"),
-                format!("{core},{}\n", core + 8),
-            );
+            tree.file(&format!("{here}/topology/core_cpus_list"), format!("{core},{}\n", core + 8));
             let low = core / 2 * 2;
             let shared = format!("{low}-{},{}-{}\n", low + 1, low + 8, low + 9);
             tree.file(&format!("{here}/cache/index0/level"), "1\n");
@@ -263,78 +224,40 @@ mod tests {
     }
 
     fn spread_of(tree: &Tree, allowed: &str, count: usize) -> Spread {
-        Topology::read(tree.root(), &allowed.parse().unwrap())
-            .spread(count)
-            .unwrap()
+        Topology::read(tree.root(), &allowed.parse().unwrap()).spread(count).unwrap()
     }
 
     #[test]
     fn two_cores_under_one_cache_and_not_the_core_of_cpu_0() {
         let s = spread_of(&server(""), "0-15", 2);
-        assert_eq!(
-            s,
-            Spread {
-                cpus: vec![2, 3],
-                sharing: Sharing::Cache
-            }
-        );
+        assert_eq!(s, Spread { cpus: vec![2, 3], sharing: Sharing::Cache });
     }
 
     #[test]
     fn isolated_cpus_come_first() {
         let s = spread_of(&server("6-7,14-15"), "0-15", 2);
-        assert_eq!(
-            s,
-            Spread {
-                cpus: vec![6, 7],
-                sharing: Sharing::Cache
-            }
-        );
+        assert_eq!(s, Spread { cpus: vec![6, 7], sharing: Sharing::Cache });
     }
 
     #[test]
     fn more_pollers_than_a_cache_has_cores_stay_on_a_node() {
         let s = spread_of(&server(""), "0-15", 4);
-        assert_eq!(
-            s,
-            Spread {
-                cpus: vec![4, 5, 6, 7],
-                sharing: Sharing::Node
-            }
-        );
+        assert_eq!(s, Spread { cpus: vec![4, 5, 6, 7], sharing: Sharing::Node });
         assert_eq!(spread_of(&server(""), "0-15", 5).sharing, Sharing::Machine);
     }
 
     #[test]
     fn siblings_are_taken_only_when_cores_run_out() {
         let s = spread_of(&server(""), "1,9", 2);
-        assert_eq!(
-            s,
-            Spread {
-                cpus: vec![1, 9],
-                sharing: Sharing::Core
-            }
-        );
+        assert_eq!(s, Spread { cpus: vec![1, 9], sharing: Sharing::Core });
         let s = spread_of(&server(""), "1,3,9,11", 3);
-        assert_eq!(
-            s,
-            Spread {
-                cpus: vec![1, 3, 9],
-                sharing: Sharing::Core
-            }
-        );
+        assert_eq!(s, Spread { cpus: vec![1, 3, 9], sharing: Sharing::Core });
     }
 
     #[test]
     fn one_cpu_is_shared_by_all_and_says_so() {
         let s = spread_of(&server(""), "5", 2);
-        assert_eq!(
-            s,
-            Spread {
-                cpus: vec![5, 5],
-                sharing: Sharing::Cpu
-            }
-        );
+        assert_eq!(s, Spread { cpus: vec![5, 5], sharing: Sharing::Cpu });
     }
 
     #[test]
@@ -347,15 +270,8 @@ mod tests {
             let allowed = CpuList::from_iter((0..16).filter(|b| bits >> b & 1 == 1));
             let topology = Topology::read(tree.root(), &allowed);
             let s = topology.spread(2).unwrap();
-            assert!(
-                s.cpus.iter().all(|c| allowed.contains(*c)),
-                "{allowed}: {s:?}"
-            );
-            assert_eq!(
-                s.cpus[0] == s.cpus[1],
-                allowed.len() == 1,
-                "{allowed}: {s:?}"
-            );
+            assert!(s.cpus.iter().all(|c| allowed.contains(*c)), "{allowed}: {s:?}");
+            assert_eq!(s.cpus[0] == s.cpus[1], allowed.len() == 1, "{allowed}: {s:?}");
             let same_core = s.cpus[0] % 8 == s.cpus[1] % 8;
             assert_eq!(same_core, s.sharing >= Sharing::Core, "{allowed}: {s:?}");
         }
@@ -365,13 +281,7 @@ mod tests {
     fn an_empty_sysfs_is_a_plain_machine() {
         let tree = Tree::new();
         let s = spread_of(&tree, "0-1", 2);
-        assert_eq!(
-            s,
-            Spread {
-                cpus: vec![0, 1],
-                sharing: Sharing::Cache
-            }
-        );
+        assert_eq!(s, Spread { cpus: vec![0, 1], sharing: Sharing::Cache });
         let topology = Topology::read(tree.root(), &"0-1".parse().unwrap());
         assert_eq!(topology.spread(0), Err(AffinityError::None));
         assert_eq!(topology.siblings(1).to_string(), "1");

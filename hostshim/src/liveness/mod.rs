@@ -99,16 +99,8 @@ impl Identity {
     pub fn of(pid: u32) -> Result<Self, OsError> {
         let boot_id = boot_id()?;
         match read_stat(pid)? {
-            Some(stat) => Ok(Self {
-                pid,
-                start_time: stat.start_time,
-                boot_id,
-            }),
-            None => Err(OsError::at(
-                "read",
-                Path::new(&stat_path(pid)),
-                Errno::new(libc::ESRCH),
-            )),
+            Some(stat) => Ok(Self { pid, start_time: stat.start_time, boot_id }),
+            None => Err(OsError::at("read", Path::new(&stat_path(pid)), Errno::new(libc::ESRCH))),
         }
     }
 
@@ -158,9 +150,7 @@ pub fn boot_id() -> Result<[u8; 16], OsError> {
 /// Where `/proc` is not mounted or not readable.
 pub fn pid_namespace() -> Result<u64, OsError> {
     let path = Path::new("/proc/self/ns/pid");
-    fs::metadata(path)
-        .map(|m| m.ino())
-        .map_err(|e| OsError::io("stat", path, &e))
+    fs::metadata(path).map(|m| m.ino()).map_err(|e| OsError::io("stat", path, &e))
 }
 
 fn stat_path(pid: u32) -> String {
@@ -174,17 +164,12 @@ fn read_stat(pid: u32) -> Result<Option<Stat>, OsError> {
     match fs::read(path) {
         Ok(bytes) => {
             let stat = Stat::parse(&bytes);
-            stat.map(Some)
-                .ok_or_else(|| OsError::at("parse", path, Errno::new(libc::EINVAL)))
+            stat.map(Some).ok_or_else(|| OsError::at("parse", path, Errno::new(libc::EINVAL)))
         }
         // The file may be there at open and the process gone at read: that is ESRCH.
         Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => {
             // Mounted with hidepid, /proc hides the living too; and unmounted, everybody.
-            if syscall::pid_exists(pid) {
-                Err(OsError::io("read", path, &e))
-            } else {
-                Ok(None)
-            }
+            if syscall::pid_exists(pid) { Err(OsError::io("read", path, &e)) } else { Ok(None) }
         }
         Err(e) => Err(OsError::io("read", path, &e)),
     }
@@ -221,10 +206,7 @@ mod tests {
     #[test]
     fn same_number_other_start_or_boot_is_dead() {
         let me = Identity::mine().unwrap();
-        let earlier = Identity {
-            start_time: me.start_time - 1,
-            ..me
-        };
+        let earlier = Identity { start_time: me.start_time - 1, ..me };
         assert_eq!(earlier.life(), Life::Dead(Death::Replaced));
         let mut boot_id = me.boot_id;
         boot_id[15] ^= 1;
@@ -238,10 +220,7 @@ mod tests {
         let me = Identity::mine().unwrap();
         for pid in [0, u32::MAX] {
             assert_eq!(Identity { pid, ..me }.life(), Life::Dead(Death::Gone));
-            assert_eq!(
-                Identity::of(pid).unwrap_err().errno(),
-                Errno::new(libc::ESRCH)
-            );
+            assert_eq!(Identity::of(pid).unwrap_err().errno(), Errno::new(libc::ESRCH));
         }
     }
 

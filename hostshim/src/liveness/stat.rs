@@ -30,11 +30,7 @@ impl Stat {
         let &[state] = state.as_bytes() else {
             return None;
         };
-        Some(Self {
-            state,
-            threads,
-            start_time,
-        })
+        Some(Self { state, threads, start_time })
     }
 
     /// Z and X are the states after the end. A leader that left its other threads running shows Z as well.
@@ -55,25 +51,14 @@ mod tests {
     fn line(name: &str, state: &str, threads: u64) -> String {
         // Fields 4 to 19 are told apart from the ones that matter by being 4 to 19.
         let middle: Vec<String> = (4..20).map(|n| n.to_string()).collect();
-        format!(
-            "4711 ({name}) {state} {} {threads} 0 987654 23 24\n",
-            middle.join(" ")
-        )
+        format!("4711 ({name}) {state} {} {threads} 0 987654 23 24\n", middle.join(" "))
     }
 
     #[test]
     fn names_cannot_shift_the_fields() {
         for name in ["cat", "a b", ") Z 1 1 1", "((", "))))", ""] {
             let stat = Stat::parse(line(name, "S", 3).as_bytes()).unwrap();
-            assert_eq!(
-                stat,
-                Stat {
-                    state: b'S',
-                    threads: 3,
-                    start_time: 987_654
-                },
-                "{name}"
-            );
+            assert_eq!(stat, Stat { state: b'S', threads: 3, start_time: 987_654 }, "{name}");
         }
         let mut bytes = b"1 (\xff\xfe".to_vec();
         bytes.extend_from_slice(line("", "S", 1).split_once('(').unwrap().1.as_bytes());
@@ -87,10 +72,7 @@ mod tests {
             assert!(!is(state, 1).is_dead(), "{state}");
         }
         assert!(is("Z", 1).is_dead() && is("Z", 0).is_dead() && is("X", 1).is_dead());
-        assert!(
-            !is("Z", 2).is_dead(),
-            "the leader ended, its threads did not"
-        );
+        assert!(!is("Z", 2).is_dead(), "the leader ended, its threads did not");
         assert!(is("T", 1).is_stopped() && is("t", 1).is_stopped() && !is("S", 1).is_stopped());
     }
 

@@ -54,19 +54,13 @@ impl DeathWatch {
     /// Watches nobody yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            entries: Vec::new(),
-            lookup_only: false,
-        }
+        Self { entries: Vec::new(), lookup_only: false }
     }
 
     /// Watches by `/proc` only: what happens by itself where there are no pidfds.
     #[must_use]
     pub const fn by_lookup() -> Self {
-        Self {
-            entries: Vec::new(),
-            lookup_only: true,
-        }
+        Self { entries: Vec::new(), lookup_only: true }
     }
 
     /// Adds a process. A key that is watched already is replaced.
@@ -75,30 +69,19 @@ impl DeathWatch {
     /// Where `/proc` does not tell which boot this is.
     pub fn watch(&mut self, key: u64, identity: Identity) -> Result<WatchedBy, OsError> {
         self.forget(key);
-        let means = if identity.boot_id == boot_id()? {
-            self.means(&identity)
-        } else {
-            Means::AlreadyDead
-        };
+        let means =
+            if identity.boot_id == boot_id()? { self.means(&identity) } else { Means::AlreadyDead };
         let by = match means {
             Means::Pidfd(_) => WatchedBy::Pidfd,
             Means::Lookup => WatchedBy::Lookup,
             Means::AlreadyDead => WatchedBy::AlreadyDead,
         };
-        self.entries.push(Entry {
-            key,
-            identity,
-            means,
-        });
+        self.entries.push(Entry { key, identity, means });
         Ok(by)
     }
 
     fn means(&self, identity: &Identity) -> Means {
-        let pidfd = if self.lookup_only {
-            None
-        } else {
-            syscall::pidfd_open(identity.pid).ok()
-        };
+        let pidfd = if self.lookup_only { None } else { syscall::pidfd_open(identity.pid).ok() };
         // Refused: no such process, no pidfds, no descriptors left. The look-up below tells the dead from the rest.
         let means = pidfd.map_or(Means::Lookup, Means::Pidfd);
         // Only now: had the number changed hands before the pidfd was opened, the start time would differ.
@@ -145,15 +128,8 @@ impl DeathWatch {
 
     /// One poll(2), and one look at those that have no pidfd.
     fn wait(&mut self, at_most: Duration) -> Result<Vec<u64>, OsError> {
-        let must_look = self
-            .entries
-            .iter()
-            .any(|e| !matches!(e.means, Means::Pidfd(_)));
-        let pause = if self
-            .entries
-            .iter()
-            .any(|e| matches!(e.means, Means::AlreadyDead))
-        {
+        let must_look = self.entries.iter().any(|e| !matches!(e.means, Means::Pidfd(_)));
+        let pause = if self.entries.iter().any(|e| matches!(e.means, Means::AlreadyDead)) {
             Duration::ZERO
         } else if must_look {
             at_most.min(LOOKUP_EVERY)
@@ -210,11 +186,7 @@ mod tests {
     #[test]
     fn reports_the_one_that_ended_and_only_once() {
         for mut watch in [DeathWatch::new(), DeathWatch::by_lookup()] {
-            let expected = if watch.lookup_only {
-                WatchedBy::Lookup
-            } else {
-                WatchedBy::Pidfd
-            };
+            let expected = if watch.lookup_only { WatchedBy::Lookup } else { WatchedBy::Pidfd };
             let (mut a, id_a) = waiter();
             let (mut b, id_b) = waiter();
             assert_eq!(watch.watch(1, id_a).unwrap(), expected);
@@ -245,20 +217,11 @@ mod tests {
         }
         assert_eq!(watch.watch(1, identity).unwrap(), WatchedBy::AlreadyDead);
         child.wait().unwrap();
-        let replaced = Identity {
-            start_time: me.start_time + 1,
-            ..me
-        };
+        let replaced = Identity { start_time: me.start_time + 1, ..me };
         assert_eq!(watch.watch(2, replaced).unwrap(), WatchedBy::AlreadyDead);
-        let other_boot = Identity {
-            boot_id: [0; 16],
-            ..me
-        };
+        let other_boot = Identity { boot_id: [0; 16], ..me };
         assert_eq!(watch.watch(3, other_boot).unwrap(), WatchedBy::AlreadyDead);
-        let absent = Identity {
-            pid: u32::MAX,
-            ..me
-        };
+        let absent = Identity { pid: u32::MAX, ..me };
         assert_eq!(watch.watch(4, absent).unwrap(), WatchedBy::AlreadyDead);
         assert_eq!(watch.poll(LONG).unwrap(), [1, 2, 3, 4]);
         assert_eq!(watch.len(), 1);
@@ -268,15 +231,7 @@ mod tests {
     fn forgotten_and_replaced_keys() {
         let me = Identity::mine().unwrap();
         let mut watch = DeathWatch::new();
-        watch
-            .watch(
-                7,
-                Identity {
-                    pid: u32::MAX,
-                    ..me
-                },
-            )
-            .unwrap();
+        watch.watch(7, Identity { pid: u32::MAX, ..me }).unwrap();
         watch.watch(7, me).unwrap();
         assert_eq!(watch.len(), 1);
         assert_eq!(watch.poll(Duration::ZERO).unwrap(), []);

@@ -31,11 +31,7 @@ impl Mapping {
         if policy.permits(PageKind::Huge2M) {
             match pool(whole(bytes, HUGE_BYTES)?) {
                 Ok(range) => return Ok(Self::settled(range, PageKind::Huge2M, None, refused)),
-                Err(why) => refused.push(Refused {
-                    kind: PageKind::Huge2M,
-                    by: "pool",
-                    why,
-                }),
+                Err(why) => refused.push(Refused { kind: PageKind::Huge2M, by: "pool", why }),
             }
         }
         if policy.permits(PageKind::Thp) {
@@ -43,11 +39,7 @@ impl Mapping {
                 Ok((range, huge)) => {
                     return Ok(Self::settled(range, PageKind::Thp, Some(huge), refused));
                 }
-                Err(why) => refused.push(Refused {
-                    kind: PageKind::Thp,
-                    by: "madvise",
-                    why,
-                }),
+                Err(why) => refused.push(Refused { kind: PageKind::Thp, by: "madvise", why }),
             }
         }
         if let PagePolicy::Only(kind) = policy
@@ -142,10 +134,7 @@ mod tests {
     #[test]
     fn base_pages_are_base_pages() {
         let m = Mapping::anonymous(5 << 20, PagePolicy::Only(PageKind::Base4K)).unwrap();
-        assert_eq!(
-            (m.page(), m.len(), m.report().huge_bytes()),
-            (PageKind::Base4K, 5 << 20, 0)
-        );
+        assert_eq!((m.page(), m.len(), m.report().huge_bytes()), (PageKind::Base4K, 5 << 20, 0));
         assert_eq!(
             huge_bytes(&m.range).unwrap(),
             0,
@@ -205,11 +194,9 @@ mod tests {
 
     #[test]
     fn impossible_sizes_are_errors() {
-        for policy in [
-            PagePolicy::Best,
-            PagePolicy::Only(PageKind::Base4K),
-            PagePolicy::Only(PageKind::Thp),
-        ] {
+        for policy in
+            [PagePolicy::Best, PagePolicy::Only(PageKind::Base4K), PagePolicy::Only(PageKind::Thp)]
+        {
             assert_eq!(Mapping::anonymous(0, policy).unwrap_err(), MapError::Zero);
             for bytes in [usize::MAX, usize::MAX / 2] {
                 assert_eq!(
@@ -218,9 +205,6 @@ mod tests {
                 );
             }
         }
-        assert!(matches!(
-            Mapping::anonymous(1 << 62, PagePolicy::Best),
-            Err(MapError::Os(_))
-        ));
+        assert!(matches!(Mapping::anonymous(1 << 62, PagePolicy::Best), Err(MapError::Os(_))));
     }
 }

@@ -53,10 +53,7 @@ pub(super) struct FileId {
 
 impl FileId {
     pub(super) fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        }
+        Self { device: metadata.dev(), inode: metadata.ino() }
     }
 }
 
@@ -76,9 +73,7 @@ impl SegmentDir {
     #[must_use]
     pub fn from_env() -> Self {
         let chosen = env::var_os(VARIABLE).filter(|v| !v.is_empty());
-        Self {
-            path: chosen.map_or_else(|| PathBuf::from(DEFAULT), PathBuf::from),
-        }
+        Self { path: chosen.map_or_else(|| PathBuf::from(DEFAULT), PathBuf::from) }
     }
 
     /// Any folder; a tmpfs is best.
@@ -95,21 +90,13 @@ impl SegmentDir {
 
     /// The tmpfs that the folder is on; none where it is on something else.
     pub(super) fn mount(&self) -> Option<Mount> {
-        let fs = syscall::file_system(&self.path)
-            .ok()
-            .filter(|fs| fs.is_tmpfs())?;
+        let fs = syscall::file_system(&self.path).ok().filter(|fs| fs.is_tmpfs())?;
         let path = fs::canonicalize(&self.path).ok()?;
         let device = |path: &Path| fs::metadata(path).ok().map(|m| m.dev());
         let here = device(&path)?;
         // The highest folder of the same device is where it is mounted.
-        let point = path
-            .ancestors()
-            .take_while(|above| device(above) == Some(here))
-            .last()?;
-        Some(Mount {
-            point: point.to_path_buf(),
-            bytes: fs.total_bytes()?,
-        })
+        let point = path.ancestors().take_while(|above| device(above) == Some(here)).last()?;
+        Some(Mount { point: point.to_path_buf(), bytes: fs.total_bytes()? })
     }
 
     /// Makes a file and lets it vanish: the proof that segments can be made here.
@@ -135,12 +122,7 @@ impl SegmentDir {
         if bytes == 0 || !bytes.is_multiple_of(file_bytes(syscall::page_bytes())) {
             return Err(MapError::file(&path, Problem::Size { bytes }));
         }
-        Ok(Located {
-            file,
-            bytes,
-            backing: Backing::File(path),
-            claim,
-        })
+        Ok(Located { file, bytes, backing: Backing::File(path), claim })
     }
 
     /// Removes the name, and the memory as soon as nobody maps it any more. Who has joined keeps what it has. Asks nobody
@@ -171,10 +153,7 @@ impl SegmentDir {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(refused)? {
             let file_name = entry.map_err(refused)?.file_name();
-            let Some(name) = file_name
-                .to_string_lossy()
-                .strip_prefix(PREFIX)
-                .map(str::to_owned)
+            let Some(name) = file_name.to_string_lossy().strip_prefix(PREFIX).map(str::to_owned)
             else {
                 continue;
             };
@@ -183,16 +162,10 @@ impl SegmentDir {
             let Ok(metadata) = fs::symlink_metadata(&path) else {
                 continue;
             };
-            let located = SegmentName::new(&name)
-                .map_err(MapError::from)
-                .and_then(|name| self.locate(&name));
+            let located =
+                SegmentName::new(&name).map_err(MapError::from).and_then(|name| self.locate(&name));
             let state = located.map(|l| (l.backing, l.bytes));
-            found.push(Listed {
-                name,
-                path,
-                uid: metadata.uid(),
-                state,
-            });
+            found.push(Listed { name, path, uid: metadata.uid(), state });
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
@@ -223,21 +196,14 @@ pub(super) fn target_on(mount: &Path, name: &SegmentName, memory: FileId) -> Pat
 }
 
 fn is_ours(target: &Path) -> bool {
-    let named = target
-        .file_name()
-        .and_then(|n| n.to_str())
-        .is_some_and(|n| n.starts_with(PREFIX));
+    let named = target.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(PREFIX));
     named && target.parent().is_some_and(hugetlb::has_huge_blocks)
 }
 
 /// Opens for reading and writing; waits for nothing, follows nothing.
 fn open_strictly(path: &Path, if_absent: Problem) -> Result<File, MapError> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(flags)
-        .open(path);
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
     opened.map_err(|e| match e.raw_os_error() {
         Some(libc::ENOENT) => MapError::file(path, if_absent),
         Some(libc::ELOOP) => MapError::file(path, Problem::Symlink),
@@ -258,9 +224,7 @@ fn denied(path: &Path, error: &io::Error) -> MapError {
 
 /// A regular file of this user, closed to all others.
 fn check(file: &File, path: &Path) -> Result<Metadata, MapError> {
-    let metadata = file
-        .metadata()
-        .map_err(|e| OsError::io("fstat", path, &e))?;
+    let metadata = file.metadata().map_err(|e| OsError::io("fstat", path, &e))?;
     let (uid, euid) = (metadata.uid(), syscall::effective_uid());
     let mode = metadata.mode() & 0o7777;
     let problem = if !metadata.is_file() {
@@ -278,9 +242,7 @@ fn check(file: &File, path: &Path) -> Result<Metadata, MapError> {
 fn read_link(file: &mut File, path: &Path) -> Result<Link, MapError> {
     let mut text = String::new();
     let length = file.take(link::BYTES_MAX).read_to_string(&mut text);
-    let parsed = length
-        .map_err(|_not_text| "first line")
-        .and_then(|_length| Link::parse(&text));
+    let parsed = length.map_err(|_not_text| "first line").and_then(|_length| Link::parse(&text));
     parsed.map_err(|field| MapError::file(path, Problem::Link { field }))
 }
 
@@ -299,20 +261,14 @@ fn follow(link: &Link, claim_path: &Path, claim: FileId) -> Result<Located, MapE
             }
             let path = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
             // Here alone a link is followed: this one is the kernel's own.
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(&path)
-                .map_err(|e| {
-                    if e.kind() == io::ErrorKind::NotFound {
-                        gone()
-                    } else {
-                        OsError::io("open", &path, &e).into()
-                    }
-                })?;
-            let metadata = file
-                .metadata()
-                .map_err(|e| OsError::io("fstat", &path, &e))?;
+            let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|e| {
+                if e.kind() == io::ErrorKind::NotFound {
+                    gone()
+                } else {
+                    OsError::io("open", &path, &e).into()
+                }
+            })?;
+            let metadata = file.metadata().map_err(|e| OsError::io("fstat", &path, &e))?;
             if metadata.ino() != *inode {
                 return Err(gone());
             }
@@ -328,10 +284,5 @@ fn follow(link: &Link, claim_path: &Path, claim: FileId) -> Result<Located, MapE
     if bytes == 0 || !bytes.is_multiple_of(file_bytes(super::HUGE_BYTES)) {
         return Err(MapError::file(&path, Problem::Size { bytes }));
     }
-    Ok(Located {
-        file,
-        bytes,
-        backing,
-        claim,
-    })
+    Ok(Located { file, bytes, backing, claim })
 }

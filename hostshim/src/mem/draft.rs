@@ -29,9 +29,7 @@ impl Draft {
     /// In `folder`, whose file system it will live on.
     pub(super) fn new(folder: &Path) -> Result<Self, OsError> {
         let refused = |e: io::Error| OsError::io("create a file in", folder, &e);
-        let nameless = writable()
-            .custom_flags(libc::O_TMPFILE | libc::O_NOFOLLOW)
-            .open(folder);
+        let nameless = writable().custom_flags(libc::O_TMPFILE | libc::O_NOFOLLOW).open(folder);
         let draft = match nameless {
             Ok(file) => Self { file, hidden: None },
             // EISDIR: a kernel that has never heard of it.
@@ -41,10 +39,7 @@ impl Draft {
             Err(e) => return Err(refused(e)),
         };
         // The umask may have taken bits away.
-        draft
-            .file
-            .set_permissions(Permissions::from_mode(0o600))
-            .map_err(refused)?;
+        draft.file.set_permissions(Permissions::from_mode(0o600)).map_err(refused)?;
         Ok(draft)
     }
 
@@ -53,16 +48,9 @@ impl Draft {
         let mut attempt = 0_u32;
         loop {
             let path = folder.join(format!(".spinwire-{process}-{attempt}"));
-            match writable()
-                .create_new(true)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(&path)
-            {
+            match writable().create_new(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
                 Ok(file) => {
-                    return Ok(Self {
-                        file,
-                        hidden: Some(path),
-                    });
+                    return Ok(Self { file, hidden: Some(path) });
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists && attempt < 10_000 => {
                     attempt += 1
@@ -81,10 +69,7 @@ impl Draft {
     /// that leads nowhere.
     pub(super) fn publish(self, path: &Path) -> Result<File, OsError> {
         // Before the name is there, because nothing may fail after.
-        let file = self
-            .file
-            .try_clone()
-            .map_err(|e| OsError::io("dup", path, &e))?;
+        let file = self.file.try_clone().map_err(|e| OsError::io("dup", path, &e))?;
         let linked = match &self.hidden {
             None => syscall::link(self.file.as_fd(), path),
             Some(hidden) => fs::hard_link(hidden, path).map_err(|e| Errno::from_io(&e)),
@@ -139,10 +124,7 @@ mod tests {
             let path = tree.root().join("a");
             let file = draft.publish(&path).unwrap();
             let found = fs::symlink_metadata(&path).unwrap();
-            assert_eq!(
-                (found.ino(), file.metadata().unwrap().ino()),
-                (inode, inode)
-            );
+            assert_eq!((found.ino(), file.metadata().unwrap().ino()), (inode, inode));
             assert_eq!(found.mode() & 0o7777, 0o600);
             assert_eq!(entries(&tree), 1);
         }

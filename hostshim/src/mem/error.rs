@@ -100,10 +100,7 @@ pub enum Problem {
 
 impl MapError {
     pub(super) fn file(path: &Path, problem: Problem) -> Self {
-        Self::File {
-            path: path.to_path_buf(),
-            problem,
-        }
+        Self::File { path: path.to_path_buf(), problem }
     }
 
     /// What is the matter with the file, where that is the reason.
@@ -136,26 +133,15 @@ impl fmt::Display for MapError {
             Self::Name(e) => e.fmt(f),
             Self::Pages { kind, refused } => {
                 write!(f, "no {kind} pages to be had")?;
-                refused
-                    .iter()
-                    .try_for_each(|refused| write!(f, "\n  {refused}"))
+                refused.iter().try_for_each(|refused| write!(f, "\n  {refused}"))
             }
-            Self::DirectoryTooSmall {
-                directory,
-                needed,
-                free,
-                mount,
-            } => {
+            Self::DirectoryTooSmall { directory, needed, free, mount } => {
                 let directory = directory.display();
-                write!(
-                    f,
-                    "{directory} too small: {needed} bytes needed, {free} free; remedy: "
-                )?;
+                write!(f, "{directory} too small: {needed} bytes needed, {free} free; remedy: ")?;
                 match mount {
                     Some(Mount { point, bytes }) => {
-                        let wanted = bytes
-                            .saturating_add(needed.saturating_sub(*free))
-                            .div_ceil(1 << 20);
+                        let wanted =
+                            bytes.saturating_add(needed.saturating_sub(*free)).div_ceil(1 << 20);
                         write!(f, "mount -o remount,size={wanted}M {}", point.display())
                     }
                     None => {

@@ -31,20 +31,12 @@ pub(super) fn shared(
 ) -> Option<(HugeFile, Range)> {
     match on_hugetlbfs(len) {
         Ok(found) => return Some(found),
-        Err(why) => refused.push(Refused {
-            kind: PageKind::Huge2M,
-            by: "hugetlbfs",
-            why,
-        }),
+        Err(why) => refused.push(Refused { kind: PageKind::Huge2M, by: "hugetlbfs", why }),
     }
     match in_memfd(name, len) {
         Ok(found) => Some(found),
         Err(why) => {
-            refused.push(Refused {
-                kind: PageKind::Huge2M,
-                by: "memfd",
-                why,
-            });
+            refused.push(Refused { kind: PageKind::Huge2M, by: "memfd", why });
             None
         }
     }
@@ -98,22 +90,12 @@ pub(super) fn refusal(len: usize, error: OsError) -> Refusal {
     let needed = len.div_ceil(HUGE_BYTES);
     let free = free_pages(Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB"));
     let lacking = free.is_none_or(|free| u64::try_from(needed).is_ok_and(|needed| free < needed));
-    if lacking {
-        Refusal::PoolTooSmall { needed, free }
-    } else {
-        Refusal::Os(error)
-    }
+    if lacking { Refusal::PoolTooSmall { needed, free } } else { Refusal::Os(error) }
 }
 
 /// Pages of the pool that are neither used nor promised to somebody.
 fn free_pages(pool: &Path) -> Option<u64> {
-    let number = |file: &str| {
-        fs::read_to_string(pool.join(file))
-            .ok()?
-            .trim()
-            .parse::<u64>()
-            .ok()
-    };
+    let number = |file: &str| fs::read_to_string(pool.join(file)).ok()?.trim().parse::<u64>().ok();
     Some(number("free_hugepages")?.saturating_sub(number("resv_hugepages").unwrap_or(0)))
 }
 
@@ -136,22 +118,14 @@ pub(super) fn mounts(table: &Path) -> Result<Vec<PathBuf>, OsError> {
 
 /// Blanks, tabs, line ends and backslashes appear as octal numbers, `\040`: getmntent(3).
 fn unescape(field: &str) -> String {
-    let codes = [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ];
+    let codes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
     let mut plain = String::with_capacity(field.len());
     let mut rest = field;
     while let Some(c) = rest.chars().next() {
-        let (text, used) = codes
-            .iter()
-            .find(|(code, _)| rest.starts_with(code))
-            .map_or(
-                (rest.get(..c.len_utf8()).unwrap_or_default(), c.len_utf8()),
-                |(code, text)| (*text, code.len()),
-            );
+        let (text, used) = codes.iter().find(|(code, _)| rest.starts_with(code)).map_or(
+            (rest.get(..c.len_utf8()).unwrap_or_default(), c.len_utf8()),
+            |(code, text)| (*text, code.len()),
+        );
         plain.push_str(text);
         rest = rest.get(used..).unwrap_or_default();
     }
@@ -175,13 +149,7 @@ mod tests {
              short line\n\n",
         );
         let found = mounts(&tree.root().join("mounts")).unwrap();
-        assert_eq!(
-            found,
-            [
-                Path::new("/dev/hugepages"),
-                Path::new("/mnt/my huge\\pages")
-            ]
-        );
+        assert_eq!(found, [Path::new("/dev/hugepages"), Path::new("/mnt/my huge\\pages")]);
         assert!(mounts(&tree.root().join("absent")).is_err());
     }
 

@@ -51,26 +51,13 @@ impl Link {
                 write!(text, "kind hugetlbfs\npath {path}\n").ok()?;
             }
             Self::Memfd { creator, fd, inode } => {
-                let Identity {
-                    pid,
-                    start_time,
-                    boot_id,
-                } = creator;
-                write!(
-                    text,
-                    "kind memfd\npid {pid}\nstart_time {start_time}\nboot_id "
-                )
-                .ok()?;
-                boot_id
-                    .iter()
-                    .try_for_each(|byte| write!(text, "{byte:02x}"))
-                    .ok()?;
+                let Identity { pid, start_time, boot_id } = creator;
+                write!(text, "kind memfd\npid {pid}\nstart_time {start_time}\nboot_id ").ok()?;
+                boot_id.iter().try_for_each(|byte| write!(text, "{byte:02x}")).ok()?;
                 write!(text, "\nfd {fd}\ninode {inode}\n").ok()?;
             }
         }
-        u64::try_from(text.len())
-            .is_ok_and(|n| n <= BYTES_MAX)
-            .then_some(text)
+        u64::try_from(text.len()).is_ok_and(|n| n <= BYTES_MAX).then_some(text)
     }
 
     /// Reads the text; the error is the field that is wrong.
@@ -80,9 +67,7 @@ impl Link {
             return Err("first line");
         }
         let mut field = |key: &'static str| {
-            let value = lines
-                .next()
-                .and_then(|line| line.strip_prefix(key)?.strip_prefix(' '));
+            let value = lines.next().and_then(|line| line.strip_prefix(key)?.strip_prefix(' '));
             value.ok_or(key)
         };
         let link = match field("kind")? {
@@ -93,24 +78,12 @@ impl Link {
                 let boot_id = boot(field("boot_id")?).ok_or("boot_id")?;
                 let fd = number(field("fd")?).ok_or("fd")?;
                 let inode = number(field("inode")?).ok_or("inode")?;
-                Self::Memfd {
-                    creator: Identity {
-                        pid,
-                        start_time,
-                        boot_id,
-                    },
-                    fd,
-                    inode,
-                }
+                Self::Memfd { creator: Identity { pid, start_time, boot_id }, fd, inode }
             }
             _ => return Err("kind"),
         };
         // A cut or lengthened text is not one that was written by `text`.
-        if link.text().as_deref() == Some(text) {
-            Ok(link)
-        } else {
-            Err("end")
-        }
+        if link.text().as_deref() == Some(text) { Ok(link) } else { Err("end") }
     }
 }
 
@@ -130,23 +103,12 @@ mod tests {
     fn memfd() -> Link {
         let mut boot_id = [7; 16];
         boot_id[0] = 0;
-        Link::Memfd {
-            creator: Identity {
-                pid: 17,
-                start_time: 99,
-                boot_id,
-            },
-            fd: 5,
-            inode: 1234,
-        }
+        Link::Memfd { creator: Identity { pid: 17, start_time: 99, boot_id }, fd: 5, inode: 1234 }
     }
 
     #[test]
     fn both_kinds_survive_the_trip() {
-        for link in [
-            memfd(),
-            Link::Hugetlbfs(PathBuf::from("/dev/huge pages/spinwire.q.4711")),
-        ] {
+        for link in [memfd(), Link::Hugetlbfs(PathBuf::from("/dev/huge pages/spinwire.q.4711"))] {
             assert_eq!(Link::parse(&link.text().unwrap()), Ok(link));
         }
     }
@@ -184,9 +146,6 @@ mod tests {
     #[test]
     fn a_path_that_is_no_line_is_refused() {
         assert_eq!(Link::Hugetlbfs(PathBuf::from("/a\nb")).text(), None);
-        assert_eq!(
-            Link::Hugetlbfs(PathBuf::from("x".repeat(5000))).text(),
-            None
-        );
+        assert_eq!(Link::Hugetlbfs(PathBuf::from("x".repeat(5000))).text(), None);
     }
 }

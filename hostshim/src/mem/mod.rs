@@ -95,9 +95,7 @@ fn whole(bytes: usize, unit: usize) -> Result<usize, MapError> {
     if bytes == 0 {
         return Err(MapError::Zero);
     }
-    let whole = bytes
-        .checked_next_multiple_of(unit)
-        .filter(|n| isize::try_from(*n).is_ok());
+    let whole = bytes.checked_next_multiple_of(unit).filter(|n| isize::try_from(*n).is_ok());
     whole.ok_or(MapError::TooLarge { bytes })
 }
 

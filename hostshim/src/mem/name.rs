@@ -76,11 +76,7 @@ impl fmt::Display for NameError {
             Self::TooLong { bytes } => write!(f, "the segment name has {bytes} bytes")?,
             Self::LeadingDot => f.write_str("the segment name begins with a dot")?,
             Self::Character { found, at } => {
-                write!(
-                    f,
-                    "the segment name has {found:?} at character {}",
-                    at.saturating_add(1)
-                )?;
+                write!(f, "the segment name has {found:?} at character {}", at.saturating_add(1))?;
             }
         }
         f.write_str("; remedy: use 1 to 63 of A-Z a-z 0-9 . _ - and no dot in front")
@@ -103,25 +99,14 @@ mod tests {
     #[test]
     fn bad_names_and_what_is_wrong_with_them() {
         assert_eq!(SegmentName::new(""), Err(NameError::Empty));
-        assert_eq!(
-            SegmentName::new(&"x".repeat(64)),
-            Err(NameError::TooLong { bytes: 64 })
-        );
+        assert_eq!(SegmentName::new(&"x".repeat(64)), Err(NameError::TooLong { bytes: 64 }));
         for name in [".", "..", ".a"] {
             assert_eq!(SegmentName::new(name), Err(NameError::LeadingDot), "{name}");
         }
-        for (name, found, at) in [
-            ("a/b", '/', 1),
-            ("../x", '/', 2),
-            ("a b", ' ', 1),
-            ("é", 'é', 0),
-            ("a\0", '\0', 1),
-        ] {
-            assert_eq!(
-                SegmentName::new(name),
-                Err(NameError::Character { found, at }),
-                "{name}"
-            );
+        for (name, found, at) in
+            [("a/b", '/', 1), ("../x", '/', 2), ("a b", ' ', 1), ("é", 'é', 0), ("a\0", '\0', 1)]
+        {
+            assert_eq!(SegmentName::new(name), Err(NameError::Character { found, at }), "{name}");
         }
         let text = SegmentName::new("a/b").unwrap_err().to_string();
         assert!(text.contains("'/' at character 2"), "{text}");
@@ -133,9 +118,6 @@ mod tests {
             .map(char::from)
             .filter(|c| SegmentName::new(&format!("x{c}")).is_ok())
             .collect();
-        assert_eq!(
-            allowed,
-            "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
-        );
+        assert_eq!(allowed, "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz");
     }
 }

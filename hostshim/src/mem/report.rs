@@ -161,8 +161,6 @@ impl fmt::Display for PageReport {
             write!(f, " ({} KiB of them huge)", self.huge_bytes / 1024)?;
         }
         write!(f, ", {}", self.locking)?;
-        self.refused
-            .iter()
-            .try_for_each(|refused| write!(f, "\n  not {refused}"))
+        self.refused.iter().try_for_each(|refused| write!(f, "\n  not {refused}"))
     }
 }

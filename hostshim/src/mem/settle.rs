@@ -22,10 +22,7 @@ pub(super) fn populate(range: &Range) -> Result<(), OsError> {
                 return Ok(());
             }
             Err(number) => {
-                return Err(OsError::new(
-                    "madvise(MADV_POPULATE_WRITE)",
-                    Errno::new(number),
-                ));
+                return Err(OsError::new("madvise(MADV_POPULATE_WRITE)", Errno::new(number)));
             }
         }
     }
@@ -35,9 +32,7 @@ pub(super) fn populate(range: &Range) -> Result<(), OsError> {
 /// huge pages afterwards, as smaps shows them.
 pub(super) fn ask_for_thp(range: &Range) -> Result<usize, Refusal> {
     let refused = |operation| move |e| Refusal::Os(OsError::new(operation, e));
-    range
-        .advise(Advice::HugePage)
-        .map_err(refused("madvise(MADV_HUGEPAGE)"))?;
+    range.advise(Advice::HugePage).map_err(refused("madvise(MADV_HUGEPAGE)"))?;
     populate(range).map_err(Refusal::Os)?;
     let huge = huge_bytes(range).map_err(Refusal::Os)?;
     if huge == range.len() {
@@ -66,17 +61,9 @@ pub(super) fn report(
     let locking = if page == PageKind::Huge2M {
         Locking::NeverSwapped
     } else {
-        range
-            .lock()
-            .map_or_else(Locking::Refused, |()| Locking::Locked)
+        range.lock().map_or_else(Locking::Refused, |()| Locking::Locked)
     };
-    PageReport {
-        page,
-        len: range.len(),
-        huge_bytes,
-        locking,
-        refused,
-    }
+    PageReport { page, len: range.len(), huge_bytes, locking, refused }
 }
 
 /// How many bytes of `range` this process has mapped by transparent huge pages.
@@ -84,10 +71,7 @@ pub(super) fn huge_bytes(range: &Range) -> Result<usize, OsError> {
     let path = Path::new("/proc/self/smaps");
     let text = fs::read(path).map_err(|e| OsError::io("read", path, &e))?;
     let start = range.as_ptr().as_ptr().addr();
-    Ok(huge_bytes_in(
-        &String::from_utf8_lossy(&text),
-        &(start..start.saturating_add(range.len())),
-    ))
+    Ok(huge_bytes_in(&String::from_utf8_lossy(&text), &(start..start.saturating_add(range.len()))))
 }
 
 /// The transparent huge pages that smaps reports for the mappings inside `span`: proc_pid_smaps(5).
@@ -99,10 +83,8 @@ fn huge_bytes_in(smaps: &str, span: &Span<usize>) -> usize {
             inside = span.start <= mapping.start && mapping.end <= span.end;
         } else if inside && let Some((key, value)) = line.split_once(':') {
             let counts = matches!(key, "AnonHugePages" | "ShmemPmdMapped" | "FilePmdMapped");
-            let value = value
-                .trim()
-                .strip_suffix("kB")
-                .and_then(|v| v.trim().parse::<usize>().ok());
+            let value =
+                value.trim().strip_suffix("kB").and_then(|v| v.trim().parse::<usize>().ok());
             kib = kib.saturating_add(value.filter(|_| counts).unwrap_or(0));
         }
     }

@@ -102,11 +102,7 @@ impl SegmentDir {
                         name,
                     });
                 }
-                Err(why) => refused.push(Refused {
-                    kind: PageKind::Thp,
-                    by: "madvise",
-                    why,
-                }),
+                Err(why) => refused.push(Refused { kind: PageKind::Thp, by: "madvise", why }),
             }
         }
         if let PagePolicy::Only(kind) = policy
@@ -116,13 +112,7 @@ impl SegmentDir {
         }
         let (draft, range) = self.base(whole(bytes, page_bytes())?)?;
         let report = report(&range, PageKind::Base4K, 0, refused);
-        Ok(Staged {
-            range,
-            report,
-            home: Home::Here(draft),
-            directory: self.clone(),
-            name,
-        })
+        Ok(Staged { range, report, home: Home::Here(draft), directory: self.clone(), name })
     }
 
     /// [`SegmentDir::stage`] and [`Staged::publish`] in one.
@@ -144,12 +134,7 @@ impl SegmentDir {
     /// [`MapError::Name`]; [`MapError::File`] with the [`Problem`]; [`MapError::Os`].
     pub fn open(&self, name: &str) -> Result<SharedMapping, MapError> {
         let name = SegmentName::new(name)?;
-        let Located {
-            file,
-            bytes,
-            backing,
-            claim,
-        } = self.locate(&name)?;
+        let Located { file, bytes, backing, claim } = self.locate(&name)?;
         let too_large = || MapError::file(&self.file_of(&name), Problem::Size { bytes });
         let len = usize::try_from(bytes).map_err(|_large| too_large())?;
         let (range, page, huge) = match backing {
@@ -168,15 +153,7 @@ impl SegmentDir {
                 populate(&range)?;
                 // Where smaps cannot be read, nothing is claimed.
                 let huge = huge_bytes(&range).unwrap_or(0);
-                (
-                    range,
-                    if huge > 0 {
-                        PageKind::Thp
-                    } else {
-                        PageKind::Base4K
-                    },
-                    huge,
-                )
+                (range, if huge > 0 { PageKind::Thp } else { PageKind::Base4K }, huge)
             }
         };
         let report = report(&range, page, huge, Vec::new());
@@ -204,16 +181,15 @@ impl SegmentDir {
     /// A file here, in pages of the base size.
     fn base(&self, len: usize) -> Result<(Draft, Range), MapError> {
         let draft = Draft::new(self.path())?;
-        self.reserve(&draft, len)
-            .map_err(|e| match e.errno().number() {
-                libc::ENOSPC => MapError::DirectoryTooSmall {
-                    directory: self.path().to_path_buf(),
-                    needed: file_bytes(len),
-                    free: self.free_bytes().unwrap_or(0),
-                    mount: self.mount(),
-                },
-                _ => e.into(),
-            })?;
+        self.reserve(&draft, len).map_err(|e| match e.errno().number() {
+            libc::ENOSPC => MapError::DirectoryTooSmall {
+                directory: self.path().to_path_buf(),
+                needed: file_bytes(len),
+                free: self.free_bytes().unwrap_or(0),
+                mount: self.mount(),
+            },
+            _ => e.into(),
+        })?;
         let range = Range::shared(draft.file(), len).map_err(|e| OsError::new("mmap", e))?;
         // Refused by kernels without transparent huge pages, which give base pages anyway.
         let _without_thp = range.advise(Advice::NoHugePage);
@@ -271,22 +247,12 @@ impl Staged {
     /// # Errors
     /// [`Problem::Exists`] where somebody was faster; [`MapError::Os`].
     pub fn publish(self) -> Result<SharedMapping, MapError> {
-        let Self {
-            range,
-            report,
-            home,
-            directory,
-            name,
-        } = self;
+        let Self { range, report, home, directory, name } = self;
         let path = directory.file_of(&name);
         let (file, claim, backing) = match home {
             Home::Here(draft) => {
                 let claim = id_of(draft.file())?;
-                (
-                    publish(draft, &directory, &name)?,
-                    claim,
-                    Backing::File(path),
-                )
+                (publish(draft, &directory, &name)?, claim, Backing::File(path))
             }
             Home::Huge(HugeFile::OnMount(draft, mount)) => {
                 let target = target_on(&mount, &name, id_of(draft.file())?);
@@ -302,36 +268,20 @@ impl Staged {
                 }
             }
             Home::Huge(HugeFile::InMemfd(file)) => {
-                let metadata = file
-                    .metadata()
-                    .map_err(|e| OsError::io("fstat", &path, &e))?;
+                let metadata = file.metadata().map_err(|e| OsError::io("fstat", &path, &e))?;
                 let creator = Identity::mine()?;
                 let fd = u32::try_from(file.as_raw_fd()).unwrap_or(u32::MAX);
-                let link = Link::Memfd {
-                    creator,
-                    fd,
-                    inode: metadata.ino(),
-                };
+                let link = Link::Memfd { creator, fd, inode: metadata.ino() };
                 let claim = publish_link(&link, &directory, &name)?;
                 (file, claim, Backing::Memfd { pid: creator.pid })
             }
         };
-        Ok(SharedMapping {
-            range,
-            report,
-            backing,
-            directory,
-            name,
-            claim,
-            _file: file,
-        })
+        Ok(SharedMapping { range, report, backing, directory, name, claim, _file: file })
     }
 }
 
 fn id_of(file: &File) -> Result<FileId, MapError> {
-    let metadata = file
-        .metadata()
-        .map_err(|e| OsError::new("fstat", Errno::from_io(&e)))?;
+    let metadata = file.metadata().map_err(|e| OsError::new("fstat", Errno::from_io(&e)))?;
     Ok(FileId::of(&metadata))
 }
 
@@ -350,13 +300,10 @@ fn publish_link(
     name: &SegmentName,
 ) -> Result<FileId, MapError> {
     let path = directory.file_of(name);
-    let text = link
-        .text()
-        .ok_or_else(|| MapError::file(&path, Problem::Link { field: "path" }))?;
+    let text = link.text().ok_or_else(|| MapError::file(&path, Problem::Link { field: "path" }))?;
     let draft = Draft::new(directory.path())?;
     let mut file = draft.file();
-    file.write_all(text.as_bytes())
-        .map_err(|e| OsError::io("write", &path, &e))?;
+    file.write_all(text.as_bytes()).map_err(|e| OsError::io("write", &path, &e))?;
     let claim = id_of(file)?;
     publish(draft, directory, name)?;
     Ok(claim)
@@ -481,10 +428,7 @@ mod tests {
         dir.reserve(&draft, 64 << 10).unwrap();
         let metadata = draft.file().metadata().unwrap();
         assert_eq!(metadata.len(), 64 << 10);
-        assert!(
-            metadata.blocks() * 512 >= 64 << 10,
-            "a size alone is not memory"
-        );
+        assert!(metadata.blocks() * 512 >= 64 << 10, "a size alone is not memory");
     }
 
     #[test]

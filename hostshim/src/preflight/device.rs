@@ -64,26 +64,14 @@ fn rdma(probe: &Probe) -> Check {
                         .unwrap_or_else(|| device.clone()),
                 );
             }
-            found.push(format!(
-                "{device}/{port} {}",
-                if state.is_empty() { "?" } else { &state }
-            ));
+            found.push(format!("{device}/{port} {}", if state.is_empty() { "?" } else { &state }));
         }
     }
-    let found = if found.is_empty() {
-        devices.join(", ")
-    } else {
-        found.join(", ")
-    };
-    let opened = probe
-        .names("dev/infiniband")
-        .iter()
-        .any(|n| n.starts_with("uverbs"));
+    let found = if found.is_empty() { devices.join(", ") } else { found.join(", ") };
+    let opened = probe.names("dev/infiniband").iter().any(|n| n.starts_with("uverbs"));
     if !opened {
-        return ABOUT.warn(
-            format!("{found}, but no /dev/infiniband/uverbs*"),
-            "sudo modprobe ib_uverbs",
-        );
+        return ABOUT
+            .warn(format!("{found}, but no /dev/infiniband/uverbs*"), "sudo modprobe ib_uverbs");
     }
     match idle {
         Some(interface) => ABOUT.warn(found, format!("sudo ip link set {interface} up")),
@@ -108,16 +96,9 @@ mod tests {
             io_uring(&probe)
         };
         assert_eq!(check(Ok(()), "0").verdict, Verdict::Ok);
-        assert_eq!(
-            check(Ok(()), "1").verdict,
-            Verdict::Ok,
-            "open to this process's group"
-        );
+        assert_eq!(check(Ok(()), "1").verdict, Verdict::Ok, "open to this process's group");
         let off = check(Err(libc::EPERM), "2\n");
-        assert_eq!(
-            off.remedy.as_deref(),
-            Some("sudo sysctl -w kernel.io_uring_disabled=0")
-        );
+        assert_eq!(off.remedy.as_deref(), Some("sudo sysctl -w kernel.io_uring_disabled=0"));
         let filtered = check(Err(libc::EPERM), "0");
         assert!(filtered.remedy.unwrap().contains("seccomp"));
         assert_eq!(check(Err(libc::ENOSYS), "").verdict, Verdict::Warn);
@@ -126,10 +107,7 @@ mod tests {
 
     fn device(tree: &Tree, name: &str, state: &str) {
         tree.file(&format!("sys/class/infiniband/{name}/ports/1/state"), state);
-        tree.file(
-            &format!("sys/class/infiniband/{name}/ports/1/gid_attrs/ndevs/0"),
-            "eth5\n",
-        );
+        tree.file(&format!("sys/class/infiniband/{name}/ports/1/gid_attrs/ndevs/0"), "eth5\n");
     }
 
     #[test]
@@ -141,10 +119,7 @@ mod tests {
         assert_eq!(closed.remedy.as_deref(), Some("sudo modprobe ib_uverbs"));
         tree.file("dev/infiniband/uverbs0", "");
         let good = rdma(&tree.probe());
-        assert_eq!(
-            (good.verdict, good.found.as_str()),
-            (Verdict::Ok, "mlx5_0/1 ACTIVE")
-        );
+        assert_eq!((good.verdict, good.found.as_str()), (Verdict::Ok, "mlx5_0/1 ACTIVE"));
         device(&tree, "mlx5_1", "1: DOWN\n");
         let down = rdma(&tree.probe());
         assert_eq!(

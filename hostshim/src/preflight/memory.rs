@@ -43,10 +43,8 @@ fn huge_pages(probe: &Probe) -> Check {
     };
     let free = free.saturating_sub(pages("resv_hugepages").unwrap_or(0));
     let found = format!("{free} of {all} pages free");
-    let remedy = format!(
-        "sudo sysctl -w vm.nr_hugepages={}",
-        all.saturating_sub(free).saturating_add(64)
-    );
+    let remedy =
+        format!("sudo sysctl -w vm.nr_hugepages={}", all.saturating_sub(free).saturating_add(64));
     let fallback = thp_setting(probe).is_some_and(|setting| setting != "never");
     match free {
         HUGE_PAGES_WANTED.. => ABOUT.ok(found),
@@ -90,10 +88,8 @@ fn transparent(probe: &Probe) -> Check {
     };
     match thp_setting(probe).as_deref() {
         Some(setting @ ("always" | "madvise")) => ABOUT.ok(setting),
-        Some(setting) => ABOUT.warn(
-            setting,
-            "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled",
-        ),
+        Some(setting) => ABOUT
+            .warn(setting, "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"),
         None => ABOUT.unknown("this kernel shows no transparent huge pages"),
     }
 }
@@ -105,10 +101,7 @@ fn transparent_shm(probe: &Probe) -> Check {
         why: "where the pool is empty, segments get huge pages only by this",
     };
     // On a mounted tmpfs only `deny` forbids gathering pages by hand, which is how segments get theirs.
-    match probe
-        .choice("sys/kernel/mm/transparent_hugepage/shmem_enabled")
-        .as_deref()
-    {
+    match probe.choice("sys/kernel/mm/transparent_hugepage/shmem_enabled").as_deref() {
         Some("deny") => ABOUT.warn(
             "deny",
             "echo advise | sudo tee /sys/kernel/mm/transparent_hugepage/shmem_enabled",
@@ -125,18 +118,14 @@ fn memlock(probe: &Probe) -> Check {
         why: "memory that is not locked can be swapped out, and RDMA cannot register it",
     };
     let capabilities = probe.field("proc/self/status", "CapEff");
-    let capabilities = capabilities
-        .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
-        .unwrap_or(0);
+    let capabilities = capabilities.and_then(|hex| u64::from_str_radix(&hex, 16).ok()).unwrap_or(0);
     if capabilities >> CAP_IPC_LOCK & 1 == 1 {
         return ABOUT.ok("no limit (CAP_IPC_LOCK)");
     }
     let limits = probe.text("proc/self/limits").unwrap_or_default();
-    let soft = limits.lines().find_map(|line| {
-        line.strip_prefix("Max locked memory")?
-            .split_ascii_whitespace()
-            .next()
-    });
+    let soft = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max locked memory")?.split_ascii_whitespace().next());
     let remedy = "echo \"$USER - memlock unlimited\" | sudo tee /etc/security/limits.d/spinwire.conf # then log in anew";
     match soft.map(|soft| (soft, soft.parse::<u64>())) {
         Some(("unlimited", _)) => ABOUT.ok("no limit"),
@@ -171,10 +160,8 @@ fn segment_room(probe: &Probe) -> Check {
     };
     let total = room.total.unwrap_or(free);
     let found = format!("{folder}: {} of {} MiB free", free / MIB, total / MIB);
-    let remedy = format!(
-        "sudo mount -o remount,size={}M {folder}",
-        (total / MIB).saturating_add(256)
-    );
+    let remedy =
+        format!("sudo mount -o remount,size={}M {folder}", (total / MIB).saturating_add(256));
     match free {
         SHM_WANTED.. => ABOUT.ok(found),
         SHM_NEEDED.. => ABOUT.warn(found, remedy),
@@ -206,10 +193,7 @@ mod tests {
     fn pool(all: &str, free: &str, reserved: &str, thp: &str) -> Check {
         let tree = Tree::new();
         for (file, text) in [("nr", all), ("free", free), ("resv", reserved)] {
-            tree.file(
-                &format!("sys/kernel/mm/hugepages/hugepages-2048kB/{file}_hugepages"),
-                text,
-            );
+            tree.file(&format!("sys/kernel/mm/hugepages/hugepages-2048kB/{file}_hugepages"), text);
         }
         tree.file("sys/kernel/mm/transparent_hugepage/enabled", thp);
         huge_pages(&tree.probe())
@@ -226,14 +210,8 @@ mod tests {
         );
         let empty = pool("0", "0", "0", thp);
         assert_eq!(empty.verdict, Verdict::Warn);
-        assert_eq!(
-            empty.remedy.as_deref(),
-            Some("sudo sysctl -w vm.nr_hugepages=64")
-        );
-        assert_eq!(
-            pool("0", "0", "0", "always madvise [never]").verdict,
-            Verdict::Bad
-        );
+        assert_eq!(empty.remedy.as_deref(), Some("sudo sysctl -w vm.nr_hugepages=64"));
+        assert_eq!(pool("0", "0", "0", "always madvise [never]").verdict, Verdict::Bad);
         let used = pool("32", "2", "0", thp);
         assert_eq!(
             used.remedy.as_deref(),
@@ -255,60 +233,31 @@ mod tests {
             check("none /dev/hugepages hugetlbfs rw,pagesize=2M 0 0\n").verdict,
             Verdict::Ok
         );
-        assert_eq!(
-            check("none /dev/hugepages hugetlbfs rw 0 0\n").found,
-            "/dev/hugepages"
-        );
-        assert_eq!(
-            check("none /h hugetlbfs rw,pagesize=1024M 0 0\n").verdict,
-            Verdict::Warn
-        );
-        assert_eq!(
-            check("tmpfs /dev/shm tmpfs rw 0 0\n").verdict,
-            Verdict::Warn
-        );
+        assert_eq!(check("none /dev/hugepages hugetlbfs rw 0 0\n").found, "/dev/hugepages");
+        assert_eq!(check("none /h hugetlbfs rw,pagesize=1024M 0 0\n").verdict, Verdict::Warn);
+        assert_eq!(check("tmpfs /dev/shm tmpfs rw 0 0\n").verdict, Verdict::Warn);
     }
 
     #[test]
     fn settings() {
-        let thp = |text| {
-            one(
-                "sys/kernel/mm/transparent_hugepage/enabled",
-                text,
-                transparent,
-            )
-            .verdict
-        };
+        let thp =
+            |text| one("sys/kernel/mm/transparent_hugepage/enabled", text, transparent).verdict;
         assert_eq!(thp("[always] madvise never"), Verdict::Ok);
         assert_eq!(thp("always [madvise] never"), Verdict::Ok);
         assert_eq!(thp("always madvise [never]"), Verdict::Warn);
         assert_eq!(thp("nonsense"), Verdict::Unknown);
         let shm = |text| {
-            one(
-                "sys/kernel/mm/transparent_hugepage/shmem_enabled",
-                text,
-                transparent_shm,
-            )
-            .verdict
+            one("sys/kernel/mm/transparent_hugepage/shmem_enabled", text, transparent_shm).verdict
         };
-        assert_eq!(
-            shm("always within_size advise [never] deny force"),
-            Verdict::Ok
-        );
-        assert_eq!(
-            shm("always within_size advise never [deny] force"),
-            Verdict::Warn
-        );
+        assert_eq!(shm("always within_size advise [never] deny force"), Verdict::Ok);
+        assert_eq!(shm("always within_size advise never [deny] force"), Verdict::Warn);
     }
 
     #[test]
     fn locking() {
         let limited = |soft: &str, capabilities: &str| {
             let tree = Tree::new();
-            tree.file(
-                "proc/self/status",
-                format!("Name:\tx\nCapEff:\t{capabilities}\n"),
-            );
+            tree.file("proc/self/status", format!("Name:\tx\nCapEff:\t{capabilities}\n"));
             tree.file(
                 "proc/self/limits",
                 format!(
@@ -333,44 +282,23 @@ mod tests {
             probe.facts.segment_room = segment_room;
             super::segment_room(&probe)
         };
-        let sized = |total, free| {
-            check(Ok(Room {
-                total: Some(total * MIB),
-                free: Some(free * MIB),
-            }))
-        };
+        let sized =
+            |total, free| check(Ok(Room { total: Some(total * MIB), free: Some(free * MIB) }));
         assert_eq!(sized(1000, 900).verdict, Verdict::Ok);
         assert_eq!(sized(64, 63).verdict, Verdict::Warn);
         let small = sized(15, 15);
         assert_eq!(small.verdict, Verdict::Bad);
-        assert_eq!(
-            small.remedy.as_deref(),
-            Some("sudo mount -o remount,size=271M /dev/shm")
-        );
-        assert_eq!(
-            check(Ok(Room {
-                total: None,
-                free: None
-            }))
-            .verdict,
-            Verdict::Ok
-        );
+        assert_eq!(small.remedy.as_deref(), Some("sudo mount -o remount,size=271M /dev/shm"));
+        assert_eq!(check(Ok(Room { total: None, free: None })).verdict, Verdict::Ok);
         let denied = check(Err(OsError::new("open", Errno::new(libc::EACCES))));
         assert_eq!(denied.verdict, Verdict::Bad);
-        assert!(
-            denied.found.contains("Permission denied"),
-            "{}",
-            denied.found
-        );
+        assert!(denied.found.contains("Permission denied"), "{}", denied.found);
     }
 
     #[test]
     fn swapping() {
         let check = |text| one("proc/meminfo", text, swap).verdict;
-        assert_eq!(
-            check("MemTotal: 1 kB\nSwapTotal:       0 kB\n"),
-            Verdict::Ok
-        );
+        assert_eq!(check("MemTotal: 1 kB\nSwapTotal:       0 kB\n"), Verdict::Ok);
         assert_eq!(check("SwapTotal:    2097148 kB\n"), Verdict::Warn);
         assert_eq!(check("SwapFree: 3 kB\n"), Verdict::Unknown);
     }

@@ -87,14 +87,7 @@ struct Subject {
 impl Subject {
     fn check(self, verdict: Verdict, found: impl Into<String>, remedy: Option<String>) -> Check {
         let Self { id, title, why } = self;
-        Check {
-            id,
-            title,
-            verdict,
-            found: found.into(),
-            why,
-            remedy,
-        }
+        Check { id, title, verdict, found: found.into(), why, remedy }
     }
 
     fn ok(self, found: impl Into<String>) -> Check {
@@ -152,10 +145,7 @@ fn room(directory: &SegmentDir) -> Result<Room, OsError> {
     directory.try_file()?;
     let path = directory.path();
     let fs = syscall::file_system(path).map_err(|e| OsError::at("statfs", path, e))?;
-    Ok(Room {
-        total: fs.total_bytes(),
-        free: fs.free_bytes(),
-    })
+    Ok(Room { total: fs.total_bytes(), free: fs.free_bytes() })
 }
 
 /// The machine to look at.
@@ -171,10 +161,7 @@ impl Probe {
     /// This machine.
     #[must_use]
     pub fn live() -> Self {
-        Self {
-            root: PathBuf::from("/"),
-            facts: Facts::gather(),
-        }
+        Self { root: PathBuf::from("/"), facts: Facts::gather() }
     }
 
     /// All checks, in an order that suits a report.
@@ -210,9 +197,8 @@ impl Probe {
     /// The value of `key:` in a file of such lines.
     fn field(&self, path: &str, key: &str) -> Option<String> {
         let text = self.text(path)?;
-        let value = text
-            .lines()
-            .find_map(|line| line.strip_prefix(key)?.trim_start().strip_prefix(':'));
+        let value =
+            text.lines().find_map(|line| line.strip_prefix(key)?.trim_start().strip_prefix(':'));
         value.map(|v| v.trim().to_owned())
     }
 
@@ -233,10 +219,7 @@ impl Probe {
 
     /// The CPUs that this process may use, as /proc tells.
     fn allowed(&self) -> Option<CpuList> {
-        let list: CpuList = self
-            .field("proc/self/status", "Cpus_allowed_list")?
-            .parse()
-            .ok()?;
+        let list: CpuList = self.field("proc/self/status", "Cpus_allowed_list")?.parse().ok()?;
         (!list.is_empty()).then_some(list)
     }
 }
@@ -249,14 +232,8 @@ mod tests {
     fn this_machine_can_be_asked() {
         let checks = Probe::live().run();
         for c in &checks {
-            assert!(
-                !c.found.is_empty() && !c.why.is_empty() && !c.title.is_empty(),
-                "{c:?}"
-            );
-            assert!(
-                c.verdict.hurts() || c.remedy.is_none(),
-                "nothing to mend: {c:?}"
-            );
+            assert!(!c.found.is_empty() && !c.why.is_empty() && !c.title.is_empty(), "{c:?}");
+            assert!(c.verdict.hurts() || c.remedy.is_none(), "nothing to mend: {c:?}");
         }
         let mut ids: Vec<_> = checks.iter().map(|c| c.id).collect();
         ids.sort_unstable();

@@ -29,14 +29,8 @@ fn cpus(probe: &Probe) -> Check {
     let Some(allowed) = probe.allowed() else {
         return ABOUT.unknown("/proc/self/status does not tell");
     };
-    let online = probe
-        .list("sys/devices/system/cpu/online")
-        .unwrap_or_default();
-    let found = format!(
-        "{allowed} ({} of {})",
-        allowed.len(),
-        online.len().max(allowed.len())
-    );
+    let online = probe.list("sys/devices/system/cpu/online").unwrap_or_default();
+    let found = format!("{allowed} ({} of {})", allowed.len(), online.len().max(allowed.len()));
     if allowed.len() > 1 {
         ABOUT.ok(found)
     } else if online.len() > 1 {
@@ -74,20 +68,14 @@ fn quota(probe: &Probe) -> Check {
     else {
         return ABOUT.ok("none");
     };
-    let found = format!(
-        "{} of every {} us, by {}",
-        tightest.quota_us, tightest.period_us, tightest.file
-    );
-    let wanted = probe.allowed().map_or(1, |allowed| {
-        u64::try_from(allowed.len()).unwrap_or(u64::MAX)
-    });
+    let found =
+        format!("{} of every {} us, by {}", tightest.quota_us, tightest.period_us, tightest.file);
+    let wanted =
+        probe.allowed().map_or(1, |allowed| u64::try_from(allowed.len()).unwrap_or(u64::MAX));
     if tightest.quota_us >= tightest.period_us.saturating_mul(wanted) {
         return ABOUT.ok(found);
     }
-    ABOUT.bad(
-        found,
-        format!("echo {} | sudo tee {}", tightest.lifted, tightest.file),
-    )
+    ABOUT.bad(found, format!("echo {} | sudo tee {}", tightest.lifted, tightest.file))
 }
 
 /// The quotas on the cgroup of one line of `/proc/self/cgroup`, and on those above it: cgroups(7).
@@ -110,11 +98,8 @@ fn quotas_of(probe: &Probe, line: &str) -> Vec<Quota> {
     for mount in mounts {
         let mut path = path.trim_matches('/');
         loop {
-            let folder = if path.is_empty() {
-                (*mount).to_owned()
-            } else {
-                format!("{mount}/{path}")
-            };
+            let folder =
+                if path.is_empty() { (*mount).to_owned() } else { format!("{mount}/{path}") };
             found.extend(read(probe, &folder));
             match path.rsplit_once('/') {
                 Some((above, _here)) => path = above,
@@ -131,24 +116,14 @@ fn quota_v2(probe: &Probe, folder: &str) -> Option<Quota> {
     let text = probe.text(&format!("{folder}/cpu.max"))?;
     let (quota, period) = text.split_once(' ')?;
     let (quota_us, period_us) = (quota.parse().ok()?, period.trim().parse().ok()?);
-    Some(Quota {
-        file: format!("/{folder}/cpu.max"),
-        lifted: "max",
-        quota_us,
-        period_us,
-    })
+    Some(Quota { file: format!("/{folder}/cpu.max"), lifted: "max", quota_us, period_us })
 }
 
 /// -1 for no quota.
 fn quota_v1(probe: &Probe, folder: &str) -> Option<Quota> {
     let quota_us = probe.number(&format!("{folder}/cpu.cfs_quota_us"))?;
     let period_us = probe.number(&format!("{folder}/cpu.cfs_period_us"))?;
-    Some(Quota {
-        file: format!("/{folder}/cpu.cfs_quota_us"),
-        lifted: "-1",
-        quota_us,
-        period_us,
-    })
+    Some(Quota { file: format!("/{folder}/cpu.cfs_quota_us"), lifted: "-1", quota_us, period_us })
 }
 
 fn isolation(probe: &Probe) -> Check {
@@ -160,20 +135,13 @@ fn isolation(probe: &Probe) -> Check {
     let Some(isolated) = probe.list("sys/devices/system/cpu/isolated") else {
         return ABOUT.unknown("this kernel does not tell");
     };
-    let tickless = probe
-        .list("sys/devices/system/cpu/nohz_full")
-        .unwrap_or_default();
+    let tickless = probe.list("sys/devices/system/cpu/nohz_full").unwrap_or_default();
     let found = format!("isolated: {isolated}; without tick: {tickless}");
     let both = isolated.iter().filter(|c| tickless.contains(*c)).count();
     if both > 0 {
         return ABOUT.ok(found);
     }
-    let spare: CpuList = probe
-        .allowed()
-        .unwrap_or_default()
-        .iter()
-        .filter(|c| *c != 0)
-        .collect();
+    let spare: CpuList = probe.allowed().unwrap_or_default().iter().filter(|c| *c != 0).collect();
     let chosen = if isolated.is_empty() { spare } else { isolated };
     if chosen.is_empty() {
         return ABOUT.check(super::Verdict::Warn, found, None);
@@ -194,17 +162,10 @@ fn governor(probe: &Probe) -> Check {
         title: "frequency governor",
         why: "a CPU that slows down answers later, and takes its time to speed up",
     };
-    let read = |cpu| {
-        probe.text(&format!(
-            "sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor"
-        ))
-    };
-    let mut found: Vec<String> = probe
-        .allowed()
-        .unwrap_or_default()
-        .iter()
-        .filter_map(read)
-        .collect();
+    let read =
+        |cpu| probe.text(&format!("sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor"));
+    let mut found: Vec<String> =
+        probe.allowed().unwrap_or_default().iter().filter_map(read).collect();
     found.sort();
     found.dedup();
     match found.as_slice() {
@@ -235,10 +196,7 @@ fn idle_states(probe: &Probe) -> Check {
         let wake_us = here("latency").and_then(|t| t.parse::<u64>().ok());
         let enabled = here("disable").is_none_or(|t| t == "0");
         if let (Some(wake_us), true) = (wake_us, enabled) {
-            deepest = deepest.max(Some((
-                wake_us,
-                here("name").unwrap_or_else(|| state.clone()),
-            )));
+            deepest = deepest.max(Some((wake_us, here("name").unwrap_or_else(|| state.clone()))));
         }
     }
     let Some((wake_us, name)) = deepest else {
@@ -286,10 +244,7 @@ fn threads(probe: &Probe) -> Check {
         Some("1") => {
             let allowed = probe.allowed().unwrap_or_default();
             let topology = Topology::read(probe.root(), &allowed);
-            let shared = allowed
-                .iter()
-                .map(|cpu| topology.siblings(cpu))
-                .find(|s| s.len() > 1);
+            let shared = allowed.iter().map(|cpu| topology.siblings(cpu)).find(|s| s.len() > 1);
             match shared {
                 Some(pair) => ABOUT.warn(
                     format!("on; CPUs {pair}, for instance, are one core"),
@@ -306,12 +261,7 @@ fn threads(probe: &Probe) -> Check {
 fn nodes_of(probe: &Probe) -> Option<CpuList> {
     let allowed = probe.allowed()?;
     let topology = Topology::read(probe.root(), &allowed);
-    Some(
-        allowed
-            .iter()
-            .filter_map(|cpu| topology.node(cpu))
-            .collect(),
-    )
+    Some(allowed.iter().filter_map(|cpu| topology.node(cpu)).collect())
 }
 
 fn nodes(probe: &Probe) -> Check {
@@ -320,10 +270,9 @@ fn nodes(probe: &Probe) -> Check {
         title: "memory nodes (NUMA)",
         why: "a cache line from another node takes two to three times as long",
     };
-    let (Some(online), Some(mine)) = (
-        probe.list("sys/devices/system/node/online"),
-        nodes_of(probe),
-    ) else {
+    let (Some(online), Some(mine)) =
+        (probe.list("sys/devices/system/node/online"), nodes_of(probe))
+    else {
         return ABOUT.unknown("this kernel does not tell");
     };
     if mine.len() <= 1 {
@@ -368,12 +317,8 @@ fn counter(probe: &Probe) -> Check {
         return ABOUT.check(super::Verdict::Bad, found, None);
     }
     let folder = "sys/devices/system/clocksource/clocksource0";
-    let available = probe
-        .text(&format!("{folder}/available_clocksource"))
-        .unwrap_or_default();
-    let current = probe
-        .text(&format!("{folder}/current_clocksource"))
-        .unwrap_or_default();
+    let available = probe.text(&format!("{folder}/available_clocksource")).unwrap_or_default();
+    let current = probe.text(&format!("{folder}/current_clocksource")).unwrap_or_default();
     if !available.split_ascii_whitespace().any(|s| s == "tsc") {
         return ABOUT.bad(
             "constant, but the kernel does not trust it",
@@ -382,10 +327,7 @@ fn counter(probe: &Probe) -> Check {
     }
     if current != "tsc" {
         let remedy = format!("echo tsc | sudo tee /{folder}/current_clocksource");
-        return ABOUT.warn(
-            format!("constant; the kernel's own clock is {current}"),
-            remedy,
-        );
+        return ABOUT.warn(format!("constant; the kernel's own clock is {current}"), remedy);
     }
     ABOUT.ok("constant, and the kernel's clock source")
 }

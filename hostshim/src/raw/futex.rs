@@ -34,10 +34,7 @@ fn low_half(word: &AtomicU64) -> *const u32 {
 /// shared with other processes.
 pub(crate) fn wait(word: &AtomicU64, expected: u64, span: Duration) {
     let seconds = libc::time_t::try_from(span.as_secs()).unwrap_or(libc::time_t::MAX);
-    let timeout = libc::timespec {
-        tv_sec: seconds,
-        tv_nsec: span.subsec_nanos().into(),
-    };
+    let timeout = libc::timespec { tv_sec: seconds, tv_nsec: span.subsec_nanos().into() };
     let Ok(expected) = u32::try_from(expected) else {
         return;
     };

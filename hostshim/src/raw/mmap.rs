@@ -38,20 +38,13 @@ impl Range {
     /// Private zeroed memory in huge pages of `1 << page_bits` bytes, taken from the kernel's pool or refused.
     pub(crate) fn anonymous_huge(len: usize, page_bits: u8) -> Result<Self, Errno> {
         let map = MmapOptions::new().len(len).huge(Some(page_bits)).map_anon();
-        map.map(|map| Self {
-            map: MmapRaw::from(map),
-            start: 0,
-            len,
-        })
-        .map_err(|e| Errno::from_io(&e))
+        map.map(|map| Self { map: MmapRaw::from(map), start: 0, len })
+            .map_err(|e| Errno::from_io(&e))
     }
 
     /// The first `len` bytes of `file`, shared, wherever the kernel likes to put them.
     pub(crate) fn shared(file: &File, len: usize) -> Result<Self, Errno> {
-        let map = MmapOptions::new()
-            .len(len)
-            .map_raw(file)
-            .map_err(|e| Errno::from_io(&e))?;
+        let map = MmapOptions::new().len(len).map_raw(file).map_err(|e| Errno::from_io(&e))?;
         Ok(Self { map, start: 0, len })
     }
 
@@ -69,11 +62,7 @@ impl Range {
         // alone owns (invariants 1 and 2) and to which no reference exists: it was made two lines above. The pages stay
         // part of the same address range, so the munmap of the reservation unmaps them too.
         let got = unsafe { libc::mmap(window, len, protection, flags, file.as_raw_fd(), 0) };
-        if got == libc::MAP_FAILED {
-            Err(Errno::last())
-        } else {
-            Ok(range)
-        }
+        if got == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(range) }
     }
 
     fn base(&self) -> *mut u8 {
@@ -93,31 +82,21 @@ impl Range {
 
     /// madvise(2) with an advice that never changes contents.
     pub(crate) fn advise(&self, advice: Advice) -> Result<(), Errno> {
-        self.map
-            .advise_range(advice, self.start, self.len)
-            .map_err(|e| Errno::from_io(&e))
+        self.map.advise_range(advice, self.start, self.len).map_err(|e| Errno::from_io(&e))
     }
 
     /// MADV_COLLAPSE (Linux 6.1): gather the window's pages into huge ones now.
     pub(crate) fn collapse(&self) -> Result<(), Errno> {
         // SAFETY: the range is mapped (invariants 2 and 3); collapsing moves pages and leaves addresses and contents.
         let answer = unsafe { libc::madvise(self.base().cast(), self.len, libc::MADV_COLLAPSE) };
-        if answer == 0 {
-            Ok(())
-        } else {
-            Err(Errno::last())
-        }
+        if answer == 0 { Ok(()) } else { Err(Errno::last()) }
     }
 
     /// mlock(2): keep the window's pages in memory.
     pub(crate) fn lock(&self) -> Result<(), Errno> {
         // SAFETY: mlock neither reads nor writes; the range is mapped (invariants 2 and 3).
         let answer = unsafe { libc::mlock(self.base().cast(), self.len) };
-        if answer == 0 {
-            Ok(())
-        } else {
-            Err(Errno::last())
-        }
+        if answer == 0 { Ok(()) } else { Err(Errno::last()) }
     }
 
     /// Brings every page in, writable, by adding zero to one byte of each: for kernels without MADV_POPULATE_WRITE.
@@ -157,16 +136,9 @@ impl Range {
 /// `len` bytes of private memory at a multiple of `align`, with a gap on either side where an alignment is asked for.
 fn reserve(len: usize, align: usize) -> Result<Range, Errno> {
     let page = super::syscall::page_bytes();
-    let gap = if align > page {
-        align.saturating_add(page)
-    } else {
-        0
-    };
+    let gap = if align > page { align.saturating_add(page) } else { 0 };
     let too_large = Errno::new(libc::ENOMEM);
-    let whole = len
-        .checked_add(gap)
-        .and_then(|n| n.checked_add(gap.min(page)))
-        .ok_or(too_large)?;
+    let whole = len.checked_add(gap).and_then(|n| n.checked_add(gap.min(page))).ok_or(too_large)?;
     let map = MmapOptions::new().len(whole).no_reserve_swap().map_anon();
     let map = MmapRaw::from(map.map_err(|e: io::Error| Errno::from_io(&e))?);
     let start = if gap == 0 {
@@ -174,9 +146,7 @@ fn reserve(len: usize, align: usize) -> Result<Range, Errno> {
     } else {
         let base = map.as_mut_ptr().addr();
         // Base is a multiple of the page size, so the distance is at least a page and at most `gap`.
-        (base.wrapping_add(page))
-            .next_multiple_of(align)
-            .wrapping_sub(base)
+        (base.wrapping_add(page)).next_multiple_of(align).wrapping_sub(base)
     };
     Ok(Range { map, start, len })
 }
@@ -201,10 +171,7 @@ mod tests {
 
     #[test]
     fn an_absurd_length_is_an_error() {
-        assert_eq!(
-            Range::anonymous(usize::MAX - 5, MIB2).unwrap_err().number(),
-            libc::ENOMEM
-        );
+        assert_eq!(Range::anonymous(usize::MAX - 5, MIB2).unwrap_err().number(), libc::ENOMEM);
     }
 
     #[test]

@@ -127,15 +127,8 @@ pub(crate) fn link(file: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
     let to = c_path(path)?;
     let cwd = libc::AT_FDCWD;
     // SAFETY: both strings are terminated and outlive the call.
-    let answer = unsafe {
-        libc::linkat(
-            cwd,
-            from.as_ptr(),
-            cwd,
-            to.as_ptr(),
-            libc::AT_SYMLINK_FOLLOW,
-        )
-    };
+    let answer =
+        unsafe { libc::linkat(cwd, from.as_ptr(), cwd, to.as_ptr(), libc::AT_SYMLINK_FOLLOW) };
     check(answer).map_err(|_negative| Errno::last())
 }
 
@@ -192,11 +185,7 @@ pub(crate) struct Readable(libc::pollfd);
 
 impl Readable {
     pub(crate) fn new(fd: BorrowedFd<'_>) -> Self {
-        Self(libc::pollfd {
-            fd: fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        })
+        Self(libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
     }
 
     /// Did the last [`poll`] find it readable, or in error?
@@ -214,11 +203,7 @@ pub(crate) fn poll(watched: &mut [Readable], timeout_ms: i32) -> Result<usize, E
         return Ok(ready);
     }
     let e = Errno::last();
-    if e.number() == libc::EINTR {
-        Ok(0)
-    } else {
-        Err(e)
-    }
+    if e.number() == libc::EINTR { Ok(0) } else { Err(e) }
 }
 
 /// Can this process set up an io_uring? Tries the smallest one and closes it again.
@@ -233,19 +218,14 @@ pub(crate) fn io_uring_probe() -> Result<(), Errno> {
 /// The clock `id` in nanoseconds; zero where the kernel has no such clock.
 #[inline]
 pub(crate) fn clock_ns(id: libc::clockid_t) -> u64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is ours and outlives the call.
     let answer = unsafe { libc::clock_gettime(id, &raw mut now) };
     if answer != 0 {
         return 0;
     }
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -267,10 +247,7 @@ mod tests {
     #[test]
     fn affinity_agrees_with_proc() {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        let line = status
-            .lines()
-            .find_map(|l| l.strip_prefix("Cpus_allowed_list:"))
-            .unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).unwrap();
         let list: crate::affinity::CpuList = line.trim().parse().unwrap();
         assert_eq!(list.iter().collect::<Vec<_>>(), affinity().unwrap());
     }

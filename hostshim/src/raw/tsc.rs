@@ -39,31 +39,21 @@ pub(crate) fn facts() -> CounterFacts {
     let invariant = extended_last >= EXTENDED + 7 && __cpuid(EXTENDED + 7).edx >> 8 & 1 == 1;
 
     // Leaf 15h: crystal frequency times a ratio. A zero means "not enumerated".
-    let crystal = (basic_last >= 0x15)
-        .then(|| __cpuid(0x15))
-        .and_then(|leaf| {
-            let scaled = u64::from(leaf.ecx).checked_mul(u64::from(leaf.ebx))?;
-            scaled
-                .checked_div(u64::from(leaf.eax))
-                .filter(|hz| *hz != 0)
-        });
+    let crystal = (basic_last >= 0x15).then(|| __cpuid(0x15)).and_then(|leaf| {
+        let scaled = u64::from(leaf.ecx).checked_mul(u64::from(leaf.ebx))?;
+        scaled.checked_div(u64::from(leaf.eax)).filter(|hz| *hz != 0)
+    });
     // The hypervisor leaf 10h: kilohertz of the virtual counter.
     let hypervisor = (__cpuid(1).ecx >> 31 & 1 == 1)
         .then(|| __cpuid(HYPERVISOR).eax)
         .filter(|last| (HYPERVISOR + 0x10..HYPERVISOR + 0x1000).contains(last))
         .map(|_last| u64::from(__cpuid(HYPERVISOR + 0x10).eax).saturating_mul(1000))
         .filter(|hz| *hz != 0);
-    CounterFacts {
-        invariant,
-        stated_hz: hypervisor.or(crystal),
-    }
+    CounterFacts { invariant, stated_hz: hypervisor.or(crystal) }
 }
 
 /// No counter that is known to be fit.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) const fn facts() -> CounterFacts {
-    CounterFacts {
-        invariant: false,
-        stated_hz: None,
-    }
+    CounterFacts { invariant: false, stated_hz: None }
 }

@@ -91,13 +91,11 @@ impl<'m, R: Rig> Node<'m, R> {
             let split = |bytes: &[u8]| completion.messages(bytes).map(<[u8]>::to_vec).collect();
             self.endpoint.read(completion, split).expect("a message that has arrived")
         } else {
-            assert_eq!((completion.length, completion.count), (0, 0), "no message, no bytes");
             vec![Vec::new()]
         };
         let count = messages.len();
         let stride = completion.length.next_multiple_of(8);
         for (at, bytes) in messages.into_iter().enumerate() {
-            assert_eq!(bytes.len(), completion.length);
             self.inbox.borrow_mut().push_back(Got {
                 id: completion.id,
                 context: completion.context,

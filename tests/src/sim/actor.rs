@@ -9,6 +9,9 @@ use super::ledger::{Checked, Ledger, Life, Violation, Wanted, ensure};
 use crate::conformance::{Node, Rig, World};
 use crate::rng::Rng;
 
+/// Receives of either kind that take anything and are kept posted in the end.
+const EACH: usize = 4;
+
 /// How messages look in this run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taste {
@@ -239,14 +242,14 @@ impl<'m, R: Rig> Actor<'m, R> {
     }
 
     /// Asks for whatever there may be, so that everything can arrive.
-    pub(super) fn open_up(&mut self, world: &World<'m, R>, ledger: &mut Ledger) -> Checked {
+    pub(super) fn open_up(&mut self, ledger: &mut Ledger) -> Checked {
         let Some(node) = &self.node else { return Ok(()) };
-        let depth = world.sizes().recv_depth;
         for (wanted, from) in [
             (Wanted::Untagged(None), RecvFrom::any()),
             (Wanted::AnyTag, RecvFrom::any().tag_ignoring(0, u64::MAX)),
         ] {
-            if node.posted_count() + 2 < depth && node.recv(from, self.next_context).is_ok() {
+            let enough = ledger.receives_open(self.stay, wanted) >= EACH;
+            if !enough && node.recv(from, self.next_context).is_ok() {
                 ledger.receives(self.stay, self.next_context, wanted)?;
                 self.next_context += 1;
             }
@@ -254,7 +257,6 @@ impl<'m, R: Rig> Actor<'m, R> {
         Ok(())
     }
 
-    pub(super) fn debug(&self, world:&World<'m,R>) { if let Some(n)=&self.node { eprintln!("{} stay {} posted {} addrs {:?} totals {:?} free {} waiting {:?} {:?}", self.name, self.stay, n.posted_count(), self.addrs, n.totals(), world.pool().free_count(), n.peek(RecvFrom::any()), n.peek(RecvFrom::any().tag_ignoring(0,u64::MAX))); } }
     /// Cancels all but what takes anything, so that narrow receives do not fill the table.
     pub(super) fn widen(&mut self) -> Checked {
         let Some(node) = &self.node else { return Ok(()) };

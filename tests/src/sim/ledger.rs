@@ -77,7 +77,7 @@ struct Session {
 }
 
 /// What a receive was posted for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Wanted {
     Untagged(Option<Addr>),
     Tag(u64),
@@ -349,8 +349,11 @@ impl Ledger {
         self.sessions[at].end = Some(End::Told);
         let Some(&peer) = self.peers.get(&(stay, key(addr))) else { return Ok(()) };
         let gone = self.stays[peer] != Life::Alive
+            // Whoever cuts off another may be told by him in turn.
             || self.cuts.contains(&(peer, stay))
+            || self.cuts.contains(&(stay, peer))
             || self.vague.contains(&peer)
+            || self.vague.contains(&stay)
             || self.stays[stay] != Life::Alive;
         ensure!(gone, "stay {stay}: told that {peer} is gone, which is alive and connected");
         Ok(())
@@ -367,10 +370,18 @@ impl Ledger {
         mine.filter(|(_, op)| matches!(op, Op::Send { .. })).count()
     }
 
+    /// Receives of that kind which are posted.
+    pub(super) fn receives_open(&self, stay: usize, wanted: Wanted) -> usize {
+        let mine = self.ops.range((stay, 0)..=(stay, u64::MAX));
+        mine.filter(|(_, op)| matches!(op, Op::Recv(posted) if *posted == wanted)).count()
+    }
+
     /// What is still owed: the first message that has to arrive and has not.
     pub(super) fn owed(&self) -> Option<String> {
         self.sessions.iter().enumerate().find_map(|(at, session)| {
-            let lost = |entry: &Entry| entry.passed_over && !entry.failed;
+            // One who is not there any more did not hear how his sends ended.
+            let alive = self.stays[session.from] == Life::Alive;
+            let lost = |entry: &Entry| alive && entry.passed_over && !entry.failed;
             if let Some(number) = session.entries.iter().position(lost) {
                 return Some(format!("message {number} of session {at} was passed over"));
             }

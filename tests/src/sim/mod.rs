@@ -218,7 +218,7 @@ impl<R: Rig> Play<'_, '_, R> {
         for _ in 0..QUIET_TURNS_MAX {
             for actor in actors.iter_mut() {
                 actor.turn(world, ledger)?;
-                actor.open_up(world, ledger)?;
+                actor.open_up(ledger)?;
             }
             let open = |actor: &Actor<'_, R>| actor.is_there() && ledger.sends_open(actor.stay) > 0;
             if ledger.owed().is_none() && !actors.iter().any(open) {
@@ -231,8 +231,6 @@ impl<R: Rig> Play<'_, '_, R> {
                 return Ok(());
             }
         }
-        for actor in actors.iter() { actor.debug(world); }
-        eprintln!("{:#?}", ledger);
         let owed = ledger.owed().unwrap_or_else(|| "the completion of a send".to_owned());
         Err(Violation(format!("no progress: {owed}")))
     }

@@ -39,10 +39,7 @@ pub(crate) fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
     let out = BufReader::new(child.stdout.take().unwrap());
     let lines = out.lines().map_while(Result::ok);
     // The harness prints `test name ... ` without a line end.
-    lines.filter_map(|line| {
-        line.split_once("HOST>")
-            .map(|(_harness, text)| text.to_owned())
-    })
+    lines.filter_map(|line| line.split_once("HOST>").map(|(_harness, text)| text.to_owned()))
 }
 
 /// Tells the process that started this one.
@@ -59,9 +56,7 @@ pub(crate) fn wait_for_end_of_input() {
 
 /// Sends `signal` (`STOP`, `CONT`, `KILL`) by the shell's own kill.
 pub(crate) fn signal(pid: u32, signal: &str) {
-    let sent = Command::new("sh")
-        .args(["-c", &format!("kill -{signal} {pid}")])
-        .status();
+    let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status();
     assert!(sent.unwrap().success(), "kill -{signal} {pid}");
 }
 
@@ -70,20 +65,12 @@ pub(crate) struct Memory(File);
 
 impl Memory {
     pub(crate) fn open() -> Self {
-        Self(
-            File::options()
-                .read(true)
-                .write(true)
-                .open("/proc/self/mem")
-                .unwrap(),
-        )
+        Self(File::options().read(true).write(true).open("/proc/self/mem").unwrap())
     }
 
     pub(crate) fn get(&self, address: core::ptr::NonNull<u8>, offset: usize) -> u8 {
         let mut byte = [0];
-        self.0
-            .read_exact_at(&mut byte, at(address, offset))
-            .unwrap();
+        self.0.read_exact_at(&mut byte, at(address, offset)).unwrap();
         byte[0]
     }
 
@@ -107,11 +94,7 @@ impl Folder {
         let mut candidates = parents.iter().flat_map(|parent| {
             (0..100).map(move |n| parent.join(format!("host-test-{process}-{n}")))
         });
-        Self(
-            candidates
-                .find(|path| fs::create_dir(path).is_ok())
-                .unwrap(),
-        )
+        Self(candidates.find(|path| fs::create_dir(path).is_ok()).unwrap())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -121,9 +104,8 @@ impl Folder {
     /// The names in it, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.0).unwrap();
-        let mut names: Vec<String> = entries
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<String> =
+            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }

@@ -1,6 +1,6 @@
 //! The floors: what the machine itself takes for the same work, without any of our code in between.
 //!
-//! *Latency*: two processes bounce one bare cache line. *Throughput*: one copies blocks into shared memory, the other copies
+//! *Latency*: two processes bounce one bare cache line, each waiting by plain loads and nothing else. *Throughput*: one copies blocks into shared memory, the other copies
 //! them out, with one counter each way and nothing else. Both use the memory of a lane that nobody else uses, so that pages
 //! and size are those of the real thing.
 
@@ -57,8 +57,6 @@ impl<'s> Floor<'s> {
                 }
                 if self.yields {
                     std::thread::yield_now();
-                } else {
-                    core::hint::spin_loop();
                 }
             }
             if since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {

@@ -252,6 +252,10 @@ impl<'m> Port<'_, 'm> {
         {
             row.standing.set(Standing::Up);
         }
+        if row.is_lost() && row.sends.replace(false) {
+            // Nothing more is sent on this row: who comes back gets a new one.
+            self.hub.leave_as_sender(self.me.slot, row.remote.get().slot, Leave::Closed);
+        }
     }
 
     fn has_left(&self, row: &Row) -> bool {

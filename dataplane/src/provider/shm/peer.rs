@@ -342,20 +342,33 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         peer.reported.set(false);
         self.restless.set(true);
         self.heat(row, peer);
+        // Nothing more is sent on this row: who comes back gets a new one, and must not find this lane open still.
+        self.stop_sending(peer, self.other_end(peer));
     }
 
-    /// Lets go of both lanes of a peer.
-    pub(super) fn let_go(&self, row: u32, peer: &Peer<'s>) {
-        let other = if directory::is_gone(&self.segment, peer.remote.get()) {
+    fn other_end(&self, peer: &Peer<'s>) -> OtherEnd {
+        if directory::is_gone(&self.segment, peer.remote.get()) {
             OtherEnd::Gone
         } else {
             OtherEnd::Present
-        };
+        }
+    }
+
+    /// Lets go of the lane to a peer. What is staged in it goes out with that.
+    fn stop_sending(&self, peer: &Peer<'s>, other: OtherEnd) {
         if let Some((lane, generation)) = peer.tx_lane.take() {
             peer.tx.publish();
             peer.tx.open(self.closed);
             lane_table::leave(&self.segment, lane, generation, Side::Sender, other);
+            // The other end looks whether it is meant.
+            self.segment.raise_epoch();
         }
+    }
+
+    /// Lets go of both lanes of a peer.
+    pub(super) fn let_go(&self, row: u32, peer: &Peer<'s>) {
+        let other = self.other_end(peer);
+        self.stop_sending(peer, other);
         if let Some((lane, generation)) = peer.rx_lane.take() {
             if other == OtherEnd::Present {
                 peer.rx.answer(ReceiverState::Left);

@@ -6,7 +6,7 @@ use super::peer::{Peer, Standing};
 use super::{NIL, ShmPort};
 use crate::msg::matching::{Incoming, Verdict};
 use crate::provider::{Buffer, Cqe, EndpointType, Event, Sight, Status};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 
 /// So many lanes stay hot even if nothing comes in them.
 const HOT_KEPT: u32 = 4;
@@ -59,7 +59,10 @@ impl<'s, 'm> ShmPort<'s, 'm> {
 
     #[inline(always)]
     fn has_news(&self) -> bool {
-        self.news.iter().take(self.news_words.get()).any(|news| news.load(Ordering::Relaxed) != 0)
+        let [first, rest @ ..] = self.news;
+        let words = self.news_words.get();
+        let is_set = |news: &AtomicU64| news.load(Ordering::Relaxed) != 0;
+        is_set(first) || words > 1 && rest.iter().take(words.wrapping_sub(1)).any(is_set)
     }
 
     /// The next message of the lane in which one was seen, where it goes straight into a posted receive.
