@@ -553,7 +553,7 @@ impl<'s> LaneRx<'s> {
     /// as long as there are any and `to` has room: one every `stride` bytes. Returns how many.
     #[inline(always)]
     pub fn take_run(&self, like: &Arrival, to: &mut [u8], stride: usize) -> u32 {
-        if like.envelope.immediate.is_some() {
+        if like.envelope.immediate.is_some() || stride < like.length.max(1) {
             return 0;
         }
         let memory = self.memory.get();

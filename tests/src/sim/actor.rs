@@ -62,6 +62,7 @@ impl<'m, R: Rig> Actor<'m, R> {
         }
         self.node = Some(world.node(self.name.as_str()));
         self.stay = ledger.begin();
+        ledger.note(self.stay, format_args!("{} starts", self.name));
         self.addrs.clear();
         self.cancellable.clear();
         self.next_context = 0;
@@ -71,6 +72,7 @@ impl<'m, R: Rig> Actor<'m, R> {
     pub(super) fn close(&mut self, ledger: &mut Ledger) {
         if let Some(node) = self.node.take() {
             drop(node);
+            ledger.note(self.stay, format_args!("closes"));
             ledger.end(self.stay, Life::Dropped);
         }
     }
@@ -79,6 +81,7 @@ impl<'m, R: Rig> Actor<'m, R> {
     pub(super) fn die(&mut self, ledger: &mut Ledger) {
         if let Some(node) = self.node.take() {
             core::mem::forget(node);
+            ledger.note(self.stay, format_args!("dies"));
             ledger.end(self.stay, Life::Killed);
             self.unburied = true;
             self.marked = false;
@@ -109,6 +112,7 @@ impl<'m, R: Rig> Actor<'m, R> {
         }
         ensure!(node.totals().stale_ids == 0, "a completion that names no operation");
         for event in node.events() {
+            ledger.note(self.stay, format_args!("hears {event:?}"));
             match event {
                 Event::Connected(addr) => self.remember(addr),
                 Event::PeerGone(addr) => {
@@ -142,7 +146,9 @@ impl<'m, R: Rig> Actor<'m, R> {
         ledger: &mut Ledger,
     ) -> Checked {
         let Some(node) = &self.node else { return Ok(()) };
-        if let Ok(addr) = node.connect(peer) {
+        let connected = node.connect(peer);
+        ledger.note(self.stay, format_args!("connects to {peer_stay}: {connected:?}"));
+        if let Ok(addr) = connected {
             self.remember(addr);
             ledger.knows(self.stay, addr, peer_stay)?;
         }
@@ -152,6 +158,7 @@ impl<'m, R: Rig> Actor<'m, R> {
     pub(super) fn disconnect(&mut self, ledger: &mut Ledger, rng: &mut Rng) {
         if let (Some(node), false) = (&self.node, self.addrs.is_empty()) {
             let addr = self.addrs.swap_remove(rng.index(self.addrs.len()));
+            ledger.note(self.stay, format_args!("disconnects {addr}"));
             if node.disconnect(addr).is_ok() {
                 ledger.cut(self.stay, addr);
             }
@@ -179,7 +186,11 @@ impl<'m, R: Rig> Actor<'m, R> {
                 None => node.inject(to, &letter.bytes),
             };
             match sent {
-                Ok(()) => ledger.accepted(&letter, context)?,
+                Ok(()) => {
+                    let about = (letter.session, tag, length, context);
+                    ledger.note(self.stay, format_args!("sends to {addr}: {about:?}"));
+                    ledger.accepted(&letter, context)?;
+                }
                 Err(PostError::Misuse(misuse)) => {
                     return Err(Violation(format!("a good send is refused: {misuse}")));
                 }

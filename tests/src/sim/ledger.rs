@@ -4,7 +4,7 @@
 //! one stay, from one address. Within a session, messages of one kind (untagged, or of one tag) are delivered in order and
 //! without gaps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::Kind;
@@ -109,6 +109,8 @@ pub(super) struct Ledger {
     vague: BTreeSet<usize>,
     ops: BTreeMap<(usize, u64), Op>,
     pub(super) delivered: u64,
+    /// The newest notes, for whoever reads of a violation.
+    notes: VecDeque<String>,
 }
 
 fn key(addr: Addr) -> (u32, u32) {
@@ -129,7 +131,22 @@ pub(super) struct Letter {
     pub(super) immediate: Option<u64>,
 }
 
+/// Notes that are kept.
+const NOTES: usize = 60;
+
 impl Ledger {
+    /// Notes what a stay does or hears.
+    pub(super) fn note(&mut self, stay: usize, what: core::fmt::Arguments<'_>) {
+        self.notes.truncate(NOTES);
+        self.notes.push_front(format!("stay {stay}: {what}"));
+    }
+
+    /// A violation, with what went before it.
+    pub(super) fn explain(&self, violation: &Violation) -> Violation {
+        let notes: Vec<&str> = self.notes.iter().rev().map(String::as_str).collect();
+        Violation(format!("{}\n  after: {}", violation.0, notes.join("\n         ")))
+    }
+
     /// A new stay.
     pub(super) fn begin(&mut self) -> usize {
         self.stays.push(Life::Alive);

@@ -124,7 +124,7 @@ pub fn simulate<R: Rig>(endpoint_type: EndpointType, seed: u64) -> Result<Report
         let mut ledger = Ledger::default();
         ledger.faults = R::FAULTS;
         let mut play = Play { world, actors: actors.collect(), ledger, taste, rng };
-        outcome = play.act();
+        outcome = play.act().map_err(|violation| play.ledger.explain(&violation));
     });
     outcome
 }

@@ -117,7 +117,9 @@ pub struct ShmPort<'s, 'm> {
     /// Completions of receives that ended without a message.
     ended: Ring<'m, Cqe>,
     events: Ring<'m, Event>,
-    /// Rows with staged messages.
+    /// The first row with staged messages; [`NIL`] where there is none.
+    dirty_first: Cell<u32>,
+    /// The other rows with staged messages.
     dirty: Ring<'m, u32>,
     staged: Cell<u64>,
     /// Rows whose lane is looked at every turn, in the first `hot_count` places.
@@ -246,6 +248,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             done,
             ended,
             events,
+            dirty_first: Cell::new(NIL),
             dirty,
             staged: Cell::new(0),
             hot,
@@ -307,11 +310,30 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
         peer.tx.stage(wr.payload.bytes(), envelope)?;
         if !peer.dirty.replace(true) {
-            let pushed = self.dirty.push(row);
-            debug_assert!(pushed.is_ok(), "a row is dirty once, and the ring has room for all rows");
+            if self.dirty_first.get() == NIL {
+                self.dirty_first.set(row);
+            } else {
+                let pushed = self.dirty.push(row);
+                debug_assert!(pushed.is_ok(), "a row is dirty once, and the ring has room for all");
+            }
         }
         self.staged.set(self.staged.get().wrapping_add(1));
         Ok(())
+    }
+
+    /// Publishes what is staged for a peer, and tells it where it does not look by itself.
+    #[inline(always)]
+    fn publish_to(&self, row: u32) {
+        let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) else {
+            return;
+        };
+        peer.dirty.set(false);
+        peer.tx.publish();
+        if peer.tx.is_armed()
+            && let Some((lane, _)) = peer.tx_lane.get()
+        {
+            crate::shm::lane_table::announce(&self.segment, peer.remote_slot(), lane);
+        }
     }
 
     /// What stands in the way of a send to a peer that is not plainly up: opens the lane where that is all.
@@ -399,16 +421,12 @@ impl Provider for ShmPort<'_, '_> {
 
     #[inline(always)]
     fn ring_doorbell(&self) -> Published {
-        while let Some(row) = self.dirty.pop() {
-            let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) else {
-                continue;
-            };
-            peer.dirty.set(false);
-            peer.tx.publish();
-            if peer.tx.is_armed()
-                && let Some((lane, _)) = peer.tx_lane.get()
-            {
-                crate::shm::lane_table::announce(&self.segment, peer.remote_slot(), lane);
+        let first = self.dirty_first.get();
+        if first != NIL {
+            self.dirty_first.set(NIL);
+            self.publish_to(first);
+            while let Some(row) = self.dirty.pop() {
+                self.publish_to(row);
             }
         }
         Published { count: self.staged.replace(0), error: None }

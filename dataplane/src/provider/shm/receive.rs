@@ -33,16 +33,14 @@ enum Look {
 
 impl<'s, 'm> ShmPort<'s, 'm> {
     /// Is there anything to do? What an idle turn costs.
+    ///
+    /// Messages come first, because they are what is waited for; everything else is seen when there are none, and after
+    /// [`READY_MAX`] of them at the latest.
     #[inline(always)]
     pub(super) fn glance(&self) -> Sight {
         let turns = self.turns.get().wrapping_add(1);
         self.turns.set(turns);
-        let busy = self.restless.get()
-            || self.matcher.wants_many()
-            || self.since_harvest.get() >= READY_MAX
-            || self.segment.liveness_epoch() != self.epoch.get()
-            || self.has_news();
-        if busy {
+        if self.matcher.wants_many() || self.since_harvest.get() >= READY_MAX {
             return Sight::Work;
         }
         let hot = usize::try_from(self.hot_count.get()).unwrap_or(0);
@@ -54,7 +52,11 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                 return Sight::Ready;
             }
         }
-        if turns.is_multiple_of(SWEEP_EVERY) { Sight::Work } else { Sight::Nothing }
+        let work = self.restless.get()
+            || self.segment.liveness_epoch() != self.epoch.get()
+            || self.has_news()
+            || turns.is_multiple_of(SWEEP_EVERY);
+        if work { Sight::Work } else { Sight::Nothing }
     }
 
     #[inline(always)]
