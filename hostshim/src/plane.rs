@@ -13,7 +13,7 @@
 use core::fmt;
 
 use spinwire_dataplane::id::{Name, NameError};
-use spinwire_dataplane::msg::endpoint::Totals;
+use spinwire_dataplane::msg::Totals;
 use spinwire_dataplane::poll::{Counter, PlaneIdentity, Stats, StatsError, StatsWriter};
 use spinwire_dataplane::raw::place::{Bump, Exhausted};
 use spinwire_dataplane::shm::JoinError;
@@ -185,6 +185,10 @@ impl<'p, 'm> Plane<'p, 'm> {
     ///
     /// # Errors
     /// [`PlaneError`].
+    #[expect(
+        clippy::large_stack_frames,
+        reason = "set-up, once: the counters are built on the stack and moved to where they stay"
+    )]
     pub fn open(
         name: &Name,
         page: &'p StatsPage,

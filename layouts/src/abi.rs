@@ -103,7 +103,7 @@ mod tests {
     const GOLDEN: &[(&str, u64)] = &[
         ("SegmentHeader", 0x9d43_de99_edab_7ff1),
         ("ProcessEntry", 0x8bdd_987c_46ff_876c),
-        ("EndpointEntry", 0x2b46_c2ce_a704_6be1),
+        ("EndpointEntry", 0x9024_7e0f_cd4a_4f08),
         ("LaneHeader", 0xf312_2391_c77a_baac),
         ("LaneCell", 0x32d0_a49a_2c50_31dd),
         ("StatsHeader", 0x7bce_bbc8_7bd5_d693),
@@ -111,7 +111,7 @@ mod tests {
         ("MessageHeader", 0xefdf_f489_4fad_1c92),
     ];
 
-    const GOLDEN_LAYOUT_HASH: u64 = 0x9d70_4593_0865_ec92;
+    const GOLDEN_LAYOUT_HASH: u64 = 0x2235_d0a9_4dc6_ee5d;
 
     #[test]
     fn the_hashes_are_those_of_version_1() {

@@ -20,10 +20,12 @@ use heapless::VecView;
 
 use crate::error::{PostError, Refused, Retry};
 use crate::id::{Addr, Name, OpTag, WrId};
+use super::totals::{Tally, Totals, add};
+use super::{Completion, Kind, RecvFrom, SendTo};
 use crate::poll::{Budget, Outcome, Poll};
 use crate::provider::{
-    Buffer, CancelError, Cqe, Event, Info, Payload, Provider, RecvWr, Select, SendWr, Sge, Sight,
-    Source, Status, Use, Waiting,
+    Buffer, CancelError, Cqe, Event, Info, Payload, Provider, RecvWr, SendWr, Sge, Sight, Use,
+    Waiting,
 };
 use crate::raw::loan::{Loan, Posted};
 use crate::raw::place::{Bump, Exhausted};
@@ -52,141 +54,6 @@ impl Default for EndpointConfig {
     }
 }
 
-/// Where a message goes, and what goes with it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub struct SendTo {
-    peer: Addr,
-    tag: Option<u64>,
-    immediate: Option<u64>,
-}
-
-impl SendTo {
-    /// To `peer`, untagged.
-    #[inline(always)]
-    pub const fn peer(peer: Addr) -> Self {
-        Self { peer, tag: None, immediate: None }
-    }
-
-    /// With a tag.
-    #[inline(always)]
-    pub const fn tag(self, tag: u64) -> Self {
-        Self { tag: Some(tag), ..self }
-    }
-
-    /// With 64 bits of immediate data.
-    #[inline(always)]
-    pub const fn immediate(self, immediate: u64) -> Self {
-        Self { immediate: Some(immediate), ..self }
-    }
-}
-
-/// Which messages a receive takes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub struct RecvFrom {
-    from: Source,
-    select: Select,
-}
-
-impl RecvFrom {
-    /// Untagged messages of anybody.
-    #[inline(always)]
-    pub const fn any() -> Self {
-        Self { from: Source::Any, select: Select::Untagged }
-    }
-
-    /// Untagged messages of one peer.
-    #[inline(always)]
-    pub const fn peer(peer: Addr) -> Self {
-        Self { from: Source::Only(peer), select: Select::Untagged }
-    }
-
-    /// Tagged messages with exactly this tag.
-    #[inline(always)]
-    pub const fn tag(self, tag: u64) -> Self {
-        self.tag_ignoring(tag, 0)
-    }
-
-    /// Tagged messages whose tag is this one except in the bits of `ignore`. With all bits ignored: any tag.
-    #[inline(always)]
-    pub const fn tag_ignoring(self, tag: u64, ignore: u64) -> Self {
-        Self { select: Select::Tagged { tag, ignore }, ..self }
-    }
-}
-
-/// What a completion is about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Kind {
-    /// A send: its buffer is free again.
-    Sent,
-    /// A message has arrived.
-    Received,
-    /// A receive is over without a message: see the status. With `Success` it is a multi-receive whose rest was too short
-    /// for the next message.
-    RecvEnded,
-}
-
-/// The end of an operation, or one message of a multi-receive. Read `status` first.
-#[derive(Debug)]
-pub struct Completion<'m> {
-    /// Which operation.
-    pub id: WrId,
-    /// What the caller posted it with.
-    pub context: u64,
-    /// What it is about.
-    pub kind: Kind,
-    /// How it ended.
-    pub status: Status,
-    /// Received: bytes of the message that were delivered; of a run, of each of its messages.
-    pub length: usize,
-    /// Received: where in the buffer they start.
-    pub offset: usize,
-    /// Received: how many messages; more than one only for a run.
-    pub count: u32,
-    /// Received: the tag.
-    pub tag: Option<u64>,
-    /// Received: the immediate data.
-    pub immediate: Option<u64>,
-    /// Received: the sender.
-    pub source: Option<Addr>,
-    /// The buffer, the caller's again. `None` while a multi-receive goes on; then [`Endpoint::read`] shows the message.
-    pub loan: Option<Loan<'m>>,
-}
-
-impl Completion<'_> {
-    /// The message, where its buffer came back with it. Of a run: all of it, see [`Completion::messages`].
-    #[must_use]
-    #[inline]
-    pub fn bytes(&self) -> Option<&[u8]> {
-        let end = self.offset.checked_add(self.extent())?;
-        self.loan.as_ref()?.get(self.offset..end)
-    }
-
-    /// The messages of a run in the bytes that [`Endpoint::read`] or [`Completion::bytes`] showed.
-    #[inline(always)]
-    pub fn messages<'b>(&self, bytes: &'b [u8]) -> impl Iterator<Item = &'b [u8]> + use<'b> {
-        let length = self.length;
-        let none = if length == 0 { self.count } else { 0 };
-        let stride = self.stride().max(1);
-        let empty = (0..none).map(|_| &[][..]);
-        bytes.chunks(stride).map(move |m| m.get(..length).unwrap_or(m)).chain(empty)
-    }
-
-    #[inline(always)]
-    const fn stride(&self) -> usize {
-        self.length.wrapping_add(7) & !7
-    }
-
-    /// Bytes from the start of the first message to the end of the last.
-    #[inline(always)]
-    fn extent(&self) -> usize {
-        let before = usize::try_from(self.count).unwrap_or(0).saturating_sub(1);
-        before.saturating_mul(self.stride()).saturating_add(self.length)
-    }
-}
-
 /// What the endpoint keeps beside the posted loan, by slot.
 #[derive(Debug)]
 struct Row {
@@ -194,29 +61,6 @@ struct Row {
     sge: Cell<Option<Sge>>,
     /// Readers that look at a part of the buffer now.
     readers: Cell<u32>,
-}
-
-/// Totals since the endpoint was made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Totals {
-    /// Messages accepted by the provider.
-    pub messages_sent: u64,
-    /// Bytes in them.
-    pub bytes_sent: u64,
-    /// Messages given to the caller.
-    pub messages_received: u64,
-    /// Bytes in them.
-    pub bytes_received: u64,
-    /// Doorbells that published something.
-    pub batches_published: u64,
-    /// Posts refused with `Retry`.
-    pub retries: u64,
-    /// Completions that named no live operation.
-    pub stale_ids: u64,
-    /// Turns that found something to do.
-    pub turns_busy: u64,
-    /// Turns that did not.
-    pub turns_idle: u64,
 }
 
 /// An endpoint over the provider `P`. Belongs to one thread.
@@ -231,25 +75,7 @@ pub struct Endpoint<'m, P> {
     /// How many of them the caller has had.
     taken: Cell<usize>,
     stale: Ring<'m, WrId>,
-    totals: Cells,
-}
-
-#[derive(Debug, Default)]
-struct Cells {
-    messages_sent: Cell<u64>,
-    bytes_sent: Cell<u64>,
-    messages_received: Cell<u64>,
-    bytes_received: Cell<u64>,
-    batches_published: Cell<u64>,
-    retries: Cell<u64>,
-    stale_ids: Cell<u64>,
-    turns_busy: Cell<u64>,
-    turns_idle: Cell<u64>,
-}
-
-#[inline(always)]
-fn add(cell: &Cell<u64>, more: u64) {
-    cell.set(cell.get().wrapping_add(more));
+    totals: Tally,
 }
 
 impl<P: fmt::Debug> fmt::Debug for Endpoint<'_, P> {
@@ -286,7 +112,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             harvested: Cell::new(0),
             taken: Cell::new(0),
             stale: Ring::place(bump, STALE_KEPT, WrId::from_raw(0))?,
-            totals: Cells::default(),
+            totals: Tally::default(),
         })
     }
 
@@ -659,18 +485,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// Totals since the endpoint was made.
     #[must_use]
     pub const fn totals(&self) -> Totals {
-        let t = &self.totals;
-        Totals {
-            messages_sent: t.messages_sent.get(),
-            bytes_sent: t.bytes_sent.get(),
-            messages_received: t.messages_received.get(),
-            bytes_received: t.bytes_received.get(),
-            batches_published: t.batches_published.get(),
-            retries: t.retries.get(),
-            stale_ids: t.stale_ids.get(),
-            turns_busy: t.turns_busy.get(),
-            turns_idle: t.turns_idle.get(),
-        }
+        self.totals.snapshot()
     }
 }
 

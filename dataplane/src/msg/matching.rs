@@ -156,12 +156,12 @@ impl Landing {
     #[must_use]
     #[inline(always)]
     pub fn more(&self) -> (usize, usize) {
-        if !matches!(self.buffer, Use::Runs { .. }) || self.stride() == 0 {
-            return (0, 0);
-        }
         let start = self.end();
         let room = self.sge.length().saturating_sub(start);
-        (room / self.stride(), start)
+        match (self.buffer, room.checked_div(self.stride())) {
+            (Use::Runs { .. }, Some(more)) => (more, start),
+            _ => (0, 0),
+        }
     }
 
     /// So many more messages were copied there.
@@ -172,7 +172,7 @@ impl Landing {
 
     /// Where the free part of the buffer begins after it.
     #[inline(always)]
-    fn end(&self) -> usize {
+    const fn end(&self) -> usize {
         let bytes = self.stride().wrapping_mul(to_usize(widen(self.count)));
         self.offset.wrapping_add(bytes)
     }
@@ -224,7 +224,7 @@ pub struct Matcher<'m> {
 }
 
 #[inline(always)]
-fn list_of(select: Select) -> u32 {
+const fn list_of(select: Select) -> u32 {
     match select {
         Select::Untagged => UNTAGGED,
         Select::Tagged { tag, ignore: 0 } => bucket(tag),
@@ -234,7 +234,7 @@ fn list_of(select: Select) -> u32 {
 
 /// Fibonacci hashing: the top six bits of the product.
 #[inline(always)]
-fn bucket(tag: u64) -> u32 {
+const fn bucket(tag: u64) -> u32 {
     FIRST_BUCKET.wrapping_add(low(tag.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58))
 }
 
@@ -357,7 +357,7 @@ impl<'m> Matcher<'m> {
 
     /// Of two candidates the one that was posted first.
     #[inline(never)]
-    fn earlier(
+    const fn earlier(
         &self,
         exact: Option<(u32, &'m PostedRecv)>,
         masked: Option<(u32, &'m PostedRecv)>,
@@ -440,11 +440,11 @@ impl<'m> Matcher<'m> {
     }
 
     /// Whether messages are best taken many at a time: receives are posted that take runs, or wait to be compared with the
-    /// unexpected queue.
+    /// unexpected queue; or none are posted, and whatever comes is unexpected.
     #[must_use]
     #[inline(always)]
-    pub const fn wants_many(&self) -> bool {
-        (self.fresh.get() | self.runs.get()) != 0
+    pub fn wants_many(&self) -> bool {
+        (self.fresh.get() | self.runs.get()) != 0 || self.lists.len(VACANT) == self.lists.slots()
     }
 
     /// The rows in use.
@@ -585,7 +585,7 @@ impl<'m> Matcher<'m> {
 
     /// Messages waiting.
     #[must_use]
-    pub fn unexpected_len(&self) -> u32 {
+    pub const fn unexpected_len(&self) -> u32 {
         self.unexpected.len()
     }
 

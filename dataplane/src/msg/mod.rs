@@ -2,11 +2,18 @@
 //!
 //! ```text
 //!   Endpoint<P>       posts, polls, contexts, owned buffers           endpoint
+//!     SendTo, RecvFrom, Completion                                    addressing, completion
 //!     P: Provider     whatever moves the bytes
 //!       Matcher       posted receives and unexpected messages         matching
 //! ```
 
+pub mod addressing;
+pub mod completion;
 pub mod endpoint;
 pub mod matching;
+pub mod totals;
 
-pub use endpoint::{Completion, Endpoint, EndpointConfig, Kind, RecvFrom, SendTo};
+pub use addressing::{RecvFrom, SendTo};
+pub use completion::{Completion, Kind};
+pub use endpoint::{Endpoint, EndpointConfig};
+pub use totals::Totals;

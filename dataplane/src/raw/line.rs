@@ -116,7 +116,7 @@ pub fn copy_out(from: &[Line], at: usize, to: &mut [u8]) -> bool {
     if !fits(from, at, to.len()) {
         return false;
     }
-    let whole = to.len() / WORD_BYTES * WORD_BYTES;
+    let whole = to.len() & !(WORD_BYTES - 1);
     if let Some((head, rest)) = to.split_at_mut_checked(whole) {
         if whole > 0 {
             bulk::copy_out(from, at, head);

@@ -48,13 +48,13 @@ impl<'m> LoanPool<'m> {
         bump: &Bump<'m>,
         slots: u32,
         slot_bytes: usize,
-    ) -> Result<&'m LoanPool<'m>, Exhausted> {
+    ) -> Result<&'m Self, Exhausted> {
         let too_large = Exhausted { wanted_bytes: usize::MAX, free_bytes: bump.free_bytes() };
         let slot_lines = slot_bytes.div_ceil(line::LINE_BYTES).max(1);
         let bytes = slot_lines.checked_mul(line::LINE_BYTES).ok_or(too_large)?;
         let slot_bytes =
             u32::try_from(bytes).ok().filter(|&b| b <= 1 << 31).ok_or(too_large)?;
-        let count = usize::try_from(slots).map_err(|_| too_large)?;
+        let count = usize::try_from(slots).map_err(|_wide| too_large)?;
         let total_lines = slot_lines.checked_mul(count).ok_or(too_large)?;
         #[derive(Clone, Copy)]
         #[repr(C, align(64))]

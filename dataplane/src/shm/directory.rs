@@ -13,11 +13,13 @@ use super::lease::{ProcessLease, read_field, write_field, write_words};
 use super::segment::Segment;
 use crate::id::Name;
 use crate::raw::line::{Line, word};
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::raw::barrier::store_before_load;
+use crate::sync::{AtomicU64, Ordering};
 
 const LEASE: usize = offset_of!(EndpointEntry, lease) / 8;
 const OWNER: usize = offset_of!(EndpointEntry, owner_lease) / 8;
 const KIND: usize = offset_of!(EndpointEntry, kind) / 8;
+const NAME_GENERATION: usize = offset_of!(EndpointEntry, name_generation) / 8;
 const NAME: usize = offset_of!(EndpointEntry, name) / 8;
 
 /// An endpoint that was found in the directory.
@@ -86,17 +88,20 @@ pub fn register(
         }
         write_words(lines, OWNER, &[lease.word(), u64::from(kind.code()), EndpointId::NONE]);
         write_field(lines, NAME, name.as_field());
+        if let Some(named) = word(lines, NAME_GENERATION) {
+            // SYNC(named): Release pairs with the Acquire in bears: who sees the generation sees the name.
+            named.store(u64::from(generation), Ordering::Release);
+        }
         for news in news_words(lines) {
             news.store(0, Ordering::Relaxed);
         }
         // Of two that claim one name at once, at least one must see the other: each writes its name, then looks. A
         // full fence between the two keeps either look from being served before the write shows.
         // SYNC(name): this fence pairs with itself in the other process.
-        fence(Ordering::SeqCst);
+        store_before_load();
         let free = Lease { state: LeaseState::Free, generation, subject: 0 }.pack();
         if name_is_taken(segment, name, slot) {
-            let _: Result<u64, u64> =
-                state.compare_exchange(claim, free, Ordering::AcqRel, Ordering::Relaxed);
+            let _lost_to_another = state.compare_exchange(claim, free, Ordering::AcqRel, Ordering::Relaxed);
             return Err(RegisterError::NameTaken);
         }
         let live = Lease { state: LeaseState::Live, generation, subject }.pack();
@@ -110,16 +115,22 @@ pub fn register(
 }
 
 fn name_is_taken(segment: &Segment<'_>, name: &Name, but: u32) -> bool {
-    (0..segment.geometry().endpoint_count).filter(|&slot| slot != but).any(|slot| {
-        segment.endpoint(slot).is_some_and(|lines| {
-            let state = word(lines, LEASE).and_then(|w| Lease::unpack(w.load(Ordering::Acquire)));
-            let used = matches!(
-                state,
-                Some(Lease { state: LeaseState::Live | LeaseState::Claiming, .. })
-            );
-            used && read_field(lines, NAME) == *name.as_field()
-        })
-    })
+    (0..segment.geometry().endpoint_count)
+        .filter(|&slot| slot != but)
+        .any(|slot| segment.endpoint(slot).is_some_and(|lines| bears(lines, name)))
+}
+
+/// Whether an entry is, or is about to be, an endpoint of that name.
+fn bears(lines: &[Line; 4], name: &Name) -> bool {
+    let lease = word(lines, LEASE).and_then(|w| Lease::unpack(w.load(Ordering::Acquire)));
+    let named = match lease {
+        Some(Lease { state: LeaseState::Live, .. }) => true,
+        // SYNC(named): Acquire pairs with the Release in register. Before, the name is that of an earlier stay.
+        Some(Lease { state: LeaseState::Claiming, generation, .. }) => word(lines, NAME_GENERATION)
+            .is_some_and(|w| w.load(Ordering::Acquire) == u64::from(generation)),
+        _ => false,
+    };
+    named && read_field(lines, NAME) == *name.as_field()
 }
 
 /// Takes an endpoint out of the directory. Its peers see that at their next look.
@@ -131,8 +142,7 @@ pub fn unregister(segment: &Segment<'_>, id: EndpointId) {
             && generation == id.generation
         {
             let free = Lease { state: LeaseState::Free, subject: 0, ..lease }.pack();
-            let _: Result<u64, u64> =
-                state.compare_exchange(found, free, Ordering::AcqRel, Ordering::Relaxed);
+            let _lost_to_another = state.compare_exchange(found, free, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
     segment.raise_epoch();
@@ -180,7 +190,7 @@ pub fn is_gone(segment: &Segment<'_>, id: EndpointId) -> bool {
 }
 
 /// The news words of an endpoint: bit `i % 64` of word `i / 64` stands for lane `i`.
-pub(super) fn news_words(lines: &[Line; 4]) -> &[AtomicU64; 8] {
+pub(super) const fn news_words(lines: &[Line; 4]) -> &[AtomicU64; 8] {
     let [_, _, news, _] = lines;
     news.words()
 }

@@ -162,7 +162,7 @@ pub(super) fn write_words(lines: &[Line], at: usize, values: &[u64]) {
 
 pub(super) fn write_field(lines: &[Line], at: usize, field: &[u8; 64]) {
     for (i, bytes) in field.as_chunks::<8>().0.iter().enumerate() {
-        write_words(lines, at.wrapping_add(i), &[u64::from_ne_bytes(*bytes)]);
+        write_words(lines, at.wrapping_add(i), &[u64::from_le_bytes(*bytes)]);
     }
 }
 
@@ -170,7 +170,7 @@ pub(super) fn read_field(lines: &[Line], at: usize) -> [u8; 64] {
     let mut field = [0; 64];
     for (i, to) in field.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         if let Some(word) = word(lines, at.wrapping_add(i)) {
-            *to = word.load(Ordering::Relaxed).to_ne_bytes();
+            *to = word.load(Ordering::Relaxed).to_le_bytes();
         }
     }
     field

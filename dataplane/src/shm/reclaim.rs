@@ -62,8 +62,7 @@ fn leave_lane(state: &AtomicU64, slot: u16, side: Side, still_dead: impl Fn() ->
     if let Some(next) = after_leaving(word.state, side, OtherEnd::Present) {
         let next = LaneWord { state: next, ..word }.pack();
         // A failure means that the other end, or another survivor, was faster.
-        let _: Result<u64, u64> =
-            state.compare_exchange(found, next, Ordering::AcqRel, Ordering::Relaxed);
+        let _lost_to_another = state.compare_exchange(found, next, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 
@@ -74,6 +73,5 @@ fn free_endpoint(state: &AtomicU64, slot: u16, still_dead: impl Fn() -> bool) {
         return;
     }
     let free = Lease { state: LeaseState::Free, subject: 0, ..lease }.pack();
-    let _: Result<u64, u64> =
-        state.compare_exchange(found, free, Ordering::AcqRel, Ordering::Relaxed);
+    let _lost_to_another = state.compare_exchange(found, free, Ordering::AcqRel, Ordering::Relaxed);
 }

@@ -133,8 +133,8 @@ impl Geometry {
         let process_table = from_usize(size_of::<SegmentHeader>());
         let endpoint_table = after(process_table, self.process_count, size_of::<ProcessEntry>());
         let lane_table = after(endpoint_table, self.endpoint_count, size_of::<EndpointEntry>());
-        let lane_ring = after(lane_table, self.lane_count, size_of::<LaneHeader>())
-            .next_multiple_of(PAGE_BYTES);
+        let table_end = after(lane_table, self.lane_count, size_of::<LaneHeader>());
+        let lane_ring = table_end.wrapping_add(PAGE_BYTES - 1) & !(PAGE_BYTES - 1);
         let segment_bytes =
             after(lane_ring, self.lane_count, self.ring_lines().wrapping_mul(LINE_BYTES));
         Ok(Plan { process_table, endpoint_table, lane_table, lane_ring, segment_bytes })
@@ -387,7 +387,7 @@ impl<'s> Segment<'s> {
 
 impl Identity {
     /// What the headers of all kinds of segments have in common.
-    fn header(&self, kind: SegmentKind, segment_bytes: u64) -> SegmentHeader {
+    const fn header(&self, kind: SegmentKind, segment_bytes: u64) -> SegmentHeader {
         SegmentHeader {
             magic: MAGIC,
             abi_version: ABI_VERSION,
@@ -410,7 +410,7 @@ impl Identity {
 fn publish_header(lines: &[Line], header: &SegmentHeader) {
     for (i, bytes) in header.as_bytes().as_chunks::<8>().0.iter().enumerate() {
         if let Some(to) = word(lines, i) {
-            to.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+            to.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
         }
     }
     if let Some(ready) = word(lines, offset_of!(SegmentHeader, ready) / 8) {
@@ -432,7 +432,7 @@ pub fn copy_header(lines: &[Line]) -> Result<SegmentHeader, JoinError> {
     let ready = ready.load(Ordering::Acquire);
     let mut bytes = [0; size_of::<SegmentHeader>()];
     for (i, to) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        *to = word(lines, i).ok_or(truncated)?.load(Ordering::Relaxed).to_ne_bytes();
+        *to = word(lines, i).ok_or(truncated)?.load(Ordering::Relaxed).to_le_bytes();
     }
     let header = SegmentHeader::from_bytes(&bytes).ok_or(truncated)?;
     if ready != READY {

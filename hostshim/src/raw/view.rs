@@ -21,6 +21,10 @@ pub(crate) fn staged_lines(staged: &Staged) -> &[Line] {
 }
 
 /// A private mapping as a block to build tables in. The exclusive borrow makes the block the borrower's alone.
+#[expect(
+    clippy::needless_pass_by_ref_mut,
+    reason = "the exclusive borrow is what makes the block the borrower's alone"
+)]
 pub(crate) fn block(mapping: &mut Mapping) -> &mut [MaybeUninit<u8>] {
     let block = NonNull::slice_from_raw_parts(mapping.as_ptr().cast(), mapping.len());
     // SAFETY: private memory of that length, mapped while the mapping lives, borrowed exclusively; MaybeUninit asks for no

@@ -71,8 +71,11 @@ layout! {
         pub kind: u64 @ 16,
         /// Connected endpoints: [`EndpointId`] of the peer, or 0 while there is none.
         pub peer: u64 @ 24,
+        /// Generation of the lease for which `name` was written. While an entry is being claimed, its name is that of an
+        /// earlier stay until this is the generation of the claim.
+        pub name_generation: u64 @ 32,
         /// Zero.
-        pub reserved0: [u64; 4] @ 32,
+        pub reserved0: [u64; 3] @ 40,
 
         /// Name of the endpoint, filled up with zeros.
         pub name: [u8; 64] @ 64,

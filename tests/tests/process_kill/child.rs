@@ -26,7 +26,7 @@ struct Way<'s, 'm> {
 impl Way<'_, '_> {
     fn take(&mut self) -> bool {
         let (stay, addr, next_in) = (self.stay, self.addr, &mut self.next_in);
-        let outcome = self.station.turn(|got: Got| {
+        let busy = self.station.turn(|got: Got| {
             assert_eq!(got.stay, stay, "meant for somebody who had this name before");
             assert_eq!(got.number, *next_in, "out of order, lost, or twice");
             assert!(addr.is_none_or(|addr| addr == got.from), "from somebody else");
@@ -43,7 +43,7 @@ impl Way<'_, '_> {
                 other => panic!("stay {stay}: {other:?}, and the survivor lives"),
             }
         }
-        outcome.is_busy()
+        busy
     }
 
     fn give(&mut self) {

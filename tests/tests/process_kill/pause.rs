@@ -23,7 +23,7 @@ const STAY: u64 = 7;
 
 fn turn(stations: &[Station<'_, '_>; 2], counts: &mut Counts) {
     for (i, station) in stations.iter().enumerate() {
-        let outcome = station.turn(|got| {
+        let busy = station.turn(|got| {
             assert_eq!((got.stay, got.number), (STAY, counts.came[i]), "lost, twice, or torn");
             counts.addr[i] = Some(got.from);
             counts.came[i] += 1;
@@ -36,7 +36,7 @@ fn turn(stations: &[Station<'_, '_>; 2], counts: &mut Counts) {
         {
             counts.went[i] += 1;
         }
-        if !outcome.is_busy() {
+        if !busy {
             std::thread::yield_now();
         }
     }

@@ -109,7 +109,7 @@ impl Survivor<'_, '_> {
         let mut busy = false;
         for station in 0..self.stations.len() {
             let mut heard = Vec::new();
-            busy |= self.stations[station].turn(|got| heard.push(got)).is_busy();
+            busy |= self.stations[station].turn(|got| heard.push(got));
             for got in heard {
                 self.hear(station, got);
             }

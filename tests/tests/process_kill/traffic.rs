@@ -7,7 +7,7 @@ use spinwire_dataplane::error::{Fatal, PostError};
 use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::msg::matching::MatchingConfig;
 use spinwire_dataplane::msg::{Endpoint, EndpointConfig, Kind, RecvFrom, SendTo};
-use spinwire_dataplane::poll::{Budget, Outcome, Poll};
+use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::shm::{ShmConfig, ShmPort};
 use spinwire_dataplane::provider::{EndpointType, Event, Status};
 use spinwire_dataplane::raw::loan::LoanPool;
@@ -116,8 +116,8 @@ impl<'s, 'm> Station<'s, 'm> {
         self.endpoint.connect(&Name::new(to).unwrap())
     }
 
-    /// One turn. Every letter goes to `got`, checked.
-    pub(crate) fn turn(&self, mut got: impl FnMut(Got)) -> Outcome {
+    /// One turn. Every letter goes to `got`, checked. Returns whether there was anything to do.
+    pub(crate) fn turn(&self, mut got: impl FnMut(Got)) -> bool {
         while self.pool.free_count() > 32 - RECEIVES {
             let loan = self.pool.lend().unwrap();
             self.endpoint.post_recv(RecvFrom::any(), loan, 0).map_err(|r| r.error).unwrap();
@@ -135,7 +135,7 @@ impl<'s, 'm> Station<'s, 'm> {
             }
         }
         assert_eq!(self.endpoint.totals().stale_ids, 0);
-        outcome
+        outcome.is_busy()
     }
 
     pub(crate) fn event(&self) -> Option<Event> {

@@ -39,7 +39,7 @@ pub(crate) fn twin(role: &str) {
     let station = Station::open(&domain, &bump, name, EndpointType::Rdm);
     let mut other = Other::default();
     while parent_id() == parent {
-        let outcome = station.turn(|got: Got| {
+        let busy = station.turn(|got: Got| {
             let (from, whose, next) = *other.inbound.get_or_insert((got.from, got.stay, 0));
             assert_eq!((got.from, got.stay, got.number), (from, whose, next), "lost, twice, mixed");
             other.inbound = Some((from, whose, next + 1));
@@ -60,7 +60,7 @@ pub(crate) fn twin(role: &str) {
             }
         }
         write(&station, other_name, stay, &mut other.outbound);
-        if !outcome.is_busy() {
+        if !busy {
             std::thread::yield_now();
         }
     }

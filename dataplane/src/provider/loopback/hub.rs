@@ -62,10 +62,7 @@ impl<'m> Hub<'m> {
     /// [`Exhausted`] where the arena is too small.
     pub fn place(bump: &Bump<'m>, config: &HubConfig) -> Result<Self, Exhausted> {
         let ports = config.ports_max;
-        let too_large = Exhausted {
-            wanted_bytes: usize::MAX,
-            free_bytes: bump.free_bytes(),
-        };
+        let too_large = Exhausted { wanted_bytes: usize::MAX, free_bytes: bump.free_bytes() };
         let pairs = ports.checked_mul(ports).ok_or(too_large)?;
         Ok(Self {
             config: *config,
@@ -122,19 +119,13 @@ impl<'m> Hub<'m> {
             .find(|(_, entry)| entry.port.get().is_none())
             .ok_or(PortOpenError::HubFull)?;
         entry.port.set(Some((*name, endpoint_type)));
-        Ok(PortId {
-            slot,
-            generation: entry.generation.get(),
-        })
+        Ok(PortId { slot, generation: entry.generation.get() })
     }
 
     pub(super) fn find(&self, name: &Name) -> Option<(PortId, EndpointType)> {
         (0..).zip(self.entries).find_map(|(slot, entry)| {
             let (taken, endpoint_type) = entry.port.get()?;
-            let id = PortId {
-                slot,
-                generation: entry.generation.get(),
-            };
+            let id = PortId { slot, generation: entry.generation.get() };
             (taken == *name).then_some((id, endpoint_type))
         })
     }
@@ -147,10 +138,7 @@ impl<'m> Hub<'m> {
 
     /// Who is in that place, or was there last.
     pub(super) const fn sender_of(link: &Link, slot: u32) -> PortId {
-        PortId {
-            slot,
-            generation: link.sender.get(),
-        }
+        PortId { slot, generation: link.sender.get() }
     }
 
     /// Takes a port out, and lets go of both ends of all its links.
@@ -204,12 +192,9 @@ impl<'m> Hub<'m> {
             return Err(Retry::NoCredit.into());
         }
         let mut body = self.bodies.lend().ok_or(Retry::NoSpill)?;
-        body.fill(payload)
-            .map_err(|_too_small| crate::error::Misuse::TooLong)?;
-        let key = self
-            .messages
-            .insert(Message { envelope, body })
-            .map_err(|_full| Retry::NoSpill)?;
+        body.fill(payload).map_err(|_too_small| crate::error::Misuse::TooLong)?;
+        let key =
+            self.messages.insert(Message { envelope, body }).map_err(|_full| Retry::NoSpill)?;
         let linked = self.queues.push_back(list, key.slot());
         debug_assert!(linked.is_ok(), "a new slot is on no list");
         Ok(())
@@ -227,17 +212,14 @@ impl<'m> Hub<'m> {
     /// The first visible message of a link: its envelope and length.
     pub(super) fn front(&self, from: u32, to: u32) -> Option<(Envelope, usize)> {
         let key = self.front_key(from, to)?;
-        self.messages
-            .with(key, |message| (message.envelope, message.body.len()))
-            .ok()
+        self.messages.with(key, |message| (message.envelope, message.body.len())).ok()
     }
 
     fn front_key(&self, from: u32, to: u32) -> Option<Key> {
         if self.link(from, to)?.visible.get() == 0 {
             return None;
         }
-        self.messages
-            .key_at(self.queues.front(self.number(from, to))?)
+        self.messages.key_at(self.queues.front(self.number(from, to))?)
     }
 
     /// Copies the beginning of the first message of a link, as many bytes as `to_bytes` has.
@@ -311,14 +293,8 @@ impl<'m> Hub<'m> {
                 return;
             };
             let unlinked = self.queues.unlink(slot);
-            let removed = self
-                .messages
-                .key_at(slot)
-                .map(|key| self.messages.remove(key));
-            debug_assert!(
-                unlinked.is_ok() && removed.is_some(),
-                "queued messages are in both"
-            );
+            let removed = self.messages.key_at(slot).map(|key| self.messages.remove(key));
+            debug_assert!(unlinked.is_ok() && removed.is_some(), "queued messages are in both");
         }
     }
 

@@ -48,12 +48,7 @@ pub struct HubConfig {
 impl Default for HubConfig {
     /// 16 ports, links of 64 messages, 256 messages of up to 4 KiB in all.
     fn default() -> Self {
-        Self {
-            ports_max: 16,
-            link_depth: 64,
-            messages_max: 256,
-            message_bytes_max: 4096,
-        }
+        Self { ports_max: 16, link_depth: 64, messages_max: 256, message_bytes_max: 4096 }
     }
 }
 

@@ -56,10 +56,7 @@ impl Row {
         Self {
             generation: Cell::new(Generation::FIRST),
             standing: Cell::new(Standing::Vacant),
-            remote: Cell::new(PortId {
-                slot: 0,
-                generation: Generation::FIRST,
-            }),
+            remote: Cell::new(PortId { slot: 0, generation: Generation::FIRST }),
             sends: Cell::new(false),
             receives: Cell::new(false),
             reported: Cell::new(false),
@@ -91,10 +88,7 @@ impl<'m> Port<'_, 'm> {
 
     /// The row of an address that is good.
     pub(super) fn row(&self, addr: Addr) -> Result<&'m Row, Misuse> {
-        let row = self
-            .rows
-            .get(wide(addr.slot()))
-            .ok_or(Misuse::UnknownAddress)?;
+        let row = self.rows.get(wide(addr.slot())).ok_or(Misuse::UnknownAddress)?;
         if row.generation.get() == addr.generation() && !row.is_free() {
             Ok(row)
         } else {
@@ -104,8 +98,7 @@ impl<'m> Port<'_, 'm> {
 
     /// The row of a peer that is not lost. One that is, and has come back since, gets a new row.
     fn row_of(&self, remote: PortId) -> Option<(u32, &'m Row)> {
-        self.in_use()
-            .find(|(_, row)| row.remote.get() == remote && !row.is_lost())
+        self.in_use().find(|(_, row)| row.remote.get() == remote && !row.is_lost())
     }
 
     fn enter(&self, remote: PortId) -> Result<(u32, &'m Row), PostError> {
@@ -115,10 +108,8 @@ impl<'m> Port<'_, 'm> {
         if self.info.endpoint_type == EndpointType::Msg && self.in_use().next().is_some() {
             return Err(Misuse::WrongPeer.into());
         }
-        let (slot, row) = (0..)
-            .zip(self.rows)
-            .find(|(_, row)| row.is_free())
-            .ok_or(Retry::AddressesFull)?;
+        let (slot, row) =
+            (0..).zip(self.rows).find(|(_, row)| row.is_free()).ok_or(Retry::AddressesFull)?;
         row.remote.set(remote);
         row.standing.set(Standing::Known);
         row.sends.set(false);
@@ -145,11 +136,7 @@ impl<'m> Port<'_, 'm> {
             }
             // The other end may have opened its link to here already; then the two are connected.
             let up = row.receives.get();
-            row.standing.set(if up {
-                Standing::Up
-            } else {
-                Standing::Connecting
-            });
+            row.standing.set(if up { Standing::Up } else { Standing::Connecting });
         }
         Ok(row.addr(slot))
     }
@@ -184,12 +171,7 @@ impl<'m> Port<'_, 'm> {
     }
 
     fn link_to(&self, row: &Row) -> Option<LinkState> {
-        Some(
-            self.hub
-                .link(self.me.slot, row.remote.get().slot)?
-                .state
-                .get(),
-        )
+        Some(self.hub.link(self.me.slot, row.remote.get().slot)?.state.get())
     }
 
     /// Links that nobody has looked at yet: whose they are, and whether they are taken.
@@ -198,35 +180,50 @@ impl<'m> Port<'_, 'm> {
             let Some(link) = self.hub.link(from, self.me.slot) else {
                 continue;
             };
+            let sender = Hub::sender_of(link, from);
             let state = link.state.get();
             // One that is left already was opened, filled and left before this port looked.
-            let new = state == LinkState::Unseen
-                || state == LinkState::SenderLeft
-                    && !self.receives_from(Hub::sender_of(link, from));
-            if !new || link.receiver.get() != self.me.generation {
+            let left = state == LinkState::SenderLeft && !self.receives_from(sender);
+            if link.receiver.get() != self.me.generation || !left && state != LinkState::Unseen {
                 continue;
             }
-            let sender = Hub::sender_of(link, from);
-            let known = self.row_of(sender).is_some();
-            let Ok((slot, row)) = self.enter(sender) else {
-                self.hub.refuse(from, self.me.slot);
-                continue;
-            };
-            if !known && self.events.push(Event::Connected(row.addr(slot))).is_err() {
-                self.vacate(row);
-                self.hub.refuse(from, self.me.slot);
-                continue;
+            match self.row_for(sender, left) {
+                Some(row) => row.receives.set(true),
+                None => self.hub.refuse(from, self.me.slot),
             }
-            row.receives.set(true);
-            if state == LinkState::Unseen {
+            if link.state.get() == LinkState::Unseen {
                 link.state.set(LinkState::Accepted);
             }
         }
     }
 
+    /// The row that a link belongs to; `None` where it is not to be taken.
+    fn row_for(&self, sender: PortId, left: bool) -> Option<&'m Row> {
+        if left {
+            // It belongs to the old times, if there were any.
+            let awaited = |row: &Row| !row.is_lost() || !row.reported.get();
+            let old = self
+                .in_use()
+                .find(|(_, row)| row.remote.get() == sender && !row.receives.get() && awaited(row));
+            if let Some((_, row)) = old {
+                return Some(row);
+            }
+        }
+        // One that has let go of a link before it opened this one: what is left of the old times stays in the old row.
+        if let Some((_, row)) = self.row_of(sender) {
+            self.look_at_links(row);
+        }
+        let known = self.row_of(sender).is_some();
+        let (slot, row) = self.enter(sender).ok()?;
+        if !known && self.events.push(Event::Connected(row.addr(slot))).is_err() {
+            self.vacate(row);
+            return None;
+        }
+        Some(row)
+    }
+
     fn receives_from(&self, sender: PortId) -> bool {
-        self.in_use()
-            .any(|(_, row)| row.remote.get() == sender && row.receives.get())
+        self.in_use().any(|(_, row)| row.remote.get() == sender && row.receives.get())
     }
 
     /// What has become of a peer since the last look.
@@ -234,17 +231,12 @@ impl<'m> Port<'_, 'm> {
         if row.is_lost() {
             return;
         }
-        let to = if row.sends.get() {
-            self.link_to(row)
-        } else {
-            None
-        };
+        self.look_at_links(row);
+        let to = self.link_of(row);
         // Both ends connected to each other at once: taking the other's link is the answer.
         let answered = to == Some(LinkState::Accepted) || row.receives.get();
-        if to == Some(LinkState::Refused) {
-            row.lose(Standing::Refused);
-        } else if to == Some(LinkState::ReceiverLeft) || self.has_left(row) {
-            row.lose(Standing::Gone);
+        if !row.is_lost() && !self.hub.is_live(row.remote.get()) {
+            self.lose(row, Standing::Gone);
         } else if row.standing.get() == Standing::Connecting
             && answered
             // Where there is no room for the event, the next look says it.
@@ -252,7 +244,26 @@ impl<'m> Port<'_, 'm> {
         {
             row.standing.set(Standing::Up);
         }
-        if row.is_lost() && row.sends.replace(false) {
+    }
+
+    /// Whether the peer has let go of one of the links, or did not take one.
+    fn look_at_links(&self, row: &Row) {
+        match self.link_of(row) {
+            Some(LinkState::Refused) => self.lose(row, Standing::Refused),
+            Some(LinkState::ReceiverLeft) => self.lose(row, Standing::Gone),
+            _ if self.has_left(row) => self.lose(row, Standing::Gone),
+            _ => {}
+        }
+    }
+
+    /// The state of the link to a peer, where there is one.
+    fn link_of(&self, row: &Row) -> Option<LinkState> {
+        if row.sends.get() { self.link_to(row) } else { None }
+    }
+
+    fn lose(&self, row: &Row, standing: Standing) {
+        row.lose(standing);
+        if row.sends.replace(false) {
             // Nothing more is sent on this row: who comes back gets a new one.
             self.hub.leave_as_sender(self.me.slot, row.remote.get().slot, Leave::Closed);
         }
@@ -260,8 +271,7 @@ impl<'m> Port<'_, 'm> {
 
     fn has_left(&self, row: &Row) -> bool {
         let from = self.hub.link(row.remote.get().slot, self.me.slot);
-        let left = from.is_some_and(|link| link.state.get() == LinkState::SenderLeft);
-        left && row.receives.get() || !self.hub.is_live(row.remote.get())
+        row.receives.get() && from.is_some_and(|link| link.state.get() == LinkState::SenderLeft)
     }
 
     /// Lets go of both links of a row.
@@ -283,10 +293,7 @@ impl<'m> Port<'_, 'm> {
 
     /// This port was killed: its links are others' by now. It never touches them again.
     pub(super) fn fence(&self) {
-        for (_, row) in self
-            .in_use()
-            .filter(|(_, row)| !row.is_lost() || row.receives.get())
-        {
+        for (_, row) in self.in_use().filter(|(_, row)| !row.is_lost() || row.receives.get()) {
             row.sends.set(false);
             row.receives.set(false);
             row.lose(Standing::Gone);

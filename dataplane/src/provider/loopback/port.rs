@@ -99,9 +99,8 @@ impl<'h, 'm> Port<'h, 'm> {
         let arena = PortOpenError::Arena;
         let nobody = Event::PeerGone(Addr::new(NIL, Generation::FIRST));
         let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
-        let rows: &'m [Row] = bump
-            .slice_with(wide(config.peers_max), |_| Row::vacant())
-            .map_err(arena)?;
+        let rows: &'m [Row] =
+            bump.slice_with(wide(config.peers_max), |_| Row::vacant()).map_err(arena)?;
         let events =
             Ring::place(bump, config.peers_max.saturating_mul(2), nobody).map_err(arena)?;
         let matcher = Matcher::place(bump, &config.matching).map_err(arena)?;
@@ -179,11 +178,7 @@ impl<'h, 'm> Port<'h, 'm> {
             if out.is_full() {
                 return Look::More;
             }
-            let message = Incoming {
-                source: row.addr(slot),
-                envelope,
-                length,
-            };
+            let message = Incoming { source: row.addr(slot), envelope, length };
             let cqe = match self.matcher.judge(&message) {
                 Verdict::Deliver(mut landing) => {
                     if let Some(bytes) = landing.sge.part(landing.offset, landing.length) {
@@ -194,9 +189,7 @@ impl<'h, 'm> Port<'h, 'm> {
                 }
                 Verdict::GivenBack(cqe) => cqe,
                 Verdict::Unasked => {
-                    if !self
-                        .matcher
-                        .stash(&message, |bytes| self.hub.copy_front((from, to), bytes))
+                    if !self.matcher.stash(&message, |bytes| self.hub.copy_front((from, to), bytes))
                     {
                         return Look::More;
                     }
@@ -241,10 +234,7 @@ impl<'h, 'm> Port<'h, 'm> {
 
     /// Copies a send into its link.
     fn stage(&self, row: &Row, wr: &SendWr<'_>) -> Result<(), PostError> {
-        let envelope = Envelope {
-            tag: wr.tag,
-            immediate: wr.immediate,
-        };
+        let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
         let link = (self.me.slot, row.remote.get().slot);
         self.hub.stage(link, wr.payload.bytes(), envelope)?;
         self.staged.set(self.staged.get().wrapping_add(1));
@@ -310,10 +300,7 @@ impl Provider for Port<'_, '_> {
                 self.hub.publish(self.me.slot, row.remote.get().slot);
             }
         }
-        Published {
-            count: self.staged.replace(0),
-            error: None,
-        }
+        Published { count: self.staged.replace(0), error: None }
     }
 
     fn poll_cq(&self, _now: Instant, out: &mut VecView<Cqe>) {
@@ -345,13 +332,8 @@ impl Provider for Port<'_, '_> {
 
     fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
         self.matcher.cancel(wr_id)?;
-        let pushed = self
-            .ended
-            .push(Cqe::without_message(wr_id, Status::Cancelled));
-        debug_assert!(
-            pushed.is_ok(),
-            "post_recv keeps a place for every posted receive"
-        );
+        let pushed = self.ended.push(Cqe::without_message(wr_id, Status::Cancelled));
+        debug_assert!(pushed.is_ok(), "post_recv keeps a place for every posted receive");
         Ok(())
     }
 

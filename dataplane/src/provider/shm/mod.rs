@@ -166,7 +166,7 @@ const CAPS: Caps = Caps::MESSAGE
     .with(Caps::PEEK)
     .with(Caps::CANCEL);
 
-fn info(segment: &Segment<'_>, endpoint_type: EndpointType, config: &ShmConfig) -> Info {
+const fn info(segment: &Segment<'_>, endpoint_type: EndpointType, config: &ShmConfig) -> Info {
     let message_bytes_max = segment.geometry().message_bytes_max();
     Info {
         provider: "shm",

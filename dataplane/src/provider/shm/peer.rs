@@ -112,6 +112,15 @@ impl<'s> Peer<'s> {
         Addr::new(row, self.generation.get())
     }
 
+    /// Whether more may be heard of it: it is there, or its end was not yet reported.
+    const fn is_awaited(&self) -> bool {
+        match self.standing.get() {
+            Standing::Known | Standing::Up | Standing::Connecting => true,
+            Standing::Gone | Standing::Refused => !self.reported.get(),
+            Standing::Vacant | Standing::Corrupt => false,
+        }
+    }
+
     pub(super) const fn is_lost(&self) -> bool {
         matches!(self.standing.get(), Standing::Gone | Standing::Corrupt | Standing::Refused)
     }
@@ -205,11 +214,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     pub(super) fn look_at_connecting(&self) {
         for (row, peer) in self.rows().filter(|(_, p)| p.standing() == Standing::Connecting) {
             let standing = super::standing_of(peer.tx.receiver_state());
-            let standing = match standing {
-                // Both ends connected to each other at once: taking the other's lane is the answer.
-                Standing::Connecting if peer.rx_lane.get().is_some() => Standing::Up,
-                other => other,
-            };
+            // Both ends connected to each other at once: taking the other's lane is the answer.
+            let crossed = standing == Standing::Connecting && peer.rx_lane.get().is_some();
+            let standing = if crossed { Standing::Up } else { standing };
             match standing {
                 Standing::Up => {
                     let told = self.events.push(Event::Connected(peer.addr(row)));
@@ -222,7 +229,10 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                     self.lose(row, peer, standing);
                     continue;
                 }
-                _ => continue,
+                Standing::Vacant
+                | Standing::Connecting
+                | Standing::Known
+                | Standing::Corrupt => continue,
             }
             self.connecting.set(self.connecting.get().saturating_sub(1));
         }
@@ -242,49 +252,84 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         })
     }
 
+    /// How a peer stands that has let go of one of the lanes, or did not take one.
+    fn parted(&self, peer: &Peer<'s>) -> Option<Standing> {
+        let taken = match peer.tx_lane.get() {
+            Some(_) => peer.tx.receiver_state(),
+            None => ReceiverState::Unseen,
+        };
+        match taken {
+            ReceiverState::Refused => Some(Standing::Refused),
+            ReceiverState::Left => Some(Standing::Gone),
+            ReceiverState::Unseen | ReceiverState::Accepted => {
+                self.has_left(peer).then_some(Standing::Gone)
+            }
+        }
+    }
+
     /// A lane that announced itself: whose it is, and whether it is taken.
     pub(super) fn meet(&self, lane: u32) {
         let Some((end, sender)) = lane_table::inbound(&self.segment, lane, self.me) else {
             self.dropped_news.set(self.dropped_news.get().wrapping_add(1));
             return;
         };
-        let refuse = || {
-            let rx = LaneRx::new(end.memory, 0);
-            rx.answer(ReceiverState::Refused);
-            lane_table::leave(
-                &self.segment,
-                lane,
-                end.generation,
-                Side::Receiver,
-                OtherEnd::Present,
-            );
-            // The sender looks whether it is meant.
-            self.segment.raise_epoch();
-        };
-        // A peer that disconnected and is back already: its old lane is read to the end in the old row.
-        if let Some((row, peer)) = self.row_of(sender).filter(|(_, peer)| self.has_left(peer)) {
-            self.lose(row, peer, Standing::Gone);
+        match self.row_for(&end, sender) {
+            Some((row, peer)) => self.take_lane(&end, row, peer),
+            None => self.refuse_lane(&end),
+        }
+    }
+
+    /// The row that a lane from that endpoint belongs to; `None` where it is not to be taken.
+    fn row_for(&self, end: &LaneEnd<'s>, sender: EndpointId) -> Option<(u32, &'m Peer<'s>)> {
+        if lane_table::sender_has_left(&self.segment, end.lane, end.generation) {
+            // Filled and left before anybody looked: it belongs to the old times, if there were any.
+            let old = self.rows().find(|(_, peer)| {
+                peer.remote.get() == sender && peer.rx_lane.get().is_none() && peer.is_awaited()
+            });
+            if old.is_some() {
+                return old;
+            }
+        }
+        // The peer has let go of a lane before it opened this one: what is left of the old times stays in the old row.
+        if let Some((row, peer)) = self.row_of(sender)
+            && let Some(standing) = self.parted(peer)
+        {
+            self.lose(row, peer, standing);
         }
         let known = self.row_of(sender).is_some();
-        let Ok((row, peer)) = self.enter(sender) else { return refuse() };
+        let (row, peer) = self.enter(sender).ok()?;
         if peer.rx_lane.get().is_some() || peer.is_lost() {
-            return refuse();
+            return None;
         }
         if !known && self.events.push(Event::Connected(peer.addr(row))).is_err() {
             self.vacate(row, peer);
-            return refuse();
+            return None;
         }
+        Some((row, peer))
+    }
+
+    fn take_lane(&self, end: &LaneEnd<'s>, row: u32, peer: &Peer<'s>) {
         peer.rx.open(end.memory, self.info.limits.message_bytes_max);
         peer.rx.answer(ReceiverState::Accepted);
-        peer.rx_lane.set(Some((lane, end.generation)));
-        if let Some(row_of) = usize::try_from(lane).ok().and_then(|at| self.row_of_lane.get(at)) {
+        peer.rx_lane.set(Some((end.lane, end.generation)));
+        let lane = usize::try_from(end.lane).unwrap_or(usize::MAX);
+        if let Some(row_of) = self.row_of_lane.get(lane) {
             row_of.set(row);
         }
         self.heat(row, peer);
         // It may have left or died since it opened the lane, before the last look at the epoch.
-        if self.has_left(peer) || directory::is_gone(&self.segment, sender) {
+        let gone = self.has_left(peer) || directory::is_gone(&self.segment, peer.remote.get());
+        if gone && !peer.is_lost() {
             self.lose(row, peer, Standing::Gone);
         }
+    }
+
+    fn refuse_lane(&self, end: &LaneEnd<'s>) {
+        let LaneEnd { lane, generation, memory } = *end;
+        LaneRx::new(memory, 0).answer(ReceiverState::Refused);
+        lane_table::leave(&self.segment, lane, generation, Side::Receiver, OtherEnd::Present);
+        // The sender looks whether it is meant.
+        self.segment.raise_epoch();
     }
 
     /// Somebody left, died or let go of a lane: who?
@@ -304,16 +349,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             if !there {
                 continue;
             }
-            let taken = match peer.tx_lane.get() {
-                Some(_) => peer.tx.receiver_state(),
-                None => ReceiverState::Unseen,
-            };
-            if taken == ReceiverState::Refused {
-                self.lose(row, peer, Standing::Refused);
-            } else if taken == ReceiverState::Left
-                || self.has_left(peer)
-                || directory::is_gone(&self.segment, peer.remote.get())
-            {
+            if let Some(standing) = self.parted(peer) {
+                self.lose(row, peer, standing);
+            } else if directory::is_gone(&self.segment, peer.remote.get()) {
                 self.lose(row, peer, Standing::Gone);
             }
         }

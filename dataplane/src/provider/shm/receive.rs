@@ -353,11 +353,22 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// The lane of a lost peer is empty: fail what waits for it, report it, let go.
     #[cold]
     fn bury(&self, row: u32, peer: &Peer<'s>, out: &mut VecView<Cqe>) {
+        if peer.rx_lane.get().is_none() {
+            // A lane that it opened before it left may have been announced since the last look.
+            self.take_news();
+            if peer.rx_lane.get().is_some() {
+                return;
+            }
+        }
         let addr = peer.addr(row);
         let (status, event) = match peer.standing() {
             Standing::Corrupt => (Status::Corrupt, Event::PeerCorrupt(addr)),
             Standing::Refused => (Status::PeerGone, Event::Refused(addr)),
-            _ => (Status::PeerGone, Event::PeerGone(addr)),
+            Standing::Vacant
+            | Standing::Connecting
+            | Standing::Known
+            | Standing::Up
+            | Standing::Gone => (Status::PeerGone, Event::PeerGone(addr)),
         };
         loop {
             if out.is_full() {

@@ -1,0 +1,74 @@
+//! Every case by wall time, and the ratios that we promise.
+//!
+//! `cargo bench -p spinwire-benches --bench hot_paths` measures; `cargo test` runs each case a few times and checks its
+//! result. Every case prints the hash of what came out of it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    reason = "a bench stops at the first thing that is not as expected"
+)]
+#![allow(clippy::print_stdout, reason = "a bench reports")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput};
+use spinwire_benches::case::Case;
+use spinwire_benches::{catalogue, copy, idle, ratio};
+
+/// Rounds before anything is timed. More than any ring has places, so that each has wrapped.
+const WARM_ROUNDS: u64 = 300;
+
+fn main() {
+    let is_measured = std::env::args().any(|argument| argument == "--bench");
+    let mut criterion = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800))
+        .without_plots()
+        .configure_from_args();
+    for entry in catalogue() {
+        let mut case = (entry.build)();
+        let hash = case.run(WARM_ROUNDS);
+        case.check(WARM_ROUNDS, hash);
+        println!("{}: hash {hash:#018x}", entry.name);
+        let mut group = criterion.benchmark_group("");
+        group.throughput(Throughput::Elements(u64::from(entry.ops_per_round)));
+        group.bench_function(entry.name, |bencher| bencher.iter_custom(|n| timed(&mut case, n)));
+        group.finish();
+    }
+    criterion.final_summary();
+    let (samples, rounds) = if is_measured { (101, 20_000) } else { (3, 64) };
+    report_ratios(samples, rounds);
+}
+
+fn timed(case: &mut Case, rounds: u64) -> Duration {
+    let start = Instant::now();
+    let hash = black_box(case.run(rounds));
+    let took = start.elapsed();
+    case.check(rounds, hash);
+    took
+}
+
+fn report_ratios(samples: usize, rounds: u64) {
+    println!("\nratio, median of {samples} pairs of {rounds} rounds (the same thread, warm caches)");
+    let found = ratio::compare(&mut idle::idle_turn(64), &mut idle::idle_turn(1), samples, rounds);
+    println!(
+        "  idle turn, 64 peers / 1 peer   {:5.2}   {:8.1} ns {:8.1} ns   (bar: at most {})",
+        found.ratio,
+        found.first_ns,
+        found.second_ns,
+        idle::RATIO_MAX
+    );
+    for size in [64, 512, 4096, 65_536] {
+        let rounds = (rounds * 512 / u64::try_from(size).unwrap()).clamp(1, rounds);
+        for (what, case) in [("memcpy / copy_in", copy::copy_in(size)), ("memcpy / copy_out", copy::copy_out(size))] {
+            let (mut yardstick, mut ours) = (copy::memcpy(size), case);
+            let found = ratio::compare(&mut yardstick, &mut ours, samples, rounds);
+            println!(
+                "  {what:17} {size:6} bytes  {:5.2}   {:8.1} ns {:8.1} ns   (1: as fast as memcpy)",
+                found.ratio, found.first_ns, found.second_ns
+            );
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Two cases side by side, so that what else the machine does falls on both.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use crate::case::Case;
+
+/// Two cases, timed in turns.
+#[derive(Clone, Copy, Debug)]
+pub struct Ratio {
+    /// Median nanoseconds of a round of the first.
+    pub first_ns: f64,
+    /// Median nanoseconds of a round of the second.
+    pub second_ns: f64,
+    /// Median of the first over the second, pair by pair.
+    pub ratio: f64,
+}
+
+/// Times `first` and `second` in turns, `samples` times `rounds` rounds of each.
+///
+/// # Panics
+/// Where a result is wrong.
+pub fn compare(first: &mut Case, second: &mut Case, samples: usize, rounds: u64) -> Ratio {
+    time(first, rounds);
+    time(second, rounds);
+    let pairs: Vec<(f64, f64)> =
+        (0..samples).map(|_| (time(first, rounds), time(second, rounds))).collect();
+    Ratio {
+        first_ns: median(pairs.iter().map(|pair| pair.0)),
+        second_ns: median(pairs.iter().map(|pair| pair.1)),
+        ratio: median(pairs.iter().map(|(first, second)| first / second)),
+    }
+}
+
+/// Nanoseconds of a round.
+fn time(case: &mut Case, rounds: u64) -> f64 {
+    let start = Instant::now();
+    let hash = black_box(case.run(rounds));
+    let took = start.elapsed();
+    case.check(rounds, hash);
+    took.as_secs_f64() * 1e9 / f64::from(u32::try_from(rounds).unwrap())
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

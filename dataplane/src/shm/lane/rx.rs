@@ -1,0 +1,258 @@
+//! The receiving end: looking, copying out, returning credit.
+
+use core::cell::Cell;
+
+use spinwire_layouts::wire::message::{Head, flags};
+
+use super::{
+    Envelope, LaneMemory, PAYLOAD_WORD, Place, ReceiverState, index, length_u64, place, sequence,
+};
+use crate::error::Fatal;
+use crate::raw::line::{self, LINE_BYTES, Line};
+use crate::sync::Ordering;
+
+/// A message at the front of a lane: the checked copy of its head word.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Bytes in the message.
+    pub length: usize,
+    /// Tag and immediate data.
+    pub envelope: Envelope,
+    place: Place,
+}
+
+/// The receiving end of a lane. Owned by one thread.
+#[derive(Debug)]
+pub struct LaneRx<'s> {
+    memory: Cell<LaneMemory<'s>>,
+    cell_mask: Cell<usize>,
+    /// Position of the next cell to read.
+    head: Cell<u64>,
+    spill_head: Cell<u64>,
+    /// What the sender was last told of `head`.
+    returned: Cell<u64>,
+    spill_returned: Cell<u64>,
+    message_bytes_max: Cell<usize>,
+    /// The head word that was found in the next cell when there was nothing in it.
+    idle_word: Cell<u64>,
+}
+
+/// No head word: it has flags that do not exist.
+const NO_WORD: u64 = u64::MAX;
+
+impl<'s> LaneRx<'s> {
+    /// The receiving end of the lane in `memory`, from its first message on. Longer messages than `message_bytes_max`
+    /// are `Corrupt`.
+    #[must_use]
+    pub fn new(memory: LaneMemory<'s>, message_bytes_max: usize) -> Self {
+        let lane = Self {
+            memory: Cell::new(memory),
+            cell_mask: Cell::new(0),
+            head: Cell::new(0),
+            spill_head: Cell::new(0),
+            returned: Cell::new(0),
+            spill_returned: Cell::new(0),
+            message_bytes_max: Cell::new(message_bytes_max),
+            idle_word: Cell::new(NO_WORD),
+        };
+        lane.open(memory, message_bytes_max);
+        lane
+    }
+
+    /// Puts this end to work on another lane.
+    pub fn open(&self, memory: LaneMemory<'s>, message_bytes_max: usize) {
+        self.memory.set(memory);
+        self.cell_mask.set(memory.cells.len().wrapping_sub(1));
+        self.head.set(0);
+        self.spill_head.set(0);
+        self.returned.set(0);
+        self.spill_returned.set(0);
+        self.message_bytes_max.set(message_bytes_max);
+        self.idle_word.set(NO_WORD);
+    }
+
+    /// Whether the next cell may hold something new: `false` only where it holds what [`LaneRx::peek`] last found to be
+    /// nothing. One load and one comparison.
+    #[must_use]
+    #[inline(always)]
+    pub fn may_have_news(&self) -> bool {
+        let at = index(self.head.get(), self.cell_mask.get());
+        self.memory.get().cells.get(at).is_some_and(|cell| {
+            let [head, ..] = cell.words();
+            head.load(Ordering::Relaxed) != self.idle_word.get()
+        })
+    }
+
+    /// The message at the front, if one is published. It stays there until [`LaneRx::advance`].
+    ///
+    /// # Errors
+    /// `Corrupt` where the cell holds what no correct sender writes.
+    #[inline(always)]
+    pub fn peek(&self) -> Result<Option<Arrival>, Fatal> {
+        let memory = self.memory.get();
+        let head = self.head.get();
+        let Some(cell) = memory.cells.get(index(head, self.cell_mask.get())) else {
+            return Ok(None);
+        };
+        let [head_word, tag, first, ..] = cell.words();
+        // SYNC(lane): Acquire pairs with the Release in LaneTx::publish.
+        let raw = head_word.load(Ordering::Acquire);
+        let word = Head::unpack(raw);
+        if word.sequence != sequence(head) || !word.is_message() {
+            return self.nothing(raw, head);
+        }
+        let immediate =
+            (word.flags & flags::IMMEDIATE != 0).then(|| first.load(Ordering::Relaxed));
+        let tag = (word.flags & flags::TAGGED != 0).then(|| tag.load(Ordering::Relaxed));
+        if word.length > self.message_bytes_max.get() {
+            return Err(Fatal::Corrupt);
+        }
+        let place = place(word.length, immediate.is_some(), self.spill_head.get());
+        Ok(Some(Arrival { length: word.length, envelope: Envelope { tag, immediate }, place }))
+    }
+
+    /// No message: the cell of the lap before, or one never written. Anything else is foul play.
+    #[inline]
+    fn nothing(&self, raw: u64, head: u64) -> Result<Option<Arrival>, Fatal> {
+        let memory = self.memory.get();
+        let word = Head::unpack(raw);
+        let lap_before = sequence(head.wrapping_sub(length_u64(memory.cells)));
+        let never_written = raw == 0;
+        if never_written || (word.sequence == lap_before && word.flags & flags::VALID != 0) {
+            self.idle_word.set(raw);
+            return Ok(None);
+        }
+        Err(Fatal::Corrupt)
+    }
+
+    /// Copies the first `to.len()` bytes of the message at the front, at most as many as it has.
+    #[inline(always)]
+    pub fn copy_out(&self, arrival: &Arrival, to: &mut [u8]) {
+        let memory = self.memory.get();
+        let Some(cell) = memory.cells.get(index(self.head.get(), self.cell_mask.get())) else {
+            return;
+        };
+        debug_assert!(to.len() <= arrival.length, "the message has no more bytes");
+        let inline_bytes = arrival.place.inline_bytes.min(to.len());
+        let (inline, rest) = to.split_at_mut_checked(inline_bytes).unwrap_or_default();
+        let skip = PAYLOAD_WORD.wrapping_add(usize::from(arrival.envelope.immediate.is_some()));
+        read_cell(cell, skip, inline);
+        if !rest.is_empty() {
+            copy_spill(memory.spill, arrival.place.spill_at, rest);
+        }
+    }
+
+    /// Takes messages that are like one that was just taken out of the lane (same length, same tag, no immediate data), for
+    /// as long as there are any and `to` has room: one every `stride` bytes. Returns how many.
+    #[inline(always)]
+    pub fn take_run(&self, like: &Arrival, to: &mut [u8], stride: usize) -> u32 {
+        if like.envelope.immediate.is_some() || stride < like.length.max(1) {
+            return 0;
+        }
+        let memory = self.memory.get();
+        let mask = self.cell_mask.get();
+        let bits = if like.envelope.tag.is_some() { flags::VALID | flags::TAGGED } else { flags::VALID };
+        let tag = like.envelope.tag.unwrap_or(0);
+        let mut head = self.head.get();
+        let mut spill = self.spill_head.get();
+        let mut count = 0;
+        // At most a quarter of the lane, so that the sender gets its credit in time.
+        let quarter = memory.cells.len() / 4;
+        for room in to.chunks_exact_mut(stride).take(quarter) {
+            let Some(cell) = memory.cells.get(index(head, mask)) else { break };
+            let [head_word, tag_word, ..] = cell.words();
+            // SYNC(lane): Acquire pairs with the Release in LaneTx::publish.
+            let found = head_word.load(Ordering::Acquire);
+            if found != Head::pack(sequence(head), like.length, bits)
+                || tag_word.load(Ordering::Relaxed) != tag
+            {
+                break;
+            }
+            let place = place(like.length, false, spill);
+            let (inline, rest) = room.split_at_mut_checked(place.inline_bytes).unwrap_or_default();
+            read_cell(cell, PAYLOAD_WORD, inline);
+            if place.spill_end != spill {
+                let rest_bytes = like.length.wrapping_sub(place.inline_bytes);
+                let rest = rest.get_mut(..rest_bytes).unwrap_or_default();
+                copy_spill(memory.spill, place.spill_at, rest);
+                spill = place.spill_end;
+            }
+            head = head.wrapping_add(1);
+            count = u32::wrapping_add(count, 1);
+        }
+        if count > 0 {
+            self.move_to(head, spill);
+        }
+        count
+    }
+
+    /// Takes the message at the front out of the lane, and returns credit when a quarter of a ring was consumed.
+    #[inline(always)]
+    pub fn advance(&self, arrival: &Arrival) {
+        self.move_to(self.head.get().wrapping_add(1), arrival.place.spill_end);
+    }
+
+    #[inline(always)]
+    fn move_to(&self, head: u64, spill_head: u64) {
+        self.idle_word.set(NO_WORD);
+        self.head.set(head);
+        self.spill_head.set(spill_head);
+        let memory = self.memory.get();
+        let cells = length_u64(memory.cells);
+        let spill_bytes = length_u64(memory.spill).wrapping_mul(64);
+        if head.wrapping_sub(self.returned.get()) >= cells / 4
+            || spill_head.wrapping_sub(self.spill_returned.get()) >= spill_bytes / 4
+        {
+            self.return_credit();
+        }
+    }
+
+    /// Tells the sender how far this end has come.
+    #[inline]
+    pub fn return_credit(&self) {
+        let memory = self.memory.get();
+        // SYNC(credit): Release pairs with the Acquire in LaneTx::refresh.
+        memory.credit_spill().store(self.spill_head.get(), Ordering::Release);
+        memory.credit_cells().store(self.head.get(), Ordering::Release);
+        self.returned.set(self.head.get());
+        self.spill_returned.set(self.spill_head.get());
+    }
+
+    /// Asks the sender to tell of news from now on (`true`), or not to (`false`) because this end looks by itself.
+    pub fn arm(&self, armed: bool) {
+        self.memory.get().armed().store(u64::from(armed), Ordering::Relaxed);
+    }
+
+    /// Tells the sender what became of its lane.
+    pub fn answer(&self, state: ReceiverState) {
+        // SYNC(accept): Release pairs with the Acquire in LaneTx::receiver_state.
+        self.memory.get().receiver_state().store(state.as_raw(), Ordering::Release);
+    }
+}
+
+/// Copies `to.len()` bytes of a cell, from word `skip` on.
+#[inline(always)]
+fn read_cell(cell: &Line, skip: usize, to: &mut [u8]) {
+    let words = cell.words().get(skip..).unwrap_or_default();
+    let (whole, partial) = to.as_chunks_mut::<8>();
+    for (bytes, word) in whole.iter_mut().zip(words) {
+        *bytes = word.load(Ordering::Relaxed).to_le_bytes();
+    }
+    if !partial.is_empty()
+        && let Some(word) = words.get(whole.len())
+    {
+        line::store_partial(word.load(Ordering::Relaxed), partial);
+    }
+}
+
+/// Copies `to.len()` bytes from position `at` of the byte ring.
+#[inline]
+fn copy_spill(spill: &[Line], at: u64, to: &mut [u8]) {
+    let bytes = spill.len().wrapping_mul(LINE_BYTES);
+    let at = index(at, bytes.wrapping_sub(1));
+    let whole = bytes.wrapping_sub(at).min(to.len());
+    let (first, second) = to.split_at_mut_checked(whole).unwrap_or_default();
+    let read = line::copy_out(spill, at, first)
+        && (second.is_empty() || line::copy_out(spill, 0, second));
+    debug_assert!(read, "message_bytes_max is at most half of the ring");
+}

@@ -1,0 +1,226 @@
+//! The sending end: staging cells, publishing batches, asking for credit.
+
+use core::cell::Cell;
+
+use spinwire_layouts::wire::message::{Head, flags};
+
+use super::{
+    BATCH_CELLS_MAX, Envelope, LaneMemory, PAYLOAD_WORD, Place, ReceiverState, index, length_u64,
+    place, sequence,
+};
+use crate::error::{Fatal, PostError, Retry};
+use crate::raw::line::{self, LINE_BYTES, Line};
+use crate::sync::Ordering;
+
+/// The sending end of a lane. Owned by one thread.
+#[derive(Debug)]
+pub struct LaneTx<'s> {
+    memory: Cell<LaneMemory<'s>>,
+    cell_mask: Cell<usize>,
+    /// Position of the next cell to write.
+    tail: Cell<u64>,
+    /// Position up to which the receiver can see.
+    published: Cell<u64>,
+    /// How far the receiver was when last asked.
+    head: Cell<u64>,
+    /// The head word of the first staged cell, held back until the batch is published.
+    held_back: Cell<u64>,
+    spill_tail: Cell<u64>,
+    spill_head: Cell<u64>,
+}
+
+impl<'s> LaneTx<'s> {
+    /// The sending end of the lane in `memory`, which was just [reset](LaneMemory::reset).
+    #[must_use]
+    pub fn new(memory: LaneMemory<'s>) -> Self {
+        let lane = Self {
+            memory: Cell::new(memory),
+            cell_mask: Cell::new(0),
+            tail: Cell::new(0),
+            published: Cell::new(0),
+            head: Cell::new(0),
+            held_back: Cell::new(0),
+            spill_tail: Cell::new(0),
+            spill_head: Cell::new(0),
+        };
+        lane.open(memory);
+        lane
+    }
+
+    /// Puts this end to work on another lane. What was staged and not published is gone.
+    pub fn open(&self, memory: LaneMemory<'s>) {
+        self.memory.set(memory);
+        self.cell_mask.set(memory.cells.len().wrapping_sub(1));
+        self.tail.set(0);
+        self.published.set(0);
+        self.head.set(0);
+        self.held_back.set(0);
+        self.spill_tail.set(0);
+        self.spill_head.set(0);
+    }
+
+    /// Writes a message behind those already staged. It is visible to the receiver after [`LaneTx::publish`].
+    ///
+    /// # Errors
+    /// `NoCredit` or `NoSpill` where the lane is full (what was staged is published first, so that the receiver can make
+    /// room); `Corrupt` where the credit that the receiver returned is impossible. Nothing was consumed.
+    #[inline(always)]
+    pub fn stage(&self, payload: &[u8], envelope: Envelope) -> Result<(), PostError> {
+        let memory = self.memory.get();
+        let tail = self.tail.get();
+        if tail.wrapping_sub(self.head.get()) >= length_u64(memory.cells) {
+            self.refresh(Retry::NoCredit)?;
+        }
+        let place = place(payload.len(), envelope.immediate.is_some(), self.spill_tail.get());
+        if place.spill_end != self.spill_tail.get() {
+            self.stage_spill(&memory, payload, place)?;
+        }
+        let Some(cell) = memory.cells.get(index(tail, self.cell_mask.get())) else {
+            return Err(Retry::NoCredit.into());
+        };
+        write_cell(cell, payload, envelope, place.inline_bytes);
+        let mut bits = flags::VALID;
+        if envelope.tag.is_some() {
+            bits |= flags::TAGGED;
+        }
+        if envelope.immediate.is_some() {
+            bits |= flags::IMMEDIATE;
+        }
+        let head = Head::pack(sequence(tail), payload.len(), bits);
+        if tail == self.published.get() {
+            self.held_back.set(head);
+        } else {
+            let [head_word, ..] = cell.words();
+            // Behind the held-back head of the batch: nobody looks here before that is published.
+            head_word.store(head, Ordering::Relaxed);
+        }
+        self.spill_tail.set(place.spill_end);
+        self.tail.set(tail.wrapping_add(1));
+        if tail.wrapping_sub(self.published.get()) >= BATCH_CELLS_MAX {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    /// The bytes of `payload` that go into the spill.
+    fn stage_spill(
+        &self,
+        memory: &LaneMemory<'s>,
+        payload: &[u8],
+        place: Place,
+    ) -> Result<(), PostError> {
+        let size = length_u64(memory.spill).wrapping_mul(64);
+        if place.spill_end.wrapping_sub(self.spill_head.get()) > size {
+            self.refresh(Retry::NoSpill)?;
+            if place.spill_end.wrapping_sub(self.spill_head.get()) > size {
+                return Err(Retry::NoSpill.into());
+            }
+        }
+        let rest = payload.get(place.inline_bytes..).unwrap_or_default();
+        let bytes = memory.spill.len().wrapping_mul(LINE_BYTES);
+        let at = index(place.spill_at, bytes.wrapping_sub(1));
+        let (first, second) =
+            rest.split_at_checked(bytes.wrapping_sub(at)).unwrap_or((rest, &[]));
+        let written = line::copy_in(memory.spill, at, first)
+            && (second.is_empty() || line::copy_in(memory.spill, 0, second));
+        debug_assert!(written, "the free range lies in the ring");
+        Ok(())
+    }
+
+    /// Asks how far the receiver is by now. Errors with `lack` where that frees no cell.
+    #[cold]
+    fn refresh(&self, lack: Retry) -> Result<(), PostError> {
+        self.publish();
+        let memory = self.memory.get();
+        match self.receiver_state() {
+            ReceiverState::Refused => return Err(Fatal::Refused.into()),
+            ReceiverState::Left => return Err(Fatal::PeerGone.into()),
+            ReceiverState::Unseen | ReceiverState::Accepted => {}
+        }
+        // SYNC(credit): Acquire pairs with the Release in LaneRx::return_credit. What the receiver read before it
+        // returned the credit is read; the cells and bytes may be written again.
+        let cells = memory.credit_cells().load(Ordering::Acquire);
+        let spill = memory.credit_spill().load(Ordering::Acquire);
+        let cells_ahead = cells.wrapping_sub(self.head.get());
+        let spill_ahead = spill.wrapping_sub(self.spill_head.get());
+        if cells_ahead > self.tail.get().wrapping_sub(self.head.get())
+            || spill_ahead > self.spill_tail.get().wrapping_sub(self.spill_head.get())
+        {
+            return Err(Fatal::Corrupt.into());
+        }
+        self.head.set(cells);
+        self.spill_head.set(spill);
+        if self.tail.get().wrapping_sub(cells) >= length_u64(memory.cells) {
+            return Err(lack.into());
+        }
+        Ok(())
+    }
+
+    /// Makes everything staged visible to the receiver, by one store. Returns how many messages that were.
+    #[inline(always)]
+    pub fn publish(&self) -> u64 {
+        let from = self.published.get();
+        let tail = self.tail.get();
+        let count = tail.wrapping_sub(from);
+        if count > 0 {
+            let memory = self.memory.get();
+            if let Some(cell) = memory.cells.get(index(from, self.cell_mask.get())) {
+                let [head, ..] = cell.words();
+                // SYNC(lane): Release pairs with the Acquire in LaneRx::peek. All cells and spill bytes of the batch
+                // are written before its first head word shows.
+                head.store(self.held_back.get(), Ordering::Release);
+            }
+            self.published.set(tail);
+        }
+        count
+    }
+
+    /// Whether the receiver asked to be told of news, as far as can be seen without waiting for it.
+    ///
+    /// The load may be served before the store of [`LaneTx::publish`] is visible, so a receiver that has just armed the
+    /// lane can be missed. It sweeps its cold lanes one a turn, which bounds the delay; see `provider::shm`.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_armed(&self) -> bool {
+        self.memory.get().armed().load(Ordering::Relaxed) != 0
+    }
+
+    /// What the receiver has made of the lane.
+    #[must_use]
+    pub fn receiver_state(&self) -> ReceiverState {
+        // SYNC(accept): Acquire pairs with the Release in LaneRx::answer.
+        ReceiverState::from_raw(self.memory.get().receiver_state().load(Ordering::Acquire))
+    }
+
+    /// Messages staged and not yet published.
+    #[must_use]
+    #[inline]
+    pub const fn staged(&self) -> u64 {
+        self.tail.get().wrapping_sub(self.published.get())
+    }
+}
+
+/// Everything of the cell but its head word.
+#[inline(always)]
+fn write_cell(cell: &Line, payload: &[u8], envelope: Envelope, inline_bytes: usize) {
+    let (prefix, words) = cell.words().split_at(PAYLOAD_WORD);
+    if let [_, tag] = prefix {
+        tag.store(envelope.tag.unwrap_or(0), Ordering::Relaxed);
+    }
+    let mut words = words.iter();
+    if let Some(immediate) = envelope.immediate
+        && let Some(word) = words.next()
+    {
+        word.store(immediate, Ordering::Relaxed);
+    }
+    let inline = payload.get(..inline_bytes).unwrap_or_default();
+    let (whole, rest) = inline.as_chunks::<8>();
+    for (bytes, word) in whole.iter().zip(words.by_ref()) {
+        word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
+    }
+    if !rest.is_empty()
+        && let Some(word) = words.next()
+    {
+        word.store(line::partial_word(rest), Ordering::Relaxed);
+    }
+}
