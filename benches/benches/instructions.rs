@@ -86,7 +86,8 @@ fn count(entry: &Entry) -> Result<f64, String> {
 
 /// Instructions of a whole process that runs the case.
 fn under_valgrind(entry: &Entry, rounds: u32) -> Result<u64, String> {
-    let this = std::env::current_exe().map_err(|e| format!("this program is not to be found: {e}"))?;
+    let this =
+        std::env::current_exe().map_err(|e| format!("this program is not to be found: {e}"))?;
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(this)
@@ -163,7 +164,11 @@ fn judge(counts: &BTreeMap<&str, f64>) -> ExitCode {
         let ratio = many / one;
         let verdict = if ratio > idle::RATIO_MAX { "OVER" } else { "" };
         is_good &= verdict.is_empty();
-        println!("{:36} {ratio:12.2} {:12.2} {verdict}", "idle turn, 64 peers / 1 peer", idle::RATIO_MAX);
+        println!(
+            "{:36} {ratio:12.2} {:12.2} {verdict}",
+            "idle turn, 64 peers / 1 peer",
+            idle::RATIO_MAX
+        );
     }
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -10,10 +10,8 @@ use crate::case::{Case, Entry};
 use crate::memory::{self, ShmEndpoint};
 
 /// The cases.
-pub const ENTRIES: &[Entry] = &[
-    Entry::new("idle/turn/1", || idle_turn(1)),
-    Entry::new("idle/turn/64", || idle_turn(64)),
-];
+pub const ENTRIES: &[Entry] =
+    &[Entry::new("idle/turn/1", || idle_turn(1)), Entry::new("idle/turn/64", || idle_turn(64))];
 
 /// An idle turn with 64 peers may cost so many times one with a single peer.
 pub const RATIO_MAX: f64 = 2.0;

@@ -23,6 +23,10 @@ fn pack_and_take_apart() -> Case {
         hash
     };
     Case::new(rounds, |rounds| {
-        if rounds <= 0x1_0000 { fold_below(rounds) } else { (0..rounds).fold(0, |h, i| fold(h, i & 0xFFFF)) }
+        if rounds <= 0x1_0000 {
+            fold_below(rounds)
+        } else {
+            (0..rounds).fold(0, |h, i| fold(h, i & 0xFFFF))
+        }
     })
 }

@@ -38,11 +38,8 @@ pub fn bytes(count: usize) -> &'static mut [u8] {
 /// The memory of one lane.
 #[must_use]
 pub fn lane_memory(cells: usize, spill_bytes: usize) -> LaneMemory<'static> {
-    let memory = LaneMemory {
-        cells: lines(cells),
-        spill: lines(spill_bytes / 64),
-        credit: &lines(1)[0],
-    };
+    let memory =
+        LaneMemory { cells: lines(cells), spill: lines(spill_bytes / 64), credit: &lines(1)[0] };
     memory.reset();
     memory
 }

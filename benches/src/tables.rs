@@ -113,7 +113,9 @@ fn timers() -> Timers<'static, u64> {
 fn timer_cancel() -> Case {
     let timers = timers();
     for i in 0..u64::from(CAPACITY / 2) {
-        timers.insert(Instant::from_nanos(1 << 40).saturating_add(Nanos::new(i * 7919)), i).unwrap();
+        timers
+            .insert(Instant::from_nanos(1 << 40).saturating_add(Nanos::new(i * 7919)), i)
+            .unwrap();
     }
     let rounds = move |rounds| {
         let mut hash = 0;

@@ -102,10 +102,18 @@ impl fmt::Display for Retry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoCredit => "no credit: the peer's lane has no free cell; poll and retry",
-            Self::NoSpill => "no credit: the peer's lane has no room for long messages; poll and retry",
-            Self::NoLane => "no lane: the segment's lanes are all in use; retry, or create it with more",
-            Self::NoSlot => "no slot: too many operations are posted; poll and retry, or raise the depth",
-            Self::RqFull => "receive queue full: too many receives are posted; poll, or raise the depth",
+            Self::NoSpill => {
+                "no credit: the peer's lane has no room for long messages; poll and retry"
+            }
+            Self::NoLane => {
+                "no lane: the segment's lanes are all in use; retry, or create it with more"
+            }
+            Self::NoSlot => {
+                "no slot: too many operations are posted; poll and retry, or raise the depth"
+            }
+            Self::RqFull => {
+                "receive queue full: too many receives are posted; poll, or raise the depth"
+            }
             Self::CqFull => "completion queue full: poll it",
             Self::AddressesFull => "address table full: remove an address, or open with more peers",
             Self::NotConnected => "not connected yet: poll until the connection is up",
@@ -131,7 +139,9 @@ impl fmt::Display for Misuse {
         f.write_str(match self {
             Self::TooLong => "message too long: see Info::message_bytes_max",
             Self::UnknownAddress => "unknown address: no peer in that row of the address table",
-            Self::StaleAddress => "stale address: that peer was removed or is gone; look it up again",
+            Self::StaleAddress => {
+                "stale address: that peer was removed or is gone; look it up again"
+            }
             Self::Unsupported => "unsupported: the endpoint or its provider lacks that capability",
             Self::WrongPeer => "wrong peer: a connected endpoint talks to its one peer only",
         })

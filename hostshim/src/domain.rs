@@ -173,9 +173,7 @@ pub struct Domain {
 
 /// Now, in nanoseconds since 1970 UTC.
 pub(crate) fn unix_ns() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -218,10 +216,7 @@ impl Domain {
         let staged = SharedMapping::stage(name, bytes, config.pages)?;
         let identity = identity(checked, staged.page())?;
         let formatted = Segment::format(view::staged_lines(&staged), config.geometry, &identity);
-        formatted.map_err(|why| DomainError::Join {
-            name: name.to_owned(),
-            why,
-        })?;
+        formatted.map_err(|why| DomainError::Join { name: name.to_owned(), why })?;
         Self::enter(staged.publish()?, config)
     }
 
@@ -260,10 +255,7 @@ impl Domain {
         let mapping = Arc::new(mapping);
         let name = mapping.name().to_owned();
         let lines = view::shared_lines(&mapping);
-        let broken = |why| DomainError::Join {
-            name: name.clone(),
-            why,
-        };
+        let broken = |why| DomainError::Join { name: name.clone(), why };
         let segment = Segment::attach(lines).map_err(broken)?;
         let me = liveness::Identity::mine()?;
         let header = copy_header(lines).map_err(broken)?;
@@ -284,11 +276,7 @@ impl Domain {
             process_count: segment.geometry().process_count,
         })?;
         let watcher = Watcher::start(Arc::clone(&mapping), lease, me.boot_id, config)?;
-        Ok(Self {
-            mapping,
-            lease,
-            watcher: Some(watcher),
-        })
+        Ok(Self { mapping, lease, watcher: Some(watcher) })
     }
 
     /// The segment.
@@ -327,13 +315,7 @@ impl Domain {
         (name, endpoint_type): (&Name, EndpointType),
         config: &ShmConfig,
     ) -> Result<ShmPort<'s, 'm>, ShmOpenError> {
-        ShmPort::open(
-            self.segment(),
-            self.lease,
-            bump,
-            (name, endpoint_type),
-            config,
-        )
+        ShmPort::open(self.segment(), self.lease, bump, (name, endpoint_type), config)
     }
 
     /// Opens an endpoint of that type under `name`, everything with its default capacity, its tables placed in `bump`.
@@ -393,11 +375,7 @@ pub fn row_is_dead(row: &ProcessRow, boot_id: [u8; 16]) -> bool {
             liveness::Identity::of(pid).is_err_and(|e| e.errno().number() == libc::ESRCH)
         }
         LeaseState::Live => {
-            let identity = liveness::Identity {
-                pid,
-                start_time: row.start_time,
-                boot_id,
-            };
+            let identity = liveness::Identity { pid, start_time: row.start_time, boot_id };
             matches!(identity.life(), Life::Dead(_))
         }
         LeaseState::Free => false,
@@ -405,10 +383,7 @@ pub fn row_is_dead(row: &ProcessRow, boot_id: [u8; 16]) -> bool {
 }
 
 /// Takes back what dead processes left in a segment. Returns how many of them there were.
-#[allow(
-    clippy::must_use_candidate,
-    reason = "the count is for those who want to tell"
-)]
+#[allow(clippy::must_use_candidate, reason = "the count is for those who want to tell")]
 pub fn take_back_from_the_dead(segment: &Segment<'_>, boot_id: [u8; 16]) -> usize {
     lease::rows(segment)
         .filter(|row| row_is_dead(row, boot_id))
@@ -437,12 +412,8 @@ impl Watcher {
             .name("spinwire-watch".to_owned())
             .spawn(move || {
                 // It must not share a pinned core with a turn loop for longer than it takes.
-                let mut watched = Watched {
-                    mine,
-                    boot_id,
-                    watch: DeathWatch::new(),
-                    keys: BTreeMap::new(),
-                };
+                let mut watched =
+                    Watched { mine, boot_id, watch: DeathWatch::new(), keys: BTreeMap::new() };
                 loop {
                     let Ok(segment) = Segment::attach(view::shared_lines(&mapping)) else {
                         return;
@@ -479,13 +450,10 @@ struct Watched {
 
 impl Watched {
     fn round(&mut self, segment: &Segment<'_>, timeout: Duration) {
-        let rows: Vec<ProcessRow> = lease::rows(segment)
-            .filter(|row| row.slot != self.mine.slot())
-            .collect();
+        let rows: Vec<ProcessRow> =
+            lease::rows(segment).filter(|row| row.slot != self.mine.slot()).collect();
         self.keys.retain(|slot, word| {
-            let still = rows
-                .iter()
-                .any(|row| row.slot == *slot && row.lease.pack() == *word);
+            let still = rows.iter().any(|row| row.slot == *slot && row.lease.pack() == *word);
             if !still {
                 self.watch.forget(u64::from(*slot));
             }

@@ -22,6 +22,44 @@
 //!           dataplane          loads and stores on mapped memory
 //! ```
 //!
+//! # Example
+//!
+//! The whole of a set-up, and one turn. Two processes that run this with two names find each other in the domain.
+//!
+//! ```no_run
+//! use spinwire_dataplane::poll::{Budget, Poll};
+//! use spinwire_dataplane::provider::EndpointType;
+//! use spinwire_dataplane::raw::loan::LoanPool;
+//! use spinwire_hostshim::domain::{Domain, DomainConfig};
+//! use spinwire_hostshim::plane::{Plane, PlaneConfig, StatsPage};
+//!
+//! # fn main() -> Result<(), Box<dyn core::error::Error>> {
+//! let name = spinwire_dataplane::id::Name::new("quotes")?;
+//! let mut memory = Plane::memory(4 << 20)?; // private; huge pages where there are any
+//! let bump = Plane::arena(&mut memory); // all tables are placed in it
+//! let domain = Domain::create_or_join("market", &DomainConfig::default())?; // shared
+//! let page = StatsPage::create(&name)?; // what `spinwire top` reads
+//! let plane = Plane::open(&name, &page, &bump, &PlaneConfig::default())?;
+//! let buffers = LoanPool::place(&bump, 64, 256)?;
+//! let endpoint = domain.open_endpoint(&bump, "quotes", EndpointType::Rdm)?;
+//! let _sealed = plane.seal(); // from here on: no allocation, no lock, no system call
+//! let now = plane.now();
+//! endpoint.turn(now, Budget::DEFAULT); // .. in a loop; see `spinwire_dataplane` for what is in it
+//! plane.count(&[endpoint.totals()]);
+//! plane.publish(now);
+//! # drop(buffers);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What to know
+//!
+//! - A domain starts one thread, which sleeps until a process of the segment ends. It runs no turn. A
+//!   turn never waits for it.
+//! - Asking for huge pages and getting them are two things. Every mapping says what it got and why not better:
+//!   [`mem::PageReport`].
+//! - A name in `/dev/shm` (or the folder in `SPINWIRE_SHM_DIR`) stays until [`domain::Domain::unlink`], or `spinwire rm`.
+//!
 //! # Errors
 //! Each room has its error type; all of them keep what the kernel said (operation, path, number: [`error::OsError`]) and
 //! print the remedy.
@@ -46,3 +84,8 @@ pub mod preflight;
 mod fake_tree;
 #[allow(unsafe_code, reason = "the fenced yard")]
 mod raw;
+
+/// The code in `README.md` is compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}

@@ -87,10 +87,7 @@ pub struct PlaneConfig {
 impl Default for PlaneConfig {
     /// Not pinned; the page is brought up to date every 10 ms.
     fn default() -> Self {
-        Self {
-            cpu: None,
-            stats_every: Nanos::from_millis(10),
-        }
+        Self { cpu: None, stats_every: Nanos::from_millis(10) }
     }
 }
 
@@ -208,11 +205,7 @@ impl<'p, 'm> Plane<'p, 'm> {
         let lines = stats_page(&page.mapping)?;
         let writer =
             StatsWriter::new(lines, &plane, config.stats_every).map_err(PlaneError::Stats)?;
-        Ok(Self {
-            clock,
-            stats: Stats::place(bump).map_err(PlaneError::Arena)?,
-            writer,
-        })
+        Ok(Self { clock, stats: Stats::place(bump).map_err(PlaneError::Arena)?, writer })
     }
 
     /// The clock.

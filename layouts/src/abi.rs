@@ -80,12 +80,7 @@ mod tests {
     fn every_structure_has_a_name_and_a_hash_of_its_own() {
         for (index, layout) in MANIFEST.iter().enumerate() {
             assert!(layout.is_dense(), "{}", layout.name);
-            assert_eq!(
-                layout.size % 8,
-                0,
-                "{} is no whole number of words",
-                layout.name
-            );
+            assert_eq!(layout.size % 8, 0, "{} is no whole number of words", layout.name);
             assert!(!layout.doc.is_empty(), "{}", layout.name);
             for field in layout.fields {
                 assert!(!field.doc.is_empty(), "{}.{}", layout.name, field.name);
@@ -115,10 +110,7 @@ mod tests {
 
     #[test]
     fn the_hashes_are_those_of_version_1() {
-        let now: Vec<_> = MANIFEST
-            .iter()
-            .map(|layout| (layout.name, layout.hash))
-            .collect();
+        let now: Vec<_> = MANIFEST.iter().map(|layout| (layout.name, layout.hash)).collect();
         assert_eq!(now, GOLDEN, "{now:#x?}");
         assert_eq!(LAYOUT_HASH, GOLDEN_LAYOUT_HASH, "{LAYOUT_HASH:#x}");
     }
@@ -164,10 +156,7 @@ mod tests {
         assert_eq!(defined.len(), 7, "{defined:?}");
         let source = include_str!("abi.rs");
         for name in defined {
-            assert!(
-                source.contains(&std::format!("    {name}::HASH,\n")),
-                "{name}"
-            );
+            assert!(source.contains(&std::format!("    {name}::HASH,\n")), "{name}");
         }
     }
 }

@@ -81,11 +81,7 @@ macro_rules! codes {
 }
 
 #[cfg(test)]
-#[expect(
-    dead_code,
-    unreachable_pub,
-    reason = "the macro emits more than the tests use"
-)]
+#[expect(dead_code, unreachable_pub, reason = "the macro emits more than the tests use")]
 mod tests {
     codes! {
         /// Three colours.

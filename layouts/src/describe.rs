@@ -89,11 +89,7 @@ impl FieldLayout {
     /// The type as one would write it, `u64` or `[u64; 8]`, ready to be displayed.
     #[must_use]
     pub const fn type_name(&self) -> TypeName {
-        TypeName {
-            element: self.ty,
-            count: self.count,
-            is_array: self.is_array,
-        }
+        TypeName { element: self.ty, count: self.count, is_array: self.is_array }
     }
 
     const fn hash_into(&self, hash: u64) -> u64 {
@@ -162,14 +158,7 @@ impl StructLayout {
             hash = first.hash_into(hash);
             rest = tail;
         }
-        Self {
-            name,
-            size,
-            align,
-            doc,
-            fields,
-            hash,
-        }
+        Self { name, size, align, doc, fields, hash }
     }
 
     /// Whether the fields follow each other without a gap or an overlap, from offset 0 to the size:
@@ -201,9 +190,7 @@ impl StructLayout {
     #[must_use]
     pub fn field_at(&self, offset: usize) -> Option<&'static FieldLayout> {
         self.fields.iter().find(|field| {
-            offset
-                .checked_sub(field.offset)
-                .is_some_and(|within| within < field.size)
+            offset.checked_sub(field.offset).is_some_and(|within| within < field.size)
         })
     }
 }
@@ -235,10 +222,7 @@ pub const fn hash_word(hash: u64, value: u64) -> u64 {
 /// differ.
 #[must_use]
 pub const fn hash_str(hash: u64, text: &str) -> u64 {
-    hash_bytes(
-        hash_word(hash, word::from_usize(text.len())),
-        text.as_bytes(),
-    )
+    hash_bytes(hash_word(hash, word::from_usize(text.len())), text.as_bytes())
 }
 
 #[cfg(test)]
@@ -273,38 +257,15 @@ mod tests {
             hash_of("S", 8, &[FieldLayout { count: 2, ..A }, B]),
             hash_of("S", 8, &[FieldLayout { offset: 1, ..A }, B]),
             hash_of("S", 8, &[FieldLayout { size: 4, ..A }, B]),
-            hash_of(
-                "S",
-                8,
-                &[
-                    FieldLayout {
-                        endian: Endian::Big,
-                        ..A
-                    },
-                    B,
-                ],
-            ),
-            hash_of(
-                "S",
-                8,
-                &[
-                    FieldLayout {
-                        element_hash: 1,
-                        ..A
-                    },
-                    B,
-                ],
-            ),
+            hash_of("S", 8, &[FieldLayout { endian: Endian::Big, ..A }, B]),
+            hash_of("S", 8, &[FieldLayout { element_hash: 1, ..A }, B]),
             StructLayout::new("S", 24, 8, "", &[A, B]).hash,
         ];
         for (index, other) in others.iter().enumerate() {
             assert_ne!(*other, base, "variant {index}");
             assert!(!others[..index].contains(other), "variant {index} collides");
         }
-        assert_eq!(
-            hash_of("S", 8, &[FieldLayout { doc: "words", ..A }, B]),
-            base
-        );
+        assert_eq!(hash_of("S", 8, &[FieldLayout { doc: "words", ..A }, B]), base);
         assert_eq!(StructLayout::new("S", 16, 8, "words", &[A, B]).hash, base);
     }
 
@@ -316,10 +277,7 @@ mod tests {
         assert!(!StructLayout::new("S", 16, 8, "", &[B, A]).is_dense());
         const GAP: FieldLayout = FieldLayout { offset: 9, ..B };
         assert!(!StructLayout::new("S", 17, 8, "", &[A, GAP]).is_dense());
-        const HUGE: FieldLayout = FieldLayout {
-            size: usize::MAX,
-            ..B
-        };
+        const HUGE: FieldLayout = FieldLayout { size: usize::MAX, ..B };
         assert!(!StructLayout::new("S", 7, 8, "", &[A, HUGE]).is_dense());
     }
 

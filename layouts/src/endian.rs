@@ -70,16 +70,10 @@ mod tests {
     fn bytes_lie_in_the_named_order() {
         assert_eq!(Be16::new(0x0102).as_bytes(), [1, 2]);
         assert_eq!(Be32::new(0x0102_0304).as_bytes(), [1, 2, 3, 4]);
-        assert_eq!(
-            Be64::new(0x0102_0304_0506_0708).as_bytes(),
-            [1, 2, 3, 4, 5, 6, 7, 8]
-        );
+        assert_eq!(Be64::new(0x0102_0304_0506_0708).as_bytes(), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(Le16::new(0x0102).as_bytes(), [2, 1]);
         assert_eq!(Le32::new(0x0102_0304).as_bytes(), [4, 3, 2, 1]);
-        assert_eq!(
-            Le64::new(0x0102_0304_0506_0708).as_bytes(),
-            [8, 7, 6, 5, 4, 3, 2, 1]
-        );
+        assert_eq!(Le64::new(0x0102_0304_0506_0708).as_bytes(), [8, 7, 6, 5, 4, 3, 2, 1]);
     }
 
     #[test]

@@ -9,10 +9,7 @@
 //!
 //! [`layout!`](crate::layout) proves both while compiling: every field must be [`Field`], which
 //! implies [`Pod`], and the fields must follow each other without a gap up to the stated size.
-#![expect(
-    unsafe_code,
-    reason = "the one file that turns bytes into values and back"
-)]
+#![expect(unsafe_code, reason = "the one file that turns bytes into values and back")]
 
 use crate::describe::Endian;
 use crate::endian::{Be16, Be32, Be64, Le16, Le32, Le64};
@@ -257,11 +254,7 @@ macro_rules! layout {
 }
 
 #[cfg(test)]
-#[expect(
-    dead_code,
-    unreachable_pub,
-    reason = "the macro emits more than the tests use"
-)]
+#[expect(dead_code, unreachable_pub, reason = "the macro emits more than the tests use")]
 mod tests {
     use super::*;
 
@@ -294,10 +287,7 @@ mod tests {
 
     #[test]
     fn bytes_become_values_and_values_bytes() {
-        let value = Inner {
-            first: 0x0403_0201,
-            second: Be32::new(0x0506_0708),
-        };
+        let value = Inner { first: 0x0403_0201, second: Be32::new(0x0506_0708) };
         assert_eq!(value.as_bytes(), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(Inner::from_bytes(value.as_bytes()), Some(value));
     }
@@ -330,22 +320,11 @@ mod tests {
     fn the_description_says_what_was_written() {
         let layout = &Outer::LAYOUT;
         assert_eq!((layout.name, layout.size, layout.align), ("Outer", 128, 64));
-        assert_eq!(
-            layout.doc,
-            "A structure with every kind of field.\n\n And a second paragraph."
-        );
+        assert_eq!(layout.doc, "A structure with every kind of field.\n\n And a second paragraph.");
         let seen: std::vec::Vec<_> = layout
             .fields
             .iter()
-            .map(|f| {
-                (
-                    f.name,
-                    std::format!("{}", f.type_name()),
-                    f.offset,
-                    f.size,
-                    f.endian,
-                )
-            })
+            .map(|f| (f.name, std::format!("{}", f.type_name()), f.offset, f.size, f.endian))
             .collect();
         assert_eq!(
             seen,

@@ -118,11 +118,7 @@ impl TagWord {
     #[must_use]
     pub const fn unpack(word: u64) -> Self {
         let [tag, a, b, c] = low(word).to_le_bytes();
-        Self {
-            tag,
-            generation: u32::from_le_bytes([a, b, c, 0]),
-            subject: high(word),
-        }
+        Self { tag, generation: u32::from_le_bytes([a, b, c, 0]), subject: high(word) }
     }
 }
 
@@ -139,16 +135,8 @@ pub const fn next_generation(generation: u32) -> u32 {
 mod tests {
     use super::*;
 
-    const SAMPLES: [u32; 8] = [
-        0,
-        1,
-        0x80,
-        0xff,
-        0x1234_5678,
-        0x00ff_ffff,
-        0x8000_0000,
-        0xffff_ffff,
-    ];
+    const SAMPLES: [u32; 8] =
+        [0, 1, 0x80, 0xff, 0x1234_5678, 0x00ff_ffff, 0x8000_0000, 0xffff_ffff];
 
     #[test]
     fn halves_come_back() {
@@ -165,21 +153,12 @@ mod tests {
 
     #[test]
     fn tag_words_lie_where_the_drawing_says() {
-        let word = TagWord {
-            tag: 0xab,
-            generation: 0x12_3456,
-            subject: 0xdead_beef,
-        }
-        .pack();
+        let word = TagWord { tag: 0xab, generation: 0x12_3456, subject: 0xdead_beef }.pack();
         assert_eq!(word, 0xdead_beef_1234_56ab);
         for tag in [0, 1, 3, 255] {
             for generation in SAMPLES.map(|g| g & GENERATION_MAX) {
                 for subject in SAMPLES {
-                    let parts = TagWord {
-                        tag,
-                        generation,
-                        subject,
-                    };
+                    let parts = TagWord { tag, generation, subject };
                     assert_eq!(TagWord::unpack(parts.pack()), parts);
                 }
             }
@@ -188,12 +167,7 @@ mod tests {
 
     #[test]
     fn a_generation_too_wide_does_not_touch_its_neighbours() {
-        let word = TagWord {
-            tag: 0,
-            generation: 0xff00_0001,
-            subject: 0,
-        }
-        .pack();
+        let word = TagWord { tag: 0, generation: 0xff00_0001, subject: 0 }.pack();
         assert_eq!(word, 0x100);
     }
 

@@ -24,9 +24,9 @@ use std::time::{Duration, Instant as WallClock};
 use spinwire_dataplane::error::{Fatal, PostError};
 use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
+use spinwire_dataplane::provider::shm::ShmPort;
 use spinwire_dataplane::provider::{EndpointType, Event};
 use spinwire_dataplane::raw::line::{Line, word};
-use spinwire_dataplane::provider::shm::ShmPort;
 use spinwire_dataplane::shm::lease::Joiner;
 use spinwire_dataplane::shm::{JoinError, Segment, directory, lease, reclaim};
 use spinwire_dataplane::sync::{AtomicU64, Ordering};
@@ -150,7 +150,8 @@ fn value(rng: &mut Rng, old: u64) -> u64 {
         3 | 4 => old ^ (1 << rng.below(64)),
         5 | 6 => old.wrapping_add(rng.below(40)).wrapping_sub(20),
         7 => {
-            let state = [LeaseState::Free, LeaseState::Claiming, LeaseState::Live, LeaseState::Dead];
+            let state =
+                [LeaseState::Free, LeaseState::Claiming, LeaseState::Live, LeaseState::Dead];
             let (generation, subject) = (small(rng), small(rng));
             Lease { state: state[rng.index(4)], generation, subject }.pack()
         }

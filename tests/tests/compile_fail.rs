@@ -51,12 +51,7 @@ macro_rules! asked {
 /// The question itself is right: it tells four known types apart.
 #[test]
 fn the_question_has_both_answers() {
-    let answers = asked![
-        u8,
-        core::cell::Cell<u8>,
-        std::sync::MutexGuard<'static, u8>,
-        *const u8
-    ];
+    let answers = asked![u8, core::cell::Cell<u8>, std::sync::MutexGuard<'static, u8>, *const u8];
     let known = [(true, true), (true, false), (false, true), (false, false)];
     for ((name, send, sync), expected) in answers.into_iter().zip(known) {
         assert_eq!((send, sync), expected, "{name}");
@@ -85,10 +80,7 @@ fn owners_stay_on_their_thread() {
         assert!(!sync, "{name} is Sync: two threads could turn it at once");
     }
     for (name, send, _) in asked![Endpoint<'static, ()>, Loan<'static>] {
-        assert!(
-            !send,
-            "{name} is Send: it could part from its pool, which counts without atomics"
-        );
+        assert!(!send, "{name} is Send: it could part from its pool, which counts without atomics");
     }
 }
 

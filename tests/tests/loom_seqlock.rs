@@ -1,10 +1,7 @@
 //! Every interleaving of one writer and one reader of a seqlocked section, and every value that the memory model lets
 //! the reader see. Run with `RUSTFLAGS="--cfg loom"`, in release.
 #![cfg(loom)]
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test stops at the first thing that is not as expected"
-)]
+#![allow(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
 use loom::sync::Arc;
 use loom::thread;
@@ -33,10 +30,7 @@ fn a_copy_is_of_one_writing() {
         let mut seen = 0;
         for _ in 0..2 {
             let mut copy = (0, 0);
-            if section
-                .read(1, |words| copy = (words.get(1), words.get(15)))
-                .is_ok()
-            {
+            if section.read(1, |words| copy = (words.get(1), words.get(15))).is_ok() {
                 assert_eq!(copy.0, copy.1, "a mixture of two writings");
                 assert!(copy.0 >= seen, "time ran backwards");
                 seen = copy.0;
@@ -65,10 +59,7 @@ fn a_reader_that_keeps_trying_gets_its_copy() {
         };
         let section = Section::new(&lines[..]).unwrap();
         let mut copy = (0, 0);
-        while section
-            .read(1, |words| copy = (words.get(1), words.get(2)))
-            .is_err()
-        {
+        while section.read(1, |words| copy = (words.get(1), words.get(2))).is_err() {
             thread::yield_now();
         }
         assert_eq!(copy.0, copy.1);

@@ -28,13 +28,29 @@ const WAITING_BYTES_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    Post { wanted: Wanted, room: usize, many: Option<usize> },
-    Send { sender: usize, tag: Option<u64>, length: usize },
-    Poll { room: usize },
+    Post {
+        wanted: Wanted,
+        room: usize,
+        many: Option<usize>,
+    },
+    Send {
+        sender: usize,
+        tag: Option<u64>,
+        length: usize,
+    },
+    Poll {
+        room: usize,
+    },
     /// The n-th of those that were posted since the start, whether it still is or not.
-    Cancel { which: usize },
-    Peek { wanted: Wanted },
-    Lose { sender: usize },
+    Cancel {
+        which: usize,
+    },
+    Peek {
+        wanted: Wanted,
+    },
+    Lose {
+        sender: usize,
+    },
 }
 
 /// The matcher, driven as a provider drives it, with lanes that are plain queues.
@@ -216,9 +232,8 @@ fn check(bump: &Bump<'_>, (recv_depth, waiting_depth): (u32, u32), ops: &[Op]) {
             Op::Peek { wanted } => {
                 let seen = driven.matcher.peek(source(&wanted), select(&wanted));
                 let seen = seen.map(|w| (w.source, w.length, w.tag, w.immediate));
-                let expected = oracle
-                    .peek(&wanted)
-                    .map(|m| (addr(m.sender), m.length, m.tag, Some(m.number)));
+                let expected =
+                    oracle.peek(&wanted).map(|m| (addr(m.sender), m.length, m.tag, Some(m.number)));
                 assert_eq!(seen, expected, "{at} {op:?}");
             }
             Op::Lose { sender } => {
@@ -340,14 +355,7 @@ fn every_short_sequence_of_buffers_for_many() {
         many: Some(least),
     };
     let send = |length| Op::Send { sender: 0, tag: None, length };
-    let alphabet = [
-        many(24, 0),
-        many(24, 16),
-        send(0),
-        send(8),
-        send(17),
-        send(65),
-        Op::Poll { room: 1 },
-    ];
+    let alphabet =
+        [many(24, 0), many(24, 16), send(0), send(8), send(17), send(65), Op::Poll { room: 1 }];
     exhaust(&alphabet, 6, (2, 2));
 }

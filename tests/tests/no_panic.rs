@@ -31,14 +31,9 @@ const SINK: &str = "spinwire_panic_path_survived";
 
 fn build(features: &[&str]) -> PathBuf {
     let flags = ["-Clink-arg=-nostartfiles"];
-    Build {
-        target: "--lib",
-        profile: "release",
-        features,
-        flags: &flags,
-    }
-    .run()
-    .join("libspinwire_probe.so")
+    Build { target: "--lib", profile: "release", features, flags: &flags }
+        .run()
+        .join("libspinwire_probe.so")
 }
 
 /// A function of the disassembly: its name, and the addresses that its instructions mention, each with the address of the
@@ -55,18 +50,11 @@ fn functions(disassembly: &str) -> BTreeMap<u64, Function> {
     let mut functions: BTreeMap<u64, Function> = BTreeMap::new();
     let mut current = None;
     for line in disassembly.lines() {
-        if let Some((address, name)) = line
-            .strip_suffix(">:")
-            .and_then(|head| head.split_once(" <"))
+        if let Some((address, name)) =
+            line.strip_suffix(">:").and_then(|head| head.split_once(" <"))
         {
             let address = u64::from_str_radix(address, 16).expect("an address");
-            functions.insert(
-                address,
-                Function {
-                    name: name.to_owned(),
-                    ..Function::default()
-                },
-            );
+            functions.insert(address, Function { name: name.to_owned(), ..Function::default() });
             current = Some(address);
             continue;
         }
@@ -76,10 +64,7 @@ fn functions(disassembly: &str) -> BTreeMap<u64, Function> {
         function.is_sink |= line.contains(SINK);
         // "    1374:\tcall   1392 <name+0x..>": the operand, or the address that a comment after '#' works out.
         let mut parts = line.split_whitespace();
-        let Some(site) = parts
-            .next()
-            .and_then(|site| hex(site.trim_end_matches(':')))
-        else {
+        let Some(site) = parts.next().and_then(|site| hex(site.trim_end_matches(':'))) else {
             continue;
         };
         for target in parts.skip(1).filter_map(hex) {
@@ -139,11 +124,7 @@ fn describe(functions: &BTreeMap<u64, Function>, library: &Path, path: &[(String
         return text;
     };
     let block = site.saturating_sub(40)..=*site;
-    let jumps: Vec<u64> = function
-        .targets
-        .range(block)
-        .map(|(_, site)| *site)
-        .collect();
+    let jumps: Vec<u64> = function.targets.range(block).map(|(_, site)| *site).collect();
     for site in if jumps.is_empty() { vec![*site] } else { jumps } {
         let address = format!("0x{site:x}");
         let arguments = ["--inlines", "--basenames", &address, "--exe"];
@@ -159,9 +140,7 @@ fn describe(functions: &BTreeMap<u64, Function>, library: &Path, path: &[(String
 fn scan(library: &Path) -> Vec<String> {
     let disassembly = read_object("objdump", &["-d", "-C", "--no-show-raw-insn"], library);
     let functions = functions(&disassembly);
-    let probes = functions
-        .iter()
-        .filter(|(_, function)| function.name.starts_with("probe_"));
+    let probes = functions.iter().filter(|(_, function)| function.name.starts_with("probe_"));
     let mut findings: Vec<String> = probes
         .filter_map(|(address, _)| path_to_sink(&functions, *address))
         .map(|path| describe(&functions, library, &path))
@@ -176,23 +155,15 @@ fn scan(library: &Path) -> Vec<String> {
 
 fn probes(library: &Path) -> Vec<String> {
     let symbols = read_object("nm", &["--dynamic", "--defined-only"], library);
-    let names = symbols
-        .lines()
-        .filter_map(|line| line.split_whitespace().last());
-    names
-        .filter(|name| name.starts_with("probe_"))
-        .map(str::to_owned)
-        .collect()
+    let names = symbols.lines().filter_map(|line| line.split_whitespace().last());
+    names.filter(|name| name.starts_with("probe_")).map(str::to_owned).collect()
 }
 
 #[test]
 fn hot_functions_cannot_panic() {
     let library = build(&[]);
     let probes = probes(&library);
-    assert!(
-        probes.len() >= 3,
-        "the probe exports next to nothing: {probes:?}"
-    );
+    assert!(probes.len() >= 3, "the probe exports next to nothing: {probes:?}");
     let findings = scan(&library);
     assert!(
         findings.is_empty(),
@@ -207,16 +178,9 @@ fn hot_functions_cannot_panic() {
 #[test]
 fn canary_is_found() {
     let findings = scan(&build(&["canary"]));
-    let ours: Vec<&String> = findings
-        .iter()
-        .filter(|path| path.contains("canary"))
-        .collect();
+    let ours: Vec<&String> = findings.iter().filter(|path| path.contains("canary")).collect();
     let [finding] = ours.as_slice() else {
-        panic!(
-            "one planted panic, found {}:\n{}",
-            ours.len(),
-            findings.join("\n")
-        );
+        panic!("one planted panic, found {}:\n{}", ours.len(), findings.join("\n"));
     };
     assert!(finding.starts_with("probe_canary\n"), "{finding}");
     assert!(

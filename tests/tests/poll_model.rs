@@ -44,66 +44,38 @@ mod ladder {
 
     fn rests(ladder: &IdleLadder, recorder: &Recorder, idle_turns: usize) -> Vec<Rest> {
         let line = Line::zeroed();
-        let watch = Watch {
-            line: &line,
-            word: 0,
-            seen: 0,
-        };
-        (0..idle_turns)
-            .map(|_| ladder.rest(Outcome::Idle, None, Some(watch), recorder))
-            .collect()
+        let watch = Watch { line: &line, word: 0, seen: 0 };
+        (0..idle_turns).map(|_| ladder.rest(Outcome::Idle, None, Some(watch), recorder)).collect()
     }
 
     #[test]
     fn the_default_only_ever_spins() {
         let (ladder, recorder) = (IdleLadder::default(), Recorder::default());
         assert!(
-            rests(&ladder, &recorder, 100_000)
-                .iter()
-                .all(|rest| *rest == Rest::On(Rung::Spin))
+            rests(&ladder, &recorder, 100_000).iter().all(|rest| *rest == Rest::On(Rung::Spin))
         );
         assert_eq!(*recorder.0.borrow(), []);
     }
 
     #[test]
     fn each_rung_begins_where_its_threshold_says() {
-        let thresholds = Thresholds {
-            pause_after: 2,
-            wait_after: 4,
-            yield_after: 6,
-            park_after: 8,
-        };
+        let thresholds =
+            Thresholds { pause_after: 2, wait_after: 4, yield_after: 6, park_after: 8 };
         // On whatever this CPU can wait with, and bounded, as nobody writes the line.
         let ladder = IdleLadder::new(thresholds, CpuWait::detect(), 2).with_wait_ticks(500);
         let recorder = Recorder::default();
         let on = [Rung::Spin, Rung::Pause, Rung::Wait, Rung::Yield].map(Rest::On);
-        let expected = [
-            on[0],
-            on[0],
-            on[1],
-            on[1],
-            on[2],
-            on[2],
-            on[3],
-            on[3],
-            Rest::Arm,
-        ];
+        let expected = [on[0], on[0], on[1], on[1], on[2], on[2], on[3], on[3], Rest::Arm];
         let park = Rest::On(Rung::Park);
         assert_eq!(rests(&ladder, &recorder, 9), expected);
-        assert_eq!(
-            rests(&ladder, &recorder, 4),
-            [park, Rest::Arm, park, Rest::Arm]
-        );
+        assert_eq!(rests(&ladder, &recorder, 4), [park, Rest::Arm, park, Rest::Arm]);
         use Call::{Arm, Disarm, Park, Yield};
         let calls = [Yield, Yield, Arm, Park(None), Arm, Park(None), Arm];
         assert_eq!(*recorder.0.borrow(), calls);
         assert_eq!(ladder.idle_turns(), 13);
         // A busy turn ends it all, and takes the mark back.
         let until = Some(Instant::from_nanos(7));
-        assert_eq!(
-            ladder.rest(Outcome::Busy, until, None, &recorder),
-            Rest::On(Rung::Spin)
-        );
+        assert_eq!(ladder.rest(Outcome::Busy, until, None, &recorder), Rest::On(Rung::Spin));
         assert_eq!(recorder.0.borrow().last(), Some(&Disarm));
         assert_eq!(ladder.idle_turns(), 0);
         assert_eq!(rests(&ladder, &recorder, 3)[2], Rest::On(Rung::Pause));
@@ -115,10 +87,7 @@ mod ladder {
     fn no_park_without_an_idle_round_after_an_arm() {
         for (round_turns, park_after) in [(1, 0), (1, 1), (2, 0), (3, 1)] {
             for outcomes in 0..1u32 << 14 {
-                let thresholds = Thresholds {
-                    park_after,
-                    ..Thresholds::SPIN
-                };
+                let thresholds = Thresholds { park_after, ..Thresholds::SPIN };
                 let ladder =
                     IdleLadder::new(thresholds, CpuWait::NONE, 2).with_round_turns(round_turns);
                 let recorder = Recorder::default();
@@ -161,9 +130,7 @@ mod ladder {
             let ladder = IdleLadder::new(thresholds, CpuWait::NONE, 1);
             let recorder = Recorder::default();
             assert!(
-                rests(&ladder, &recorder, 50)
-                    .iter()
-                    .all(|rest| *rest == Rest::On(Rung::Yield))
+                rests(&ladder, &recorder, 50).iter().all(|rest| *rest == Rest::On(Rung::Yield))
             );
             assert_eq!(recorder.0.borrow().len(), 50);
         }
@@ -195,22 +162,13 @@ mod turn {
 
     impl<'l> Source<'l> {
         const fn new(name: usize, log: &'l RefCell<Vec<usize>>) -> Self {
-            Self {
-                name,
-                work: Cell::new(0),
-                deadline: None,
-                log,
-            }
+            Self { name, work: Cell::new(0), deadline: None, log }
         }
     }
 
     impl Poll for Source<'_> {
         fn turn(&self, now: Instant, budget: Budget) -> Outcome {
-            assert_eq!(
-                (now.as_nanos(), budget),
-                (9, Budget::MIN),
-                "handed on unchanged"
-            );
+            assert_eq!((now.as_nanos(), budget), (9, Budget::MIN), "handed on unchanged");
             self.log.borrow_mut().push(self.name);
             let done = self.work.get().min(1);
             self.work.set(self.work.get() - done);
@@ -242,11 +200,9 @@ mod turn {
         assert_eq!(turns(&tuple, 2, &log), [[0, 1, 2], [0, 1, 2]]);
         assert_eq!(turns(&array, 1, &log), [[0, 1, 2]]);
         assert_eq!(turns(&&tuple, 1, &log), [[0, 1, 2]]);
-        for (in_tuple, in_array) in [
-            (&tuple.0, &array[0]),
-            (&tuple.1, &array[1]),
-            (&tuple.2, &array[2]),
-        ] {
+        for (in_tuple, in_array) in
+            [(&tuple.0, &array[0]), (&tuple.1, &array[1]), (&tuple.2, &array[2])]
+        {
             in_tuple.work.set(1);
             in_array.work.set(1);
             assert_eq!(tuple.turn(NOW, Budget::MIN), Outcome::Busy);
@@ -260,18 +216,12 @@ mod turn {
     fn the_soonest_deadline_counts() {
         let log = RefCell::default();
         let deadlines = [None, Some(5), Some(3), None];
-        let sources = deadlines.map(|deadline| Source {
-            deadline,
-            ..Source::new(0, &log)
-        });
+        let sources = deadlines.map(|deadline| Source { deadline, ..Source::new(0, &log) });
         assert_eq!(sources.poll_at(), Some(Instant::from_nanos(3)));
         let [a, b, c, d] = &sources;
         assert_eq!((a, b, c, d).poll_at(), Some(Instant::from_nanos(3)));
         assert_eq!((a, d).poll_at(), None);
-        assert_eq!(
-            Rotation::new((a, b)).poll_at(),
-            Some(Instant::from_nanos(5))
-        );
+        assert_eq!(Rotation::new((a, b)).poll_at(), Some(Instant::from_nanos(5)));
     }
 
     #[test]
@@ -300,16 +250,12 @@ mod turn {
                 for turn in &visits {
                     assert_eq!(turn.len(), per_turn.max(1).min(count));
                     assert!(
-                        turn.iter()
-                            .all(|name| turn.iter().filter(|n| *n == name).count() == 1)
+                        turn.iter().all(|name| turn.iter().filter(|n| *n == name).count() == 1)
                     );
                 }
                 for window in visits.windows(round) {
                     let seen = window.concat();
-                    assert!(
-                        (0..count).all(|name| seen.contains(&name)),
-                        "{count} {per_turn}"
-                    );
+                    assert!((0..count).all(|name| seen.contains(&name)), "{count} {per_turn}");
                 }
                 let shares =
                     (0..count).map(|name| visits.iter().flatten().filter(|n| **n == name).count());
@@ -326,10 +272,7 @@ mod turn {
     #[test]
     fn outcomes_join_to_busy() {
         use Outcome::{Busy, Idle};
-        assert_eq!(
-            [Idle | Idle, Idle | Busy, Busy | Idle, Busy | Busy],
-            [Idle, Busy, Busy, Busy]
-        );
+        assert_eq!([Idle | Idle, Idle | Busy, Busy | Idle, Busy | Busy], [Idle, Busy, Busy, Busy]);
         let mut outcome = Outcome::from_count(0);
         outcome |= Outcome::from_count(3);
         assert!(outcome.is_busy());
@@ -409,10 +352,7 @@ mod histogram {
         let earlier = snapshot_of(&[5, 1000]);
         both.subtract(&earlier);
         let between = snapshot_of(&[5, 70]);
-        assert_eq!(
-            (both.count, both.sum, both.buckets),
-            (2, 75, between.buckets)
-        );
+        assert_eq!((both.count, both.sum, both.buckets), (2, 75, between.buckets));
         let mut copy = Box::new(HistogramSnapshot::EMPTY);
         copy.copy_from(&both);
         assert_eq!(copy, both);
@@ -486,11 +426,7 @@ mod seqlock {
             words.set(usize::MAX, 1);
         });
         assert_eq!(lines[1].words()[0].load(Ordering::Relaxed), 0);
-        section
-            .read(1, |words| {
-                assert_eq!(words.get(8) + words.get(usize::MAX), 0)
-            })
-            .unwrap();
+        section.read(1, |words| assert_eq!(words.get(8) + words.get(usize::MAX), 0)).unwrap();
         assert!(Section::new(&[]).is_none());
     }
 
@@ -511,9 +447,7 @@ mod seqlock {
                 let last = writer.is_finished();
                 let mut copy = [0; 32];
                 match section.read(10, |words| {
-                    copy.iter_mut()
-                        .enumerate()
-                        .for_each(|(index, word)| *word = words.get(index));
+                    copy.iter_mut().enumerate().for_each(|(index, word)| *word = words.get(index));
                 }) {
                     Ok(()) => {
                         good += 1;
@@ -588,9 +522,7 @@ mod stats {
         let page = page();
         // Whatever was there before is gone.
         page.iter().for_each(|line| {
-            line.words()
-                .iter()
-                .for_each(|w| w.store(u64::MAX, Ordering::Relaxed))
+            line.words().iter().for_each(|w| w.store(u64::MAX, Ordering::Relaxed))
         });
         with_stats(|stats| {
             let writer = StatsWriter::new(&page, &identity(), Nanos::new(100)).unwrap();
@@ -633,11 +565,7 @@ mod stats {
                     let before = words(&page);
                     writer.publish(stats, at(now));
                     let after = words(&page);
-                    let count = before
-                        .iter()
-                        .zip(&after)
-                        .filter(|(old, new)| old != new)
-                        .count();
+                    let count = before.iter().zip(&after).filter(|(old, new)| old != new).count();
                     if count == 0 {
                         return changed;
                     }
@@ -658,11 +586,7 @@ mod stats {
             assert_eq!(read(&reader, HistogramId::RoundTrip).count, 3);
             assert_eq!(round(1100), [3, 1 + 2 + 1]);
             assert_eq!(read(&reader, HistogramId::RoundTrip).buckets[4], 1);
-            assert_eq!(
-                round(1300),
-                [3],
-                "counters always, unchanged histograms never"
-            );
+            assert_eq!(round(1300), [3], "counters always, unchanged histograms never");
         });
     }
 
@@ -685,10 +609,7 @@ mod stats {
                 writer.publish(stats, at(1100 + now));
             }
             let rounds = reader.plane().unwrap().get(Counter::StatsPublished) - before;
-            assert!(
-                (3..=4).contains(&rounds),
-                "{rounds} rounds in 200 ns of 50 ns each"
-            );
+            assert!((3..=4).contains(&rounds), "{rounds} rounds in 200 ns of 50 ns each");
         });
     }
 
@@ -696,19 +617,13 @@ mod stats {
     fn a_page_that_is_none_is_refused_by_the_name_of_the_field() {
         let short = &page()[1..];
         let bytes = STATS_PAGE_BYTES - 64;
-        assert_eq!(
-            StatsReader::new(short).err(),
-            Some(StatsError::TooSmall { bytes })
-        );
+        assert_eq!(StatsReader::new(short).err(), Some(StatsError::TooSmall { bytes }));
         let too_small = StatsWriter::new(short, &identity(), Nanos::ZERO).err();
         assert_eq!(too_small, Some(StatsError::TooSmall { bytes }));
 
         let page = page();
         let reader = StatsReader::new(&page).unwrap().with_attempts(3);
-        assert!(
-            matches!(reader.plane(), Err(StatsError::Foreign { found: 0, .. })),
-            "all zero"
-        );
+        assert!(matches!(reader.plane(), Err(StatsError::Foreign { found: 0, .. })), "all zero");
         StatsWriter::new(&page, &identity(), Nanos::ZERO).unwrap();
         // Scribble over each word of the header in turn: an answer or an error, never a panic.
         let mut refused = Vec::new();
@@ -721,11 +636,7 @@ mod stats {
             cell.store(good, Ordering::Relaxed);
         }
         let indices: Vec<_> = refused.iter().map(|(index, _)| *index).collect();
-        assert_eq!(
-            indices,
-            [0, 1, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
-            "{refused:?}"
-        );
+        assert_eq!(indices, [0, 1, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], "{refused:?}");
         for ((_, text), field) in refused.iter().zip([
             "busy",
             "writer_pid",
@@ -740,11 +651,7 @@ mod stats {
             let cell = word(&page, HistogramId::UserA.offset() / 8 + index).unwrap();
             let good = cell.swap(u64::MAX, Ordering::Relaxed);
             let read = reader.histogram(HistogramId::UserA, &mut snapshot);
-            assert_eq!(
-                read.is_err(),
-                [0, 1, 6].contains(&index),
-                "{index}: {read:?}"
-            );
+            assert_eq!(read.is_err(), [0, 1, 6].contains(&index), "{index}: {read:?}");
             let _ = (snapshot.mean(), snapshot.value_at(990_000));
             cell.store(good, Ordering::Relaxed);
         }
@@ -763,10 +670,7 @@ mod stats {
                 word(&page, offset).unwrap().fetch_or(1, Ordering::Relaxed);
             }
             let reader = StatsReader::new(&page).unwrap().with_attempts(2);
-            assert_eq!(
-                reader.plane().err(),
-                Some(StatsError::Read(ReadError::Busy))
-            );
+            assert_eq!(reader.plane().err(), Some(StatsError::Read(ReadError::Busy)));
             let (plane, whole) = reader.plane_unsettled().unwrap();
             assert_eq!((plane.get(Counter::PeersGone), whole), (3, false));
             let mut snapshot = Box::new(HistogramSnapshot::EMPTY);

@@ -53,8 +53,12 @@ fn run(endpoint_type: EndpointType, config: FaultConfig) -> Run {
         let b = Endpoint::new(port("b"), bump, &endpoint).unwrap();
         let pool = LoanPool::place(bump, 256, 1024).unwrap();
         let (to_b, mut now) = (a.connect(&name("b")).unwrap(), 0);
-        let mut result =
-            Run { counts: FaultCounts::default(), accepted: Vec::new(), failed: 0, arrived: Vec::new() };
+        let mut result = Run {
+            counts: FaultCounts::default(),
+            accepted: Vec::new(),
+            failed: 0,
+            arrived: Vec::new(),
+        };
         let mut open: Vec<u64> = Vec::new();
         let mut rng = Rng::new(3);
         for step in 0..4000_u64 {
@@ -190,11 +194,8 @@ fn what_is_held_goes_out_when_the_endpoint_closes() {
             let who = (&name(text), EndpointType::Rdm);
             Port::open(hub, bump, who, &PortConfig::default()).unwrap()
         };
-        let config = FaultConfig {
-            delay_ppm: 1_000_000,
-            delay_polls_max: 1000,
-            ..FaultConfig::default()
-        };
+        let config =
+            FaultConfig { delay_ppm: 1_000_000, delay_polls_max: 1000, ..FaultConfig::default() };
         let a = Fault::place(port("a"), bump, &config).unwrap();
         let a = Endpoint::new(a, bump, &EndpointConfig::default()).unwrap();
         let b = Endpoint::new(port("b"), bump, &EndpointConfig::default()).unwrap();
@@ -259,7 +260,8 @@ fn a_trace_tells_what_happened() {
         ];
         assert_eq!(ids, expected);
         assert_eq!(records[9].refused(), Some(PostError::Fatal(Fatal::PeerGone)));
-        let mut over: Vec<_> = records[6..8].iter().map(|record| record.status().unwrap()).collect();
+        let mut over: Vec<_> =
+            records[6..8].iter().map(|record| record.status().unwrap()).collect();
         over.sort_by_key(|status| *status == Status::Cancelled);
         assert_eq!(over, [Status::Success, Status::Cancelled]);
         let text: Vec<String> = records.iter().map(ToString::to_string).collect();

@@ -44,11 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let timers = Timers::place(&bump, 16, Nanos::from_micros(1))?;
     let (sample, report) = (Nanos::from_millis(1), Nanos::from_millis(100));
     let (start, end) = (plane.now(), Nanos::from_millis(1000 * seconds));
-    for (span, job) in [
-        (sample, Job::Sample),
-        (report, Job::Report),
-        (end, Job::Stop),
-    ] {
+    for (span, job) in [(sample, Job::Sample), (report, Job::Report), (end, Job::Stop)] {
         timers.insert(start.saturating_add(span), job)?;
     }
     let (stats, counters) = (plane.stats(), plane.stats().counters());
@@ -89,10 +85,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     histogram.ok_or("no histogram")?.copy_to(&mut late);
     let at = |parts_per_million| late.value_at(parts_per_million).unwrap_or(0);
     let (p50, p99, max) = (at(500_000), at(990_000), late.max);
-    println!(
-        "{} timers fired, {} allocations",
-        late.count, heap.allocations
-    );
+    println!("{} timers fired, {} allocations", late.count, heap.allocations);
     println!("late by: p50 {p50} ns, p99 {p99} ns, max {max} ns");
     Ok(())
 }

@@ -27,13 +27,18 @@ fn failed(path: &Path) -> impl Fn(&dyn core::fmt::Display) -> Failure {
 }
 
 /// Latency by percentile: the x axis is 1/(1-percentile), so that each nine is as wide as the one before.
-pub(crate) fn percentiles(path: &Path, curves: &[(String, &Histogram<u64>)]) -> Result<(), Failure> {
+pub(crate) fn percentiles(
+    path: &Path,
+    curves: &[(String, &Histogram<u64>)],
+) -> Result<(), Failure> {
     let failed = failed(path);
     let points = |histogram: &Histogram<u64>| -> Vec<(f64, f64)> {
         histogram
             .iter_quantiles(10)
             .filter(|step| step.quantile_iterated_to() < 1.0)
-            .map(|step| (1.0 / (1.0 - step.quantile_iterated_to()), float(step.value_iterated_to())))
+            .map(|step| {
+                (1.0 / (1.0 - step.quantile_iterated_to()), float(step.value_iterated_to()))
+            })
             .collect()
     };
     let drawn: Vec<_> = curves.iter().map(|(label, h)| (label, points(h))).collect();
@@ -54,7 +59,13 @@ pub(crate) fn percentiles(path: &Path, curves: &[(String, &Histogram<u64>)]) -> 
         .configure_mesh()
         .x_desc("percentile")
         .y_desc("ns")
-        .x_label_formatter(&|x| format!("{:.6}", 100.0 * (1.0 - 1.0 / x)).trim_end_matches('0').trim_end_matches('.').to_owned() + " %")
+        .x_label_formatter(&|x| {
+            format!("{:.6}", 100.0 * (1.0 - 1.0 / x))
+                .trim_end_matches('0')
+                .trim_end_matches('.')
+                .to_owned()
+                + " %"
+        })
         .y_label_formatter(&|y| format!("{y:.0}"))
         .draw()
         .map_err(|e| failed(&e))?;
@@ -101,7 +112,8 @@ pub(crate) fn throughput(path: &Path, points: &[(usize, f64, f64)]) -> Result<()
         .map_err(|e| failed(&e))?;
     let ours = points.iter().map(|p| p.1);
     let floors = points.iter().map(|p| p.2);
-    let curves: [(&str, Vec<f64>); 2] = [("messages", ours.collect()), ("bare copy", floors.collect())];
+    let curves: [(&str, Vec<f64>); 2] =
+        [("messages", ours.collect()), ("bare copy", floors.collect())];
     for (index, (label, rates)) in curves.into_iter().enumerate() {
         let style = colour(index).stroke_width(2);
         let line: Vec<(f64, f64)> = sizes().zip(rates.into_iter().map(|r| r / 1e9)).collect();
@@ -121,7 +133,11 @@ pub(crate) fn throughput(path: &Path, points: &[(usize, f64, f64)]) -> Result<()
     area.present().map_err(|e| failed(&e))
 }
 
-#[expect(clippy::cast_precision_loss, clippy::as_conversions, reason = "plotted values are far below 2^53")]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::as_conversions,
+    reason = "plotted values are far below 2^53"
+)]
 const fn float(value: u64) -> f64 {
     value as f64
 }

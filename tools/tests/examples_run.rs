@@ -17,21 +17,14 @@ fn build() -> Vec<(String, PathBuf)> {
     // The cargo that runs this test, if it is one that runs it.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args([
-            "build",
-            "--examples",
-            "--message-format=json",
-            "--manifest-path",
-        ])
+        .args(["build", "--examples", "--message-format=json", "--manifest-path"])
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
         .stderr(Stdio::inherit())
         .output()
         .unwrap();
     assert!(built.status.success(), "the examples do not build");
     let text = String::from_utf8(built.stdout).unwrap();
-    let messages = text
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let messages = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let examples = messages.filter(|message| message["target"]["kind"][0] == "example");
     examples
         .filter_map(|m| {
@@ -46,46 +39,26 @@ fn every_example_does_what_it_says() {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let mut said = [
         // A line of each end, with figures that only a run that worked can have.
-        (
-            "market_fanout",
-            vec!["publisher: 20000 quotes", "slow: ", "fast: "],
-        ),
-        (
-            "request_reply",
-            vec!["client: 20000 answers", "server: 20000 requests"],
-        ),
+        ("market_fanout", vec!["publisher: 20000 quotes", "slow: ", "fast: "]),
+        ("request_reply", vec!["client: 20000 answers", "server: 20000 requests"]),
         ("timer_service", vec![" 0 allocations", "late by: "]),
     ];
     let mut built = build();
     built.sort();
     let names: Vec<&str> = built.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(
-        names,
-        said.each_ref().map(|(name, _)| *name),
-        "each example has its line above"
-    );
+    assert_eq!(names, said.each_ref().map(|(name, _)| *name), "each example has its line above");
     let folder = std::env::temp_dir().join(format!("examples-run-{}", std::process::id()));
     fs::create_dir(&folder).unwrap();
     for ((name, program), (_, lines)) in built.iter().zip(&mut said) {
         let source = fs::read_to_string(sources.join(format!("{name}.rs"))).unwrap();
-        assert!(
-            source.lines().count() < 100,
-            "{name}: an example has fewer than 100 lines"
-        );
-        let ran = Command::new(program)
-            .env("SPINWIRE_SHM_DIR", &folder)
-            .output()
-            .unwrap();
+        assert!(source.lines().count() < 100, "{name}: an example has fewer than 100 lines");
+        let ran = Command::new(program).env("SPINWIRE_SHM_DIR", &folder).output().unwrap();
         assert!(ran.status.success(), "{name}: {ran:?}");
         let out = String::from_utf8(ran.stdout).unwrap();
         for line in lines {
             assert!(out.contains(*line), "{name}: {line:?} is not in {out:?}");
         }
-        assert_eq!(
-            fs::read_dir(&folder).unwrap().count(),
-            0,
-            "{name} left something behind"
-        );
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "{name} left something behind");
     }
     fs::remove_dir(&folder).unwrap();
 }

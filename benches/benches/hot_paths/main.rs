@@ -32,9 +32,10 @@ fn main() {
         let hash = case.run(WARM_ROUNDS);
         case.check(WARM_ROUNDS, hash);
         println!("{}: hash {hash:#018x}", entry.name);
-        let mut group = criterion.benchmark_group("");
+        let (part, what) = entry.name.split_once('/').unwrap();
+        let mut group = criterion.benchmark_group(part);
         group.throughput(Throughput::Elements(u64::from(entry.ops_per_round)));
-        group.bench_function(entry.name, |bencher| bencher.iter_custom(|n| timed(&mut case, n)));
+        group.bench_function(what, |bencher| bencher.iter_custom(|n| timed(&mut case, n)));
         group.finish();
     }
     criterion.final_summary();
@@ -51,7 +52,9 @@ fn timed(case: &mut Case, rounds: u64) -> Duration {
 }
 
 fn report_ratios(samples: usize, rounds: u64) {
-    println!("\nratio, median of {samples} pairs of {rounds} rounds (the same thread, warm caches)");
+    println!(
+        "\nratio, median of {samples} pairs of {rounds} rounds (the same thread, warm caches)"
+    );
     let found = ratio::compare(&mut idle::idle_turn(64), &mut idle::idle_turn(1), samples, rounds);
     println!(
         "  idle turn, 64 peers / 1 peer   {:5.2}   {:8.1} ns {:8.1} ns   (bar: at most {})",
@@ -62,7 +65,9 @@ fn report_ratios(samples: usize, rounds: u64) {
     );
     for size in [64, 512, 4096, 65_536] {
         let rounds = (rounds * 512 / u64::try_from(size).unwrap()).clamp(1, rounds);
-        for (what, case) in [("memcpy / copy_in", copy::copy_in(size)), ("memcpy / copy_out", copy::copy_out(size))] {
+        for (what, case) in
+            [("memcpy / copy_in", copy::copy_in(size)), ("memcpy / copy_out", copy::copy_out(size))]
+        {
             let (mut yardstick, mut ours) = (copy::memcpy(size), case);
             let found = ratio::compare(&mut yardstick, &mut ours, samples, rounds);
             println!(

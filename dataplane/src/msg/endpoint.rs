@@ -18,10 +18,10 @@ use core::fmt;
 
 use heapless::VecView;
 
-use crate::error::{PostError, Refused, Retry};
-use crate::id::{Addr, Name, OpTag, WrId};
 use super::totals::{Tally, Totals, add};
 use super::{Completion, Kind, RecvFrom, SendTo};
+use crate::error::{PostError, Refused, Retry};
+use crate::id::{Addr, Name, OpTag, WrId};
 use crate::poll::{Budget, Outcome, Poll};
 use crate::provider::{
     Buffer, CancelError, Cqe, Event, Info, Payload, Provider, RecvWr, SendWr, Sge, Sight, Use,
@@ -92,11 +92,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     ///
     /// # Errors
     /// [`Exhausted`] where the arena is too small.
-    pub fn new(
-        provider: P,
-        bump: &Bump<'m>,
-        config: &EndpointConfig,
-    ) -> Result<Self, Exhausted> {
+    pub fn new(provider: P, bump: &Bump<'m>, config: &EndpointConfig) -> Result<Self, Exhausted> {
         let contexts = config.contexts_max;
         let batch: &'m mut VecView<Cqe> =
             bump.value(heapless::Vec::<Cqe, BATCH_MAX>::new())?.as_mut_view();
@@ -450,11 +446,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// Shows the message of a completion to `look`, wherever it lies: in the loan that came with it, or in the buffer of a
     /// multi-receive that goes on. `None` where there is none, or the buffer has been given back since.
     #[inline(always)]
-    pub fn read<R>(
-        &self,
-        completion: &Completion<'m>,
-        look: impl FnOnce(&[u8]) -> R,
-    ) -> Option<R> {
+    pub fn read<R>(&self, completion: &Completion<'m>, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
         if let Some(bytes) = completion.bytes() {
             return Some(look(bytes));
         }

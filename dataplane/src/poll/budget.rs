@@ -15,25 +15,14 @@ pub struct Budget {
 impl Budget {
     /// Enough to keep up with a full ring of small messages, and little enough that a turn stays below some
     /// microseconds.
-    pub const DEFAULT: Self = Self {
-        completions: 64,
-        timers: 16,
-        posts: 64,
-    };
+    pub const DEFAULT: Self = Self { completions: 64, timers: 16, posts: 64 };
     /// One of each: the shortest turn that makes progress.
-    pub const MIN: Self = Self {
-        completions: 1,
-        timers: 1,
-        posts: 1,
-    };
+    pub const MIN: Self = Self { completions: 1, timers: 1, posts: 1 };
 
     /// This budget with other bounds on completions.
     #[must_use]
     pub const fn with_completions(self, completions: u32) -> Self {
-        Self {
-            completions,
-            ..self
-        }
+        Self { completions, ..self }
     }
 
     /// This budget with other bounds on timer steps.

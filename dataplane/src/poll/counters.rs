@@ -25,9 +25,7 @@ impl Counters {
     /// All zero.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            values: [const { Cell::new(0) }; COUNTER_SLOT_COUNT],
-        }
+        Self { values: [const { Cell::new(0) }; COUNTER_SLOT_COUNT] }
     }
 
     /// Counts `amount` more.
@@ -61,9 +59,7 @@ impl Counters {
 
     /// All counters with their values, in the order of the stats page.
     pub fn iter(&self) -> impl Iterator<Item = (Counter, u64)> + use<'_> {
-        Counter::ALL
-            .iter()
-            .map(|&counter| (counter, self.get(counter)))
+        Counter::ALL.iter().map(|&counter| (counter, self.get(counter)))
     }
 }
 

@@ -69,11 +69,7 @@ impl<'m> Histogram<'m> {
         self.sum.set(self.sum.get().wrapping_add(value));
         self.min.set(self.min.get().min(value));
         self.max.set(self.max.get().max(value));
-        self.overflow.set(
-            self.overflow
-                .get()
-                .wrapping_add(u64::from(value > VALUE_MAX)),
-        );
+        self.overflow.set(self.overflow.get().wrapping_add(u64::from(value > VALUE_MAX)));
     }
 
     /// How many values were recorded.
@@ -97,13 +93,7 @@ impl<'m> Histogram<'m> {
 
     /// The totals as the stats page has them: count, sum, min, max, overflow.
     pub(super) const fn totals(&self) -> [u64; 5] {
-        [
-            self.count.get(),
-            self.sum.get(),
-            self.min.get(),
-            self.max.get(),
-            self.overflow.get(),
-        ]
+        [self.count.get(), self.sum.get(), self.min.get(), self.max.get(), self.overflow.get()]
     }
 
     /// Whether anything was recorded since the last [`take_changed`](Histogram::take_changed).
@@ -128,9 +118,7 @@ impl<'m> Histogram<'m> {
 
 impl core::fmt::Debug for Histogram<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Histogram")
-            .field("count", &self.count.get())
-            .finish_non_exhaustive()
+        f.debug_struct("Histogram").field("count", &self.count.get()).finish_non_exhaustive()
     }
 }
 
@@ -153,18 +141,9 @@ pub struct HistogramSnapshot {
 
 impl HistogramSnapshot {
     /// Nothing recorded.
-    #[expect(
-        clippy::large_stack_arrays,
-        reason = "a constant: its user decides where it lies"
-    )]
-    pub const EMPTY: Self = Self {
-        count: 0,
-        sum: 0,
-        min: u64::MAX,
-        max: 0,
-        overflow: 0,
-        buckets: [0; BUCKET_COUNT],
-    };
+    #[expect(clippy::large_stack_arrays, reason = "a constant: its user decides where it lies")]
+    pub const EMPTY: Self =
+        Self { count: 0, sum: 0, min: u64::MAX, max: 0, overflow: 0, buckets: [0; BUCKET_COUNT] };
 
     /// The mean value, rounded down; `None` where there are none.
     #[must_use]
@@ -187,11 +166,7 @@ impl HistogramSnapshot {
             below >= rank
         })?;
         // The last bucket holds all that is too great for the others; its upper end is the maximum.
-        let high = if index == BUCKET_COUNT - 1 {
-            u64::MAX
-        } else {
-            bucket_high(index)
-        };
+        let high = if index == BUCKET_COUNT - 1 { u64::MAX } else { bucket_high(index) };
         Some(high.min(self.max))
     }
 

@@ -108,31 +108,17 @@ impl Thresholds {
     };
 
     /// Spin for some microseconds, then pause, for a core whose SMT sibling has work.
-    pub const PAUSE: Self = Self {
-        pause_after: 64,
-        ..Self::SPIN
-    };
+    pub const PAUSE: Self = Self { pause_after: 64, ..Self::SPIN };
 
     /// Down all rungs, for a CPU that is shared: from a fraction of a millisecond without news on, the thread sleeps.
-    pub const SHARED: Self = Self {
-        pause_after: 64,
-        wait_after: 512,
-        yield_after: 1024,
-        park_after: 8192,
-    };
+    pub const SHARED: Self =
+        Self { pause_after: 64, wait_after: 512, yield_after: 1024, park_after: 8192 };
 
     /// These thresholds as they must be on a machine with `cpus` CPUs to run on: on one, whoever spins keeps its peer
     /// from answering, so that every idle turn yields.
     #[must_use]
     pub const fn on_cpus(self, cpus: u32) -> Self {
-        if cpus > 1 {
-            self
-        } else {
-            Self {
-                yield_after: 0,
-                ..self
-            }
-        }
+        if cpus > 1 { self } else { Self { yield_after: 0, ..self } }
     }
 }
 
@@ -213,22 +199,13 @@ impl IdleLadder {
         }
         let idle = self.idle_turns.get().saturating_add(1);
         self.idle_turns.set(idle);
-        let Thresholds {
-            pause_after,
-            wait_after,
-            yield_after,
-            park_after,
-        } = self.thresholds;
+        let Thresholds { pause_after, wait_after, yield_after, park_after } = self.thresholds;
         if begun(idle, park_after) {
             let Some(looked) = self.armed.get().map(|turns| turns.saturating_add(1)) else {
                 return Rest::Arm;
             };
             self.armed.set(Some(looked));
-            return Rest::On(if looked < self.round_turns {
-                Rung::Spin
-            } else {
-                Rung::Park
-            });
+            return Rest::On(if looked < self.round_turns { Rung::Spin } else { Rung::Park });
         }
         Rest::On(if begun(idle, yield_after) {
             Rung::Yield

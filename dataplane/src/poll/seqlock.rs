@@ -55,10 +55,7 @@ impl<'s> Section<'s> {
     #[inline]
     #[must_use]
     pub fn new(lines: &'s [Line]) -> Option<Self> {
-        Some(Self {
-            first: lines.first()?,
-            lines,
-        })
+        Some(Self { first: lines.first()?, lines })
     }
 
     /// Lets `fill` write words; readers see all of them or none. For the one writer of the section only: writers that

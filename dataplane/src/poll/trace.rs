@@ -28,12 +28,7 @@ pub struct TraceEvent {
 
 impl TraceEvent {
     /// No event: what fills a ring before its first round.
-    pub const NONE: Self = Self {
-        at: Instant::ORIGIN,
-        id: 0,
-        a: 0,
-        b: 0,
-    };
+    pub const NONE: Self = Self { at: Instant::ORIGIN, id: 0, a: 0, b: 0 };
 }
 
 /// The newest events of one plane, as many as there is room for.
@@ -61,11 +56,7 @@ impl<'m> TraceRing<'m> {
     /// Takes over `storage`. Without any room, events are counted and not kept.
     #[must_use]
     pub const fn new(storage: &'m mut [Cell<TraceEvent>]) -> Self {
-        Self {
-            events: storage,
-            next: Cell::new(0),
-            recorded: Cell::new(0),
-        }
+        Self { events: storage, next: Cell::new(0), recorded: Cell::new(0) }
     }
 
     /// Places a ring of `capacity` events, 32 bytes each.
@@ -74,9 +65,7 @@ impl<'m> TraceRing<'m> {
     /// The arena has too little room left.
     pub fn place(bump: &Bump<'m>, capacity: u32) -> Result<Self, Exhausted> {
         let capacity = crate::table::wide(capacity);
-        Ok(Self::new(
-            bump.slice_with(capacity, |_| Cell::new(TraceEvent::NONE))?,
-        ))
+        Ok(Self::new(bump.slice_with(capacity, |_| Cell::new(TraceEvent::NONE))?))
     }
 
     /// Keeps an event, in the place of the oldest.
@@ -87,20 +76,16 @@ impl<'m> TraceRing<'m> {
             event.set(TraceEvent { at, id, a, b });
         }
         let after = next.wrapping_add(1);
-        self.next
-            .set(if after < self.events.len() { after } else { 0 });
+        self.next.set(if after < self.events.len() { after } else { 0 });
         self.recorded.set(self.recorded.get().wrapping_add(1));
     }
 
     /// The newest `count` events that are kept, newest first.
     pub fn newest(&self, count: u32) -> impl Iterator<Item = TraceEvent> + use<'_, 'm> {
-        let kept = usize::try_from(self.recorded.get())
-            .unwrap_or(usize::MAX)
-            .min(self.events.len());
-        let (older, newer) = self
-            .events
-            .split_at_checked(self.next.get())
-            .unwrap_or((self.events, &[]));
+        let kept =
+            usize::try_from(self.recorded.get()).unwrap_or(usize::MAX).min(self.events.len());
+        let (older, newer) =
+            self.events.split_at_checked(self.next.get()).unwrap_or((self.events, &[]));
         older
             .iter()
             .rev()

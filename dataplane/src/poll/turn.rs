@@ -41,9 +41,7 @@ impl<P: Poll + ?Sized> Poll for &P {
 impl<P: Poll> Poll for [P] {
     #[inline]
     fn turn(&self, now: Instant, budget: Budget) -> Outcome {
-        self.iter().fold(Outcome::Idle, |outcome, source| {
-            outcome | source.turn(now, budget)
-        })
+        self.iter().fold(Outcome::Idle, |outcome, source| outcome | source.turn(now, budget))
     }
 
     #[inline]
@@ -94,8 +92,7 @@ impl<P: Poll> Sources for [P] {
 
     #[inline]
     fn turn_at(&self, at: usize, now: Instant, budget: Budget) -> Outcome {
-        self.get(at)
-            .map_or(Outcome::Idle, |source| source.turn(now, budget))
+        self.get(at).map_or(Outcome::Idle, |source| source.turn(now, budget))
     }
 }
 
@@ -174,11 +171,7 @@ impl<S: Sources> Rotation<S> {
     /// All of `sources` in each turn, beginning one further each time.
     #[must_use]
     pub const fn new(sources: S) -> Self {
-        Self {
-            sources,
-            start: Cell::new(0),
-            per_turn: usize::MAX,
-        }
+        Self { sources, start: Cell::new(0), per_turn: usize::MAX }
     }
 
     /// At most `per_turn` of `sources` in each turn (at least one), going on where the last turn ended: each is
@@ -187,11 +180,7 @@ impl<S: Sources> Rotation<S> {
     #[must_use]
     pub const fn at_most(sources: S, per_turn: usize) -> Self {
         let per_turn = if per_turn == 0 { 1 } else { per_turn };
-        Self {
-            sources,
-            start: Cell::new(0),
-            per_turn,
-        }
+        Self { sources, start: Cell::new(0), per_turn }
     }
 
     /// How many turns it takes to visit all sources: at least one.
@@ -212,11 +201,7 @@ impl<S: Sources> Poll for Rotation<S> {
     fn turn(&self, now: Instant, budget: Budget) -> Outcome {
         let count = self.sources.count();
         let step = |at: usize| {
-            if at.wrapping_add(1) < count {
-                at.wrapping_add(1)
-            } else {
-                0
-            }
+            if at.wrapping_add(1) < count { at.wrapping_add(1) } else { 0 }
         };
         let first = self.start.get();
         let mut at = first;

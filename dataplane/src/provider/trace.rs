@@ -137,9 +137,7 @@ const EVENTS: [&str; 4] = ["connected", "peer gone", "peer corrupt", "refused"];
 /// The place of an item in a list, counted from 1; 0 where it is not in it.
 fn number_in<T: PartialEq>(list: &[T], item: &T) -> u16 {
     let place = list.iter().position(|listed| listed == item);
-    place
-        .and_then(|at| u16::try_from(at.saturating_add(1)).ok())
-        .unwrap_or(0)
+    place.and_then(|at| u16::try_from(at.saturating_add(1)).ok()).unwrap_or(0)
 }
 
 fn named_in<T: Copy>(list: &[T], number: u16) -> Option<T> {
@@ -190,16 +188,8 @@ impl Record {
     /// Why a recorded call was refused.
     #[must_use]
     pub fn refused(&self) -> Option<PostError> {
-        let refusals = [
-            TraceId::ConnectRefused,
-            TraceId::SendRefused,
-            TraceId::RecvRefused,
-        ];
-        if refusals.contains(&self.id) {
-            self.refusal()
-        } else {
-            None
-        }
+        let refusals = [TraceId::ConnectRefused, TraceId::SendRefused, TraceId::RecvRefused];
+        if refusals.contains(&self.id) { self.refusal() } else { None }
     }
 }
 
@@ -236,12 +226,7 @@ impl fmt::Display for Record {
             }
             TraceId::Event => {
                 let event = u16::try_from(b).ok().and_then(|b| named_in(&EVENTS, b));
-                write!(
-                    f,
-                    "{} {}",
-                    event.unwrap_or("stale completion"),
-                    ShownAddr(a)
-                )
+                write!(f, "{} {}", event.unwrap_or("stale completion"), ShownAddr(a))
             }
             TraceId::Cancel => write!(f, "{:?}", WrId::from_raw(a)),
         }
@@ -272,11 +257,7 @@ impl<'m, P: Provider> Trace<'m, P> {
     /// [`Exhausted`] where the arena is too small.
     pub fn place(inner: P, bump: &Bump<'m>, kept: u32) -> Result<Self, Exhausted> {
         let ring = TraceRing::place(bump, kept)?;
-        Ok(Self {
-            inner,
-            ring,
-            now: Cell::new(Instant::ORIGIN),
-        })
+        Ok(Self { inner, ring, now: Cell::new(Instant::ORIGIN) })
     }
 
     /// The provider inside.
@@ -293,12 +274,9 @@ impl<'m, P: Provider> Trace<'m, P> {
 
     /// The newest `count` events that are kept, newest first.
     pub fn newest(&self, count: u32) -> impl Iterator<Item = Record> + use<'_, 'm, P> {
-        self.ring.newest(count).filter_map(|event| {
-            Some(Record {
-                id: TraceId::from_raw(event.id)?,
-                event,
-            })
-        })
+        self.ring
+            .newest(count)
+            .filter_map(|event| Some(Record { id: TraceId::from_raw(event.id)?, event }))
     }
 
     fn record(&self, id: TraceId, a: u64, b: u64) {
@@ -359,9 +337,7 @@ impl<P: Provider> Provider for Trace<'_, P> {
     fn ring_doorbell(&self) -> Published {
         let published = self.inner.ring_doorbell();
         if published.count > 0 || published.error.is_some() {
-            let error = published
-                .error
-                .map_or(0, |e| number_in(&REFUSALS, &e.into()));
+            let error = published.error.map_or(0, |e| number_in(&REFUSALS, &e.into()));
             self.record(TraceId::Doorbell, published.count, u64::from(error));
         }
         published

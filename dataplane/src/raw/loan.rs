@@ -44,16 +44,11 @@ impl<'m> LoanPool<'m> {
     ///
     /// # Errors
     /// [`Exhausted`] where the arena is too small.
-    pub fn place(
-        bump: &Bump<'m>,
-        slots: u32,
-        slot_bytes: usize,
-    ) -> Result<&'m Self, Exhausted> {
+    pub fn place(bump: &Bump<'m>, slots: u32, slot_bytes: usize) -> Result<&'m Self, Exhausted> {
         let too_large = Exhausted { wanted_bytes: usize::MAX, free_bytes: bump.free_bytes() };
         let slot_lines = slot_bytes.div_ceil(line::LINE_BYTES).max(1);
         let bytes = slot_lines.checked_mul(line::LINE_BYTES).ok_or(too_large)?;
-        let slot_bytes =
-            u32::try_from(bytes).ok().filter(|&b| b <= 1 << 31).ok_or(too_large)?;
+        let slot_bytes = u32::try_from(bytes).ok().filter(|&b| b <= 1 << 31).ok_or(too_large)?;
         let count = usize::try_from(slots).map_err(|_wide| too_large)?;
         let total_lines = slot_lines.checked_mul(count).ok_or(too_large)?;
         #[derive(Clone, Copy)]
@@ -195,10 +190,8 @@ impl Deref for Loan<'_> {
     type Target = [u8];
     #[inline]
     fn deref(&self) -> &[u8] {
-        let filled = NonNull::slice_from_raw_parts(
-            self.address,
-            usize::try_from(self.length).unwrap_or(0),
-        );
+        let filled =
+            NonNull::slice_from_raw_parts(self.address, usize::try_from(self.length).unwrap_or(0));
         // SAFETY: as in `room`; length <= capacity (invariant 2).
         unsafe { filled.as_ref() }
     }

@@ -39,10 +39,7 @@ impl Watch<'_> {
     pub fn is_unchanged(&self) -> bool {
         debug_assert!(self.word < LINE_WORDS, "a line has words 0 to 7");
         // Acquire: the caller goes on to read what the writer published before it wrote the word.
-        self.line
-            .words()
-            .get(self.word)
-            .is_some_and(|w| w.load(Ordering::Acquire) == self.seen)
+        self.line.words().get(self.word).is_some_and(|w| w.load(Ordering::Acquire) == self.seen)
     }
 }
 
@@ -208,37 +205,9 @@ mod tests {
         let wait = CpuWait::detect();
         assert_eq!(wait.is_present(), wait.name() != "none");
         let line = Line::zeroed();
-        wait.wait(
-            Watch {
-                line: &line,
-                word: 0,
-                seen: 0,
-            },
-            1000,
-        );
-        wait.wait(
-            Watch {
-                line: &line,
-                word: 7,
-                seen: 1,
-            },
-            u32::MAX,
-        );
-        assert!(
-            !Watch {
-                line: &line,
-                word: 3,
-                seen: 1
-            }
-            .is_unchanged()
-        );
-        assert!(
-            Watch {
-                line: &line,
-                word: 3,
-                seen: 0
-            }
-            .is_unchanged()
-        );
+        wait.wait(Watch { line: &line, word: 0, seen: 0 }, 1000);
+        wait.wait(Watch { line: &line, word: 7, seen: 1 }, u32::MAX);
+        assert!(!Watch { line: &line, word: 3, seen: 1 }.is_unchanged());
+        assert!(Watch { line: &line, word: 3, seen: 0 }.is_unchanged());
     }
 }

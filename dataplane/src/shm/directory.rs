@@ -12,8 +12,8 @@ use spinwire_layouts::word::next_generation;
 use super::lease::{ProcessLease, read_field, write_field, write_words};
 use super::segment::Segment;
 use crate::id::Name;
-use crate::raw::line::{Line, word};
 use crate::raw::barrier::store_before_load;
+use crate::raw::line::{Line, word};
 use crate::sync::{AtomicU64, Ordering};
 
 const LEASE: usize = offset_of!(EndpointEntry, lease) / 8;
@@ -101,7 +101,8 @@ pub fn register(
         store_before_load();
         let free = Lease { state: LeaseState::Free, generation, subject: 0 }.pack();
         if name_is_taken(segment, name, slot) {
-            let _lost_to_another = state.compare_exchange(claim, free, Ordering::AcqRel, Ordering::Relaxed);
+            let _lost_to_another =
+                state.compare_exchange(claim, free, Ordering::AcqRel, Ordering::Relaxed);
             return Err(RegisterError::NameTaken);
         }
         let live = Lease { state: LeaseState::Live, generation, subject }.pack();
@@ -142,7 +143,8 @@ pub fn unregister(segment: &Segment<'_>, id: EndpointId) {
             && generation == id.generation
         {
             let free = Lease { state: LeaseState::Free, subject: 0, ..lease }.pack();
-            let _lost_to_another = state.compare_exchange(found, free, Ordering::AcqRel, Ordering::Relaxed);
+            let _lost_to_another =
+                state.compare_exchange(found, free, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
     segment.raise_epoch();

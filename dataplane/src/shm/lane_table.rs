@@ -152,9 +152,9 @@ pub fn state_of(segment: &Segment<'_>, lane: u32) -> Option<LaneWord> {
 #[must_use]
 pub fn sender_has_left(segment: &Segment<'_>, lane: u32, generation: u32) -> bool {
     // SYNC(left): Acquire pairs with the AcqRel in leave: what was published before can be seen.
-    state_word(segment, lane).and_then(|state| LaneWord::unpack(state.load(Ordering::Acquire))).is_some_and(
-        |word| word.generation == generation && word.state == LaneState::SenderLeft,
-    )
+    state_word(segment, lane)
+        .and_then(|state| LaneWord::unpack(state.load(Ordering::Acquire)))
+        .is_some_and(|word| word.generation == generation && word.state == LaneState::SenderLeft)
 }
 
 /// Lets go of one end of a lane. Whoever lets go last frees it; where the other end is gone for good, that is this one.

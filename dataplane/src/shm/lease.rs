@@ -148,8 +148,7 @@ pub fn mark_dead(segment: &Segment<'_>, slot: u16, lease: Lease) -> bool {
 /// Whether a lease still stands: the process has neither left nor been marked dead.
 #[must_use]
 pub fn is_held(segment: &Segment<'_>, lease: &ProcessLease) -> bool {
-    lease_word(segment, lease.slot)
-        .is_some_and(|word| word.load(Ordering::Relaxed) == lease.word)
+    lease_word(segment, lease.slot).is_some_and(|word| word.load(Ordering::Relaxed) == lease.word)
 }
 
 pub(super) fn write_words(lines: &[Line], at: usize, values: &[u64]) {

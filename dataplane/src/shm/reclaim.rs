@@ -62,7 +62,8 @@ fn leave_lane(state: &AtomicU64, slot: u16, side: Side, still_dead: impl Fn() ->
     if let Some(next) = after_leaving(word.state, side, OtherEnd::Present) {
         let next = LaneWord { state: next, ..word }.pack();
         // A failure means that the other end, or another survivor, was faster.
-        let _lost_to_another = state.compare_exchange(found, next, Ordering::AcqRel, Ordering::Relaxed);
+        let _lost_to_another =
+            state.compare_exchange(found, next, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 

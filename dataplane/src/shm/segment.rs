@@ -12,10 +12,10 @@ use core::mem::offset_of;
 
 use spinwire_layouts::abi::{ABI_VERSION, LAYOUT_HASH, MAGIC, READY};
 use spinwire_layouts::pod::Pod;
+use spinwire_layouts::shm::stats::STATS_PAGE_BYTES;
 use spinwire_layouts::shm::{
     EndpointEntry, LaneHeader, NEWS_LANE_COUNT, NameError, ProcessEntry, SegmentHeader, SegmentKind,
 };
-use spinwire_layouts::shm::stats::STATS_PAGE_BYTES;
 use spinwire_layouts::wire::message::MESSAGE_LENGTH_MAX;
 use spinwire_layouts::word::{from_usize, to_usize, widen};
 
@@ -316,8 +316,8 @@ impl<'s> Segment<'s> {
             lines.get(to_usize(from) / LINE_BYTES..to_usize(to) / LINE_BYTES).ok_or(truncated)
         };
         // The gap between lane table and rings is padding: the table ends where its entries end.
-        let lane_lines = to_usize(widen(geometry.lane_count))
-            .wrapping_mul(size_of::<LaneHeader>() / LINE_BYTES);
+        let lane_lines =
+            to_usize(widen(geometry.lane_count)).wrapping_mul(size_of::<LaneHeader>() / LINE_BYTES);
         Ok(Self {
             header: part(0, plan.process_table)?,
             processes: part(plan.process_table, plan.endpoint_table)?,

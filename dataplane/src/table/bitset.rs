@@ -54,11 +54,7 @@ impl<'m> BitSet<'m> {
     pub fn new(storage: &'m mut [Cell<u64>], capacity: u32) -> Self {
         storage.fill_with(Cell::default);
         let room = u32::try_from(storage.len().saturating_mul(64)).unwrap_or(u32::MAX);
-        Self {
-            words: storage,
-            capacity: capacity.min(room),
-            count: Cell::new(0),
-        }
+        Self { words: storage, capacity: capacity.min(room), count: Cell::new(0) }
     }
 
     /// Places an empty set for the numbers below `capacity`.
@@ -67,11 +63,7 @@ impl<'m> BitSet<'m> {
     /// The arena has too little room left.
     pub fn place(bump: &Bump<'m>, capacity: u32) -> Result<Self, Exhausted> {
         let words = bump.slice_with(wide(Self::words_for(capacity)), |_| Cell::new(0))?;
-        Ok(Self {
-            words,
-            capacity,
-            count: Cell::new(0),
-        })
+        Ok(Self { words, capacity, count: Cell::new(0) })
     }
 
     /// Adds `number`; says whether it was new.
@@ -83,8 +75,7 @@ impl<'m> BitSet<'m> {
         let word = self.word(number)?;
         let old = word.replace(word.get() | mask(number));
         let new = old & mask(number) == 0;
-        self.count
-            .set(self.count.get().wrapping_add(u32::from(new)));
+        self.count.set(self.count.get().wrapping_add(u32::from(new)));
         Ok(new)
     }
 
@@ -97,8 +88,7 @@ impl<'m> BitSet<'m> {
         let word = self.word(number)?;
         let old = word.replace(word.get() & !mask(number));
         let was = old & mask(number) != 0;
-        self.count
-            .set(self.count.get().wrapping_sub(u32::from(was)));
+        self.count.set(self.count.get().wrapping_sub(u32::from(was)));
         Ok(was)
     }
 
@@ -119,8 +109,7 @@ impl<'m> BitSet<'m> {
     #[inline]
     #[must_use]
     pub fn contains(&self, number: u32) -> bool {
-        self.word(number)
-            .is_ok_and(|word| word.get() & mask(number) != 0)
+        self.word(number).is_ok_and(|word| word.get() & mask(number) != 0)
     }
 
     /// The smallest member.
@@ -138,8 +127,7 @@ impl<'m> BitSet<'m> {
         if self.is_empty() {
             return None;
         }
-        self.first_at_least(start)
-            .or_else(|| self.first_at_least(0))
+        self.first_at_least(start).or_else(|| self.first_at_least(0))
     }
 
     /// The smallest member that is not below `start`. Takes time linear in the words passed.

@@ -59,11 +59,7 @@ impl Link {
     /// A slot on no list.
     #[must_use]
     pub const fn unlinked() -> Self {
-        Self {
-            next: Cell::new(NIL),
-            prev: Cell::new(NIL),
-            list: Cell::new(NIL),
-        }
+        Self { next: Cell::new(NIL), prev: Cell::new(NIL), list: Cell::new(NIL) }
     }
 }
 
@@ -85,11 +81,7 @@ impl Head {
     /// A list without slots.
     #[must_use]
     pub const fn empty() -> Self {
-        Self {
-            first: Cell::new(NIL),
-            last: Cell::new(NIL),
-            len: Cell::new(0),
-        }
+        Self { first: Cell::new(NIL), last: Cell::new(NIL), len: Cell::new(0) }
     }
 }
 
@@ -204,28 +196,21 @@ impl<'m> Fifos<'m> {
     #[inline]
     #[must_use]
     pub fn list_of(&self, slot: u32) -> Option<u32> {
-        self.link(slot)
-            .map(|link| link.list.get())
-            .filter(|&list| list != NIL)
+        self.link(slot).map(|link| link.list.get()).filter(|&list| list != NIL)
     }
 
     /// The oldest slot of `list`.
     #[inline]
     #[must_use]
     pub fn front(&self, list: u32) -> Option<u32> {
-        self.heads
-            .get(wide(list))
-            .map(|head| head.first.get())
-            .filter(|&slot| slot != NIL)
+        self.heads.get(wide(list)).map(|head| head.first.get()).filter(|&slot| slot != NIL)
     }
 
     /// The slot that stands after `slot` in its list.
     #[inline]
     #[must_use]
     pub fn after(&self, slot: u32) -> Option<u32> {
-        self.link(slot)
-            .map(|link| link.next.get())
-            .filter(|&next| next != NIL)
+        self.link(slot).map(|link| link.next.get()).filter(|&next| next != NIL)
     }
 
     /// The slots of `list`, oldest first, at most `budget` of them. The slot that was yielded last may be unlinked
@@ -233,12 +218,7 @@ impl<'m> Fifos<'m> {
     #[inline]
     #[must_use]
     pub fn iter(&self, list: u32, budget: u32) -> Walk<'_, 'm> {
-        Walk {
-            fifos: self,
-            list,
-            next: self.front(list).unwrap_or(NIL),
-            budget,
-        }
+        Walk { fifos: self, list, next: self.front(list).unwrap_or(NIL), budget }
     }
 
     /// The slots that stand after `slot` in its list, at most `budget` of them: a search that ran out of budget goes
@@ -246,15 +226,9 @@ impl<'m> Fifos<'m> {
     #[inline]
     #[must_use]
     pub fn iter_after(&self, slot: u32, budget: u32) -> Walk<'_, 'm> {
-        let (list, next) = self
-            .link(slot)
-            .map_or((NIL, NIL), |link| (link.list.get(), link.next.get()));
-        Walk {
-            fifos: self,
-            list,
-            next,
-            budget,
-        }
+        let (list, next) =
+            self.link(slot).map_or((NIL, NIL), |link| (link.list.get(), link.next.get()));
+        Walk { fifos: self, list, next, budget }
     }
 
     /// How many slots `list` has; 0 where there is no such list.
@@ -288,11 +262,7 @@ impl<'m> Fifos<'m> {
     /// The link of `slot`; `NIL` has none.
     #[inline]
     fn link(&self, slot: u32) -> Option<&'m Link> {
-        if slot == NIL {
-            None
-        } else {
-            self.links.get(wide(slot))
-        }
+        if slot == NIL { None } else { self.links.get(wide(slot)) }
     }
 
     #[inline]
@@ -302,11 +272,7 @@ impl<'m> Fifos<'m> {
         if list == NIL {
             return Err(FifoError::UnknownList);
         }
-        if link.list.get() == NIL {
-            Ok((head, link))
-        } else {
-            Err(FifoError::Linked)
-        }
+        if link.list.get() == NIL { Ok((head, link)) } else { Err(FifoError::Linked) }
     }
 
     /// Closes the gap around `link`, a member of the list of `head`.

@@ -63,9 +63,5 @@ pub(crate) const fn wide(number: u32) -> usize {
 #[inline]
 pub(crate) const fn count(length: usize) -> u32 {
     let length = from_usize(length);
-    if length > widen(NIL) {
-        NIL
-    } else {
-        low(length)
-    }
+    if length > widen(NIL) { NIL } else { low(length) }
 }

@@ -21,11 +21,7 @@ pub struct NotPowerOfTwo {
 
 impl core::fmt::Display for NotPowerOfTwo {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(
-            f,
-            "ring storage of {} slots: give a power of two up to 2^31",
-            self.length
-        )
+        write!(f, "ring storage of {} slots: give a power of two up to 2^31", self.length)
     }
 }
 
@@ -61,11 +57,7 @@ impl<'m, T: Copy> Ring<'m, T> {
         if !length.is_power_of_two() || length > 1 << 31 {
             return Err(NotPowerOfTwo { length });
         }
-        Ok(Self {
-            slots: storage,
-            head: Cell::new(0),
-            tail: Cell::new(0),
-        })
+        Ok(Self { slots: storage, head: Cell::new(0), tail: Cell::new(0) })
     }
 
     /// Places a ring of at least `capacity` items: the next power of two. `filler` is what the empty slots hold; it is
@@ -76,11 +68,7 @@ impl<'m, T: Copy> Ring<'m, T> {
     pub fn place(bump: &Bump<'m>, capacity: u32, filler: T) -> Result<Self, Exhausted> {
         let capacity = capacity.min(1 << 31).next_power_of_two();
         let slots = bump.slice_with(wide(capacity), |_| Cell::new(filler))?;
-        Ok(Self {
-            slots,
-            head: Cell::new(0),
-            tail: Cell::new(0),
-        })
+        Ok(Self { slots, head: Cell::new(0), tail: Cell::new(0) })
     }
 
     /// Appends `item`.
@@ -174,8 +162,7 @@ impl<'m, T: Copy> Ring<'m, T> {
 
     #[inline]
     fn slot(&self, position: u32) -> Option<&Cell<T>> {
-        self.slots
-            .get(wide(position) & self.slots.len().wrapping_sub(1))
+        self.slots.get(wide(position) & self.slots.len().wrapping_sub(1))
     }
 }
 

@@ -155,11 +155,7 @@ impl<'m, T> Slab<'m, T> {
             next = next.wrapping_sub(1);
         }
         let free = if capacity == 0 { NIL } else { 0 };
-        Self {
-            slots: storage,
-            free: Cell::new(free),
-            live: Cell::new(0),
-        }
+        Self { slots: storage, free: Cell::new(free), live: Cell::new(0) }
     }
 
     /// Places a slab of `capacity` entries.
@@ -167,9 +163,7 @@ impl<'m, T> Slab<'m, T> {
     /// # Errors
     /// The arena has too little room left.
     pub fn place(bump: &Bump<'m>, capacity: u32) -> Result<Self, Exhausted> {
-        Ok(Self::new(
-            bump.slice_with(wide(capacity), |_| Slot::vacant())?,
-        ))
+        Ok(Self::new(bump.slice_with(wide(capacity), |_| Slot::vacant())?))
     }
 
     /// Stores `value` and names it. The key of the next entry in this slot will differ.
@@ -187,10 +181,7 @@ impl<'m, T> Slab<'m, T> {
         slot.state.set(state | LIVE);
         slot.value.set(Some(value));
         self.live.set(self.live.get().wrapping_add(1));
-        Ok(Key {
-            slot: index,
-            generation: generation_of(state),
-        })
+        Ok(Key { slot: index, generation: generation_of(state) })
     }
 
     /// The key that the next [`insert`](Slab::insert) will return; `None` where it will be refused. For
@@ -200,10 +191,7 @@ impl<'m, T> Slab<'m, T> {
     pub fn next_key(&self) -> Option<Key> {
         let index = self.free.get();
         let slot = self.slots.get(wide(index))?;
-        Some(Key {
-            slot: index,
-            generation: generation_of(slot.state.get()),
-        })
+        Some(Key { slot: index, generation: generation_of(slot.state.get()) })
     }
 
     /// Ends an entry and gives its value back. `key` is refused from now on.
@@ -286,10 +274,7 @@ impl<'m, T> Slab<'m, T> {
     #[must_use]
     pub fn key_at(&self, slot: u32) -> Option<Key> {
         let state = self.slots.get(wide(slot))?.state.get();
-        (state & LIVE != 0).then_some(Key {
-            slot,
-            generation: generation_of(state),
-        })
+        (state & LIVE != 0).then_some(Key { slot, generation: generation_of(state) })
     }
 
     /// The keys of all live entries by rising slot number. Entries may be inserted and removed meanwhile.
@@ -393,11 +378,7 @@ const fn generation_of(state: u32) -> Generation {
 /// Why `key` does not match a slot in `state`.
 #[cold]
 const fn refusal(state: u32, key: Key) -> SlabError {
-    if state == key.generation.as_raw() {
-        SlabError::Vacant
-    } else {
-        SlabError::Stale
-    }
+    if state == key.generation.as_raw() { SlabError::Vacant } else { SlabError::Stale }
 }
 
 #[cfg(test)]

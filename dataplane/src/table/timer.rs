@@ -117,18 +117,9 @@ impl<'m, T: Copy> Timers<'m, T> {
     /// there are too few `heads` or `soonest`.
     #[must_use]
     pub fn new(storage: TimerStorage<'m, T>, tick: Nanos) -> Self {
-        let TimerStorage {
-            entries,
-            links,
-            heads,
-            soonest,
-        } = storage;
+        let TimerStorage { entries, links, heads, soonest } = storage;
         let lists = heads.len().min(soonest.len());
-        let capacity = if lists < wide(TimerStorage::<T>::LISTS) {
-            0
-        } else {
-            links.len()
-        };
+        let capacity = if lists < wide(TimerStorage::<T>::LISTS) { 0 } else { links.len() };
         let capacity = capacity.min(entries.len());
         let entries = entries.get_mut(..capacity).unwrap_or_default();
         Self::over(Slab::new(entries), Fifos::new(links, heads), soonest, tick)
@@ -173,10 +164,7 @@ impl<'m, T: Copy> Timers<'m, T> {
     pub fn insert(&self, deadline: Instant, payload: T) -> Result<Key, Full<T>> {
         let tick = self.tick_of(deadline);
         let entry = TimerEntry { tick, payload };
-        let key = self
-            .entries
-            .insert(entry)
-            .map_err(|Full(entry)| Full(entry.payload))?;
+        let key = self.entries.insert(entry).map_err(|Full(entry)| Full(entry.payload))?;
         self.link(key.slot(), tick);
         Ok(key)
     }
@@ -215,11 +203,7 @@ impl<'m, T: Copy> Timers<'m, T> {
     #[inline]
     pub fn expire(&self, now: Instant, budget: u32) -> Expire<'_, 'm, T> {
         let now = unshift(now.as_nanos(), self.tick_shift).max(self.elapsed.get());
-        Expire {
-            timers: self,
-            now,
-            budget,
-        }
+        Expire { timers: self, now, budget }
     }
 
     /// When to call [`expire`](Timers::expire) again: at this instant or before it there is nothing to fire, save
@@ -294,11 +278,7 @@ impl<'m, T: Copy> Timers<'m, T> {
         if list < SLOTS {
             return self.fire(slot);
         }
-        if let Some(entry) = self
-            .entries
-            .key_at(slot)
-            .and_then(|key| self.entries.get(key).ok())
-        {
+        if let Some(entry) = self.entries.key_at(slot).and_then(|key| self.entries.get(key).ok()) {
             self.link(slot, entry.tick);
         }
         Step::Moved
@@ -312,11 +292,7 @@ impl<'m, T: Copy> Timers<'m, T> {
             return Step::Nothing;
         };
         let deadline = self.instant_of(self.elapsed.get());
-        Step::Fired(Due {
-            key,
-            deadline,
-            payload: entry.payload,
-        })
+        Step::Fired(Due { key, deadline, payload: entry.payload })
     }
 
     /// Moves the wheel's time on to the next occupied slot, or to `now` where that comes first. Says whether a slot was
@@ -371,10 +347,7 @@ impl<'m, T: Copy> Timers<'m, T> {
         };
         self.wake.set(self.wake.get().min(start));
         let linked = self.order.push_back(list, slot);
-        debug_assert!(
-            linked.is_ok(),
-            "`open` names lists that exist, and every entry has a link"
-        );
+        debug_assert!(linked.is_ok(), "`open` names lists that exist, and every entry has a link");
     }
 
     /// The list of `tick` on `level`, marked as occupied.
@@ -386,15 +359,10 @@ impl<'m, T: Copy> Timers<'m, T> {
         if let (Some(occupied), Some(soonest)) =
             (self.occupied.get(wide(level)), self.soonest.get(wide(list)))
         {
-            let others = if occupied.get() & bit == 0 {
-                u64::MAX
-            } else {
-                soonest.get()
-            };
+            let others = if occupied.get() & bit == 0 { u64::MAX } else { soonest.get() };
             soonest.set(others.min(tick));
             occupied.set(occupied.get() | bit);
-            self.levels
-                .set(self.levels.get() | 1u32.wrapping_shl(level));
+            self.levels.set(self.levels.get() | 1u32.wrapping_shl(level));
         }
         list
     }
@@ -419,8 +387,7 @@ impl<'m, T: Copy> Timers<'m, T> {
         };
         occupied.set(occupied.get() & !1u64.wrapping_shl(list % SLOTS));
         if occupied.get() == 0 {
-            self.levels
-                .set(self.levels.get() & !1u32.wrapping_shl(level));
+            self.levels.set(self.levels.get() & !1u32.wrapping_shl(level));
         }
     }
 
@@ -433,11 +400,7 @@ impl<'m, T: Copy> Timers<'m, T> {
     const fn tick_of(&self, deadline: Instant) -> u64 {
         let ns = deadline.as_nanos();
         let tick = unshift(ns, self.tick_shift);
-        if ns == tick.wrapping_shl(self.tick_shift) {
-            tick
-        } else {
-            tick.wrapping_add(1)
-        }
+        if ns == tick.wrapping_shl(self.tick_shift) { tick } else { tick.wrapping_add(1) }
     }
 
     const fn instant_of(&self, tick: u64) -> Instant {

@@ -102,14 +102,7 @@ mod tests {
                 assert_ne!(id.pack(), EndpointId::NONE);
             }
         }
-        assert_eq!(
-            EndpointId {
-                slot: 5,
-                generation: 7
-            }
-            .pack(),
-            5 | 7 << 32
-        );
+        assert_eq!(EndpointId { slot: 5, generation: 7 }.pack(), 5 | 7 << 32);
     }
 
     #[test]

@@ -78,11 +78,7 @@ impl LaneWord {
     #[inline]
     #[must_use]
     pub const fn unpack(word: u64) -> Option<Self> {
-        let TagWord {
-            tag,
-            generation,
-            subject,
-        } = TagWord::unpack(word);
+        let TagWord { tag, generation, subject } = TagWord::unpack(word);
         let [a, b, c, d] = subject.to_le_bytes();
         match LaneState::from_code(tag) {
             Some(state) => Some(Self {
@@ -161,12 +157,7 @@ mod tests {
         for state in LaneState::ALL.iter().copied() {
             for generation in [0, 1, 0xff_ffff] {
                 for (sender_process, receiver_process) in [(0, 0), (7, 65_535), (65_535, 1)] {
-                    let word = LaneWord {
-                        state,
-                        generation,
-                        sender_process,
-                        receiver_process,
-                    };
+                    let word = LaneWord { state, generation, sender_process, receiver_process };
                     assert_eq!(LaneWord::unpack(word.pack()), Some(word));
                 }
             }
@@ -189,12 +180,7 @@ mod tests {
     #[test]
     fn what_different_sides_write_lies_in_different_lines() {
         let line = |name: &str| LaneHeader::LAYOUT.field(name).unwrap().offset / 64;
-        for receiver in [
-            "credit_cells",
-            "credit_spill_bytes",
-            "armed",
-            "receiver_state",
-        ] {
+        for receiver in ["credit_cells", "credit_spill_bytes", "armed", "receiver_state"] {
             for other in ["state", "receiver_owner", "sender_state"] {
                 assert_ne!(line(receiver), line(other), "{receiver} {other}");
             }

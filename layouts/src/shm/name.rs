@@ -43,10 +43,7 @@ impl fmt::Display for NameError {
         match *self {
             Self::Empty => f.write_str("the name is empty: give 1 to 63 characters"),
             Self::TooLong { length } => {
-                write!(
-                    f,
-                    "the name has {length} bytes: give at most {NAME_LENGTH_MAX}"
-                )
+                write!(f, "the name has {length} bytes: give at most {NAME_LENGTH_MAX}")
             }
             Self::LeadingDot => {
                 f.write_str("the name starts with a dot: start with a letter or a digit")
@@ -108,10 +105,7 @@ pub fn pack_name(name: &str) -> Result<[u8; NAME_BYTES], NameError> {
 /// As [`check_name`]; [`NameError::TooLong`] where no closing zero is found,
 /// [`NameError::BytesAfterEnd`] where the rest of the field is not zero.
 pub fn unpack_name(field: &[u8; NAME_BYTES]) -> Result<&str, NameError> {
-    let length = field
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(NAME_BYTES);
+    let length = field.iter().position(|byte| *byte == 0).unwrap_or(NAME_BYTES);
     let Some((name, rest)) = field.split_at_checked(length) else {
         return Err(NameError::TooLong { length });
     };
@@ -123,10 +117,7 @@ pub fn unpack_name(field: &[u8; NAME_BYTES]) -> Result<&str, NameError> {
     // claim.
     match core::str::from_utf8(name) {
         Ok(text) => Ok(text),
-        Err(error) => Err(NameError::BadByte {
-            byte: 0,
-            index: error.valid_up_to(),
-        }),
+        Err(error) => Err(NameError::BadByte { byte: 0, index: error.valid_up_to() }),
     }
 }
 
@@ -152,43 +143,16 @@ mod tests {
             (".", NameError::LeadingDot),
             ("..", NameError::LeadingDot),
             (".hidden", NameError::LeadingDot),
-            (
-                "a/b",
-                NameError::BadByte {
-                    byte: b'/',
-                    index: 1,
-                },
-            ),
-            (
-                "a b",
-                NameError::BadByte {
-                    byte: b' ',
-                    index: 1,
-                },
-            ),
-            (
-                "ab\n",
-                NameError::BadByte {
-                    byte: b'\n',
-                    index: 2,
-                },
-            ),
+            ("a/b", NameError::BadByte { byte: b'/', index: 1 }),
+            ("a b", NameError::BadByte { byte: b' ', index: 1 }),
+            ("ab\n", NameError::BadByte { byte: b'\n', index: 2 }),
             ("a\0", NameError::BadByte { byte: 0, index: 1 }),
-            (
-                "\u{e9}",
-                NameError::BadByte {
-                    byte: 0xc3,
-                    index: 0,
-                },
-            ),
+            ("\u{e9}", NameError::BadByte { byte: 0xc3, index: 0 }),
         ];
         for (name, error) in cases {
             assert_eq!(pack_name(name), Err(error), "{name:?}");
         }
-        assert_eq!(
-            pack_name(&"x".repeat(64)),
-            Err(NameError::TooLong { length: 64 })
-        );
+        assert_eq!(pack_name(&"x".repeat(64)), Err(NameError::TooLong { length: 64 }));
     }
 
     #[test]
@@ -206,44 +170,21 @@ mod tests {
     #[test]
     fn fields_from_a_hostile_peer_are_refused() {
         assert_eq!(unpack_name(&[0; 64]), Err(NameError::Empty));
-        assert_eq!(
-            unpack_name(&[b'a'; 64]),
-            Err(NameError::TooLong { length: 64 })
-        );
-        assert_eq!(
-            unpack_name(&[0xff; 64]),
-            Err(NameError::TooLong { length: 64 })
-        );
+        assert_eq!(unpack_name(&[b'a'; 64]), Err(NameError::TooLong { length: 64 }));
+        assert_eq!(unpack_name(&[0xff; 64]), Err(NameError::TooLong { length: 64 }));
         let mut field = pack_name("abc").unwrap();
         field[9] = b'x';
         assert_eq!(unpack_name(&field), Err(NameError::BytesAfterEnd));
         field[3] = 0xff;
-        assert_eq!(
-            unpack_name(&field),
-            Err(NameError::BadByte {
-                byte: 0xff,
-                index: 3
-            })
-        );
+        assert_eq!(unpack_name(&field), Err(NameError::BadByte { byte: 0xff, index: 3 }));
     }
 
     #[test]
     fn the_message_shows_the_offender_and_the_remedy() {
         assert_eq!(
-            NameError::BadByte {
-                byte: b'/',
-                index: 4
-            }
-            .to_string(),
+            NameError::BadByte { byte: b'/', index: 4 }.to_string(),
             "byte 4 of the name is '/': use only letters, digits, '.', '_' and '-'"
         );
-        assert!(
-            NameError::BadByte {
-                byte: b'\n',
-                index: 0
-            }
-            .to_string()
-            .contains("'\\n'")
-        );
+        assert!(NameError::BadByte { byte: b'\n', index: 0 }.to_string().contains("'\\n'"));
     }
 }

@@ -46,12 +46,8 @@ impl Lease {
     #[inline]
     #[must_use]
     pub const fn pack(self) -> u64 {
-        TagWord {
-            tag: self.state.code(),
-            generation: self.generation,
-            subject: self.subject,
-        }
-        .pack()
+        TagWord { tag: self.state.code(), generation: self.generation, subject: self.subject }
+            .pack()
     }
 
     /// The parts of `word`, or `None` where the state is not in the list: somebody scribbled over
@@ -59,17 +55,9 @@ impl Lease {
     #[inline]
     #[must_use]
     pub const fn unpack(word: u64) -> Option<Self> {
-        let TagWord {
-            tag,
-            generation,
-            subject,
-        } = TagWord::unpack(word);
+        let TagWord { tag, generation, subject } = TagWord::unpack(word);
         match LeaseState::from_code(tag) {
-            Some(state) => Some(Self {
-                state,
-                generation,
-                subject,
-            }),
+            Some(state) => Some(Self { state, generation, subject }),
             None => None,
         }
     }
@@ -106,11 +94,7 @@ mod tests {
         for state in LeaseState::ALL.iter().copied() {
             for generation in [0, 1, 0xff_ffff] {
                 for subject in [0, 1, 4_194_304, u32::MAX] {
-                    let lease = Lease {
-                        state,
-                        generation,
-                        subject,
-                    };
+                    let lease = Lease { state, generation, subject };
                     assert_eq!(Lease::unpack(lease.pack()), Some(lease));
                 }
             }
@@ -119,11 +103,7 @@ mod tests {
 
     #[test]
     fn the_word_has_the_documented_bits() {
-        let lease = Lease {
-            state: LeaseState::Live,
-            generation: 0x123456,
-            subject: 77,
-        };
+        let lease = Lease { state: LeaseState::Live, generation: 0x123456, subject: 77 };
         assert_eq!(lease.pack(), 2 | 0x123456 << 8 | 77 << 32);
         assert_eq!(Lease::unpack(0).map(|l| l.state), Some(LeaseState::Free));
     }

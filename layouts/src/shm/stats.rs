@@ -342,11 +342,7 @@ pub const fn bucket_middle(index: usize) -> u64 {
 }
 
 const fn clamp(index: usize) -> usize {
-    if index < BUCKET_COUNT {
-        index
-    } else {
-        BUCKET_COUNT - 1
-    }
+    if index < BUCKET_COUNT { index } else { BUCKET_COUNT - 1 }
 }
 
 #[cfg(test)]
@@ -375,10 +371,7 @@ mod tests {
         for value in 0..200_000 {
             let index = bucket_of(value);
             assert!(index == before || index == before + 1, "{value}");
-            assert!(
-                (bucket_low(index)..=bucket_high(index)).contains(&value),
-                "{value}"
-            );
+            assert!((bucket_low(index)..=bucket_high(index)).contains(&value), "{value}");
             before = index;
         }
     }
@@ -404,15 +397,8 @@ mod tests {
 
     #[test]
     fn the_numbers_of_the_drawing_are_right() {
-        for (value, index) in [
-            (15, 15),
-            (16, 16),
-            (31, 31),
-            (32, 32),
-            (33, 32),
-            (62, 47),
-            (64, 48),
-        ] {
+        for (value, index) in [(15, 15), (16, 16), (31, 31), (32, 32), (33, 32), (62, 47), (64, 48)]
+        {
             assert_eq!(bucket_of(value), index, "{value}");
         }
         assert_eq!(VALUE_MAX, (1 << VALUE_BITS) - 1);

@@ -73,11 +73,7 @@ impl Head {
     pub const fn unpack(word: u64) -> Self {
         let [.., flags] = word.to_le_bytes();
         let length = word::to_usize(word >> SEQUENCE_BITS) & MESSAGE_LENGTH_MAX;
-        Self {
-            sequence: word::low(word),
-            length,
-            flags,
-        }
+        Self { sequence: word::low(word), length, flags }
     }
 
     /// Whether this can be the head of a message at all: [`flags::VALID`] is set, and no flag that
@@ -103,16 +99,8 @@ layout! {
 
 /// Hash of the flags and of the places in the head word, for the hash over all layouts.
 pub(crate) const fn head_hash() -> u64 {
-    let all = [
-        flags::VALID,
-        flags::TAGGED,
-        flags::IMMEDIATE,
-        flags::CONTROL,
-        flags::KNOWN,
-        0,
-        0,
-        0,
-    ];
+    let all =
+        [flags::VALID, flags::TAGGED, flags::IMMEDIATE, flags::CONTROL, flags::KNOWN, 0, 0, 0];
     let hash = hash_word(HASH_START, u64::from_le_bytes(all));
     let hash = hash_word(hash, word::widen(SEQUENCE_BITS));
     hash_word(hash, word::widen(LENGTH_BITS))
@@ -128,11 +116,7 @@ mod tests {
         for sequence in [0, 1, 0x8000_0000, u32::MAX] {
             for length in [0, 1, 48, 0x80_0000, MESSAGE_LENGTH_MAX] {
                 for flags in 0..=255 {
-                    let head = Head {
-                        sequence,
-                        length,
-                        flags,
-                    };
+                    let head = Head { sequence, length, flags };
                     assert_eq!(Head::unpack(Head::pack(sequence, length, flags)), head);
                 }
             }
@@ -156,23 +140,14 @@ mod tests {
     fn only_valid_and_known_flags_make_a_message() {
         assert!(!Head::unpack(0).is_message());
         for flags in 0..=255 {
-            let head = Head {
-                sequence: 0,
-                length: 0,
-                flags,
-            };
+            let head = Head { sequence: 0, length: 0, flags };
             assert_eq!(head.is_message(), flags < 16 && flags % 2 == 1, "{flags}");
         }
     }
 
     #[test]
     fn every_flag_is_a_bit_of_its_own() {
-        let single = [
-            flags::VALID,
-            flags::TAGGED,
-            flags::IMMEDIATE,
-            flags::CONTROL,
-        ];
+        let single = [flags::VALID, flags::TAGGED, flags::IMMEDIATE, flags::CONTROL];
         assert!(single.iter().all(|flag| flag.count_ones() == 1));
         assert_eq!(single.iter().sum::<u8>(), flags::KNOWN);
     }
@@ -184,9 +159,7 @@ mod tests {
             tag: Le64::new(3),
             imm: Le64::new(0x0807_0605_0403_0201),
         };
-        let bytes = [
-            1, 0, 0, 0, 2, 0, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8,
-        ];
+        let bytes = [1, 0, 0, 0, 2, 0, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
         assert_eq!(header.as_bytes(), bytes);
     }
 }

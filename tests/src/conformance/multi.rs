@@ -60,8 +60,7 @@ pub fn fills_one_buffer_with_many<R: Rig>(world: &World<'_, R>) {
     let pool = pool(world);
     post(world, &b, pool, 64, 5);
     let all = exchange(world, (&a, &b, to_b), &[10, 64, 1, 50, 60]);
-    let expected =
-        [(5, 0, false), (5, 16, false), (5, 80, false), (5, 88, false), (5, 144, true)];
+    let expected = [(5, 0, false), (5, 16, false), (5, 80, false), (5, 88, false), (5, 144, true)];
     assert_eq!(places(&all), expected);
     assert_eq!((pool.free_count(), b.posted_count()), (4, 0));
 }
@@ -73,8 +72,7 @@ pub fn gives_back_what_is_too_full<R: Rig>(world: &World<'_, R>) {
     post(world, &b, pool, 0, 1);
     post(world, &b, pool, 0, 2);
     let all = exchange(world, (&a, &b, to_b), &[100, 100, 57, 48]);
-    let expected =
-        [(1, 0, false), (1, 104, false), (1, 0, true), (2, 0, false), (2, 64, false)];
+    let expected = [(1, 0, false), (1, 104, false), (1, 0, true), (2, 0, false), (2, 64, false)];
     assert_eq!(places(&all), expected);
     assert_eq!((all[2].kind, all[2].status), (Kind::RecvEnded, Status::Success));
     assert_eq!(b.posted_count(), 1);
@@ -198,7 +196,8 @@ pub fn runs_keep_every_message<R: Rig>(world: &World<'_, R>) {
     }
     let number = |at: usize| u64::try_from(at).unwrap();
     // What is still to come, of either kind: they may pass each other.
-    let (tagged, untagged): (Vec<usize>, Vec<usize>) = (0..stream.len()).partition(|&i| stream[i].1);
+    let (tagged, untagged): (Vec<usize>, Vec<usize>) =
+        (0..stream.len()).partition(|&i| stream[i].1);
     let mut to_come = [untagged, tagged].map(std::collections::VecDeque::from);
     let (mut sent, mut posted) = (0, [0; 2]);
     world.until("all are there", &[&a, &b], || {
@@ -217,7 +216,8 @@ pub fn runs_keep_every_message<R: Rig>(world: &World<'_, R>) {
             if posted[kind] < 2 {
                 let room = [0, 8, 64, 256][rng.index(4)];
                 let loan = pool.lend().unwrap();
-                posted[kind] += usize::from(b.post_run_recv(from, loan, room, number(kind)).is_ok());
+                posted[kind] +=
+                    usize::from(b.post_run_recv(from, loan, room, number(kind)).is_ok());
             }
         }
         while let Some(got) = b.take() {

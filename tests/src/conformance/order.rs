@@ -84,7 +84,8 @@ pub fn nothing_shows_before_the_doorbell_and_all_after<R: Rig>(world: &World<'_,
     world.until("it is there", &[&a, &b], || b.take().is_some());
     for number in 0..8_u64 {
         b.recv(RecvFrom::any(), number).unwrap();
-        a.inject(SendTo::peer(to_b).immediate(number), &pattern(number, length_of(number))).unwrap();
+        a.inject(SendTo::peer(to_b).immediate(number), &pattern(number, length_of(number)))
+            .unwrap();
     }
     world.turns(30, &[&b]);
     assert_eq!(b.inbox_len(), 0, "nothing was published");

@@ -41,7 +41,8 @@ fn next_end<'m, R: Rig>(world: &World<'m, R>, node: &Node<'m, R>) -> Event {
 fn reported_after_messages<R: Rig>(world: &World<'_, R>, how: End) {
     let (a, b, to_b, to_a) = world.pair();
     for number in 0..12 {
-        world.insist(&[&a], || a.inject(SendTo::peer(to_b).immediate(number), &pattern(number, 80)));
+        world
+            .insist(&[&a], || a.inject(SendTo::peer(to_b).immediate(number), &pattern(number, 80)));
     }
     // What a wrapper holds back is published when it lets go of it.
     world.turns(30, &[&a]);

@@ -101,8 +101,7 @@ pub fn a_full_batch_is_left_alone<R: Rig>(world: &World<'_, R>) {
     let cancelled = post(world, &b, 1).unwrap();
     b.cancel(cancelled).unwrap();
     let bytes = pattern(1, 30);
-    let wr =
-        SendWr { to: to_b, payload: Payload::Inject(&bytes), tag: None, immediate: Some(5) };
+    let wr = SendWr { to: to_b, payload: Payload::Inject(&bytes), tag: None, immediate: Some(5) };
     past_injected(|| a.post_send(&wr)).unwrap();
     for _ in 0..50 {
         a.ring_doorbell();

@@ -249,8 +249,7 @@ impl<'m> ShmGround<'m> {
     /// Processes whose endpoint was dropped: here, each has just one.
     fn bury_those_without_endpoint(&self) {
         let segment = &self.segment;
-        let live: Vec<u16> =
-            directory::rows(segment).map(|row| row.process).collect();
+        let live: Vec<u16> = directory::rows(segment).map(|row| row.process).collect();
         self.leases.borrow_mut().retain(|_, lease| {
             let stays = live.contains(&lease.slot());
             if !stays {

@@ -144,7 +144,8 @@ pub fn posted_loans_come_back_once<R: Rig>(world: &World<'_, R>) {
 /// All 64 bits of both, zero included, and told apart from none.
 pub fn tags_and_immediate_data_arrive<R: Rig>(world: &World<'_, R>) {
     let (a, b, to_b, _) = world.pair();
-    let values = [None, Some(0), Some(1), Some(u64::MAX), Some(1 << 63), Some(0x0123_4567_89AB_CDEF)];
+    let values =
+        [None, Some(0), Some(1), Some(u64::MAX), Some(1 << 63), Some(0x0123_4567_89AB_CDEF)];
     for tag in values {
         for immediate in values {
             for length in [0, 1, 39, 40, 41, 47, 48, 49, 56, 64] {

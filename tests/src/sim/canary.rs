@@ -39,7 +39,15 @@ pub mod flaw {
     pub const MISDIRECTS: u8 = 9;
     /// All of them.
     pub const ALL: [u8; 10] = [
-        LOSES, REPEATS, SWAPS, CORRUPTS, MISLABELS, FORGETS, STUTTERS, CONFUSES, BURIES_ALIVE,
+        LOSES,
+        REPEATS,
+        SWAPS,
+        CORRUPTS,
+        MISLABELS,
+        FORGETS,
+        STUTTERS,
+        CONFUSES,
+        BURIES_ALIVE,
         MISDIRECTS,
     ];
 }

@@ -214,7 +214,9 @@ impl Ledger {
         session.kinds.entry(letter.tag).or_default().0.push(number);
         let from = session.from;
         match context {
-            Some(context) => self.open((from, context), Op::Send { session: letter.session, number }),
+            Some(context) => {
+                self.open((from, context), Op::Send { session: letter.session, number })
+            }
             None => Ok(()),
         }
     }
@@ -295,7 +297,8 @@ impl Ledger {
             (None, Some(bytes)) => u64::from_le_bytes(*bytes),
             (None, None) => return Err(Violation(format!("a message without identity: {got:?}"))),
         };
-        let part = |shift: u32, bits: u32| usize::try_from(id >> shift & ((1 << bits) - 1)).unwrap();
+        let part =
+            |shift: u32, bits: u32| usize::try_from(id >> shift & ((1 << bits) - 1)).unwrap();
         let (at, number, length) = (part(44, 20), part(20, 24), part(0, 20));
         let known = self.sessions.get(at).is_some_and(|session| number < session.entries.len());
         ensure!(known, "stay {stay}: a message that nobody sent: {got:?}");

@@ -19,8 +19,8 @@ pub mod canary;
 mod ledger;
 
 use actor::{Actor, Taste};
-use ledger::{Ledger, ensure};
 pub use ledger::{Checked, Violation};
+use ledger::{Ledger, ensure};
 
 use spinwire_dataplane::provider::EndpointType;
 

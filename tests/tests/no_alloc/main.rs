@@ -35,17 +35,13 @@ const ROUNDS: u64 = 2_000;
 static TURN: Mutex<()> = Mutex::new(());
 
 fn take_turn() -> MutexGuard<'static, ()> {
-    TURN.lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[test]
 fn a_sealed_thread_uses_no_heap() {
     let _turn = take_turn();
-    assert!(
-        alloc_gate::is_installed(),
-        "the gate counts nothing, so it would pass everything"
-    );
+    assert!(alloc_gate::is_installed(), "the gate counts nothing, so it would pass everything");
     traffic::with(|traffic| {
         let sealed = alloc_gate::seal(OnUse::Count);
         let seen = traffic.run(0..ROUNDS);
@@ -75,11 +71,7 @@ fn a_sealed_thread_makes_no_system_call() {
             seen.is_complete(ROUNDS - WARM_UP_ROUNDS)
         })
     });
-    assert_eq!(
-        ended,
-        Ended::Done { answer: true },
-        "strace -f names the call"
-    );
+    assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
 }
 
 #[test]
@@ -87,10 +79,7 @@ fn canary_system_calls_are_watched() {
     let _turn = take_turn();
     let ended = without_system_calls(|| std::process::id() > 0);
     assert_eq!(ended, Ended::MadeSystemCall);
-    assert_eq!(
-        without_system_calls(|| false),
-        Ended::Done { answer: false }
-    );
+    assert_eq!(without_system_calls(|| false), Ended::Done { answer: false });
 }
 
 #[test]
@@ -102,10 +91,7 @@ fn a_sealed_thread_takes_no_page_fault() {
         let seen = traffic.run(WARM_UP_ROUNDS..ROUNDS);
         let after = seccomp::page_faults();
         traffic.check(&seen, ROUNDS - WARM_UP_ROUNDS);
-        assert_eq!(
-            before, after,
-            "(minor, major) page faults of the thread, before and after"
-        );
+        assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
     });
 }
 
@@ -116,8 +102,5 @@ fn canary_page_faults_are_watched() {
     let before = seccomp::page_faults();
     let touched = std::hint::black_box(fresh).spare_capacity_mut()[32 << 20].write(1) as *const u8;
     let after = seccomp::page_faults();
-    assert!(
-        after.0 > before.0,
-        "a first touch is a minor fault ({touched:p})"
-    );
+    assert!(after.0 > before.0, "a first touch is a minor fault ({touched:p})");
 }

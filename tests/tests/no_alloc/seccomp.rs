@@ -30,23 +30,14 @@ pub(crate) fn without_system_calls(work: impl FnOnce() -> bool) -> Ended {
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "fork: {}", std::io::Error::last_os_error());
     if child == 0 {
-        let code = if forbid_system_calls() {
-            i32::from(!work())
-        } else {
-            SETUP_FAILED
-        };
+        let code = if forbid_system_calls() { i32::from(!work()) } else { SETUP_FAILED };
         // SAFETY: ends the child at once, without the exit handlers of its parent.
         unsafe { libc::_exit(code) }
     }
     let mut status = 0;
     // SAFETY: `child` is a child of ours that nobody else waits for.
     let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
-    assert_eq!(
-        waited,
-        child,
-        "waitpid: {}",
-        std::io::Error::last_os_error()
-    );
+    assert_eq!(waited, child, "waitpid: {}", std::io::Error::last_os_error());
     if libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSYS {
         return Ended::MadeSystemCall;
     }
@@ -70,12 +61,7 @@ const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
 const fn statement(code: u16, k: u32) -> sock_filter {
-    sock_filter {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    }
+    sock_filter { code, jt: 0, jf: 0, k }
 }
 
 /// From here on every system call but `exit_group` kills this process with SIGSYS.
@@ -84,32 +70,19 @@ fn forbid_system_calls() -> bool {
     let exit_group = u32::try_from(libc::SYS_exit_group).unwrap_or(u32::MAX);
     let mut filter = [
         statement(LOAD_WORD, number),
-        sock_filter {
-            code: JUMP_IF_EQUAL,
-            jt: 0,
-            jf: 1,
-            k: exit_group,
-        },
+        sock_filter { code: JUMP_IF_EQUAL, jt: 0, jf: 1, k: exit_group },
         statement(RETURN, libc::SECCOMP_RET_ALLOW),
         statement(RETURN, libc::SECCOMP_RET_KILL_PROCESS),
     ];
-    let program = sock_fprog {
-        len: 4,
-        filter: filter.as_mut_ptr(),
-    };
+    let program = sock_fprog { len: 4, filter: filter.as_mut_ptr() };
     // SAFETY: gives up privileges of this child only; no pointers.
     let settled = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     if settled != 0 {
         return false;
     }
     // SAFETY: `program` and the filter that it points to live through the call; the kernel copies them.
-    let filtered = unsafe {
-        libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
-            &raw const program,
-        )
-    };
+    let filtered =
+        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
     filtered == 0
 }
 

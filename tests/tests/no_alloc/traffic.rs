@@ -39,16 +39,7 @@ pub(crate) struct Seen {
 impl Seen {
     /// Everything happened as often as it should, and nothing went wrong.
     pub(crate) fn is_complete(&self, rounds: u64) -> bool {
-        let Self {
-            pings,
-            pongs,
-            unexpected,
-            batched,
-            refused,
-            cancelled,
-            timers,
-            wrong,
-        } = *self;
+        let Self { pings, pongs, unexpected, batched, refused, cancelled, timers, wrong } = *self;
         let each = [pings, pongs, unexpected, cancelled, timers];
         wrong == 0 && each.iter().all(|count| *count == rounds) && refused > 0 && batched > rounds
     }
@@ -74,14 +65,9 @@ fn name(text: &str) -> Name {
 
 impl<'d> Side<'d> {
     fn open(domain: &'d Domain, bump: &Bump<'d>, page: &'d StatsPage, own: &Name) -> Self {
-        let every_turn = PlaneConfig {
-            stats_every: Nanos::ZERO,
-            ..PlaneConfig::default()
-        };
+        let every_turn = PlaneConfig { stats_every: Nanos::ZERO, ..PlaneConfig::default() };
         let naming = (own, EndpointType::Rdm);
-        let port = domain
-            .open_port(bump, naming, &ShmConfig::default())
-            .expect("port");
+        let port = domain.open_port(bump, naming, &ShmConfig::default()).expect("port");
         Self {
             endpoint: Endpoint::new(port, bump, &EndpointConfig::default()).expect("endpoint"),
             pool: LoanPool::place(bump, 32, LOAN_BYTES).expect("pool"),
@@ -99,22 +85,11 @@ impl<'d> Side<'d> {
 /// Opens everything, by the same calls as a service, and lets `work` use it. Nothing stays behind in the machine.
 pub(crate) fn with<R>(work: impl FnOnce(&Traffic<'_>) -> R) -> R {
     static OPENED: AtomicU64 = AtomicU64::new(0);
-    let stem = format!(
-        "test-{}-{}",
-        std::process::id(),
-        OPENED.fetch_add(1, Ordering::Relaxed)
-    );
+    let stem = format!("test-{}-{}", std::process::id(), OPENED.fetch_add(1, Ordering::Relaxed));
     let [name_a, name_b] = ["a", "b"].map(|side| name(&format!("{stem}-{side}")));
-    let geometry = Geometry {
-        process_count: 4,
-        endpoint_count: 4,
-        lane_count: 4,
-        ..Geometry::default()
-    };
-    let config = DomainConfig {
-        geometry,
-        ..DomainConfig::default()
-    };
+    let geometry =
+        Geometry { process_count: 4, endpoint_count: 4, lane_count: 4, ..Geometry::default() };
+    let config = DomainConfig { geometry, ..DomainConfig::default() };
     let domain = Domain::create(&stem, &config).expect("domain");
     domain.unlink().expect("the name goes, the memory stays");
     let [mut memory_a, mut memory_b] =
@@ -123,10 +98,8 @@ pub(crate) fn with<R>(work: impl FnOnce(&Traffic<'_>) -> R) -> R {
     let [page_a, page_b] = &pages;
     let a = Side::open(&domain, &Plane::arena(&mut memory_a), page_a, &name_a);
     let b = Side::open(&domain, &Plane::arena(&mut memory_b), page_b, &name_b);
-    a.peer
-        .set(Some(a.endpoint.connect(&name_b).expect("b is there")));
-    b.peer
-        .set(Some(b.endpoint.connect(&name_a).expect("a is there")));
+    a.peer.set(Some(a.endpoint.connect(&name_b).expect("b is there")));
+    b.peer.set(Some(b.endpoint.connect(&name_a).expect("a is there")));
     work(&Traffic { a, b })
 }
 
@@ -190,10 +163,7 @@ impl<'d> Traffic<'d> {
             return wrong(seen);
         };
         fill(&mut message, length, round);
-        let sent = self
-            .a
-            .endpoint
-            .inject(self.a.to().tag(round).immediate(!round), &message);
+        let sent = self.a.endpoint.inject(self.a.to().tag(round).immediate(!round), &message);
         drop(message);
         let Some(mut ping) = self.completion(&self.b) else {
             return wrong(seen);
@@ -201,9 +171,7 @@ impl<'d> Traffic<'d> {
         let good = sent.is_ok()
             && (ping.kind, ping.status, ping.context) == (Kind::Received, Status::Success, round)
             && (ping.tag, ping.immediate) == (Some(round), Some(!round))
-            && ping
-                .bytes()
-                .is_some_and(|bytes| is_filled(bytes, length, round));
+            && ping.bytes().is_some_and(|bytes| is_filled(bytes, length, round));
         let Some(answer) = ping.loan.take().filter(|_| good) else {
             return wrong(seen);
         };
@@ -215,24 +183,15 @@ impl<'d> Traffic<'d> {
         let Some(posted) = self.a.pool.lend() else {
             return wrong(seen);
         };
-        if self
-            .a
-            .endpoint
-            .post_recv(RecvFrom::any(), posted, round)
-            .is_err()
-            || self
-                .b
-                .endpoint
-                .post_send(self.b.to(), answer, round)
-                .is_err()
+        if self.a.endpoint.post_recv(RecvFrom::any(), posted, round).is_err()
+            || self.b.endpoint.post_send(self.b.to(), answer, round).is_err()
         {
             return wrong(seen);
         }
         let sent = self.completion(&self.b).map(|c| (c.kind, c.status));
-        let good = self.completion(&self.a).is_some_and(|pong| {
-            pong.bytes()
-                .is_some_and(|bytes| is_filled(bytes, length, round))
-        });
+        let good = self
+            .completion(&self.a)
+            .is_some_and(|pong| pong.bytes().is_some_and(|bytes| is_filled(bytes, length, round)));
         if good && sent == Some((Kind::Sent, Status::Success)) {
             seen.pongs += 1;
         } else {
@@ -248,10 +207,7 @@ impl<'d> Traffic<'d> {
         let Some(loan) = self.b.pool.lend() else {
             return wrong(seen);
         };
-        let posted = self
-            .b
-            .endpoint
-            .post_recv(RecvFrom::any().tag(7), loan, round);
+        let posted = self.b.endpoint.post_recv(RecvFrom::any().tag(7), loan, round);
         let received = self.completion(&self.b);
         let good = received.is_some_and(|completion| completion.bytes() == Some(b"early"));
         if sent.is_ok() && waiting.is_some_and(|w| w.length == 5) && posted.is_ok() && good {
@@ -280,17 +236,12 @@ impl<'d> Traffic<'d> {
         let Some(loan) = self.b.pool.lend() else {
             return wrong(seen);
         };
-        let Ok(id) = self
-            .b
-            .endpoint
-            .post_recv(RecvFrom::any().tag(u64::MAX - 1), loan, round)
+        let Ok(id) = self.b.endpoint.post_recv(RecvFrom::any().tag(u64::MAX - 1), loan, round)
         else {
             return wrong(seen);
         };
         let taken_back = self.b.endpoint.cancel(id).is_ok();
-        let ended = self
-            .completion(&self.b)
-            .map(|c| (c.status, c.loan.is_some()));
+        let ended = self.completion(&self.b).map(|c| (c.status, c.loan.is_some()));
         let again = self.b.endpoint.cancel(id).is_err();
         if taken_back && again && ended == Some((Status::Cancelled, true)) {
             seen.cancelled += 1;
@@ -304,20 +255,12 @@ impl<'d> Traffic<'d> {
         let Some(loan) = self.b.pool.lend() else {
             return wrong(seen);
         };
-        let Ok(id) = self
-            .b
-            .endpoint
-            .post_multi_recv(RecvFrom::any().tag(9), loan, 256, round)
+        let Ok(id) = self.b.endpoint.post_multi_recv(RecvFrom::any().tag(9), loan, 256, round)
         else {
             return wrong(seen);
         };
         for part in 0..4_u8 {
-            if self
-                .a
-                .endpoint
-                .inject(self.a.to().tag(9), &[part; 100])
-                .is_err()
-            {
+            if self.a.endpoint.inject(self.a.to().tag(9), &[part; 100]).is_err() {
                 return wrong(seen);
             }
         }
@@ -357,12 +300,7 @@ impl<'d> Traffic<'d> {
         }
         let set = self.a.timers.insert(now, round).is_ok();
         let later = now.saturating_add(Nanos::from_millis(1));
-        let fired = self
-            .a
-            .timers
-            .expire(later, 8)
-            .filter(|due| due.payload == round)
-            .count();
+        let fired = self.a.timers.expire(later, 8).filter(|due| due.payload == round).count();
         if set && fired == 1 {
             seen.timers += 1;
         } else {
@@ -405,17 +343,11 @@ fn fill(loan: &mut Loan<'_>, length: usize, round: u64) {
 }
 
 fn is_filled(bytes: &[u8], length: usize, round: u64) -> bool {
-    bytes.len() == length
-        && bytes
-            .iter()
-            .enumerate()
-            .all(|(at, byte)| *byte == pattern(at, round))
+    bytes.len() == length && bytes.iter().enumerate().all(|(at, byte)| *byte == pattern(at, round))
 }
 
 fn pattern(at: usize, round: u64) -> u8 {
-    let [low, ..] = round
-        .wrapping_mul(31)
-        .wrapping_add(u64::try_from(at).unwrap_or(0))
-        .to_le_bytes();
+    let [low, ..] =
+        round.wrapping_mul(31).wrapping_add(u64::try_from(at).unwrap_or(0)).to_le_bytes();
     low
 }

@@ -27,39 +27,24 @@ impl Build<'_> {
         let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("nostd");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
-        command
-            .arg("rustc")
-            .arg("--locked")
-            .arg(self.target)
-            .current_dir(&package);
+        command.arg("rustc").arg("--locked").arg(self.target).current_dir(&package);
         command.args(["--profile", self.profile]);
         if !self.features.is_empty() {
             command.arg("--features").arg(self.features.join(","));
         }
         command.arg("--").args(self.flags);
-        for name in [
-            "RUSTFLAGS",
-            "CARGO_ENCODED_RUSTFLAGS",
-            "CARGO_BUILD_TARGET",
-            "RUSTC_WRAPPER",
-        ] {
+        for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "RUSTC_WRAPPER"]
+        {
             command.env_remove(name);
         }
-        let output = command
-            .env("CARGO_TARGET_DIR", &folder)
-            .output()
-            .expect("cargo runs");
+        let output = command.env("CARGO_TARGET_DIR", &folder).output().expect("cargo runs");
         assert!(
             output.status.success(),
             "tests/nostd does not build ({}):\n{}",
             self.target,
             String::from_utf8_lossy(&output.stderr)
         );
-        folder.join(if self.profile == "dev" {
-            "debug"
-        } else {
-            self.profile
-        })
+        folder.join(if self.profile == "dev" { "debug" } else { self.profile })
     }
 }
 
@@ -68,10 +53,6 @@ pub(crate) fn read_object(program: &str, arguments: &[&str], object: &Path) -> S
     let output = Command::new(program).args(arguments).arg(object).output();
     let output = output
         .unwrap_or_else(|error| panic!("{program}: {error}; remedy: apt-get install binutils"));
-    assert!(
-        output.status.success(),
-        "{program}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -45,7 +45,8 @@ fn turn(stations: &[Station<'_, '_>; 2], counts: &mut Counts) {
 /// Turns until 100 more letters have come and gone on both endpoints.
 fn talk(stations: &[Station<'_, '_>; 2], counts: &mut Counts) {
     let (came, went, began) = (counts.came, counts.went, Instant::now());
-    let enough = |now: [u64; 2], before: [u64; 2]| now[0] > before[0] + 100 && now[1] > before[1] + 100;
+    let enough =
+        |now: [u64; 2], before: [u64; 2]| now[0] > before[0] + 100 && now[1] > before[1] + 100;
     while !(enough(counts.came, came) && enough(counts.went, went)) {
         turn(stations, counts);
         assert!(began.elapsed() < Duration::from_secs(30), "the traffic does not go on");

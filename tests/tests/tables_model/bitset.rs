@@ -28,15 +28,10 @@ fn apply(set: &BitSet<'_>, model: &mut BTreeSet<u32>, op: Op) {
         Op::Insert(number) => assert_eq!(set.insert(number), Err(OutOfRange)),
         Op::Remove(number) => assert_eq!(set.remove(number), Err(OutOfRange)),
         Op::Merge(index, bits) => {
-            let numbers = (0..64)
-                .filter(|bit| bits >> bit & 1 == 1)
-                .map(|bit| index * 64 + bit);
+            let numbers = (0..64).filter(|bit| bits >> bit & 1 == 1).map(|bit| index * 64 + bit);
             let (known, unknown): (Vec<_>, Vec<_>) = numbers.partition(|&number| number < capacity);
             model.extend(known);
-            assert_eq!(
-                set.merge_word(index, bits),
-                u32::try_from(unknown.len()).unwrap()
-            );
+            assert_eq!(set.merge_word(index, bits), u32::try_from(unknown.len()).unwrap());
         }
         Op::Clear => {
             set.clear();
@@ -49,14 +44,8 @@ fn check(set: &BitSet<'_>, model: &BTreeSet<u32>) {
     let capacity = set.capacity();
     assert_eq!(set.iter().collect::<BTreeSet<_>>(), *model);
     assert_eq!(set.count(), u32::try_from(model.len()).unwrap());
-    assert_eq!(
-        (set.is_empty(), set.first()),
-        (model.is_empty(), model.first().copied())
-    );
-    assert_eq!(
-        set.first_absent(),
-        (0..capacity).find(|number| !model.contains(number))
-    );
+    assert_eq!((set.is_empty(), set.first()), (model.is_empty(), model.first().copied()));
+    assert_eq!(set.first_absent(), (0..capacity).find(|number| !model.contains(number)));
     for number in 0..capacity + 65 {
         let at_least = model.range(number..).next().copied();
         assert_eq!(set.contains(number), model.contains(&number));
@@ -134,8 +123,5 @@ fn round_robin_serves_every_member_once_a_round() {
 fn a_set_is_as_large_as_its_storage_at_most() {
     let mut storage = [Cell::new(0)];
     let set = BitSet::new(&mut storage, 1000);
-    assert_eq!(
-        (set.capacity(), set.insert(63), set.insert(64)),
-        (64, Ok(true), Err(OutOfRange))
-    );
+    assert_eq!((set.capacity(), set.insert(63), set.insert(64)), (64, Ok(true), Err(OutOfRange)));
 }

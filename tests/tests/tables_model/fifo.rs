@@ -74,10 +74,7 @@ impl Model {
 
     fn check(&self, fifos: &Fifos<'_>) {
         for (number, model) in (0..).zip(&self.lists) {
-            assert_eq!(
-                fifos.iter(number, u32::MAX).collect::<VecDeque<_>>(),
-                *model
-            );
+            assert_eq!(fifos.iter(number, u32::MAX).collect::<VecDeque<_>>(), *model);
             assert_eq!(fifos.len(number), u32::try_from(model.len()).unwrap());
             assert_eq!(fifos.is_empty(number), model.is_empty());
             assert_eq!(fifos.front(number), model.front().copied());
@@ -97,10 +94,7 @@ fn run(slots: u32, lists: u32, ops: &[Op]) {
     let mut links: Vec<_> = (0..slots).map(|_| Link::unlinked()).collect();
     let mut heads: Vec<_> = (0..lists).map(|_| Head::empty()).collect();
     let fifos = Fifos::new(&mut links, &mut heads);
-    let mut model = Model {
-        slots,
-        lists: (0..lists).map(|_| VecDeque::new()).collect(),
-    };
+    let mut model = Model { slots, lists: (0..lists).map(|_| VecDeque::new()).collect() };
     for &op in ops {
         model.apply(&fifos, op);
         model.check(&fifos);
@@ -164,9 +158,7 @@ fn a_walk_lets_its_slot_be_unlinked_and_ends_where_its_way_is_cut() {
             }
         };
         refill();
-        let removed = fifos
-            .iter(0, 100)
-            .inspect(|&slot| assert_eq!(fifos.unlink(slot), Ok(0)));
+        let removed = fifos.iter(0, 100).inspect(|&slot| assert_eq!(fifos.unlink(slot), Ok(0)));
         let removed: Vec<_> = removed.collect();
         assert_eq!(removed, [0, 1, 2, 3, 4, 5, 6, 7]);
         assert!(fifos.is_empty(0));
@@ -185,11 +177,7 @@ fn a_walk_lets_its_slot_be_unlinked_and_ends_where_its_way_is_cut() {
             fifos.push_back(0, slot).unwrap();
         });
         assert_eq!(moved.count(), 100);
-        assert_eq!(
-            fifos.iter(0, 3).collect::<Vec<_>>(),
-            [4, 5, 6],
-            "100 is 12 rounds and 4"
-        );
+        assert_eq!(fifos.iter(0, 3).collect::<Vec<_>>(), [4, 5, 6], "100 is 12 rounds and 4");
     });
 }
 
@@ -200,10 +188,7 @@ fn numbers_beyond_the_table_are_refused_by_name() {
         assert_eq!(fifos.push_back(NIL, 0), Err(FifoError::UnknownList));
         assert_eq!(fifos.push_back(0, NIL), Err(FifoError::UnknownSlot));
         assert_eq!(fifos.unlink(NIL), Err(FifoError::UnknownSlot));
-        assert_eq!(
-            (fifos.pop_front(1), fifos.len(NIL), fifos.list_of(2)),
-            (None, 0, None)
-        );
+        assert_eq!((fifos.pop_front(1), fifos.len(NIL), fifos.list_of(2)), (None, 0, None));
         assert_eq!(fifos.iter(7, 9).count() + fifos.iter_after(0, 9).count(), 0);
         assert_eq!((fifos.slots(), fifos.lists()), (2, 1));
     });

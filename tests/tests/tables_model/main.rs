@@ -20,10 +20,7 @@ use spinwire_dataplane::raw::place::Bump;
 
 /// A failing case is printed with its smallest input, and not kept in a file.
 fn config() -> ProptestConfig {
-    ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
 }
 
 /// Runs `check` on every sequence of `length` operations out of `alphabet`, and so on all shorter ones too, as `check`

@@ -36,10 +36,7 @@ fn run(capacity: usize, ops: &[Op]) {
         assert_eq!(ring.front(), model.front().copied());
         assert_eq!(ring.peek(1), model.get(1).copied());
         let (len, room) = (model.len(), capacity - model.len());
-        assert_eq!(
-            (ring.len(), ring.free()),
-            (len.try_into().unwrap(), room.try_into().unwrap())
-        );
+        assert_eq!((ring.len(), ring.free()), (len.try_into().unwrap(), room.try_into().unwrap()));
         assert_eq!((ring.is_empty(), ring.is_full()), (len == 0, room == 0));
     }
 }
@@ -70,10 +67,7 @@ proptest! {
 fn storage_must_be_a_power_of_two_and_place_rounds_up_to_one() {
     for length in [0, 3, 6] {
         let mut storage: Vec<_> = (0..length).map(|_| Cell::new(0)).collect();
-        assert_eq!(
-            Ring::new(&mut storage).err(),
-            Some(NotPowerOfTwo { length })
-        );
+        assert_eq!(Ring::new(&mut storage).err(), Some(NotPowerOfTwo { length }));
     }
     with_arena(1 << 10, |bump| {
         let capacities = [0, 1, 3, 8].map(|wish| Ring::place(bump, wish, 0u8).unwrap().capacity());

@@ -36,11 +36,7 @@ struct Model {
 
 impl Model {
     const fn new(capacity: usize) -> Self {
-        Self {
-            capacity,
-            issued: Vec::new(),
-            values: 0,
-        }
+        Self { capacity, issued: Vec::new(), values: 0 }
     }
 
     const fn value(&mut self) -> u32 {
@@ -49,10 +45,7 @@ impl Model {
     }
 
     fn live(&self) -> usize {
-        self.issued
-            .iter()
-            .filter(|(_, state)| *state != State::Ended)
-            .count()
+        self.issued.iter().filter(|(_, state)| *state != State::Ended).count()
     }
 
     fn apply(&mut self, slab: &Slab<'_, u32>, op: Op) {
@@ -82,11 +75,7 @@ impl Model {
                 if held.is_some() { State::Ended } else { state }
             }
             Op::Discard(_) => {
-                let expected = if state == State::Ended {
-                    Err(SlabError::Stale)
-                } else {
-                    Ok(held)
-                };
+                let expected = if state == State::Ended { Err(SlabError::Stale) } else { Ok(held) };
                 assert_eq!(slab.discard(key), expected);
                 State::Ended
             }
@@ -105,19 +94,11 @@ impl Model {
             Op::With(_) => {
                 let seen = slab.with(key, |inside| core::mem::replace(inside, value));
                 assert_eq!(seen, present);
-                if held.is_some() {
-                    State::Holds(value)
-                } else {
-                    state
-                }
+                if held.is_some() { State::Holds(value) } else { state }
             }
             Op::Set(_) => {
                 assert_eq!(slab.set(key, value), present);
-                if held.is_some() {
-                    State::Holds(value)
-                } else {
-                    state
-                }
+                if held.is_some() { State::Holds(value) } else { state }
             }
         };
         self.issued[at].1 = after;
@@ -158,10 +139,7 @@ impl Model {
             .filter(|(_, state)| *state != State::Ended)
             .map(|(key, _)| (key.slot(), key.generation().as_raw()))
             .collect();
-        let keys: Vec<_> = slab
-            .keys()
-            .map(|key| (key.slot(), key.generation().as_raw()))
-            .collect();
+        let keys: Vec<_> = slab.keys().map(|key| (key.slot(), key.generation().as_raw())).collect();
         assert_eq!(keys, Vec::from_iter(live));
         assert_eq!(slab.len(), u32::try_from(self.live()).unwrap());
         assert_eq!(slab.is_empty(), self.live() == 0);
@@ -184,13 +162,7 @@ fn run(capacity: usize, ops: &[Op]) {
 
 #[test]
 fn all_orders_of_insert_and_remove() {
-    let alphabet = [
-        Op::Insert,
-        Op::Remove(0),
-        Op::Remove(1),
-        Op::Remove(2),
-        Op::Remove(3),
-    ];
+    let alphabet = [Op::Insert, Op::Remove(0), Op::Remove(1), Op::Remove(2), Op::Remove(3)];
     for capacity in 0..=3 {
         every_sequence(&alphabet, 6, |ops| run(capacity, ops));
     }
@@ -237,20 +209,11 @@ fn keys_that_were_never_issued_are_refused_by_name() {
         let key = slab.insert(1u8).unwrap();
         let foreign = Key::new(2, Generation::FIRST);
         assert_eq!(slab.get(foreign), Err(SlabError::Unknown));
-        assert_eq!(
-            slab.remove(Key::new(u32::MAX, key.generation())),
-            Err(SlabError::Unknown)
-        );
+        assert_eq!(slab.remove(Key::new(u32::MAX, key.generation())), Err(SlabError::Unknown));
         let early = Key::new(key.slot(), key.generation().next());
         assert_eq!(slab.remove(early), Err(SlabError::Stale));
-        assert_eq!(
-            slab.put(slab.next_key().unwrap(), 9),
-            Err((SlabError::Vacant, 9))
-        );
-        assert_eq!(
-            slab.discard(slab.next_key().unwrap()),
-            Err(SlabError::Vacant)
-        );
+        assert_eq!(slab.put(slab.next_key().unwrap(), 9), Err((SlabError::Vacant, 9)));
+        assert_eq!(slab.discard(slab.next_key().unwrap()), Err(SlabError::Vacant));
         assert_eq!(slab.get(key), Ok(1));
     });
 }
@@ -282,18 +245,10 @@ fn an_entry_in_hand_is_busy_and_can_be_ended_from_within() {
         assert!(matches!(slab.discard(key), Ok(None)));
         slab.insert(Owned("second", &dropped)).unwrap()
     });
-    assert_eq!(
-        dropped.take(),
-        ["first"],
-        "the value in hand went when its entry had ended"
-    );
+    assert_eq!(dropped.take(), ["first"], "the value in hand went when its entry had ended");
     assert_eq!(slab.check(key), Err(SlabError::Stale));
     let second = slab.take(ended.unwrap()).unwrap();
-    assert_eq!(
-        (second.0, dropped.take()),
-        ("second", vec![]),
-        "its successor is untouched"
-    );
+    assert_eq!((second.0, dropped.take()), ("second", vec![]), "its successor is untouched");
 }
 
 #[test]

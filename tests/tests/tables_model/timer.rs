@@ -47,14 +47,7 @@ fn clamp(ns: i128) -> u64 {
 
 impl Model {
     const fn new(tick_ns: u64, now: u64) -> Self {
-        Self {
-            tick_ns,
-            now,
-            fired_until: 0,
-            exact: true,
-            drained: true,
-            timers: Vec::new(),
-        }
+        Self { tick_ns, now, fired_until: 0, exact: true, drained: true, timers: Vec::new() }
     }
 
     fn deadline(&self, offset: i128) -> u64 {
@@ -74,12 +67,7 @@ impl Model {
                     Ok(key) => {
                         let tick = deadline.div_ceil(self.tick_ns);
                         let ahead = tick > self.now / self.tick_ns;
-                        self.timers.push(Timer {
-                            key,
-                            tick,
-                            ahead,
-                            running: true,
-                        });
+                        self.timers.push(Timer { key, tick, ahead, running: true });
                     }
                     Err(Full(back)) => {
                         assert_eq!(back, number);
@@ -91,11 +79,7 @@ impl Model {
                 let Some(timer) = self.timers.get_mut(number) else {
                     return;
                 };
-                let expected = if timer.running {
-                    Ok(number)
-                } else {
-                    Err(SlabError::Stale)
-                };
+                let expected = if timer.running { Ok(number) } else { Err(SlabError::Stale) };
                 assert_eq!(wheel.cancel(timer.key), expected);
                 self.exact &= !timer.running;
                 timer.running = false;
@@ -106,15 +90,8 @@ impl Model {
                 let Some(timer) = self.timers.get_mut(number) else {
                     return;
                 };
-                let expected = if timer.running {
-                    Ok(())
-                } else {
-                    Err(SlabError::Stale)
-                };
-                assert_eq!(
-                    wheel.reset(timer.key, Instant::from_nanos(deadline)),
-                    expected
-                );
+                let expected = if timer.running { Ok(()) } else { Err(SlabError::Stale) };
+                assert_eq!(wheel.reset(timer.key, Instant::from_nanos(deadline)), expected);
                 self.exact &= !timer.running;
                 timer.tick = deadline.div_ceil(tick_ns);
                 timer.ahead = timer.tick > now / tick_ns;
@@ -131,12 +108,7 @@ impl Model {
         let now = self.now / self.tick_ns;
         let fired: Vec<_> = wheel.expire(Instant::from_nanos(asked), budget).collect();
         assert!(fired.len() <= budget.try_into().unwrap());
-        for Due {
-            key,
-            deadline,
-            payload,
-        } in &fired
-        {
+        for Due { key, deadline, payload } in &fired {
             let at = deadline.as_nanos() / self.tick_ns;
             let timer = &mut self.timers[*payload];
             assert!(timer.running, "timer {payload} fired though it did not run");
@@ -152,18 +124,13 @@ impl Model {
         }
         self.drained = settled && budget == u32::MAX;
         if self.drained {
-            assert!(
-                self.running().all(|timer| timer.tick > now),
-                "a timer was left behind"
-            );
+            assert!(self.running().all(|timer| timer.tick > now), "a timer was left behind");
         }
     }
 
     fn check(&self, wheel: &Timers<'_, usize>) {
         assert_eq!(wheel.len(), u32::try_from(self.running().count()).unwrap());
-        let next = wheel
-            .next_deadline()
-            .map(|deadline| deadline.as_nanos() / self.tick_ns);
+        let next = wheel.next_deadline().map(|deadline| deadline.as_nanos() / self.tick_ns);
         let Some(soonest) = self.running().map(|timer| timer.tick).min() else {
             assert_eq!(next, None);
             return;
@@ -172,10 +139,7 @@ impl Model {
         let now = self.now / self.tick_ns;
         // A deadline beyond the end of time is shown as the end of time.
         let soonest = soonest.min(u64::MAX / self.tick_ns);
-        assert!(
-            next <= soonest.max(now),
-            "it would wake up too late: {next} for {soonest}"
-        );
+        assert!(next <= soonest.max(now), "it would wake up too late: {next} for {soonest}");
         if self.exact && self.drained {
             assert_eq!(next, soonest.max(now));
         }
@@ -227,18 +191,9 @@ fn all_orders_of_a_few_operations_around_the_edges_of_levels() {
         Op::Cancel(1),
         Op::Reset(0, 65),
         Op::Expire { step: 1, budget: 1 },
-        Op::Expire {
-            step: 63,
-            budget: 2,
-        },
-        Op::Expire {
-            step: -1,
-            budget: u32::MAX,
-        },
-        Op::Expire {
-            step: 4096,
-            budget: u32::MAX,
-        },
+        Op::Expire { step: 63, budget: 2 },
+        Op::Expire { step: -1, budget: u32::MAX },
+        Op::Expire { step: 4096, budget: u32::MAX },
     ];
     for (capacity, start, length) in [(1, 63, 3), (2, 4032, 3), (3, 4095, 4)] {
         every_sequence(&alphabet, length, |ops| run(capacity, 1, start, ops));
@@ -293,14 +248,10 @@ fn a_jump_far_ahead_fires_all_in_order_and_in_few_steps() {
         // A deadline in every order of magnitude, started in no order.
         for number in 0..1000u64 {
             let deadline = 1 + (number * 7919 % 1000) * (1 << (number % 40));
-            wheel
-                .insert(Instant::from_nanos(deadline), deadline)
-                .unwrap();
+            wheel.insert(Instant::from_nanos(deadline), deadline).unwrap();
         }
-        let fired: Vec<_> = wheel
-            .expire(Instant::from_nanos(1 << 60), 11_000)
-            .map(|due| due.payload)
-            .collect();
+        let fired: Vec<_> =
+            wheel.expire(Instant::from_nanos(1 << 60), 11_000).map(|due| due.payload).collect();
         assert_eq!(fired.len(), 1000);
         assert!(fired.is_sorted());
         assert!(wheel.is_empty());
@@ -370,10 +321,7 @@ fn storage_that_is_too_short_makes_a_wheel_that_refuses() {
             wheel.insert(Instant::ORIGIN, 7u8).unwrap();
         }
         assert_eq!(wheel.insert(Instant::ORIGIN, 8), Err(Full(8)));
-        assert_eq!(
-            wheel.expire(Instant::ORIGIN, 9).count(),
-            usize::try_from(capacity).unwrap()
-        );
+        assert_eq!(wheel.expire(Instant::ORIGIN, 9).count(), usize::try_from(capacity).unwrap());
     }
     with_arena(256, |bump| {
         assert!(Fifos::place(bump, 4, 100).is_err());

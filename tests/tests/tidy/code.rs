@@ -4,14 +4,7 @@ use crate::rule::{self, Finding};
 use crate::source::{Source, Tests, item_end, words_in};
 use crate::tree::Tree;
 
-const MEMBERS: &[&str] = &[
-    "layouts/",
-    "dataplane/",
-    "hostshim/",
-    "tools/",
-    "tests/",
-    "benches/",
-];
+const MEMBERS: &[&str] = &["layouts/", "dataplane/", "hostshim/", "tools/", "tests/", "benches/"];
 
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -64,12 +57,7 @@ fn static_mut(source: &Source) -> Vec<Finding> {
         let behind = source.code[at + 6..].trim_start();
         if words_in(behind, "mut").first() == Some(&0) {
             let why = "`static mut`: hold the state in a value that its owner passes on";
-            found.push(Finding::new(
-                &source.path,
-                source.line_of(at),
-                rule::STATIC_MUT,
-                why,
-            ));
+            found.push(Finding::new(&source.path, source.line_of(at), rule::STATIC_MUT, why));
         }
     }
     found
@@ -89,15 +77,8 @@ fn no_std(source: &Source) -> Vec<Finding> {
 }
 
 fn alloc(source: &Source) -> Vec<Finding> {
-    let mut words = vec![
-        "extern crate alloc",
-        "extern crate std",
-        "std::",
-        "alloc::",
-        "Box",
-        "Rc",
-        "Arc",
-    ];
+    let mut words =
+        vec!["extern crate alloc", "extern crate std", "std::", "alloc::", "Box", "Rc", "Arc"];
     words.extend([
         "format!",
         "println!",
@@ -111,12 +92,7 @@ fn alloc(source: &Source) -> Vec<Finding> {
     if !source.code.contains("heapless::") {
         words.extend(["Vec", "String"]);
     }
-    ban(
-        source,
-        &words,
-        rule::ALLOC,
-        "this crate neither allocates nor formats nor knows std",
-    )
+    ban(source, &words, rule::ALLOC, "this crate neither allocates nor formats nor knows std")
 }
 
 fn hot(source: &Source) -> Vec<Finding> {
@@ -144,20 +120,13 @@ fn side_door(source: &Source) -> Vec<Finding> {
         return found;
     }
     for at in source.words("sync::atomic", Tests::Skip) {
-        let end = source.code[at..]
-            .find(';')
-            .map_or(source.code.len(), |end| at + end);
+        let end = source.code[at..].find(';').map_or(source.code.len(), |end| at + end);
         for word in ["AtomicU64", "fence"] {
             if !words_in(&source.code[at..end], word).is_empty() {
                 let why = format!(
                     "`{word}`: take it from `spinwire_dataplane::sync`, the one door to atomics"
                 );
-                found.push(Finding::new(
-                    &source.path,
-                    source.line_of(at),
-                    rule::ATOMICS_DOOR,
-                    why,
-                ));
+                found.push(Finding::new(&source.path, source.line_of(at), rule::ATOMICS_DOOR, why));
             }
         }
     }
@@ -165,12 +134,8 @@ fn side_door(source: &Source) -> Vec<Finding> {
 }
 
 fn barrier(source: &Source) -> Vec<Finding> {
-    let rooms = [
-        "dataplane/src/raw/",
-        "dataplane/src/raw.rs",
-        "hostshim/src/raw/",
-        "hostshim/src/raw.rs",
-    ];
+    let rooms =
+        ["dataplane/src/raw/", "dataplane/src/raw.rs", "hostshim/src/raw/", "hostshim/src/raw.rs"];
     if rooms.iter().any(|room| source.path.starts_with(room)) {
         return Vec::new();
     }
@@ -193,12 +158,7 @@ fn barrier(source: &Source) -> Vec<Finding> {
                 continue;
             }
             let why = format!("`{word}`: {why}");
-            found.push(Finding::new(
-                &source.path,
-                source.line_of(at),
-                rule::BARRIER,
-                why,
-            ));
+            found.push(Finding::new(&source.path, source.line_of(at), rule::BARRIER, why));
         }
     }
     found
@@ -206,11 +166,7 @@ fn barrier(source: &Source) -> Vec<Finding> {
 
 /// In the core, blocks and impls that are unsafe stand in `raw/` (dataplane) and `pod.rs` (layouts) only.
 fn unsafe_fence(source: &Source) -> Vec<Finding> {
-    let rooms = [
-        "dataplane/src/raw/",
-        "dataplane/src/raw.rs",
-        "layouts/src/pod.rs",
-    ];
+    let rooms = ["dataplane/src/raw/", "dataplane/src/raw.rs", "layouts/src/pod.rs"];
     if rooms.iter().any(|room| source.path.starts_with(room)) {
         return Vec::new();
     }
@@ -219,12 +175,7 @@ fn unsafe_fence(source: &Source) -> Vec<Finding> {
         let behind = source.code[at + 6..].trim_start();
         if behind.starts_with('{') || behind.starts_with("impl") {
             let why = "unsafe code of the core stands in `raw/` (dataplane) or `pod.rs` (layouts)";
-            found.push(Finding::new(
-                &source.path,
-                source.line_of(at),
-                rule::UNSAFE_FENCE,
-                why,
-            ));
+            found.push(Finding::new(&source.path, source.line_of(at), rule::UNSAFE_FENCE, why));
         }
     }
     found
@@ -236,10 +187,7 @@ fn string_error(source: &Source) -> Vec<Finding> {
     for at in source.words("Result<", Tests::Skip) {
         let function = words_in(&source.code[..at], "fn").pop();
         let head = function.map_or("", |start| source.code[..start].trim_end());
-        if !["pub", "pub const", "pub unsafe"]
-            .iter()
-            .any(|public| head.ends_with(public))
-        {
+        if !["pub", "pub const", "pub unsafe"].iter().any(|public| head.ends_with(public)) {
             continue;
         }
         let open = at + "Result".len();
@@ -254,12 +202,7 @@ fn string_error(source: &Source) -> Vec<Finding> {
             || error.starts_with("Box<dyn")
         {
             let why = format!("`{error}` as an error: use a small Copy enum with Display");
-            found.push(Finding::new(
-                &source.path,
-                source.line_of(at),
-                rule::STRING_ERROR,
-                why,
-            ));
+            found.push(Finding::new(&source.path, source.line_of(at), rule::STRING_ERROR, why));
         }
     }
     found
@@ -293,9 +236,7 @@ fn last_argument(inside: &str) -> Option<&str> {
             _ => {}
         }
     }
-    comma
-        .map(|at| inside[at + 1..].trim())
-        .filter(|last| !last.is_empty())
+    comma.map(|at| inside[at + 1..].trim()).filter(|last| !last.is_empty())
 }
 
 /// `allow(clippy::pedantic)` and its like: single lints are relaxed by name.
@@ -346,12 +287,7 @@ fn ignored_test(source: &Source) -> Vec<Finding> {
     let mut found = Vec::new();
     for (at, _) in source.code.match_indices("#[ignore") {
         let why = "`#[ignore]`: make it run everywhere, or make it a separate command that the report names";
-        found.push(Finding::new(
-            &source.path,
-            source.line_of(at),
-            rule::IGNORED_TEST,
-            why,
-        ));
+        found.push(Finding::new(&source.path, source.line_of(at), rule::IGNORED_TEST, why));
     }
     found
 }

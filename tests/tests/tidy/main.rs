@@ -41,10 +41,7 @@ use tree::Tree;
 
 /// The root of the workspace: the parent of this package.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the package has a parent")
-        .to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package has a parent").to_path_buf()
 }
 
 fn report(findings: &[Finding]) -> String {
@@ -72,12 +69,7 @@ fn tree_is_tidy() {
         "the walk found next to nothing: it looks in the wrong place"
     );
     let findings = check(&tree);
-    assert!(
-        findings.is_empty(),
-        "\n{}{} findings",
-        report(&findings),
-        findings.len()
-    );
+    assert!(findings.is_empty(), "\n{}{} findings", report(&findings), findings.len());
 }
 
 #[test]
@@ -113,24 +105,9 @@ fn every_rule_fires_on_its_sin() {
         let hit = findings.iter().any(|finding| {
             finding.rule == sin.rule && (finding.path.as_str(), finding.line) == sin.at
         });
-        assert!(
-            hit,
-            "[{}] did not fire at {:?}; found:\n{}",
-            sin.rule,
-            sin.at,
-            report(&findings)
-        );
-        let others = findings
-            .iter()
-            .filter(|finding| finding.rule != sin.rule)
-            .count();
-        assert_eq!(
-            others,
-            0,
-            "[{}] has company:\n{}",
-            sin.rule,
-            report(&findings)
-        );
+        assert!(hit, "[{}] did not fire at {:?}; found:\n{}", sin.rule, sin.at, report(&findings));
+        let others = findings.iter().filter(|finding| finding.rule != sin.rule).count();
+        assert_eq!(others, 0, "[{}] has company:\n{}", sin.rule, report(&findings));
         *fired.entry(sin.rule).or_default() += 1;
     }
     for (rule, findings) in planted::manifest_sins() {
@@ -142,10 +119,7 @@ fn every_rule_fires_on_its_sin() {
         *fired.entry(rule).or_default() += 1;
     }
     for rule in rule::ALL {
-        assert!(
-            fired.contains_key(rule),
-            "no planted sin for [{rule}]: it may never fire"
-        );
+        assert!(fired.contains_key(rule), "no planted sin for [{rule}]: it may never fire");
     }
 }
 
@@ -165,10 +139,7 @@ fn excuses_need_a_reason() {
         check(&Tree::from_texts([("hostshim/src/lib.rs", text.as_str())]))
     };
     assert!(sin(": a C library writes this word").is_empty());
-    assert!(
-        !sin("").is_empty(),
-        "an excuse without a reason must not count"
-    );
+    assert!(!sin("").is_empty(), "an excuse without a reason must not count");
     assert!(!sin(":").is_empty(), "an empty reason must not count");
 }
 
@@ -178,29 +149,13 @@ fn unsafe_count_golden_moves_one_way() {
     let stored =
         shape::parse_counts("# head\n  2 dataplane/src/raw/a.rs\n  1 dataplane/src/raw/b.rs\n");
     let case = |now: &[(&str, usize)]| {
-        let now = now
-            .iter()
-            .map(|(path, count)| ((*path).to_owned(), *count))
-            .collect();
+        let now = now.iter().map(|(path, count)| ((*path).to_owned(), *count)).collect();
         shape::compare_counts(&stored, &now).len()
     };
-    assert_eq!(
-        case(&[("dataplane/src/raw/a.rs", 2), ("dataplane/src/raw/b.rs", 1)]),
-        0
-    );
-    assert_eq!(
-        case(&[("dataplane/src/raw/a.rs", 3), ("dataplane/src/raw/b.rs", 1)]),
-        1
-    );
-    assert_eq!(
-        case(&[("dataplane/src/raw/a.rs", 1), ("dataplane/src/raw/b.rs", 1)]),
-        1
-    );
-    assert_eq!(
-        case(&[("dataplane/src/raw/a.rs", 2)]),
-        1,
-        "a stale line must be blessed away"
-    );
+    assert_eq!(case(&[("dataplane/src/raw/a.rs", 2), ("dataplane/src/raw/b.rs", 1)]), 0);
+    assert_eq!(case(&[("dataplane/src/raw/a.rs", 3), ("dataplane/src/raw/b.rs", 1)]), 1);
+    assert_eq!(case(&[("dataplane/src/raw/a.rs", 1), ("dataplane/src/raw/b.rs", 1)]), 1);
+    assert_eq!(case(&[("dataplane/src/raw/a.rs", 2)]), 1, "a stale line must be blessed away");
     assert_eq!(
         case(&[
             ("dataplane/src/raw/a.rs", 2),

@@ -23,24 +23,14 @@ const DATAPLANE: &str = "spinwire-dataplane";
 const HOSTSHIM: &str = "spinwire-hostshim";
 
 const MEMBERS: &[Member] = &[
-    Member {
-        name: LAYOUTS,
-        folder: "layouts",
-        ours: &[],
-        foreign: Some(&["static_assertions"]),
-    },
+    Member { name: LAYOUTS, folder: "layouts", ours: &[], foreign: Some(&["static_assertions"]) },
     Member {
         name: DATAPLANE,
         folder: "dataplane",
         ours: &[LAYOUTS],
         foreign: Some(&["heapless", "static_assertions"]),
     },
-    Member {
-        name: HOSTSHIM,
-        folder: "hostshim",
-        ours: &[LAYOUTS, DATAPLANE],
-        foreign: None,
-    },
+    Member { name: HOSTSHIM, folder: "hostshim", ours: &[LAYOUTS, DATAPLANE], foreign: None },
     Member {
         name: "spinwire",
         folder: "tools",
@@ -64,21 +54,11 @@ const MEMBERS: &[Member] = &[
 /// What cargo says about the workspace.
 pub(crate) fn metadata(root: &Path) -> Value {
     let output = Command::new(env!("CARGO"))
-        .args([
-            "metadata",
-            "--no-deps",
-            "--offline",
-            "--format-version",
-            "1",
-        ])
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
         .current_dir(root)
         .output()
         .expect("cargo runs");
-    assert!(
-        output.status.success(),
-        "cargo metadata: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
 }
 

@@ -20,19 +20,12 @@ pub(crate) struct Sin {
 /// Every case of `sins.txt`.
 pub(crate) fn sins() -> Vec<Sin> {
     let mut sins: Vec<Sin> = Vec::new();
-    for line in include_str!("sins.txt")
-        .lines()
-        .skip_while(|line| !line.starts_with("=="))
-    {
+    for line in include_str!("sins.txt").lines().skip_while(|line| !line.starts_with("==")) {
         if let Some(head) = line.strip_prefix("== ") {
             let (rule, place) = head.split_once(' ').expect("a rule and a place");
             let (path, line) = place.split_once(':').expect("path:line");
             let at = (path, line.parse().expect("a line number"));
-            sins.push(Sin {
-                rule,
-                at,
-                files: Vec::new(),
-            });
+            sins.push(Sin { rule, at, files: Vec::new() });
             continue;
         }
         let sin = sins.last_mut().expect("a case has begun");
@@ -81,47 +74,23 @@ mod tests {
 "#,
     ),
     ("dataplane/src/raw/mod.rs", "//! Fences.\nmod barrier;\n"),
-    (
-        "dataplane/src/raw/barrier.rs",
-        "//! Fences.\nfn f() { unsafe { fence(Acquire) } }\n",
-    ),
-    (
-        "dataplane/src/sync.rs",
-        "//! The door.\npub use core::sync::atomic::AtomicU64;\n",
-    ),
+    ("dataplane/src/raw/barrier.rs", "//! Fences.\nfn f() { unsafe { fence(Acquire) } }\n"),
+    ("dataplane/src/sync.rs", "//! The door.\npub use core::sync::atomic::AtomicU64;\n"),
     (
         "dataplane/src/table/slab.rs",
         "//! Slots; a possession, an obsession.\nfn f(a: heapless::Vec<u8, 4>) {}\n",
     ),
-    (
-        "dataplane/src/odd/place.rs",
-        "//! By path.\n#[cfg(test)]\nmod cases;\n",
-    ),
-    (
-        "dataplane/src/odd/place/cases.rs",
-        "//! Under cfg(test).\nfn f(a: Vec<u8>) {}\n",
-    ),
+    ("dataplane/src/odd/place.rs", "//! By path.\n#[cfg(test)]\nmod cases;\n"),
+    ("dataplane/src/odd/place/cases.rs", "//! Under cfg(test).\nfn f(a: Vec<u8>) {}\n"),
     (
         "dataplane/src/odd/cases.rs",
         "//! Lost.\n// tidy-allow(orphan): stands for a file of another tool\n",
     ),
-    (
-        "tests/tests/a/main.rs",
-        "//! Cases.\nfn f() -> Result<(), String> {}\n",
-    ),
-    (
-        "tests/Cargo.toml",
-        "[[bin]]\nname = \"x\"\npath = \"odd.rs\"\n",
-    ),
+    ("tests/tests/a/main.rs", "//! Cases.\nfn f() -> Result<(), String> {}\n"),
+    ("tests/Cargo.toml", "[[bin]]\nname = \"x\"\npath = \"odd.rs\"\n"),
     ("tests/odd.rs", "//! Named by the manifest.\n"),
-    (
-        "tests/ui/case.rs",
-        "fn main() { static mut_free: u8 = 0; }\n",
-    ),
-    (
-        "README.md",
-        "`tests/run` at your home, /usr/work/x, an issue of trust; 12 issues.\n",
-    ),
+    ("tests/ui/case.rs", "fn main() { static mut_free: u8 = 0; }\n"),
+    ("README.md", "`tests/run` at your home, /usr/work/x, an issue of trust; 12 issues.\n"),
 ];
 
 /// Findings of planted manifests, by the rule that must be among them.
@@ -138,24 +107,9 @@ pub(crate) fn manifest_sins() -> Vec<(&'static str, Vec<Finding>)> {
         (rule::DEPENDENCY, "spinwire-dataplane", "loom", None),
         (rule::DEPENDENCY, "spinwire-dataplane", "libc", None),
         (rule::DEPENDENCY, "spinwire-layouts", "heapless", None),
-        (
-            rule::DEPENDENCY,
-            "spinwire-layouts",
-            "bindgen",
-            Some("build"),
-        ),
-        (
-            rule::DIRECTION,
-            "spinwire-layouts",
-            "spinwire-dataplane",
-            None,
-        ),
-        (
-            rule::DIRECTION,
-            "spinwire-dataplane",
-            "spinwire-hostshim",
-            None,
-        ),
+        (rule::DEPENDENCY, "spinwire-layouts", "bindgen", Some("build")),
+        (rule::DIRECTION, "spinwire-layouts", "spinwire-dataplane", None),
+        (rule::DIRECTION, "spinwire-dataplane", "spinwire-hostshim", None),
         (rule::DIRECTION, "spinwire-hostshim", "spinwire", None),
         (rule::DIRECTION, "spinwire", "spinwire-tests", Some("dev")),
         (rule::DIRECTION, "spinwire-benches", "spinwire-tests", None),
@@ -166,9 +120,6 @@ pub(crate) fn manifest_sins() -> Vec<(&'static str, Vec<Finding>)> {
     .collect();
     let bare = "[package]\n[lints]\n\n[features]\n".to_owned();
     let texts = BTreeMap::from([("tools/Cargo.toml".to_owned(), bare)]);
-    sins.push((
-        rule::MANIFEST_LINTS,
-        manifest::check(&json!({ "packages": [] }), &texts),
-    ));
+    sins.push((rule::MANIFEST_LINTS, manifest::check(&json!({ "packages": [] }), &texts)));
     sins
 }

@@ -66,21 +66,12 @@ pub(crate) struct Finding {
 
 impl Finding {
     pub(crate) fn new(path: &str, line: usize, rule: &'static str, why: impl Into<String>) -> Self {
-        Self {
-            path: path.to_owned(),
-            line,
-            rule,
-            why: why.into(),
-        }
+        Self { path: path.to_owned(), line, rule, why: why.into() }
     }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}: [{}] {}",
-            self.path, self.line, self.rule, self.why
-        )
+        write!(f, "{}:{}: [{}] {}", self.path, self.line, self.rule, self.why)
     }
 }

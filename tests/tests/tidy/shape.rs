@@ -10,9 +10,8 @@ use crate::tree::Tree;
 
 const FILE_LINES_MAX: usize = 600;
 const FN_LINES_MAX: usize = 70;
-const VAGUE: &[&str] = &[
-    "util", "utils", "common", "misc", "helper", "helpers", "manager", "stuff",
-];
+const VAGUE: &[&str] =
+    &["util", "utils", "common", "misc", "helper", "helpers", "manager", "stuff"];
 
 /// What the root folder may hold.
 const TOP: &[&str] = &[
@@ -71,12 +70,7 @@ fn top_level(tree: &Tree) -> Vec<Finding> {
         .iter()
         .filter(|name| !TOP.contains(&name.as_str()) && !written(name))
         .map(|name| {
-            Finding::new(
-                name,
-                0,
-                rule::TOP_LEVEL,
-                "the top level is fixed: find this a room",
-            )
+            Finding::new(name, 0, rule::TOP_LEVEL, "the top level is fixed: find this a room")
         })
         .collect()
 }
@@ -101,11 +95,7 @@ fn file_length(source: &Source) -> Vec<Finding> {
     if source.path.starts_with("tests/tests/") {
         return Vec::new();
     }
-    let count = source
-        .test_lines
-        .iter()
-        .filter(|in_test| !**in_test)
-        .count();
+    let count = source.test_lines.iter().filter(|in_test| !**in_test).count();
     if count <= FILE_LINES_MAX {
         return Vec::new();
     }
@@ -122,22 +112,12 @@ fn fn_length(source: &Source) -> Vec<Finding> {
             continue;
         }
         let end = item_end(&source.code, at);
-        let count = source.code[at..end]
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .count();
+        let count = source.code[at..end].lines().filter(|line| !line.trim().is_empty()).count();
         if count > FN_LINES_MAX {
-            let name: String = head
-                .chars()
-                .take_while(|c| c.is_alphanumeric() || *c == '_')
-                .collect();
+            let name: String =
+                head.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             let why = format!("`{name}` has {count} lines of code, the limit is {FN_LINES_MAX}");
-            found.push(Finding::new(
-                &source.path,
-                source.line_of(at),
-                rule::FN_LENGTH,
-                why,
-            ));
+            found.push(Finding::new(&source.path, source.line_of(at), rule::FN_LENGTH, why));
         }
     }
     found
@@ -146,10 +126,7 @@ fn fn_length(source: &Source) -> Vec<Finding> {
 /// `SYNC(tag)` in a comment marks one end of an ordering argument; the other end carries the same tag.
 fn lone_sync(tree: &Tree) -> Vec<Finding> {
     let mut ends: BTreeMap<String, Vec<(&str, usize)>> = BTreeMap::new();
-    for source in tree
-        .sources()
-        .filter(|source| !source.path.starts_with("tests/tests/tidy/"))
-    {
+    for source in tree.sources().filter(|source| !source.path.starts_with("tests/tests/tidy/")) {
         for at in words_in(&source.comments, "SYNC(") {
             let open = at + "SYNC".len();
             let Some(close) = closing(&source.comments, open) else {
@@ -157,20 +134,12 @@ fn lone_sync(tree: &Tree) -> Vec<Finding> {
             };
             let tag = source.comments[open + 1..close].trim().to_owned();
             // "SYNC(tag)" is how prose speaks of the habit; a fence can pair with the same line in another process.
-            let rest = source.comments[close..]
-                .split("SYNC(")
-                .next()
-                .unwrap_or_default();
-            let with_itself = rest
-                .lines()
-                .take(3)
-                .any(|line| line.contains("pairs with itself"));
+            let rest = source.comments[close..].split("SYNC(").next().unwrap_or_default();
+            let with_itself = rest.lines().take(3).any(|line| line.contains("pairs with itself"));
             if tag == "tag" || with_itself {
                 continue;
             }
-            ends.entry(tag)
-                .or_default()
-                .push((&source.path, source.line_of(at)));
+            ends.entry(tag).or_default().push((&source.path, source.line_of(at)));
         }
     }
     ends.iter()
@@ -209,10 +178,8 @@ pub(crate) fn print_counts(counts: &BTreeMap<String, usize>) -> String {
 
 pub(crate) fn parse_counts(text: &str) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    for line in text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    for line in
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
     {
         let (count, path) = line.split_once(' ').expect("a count, a blank and a path");
         counts.insert(path.trim().to_owned(), count.parse().expect("a number"));

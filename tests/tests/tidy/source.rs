@@ -18,21 +18,12 @@ impl Source {
     pub(crate) fn new(path: &str, text: &str) -> Self {
         let (code, comments) = split(text);
         let test_lines = mark_tests(&code);
-        Self {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            code,
-            comments,
-            test_lines,
-        }
+        Self { path: path.to_owned(), text: text.to_owned(), code, comments, test_lines }
     }
 
     /// The line, from 1, of a byte offset.
     pub(crate) fn line_of(&self, offset: usize) -> usize {
-        1 + self.text.as_bytes()[..offset]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
+        1 + self.text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count()
     }
 
     pub(crate) fn is_test_line(&self, line: usize) -> bool {
@@ -157,11 +148,7 @@ fn split(text: &str) -> (String, String) {
         let (kind, length) = token(text, at);
         for (offset, byte) in text.as_bytes()[at..at + length].iter().enumerate() {
             let edge = offset == 0 || offset + 1 == length;
-            let shown = if byte.is_ascii() {
-                char::from(*byte)
-            } else {
-                ' '
-            };
+            let shown = if byte.is_ascii() { char::from(*byte) } else { ' ' };
             let blank = if *byte == b'\n' { '\n' } else { ' ' };
             code.push(if kind == Kind::Code || (kind == Kind::Literal && edge) {
                 shown
@@ -179,10 +166,7 @@ fn split(text: &str) -> (String, String) {
 fn token(text: &str, at: usize) -> (Kind, usize) {
     let rest = &text[at..];
     let width = rest.chars().next().map_or(1, char::len_utf8);
-    let fresh = text[..at]
-        .chars()
-        .next_back()
-        .is_none_or(|c| !c.is_alphanumeric() && c != '_');
+    let fresh = text[..at].chars().next_back().is_none_or(|c| !c.is_alphanumeric() && c != '_');
     if rest.starts_with("//") {
         return (Kind::Comment, rest.find('\n').unwrap_or(rest.len()));
     }
@@ -234,11 +218,7 @@ fn raw_string(rest: &str) -> Option<usize> {
     let inside = body[hashes..].strip_prefix('"')?;
     let close = format!("\"{}", "#".repeat(hashes));
     let start = rest.len() - inside.len();
-    Some(
-        inside
-            .find(&close)
-            .map_or(rest.len(), |end| start + end + close.len()),
-    )
+    Some(inside.find(&close).map_or(rest.len(), |end| start + end + close.len()))
 }
 
 fn quoted(rest: &str, quote: char) -> usize {
@@ -265,18 +245,8 @@ mod lexer {
         let source = Source::new("x.rs", text);
         assert_eq!(source.code.len(), text.len());
         assert_eq!(source.comments.len(), text.len());
-        assert_eq!(
-            source.words("fn", Tests::Search).len(),
-            1,
-            "{}",
-            source.code
-        );
-        assert_eq!(
-            words_in(&source.comments, "fn").len(),
-            4,
-            "{}",
-            source.comments
-        );
+        assert_eq!(source.words("fn", Tests::Search).len(), 1, "{}", source.code);
+        assert_eq!(words_in(&source.comments, "fn").len(), 4, "{}", source.comments);
     }
 
     #[test]

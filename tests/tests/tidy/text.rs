@@ -24,14 +24,7 @@ const TALK: &[&str] = &[
 ];
 
 /// Places that exist on one machine only.
-const PATHS: &[&str] = &[
-    "/work/",
-    "/root/",
-    "/home/",
-    "/tmp/target",
-    "/tmp/plan",
-    "/Users/",
-];
+const PATHS: &[&str] = &["/work/", "/root/", "/home/", "/tmp/target", "/tmp/plan", "/Users/"];
 
 const UNFINISHED: &[&str] = &["TODO", "FIXME", "XXX", "HACK"];
 
@@ -39,17 +32,10 @@ const UNFINISHED: &[&str] = &["TODO", "FIXME", "XXX", "HACK"];
 const SELF: &str = "tests/tests/tidy/";
 
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
-    let rust = tree.sources().map(|source| {
-        (
-            source.path.as_str(),
-            source.text.as_str(),
-            Some(&source.comments),
-        )
-    });
-    let texts = tree
-        .texts
-        .iter()
-        .map(|(path, text)| (path.as_str(), text.as_str(), None));
+    let rust = tree
+        .sources()
+        .map(|source| (source.path.as_str(), source.text.as_str(), Some(&source.comments)));
+    let texts = tree.texts.iter().map(|(path, text)| (path.as_str(), text.as_str(), None));
     let mut findings = Vec::new();
     for (path, text, comments) in rust.chain(texts) {
         let licence = path.starts_with("LICENSE");
@@ -66,10 +52,7 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
 }
 
 fn line_of(text: &str, at: usize) -> usize {
-    1 + text.as_bytes()[..at]
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count()
+    1 + text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count()
 }
 
 fn talk(path: &str, text: &str) -> Vec<Finding> {
@@ -101,12 +84,7 @@ fn paths(path: &str, text: &str) -> Vec<Finding> {
                 let why = format!(
                     "\"{place}\" exists on one machine only: use a path relative to the workspace"
                 );
-                found.push(Finding::new(
-                    path,
-                    line_of(text, at),
-                    rule::MACHINE_PATH,
-                    why,
-                ));
+                found.push(Finding::new(path, line_of(text, at), rule::MACHINE_PATH, why));
             }
         }
     }

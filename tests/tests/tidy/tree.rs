@@ -8,19 +8,11 @@ use crate::rule::Finding;
 use crate::source::{Source, closing, item_end, words_in};
 
 /// Folders that hold what tools write, never what people write.
-const SKIPPED: &[&str] = &[
-    "target",
-    ".git",
-    "corpus",
-    "artifacts",
-    "coverage",
-    "node_modules",
-];
+const SKIPPED: &[&str] = &["target", ".git", "corpus", "artifacts", "coverage", "node_modules"];
 
 /// Text files by ending. Files without an ending count when they start with `#!` or are licences.
-const TEXT_ENDINGS: &[&str] = &[
-    "rs", "toml", "md", "txt", "sh", "yml", "yaml", "json", "c", "h", "stderr", "py",
-];
+const TEXT_ENDINGS: &[&str] =
+    &["rs", "toml", "md", "txt", "sh", "yml", "yaml", "json", "c", "h", "stderr", "py"];
 
 /// The workspace, in memory: read from disk, or planted by a test.
 #[derive(Debug)]
@@ -38,20 +30,11 @@ impl Tree {
     pub(crate) fn read(root: &Path) -> Self {
         let mut files = Vec::new();
         walk(root, root, &mut files);
-        let mut tree = Self::from_texts(
-            files
-                .iter()
-                .map(|(path, text)| (path.as_str(), text.as_str())),
-        );
+        let mut tree =
+            Self::from_texts(files.iter().map(|(path, text)| (path.as_str(), text.as_str())));
         tree.top = fs::read_dir(root)
             .expect("root folder")
-            .map(|entry| {
-                entry
-                    .expect("entry")
-                    .file_name()
-                    .to_string_lossy()
-                    .into_owned()
-            })
+            .map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned())
             .collect();
         tree
     }
@@ -66,15 +49,8 @@ impl Tree {
             }
         }
         let all = rust.keys().chain(texts.keys());
-        let top = all
-            .map(|path| path.split('/').next().unwrap_or(path).to_owned())
-            .collect();
-        let mut tree = Self {
-            rust,
-            texts,
-            top,
-            reached: BTreeSet::new(),
-        };
+        let top = all.map(|path| path.split('/').next().unwrap_or(path).to_owned()).collect();
+        let mut tree = Self { rust, texts, top, reached: BTreeSet::new() };
         tree.reach();
         tree
     }
@@ -97,12 +73,9 @@ impl Tree {
         let marker = format!("tidy-allow({}):", finding.rule);
         let lines: Vec<&str> = text.lines().collect();
         let excused = |line: usize| {
-            line.checked_sub(1)
-                .and_then(|at| lines.get(at))
-                .is_some_and(|line| {
-                    line.split_once(&marker)
-                        .is_some_and(|(_, reason)| reason.trim().len() >= 10)
-                })
+            line.checked_sub(1).and_then(|at| lines.get(at)).is_some_and(|line| {
+                line.split_once(&marker).is_some_and(|(_, reason)| reason.trim().len() >= 10)
+            })
         };
         if finding.line == 0 {
             return (1..=lines.len().min(40)).any(excused);
@@ -134,17 +107,9 @@ impl Tree {
     /// Targets that a manifest names by `path = "x.rs"`.
     fn named_targets(&self) -> Vec<String> {
         let mut found = Vec::new();
-        for (path, text) in self
-            .texts
-            .iter()
-            .filter(|(path, _)| path.ends_with("Cargo.toml"))
-        {
+        for (path, text) in self.texts.iter().filter(|(path, _)| path.ends_with("Cargo.toml")) {
             let folder = path.trim_end_matches("Cargo.toml");
-            for line in text
-                .lines()
-                .map(str::trim)
-                .filter(|line| line.starts_with("path"))
-            {
+            for line in text.lines().map(str::trim).filter(|line| line.starts_with("path")) {
                 if let Some(name) = line.split('"').nth(1).filter(|name| name.ends_with(".rs")) {
                     found.push(format!("{folder}{name}"));
                 }
@@ -155,36 +120,25 @@ impl Tree {
 }
 
 fn walk(root: &Path, folder: &Path, out: &mut Vec<(String, String)>) {
-    let mut entries: Vec<_> = fs::read_dir(folder)
-        .expect("folder")
-        .map(|entry| entry.expect("entry").path())
-        .collect();
+    let mut entries: Vec<_> =
+        fs::read_dir(folder).expect("folder").map(|entry| entry.expect("entry").path()).collect();
     entries.sort();
     for path in entries {
-        let name = path
-            .file_name()
-            .expect("name")
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().expect("name").to_string_lossy().into_owned();
         if path.is_dir() {
             if !SKIPPED.contains(&name.as_str()) {
                 walk(root, &path, out);
             }
             continue;
         }
-        let ending = path
-            .extension()
-            .map(|ending| ending.to_string_lossy().into_owned());
+        let ending = path.extension().map(|ending| ending.to_string_lossy().into_owned());
         let wanted = match ending.as_deref() {
             Some(ending) => TEXT_ENDINGS.contains(&ending),
             None => true,
         };
         if wanted && let Ok(text) = fs::read_to_string(&path) {
-            let short = path
-                .strip_prefix(root)
-                .expect("below the root")
-                .to_string_lossy()
-                .into_owned();
+            let short =
+                path.strip_prefix(root).expect("below the root").to_string_lossy().into_owned();
             out.push((short, text));
         }
     }
@@ -215,11 +169,7 @@ fn declared(source: &Source) -> Vec<(String, bool)> {
     let (parent, file) = source.path.rsplit_once('/').unwrap_or(("", &source.path));
     let stem = file.trim_end_matches(".rs");
     let owns_folder = is_root(&source.path) || stem == "mod";
-    let base = if owns_folder {
-        parent.to_owned()
-    } else {
-        format!("{parent}/{stem}")
-    };
+    let base = if owns_folder { parent.to_owned() } else { format!("{parent}/{stem}") };
     let mut found = Vec::new();
     for at in words_in(&source.code, "mod") {
         let name: String = source.code[at + 3..]
@@ -245,10 +195,7 @@ fn declared(source: &Source) -> Vec<(String, bool)> {
     for at in words_in(&source.code, "include!") {
         let end = item_end(&source.code, at);
         if let Some(name) = source.text[at..end].split('"').nth(1) {
-            found.push((
-                format!("{parent}/{name}"),
-                source.is_test_line(source.line_of(at)),
-            ));
+            found.push((format!("{parent}/{name}"), source.is_test_line(source.line_of(at))));
         }
     }
     found

@@ -63,7 +63,11 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         return server::serve(name, options);
     }
     let reports = with_client("bw", options, |client| {
-        options.sizes().into_iter().map(|size| measure(client, args, size)).collect::<Result<Vec<_>, _>>()
+        options
+            .sizes()
+            .into_iter()
+            .map(|size| measure(client, args, size))
+            .collect::<Result<Vec<_>, _>>()
     })?;
     if let Some(path) = &options.plot {
         let points: Vec<_> =
@@ -175,7 +179,10 @@ impl Stream<'_, '_, '_> {
         let bad = self.client.answer()?;
         let seconds = float(station.clock.now_ns().saturating_sub(begin)) / 1e9;
         if bad > 0 {
-            return Err(format!("{bad} of {count} messages were lost, repeated, out of order or changed").into());
+            return Err(format!(
+                "{bad} of {count} messages were lost, repeated, out of order or changed"
+            )
+            .into());
         }
         Ok(seconds)
     }

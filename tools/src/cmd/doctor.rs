@@ -49,11 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     };
     table::emit(&text)?;
     let hurts = checks.iter().any(|check| check.verdict.hurts());
-    Ok(if hurts {
-        Verdict::NotWell
-    } else {
-        Verdict::Well
-    })
+    Ok(if hurts { Verdict::NotWell } else { Verdict::Well })
 }
 
 fn report(checks: &[Check]) -> Report<'_> {
@@ -66,15 +62,8 @@ fn report(checks: &[Check]) -> Report<'_> {
         remedy: check.remedy.as_deref(),
     });
     // What cannot be found out is no complaint, so the whole is well all the same.
-    let worst = checks
-        .iter()
-        .map(|check| check.verdict)
-        .filter(|verdict| verdict.hurts())
-        .max();
-    Report {
-        verdict: worst.unwrap_or(Finding::Ok).to_string(),
-        checks: rows.collect(),
-    }
+    let worst = checks.iter().map(|check| check.verdict).filter(|verdict| verdict.hurts()).max();
+    Report { verdict: worst.unwrap_or(Finding::Ok).to_string(), checks: rows.collect() }
 }
 
 /// Whether escape sequences are wanted.
@@ -114,11 +103,8 @@ fn in_words(checks: &[Check], ink: Ink) -> String {
         // Writing to a String does not fail.
         let _written = writeln!(text, "{mark}  {title}: {found}\n         {why}");
         if let Some(remedy) = &check.remedy {
-            let _written = writeln!(
-                text,
-                "         mend it: {}",
-                ink.paint("36", &table::plain(remedy))
-            );
+            let _written =
+                writeln!(text, "         mend it: {}", ink.paint("36", &table::plain(remedy)));
         }
     }
     let _written = writeln!(text, "\n{}", summary(checks));
@@ -126,18 +112,9 @@ fn in_words(checks: &[Check], ink: Ink) -> String {
 }
 
 fn summary(checks: &[Check]) -> String {
-    let count = |wanted| {
-        checks
-            .iter()
-            .filter(|check| check.verdict == wanted)
-            .count()
-    };
+    let count = |wanted| checks.iter().filter(|check| check.verdict == wanted).count();
     let (bad, warn) = (count(Finding::Bad), count(Finding::Warn));
-    let rest = format!(
-        "{} ok, {} unknown",
-        count(Finding::Ok),
-        count(Finding::Unknown)
-    );
+    let rest = format!("{} ok, {} unknown", count(Finding::Ok), count(Finding::Unknown));
     match (bad, warn) {
         (0, 0) => format!("Nothing found that would hurt latency ({rest})."),
         (0, _) => format!("{warn} found that cost some latency ({rest})."),
@@ -189,11 +166,7 @@ mod tests {
         checks.retain(|check| check.verdict != Finding::Bad);
         assert_eq!(report(&checks).verdict, "warn");
         checks.retain(|check| check.verdict == Finding::Unknown);
-        assert_eq!(
-            report(&checks).verdict,
-            "ok",
-            "what is unknown is no complaint"
-        );
+        assert_eq!(report(&checks).verdict, "ok", "what is unknown is no complaint");
         assert!(summary(&checks).starts_with("Nothing found"));
     }
 }

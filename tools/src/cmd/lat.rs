@@ -93,7 +93,11 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         return server::serve(name, options);
     }
     let all = with_client("lat", options, |client| {
-        options.sizes().into_iter().map(|size| measure(client, options, size)).collect::<Result<Vec<_>, _>>()
+        options
+            .sizes()
+            .into_iter()
+            .map(|size| measure(client, options, size))
+            .collect::<Result<Vec<_>, _>>()
     })?;
     if let Some(path) = &args.hgrm {
         for measured in &all {
@@ -105,7 +109,10 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
             .iter()
             .flat_map(|m| {
                 let size = m.report.size;
-                [(format!("{size} bytes"), &m.trips), (format!("floor, beside {size} bytes"), &m.floor)]
+                [
+                    (format!("{size} bytes"), &m.trips),
+                    (format!("floor, beside {size} bytes"), &m.floor),
+                ]
             })
             .collect();
         plot::percentiles(path, &curves)?;
@@ -119,7 +126,11 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     Ok(Verdict::Well)
 }
 
-fn measure(client: &Client<'_, '_>, options: &PairOptions, size: usize) -> Result<Measured, Failure> {
+fn measure(
+    client: &Client<'_, '_>,
+    options: &PairOptions,
+    size: usize,
+) -> Result<Measured, Failure> {
     let marking = options.marking();
     let message = vec![0x5A; size];
     let mut trips = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
@@ -276,14 +287,35 @@ fn print_table(reports: &[&Report]) {
     );
     println!(
         "{:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>9}  {:>9} {:>9}  {:>6} {:>6}",
-        "bytes", "iters", "min", "p50", "p90", "p99", "p99.9", "max", "floor p50", "floor p99", "ratio", "best"
+        "bytes",
+        "iters",
+        "min",
+        "p50",
+        "p90",
+        "p99",
+        "p99.9",
+        "max",
+        "floor p50",
+        "floor p99",
+        "ratio",
+        "best"
     );
     for r in reports {
         let t = &r.rtt_ns;
         println!(
             "{:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>9}  {:>9} {:>9}  {:>6.2} {:>6.2}",
-            r.size, r.iters, t.min, t.p50, t.p90, t.p99, t.p99_9, t.max,
-            r.floor_rtt_ns.p50, r.floor_rtt_ns.p99, r.ratio_p50, r.ratio_p50_best_rounds
+            r.size,
+            r.iters,
+            t.min,
+            t.p50,
+            t.p90,
+            t.p99,
+            t.p99_9,
+            t.max,
+            r.floor_rtt_ns.p50,
+            r.floor_rtt_ns.p99,
+            r.ratio_p50,
+            r.ratio_p50_best_rounds
         );
     }
     println!(
@@ -318,7 +350,12 @@ fn write_hgrm(path: &Path, trips: &Histogram<u64>) -> Result<(), Failure> {
         }
         text.push('\n');
     }
-    writeln!(text, "#[Mean    = {:>12.3}, StdDeviation   = {:>12.3}]", trips.mean(), trips.stdev())?;
+    writeln!(
+        text,
+        "#[Mean    = {:>12.3}, StdDeviation   = {:>12.3}]",
+        trips.mean(),
+        trips.stdev()
+    )?;
     writeln!(text, "#[Max     = {:>12}, Total count    = {:>12}]", trips.max(), trips.len())?;
     writeln!(text, "#[Buckets = {:>12}, SubBuckets     = {:>12}]", trips.buckets(), 2048)?;
     std::fs::write(path, text).map_err(|e| format!("--hgrm {}: {e}", path.display()).into())

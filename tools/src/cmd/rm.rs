@@ -72,10 +72,7 @@ fn remove(why: impl Into<String>) -> Ruling {
 }
 
 fn keep(why: impl Into<String>, remedy: impl Into<String>) -> Ruling {
-    Ruling::Keep {
-        why: why.into(),
-        remedy: remedy.into(),
-    }
+    Ruling::Keep { why: why.into(), remedy: remedy.into() }
 }
 
 /// How a segment came to be looked at.
@@ -90,20 +87,10 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     for name in &args.names {
         SegmentName::new(name)?;
     }
-    let asked = if args.dead {
-        Asked::Sweep
-    } else {
-        Asked::ByName
-    };
+    let asked = if args.dead { Asked::Sweep } else { Asked::ByName };
     let wanted = |name: &String| asked == Asked::Sweep || args.names.contains(name);
-    let listed: Vec<_> = mem::list()?
-        .into_iter()
-        .filter(|l| wanted(&l.name))
-        .collect();
-    let missing = args
-        .names
-        .iter()
-        .filter(|name| !listed.iter().any(|l| l.name == **name));
+    let listed: Vec<_> = mem::list()?.into_iter().filter(|l| wanted(&l.name)).collect();
+    let missing = args.names.iter().filter(|name| !listed.iter().any(|l| l.name == **name));
     let mut outcomes: Vec<Outcome> = missing.map(|name| not_there(name)).collect();
     let holders = Holders::look();
     let mut well = outcomes.is_empty();
@@ -116,17 +103,9 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         well &= outcome.remedy.is_none() || outcome.action == Action::Kept && asked == Asked::Sweep;
         outcomes.push(outcome);
     }
-    let text = if args.json {
-        table::json(&outcomes)?
-    } else {
-        in_words(&outcomes)
-    };
+    let text = if args.json { table::json(&outcomes)? } else { in_words(&outcomes) };
     table::emit(&text)?;
-    Ok(if well {
-        Verdict::Well
-    } else {
-        Verdict::NotWell
-    })
+    Ok(if well { Verdict::Well } else { Verdict::NotWell })
 }
 
 fn not_there(name: &str) -> Outcome {
@@ -143,15 +122,11 @@ fn judge(found: &Found, asked: Asked) -> Ruling {
     match &found.what {
         What::Domain { processes, .. } => judge_domain(found, processes, asked),
         What::Stats { plane } => {
-            let parties = [
-                found.creator.as_ref(),
-                plane.as_ref().map(|plane| &plane.party),
-            ];
+            let parties = [found.creator.as_ref(), plane.as_ref().map(|plane| &plane.party)];
             match parties.into_iter().flatten().find(|party| party.may_live()) {
-                Some(party) => keep(
-                    format!("its plane lives: process {}", named(party)),
-                    end(party),
-                ),
+                Some(party) => {
+                    keep(format!("its plane lives: process {}", named(party)), end(party))
+                }
                 None => remove("its plane is dead"),
             }
         }
@@ -165,25 +140,16 @@ fn judge_domain(found: &Found, processes: &[Process], asked: Asked) -> Ruling {
             1 => String::new(),
             many => format!(", and {} more", many.saturating_sub(1)),
         };
-        let why = format!(
-            "a live process is in it: {} {}{others}",
-            named(&live.party),
-            live.command
-        );
+        let why =
+            format!("a live process is in it: {} {}{others}", named(&live.party), live.command);
         return keep(why, end(&live.party));
     }
     if let Some(pid) = found.mapped_by.first() {
-        return keep(
-            format!("process {pid} has it mapped, and may be about to join"),
-            "try again",
-        );
+        return keep(format!("process {pid} has it mapped, and may be about to join"), "try again");
     }
     match &found.creator {
         Some(creator) if asked == Asked::Sweep && creator.may_live() => keep(
-            format!(
-                "nobody is in it, but its creator lives: process {}",
-                named(creator)
-            ),
+            format!("nobody is in it, but its creator lives: process {}", named(creator)),
             format!("remove it by its name: spinwire rm {}", found.name),
         ),
         Some(_) | None if processes.is_empty() => remove("nobody is in it"),
@@ -205,10 +171,9 @@ fn judge_broken(found: &Found, why: &str, content: Content) -> Ruling {
         );
     }
     match &found.creator {
-        Some(creator) if content == Content::Link && creator.may_live() => keep(
-            format!("process {} is making it", named(creator)),
-            "try again",
-        ),
+        Some(creator) if content == Content::Link && creator.may_live() => {
+            keep(format!("process {} is making it", named(creator)), "try again")
+        }
         Some(_) | None => remove(format!("broken, and nobody has it mapped: {why}")),
     }
 }
@@ -223,10 +188,9 @@ fn named(party: &Party) -> String {
 
 fn end(party: &Party) -> String {
     match party.life {
-        Life::Stopped => format!(
-            "let it go on: kill -CONT {0}; or end it: kill -KILL {0}",
-            party.pid
-        ),
+        Life::Stopped => {
+            format!("let it go on: kill -CONT {0}; or end it: kill -KILL {0}", party.pid)
+        }
         Life::Alive | Life::Dead(_) | Life::Unknown(_) => {
             format!("end it first: kill {}", party.pid)
         }
@@ -251,11 +215,7 @@ fn carry_out(found: &Found, ruling: Ruling, dry_run: bool) -> Outcome {
                     let why = format!(
                         "{why}; but process {pid} joined while it was removed, and is alone in it now"
                     );
-                    outcome(
-                        Action::Removed,
-                        why,
-                        Some(format!("start process {pid} anew")),
-                    )
+                    outcome(Action::Removed, why, Some(format!("start process {pid} anew")))
                 }
             },
             Ok(false) => outcome(
@@ -263,11 +223,7 @@ fn carry_out(found: &Found, ruling: Ruling, dry_run: bool) -> Outcome {
                 "somebody else removed or replaced it meanwhile".to_owned(),
                 Some("see what there is: spinwire ps".to_owned()),
             ),
-            Err(e) => outcome(
-                Action::Kept,
-                e.to_string(),
-                Some("see the reason".to_owned()),
-            ),
+            Err(e) => outcome(Action::Kept, e.to_string(), Some("see the reason".to_owned())),
         },
     }
 }
@@ -286,10 +242,7 @@ fn newcomer(found: &Found) -> Option<u32> {
     let lines = found.mapping.as_ref()?.lines();
     let segment = Segment::attach(lines).ok()?;
     let boot_id = copy_header(lines).ok()?.boot_id;
-    processes(&segment, boot_id)
-        .iter()
-        .find(|p| p.party.may_live())
-        .map(|p| p.party.pid)
+    processes(&segment, boot_id).iter().find(|p| p.party.may_live()).map(|p| p.party.pid)
 }
 
 fn in_words(outcomes: &[Outcome]) -> String {
@@ -306,11 +259,7 @@ fn in_words(outcomes: &[Outcome]) -> String {
             .remedy
             .as_ref()
             .map_or_else(String::new, |r| format!("; remedy: {}", table::plain(r)));
-        format!(
-            "{action} {}: {}{remedy}\n",
-            table::plain(&o.name),
-            table::plain(&o.why)
-        )
+        format!("{action} {}: {}{remedy}\n", table::plain(&o.name), table::plain(&o.why))
     };
     outcomes.iter().map(line).collect()
 }

@@ -101,8 +101,8 @@ pub(crate) fn with_client<R>(
     }
     let name = format!("{command}-{}", std::process::id());
     let mut other = Other::start(command, &name, options)?;
-    let measured = join(&name, Some(&mut other))
-        .and_then(|domain| with_domain(&domain, options, measure));
+    let measured =
+        join(&name, Some(&mut other)).and_then(|domain| with_domain(&domain, options, measure));
     match measured {
         Ok(measured) => other.finish().map(|()| measured),
         Err(failure) => {

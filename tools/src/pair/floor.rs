@@ -60,7 +60,9 @@ impl<'s> Floor<'s> {
                 }
             }
             if since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
-                return Err("floor: the other end stopped answering; is its process still there?".into());
+                return Err(
+                    "floor: the other end stopped answering; is its process still there?".into()
+                );
             }
         }
     }
@@ -108,7 +110,9 @@ impl<'s> Floor<'s> {
             }
             for block_number in number..end {
                 if !line::copy_in(self.ring, Self::place(size, block_number, slots), block) {
-                    return Err("floor: the block is longer than the ring; use a smaller --size".into());
+                    return Err(
+                        "floor: the block is longer than the ring; use a smaller --size".into()
+                    );
                 }
             }
             self.ping.store(end, Ordering::Release);
@@ -127,7 +131,9 @@ impl<'s> Floor<'s> {
             let ready = self.wait(self.ping, |ready| ready > number)?.min(count);
             while number < ready {
                 if !line::copy_out(self.ring, Self::place(size, number, slots), block) {
-                    return Err("floor: the block is longer than the ring; use a smaller --size".into());
+                    return Err(
+                        "floor: the block is longer than the ring; use a smaller --size".into()
+                    );
                 }
                 number = number.saturating_add(1);
                 // Credit in quarters, as a lane does.

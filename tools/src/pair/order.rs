@@ -55,7 +55,8 @@ impl Order {
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let words: &[u8; ORDER_BYTES] = bytes.try_into().ok()?;
         let [kind, count, size, marking] = words.as_chunks::<8>().0 else { return None };
-        let [kind, count, size, marking] = [kind, count, size, marking].map(|w| u64::from_le_bytes(*w));
+        let [kind, count, size, marking] =
+            [kind, count, size, marking].map(|w| u64::from_le_bytes(*w));
         let marking = if marking == 0 { Marking::Untagged } else { Marking::Tagged };
         match kind {
             1 => Some(Self::Floor { count }),

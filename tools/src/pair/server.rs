@@ -82,7 +82,9 @@ fn serve_in(
                 let bad = drain(&station, (count, size), marking, use_for)?;
                 station.send_order(client, Order::Done { value: bad })?;
             }
-            Order::Done { .. } => return Err("the client sent an answer where an order was due".into()),
+            Order::Done { .. } => {
+                return Err("the client sent an answer where an order was due".into());
+            }
             Order::Bye => return Ok(Verdict::Well),
         }
     }

@@ -193,7 +193,9 @@ impl<'s, 'm> Station<'s, 'm> {
             (Some(source), Some(order)) if completion.status == Status::Success => {
                 Ok(Some((source, order)))
             }
-            _ => Err("the other end sent something that is no order; is it the same version?".into()),
+            _ => {
+                Err("the other end sent something that is no order; is it the same version?".into())
+            }
         }
     }
 

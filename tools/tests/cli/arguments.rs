@@ -38,10 +38,7 @@ fn one_bad_name_keeps_all_the_others() {
     folder.holder("domain quotes").kill();
     let ran = folder.run(&["rm", "quotes", "a/b"]);
     assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(
-        folder.has("quotes"),
-        "nothing is done before all names were looked at"
-    );
+    assert!(folder.has("quotes"), "nothing is done before all names were looked at");
 }
 
 #[test]
@@ -52,18 +49,10 @@ fn folders_that_are_none() {
     let circle = folder.file("circle");
     symlink(&circle, &circle).unwrap();
     for path in [file, circle, folder.file("missing")] {
-        for args in [
-            &["ps"][..],
-            &["rm", "--dead"],
-            &["rm", "quotes"],
-            &["top", "--once"],
-        ] {
+        for args in [&["ps"][..], &["rm", "--dead"], &["rm", "quotes"], &["top", "--once"]] {
             let ran = run_in(&path, args);
             assert_eq!(ran.code, 2, "{args:?} in {path:?}: {ran:?}");
-            assert!(
-                ran.err.contains(path.to_str().unwrap()),
-                "{args:?} in {path:?}: {ran:?}"
-            );
+            assert!(ran.err.contains(path.to_str().unwrap()), "{args:?} in {path:?}: {ran:?}");
         }
     }
 }
@@ -78,17 +67,9 @@ fn nothing_is_nothing_to_complain_about() {
         (&["top"], "No planes."),
     ] {
         let ran = folder.run(args);
-        assert_eq!(
-            (ran.code, ran.out.trim_end()),
-            (0, says),
-            "{args:?}: {ran:?}"
-        );
+        assert_eq!((ran.code, ran.out.trim_end()), (0, says), "{args:?}: {ran:?}");
     }
-    for args in [
-        &["ps", "--json"][..],
-        &["rm", "--dead", "--json"],
-        &["top", "--json"],
-    ] {
+    for args in [&["ps", "--json"][..], &["rm", "--dead", "--json"], &["top", "--json"]] {
         let ran = folder.run(args);
         assert_eq!(ran.code, 0, "{args:?}: {ran:?}");
         assert_eq!(ran.json(), serde_json::json!([]), "{args:?}");
@@ -103,10 +84,7 @@ fn names_that_are_not_there() {
     assert!(ran.err.contains("ghost: no such segment"), "{ran:?}");
     let ran = folder.run(&["rm", "ghost"]);
     assert_eq!(ran.code, 1, "{ran:?}");
-    assert!(
-        ran.out.contains("kept ghost: there is no such segment"),
-        "{ran:?}"
-    );
+    assert!(ran.out.contains("kept ghost: there is no such segment"), "{ran:?}");
 }
 
 #[test]
@@ -119,12 +97,7 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
         .unwrap();
     drop(child.stdout.take());
     let mut err = String::new();
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut err)
-        .unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
     let code = child.wait().unwrap().code();
     assert!(matches!(code, Some(0 | 1)), "{code:?}: {err}");
     assert_eq!(err, "");
@@ -136,20 +109,14 @@ fn doctor_says_the_same_in_words_and_in_json() {
     let words = folder.run(&["doctor"]);
     let json = folder.run(&["doctor", "--json"]);
     assert_eq!(words.code, json.code, "{words:?} {json:?}");
-    assert!(
-        !words.out.contains('\u{1b}'),
-        "no colours where there is no terminal"
-    );
+    assert!(!words.out.contains('\u{1b}'), "no colours where there is no terminal");
     let report = json.json();
     let checks = report["checks"].as_array().unwrap();
     assert!(checks.len() >= 15, "{report}");
     let mut hurts = false;
     for check in checks {
-        let text = |field: &str| {
-            check[field]
-                .as_str()
-                .unwrap_or_else(|| panic!("{field}: {check}"))
-        };
+        let text =
+            |field: &str| check[field].as_str().unwrap_or_else(|| panic!("{field}: {check}"));
         assert!(words.out.contains(text("title")), "{check}");
         assert!(words.out.contains(text("why")), "{check}");
         let hurt = match text("verdict") {
@@ -157,11 +124,7 @@ fn doctor_says_the_same_in_words_and_in_json() {
             "warn" | "bad" => true,
             other => panic!("{other}"),
         };
-        assert_eq!(
-            check["remedy"].is_string(),
-            hurt,
-            "what hurts has a remedy: {check}"
-        );
+        assert_eq!(check["remedy"].is_string(), hurt, "what hurts has a remedy: {check}");
         hurts |= hurt;
     }
     assert_eq!(report["verdict"] != "ok", hurts, "{report}");
@@ -174,11 +137,7 @@ fn doctor_sees_a_folder_in_which_no_segment_can_be_made() {
     let ran = run_in(&folder.file("missing"), &["doctor", "--json"]);
     assert_eq!(ran.code, 1, "{ran:?}");
     let report = ran.json();
-    let shm = report["checks"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|check| check["id"] == "shm")
-        .unwrap();
+    let shm =
+        report["checks"].as_array().unwrap().iter().find(|check| check["id"] == "shm").unwrap();
     assert_eq!(shm["verdict"], "bad", "{shm}");
 }

@@ -9,18 +9,13 @@ use crate::rig::{Folder, Holder};
 
 /// Overwrites a part of a segment as a damaged or foreign build would have left it.
 fn scribble(folder: &Folder, name: &str, offset: u64, bytes: &[u8]) {
-    let file = OpenOptions::new()
-        .write(true)
-        .open(folder.file(name))
-        .unwrap();
+    let file = OpenOptions::new().write(true).open(folder.file(name)).unwrap();
     file.write_all_at(bytes, offset).unwrap();
 }
 
 fn pids(segment: &Value) -> Vec<u64> {
     let processes = segment["processes"].as_array().unwrap().iter();
-    processes
-        .map(|process| process["pid"].as_u64().unwrap())
-        .collect()
+    processes.map(|process| process["pid"].as_u64().unwrap()).collect()
 }
 
 /// It is kept, whichever way one asks; and the answer names the process.
@@ -48,10 +43,7 @@ fn a_live_holder_is_shown_and_keeps_its_segment() {
     assert_eq!(segment["mapped_by"][0], holder.pid(), "{segment}");
     assert_eq!(segment["lanes"]["count"], 4, "{segment}");
     let words = folder.run(&["ps"]);
-    assert!(
-        words.out.contains("quotes") && words.out.contains("alive"),
-        "{words:?}"
-    );
+    assert!(words.out.contains("quotes") && words.out.contains("alive"), "{words:?}");
     kept(&folder, "quotes", &holder, "a live process is in it");
 }
 
@@ -73,17 +65,10 @@ fn what_a_killed_holder_left_is_removed() {
     let pid = u64::from(holder.pid());
     holder.kill();
     let segment = folder.ps("quotes");
-    assert_eq!(
-        pids(&segment),
-        [pid],
-        "nobody has taken its slot back: {segment}"
-    );
+    assert_eq!(pids(&segment), [pid], "nobody has taken its slot back: {segment}");
     assert_eq!(segment["processes"][0]["life"], "dead", "{segment}");
     let ran = folder.run(&["rm", "--dead", "--dry-run", "--json"]);
-    assert_eq!(
-        (ran.code, ran.action("quotes").as_str()),
-        (0, "would_remove")
-    );
+    assert_eq!((ran.code, ran.action("quotes").as_str()), (0, "would_remove"));
     assert!(folder.has("quotes"), "a dry run does nothing");
     let ran = folder.run(&["rm", "--dead", "--json"]);
     assert_eq!((ran.code, ran.action("quotes").as_str()), (0, "removed"));
@@ -120,10 +105,7 @@ fn another_version_that_is_in_use_is_kept() {
     scribble(&folder, "quotes", 16, &[0x5a; 8]);
     let segment = folder.ps("quotes");
     assert_eq!(segment["kind"], "broken", "{segment}");
-    assert!(
-        segment["why"].as_str().unwrap().contains("layout_hash"),
-        "{segment}"
-    );
+    assert!(segment["why"].as_str().unwrap().contains("layout_hash"), "{segment}");
     kept(&folder, "quotes", &holder, "has it mapped");
     holder.kill();
     assert_eq!(folder.run(&["rm", "quotes"]).code, 0);
@@ -148,10 +130,7 @@ fn a_segment_that_was_cut_off_is_removed_once_nobody_has_it() {
     for bytes in [0, 12, 100, 4096, 8192] {
         let folder = Folder::new();
         folder.holder("domain quotes").kill();
-        let file = OpenOptions::new()
-            .write(true)
-            .open(folder.file("quotes"))
-            .unwrap();
+        let file = OpenOptions::new().write(true).open(folder.file("quotes")).unwrap();
         file.set_len(bytes).unwrap();
         assert_eq!(folder.ps("quotes")["kind"], "broken", "{bytes}");
         let ran = folder.run(&["rm", "--dead", "--json"]);
@@ -190,18 +169,10 @@ fn a_command_of_escape_sequences_does_not_reach_the_terminal() {
     // The command of the first process, which the test harness has named after the test.
     let at = 256 + 64;
     assert_ne!(whole[at], 0, "the command is not where it is looked for");
-    scribble(
-        &folder,
-        "quotes",
-        u64::try_from(at).unwrap(),
-        b"\x1b[2J\x1b]0;x\x07\n\xff\0",
-    );
+    scribble(&folder, "quotes", u64::try_from(at).unwrap(), b"\x1b[2J\x1b]0;x\x07\n\xff\0");
     let ran = folder.run(&["ps"]);
     assert_eq!(ran.code, 0);
-    assert!(
-        !ran.out.contains('\u{1b}') && !ran.out.contains('\u{7}'),
-        "{ran:?}"
-    );
+    assert!(!ran.out.contains('\u{1b}') && !ran.out.contains('\u{7}'), "{ran:?}");
     assert!(ran.out.contains("\\u{1b}[2J"), "{ran:?}");
     holder.kill();
 }

@@ -64,10 +64,7 @@ fn hold(role: &str) {
                 lane_cell_count: 8,
                 lane_spill_bytes: 1024,
             };
-            let config = DomainConfig {
-                geometry,
-                ..DomainConfig::default()
-            };
+            let config = DomainConfig { geometry, ..DomainConfig::default() };
             let _domain = Domain::create_or_join(name, &config).unwrap();
             say_and_wait(|| {});
         }
@@ -80,10 +77,7 @@ fn hold(role: &str) {
             let page = StatsPage::create(&name).unwrap();
             let mut memory = Plane::memory(1 << 20).unwrap();
             let bump = Plane::arena(&mut memory);
-            let config = PlaneConfig {
-                cpu: None,
-                stats_every: Nanos::from_millis(1),
-            };
+            let config = PlaneConfig { cpu: None, stats_every: Nanos::from_millis(1) };
             let plane = Plane::open(&name, &page, &bump, &config).unwrap();
             let turn = || {
                 plane.stats().counters().increment(Counter::MessagesSent);

@@ -39,36 +39,19 @@ fn positive(report: &Value, fields: &[&str]) {
 #[test]
 fn lat_reports_what_it_promises_and_leaves_nothing_behind() {
     let folder = Folder::new();
-    let ran = folder.run(&[
-        "lat", "--size", "32,4k", "--iters", "400", "--rounds", "2", "--json",
-    ]);
+    let ran = folder.run(&["lat", "--size", "32,4k", "--iters", "400", "--rounds", "2", "--json"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     let json = ran.json();
     assert_eq!(json.as_array().map(Vec::len), Some(2), "{json}");
     for (report, size) in json.as_array().unwrap().iter().zip([32, 4096]) {
-        assert_eq!(
-            (&report["provider"], &report["size"]),
-            (&"shm".into(), &size.into()),
-            "{json}"
-        );
-        positive(
-            report,
-            &[
-                "/iters",
-                "/ratio_p50",
-                "/floor_rtt_ns/p50",
-                "/floor_rtt_ns/p99",
-            ],
-        );
+        assert_eq!((&report["provider"], &report["size"]), (&"shm".into(), &size.into()), "{json}");
+        positive(report, &["/iters", "/ratio_p50", "/floor_rtt_ns/p50", "/floor_rtt_ns/p99"]);
         positive(report, &["/rtt_ns/min", "/rtt_ns/p99_9", "/rtt_ns/mean"]);
         let steps = ["min", "p50", "p90", "p99", "p99_9", "max"];
         let values = steps.map(|step| report["rtt_ns"][step].as_u64().unwrap());
         assert!(values.is_sorted(), "{report}");
         assert_eq!(report["cpus"].as_array().unwrap().len(), 2, "{report}");
-        assert!(
-            ["2M", "thp", "4K"].contains(&report["page"].as_str().unwrap()),
-            "{report}"
-        );
+        assert!(["2M", "thp", "4K"].contains(&report["page"].as_str().unwrap()), "{report}");
     }
     assert_eq!(folder.run(&["ps", "--json"]).json(), serde_json::json!([]));
 }
@@ -76,23 +59,11 @@ fn lat_reports_what_it_promises_and_leaves_nothing_behind() {
 #[test]
 fn bw_reports_what_it_promises_and_leaves_nothing_behind() {
     let folder = Folder::new();
-    let ran = folder.run(&[
-        "bw", "--tagged", "--iters", "2000", "--rounds", "2", "--json",
-    ]);
+    let ran = folder.run(&["bw", "--tagged", "--iters", "2000", "--rounds", "2", "--json"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     let report = ran.json();
-    assert_eq!(
-        (&report["provider"], &report["size"]),
-        (&"shm".into(), &64.into()),
-        "{report}"
-    );
-    let fields = [
-        "/messages",
-        "/messages_per_s",
-        "/bytes_per_s",
-        "/floor_bytes_per_s",
-        "/ratio",
-    ];
+    assert_eq!((&report["provider"], &report["size"]), (&"shm".into(), &64.into()), "{report}");
+    let fields = ["/messages", "/messages_per_s", "/bytes_per_s", "/floor_bytes_per_s", "/ratio"];
     positive(&report, &fields);
     assert_eq!(folder.run(&["ps", "--json"]).json(), serde_json::json!([]));
 }
@@ -100,9 +71,7 @@ fn bw_reports_what_it_promises_and_leaves_nothing_behind() {
 #[test]
 fn one_cpu_for_both_ends_still_makes_progress() {
     let folder = Folder::new();
-    let ran = folder.run(&[
-        "lat", "--cpus", "0,0", "--iters", "50", "--rounds", "1", "--json",
-    ]);
+    let ran = folder.run(&["lat", "--cpus", "0,0", "--iters", "50", "--rounds", "1", "--json"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(ran.json()["cpus"], serde_json::json!([0, 0]));
 }

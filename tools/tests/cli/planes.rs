@@ -30,39 +30,22 @@ fn rates_of_a_live_plane() {
     let ran = folder.run(&["top", "--json", "--interval", "200"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     let plane = &ran.json()[0];
-    let number = |field: &str| {
-        plane[field]
-            .as_u64()
-            .unwrap_or_else(|| panic!("{field}: {plane}"))
-    };
+    let number = |field: &str| plane[field].as_u64().unwrap_or_else(|| panic!("{field}: {plane}"));
     assert_eq!(plane["name"], "quotes", "{plane}");
     assert_eq!(plane["pid"], holder.pid(), "{plane}");
     assert_eq!(plane["life"], "alive", "{plane}");
-    assert!(
-        number("span_ns") > 0 && number("messages_sent_per_s") > 0,
-        "{plane}"
-    );
+    assert!(number("span_ns") > 0 && number("messages_sent_per_s") > 0, "{plane}");
     // Each turn is busy and sends one message of 32 bytes, whatever their number; rates are rounded.
     assert_eq!(number("busy_percent"), 100, "{plane}");
-    assert_eq!(
-        number("turns_per_s"),
-        number("messages_sent_per_s"),
-        "{plane}"
-    );
+    assert_eq!(number("turns_per_s"), number("messages_sent_per_s"), "{plane}");
     assert!(
         number("bytes_sent_per_s").abs_diff(32 * number("messages_sent_per_s")) <= 16,
         "{plane}"
     );
     assert_eq!(number("messages_received_per_s"), 0, "{plane}");
     let words = folder.run(&["top", "--once", "--interval", "50", "quotes"]);
-    assert!(
-        words.out.contains("quotes") && words.out.contains("alive"),
-        "{words:?}"
-    );
-    assert_eq!(
-        folder.run(&["top", "--json", "other"]).json(),
-        serde_json::json!([])
-    );
+    assert!(words.out.contains("quotes") && words.out.contains("alive"), "{words:?}");
+    assert_eq!(folder.run(&["top", "--json", "other"]).json(), serde_json::json!([]));
 }
 
 #[test]
@@ -71,16 +54,8 @@ fn a_plane_that_has_just_begun_has_no_rates_over_the_age_of_the_machine() {
     let _holder = folder.holder("late-plane quotes");
     // It first brings its page up to date between the two looks, or before, if this process is late.
     let plane = folder.run(&["top", "--json", "--interval", "500"]).json()[0].clone();
-    assert!(
-        plane["counters"]
-            .as_array()
-            .is_some_and(|list| !list.is_empty()),
-        "{plane}"
-    );
-    assert!(
-        plane["span_ns"].as_u64().unwrap() < 60_000_000_000,
-        "{plane}"
-    );
+    assert!(plane["counters"].as_array().is_some_and(|list| !list.is_empty()), "{plane}");
+    assert!(plane["span_ns"].as_u64().unwrap() < 60_000_000_000, "{plane}");
 }
 
 #[test]
@@ -90,11 +65,7 @@ fn a_plane_that_stands_still_or_died_says_so_and_has_no_rates() {
     holder.signal("STOP");
     let look = || folder.run(&["top", "--json", "--interval", "50"]).json()[0].clone();
     let plane = look();
-    assert_eq!(
-        (&plane["life"], &plane["span_ns"]),
-        (&"stopped".into(), &0.into()),
-        "{plane}"
-    );
+    assert_eq!((&plane["life"], &plane["span_ns"]), (&"stopped".into(), &0.into()), "{plane}");
     assert_eq!(plane["messages_sent_per_s"], 0, "{plane}");
     assert_eq!(folder.run(&["rm", PAGE]).code, 1, "a stopped plane lives");
     holder.kill();

@@ -54,12 +54,7 @@ impl Folder {
     /// `late-plane NAME`, whose page is brought up to date only after a while.
     pub(crate) fn holder(&self, role: &str) -> Holder {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "a_holder_holds_and_lets_go",
-                "--nocapture",
-                "--test-threads=1",
-            ])
+            .args(["--exact", "a_holder_holds_and_lets_go", "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
             .env("SPINWIRE_SHM_DIR", &self.0)
             .stdin(Stdio::piped())
@@ -67,11 +62,7 @@ impl Folder {
             .spawn()
             .unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
-        let ready = out
-            .by_ref()
-            .lines()
-            .map_while(Result::ok)
-            .any(|line| line.contains("HOLDS"));
+        let ready = out.by_ref().lines().map_while(Result::ok).any(|line| line.contains("HOLDS"));
         let holder = Holder { child, _out: out };
         assert!(ready, "the holder of {role} did not come so far");
         holder
@@ -93,10 +84,7 @@ pub(crate) fn run_in(folder: &Path, args: &[&str]) -> Ran {
 /// The command, not yet started.
 pub(crate) fn command(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spinwire"));
-    command
-        .args(args)
-        .env("SPINWIRE_SHM_DIR", folder)
-        .stdin(Stdio::null());
+    command.args(args).env("SPINWIRE_SHM_DIR", folder).stdin(Stdio::null());
     command
 }
 
@@ -148,22 +136,10 @@ impl Holder {
     /// Stops it, or lets it go on: `STOP`, `CONT`. Returns when the kernel shows it.
     pub(crate) fn signal(&self, signal: &str) {
         let kill = format!("kill -{signal} {}", self.pid());
-        assert!(
-            Command::new("sh")
-                .args(["-c", &kill])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
         let stat = format!("/proc/{}/stat", self.pid());
-        let stopped = || {
-            fs::read_to_string(&stat)
-                .unwrap()
-                .rsplit(") ")
-                .next()
-                .unwrap()
-                .starts_with('T')
-        };
+        let stopped =
+            || fs::read_to_string(&stat).unwrap().rsplit(") ").next().unwrap().starts_with('T');
         while stopped() != (signal == "STOP") {
             std::thread::yield_now();
         }

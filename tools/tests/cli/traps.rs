@@ -26,11 +26,7 @@ fn contents() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("half", page(b"SPINWIRE"), "removed"),
         ("cut", b"SPINWIRE\x01\0\0\0".to_vec(), "removed"),
         // A link of ours whose text was cut off.
-        (
-            "link-cut",
-            b"spinwire-link 1\nkind hugetlbfs\n".to_vec(),
-            "removed",
-        ),
+        ("link-cut", b"spinwire-link 1\nkind hugetlbfs\n".to_vec(), "removed"),
         // Somebody else's.
         ("text", b"my notes\n".to_vec(), "kept"),
         ("page", page(b"my notes\n"), "kept"),
@@ -75,10 +71,7 @@ fn links_are_not_followed() {
     symlink("/dev/null", folder.file("to-device")).unwrap();
     symlink("/nowhere/at/all", folder.file("to-nowhere")).unwrap();
     // A text of ours that leads to a file that is not ours.
-    let text = format!(
-        "spinwire-link 1\nkind hugetlbfs\npath {}\n",
-        victim.display()
-    );
+    let text = format!("spinwire-link 1\nkind hugetlbfs\npath {}\n", victim.display());
     private(&folder.file("text-link"), text.as_bytes());
     let ran = folder.run(&["rm", "--dead", "--json"]);
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -87,11 +80,7 @@ fn links_are_not_followed() {
         assert!(folder.has(name), "{name}");
         assert_eq!(folder.run(&["rm", name]).code, 1, "{name}");
     }
-    assert_eq!(
-        fs::read(&victim).unwrap(),
-        zeros,
-        "what a link leads to is not touched"
-    );
+    assert_eq!(fs::read(&victim).unwrap(), zeros, "what a link leads to is not touched");
 }
 
 #[test]
@@ -99,13 +88,7 @@ fn things_that_are_no_files() {
     let folder = Folder::new();
     fs::create_dir(folder.file("folder")).unwrap();
     let fifo = folder.file("fifo");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&fifo)
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let ps = folder.run(&["ps"]);
     assert_eq!(ps.code, 0, "{ps:?}");
     let ran = folder.run(&["rm", "--dead", "--json"]);
@@ -124,21 +107,10 @@ fn names_that_are_none_are_shown_harmlessly() {
     let ps = folder.run(&["ps"]);
     assert_eq!(ps.code, 0, "{ps:?}");
     assert!(!ps.out.contains('\u{1b}'), "{ps:?}");
-    assert_eq!(
-        folder
-            .run(&["ps", "--json"])
-            .json()
-            .as_array()
-            .unwrap()
-            .len(),
-        3
-    );
+    assert_eq!(folder.run(&["ps", "--json"]).json().as_array().unwrap().len(), 3);
     let ran = folder.run(&["rm", "--dead"]);
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(
-        !ran.out.contains('\u{1b}') && ran.out.matches("kept ").count() == 3,
-        "{ran:?}"
-    );
+    assert!(!ran.out.contains('\u{1b}') && ran.out.matches("kept ").count() == 3, "{ran:?}");
 }
 
 #[test]
@@ -147,10 +119,7 @@ fn a_segment_that_lets_others_in_is_not_joined_and_can_be_removed() {
     folder.holder("domain quotes").kill();
     fs::set_permissions(folder.file("quotes"), Permissions::from_mode(0o666)).unwrap();
     let segment = folder.ps("quotes");
-    assert!(
-        segment["why"].as_str().unwrap().contains("mode 0666"),
-        "{segment}"
-    );
+    assert!(segment["why"].as_str().unwrap().contains("mode 0666"), "{segment}");
     assert_eq!(folder.run(&["rm", "quotes"]).code, 0);
     assert!(!folder.has("quotes"));
 }

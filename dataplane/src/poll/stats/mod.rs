@@ -105,20 +105,9 @@ impl<'m> Stats<'m> {
     /// The arena has too little room left.
     pub fn place(bump: &Bump<'m>) -> Result<Self, Exhausted> {
         let place = || Histogram::place(bump);
-        let histograms = [
-            place()?,
-            place()?,
-            place()?,
-            place()?,
-            place()?,
-            place()?,
-            place()?,
-            place()?,
-        ];
-        Ok(Self {
-            counters: Counters::new(),
-            histograms,
-        })
+        let histograms =
+            [place()?, place()?, place()?, place()?, place()?, place()?, place()?, place()?];
+        Ok(Self { counters: Counters::new(), histograms })
     }
 
     /// The counters.
@@ -196,11 +185,7 @@ impl core::fmt::Display for StatsError {
             Self::TooSmall { bytes } => {
                 write!(f, "stats page of {bytes} bytes: give it {STATS_PAGE_BYTES}")
             }
-            Self::Foreign {
-                field,
-                found,
-                expected,
-            } => write!(
+            Self::Foreign { field, found, expected } => write!(
                 f,
                 "stats page: {field} is {found:#x}, not {expected:#x}: read it with the version that wrote it"
             ),
@@ -229,10 +214,7 @@ impl<'s> Sections<'s> {
 
     fn section(&self, offset: usize, bytes: usize) -> Option<Section<'s>> {
         let first = offset / LINE_BYTES;
-        Section::new(
-            self.page
-                .get(first..first.checked_add(bytes / LINE_BYTES)?)?,
-        )
+        Section::new(self.page.get(first..first.checked_add(bytes / LINE_BYTES)?)?)
     }
 
     fn plane(&self) -> Option<Section<'s>> {

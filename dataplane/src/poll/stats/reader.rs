@@ -45,10 +45,7 @@ impl<'s> StatsReader<'s> {
     /// # Errors
     /// The page is too small.
     pub fn new(page: &'s [Line]) -> Result<Self, StatsError> {
-        Ok(Self {
-            sections: Sections::new(page)?,
-            attempts: Self::ATTEMPTS,
-        })
+        Ok(Self { sections: Sections::new(page)?, attempts: Self::ATTEMPTS })
     }
 
     /// This reader with another bound on its attempts.
@@ -91,9 +88,7 @@ impl<'s> StatsReader<'s> {
     ) -> Result<(), StatsError> {
         let section = self.sections.histogram(id).ok_or(TOO_SMALL)?;
         let mut checked = Ok(());
-        section.read(self.attempts, |words| {
-            checked = copy_histogram(id, words, snapshot)
-        })?;
+        section.read(self.attempts, |words| checked = copy_histogram(id, words, snapshot))?;
         checked
     }
 
@@ -128,11 +123,7 @@ fn parse_plane(copy: &[u64]) -> Result<PlaneSnapshot, StatsError> {
     for (field, index, expected) in GEOMETRY {
         let found = word(index);
         if found != expected {
-            return Err(StatsError::Foreign {
-                field,
-                found,
-                expected,
-            });
+            return Err(StatsError::Foreign { field, found, expected });
         }
     }
     let mut field = [0; NAME_BYTES];
@@ -153,19 +144,13 @@ fn parse_plane(copy: &[u64]) -> Result<PlaneSnapshot, StatsError> {
         start_time: word(header::START_TIME),
         created_unix_ns: word(header::CREATED),
         tsc_hz: word(header::TSC_HZ),
-        cpu: word(header::CPU)
-            .checked_sub(1)
-            .and_then(|cpu| u32::try_from(cpu).ok()),
+        cpu: word(header::CPU).checked_sub(1).and_then(|cpu| u32::try_from(cpu).ok()),
     };
     let mut counters = [0; COUNTER_SLOT_COUNT];
     for (index, value) in counters.iter_mut().enumerate() {
         *value = word(header::COUNTERS.wrapping_add(index));
     }
-    Ok(PlaneSnapshot {
-        plane,
-        updated: Instant::from_nanos(word(header::UPDATED)),
-        counters,
-    })
+    Ok(PlaneSnapshot { plane, updated: Instant::from_nanos(word(header::UPDATED)), counters })
 }
 
 fn copy_histogram(
@@ -174,35 +159,19 @@ fn copy_histogram(
     snapshot: &mut HistogramSnapshot,
 ) -> Result<(), StatsError> {
     let geometry = [
-        (
-            "histogram id, unit",
-            bucket::IDENTITY,
-            join(id.code(), id.unit().code()),
-        ),
-        (
-            "bucket_count, sub_bucket_bits",
-            bucket::GEOMETRY,
-            bucket::GEOMETRY_VALUE,
-        ),
+        ("histogram id, unit", bucket::IDENTITY, join(id.code(), id.unit().code())),
+        ("bucket_count, sub_bucket_bits", bucket::GEOMETRY, bucket::GEOMETRY_VALUE),
     ];
     for (field, index, expected) in geometry {
         let found = words.get(index);
         if found != expected {
-            return Err(StatsError::Foreign {
-                field,
-                found,
-                expected,
-            });
+            return Err(StatsError::Foreign { field, found, expected });
         }
     }
     snapshot.count = words.get(bucket::COUNT);
     snapshot.sum = words.get(bucket::SUM);
     let nothing = snapshot.count == 0;
-    snapshot.min = if nothing {
-        u64::MAX
-    } else {
-        words.get(bucket::MIN)
-    };
+    snapshot.min = if nothing { u64::MAX } else { words.get(bucket::MIN) };
     snapshot.max = words.get(bucket::MAX);
     snapshot.overflow = words.get(bucket::OVERFLOW);
     for (index, value) in snapshot.buckets.iter_mut().enumerate() {

@@ -43,12 +43,7 @@ impl<'s> StatsWriter<'s> {
         if let Some(section) = sections.plane() {
             section.write(|words| introduce(words, plane));
         }
-        Ok(Self {
-            sections,
-            interval,
-            due: Cell::new(Instant::ORIGIN),
-            next: Cell::new(0),
-        })
+        Ok(Self { sections, interval, due: Cell::new(Instant::ORIGIN), next: Cell::new(0) })
     }
 
     /// Writes the next section where a round is due. Once a turn; it is not work that should keep a plane from
@@ -78,16 +73,12 @@ impl<'s> StatsWriter<'s> {
             self.publish_counters(stats.counters(), now);
         }
         // The first histogram from here on that has news; the round ends where there is none.
-        let changed = HistogramId::ALL
-            .iter()
-            .enumerate()
-            .skip(next.saturating_sub(1))
-            .find_map(|(index, &id)| {
-                let histogram = stats
-                    .histogram(id)
-                    .filter(|histogram| histogram.has_changed());
+        let changed = HistogramId::ALL.iter().enumerate().skip(next.saturating_sub(1)).find_map(
+            |(index, &id)| {
+                let histogram = stats.histogram(id).filter(|histogram| histogram.has_changed());
                 histogram.map(|histogram| (index, id, histogram))
-            });
+            },
+        );
         match changed {
             Some(_) if next == 0 => self.next.set(1),
             Some((index, id, histogram)) => {
@@ -120,13 +111,7 @@ impl<'s> StatsWriter<'s> {
         };
         section.write(|words| {
             let totals = histogram.totals();
-            let places = [
-                bucket::COUNT,
-                bucket::SUM,
-                bucket::MIN,
-                bucket::MAX,
-                bucket::OVERFLOW,
-            ];
+            let places = [bucket::COUNT, bucket::SUM, bucket::MIN, bucket::MAX, bucket::OVERFLOW];
             for (place, value) in places.into_iter().zip(totals) {
                 words.set(place, value);
             }
@@ -144,10 +129,7 @@ fn introduce(words: &SectionWriter<'_>, plane: &PlaneIdentity) {
     words.set(header::START_TIME, plane.start_time);
     words.set(header::CREATED, plane.created_unix_ns);
     words.set(header::TSC_HZ, plane.tsc_hz);
-    words.set(
-        header::CPU,
-        plane.cpu.map_or(0, |cpu| u64::from(cpu).wrapping_add(1)),
-    );
+    words.set(header::CPU, plane.cpu.map_or(0, |cpu| u64::from(cpu).wrapping_add(1)));
     let (name, _) = plane.name.as_field().as_chunks::<WORD_BYTES>();
     for (index, chunk) in name.iter().enumerate() {
         words.set(header::NAME.wrapping_add(index), u64::from_le_bytes(*chunk));

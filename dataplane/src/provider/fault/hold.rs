@@ -90,17 +90,8 @@ impl<'m> Holding<'m> {
                 Body::Copy(copy)
             }
         };
-        let SendWr {
-            to, tag, immediate, ..
-        } = *wr;
-        let entry = Held {
-            to,
-            body,
-            tag,
-            immediate,
-            place,
-            due,
-        };
+        let SendWr { to, tag, immediate, .. } = *wr;
+        let entry = Held { to, body, tag, immediate, place, due };
         let Ok(key) = self.held.insert(entry) else {
             return false;
         };
@@ -110,9 +101,7 @@ impl<'m> Holding<'m> {
     }
 
     fn with<R>(&self, slot: u32, look: impl FnOnce(&Held<'m>) -> R) -> Option<R> {
-        self.held
-            .with(self.held.key_at(slot)?, |held| look(held))
-            .ok()
+        self.held.with(self.held.key_at(slot)?, |held| look(held)).ok()
     }
 
     /// To whom, and from which poll on it may go.
@@ -125,17 +114,9 @@ impl<'m> Holding<'m> {
         self.with(slot, |held| {
             let payload = match &held.body {
                 Body::Copy(bytes) => Payload::Inject(bytes),
-                Body::Posted { wr_id, sge } => Payload::Posted {
-                    wr_id: *wr_id,
-                    sge: *sge,
-                },
+                Body::Posted { wr_id, sge } => Payload::Posted { wr_id: *wr_id, sge: *sge },
             };
-            send(&SendWr {
-                to: held.to,
-                payload,
-                tag: held.tag,
-                immediate: held.immediate,
-            })
+            send(&SendWr { to: held.to, payload, tag: held.tag, immediate: held.immediate })
         })
     }
 
@@ -154,8 +135,7 @@ impl<'m> Holding<'m> {
     }
 
     fn keeps_place(&self, slot: u32, to: Addr) -> bool {
-        self.with(slot, |held| held.to == to && held.place == Place::Kept)
-            .unwrap_or(false)
+        self.with(slot, |held| held.to == to && held.place == Place::Kept).unwrap_or(false)
     }
 
     /// Takes out the one in `slot`. Returns the id of its completion, where it was posted with one.

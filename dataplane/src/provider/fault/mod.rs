@@ -203,10 +203,7 @@ impl<'m, P: Provider> Fault<'m, P> {
             self.config.duplicate_ppm,
         ]
         .map(|ppm| self.roll(ppm));
-        let polls = self
-            .random()
-            .checked_rem(u64::from(self.config.delay_polls_max))
-            .unwrap_or(0);
+        let polls = self.random().checked_rem(u64::from(self.config.delay_polls_max)).unwrap_or(0);
         let polls = polls.saturating_add(1);
         let posted = matches!(payload, Payload::Posted { .. });
         let unreliable = info.reliability == Reliability::Unreliable;
@@ -217,15 +214,9 @@ impl<'m, P: Provider> Fault<'m, P> {
         } else if drop && unreliable {
             Fate::Drop
         } else if reorder && info.order == Order::None {
-            Fate::Hold {
-                place: Place::Lost,
-                polls,
-            }
+            Fate::Hold { place: Place::Lost, polls }
         } else if delay || reorder {
-            Fate::Hold {
-                place: Place::Kept,
-                polls,
-            }
+            Fate::Hold { place: Place::Kept, polls }
         } else if duplicate && unreliable {
             Fate::PassTwice
         } else {
@@ -234,9 +225,7 @@ impl<'m, P: Provider> Fault<'m, P> {
     }
 
     fn is_trusted(&self, addr: Addr) -> bool {
-        self.trusted
-            .get(wide(addr.slot()))
-            .is_some_and(|row| row.get() == Some(addr.generation()))
+        self.trusted.get(wide(addr.slot())).is_some_and(|row| row.get() == Some(addr.generation()))
     }
 
     fn trust(&self, addr: Addr, generation: Option<Generation>) {
@@ -368,10 +357,7 @@ impl<'m, P: Provider> Fault<'m, P> {
     /// Sends the same again, where there is room for it.
     fn repeat(&self, wr: &SendWr<'_>) {
         let bytes = wr.payload.bytes();
-        let again = SendWr {
-            payload: Payload::Inject(bytes),
-            ..*wr
-        };
+        let again = SendWr { payload: Payload::Inject(bytes), ..*wr };
         if bytes.len() <= self.inner.info().limits.inject_bytes_max
             && self.inner.post_send(&again).is_ok()
         {
@@ -427,10 +413,7 @@ impl<P: Provider> Provider for Fault<'_, P> {
 
     fn ring_doorbell(&self) -> Published {
         self.ring_inner();
-        Published {
-            count: self.staged.replace(0),
-            error: self.error.take(),
-        }
+        Published { count: self.staged.replace(0), error: self.error.take() }
     }
 
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
@@ -467,11 +450,7 @@ impl<P: Provider> Provider for Fault<'_, P> {
 
     /// While something is held it has to be polled on.
     fn poll_at(&self) -> Option<Instant> {
-        if self.held.is_empty() {
-            self.inner.poll_at()
-        } else {
-            Some(self.now.get())
-        }
+        if self.held.is_empty() { self.inner.poll_at() } else { Some(self.now.get()) }
     }
 }
 

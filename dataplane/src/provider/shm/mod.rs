@@ -87,12 +87,26 @@ impl fmt::Display for ShmOpenError {
         match self {
             Self::Register(e) => e.fmt(f),
             Self::Arena(e) => e.fmt(f),
-            Self::Unsupported(t) => write!(f, "endpoint_type: shared memory has no {t}; use msg or rdm"),
+            Self::Unsupported(t) => {
+                write!(f, "endpoint_type: shared memory has no {t}; use msg or rdm")
+            }
         }
     }
 }
 
 impl core::error::Error for ShmOpenError {}
+
+impl From<RegisterError> for ShmOpenError {
+    fn from(value: RegisterError) -> Self {
+        Self::Register(value)
+    }
+}
+
+impl From<Exhausted> for ShmOpenError {
+    fn from(value: Exhausted) -> Self {
+        Self::Arena(value)
+    }
+}
 
 /// No row, no list position.
 const NIL: u32 = u32::MAX;
@@ -209,31 +223,25 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         let closed = segment
             .lane_memory(0)
             .map(|memory| LaneMemory::closed(memory.credit))
-            .ok_or(ShmOpenError::Register(RegisterError::DirectoryFull))?;
-        let arena = ShmOpenError::Arena;
+            .ok_or(RegisterError::DirectoryFull)?;
         let peers: &'m [Peer<'s>] =
-            bump.slice_with(wide(config.peers_max), |_| Peer::vacant(closed)).map_err(arena)?;
-        let row_of_lane: &'m [Cell<u32>] =
-            bump.slice_with(wide(lane_count), |_| Cell::new(NIL)).map_err(arena)?;
-        let hot: &'m [Cell<u32>] =
-            bump.slice_with(wide(config.peers_max), |_| Cell::new(NIL)).map_err(arena)?;
-        let cold = BitSet::place(bump, config.peers_max).map_err(arena)?;
-        let matcher = Matcher::place(bump, &config.matching).map_err(arena)?;
+            bump.slice_with(wide(config.peers_max), |_| Peer::vacant(closed))?;
+        let row_of_lane: &'m [Cell<u32>] = bump.slice_with(wide(lane_count), |_| Cell::new(NIL))?;
+        let hot: &'m [Cell<u32>] = bump.slice_with(wide(config.peers_max), |_| Cell::new(NIL))?;
+        let cold = BitSet::place(bump, config.peers_max)?;
+        let matcher = Matcher::place(bump, &config.matching)?;
         let ring = |n: u32| n.max(2).next_power_of_two();
         let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
         let nobody = Event::PeerGone(Addr::new(NIL, crate::id::Generation::FIRST));
-        let done = Ring::place(bump, ring(config.send_depth), WrId::from_raw(0)).map_err(arena)?;
-        let ended = Ring::place(bump, ring(config.matching.recv_depth), filler).map_err(arena)?;
-        let events = Ring::place(bump, ring(config.peers_max.saturating_mul(2)), nobody);
-        let dirty = Ring::place(bump, ring(config.peers_max), NIL).map_err(arena)?;
+        let done = Ring::place(bump, ring(config.send_depth), WrId::from_raw(0))?;
+        let ended = Ring::place(bump, ring(config.matching.recv_depth), filler)?;
+        let events = Ring::place(bump, ring(config.peers_max.saturating_mul(2)), nobody)?;
+        let dirty = Ring::place(bump, ring(config.peers_max), NIL)?;
         let info = info(&segment, endpoint_type, config);
         let epoch = Cell::new(segment.liveness_epoch());
-        let events = events.map_err(arena)?;
         // Last, so that an endpoint that others see is one that works.
-        let me = directory::register(&segment, &lease, name, kind)
-            .map_err(ShmOpenError::Register)?;
-        let news = directory::news(&segment, me.slot)
-            .ok_or(ShmOpenError::Register(RegisterError::DirectoryFull))?;
+        let me = directory::register(&segment, &lease, name, kind)?;
+        let news = directory::news(&segment, me.slot).ok_or(RegisterError::DirectoryFull)?;
         Ok(Self {
             segment,
             lease,

@@ -229,10 +229,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                     self.lose(row, peer, standing);
                     continue;
                 }
-                Standing::Vacant
-                | Standing::Connecting
-                | Standing::Known
-                | Standing::Corrupt => continue,
+                Standing::Vacant | Standing::Connecting | Standing::Known | Standing::Corrupt => {
+                    continue;
+                }
             }
             self.connecting.set(self.connecting.get().saturating_sub(1));
         }
@@ -342,10 +341,8 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         // News first: what a lost peer opened and published before it went is still delivered.
         self.take_news();
         for (row, peer) in self.rows() {
-            let there = matches!(
-                peer.standing(),
-                Standing::Known | Standing::Up | Standing::Connecting
-            );
+            let there =
+                matches!(peer.standing(), Standing::Known | Standing::Up | Standing::Connecting);
             if !there {
                 continue;
             }

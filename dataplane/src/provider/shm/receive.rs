@@ -35,12 +35,13 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// Is there anything to do? What an idle turn costs.
     ///
     /// Messages come first, because they are what is waited for; everything else is seen when there are none, and after
-    /// [`READY_MAX`] of them at the latest.
+    /// [`READY_MAX`] of them at the latest. Where completions wait, after one.
     #[inline(always)]
     pub(super) fn glance(&self) -> Sight {
         let turns = self.turns.get().wrapping_add(1);
         self.turns.set(turns);
-        if self.matcher.wants_many() || self.since_harvest.get() >= READY_MAX {
+        let most = if self.restless.get() { 1 } else { READY_MAX };
+        if self.matcher.wants_many() || self.since_harvest.get() >= most {
             return Sight::Work;
         }
         let hot = usize::try_from(self.hot_count.get()).unwrap_or(0);
@@ -76,17 +77,15 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             // Nothing (more), or nonsense, which the harvest finds too.
             self.ready.set(NIL);
             if peer.rx.may_have_news() {
-                self.restless.set(true);
+                self.since_harvest.set(READY_MAX);
             }
             return None;
         };
-        let message = Incoming {
-            source: peer.addr(row),
-            envelope: arrival.envelope,
-            length: arrival.length,
-        };
+        let message =
+            Incoming { source: peer.addr(row), envelope: arrival.envelope, length: arrival.length };
         let Verdict::Deliver(mut landing) = self.matcher.judge_only(&message) else {
-            self.restless.set(true);
+            // Nobody asked for it, or a buffer has to be given back first: the harvest is next, whatever else has come.
+            self.since_harvest.set(READY_MAX);
             return None;
         };
         if let Some(to) = landing.sge.part(landing.offset, landing.length) {
@@ -306,8 +305,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             if out.is_full() {
                 return Look::Waits;
             }
-            let message =
-                Incoming { source, envelope: arrival.envelope, length: arrival.length };
+            let message = Incoming { source, envelope: arrival.envelope, length: arrival.length };
             let cqe = match self.matcher.judge(&message) {
                 Verdict::Deliver(mut landing) => {
                     if let Some(to) = landing.sge.part(landing.offset, landing.length) {

@@ -173,7 +173,11 @@ fn place(length: usize, immediate: bool, spill: u64) -> Place {
     let step = if rest >= SPILL_WHOLE_LINES_BYTES { 64 } else { SPILL_STEP_BYTES };
     let spill_at = round_up(spill, step);
     let rest = u64::try_from(rest).unwrap_or(u64::MAX);
-    Place { inline_bytes, spill_at, spill_end: spill_at.wrapping_add(round_up(rest, SPILL_STEP_BYTES)) }
+    Place {
+        inline_bytes,
+        spill_at,
+        spill_end: spill_at.wrapping_add(round_up(rest, SPILL_STEP_BYTES)),
+    }
 }
 
 #[inline(always)]

@@ -101,8 +101,7 @@ impl<'s> LaneRx<'s> {
         if word.sequence != sequence(head) || !word.is_message() {
             return self.nothing(raw, head);
         }
-        let immediate =
-            (word.flags & flags::IMMEDIATE != 0).then(|| first.load(Ordering::Relaxed));
+        let immediate = (word.flags & flags::IMMEDIATE != 0).then(|| first.load(Ordering::Relaxed));
         let tag = (word.flags & flags::TAGGED != 0).then(|| tag.load(Ordering::Relaxed));
         if word.length > self.message_bytes_max.get() {
             return Err(Fatal::Corrupt);
@@ -151,7 +150,8 @@ impl<'s> LaneRx<'s> {
         }
         let memory = self.memory.get();
         let mask = self.cell_mask.get();
-        let bits = if like.envelope.tag.is_some() { flags::VALID | flags::TAGGED } else { flags::VALID };
+        let bits =
+            if like.envelope.tag.is_some() { flags::VALID | flags::TAGGED } else { flags::VALID };
         let tag = like.envelope.tag.unwrap_or(0);
         let mut head = self.head.get();
         let mut spill = self.spill_head.get();
@@ -252,7 +252,7 @@ fn copy_spill(spill: &[Line], at: u64, to: &mut [u8]) {
     let at = index(at, bytes.wrapping_sub(1));
     let whole = bytes.wrapping_sub(at).min(to.len());
     let (first, second) = to.split_at_mut_checked(whole).unwrap_or_default();
-    let read = line::copy_out(spill, at, first)
-        && (second.is_empty() || line::copy_out(spill, 0, second));
+    let read =
+        line::copy_out(spill, at, first) && (second.is_empty() || line::copy_out(spill, 0, second));
     debug_assert!(read, "message_bytes_max is at most half of the ring");
 }

@@ -119,8 +119,7 @@ impl<'s> LaneTx<'s> {
         let rest = payload.get(place.inline_bytes..).unwrap_or_default();
         let bytes = memory.spill.len().wrapping_mul(LINE_BYTES);
         let at = index(place.spill_at, bytes.wrapping_sub(1));
-        let (first, second) =
-            rest.split_at_checked(bytes.wrapping_sub(at)).unwrap_or((rest, &[]));
+        let (first, second) = rest.split_at_checked(bytes.wrapping_sub(at)).unwrap_or((rest, &[]));
         let written = line::copy_in(memory.spill, at, first)
             && (second.is_empty() || line::copy_in(memory.spill, 0, second));
         debug_assert!(written, "the free range lies in the ring");

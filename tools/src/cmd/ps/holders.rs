@@ -21,10 +21,7 @@ impl FileKey {
     /// tmpfs is not, this is not what the maps show.
     pub(crate) fn of(metadata: &Metadata) -> Self {
         let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
-        Self {
-            device: format!("{major:02x}:{minor:02x}"),
-            inode: metadata.ino(),
-        }
+        Self { device: format!("{major:02x}:{minor:02x}"), inode: metadata.ino() }
     }
 
     /// What lies behind a mapping of this process, wherever that is.
@@ -57,10 +54,7 @@ impl Row {
         Some(Self {
             from: hex(from)?,
             to: hex(to)?,
-            key: FileKey {
-                device: device.to_owned(),
-                inode,
-            },
+            key: FileKey { device: device.to_owned(), inode },
         })
     }
 }
@@ -87,10 +81,7 @@ impl Holders {
                 continue;
             };
             // A path that is no text must not hide the others.
-            for row in String::from_utf8_lossy(&maps)
-                .lines()
-                .filter_map(Row::parse)
-            {
+            for row in String::from_utf8_lossy(&maps).lines().filter_map(Row::parse) {
                 found.by_file.entry(row.key).or_default().insert(pid);
             }
         }
@@ -114,13 +105,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!((row.from, row.to), (0x7f12_a000, 0x7f12_b000));
-        assert_eq!(
-            row.key,
-            FileKey {
-                device: "00:1a".to_owned(),
-                inode: 1234
-            }
-        );
+        assert_eq!(row.key, FileKey { device: "00:1a".to_owned(), inode: 1234 });
         for none in [
             "",
             "7f12a000-7f12b000 rw-p 00000000 00:00 0",
@@ -136,16 +121,8 @@ mod tests {
         // This test's own program is mapped, but processes do not look at themselves.
         let exe = fs::metadata("/proc/self/exe").unwrap();
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
-        let inodes: Vec<_> = maps
-            .lines()
-            .filter_map(Row::parse)
-            .map(|row| row.key.inode)
-            .collect();
+        let inodes: Vec<_> = maps.lines().filter_map(Row::parse).map(|row| row.key.inode).collect();
         assert!(inodes.contains(&FileKey::of(&exe).inode));
-        assert!(
-            !Holders::look()
-                .of(&FileKey::of(&exe))
-                .any(|pid| pid == std::process::id())
-        );
+        assert!(!Holders::look().of(&FileKey::of(&exe)).any(|pid| pid == std::process::id()));
     }
 }

@@ -35,33 +35,19 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let wanted = |name: &String| args.names.is_empty() || args.names.contains(name);
     let listed = mem::list()?;
     let holders = Holders::look();
-    let found: Vec<Found> = listed
-        .into_iter()
-        .filter(|l| wanted(&l.name))
-        .map(|l| look_at(l, &holders))
-        .collect();
-    let text = if args.json {
-        table::json(&found)?
-    } else {
-        in_words(&found)
-    };
+    let found: Vec<Found> =
+        listed.into_iter().filter(|l| wanted(&l.name)).map(|l| look_at(l, &holders)).collect();
+    let text = if args.json { table::json(&found)? } else { in_words(&found) };
     table::emit(&text)?;
-    let missing: Vec<&String> = args
-        .names
-        .iter()
-        .filter(|name| !found.iter().any(|f| f.name == **name))
-        .collect();
+    let missing: Vec<&String> =
+        args.names.iter().filter(|name| !found.iter().any(|f| f.name == **name)).collect();
     for name in &missing {
         eprintln!(
             "spinwire: {}: no such segment; see all of them: spinwire ps",
             table::plain(name)
         );
     }
-    Ok(if missing.is_empty() {
-        Verdict::Well
-    } else {
-        Verdict::NotWell
-    })
+    Ok(if missing.is_empty() { Verdict::Well } else { Verdict::NotWell })
 }
 
 fn in_words(found: &[Found]) -> String {
@@ -84,10 +70,7 @@ fn in_words(found: &[Found]) -> String {
             segment.bytes.map_or_else(dash, bytes),
             segment.page.clone().unwrap_or_else(dash),
             segment.age_s.map_or_else(dash, age),
-            segment
-                .creator
-                .as_ref()
-                .map_or_else(dash, |c| format!("{} {}", c.pid, word(&c.life))),
+            segment.creator.as_ref().map_or_else(dash, |c| format!("{} {}", c.pid, word(&c.life))),
             use_of(segment),
         ]);
     }
@@ -113,18 +96,10 @@ pub(crate) const fn kind(segment: &Found) -> &'static str {
 /// One cell about who is in it.
 fn use_of(segment: &Found) -> String {
     match &segment.what {
-        What::Domain {
-            processes,
-            endpoints,
-            lanes,
-        } => {
+        What::Domain { processes, endpoints, lanes } => {
             let dead = processes.iter().filter(|p| !p.party.may_live()).count();
             let live = processes.len().saturating_sub(dead);
-            let dead = if dead == 0 {
-                String::new()
-            } else {
-                format!(", {dead} dead")
-            };
+            let dead = if dead == 0 { String::new() } else { format!(", {dead} dead") };
             format!(
                 "{live} live{dead}; {} endpoints, {} of {} lanes",
                 endpoints.len(),
@@ -133,15 +108,8 @@ fn use_of(segment: &Found) -> String {
             )
         }
         What::Stats { plane: Some(plane) } => {
-            let cpu = plane
-                .cpu
-                .map_or_else(String::new, |cpu| format!(", cpu {cpu}"));
-            format!(
-                "plane {} ({} {}{cpu})",
-                plane.name,
-                plane.party.pid,
-                word(&plane.party.life)
-            )
+            let cpu = plane.cpu.map_or_else(String::new, |cpu| format!(", cpu {cpu}"));
+            format!("plane {} ({} {}{cpu})", plane.name, plane.party.pid, word(&plane.party.life))
         }
         What::Stats { plane: None } => "a plane that could not be read".to_owned(),
         What::Broken { .. } if segment.mapped_by.is_empty() => "nobody".to_owned(),
@@ -162,11 +130,7 @@ fn details(segment: &Found) -> String {
             // Writing to a String does not fail.
             let _written = writeln!(text, "\n{name} is broken: {}", table::plain(why));
         }
-        What::Domain {
-            processes,
-            endpoints,
-            lanes,
-        } => {
+        What::Domain { processes, endpoints, lanes } => {
             let mut rows = Table::new(&[
                 ("SLOT", Lean::Right),
                 ("PID", Lean::Right),
@@ -175,11 +139,7 @@ fn details(segment: &Found) -> String {
                 ("SINCE", Lean::Right),
             ]);
             for p in processes {
-                let since = if p.joined_unix_ns == 0 {
-                    dash()
-                } else {
-                    age(p.since_s)
-                };
+                let since = if p.joined_unix_ns == 0 { dash() } else { age(p.since_s) };
                 rows.row([
                     p.slot.to_string(),
                     p.party.pid.to_string(),
@@ -194,9 +154,7 @@ fn details(segment: &Found) -> String {
                 ("OWNER", Lean::Right),
             ]);
             for e in endpoints {
-                let owner = e
-                    .owner_pid
-                    .map_or_else(|| "gone".to_owned(), |pid| pid.to_string());
+                let owner = e.owner_pid.map_or_else(|| "gone".to_owned(), |pid| pid.to_string());
                 ends.row([e.name.clone(), e.kind.to_owned(), owner]);
             }
             if !rows.is_empty() {

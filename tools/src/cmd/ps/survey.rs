@@ -61,11 +61,7 @@ pub(crate) struct Found {
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub(crate) enum What {
     /// A segment that processes meet in.
-    Domain {
-        processes: Vec<Process>,
-        endpoints: Vec<Endpoint>,
-        lanes: Lanes,
-    },
+    Domain { processes: Vec<Process>, endpoints: Vec<Endpoint>, lanes: Lanes },
     /// The stats page of a plane.
     Stats {
         /// None where it could not be read, being written.
@@ -168,23 +164,13 @@ pub(crate) const fn word(life: &Life) -> &'static str {
 
 /// Seconds since an instant of the calendar; 0 for the future.
 pub(crate) fn seconds_since(unix_ns: u64) -> u64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(now.as_nanos())
-        .unwrap_or(u64::MAX)
-        .saturating_sub(unix_ns)
-        / 1_000_000_000
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).saturating_sub(unix_ns) / 1_000_000_000
 }
 
 /// Looks at one name.
 pub(crate) fn look_at(listed: Listed, holders: &Holders) -> Found {
-    let Listed {
-        name,
-        path,
-        uid,
-        state,
-    } = listed;
+    let Listed { name, path, uid, state } = listed;
     let claim = claim_of(&path);
     let located = state.map(|(backing, bytes)| (backing_word(&backing), bytes));
     let opened = match &located {
@@ -199,10 +185,7 @@ pub(crate) fn look_at(listed: Listed, holders: &Holders) -> Found {
         age_s: None,
         creator: None,
         mapped_by: Vec::new(),
-        what: What::Broken {
-            why: String::new(),
-            content: Content::Unreadable,
-        },
+        what: What::Broken { why: String::new(), content: Content::Unreadable },
         mapping: None,
         claim,
         name,
@@ -239,21 +222,12 @@ fn look_inside(mapping: SharedMapping, found: &mut Found, holders: &Holders) {
         Ok(header) => {
             introduce(&header, found);
             inside(&mapping, &header).unwrap_or_else(|why| {
-                let content = if header.magic == MAGIC {
-                    Content::Segment
-                } else {
-                    Content::Foreign
-                };
-                What::Broken {
-                    why: why.to_string(),
-                    content,
-                }
+                let content =
+                    if header.magic == MAGIC { Content::Segment } else { Content::Foreign };
+                What::Broken { why: why.to_string(), content }
             })
         }
-        Err(why) => What::Broken {
-            why: why.to_string(),
-            content: content_of(&found.path),
-        },
+        Err(why) => What::Broken { why: why.to_string(), content: content_of(&found.path) },
     };
     found.mapping = Some(mapping);
 }
@@ -286,9 +260,8 @@ fn unknowable() -> Life {
 fn inside(mapping: &SharedMapping, header: &SegmentHeader) -> Result<What, Failure> {
     if header.kind == SegmentKind::Stats.code() {
         let reader = StatsReader::new(stats_page(mapping)?)?;
-        let plane = reader
-            .plane()
-            .or_else(|_unsettled| reader.plane_unsettled().map(|(plane, _)| plane));
+        let plane =
+            reader.plane().or_else(|_unsettled| reader.plane_unsettled().map(|(plane, _)| plane));
         return Ok(What::Stats {
             plane: plane.ok().map(|plane| plane_row(&plane, header.boot_id)),
         });
@@ -300,11 +273,7 @@ fn inside(mapping: &SharedMapping, header: &SegmentHeader) -> Result<What, Failu
             process.party.life = unknowable();
         }
     }
-    let owner = |slot| {
-        processes
-            .iter()
-            .find(|process: &&Process| process.slot == slot)
-    };
+    let owner = |slot| processes.iter().find(|process: &&Process| process.slot == slot);
     let endpoints = directory::rows(&segment)
         .map(|row| Endpoint {
             slot: row.id.slot,
@@ -314,26 +283,15 @@ fn inside(mapping: &SharedMapping, header: &SegmentHeader) -> Result<What, Failu
             owner_pid: owner(row.process).map(|process| process.party.pid),
         })
         .collect();
-    Ok(What::Domain {
-        endpoints,
-        lanes: lanes(&segment),
-        processes,
-    })
+    Ok(What::Domain { endpoints, lanes: lanes(&segment), processes })
 }
 
 pub(crate) fn plane_row(plane: &PlaneSnapshot, boot_id: [u8; 16]) -> PlaneRow {
     let plane = &plane.plane;
-    let identity = Identity {
-        pid: plane.pid,
-        start_time: plane.start_time,
-        boot_id,
-    };
+    let identity = Identity { pid: plane.pid, start_time: plane.start_time, boot_id };
     PlaneRow {
         name: plane.name.to_string(),
-        party: Party {
-            pid: plane.pid,
-            life: identity.life(),
-        },
+        party: Party { pid: plane.pid, life: identity.life() },
         cpu: plane.cpu,
     }
 }
@@ -343,10 +301,7 @@ pub(crate) fn processes(segment: &Segment<'_>, boot_id: [u8; 16]) -> Vec<Process
     lease::rows(segment)
         .map(|row| Process {
             slot: row.slot,
-            party: Party {
-                pid: row.lease.subject,
-                life: life_of(&row, boot_id),
-            },
+            party: Party { pid: row.lease.subject, life: life_of(&row, boot_id) },
             command: command(&row.command),
             joined_unix_ns: row.joined_unix_ns,
             since_s: seconds_since(row.joined_unix_ns),
@@ -356,11 +311,7 @@ pub(crate) fn processes(segment: &Segment<'_>, boot_id: [u8; 16]) -> Vec<Process
 
 fn life_of(row: &ProcessRow, boot_id: [u8; 16]) -> Life {
     use spinwire_hostshim::liveness::Death;
-    let identity = Identity {
-        pid: row.lease.subject,
-        start_time: row.start_time,
-        boot_id,
-    };
+    let identity = Identity { pid: row.lease.subject, start_time: row.start_time, boot_id };
     match row.lease.state {
         LeaseState::Live => identity.life(),
         // Marked dead by a survivor, or joining, which only its number tells about.
@@ -375,20 +326,13 @@ fn life_of(row: &ProcessRow, boot_id: [u8; 16]) -> Life {
 }
 
 fn command(field: &[u8; 64]) -> String {
-    let text: Vec<u8> = field
-        .iter()
-        .copied()
-        .take_while(|byte| *byte != 0)
-        .collect();
+    let text: Vec<u8> = field.iter().copied().take_while(|byte| *byte != 0).collect();
     String::from_utf8_lossy(&text).into_owned()
 }
 
 fn lanes(segment: &Segment<'_>) -> Lanes {
     let count = segment.geometry().lane_count;
-    let mut lanes = Lanes {
-        count,
-        ..Lanes::default()
-    };
+    let mut lanes = Lanes { count, ..Lanes::default() };
     for lane in 0..count {
         let counted = match lane_table::state_of(segment, lane).map(|word| word.state) {
             Some(LaneState::Free) => continue,
@@ -411,12 +355,9 @@ fn look_from_outside(error: &MapError, found: &mut Found, holders: &Holders) {
         files.push(path.clone());
     }
     files.dedup();
-    let keys = files
-        .iter()
-        .filter_map(|path| fs::symlink_metadata(path).ok());
-    let mut pids: Vec<u32> = keys
-        .flat_map(|m| holders.of(&FileKey::of(&m)).collect::<Vec<_>>())
-        .collect();
+    let keys = files.iter().filter_map(|path| fs::symlink_metadata(path).ok());
+    let mut pids: Vec<u32> =
+        keys.flat_map(|m| holders.of(&FileKey::of(&m)).collect::<Vec<_>>()).collect();
     pids.sort_unstable();
     pids.dedup();
     found.mapped_by = pids;
@@ -425,34 +366,21 @@ fn look_from_outside(error: &MapError, found: &mut Found, holders: &Holders) {
         Some(Problem::Symlink | Problem::NotRegular | Problem::Owner { .. }) => Content::Foreign,
         Some(_) | None => content_of(&found.path),
     };
-    found.what = What::Broken {
-        why: error.to_string(),
-        content,
-    };
+    found.what = What::Broken { why: error.to_string(), content };
 }
 
 /// The creator of memory that is (about to be) elsewhere: a memfd's is in its link, a hugetlbfs file's in its name,
 /// `spinwire.NAME.PID-START`.
 fn creator_named_by(error: &MapError) -> Option<Party> {
-    let MapError::File {
-        path,
-        problem: Problem::TargetMissing,
-    } = error
-    else {
+    let MapError::File { path, problem: Problem::TargetMissing } = error else {
         return None;
     };
     let (_, suffix) = path.to_str()?.rsplit_once('.')?;
     let (pid, start_time) = suffix.split_once('-')?;
     let boot_id = spinwire_hostshim::liveness::boot_id().ok()?;
-    let identity = Identity {
-        pid: pid.parse().ok()?,
-        start_time: start_time.parse().ok()?,
-        boot_id,
-    };
-    Some(Party {
-        pid: identity.pid,
-        life: identity.life(),
-    })
+    let identity =
+        Identity { pid: pid.parse().ok()?, start_time: start_time.parse().ok()?, boot_id };
+    Some(Party { pid: identity.pid, life: identity.life() })
 }
 
 /// Bytes of a header.

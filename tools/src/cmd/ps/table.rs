@@ -29,16 +29,12 @@ pub(crate) struct Table {
 impl Table {
     /// No rows yet.
     pub(crate) fn new(columns: &[(&'static str, Lean)]) -> Self {
-        Self {
-            columns: columns.to_vec(),
-            rows: Vec::new(),
-        }
+        Self { columns: columns.to_vec(), rows: Vec::new() }
     }
 
     /// One more row, a cell a column.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows
-            .push(cells.into_iter().map(|cell| plain(&cell)).collect());
+        self.rows.push(cells.into_iter().map(|cell| plain(&cell)).collect());
     }
 
     /// Whether there is nothing to show.
@@ -48,11 +44,8 @@ impl Table {
 
     /// The lines, each after `indent`.
     pub(crate) fn text(&self, indent: &str) -> String {
-        let heading: Vec<String> = self
-            .columns
-            .iter()
-            .map(|(title, _)| (*title).to_owned())
-            .collect();
+        let heading: Vec<String> =
+            self.columns.iter().map(|(title, _)| (*title).to_owned()).collect();
         let lines = || core::iter::once(&heading).chain(&self.rows);
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|at| {
@@ -87,22 +80,14 @@ pub(crate) fn plain(text: &str) -> String {
     };
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if invisible(c) {
-            shown.extend(c.escape_default())
-        } else {
-            shown.push(c)
-        }
+        if invisible(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     shown
 }
 
 /// A number of bytes in words: `18.0 MiB`.
 pub(crate) fn bytes(count: u64) -> String {
-    scaled(
-        count,
-        1024,
-        &[" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"],
-    )
+    scaled(count, 1024, &[" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"])
 }
 
 /// A count in words: `1.2 M`.
@@ -132,10 +117,8 @@ fn scaled(count: u64, step: u64, units: &[&str]) -> String {
     if unit_value == 1 {
         return format!("{count}{chosen}");
     }
-    let tenths = u128::from(count)
-        .saturating_mul(10)
-        .checked_div(u128::from(unit_value))
-        .unwrap_or(0);
+    let tenths =
+        u128::from(count).saturating_mul(10).checked_div(u128::from(unit_value)).unwrap_or(0);
     format!("{}.{}{chosen}", tenths / 10, tenths % 10)
 }
 
@@ -176,10 +159,7 @@ mod tests {
         assert!(table.is_empty());
         table.row(["quotes".to_owned(), "7".to_owned()]);
         table.row(["q".to_owned(), "12345".to_owned()]);
-        assert_eq!(
-            table.text("  "),
-            "  NAME      PID\n  quotes      7\n  q       12345\n"
-        );
+        assert_eq!(table.text("  "), "  NAME      PID\n  quotes      7\n  q       12345\n");
     }
 
     #[test]
@@ -195,16 +175,9 @@ mod tests {
         );
         assert_eq!([thousands(999), thousands(1_250_000)], ["999", "1.2 M"]);
         assert_eq!(
-            [
-                nanoseconds(5),
-                nanoseconds(1_500),
-                nanoseconds(2_500_000_000)
-            ],
+            [nanoseconds(5), nanoseconds(1_500), nanoseconds(2_500_000_000)],
             ["5 ns", "1.5 us", "2.5 s"]
         );
-        assert_eq!(
-            [age(59), age(61), age(3_660), age(90_000)],
-            ["59s", "1m 1s", "1h 1m", "1d 1h"]
-        );
+        assert_eq!([age(59), age(61), age(3_660), age(90_000)], ["59s", "1m 1s", "1h 1m", "1d 1h"]);
     }
 }

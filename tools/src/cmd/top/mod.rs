@@ -49,19 +49,12 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     }
     let after = look(&args.names)?;
     let planes = compare(&before, &after);
-    let text = if args.json {
-        table::json(&planes)?
-    } else {
-        text::in_words(&planes, &after.refused)
-    };
+    let text =
+        if args.json { table::json(&planes)? } else { text::in_words(&planes, &after.refused) };
     table::emit(&text)?;
     if args.json {
         for (name, why) in &after.refused {
-            eprintln!(
-                "spinwire: {} could not be read: {}",
-                table::plain(name),
-                table::plain(why)
-            );
+            eprintln!("spinwire: {} could not be read: {}", table::plain(name), table::plain(why));
         }
     }
     Ok(Verdict::Well)
@@ -69,9 +62,5 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
 
 /// What each plane of the later look did since the earlier one.
 fn compare(before: &Looks, after: &Looks) -> Vec<Rates> {
-    after
-        .planes
-        .iter()
-        .map(|(name, look)| between(before.planes.get(name), look))
-        .collect()
+    after.planes.iter().map(|(name, look)| between(before.planes.get(name), look)).collect()
 }

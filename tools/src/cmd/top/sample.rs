@@ -76,11 +76,7 @@ fn look_at(name: &str) -> Result<Look, Failure> {
     for id in HistogramId::ALL {
         histograms.push((*id, copy_of(&reader, *id)?));
     }
-    Ok(Look {
-        row,
-        plane,
-        histograms,
-    })
+    Ok(Look { row, plane, histograms })
 }
 
 fn copy_of(
@@ -168,26 +164,14 @@ pub(super) fn between(before: Option<&Look>, after: &Look) -> Rates {
     let before = before.filter(|before| {
         before.plane.plane == after.plane.plane && before.plane.updated > Instant::ORIGIN
     });
-    let span_ns = before.map_or(0, |before| {
-        after
-            .plane
-            .updated
-            .saturating_since(before.plane.updated)
-            .as_nanos()
-    });
+    let span_ns = before
+        .map_or(0, |before| after.plane.updated.saturating_since(before.plane.updated).as_nanos());
     let grown = |counter| {
-        before.map_or(0, |before| {
-            after
-                .plane
-                .get(counter)
-                .wrapping_sub(before.plane.get(counter))
-        })
+        before.map_or(0, |before| after.plane.get(counter).wrapping_sub(before.plane.get(counter)))
     };
     let rate = |counter| per_second(grown(counter), span_ns);
     let turns = grown(Counter::TurnsBusy).saturating_add(grown(Counter::TurnsIdle));
-    let counters = Counter::ALL
-        .iter()
-        .filter(|counter| after.plane.get(**counter) > 0);
+    let counters = Counter::ALL.iter().filter(|counter| after.plane.get(**counter) > 0);
     Rates {
         row: after.row.clone(),
         span_ns,
@@ -199,11 +183,7 @@ pub(super) fn between(before: Option<&Look>, after: &Look) -> Rates {
         busy_percent: scale(grown(Counter::TurnsBusy), 100, turns),
         trouble: trouble(&after.plane),
         counters: counters
-            .map(|c| Count {
-                name: c.name(),
-                total: after.plane.get(*c),
-                per_s: rate(*c),
-            })
+            .map(|c| Count { name: c.name(), total: after.plane.get(*c), per_s: rate(*c) })
             .collect(),
         histograms: spreads(before, after),
     }
@@ -211,9 +191,7 @@ pub(super) fn between(before: Option<&Look>, after: &Look) -> Rates {
 
 fn trouble(plane: &PlaneSnapshot) -> Trouble {
     let sum = |counters: &[Counter]| {
-        counters.iter().fold(0_u64, |sum, counter| {
-            sum.saturating_add(plane.get(*counter))
-        })
+        counters.iter().fold(0_u64, |sum, counter| sum.saturating_add(plane.get(*counter)))
     };
     Trouble {
         retries: sum(&[
@@ -240,16 +218,9 @@ fn spreads(before: Option<&Look>, after: &Look) -> Vec<Spread> {
         if let Some((_, earlier)) = earlier {
             recent.subtract(earlier);
         }
-        let since = if earlier.is_some() && recent.count > 0 {
-            Since::LastLook
-        } else {
-            Since::Start
-        };
-        let values = if since == Since::LastLook {
-            &recent
-        } else {
-            whole
-        };
+        let since =
+            if earlier.is_some() && recent.count > 0 { Since::LastLook } else { Since::Start };
+        let values = if since == Since::LastLook { &recent } else { whole };
         let at = |parts_per_million| values.value_at(parts_per_million).unwrap_or(0);
         spreads.push(Spread {
             name: id.name(),
@@ -272,9 +243,8 @@ fn per_second(count: u64, span_ns: u64) -> u64 {
 
 /// `count * by / of`, rounded to the nearest; 0 of nothing.
 fn scale(count: u64, by: u64, of: u64) -> u64 {
-    let product = u128::from(count)
-        .saturating_mul(u128::from(by))
-        .saturating_add(u128::from(of / 2));
+    let product =
+        u128::from(count).saturating_mul(u128::from(by)).saturating_add(u128::from(of / 2));
     let quotient = product.checked_div(u128::from(of)).unwrap_or(0);
     u64::try_from(quotient).unwrap_or(u64::MAX)
 }

@@ -72,9 +72,8 @@ impl Screen {
         let mut due = Instant::now() + self.interval.min(Duration::from_millis(250));
         loop {
             terminal.draw(|frame| self.draw(frame))?;
-            while let Some(left) = due
-                .checked_duration_since(Instant::now())
-                .filter(|d| !d.is_zero())
+            while let Some(left) =
+                due.checked_duration_since(Instant::now()).filter(|d| !d.is_zero())
             {
                 if !event::poll(left)? {
                     break;
@@ -131,24 +130,16 @@ impl Screen {
     }
 
     fn footer(&self) -> String {
-        let refused = self
-            .before
-            .refused
-            .first()
-            .map_or_else(String::new, |(name, why)| {
-                format!("   {} could not be read: {}", plain(name), plain(why))
-            });
+        let refused = self.before.refused.first().map_or_else(String::new, |(name, why)| {
+            format!("   {} could not be read: {}", plain(name), plain(why))
+        });
         let ms = self.interval.as_millis();
         format!(" q quit   up, down choose   + - faster, slower: every {ms} ms{refused}")
     }
 
     fn draw_planes(&mut self, frame: &mut Frame<'_>, area: Rect) {
         let shown = Shown::of(&COLUMNS, &PLANE_WIDTHS, &PLANE_RANKS, area);
-        let rows: Vec<Row<'_>> = self
-            .planes
-            .iter()
-            .map(|rates| shown.row(&cells(rates)))
-            .collect();
+        let rows: Vec<Row<'_>> = self.planes.iter().map(|rates| shown.row(&cells(rates))).collect();
         let table = shown
             .table(rows)
             .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
@@ -164,11 +155,8 @@ const PLANE_RANKS: [usize; 11] = [0, 3, 4, 5, 9, 10, 1, 6, 7, 8, 2];
 const SPREAD_WIDTHS: [u16; 7] = [16, 8, 9, 9, 9, 9, 9];
 const SPREAD_RANKS: [usize; 7] = [0, 2, 4, 6, 1, 5, 3];
 /// The same of the list of counters.
-const COUNTER_COLUMNS: [(&str, Lean); 3] = [
-    ("COUNTER", Lean::Left),
-    ("PER SECOND", Lean::Right),
-    ("TOTAL", Lean::Right),
-];
+const COUNTER_COLUMNS: [(&str, Lean); 3] =
+    [("COUNTER", Lean::Left), ("PER SECOND", Lean::Right), ("TOTAL", Lean::Right)];
 const COUNTER_WIDTHS: [u16; 3] = [16, 10, 9];
 const COUNTER_RANKS: [usize; 3] = [0, 1, 2];
 /// From this width on counters and histograms have room side by side.
@@ -196,9 +184,7 @@ impl Shown {
             let (title, lean) = columns.get(at)?;
             Some((at, *title, *lean, *widths.get(at)?))
         };
-        Self {
-            columns: kept.into_iter().filter_map(column).collect(),
-        }
+        Self { columns: kept.into_iter().filter_map(column).collect() }
     }
 
     /// Those of `cells` that are shown.
@@ -233,9 +219,7 @@ fn split(area: Rect, rates: &Rates) -> [Rect; 2] {
     if area.width >= SIDE_BY_SIDE {
         return Layout::horizontal([Constraint::Percentage(36), Constraint::Fill(1)]).areas(area);
     }
-    let rows = u16::try_from(rates.histograms.len())
-        .unwrap_or(8)
-        .saturating_add(3);
+    let rows = u16::try_from(rates.histograms.len()).unwrap_or(8).saturating_add(3);
     let [histograms, counters] =
         Layout::vertical([Constraint::Length(rows), Constraint::Fill(1)]).areas(area);
     [counters, histograms]
@@ -243,13 +227,10 @@ fn split(area: Rect, rates: &Rates) -> [Rect; 2] {
 
 fn draw_counters(frame: &mut Frame<'_>, area: Rect, rates: &Rates) {
     let shown = Shown::of(&COUNTER_COLUMNS, &COUNTER_WIDTHS, &COUNTER_RANKS, area);
-    let cells = rates.counters.iter().map(|count| {
-        [
-            count.name.to_owned(),
-            thousands(count.per_s),
-            thousands(count.total),
-        ]
-    });
+    let cells = rates
+        .counters
+        .iter()
+        .map(|count| [count.name.to_owned(), thousands(count.per_s), thousands(count.total)]);
     let table = shown.table(cells.map(|cells| shown.row(&cells)).collect());
     let title = format!(" {}: counters ", plain(&rates.row.name));
     frame.render_widget(table.block(Block::bordered().title(title)), area);
@@ -257,14 +238,9 @@ fn draw_counters(frame: &mut Frame<'_>, area: Rect, rates: &Rates) {
 
 fn draw_histograms(frame: &mut Frame<'_>, area: Rect, rates: &Rates) {
     let shown = Shown::of(&SPREAD_COLUMNS, &SPREAD_WIDTHS, &SPREAD_RANKS, area);
-    let rows = rates
-        .histograms
-        .iter()
-        .map(|spread| shown.row(&spread_cells(spread)));
+    let rows = rates.histograms.iter().map(|spread| shown.row(&spread_cells(spread)));
     let title = format!(" {}: histograms ", plain(&rates.row.name));
-    let table = shown
-        .table(rows.collect())
-        .block(Block::bordered().title(title));
+    let table = shown.table(rows.collect()).block(Block::bordered().title(title));
     frame.render_widget(table, area);
 }
 
@@ -273,10 +249,7 @@ fn wish(event: &Event) -> Option<Wish> {
     if key.kind == KeyEventKind::Release {
         return None;
     }
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "all other keys mean nothing"
-    )]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all other keys mean nothing")]
     match key.code {
         KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Some(Wish::Quit),
         KeyCode::Char('q') | KeyCode::Esc => Some(Wish::Quit),
@@ -310,15 +283,9 @@ mod tests {
 
     #[test]
     fn keys() {
-        assert_eq!(
-            key(KeyCode::Char('c'), KeyModifiers::CONTROL),
-            Some(Wish::Quit)
-        );
+        assert_eq!(key(KeyCode::Char('c'), KeyModifiers::CONTROL), Some(Wish::Quit));
         assert_eq!(key(KeyCode::Char('c'), KeyModifiers::NONE), None);
-        assert_eq!(
-            key(KeyCode::Char('q'), KeyModifiers::NONE),
-            Some(Wish::Quit)
-        );
+        assert_eq!(key(KeyCode::Char('q'), KeyModifiers::NONE), Some(Wish::Quit));
         assert_eq!(key(KeyCode::Down, KeyModifiers::NONE), Some(Wish::Down));
     }
 
@@ -340,12 +307,7 @@ mod tests {
         let titles = |width| {
             let area = Rect::new(0, 0, width, 5);
             let shown = Shown::of(&SPREAD_COLUMNS, &SPREAD_WIDTHS, &SPREAD_RANKS, area);
-            shown
-                .columns
-                .iter()
-                .map(|(_, title, ..)| *title)
-                .collect::<Vec<_>>()
-                .join(" ")
+            shown.columns.iter().map(|(_, title, ..)| *title).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(titles(0), "HISTOGRAM");
         assert_eq!(titles(40), "HISTOGRAM P50 P99");

@@ -26,10 +26,7 @@ pub(super) fn cells(rates: &Rates) -> [String; 11] {
     [
         plain(&rates.row.name),
         rates.row.party.pid.to_string(),
-        rates
-            .row
-            .cpu
-            .map_or_else(|| "-".to_owned(), |cpu| cpu.to_string()),
+        rates.row.cpu.map_or_else(|| "-".to_owned(), |cpu| cpu.to_string()),
         state(rates),
         thousands(rates.messages_sent_per_s),
         thousands(rates.messages_received_per_s),
@@ -63,11 +60,7 @@ fn trouble(rates: &Rates) -> String {
         .filter(|(_, count)| *count > 0)
         .map(|(name, count)| format!("{name} {}", thousands(*count)))
         .collect();
-    if words.is_empty() {
-        "-".to_owned()
-    } else {
-        words.join(", ")
-    }
+    if words.is_empty() { "-".to_owned() } else { words.join(", ") }
 }
 
 /// The columns of the list of histograms.
@@ -88,11 +81,7 @@ pub(super) fn spread_cells(spread: &Spread) -> [String; 7] {
         "bytes" => bytes(value),
         _ => value.to_string(),
     };
-    let old = if spread.since == Since::Start {
-        " (since start)"
-    } else {
-        ""
-    };
+    let old = if spread.since == Since::Start { " (since start)" } else { "" };
     [
         format!("{}{old}", spread.name),
         thousands(spread.count),
@@ -116,10 +105,7 @@ pub(super) fn in_words(planes: &[Rates], refused: &[(String, String)]) -> String
     }
     for rates in planes.iter().filter(|rates| !rates.histograms.is_empty()) {
         let mut table = Table::new(&SPREAD_COLUMNS);
-        rates
-            .histograms
-            .iter()
-            .for_each(|spread| table.row(spread_cells(spread)));
+        rates.histograms.iter().for_each(|spread| table.row(spread_cells(spread)));
         // Writing to a String does not fail.
         let _written = write!(text, "\n{}\n{}", plain(&rates.row.name), table.text("  "));
     }
