@@ -1,6 +1,6 @@
 //! Copies into and out of shared lines, beside the C library's `memcpy` between the same addresses.
 
-use std::hint::black_box;
+use core::hint::black_box;
 
 use spinwire_dataplane::raw::line;
 use spinwire_dataplane::sync::Ordering;

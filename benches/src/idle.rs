@@ -1,6 +1,6 @@
-//! A turn in which nothing has come, by how many peers are connected.
+//! A turn in which nothing has come, by how many peers are connected; in the same segment, with lanes for 64.
 
-use std::hint::black_box;
+use core::hint::black_box;
 
 use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
 use spinwire_dataplane::poll::Outcome;
@@ -10,13 +10,17 @@ use crate::case::{Case, Entry};
 use crate::memory::{self, ShmEndpoint};
 
 /// The cases.
-pub const ENTRIES: &[Entry] =
-    &[Entry::new("idle/turn/1", || idle_turn(1)), Entry::new("idle/turn/64", || idle_turn(64))];
+pub const ENTRIES: &[Entry] = &[
+    Entry::new("idle/turn/1", || idle_turn(1)),
+    Entry::new("idle/turn/64", || idle_turn(PEERS_MAX)),
+];
 
 /// An idle turn with 64 peers may cost so many times one with a single peer.
 pub const RATIO_MAX: f64 = 2.0;
 /// Lanes that are looked at every turn, however quiet they are.
 const HOT_KEPT: u32 = 4;
+/// Every hub is in a segment that has room for so many peers.
+const PEERS_MAX: u32 = 64;
 const TURNS_MAX: u32 = 1_000_000;
 
 /// A hub that has sent to, and heard of, every one of its peers; then nobody said anything for so long that it has settled.
@@ -40,7 +44,7 @@ pub fn idle_turn(peers: u32) -> Case {
 
 /// A hub, and peers with which it has exchanged one message each way.
 fn star(peers: u32) -> (ShmEndpoint, Vec<ShmEndpoint>) {
-    let segment = memory::segment(peers + 1);
+    let segment = memory::segment(PEERS_MAX + 1);
     let bump = memory::arena(16 << 20);
     let pool = LoanPool::place(&bump, 2 * peers, 64).unwrap();
     let hub = memory::endpoint(segment, &bump, "hub", peers);

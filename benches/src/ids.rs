@@ -1,6 +1,6 @@
 //! Ids: operation tag, generation and slot in one word, and back.
 
-use std::hint::black_box;
+use core::hint::black_box;
 
 use spinwire_dataplane::id::{Generation, OpTag, WrId};
 

@@ -1,6 +1,6 @@
 //! Lanes: a message from the sender's bytes to the receiver's, both ends on one thread.
 
-use std::hint::black_box;
+use core::hint::black_box;
 
 use spinwire_dataplane::shm::lane::{Envelope, LaneRx, LaneTx};
 

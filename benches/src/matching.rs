@@ -2,7 +2,7 @@
 //!
 //! The cost of the message itself is in all cases; `front` has hardly any other.
 
-use std::hint::black_box;
+use core::hint::black_box;
 
 use spinwire_dataplane::msg::{Completion, Kind, RecvFrom, SendTo};
 use spinwire_dataplane::raw::loan::LoanPool;

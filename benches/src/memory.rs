@@ -44,13 +44,13 @@ pub fn lane_memory(cells: usize, spill_bytes: usize) -> LaneMemory<'static> {
     memory
 }
 
-/// A segment for that many endpoints, each with a lane to one of them and back.
+/// A segment for that many endpoints: one, and others that each have a lane to it and one back.
 #[must_use]
 pub fn segment(endpoints: u32) -> Segment<'static> {
     let geometry = Geometry {
         process_count: endpoints,
         endpoint_count: endpoints,
-        lane_count: endpoints * 2,
+        lane_count: (endpoints - 1) * 2,
         lane_cell_count: 128,
         lane_spill_bytes: 16 << 10,
     };

@@ -1,6 +1,6 @@
 //! Two cases side by side, so that what else the machine does falls on both.
 
-use std::hint::black_box;
+use core::hint::black_box;
 use std::time::Instant;
 
 use crate::case::Case;

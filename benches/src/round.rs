@@ -1,6 +1,6 @@
 //! Whole rounds of two endpoints: inject, flush, turn, poll, read; by the three uses of a posted buffer.
 
-use std::hint::black_box;
+use core::hint::black_box;
 
 use spinwire_dataplane::error::Refused;
 use spinwire_dataplane::id::WrId;

@@ -1,6 +1,6 @@
 //! Tables: an entry in and out again, in tables that hold others.
 
-use std::hint::black_box;
+use core::hint::black_box;
 
 use spinwire_dataplane::table::{BitSet, Fifos, Ring, Slab, Timers};
 use spinwire_dataplane::time::{Instant, Nanos};

@@ -51,6 +51,7 @@ fn segment(lane_count: u32) -> Segment<'static> {
         created_unix_ns: 1,
         pid: 1,
         start_time: 1,
+        pid_namespace: 1,
         page_bytes: 4096,
     };
     Segment::format(lines.leak(), geometry, &identity).unwrap()

@@ -9,8 +9,9 @@
 )]
 #![allow(clippy::print_stdout, reason = "a bench reports")]
 
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+use core::hint::black_box;
+use core::time::Duration;
+use std::time::Instant;
 
 use criterion::{Criterion, Throughput};
 use spinwire_benches::case::Case;

@@ -103,8 +103,10 @@ pub(super) struct Ledger {
     by_source: BTreeMap<(usize, (u32, u32)), usize>,
     /// Who an address stands for, as far as known.
     peers: BTreeMap<(usize, (u32, u32)), usize>,
-    /// Which stays have disconnected which.
-    cuts: BTreeSet<(usize, usize)>,
+    /// Whether an endpoint has one peer, and connects and disconnects as a whole.
+    pub(super) connected: bool,
+    /// Which stays have disconnected which, and how often.
+    cuts: BTreeMap<(usize, usize), u32>,
     /// Stays that have disconnected somebody unknown.
     vague: BTreeSet<usize>,
     ops: BTreeMap<(usize, u64), Op>,
@@ -132,7 +134,7 @@ pub(super) struct Letter {
 }
 
 /// Notes that are kept.
-const NOTES: usize = 60;
+const NOTES: usize = 2000;
 
 impl Ledger {
     /// Notes what a stay does or hears.
@@ -351,7 +353,7 @@ impl Ledger {
     pub(super) fn cut(&mut self, stay: usize, addr: Addr) {
         match self.peers.get(&(stay, key(addr))) {
             Some(&peer) => {
-                self.cuts.insert((stay, peer));
+                *self.cuts.entry((stay, peer)).or_default() += 1;
             }
             None => {
                 self.vague.insert(stay);
@@ -370,13 +372,17 @@ impl Ledger {
         let Some(&peer) = self.peers.get(&(stay, key(addr))) else { return Ok(()) };
         let gone = self.stays[peer] != Life::Alive
             // Whoever cuts off another may be told by him in turn.
-            || self.cuts.contains(&(peer, stay))
-            || self.cuts.contains(&(stay, peer))
+            || self.cuts_between(peer, stay) > 0
             || self.vague.contains(&peer)
             || self.vague.contains(&stay)
             || self.stays[stay] != Life::Alive;
         ensure!(gone, "stay {stay}: told that {peer} is gone, which is alive and connected");
         Ok(())
+    }
+
+    /// How often one of the two has disconnected the other.
+    fn cuts_between(&self, a: usize, b: usize) -> u32 {
+        [(a, b), (b, a)].iter().filter_map(|pair| self.cuts.get(pair)).sum()
     }
 
     pub(super) fn end(&mut self, stay: usize, life: Life) {
@@ -423,8 +429,14 @@ impl Ledger {
         let sender = self.stays[session.from];
         let still_on = sender == Life::Alive && session.end.is_none();
         if let Some(to) = session.to {
-            let cut = self.cuts.contains(&(to, session.from)) || self.vague.contains(&to);
+            let cut = self.cuts.contains_key(&(to, session.from)) || self.vague.contains(&to);
             if self.stays[to] != Life::Alive || cut && !still_on {
+                return None;
+            }
+            // Two that connect again may not agree on which connection it is, and one of them goes on with the old one. If
+            // the other gives it up before they find out, what it sent in that time is lost with the connection.
+            let again = self.cuts_between(session.from, to) > 1 || self.vague.contains(&session.from);
+            if self.connected && session.end == Some(End::Disconnected) && again {
                 return None;
             }
         } else if !still_on {

@@ -123,6 +123,7 @@ pub fn simulate<R: Rig>(endpoint_type: EndpointType, seed: u64) -> Result<Report
         let actors = ["a", "b", "c", "d"].into_iter().take(count).map(|n| Actor::new(name(n)));
         let mut ledger = Ledger::default();
         ledger.faults = R::FAULTS;
+        ledger.connected = endpoint_type == EndpointType::Msg;
         let mut play = Play { world, actors: actors.collect(), ledger, taste, rng };
         outcome = play.act().map_err(|violation| play.ledger.explain(&violation));
     });

@@ -14,7 +14,7 @@
 //!
 //! There is no fence between the sender's store of a batch and its look at the armed word, for that would cost each batch
 //! tens of cycles. So the sender can miss that the lane was armed in that very moment. The receiver therefore sweeps its
-//! cold lanes, one every few turns: a missed bit delays a message by a bounded number of turns and never loses it.
+//! cold lanes, one with every harvest, and harvests at least every 16 turns: a missed bit delays a message by a bounded number of turns and never loses it.
 //!
 //! *Peers that go.* One load a turn tells whether anybody left or died. Then the rows are looked at; what a lost peer had
 //! published is delivered first, then its receives fail, then [`Event::PeerGone`] is reported, then its lanes are let go of.
@@ -145,6 +145,7 @@ pub struct ShmPort<'s, 'm> {
     cold: BitSet<'m>,
     sweep_next: Cell<u32>,
     turns: Cell<u32>,
+    harvests: Cell<u32>,
     epoch: Cell<u64>,
     /// The one peer of a MSG endpoint.
     only_peer: Cell<u32>,
@@ -265,6 +266,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             cold,
             sweep_next: Cell::new(0),
             turns: Cell::new(0),
+            harvests: Cell::new(0),
             epoch,
             only_peer: Cell::new(NIL),
             connecting: Cell::new(0),

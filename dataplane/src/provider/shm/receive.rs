@@ -12,7 +12,8 @@ use crate::sync::{AtomicU64, Ordering};
 const HOT_KEPT: u32 = 4;
 /// A lane beyond those is made cold after so many looks in vain.
 const IDLE_LOOKS_MAX: u32 = 256;
-/// Every so many turns one cold lane is looked at, in case that its news was missed.
+/// Every so many idle turns there is a harvest, and with each harvest one cold lane is looked at, in case that its news was
+/// missed.
 const SWEEP_EVERY: u32 = 16;
 /// So many messages are handed out one by one before everything is looked at.
 const READY_MAX: u32 = 32;
@@ -100,16 +101,17 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// One look at everything, up to the room in `out`.
     #[inline(always)]
     pub(super) fn harvest(&self, out: &mut VecView<Cqe>) {
-        let turns = self.turns.get();
+        let harvests = self.harvests.get().wrapping_add(1);
+        self.harvests.set(harvests);
         self.since_harvest.set(0);
         self.restless.set(false);
         // Who comes first takes turns, so that a flood of sends does not keep out what has come, or the other way round.
         let local = !(self.done.is_empty() && self.ended.is_empty());
-        if local && turns.is_multiple_of(2) {
+        if local && harvests.is_multiple_of(2) {
             self.finish_local(out);
         }
-        self.take_in(turns, out);
-        if local && !turns.is_multiple_of(2) {
+        self.take_in(out);
+        if local && !harvests.is_multiple_of(2) {
             self.finish_local(out);
         }
         let more = !(self.done.is_empty() && self.ended.is_empty());
@@ -120,7 +122,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
 
     /// What has come from the peers.
     #[inline(always)]
-    fn take_in(&self, turns: u32, out: &mut VecView<Cqe>) {
+    fn take_in(&self, out: &mut VecView<Cqe>) {
         if !self.matcher.settle(out) {
             return;
         }
@@ -149,9 +151,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         if self.hot_next.get() >= self.hot_count.get() {
             self.hot_next.set(0);
         }
-        if turns.is_multiple_of(SWEEP_EVERY) {
-            self.sweep();
-        }
+        self.sweep();
     }
 
     /// Completions that need no lane.
