@@ -27,13 +27,13 @@ fn lane() -> (LaneTx<'static>, LaneRx<'static>) {
 
 /// Numbers the message, for the hash.
 #[inline(always)]
-pub(crate) fn mark(message: &mut [u8], number: u64) {
+pub(crate) const fn mark(message: &mut [u8], number: u64) {
     *message.first_chunk_mut().unwrap() = number.to_le_bytes();
 }
 
 /// The number of a message.
 #[inline(always)]
-pub(crate) fn number(message: &[u8]) -> u64 {
+pub(crate) const fn number(message: &[u8]) -> u64 {
     u64::from_le_bytes(*message.first_chunk().unwrap())
 }
 

@@ -235,6 +235,17 @@ impl TscClock {
         }
     }
 
+    /// Like [`TscClock::ticks`], but not read before what was loaded earlier has arrived: for the end of a span. Without
+    /// that the processor may read the counter while it still guesses that the awaited message has come.
+    #[inline(always)]
+    #[must_use]
+    pub fn ticks_after_loads(&self) -> u64 {
+        match self.source {
+            ClockSource::Tsc => tsc::ticks_after_loads(),
+            ClockSource::Monotonic(_) => clock_ns(libc::CLOCK_MONOTONIC),
+        }
+    }
+
     /// Turns a span of ticks into ns, rounded down.
     #[inline(always)]
     #[must_use]

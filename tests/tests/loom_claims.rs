@@ -189,6 +189,25 @@ fn the_receiver_dies_under_an_opening_lane() {
     });
 }
 
+/// An endpoint is closed before it has met a lane that leads to it, whose sender leaves at the same time.
+#[test]
+fn an_endpoint_closes_under_an_opening_lane() {
+    model(3, || {
+        let segment = segment(1);
+        let (a, b) = (enter(&segment, 1, "a"), enter(&segment, 2, "b"));
+        let receiver = thread::spawn(move || directory::unregister(&segment, b.endpoint));
+        let LaneEnd { lane, generation, .. } = open(&segment, a, b.endpoint).unwrap();
+        let other = if directory::is_gone(&segment, b.endpoint) {
+            OtherEnd::Gone
+        } else {
+            OtherEnd::Present
+        };
+        lane_table::leave(&segment, lane, generation, Side::Sender, other);
+        receiver.join().unwrap();
+        assert_eq!(states(&segment), [LaneState::Free]);
+    });
+}
+
 /// Two survivors take back the same process: one of them frees the slot, and the lane is still read by its receiver.
 #[test]
 fn two_survivors_of_one_dead() {

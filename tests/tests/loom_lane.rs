@@ -24,8 +24,7 @@ struct Memory {
 
 impl Memory {
     fn new(cells: usize, spill: usize) -> Arc<Self> {
-        let memory =
-            Self { lines: (0..=cells + spill).map(|_| Line::zeroed()).collect(), cells };
+        let memory = Self { lines: (0..=cells + spill).map(|_| Line::zeroed()).collect(), cells };
         memory.lane().reset();
         Arc::new(memory)
     }

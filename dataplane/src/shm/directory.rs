@@ -9,6 +9,7 @@ use core::mem::offset_of;
 use spinwire_layouts::shm::{EndpointEntry, EndpointId, EndpointKind, Lease, LeaseState};
 use spinwire_layouts::word::next_generation;
 
+use super::lane_table;
 use super::lease::{ProcessLease, read_field, write_field, write_words};
 use super::segment::Segment;
 use crate::id::Name;
@@ -134,7 +135,8 @@ fn bears(lines: &[Line; 4], name: &Name) -> bool {
     named && read_field(lines, NAME) == *name.as_field()
 }
 
-/// Takes an endpoint out of the directory. Its peers see that at their next look.
+/// Takes an endpoint out of the directory, and lets go of the lanes to it that it never met. Its peers see that at their next
+/// look.
 pub fn unregister(segment: &Segment<'_>, id: EndpointId) {
     if let Some(state) = segment.endpoint(id.slot).and_then(|lines| word(lines, LEASE)) {
         let found = state.load(Ordering::Acquire);
@@ -147,6 +149,9 @@ pub fn unregister(segment: &Segment<'_>, id: EndpointId) {
                 state.compare_exchange(found, free, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
+    // Whoever opens or leaves a lane to here either sees that the endpoint is gone, or is seen by the look that follows.
+    store_before_load();
+    lane_table::disown(segment, id);
     segment.raise_epoch();
 }
 

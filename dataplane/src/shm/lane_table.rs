@@ -19,6 +19,7 @@ use super::directory::{self, EndpointRef};
 use super::lane::LaneMemory;
 use super::segment::Segment;
 use crate::error::Retry;
+use crate::raw::barrier::store_before_load;
 use crate::raw::line::word;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -27,7 +28,7 @@ const SENDER: usize = offset_of!(LaneHeader, sender) / 8;
 const RECEIVER: usize = offset_of!(LaneHeader, receiver) / 8;
 
 /// A compare-and-swap that lost this often is up against a scribbler, not a peer.
-const ATTEMPTS_MAX: usize = 8;
+pub(super) const ATTEMPTS_MAX: usize = 8;
 
 /// One end of a lane of the table: which, and which use of it.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +103,8 @@ pub fn open<'s>(
             .compare_exchange(claim.pack(), open.pack(), Ordering::Release, Ordering::Relaxed)
             .is_ok()
         {
+            // Who looks from now on whether the receiver is gone sees that it is, or the receiver sees this lane as it goes.
+            store_before_load();
             announce(segment, receiver.id.slot, lane);
             return Ok(LaneEnd { lane, generation, memory });
         }
@@ -172,6 +175,33 @@ pub fn leave(segment: &Segment<'_>, lane: u32, generation: u32, side: Side, othe
         if state.compare_exchange(found, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             return;
         }
+    }
+}
+
+/// Lets go of the receiving end of all lanes to an endpoint that is out of the directory: of those that it never met.
+pub(super) fn disown(segment: &Segment<'_>, receiver: EndpointId) {
+    for lane in 0..segment.geometry().lane_count {
+        if let Some((end, _sender)) = inbound(segment, lane, receiver) {
+            let other = other_end(segment, lane, Side::Receiver);
+            leave(segment, lane, end.generation, Side::Receiver, other);
+        }
+    }
+}
+
+/// Whether the endpoint at the other end of an open lane is still in the directory. One that is not has let go of all lanes
+/// that it knew of.
+pub(super) fn other_end(segment: &Segment<'_>, lane: u32, side: Side) -> OtherEnd {
+    let at = match side {
+        Side::Sender => RECEIVER,
+        Side::Receiver => SENDER,
+    };
+    let id = segment
+        .lane(lane)
+        .and_then(|lines| word(lines, at))
+        .and_then(|word| EndpointId::unpack(word.load(Ordering::Relaxed)));
+    match id {
+        Some(id) if !directory::is_gone(segment, id) => OtherEnd::Present,
+        _ => OtherEnd::Gone,
     }
 }
 

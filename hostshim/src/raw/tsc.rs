@@ -21,10 +21,26 @@ pub(crate) fn ticks() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// The counter, read after everything that was loaded before: Intel SDM volume 2, LFENCE and RDTSC.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn ticks_after_loads() -> u64 {
+    // SAFETY: every x86_64 processor has LFENCE; it has no effect but that of order.
+    unsafe { core::arch::x86_64::_mm_lfence() };
+    ticks()
+}
+
 /// No counter that is known to be fit: the caller falls back to the kernel's clock.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 pub(crate) const fn ticks() -> u64 {
+    0
+}
+
+/// No counter either.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+pub(crate) const fn ticks_after_loads() -> u64 {
     0
 }
 

@@ -134,7 +134,7 @@ pub(super) struct Letter {
 }
 
 /// Notes that are kept.
-const NOTES: usize = 2000;
+const NOTES: usize = 60;
 
 impl Ledger {
     /// Notes what a stay does or hears.
@@ -435,8 +435,9 @@ impl Ledger {
             }
             // Two that connect again may not agree on which connection it is, and one of them goes on with the old one. If
             // the other gives it up before they find out, what it sent in that time is lost with the connection.
-            let again = self.cuts_between(session.from, to) > 1 || self.vague.contains(&session.from);
-            if self.connected && session.end == Some(End::Disconnected) && again {
+            let own = u32::from(session.end == Some(End::Disconnected));
+            let again = self.cuts_between(session.from, to) > own;
+            if self.connected && !still_on && (again || self.vague.contains(&session.from)) {
                 return None;
             }
         } else if !still_on {

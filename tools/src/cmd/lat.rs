@@ -224,7 +224,7 @@ fn bounce(client: &Client<'_, '_>, count: u64, into: &mut Histogram<u64>) -> Res
     for number in 0..count {
         let sent = clock.ticks();
         station.floor.bounce(number)?;
-        let back = clock.ticks();
+        let back = clock.ticks_after_loads();
         into.saturating_record(clock.ticks_to_ns(back.saturating_sub(sent)).max(1));
     }
     Ok(clock.ticks_to_ns(clock.ticks().saturating_sub(begin)))
@@ -267,7 +267,7 @@ fn echo(
             }
             deadline.check("the other end does not answer")?;
         };
-        let back = clock.ticks();
+        let back = clock.ticks_after_loads();
         into.saturating_record(clock.ticks_to_ns(back.saturating_sub(sent)).max(1));
         if completion.kind != Kind::Received || completion.bytes() != Some(message) {
             return Err("a message came back changed".into());

@@ -35,6 +35,8 @@ pub struct LaneRx<'s> {
     message_bytes_max: Cell<usize>,
     /// The head word that was found in the next cell when there was nothing in it.
     idle_word: Cell<u64>,
+    /// Whether the last message went on in the spill.
+    spill_used: Cell<bool>,
 }
 
 /// No head word: it has flags that do not exist.
@@ -54,6 +56,7 @@ impl<'s> LaneRx<'s> {
             spill_returned: Cell::new(0),
             message_bytes_max: Cell::new(message_bytes_max),
             idle_word: Cell::new(NO_WORD),
+            spill_used: Cell::new(false),
         };
         lane.open(memory, message_bytes_max);
         lane
@@ -73,11 +76,20 @@ impl<'s> LaneRx<'s> {
 
     /// Whether the next cell may hold something new: `false` only where it holds what [`LaneRx::peek`] last found to be
     /// nothing. One load and one comparison.
+    ///
+    /// Where the last message went on in the spill, the next one is expected to: its line is asked for along with the cell, so
+    /// that both are on their way at once.
     #[must_use]
     #[inline(always)]
     pub fn may_have_news(&self) -> bool {
+        let memory = self.memory.get();
+        if self.spill_used.get() {
+            let bytes = memory.spill.len().wrapping_mul(LINE_BYTES);
+            let at = index(self.spill_head.get(), bytes.wrapping_sub(1));
+            line::prefetch(memory.spill, at / LINE_BYTES);
+        }
         let at = index(self.head.get(), self.cell_mask.get());
-        self.memory.get().cells.get(at).is_some_and(|cell| {
+        memory.cells.get(at).is_some_and(|cell| {
             let [head, ..] = cell.words();
             head.load(Ordering::Relaxed) != self.idle_word.get()
         })
@@ -195,6 +207,7 @@ impl<'s> LaneRx<'s> {
     #[inline(always)]
     fn move_to(&self, head: u64, spill_head: u64) {
         self.idle_word.set(NO_WORD);
+        self.spill_used.set(spill_head != self.spill_head.get());
         self.head.set(head);
         self.spill_head.set(spill_head);
         let memory = self.memory.get();
