@@ -12,6 +12,10 @@
     reason = "figures for people: rates and ratios; nothing here runs in a turn"
 )]
 #![allow(
+    clippy::large_stack_frames,
+    reason = "stations and domains are built once, on the main thread's stack of 8 MiB"
+)]
+#![allow(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "printing is what a command line is for"

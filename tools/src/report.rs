@@ -6,7 +6,7 @@
 //! | 1 | done, and something is not well: see what was printed |
 //! | 2 | not done: the arguments, or something that the message names, with its remedy |
 
-use std::error::Error;
+use core::error::Error;
 use std::process::ExitCode;
 
 /// What a command found.

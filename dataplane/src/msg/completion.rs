@@ -40,7 +40,7 @@ pub struct Completion<'m> {
     pub immediate: Option<u64>,
     /// Received: the sender.
     pub source: Option<Addr>,
-    /// The buffer, the caller's again. `None` while a multi-receive goes on; then [`Endpoint::read`] shows the message.
+    /// The buffer, the caller's again. `None` while a multi-receive goes on; then [`Endpoint::read`](super::Endpoint::read) shows the message.
     pub loan: Option<Loan<'m>>,
 }
 
@@ -53,7 +53,7 @@ impl Completion<'_> {
         self.loan.as_ref()?.get(self.offset..end)
     }
 
-    /// The messages of a run in the bytes that [`Endpoint::read`] or [`Completion::bytes`] showed.
+    /// The messages of a run in the bytes that [`Endpoint::read`](super::Endpoint::read) or [`Completion::bytes`] showed.
     #[inline(always)]
     pub fn messages<'b>(&self, bytes: &'b [u8]) -> impl Iterator<Item = &'b [u8]> + use<'b> {
         let length = self.length;

@@ -70,7 +70,7 @@ struct Survivor<'s, 'm> {
     rng: Rng,
 }
 
-fn at(station: usize, addr: Addr) -> At {
+const fn at(station: usize, addr: Addr) -> At {
     (station, (addr.slot(), addr.generation().as_raw()))
 }
 

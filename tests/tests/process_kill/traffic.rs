@@ -31,7 +31,7 @@ const LONGEST: usize = 2048;
 const RECEIVES: usize = 24;
 
 /// Small lanes, so that every one wraps around many times, and few of them, so that one that leaks is missed.
-pub(crate) fn config() -> DomainConfig {
+pub(crate) const fn config() -> DomainConfig {
     DomainConfig {
         geometry: Geometry {
             process_count: 12,

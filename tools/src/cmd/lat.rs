@@ -1,6 +1,6 @@
 //! `spinwire lat`: round trips between two pinned processes, beside the floor.
 
-use std::fmt::Write as _;
+use core::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;

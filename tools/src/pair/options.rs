@@ -119,7 +119,7 @@ impl PairOptions {
         match self.cpus.as_slice() {
             [] => {
                 let spread: Vec<u32> =
-                    affinity::spread(2.min(allowed.len()))?.cpus.iter().copied().collect();
+                    affinity::spread(2.min(allowed.len()))?.cpus.to_vec();
                 match spread.as_slice() {
                     [a, b, ..] => Ok((*a, *b)),
                     [only] => Ok((*only, *only)),

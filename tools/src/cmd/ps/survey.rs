@@ -248,11 +248,11 @@ fn introduce(header: &SegmentHeader, found: &mut Found) {
 /// Whether the process numbers in the segment mean processes of another PID namespace.
 fn is_of_other_namespace(header: &SegmentHeader) -> bool {
     // Where the own namespace cannot be told, nobody is declared dead.
-    pid_namespace().map_or(true, |mine| mine != header.pid_namespace)
+    pid_namespace() != Ok(header.pid_namespace)
 }
 
 /// A process of another PID namespace: nothing can be said about it, least of all that it is dead.
-fn unknowable() -> Life {
+const fn unknowable() -> Life {
     Life::Unknown(OsError::new("look into another PID namespace", Errno::new(libc::EXDEV)))
 }
 
