@@ -74,8 +74,7 @@
 //! // The loop. A service reads `now` from its clock once a turn.
 //! let message = loop {
 //!     let now = Instant::from_nanos(0);
-//!     quotes.turn(now, Budget::DEFAULT);
-//!     reader.turn(now, Budget::DEFAULT);
+//!     let _busy_or_idle = [&quotes, &reader].turn(now, Budget::DEFAULT);
 //!     if let Some(completion) = reader.poll() {
 //!         break completion;
 //!     }

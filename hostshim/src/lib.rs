@@ -44,7 +44,7 @@
 //! let endpoint = domain.open_endpoint(&bump, "quotes", EndpointType::Rdm)?;
 //! let _sealed = plane.seal(); // from here on: no allocation, no lock, no system call
 //! let now = plane.now();
-//! endpoint.turn(now, Budget::DEFAULT); // .. in a loop; see `spinwire_dataplane` for what is in it
+//! let _busy_or_idle = endpoint.turn(now, Budget::DEFAULT); // in a loop: see `spinwire_dataplane`
 //! plane.count(&[endpoint.totals()]);
 //! plane.publish(now);
 //! # drop(buffers);

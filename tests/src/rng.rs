@@ -20,7 +20,7 @@ impl Rng {
     }
 
     /// A number below `bound`, which is not 0.
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub const fn below(&mut self, bound: u64) -> u64 {
         self.word() % bound
     }
 
@@ -42,13 +42,12 @@ impl Rng {
     /// An index, chosen by weight. At least one weight is not 0.
     pub fn weighted(&mut self, weights: &[u64]) -> usize {
         let mut at = self.below(weights.iter().sum());
-        for (i, weight) in weights.iter().enumerate() {
-            if at < *weight {
-                return i;
-            }
-            at -= weight;
-        }
-        unreachable!("at is below the sum")
+        let found = weights.iter().position(|weight| {
+            let here = at < *weight;
+            at = at.saturating_sub(*weight);
+            here
+        });
+        found.expect("at is below the sum")
     }
 }
 

@@ -2,6 +2,10 @@
 //! `RUSTFLAGS="--cfg loom"`, in release.
 //!
 //! The lanes are tiny, so that each message but the first waits for credit or wraps around.
+//!
+//! What this cannot show: loom runs the accesses of one thread in their order and lets a load see old values, never future
+//! ones. That a receiver's reads stay before its return of credit (the Release there, the Acquire at the sender) is
+//! therefore not checked here.
 #![cfg(loom)]
 #![allow(
     clippy::unwrap_used,

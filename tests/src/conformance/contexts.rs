@@ -74,7 +74,7 @@ pub fn forged_completions_match_nothing<R: Rig>(world: &World<'_, R>) {
     let old = post(1).unwrap();
     a.cancel(old).unwrap();
     while a.posted_count() > 0 {
-        let _ = a.turn(world.now(), Budget::DEFAULT);
+        let _busy = a.turn(world.now(), Budget::DEFAULT).is_busy();
         while a.poll().is_some() {}
     }
     let live = post(2).unwrap();
@@ -96,7 +96,7 @@ pub fn forged_completions_match_nothing<R: Rig>(world: &World<'_, R>) {
             a.provider().forged.borrow_mut().push(cqe);
             expected.push(Event::StaleCompletion(wr_id));
         }
-        let _ = a.turn(world.now(), Budget::DEFAULT);
+        let _busy = a.turn(world.now(), Budget::DEFAULT).is_busy();
         assert!(a.poll().is_none(), "{wr_id:?} matches nothing");
     }
     assert_eq!(a.posted_count(), 1);
@@ -107,13 +107,13 @@ pub fn forged_completions_match_nothing<R: Rig>(world: &World<'_, R>) {
     let cqe = Cqe::without_message(live, Status::Cancelled);
     a.provider().forged.borrow_mut().extend([cqe, cqe]);
     a.cancel(live).unwrap();
-    let _ = a.turn(world.now(), Budget::DEFAULT);
+    let _busy = a.turn(world.now(), Budget::DEFAULT).is_busy();
     let completion = a.poll().unwrap();
     assert_eq!((completion.id, completion.context), (live, 2));
     assert!(a.poll().is_none());
     drop(completion);
     for _ in 0..20 {
-        let _ = a.turn(world.now(), Budget::DEFAULT);
+        let _busy = a.turn(world.now(), Budget::DEFAULT).is_busy();
         assert!(a.poll().is_none());
     }
     assert_eq!(a.totals().stale_ids, 18, "the copy, and the true one");

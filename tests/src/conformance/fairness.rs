@@ -108,7 +108,7 @@ pub fn cold_peers_are_heard<R: Rig>(world: &World<'_, R>) {
             world.insist(&[sender], || sender.inject(SendTo::peer(*to).immediate(number), b"up"));
             // Turns of the wrapper that may hold it are the sender's.
             world.turns(if R::FAULTS { 20 } else { 1 }, &[sender]);
-            world.turns(200, &[&b]);
+            world.turns(if R::FAULTS { 200 } else { 3 }, &[&b]);
             assert_eq!(b.take().and_then(|got| got.immediate), Some(number));
         }
     }

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A rig says how to make what its ports share (a hub, a segment) in plain memory, how to open a port, and how to kill one.
-//! A case is a function over a [`World`] of any rig; [`conformance!`](crate::conformance) makes a test of each case. Cases run
-//! over [`Endpoint`], and over the bare provider where that matters.
+//! A case is a function over a [`World`] of any rig; [`conformance!`](macro@crate::conformance) makes a test of each case. Cases run
+//! over [`Endpoint`](spinwire_dataplane::msg::Endpoint), and over the bare provider where that matters.
 //!
 //! Time is virtual. No case waits: it turns its nodes until something is so, at most [`TURNS_MAX`] times.
 

@@ -106,6 +106,7 @@ pub trait Rig: Sized + 'static {
     /// Whether long messages can run out of room before the messages run out of places.
     const SPILLS: bool = true;
     /// Lines of foreign memory that the ground needs.
+    #[must_use]
     fn lines(_sizes: &Sizes) -> usize {
         0
     }

@@ -115,7 +115,7 @@ pub(super) struct Ledger {
     notes: VecDeque<String>,
 }
 
-fn key(addr: Addr) -> (u32, u32) {
+const fn key(addr: Addr) -> (u32, u32) {
     (addr.slot(), addr.generation().as_raw())
 }
 
@@ -259,25 +259,21 @@ impl Ledger {
     fn sent(&mut self, (session, number): (usize, usize), got: &Got) -> Checked {
         ensure!(got.kind == Kind::Sent && got.returned, "a send ended as {got:?}");
         let entry = &mut self.sessions[session].entries[number];
-        match got.status {
-            Status::Success => Ok(()),
-            Status::Injected | Status::PeerGone if self.faults => {
-                ensure!(!entry.delivered, "failed, and was delivered: {entry:?}");
-                entry.failed = true;
-                Ok(())
-            }
-            status => Err(Violation(format!("a send ended with {status:?}"))),
+        if got.status == Status::Success {
+            return Ok(());
         }
+        let simulated = matches!(got.status, Status::Injected | Status::PeerGone);
+        ensure!(self.faults && simulated, "a send ended with {:?}", got.status);
+        ensure!(!entry.delivered, "failed, and was delivered: {entry:?}");
+        entry.failed = true;
+        Ok(())
     }
 
     fn received(&mut self, stay: usize, wanted: Wanted, got: &Got) -> Checked {
         let Some(source) = got.source else {
             ensure!(got.returned && got.kind == Kind::RecvEnded, "a receive ended as {got:?}");
-            let fine = match got.status {
-                Status::Cancelled | Status::PeerGone => true,
-                Status::Success => matches!(wanted, Wanted::Many),
-                _ => false,
-            };
+            let fine = matches!(got.status, Status::Cancelled | Status::PeerGone)
+                || got.status == Status::Success && wanted == Wanted::Many;
             ensure!(fine, "a receive for {wanted:?} ended as {got:?}");
             return Ok(());
         };

@@ -191,7 +191,9 @@ impl Survivor<'_, '_> {
     fn report(&mut self, began: Instant) {
         self.noticed.sort_unstable();
         let n = self.noticed.len();
-        let part = |percent: usize| self.noticed.get(n.saturating_sub(1) * percent / 100);
+        let part = |percent: usize| {
+            self.noticed.get(n.saturating_sub(1) * percent / 100).copied().unwrap_or_default()
+        };
         say(&format!(
             "{} killed in {:.1?}; {} letters came; PeerGone of {n} peers after p50 {:?}, p99 {:?}, max {:?}; {} more before their first letter",
             self.killed.len(),

@@ -1,8 +1,9 @@
 //! The measuring end: starts the other end if need be, joins its domain, and drives it through rounds.
 
+use core::time::Duration;
 use std::io::IsTerminal;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name};

@@ -4,7 +4,8 @@
 //! them out, with one counter each way and nothing else. Both use the memory of a lane that nobody else uses, so that pages
 //! and size are those of the real thing.
 
-use std::time::{Duration, Instant};
+use core::time::Duration;
+use std::time::Instant;
 
 use spinwire_dataplane::raw::line::{self, Line};
 use spinwire_dataplane::shm::Segment;

@@ -118,8 +118,7 @@ impl PairOptions {
         let allowed = affinity::allowed_cpus()?;
         match self.cpus.as_slice() {
             [] => {
-                let spread: Vec<u32> =
-                    affinity::spread(2.min(allowed.len()))?.cpus.to_vec();
+                let spread: Vec<u32> = affinity::spread(2.min(allowed.len()))?.cpus.to_vec();
                 match spread.as_slice() {
                     [a, b, ..] => Ok((*a, *b)),
                     [only] => Ok((*only, *only)),

@@ -1,6 +1,7 @@
 //! One end of a measurement: an endpoint, its buffers, a clock.
 
-use std::time::{Duration, Instant};
+use core::time::Duration;
+use std::time::Instant;
 
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::{Addr, Name};
