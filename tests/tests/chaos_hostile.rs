@@ -16,10 +16,12 @@
     clippy::arithmetic_side_effects,
     reason = "a test stops at the first thing that is not as expected"
 )]
+#![allow(clippy::large_stack_frames, reason = "a test has a whole stack to itself")]
 #![allow(clippy::print_stderr, clippy::exit, reason = "a hanging test says where it hangs")]
 
 use core::mem::offset_of;
-use std::time::{Duration, Instant as WallClock};
+use core::time::Duration;
+use std::time::Instant as WallClock;
 
 use spinwire_dataplane::error::{Fatal, PostError};
 use spinwire_dataplane::id::Addr;
@@ -560,7 +562,7 @@ fn a_header_with_a_wrong_field_is_not_joined_and_the_field_is_named() {
             let (shift, width) = (offset % 8 * 8, bytes * 8);
             let mask = if width == 64 { u64::MAX } else { ((1 << width) - 1) << shift };
             let flips = (0..width).map(|bit| good ^ 1 << (shift + bit));
-            let others = [0, mask, good.wrapping_add(1 << shift) & mask, mask / 3 & mask]
+            let others = [0, mask, good.wrapping_add(1 << shift) & mask, (mask / 3) & mask]
                 .map(|value| good & !mask | value);
             for bad in flips.chain(others).filter(|&bad| bad != good) {
                 word.store(bad, Ordering::Relaxed);

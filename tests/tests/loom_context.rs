@@ -60,11 +60,11 @@ fn wait(rx: &LaneRx<'_>) -> WrId {
     }
 }
 
-fn id_of(key: Key) -> WrId {
+const fn id_of(key: Key) -> WrId {
     WrId::new(OpTag::Recv, key.generation(), key.slot())
 }
 
-fn key_of(id: WrId) -> Key {
+const fn key_of(id: WrId) -> Key {
     let (_, generation, slot) = id.parts().unwrap();
     Key::new(slot, generation)
 }

@@ -57,7 +57,7 @@ enum Op {
 struct Driven<'m> {
     matcher: Matcher<'m>,
     lanes: Vec<VecDeque<Message>>,
-    buffers: BTreeMap<u64, NonNull<u8>>,
+    buffers: BTreeMap<u64, Sge>,
 }
 
 fn addr(sender: usize) -> Addr {
@@ -126,7 +126,7 @@ impl<'m> Driven<'m> {
         };
         let posted = self.matcher.post(&wr).is_ok();
         if posted {
-            self.buffers.insert(receive.id, buffer);
+            self.buffers.insert(receive.id, sge);
         }
         posted
     }
@@ -185,16 +185,10 @@ impl<'m> Driven<'m> {
     }
 
     /// Whether the buffer of a completion holds its message.
-    #[expect(unsafe_code, reason = "a bare matcher was posted bare memory")]
     fn holds(&self, done: &Done) -> bool {
         let Some(number) = done.message else { return true };
         let (offset, length) = done.place;
-        // SAFETY: the place lies in the buffer, which the oracle has confirmed; nobody writes there now.
-        let start = unsafe { self.buffers[&done.id].add(offset) };
-        let bytes = NonNull::slice_from_raw_parts(start, length);
-        // SAFETY: as above, and the arena is still there.
-        let bytes = unsafe { bytes.as_ref() };
-        *bytes == pattern(number, 200)[..length]
+        self.buffers[&done.id].bytes()[offset..offset + length] == pattern(number, 200)[..length]
     }
 }
 

@@ -6,6 +6,7 @@
     clippy::arithmetic_side_effects,
     reason = "a test stops at the first thing that is not as expected"
 )]
+#![allow(clippy::large_stack_frames, reason = "a test has a whole stack to itself")]
 
 use core::mem::MaybeUninit;
 
@@ -84,16 +85,15 @@ fn run(endpoint_type: EndpointType, config: FaultConfig) -> Run {
                 b.post_recv(RecvFrom::any(), pool.lend().unwrap(), 0).unwrap();
             }
             now += 10;
-            for busy in [a.turn(Instant::from_nanos(now), Budget::DEFAULT)] {
-                let _ = busy;
-            }
+            let _busy = a.turn(Instant::from_nanos(now), Budget::DEFAULT).is_busy();
             while let Some(completion) = a.poll() {
                 let at = open.iter().position(|&context| context == completion.context);
-                open.remove(at.expect("a completion for each posted send, once"));
+                assert!(at.is_some(), "a completion for each posted send, once");
+                open.remove(at.unwrap());
                 assert_eq!(completion.kind, Kind::Sent);
                 result.failed += u64::from(completion.status == Status::Injected);
             }
-            let _ = b.turn(Instant::from_nanos(now), Budget::DEFAULT);
+            let _busy = b.turn(Instant::from_nanos(now), Budget::DEFAULT).is_busy();
             while let Some(completion) = b.poll() {
                 assert_eq!(completion.status, Status::Success);
                 let number = completion.immediate.unwrap();
@@ -208,7 +208,7 @@ fn what_is_held_goes_out_when_the_endpoint_closes() {
         assert_eq!(a.provider().held_len(), 8, "the first shows that there is a way");
         assert!(a.poll_at().is_some(), "it has to be polled on");
         drop(a);
-        let _ = b.turn(Instant::ORIGIN, Budget::DEFAULT);
+        let _busy = b.turn(Instant::ORIGIN, Budget::DEFAULT).is_busy();
         let arrived: Vec<u64> =
             core::iter::from_fn(|| b.poll()).map(|c| c.immediate.unwrap()).collect();
         assert_eq!(arrived, (0..9).collect::<Vec<u64>>());
@@ -235,11 +235,11 @@ fn a_trace_tells_what_happened() {
         loan.fill(&[8; 20]).unwrap();
         a.post_send(SendTo::peer(to_b), loan, 2).unwrap();
         a.cancel(receive).unwrap();
-        let _ = a.turn(Instant::from_nanos(1234), Budget::DEFAULT);
+        let _busy = a.turn(Instant::from_nanos(1234), Budget::DEFAULT).is_busy();
         while a.poll().is_some() {}
         drop(b);
         assert!(a.inject(SendTo::peer(to_b), b"").is_err());
-        let _ = a.turn(Instant::from_nanos(2345), Budget::DEFAULT);
+        let _busy = a.turn(Instant::from_nanos(2345), Budget::DEFAULT).is_busy();
         while a.poll_event().is_some() {}
 
         let mut records: Vec<_> = a.provider().newest(99).collect();

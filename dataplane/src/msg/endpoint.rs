@@ -70,6 +70,8 @@ pub struct Endpoint<'m, P> {
     rows: &'m [Row],
     /// Completions of the last harvest; out of the cell only while the provider fills it.
     batch: Cell<Option<&'m mut VecView<Cqe>>>,
+    /// How many completions the budget of the last turn still allows.
+    allowance: Cell<u32>,
     /// How many there are.
     harvested: Cell<usize>,
     /// How many of them the caller has had.
@@ -105,6 +107,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
                 readers: Cell::new(0),
             })?,
             batch: Cell::new(Some(batch)),
+            allowance: Cell::new(0),
             harvested: Cell::new(0),
             taken: Cell::new(0),
             stale: Ring::place(bump, STALE_KEPT, WrId::from_raw(0))?,
@@ -318,38 +321,34 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         }
     }
 
-    /// The next completion, if any: of the last harvest, or of a message that the last turn saw.
+    /// The next completion, if any: of the last harvest, or of a message that the last turn saw. At most as many a turn as
+    /// its budget allows.
     #[inline(always)]
     pub fn poll(&self) -> Option<Completion<'m>> {
-        if self.taken.get() < self.harvested.get() {
-            return self.poll_batch();
-        }
-        let cqe = self.provider.take_ready()?;
-        let key = self.key_of(&cqe);
-        match self.conclude(&cqe, key) {
-            Ok(completion) => Some(completion),
-            Err(Unfinished::Stale) => self.note_stale(cqe.wr_id),
-            Err(Unfinished::BeingRead) => self.keep_for_later(cqe),
-        }
-    }
-
-    #[inline(never)]
-    fn poll_batch(&self) -> Option<Completion<'m>> {
-        while let Some(cqe) = self.front() {
-            let key = self.key_of(&cqe);
-            match self.conclude(&cqe, key) {
+        loop {
+            let left = self.allowance.get().checked_sub(1)?;
+            let is_batched = self.taken.get() < self.harvested.get();
+            let cqe = if is_batched { self.front()? } else { self.provider.take_ready()? };
+            // A completion that the batch holds is taken out of it when it is the caller's, or nobody's.
+            let advance = usize::from(is_batched);
+            match self.conclude(&cqe) {
                 Ok(completion) => {
-                    self.taken.set(self.taken.get().wrapping_add(1));
+                    self.allowance.set(left);
+                    self.taken.set(self.taken.get().wrapping_add(advance));
                     return Some(completion);
                 }
                 Err(Unfinished::Stale) => {
-                    self.taken.set(self.taken.get().wrapping_add(1));
-                    let _none = self.note_stale(cqe.wr_id);
+                    self.taken.set(self.taken.get().wrapping_add(advance));
+                    self.note_stale(cqe.wr_id);
                 }
-                Err(Unfinished::BeingRead) => return None,
+                Err(Unfinished::BeingRead) => {
+                    if !is_batched {
+                        self.keep_for_later(cqe);
+                    }
+                    return None;
+                }
             }
         }
-        None
     }
 
     /// The first completion of the batch that the caller has not had.
@@ -363,7 +362,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
 
     /// A completion whose buffer is being read goes to the front of the batch, which is empty.
     #[cold]
-    fn keep_for_later(&self, cqe: Cqe) -> Option<Completion<'m>> {
+    fn keep_for_later(&self, cqe: Cqe) {
         if let Some(batch) = self.batch.take() {
             batch.clear();
             let kept = batch.push(cqe);
@@ -372,21 +371,13 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             self.harvested.set(batch.len());
             self.batch.set(Some(batch));
         }
-        None
-    }
-
-    #[inline(always)]
-    const fn key_of(&self, cqe: &Cqe) -> Option<Key> {
-        match cqe.wr_id.parts() {
-            Some((_, generation, slot)) => Some(Key::new(slot, generation)),
-            None => None,
-        }
     }
 
     /// Makes the caller's completion of the provider's. Frees the row where the operation is over.
     #[inline(always)]
-    fn conclude(&self, cqe: &Cqe, key: Option<Key>) -> Result<Completion<'m>, Unfinished> {
-        let key = key.ok_or(Unfinished::Stale)?;
+    fn conclude(&self, cqe: &Cqe) -> Result<Completion<'m>, Unfinished> {
+        let (_, generation, slot) = cqe.wr_id.parts().ok_or(Unfinished::Stale)?;
+        let key = Key::new(slot, generation);
         let row = self.row(key).ok_or(Unfinished::Stale)?;
         let length = to_usize(widen(cqe.length));
         let offset = to_usize(widen(cqe.offset));
@@ -436,11 +427,10 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     }
 
     #[cold]
-    fn note_stale(&self, wr_id: WrId) -> Option<Completion<'m>> {
+    fn note_stale(&self, wr_id: WrId) {
         add(&self.totals.stale_ids, 1);
         // Where the ring is full the count has to do.
         let _kept = self.stale.push(wr_id).is_ok();
-        None
     }
 
     /// Shows the message of a completion to `look`, wherever it lies: in the loan that came with it, or in the buffer of a
@@ -509,7 +499,8 @@ impl Drop for Reader<'_> {
 impl<P: Provider> Poll for Endpoint<'_, P> {
     /// Looks for completions if the last ones were all taken, and publishes what was posted.
     #[inline(always)]
-    fn turn(&self, now: Instant, _budget: Budget) -> Outcome {
+    fn turn(&self, now: Instant, budget: Budget) -> Outcome {
+        self.allowance.set(budget.completions);
         let outcome = if self.taken.get() < self.harvested.get() {
             Outcome::Busy
         } else {

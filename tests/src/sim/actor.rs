@@ -187,7 +187,7 @@ impl<'m, R: Rig> Actor<'m, R> {
             };
             match sent {
                 Ok(()) => {
-                    let about = (letter.session, tag, length, context);
+                    let about = (letter.stream, tag, length, context);
                     ledger.note(self.stay, format_args!("sends to {addr}: {about:?}"));
                     ledger.accepted(&letter, context)?;
                 }

@@ -1,7 +1,7 @@
 //! The ledger: who sent what to whom, and what became of it. Every checker is here.
 //!
-//! A *stay* is one life of one actor. A *session* is what one stay sends to one address; what arrives of a session arrives at
-//! one stay, from one address. Within a session, messages of one kind (untagged, or of one tag) are delivered in order and
+//! A *stay* is one life of one actor. A *stream* is what one stay sends to one address; what arrives of a stream arrives at
+//! one stay, from one address. Within a stream, messages of one kind (untagged, or of one tag) are delivered in order and
 //! without gaps.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -40,7 +40,7 @@ pub(super) enum Life {
     Killed,
 }
 
-/// How a session came to its end, as its sender sees it.
+/// How a stream came to its end, as its sender sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
     /// It disconnected.
@@ -64,7 +64,7 @@ struct Entry {
 }
 
 #[derive(Debug)]
-struct Session {
+struct Stream {
     from: usize,
     /// Who it goes to, as far as known.
     to: Option<usize>,
@@ -88,7 +88,7 @@ pub(super) enum Wanted {
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    Send { session: usize, number: usize },
+    Send { stream: usize, number: usize },
     Recv(Wanted),
 }
 
@@ -98,7 +98,7 @@ pub(super) struct Ledger {
     /// Whether sends may fail by simulation, and be lost with their sender though published.
     pub(super) faults: bool,
     pub(super) stays: Vec<Life>,
-    sessions: Vec<Session>,
+    streams: Vec<Stream>,
     by_addr: BTreeMap<(usize, (u32, u32)), usize>,
     by_source: BTreeMap<(usize, (u32, u32)), usize>,
     /// Who an address stands for, as far as known.
@@ -119,15 +119,15 @@ const fn key(addr: Addr) -> (u32, u32) {
     (addr.slot(), addr.generation().as_raw())
 }
 
-/// The identity of a message: session 20 bits, number 24, length 20.
-const fn identity(session: usize, number: usize, length: usize) -> u64 {
-    spinwire_layouts::word::from_usize(session << 44 | number << 20 | length)
+/// The identity of a message: stream 20 bits, number 24, length 20.
+const fn identity(stream: usize, number: usize, length: usize) -> u64 {
+    spinwire_layouts::word::from_usize(stream << 44 | number << 20 | length)
 }
 
 /// A message to be sent.
 #[derive(Debug)]
 pub(super) struct Letter {
-    pub(super) session: usize,
+    pub(super) stream: usize,
     pub(super) bytes: Vec<u8>,
     pub(super) tag: Option<u64>,
     pub(super) immediate: Option<u64>,
@@ -165,11 +165,11 @@ impl Ledger {
         Ok(())
     }
 
-    fn session(&mut self, stay: usize, addr: Addr) -> usize {
+    fn stream(&mut self, stay: usize, addr: Addr) -> usize {
         let to = self.peers.get(&(stay, key(addr))).copied();
-        let sessions = &mut self.sessions;
+        let streams = &mut self.streams;
         *self.by_addr.entry((stay, key(addr))).or_insert_with(|| {
-            sessions.push(Session {
+            streams.push(Stream {
                 from: stay,
                 to,
                 arrives_from: None,
@@ -177,11 +177,11 @@ impl Ledger {
                 kinds: BTreeMap::new(),
                 end: None,
             });
-            sessions.len() - 1
+            streams.len() - 1
         })
     }
 
-    /// Writes the next message of a session. It counts once it is [accepted](Self::accepted).
+    /// Writes the next message of a stream. It counts once it is [accepted](Self::accepted).
     pub(super) fn write(
         &mut self,
         (stay, addr): (usize, Addr),
@@ -189,21 +189,21 @@ impl Ledger {
         tag: Option<u64>,
         immediate: bool,
     ) -> Letter {
-        let session = self.session(stay, addr);
-        let id = identity(session, self.sessions[session].entries.len(), length);
+        let stream = self.stream(stay, addr);
+        let id = identity(stream, self.streams[stream].entries.len(), length);
         let mut bytes = pattern(id, length);
         let immediate = immediate || length < 8;
         if !immediate {
             bytes[..8].copy_from_slice(&id.to_le_bytes());
         }
-        Letter { session, bytes, tag, immediate: immediate.then_some(id) }
+        Letter { stream, bytes, tag, immediate: immediate.then_some(id) }
     }
 
     /// The provider took the message.
     pub(super) fn accepted(&mut self, letter: &Letter, context: Option<u64>) -> Checked {
-        let session = &mut self.sessions[letter.session];
-        let number = session.entries.len();
-        session.entries.push(Entry {
+        let stream = &mut self.streams[letter.stream];
+        let number = stream.entries.len();
+        stream.entries.push(Entry {
             length: letter.bytes.len(),
             tag: letter.tag,
             immediate: letter.immediate.is_some(),
@@ -213,12 +213,10 @@ impl Ledger {
             failed: false,
             passed_over: false,
         });
-        session.kinds.entry(letter.tag).or_default().0.push(number);
-        let from = session.from;
+        stream.kinds.entry(letter.tag).or_default().0.push(number);
+        let from = stream.from;
         match context {
-            Some(context) => {
-                self.open((from, context), Op::Send { session: letter.session, number })
-            }
+            Some(context) => self.open((from, context), Op::Send { stream: letter.stream, number }),
             None => Ok(()),
         }
     }
@@ -234,8 +232,8 @@ impl Ledger {
 
     /// Everything that a stay has staged is visible now.
     pub(super) fn published(&mut self, stay: usize) {
-        for session in self.sessions.iter_mut().filter(|session| session.from == stay) {
-            session.entries.iter_mut().rev().take_while(|e| !e.published).for_each(|e| {
+        for stream in self.streams.iter_mut().filter(|stream| stream.from == stay) {
+            stream.entries.iter_mut().rev().take_while(|e| !e.published).for_each(|e| {
                 e.published = true;
             });
         }
@@ -251,14 +249,14 @@ impl Ledger {
             self.ops.remove(&at);
         }
         match op {
-            Op::Send { session, number } => self.sent((session, number), got),
+            Op::Send { stream, number } => self.sent((stream, number), got),
             Op::Recv(wanted) => self.received(stay, wanted, got),
         }
     }
 
-    fn sent(&mut self, (session, number): (usize, usize), got: &Got) -> Checked {
+    fn sent(&mut self, (stream, number): (usize, usize), got: &Got) -> Checked {
         ensure!(got.kind == Kind::Sent && got.returned, "a send ended as {got:?}");
-        let entry = &mut self.sessions[session].entries[number];
+        let entry = &mut self.streams[stream].entries[number];
         if got.status == Status::Success {
             return Ok(());
         }
@@ -298,12 +296,12 @@ impl Ledger {
         let part =
             |shift: u32, bits: u32| usize::try_from(id >> shift & ((1 << bits) - 1)).unwrap();
         let (at, number, length) = (part(44, 20), part(20, 24), part(0, 20));
-        let known = self.sessions.get(at).is_some_and(|session| number < session.entries.len());
+        let known = self.streams.get(at).is_some_and(|stream| number < stream.entries.len());
         ensure!(known, "stay {stay}: a message that nobody sent: {got:?}");
         self.bind(stay, source, at)?;
-        let (faults, session) = (self.faults, &mut self.sessions[at]);
-        let entry = &session.entries[number];
-        let what = format!("message {number} of session {at}");
+        let (faults, stream) = (self.faults, &mut self.streams[at]);
+        let entry = &stream.entries[number];
+        let what = format!("message {number} of stream {at}");
         ensure!(!entry.delivered, "{what}: delivered twice");
         ensure!(!entry.failed, "{what}: delivered though it failed");
         let mut bytes = pattern(id, length);
@@ -313,35 +311,35 @@ impl Ledger {
         let whole = entry.length == length && got.bytes == bytes;
         ensure!(whole && got.tag == entry.tag, "{what}: corrupted: {got:?}");
         ensure!(got.immediate.is_some() == entry.immediate, "{what}: immediate data: {got:?}");
-        let (order, settled) = session.kinds.get_mut(&entry.tag).unwrap();
+        let (order, settled) = stream.kinds.get_mut(&entry.tag).unwrap();
         loop {
             let next = order[*settled];
             *settled += 1;
             if next == number {
                 break;
             }
-            let skipped = &mut session.entries[next];
+            let skipped = &mut stream.entries[next];
             ensure!(
                 faults && skipped.posted,
                 "{what}: came before message {next}, which is lost or late"
             );
             skipped.passed_over = true;
         }
-        session.entries[number].delivered = true;
+        stream.entries[number].delivered = true;
         self.delivered += 1;
         Ok(())
     }
 
-    /// What arrives at one stay from one address is one session, and the other way round.
+    /// What arrives at one stay from one address is one stream, and the other way round.
     fn bind(&mut self, stay: usize, source: Addr, at: usize) -> Checked {
         let before = *self.by_source.entry((stay, key(source))).or_insert(at);
-        ensure!(before == at, "stay {stay}: {source} is session {at}, and was {before}");
-        let session = &mut self.sessions[at];
-        let from = session.from;
-        let to = *session.to.get_or_insert(stay);
-        ensure!(to == stay, "session {at} is for stay {to}, and arrives at {stay}");
-        let arrives = *session.arrives_from.get_or_insert(source);
-        ensure!(arrives == source, "session {at} arrives from {source}, and from {arrives}");
+        ensure!(before == at, "stay {stay}: {source} is stream {at}, and was {before}");
+        let stream = &mut self.streams[at];
+        let from = stream.from;
+        let to = *stream.to.get_or_insert(stay);
+        ensure!(to == stay, "stream {at} is for stay {to}, and arrives at {stay}");
+        let arrives = *stream.arrives_from.get_or_insert(source);
+        ensure!(arrives == source, "stream {at} arrives from {source}, and from {arrives}");
         self.knows(stay, source, from)
     }
 
@@ -355,16 +353,16 @@ impl Ledger {
                 self.vague.insert(stay);
             }
         }
-        let at = self.session(stay, addr);
-        self.sessions[at].end = Some(End::Disconnected);
+        let at = self.stream(stay, addr);
+        self.streams[at].end = Some(End::Disconnected);
         // Whatever was staged goes out with it.
-        self.sessions[at].entries.iter_mut().for_each(|entry| entry.published = true);
+        self.streams[at].entries.iter_mut().for_each(|entry| entry.published = true);
     }
 
     /// The stay is told that the peer at that address is gone.
     pub(super) fn told(&mut self, stay: usize, addr: Addr) -> Checked {
-        let at = self.session(stay, addr);
-        self.sessions[at].end = Some(End::Told);
+        let at = self.stream(stay, addr);
+        self.streams[at].end = Some(End::Told);
         let Some(&peer) = self.peers.get(&(stay, key(addr))) else { return Ok(()) };
         let gone = self.stays[peer] != Life::Alive
             // Whoever cuts off another may be told by him in turn.
@@ -400,46 +398,46 @@ impl Ledger {
 
     /// What is still owed: the first message that has to arrive and has not.
     pub(super) fn owed(&self) -> Option<String> {
-        self.sessions.iter().enumerate().find_map(|(at, session)| {
+        self.streams.iter().enumerate().find_map(|(at, stream)| {
             // One who is not there any more did not hear how his sends ended.
-            let alive = self.stays[session.from] == Life::Alive;
+            let alive = self.stays[stream.from] == Life::Alive;
             let lost = |entry: &Entry| alive && entry.passed_over && !entry.failed;
-            if let Some(number) = session.entries.iter().position(lost) {
-                return Some(format!("message {number} of session {at} was passed over"));
+            if let Some(number) = stream.entries.iter().position(lost) {
+                return Some(format!("message {number} of stream {at} was passed over"));
             }
-            let needs = self.needs(session)?;
-            let number = session
+            let needs = self.needs(stream)?;
+            let number = stream
                 .entries
                 .iter()
                 .position(|entry| !entry.delivered && !entry.failed && needs(entry))?;
-            let Session { from, to, end, .. } = session;
-            let (life, length) = (self.stays[*from], session.entries.len());
+            let Stream { from, to, end, .. } = stream;
+            let (life, length) = (self.stays[*from], stream.entries.len());
             Some(format!(
-                "message {number} of {length} of session {at}, from {from} ({life:?}, {end:?}) to {to:?}"
+                "message {number} of {length} of stream {at}, from {from} ({life:?}, {end:?}) to {to:?}"
             ))
         })
     }
 
-    /// Which messages of a session have to arrive: all of them, those that were published, or none.
-    fn needs(&self, session: &Session) -> Option<fn(&Entry) -> bool> {
-        let sender = self.stays[session.from];
-        let still_on = sender == Life::Alive && session.end.is_none();
-        if let Some(to) = session.to {
-            let cut = self.cuts.contains_key(&(to, session.from)) || self.vague.contains(&to);
+    /// Which messages of a stream have to arrive: all of them, those that were published, or none.
+    fn needs(&self, stream: &Stream) -> Option<fn(&Entry) -> bool> {
+        let sender = self.stays[stream.from];
+        let still_on = sender == Life::Alive && stream.end.is_none();
+        if let Some(to) = stream.to {
+            let cut = self.cuts.contains_key(&(to, stream.from)) || self.vague.contains(&to);
             if self.stays[to] != Life::Alive || cut && !still_on {
                 return None;
             }
             // Two that connect again may not agree on which connection it is, and one of them goes on with the old one. If
             // the other gives it up before they find out, what it sent in that time is lost with the connection.
-            let own = u32::from(session.end == Some(End::Disconnected));
-            let again = self.cuts_between(session.from, to) > own;
-            if self.connected && !still_on && (again || self.vague.contains(&session.from)) {
+            let own = u32::from(stream.end == Some(End::Disconnected));
+            let again = self.cuts_between(stream.from, to) > own;
+            if self.connected && !still_on && (again || self.vague.contains(&stream.from)) {
                 return None;
             }
         } else if !still_on {
             return None;
         }
-        match (sender, session.end) {
+        match (sender, stream.end) {
             (_, Some(End::Told)) => None,
             (Life::Alive, None) => Some(|_| true),
             // What a wrapper holds back may be lost with its sender.

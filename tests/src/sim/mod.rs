@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Time is virtual, there are no threads, and the same seed gives the same run. What is checked:
-//! - each message is delivered at most once, uncorrupted, and in order within its session and kind, without gaps;
+//! - each message is delivered at most once, uncorrupted, and in order within its stream and kind, without gaps;
 //! - each operation completes once; no completion names another one's;
 //! - what was published before its sender was killed or closed is delivered; what was accepted from a living one too;
 //! - nobody is told of the end of a peer that lives and is connected;
