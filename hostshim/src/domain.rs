@@ -371,9 +371,10 @@ pub fn row_is_dead(row: &ProcessRow, boot_id: [u8; 16]) -> bool {
     match row.lease.state {
         LeaseState::Dead => true,
         // It has not written down its start time yet: only its number tells.
-        LeaseState::Claiming => {
-            liveness::Identity::of(pid).is_err_and(|e| e.errno().number() == libc::ESRCH)
-        }
+        LeaseState::Claiming => match liveness::Identity::of(pid) {
+            Ok(identity) => matches!(identity.life(), Life::Dead(_)),
+            Err(e) => e.errno().number() == libc::ESRCH,
+        },
         LeaseState::Live => {
             let identity = liveness::Identity { pid, start_time: row.start_time, boot_id };
             matches!(identity.life(), Life::Dead(_))

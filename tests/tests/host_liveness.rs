@@ -7,8 +7,8 @@
 
 mod host_process;
 
+use core::time::Duration;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use host_process::signal;
 use spinwire_hostshim::liveness::{Death, DeathWatch, Identity, Life, is_alive};

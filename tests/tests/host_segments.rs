@@ -1,5 +1,10 @@
 //! Named segments between real processes: joined, refused, removed, and left behind by the dead.
 #![allow(
+    clippy::large_stack_arrays,
+    clippy::wildcard_enum_match_arm,
+    reason = "one page of zeros; and a test names the cases that it knows"
+)]
+#![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
@@ -9,11 +14,11 @@
 
 mod host_process;
 
+use core::time::Duration;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use host_process::{Folder, Memory, again, lines, role, say, wait_for_end_of_input};
 use spinwire_hostshim::liveness::Identity;

@@ -1,7 +1,9 @@
 //! Every provider against the one conformance suite: see `spinwire_tests::conformance`.
 
+use spinwire_dataplane::msg::{RecvFrom, SendTo};
+use spinwire_dataplane::provider::EndpointType;
 use spinwire_tests::conformance;
-use spinwire_tests::conformance::{Faulty, Loopback, Shm, Traced};
+use spinwire_tests::conformance::{Faulty, Loopback, Shm, Sizes, Traced, run};
 
 conformance! {
     loopback: Loopback,
@@ -13,4 +15,34 @@ conformance! {
     faulty_loopback_3: Faulty<Loopback, 0x0123_4567_89AB_CDEF>,
     faulty_shm: Faulty<Shm, 5>,
     traced_faulty_shm: Traced<Faulty<Shm, 77>>,
+}
+
+/// What only shared memory has: lanes that nobody looks at until their sender says so.
+#[test]
+fn idle_lanes_turn_cold_and_are_heard_at_once() {
+    run::<Shm>(EndpointType::Rdm, Sizes::default(), |world| {
+        let b = world.node("b");
+        let senders: Vec<_> = (0..9)
+            .map(|number| {
+                let sender = world.node(&format!("s{number}"));
+                let (to, _) = world.introduce(&sender, &b);
+                world.insist(&[&sender], || sender.inject(SendTo::peer(to), b"hello"));
+                sender.flush();
+                (sender, to)
+            })
+            .collect();
+        for round in 0..20 {
+            for _ in 0..10 {
+                while b.take().is_some() {}
+                let _refused_when_full = b.recv(RecvFrom::any(), 0);
+                world.turns(3000, &[&b]);
+            }
+            assert!(b.provider().hot_count() <= 4, "{} are hot", b.provider().hot_count());
+            let (sender, to) = &senders[round % 9];
+            world.insist(&[sender], || sender.inject(SendTo::peer(*to), b"news"));
+            sender.flush();
+            world.turns(2, &[&b]);
+            assert_eq!(b.take().map(|got| got.bytes), Some(b"news".to_vec()));
+        }
+    });
 }

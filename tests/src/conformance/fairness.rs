@@ -48,6 +48,31 @@ pub fn eight_senders_share<R: Rig>(world: &World<'_, R>) {
     assert!(taken.iter().all(|&t| t > share / 2 && t < share * 2), "{taken:?}");
 }
 
+/// The same where the receiver takes everything at once, and there is always more.
+pub fn a_fast_receiver_hears_all<R: Rig>(world: &World<'_, R>) {
+    if world.is_msg() {
+        return;
+    }
+    let b = world.node("b");
+    let senders = spread(world, &b, 8);
+    let mut taken = [0_u64; 8];
+    for _ in 0..2000 {
+        for (number, (sender, to)) in (0..).zip(&senders) {
+            while sender.inject(SendTo::peer(*to).immediate(number), b"m").is_ok() {}
+            world.turn(&[sender]);
+        }
+        while b.posted_count() < 20 {
+            b.recv(RecvFrom::any(), 0).unwrap();
+        }
+        world.turn(&[&b]);
+        while let Some(got) = b.take_message() {
+            taken[usize::try_from(got.immediate.unwrap()).unwrap()] += 1;
+        }
+    }
+    let total: u64 = taken.iter().sum();
+    assert!(total > 2000 && taken.iter().all(|&t| t > total / 32), "{taken:?}");
+}
+
 /// One who sends all the time to a third still receives.
 pub fn a_flood_of_sends_keeps_nothing_out<R: Rig>(world: &World<'_, R>) {
     if world.is_msg() {
@@ -98,7 +123,7 @@ pub fn cold_peers_are_heard<R: Rig>(world: &World<'_, R>) {
         world.until("it is there", &[sender, &b], || b.take().is_some());
     }
     for round in 0..5_u64 {
-        world.turns(1200, &[&b]);
+        world.turns(6000, &[&b]);
         for (number, (sender, to)) in (0..).zip(&senders) {
             if (number + round) % 3 == 0 {
                 continue;

@@ -64,12 +64,13 @@ macro_rules! conformance_cases {
             peers: a_dropped_peer_is_reported_after_its_messages, a_killed_peer_is_reported_after_its_messages,
                 receives_of_the_gone_fail, sends_to_the_gone_fail, a_sender_that_was_never_met_is_heard,
                 a_receiver_that_never_looked_is_reported, addresses_are_checked, disconnect_is_told,
+                a_silent_end_disconnects_too,
                 a_disconnected_peer_comes_back, a_peer_comes_back_under_its_name,
                 a_fenced_endpoint_touches_nothing, nothing_leaks_by_coming_and_going,
                 nothing_leaks_by_connecting_and_disconnecting, a_full_address_table_refuses;
             peers_msg: connects_once, crossing_connects_meet, a_second_is_refused, types_do_not_mix,
                 disconnect_ends_the_other_end;
-            fairness: eight_senders_share, a_flood_of_sends_keeps_nothing_out, cold_peers_are_heard,
+            fairness: eight_senders_share, a_fast_receiver_hears_all, a_flood_of_sends_keeps_nothing_out, cold_peers_are_heard,
                 a_short_batch_serves_all;
             raw: one_completion_at_a_time, a_full_batch_is_left_alone, doorbells_count_exactly,
                 info_says_what_is_so,

@@ -233,6 +233,21 @@ pub fn disconnect_is_told<R: Rig>(world: &World<'_, R>) {
     assert_eq!(a.inject(SendTo::peer(to_b), b"m"), Err(stale));
 }
 
+/// One who has only listened is missed as well.
+pub fn a_silent_end_disconnects_too<R: Rig>(world: &World<'_, R>) {
+    if world.is_msg() {
+        return;
+    }
+    let [a, b] = ["a", "b"].map(|text| world.node(text));
+    let to_a = b.connect(a.name()).unwrap();
+    a.recv(RecvFrom::any(), 1).unwrap();
+    world.insist(&[&a, &b], || b.inject(SendTo::peer(to_a), b"m"));
+    world.until("it is there", &[&a, &b], || a.inbox_len() > 0);
+    a.disconnect(a.take().unwrap().source.unwrap()).unwrap();
+    assert_eq!(next_end(world, &b), Event::PeerGone(to_a));
+    assert!(b.inject(SendTo::peer(to_a), b"m").is_err());
+}
+
 /// Disconnected peers can connect again, from either side, many times.
 pub fn a_disconnected_peer_comes_back<R: Rig>(world: &World<'_, R>) {
     let [a, b] = ["a", "b"].map(|text| world.node(text));

@@ -204,7 +204,7 @@ impl<R: Rig> Play<'_, '_, R> {
                 actor.start(world, ledger);
                 Ok(())
             }
-            Step::Idle => (0..300).try_for_each(|_| actor.turn(world, ledger)),
+            Step::Idle => (0..4500).try_for_each(|_| actor.turn(world, ledger)),
         }
     }
 

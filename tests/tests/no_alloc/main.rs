@@ -9,6 +9,12 @@
 //!
 //! Each of the three has a canary: the same measurement with one planted sin must find it.
 #![allow(
+    clippy::large_stack_frames,
+    clippy::let_underscore_must_use,
+    clippy::as_conversions,
+    reason = "set-up is on the test's stack, and what a turn says does not matter here"
+)]
+#![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
@@ -55,7 +61,7 @@ fn a_sealed_thread_uses_no_heap() {
 fn canary_the_heap_is_watched() {
     let _turn = take_turn();
     let sealed = alloc_gate::seal(OnUse::Count);
-    let culprit = std::hint::black_box(vec![1_u8]);
+    let culprit = core::hint::black_box(vec![1_u8]);
     let counts = sealed.open();
     assert_eq!(counts.allocations, 1, "{counts:?}");
     drop(culprit);
@@ -100,7 +106,9 @@ fn canary_page_faults_are_watched() {
     let _turn = take_turn();
     let fresh: Vec<u8> = Vec::with_capacity(64 << 20);
     let before = seccomp::page_faults();
-    let touched = std::hint::black_box(fresh).spare_capacity_mut()[32 << 20].write(1) as *const u8;
+    let touched = core::ptr::from_ref::<u8>(
+        core::hint::black_box(fresh).spare_capacity_mut()[32 << 20].write(1),
+    );
     let after = seccomp::page_faults();
     assert!(after.0 > before.0, "a first touch is a minor fault ({touched:p})");
 }

@@ -77,7 +77,7 @@ impl<'d> Side<'d> {
         }
     }
 
-    fn to(&self) -> SendTo {
+    const fn to(&self) -> SendTo {
         SendTo::peer(self.peer.get().expect("connected when it was opened"))
     }
 }
@@ -147,7 +147,7 @@ impl<'d> Traffic<'d> {
     /// A tagged message one way by copy, and its answer back out of a posted buffer.
     fn ping_pong(&self, round: u64, seen: &mut Seen) {
         let length = LENGTHS[usize::try_from(round).unwrap_or(0) % LENGTHS.len()];
-        let ignore = if round % 4 == 0 { u64::MAX } else { 0 };
+        let ignore = if round.is_multiple_of(4) { u64::MAX } else { 0 };
         let Some(posted) = self.b.pool.lend() else {
             return wrong(seen);
         };
@@ -331,7 +331,7 @@ impl<'d> Traffic<'d> {
     }
 }
 
-fn wrong(seen: &mut Seen) {
+const fn wrong(seen: &mut Seen) {
     seen.wrong += 1;
 }
 

@@ -1,6 +1,7 @@
 //! A child that is stopped for longer than a death takes to be noticed.
 
 use core::time::Duration;
+use std::process::Child;
 use std::time::Instant;
 
 use spinwire_dataplane::id::Addr;
@@ -20,6 +21,16 @@ struct Counts {
 }
 
 const STAY: u64 = 7;
+
+/// Killed at the end, whatever comes: one that is stopped would never end by itself.
+struct Stoppable(Child);
+
+impl Drop for Stoppable {
+    fn drop(&mut self) {
+        let _ended_already = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
 
 fn turn(stations: &[Station<'_, '_>; 2], counts: &mut Counts) {
     for (i, station) in stations.iter().enumerate() {
@@ -61,12 +72,12 @@ pub(crate) fn run(test: &'static str) {
         Station::open(&domain, &bump, "hub", EndpointType::Rdm),
         Station::open(&domain, &bump, "line-0", EndpointType::Msg),
     ];
-    let mut child = start(test, &format!("child 0 {STAY}"));
+    let child = Stoppable(start(test, &format!("child 0 {STAY}")));
     let mut counts = Counts::default();
     talk(&stations, &mut counts);
     for _ in 0..3 {
         let before = census(&domain);
-        signal(child.id(), "STOP");
+        signal(child.0.id(), "STOP");
         let stopped = Instant::now();
         while stopped.elapsed() < DEATH * 3 {
             turn(&stations, &mut counts);
@@ -76,11 +87,10 @@ pub(crate) fn run(test: &'static str) {
         (0..1000).for_each(|_| turn(&stations, &mut counts));
         assert_eq!(counts.came, came, "a stopped process sends nothing");
         assert_eq!(census(&domain), before, "everything is as it was");
-        signal(child.id(), "CONT");
+        signal(child.0.id(), "CONT");
         talk(&stations, &mut counts);
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(child);
     let killed = Instant::now();
     let mut gone = 0;
     while gone < 2 {

@@ -56,7 +56,7 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
         findings.extend(file_length(source));
         findings.extend(fn_length(source));
         let only_tests = source.test_lines.iter().all(|in_test| *in_test);
-        if !source.text.starts_with("//!") && !(only_tests && !source.text.is_empty()) {
+        if !source.text.starts_with("//!") && (!only_tests || source.text.is_empty()) {
             let why = "the first lines say in `//!` what this room is for";
             findings.push(Finding::new(&source.path, 1, rule::ROOM_COMMENT, why));
         }

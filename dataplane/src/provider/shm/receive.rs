@@ -9,7 +9,7 @@ use crate::provider::{Buffer, Cqe, EndpointType, Event, Sight, Status};
 use crate::sync::{AtomicU64, Ordering};
 
 /// So many lanes stay hot even if nothing comes in them.
-const HOT_KEPT: u32 = 4;
+const HOT_KEPT: u32 = 2;
 /// A lane beyond those is made cold after so many looks in vain.
 const IDLE_LOOKS_MAX: u32 = 256;
 /// Every so many idle turns there is a harvest, and with each harvest one cold lane is looked at, in case that its news was
