@@ -50,7 +50,8 @@ const SIZES: Sizes = Sizes {
     pairs: 24,
     link_depth: 16,
     message_bytes_max: 512,
-    peers_max: 16,
+    // As many as there are lanes: one who was away for long finds one from each life.
+    peers_max: 40,
     send_depth: 16,
     recv_depth: 32,
     unexpected_depth: 16,
@@ -184,6 +185,12 @@ fn survive(segment: Segment<'_>, stage: &Stage, names: [&Name; 2], until: WallCl
         survivor.turn(now);
         assert!(WallClock::now() < until);
     }
+    // Neither closes while the other is in a turn.
+    stage.done.fetch_add(1, Ordering::AcqRel);
+    while stage.done.load(Ordering::Acquire) < 4 {
+        std::thread::yield_now();
+        assert!(WallClock::now() < until);
+    }
     let heard = survivor.heard[&key(survivor.other)].next;
     (heard, survivor.gone)
 }
@@ -192,6 +199,7 @@ fn survive(segment: Segment<'_>, stage: &Stage, names: [&Name; 2], until: WallCl
 fn live_and_die(segment: Segment<'_>, stage: &Stage, lives: u64, until: WallClock) {
     let mut rng = Rng::new(lives);
     let me = name("mortal");
+    let _last = Last(&stage.last);
     for life in 0..lives {
         let mut block: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(1 << 20);
         let bump = Bump::new(&mut block);
@@ -237,7 +245,15 @@ fn live_and_die(segment: Segment<'_>, stage: &Stage, lives: u64, until: WallCloc
         }
         die(&lease, stage);
     }
-    stage.last.store(1, Ordering::Release);
+}
+
+/// Says that there will be no more lives, whatever happens.
+struct Last<'s>(&'s AtomicU64);
+
+impl Drop for Last<'_> {
+    fn drop(&mut self) {
+        self.0.store(1, Ordering::Release);
+    }
 }
 
 fn die(lease: &ProcessLease, stage: &Stage) {

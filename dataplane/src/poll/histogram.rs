@@ -106,13 +106,9 @@ impl<'m> Histogram<'m> {
     /// The buckets that changed since the last call, and some between them, with their values.
     pub(super) fn take_changed(&self) -> impl Iterator<Item = (usize, u64)> + use<'_, 'm> {
         let (first, last) = self.changed.replace(UNCHANGED);
-        let length = last.wrapping_add(1).saturating_sub(first);
-        self.buckets
-            .iter()
-            .enumerate()
-            .skip(first)
-            .take(length)
-            .map(|(index, cell)| (index, cell.get()))
+        let buckets = self.buckets;
+        (first..last.wrapping_add(1))
+            .filter_map(move |index| buckets.get(index).map(|cell| (index, cell.get())))
     }
 }
 

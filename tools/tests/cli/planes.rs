@@ -11,7 +11,7 @@ const PAGE: &str = "quotes.stats";
 fn a_page_that_is_not_written_yet_is_kept_while_its_maker_lives() {
     let folder = Folder::new();
     let holder = folder.holder("page quotes");
-    assert_eq!(folder.ps(PAGE)["kind"], "broken");
+    assert_eq!(folder.ps(PAGE)["kind"], "stats");
     let ran = folder.run(&["rm", "--dead", "--json"]);
     assert_eq!(ran.action(PAGE), "kept", "{ran:?}");
     let top = folder.run(&["top", "--once"]);

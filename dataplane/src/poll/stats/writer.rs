@@ -73,12 +73,11 @@ impl<'s> StatsWriter<'s> {
             self.publish_counters(stats.counters(), now);
         }
         // The first histogram from here on that has news; the round ends where there is none.
-        let changed = HistogramId::ALL.iter().enumerate().skip(next.saturating_sub(1)).find_map(
-            |(index, &id)| {
-                let histogram = stats.histogram(id).filter(|histogram| histogram.has_changed());
-                histogram.map(|histogram| (index, id, histogram))
-            },
-        );
+        let changed = (next.saturating_sub(1)..HistogramId::COUNT).find_map(|index| {
+            let id = *HistogramId::ALL.get(index)?;
+            let histogram = stats.histogram(id).filter(|histogram| histogram.has_changed());
+            histogram.map(|histogram| (index, id, histogram))
+        });
         match changed {
             Some(_) if next == 0 => self.next.set(1),
             Some((index, id, histogram)) => {

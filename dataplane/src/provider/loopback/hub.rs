@@ -114,7 +114,7 @@ impl<'m> Hub<'m> {
         if self.find(name).is_some() {
             return Err(PortOpenError::NameTaken);
         }
-        let (slot, entry) = (0..)
+        let (slot, entry) = (0..u32::MAX)
             .zip(self.entries)
             .find(|(_, entry)| entry.port.get().is_none())
             .ok_or(PortOpenError::HubFull)?;
@@ -123,7 +123,7 @@ impl<'m> Hub<'m> {
     }
 
     pub(super) fn find(&self, name: &Name) -> Option<(PortId, EndpointType)> {
-        (0..).zip(self.entries).find_map(|(slot, entry)| {
+        (0..u32::MAX).zip(self.entries).find_map(|(slot, entry)| {
             let (taken, endpoint_type) = entry.port.get()?;
             let id = PortId { slot, generation: entry.generation.get() };
             (taken == *name).then_some((id, endpoint_type))

@@ -83,7 +83,7 @@ impl Row {
 
 impl<'m> Port<'_, 'm> {
     pub(super) fn in_use(&self) -> impl Iterator<Item = (u32, &'m Row)> + use<'m> {
-        (0..).zip(self.rows).filter(|(_, row)| !row.is_free())
+        (0..u32::MAX).zip(self.rows).filter(|(_, row)| !row.is_free())
     }
 
     /// The row of an address that is good.
@@ -109,7 +109,7 @@ impl<'m> Port<'_, 'm> {
             return Err(Misuse::WrongPeer.into());
         }
         let (slot, row) =
-            (0..).zip(self.rows).find(|(_, row)| row.is_free()).ok_or(Retry::AddressesFull)?;
+            (0..u32::MAX).zip(self.rows).find(|(_, row)| row.is_free()).ok_or(Retry::AddressesFull)?;
         row.remote.set(remote);
         row.standing.set(Standing::Known);
         row.sends.set(false);
