@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Every call is passed on as it is; what comes of it is one [`TraceEvent`] in a fixed ring, with the instant of the newest
-//! poll. [`Trace::newest`] decodes them into [`Record`]s, which say in text what they mean.
+//! poll. (It does not answer [`Provider::look`] by itself, so that every turn is a poll and the instants are those of the
+//! turns.) [`Trace::newest`] decodes them into [`Record`]s, which say in text what they mean.
 
 use core::cell::Cell;
 use core::fmt;

@@ -108,8 +108,10 @@ impl<'m> Port<'_, 'm> {
         if self.info.endpoint_type == EndpointType::Msg && self.in_use().next().is_some() {
             return Err(Misuse::WrongPeer.into());
         }
-        let (slot, row) =
-            (0..u32::MAX).zip(self.rows).find(|(_, row)| row.is_free()).ok_or(Retry::AddressesFull)?;
+        let (slot, row) = (0..u32::MAX)
+            .zip(self.rows)
+            .find(|(_, row)| row.is_free())
+            .ok_or(Retry::AddressesFull)?;
         row.remote.set(remote);
         row.standing.set(Standing::Known);
         row.sends.set(false);
