@@ -345,10 +345,8 @@ impl<'w, 'm> Party<'w, 'm> {
     /// One that was fenced off opens its endpoint anew, if it can.
     fn reopen(&mut self, at: usize) {
         let (process, world) = (&mut self.processes[at], self.world);
-        if let Some(node) = process.node.take() {
-            // Loans that are posted are gone with their endpoint.
-            self.free -= usize::try_from(node.posted_count()).unwrap();
-        }
+        // Its loans come back with it.
+        drop(process.node.take());
         process.known.clear();
         let joiner = Joiner { pid: 7, start_time: 7, joined_unix_ns: 7, command: [7; 64] };
         let segment = world.ground().segment;

@@ -63,10 +63,22 @@ struct Row {
     readers: Cell<u32>,
 }
 
+/// The loans that the provider holds. They go back to their pools with the endpoint.
+struct PostedLoans<'m>(Slab<'m, Posted<'m>>);
+
+impl Drop for PostedLoans<'_> {
+    fn drop(&mut self) {
+        for key in self.0.keys() {
+            drop(self.0.remove(key));
+        }
+    }
+}
+
 /// An endpoint over the provider `P`. Belongs to one thread.
 pub struct Endpoint<'m, P> {
+    /// Dropped before the loans that it was posted: until then they are its own.
     provider: P,
-    posted: Slab<'m, Posted<'m>>,
+    posted: PostedLoans<'m>,
     rows: &'m [Row],
     /// Completions of the last harvest; out of the cell only while the provider fills it.
     batch: Cell<Option<&'m mut VecView<Cqe>>>,
@@ -84,7 +96,7 @@ impl<P: fmt::Debug> fmt::Debug for Endpoint<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
             .field("provider", &self.provider)
-            .field("posted", &self.posted.len())
+            .field("posted", &self.posted.0.len())
             .finish_non_exhaustive()
     }
 }
@@ -100,7 +112,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             bump.value(heapless::Vec::<Cqe, BATCH_MAX>::new())?.as_mut_view();
         Ok(Self {
             provider,
-            posted: Slab::place(bump, contexts)?,
+            posted: PostedLoans(Slab::place(bump, contexts)?),
             rows: bump.slice_with(usize::try_from(contexts).unwrap_or(usize::MAX), |_| Row {
                 context: Cell::new(0),
                 sge: Cell::new(None),
@@ -250,7 +262,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         context: u64,
         hand_over: impl FnOnce(&P, WrId, &Posted<'m>) -> Result<(), PostError>,
     ) -> Result<WrId, Refused<Loan<'m>>> {
-        let Some(key) = self.posted.next_key() else {
+        let Some(key) = self.posted.0.next_key() else {
             return Err(Refused::new(self.refused(Retry::NoSlot.into()), loan));
         };
         let wr_id = WrId::new(op, key.generation(), key.slot());
@@ -262,7 +274,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             row.context.set(context);
             row.sge.set(Some(posted.whole()));
         }
-        let inserted = self.posted.insert(posted);
+        let inserted = self.posted.0.insert(posted);
         debug_assert_eq!(inserted.ok(), Some(key), "next_key said so");
         Ok(wr_id)
     }
@@ -387,7 +399,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         let is_send = cqe.wr_id.as_raw() >> 56 == SEND_TAG;
         let loan = match cqe.buffer {
             Buffer::StillPosted => {
-                if self.posted.check(key).is_err() {
+                if self.posted.0.check(key).is_err() {
                     return Err(Unfinished::Stale);
                 }
                 None
@@ -396,7 +408,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
                 if row.readers.get() > 0 {
                     return Err(Unfinished::BeingRead);
                 }
-                let Ok(posted) = self.posted.remove(key) else { return Err(Unfinished::Stale) };
+                let Ok(posted) = self.posted.0.remove(key) else { return Err(Unfinished::Stale) };
                 let filled = if is_send { None } else { Some(offset.wrapping_add(extent)) };
                 Some(posted.complete(filled))
             }
@@ -442,7 +454,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         }
         let (_, generation, slot) = completion.id.parts()?;
         let key = Key::new(slot, generation);
-        self.posted.check(key).ok()?;
+        self.posted.0.check(key).ok()?;
         let row = self.row(key)?;
         let sge = row.sge.get()?;
         let _reader = Reader::new(&row.readers);
@@ -461,7 +473,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// Operations that are posted.
     #[must_use]
     pub const fn posted_count(&self) -> u32 {
-        self.posted.len()
+        self.posted.0.len()
     }
 
     /// Totals since the endpoint was made.

@@ -64,7 +64,7 @@ macro_rules! conformance_cases {
             peers: a_dropped_peer_is_reported_after_its_messages, a_killed_peer_is_reported_after_its_messages,
                 receives_of_the_gone_fail, sends_to_the_gone_fail, a_sender_that_was_never_met_is_heard,
                 a_receiver_that_never_looked_is_reported, addresses_are_checked, disconnect_is_told,
-                a_silent_end_disconnects_too,
+                a_silent_end_disconnects_too, disconnect_gives_directed_receives_back,
                 a_disconnected_peer_comes_back, a_peer_comes_back_under_its_name,
                 a_fenced_endpoint_touches_nothing, nothing_leaks_by_coming_and_going,
                 nothing_leaks_by_connecting_and_disconnecting, a_full_address_table_refuses;

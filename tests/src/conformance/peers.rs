@@ -233,6 +233,24 @@ pub fn disconnect_is_told<R: Rig>(world: &World<'_, R>) {
     assert_eq!(a.inject(SendTo::peer(to_b), b"m"), Err(stale));
 }
 
+/// Who disconnects a peer gets back the receives that waited for that peer alone, and no others.
+pub fn disconnect_gives_directed_receives_back<R: Rig>(world: &World<'_, R>) {
+    let (a, _b, to_b, _) = world.pair();
+    a.recv(RecvFrom::peer(to_b), 7).unwrap();
+    a.recv(RecvFrom::any(), 8).unwrap();
+    a.recv(RecvFrom::peer(to_b).tag(1), 9).unwrap();
+    a.disconnect(to_b).unwrap();
+    world.until("both are back", &[&a], || a.inbox_len() == 2);
+    let mut contexts = [a.take().unwrap(), a.take().unwrap()].map(|got| {
+        assert_eq!((got.kind, got.status), (Kind::RecvEnded, Status::Cancelled));
+        got.context
+    });
+    contexts.sort_unstable();
+    assert_eq!(contexts, [7, 9]);
+    world.turns(20, &[&a]);
+    assert_eq!((a.inbox_len(), a.posted_count()), (0, 1));
+}
+
 /// One who has only listened is missed as well.
 pub fn a_silent_end_disconnects_too<R: Rig>(world: &World<'_, R>) {
     if world.is_msg() {

@@ -24,7 +24,7 @@ const TALK: &[&str] = &[
 ];
 
 /// Places that exist on one machine only.
-const PATHS: &[&str] = &["/work/", "/root/", "/home/", "/tmp/target", "/tmp/plan", "/Users/"];
+const PATHS: &[&str] = &["/work/", "/root/", "/home/", "/Users/"];
 
 const UNFINISHED: &[&str] = &["TODO", "FIXME", "XXX", "HACK"];
 

@@ -127,6 +127,12 @@ impl<'h, 'm> Port<'h, 'm> {
         &self.matcher
     }
 
+    /// The completion of a receive that was taken back.
+    fn end_cancelled(&self, wr_id: WrId) {
+        let pushed = self.ended.push(Cqe::without_message(wr_id, Status::Cancelled));
+        debug_assert!(pushed.is_ok(), "post_recv keeps a place for every posted receive");
+    }
+
     /// Completions that need no link.
     fn finish_local(&self, out: &mut VecView<Cqe>) {
         while !out.is_full() {
@@ -257,6 +263,10 @@ impl Provider for Port<'_, '_> {
             self.let_go(row);
         }
         self.vacate(row);
+        // Receives that wait for this peer alone would wait for ever.
+        while let Some(wr_id) = self.matcher.take_hopeless(addr) {
+            self.end_cancelled(wr_id);
+        }
         Ok(())
     }
 
@@ -332,8 +342,7 @@ impl Provider for Port<'_, '_> {
 
     fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
         self.matcher.cancel(wr_id)?;
-        let pushed = self.ended.push(Cqe::without_message(wr_id, Status::Cancelled));
-        debug_assert!(pushed.is_ok(), "post_recv keeps a place for every posted receive");
+        self.end_cancelled(wr_id);
         Ok(())
     }
 

@@ -318,7 +318,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     #[inline(always)]
     fn stage(&self, peer: &Peer<'s>, row: u32, wr: &SendWr<'_>) -> Result<(), PostError> {
         let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
-        peer.tx.stage(wr.payload.bytes(), envelope)?;
+        if let Err(refused) = peer.tx.stage(wr.payload.bytes(), envelope) {
+            return Err(self.lane_refused(peer, row, refused));
+        }
         if !peer.dirty.replace(true) {
             if self.dirty_first.get() == NIL {
                 self.dirty_first.set(row);
@@ -329,6 +331,22 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         }
         self.staged.set(self.staged.get().wrapping_add(1));
         Ok(())
+    }
+
+    /// A lane took no message. One whose credit is nonsense is the lane of a peer that cannot be trusted any further.
+    #[cold]
+    fn lane_refused(&self, peer: &Peer<'s>, row: u32, refused: PostError) -> PostError {
+        if refused == PostError::Fatal(Fatal::Corrupt) {
+            self.cut_off(row, peer);
+        }
+        refused
+    }
+
+    /// The completion of a receive that was taken back.
+    fn end_cancelled(&self, wr_id: WrId) {
+        let pushed = self.ended.push(Cqe::without_message(wr_id, Status::Cancelled));
+        debug_assert!(pushed.is_ok(), "post_recv keeps a place for every posted receive");
+        self.restless.set(true);
     }
 
     /// Publishes what is staged for a peer, and tells it where it does not look by itself.
@@ -382,6 +400,10 @@ impl Provider for ShmPort<'_, '_> {
         self.stop_connecting(peer);
         self.let_go(addr.slot(), peer);
         self.vacate(addr.slot(), peer);
+        // Receives that wait for this peer alone would wait for ever.
+        while let Some(wr_id) = self.matcher.take_hopeless(addr) {
+            self.end_cancelled(wr_id);
+        }
         // The other end looks whether it is meant.
         self.segment.raise_epoch();
         Ok(())
@@ -470,9 +492,7 @@ impl Provider for ShmPort<'_, '_> {
 
     fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
         self.matcher.cancel(wr_id)?;
-        let pushed = self.ended.push(Cqe::without_message(wr_id, Status::Cancelled));
-        debug_assert!(pushed.is_ok(), "post_recv keeps a place for every posted receive");
-        self.restless.set(true);
+        self.end_cancelled(wr_id);
         Ok(())
     }
 

@@ -342,7 +342,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
 
     /// The peer wrote nonsense: nothing of its lane is looked at again.
     #[cold]
-    fn cut_off(&self, row: u32, peer: &Peer<'s>) {
+    pub(super) fn cut_off(&self, row: u32, peer: &Peer<'s>) {
         self.let_go(row, peer);
         self.segment.raise_epoch();
         self.lose(row, peer, Standing::Corrupt);
