@@ -31,7 +31,7 @@ use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::shm::lease::{self, Joiner, ProcessRow};
 use spinwire_dataplane::shm::reclaim::reclaim;
 use spinwire_dataplane::shm::{
-    Geometry, GeometryError, Identity, JoinError, ProcessLease, Segment, copy_header,
+    Geometry, GeometryError, Identity, JoinError, ProcessLease, Segment, SegmentShape, copy_header,
 };
 use spinwire_layouts::shm::LeaseState;
 
@@ -167,6 +167,7 @@ impl core::error::Error for EndpointError {}
 #[derive(Debug)]
 pub struct Domain {
     mapping: Arc<SharedMapping>,
+    shape: SegmentShape,
     lease: ProcessLease,
     watcher: Option<Watcher>,
 }
@@ -275,22 +276,24 @@ impl Domain {
         let lease = lease::join(&segment, &joiner).map_err(|_full: Retry| DomainError::Full {
             process_count: segment.geometry().process_count,
         })?;
-        let watcher = Watcher::start(Arc::clone(&mapping), lease, me.boot_id, config)?;
-        Ok(Self { mapping, lease, watcher: Some(watcher) })
+        let shape = segment.shape();
+        let seat = (lease, shape);
+        let watcher = Watcher::start(Arc::clone(&mapping), seat, me.boot_id, config)?;
+        Ok(Self { mapping, shape, lease, watcher: Some(watcher) })
     }
 
-    /// The segment.
+    /// The segment, as it was when this process joined: its header is not read again, whatever a peer made of it since.
     ///
     /// # Panics
-    /// Never: it was checked when the domain was opened, and what is checked does not change the tables' places.
+    /// Never: that this mapping holds a segment of this shape was checked at the join, and neither changes.
     #[must_use]
     pub fn segment(&self) -> Segment<'_> {
         #[expect(
             clippy::expect_used,
-            reason = "the header was checked at the join; a peer that scribbles over it since is caught here, at set-up"
+            reason = "a mapping does not shrink, and no foreign byte is read"
         )]
-        Segment::attach(view::shared_lines(&self.mapping))
-            .expect("the header was valid when this process joined")
+        Segment::reattach(view::shared_lines(&self.mapping), &self.shape)
+            .expect("the mapping is as long as it was at the join")
     }
 
     /// This process's slot.
@@ -350,16 +353,15 @@ impl Drop for Domain {
         if let Some(watcher) = self.watcher.take() {
             watcher.stop();
         }
-        if let Ok(segment) = Segment::attach(view::shared_lines(&self.mapping)) {
-            let slot = self.lease.slot();
-            let mine = lease::rows(&segment)
-                .find(|row| row.slot == slot && row.lease.pack() == self.lease.word());
-            if let Some(row) = mine
-                && lease::mark_dead(&segment, slot, row.lease)
-            {
-                // Not free yet only if a survivor was faster: then it is free by its hand.
-                let _freed_here = reclaim(&segment, slot);
-            }
+        let segment = self.segment();
+        let slot = self.lease.slot();
+        let mine = lease::rows(&segment)
+            .find(|row| row.slot == slot && row.lease.pack() == self.lease.word());
+        if let Some(row) = mine
+            && lease::mark_dead(&segment, slot, row.lease)
+        {
+            // Not free yet only if a survivor was faster: then it is free by its hand.
+            let _freed_here = reclaim(&segment, slot);
         }
     }
 }
@@ -402,7 +404,7 @@ struct Watcher {
 impl Watcher {
     fn start(
         mapping: Arc<SharedMapping>,
-        mine: ProcessLease,
+        (mine, shape): (ProcessLease, SegmentShape),
         boot_id: [u8; 16],
         config: &DomainConfig,
     ) -> Result<Self, DomainError> {
@@ -416,9 +418,9 @@ impl Watcher {
                 let mut watched =
                     Watched { mine, boot_id, watch: DeathWatch::new(), keys: BTreeMap::new() };
                 loop {
-                    let Ok(segment) = Segment::attach(view::shared_lines(&mapping)) else {
-                        return;
-                    };
+                    let lines = view::shared_lines(&mapping);
+                    // Fails for a shorter mapping only, and this one stays as it is.
+                    let Ok(segment) = Segment::reattach(lines, &shape) else { return };
                     watched.round(&segment, round);
                     match stopped.recv_timeout(Duration::ZERO) {
                         Err(RecvTimeoutError::Timeout) => {}

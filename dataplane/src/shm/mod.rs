@@ -25,4 +25,6 @@ pub mod segment;
 
 pub use directory::{EndpointRef, RegisterError};
 pub use lease::ProcessLease;
-pub use segment::{Geometry, GeometryError, Identity, JoinError, Segment, copy_header};
+pub use segment::{
+    Geometry, GeometryError, Identity, JoinError, Segment, SegmentShape, copy_header,
+};

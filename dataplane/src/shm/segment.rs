@@ -238,6 +238,14 @@ impl fmt::Display for JoinError {
 
 impl core::error::Error for JoinError {}
 
+/// What was checked of a segment, to see the same mapping as a segment again without another look at its header, which a peer
+/// may have scribbled over since.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentShape {
+    geometry: Geometry,
+    name: Name,
+}
+
 /// A checked segment. A handle: cheap to copy, good for as long as the mapping.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'s> {
@@ -300,6 +308,21 @@ impl<'s> Segment<'s> {
         check("lane_ring_offset", header.lane_ring_offset, plan.lane_ring)?;
         let name = Name::from_field(&header.name).map_err(JoinError::Name)?;
         Self::cut(lines, geometry, &plan, name)
+    }
+
+    /// What was checked, for [`Segment::reattach`].
+    #[must_use]
+    pub const fn shape(&self) -> SegmentShape {
+        SegmentShape { geometry: self.geometry, name: self.name }
+    }
+
+    /// The segment in `lines` again, by what was checked before. Reads nothing of it.
+    ///
+    /// # Errors
+    /// `Truncated` where the mapping is shorter than the one that was checked.
+    pub fn reattach(lines: &'s [Line], shape: &SegmentShape) -> Result<Self, JoinError> {
+        let plan = shape.geometry.plan().map_err(JoinError::Geometry)?;
+        Self::cut(lines, shape.geometry, &plan, shape.name)
     }
 
     fn cut(
