@@ -11,10 +11,11 @@
 //! another [`Generation`], so that a late completion is seen to be late and is never taken for its successor's.
 
 use core::fmt;
-use core::num::NonZeroU32;
+use core::num::{NonZeroU32, NonZeroU64};
 
 pub use spinwire_layouts::shm::NameError;
 use spinwire_layouts::shm::{NAME_BYTES, pack_name, unpack_name};
+use spinwire_layouts::word::{high, join, low};
 
 /// How often a slot was reused: 24 bits, never zero, so that an all-zero word names nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -140,38 +141,51 @@ impl fmt::Debug for WrId {
 }
 
 /// A peer, as this endpoint's address table knows it: slot and generation. Address 0 is as good as any other.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Addr {
-    slot: u32,
-    generation: Generation,
-}
+///
+/// One word, generation 32 | slot 32, so that an address (or none) is compared, stored and loaded whole: a load that spans
+/// two younger stores waits until both have left the store buffer, behind every line that other CPUs still hold.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Addr(NonZeroU64);
 
 impl Addr {
     /// The address in `slot` of its `generation`.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub const fn new(slot: u32, generation: Generation) -> Self {
-        Self { slot, generation }
+        match NonZeroU64::new(join(slot, generation.as_raw())) {
+            Some(word) => Self(word),
+            // A generation is never zero.
+            None => Self(NonZeroU64::MIN),
+        }
     }
 
     /// Which row of the address table.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub const fn slot(self) -> u32 {
-        self.slot
+        low(self.0.get())
     }
 
     /// Which use of that row.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub const fn generation(self) -> Generation {
-        self.generation
+        match Generation::from_raw(high(self.0.get())) {
+            Some(generation) => generation,
+            None => Generation::FIRST,
+        }
+    }
+}
+
+impl fmt::Debug for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Addr({self})")
     }
 }
 
 impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.slot, self.generation.as_raw())
+        write!(f, "{}.{}", self.slot(), self.generation().as_raw())
     }
 }
 

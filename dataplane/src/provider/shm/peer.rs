@@ -21,6 +21,9 @@ use crate::shm::directory::{self, EndpointRef};
 use crate::shm::lane::{LaneMemory, LaneRx, LaneTx, ReceiverState};
 use crate::shm::lane_table::{self, LaneEnd, OtherEnd, Side};
 
+/// For so many looks after a message is the next answer held to be due: some microseconds.
+const WARM_LOOKS: u32 = 64;
+
 /// How a peer stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -60,6 +63,10 @@ pub(super) struct Peer<'s> {
     pub(super) idle_looks: Cell<u32>,
     /// Whether its end was put among the events.
     pub(super) reported: Cell<bool>,
+    /// How many messages it had been sent when its last one was taken.
+    sent_before: Cell<u64>,
+    /// Looks for which the next cell of the lane to it is still kept warm.
+    warm_looks: Cell<u32>,
 }
 
 impl core::fmt::Debug for Peer<'_> {
@@ -85,6 +92,26 @@ impl<'s> Peer<'s> {
             is_hot: Cell::new(false),
             idle_looks: Cell::new(0),
             reported: Cell::new(false),
+            sent_before: Cell::new(0),
+            warm_looks: Cell::new(0),
+        }
+    }
+
+    /// A message of the peer was taken. Where something was sent to it since the one before, it is held to be waiting for
+    /// the next answer: the cell that this goes into is kept warm, if that is `worth_it`.
+    #[inline(always)]
+    pub(super) fn note_answers(&self, worth_it: bool) {
+        let sent = self.tx.position();
+        let answers = self.sent_before.replace(sent) != sent;
+        self.warm_looks.set(if answers && worth_it { WARM_LOOKS } else { 0 });
+    }
+
+    /// With each look: takes the cell of the next answer back from the peer, which looks at it too.
+    #[inline(always)]
+    pub(super) fn keep_warm(&self) {
+        if let Some(left) = self.warm_looks.get().checked_sub(1) {
+            self.warm_looks.set(left);
+            self.tx.warm();
         }
     }
 

@@ -48,8 +48,12 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         let hot = usize::try_from(self.hot_count.get()).unwrap_or(0);
         for place in self.hot.iter().take(hot) {
             let row = place.get();
-            let peer = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX));
-            if peer.is_some_and(|peer| peer.rx.may_have_news()) {
+            let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) else {
+                continue;
+            };
+            let has_news = peer.rx.may_have_news();
+            peer.keep_warm();
+            if has_news {
                 self.ready.set(row);
                 return Sight::Ready;
             }
@@ -94,6 +98,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         }
         peer.rx.advance(&arrival);
         peer.idle_looks.set(0);
+        peer.note_answers(self.hot_count.get() <= HOT_KEPT);
         self.since_harvest.set(self.since_harvest.get().wrapping_add(1));
         Some(self.matcher.land(&landing, &message))
     }

@@ -27,6 +27,8 @@ pub struct LaneTx<'s> {
     held_back: Cell<u64>,
     spill_tail: Cell<u64>,
     spill_head: Cell<u64>,
+    /// Whether the last message went on in the spill.
+    spill_used: Cell<bool>,
 }
 
 impl<'s> LaneTx<'s> {
@@ -42,6 +44,7 @@ impl<'s> LaneTx<'s> {
             held_back: Cell::new(0),
             spill_tail: Cell::new(0),
             spill_head: Cell::new(0),
+            spill_used: Cell::new(false),
         };
         lane.open(memory);
         lane
@@ -57,6 +60,7 @@ impl<'s> LaneTx<'s> {
         self.held_back.set(0);
         self.spill_tail.set(0);
         self.spill_head.set(0);
+        self.spill_used.set(false);
     }
 
     /// Writes a message behind those already staged. It is visible to the receiver after [`LaneTx::publish`].
@@ -94,6 +98,7 @@ impl<'s> LaneTx<'s> {
             // Behind the held-back head of the batch: nobody looks here before that is published.
             head_word.store(head, Ordering::Relaxed);
         }
+        self.spill_used.set(place.spill_end != self.spill_tail.get());
         self.spill_tail.set(place.spill_end);
         self.tail.set(tail.wrapping_add(1));
         if tail.wrapping_sub(self.published.get()) >= BATCH_CELLS_MAX {
@@ -189,6 +194,25 @@ impl<'s> LaneTx<'s> {
     pub fn receiver_state(&self) -> ReceiverState {
         // SYNC(accept): Acquire pairs with the Release in LaneRx::answer.
         ReceiverState::from_raw(self.memory.get().receiver_state().load(Ordering::Acquire))
+    }
+
+    /// Position of the next message: how many were staged, ever.
+    #[must_use]
+    #[inline(always)]
+    pub const fn position(&self) -> u64 {
+        self.tail.get()
+    }
+
+    /// Asks for the next cell to be this CPU's alone, before there is anything to write into it. Nothing where the last
+    /// message went on in the spill: then the cell would be gone again before the spill is written.
+    #[inline(always)]
+    pub fn warm(&self) {
+        let next = index(self.tail.get(), self.cell_mask.get());
+        if !self.spill_used.get()
+            && let Some(cell) = self.memory.get().cells.get(next)
+        {
+            line::prefetch_for_write(cell);
+        }
     }
 
     /// Messages staged and not yet published.
