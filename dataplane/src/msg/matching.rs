@@ -38,9 +38,7 @@ const UNTAGGED: u32 = 0;
 const MASKED: u32 = 1;
 const FIRST_BUCKET: u32 = 2;
 const BUCKETS: u32 = 64;
-/// Rows of the table that hold no receive.
-const VACANT: u32 = FIRST_BUCKET + BUCKETS;
-const LISTS: u32 = VACANT + 1;
+const LISTS: u32 = FIRST_BUCKET + BUCKETS;
 /// No row.
 const NOBODY: u32 = u32::MAX;
 /// The one list of the unexpected.
@@ -74,10 +72,12 @@ struct PostedRecv {
     buffer: Cell<Use>,
     /// Not yet compared with the unexpected queue.
     fresh: Cell<bool>,
+    /// The next row without a receive, where this is one.
+    next_vacant: Cell<u32>,
 }
 
 impl PostedRecv {
-    const fn vacant() -> Self {
+    const fn vacant(next_vacant: u32) -> Self {
         Self {
             wr_id: Cell::new(WrId::from_raw(0)),
             sge: Cell::new(None),
@@ -88,6 +88,7 @@ impl PostedRecv {
             offset: Cell::new(0),
             buffer: Cell::new(Use::Single),
             fresh: Cell::new(false),
+            next_vacant: Cell::new(next_vacant),
         }
     }
 
@@ -209,6 +210,11 @@ pub enum Verdict {
 pub struct Matcher<'m> {
     posted: &'m [PostedRecv],
     lists: Fifos<'m>,
+    /// The first row without a receive, [`NOBODY`] where there is none: a stack, so that the row that was used last is used
+    /// next, while it is warm.
+    vacant: Cell<u32>,
+    /// Rows with a receive.
+    occupied: Cell<u32>,
     order: Cell<u64>,
     /// Receives not yet compared with the unexpected queue.
     fresh: Cell<u32>,
@@ -247,13 +253,15 @@ impl<'m> Matcher<'m> {
         let unexpected_depth = config.unexpected_depth;
         let rows = usize::try_from(config.recv_depth).unwrap_or(usize::MAX);
         let lists = Fifos::place(bump, config.recv_depth, LISTS)?;
-        for row in 0..config.recv_depth {
-            let linked = lists.push_back(VACANT, row);
-            debug_assert!(linked.is_ok(), "a new row is on no list");
-        }
+        let next = |row: usize| match row.wrapping_add(1) {
+            next if next < rows => low(from_usize(next)),
+            _ => NOBODY,
+        };
         Ok(Self {
-            posted: bump.slice_with(rows, |_| PostedRecv::vacant())?,
+            posted: bump.slice_with(rows, |row| PostedRecv::vacant(next(row)))?,
             lists,
+            vacant: Cell::new(if rows == 0 { NOBODY } else { 0 }),
+            occupied: Cell::new(0),
             order: Cell::new(0),
             fresh: Cell::new(0),
             runs: Cell::new(0),
@@ -272,8 +280,10 @@ impl<'m> Matcher<'m> {
     #[inline]
     pub fn post(&self, wr: &RecvWr) -> Result<(), Retry> {
         self.clear_spent();
-        let row = self.lists.pop_front(VACANT).ok_or(Retry::RqFull)?;
-        let Some(posted) = self.row(row) else { return Err(Retry::RqFull) };
+        let row = self.vacant.get();
+        let posted = self.row(row).ok_or(Retry::RqFull)?;
+        self.vacant.set(posted.next_vacant.get());
+        self.occupied.set(self.occupied.get().wrapping_add(1));
         let order = self.order.get();
         let fresh = !self.unexpected.is_empty();
         let (tag, care) = match wr.select {
@@ -287,7 +297,13 @@ impl<'m> Matcher<'m> {
         posted.from.set(wr.from);
         posted.order.set(order);
         posted.offset.set(0);
-        posted.buffer.set(wr.buffer);
+        // Arm by arm: a copy of the whole would load eight bytes where the caller has just stored four, and such a load waits
+        // for every store before it to leave the CPU.
+        posted.buffer.set(match wr.buffer {
+            Use::Single => Use::Single,
+            Use::Multi { room_bytes_min } => Use::Multi { room_bytes_min },
+            Use::Runs { room_bytes_min } => Use::Runs { room_bytes_min },
+        });
         posted.fresh.set(fresh);
         let linked = self.lists.push_back(list_of(wr.select), row);
         debug_assert!(linked.is_ok(), "a vacant row is on no other list");
@@ -426,10 +442,9 @@ impl<'m> Matcher<'m> {
     fn retire(&self, row: u32) {
         let unlinked = self.lists.unlink(row);
         debug_assert!(unlinked.is_ok(), "a posted receive is on a list");
-        // The row that was used last is used next: it is warm.
-        let vacant = self.lists.push_front(VACANT, row);
-        debug_assert!(vacant.is_ok(), "it was just unlinked");
         if let Some(posted) = self.row(row) {
+            posted.next_vacant.set(self.vacant.replace(row));
+            self.occupied.set(self.occupied.get().wrapping_sub(1));
             if posted.fresh.replace(false) {
                 self.fresh.set(self.fresh.get().saturating_sub(1));
             }
@@ -444,13 +459,13 @@ impl<'m> Matcher<'m> {
     #[must_use]
     #[inline(always)]
     pub fn wants_many(&self) -> bool {
-        (self.fresh.get() | self.runs.get()) != 0 || self.lists.len(VACANT) == self.lists.slots()
+        (self.fresh.get() | self.runs.get()) != 0 || self.occupied.get() == 0
     }
 
     /// The rows in use.
     fn rows(&self) -> impl Iterator<Item = (u32, &'m PostedRecv)> + use<'_, 'm> {
         self.clear_spent();
-        (0..u32::MAX).zip(self.posted).filter(|&(row, _)| self.lists.list_of(row) != Some(VACANT))
+        (0..u32::MAX).zip(self.posted).filter(|&(row, _)| self.lists.list_of(row).is_some())
     }
 
     /// Keeps a message that nobody asked for. `copy` fills the given bytes, as many as the message has.
@@ -580,7 +595,7 @@ impl<'m> Matcher<'m> {
     #[must_use]
     pub fn posted_len(&self) -> u32 {
         let spent = u32::from(self.spent.get() != NOBODY);
-        self.lists.slots().saturating_sub(self.lists.len(VACANT)).saturating_sub(spent)
+        self.occupied.get().saturating_sub(spent)
     }
 
     /// Messages waiting.
