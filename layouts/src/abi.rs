@@ -106,7 +106,7 @@ mod tests {
         ("MessageHeader", 0xefdf_f489_4fad_1c92),
     ];
 
-    const GOLDEN_LAYOUT_HASH: u64 = 0x2235_d0a9_4dc6_ee5d;
+    const GOLDEN_LAYOUT_HASH: u64 = 0xf254_5471_c0cb_a0e1;
 
     #[test]
     fn the_hashes_are_those_of_version_1() {

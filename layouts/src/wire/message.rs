@@ -41,8 +41,11 @@ pub mod flags {
     pub const IMMEDIATE: u8 = 4;
     /// The message is for the endpoint itself, not for its user.
     pub const CONTROL: u8 = 8;
+    /// In a lane: what does not fit into the cell starts on a line of the spill of its own, not in
+    /// the line in which the message before it ends. Nowhere else.
+    pub const OWN_LINE: u8 = 16;
     /// All flags that are defined. Any other bit in a head word is corruption.
-    pub const KNOWN: u8 = VALID | TAGGED | IMMEDIATE | CONTROL;
+    pub const KNOWN: u8 = VALID | TAGGED | IMMEDIATE | CONTROL | OWN_LINE;
 }
 
 /// A head word, taken apart.
@@ -99,8 +102,16 @@ layout! {
 
 /// Hash of the flags and of the places in the head word, for the hash over all layouts.
 pub(crate) const fn head_hash() -> u64 {
-    let all =
-        [flags::VALID, flags::TAGGED, flags::IMMEDIATE, flags::CONTROL, flags::KNOWN, 0, 0, 0];
+    let all = [
+        flags::VALID,
+        flags::TAGGED,
+        flags::IMMEDIATE,
+        flags::CONTROL,
+        flags::OWN_LINE,
+        flags::KNOWN,
+        0,
+        0,
+    ];
     let hash = hash_word(HASH_START, u64::from_le_bytes(all));
     let hash = hash_word(hash, word::widen(SEQUENCE_BITS));
     hash_word(hash, word::widen(LENGTH_BITS))
@@ -141,13 +152,14 @@ mod tests {
         assert!(!Head::unpack(0).is_message());
         for flags in 0..=255 {
             let head = Head { sequence: 0, length: 0, flags };
-            assert_eq!(head.is_message(), flags < 16 && flags % 2 == 1, "{flags}");
+            assert_eq!(head.is_message(), flags < 32 && flags % 2 == 1, "{flags}");
         }
     }
 
     #[test]
     fn every_flag_is_a_bit_of_its_own() {
-        let single = [flags::VALID, flags::TAGGED, flags::IMMEDIATE, flags::CONTROL];
+        let single =
+            [flags::VALID, flags::TAGGED, flags::IMMEDIATE, flags::CONTROL, flags::OWN_LINE];
         assert!(single.iter().all(|flag| flag.count_ones() == 1));
         assert_eq!(single.iter().sum::<u8>(), flags::KNOWN);
     }

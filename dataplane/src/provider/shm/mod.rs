@@ -19,8 +19,8 @@
 //! *Warm cells.* A cell that its receiver waits for is in two caches, and the first store into it has to take the other copy
 //! away, which takes as long as the message itself. A peer whose messages are answered is held to be waiting for the next
 //! answer: for some microseconds after each of its messages every look at its lane also asks for the cell of that answer
-//! for this CPU alone, so that the taking away has mostly happened when the answer is written. Only while few lanes are hot, and
-//! only for messages that fit into their cell; a stream in one direction never does it.
+//! for this CPU alone, so that the taking away has mostly happened when the answer is written. Only while few lanes are
+//! hot; a stream in one direction never does it.
 //!
 //! *Peers that go.* One load a turn tells whether anybody left or died. Then the rows are looked at; what a lost peer had
 //! published is delivered first, then its receives fail, then [`Event::PeerGone`] is reported, then its lanes are let go of.

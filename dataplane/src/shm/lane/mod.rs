@@ -10,8 +10,10 @@
 //! that a small message costs one line transfer. What is longer goes on in the *spill*, a byte ring beside the cells, in
 //! steps of 16 bytes: the 16 bytes by which a 64-byte message overflows its cell share their line with those of three
 //! neighbours, where a second cell would cost a line of its own, and long messages are copied whole, in at most two
-//! pieces, not cell by cell. The receiver works out the place in the spill for itself; no offset is ever read from
-//! the peer.
+//! pieces, not cell by cell. The first message of a batch starts on a line of the spill of its own, and says so in its
+//! head: whoever sends one message at a time then never writes into a line that the receiver may still be reading, and
+//! can have it [warm](LaneTx::warm). The receiver works out the place in the spill for itself; no offset is ever read
+//! from the peer.
 //!
 //! *Publishing.* [`LaneTx::stage`] writes cells. Of a batch, the head word of the first cell is held back;
 //! [`LaneTx::publish`] stores it with Release, and the whole batch becomes visible at once. A sender that is killed
@@ -30,6 +32,7 @@ mod rx;
 mod tx;
 
 use spinwire_layouts::shm::lane::CELL_INLINE_BYTES;
+use spinwire_layouts::wire::message::flags;
 
 use crate::raw::line::Line;
 use crate::sync::{AtomicU64, Ordering};
@@ -39,6 +42,8 @@ pub use tx::LaneTx;
 
 /// Steps in which the spill is used, in bytes.
 pub const SPILL_STEP_BYTES: u64 = 16;
+/// Bytes of a line of the spill.
+const SPILL_LINE_BYTES: u64 = 64;
 /// Cells that may be staged before a batch is published on its own account, so that the receiver can start.
 pub const BATCH_CELLS_MAX: u64 = 64;
 /// Words of a cell before the payload.
@@ -160,17 +165,19 @@ struct Place {
     spill_end: u64,
 }
 
-/// Where a message of `length` bytes lies if the spill is used up to `spill`. Both sides compute it, from nothing but
-/// the length.
+/// Where a message of `length` bytes lies if the spill is used up to `spill`. Both sides compute it, from the length and
+/// the flags in the head word.
 #[inline(always)]
-fn place(length: usize, immediate: bool, spill: u64) -> Place {
+fn place(length: usize, bits: u8, spill: u64) -> Place {
+    let immediate = bits & flags::IMMEDIATE != 0;
     let inline_max = if immediate { CELL_INLINE_BYTES - 8 } else { CELL_INLINE_BYTES };
     let inline_bytes = length.min(inline_max);
     let rest = length.wrapping_sub(inline_bytes);
     if rest == 0 {
         return Place { inline_bytes, spill_at: spill, spill_end: spill };
     }
-    let step = if rest >= SPILL_WHOLE_LINES_BYTES { 64 } else { SPILL_STEP_BYTES };
+    let whole_lines = rest >= SPILL_WHOLE_LINES_BYTES || bits & flags::OWN_LINE != 0;
+    let step = if whole_lines { SPILL_LINE_BYTES } else { SPILL_STEP_BYTES };
     let spill_at = round_up(spill, step);
     let rest = u64::try_from(rest).unwrap_or(u64::MAX);
     Place {
@@ -205,6 +212,14 @@ const fn index(position: u64, mask: usize) -> usize {
 )]
 const fn sequence(position: u64) -> u32 {
     position as u32
+}
+
+/// The line of the spill in which the next message starts if it is the first of its batch, where the spill is used up to
+/// `spill`.
+#[inline(always)]
+fn next_spill_line(memory: &LaneMemory<'_>, spill: u64) -> usize {
+    let lines = memory.spill.len();
+    index(round_up(spill, SPILL_LINE_BYTES) / SPILL_LINE_BYTES, lines.wrapping_sub(1))
 }
 
 fn length_u64(lines: &[Line]) -> u64 {

@@ -5,7 +5,8 @@ use core::cell::Cell;
 use spinwire_layouts::wire::message::{Head, flags};
 
 use super::{
-    Envelope, LaneMemory, PAYLOAD_WORD, Place, ReceiverState, index, length_u64, place, sequence,
+    Envelope, LaneMemory, PAYLOAD_WORD, Place, ReceiverState, index, length_u64, next_spill_line,
+    place, sequence,
 };
 use crate::error::Fatal;
 use crate::raw::line::{self, LINE_BYTES, Line};
@@ -84,9 +85,7 @@ impl<'s> LaneRx<'s> {
     pub fn may_have_news(&self) -> bool {
         let memory = self.memory.get();
         if self.spill_used.get() {
-            let bytes = memory.spill.len().wrapping_mul(LINE_BYTES);
-            let at = index(self.spill_head.get(), bytes.wrapping_sub(1));
-            line::prefetch(memory.spill, at / LINE_BYTES);
+            line::prefetch(memory.spill, next_spill_line(&memory, self.spill_head.get()));
         }
         let at = index(self.head.get(), self.cell_mask.get());
         memory.cells.get(at).is_some_and(|cell| {
@@ -118,7 +117,7 @@ impl<'s> LaneRx<'s> {
         if word.length > self.message_bytes_max.get() {
             return Err(Fatal::Corrupt);
         }
-        let place = place(word.length, immediate.is_some(), self.spill_head.get());
+        let place = place(word.length, word.flags, self.spill_head.get());
         Ok(Some(Arrival { length: word.length, envelope: Envelope { tag, immediate }, place }))
     }
 
@@ -175,12 +174,13 @@ impl<'s> LaneRx<'s> {
             let [head_word, tag_word, ..] = cell.words();
             // SYNC(lane): Acquire pairs with the Release in LaneTx::publish.
             let found = head_word.load(Ordering::Acquire);
-            if found != Head::pack(sequence(head), like.length, bits)
+            let own_line = Head::unpack(found).flags & flags::OWN_LINE;
+            if found != Head::pack(sequence(head), like.length, bits | own_line)
                 || tag_word.load(Ordering::Relaxed) != tag
             {
                 break;
             }
-            let place = place(like.length, false, spill);
+            let place = place(like.length, bits | own_line, spill);
             let (inline, rest) = room.split_at_mut_checked(place.inline_bytes).unwrap_or_default();
             read_cell(cell, PAYLOAD_WORD, inline);
             if place.spill_end != spill {

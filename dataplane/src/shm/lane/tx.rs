@@ -6,7 +6,7 @@ use spinwire_layouts::wire::message::{Head, flags};
 
 use super::{
     BATCH_CELLS_MAX, Envelope, LaneMemory, PAYLOAD_WORD, Place, ReceiverState, index, length_u64,
-    place, sequence,
+    next_spill_line, place, sequence,
 };
 use crate::error::{Fatal, PostError, Retry};
 use crate::raw::line::{self, LINE_BYTES, Line};
@@ -75,14 +75,6 @@ impl<'s> LaneTx<'s> {
         if tail.wrapping_sub(self.head.get()) >= length_u64(memory.cells) {
             self.refresh(Retry::NoCredit)?;
         }
-        let place = place(payload.len(), envelope.immediate.is_some(), self.spill_tail.get());
-        if place.spill_end != self.spill_tail.get() {
-            self.stage_spill(&memory, payload, place)?;
-        }
-        let Some(cell) = memory.cells.get(index(tail, self.cell_mask.get())) else {
-            return Err(Retry::NoCredit.into());
-        };
-        write_cell(cell, payload, envelope, place.inline_bytes);
         let mut bits = flags::VALID;
         if envelope.tag.is_some() {
             bits |= flags::TAGGED;
@@ -90,7 +82,19 @@ impl<'s> LaneTx<'s> {
         if envelope.immediate.is_some() {
             bits |= flags::IMMEDIATE;
         }
+        if tail == self.published.get() {
+            bits |= flags::OWN_LINE;
+        }
+        let place = place(payload.len(), bits, self.spill_tail.get());
+        if place.spill_end != self.spill_tail.get() {
+            self.stage_spill(&memory, payload, place)?;
+        }
+        let Some(cell) = memory.cells.get(index(tail, self.cell_mask.get())) else {
+            return Err(Retry::NoCredit.into());
+        };
+        write_cell(cell, payload, envelope, place.inline_bytes);
         let head = Head::pack(sequence(tail), payload.len(), bits);
+        // Asked again: making room may have published what was staged.
         if tail == self.published.get() {
             self.held_back.set(head);
         } else {
@@ -203,15 +207,18 @@ impl<'s> LaneTx<'s> {
         self.tail.get()
     }
 
-    /// Asks for the next cell to be this CPU's alone, before there is anything to write into it. Nothing where the last
-    /// message went on in the spill: then the cell would be gone again before the spill is written.
+    /// Asks for the next cell to be this CPU's alone, before there is anything to write into it; and for the line of the
+    /// spill that comes with it, where the last message went on there.
     #[inline(always)]
     pub fn warm(&self) {
-        let next = index(self.tail.get(), self.cell_mask.get());
-        if !self.spill_used.get()
-            && let Some(cell) = self.memory.get().cells.get(next)
-        {
+        let memory = self.memory.get();
+        if let Some(cell) = memory.cells.get(index(self.tail.get(), self.cell_mask.get())) {
             line::prefetch_for_write(cell);
+        }
+        if self.spill_used.get()
+            && let Some(spill) = memory.spill.get(next_spill_line(&memory, self.spill_tail.get()))
+        {
+            line::prefetch_for_write(spill);
         }
     }
 
