@@ -29,7 +29,7 @@
 //! | *provider* | Whatever moves the bytes below it ([`provider::Provider`]). A service is generic over it, and is tested over [`provider::loopback`]. |
 //! | *loan* | A buffer with exactly one holder ([`raw::loan::Loan`]). A post takes it away, the completion gives it back; in between nobody can read or write it. |
 //! | *turn* | One bounded look at everything ([`poll::Poll::turn`]). It takes the time as an argument and never blocks. |
-//! | *seal* | The end of set-up (`Plane::seal` in the host shim). From then on a turn allocates nothing, locks nothing and makes no system call. |
+//! | *seal* | The end of set-up (`Plane::seal` in the host shim). From then on a turn allocates nothing, locks nothing and makes no system call, but for the one that wakes a peer that has parked. |
 //!
 //! Everything is placed at set-up: [`raw::place::Bump`] hands out parts of one block of memory, and every table has a fixed
 //! capacity from then on. A table that is full answers with a [`Retry`](error::Retry) that names it; nothing was consumed,

@@ -17,3 +17,7 @@ mod door {
 }
 
 pub use door::{AtomicU64, Ordering, fence};
+
+/// Loom knows none: see [`raw::barrier`](crate::raw::barrier).
+#[cfg(not(loom))]
+pub(crate) use core::sync::atomic::compiler_fence;

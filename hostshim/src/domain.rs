@@ -12,7 +12,7 @@
 //!
 //! The watcher is the one thread that this crate starts. It runs no turn and holds no lock that a turn could want: it finds
 //! a death by pidfd, marks the slot, takes back what the process held, and raises the epoch that every plane loads
-//! once a turn. A process that is stopped is not dead.
+//! once a turn; and wakes the planes that sleep. A process that is stopped is not dead.
 
 use core::fmt;
 use core::time::Duration;
@@ -31,14 +31,18 @@ use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::shm::lease::{self, Joiner, ProcessRow};
 use spinwire_dataplane::shm::reclaim::reclaim;
 use spinwire_dataplane::shm::{
-    Geometry, GeometryError, Identity, JoinError, ProcessLease, Segment, SegmentShape, copy_header,
+    Geometry, GeometryError, Identity, JoinError, ProcessLease, Segment, SegmentShape, Waker,
+    copy_header,
 };
 use spinwire_layouts::shm::LeaseState;
 
 use crate::error::OsError;
 use crate::liveness::{self, DeathWatch, Life};
 use crate::mem::{MapError, PageKind, PagePolicy, Problem, SharedMapping};
-use crate::raw::view;
+use crate::raw::{futex, syscall, view};
+
+/// How this process wakes those who sleep in a segment.
+const BELLS: Waker = Waker::new(futex::wake);
 
 /// How a domain is made and watched.
 #[derive(Clone, Copy, Debug)]
@@ -276,6 +280,10 @@ impl Domain {
         let lease = lease::join(&segment, &joiner).map_err(|_full: Retry| DomainError::Full {
             process_count: segment.geometry().process_count,
         })?;
+        // A kernel without costs those who sleep time: they see that this process has not vowed.
+        if syscall::register_for_barriers().is_ok() {
+            lease::vow_to_ring(&segment, &lease);
+        }
         let shape = segment.shape();
         let seat = (lease, shape);
         let watcher = Watcher::start(Arc::clone(&mapping), seat, me.boot_id, config)?;
@@ -294,6 +302,7 @@ impl Domain {
         )]
         Segment::reattach(view::shared_lines(&self.mapping), &self.shape)
             .expect("the mapping is as long as it was at the join")
+            .with_waker(BELLS)
     }
 
     /// This process's slot.
@@ -388,6 +397,7 @@ pub fn row_is_dead(row: &ProcessRow, boot_id: [u8; 16]) -> bool {
 /// Takes back what dead processes left in a segment. Returns how many of them there were.
 #[allow(clippy::must_use_candidate, reason = "the count is for those who want to tell")]
 pub fn take_back_from_the_dead(segment: &Segment<'_>, boot_id: [u8; 16]) -> usize {
+    let segment = &segment.with_waker(BELLS);
     lease::rows(segment)
         .filter(|row| row_is_dead(row, boot_id))
         .filter(|row| lease::mark_dead(segment, row.slot, row.lease) && reclaim(segment, row.slot))
@@ -421,7 +431,7 @@ impl Watcher {
                     let lines = view::shared_lines(&mapping);
                     // Fails for a shorter mapping only, and this one stays as it is.
                     let Ok(segment) = Segment::reattach(lines, &shape) else { return };
-                    watched.round(&segment, round);
+                    watched.round(&segment.with_waker(BELLS), round);
                     match stopped.recv_timeout(Duration::ZERO) {
                         Err(RecvTimeoutError::Timeout) => {}
                         Ok(()) | Err(RecvTimeoutError::Disconnected) => return,

@@ -1,37 +1,49 @@
 //! The lower rungs of the idle ladder: yielding the CPU, and sleeping until somebody rings.
 //!
 //! ```text
-//!   sleeper                                publisher
-//!     arm:  bell = ARMED                     publish a message
-//!           fence                            fence
-//!     look at every source once more         ring: bell == ARMED?  ->  bell = AWAKE, futex wake
-//!     park: futex wait while bell == ARMED
+//!   HostRester     arm:   every source: bell = ARMED, lanes armed
+//!                         membarrier: every thread of the domain's processes that runs passes a full barrier
+//!                         every source: look over what no turn looks at
+//!                  .. one round of turns ..
+//!                  park:  futex wait while every bell == ARMED, within a limit
 //! ```
 //!
-//! Either the last look finds the message or the publisher sees the mark, because each side has a sequentially consistent
-//! fence between its store and its load; so no wake-up is lost. The bell is one word, in shared memory where the publisher
-//! is another process: a futex needs no descriptor that would have to be passed on.
+//! A source is an endpoint: its bell lies in its entry of the segment, and whoever publishes to it rings
+//! ([`shm::bell`](spinwire_dataplane::shm::bell)). Or it is a [`Bell`] of one's own, for what else a thread waits for: there the
+//! ringer pays for a fence, and the sleeper for nothing.
 //!
-//! Invariants: nobody sleeps longer than [`HostRester::park_max`] at a time, so that a peer that died, or never rings, or
-//! scribbles over the bell costs time and nothing else; a bell that says anything but ARMED lets nobody sleep.
+//! The futex is one word, in shared memory where the publisher is another process: it needs no descriptor that would have
+//! to be passed on. One thread sleeps on up to 32 bells at once (`futex_waitv`, Linux 5.16).
+//!
+//! *What it costs others.* The barrier interrupts each CPU on which a process of any domain runs at that moment, for about a
+//! microsecond, once each time that a thread arms: not for each park of a thread that nobody has rung since.
+//!
+//! *What is not rung for.* Credit: a sender that was refused for lack of it must not rest, for its peer does not ring when it
+//! has caught up. And time: give the next deadline as `until`.
+//!
+//! Invariants: nobody sleeps longer than [`HostRester::park_max`] at a time, so that a peer that died between publishing and
+//! ringing, or scribbles over the bell, costs time and nothing else; a bell that says anything but ARMED lets nobody sleep;
+//! where a process of the segment does not ring, or the kernel has no barrier, nobody sleeps longer than 100 us.
 
+use core::cell::Cell;
+use core::fmt;
 use core::time::Duration;
 
-use spinwire_dataplane::poll::Rester;
+use spinwire_dataplane::poll::{Armed, Rester, WakeSource};
 use spinwire_dataplane::sync::{AtomicU64, Ordering};
 use spinwire_dataplane::time::Instant;
+use spinwire_layouts::shm::BELL_ARMED as ARMED;
 
 use crate::clock::TscClock;
-use crate::raw::futex;
+use crate::raw::{futex, syscall};
 
 const AWAKE: u64 = 0;
-const ARMED: u64 = 1;
 /// Longest sleep of one that can be woken: a fraction of the time within which a dead peer is to be noticed.
 const PARK_MAX: Duration = Duration::from_millis(10);
-/// Longest sleep of one that nobody can wake.
+/// Longest sleep of one that nobody can wake, or not everybody.
 const NAP_MAX: Duration = Duration::from_micros(100);
 
-/// The word by which a sleeper is woken. Any number of publishers may ring it; one thread sleeps on it.
+/// A word by which a sleeper is woken, apart from any endpoint. Any number of threads may ring it; one sleeps on it.
 #[derive(Clone, Copy, Debug)]
 pub struct Bell<'s> {
     word: &'s AtomicU64,
@@ -58,41 +70,91 @@ impl<'s> Bell<'s> {
     #[cold]
     fn wake(&self) -> bool {
         // Of several that saw the mark, one takes it and makes the call.
-        let taken = self.word.swap(AWAKE, Ordering::Relaxed) == ARMED;
+        // SYNC(rung): Release pairs with the Acquire in HostRester::park.
+        let taken = self.word.swap(AWAKE, Ordering::Release) == ARMED;
         if taken {
             futex::wake(self.word);
         }
         taken
     }
+}
 
-    fn arm(&self) {
-        futex::fenced_store(self.word, ARMED);
+impl WakeSource for Bell<'_> {
+    fn arm(&self) -> Armed {
+        if self.word.load(Ordering::Relaxed) != ARMED {
+            futex::fenced_store(self.word, ARMED);
+        }
+        // Those who ring have a fence of their own: there is no need for another.
+        Armed { is_new: false, is_heard: true }
     }
+
+    fn look_over(&self) {}
 
     fn disarm(&self) {
         self.word.store(AWAKE, Ordering::Relaxed);
     }
+
+    fn bell(&self) -> Option<&AtomicU64> {
+        Some(self.word)
+    }
+}
+
+/// How the parks of a thread have ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parks {
+    /// Parks in all.
+    pub parks: u64,
+    /// Those that ended because somebody rang, before or in them; the others ended by their limit, or a signal.
+    pub rung: u64,
+    /// Of those that were rung, the ones after which the next turn found nothing.
+    pub spurious: u64,
+    /// Of all, the ones that were naps, because not everybody rings.
+    pub naps: u64,
 }
 
 /// Yields and parks for one thread.
-#[derive(Debug)]
 pub struct HostRester<'a> {
     clock: &'a TscClock,
-    bell: Option<Bell<'a>>,
+    sources: &'a [&'a dyn WakeSource],
     park_max: Duration,
+    /// Whether all that were armed had a barrier since.
+    is_ordered: Cell<bool>,
+    /// Whether whatever is published to any source rings.
+    is_heard: Cell<bool>,
+    /// Whether the last park was ended by a ring, and no turn has found anything since.
+    was_rung: Cell<bool>,
+    parks: Cell<Parks>,
+}
+
+impl fmt::Debug for HostRester<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostRester")
+            .field("sources", &self.sources.len())
+            .field("park_max", &self.park_max)
+            .field("parks", &self.parks)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> HostRester<'a> {
-    /// For a thread that peers wake by `bell`. Sleeps 10 ms at a time at most.
+    /// For a thread that polls `sources` and nothing else that anybody publishes to. Sleeps 10 ms at a time at most.
     #[must_use]
-    pub const fn with_bell(clock: &'a TscClock, bell: Bell<'a>) -> Self {
-        Self { clock, bell: Some(bell), park_max: PARK_MAX }
+    pub const fn new(clock: &'a TscClock, sources: &'a [&'a dyn WakeSource]) -> Self {
+        Self {
+            clock,
+            sources,
+            park_max: PARK_MAX,
+            is_ordered: Cell::new(true),
+            is_heard: Cell::new(false),
+            was_rung: Cell::new(false),
+            parks: Cell::new(Parks { parks: 0, rung: 0, spurious: 0, naps: 0 }),
+        }
     }
 
     /// For a thread that nobody wakes: a park is a nap of 100 us at most, and that is how late news may be noticed.
     #[must_use]
     pub const fn without_bell(clock: &'a TscClock) -> Self {
-        Self { clock, bell: None, park_max: NAP_MAX }
+        Self::new(clock, &[]).with_park_max(NAP_MAX)
     }
 
     /// The same with another longest sleep.
@@ -108,12 +170,56 @@ impl<'a> HostRester<'a> {
         self.park_max
     }
 
+    /// How the parks so far have ended.
+    #[must_use]
+    pub const fn parks(&self) -> Parks {
+        self.parks.get()
+    }
+
     /// How long to sleep; none where the deadline is past.
     fn span(&self, until: Option<Instant>) -> Option<Duration> {
         let left = until.map_or(Duration::MAX, |until| {
             Duration::from_nanos(until.saturating_since(self.clock.now()).as_nanos())
         });
         Some(left.min(self.park_max)).filter(|span| !span.is_zero())
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Parks)) {
+        let mut parks = self.parks.get();
+        change(&mut parks);
+        self.parks.set(parks);
+    }
+
+    /// Sleeps for `span` at most, until somebody rings. Returns whether somebody did.
+    fn sleep(&self, span: Duration) -> bool {
+        // Stands where there is no bell.
+        let never = AtomicU64::new(0);
+        let mut words = [&never; futex::WORDS_MAX];
+        let mut count = 0;
+        let mut is_heard = self.is_heard.get() && self.is_ordered.get();
+        for source in self.sources {
+            match (source.bell(), words.get_mut(count)) {
+                (Some(bell), Some(word)) => {
+                    *word = bell;
+                    count += 1;
+                }
+                (None, _) | (_, None) => is_heard = false,
+            }
+        }
+        let bells = words.get(..count).unwrap_or_default();
+        let span = if is_heard || bells.is_empty() && self.sources.is_empty() {
+            span
+        } else {
+            self.count(|parks| parks.naps += 1);
+            span.min(NAP_MAX)
+        };
+        if bells.is_empty() {
+            std::thread::sleep(span);
+        } else if !futex::wait_any(bells, ARMED, span) {
+            std::thread::sleep(span.min(NAP_MAX));
+        }
+        // SYNC(rung): Acquire pairs with the Release of whoever took the bell.
+        bells.iter().any(|bell| bell.load(Ordering::Acquire) != ARMED)
     }
 }
 
@@ -123,24 +229,39 @@ impl Rester for HostRester<'_> {
     }
 
     fn arm(&self) {
-        if let Some(bell) = self.bell {
-            bell.arm();
+        if self.was_rung.replace(false) {
+            self.count(|parks| parks.spurious += 1);
+        }
+        let (mut is_new, mut is_heard) = (false, true);
+        for source in self.sources {
+            let armed = source.arm();
+            is_new |= armed.is_new;
+            is_heard &= armed.is_heard;
+        }
+        self.is_heard.set(is_heard);
+        if is_new {
+            // SYNC(bell): between `WakeSource::arm` and `WakeSource::look_over`; pairs with `store_before_load_of_bell`.
+            self.is_ordered.set(syscall::barrier_on_all_cpus().is_ok());
+            for source in self.sources {
+                source.look_over();
+            }
         }
     }
 
     fn disarm(&self) {
-        if let Some(bell) = self.bell {
-            bell.disarm();
+        self.was_rung.set(false);
+        for source in self.sources {
+            source.disarm();
         }
     }
 
     fn park(&self, until: Option<Instant>) {
-        match (self.span(until), self.bell) {
-            (Some(span), Some(bell)) => futex::wait(bell.word, ARMED, span),
-            (Some(span), None) => std::thread::sleep(span),
-            (None, _) => {}
+        self.count(|parks| parks.parks += 1);
+        if let Some(span) = self.span(until) {
+            let rung = self.sleep(span);
+            self.was_rung.set(rung);
+            self.count(|parks| parks.rung += u64::from(rung));
         }
-        self.disarm();
     }
 }
 
@@ -156,13 +277,19 @@ mod tests {
     fn a_ring_between_arm_and_park_is_not_lost() {
         let word = AtomicU64::new(0);
         let clock = TscClock::kernel();
-        let rester = HostRester::with_bell(&clock, Bell::new(&word)).with_park_max(LONG);
+        let bell = Bell::new(&word);
+        let sources: [&dyn WakeSource; 1] = [&bell];
+        let rester = HostRester::new(&clock, &sources).with_park_max(LONG);
         let began = Wall::now();
         rester.arm();
         assert!(Bell::new(&word).ring());
         assert!(!Bell::new(&word).ring(), "one ring is enough");
         rester.park(None);
         assert!(began.elapsed() < LONG);
+        assert_eq!(rester.parks(), Parks { parks: 1, rung: 1, spurious: 0, naps: 0 });
+        // Rung for nothing: the turn after it was idle, and so the thread arms again.
+        rester.arm();
+        assert_eq!(rester.parks().spurious, 1);
     }
 
     #[test]
@@ -171,7 +298,8 @@ mod tests {
         let bell = Bell::new(&word);
         assert!(!bell.ring());
         let clock = TscClock::kernel();
-        let rester = HostRester::with_bell(&clock, bell);
+        let sources: [&dyn WakeSource; 1] = [&bell];
+        let rester = HostRester::new(&clock, &sources);
         rester.arm();
         rester.disarm();
         assert!(!bell.ring());
@@ -183,11 +311,17 @@ mod tests {
         let began = Wall::now();
         for scribble in [0, 2, u64::MAX, 1 << 32] {
             let word = AtomicU64::new(0);
-            let rester = HostRester::with_bell(&clock, Bell::new(&word)).with_park_max(LONG);
-            rester.arm();
-            word.store(scribble, Ordering::Relaxed);
-            rester.park(None);
-            assert_eq!(word.load(Ordering::Relaxed), AWAKE);
+            let (bell, quiet) = (Bell::new(&word), AtomicU64::new(0));
+            let other = Bell::new(&quiet);
+            let both: [&dyn WakeSource; 3] = [&bell, &other, &bell];
+            for sources in [&both[..1], &both[..2], &both[1..]] {
+                let rester = HostRester::new(&clock, sources).with_park_max(LONG);
+                rester.arm();
+                word.store(scribble, Ordering::Relaxed);
+                rester.park(None);
+                rester.disarm();
+                assert_eq!(word.load(Ordering::Relaxed), AWAKE);
+            }
         }
         assert!(began.elapsed() < LONG);
     }
@@ -195,9 +329,12 @@ mod tests {
     #[test]
     fn deadlines_end_a_sleep() {
         let clock = TscClock::kernel();
-        let word = AtomicU64::new(0);
+        let words = [const { AtomicU64::new(0) }; 2];
+        let bells = [Bell::new(&words[0]), Bell::new(&words[1])];
+        let [one, other] = &bells;
         for rester in [
-            HostRester::with_bell(&clock, Bell::new(&word)).with_park_max(LONG),
+            HostRester::new(&clock, &[one]).with_park_max(LONG),
+            HostRester::new(&clock, &[one, other]).with_park_max(LONG),
             HostRester::without_bell(&clock).with_park_max(LONG),
         ] {
             let began = Wall::now();
@@ -210,6 +347,7 @@ mod tests {
             assert!(began.elapsed() < LONG);
             assert_eq!(rester.span(None), Some(LONG));
             assert_eq!(rester.span(Some(Instant::ORIGIN)), None);
+            assert_eq!(rester.parks(), Parks { parks: 2, rung: 0, spurious: 0, naps: 0 });
         }
     }
 
@@ -227,7 +365,11 @@ mod tests {
                     let clock = TscClock::kernel();
                     let mine = Bell::new(&bells[me]);
                     let other = Bell::new(&bells[1 - me]);
-                    let rester = HostRester::with_bell(&clock, mine).with_park_max(LONG);
+                    let unused = AtomicU64::new(0);
+                    let idle = Bell::new(&unused);
+                    // One sleeps on one bell, the other on two.
+                    let sources: [&dyn WakeSource; 2] = [&mine, &idle];
+                    let rester = HostRester::new(&clock, &sources[..=me]).with_park_max(LONG);
                     let parity = u64::try_from(me).unwrap();
                     let my_turn = || turn.load(Ordering::Acquire) % 2 == parity;
                     while turn.load(Ordering::Acquire) < ROUNDS {

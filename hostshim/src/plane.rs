@@ -24,6 +24,7 @@ use crate::alloc_gate::{OnUse, Sealed, seal};
 use crate::clock::TscClock;
 use crate::domain::identity;
 use crate::error::OsError;
+use crate::idle::Parks;
 use crate::mem::{MapError, Mapping, PageKind, PagePolicy, Problem, SharedMapping};
 use crate::raw::view;
 
@@ -239,6 +240,15 @@ impl<'p, 'm> Plane<'p, 'm> {
         counters.set(Counter::StaleIds, sum(|t| t.stale_ids));
         counters.set(Counter::TurnsBusy, sum(|t| t.turns_busy));
         counters.set(Counter::TurnsIdle, sum(|t| t.turns_idle));
+    }
+
+    /// Takes over how the thread has rested in the kernel, and how many peers its endpoints have woken, for the stats page.
+    pub fn count_parks(&self, parks: &Parks, bells_rung: u64) {
+        let counters = self.stats.counters();
+        counters.set(Counter::RestsPark, parks.parks);
+        counters.set(Counter::ParksRung, parks.rung);
+        counters.set(Counter::ParksSpurious, parks.spurious);
+        counters.set(Counter::BellsRung, bells_rung);
     }
 
     /// Brings the stats page up to date where that is due: a bounded piece of it a turn.

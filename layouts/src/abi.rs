@@ -8,8 +8,9 @@
 
 use crate::describe::{HASH_START, StructLayout, hash_word};
 use crate::shm::{
-    Counter, EndpointEntry, EndpointKind, HistogramHeader, HistogramId, LaneCell, LaneHeader,
-    LaneState, LeaseState, ProcessEntry, SegmentHeader, SegmentKind, StatsHeader, Unit, stats,
+    BELL_ARMED, Counter, EndpointEntry, EndpointKind, HistogramHeader, HistogramId, LaneCell,
+    LaneHeader, LaneState, LeaseState, ProcessEntry, SegmentHeader, SegmentKind, StatsHeader, Unit,
+    stats,
 };
 use crate::wire::{MessageHeader, message};
 use crate::word::widen;
@@ -51,6 +52,7 @@ const NUMBERS: &[u64] = &[
     crate::word::from_usize(stats::HISTOGRAM_SLOT_COUNT),
     crate::word::from_usize(stats::BUCKET_COUNT),
     widen(stats::SUB_BUCKET_BITS),
+    BELL_ARMED,
 ];
 
 /// Hash over [`MANIFEST`], the numbered states, and [`ABI_VERSION`]. Two builds with the same value
@@ -97,8 +99,8 @@ mod tests {
     /// numbers; raise `ABI_VERSION` where the meaning changed.
     const GOLDEN: &[(&str, u64)] = &[
         ("SegmentHeader", 0x9d43_de99_edab_7ff1),
-        ("ProcessEntry", 0x8bdd_987c_46ff_876c),
-        ("EndpointEntry", 0x9024_7e0f_cd4a_4f08),
+        ("ProcessEntry", 0x6a08_12d3_07af_0be4),
+        ("EndpointEntry", 0x60de_1e12_da65_e8c7),
         ("LaneHeader", 0xf312_2391_c77a_baac),
         ("LaneCell", 0x32d0_a49a_2c50_31dd),
         ("StatsHeader", 0x7bce_bbc8_7bd5_d693),
@@ -106,7 +108,7 @@ mod tests {
         ("MessageHeader", 0xefdf_f489_4fad_1c92),
     ];
 
-    const GOLDEN_LAYOUT_HASH: u64 = 0xf254_5471_c0cb_a0e1;
+    const GOLDEN_LAYOUT_HASH: u64 = 0x3b3c_aa84_142a_1ffb;
 
     #[test]
     fn the_hashes_are_those_of_version_1() {

@@ -41,6 +41,7 @@ fn every_example_does_what_it_says() {
         // A line of each end, with figures that only a run that worked can have.
         ("market_fanout", vec!["publisher: 20000 quotes", "slow: ", "fast: "]),
         ("request_reply", vec!["client: 20000 answers", "server: 20000 requests"]),
+        ("sleeper", vec!["spin: p50 ", "times a spin", "park: p50 ", "park: Parks"]),
         ("timer_service", vec![" 0 allocations", "late by: "]),
     ];
     let mut built = build();

@@ -22,13 +22,14 @@ use super::totals::{Tally, Totals, add};
 use super::{Completion, Kind, RecvFrom, SendTo};
 use crate::error::{PostError, Refused, Retry};
 use crate::id::{Addr, Name, OpTag, WrId};
-use crate::poll::{Budget, Outcome, Poll};
+use crate::poll::{Armed, Budget, Outcome, Poll, WakeSource};
 use crate::provider::{
     Buffer, CancelError, Cqe, Event, Info, Payload, Provider, RecvWr, SendWr, Sge, Sight, Use,
     Waiting,
 };
 use crate::raw::loan::{Loan, Posted};
 use crate::raw::place::{Bump, Exhausted};
+use crate::sync::AtomicU64;
 use crate::table::{Key, Ring, Slab};
 use crate::time::Instant;
 use spinwire_layouts::word::{to_usize, widen};
@@ -505,6 +506,24 @@ impl<'r> Reader<'r> {
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+impl<P: WakeSource> WakeSource for Endpoint<'_, P> {
+    fn arm(&self) -> Armed {
+        self.provider.arm()
+    }
+
+    fn look_over(&self) {
+        self.provider.look_over();
+    }
+
+    fn disarm(&self) {
+        self.provider.disarm();
+    }
+
+    fn bell(&self) -> Option<&AtomicU64> {
+        self.provider.bell()
     }
 }
 

@@ -6,21 +6,30 @@
 //!   0           | pause_after  | wait_after      | yield_after       | park_after
 //! ```
 //!
-//! | rung | the thread | typical wake-up | what it saves |
-//! |---|---|---|---|
-//! | spin | takes the next turn at once | 0 | nothing: the default, for a core of one's own |
-//! | pause | one `pause` instruction | 10 to 50 ns | the core's resources, for an SMT sibling |
-//! | wait | `umwait` or `mwaitx` on the line where news arrive, bounded | 100 ns to 1 us | power |
-//! | yield | `sched_yield` | 1 us, or as long as others run | the CPU, for other threads |
-//! | park | sleeps in the kernel until woken or the next deadline | 5 to 50 us | the CPU, altogether |
+//! | rung | the thread | typical wake-up | measured | what it saves |
+//! |---|---|---|---|---|
+//! | spin | takes the next turn at once | 0 | 1 | nothing: the default, for a core of one's own |
+//! | pause | one `pause` instruction | 10 to 50 ns | 1 | the core's resources, for an SMT sibling |
+//! | wait | `umwait` or `mwaitx` on the line where news arrive, bounded | 100 ns to 1 us | not seen | power |
+//! | yield | `sched_yield` | 1 us, or as long as others run | 1.4 | the CPU, for other threads |
+//! | park | sleeps in the kernel until woken or the next deadline | 2 to 50 us | 3 to 4 | the CPU, altogether |
+//! | park, unheard | the same where a peer does not ring: naps of at most 100 us | 50 us | 20 | the CPU, in pieces |
 //!
-//! The figures are orders of magnitude, from the descriptions of the instructions and common measurements of Linux;
-//! `Rung::wake_latency` gives them as numbers. Measure your own machine before you move off spin.
+//! The typical figures are orders of magnitude, from the descriptions of the instructions and common measurements of Linux;
+//! `Rung::wake_latency` gives them as numbers. The measured ones are times to the answer of a service that was left alone
+//! for a millisecond, in multiples of that of one that spins (0.9 us, unpinned, on a virtual machine with two CPUs of an
+//! AMD EPYC that was not quite idle): `cargo run --release --example sleeper` repeats them. Measure your own machine
+//! before you move off spin.
 //!
 //! Parking must not lose a wake-up. So it takes two steps: first [`Rester::arm`] tells the peers that they have to wake
 //! this thread; only if one more look at every source still finds nothing does the thread park. A peer that publishes
 //! before it sees the mark is found by that look; one that publishes after it wakes the sleeper. A look is one turn,
-//! unless the plane visits only some of its sources in each ([`Rotation::at_most`](super::Rotation::at_most)).
+//! unless the plane visits only some of its sources in each ([`Rotation::at_most`](super::Rotation::at_most)). How the two
+//! sides see each other without a fence on the publisher's is told in [`shm::bell`](crate::shm::bell).
+//!
+//! A thread must not rest while it holds something back that only it can move: what it posted after its last turn goes out
+//! with a flush or a turn, and a send that was refused for lack of credit is tried again, for nobody rings for credit. Such
+//! a turn counts as busy.
 //!
 //! Invariant: a park follows an arm with one round of turns between them, all of them idle.
 
@@ -133,15 +142,17 @@ pub trait Rester {
     /// Lets another thread run: `sched_yield`.
     fn yield_now(&self);
 
-    /// Marks, where peers look after they have published, that this thread is about to park and must be woken. The
-    /// mark must be ordered before the loads of the next turn (a sequentially consistent fence lies between).
+    /// Marks, where peers look after they have published, that this thread is about to park and must be woken. What is
+    /// marked already stays so. The mark must be ordered before the loads of the next turn, and what peers published
+    /// without seeing it must be visible to them: see [`WakeSource`](super::WakeSource).
     fn arm(&self) {}
 
-    /// Takes the mark back: the turn after it found something, so that there will be no park.
+    /// Takes the mark back: a turn since [`arm`](Rester::arm) found something.
     fn disarm(&self) {}
 
     /// Sleeps until a peer wakes this thread or `until` has come; at once, where a peer has done so since
-    /// [`arm`](Rester::arm) or `until` is past. May return early. On return the mark is gone.
+    /// [`arm`](Rester::arm) or `until` is past. May return early. The mark may stand on return; there is an `arm` before
+    /// the next park, or a `disarm`.
     fn park(&self, until: Option<Instant>);
 }
 
@@ -155,6 +166,8 @@ pub struct IdleLadder {
     idle_turns: Cell<u32>,
     /// Idle turns since peers were asked to wake this thread.
     armed: Cell<Option<u32>>,
+    /// Whether the mark may stand: peers were asked, and no turn has found anything since.
+    marked: Cell<bool>,
 }
 
 impl IdleLadder {
@@ -173,6 +186,7 @@ impl IdleLadder {
             round_turns: 1,
             idle_turns: Cell::new(0),
             armed: Cell::new(None),
+            marked: Cell::new(false),
         }
     }
 
@@ -231,8 +245,11 @@ impl IdleLadder {
         rester: &impl Rester,
     ) -> Rest {
         let rest = self.decide(outcome);
-        if outcome.is_busy() && self.armed.take().is_some() {
-            rester.disarm();
+        if outcome.is_busy() {
+            self.armed.set(None);
+            if self.marked.replace(false) {
+                rester.disarm();
+            }
         }
         match rest {
             Rest::On(Rung::Spin) => {}
@@ -248,6 +265,7 @@ impl IdleLadder {
             }
             Rest::Arm => {
                 self.armed.set(Some(0));
+                self.marked.set(true);
                 rester.arm();
             }
         }

@@ -23,6 +23,7 @@ mod seqlock;
 mod stats;
 mod trace;
 mod turn;
+mod wake;
 
 pub use budget::Budget;
 pub use counters::{Counter, Counters};
@@ -33,3 +34,4 @@ pub use seqlock::{ReadError, Section, SectionReader, SectionWriter};
 pub use stats::{PlaneIdentity, PlaneSnapshot, Stats, StatsError, StatsReader, StatsWriter};
 pub use trace::{TraceEvent, TraceRing};
 pub use turn::{Poll, Rotation, Sources};
+pub use wake::{Armed, WakeSource};

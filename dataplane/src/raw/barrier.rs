@@ -12,3 +12,19 @@ use crate::sync::{Ordering, fence};
 pub fn store_before_load() {
     fence(Ordering::SeqCst);
 }
+
+/// The free half of a pair whose other half is paid for by whoever goes to sleep: the compiler keeps the stores before this
+/// before the loads after it, and the CPU is made to do so when it matters, by membarrier(2) of the sleeper.
+///
+/// A thread that stores a word, passes this, and loads another's, and a sleeper that stores that word, has all CPUs pass a
+/// barrier, and loads the first, cannot both miss the other's store. Where the sleeper has no such barrier both may.
+#[inline(always)]
+pub fn store_before_load_of_bell() {
+    // SYNC(bell): pairs with the barrier between `WakeSource::arm` and `WakeSource::look_over`.
+    #[cfg(not(loom))]
+    #[expect(clippy::disallowed_methods, reason = "the processors are the sleeper's part")]
+    crate::sync::compiler_fence(Ordering::SeqCst);
+    // Loom knows no membarrier; what it stands for is a fence on both sides.
+    #[cfg(loom)]
+    fence(Ordering::SeqCst);
+}

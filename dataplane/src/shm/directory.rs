@@ -9,9 +9,9 @@ use core::mem::offset_of;
 use spinwire_layouts::shm::{EndpointEntry, EndpointId, EndpointKind, Lease, LeaseState};
 use spinwire_layouts::word::next_generation;
 
-use super::lane_table;
 use super::lease::{ProcessLease, read_field, write_field, write_words};
 use super::segment::Segment;
+use super::{bell, lane_table};
 use crate::id::Name;
 use crate::raw::barrier::store_before_load;
 use crate::raw::line::{Line, word};
@@ -95,6 +95,9 @@ pub fn register(
         }
         for news in news_words(lines) {
             news.store(0, Ordering::Relaxed);
+        }
+        if let Some(bell) = bell::bell(segment, slot) {
+            bell.store(0, Ordering::Relaxed);
         }
         // Of two that claim one name at once, at least one must see the other: each writes its name, then looks. A
         // full fence between the two keeps either look from being served before the write shows.

@@ -15,6 +15,7 @@ use core::mem::offset_of;
 use spinwire_layouts::shm::{EndpointId, LaneHeader, LaneState, LaneWord};
 use spinwire_layouts::word::next_generation;
 
+use super::bell;
 use super::directory::{self, EndpointRef};
 use super::lane::LaneMemory;
 use super::segment::Segment;
@@ -112,15 +113,17 @@ pub fn open<'s>(
     Err(Retry::NoLane)
 }
 
-/// Sets the bit that makes the owner of an endpoint look at a lane.
+/// Sets the bit that makes the owner of an endpoint look at a lane, and wakes it if it sleeps. Returns whether it did.
 #[inline]
-pub fn announce(segment: &Segment<'_>, receiver_slot: u32, lane: u32) {
+#[allow(clippy::must_use_candidate, reason = "the bit is the point; the answer is for counters")]
+pub fn announce(segment: &Segment<'_>, receiver_slot: u32, lane: u32) -> bool {
     if let Some(news) = directory::news(segment, receiver_slot)
         && let Some(word) = usize::try_from(lane / 64).ok().and_then(|at| news.get(at))
     {
         // SYNC(news): Release pairs with the Acquire of the swap by which the owner takes its news.
         word.fetch_or(1_u64.wrapping_shl(lane % 64), Ordering::Release);
     }
+    bell::ring(segment, receiver_slot)
 }
 
 /// The receiving end of `lane`, if it is open and leads to `receiver`; and the sender.

@@ -71,6 +71,7 @@ pub struct Joiner {
 const LEASE: usize = offset_of!(ProcessEntry, lease) / 8;
 const START_TIME: usize = offset_of!(ProcessEntry, start_time) / 8;
 const JOINED: usize = offset_of!(ProcessEntry, joined_unix_ns) / 8;
+const RINGS: usize = offset_of!(ProcessEntry, rings) / 8;
 const COMMAND: usize = offset_of!(ProcessEntry, command) / 8;
 
 pub(super) fn lease_word<'s>(segment: &Segment<'s>, slot: u16) -> Option<&'s AtomicU64> {
@@ -149,6 +150,28 @@ pub fn mark_dead(segment: &Segment<'_>, slot: u16, lease: Lease) -> bool {
 #[must_use]
 pub fn is_held(segment: &Segment<'_>, lease: &ProcessLease) -> bool {
     lease_word(segment, lease.slot).is_some_and(|word| word.load(Ordering::Relaxed) == lease.word)
+}
+
+/// Lets all others rely on it that this process rings: it maps the segment with a [`Waker`](super::bell::Waker), and takes part
+/// in the barriers of those who go to sleep (membarrier(2), registered for the expedited global one).
+pub fn vow_to_ring(segment: &Segment<'_>, lease: &ProcessLease) {
+    if let Some(rings) = segment.process(u32::from(lease.slot)).and_then(|lines| word(lines, RINGS))
+    {
+        // SYNC(vow): Release pairs with the Acquire in everybody_rings.
+        rings.store(lease.word, Ordering::Release);
+    }
+}
+
+/// Whether every process of the segment rings. Who goes to sleep where one does not has to wake up by itself soon.
+#[must_use]
+pub fn everybody_rings(segment: &Segment<'_>) -> bool {
+    (0..segment.geometry().process_count).filter_map(|slot| segment.process(slot)).all(|lines| {
+        let read = |at| word(lines, at).map_or(0, |w| w.load(Ordering::Acquire));
+        let lease = read(LEASE);
+        // SYNC(vow): Acquire pairs with the Release in vow_to_ring. It names the stay, so the vow of an earlier one is none.
+        let live = matches!(Lease::unpack(lease), Some(Lease { state: LeaseState::Live, .. }));
+        !live || read(RINGS) == lease
+    })
 }
 
 pub(super) fn write_words(lines: &[Line], at: usize, values: &[u64]) {

@@ -5,6 +5,7 @@
 //!     header          who made it, by which rules; the liveness epoch
 //!     process table   leases of live processes                         lease
 //!     endpoints       names, and bits that say "look at this lane"     directory
+//!                     and a bell for an owner that sleeps               bell
 //!     lane table      who sends to whom                                lane_table
 //!     rings           cells and spill of every lane                    lane
 //! ```
@@ -16,6 +17,7 @@
 //!
 //! Nothing that a peer wrote is taken as an index, a length or a state before it was checked; every walk has a bound.
 
+pub mod bell;
 pub mod directory;
 pub mod lane;
 pub mod lane_table;
@@ -23,6 +25,7 @@ pub mod lease;
 pub mod reclaim;
 pub mod segment;
 
+pub use bell::Waker;
 pub use directory::{EndpointRef, RegisterError};
 pub use lease::ProcessLease;
 pub use segment::{

@@ -19,6 +19,7 @@ use spinwire_layouts::shm::{
 use spinwire_layouts::wire::message::MESSAGE_LENGTH_MAX;
 use spinwire_layouts::word::{from_usize, to_usize, widen};
 
+use super::bell::{self, Waker};
 use super::lane::LaneMemory;
 use crate::id::Name;
 use crate::raw::line::{LINE_BYTES, Line, word};
@@ -256,6 +257,7 @@ pub struct Segment<'s> {
     rings: &'s [Line],
     geometry: Geometry,
     name: Name,
+    waker: Option<Waker>,
 }
 
 impl<'s> Segment<'s> {
@@ -349,7 +351,19 @@ impl<'s> Segment<'s> {
             rings: part(plan.lane_ring, plan.segment_bytes)?,
             geometry,
             name,
+            waker: None,
         })
+    }
+
+    /// This segment in the hands of somebody who can wake those who sleep. Without, nothing that is published through it rings.
+    #[must_use]
+    pub const fn with_waker(mut self, waker: Waker) -> Self {
+        self.waker = Some(waker);
+        self
+    }
+
+    pub(super) const fn waker(&self) -> Option<Waker> {
+        self.waker
     }
 
     /// How much of everything there is.
@@ -372,12 +386,13 @@ impl<'s> Segment<'s> {
         word(self.header, EPOCH_WORD).map_or(0, |epoch| epoch.load(Ordering::Acquire))
     }
 
-    /// Tells everybody to look at the tables.
+    /// Tells everybody to look at the tables; wakes who sleeps.
     pub(crate) fn raise_epoch(&self) {
         if let Some(epoch) = word(self.header, EPOCH_WORD) {
             // SYNC(epoch): Release pairs with the Acquire in Segment::liveness_epoch.
             epoch.fetch_add(1, Ordering::Release);
         }
+        bell::ring_all(self);
     }
 
     /// The lines of a process entry.

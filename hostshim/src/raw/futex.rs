@@ -8,18 +8,21 @@ use core::time::Duration;
 
 use spinwire_dataplane::sync::{AtomicU64, Ordering, fence};
 
+use super::syscall::clock_ns;
+use crate::error::Errno;
+
 /// The sleeper's half: stores the mark, before every load that follows.
 #[inline]
 pub(crate) fn fenced_store(word: &AtomicU64, mark: u64) {
     word.store(mark, Ordering::Relaxed);
-    // SYNC(bell): pairs with the fence in `fenced_load`.
+    // SYNC(own-bell): pairs with the fence in `fenced_load`.
     fence(Ordering::SeqCst);
 }
 
 /// The publisher's half: loads the mark, after every store that went before.
 #[inline]
 pub(crate) fn fenced_load(word: &AtomicU64) -> u64 {
-    // SYNC(bell): pairs with the fence in `fenced_store`.
+    // SYNC(own-bell): pairs with the fence in `fenced_store`.
     fence(Ordering::SeqCst);
     word.load(Ordering::Relaxed)
 }
@@ -52,6 +55,61 @@ pub(crate) fn wait(word: &AtomicU64, expected: u64, span: Duration) {
             &raw const timeout,
         )
     };
+}
+
+/// One word of several to sleep on: `struct futex_waitv` of linux/futex.h.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Waited {
+    expected: u64,
+    address: u64,
+    flags: u32,
+    reserved: u32,
+}
+
+/// FUTEX2_SIZE_U32 of linux/futex.h; without FUTEX2_PRIVATE, so that other processes can wake.
+const SHARED_U32: u32 = 2;
+/// How many words can be slept on at once, here; the kernel takes 128.
+pub(crate) const WORDS_MAX: usize = 32;
+
+/// Sleeps while all of `words` are `expected` (below 2^32), for `span` at most, until one is woken. May wake early. `false`
+/// where that cannot be done: too many of them, or a kernel before 5.16; then it did not sleep.
+pub(crate) fn wait_any(words: &[&AtomicU64], expected: u64, span: Duration) -> bool {
+    if let [word] = words {
+        wait(word, expected, span);
+        return true;
+    }
+    if words.len() > WORDS_MAX || u32::try_from(expected).is_err() {
+        return false;
+    }
+    // The other half is not looked at by the kernel, so it is looked at here.
+    if words.iter().any(|word| word.load(Ordering::Relaxed) != expected) {
+        return true;
+    }
+    let nothing = Waited { expected, address: 0, flags: SHARED_U32, reserved: 0 };
+    let mut list = [nothing; WORDS_MAX];
+    for (to, word) in list.iter_mut().zip(words) {
+        to.address = u64::try_from(low_half(word).addr()).unwrap_or(0);
+    }
+    // Unlike FUTEX_WAIT it wants the time of day at which to end.
+    let end = Duration::from_nanos(clock_ns(libc::CLOCK_MONOTONIC)).saturating_add(span);
+    let seconds = libc::time_t::try_from(end.as_secs()).unwrap_or(libc::time_t::MAX);
+    let timeout = libc::timespec { tv_sec: seconds, tv_nsec: end.subsec_nanos().into() };
+    // SAFETY: `list` has at least as many entries as `words`, each naming an aligned word that outlives the call and is only
+    // read, atomically; `list` and `timeout` outlive the call.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_futex_waitv,
+            list.as_ptr(),
+            words.len(),
+            0,
+            &raw const timeout,
+            libc::CLOCK_MONOTONIC,
+        )
+    };
+    // Woken; or changed, timed out, interrupted. Anything else means that it cannot be done.
+    let slept = [libc::EAGAIN, libc::ETIMEDOUT, libc::EINTR];
+    answer >= 0 || slept.contains(&Errno::last().number())
 }
 
 /// Wakes one sleeper on `word`, in whatever process.

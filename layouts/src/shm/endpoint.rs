@@ -5,13 +5,16 @@
 //!  line 0   lease, owner, kind, peer      written by the owner (claim by CAS)
 //!  line 1   name                          written by the owner before the lease turns live
 //!  line 2   news: 512 bits                set by senders, cleared by the owner: "look at this inbound lane"
-//!  line 3   reserved
+//!  line 3   bell                          armed by the owner before it sleeps, taken by who wakes it
 //! ```
 
 use crate::word;
 
 /// Number of inbound lanes that have a bit of their own in the `news` of an endpoint.
 pub const NEWS_LANE_COUNT: usize = 512;
+
+/// A bell whose owner wants to be woken. Anything else means that it does not.
+pub const BELL_ARMED: u64 = 1;
 
 codes! {
     /// What an endpoint is, in the words of libfabric (fi_endpoint(3)).
@@ -84,8 +87,11 @@ layout! {
         /// sets the bit after it published; the owner takes the word and looks at the lanes named.
         pub news: [u64; 8] @ 128,
 
+        /// [`BELL_ARMED`] while the owner sleeps, or is about to: whoever then publishes something that the owner has to
+        /// see stores 0 here and wakes it. The low half is the futex.
+        pub bell: u64 @ 192,
         /// Zero.
-        pub reserved: [u64; 8] @ 192,
+        pub reserved: [u64; 7] @ 200,
     }
 }
 

@@ -19,7 +19,7 @@ pub mod process;
 pub mod segment;
 pub mod stats;
 
-pub use endpoint::{EndpointEntry, EndpointId, EndpointKind, NEWS_LANE_COUNT};
+pub use endpoint::{BELL_ARMED, EndpointEntry, EndpointId, EndpointKind, NEWS_LANE_COUNT};
 pub use lane::{
     CELL_IMMEDIATE_BYTES, CELL_INLINE_BYTES, LaneCell, LaneHeader, LaneState, LaneWord,
 };

@@ -77,8 +77,11 @@ layout! {
         /// Counts up now and then while the process turns its planes. For people who look: a
         /// process that stands still is not dead.
         pub heartbeat: u64 @ 24,
+        /// The lease word once more, where the process rings the bells of those it publishes to: it can wake, and it takes
+        /// part in the barriers of those who go to sleep. Anything else means that it does not.
+        pub rings: u64 @ 32,
         /// Zero.
-        pub reserved: [u64; 4] @ 32,
+        pub reserved: [u64; 3] @ 40,
         /// Name of the command, filled up with zeros; cut to 63 bytes. Any bytes: it is for display
         /// only.
         pub command: [u8; 64] @ 64,

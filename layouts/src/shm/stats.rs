@@ -149,6 +149,12 @@ codes! {
         TraceOverwritten = 34 "trace_overwritten",
         /// Times that this page was brought up to date.
         StatsPublished = 35 "stats_published",
+        /// Parks that ended because somebody rang.
+        ParksRung = 36 "parks_rung",
+        /// Of those, the ones after which the next turn found nothing.
+        ParksSpurious = 37 "parks_spurious",
+        /// Peers that were woken because something was published to them.
+        BellsRung = 38 "bells_rung",
     }
 }
 

@@ -22,6 +22,9 @@
 //! for this CPU alone, so that the taking away has mostly happened when the answer is written. Only while few lanes are
 //! hot; a stream in one direction never does it.
 //!
+//! *Sleep.* Who parks arms all its lanes and its bell first, so that only senders who take the detour anyway look whether
+//! there is somebody to wake: see [`shm::bell`](crate::shm::bell).
+//!
 //! *Peers that go.* One load a turn tells whether anybody left or died. Then the rows are looked at; what a lost peer had
 //! published is delivered first, then its receives fail, then [`Event::PeerGone`] is reported, then its lanes are let go of.
 //!
@@ -29,6 +32,7 @@
 
 mod peer;
 mod receive;
+mod wake;
 
 use core::cell::Cell;
 use core::fmt;
@@ -37,6 +41,7 @@ use heapless::VecView;
 use spinwire_layouts::shm::{EndpointId, EndpointKind};
 
 use self::peer::{Peer, Standing};
+use self::wake::Bells;
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Name, WrId};
 use crate::msg::matching::{Matcher, MatchingConfig};
@@ -165,6 +170,7 @@ pub struct ShmPort<'s, 'm> {
     ready: Cell<u32>,
     /// Messages handed out since the last harvest.
     since_harvest: Cell<u32>,
+    bells: Bells,
 }
 
 impl fmt::Debug for ShmPort<'_, '_> {
@@ -281,6 +287,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             restless: Cell::new(true),
             ready: Cell::new(NIL),
             since_harvest: Cell::new(0),
+            bells: Bells::default(),
         })
     }
 
@@ -366,7 +373,8 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         if peer.tx.is_armed()
             && let Some((lane, _)) = peer.tx_lane.get()
         {
-            crate::shm::lane_table::announce(&self.segment, peer.remote_slot(), lane);
+            let woken = crate::shm::lane_table::announce(&self.segment, peer.remote_slot(), lane);
+            self.bells.count(woken);
         }
     }
 

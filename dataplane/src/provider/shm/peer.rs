@@ -17,6 +17,7 @@ use super::{NIL, ShmPort};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Generation, Name};
 use crate::provider::{EndpointType, Event};
+use crate::shm::bell;
 use crate::shm::directory::{self, EndpointRef};
 use crate::shm::lane::{LaneMemory, LaneRx, LaneTx, ReceiverState};
 use crate::shm::lane_table::{self, LaneEnd, OtherEnd, Side};
@@ -337,6 +338,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     fn take_lane(&self, end: &LaneEnd<'s>, row: u32, peer: &Peer<'s>) {
         peer.rx.open(end.memory, self.info.limits.message_bytes_max);
         peer.rx.answer(ReceiverState::Accepted);
+        bell::ring(&self.segment, peer.remote_slot());
         peer.rx_lane.set(Some((end.lane, end.generation)));
         let lane = usize::try_from(end.lane).unwrap_or(usize::MAX);
         if let Some(row_of) = self.row_of_lane.get(lane) {

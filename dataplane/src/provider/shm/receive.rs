@@ -217,7 +217,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         }
         self.set_cold(row, false);
         if peer.rx_lane.get().is_some() {
-            peer.rx.arm(false);
+            peer.rx.arm(self.bells.is_armed());
         }
     }
 
@@ -285,6 +285,11 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     fn sweep(&self) {
         let Some(row) = self.cold.next_from(self.sweep_next.get()) else { return };
         self.sweep_next.set(row.wrapping_add(1));
+        self.look_at_cold(row);
+    }
+
+    #[inline(always)]
+    pub(super) fn look_at_cold(&self, row: u32) {
         if let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) {
             // Nothing there: stay cold. Something, or nonsense: the hot path deals with it.
             if !matches!(peer.rx.peek(), Ok(None)) {

@@ -9,6 +9,7 @@ use super::{
     next_spill_line, place, sequence,
 };
 use crate::error::{Fatal, PostError, Retry};
+use crate::raw::barrier::store_before_load_of_bell;
 use crate::raw::line::{self, LINE_BYTES, Line};
 use crate::sync::Ordering;
 
@@ -186,11 +187,14 @@ impl<'s> LaneTx<'s> {
     /// Whether the receiver asked to be told of news, as far as can be seen without waiting for it.
     ///
     /// The load may be served before the store of [`LaneTx::publish`] is visible, so a receiver that has just armed the
-    /// lane can be missed. It sweeps its cold lanes one a turn, which bounds the delay; see `provider::shm`.
+    /// lane can be missed. One that turns sweeps its cold lanes one a turn, which bounds the delay; see `provider::shm`. One
+    /// that goes to sleep has all CPUs pass a barrier first; see [`shm::bell`](crate::shm::bell).
     #[must_use]
     #[inline(always)]
     pub fn is_armed(&self) -> bool {
-        self.memory.get().armed().load(Ordering::Relaxed) != 0
+        let armed = self.memory.get().armed();
+        store_before_load_of_bell();
+        armed.load(Ordering::Relaxed) != 0
     }
 
     /// What the receiver has made of the lane.
