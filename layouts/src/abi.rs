@@ -99,14 +99,14 @@ mod tests {
         ("SegmentHeader", 0x9d43_de99_edab_7ff1),
         ("ProcessEntry", 0x8bdd_987c_46ff_876c),
         ("EndpointEntry", 0x9024_7e0f_cd4a_4f08),
-        ("LaneHeader", 0xf312_2391_c77a_baac),
+        ("LaneHeader", 0x878f_fcfe_2977_ebf9),
         ("LaneCell", 0x32d0_a49a_2c50_31dd),
         ("StatsHeader", 0x7bce_bbc8_7bd5_d693),
         ("HistogramHeader", 0x6767_9656_cff9_120a),
         ("MessageHeader", 0xefdf_f489_4fad_1c92),
     ];
 
-    const GOLDEN_LAYOUT_HASH: u64 = 0x2235_d0a9_4dc6_ee5d;
+    const GOLDEN_LAYOUT_HASH: u64 = 0x3f12_a370_f4aa_107b;
 
     #[test]
     fn the_hashes_are_those_of_version_1() {

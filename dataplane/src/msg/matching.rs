@@ -153,15 +153,18 @@ impl Landing {
     }
 
     /// How many more messages of that length the receive takes in one completion, and where they go: 0 where it does not
-    /// take runs.
+    /// take runs. Each of them finds as much room as the buffer must have not to be given back.
     #[must_use]
     #[inline(always)]
     pub fn more(&self) -> (usize, usize) {
+        let Use::Runs { room_bytes_min } = self.buffer else { return (0, 0) };
         let start = self.end();
+        let stride = self.stride();
+        let least = to_usize(widen(room_bytes_min)).max(stride);
         let room = self.sge.length().saturating_sub(start);
-        match (self.buffer, room.checked_div(self.stride())) {
-            (Use::Runs { .. }, Some(more)) => (more, start),
-            _ => (0, 0),
+        match room.checked_sub(least).and_then(|beyond| beyond.checked_div(stride)) {
+            Some(beyond) => (beyond.wrapping_add(1), start),
+            None => (0, 0),
         }
     }
 
@@ -562,7 +565,12 @@ impl<'m> Matcher<'m> {
 
     /// Takes out one receive that can get nothing any more because it waits for `peer` alone, which is gone.
     pub fn take_hopeless(&self, peer: Addr) -> Option<WrId> {
-        self.take_where(|posted| posted.from.get() == Source::Only(peer))
+        self.take_directed(|addr| addr == peer)
+    }
+
+    /// Takes out one receive that waits for a peer of that kind alone.
+    pub fn take_directed(&self, meant: impl Fn(Addr) -> bool) -> Option<WrId> {
+        self.take_where(|posted| matches!(posted.from.get(), Source::Only(addr) if meant(addr)))
     }
 
     /// Takes out one posted receive, whichever.
