@@ -599,6 +599,18 @@ impl<'m> Matcher<'m> {
         })
     }
 
+    /// Whether a message of that peer waits.
+    #[must_use]
+    pub fn holds_of(&self, peer: Addr) -> bool {
+        self.arrivals.iter(ARRIVALS, u32::MAX).any(|slot| {
+            let source = self
+                .unexpected
+                .key_at(slot)
+                .and_then(|key| self.unexpected.with(key, |waiting| waiting.source).ok());
+            source == Some(peer)
+        })
+    }
+
     /// Receives posted.
     #[must_use]
     pub fn posted_len(&self) -> u32 {

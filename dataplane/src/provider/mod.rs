@@ -17,9 +17,9 @@
 //! Openers live in `hostshim` and may block; everything here is bounded and statically dispatched. A provider is done when
 //! the conformance suite passes on it.
 //!
-//! *The end of a peer* waits for nobody. First what it had published goes to whoever has asked for it; then the receives that
-//! wait for it alone fail (those of a MSG endpoint all); then its end is reported. Messages that nobody had asked for
-//! by then are not lost and hold nothing up. They stay where they wait, take a row of the address table and their share of the
+//! *The end of a peer* does not wait for ever. First what it had published goes to whoever asks for it; then the receives that
+//! wait for it alone fail (those of a MSG endpoint all); then its end is reported. For receives that take what is left
+//! the report waits a bounded number of polls. Messages that nobody has asked for by then are not lost. They stay where they wait, take a row of the address table and their share of the
 //! transport if that is in their lane, and can be had by receives for anybody, or for the old address. A receive for
 //! the old address is accepted if such a message waits, and fails with `PeerGone` if another receive was faster. Whoever
 //! wants none of it disconnects the old address; what is in the unexpected queue stays there.

@@ -71,7 +71,7 @@ macro_rules! conformance_cases {
                 nothing_leaks_by_connecting_and_disconnecting, a_full_address_table_refuses;
             peers_msg: connects_once, crossing_connects_meet, a_second_is_refused, types_do_not_mix,
                 disconnect_ends_the_other_end;
-            remains: an_end_waits_for_no_receive, the_gone_can_be_asked_for_what_waits,
+            remains: an_end_waits_for_no_receive, an_end_has_patience, the_gone_can_be_asked_for_what_waits,
                 one_left_message_is_had_once, what_is_left_can_be_given_up,
                 others_come_beside_what_is_left, a_fenced_endpoint_hears_an_end_once,
                 a_fenced_endpoint_keeps_nothing, a_fenced_endpoint_ends_quietly;

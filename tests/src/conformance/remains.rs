@@ -158,7 +158,7 @@ pub fn a_fenced_endpoint_hears_an_end_once<R: Rig>(world: &World<'_, R>) {
     for looked in [false, true] {
         let (b, to_a) = stalled(world, End::Killed, looked);
         // Its end is reported, and not taken note of.
-        world.turns(10, &[&b]);
+        world.turns(2000, &[&b]);
         R::kill(world.ground(), b.name());
         world.turns(10, &[&b]);
         assert_eq!(b.events().into_iter().filter(|e| *e == Event::PeerGone(to_a)).count(), 1);
@@ -217,4 +217,26 @@ pub fn a_fenced_endpoint_ends_quietly<R: Rig>(world: &World<'_, R>) {
     }
     world.turns(20, &[&a, &b]);
     assert_eq!((a.events(), b.events()), (vec![], vec![]));
+}
+
+/// Whoever asks for one message after the other has them all before the end is reported.
+pub fn an_end_has_patience<R: Rig>(world: &World<'_, R>) {
+    for how in [End::Dropped, End::Killed] {
+        let (a, b, to_b, to_a) = world.pair();
+        for number in 0..8 {
+            let bytes = if number % 2 == 0 { long(world) } else { b"short".to_vec() };
+            world.insist(&[&a], || a.inject(SendTo::peer(to_b).immediate(number), &bytes));
+        }
+        world.turns(60, &[&a]);
+        end(world, a, how);
+        for number in 0..8 {
+            // As slow as somebody who has other things to do.
+            world.turns(30, &[&b]);
+            assert_eq!(b.events().into_iter().filter(|e| *e == Event::PeerGone(to_a)).count(), 0);
+            world.insist(&[&b], || b.recv(RecvFrom::any(), number));
+            world.until("it is there", &[&b], || b.inbox_len() > 0);
+            assert_eq!(b.take().unwrap().immediate, Some(number));
+        }
+        assert_eq!(next_end(world, &b), Event::PeerGone(to_a));
+    }
 }

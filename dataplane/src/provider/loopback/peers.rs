@@ -57,6 +57,8 @@ pub(super) struct Row {
     pub(super) reported: Cell<bool>,
     /// Whether the next message of the link from it has to stay there until somebody asks for it.
     pub(super) stalled: Cell<bool>,
+    /// Looks at what is left of it since it was lost.
+    pub(super) looks: Cell<u32>,
 }
 
 impl Row {
@@ -70,6 +72,7 @@ impl Row {
             receives: Cell::new(false),
             reported: Cell::new(false),
             stalled: Cell::new(false),
+            looks: Cell::new(0),
         }
     }
 
@@ -89,6 +92,7 @@ impl Row {
     pub(super) fn lose(&self, standing: Standing) {
         self.standing.set(standing);
         self.reported.set(false);
+        self.looks.set(0);
     }
 
     fn is_free(&self) -> bool {

@@ -21,6 +21,8 @@ use crate::time::Instant;
 
 /// Messages taken from one link before the next has its turn.
 const LINK_QUOTA: u32 = 32;
+/// So many looks the report of an end waits for receives that take what is left.
+const PATIENCE_LOOKS: u32 = 512;
 
 const CAPS: Caps = Caps::MESSAGE
     .with(Caps::TAGGED)
@@ -221,13 +223,24 @@ impl<'h, 'm> Port<'h, 'm> {
 
     /// The link from a lost peer is drained, or stalled: fail what waits for it, report it; let go, where it is drained.
     fn bury(&self, slot: u32, row: &Row, out: &mut VecView<Cqe>) {
-        if !row.has_ended() && !self.report(slot, row, out) || row.stalled.get() {
+        if !row.has_ended() && (self.is_patient(slot, row) || !self.report(slot, row, out)) {
+            return;
+        }
+        if row.stalled.get() {
             return;
         }
         self.let_go(row);
         if row.standing.get() == Standing::Past {
             self.vacate(row);
         }
+    }
+
+    /// Whether there is something left of a lost peer that a receive may still take before its end is reported.
+    fn is_patient(&self, slot: u32, row: &Row) -> bool {
+        let looks = row.looks.get();
+        row.looks.set(looks.saturating_add(1));
+        let is_left = row.stalled.get() || self.matcher.holds_of(row.addr(slot));
+        is_left && looks < PATIENCE_LOOKS
     }
 
     /// Fails what waits for a lost peer, then puts its end among the events. Returns whether there was room for all of it.

@@ -6,8 +6,9 @@
 //!                                                       Refused              or in its lane
 //! ```
 //!
-//! *An end waits for nobody.* A message that stays in its lane, because nobody asks for it and the unexpected queue does not
-//! take it, does not hold up the report. It is not lost either: the row stays, as [`Standing::Past`], and keeps the
+//! *An end does not wait for ever.* Whoever posts receives turn by turn gets everything before the report: that comes after
+//! [`PATIENCE_LOOKS`] looks at what is left in which nothing moved in the lane. A message that nobody asks for by then does not
+//! hold up the report any longer. It is not lost either: it stays in the unexpected queue; or, the row stays, as [`Standing::Past`], and keeps the
 //! lane until it is empty; receives take out of it as before, in order, and the source is the old address. Nothing
 //! can be sent to that address any more. Whoever wants none of it disconnects the address.
 //!
@@ -27,6 +28,9 @@ use crate::id::Addr;
 use crate::provider::{Cqe, EndpointType, Event, Select, Source, Status, Waiting};
 use crate::shm::lane::Envelope;
 
+/// So many looks the report of an end waits for receives that take what is left.
+const PATIENCE_LOOKS: u32 = 512;
+
 impl<'s> ShmPort<'s, '_> {
     /// The lane of a lost peer is empty, or stalled: fail what waits for it, report it; let go, where it is empty.
     #[cold]
@@ -38,7 +42,7 @@ impl<'s> ShmPort<'s, '_> {
                 return;
             }
         }
-        if !peer.has_ended() && !self.report(row, peer, out) {
+        if !peer.has_ended() && (self.is_patient(row, peer) || !self.report(row, peer, out)) {
             return;
         }
         if peer.is_stalled() {
@@ -48,6 +52,18 @@ impl<'s> ShmPort<'s, '_> {
         if peer.standing() == Standing::Past {
             self.vacate(row, peer);
         }
+    }
+
+    /// Whether there is something left of a lost peer that a receive may still take before its end is reported.
+    fn is_patient(&self, row: u32, peer: &Peer<'s>) -> bool {
+        let looks = peer.idle_looks.get();
+        let is_left = peer.is_stalled() || self.matcher.holds_of(peer.addr(row));
+        if !is_left || looks >= PATIENCE_LOOKS {
+            return false;
+        }
+        peer.idle_looks.set(looks.wrapping_add(1));
+        self.restless.set(true);
+        true
     }
 
     /// Fails what waits for a lost peer, then puts its end among the events. Returns whether there was room for all of it.
