@@ -26,7 +26,7 @@ use spinwire_layouts::word::join;
 use spinwire_tests::conformance::{Loopback, Node, Rig, Shm, Sizes, World, run};
 
 /// Steps of an order, after the first, which is a connect.
-const STEPS: usize = 6;
+const STEPS: usize = 5;
 /// Turns of either end after which nothing happens any more.
 const QUIET_TURNS: u32 = 24;
 

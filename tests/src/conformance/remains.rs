@@ -231,7 +231,7 @@ pub fn an_end_has_patience<R: Rig>(world: &World<'_, R>) {
         end(world, a, how);
         for number in 0..8 {
             // As slow as somebody who has other things to do.
-            world.turns(30, &[&b]);
+            world.turns(10, &[&b]);
             assert_eq!(b.events().into_iter().filter(|e| *e == Event::PeerGone(to_a)).count(), 0);
             world.insist(&[&b], || b.recv(RecvFrom::any(), number));
             world.until("it is there", &[&b], || b.inbox_len() > 0);

@@ -22,7 +22,7 @@ use crate::time::Instant;
 /// Messages taken from one link before the next has its turn.
 const LINK_QUOTA: u32 = 32;
 /// So many looks the report of an end waits for receives that take what is left.
-const PATIENCE_LOOKS: u32 = 512;
+const PATIENCE_LOOKS: u32 = 128;
 
 const CAPS: Caps = Caps::MESSAGE
     .with(Caps::TAGGED)

@@ -28,8 +28,9 @@ use crate::id::Addr;
 use crate::provider::{Cqe, EndpointType, Event, Select, Source, Status, Waiting};
 use crate::shm::lane::Envelope;
 
-/// So many looks the report of an end waits for receives that take what is left.
-const PATIENCE_LOOKS: u32 = 512;
+/// So many looks the report of an end waits for receives that take what is left. A look comes every other turn, so even one who
+/// naps for 100 us after each turn hears of it after less than 30 ms.
+const PATIENCE_LOOKS: u32 = 128;
 
 impl<'s> ShmPort<'s, '_> {
     /// The lane of a lost peer is empty, or stalled: fail what waits for it, report it; let go, where it is empty.
