@@ -6,11 +6,11 @@
 //!                                                       Refused              or in its lane
 //! ```
 //!
-//! *An end does not wait for ever.* Whoever posts receives turn by turn gets everything before the report: that comes after
-//! [`PATIENCE_LOOKS`] looks at what is left in which nothing moved in the lane. A message that nobody asks for by then does not
-//! hold up the report any longer. It is not lost either: it stays in the unexpected queue; or, the row stays, as [`Standing::Past`], and keeps the
-//! lane until it is empty; receives take out of it as before, in order, and the source is the old address. Nothing
-//! can be sent to that address any more. Whoever wants none of it disconnects the address.
+//! *An end does not wait for ever.* Whoever posts receives turn by turn gets everything before the report: that waits for
+//! [`PATIENCE_LOOKS`] looks at what is left in which nothing moved in the lane, and no longer. A message that nobody has asked
+//! for by then is not lost. In the unexpected queue it stays there. In its lane it stays there too: the row becomes
+//! [`Standing::Past`] and keeps the lane until that is empty; receives take out of it as before, in order, and the source is
+//! the old address. Nothing can be sent to that address any more. Whoever wants none of it disconnects the address.
 //!
 //! *Receives for the gone.* A receive that waits for a gone peer alone is accepted if a message waits that it would take: in
 //! the queue, or as the next one of a stalled lane; and if the next message of its lane was not looked at yet. Where it turns
