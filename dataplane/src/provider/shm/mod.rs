@@ -24,7 +24,7 @@
 //!
 //! *Peers that go.* One load a turn tells whether anybody left or died. Then the rows are looked at; what a lost peer had
 //! published is delivered first, then its receives fail, then [`Event::PeerGone`] is reported, then its lanes are let go of.
-//! What nobody has asked for does not hold that up, and is not lost: see [`remains`].
+//! What nobody has asked for does not hold that up, and is not lost: see `remains`.
 //!
 //! A send completes when its bytes are in the lane: the buffer is free again. That the peer has taken them is not said.
 
