@@ -101,14 +101,14 @@ mod tests {
         ("SegmentHeader", 0x9d43_de99_edab_7ff1),
         ("ProcessEntry", 0x6a08_12d3_07af_0be4),
         ("EndpointEntry", 0x60de_1e12_da65_e8c7),
-        ("LaneHeader", 0xf312_2391_c77a_baac),
+        ("LaneHeader", 0x878f_fcfe_2977_ebf9),
         ("LaneCell", 0x32d0_a49a_2c50_31dd),
         ("StatsHeader", 0x7bce_bbc8_7bd5_d693),
         ("HistogramHeader", 0x6767_9656_cff9_120a),
         ("MessageHeader", 0xefdf_f489_4fad_1c92),
     ];
 
-    const GOLDEN_LAYOUT_HASH: u64 = 0x3b3c_aa84_142a_1ffb;
+    const GOLDEN_LAYOUT_HASH: u64 = 0xdc77_dbfc_28a3_bb1d;
 
     #[test]
     fn the_hashes_are_those_of_version_1() {

@@ -86,7 +86,7 @@ fn open(
         process: 1,
         name: name("receiver"),
     };
-    lane_table::open(segment, from.endpoint, from.lease.slot(), &receiver)
+    lane_table::open(segment, from.endpoint, from.lease.slot(), &receiver, 0)
 }
 
 /// What a survivor does who has found out that the process in `slot` is dead.

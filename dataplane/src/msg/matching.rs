@@ -21,13 +21,15 @@
 //!
 //! Invariant: while a flagged receive is pending, no new arrival is matched.
 
+mod withdraw;
+
 use core::cell::Cell;
 
 use heapless::VecView;
 
 use crate::error::Retry;
 use crate::id::{Addr, WrId};
-use crate::provider::{Buffer, CancelError, Cqe, RecvWr, Select, Source, Status, Use, Waiting};
+use crate::provider::{Buffer, Cqe, RecvWr, Select, Source, Status, Use};
 use crate::raw::loan::{Loan, LoanPool, Sge};
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::Envelope;
@@ -153,15 +155,18 @@ impl Landing {
     }
 
     /// How many more messages of that length the receive takes in one completion, and where they go: 0 where it does not
-    /// take runs.
+    /// take runs. Each of them finds as much room as the buffer must have not to be given back.
     #[must_use]
     #[inline(always)]
     pub fn more(&self) -> (usize, usize) {
+        let Use::Runs { room_bytes_min } = self.buffer else { return (0, 0) };
         let start = self.end();
+        let stride = self.stride();
+        let least = to_usize(widen(room_bytes_min)).max(stride);
         let room = self.sge.length().saturating_sub(start);
-        match (self.buffer, room.checked_div(self.stride())) {
-            (Use::Runs { .. }, Some(more)) => (more, start),
-            _ => (0, 0),
+        match room.checked_sub(least).and_then(|beyond| beyond.checked_div(stride)) {
+            Some(beyond) => (beyond.wrapping_add(1), start),
+            None => (0, 0),
         }
     }
 
@@ -458,7 +463,7 @@ impl<'m> Matcher<'m> {
     /// unexpected queue; or none are posted, and whatever comes is unexpected.
     #[must_use]
     #[inline(always)]
-    pub fn wants_many(&self) -> bool {
+    pub const fn wants_many(&self) -> bool {
         (self.fresh.get() | self.runs.get()) != 0 || self.occupied.get() == 0
     }
 
@@ -548,47 +553,6 @@ impl<'m> Matcher<'m> {
             to.copy_from_slice(from);
         }
         self.land(&landing, message)
-    }
-
-    /// Takes back a posted receive.
-    ///
-    /// # Errors
-    /// `NotPosted` where it is not there (any more).
-    pub fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
-        self.take_where(|posted| posted.wr_id.get() == wr_id)
-            .map(|_| ())
-            .ok_or(CancelError::NotPosted)
-    }
-
-    /// Takes out one receive that can get nothing any more because it waits for `peer` alone, which is gone.
-    pub fn take_hopeless(&self, peer: Addr) -> Option<WrId> {
-        self.take_where(|posted| posted.from.get() == Source::Only(peer))
-    }
-
-    /// Takes out one posted receive, whichever.
-    pub fn take_any(&self) -> Option<WrId> {
-        self.take_where(|_| true)
-    }
-
-    fn take_where(&self, meant: impl Fn(&PostedRecv) -> bool) -> Option<WrId> {
-        let (row, posted) = self.rows().find(|(_, posted)| meant(posted))?;
-        self.retire(row);
-        Some(posted.wr_id.get())
-    }
-
-    /// The oldest message that waits and would be taken by such a receive.
-    #[must_use]
-    pub fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
-        self.arrivals.iter(ARRIVALS, u32::MAX).find_map(|slot| {
-            let key = self.unexpected.key_at(slot)?;
-            let seen = self.unexpected.with(key, |waiting| Waiting {
-                source: waiting.source,
-                length: waiting.body.len(),
-                tag: waiting.envelope.tag,
-                immediate: waiting.envelope.immediate,
-            });
-            seen.ok().filter(|w| from.takes(w.source) && select.takes(w.tag))
-        })
     }
 
     /// Receives posted.

@@ -17,6 +17,13 @@
 //! Openers live in `hostshim` and may block; everything here is bounded and statically dispatched. A provider is done when
 //! the conformance suite passes on it.
 //!
+//! *The end of a peer* does not wait for ever. First what it had published goes to whoever asks for it; then the receives that
+//! wait for it alone fail (those of a MSG endpoint all); then its end is reported. For receives that take what is left
+//! the report waits a bounded number of polls. Messages that nobody has asked for by then are not lost. They stay where they wait, take a row of the address table and their share of the
+//! transport if that is in their lane, and can be had by receives for anybody, or for the old address. A receive for
+//! the old address is accepted if such a message waits, and fails with `PeerGone` if another receive was faster. Whoever
+//! wants none of it disconnects the old address; what is in the unexpected queue stays there.
+//!
 //! *Posted memory* belongs to the provider from a successful post to the completion. A [`Sge`] can be made only from a loan
 //! that the context table keeps that long, or by an unsafe promise.
 
@@ -281,7 +288,7 @@ pub enum Use {
         room_bytes_min: u32,
     },
     /// Like `Multi`, but a run of messages of one sender with the same length and tag, without immediate data, may be
-    /// reported as one completion with their count.
+    /// reported as one completion with their count. It ends where `Multi` gives the buffer back.
     Runs {
         /// With fewer free bytes than this the buffer is given back.
         room_bytes_min: u32,
@@ -391,7 +398,8 @@ impl Cqe {
 pub enum Event {
     /// The connection to it is up, or it has opened one to here.
     Connected(Addr),
-    /// It is gone. Everything that it had published was delivered before this.
+    /// It is gone. Of what it had published, whatever was asked for was delivered before this, and the receives that waited for it
+    /// alone have failed. What nobody had asked for waits: receives that are posted later get it, from this address.
     PeerGone(Addr),
     /// It is cut off, because it wrote what no correct peer writes.
     PeerCorrupt(Addr),
@@ -470,7 +478,8 @@ pub trait Provider {
     /// where a table is full.
     fn connect(&self, name: &Name) -> Result<Addr, PostError>;
 
-    /// Takes a peer out of the address table. Its address is stale from now on.
+    /// Takes a peer out of the address table. Its address is stale from now on. Of one whose end was reported it gives up what
+    /// was left in its lane.
     ///
     /// # Errors
     /// `UnknownAddress` or `StaleAddress`.
@@ -517,7 +526,8 @@ pub trait Provider {
     /// [`CancelError`] where it is not posted (any more).
     fn cancel(&self, wr_id: WrId) -> Result<(), CancelError>;
 
-    /// The oldest message that waits for a receive of that kind.
+    /// The oldest message that waits for a receive of that kind: of those in the unexpected queue, else of those that hold up
+    /// their lanes.
     fn peek(&self, from: Source, select: Select) -> Option<Waiting>;
 
     /// When this provider wants to be polled even if nothing happens.

@@ -13,7 +13,7 @@
 use core::mem::offset_of;
 
 use spinwire_layouts::shm::{EndpointId, LaneHeader, LaneState, LaneWord};
-use spinwire_layouts::word::next_generation;
+use spinwire_layouts::word::{join, next_generation};
 
 use super::bell;
 use super::directory::{self, EndpointRef};
@@ -27,6 +27,7 @@ use crate::sync::{AtomicU64, Ordering};
 const STATE: usize = offset_of!(LaneHeader, state) / 8;
 const SENDER: usize = offset_of!(LaneHeader, sender) / 8;
 const RECEIVER: usize = offset_of!(LaneHeader, receiver) / 8;
+const ANSWERS: usize = offset_of!(LaneHeader, answers) / 8;
 
 /// A compare-and-swap that lost this often is up against a scribbler, not a peer.
 pub(super) const ATTEMPTS_MAX: usize = 8;
@@ -40,6 +41,14 @@ pub struct LaneEnd<'s> {
     pub generation: u32,
     /// Its memory.
     pub memory: LaneMemory<'s>,
+}
+
+impl LaneEnd<'_> {
+    /// The word that names this use of this lane.
+    #[must_use]
+    pub const fn word(&self) -> u64 {
+        join(self.lane, self.generation)
+    }
 }
 
 /// Which end of a lane.
@@ -64,7 +73,8 @@ pub(super) fn state_word<'s>(segment: &Segment<'s>, lane: u32) -> Option<&'s Ato
     word(segment.lane(lane)?, STATE)
 }
 
-/// Opens a lane from one endpoint to another, and tells the receiver to look at it.
+/// Opens a lane from one endpoint to another, and tells the receiver to look at it. `answers` names the lane of the receiver
+/// that it goes with, see [`answered`].
 ///
 /// # Errors
 /// `NoLane` where all lanes are in use.
@@ -73,6 +83,7 @@ pub fn open<'s>(
     sender: EndpointId,
     sender_process: u16,
     receiver: &EndpointRef,
+    answers: u64,
 ) -> Result<LaneEnd<'s>, Retry> {
     for lane in 0..segment.geometry().lane_count {
         let (Some(lines), Some(memory)) = (segment.lane(lane), segment.lane_memory(lane)) else {
@@ -93,9 +104,10 @@ pub fn open<'s>(
             continue;
         }
         memory.reset();
-        for (at, value) in [(SENDER, sender), (RECEIVER, receiver.id)] {
+        let header = [(SENDER, sender.pack()), (RECEIVER, receiver.id.pack()), (ANSWERS, answers)];
+        for (at, value) in header {
             if let Some(word) = word(lines, at) {
-                word.store(value.pack(), Ordering::Relaxed);
+                word.store(value, Ordering::Relaxed);
             }
         }
         let open = LaneWord { state: LaneState::Open, ..claim };
@@ -146,6 +158,31 @@ pub fn inbound<'s>(
     let sender = EndpointId::unpack(word(lines, SENDER)?.load(Ordering::Relaxed))?;
     let memory = segment.lane_memory(lane)?;
     Some((LaneEnd { lane, generation: found.generation, memory }, sender))
+}
+
+/// The lane from its receiver that a lane goes with, as a [word](LaneEnd::word); 0 where its sender knows of none. Where both
+/// lanes make one connection, this tells a lane of a connection that is over from the beginning of a new one.
+///
+/// Two that connect to each other at once begin with a lane each that answers none. Whoever meets the other's lane says so by
+/// [`answer`] and looks again whether it is still open; whoever gives its own up reads this word only afterwards. So where
+/// a lane is taken for an answer by one end and was given up by the other, at least one of them sees it.
+#[must_use]
+pub fn answered(segment: &Segment<'_>, lane: u32) -> u64 {
+    // SYNC(answer): pairs with the same fence in answer. What was let go of before is seen to be, or the answer is seen here.
+    store_before_load();
+    segment
+        .lane(lane)
+        .and_then(|lines| word(lines, ANSWERS))
+        .map_or(0, |word| word.load(Ordering::Relaxed))
+}
+
+/// The sender of `lane` says which lane of the receiver it goes with. Ask afterwards whether that one is still open.
+pub fn answer(segment: &Segment<'_>, lane: u32, answers: u64) {
+    if let Some(word) = segment.lane(lane).and_then(|lines| word(lines, ANSWERS)) {
+        word.store(answers, Ordering::Relaxed);
+    }
+    // SYNC(answer): pairs with the same fence in answered.
+    store_before_load();
 }
 
 /// What the state word of a lane says, for tools.

@@ -3,7 +3,7 @@
 //! ```text
 //!  LaneHeader   line 0   state, sender, receiver, owners     changes hands by CAS on `state`
 //!               line 1   credit, armed, receiver_state       written by the receiver only
-//!               line 2   sender_state                        written by the sender only
+//!               line 2   answers                             written by the sender only
 //!               line 3   reserved
 //!
 //!  ring         cell 0   cell 1   cell 2   ...               lane_cell_count lines, written by the sender only
@@ -120,8 +120,9 @@ layout! {
         /// Zero.
         pub reserved1: [u64; 4] @ 96,
 
-        /// What the sender says about itself to the receiver, such as that it has left.
-        pub sender_state: u64 @ 128,
+        /// Where both lanes between two endpoints make one connection: the lane from the receiver that this one goes with,
+        /// its index in bits 0 to 31 and its generation in bits 32 to 63. Zero where the sender knows of none.
+        pub answers: u64 @ 128,
         /// Zero.
         pub reserved2: [u64; 7] @ 136,
 
@@ -181,10 +182,10 @@ mod tests {
     fn what_different_sides_write_lies_in_different_lines() {
         let line = |name: &str| LaneHeader::LAYOUT.field(name).unwrap().offset / 64;
         for receiver in ["credit_cells", "credit_spill_bytes", "armed", "receiver_state"] {
-            for other in ["state", "receiver_owner", "sender_state"] {
+            for other in ["state", "receiver_owner", "answers"] {
                 assert_ne!(line(receiver), line(other), "{receiver} {other}");
             }
         }
-        assert_ne!(line("state"), line("sender_state"));
+        assert_ne!(line("state"), line("answers"));
     }
 }

@@ -93,7 +93,7 @@ fn act(segment: &Segment<'_>, mapped: &[Line], input: &mut Input<'_>) {
                 return;
             };
             if let Some(target) = directory::lookup(segment, &own)
-                && let Ok(end) = lane_table::open(segment, id, lease.slot(), &target)
+                && let Ok(end) = lane_table::open(segment, id, lease.slot(), &target, 0)
             {
                 assert!(end.lane < segment.geometry().lane_count);
             }

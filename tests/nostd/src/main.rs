@@ -105,7 +105,7 @@ fn open_lane(lines: &'static [Line]) -> Result<(LaneTx<'static>, LaneRx<'static>
     let to = register("to")?;
     let target = directory::lookup(&segment, &name("to")?).ok_or(Step::Register)?;
     let sending =
-        lane_table::open(&segment, from, lease.slot(), &target).map_err(|_| Step::Open)?;
+        lane_table::open(&segment, from, lease.slot(), &target, 0).map_err(|_| Step::Open)?;
     let (receiving, sender) =
         lane_table::inbound(&segment, sending.lane, to).ok_or(Step::Accept)?;
     if sender != from || receiving.generation != sending.generation {

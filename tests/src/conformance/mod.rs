@@ -23,6 +23,7 @@ pub mod order;
 pub mod peers;
 pub mod peers_msg;
 pub mod raw;
+pub mod remains;
 pub mod transfer;
 pub mod unexpected;
 
@@ -55,7 +56,7 @@ macro_rules! conformance_cases {
                 a_stalled_peer_keeps_nobody_else;
             multi: fills_one_buffer_with_many, gives_back_what_is_too_full, an_exact_fit_gives_back,
                 the_first_may_be_too_long, empty_messages_take_no_room, takes_what_waited,
-                can_be_cancelled_half_full, runs_keep_every_message;
+                can_be_cancelled_half_full, runs_keep_every_message, runs_end_where_many_end;
             contexts: forged_completions_match_nothing, cancel_gives_the_loan_back,
                 a_late_cancel_is_refused, cancelled_receives_take_nothing, a_flood_of_cancels_loses_none,
                 ids_are_not_used_twice;
@@ -70,6 +71,10 @@ macro_rules! conformance_cases {
                 nothing_leaks_by_connecting_and_disconnecting, a_full_address_table_refuses;
             peers_msg: connects_once, crossing_connects_meet, a_second_is_refused, types_do_not_mix,
                 disconnect_ends_the_other_end;
+            remains: an_end_waits_for_no_receive, an_end_has_patience, the_gone_can_be_asked_for_what_waits,
+                one_left_message_is_had_once, what_is_left_can_be_given_up,
+                others_come_beside_what_is_left, a_fenced_endpoint_hears_an_end_once,
+                a_fenced_endpoint_keeps_nothing, a_fenced_endpoint_ends_quietly;
             fairness: eight_senders_share, a_fast_receiver_hears_all, a_flood_of_sends_keeps_nothing_out, cold_peers_are_heard,
                 a_short_batch_serves_all;
             raw: one_completion_at_a_time, a_full_batch_is_left_alone, doorbells_count_exactly,

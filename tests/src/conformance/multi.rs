@@ -239,3 +239,46 @@ pub fn runs_keep_every_message<R: Rig>(world: &World<'_, R>) {
     });
     assert_eq!(pool.free_count() + posted[0] + posted[1], 4, "no buffer is lost");
 }
+
+/// What 12 messages of `length` bytes become in buffers of 256 bytes: where each lies, and with which a buffer comes back.
+fn places_of_twelve<R: Rig>(
+    world: &World<'_, R>,
+    (room, length): (u32, usize),
+    in_runs: bool,
+) -> Vec<Got> {
+    let (a, b, to_b, _) = world.pair();
+    let pool = pool(world);
+    for number in 0..12 {
+        world.insist(&[&a], || a.inject(SendTo::peer(to_b), &pattern(number, length)));
+    }
+    world.turns(30, &[&a]);
+    let mut all = Vec::new();
+    world.until("all are there", &[&a, &b], || {
+        if b.posted_count() == 0 {
+            let (from, loan) = (RecvFrom::any(), pool.lend().unwrap());
+            // Where it is refused it is posted at the next look.
+            let _posted = if in_runs {
+                b.post_run_recv(from, loan, room, 1).is_ok()
+            } else {
+                b.post_multi_recv(from, loan, room, 1).is_ok()
+            };
+        }
+        all.extend(core::iter::from_fn(|| b.take()));
+        all.iter().filter(|got: &&Got| got.kind == Kind::Received).count() == 12
+    });
+    all
+}
+
+/// A run ends where a buffer for many would be given back: with fewer than the least room left.
+pub fn runs_end_where_many_end<R: Rig>(world: &World<'_, R>) {
+    for room in [0, 1, 32, 33, 64, 100, 224, 225, 256] {
+        for length in [8, 30, 32, 60] {
+            let [many, runs] = [false, true].map(|in_runs| {
+                let all = places_of_twelve(world, (room, length), in_runs);
+                let bytes: Vec<_> = all.iter().map(|got| got.bytes.clone()).collect();
+                (places(&all), bytes)
+            });
+            assert_eq!(many, runs, "room {room}, length {length}");
+        }
+    }
+}

@@ -10,12 +10,12 @@ use crate::rng::pattern;
 
 /// How a node ends.
 #[derive(Clone, Copy, Debug)]
-enum End {
+pub(super) enum End {
     Dropped,
     Killed,
 }
 
-fn end<'m, R: Rig>(world: &World<'m, R>, node: Node<'m, R>, end: End) {
+pub(super) fn end<'m, R: Rig>(world: &World<'m, R>, node: Node<'m, R>, end: End) {
     match end {
         End::Dropped => drop(node),
         End::Killed => world.kill(node),
@@ -23,7 +23,7 @@ fn end<'m, R: Rig>(world: &World<'m, R>, node: Node<'m, R>, end: End) {
 }
 
 /// Turns until there is an event that is not `Connected`.
-fn next_end<'m, R: Rig>(world: &World<'m, R>, node: &Node<'m, R>) -> Event {
+pub(super) fn next_end<'m, R: Rig>(world: &World<'m, R>, node: &Node<'m, R>) -> Event {
     let mut event = None;
     world.until("there is an event", &[node], || {
         while event.is_none() {

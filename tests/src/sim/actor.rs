@@ -29,7 +29,10 @@ pub(super) struct Actor<'m, R: Rig> {
     node: Option<Node<'m, R>>,
     pub(super) stay: usize,
     addrs: Vec<Addr>,
-    cancellable: Vec<WrId>,
+    /// Those whose end was reported.
+    past: Vec<Addr>,
+    /// Posted receives, and for whom alone.
+    cancellable: Vec<(WrId, Option<Addr>)>,
     next_context: u64,
     /// Killed, and nobody has taken note.
     pub(super) unburied: bool,
@@ -44,6 +47,7 @@ impl<'m, R: Rig> Actor<'m, R> {
             node: None,
             stay: usize::MAX,
             addrs: Vec::new(),
+            past: Vec::new(),
             cancellable: Vec::new(),
             next_context: 0,
             unburied: false,
@@ -64,6 +68,7 @@ impl<'m, R: Rig> Actor<'m, R> {
         self.stay = ledger.begin();
         ledger.note(self.stay, format_args!("{} starts", self.name));
         self.addrs.clear();
+        self.past.clear();
         self.cancellable.clear();
         self.next_context = 0;
     }
@@ -106,7 +111,7 @@ impl<'m, R: Rig> Actor<'m, R> {
         ledger.published(self.stay);
         while let Some(got) = node.take() {
             if got.returned {
-                self.cancellable.retain(|id| *id != got.id);
+                self.cancellable.retain(|(id, _)| *id != got.id);
             }
             ledger.completed(self.stay, &got)?;
         }
@@ -118,6 +123,7 @@ impl<'m, R: Rig> Actor<'m, R> {
                 Event::PeerGone(addr) => {
                     ledger.told(self.stay, addr)?;
                     self.addrs.retain(|known| *known != addr);
+                    self.past.push(addr);
                 }
                 Event::Refused(addr) => {
                     let msg = world.endpoint_type() == EndpointType::Msg;
@@ -156,11 +162,16 @@ impl<'m, R: Rig> Actor<'m, R> {
     }
 
     pub(super) fn disconnect(&mut self, ledger: &mut Ledger, rng: &mut Rng) {
-        if let (Some(node), false) = (&self.node, self.addrs.is_empty()) {
-            let addr = self.addrs.swap_remove(rng.index(self.addrs.len()));
+        // Of the gone: whoever disconnects them gives up what they have left.
+        let gone = !self.past.is_empty() && rng.chance(20);
+        let from = if gone { &mut self.past } else { &mut self.addrs };
+        if let (Some(node), false) = (&self.node, from.is_empty()) {
+            let addr = from.swap_remove(rng.index(from.len()));
             ledger.note(self.stay, format_args!("disconnects {addr}"));
             if node.disconnect(addr).is_ok() {
                 ledger.cut(self.stay, addr);
+                // Their completions are under way.
+                self.cancellable.retain(|(_, alone)| *alone != Some(addr));
             }
         }
     }
@@ -218,7 +229,8 @@ impl<'m, R: Rig> Actor<'m, R> {
         }
         let context = self.next_context;
         let any_tag = RecvFrom::any().tag_ignoring(0, u64::MAX);
-        let directed = self.addrs.get(rng.index(self.addrs.len() + 1)).copied();
+        let known = if rng.chance(20) { &self.past } else { &self.addrs };
+        let directed = known.get(rng.index(known.len() + 1)).copied();
         let (posted, wanted) = match (rng.index(7), directed) {
             (0, Some(from)) => {
                 (node.recv(RecvFrom::peer(from), context), Wanted::Untagged(Some(from)))
@@ -234,7 +246,8 @@ impl<'m, R: Rig> Actor<'m, R> {
         };
         if let Ok(id) = posted {
             self.next_context += 1;
-            self.cancellable.push(id);
+            let alone = if let Wanted::Untagged(from) = wanted { from } else { None };
+            self.cancellable.push((id, alone));
             ledger.receives(self.stay, context, wanted)?;
         }
         Ok(())
@@ -246,7 +259,7 @@ impl<'m, R: Rig> Actor<'m, R> {
         if self.cancellable.is_empty() {
             return Ok(());
         }
-        let id = self.cancellable.swap_remove(rng.index(self.cancellable.len()));
+        let (id, _) = self.cancellable.swap_remove(rng.index(self.cancellable.len()));
         let cancelled = node.cancel(id);
         ensure!(cancelled.is_ok(), "a posted receive cannot be cancelled: {cancelled:?}");
         Ok(())
@@ -271,7 +284,7 @@ impl<'m, R: Rig> Actor<'m, R> {
     /// Cancels all but what takes anything, so that narrow receives do not fill the table.
     pub(super) fn widen(&mut self) -> Checked {
         let Some(node) = &self.node else { return Ok(()) };
-        for id in self.cancellable.drain(..) {
+        for (id, _) in self.cancellable.drain(..) {
             let cancelled = node.cancel(id);
             ensure!(cancelled.is_ok(), "a posted receive cannot be cancelled: {cancelled:?}");
         }

@@ -427,13 +427,6 @@ impl Ledger {
             if self.stays[to] != Life::Alive || cut && !still_on {
                 return None;
             }
-            // Two that connect again may not agree on which connection it is, and one of them goes on with the old one. If
-            // the other gives it up before they find out, what it sent in that time is lost with the connection.
-            let own = u32::from(stream.end == Some(End::Disconnected));
-            let again = self.cuts_between(stream.from, to) > own;
-            if self.connected && !still_on && (again || self.vague.contains(&stream.from)) {
-                return None;
-            }
         } else if !still_on {
             return None;
         }

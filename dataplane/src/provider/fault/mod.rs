@@ -308,7 +308,10 @@ impl<'m, P: Provider> Fault<'m, P> {
                 self.orphan(slot);
             }
         }
-        self.trust(addr, None);
+        // The row may be another peer's by now.
+        if self.is_trusted(addr) {
+            self.trust(addr, None);
+        }
     }
 
     fn ring_inner(&self) {

@@ -164,8 +164,9 @@ impl<'m> Hub<'m> {
         self.links.get(wide(self.number(from, to)))
     }
 
-    /// Opens the link from one port to another.
-    pub(super) fn open(&self, from: PortId, to: PortId) -> Result<(), PostError> {
+    /// Opens the link from one port to another, as the answer to that use of the link the other way round. Returns which use
+    /// of it this is.
+    pub(super) fn open(&self, from: PortId, to: PortId, answers: u32) -> Result<u32, PostError> {
         if !self.is_live(to) {
             return Err(Fatal::PeerGone.into());
         }
@@ -176,8 +177,11 @@ impl<'m> Hub<'m> {
         link.sender.set(from.generation);
         link.receiver.set(to.generation);
         link.visible.set(0);
+        link.answers.set(answers);
+        let uses = link.uses.get().wrapping_add(1).max(1);
+        link.uses.set(uses);
         link.state.set(LinkState::Unseen);
-        Ok(())
+        Ok(uses)
     }
 
     /// Puts a copy of a message into an open link, behind the others. It is not visible yet.
@@ -303,12 +307,8 @@ impl<'m> Hub<'m> {
         self.close_receiving((from, to), LinkState::ReceiverLeft);
     }
 
-    /// The receiver does not take a link to it.
-    pub(super) fn refuse(&self, from: u32, to: u32) {
-        self.close_receiving((from, to), LinkState::Refused);
-    }
-
-    fn close_receiving(&self, (from, to): (u32, u32), end: LinkState) {
+    /// The receiver lets go of a link to it, or does not take it.
+    pub(super) fn close_receiving(&self, (from, to): (u32, u32), end: LinkState) {
         let Some(link) = self.link(from, to) else {
             return;
         };

@@ -43,6 +43,10 @@ pub(super) struct Link {
     pub(super) sender: Cell<Generation>,
     /// Which port in the receiver's place it leads to.
     pub(super) receiver: Cell<Generation>,
+    /// Which use of it this is.
+    pub(super) uses: Cell<u32>,
+    /// Of a connection: which use of the link the other way round this one goes with; 0 where its sender knows of none.
+    pub(super) answers: Cell<u32>,
     /// How many of its messages are published.
     pub(super) visible: Cell<u32>,
 }
@@ -53,6 +57,8 @@ impl Link {
             state: Cell::new(LinkState::Free),
             sender: Cell::new(Generation::FIRST),
             receiver: Cell::new(Generation::FIRST),
+            uses: Cell::new(0),
+            answers: Cell::new(0),
             visible: Cell::new(0),
         }
     }

@@ -6,13 +6,15 @@
 //!      |       connect (MSG)                             accepted     ^ |
 //!      '---------------------> Connecting ----------------------------' |  it left
 //!      ^                          | refused                             v
-//!      '---- event taken ------ Refused, Gone <-------------------------'
+//!      |<--- event taken ------ Refused, Gone <-------------------------'
+//!      |                              | event taken, its link is not empty
+//!      '---- link empty, or given up Past
 //! ```
 
 use core::cell::Cell;
 
 use super::hub::{Hub, Leave, PortId};
-use super::link::LinkState;
+use super::link::{Link, LinkState};
 use super::port::Port;
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Generation, Name};
@@ -35,6 +37,8 @@ pub(super) enum Standing {
     Gone,
     /// It did not take the connection.
     Refused,
+    /// Its end was reported and taken note of; what it left in its link can still be received.
+    Past,
 }
 
 /// A row of the address table.
@@ -45,10 +49,16 @@ pub(super) struct Row {
     pub(super) remote: Cell<PortId>,
     /// Whether the link to it is this row's.
     pub(super) sends: Cell<bool>,
+    /// Which use of the link to it is or was this row's; 0 for none.
+    offered: Cell<u32>,
     /// Whether the link from it is this row's.
     pub(super) receives: Cell<bool>,
     /// Whether its end was put among the events.
     pub(super) reported: Cell<bool>,
+    /// Whether the next message of the link from it has to stay there until somebody asks for it.
+    pub(super) stalled: Cell<bool>,
+    /// Looks at what is left of it since it was lost.
+    pub(super) looks: Cell<u32>,
 }
 
 impl Row {
@@ -58,8 +68,11 @@ impl Row {
             standing: Cell::new(Standing::Vacant),
             remote: Cell::new(PortId { slot: 0, generation: Generation::FIRST }),
             sends: Cell::new(false),
+            offered: Cell::new(0),
             receives: Cell::new(false),
             reported: Cell::new(false),
+            stalled: Cell::new(false),
+            looks: Cell::new(0),
         }
     }
 
@@ -68,12 +81,18 @@ impl Row {
     }
 
     pub(super) const fn is_lost(&self) -> bool {
-        matches!(self.standing.get(), Standing::Gone | Standing::Refused)
+        matches!(self.standing.get(), Standing::Gone | Standing::Refused | Standing::Past)
+    }
+
+    /// Whether its end was put among the events. What is left of it is in its link.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.is_lost() && self.reported.get()
     }
 
     pub(super) fn lose(&self, standing: Standing) {
         self.standing.set(standing);
         self.reported.set(false);
+        self.looks.set(0);
     }
 
     fn is_free(&self) -> bool {
@@ -101,11 +120,16 @@ impl<'m> Port<'_, 'm> {
         self.in_use().find(|(_, row)| row.remote.get() == remote && !row.is_lost())
     }
 
+    /// Whether there is anybody besides those of whom nothing more is heard.
+    fn has_peer(&self) -> bool {
+        self.in_use().any(|(_, row)| row.standing.get() != Standing::Past)
+    }
+
     fn enter(&self, remote: PortId) -> Result<(u32, &'m Row), PostError> {
         if let Some(found) = self.row_of(remote) {
             return Ok(found);
         }
-        if self.info.endpoint_type == EndpointType::Msg && self.in_use().next().is_some() {
+        if self.info.endpoint_type == EndpointType::Msg && self.has_peer() {
             return Err(Misuse::WrongPeer.into());
         }
         let (slot, row) = (0..u32::MAX)
@@ -144,7 +168,13 @@ impl<'m> Port<'_, 'm> {
     }
 
     fn open_link(&self, row: &Row) -> Result<(), PostError> {
-        self.hub.open(self.me, row.remote.get())?;
+        let connects = self.info.endpoint_type == EndpointType::Msg;
+        let back = self.hub.link(row.remote.get().slot, self.me.slot);
+        let answers = match back {
+            Some(link) if connects && row.receives.get() => link.uses.get(),
+            _ => 0,
+        };
+        row.offered.set(self.hub.open(self.me, row.remote.get(), answers)?);
         row.sends.set(true);
         Ok(())
     }
@@ -155,7 +185,7 @@ impl<'m> Port<'_, 'm> {
             return Err(Fatal::Fenced.into());
         }
         match row.standing.get() {
-            Standing::Vacant => Err(Misuse::StaleAddress.into()),
+            Standing::Vacant | Standing::Past => Err(Misuse::StaleAddress.into()),
             Standing::Connecting => Err(Retry::NotConnected.into()),
             Standing::Gone => Err(Fatal::PeerGone.into()),
             Standing::Refused => Err(Fatal::Refused.into()),
@@ -189,9 +219,15 @@ impl<'m> Port<'_, 'm> {
             if link.receiver.get() != self.me.generation || !left && state != LinkState::Unseen {
                 continue;
             }
-            match self.row_for(sender, left) {
-                Some(row) => row.receives.set(true),
-                None => self.hub.refuse(from, self.me.slot),
+            let row = match self.info.endpoint_type {
+                EndpointType::Msg => self.row_for_connection(sender, link, left),
+                EndpointType::Rdm | EndpointType::Dgram => self.row_for(sender, left),
+            };
+            match row {
+                Ok(row) => row.receives.set(true),
+                // It is met again.
+                Err(LinkState::Unseen) => continue,
+                Err(end) => self.hub.close_receiving((from, self.me.slot), end),
             }
             if link.state.get() == LinkState::Unseen {
                 link.state.set(LinkState::Accepted);
@@ -199,29 +235,73 @@ impl<'m> Port<'_, 'm> {
         }
     }
 
-    /// The row that a link belongs to; `None` where it is not to be taken.
-    fn row_for(&self, sender: PortId, left: bool) -> Option<&'m Row> {
-        if left {
-            // It belongs to the old times, if there were any.
-            let awaited = |row: &Row| !row.is_lost() || !row.reported.get();
-            let old = self
-                .in_use()
-                .find(|(_, row)| row.remote.get() == sender && !row.receives.get() && awaited(row));
-            if let Some((_, row)) = old {
-                return Some(row);
-            }
+    /// Rows of that peer that the link from it may belong to, lost ones included.
+    fn awaiting(&self, sender: PortId) -> impl Iterator<Item = &'m Row> + use<'m> {
+        let awaits =
+            move |row: &Row| row.remote.get() == sender && !row.receives.get() && !row.has_ended();
+        self.in_use().map(|(_, row)| row).filter(move |row| awaits(row))
+    }
+
+    /// The row that a link of a connection belongs to, or how it is left. A link that answers one belongs to that connection
+    /// or to none; one that answers none begins a connection, or meets the one that this port has begun.
+    fn row_for_connection(
+        &self,
+        sender: PortId,
+        link: &Link,
+        left: bool,
+    ) -> Result<&'m Row, LinkState> {
+        let answers = link.answers.get();
+        if answers != 0 {
+            let row = self.awaiting(sender).find(|row| row.offered.get() == answers);
+            return row.ok_or(LinkState::ReceiverLeft);
         }
+        if left {
+            // It was given up before anybody met it, and carries nothing.
+            return Err(LinkState::ReceiverLeft);
+        }
+        if let Some(row) = self.awaiting(sender).find(|row| !row.is_lost())
+            && let Some(LinkState::Unseen | LinkState::Accepted) = self.link_of(row)
+            && let Some(own) = self.hub.link(self.me.slot, sender.slot)
+        {
+            own.answers.set(link.uses.get());
+            return Ok(row);
+        }
+        self.row_for_newcomer(sender)
+    }
+
+    /// The row that a link belongs to, or how it is left.
+    fn row_for(&self, sender: PortId, left: bool) -> Result<&'m Row, LinkState> {
+        // One that is left already belongs to the old times, if there were any.
+        match self.awaiting(sender).next() {
+            Some(old) if left => Ok(old),
+            _ => self.row_for_newcomer(sender),
+        }
+    }
+
+    /// The row of one whose link belongs to nothing that was before; a new one where it has none.
+    fn row_for_newcomer(&self, sender: PortId) -> Result<&'m Row, LinkState> {
         // One that has let go of a link before it opened this one: what is left of the old times stays in the old row.
         if let Some((_, row)) = self.row_of(sender) {
             self.look_at_links(row);
         }
         let known = self.row_of(sender).is_some();
-        let (slot, row) = self.enter(sender).ok()?;
+        let (slot, row) = self.enter(sender).map_err(|_full| self.answer_to_another())?;
         if !known && self.events.push(Event::Connected(row.addr(slot))).is_err() {
             self.vacate(row);
-            return None;
+            return Err(LinkState::Refused);
         }
-        Some(row)
+        Ok(row)
+    }
+
+    /// What is answered to one for whom there is no row. A MSG port whose peer has gone is free for another as soon as that was
+    /// taken note of; until then whoever connects waits.
+    fn answer_to_another(&self) -> LinkState {
+        let connects = self.info.endpoint_type == EndpointType::Msg;
+        if connects && self.in_use().all(|(_, row)| row.is_lost()) {
+            LinkState::Unseen
+        } else {
+            LinkState::Refused
+        }
     }
 
     fn receives_from(&self, sender: PortId) -> bool {
@@ -282,6 +362,7 @@ impl<'m> Port<'_, 'm> {
         if row.sends.replace(false) {
             self.hub.leave_as_sender(self.me.slot, other, Leave::Closed);
         }
+        row.stalled.set(false);
         if row.receives.replace(false) {
             self.hub.leave_as_receiver(other, self.me.slot);
         }
@@ -290,15 +371,19 @@ impl<'m> Port<'_, 'm> {
     /// Makes the row free for another peer; its address is stale from now on.
     pub(super) fn vacate(&self, row: &Row) {
         row.generation.set(row.generation.get().next());
+        row.offered.set(0);
         row.standing.set(Standing::Vacant);
     }
 
     /// This port was killed: its links are others' by now. It never touches them again.
     pub(super) fn fence(&self) {
-        for (_, row) in self.in_use().filter(|(_, row)| !row.is_lost() || row.receives.get()) {
+        for (_, row) in self.in_use() {
             row.sends.set(false);
             row.receives.set(false);
-            row.lose(Standing::Gone);
+            row.stalled.set(false);
+            if !row.is_lost() {
+                row.lose(Standing::Gone);
+            }
         }
     }
 }

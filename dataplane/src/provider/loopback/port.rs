@@ -21,6 +21,8 @@ use crate::time::Instant;
 
 /// Messages taken from one link before the next has its turn.
 const LINK_QUOTA: u32 = 32;
+/// So many looks the report of an end waits for receives that take what is left.
+const PATIENCE_LOOKS: u32 = 128;
 
 const CAPS: Caps = Caps::MESSAGE
     .with(Caps::TAGGED)
@@ -37,6 +39,8 @@ const CAPS: Caps = Caps::MESSAGE
 enum Look {
     /// All that was visible is taken.
     Drained,
+    /// The next message has to wait: nobody asked for it and the unexpected queue does not take it.
+    Stalled,
     /// There is more.
     More,
 }
@@ -56,6 +60,8 @@ pub struct Port<'h, 'm> {
     ended: Ring<'m, Cqe>,
     staged: Cell<u64>,
     polls: Cell<u32>,
+    /// There may be posted receives that wait for somebody alone whose end was reported.
+    late: Cell<bool>,
     /// The row with which the next poll begins.
     first: Cell<u32>,
 }
@@ -117,6 +123,7 @@ impl<'h, 'm> Port<'h, 'm> {
             ended,
             staged: Cell::new(0),
             polls: Cell::new(0),
+            late: Cell::new(false),
             first: Cell::new(0),
         })
     }
@@ -164,11 +171,16 @@ impl<'h, 'm> Port<'h, 'm> {
             }
             next = next.or(slot.checked_add(1));
             self.look_at(slot, row);
-            if self.drain(slot, row, out) == Look::Drained && row.is_lost() {
+            let look = self.drain(slot, row, out);
+            row.stalled.set(look == Look::Stalled);
+            if look != Look::More && row.is_lost() {
                 self.bury(slot, row, out);
             }
         }
         self.first.set(next.unwrap_or(0));
+        if self.late.get() {
+            self.fail_late(out);
+        }
     }
 
     /// Takes messages out of the link from a peer.
@@ -197,7 +209,7 @@ impl<'h, 'm> Port<'h, 'm> {
                 Verdict::Unasked => {
                     if !self.matcher.stash(&message, |bytes| self.hub.copy_front((from, to), bytes))
                     {
-                        return Look::More;
+                        return Look::Stalled;
                     }
                     self.hub.drop_front(from, to);
                     continue;
@@ -209,32 +221,89 @@ impl<'h, 'm> Port<'h, 'm> {
         Look::More
     }
 
-    /// The link from a lost peer is drained: fail what waits for it, report it, let go.
+    /// The link from a lost peer is drained, or stalled: fail what waits for it, report it; let go, where it is drained.
     fn bury(&self, slot: u32, row: &Row, out: &mut VecView<Cqe>) {
-        if row.reported.get() {
+        if !row.has_ended() && (self.is_patient(slot, row) || !self.report(slot, row, out)) {
             return;
         }
+        if row.stalled.get() {
+            return;
+        }
+        self.let_go(row);
+        if row.standing.get() == Standing::Past {
+            self.vacate(row);
+        }
+    }
+
+    /// Whether there is something left of a lost peer that a receive may still take before its end is reported.
+    fn is_patient(&self, slot: u32, row: &Row) -> bool {
+        let looks = row.looks.get();
+        row.looks.set(looks.saturating_add(1));
+        let is_left = row.stalled.get() || self.matcher.holds_of(row.addr(slot));
+        is_left && looks < PATIENCE_LOOKS
+    }
+
+    /// Fails what waits for a lost peer, then puts its end among the events. Returns whether there was room for all of it.
+    fn report(&self, slot: u32, row: &Row, out: &mut VecView<Cqe>) -> bool {
         let addr = row.addr(slot);
-        loop {
-            if out.is_full() {
-                return;
-            }
+        while !out.is_full() {
             let hopeless = match self.info.endpoint_type {
                 EndpointType::Msg => self.matcher.take_any(),
                 EndpointType::Rdm | EndpointType::Dgram => self.matcher.take_hopeless(addr),
             };
-            let Some(wr_id) = hopeless else { break };
+            let Some(wr_id) = hopeless else {
+                let refused = row.standing.get() == Standing::Refused;
+                let event = if refused { Event::Refused(addr) } else { Event::PeerGone(addr) };
+                row.reported.set(self.events.push(event).is_ok());
+                return row.reported.get();
+            };
             let pushed = out.push(Cqe::without_message(wr_id, Status::PeerGone));
             debug_assert!(pushed.is_ok(), "room was checked");
         }
-        let event = if row.standing.get() == Standing::Refused {
-            Event::Refused(addr)
-        } else {
-            Event::PeerGone(addr)
+        false
+    }
+
+    /// Whether a receive may be posted that waits for one alone who is gone: a message waits for it, or was not looked at.
+    fn ask_the_gone(&self, addr: Addr, select: Select) -> Result<(), PostError> {
+        let unread = |row: &Row| row.receives.get() && !row.stalled.get() && self.has_more(row);
+        if self.peek(Source::Only(addr), select).is_none() && !self.row(addr).is_ok_and(unread) {
+            let past = self.row(addr)?.standing.get() == Standing::Past;
+            let refused = PostError::from(Fatal::PeerGone);
+            return Err(if past { Misuse::StaleAddress.into() } else { refused });
+        }
+        self.late.set(true);
+        Ok(())
+    }
+
+    fn has_more(&self, row: &Row) -> bool {
+        self.hub.front(row.remote.get().slot, self.me.slot).is_some()
+    }
+
+    /// Of the messages that have to stay in their links, one that such a receive would take.
+    fn peek_in_links(&self, from: Source, select: Select) -> Option<Waiting> {
+        self.in_use().filter(|(_, row)| row.stalled.get()).find_map(|(slot, row)| {
+            let source = row.addr(slot);
+            let (envelope, length) = self.hub.front(row.remote.get().slot, self.me.slot)?;
+            let Envelope { tag, immediate } = envelope;
+            let meant = from.takes(source) && select.takes(tag);
+            meant.then_some(Waiting { source, length, tag, immediate })
+        })
+    }
+
+    /// Fails the receives that wait for somebody alone of whom nothing more is to be had.
+    fn fail_late(&self, out: &mut VecView<Cqe>) {
+        let unread = |row: &Row| row.has_ended() && row.receives.get() && !row.stalled.get();
+        let is_over = |addr: Addr| match self.row(addr) {
+            Ok(row) => row.has_ended() && !unread(row),
+            Err(_stale) => true,
         };
-        if self.events.push(event).is_ok() {
-            row.reported.set(true);
-            self.let_go(row);
+        while !out.is_full() {
+            let Some(wr_id) = self.matcher.take_directed(is_over) else {
+                self.late.set(self.in_use().any(|(_, row)| unread(row)));
+                return;
+            };
+            let pushed = out.push(Cqe::without_message(wr_id, Status::PeerGone));
+            debug_assert!(pushed.is_ok(), "room was checked");
         }
     }
 
@@ -292,9 +361,9 @@ impl Provider for Port<'_, '_> {
 
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
         if let Source::Only(addr) = wr.from
-            && self.row(addr)?.is_lost()
+            && self.row(addr).map_or(true, Row::is_lost)
         {
-            return Err(Fatal::PeerGone.into());
+            self.ask_the_gone(addr, wr.select)?;
         }
         // Every posted receive may be cancelled at once: its completion has a place kept.
         let owed = self.matcher.posted_len().saturating_add(self.ended.len());
@@ -335,7 +404,11 @@ impl Provider for Port<'_, '_> {
         if let Event::PeerGone(addr) | Event::Refused(addr) = event
             && let Ok(row) = self.row(addr)
         {
-            self.vacate(row);
+            if row.receives.get() {
+                row.standing.set(Standing::Past);
+            } else {
+                self.vacate(row);
+            }
         }
         Some(event)
     }
@@ -347,7 +420,7 @@ impl Provider for Port<'_, '_> {
     }
 
     fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
-        self.matcher.peek(from, select)
+        self.matcher.peek(from, select).or_else(|| self.peek_in_links(from, select))
     }
 }
 

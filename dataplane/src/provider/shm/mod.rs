@@ -27,11 +27,13 @@
 //!
 //! *Peers that go.* One load a turn tells whether anybody left or died. Then the rows are looked at; what a lost peer had
 //! published is delivered first, then its receives fail, then [`Event::PeerGone`] is reported, then its lanes are let go of.
+//! What nobody has asked for does not hold that up, and is not lost: see `remains`.
 //!
 //! A send completes when its bytes are in the lane: the buffer is free again. That the peer has taken them is not said.
 
 mod peer;
 mod receive;
+mod remains;
 mod wake;
 
 use core::cell::Cell;
@@ -162,6 +164,8 @@ pub struct ShmPort<'s, 'm> {
     only_peer: Cell<u32>,
     /// Connections that are not answered yet.
     connecting: Cell<u32>,
+    /// There may be posted receives that wait for somebody alone whose end was reported.
+    late: Cell<bool>,
     fenced: Cell<bool>,
     dropped_news: Cell<u64>,
     /// Something other than a message in a hot lane waits for the next harvest.
@@ -282,6 +286,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             epoch,
             only_peer: Cell::new(NIL),
             connecting: Cell::new(0),
+            late: Cell::new(false),
             fenced: Cell::new(false),
             dropped_news: Cell::new(0),
             restless: Cell::new(true),
@@ -385,7 +390,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             return Err(Fatal::Fenced.into());
         }
         match peer.standing() {
-            Standing::Vacant => Err(Misuse::StaleAddress.into()),
+            Standing::Vacant | Standing::Past => Err(Misuse::StaleAddress.into()),
             Standing::Connecting => Err(Retry::NotConnected.into()),
             Standing::Gone => Err(Fatal::PeerGone.into()),
             Standing::Corrupt => Err(Fatal::Corrupt.into()),
@@ -450,9 +455,9 @@ impl Provider for ShmPort<'_, '_> {
     #[inline(always)]
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
         if let Source::Only(addr) = wr.from {
-            let peer = self.peer(addr)?;
-            if matches!(peer.standing(), Standing::Gone | Standing::Corrupt | Standing::Refused) {
-                return Err(Fatal::PeerGone.into());
+            match self.peer(addr) {
+                Ok(peer) if !peer.is_lost() => {}
+                _ => self.ask_the_gone(addr, wr.select)?,
             }
         }
         // Every posted receive may be cancelled before the next poll: its completion has a place kept.
@@ -499,7 +504,7 @@ impl Provider for ShmPort<'_, '_> {
         if let Event::PeerGone(addr) | Event::PeerCorrupt(addr) | Event::Refused(addr) = event
             && let Ok(peer) = self.peer(addr)
         {
-            self.vacate(addr.slot(), peer);
+            self.part_with(addr.slot(), peer);
         }
         Some(event)
     }
@@ -511,12 +516,16 @@ impl Provider for ShmPort<'_, '_> {
     }
 
     fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
-        self.matcher.peek(from, select)
+        self.matcher.peek(from, select).or_else(|| self.peek_in_lanes(from, select))
     }
 }
 
 impl Drop for ShmPort<'_, '_> {
     fn drop(&mut self) {
+        // What a fenced endpoint had may be others' by now.
+        if directory::is_gone(&self.segment, self.me) {
+            return;
+        }
         self.ring_doorbell();
         for (row, peer) in self.peers.iter().enumerate() {
             if peer.standing() != Standing::Vacant {

@@ -6,12 +6,20 @@
 //!      |       connect (MSG)                             accepted     ^ |
 //!      '---------------------> Connecting ----------------------------' |  lost, or found corrupt
 //!      ^                          | refused                             v
-//!      '---- event taken ------ Refused, Gone, Corrupt <----------------'
+//!      |<--- event taken ------ Refused, Gone, Corrupt <----------------'
+//!      |                                   | event taken, its lane is not empty
+//!      '---- lane empty, or given up --- Past
 //! ```
+//!
+//! *Connections.* The two lanes of a MSG connection name each other ([`lane_table::answered`]). A lane that answers one is the
+//! other half of that connection or of none: where the connection is over, it is not taken for a new one, and its sender
+//! hears that the peer is gone. A lane that answers none begins a connection; where this end has begun one to
+//! the same peer, the two are one. One that was given up before anybody met it carries nothing and is dropped.
 
 use core::cell::Cell;
 
 use spinwire_layouts::shm::{EndpointId, EndpointKind};
+use spinwire_layouts::word::join;
 
 use super::{NIL, ShmPort};
 use crate::error::{Fatal, Misuse, PostError, Retry};
@@ -43,6 +51,8 @@ pub(super) enum Standing {
     Corrupt,
     /// It did not take the connection.
     Refused,
+    /// Its end was reported and taken note of; what it left in its lane can still be received.
+    Past,
 }
 
 /// A row of the address table.
@@ -53,6 +63,8 @@ pub(super) struct Peer<'s> {
     pub(super) tx: LaneTx<'s>,
     /// The lane to the peer and its generation.
     pub(super) tx_lane: Cell<Option<(u32, u32)>>,
+    /// The word of the lane to the peer, also when that was let go of; 0 where there was none.
+    offered: Cell<u64>,
     pub(super) rx: LaneRx<'s>,
     /// The lane from the peer and its generation.
     pub(super) rx_lane: Cell<Option<(u32, u32)>>,
@@ -62,6 +74,8 @@ pub(super) struct Peer<'s> {
     pub(super) is_hot: Cell<bool>,
     /// Looks in a row that found nothing.
     pub(super) idle_looks: Cell<u32>,
+    /// Where its lane was when the next message had to stay in it, because nobody asked for it.
+    pub(super) stalled_at: Cell<Option<u64>>,
     /// Whether its end was put among the events.
     pub(super) reported: Cell<bool>,
     /// How many messages it had been sent when its last one was taken.
@@ -87,11 +101,13 @@ impl<'s> Peer<'s> {
             remote: Cell::new(EndpointId { slot: NIL, generation: 0 }),
             tx: LaneTx::new(closed),
             tx_lane: Cell::new(None),
+            offered: Cell::new(0),
             rx: LaneRx::new(closed, 0),
             rx_lane: Cell::new(None),
             dirty: Cell::new(false),
             is_hot: Cell::new(false),
             idle_looks: Cell::new(0),
+            stalled_at: Cell::new(None),
             reported: Cell::new(false),
             sent_before: Cell::new(0),
             warm_looks: Cell::new(0),
@@ -145,12 +161,26 @@ impl<'s> Peer<'s> {
         match self.standing.get() {
             Standing::Known | Standing::Up | Standing::Connecting => true,
             Standing::Gone | Standing::Refused => !self.reported.get(),
-            Standing::Vacant | Standing::Corrupt => false,
+            Standing::Vacant | Standing::Corrupt | Standing::Past => false,
         }
     }
 
+    #[inline]
     pub(super) const fn is_lost(&self) -> bool {
-        matches!(self.standing.get(), Standing::Gone | Standing::Corrupt | Standing::Refused)
+        match self.standing.get() {
+            Standing::Gone | Standing::Corrupt | Standing::Refused | Standing::Past => true,
+            Standing::Vacant | Standing::Connecting | Standing::Known | Standing::Up => false,
+        }
+    }
+
+    /// Whether its end was put among the events. What is left of it is in its lane.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.is_lost() && self.reported.get()
+    }
+
+    /// Whether the next message of its lane has to stay there until somebody asks for it.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.rx_lane.get().is_some() && self.stalled_at.get() == Some(self.rx.position())
     }
 }
 
@@ -163,8 +193,11 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// that was cut off does not.
     fn row_of(&self, remote: EndpointId) -> Option<(u32, &'m Peer<'s>)> {
         self.rows().find(|(_, peer)| {
-            !matches!(peer.standing(), Standing::Vacant | Standing::Gone | Standing::Refused)
-                && peer.remote.get() == remote
+            let gone = matches!(
+                peer.standing(),
+                Standing::Vacant | Standing::Gone | Standing::Refused | Standing::Past
+            );
+            !gone && peer.remote.get() == remote
         })
     }
 
@@ -230,10 +263,14 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     }
 
     fn open_lane(&self, peer: &Peer<'s>, to: &EndpointRef) -> Result<(), PostError> {
-        let LaneEnd { lane, generation, memory } =
-            lane_table::open(&self.segment, self.me, self.lease.slot(), to)?;
-        peer.tx.open(memory);
-        peer.tx_lane.set(Some((lane, generation)));
+        let answers = match (self.info.endpoint_type, peer.rx_lane.get()) {
+            (EndpointType::Msg, Some((lane, generation))) => join(lane, generation),
+            _ => 0,
+        };
+        let end = lane_table::open(&self.segment, self.me, self.lease.slot(), to, answers)?;
+        peer.tx.open(end.memory);
+        peer.tx_lane.set(Some((end.lane, end.generation)));
+        peer.offered.set(end.word());
         Ok(())
     }
 
@@ -257,9 +294,11 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                     self.lose(row, peer, standing);
                     continue;
                 }
-                Standing::Vacant | Standing::Connecting | Standing::Known | Standing::Corrupt => {
-                    continue;
-                }
+                Standing::Vacant
+                | Standing::Connecting
+                | Standing::Known
+                | Standing::Corrupt
+                | Standing::Past => continue,
             }
             self.connecting.set(self.connecting.get().saturating_sub(1));
         }
@@ -300,23 +339,76 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             self.dropped_news.set(self.dropped_news.get().wrapping_add(1));
             return;
         };
-        match self.row_for(&end, sender) {
-            Some((row, peer)) => self.take_lane(&end, row, peer),
-            None => self.refuse_lane(&end),
+        let row = match self.info.endpoint_type {
+            EndpointType::Msg => self.row_for_connection(&end, sender),
+            EndpointType::Rdm | EndpointType::Dgram => self.row_for(&end, sender),
+        };
+        match row {
+            Ok((row, peer)) => self.take_lane(&end, row, peer),
+            // Not to be answered yet: it is met again.
+            Err(ReceiverState::Unseen) => {
+                lane_table::announce(&self.segment, self.me.slot, lane);
+            }
+            Err(answer) => self.refuse_lane(&end, answer),
         }
     }
 
-    /// The row that a lane from that endpoint belongs to; `None` where it is not to be taken.
-    fn row_for(&self, end: &LaneEnd<'s>, sender: EndpointId) -> Option<(u32, &'m Peer<'s>)> {
+    /// The row that a lane of a connection belongs to, or what is answered to its sender.
+    fn row_for_connection(
+        &self,
+        end: &LaneEnd<'s>,
+        sender: EndpointId,
+    ) -> Result<(u32, &'m Peer<'s>), ReceiverState> {
+        let has_left = || lane_table::sender_has_left(&self.segment, end.lane, end.generation);
+        // In this order: who leaves has said before what its lane answers.
+        let left = has_left();
+        let answered = lane_table::answered(&self.segment, end.lane);
+        if answered != 0 {
+            let meant = |peer: &Peer<'s>| {
+                peer.remote.get() == sender && peer.offered.get() == answered && peer.is_awaited()
+            };
+            let row = self.rows().find(|(_, peer)| meant(peer) && peer.rx_lane.get().is_none());
+            return row.ok_or(ReceiverState::Left);
+        }
+        if left {
+            return Err(ReceiverState::Left);
+        }
+        if let Some((row, peer)) = self.row_of(sender)
+            && let Some((own, _)) = peer.tx_lane.get()
+            && peer.rx_lane.get().is_none()
+            && self.parted(peer).is_none()
+        {
+            // Both ends have connected to each other at once.
+            lane_table::answer(&self.segment, own, end.word());
+            if has_left() {
+                lane_table::answer(&self.segment, own, 0);
+                return Err(ReceiverState::Left);
+            }
+            return Ok((row, peer));
+        }
+        self.row_for_newcomer(sender)
+    }
+
+    /// The row that a lane from that endpoint belongs to, or what is answered to its sender.
+    fn row_for(
+        &self,
+        end: &LaneEnd<'s>,
+        sender: EndpointId,
+    ) -> Result<(u32, &'m Peer<'s>), ReceiverState> {
         if lane_table::sender_has_left(&self.segment, end.lane, end.generation) {
             // Filled and left before anybody looked: it belongs to the old times, if there were any.
             let old = self.rows().find(|(_, peer)| {
                 peer.remote.get() == sender && peer.rx_lane.get().is_none() && peer.is_awaited()
             });
-            if old.is_some() {
-                return old;
+            if let Some(old) = old {
+                return Ok(old);
             }
         }
+        self.row_for_newcomer(sender)
+    }
+
+    /// The row of one whose lane belongs to nothing that was before; a new one where it has none.
+    fn row_for_newcomer(&self, sender: EndpointId) -> Result<(u32, &'m Peer<'s>), ReceiverState> {
         // The peer has let go of a lane before it opened this one: what is left of the old times stays in the old row.
         if let Some((row, peer)) = self.row_of(sender)
             && let Some(standing) = self.parted(peer)
@@ -324,15 +416,22 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             self.lose(row, peer, standing);
         }
         let known = self.row_of(sender).is_some();
-        let (row, peer) = self.enter(sender).ok()?;
+        let (row, peer) = self.enter(sender).map_err(|_full| self.answer_to_another())?;
         if peer.rx_lane.get().is_some() || peer.is_lost() {
-            return None;
+            return Err(ReceiverState::Refused);
         }
         if !known && self.events.push(Event::Connected(peer.addr(row))).is_err() {
             self.vacate(row, peer);
-            return None;
+            return Err(ReceiverState::Refused);
         }
-        Some((row, peer))
+        Ok((row, peer))
+    }
+
+    /// What is answered to one for whom there is no row. A MSG endpoint whose peer has gone is free for another as soon as that
+    /// was taken note of; until then whoever connects waits.
+    fn answer_to_another(&self) -> ReceiverState {
+        let only = self.peers.get(usize::try_from(self.only_peer.get()).unwrap_or(usize::MAX));
+        if only.is_some_and(Peer::is_lost) { ReceiverState::Unseen } else { ReceiverState::Refused }
     }
 
     fn take_lane(&self, end: &LaneEnd<'s>, row: u32, peer: &Peer<'s>) {
@@ -340,6 +439,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         peer.rx.answer(ReceiverState::Accepted);
         bell::ring(&self.segment, peer.remote_slot());
         peer.rx_lane.set(Some((end.lane, end.generation)));
+        peer.stalled_at.set(None);
         let lane = usize::try_from(end.lane).unwrap_or(usize::MAX);
         if let Some(row_of) = self.row_of_lane.get(lane) {
             row_of.set(row);
@@ -352,9 +452,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         }
     }
 
-    fn refuse_lane(&self, end: &LaneEnd<'s>) {
+    fn refuse_lane(&self, end: &LaneEnd<'s>, answer: ReceiverState) {
         let LaneEnd { lane, generation, memory } = *end;
-        LaneRx::new(memory, 0).answer(ReceiverState::Refused);
+        LaneRx::new(memory, 0).answer(answer);
         lane_table::leave(&self.segment, lane, generation, Side::Receiver, OtherEnd::Present);
         // The sender looks whether it is meant.
         self.segment.raise_epoch();
@@ -394,9 +494,12 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                 peer.rx_lane.set(None);
                 peer.tx.open(self.closed);
                 peer.rx.open(self.closed, 0);
+            }
+            if peer.standing() != Standing::Vacant && !peer.has_ended() {
                 self.lose(row, peer, Standing::Gone);
             }
         }
+        self.restless.set(true);
     }
 
     /// The peer is lost. Its lane is looked at until it is empty; then its end is reported.
@@ -452,7 +555,13 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     pub(super) fn vacate(&self, row: u32, peer: &Peer<'s>) {
         self.cool(row, peer);
         peer.generation.set(peer.generation.get().next());
+        peer.offered.set(0);
         peer.set_standing(Standing::Vacant);
+        self.make_room(row);
+    }
+
+    /// From now on a MSG endpoint may have another peer than that one.
+    pub(super) fn make_room(&self, row: u32) {
         if self.only_peer.get() == row {
             self.only_peer.set(NIL);
         }

@@ -5,7 +5,7 @@ use heapless::VecView;
 use super::peer::{Peer, Standing};
 use super::{NIL, ShmPort};
 use crate::msg::matching::{Incoming, Verdict};
-use crate::provider::{Buffer, Cqe, EndpointType, Event, Sight, Status};
+use crate::provider::{Buffer, Cqe, Sight, Status};
 use crate::sync::{AtomicU64, Ordering};
 
 /// So many lanes stay hot even if nothing comes in them.
@@ -157,6 +157,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             self.hot_next.set(0);
         }
         self.sweep();
+        if self.late.get() {
+            self.fail_late(out);
+        }
     }
 
     /// Completions that need no lane.
@@ -259,7 +262,12 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         };
         match self.drain(row, peer, out) {
             Look::Some => peer.idle_looks.set(0),
-            Look::Waits => self.restless.set(true),
+            Look::Waits => {
+                self.restless.set(true);
+                if peer.is_lost() && peer.is_stalled() {
+                    self.bury(row, peer, out);
+                }
+            }
             Look::Empty => {
                 if peer.is_lost() {
                     self.restless.set(true);
@@ -335,6 +343,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                 Verdict::GivenBack(cqe) => cqe,
                 Verdict::Unasked => {
                     if !self.matcher.stash(&message, |to| peer.rx.copy_out(&arrival, to)) {
+                        peer.stalled_at.set(Some(peer.rx.position()));
                         return Look::Waits;
                     }
                     peer.rx.advance(&arrival);
@@ -356,46 +365,5 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         self.let_go(row, peer);
         self.segment.raise_epoch();
         self.lose(row, peer, Standing::Corrupt);
-    }
-
-    /// The lane of a lost peer is empty: fail what waits for it, report it, let go.
-    #[cold]
-    fn bury(&self, row: u32, peer: &Peer<'s>, out: &mut VecView<Cqe>) {
-        if peer.rx_lane.get().is_none() {
-            // A lane that it opened before it left may have been announced since the last look.
-            self.take_news();
-            if peer.rx_lane.get().is_some() {
-                return;
-            }
-        }
-        let addr = peer.addr(row);
-        let (status, event) = match peer.standing() {
-            Standing::Corrupt => (Status::Corrupt, Event::PeerCorrupt(addr)),
-            Standing::Refused => (Status::PeerGone, Event::Refused(addr)),
-            Standing::Vacant
-            | Standing::Connecting
-            | Standing::Known
-            | Standing::Up
-            | Standing::Gone => (Status::PeerGone, Event::PeerGone(addr)),
-        };
-        loop {
-            if out.is_full() {
-                return;
-            }
-            let hopeless = match self.info.endpoint_type {
-                EndpointType::Msg => self.matcher.take_any(),
-                EndpointType::Rdm | EndpointType::Dgram => self.matcher.take_hopeless(addr),
-            };
-            let Some(wr_id) = hopeless else { break };
-            let pushed = out.push(Cqe::without_message(wr_id, status));
-            debug_assert!(pushed.is_ok(), "room was checked");
-        }
-        if !peer.reported.get() {
-            if self.events.push(event).is_err() {
-                return;
-            }
-            peer.reported.set(true);
-        }
-        self.let_go(row, peer);
     }
 }

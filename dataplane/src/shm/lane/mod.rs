@@ -217,7 +217,7 @@ const fn sequence(position: u64) -> u32 {
 /// The line of the spill in which the next message starts if it is the first of its batch, where the spill is used up to
 /// `spill`.
 #[inline(always)]
-fn next_spill_line(memory: &LaneMemory<'_>, spill: u64) -> usize {
+const fn next_spill_line(memory: &LaneMemory<'_>, spill: u64) -> usize {
     let lines = memory.spill.len();
     index(round_up(spill, SPILL_LINE_BYTES) / SPILL_LINE_BYTES, lines.wrapping_sub(1))
 }

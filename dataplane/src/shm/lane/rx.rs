@@ -75,6 +75,12 @@ impl<'s> LaneRx<'s> {
         self.idle_word.set(NO_WORD);
     }
 
+    /// How many messages were taken out of the lane.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.head.get()
+    }
+
     /// Whether the next cell may hold something new: `false` only where it holds what [`LaneRx::peek`] last found to be
     /// nothing. One load and one comparison.
     ///

@@ -1,0 +1,65 @@
+//! Taking receives back, and looking at what waits: nothing of this is on the way of a message.
+
+use super::{ARRIVALS, Matcher, PostedRecv};
+use crate::id::{Addr, WrId};
+use crate::provider::{CancelError, Select, Source, Waiting};
+
+impl Matcher<'_> {
+    /// Takes back a posted receive.
+    ///
+    /// # Errors
+    /// `NotPosted` where it is not there (any more).
+    pub fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
+        self.take_where(|posted| posted.wr_id.get() == wr_id)
+            .map(|_| ())
+            .ok_or(CancelError::NotPosted)
+    }
+
+    /// Takes out one receive that can get nothing any more because it waits for `peer` alone, which is gone.
+    pub fn take_hopeless(&self, peer: Addr) -> Option<WrId> {
+        self.take_directed(|addr| addr == peer)
+    }
+
+    /// Takes out one receive that waits for a peer of that kind alone.
+    pub fn take_directed(&self, meant: impl Fn(Addr) -> bool) -> Option<WrId> {
+        self.take_where(|posted| matches!(posted.from.get(), Source::Only(addr) if meant(addr)))
+    }
+
+    /// Takes out one posted receive, whichever.
+    pub fn take_any(&self) -> Option<WrId> {
+        self.take_where(|_| true)
+    }
+
+    fn take_where(&self, meant: impl Fn(&PostedRecv) -> bool) -> Option<WrId> {
+        let (row, posted) = self.rows().find(|(_, posted)| meant(posted))?;
+        self.retire(row);
+        Some(posted.wr_id.get())
+    }
+
+    /// The oldest message that waits and would be taken by such a receive.
+    #[must_use]
+    pub fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
+        self.arrivals.iter(ARRIVALS, u32::MAX).find_map(|slot| {
+            let key = self.unexpected.key_at(slot)?;
+            let seen = self.unexpected.with(key, |waiting| Waiting {
+                source: waiting.source,
+                length: waiting.body.len(),
+                tag: waiting.envelope.tag,
+                immediate: waiting.envelope.immediate,
+            });
+            seen.ok().filter(|w| from.takes(w.source) && select.takes(w.tag))
+        })
+    }
+
+    /// Whether a message of that peer waits.
+    #[must_use]
+    pub fn holds_of(&self, peer: Addr) -> bool {
+        self.arrivals.iter(ARRIVALS, u32::MAX).any(|slot| {
+            let source = self
+                .unexpected
+                .key_at(slot)
+                .and_then(|key| self.unexpected.with(key, |waiting| waiting.source).ok());
+            source == Some(peer)
+        })
+    }
+}

@@ -1,0 +1,166 @@
+//! What a peer leaves behind, and in which order its end is told.
+//!
+//! ```text
+//!   what was asked for      receives that wait          PeerGone,            what nobody had asked for
+//!   is delivered       -->  for it alone fail   -->     PeerCorrupt,   -->   waits: in the unexpected queue,
+//!                                                       Refused              or in its lane
+//! ```
+//!
+//! *An end does not wait for ever.* Whoever posts receives turn by turn gets everything before the report: that waits for
+//! [`PATIENCE_LOOKS`] looks at what is left in which nothing moved in the lane, and no longer. A message that nobody has asked
+//! for by then is not lost. In the unexpected queue it stays there. In its lane it stays there too: the row becomes
+//! [`Standing::Past`] and keeps the lane until that is empty; receives take out of it as before, in order, and the source is
+//! the old address. Nothing can be sent to that address any more. Whoever wants none of it disconnects the address.
+//!
+//! *Receives for the gone.* A receive that waits for a gone peer alone is accepted if a message waits that it would take: in
+//! the queue, or as the next one of a stalled lane; and if the next message of its lane was not looked at yet. Where it turns
+//! out that another receive gets the message, or that it is another one, the receive fails with `PeerGone`.
+//!
+//! Invariants: a row that is `Past` is hot, has a lane, and its end was reported; a posted receive for somebody
+//! whose end was reported exists only while `late` is set.
+
+use heapless::VecView;
+
+use super::ShmPort;
+use super::peer::{Peer, Standing};
+use crate::error::{Fatal, Misuse, PostError};
+use crate::id::Addr;
+use crate::provider::{Cqe, EndpointType, Event, Select, Source, Status, Waiting};
+use crate::shm::lane::Envelope;
+
+/// So many looks the report of an end waits for receives that take what is left. A look comes every other turn, so even one who
+/// naps for 100 us after each turn hears of it after less than 30 ms.
+const PATIENCE_LOOKS: u32 = 128;
+
+impl<'s> ShmPort<'s, '_> {
+    /// The lane of a lost peer is empty, or stalled: fail what waits for it, report it; let go, where it is empty.
+    #[cold]
+    pub(super) fn bury(&self, row: u32, peer: &Peer<'s>, out: &mut VecView<Cqe>) {
+        if peer.rx_lane.get().is_none() {
+            // A lane that it opened before it left may have been announced since the last look.
+            self.take_news();
+            if peer.rx_lane.get().is_some() {
+                return;
+            }
+        }
+        if !peer.has_ended() && (self.is_patient(row, peer) || !self.report(row, peer, out)) {
+            return;
+        }
+        if peer.is_stalled() {
+            return;
+        }
+        self.let_go(row, peer);
+        if peer.standing() == Standing::Past {
+            self.vacate(row, peer);
+        }
+    }
+
+    /// Whether there is something left of a lost peer that a receive may still take before its end is reported.
+    fn is_patient(&self, row: u32, peer: &Peer<'s>) -> bool {
+        let looks = peer.idle_looks.get();
+        let is_left = peer.is_stalled() || self.matcher.holds_of(peer.addr(row));
+        if !is_left || looks >= PATIENCE_LOOKS {
+            return false;
+        }
+        peer.idle_looks.set(looks.wrapping_add(1));
+        self.restless.set(true);
+        true
+    }
+
+    /// Fails what waits for a lost peer, then puts its end among the events. Returns whether there was room for all of it.
+    fn report(&self, row: u32, peer: &Peer<'s>, out: &mut VecView<Cqe>) -> bool {
+        let addr = peer.addr(row);
+        let (status, event) = match peer.standing() {
+            Standing::Corrupt => (Status::Corrupt, Event::PeerCorrupt(addr)),
+            Standing::Refused => (Status::PeerGone, Event::Refused(addr)),
+            Standing::Vacant
+            | Standing::Connecting
+            | Standing::Known
+            | Standing::Up
+            | Standing::Gone
+            | Standing::Past => (Status::PeerGone, Event::PeerGone(addr)),
+        };
+        // A MSG endpoint gets nothing more from anybody, unless it has another peer by now.
+        let all = self.info.endpoint_type == EndpointType::Msg && self.only_peer.get() == row;
+        while !out.is_full() {
+            let hopeless =
+                if all { self.matcher.take_any() } else { self.matcher.take_hopeless(addr) };
+            let Some(wr_id) = hopeless else {
+                let told = self.events.push(event).is_ok();
+                peer.reported.set(told);
+                return told;
+            };
+            let pushed = out.push(Cqe::without_message(wr_id, status));
+            debug_assert!(pushed.is_ok(), "room was checked");
+        }
+        false
+    }
+
+    /// The end of a peer was taken note of. Its row is free, unless there is something in its lane.
+    #[cold]
+    pub(super) fn part_with(&self, row: u32, peer: &Peer<'s>) {
+        if !peer.has_ended() {
+            // What it left was nonsense, and that is still to be told.
+            return;
+        }
+        if peer.rx_lane.get().is_none() {
+            self.vacate(row, peer);
+        } else {
+            peer.set_standing(Standing::Past);
+            self.make_room(row);
+        }
+    }
+
+    /// Whether a receive may be posted that waits for one alone who is gone.
+    #[cold]
+    pub(super) fn ask_the_gone(&self, addr: Addr, select: Select) -> Result<(), PostError> {
+        let from = Source::Only(addr);
+        let waits = self.matcher.peek(from, select).is_some()
+            || self.peek_in_lanes(from, select).is_some()
+            || self.peer(addr).is_ok_and(|peer| {
+                !peer.is_stalled() && matches!(peer.rx.peek(), Ok(Some(_unread)))
+            });
+        if !waits {
+            let past = self.peer(addr)?.standing() == Standing::Past;
+            let refused = PostError::from(Fatal::PeerGone);
+            return Err(if past { Misuse::StaleAddress.into() } else { refused });
+        }
+        self.late.set(true);
+        self.restless.set(true);
+        Ok(())
+    }
+
+    /// Of the messages that have to stay in their lanes, one that such a receive would take.
+    #[cold]
+    pub(super) fn peek_in_lanes(&self, from: Source, select: Select) -> Option<Waiting> {
+        self.rows().filter(|(_, peer)| peer.is_stalled()).find_map(|(row, peer)| {
+            let source = peer.addr(row);
+            let front = peer.rx.peek().ok()??;
+            let Envelope { tag, immediate } = front.envelope;
+            let meant = from.takes(source) && select.takes(tag);
+            meant.then_some(Waiting { source, length: front.length, tag, immediate })
+        })
+    }
+
+    /// Fails the receives that wait for somebody alone of whom nothing more is to be had.
+    #[cold]
+    pub(super) fn fail_late(&self, out: &mut VecView<Cqe>) {
+        // Where a lane of the gone is not looked through, its receives may get something yet.
+        let unread = |peer: &Peer<'s>| {
+            peer.has_ended() && peer.rx_lane.get().is_some() && !peer.is_stalled()
+        };
+        let is_over = |addr: Addr| match self.peer(addr) {
+            Ok(peer) => peer.has_ended() && !unread(peer),
+            Err(_stale) => true,
+        };
+        while !out.is_full() {
+            let Some(wr_id) = self.matcher.take_directed(is_over) else {
+                self.late.set(self.rows().any(|(_, peer)| unread(peer)));
+                return;
+            };
+            let pushed = out.push(Cqe::without_message(wr_id, Status::PeerGone));
+            debug_assert!(pushed.is_ok(), "room was checked");
+        }
+        self.restless.set(true);
+    }
+}
