@@ -4,6 +4,7 @@
 //! each message once, in order, with its own bytes and envelope. A refused message leaves no trace.
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,

@@ -218,6 +218,15 @@ const fn info(segment: &Segment<'_>, endpoint_type: EndpointType, config: &ShmCo
     }
 }
 
+/// What the directory calls an endpoint of that type; shared memory has no datagrams.
+const fn kind_of(endpoint_type: EndpointType) -> Option<EndpointKind> {
+    match endpoint_type {
+        EndpointType::Msg => Some(EndpointKind::Msg),
+        EndpointType::Rdm => Some(EndpointKind::Rdm),
+        EndpointType::Dgram => None,
+    }
+}
+
 impl<'s, 'm> ShmPort<'s, 'm> {
     /// Registers an endpoint under `name` and places its tables in `bump`. The lease must outlive it.
     ///
@@ -230,11 +239,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         (name, endpoint_type): (&Name, EndpointType),
         config: &ShmConfig,
     ) -> Result<Self, ShmOpenError> {
-        let kind = match endpoint_type {
-            EndpointType::Msg => EndpointKind::Msg,
-            EndpointType::Rdm => EndpointKind::Rdm,
-            EndpointType::Dgram => return Err(ShmOpenError::Unsupported(endpoint_type)),
-        };
+        let kind = kind_of(endpoint_type).ok_or(ShmOpenError::Unsupported(endpoint_type))?;
         let lane_count = segment.geometry().lane_count;
         let wide = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
         let closed = segment

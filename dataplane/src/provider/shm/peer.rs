@@ -225,10 +225,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         if self.fenced.get() {
             return Err(Fatal::Fenced.into());
         }
-        let kind = match self.info.endpoint_type {
-            EndpointType::Msg => EndpointKind::Msg,
-            EndpointType::Rdm | EndpointType::Dgram => EndpointKind::Rdm,
-        };
+        let kind = super::kind_of(self.info.endpoint_type).ok_or(Misuse::Unsupported)?;
         let found = directory::lookup(&self.segment, name).ok_or(Misuse::UnknownAddress)?;
         if found.kind != kind {
             return Err(Misuse::Unsupported.into());
