@@ -40,6 +40,10 @@ impl Errno {
     #[must_use]
     pub const fn remedy(self) -> Option<&'static str> {
         match self.0 {
+            libc::EACCES | libc::EPERM => {
+                Some("run as a user who may, or point SPINWIRE_SHM_DIR to a folder of this user")
+            }
+            libc::ENOSPC => Some("free space or inodes there: df -h, df -i"),
             libc::EMFILE => Some("raise the limit of open files: ulimit -n 65536"),
             libc::ENFILE => Some("raise the system's limit of open files: sysctl fs.file-max"),
             libc::ENOMEM => Some("free memory, or ask for less"),

@@ -24,6 +24,8 @@ use crate::raw::syscall;
 const PREFIX: &str = "spinwire.";
 const VARIABLE: &str = "SPINWIRE_SHM_DIR";
 const DEFAULT: &str = "/dev/shm";
+/// stat(2) counts blocks of this size, whatever the file system's own.
+const STAT_BLOCK_BYTES: u64 = 512;
 
 /// The folder that holds the names of segments.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -122,6 +124,7 @@ impl SegmentDir {
         if bytes == 0 || !bytes.is_multiple_of(file_bytes(syscall::page_bytes())) {
             return Err(MapError::file(&path, Problem::Size { bytes }));
         }
+        check_reserved(&file, &metadata, &path)?;
         Ok(Located { file, bytes, backing: Backing::File(path), claim })
     }
 
@@ -131,13 +134,14 @@ impl SegmentDir {
     /// # Errors
     /// [`Problem::Missing`] where there is nothing, [`MapError::Name`] and [`MapError::Os`].
     pub fn unlink(&self, name: &str) -> Result<(), MapError> {
-        let path = self.file_of(&SegmentName::new(name)?);
-        // Only a link that passes every check is followed, and only to a file that could have been made by this crate.
+        let name = SegmentName::new(name)?;
+        let path = self.file_of(&name);
+        // Only a link that passes every check is followed, and only to the very file that was made along with it.
         if let Ok(mut file) = open_strictly(&path, Problem::Missing)
             && let Ok(metadata) = check(&file, &path)
             && (1..=link::BYTES_MAX).contains(&metadata.len())
             && let Ok(Link::Hugetlbfs(target)) = read_link(&mut file, &path)
-            && is_ours(&target)
+            && is_memory_of(&target, &name)
         {
             remove(&target, true)?;
         }
@@ -195,9 +199,12 @@ pub(super) fn target_on(mount: &Path, name: &SegmentName, memory: FileId) -> Pat
     mount.join(format!("{PREFIX}{name}.{}", memory.inode))
 }
 
-fn is_ours(target: &Path) -> bool {
-    let named = target.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(PREFIX));
-    named && target.parent().is_some_and(hugetlb::has_huge_blocks)
+/// Is `target` what [`target_on`] gave to the segment `name`, and not another segment's memory?
+fn is_memory_of(target: &Path, name: &SegmentName) -> bool {
+    let (Some(mount), Ok(found)) = (target.parent(), fs::symlink_metadata(target)) else {
+        return false;
+    };
+    target_on(mount, name, FileId::of(&found)) == target && hugetlb::has_huge_blocks(mount)
 }
 
 /// Opens for reading and writing; waits for nothing, follows nothing.
@@ -239,6 +246,22 @@ fn check(file: &File, path: &Path) -> Result<Metadata, MapError> {
     Err(MapError::file(path, problem))
 }
 
+/// Every page of a segment is there from the start, so a file with holes is none. To map it would take what is left of the
+/// folder's memory, or end in SIGBUS where there is none left.
+fn check_reserved(file: &File, metadata: &Metadata, path: &Path) -> Result<(), MapError> {
+    let (bytes, reserved) = (metadata.len(), metadata.blocks().saturating_mul(STAT_BLOCK_BYTES));
+    // Others than tmpfs count blocks in ways of their own, compressed for instance.
+    if reserved < bytes && syscall::file_system(&descriptor(file)).is_ok_and(|fs| fs.is_tmpfs()) {
+        return Err(MapError::file(path, Problem::Sparse { bytes, reserved }));
+    }
+    Ok(())
+}
+
+/// A path to an open file itself, whatever has its name by now.
+fn descriptor(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
 fn read_link(file: &mut File, path: &Path) -> Result<Link, MapError> {
     let mut text = String::new();
     let length = file.take(link::BYTES_MAX).read_to_string(&mut text);
@@ -261,7 +284,10 @@ fn follow(link: &Link, claim_path: &Path, claim: FileId) -> Result<Located, MapE
             }
             let path = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
             // Here alone a link is followed: this one is the kernel's own.
-            let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|e| {
+            // Nothing is waited for: the descriptor may be anything by now.
+            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+            let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path);
+            let file = opened.map_err(|e| {
                 if e.kind() == io::ErrorKind::NotFound {
                     gone()
                 } else {
@@ -277,8 +303,7 @@ fn follow(link: &Link, claim_path: &Path, claim: FileId) -> Result<Located, MapE
     };
     let bytes = check(&file, &path)?.len();
     // Through the descriptor that was checked, not through the name, which could have changed hands.
-    let opened = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    if !hugetlb::has_huge_blocks(&opened) {
+    if !hugetlb::has_huge_blocks(&descriptor(&file)) {
         return Err(MapError::file(claim_path, Problem::Link { field: "kind" }));
     }
     if bytes == 0 || !bytes.is_multiple_of(file_bytes(super::HUGE_BYTES)) {

@@ -84,6 +84,13 @@ pub enum Problem {
         /// Its size.
         bytes: u64,
     },
+    /// It has holes: a size without the memory for it, which no segment ever has.
+    Sparse {
+        /// Its size.
+        bytes: u64,
+        /// How much of that is there.
+        reserved: u64,
+    },
     /// It should say where the memory lies, but not in a way that can be understood.
     Link {
         /// The field of it that is wrong or missing.
@@ -182,6 +189,11 @@ impl fmt::Display for Problem {
                 f,
                 "has {bytes} bytes, which is no segment: half-created, cut off, or something else; \
                  remedy: try again, then remove it"
+            ),
+            Self::Sparse { bytes, reserved } => write!(
+                f,
+                "has {bytes} bytes and memory for {reserved} of them, which is no segment: something else, or damaged; \
+                 remedy: remove it"
             ),
             Self::Link { field } => write!(
                 f,

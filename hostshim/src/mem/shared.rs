@@ -140,7 +140,7 @@ impl SegmentDir {
         let (range, page, huge) = match backing {
             Backing::Hugetlbfs(_) | Backing::Memfd { .. } => {
                 let range = Range::shared(&file, len).map_err(|e| OsError::new("mmap", e))?;
-                populate(&range)?;
+                populate(&range).map_err(|e| self.cut_off(&name, &file, e))?;
                 (range, PageKind::Huge2M, len)
             }
             Backing::File(_) | Backing::Anonymous => {
@@ -150,7 +150,7 @@ impl SegmentDir {
                     Range::shared(&file, len)
                 };
                 let range = mapped.map_err(|e| OsError::new("mmap", e))?;
-                populate(&range)?;
+                populate(&range).map_err(|e| self.cut_off(&name, &file, e))?;
                 // Where smaps cannot be read, nothing is claimed.
                 let huge = huge_bytes(&range).unwrap_or(0);
                 (range, if huge > 0 { PageKind::Thp } else { PageKind::Base4K }, huge)
@@ -166,6 +166,16 @@ impl SegmentDir {
             claim,
             _file: file,
         })
+    }
+
+    /// What a refusal to bring in the pages of a file means: EFAULT is a file that was cut off since it was looked at.
+    fn cut_off(&self, name: &SegmentName, file: &File, error: OsError) -> MapError {
+        match file.metadata() {
+            Ok(now) if error.errno().number() == libc::EFAULT => {
+                MapError::file(&self.file_of(name), Problem::Size { bytes: now.len() })
+            }
+            Ok(_) | Err(_) => error.into(),
+        }
     }
 
     /// A file here, in transparent huge pages.
@@ -429,6 +439,21 @@ mod tests {
         let metadata = draft.file().metadata().unwrap();
         assert_eq!(metadata.len(), 64 << 10);
         assert!(metadata.blocks() * 512 >= 64 << 10, "a size alone is not memory");
+    }
+
+    #[test]
+    fn a_file_that_was_cut_off_before_its_pages_came_in_is_an_answer() {
+        let tree = Tree::new();
+        let dir = SegmentDir::new(tree.root());
+        let draft = Draft::new(dir.path()).unwrap();
+        dir.reserve(&draft, page_bytes()).unwrap();
+        // As one that had two pages when it was looked at.
+        let range = Range::shared(draft.file(), 2 * page_bytes()).unwrap();
+        let e = populate(&range).unwrap_err();
+        let name = SegmentName::new("seg").unwrap();
+        let bytes = file_bytes(page_bytes());
+        let told = dir.cut_off(&name, draft.file(), e);
+        assert_eq!(told.problem(), Some(Problem::Size { bytes }), "{told}");
     }
 
     #[test]

@@ -8,6 +8,8 @@
     reason = "shared by several test binaries, each of which uses a part of it and stops at the first surprise"
 )]
 
+pub(crate) mod private;
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;

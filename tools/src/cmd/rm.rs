@@ -165,17 +165,15 @@ fn judge_broken(found: &Found, why: &str, content: Content) -> Ruling {
         return keep(format!("not a segment of this user: {why}"), by_hand);
     }
     if let Some(pid) = found.mapped_by.first() {
+        if content == Content::Link {
+            return keep(format!("process {pid} has it mapped, and may be making it"), "try again");
+        }
         return keep(
             format!("process {pid} has it mapped ({why})"),
             format!("end it first: kill {pid}"),
         );
     }
-    match &found.creator {
-        Some(creator) if content == Content::Link && creator.may_live() => {
-            keep(format!("process {} is making it", named(creator)), "try again")
-        }
-        Some(_) | None => remove(format!("broken, and nobody has it mapped: {why}")),
-    }
+    remove(format!("broken, and nobody has it mapped: {why}"))
 }
 
 fn named(party: &Party) -> String {

@@ -20,8 +20,13 @@ impl FileKey {
     /// A file that is not mapped, by its metadata. On file systems with devices of their own for each subvolume, which a
     /// tmpfs is not, this is not what the maps show.
     pub(crate) fn of(metadata: &Metadata) -> Self {
-        let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
-        Self { device: format!("{major:02x}:{minor:02x}"), inode: metadata.ino() }
+        Self::new(metadata.dev(), metadata.ino())
+    }
+
+    /// The inode of that number on that device.
+    pub(crate) fn new(device: u64, inode: u64) -> Self {
+        let (major, minor) = (libc::major(device), libc::minor(device));
+        Self { device: format!("{major:02x}:{minor:02x}"), inode }
     }
 
     /// What lies behind a mapping of this process, wherever that is.

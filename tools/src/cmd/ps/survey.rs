@@ -356,12 +356,11 @@ fn look_from_outside(error: &MapError, found: &mut Found, holders: &Holders) {
     }
     files.dedup();
     let keys = files.iter().filter_map(|path| fs::symlink_metadata(path).ok());
-    let mut pids: Vec<u32> =
-        keys.flat_map(|m| holders.of(&FileKey::of(&m)).collect::<Vec<_>>()).collect();
+    let keys = keys.map(|m| FileKey::of(&m)).chain(memory_without_name(error));
+    let mut pids: Vec<u32> = keys.flat_map(|key| holders.of(&key).collect::<Vec<_>>()).collect();
     pids.sort_unstable();
     pids.dedup();
     found.mapped_by = pids;
-    found.creator = creator_named_by(error);
     let content = match error.problem() {
         Some(Problem::Symlink | Problem::NotRegular | Problem::Owner { .. }) => Content::Foreign,
         Some(_) | None => content_of(&found.path),
@@ -369,18 +368,15 @@ fn look_from_outside(error: &MapError, found: &mut Found, holders: &Holders) {
     found.what = What::Broken { why: error.to_string(), content };
 }
 
-/// The creator of memory that is (about to be) elsewhere: a memfd's is in its link, a hugetlbfs file's in its name,
-/// `spinwire.NAME.PID-START`.
-fn creator_named_by(error: &MapError) -> Option<Party> {
+/// The memory that a link leads to and that has no name there, or not yet: it may be about to get one. The link tells its
+/// inode, `spinwire.NAME.INODE`.
+fn memory_without_name(error: &MapError) -> Option<FileKey> {
     let MapError::File { path, problem: Problem::TargetMissing } = error else {
         return None;
     };
-    let (_, suffix) = path.to_str()?.rsplit_once('.')?;
-    let (pid, start_time) = suffix.split_once('-')?;
-    let boot_id = spinwire_hostshim::liveness::boot_id().ok()?;
-    let identity =
-        Identity { pid: pid.parse().ok()?, start_time: start_time.parse().ok()?, boot_id };
-    Some(Party { pid: identity.pid, life: identity.life() })
+    let (_, inode) = path.to_str()?.rsplit_once('.')?;
+    let mount = fs::metadata(path.parent()?).ok()?;
+    Some(FileKey::new(mount.dev(), inode.parse().ok()?))
 }
 
 /// Bytes of a header.
