@@ -19,6 +19,9 @@ pub use spread::{Sharing, Spread, Topology};
 use crate::error::{Errno, OsError};
 use crate::raw::syscall;
 
+/// core_affinity keeps its mask in a cpu_set_t of so many bits, and panics beyond the end of it.
+const CPU_SET_BITS: u32 = 1024;
+
 /// A thread could not be pinned, or no CPU be chosen.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AffinityError {
@@ -28,6 +31,11 @@ pub enum AffinityError {
         cpu: u32,
         /// Those that may be had.
         allowed: CpuList,
+    },
+    /// That CPU may be used, but its number is beyond what can be pinned to.
+    TooHigh {
+        /// The CPU that was asked for.
+        cpu: u32,
     },
     /// No CPU was asked for.
     None,
@@ -42,6 +50,11 @@ impl fmt::Display for AffinityError {
                 f,
                 "CPU {cpu} is outside of the CPUs that this process may use ({allowed}); \
                  remedy: choose one of {allowed}, or widen the cpuset or taskset around it"
+            ),
+            Self::TooHigh { cpu } => write!(
+                f,
+                "CPU {cpu} may be used, but threads can be pinned to CPUs below {CPU_SET_BITS} only; \
+                 remedy: choose a lower one"
             ),
             Self::None => f.write_str("no CPU asked for; remedy: ask for at least one"),
             Self::Os(e) => e.fmt(f),
@@ -69,7 +82,7 @@ pub fn allowed_cpus() -> Result<CpuList, OsError> {
 /// Pins the calling thread to `cpu`, which must be among those that it may run on now.
 ///
 /// # Errors
-/// [`AffinityError::NotAllowed`] for any other CPU.
+/// As [`pin_within`].
 pub fn pin(cpu: u32) -> Result<(), AffinityError> {
     pin_within(cpu, &allowed_cpus()?)
 }
@@ -78,13 +91,15 @@ pub fn pin(cpu: u32) -> Result<(), AffinityError> {
 /// or the one that started it, was pinned elsewhere.
 ///
 /// # Errors
-/// [`AffinityError::NotAllowed`] for a CPU that is not listed, [`AffinityError::Os`] where the kernel refuses it (it went
+/// [`AffinityError::NotAllowed`] for a CPU that is not listed, [`AffinityError::TooHigh`] for one from 1024 on,
+/// [`AffinityError::Os`] where the kernel refuses it (it went
 /// offline, or the cpuset shrank).
 pub fn pin_within(cpu: u32, allowed: &CpuList) -> Result<(), AffinityError> {
-    // core_affinity keeps its mask in a cpu_set_t and panics beyond the end of it.
-    const CPU_SET_BITS: u32 = 1024;
-    if !allowed.contains(cpu) || cpu >= CPU_SET_BITS {
+    if !allowed.contains(cpu) {
         return Err(AffinityError::NotAllowed { cpu, allowed: allowed.clone() });
+    }
+    if cpu >= CPU_SET_BITS {
+        return Err(AffinityError::TooHigh { cpu });
     }
     let id = usize::try_from(cpu).unwrap_or(usize::MAX);
     if core_affinity::set_for_current(core_affinity::CoreId { id }) {
@@ -149,7 +164,10 @@ mod tests {
 
     #[test]
     fn a_cpu_beyond_the_mask_does_not_panic() {
-        let wrong = CpuList::from_iter([5000]);
-        assert!(matches!(pin_within(5000, &wrong), Err(AffinityError::NotAllowed { .. })));
+        for cpu in [CPU_SET_BITS, 5000, u32::MAX] {
+            let e = pin_within(cpu, &CpuList::from_iter([cpu])).unwrap_err();
+            assert_eq!(e, AffinityError::TooHigh { cpu }, "not that it is not allowed");
+            assert!(e.to_string().contains("remedy: "), "{e}");
+        }
     }
 }

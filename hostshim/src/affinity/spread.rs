@@ -288,6 +288,31 @@ mod tests {
     }
 
     #[test]
+    fn nonsense_in_sysfs_is_no_panic() {
+        let allowed = CpuList::from_iter([0, 1, 1023, 1024, 65_535]);
+        for text in ["", "\0", "-1", "4294967295", "18446744073709551616", "0-4294967295", "1,1,1"]
+        {
+            let tree = Tree::new();
+            for cpu in allowed.iter() {
+                let folder = format!("sys/devices/system/cpu/cpu{cpu}");
+                tree.file(&format!("{folder}/topology/thread_siblings_list"), text);
+                tree.file(&format!("{folder}/topology/core_cpus_list"), text);
+                for index in ["index0", "index3", "indexed"] {
+                    tree.file(&format!("{folder}/cache/{index}/level"), text);
+                    tree.file(&format!("{folder}/cache/{index}/shared_cpu_list"), text);
+                }
+                tree.file(&format!("{folder}/node{text}").replace('\0', "x"), "");
+            }
+            tree.file("sys/devices/system/cpu/isolated", text);
+            for count in [1, 2, 5, 9] {
+                let spread = Topology::read(tree.root(), &allowed).spread(count).unwrap();
+                assert_eq!(spread.cpus.len(), count, "{text:?}");
+                assert!(spread.cpus.iter().all(|cpu| allowed.contains(*cpu)), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
     fn siblings_and_nodes_are_told() {
         let tree = server("");
         let topology = Topology::read(tree.root(), &"0-15".parse().unwrap());

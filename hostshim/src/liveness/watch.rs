@@ -138,11 +138,18 @@ impl DeathWatch {
         };
         let mut watched: Vec<Readable> = self.entries.iter().filter_map(|e| e.pidfd()).collect();
         syscall::poll(&mut watched, millis(pause)).map_err(|e| OsError::new("poll", e))?;
-        let mut ready = watched.iter().map(|w| w.is_ready());
+        let mut answers = watched.iter();
         let mut dead = Vec::new();
-        self.entries.retain(|entry| {
+        self.entries.retain_mut(|entry| {
             let ended = match entry.means {
-                Means::Pidfd(_) => ready.next().unwrap_or(false),
+                Means::Pidfd(_) => {
+                    let answer = answers.next();
+                    if answer.is_some_and(|a| a.is_void()) {
+                        // Somebody in this process closed what was not theirs. That is nobody's death.
+                        entry.means = Means::Lookup;
+                    }
+                    answer.is_some_and(|a| a.is_ready())
+                }
                 Means::Lookup => matches!(entry.identity.life_in_this_boot(), Life::Dead(_)),
                 Means::AlreadyDead => true,
             };

@@ -23,7 +23,18 @@
 //! | `name` | what a segment may be called |
 //!
 //! Invariants: every page of a mapping is present, or reserved where it cannot be, before it is handed out, so that no
-//! later access ends in SIGBUS; a mapping unmaps itself on drop, and nothing here keeps a reference into it.
+//! later access ends in SIGBUS, however full the machine gets; a mapping unmaps itself on drop, and nothing here keeps a
+//! reference into it.
+//!
+//! # What is not defended against
+//!
+//! Whoever may write a file may cut it short, or punch holes into it, while others have it mapped. Their next access to
+//! what is gone then ends in SIGBUS. The kernel can forbid the first for a memfd (`F_SEAL_SHRINK`, which is set here), but
+//! for no file with a path: those of tmpfs and hugetlbfs are born with `F_SEAL_SEAL`, and a memfd cannot be linked into
+//! a folder of another mount. It forbids holes only together with writing, which is what a segment is for.
+//!
+//! So files are of mode 0600, and whatever belongs to another user or lets one in is refused before it is mapped. Who is
+//! left, other processes of the same user and root, could as well send the signal itself.
 
 mod arena;
 mod directory;

@@ -300,6 +300,41 @@ mod tests {
     }
 
     #[test]
+    fn numbers_beyond_belief_are_no_panic() {
+        const MOST: &str = "18446744073709551615";
+        for number in ["0", "1", MOST, "18446744073709551616", "-1"] {
+            let tree = crate::fake_tree::Tree::new();
+            for file in ["nr_hugepages", "free_hugepages", "resv_hugepages"] {
+                tree.file(&format!("sys/kernel/mm/hugepages/hugepages-2048kB/{file}"), number);
+            }
+            let cpus = "Cpus_allowed_list:\t0,1023-1025,65535\nCapEff:\t";
+            tree.file("proc/self/status", format!("{cpus}{number}\n"));
+            tree.file("proc/self/limits", format!("Max locked memory {number} {number} bytes"));
+            tree.file("proc/meminfo", format!("SwapTotal: {number} kB\n"));
+            tree.file("proc/self/cgroup", "0::/../../a/..\n7:cpu,cpuacct:/../x\n:::::\n");
+            for folder in ["sys/fs/cgroup", "sys/fs/cgroup/a", "sys/fs/cgroup/x"] {
+                tree.file(&format!("{folder}/cpu.max"), format!("{number} {number}"));
+                tree.file(&format!("{folder}/cpu.cfs_quota_us"), number);
+                tree.file(&format!("{folder}/cpu.cfs_period_us"), number);
+            }
+            for state in ["state0", "state1", "state99999999999999999999", "stateful"] {
+                let folder = format!("sys/devices/system/cpu/cpu0/cpuidle/{state}");
+                tree.file(&format!("{folder}/latency"), number);
+                tree.file(&format!("{folder}/name"), number);
+            }
+            tree.file("dev/cpu_dma_latency", number);
+            // A folder where a file should be.
+            tree.file("proc/self/mounts/folder", "");
+            tree.file("sys/devices/system/cpu/isolated/folder", "");
+            let mut probe = tree.probe();
+            probe.facts.segment_room = Ok(Room { total: Some(0), free: Some(u64::MAX) });
+            assert!(!probe.run().is_empty());
+            probe.facts.segment_room = Ok(Room { total: Some(u64::MAX), free: Some(0) });
+            assert!(!probe.run().is_empty());
+        }
+    }
+
+    #[test]
     fn verdicts_that_hurt() {
         assert!(Verdict::Warn.hurts() && Verdict::Bad.hurts());
         assert!(!Verdict::Ok.hurts() && !Verdict::Unknown.hurts());

@@ -188,9 +188,14 @@ impl Readable {
         Self(libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
     }
 
-    /// Did the last [`poll`] find it readable, or in error?
+    /// Did the last [`poll`] find it readable? An error alone, as that of a descriptor that somebody closed, is none.
     pub(crate) const fn is_ready(self) -> bool {
-        self.0.revents != 0
+        self.0.revents & libc::POLLIN != 0
+    }
+
+    /// Did the last [`poll`] find that this is not, or no longer, something to poll? It would say so again at once.
+    pub(crate) const fn is_void(self) -> bool {
+        self.0.revents & (libc::POLLNVAL | libc::POLLERR) != 0
     }
 }
 
@@ -257,13 +262,21 @@ mod tests {
 
     #[test]
     fn poll_tells_ready_from_idle() {
-        let (reader, writer) = std::io::pipe().unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
         let mut watched = [Readable::new(reader.as_fd())];
         assert_eq!(poll(&mut watched, 0).unwrap(), 0);
         assert!(!watched[0].is_ready());
-        drop(writer);
+        std::io::Write::write_all(&mut writer, b"x").unwrap();
         assert_eq!(poll(&mut watched, -1).unwrap(), 1);
-        assert!(watched[0].is_ready());
+        assert!(watched[0].is_ready() && !watched[0].is_void());
+    }
+
+    #[test]
+    fn a_descriptor_that_is_none_is_void_and_not_ready() {
+        let mut watched =
+            [Readable(libc::pollfd { fd: i32::MAX, events: libc::POLLIN, revents: 0 })];
+        assert_eq!(poll(&mut watched, -1).unwrap(), 1);
+        assert!(!watched[0].is_ready() && watched[0].is_void());
     }
 
     #[test]

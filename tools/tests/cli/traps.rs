@@ -1,7 +1,9 @@
 //! Files that are no segments, or not any more.
 
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -122,4 +124,54 @@ fn a_segment_that_lets_others_in_is_not_joined_and_can_be_removed() {
     assert!(segment["why"].as_str().unwrap().contains("mode 0666"), "{segment}");
     assert_eq!(folder.run(&["rm", "quotes"]).code, 0);
     assert!(!folder.has("quotes"));
+}
+
+#[test]
+fn a_file_that_claims_more_than_there_is_takes_no_memory() {
+    let folder = Folder::new();
+    for (name, bytes) in [("huge", 1 << 50), ("quotes.stats", 16 << 20)] {
+        private(&folder.file(name), b"");
+        let file = fs::File::options().write(true).open(folder.file(name)).unwrap();
+        file.set_len(bytes).unwrap();
+    }
+    let ps = folder.run(&["ps", "--json"]);
+    assert_eq!(ps.code, 0, "{ps:?}");
+    assert!(ps.json().as_array().unwrap().iter().all(|row| row["kind"] == "broken"), "{ps:?}");
+    let top = folder.run(&["top", "--once"]);
+    assert!(top.out.contains("quotes could not be read: "), "{top:?}");
+    for name in ["huge", "quotes.stats"] {
+        assert_eq!(fs::metadata(folder.file(name)).unwrap().blocks(), 0, "{name}");
+    }
+    // Zeros, as of a segment that was never finished.
+    assert_eq!(folder.run(&["rm", "--dead", "--json"]).action("huge"), "removed");
+}
+
+#[test]
+fn names_of_odd_bytes_are_shown_harmlessly_and_kept() {
+    let folder = Folder::new();
+    let odd = folder.file("x").with_file_name(OsStr::from_bytes(b"spinwire.\xff\n\x1b[2J\x80"));
+    private(&odd, b"SPINWIRE");
+    let ps = folder.run(&["ps"]);
+    assert_eq!(ps.code, 0, "{ps:?}");
+    assert!(ps.out.contains("\\n\\u{1b}[2J") && !ps.out.contains('\u{1b}'), "{ps:?}");
+    assert_eq!(folder.run(&["ps", "--json"]).json().as_array().unwrap().len(), 1);
+    let ran = folder.run(&["rm", "--dead"]);
+    assert!(ran.out.starts_with("kept "), "{ran:?}");
+    assert!(odd.exists());
+}
+
+/// On a hugetlbfs the name comes before the memory's own. Who has the memory mapped is about to give it one.
+#[test]
+fn a_segment_that_is_being_made_is_kept_while_its_maker_lives() {
+    let folder = Folder::new();
+    let maker = folder.holder("domain memory");
+    let inode = fs::metadata(folder.file("memory")).unwrap().ino();
+    let target = folder.file(&format!("new.{inode}"));
+    let text = format!("spinwire-link 1\nkind hugetlbfs\npath {}\n", target.display());
+    private(&folder.file("new"), text.as_bytes());
+    let ran = folder.run(&["rm", "--dead", "--json"]);
+    assert_eq!(ran.action("new"), "kept", "{ran:?}");
+    assert!(ran.out.contains("may be making it"), "{ran:?}");
+    maker.kill();
+    assert_eq!(folder.run(&["rm", "--dead", "--json"]).action("new"), "removed");
 }

@@ -34,6 +34,7 @@ use crate::report::Failure;
 #[derive(Debug, Serialize)]
 pub(crate) struct Found {
     pub(crate) name: String,
+    #[serde(serialize_with = "in_letters")]
     pub(crate) path: PathBuf,
     /// The owner of the file.
     pub(crate) uid: u32,
@@ -146,6 +147,11 @@ pub(crate) enum Content {
     Foreign,
     /// It cannot be read, or is no file.
     Unreadable,
+}
+
+/// A path as text. Bytes that are none must not keep all the others from being shown.
+fn in_letters<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
 }
 
 fn in_a_word<S: Serializer>(life: &Life, to: S) -> Result<S::Ok, S::Error> {
