@@ -138,6 +138,17 @@ pub fn announce(segment: &Segment<'_>, receiver_slot: u32, lane: u32) -> bool {
     bell::ring(segment, receiver_slot)
 }
 
+/// [`announce`], to the receiver that the lane itself names: for those who take it back from its sender.
+pub(super) fn announce_again(segment: &Segment<'_>, lane: u32) {
+    let id = segment
+        .lane(lane)
+        .and_then(|lines| word(lines, RECEIVER))
+        .and_then(|word| EndpointId::unpack(word.load(Ordering::Relaxed)));
+    if let Some(id) = id {
+        announce(segment, id.slot, lane);
+    }
+}
+
 /// The receiving end of `lane`, if it is open and leads to `receiver`; and the sender.
 #[must_use]
 pub fn inbound<'s>(

@@ -17,9 +17,9 @@
 //! can only be about the dead process, never about a successor in the same slot; and if the word has changed since, the
 //! swap fails, and is tried again from what is there now.
 
-use spinwire_layouts::shm::{LaneWord, Lease, LeaseState};
+use spinwire_layouts::shm::{LaneState, LaneWord, Lease, LeaseState};
 
-use super::lane_table::{ATTEMPTS_MAX, Side, after_leaving, other_end, state_word};
+use super::lane_table::{ATTEMPTS_MAX, Side, after_leaving, announce_again, other_end, state_word};
 use super::segment::Segment;
 use super::{directory, lease};
 use crate::raw::barrier::store_before_load;
@@ -69,6 +69,11 @@ fn leave_lane(
         };
         if process != slot || !still_dead() {
             return;
+        }
+        if (word.state, side) == (LaneState::Open, Side::Sender) {
+            // It may have died before it had told the receiver of the lane, who would never meet it then, nor let go of it.
+            // First this, then the state: whoever begins again finds the lane as it was, or the receiver told.
+            announce_again(segment, lane);
         }
         // A lane that its sender was still opening when the receiver died stays the sender's to close.
         let other = other_end(segment, lane, side);
