@@ -2,14 +2,21 @@
 //!
 //! Everything in this crate that touches memory which another thread, process or device may touch at the same time
 //! takes its atomics from here. A loom build (`RUSTFLAGS="--cfg loom"`) swaps in loom's model of them, so that the very
-//! code that ships is the code that is checked.
+//! code that ships is the code that is checked. A build with `--cfg spinwire_steps` swaps in atomics that a test can stop
+//! before any store, which is where it then kills the process.
 //!
 //! Ordering notes: a Release and the Acquire that it pairs with carry the same `SYNC(tag)` comment.
 
-#[cfg(not(loom))]
+#[cfg(spinwire_steps)]
+pub mod steps;
+
+#[cfg(not(any(loom, spinwire_steps)))]
 mod door {
     pub use core::sync::atomic::{AtomicU64, Ordering, fence};
 }
+
+#[cfg(all(spinwire_steps, not(loom)))]
+use steps as door;
 
 #[cfg(loom)]
 mod door {

@@ -1,0 +1,259 @@
+//! A process is killed before each of its stores to shared memory, from the join to the farewell. Run with
+//! `RUSTFLAGS="--cfg spinwire_steps"`, which makes every atomic of the data plane a place to stop at.
+//!
+//! ```text
+//!   mortal    join (takes back from a corpse) | open | connect | messages both ways | disconnect | close | leave
+//!             kill -9 before store 0, 1, 2, ..                              one life each, until one comes to its end
+//!   survivor  talks with it; takes back what it held; then all is free, and the next life begins
+//! ```
+//!
+//! `process_kill` kills at random moments, and few of those fall between two stores of a claim. `chaos_reclaim` dies between
+//! two calls only. Here each store is the last one once, in a real process, found dead by what the kernel says of it.
+#![cfg(spinwire_steps)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    clippy::large_stack_frames,
+    reason = "a test stops at the first thing that is not as expected, and has a stack to itself"
+)]
+
+mod host_process;
+
+use core::time::Duration;
+use std::os::unix::process::ExitStatusExt;
+use std::time::Instant as WallClock;
+
+use host_process::{Folder, again, lines, role, say, signal};
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::id::{Addr, Name};
+use spinwire_dataplane::msg::{Endpoint, RecvFrom, SendTo};
+use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::provider::EndpointType;
+use spinwire_dataplane::provider::shm::ShmPort;
+use spinwire_dataplane::raw::loan::LoanPool;
+use spinwire_dataplane::shm::lease::{self, Joiner};
+use spinwire_dataplane::shm::{Geometry, Segment, directory, lane_table};
+use spinwire_dataplane::sync::steps;
+use spinwire_dataplane::time::Instant;
+use spinwire_hostshim::domain::{Domain, DomainConfig, take_back_from_the_dead};
+use spinwire_hostshim::liveness::boot_id;
+use spinwire_hostshim::mem::{PageKind, PagePolicy};
+use spinwire_hostshim::plane::Plane;
+use spinwire_layouts::shm::{EndpointKind, LaneState};
+use spinwire_tests::rng::pattern;
+
+const TEST: &str = "a_kill_before_every_store_leaves_nothing_behind";
+/// Messages that a life sends; some need more than a cell, and more than the ring holds at once.
+const MESSAGES: u64 = 24;
+/// Lives come to their end long before that.
+const LIVES_MAX: u64 = 20_000;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const fn config() -> DomainConfig {
+    let geometry = Geometry {
+        process_count: 4,
+        endpoint_count: 4,
+        lane_count: 8,
+        lane_cell_count: 8,
+        lane_spill_bytes: 1024,
+    };
+    // The watcher of the survivor must not be the one that takes back: its first round is its last.
+    let death_noticed_within = Duration::from_secs(4 * 3600);
+    DomainConfig { geometry, pages: PagePolicy::Only(PageKind::Base4K), death_noticed_within }
+}
+
+fn length(number: u64) -> usize {
+    usize::try_from(number * 37 % 300).unwrap()
+}
+
+fn now() -> Instant {
+    use std::sync::OnceLock;
+    static BEGAN: OnceLock<WallClock> = OnceLock::new();
+    let elapsed = BEGAN.get_or_init(WallClock::now).elapsed();
+    Instant::from_nanos(u64::try_from(elapsed.as_nanos()).unwrap())
+}
+
+/// What one end has heard of another, and owes it.
+struct Talk {
+    with: Addr,
+    heard: u64,
+    answered: u64,
+}
+
+/// One end: its endpoint, and its talks.
+struct Station<'s, 'm> {
+    endpoint: Endpoint<'m, ShmPort<'s, 'm>>,
+    pool: &'m LoanPool<'m>,
+    talks: Vec<Talk>,
+}
+
+impl Station<'_, '_> {
+    /// Takes what has come: each message once, in order, untorn.
+    fn turn(&mut self) {
+        while let Some(loan) = self.pool.lend() {
+            if self.endpoint.post_recv(RecvFrom::any(), loan, 0).is_err() {
+                break;
+            }
+        }
+        let _busy = self.endpoint.turn(now(), Budget::DEFAULT).is_busy();
+        while let Some(message) = self.endpoint.poll() {
+            let (Some(from), Some(number)) = (message.source, message.immediate) else { continue };
+            if !self.talks.iter().any(|talk| talk.with == from) {
+                self.talks.push(Talk { with: from, heard: 0, answered: 0 });
+            }
+            let talk = self.talks.iter_mut().find(|talk| talk.with == from).unwrap();
+            assert_eq!(number, talk.heard, "each once, in order");
+            talk.heard += 1;
+            assert_eq!(message.bytes().unwrap(), pattern(number, length(number)), "untorn");
+        }
+        while self.endpoint.poll_event().is_some() {}
+    }
+
+    /// A turn, and an answer for each message heard, as far as there is room.
+    fn answer(&mut self) {
+        self.turn();
+        for talk in &mut self.talks {
+            while talk.answered < talk.heard {
+                let number = talk.answered;
+                let to = SendTo::peer(talk.with).immediate(number);
+                // No room yet, or gone: then it will never be.
+                if self.endpoint.inject(to, &pattern(number, length(number))).is_err() {
+                    break;
+                }
+                talk.answered += 1;
+            }
+        }
+    }
+}
+
+fn mortal(stores: u64) {
+    let mut memory = Plane::memory(4 << 20).unwrap();
+    let bump = Plane::arena(&mut memory);
+    let pool = LoanPool::place(&bump, 16, 512).unwrap();
+    let _killer = std::thread::spawn(|| {
+        while !steps::has_stopped() {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        signal(std::process::id(), "KILL");
+    });
+    steps::stop_after(stores);
+    let domain = Domain::join(
+        "steps",
+        &DomainConfig { death_noticed_within: Duration::from_millis(4), ..config() },
+    )
+    .unwrap();
+    let endpoint = domain.open_endpoint(&bump, "mortal", EndpointType::Rdm).unwrap();
+    let to = endpoint.connect(&Name::new("survivor").unwrap()).unwrap();
+    let mut station = Station { endpoint, pool, talks: Vec::new() };
+    let began = WallClock::now();
+    for number in 0..MESSAGES {
+        let bytes = pattern(number, length(number));
+        while let Err(e) = station.endpoint.inject(SendTo::peer(to).immediate(number), &bytes) {
+            assert!(matches!(e, PostError::Retry(_)), "{e}");
+            station.turn();
+            assert!(began.elapsed() < PATIENCE);
+        }
+    }
+    while station.talks.iter().all(|talk| talk.heard < MESSAGES / 4) {
+        station.turn();
+        assert!(began.elapsed() < PATIENCE);
+    }
+    station.endpoint.disconnect(to).unwrap();
+    drop(station);
+    drop(domain);
+    say(&format!("the end, {} stores", stores - steps::left()));
+}
+
+/// A process that died before, and held one end of a lane each way.
+fn lay_out_a_corpse(segment: &Segment<'_>, survivor: &Station<'_, '_>) {
+    // This process's number with another's start: whose it was is dead.
+    let joiner =
+        Joiner { pid: std::process::id(), start_time: 1, joined_unix_ns: 1, command: [0; 64] };
+    let corpse = lease::join(segment, &joiner).unwrap();
+    let name = Name::new("corpse").unwrap();
+    let id = directory::register(segment, &corpse, &name, EndpointKind::Rdm).unwrap();
+    let receiver = directory::rows(segment).find(|row| row.name.to_string() == "survivor").unwrap();
+    lane_table::open(segment, id, corpse.slot(), &receiver, 0).unwrap();
+    let to: Addr = survivor.endpoint.connect(&name).unwrap();
+    survivor.endpoint.inject(SendTo::peer(to).immediate(0), b"too late").unwrap();
+}
+
+/// What is not free, apart from the survivor itself.
+fn left_over(segment: &Segment<'_>) -> Option<String> {
+    let lanes: Vec<_> = (0..segment.geometry().lane_count)
+        .filter_map(|lane| Some((lane, lane_table::state_of(segment, lane)?)))
+        .filter(|(_, word)| word.state != LaneState::Free)
+        .collect();
+    let (processes, ends) = (lease::rows(segment).count(), directory::rows(segment).count());
+    let clean = lanes.is_empty() && (processes, ends) == (1, 1);
+    (!clean).then(|| format!("{processes} processes, {ends} endpoints, lanes {lanes:?}"))
+}
+
+/// A life that ends before that store, or comes to its end. Tells what it said.
+fn live(stores: u64, survivor: &mut Station<'_, '_>) -> Option<String> {
+    let mut child = again(TEST, &stores.to_string()).spawn().unwrap();
+    let began = WallClock::now();
+    let status = loop {
+        survivor.answer();
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if began.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("store {stores}: the mortal hangs");
+        }
+        std::thread::yield_now();
+    };
+    let said = lines(&mut child).last();
+    let killed = status.signal() == Some(libc::SIGKILL);
+    assert!(killed || (status.success() && said.is_some()), "store {stores}: {status}");
+    said
+}
+
+#[test]
+fn a_kill_before_every_store_leaves_nothing_behind() {
+    match role().as_deref() {
+        Some("survivor") => return survive(),
+        Some(stores) => return mortal(stores.parse().unwrap()),
+        None => {}
+    }
+    // The survivor gets its folder by the environment, as every program does.
+    let folder = Folder::new();
+    let mut survivor =
+        again(TEST, "survivor").env("SPINWIRE_SHM_DIR", folder.path()).spawn().unwrap();
+    let said: Vec<String> = lines(&mut survivor).collect();
+    let status = survivor.wait().unwrap();
+    println!("{said:?}");
+    assert!(status.success() && said.last().is_some_and(|s| s.starts_with("after ")), "{status}");
+}
+
+fn survive() {
+    // Never dropped: its watcher sleeps for an hour, and this process ends before that.
+    let domain = Box::leak(Box::new(Domain::create("steps", &config()).unwrap()));
+    let segment = domain.segment();
+    let boot_id = boot_id().unwrap();
+    let mut memory = Plane::memory(4 << 20).unwrap();
+    let bump = Plane::arena(&mut memory);
+    let pool = LoanPool::place(&bump, 16, 512).unwrap();
+    let endpoint = domain.open_endpoint(&bump, "survivor", EndpointType::Rdm).unwrap();
+    let mut survivor = Station { endpoint, pool, talks: Vec::new() };
+    let mut lives = 0..LIVES_MAX;
+    let last = lives.find_map(|stores| {
+        lay_out_a_corpse(&segment, &survivor);
+        let said = live(stores, &mut survivor);
+        let _how_many = take_back_from_the_dead(&segment, boot_id);
+        let mut turns = 0;
+        while let Some(what) = left_over(&segment) {
+            survivor.answer();
+            turns += 1;
+            assert!(turns < 100_000, "killed before store {stores}, left over: {what}");
+        }
+        survivor.talks.clear();
+        said
+    });
+    let last = last.unwrap();
+    let count = lives.start;
+    assert!(count > 50, "{count} lives are fewer than there are steps to die at");
+    say(&format!("after {count} lives: {last}"));
+}
