@@ -19,6 +19,8 @@ use spinwire_dataplane::raw::place::{Bump, Exhausted};
 use spinwire_dataplane::shm::JoinError;
 use spinwire_dataplane::shm::segment::{STATS_SEGMENT_BYTES, attach_stats, format_stats};
 use spinwire_dataplane::time::{Instant, Nanos};
+use spinwire_layouts::abi::{ABI_VERSION, MAGIC};
+use spinwire_layouts::shm::SegmentKind;
 
 use crate::alloc_gate::{OnUse, Sealed, seal};
 use crate::clock::TscClock;
@@ -137,18 +139,22 @@ fn stats_name(plane: &Name) -> Result<Name, PlaneError> {
     Name::new(&format!("{plane}.stats")).map_err(PlaneError::Name)
 }
 
+/// Removes the page of a dead plane, and nothing else: what is no stats page, or one of another version, may be in use by
+/// somebody whom its header does not tell.
 fn remove_if_dead(file: &Name) -> Result<(), PlaneError> {
     let mapping = SharedMapping::open(file.as_str())?;
-    let header = spinwire_dataplane::shm::copy_header(view::shared_lines(&mapping));
-    let alive = header.is_ok_and(|header| {
-        let creator = crate::liveness::Identity {
-            pid: u32::try_from(header.creator_pid).unwrap_or(0),
-            start_time: header.creator_start_time,
-            boot_id: header.boot_id,
-        };
-        crate::liveness::is_alive(&creator)
-    });
-    if !alive {
+    let Ok(header) = spinwire_dataplane::shm::copy_header(view::shared_lines(&mapping)) else {
+        return Ok(());
+    };
+    let is_page = header.magic == MAGIC
+        && header.abi_version == ABI_VERSION
+        && header.kind == SegmentKind::Stats.code();
+    let creator = crate::liveness::Identity {
+        pid: u32::try_from(header.creator_pid).unwrap_or(0),
+        start_time: header.creator_start_time,
+        boot_id: header.boot_id,
+    };
+    if is_page && !crate::liveness::is_alive(&creator) {
         mapping.unlink()?;
     }
     Ok(())

@@ -6,8 +6,10 @@ mod host_process;
 use core::hint::black_box;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use host_process::{again, role};
+use spinwire_dataplane::sync::{AtomicU64, Ordering};
 use spinwire_hostshim::alloc_gate::{self, CountingAlloc, Counts, OnUse};
 
 #[global_allocator]
@@ -36,13 +38,17 @@ fn every_way_into_the_heap_is_counted() {
 
 #[test]
 fn other_threads_are_free() {
-    let (go, wait) = std::sync::mpsc::sync_channel::<()>(1);
+    // A channel would not do: its sender may free what its receiver waited with.
+    let go = Arc::new(AtomicU64::new(0));
+    let gone = Arc::clone(&go);
     let other = std::thread::spawn(move || {
-        wait.recv().unwrap();
+        while gone.load(Ordering::Acquire) == 0 {
+            std::thread::yield_now();
+        }
         (0..1000).map(|n| black_box(vec![n; 10]).len()).sum::<usize>()
     });
     let sealed = alloc_gate::seal(OnUse::Count);
-    go.send(()).unwrap();
+    go.store(1, Ordering::Release);
     while !other.is_finished() {
         std::thread::yield_now();
     }

@@ -40,6 +40,8 @@ pub struct LaneRx<'s> {
     spill_used: Cell<bool>,
 }
 
+/// The flag of that name in a head word.
+const OWN_LINE: u64 = Head::pack(0, 0, flags::OWN_LINE);
 /// No head word: it has flags that do not exist.
 const NO_WORD: u64 = u64::MAX;
 
@@ -180,12 +182,13 @@ impl<'s> LaneRx<'s> {
             let [head_word, tag_word, ..] = cell.words();
             // SYNC(lane): Acquire pairs with the Release in LaneTx::publish.
             let found = head_word.load(Ordering::Acquire);
-            let own_line = Head::unpack(found).flags & flags::OWN_LINE;
-            if found != Head::pack(sequence(head), like.length, bits | own_line)
+            let alike = found & !OWN_LINE;
+            if alike != Head::pack(sequence(head), like.length, bits)
                 || tag_word.load(Ordering::Relaxed) != tag
             {
                 break;
             }
+            let own_line = if found == alike { 0 } else { flags::OWN_LINE };
             let place = place(like.length, bits | own_line, spill);
             let (inline, rest) = room.split_at_mut_checked(place.inline_bytes).unwrap_or_default();
             read_cell(cell, PAYLOAD_WORD, inline);

@@ -28,8 +28,8 @@ pub struct LaneTx<'s> {
     held_back: Cell<u64>,
     spill_tail: Cell<u64>,
     spill_head: Cell<u64>,
-    /// Whether the last message went on in the spill.
-    spill_used: Cell<bool>,
+    /// How far the spill was used when the batch before the last one was published, and the last one.
+    spill_published: [Cell<u64>; 2],
 }
 
 impl<'s> LaneTx<'s> {
@@ -45,7 +45,7 @@ impl<'s> LaneTx<'s> {
             held_back: Cell::new(0),
             spill_tail: Cell::new(0),
             spill_head: Cell::new(0),
-            spill_used: Cell::new(false),
+            spill_published: [Cell::new(0), Cell::new(0)],
         };
         lane.open(memory);
         lane
@@ -61,7 +61,7 @@ impl<'s> LaneTx<'s> {
         self.held_back.set(0);
         self.spill_tail.set(0);
         self.spill_head.set(0);
-        self.spill_used.set(false);
+        self.spill_published.iter().for_each(|position| position.set(0));
     }
 
     /// Writes a message behind those already staged. It is visible to the receiver after [`LaneTx::publish`].
@@ -103,7 +103,6 @@ impl<'s> LaneTx<'s> {
             // Behind the held-back head of the batch: nobody looks here before that is published.
             head_word.store(head, Ordering::Relaxed);
         }
-        self.spill_used.set(place.spill_end != self.spill_tail.get());
         self.spill_tail.set(place.spill_end);
         self.tail.set(tail.wrapping_add(1));
         if tail.wrapping_sub(self.published.get()) >= BATCH_CELLS_MAX {
@@ -180,6 +179,8 @@ impl<'s> LaneTx<'s> {
                 head.store(self.held_back.get(), Ordering::Release);
             }
             self.published.set(tail);
+            let [before, last] = &self.spill_published;
+            before.set(last.replace(self.spill_tail.get()));
         }
         count
     }
@@ -212,14 +213,15 @@ impl<'s> LaneTx<'s> {
     }
 
     /// Asks for the next cell to be this CPU's alone, before there is anything to write into it; and for the line of the
-    /// spill that comes with it, where the last message went on there.
+    /// spill that comes with it, where the last batch went on there.
     #[inline(always)]
     pub fn warm(&self) {
         let memory = self.memory.get();
         if let Some(cell) = memory.cells.get(index(self.tail.get(), self.cell_mask.get())) {
             line::prefetch_for_write(cell);
         }
-        if self.spill_used.get()
+        let [before, last] = &self.spill_published;
+        if before.get() != last.get()
             && let Some(spill) = memory.spill.get(next_spill_line(&memory, self.spill_tail.get()))
         {
             line::prefetch_for_write(spill);
