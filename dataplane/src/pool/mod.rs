@@ -61,7 +61,7 @@
 //! let mut guard = a.acquire(11)?;
 //! guard.copy_from(0, b"hello there")?;
 //! assert_eq!(b.get(guard.id()).unwrap_err(), PoolError::Busy, "it is being written");
-//! let id = guard.detach()?;
+//! let id = guard.detach().map_err(PoolError::from)?;
 //!
 //! let read = b.adopt(id)?;
 //! let mut text = [0; 11];
