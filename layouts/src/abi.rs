@@ -126,7 +126,7 @@ mod tests {
         ("BufferMeta", 0x63aa_a8ef_28ac_7677),
     ];
 
-    const GOLDEN_LAYOUT_HASH: u64 = 0x6af2_6196_375a_68d1;
+    const GOLDEN_LAYOUT_HASH: u64 = 0xbc6e_46ca_b645_5d2e;
 
     #[test]
     fn the_hashes_are_those_of_version_1() {

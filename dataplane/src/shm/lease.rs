@@ -87,7 +87,9 @@ impl<'s> ProcessTable<'s> {
         Self { entries: lines.as_chunks().0 }
     }
 
-    fn count(&self) -> u16 {
+    /// Slots that it has.
+    #[must_use]
+    pub fn count(&self) -> u16 {
         u16::try_from(self.entries.len()).unwrap_or(u16::MAX)
     }
 

@@ -229,6 +229,15 @@ impl fmt::Display for JoinError {
                     "{field}: found {found:#x}, this build has {wanted:#x}; use the same version on both sides"
                 )
             }
+            Self::Mismatch { field: field @ "kind", found, wanted } => {
+                write!(
+                    f,
+                    "{field}: this is a {}, not a {}",
+                    kind_name(*found),
+                    kind_name(*wanted)
+                )?;
+                f.write_str("; use another name")
+            }
             Self::Mismatch { field, found, wanted } => {
                 write!(f, "{field}: found {found:#x}, expected {wanted:#x}; the segment is damaged")
             }
@@ -239,6 +248,11 @@ impl fmt::Display for JoinError {
 }
 
 impl core::error::Error for JoinError {}
+
+fn kind_name(code: u64) -> &'static str {
+    let kind = u32::try_from(code).ok().and_then(SegmentKind::from_code);
+    kind.map_or("segment of an unknown kind", SegmentKind::name)
+}
 
 /// What was checked of a segment, to see the same mapping as a segment again without another look at its header, which a peer
 /// may have scribbled over since.

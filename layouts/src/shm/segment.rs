@@ -20,6 +20,8 @@ codes! {
         Stats = 2 "stats",
         /// A pool of buffers.
         Pool = 3 "pool",
+        /// One large buffer of a pool: a page for the header, then its bytes.
+        Buffer = 4 "buffer",
     }
 }
 
@@ -101,6 +103,7 @@ mod tests {
         assert_eq!(SegmentKind::from_code(1), Some(SegmentKind::Domain));
         assert_eq!(SegmentKind::from_code(2), Some(SegmentKind::Stats));
         assert_eq!(SegmentKind::from_code(3), Some(SegmentKind::Pool));
-        assert_eq!(SegmentKind::from_code(4), None);
+        assert_eq!(SegmentKind::from_code(4), Some(SegmentKind::Buffer));
+        assert_eq!(SegmentKind::from_code(5), None);
     }
 }
