@@ -17,6 +17,7 @@
 //! # Example
 //!
 //! ```
+//! use spinwire_dataplane::pool::PoolError;
 //! use spinwire_hostshim::plane::Plane;
 //! use spinwire_hostshim::pool::{BufferPool, PoolConfig};
 //!
@@ -28,7 +29,7 @@
 //! let handle = pool.handle(&bump)?; // one a thread
 //! let mut frame = handle.acquire(5)?; // a guard: nobody else has this buffer
 //! frame.copy_from(0, b"hello")?;
-//! let id = frame.detach()?; // 64 bits, to be told to anybody
+//! let id = frame.detach().map_err(PoolError::from)?; // 64 bits, to be told to anybody
 //!
 //! let frame = handle.adopt(id)?; // in another process, say
 //! let mut text = [0; 5];
