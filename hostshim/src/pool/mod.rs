@@ -192,6 +192,10 @@ impl BufferPool {
         Self::enter(mapping, config)
     }
 
+    #[expect(
+        clippy::large_stack_frames,
+        reason = "set-up, once: the geometry is copied from hand to hand"
+    )]
     fn enter(mapping: SharedMapping, config: &PoolConfig) -> Result<Self, PoolOpenError> {
         let mapping = Arc::new(mapping);
         let lines = view::shared_lines(&mapping);
@@ -344,9 +348,19 @@ impl Shape for PoolShape {
     }
 }
 
-/// Takes back what dead processes held of a pool, as every process that has it open does. The counts are of this call's steps.
-#[allow(clippy::must_use_candidate, reason = "the figures are for those who want to tell")]
-pub fn reclaim_dead(segment: &PoolSegment<'_>, boot_id: [u8; 16]) -> Reclaimed {
+/// Takes back what dead processes held of the pool in `mapping`, as every process that has it open does: for tools that do not
+/// open it.
+///
+/// # Errors
+/// [`PoolOpenError`] where it is no pool, or one whose process numbers mean other processes.
+pub fn reclaim_in(mapping: &SharedMapping) -> Result<Reclaimed, PoolOpenError> {
+    let segment = PoolSegment::attach(view::shared_lines(mapping));
+    let segment = segment.map_err(|why| membership::broken(mapping, why))?;
+    let me = membership::introduce(mapping)?;
+    Ok(reclaim_dead(&segment, me.boot_id))
+}
+
+fn reclaim_dead(segment: &PoolSegment<'_>, boot_id: [u8; 16]) -> Reclaimed {
     let mut sum = Reclaimed::default();
     membership::for_each_dead(segment, boot_id, |slot| {
         if let Some(done) = segment.reclaim(slot, &Futexes) {
