@@ -320,7 +320,7 @@ fn check<'h>(pool: &BufferPool, handle: &'h PoolHandle<'_>, worker: &mut Worker<
     for row in pool.segment().rows() {
         let word = row.word;
         assert!(word.holders & !mine == 0, "held by nobody who lives: {row:?}");
-        assert!(!word.writer || word.holders == mine && word.detached == 0, "{row:?}");
+        assert!(!word.writer || word.holders == mine, "{row:?}");
         assert!(!word.is_free() || row.is_marked, "free, and nobody can find it: {row:?}");
         let reads = worker.reading.iter().any(|guard| guard.id() == row.id);
         let writes = worker.writing.iter().any(|guard| guard.id() == row.id);
