@@ -298,6 +298,24 @@ fn the_watcher_of_any_survivor_takes_back() {
 }
 
 #[test]
+fn two_handles_of_one_process_leave_references_of_their_own() {
+    const NAME: &str = "two_handles_of_one_process_leave_references_of_their_own";
+    alone(NAME, &[], |_folder| {
+        let geometry = small().geometry.orphans(Orphans::Release);
+        let pool = BufferPool::create("two", &PoolConfig { geometry, ..small() }).unwrap();
+        let mut memory = Plane::memory(ARENA).unwrap();
+        let bump = Plane::arena(&mut memory);
+        let (a, b) = (pool.handle(&bump).unwrap(), pool.handle(&bump).unwrap());
+        let of_a = a.acquire(1).unwrap().detach().unwrap();
+        let of_b = b.acquire(1).unwrap().detach().unwrap();
+        drop(a);
+        assert_eq!(b.ref_count(of_a), Err(PoolError::Stale), "it went with its handle");
+        assert_eq!(b.ref_count(of_b), Ok(1), "it is of another handle");
+        pool.unlink().unwrap();
+    });
+}
+
+#[test]
 fn what_cannot_be_had_is_told_by_field_and_remedy() {
     const NAME: &str = "what_cannot_be_had_is_told_by_field_and_remedy";
     alone(NAME, &[], |folder| {

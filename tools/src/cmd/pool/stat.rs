@@ -6,7 +6,8 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 use spinwire_dataplane::pool::{BufferRow, PoolSegment};
 use spinwire_hostshim::mem;
-use spinwire_layouts::shm::{BufferId, Lease, Orphans, SegmentHeader};
+use spinwire_layouts::shm::{BufferId, Orphans, SegmentHeader};
+use spinwire_layouts::word::TagWord;
 
 use super::look;
 use crate::cmd::ps::holders::Holders;
@@ -179,9 +180,7 @@ fn buffers(pool: &PoolSegment<'_>) -> Vec<Buffer> {
         },
         holders: (0..32).filter(|slot| has(&row, *slot)).collect(),
         detached: row.word.detached,
-        detached_by_pid: Lease::unpack(row.detached_by)
-            .filter(|_| row.detached_by != 0)
-            .map(|lease| lease.subject),
+        detached_by_pid: Some(TagWord::unpack(row.detached_by).subject).filter(|pid| *pid != 0),
     };
     in_use(pool).map(buffer).collect()
 }
