@@ -34,7 +34,7 @@ mod tx;
 use spinwire_layouts::shm::lane::CELL_INLINE_BYTES;
 use spinwire_layouts::wire::message::flags;
 
-use crate::raw::line::Line;
+use crate::raw::line::{LINE_BYTES, Line, WORD_BYTES};
 use crate::sync::{AtomicU64, Ordering};
 
 pub use rx::{Arrival, LaneRx};
@@ -220,6 +220,19 @@ const fn sequence(position: u64) -> u32 {
 const fn next_spill_line(memory: &LaneMemory<'_>, spill: u64) -> usize {
     let lines = memory.spill.len();
     index(round_up(spill, SPILL_LINE_BYTES) / SPILL_LINE_BYTES, lines.wrapping_sub(1))
+}
+
+/// Position `at` of the byte ring as a byte of its memory.
+#[inline(always)]
+const fn spill_index(spill: &[Line], at: u64) -> usize {
+    index(at, spill.len().wrapping_mul(LINE_BYTES).wrapping_sub(1))
+}
+
+/// The words from byte `at` of the spill to the end of its line, where `length` bytes fit into them.
+#[inline(always)]
+fn words_of_line(spill: &[Line], at: usize, length: usize) -> Option<&[AtomicU64]> {
+    let words = spill.get(at / LINE_BYTES)?.words().get(at % LINE_BYTES / WORD_BYTES..)?;
+    (length <= words.len().wrapping_mul(WORD_BYTES)).then_some(words)
 }
 
 fn length_u64(lines: &[Line]) -> u64 {

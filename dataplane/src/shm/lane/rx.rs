@@ -2,15 +2,16 @@
 
 use core::cell::Cell;
 
+use spinwire_layouts::shm::lane::CELL_INLINE_BYTES;
 use spinwire_layouts::wire::message::{Head, flags};
 
 use super::{
     Envelope, LaneMemory, PAYLOAD_WORD, Place, ReceiverState, index, length_u64, next_spill_line,
-    place, sequence,
+    place, sequence, spill_index, words_of_line,
 };
 use crate::error::Fatal;
-use crate::raw::line::{self, LINE_BYTES, Line};
-use crate::sync::Ordering;
+use crate::raw::line::{self, LINE_BYTES, Line, WORD_BYTES};
+use crate::sync::{AtomicU64, Ordering};
 
 /// A message at the front of a lane: the checked copy of its head word.
 #[derive(Clone, Copy, Debug)]
@@ -154,9 +155,9 @@ impl<'s> LaneRx<'s> {
         let inline_bytes = arrival.place.inline_bytes.min(to.len());
         let (inline, rest) = to.split_at_mut_checked(inline_bytes).unwrap_or_default();
         let skip = PAYLOAD_WORD.wrapping_add(usize::from(arrival.envelope.immediate.is_some()));
-        read_cell(cell, skip, inline);
+        read_inline(cell, skip, inline);
         if !rest.is_empty() {
-            copy_spill(memory.spill, arrival.place.spill_at, rest);
+            read_spill(memory.spill, arrival.place.spill_at, rest);
         }
     }
 
@@ -191,11 +192,11 @@ impl<'s> LaneRx<'s> {
             let own_line = if found == alike { 0 } else { flags::OWN_LINE };
             let place = place(like.length, bits | own_line, spill);
             let (inline, rest) = room.split_at_mut_checked(place.inline_bytes).unwrap_or_default();
-            read_cell(cell, PAYLOAD_WORD, inline);
+            read_inline(cell, PAYLOAD_WORD, inline);
             if place.spill_end != spill {
                 let rest_bytes = like.length.wrapping_sub(place.inline_bytes);
                 let rest = rest.get_mut(..rest_bytes).unwrap_or_default();
-                copy_spill(memory.spill, place.spill_at, rest);
+                read_spill(memory.spill, place.spill_at, rest);
                 spill = place.spill_end;
             }
             head = head.wrapping_add(1);
@@ -252,11 +253,23 @@ impl<'s> LaneRx<'s> {
     }
 }
 
-/// Copies `to.len()` bytes of a cell, from word `skip` on.
+/// Copies what of a message is in its cell, from word `skip` on.
 #[inline(always)]
-fn read_cell(cell: &Line, skip: usize, to: &mut [u8]) {
-    let words = cell.words().get(skip..).unwrap_or_default();
-    let (whole, partial) = to.as_chunks_mut::<8>();
+fn read_inline(cell: &Line, skip: usize, to: &mut [u8]) {
+    let Ok(full) = <&mut [u8; CELL_INLINE_BYTES]>::try_from(&mut *to) else {
+        return read_words(cell.words().get(skip..).unwrap_or_default(), to);
+    };
+    // A full cell has no immediate data: word by word, without a loop.
+    let [_, _, words @ ..] = cell.words();
+    for (bytes, word) in full.as_chunks_mut::<WORD_BYTES>().0.iter_mut().zip(words) {
+        *bytes = word.load(Ordering::Relaxed).to_le_bytes();
+    }
+}
+
+/// Copies `to.len()` bytes of words; the last one may be needed in part.
+#[inline(always)]
+fn read_words(words: &[AtomicU64], to: &mut [u8]) {
+    let (whole, partial) = to.as_chunks_mut::<WORD_BYTES>();
     for (bytes, word) in whole.iter_mut().zip(words) {
         *bytes = word.load(Ordering::Relaxed).to_le_bytes();
     }
@@ -268,11 +281,19 @@ fn read_cell(cell: &Line, skip: usize, to: &mut [u8]) {
 }
 
 /// Copies `to.len()` bytes from position `at` of the byte ring.
-#[inline]
-fn copy_spill(spill: &[Line], at: u64, to: &mut [u8]) {
-    let bytes = spill.len().wrapping_mul(LINE_BYTES);
-    let at = index(at, bytes.wrapping_sub(1));
-    let whole = bytes.wrapping_sub(at).min(to.len());
+#[inline(always)]
+fn read_spill(spill: &[Line], at: u64, to: &mut [u8]) {
+    let at = spill_index(spill, at);
+    match words_of_line(spill, at, to.len()) {
+        Some(words) => read_words(words, to),
+        None => read_spill_lines(spill, at, to),
+    }
+}
+
+/// Copies `to.len()` bytes from byte `at` of the ring on, and from its start on where that is beyond the end.
+#[inline(never)]
+fn read_spill_lines(spill: &[Line], at: usize, to: &mut [u8]) {
+    let whole = spill.len().wrapping_mul(LINE_BYTES).wrapping_sub(at).min(to.len());
     let (first, second) = to.split_at_mut_checked(whole).unwrap_or_default();
     let read =
         line::copy_out(spill, at, first) && (second.is_empty() || line::copy_out(spill, 0, second));
