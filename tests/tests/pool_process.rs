@@ -15,6 +15,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     clippy::large_stack_frames,
     clippy::wildcard_enum_match_arm,
@@ -107,7 +108,7 @@ fn read(guard: &SharedGuard<'_, PoolFiles>) {
 }
 
 /// What may be said to somebody who takes ids out of the pool itself, at the same time as others.
-fn is_fair(error: PoolError) -> bool {
+const fn is_fair(error: PoolError) -> bool {
     matches!(
         error,
         PoolError::Busy
@@ -240,6 +241,7 @@ fn mortal(seed: u64) {
     let handle = pool.handle(&bump).unwrap();
     let mut worker = Worker::new(&handle, Rng::new(seed));
     say("up");
+    #[expect(clippy::infinite_loop, reason = "what it waits for is to be killed")]
     loop {
         worker.act();
     }
