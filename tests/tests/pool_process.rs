@@ -26,6 +26,7 @@ mod host_process;
 
 use core::time::Duration;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::Child;
 use std::time::Instant;
 
@@ -234,7 +235,16 @@ impl<'h, 'm> Worker<'h, 'm> {
     }
 }
 
+/// Written by a mortal that finds something wrong, before it says so: it may be killed while it does.
+fn complaint() -> PathBuf {
+    PathBuf::from(std::env::var_os("SPINWIRE_SHM_DIR").unwrap()).join("complaint")
+}
+
 fn mortal(seed: u64) {
+    std::panic::set_hook(Box::new(|what| {
+        let _written = std::fs::write(complaint(), what.to_string());
+        say(&what.to_string());
+    }));
     let pool = BufferPool::open(POOL, &config()).unwrap();
     let mut memory = Plane::memory(pool.handle_bytes()).unwrap();
     let bump = Plane::arena(&mut memory);
@@ -265,11 +275,9 @@ impl Seat {
     fn kill(&mut self) {
         self.child.kill().unwrap();
         let status = self.child.wait().unwrap();
-        assert_eq!(
-            status.signal(),
-            Some(libc::SIGKILL),
-            "it stopped by itself, see above: {status}"
-        );
+        let complaint = std::fs::read_to_string(complaint()).unwrap_or_default();
+        assert!(complaint.is_empty(), "{complaint}");
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "it stopped by itself: {status}");
     }
 }
 
