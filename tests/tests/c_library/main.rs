@@ -73,7 +73,8 @@ fn compile(folder: &Folder, compiler: &str, source: &str, flags: &[&str]) -> Opt
         );
         return None;
     }
-    let program = folder.path().join(format!("{source}-{compiler}-{}", flags.len()));
+    let name = Path::new(source).file_name().unwrap().to_string_lossy();
+    let program = folder.path().join(format!("{name}-{compiler}-{}", flags.len()));
     let library = library();
     let mut command = Command::new(compiler);
     command.args(flags).args(WARNINGS).arg("-I").arg(here("../hostshim/capi/include"));
@@ -226,6 +227,16 @@ fn check_integers(handle: &PoolHandle<'_>, id: BufferId, detached: bool) {
     assert_eq!(numbers, (0..10).map(|n| n * n - 20).collect::<Vec<i32>>());
 }
 
+/// The reader's folder, and where else the caller has modules.
+fn python_path() -> std::ffi::OsString {
+    let mut path = here("../tools/examples/python").into_os_string();
+    if let Some(more) = std::env::var_os("PYTHONPATH") {
+        path.push(":");
+        path.push(more);
+    }
+    path
+}
+
 fn in_use(pool: &BufferPool) -> u32 {
     pool.stats().iter().map(|class| class.slots - class.free).sum()
 }
@@ -346,7 +357,7 @@ fn python_reads_what_rust_wrote() {
                 "" => command.arg(scripts.join("spinwire.py")),
                 script => command.args(["-c", script]),
             };
-            command.args(arguments).env("PYTHONPATH", &scripts);
+            command.args(arguments).env("PYTHONPATH", python_path());
             command.env("SPINWIRE_LIBRARY", library().join("libspinwire.so"));
             let ran = command.output().unwrap();
             assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
@@ -393,4 +404,32 @@ except Error as e: print(e.status)";
         drop(handle);
         pool.unlink().unwrap();
     });
+}
+
+/// The programs of `README.md` in C and Python, as they stand there.
+#[test]
+fn the_programs_of_the_readme_run() {
+    let readme = std::fs::read_to_string(here("../README.md")).unwrap();
+    let block = |language: &str| {
+        let text = readme.split_once(&format!("```{language}\n")).expect("a block of code").1;
+        text.split_once("```").unwrap().0.to_owned()
+    };
+    let (programs, segments) = (Folder::new(), Folder::new());
+    let source = programs.path().join("frames.c");
+    std::fs::write(&source, block("c")).unwrap();
+    let name = source.to_str().unwrap().to_owned();
+    let Some(program) = compile(&programs, "cc", &name, &["-std=c11"]) else { return };
+    let wrote = Command::new(program).env("SPINWIRE_SHM_DIR", segments.path()).output().unwrap();
+    assert!(wrote.status.success(), "{wrote:?}");
+    let id = String::from_utf8(wrote.stdout).unwrap();
+    if let Err(e) = output("python3", &["--version"]) {
+        not_run("README.md in Python", &format!("{e}; remedy: apt-get install python3"));
+        return;
+    }
+    let mut python = Command::new("python3");
+    python.args(["-B", "-c", &block("python"), id.trim()]).env("PYTHONPATH", python_path());
+    python.env("SPINWIRE_LIBRARY", library().join("libspinwire.so"));
+    let read = python.env("SPINWIRE_SHM_DIR", segments.path()).output().unwrap();
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    assert_eq!(String::from_utf8(read.stdout).unwrap(), "[1.5, 2.5, 4.0]\n");
 }
