@@ -156,9 +156,12 @@ impl Drop for Desk {
             self.pools.drain().for_each(mem::forget);
             return;
         }
-        // Guards first; what is left of the fields is empty then.
-        self.buffers.drain().for_each(drop);
-        self.pools.drain().for_each(drop);
+        // Guards first; what is left of the fields is empty then. A panic here would end the process: the thread is at its end.
+        let all = AssertUnwindSafe(|| {
+            self.buffers.drain().for_each(drop);
+            self.pools.drain().for_each(drop);
+        });
+        let _left_to_the_watchers_then = catch_unwind(all);
     }
 }
 

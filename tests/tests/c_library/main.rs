@@ -7,6 +7,10 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::float_arithmetic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
     clippy::large_stack_frames,
     reason = "a test stops at the first thing that is not as expected"
 )]
@@ -51,7 +55,7 @@ fn library() -> &'static Path {
             .unwrap();
         assert!(built.status.success(), "the library does not build");
         let text = String::from_utf8(built.stdout).unwrap();
-        let names = text.lines().filter_map(|line| {
+        let mut names = text.lines().filter_map(|line| {
             let message: Value = serde_json::from_str(line).unwrap();
             let names = message["filenames"].as_array()?.clone();
             names
@@ -60,7 +64,7 @@ fn library() -> &'static Path {
                 .find(|n| n.ends_with("/libspinwire.so"))
                 .map(PathBuf::from)
         });
-        names.last().expect("libspinwire.so").parent().unwrap().to_owned()
+        names.next_back().expect("libspinwire.so").parent().unwrap().to_owned()
     })
 }
 
@@ -178,7 +182,7 @@ impl Partner {
     }
 }
 
-fn config() -> PoolConfig {
+const fn config() -> PoolConfig {
     PoolConfig {
         geometry: PoolGeometry::new(4).class(4096, 8),
         pages: PagePolicy::Only(PageKind::Base4K),
