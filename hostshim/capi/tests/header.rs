@@ -2,6 +2,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::large_stack_frames,
     reason = "a test stops at the first thing that is not as expected"
 )]
 
