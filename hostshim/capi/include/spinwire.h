@@ -225,8 +225,9 @@ int sw_pool_create(const char *name, const struct sw_pool_options *options, stru
 // is in hand, and through nothing else. A program that breaks it spoils what others read. A pool is for processes of one
 // user that trust each other that far; its metadata are checked all the same, and nothing that stands there crashes a reader.
 //
-// Each thread that uses the pool opens it, and takes one of its handles. A thread that ends gives back what it has in hand
-// and closes its pools; of a process that dies, the others take it back.
+// Each thread that uses the pool opens it, and takes one of its handles. An open maps the pool once more and starts a thread of
+// the library, which sleeps until a process of the pool dies: open once and keep it. A thread that ends gives back what it has
+// in hand and closes its pools; of a process that dies, the others take it back.
 int sw_pool_open(const char *name, const struct sw_pool_options *options, struct sw_pool *pool);
 
 // As sw_pool_open(), or as sw_pool_create() where there is no pool of that name.
