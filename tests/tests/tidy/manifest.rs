@@ -1,4 +1,5 @@
-//! Dependency direction: layouts <- dataplane <- hostshim <- tools. Tests and benches see all, nothing sees them.
+//! Dependency direction: layouts <- dataplane <- hostshim <- tools, capi. Tests and benches see the first three, nothing sees
+//! them, and nothing in Rust sees the C library.
 //!
 //! The facts come from `cargo metadata`, so that renames, targets and workspace inheritance are seen as cargo sees them.
 
@@ -31,6 +32,12 @@ const MEMBERS: &[Member] = &[
         foreign: Some(&["heapless", "static_assertions"]),
     },
     Member { name: HOSTSHIM, folder: "hostshim", ours: &[LAYOUTS, DATAPLANE], foreign: None },
+    Member {
+        name: "spinwire-capi",
+        folder: "hostshim/capi",
+        ours: &[LAYOUTS, DATAPLANE, HOSTSHIM],
+        foreign: Some(&["libc"]),
+    },
     Member {
         name: "spinwire",
         folder: "tools",
@@ -79,7 +86,7 @@ pub(crate) fn check(metadata: &Value, texts: &BTreeMap<String, String>) -> Vec<F
     for package in metadata["packages"].as_array().expect("packages") {
         let name = package["name"].as_str().expect("name");
         let Some(member) = MEMBERS.iter().find(|member| member.name == name) else {
-            let why = format!("`{name}` is no member of this workspace: the six are fixed");
+            let why = format!("`{name}` is no member of this workspace: they are fixed");
             findings.push(Finding::new("Cargo.toml", 0, rule::DIRECTION, why));
             continue;
         };
