@@ -170,7 +170,7 @@ const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 pub struct BufferId(u64);
 
 /// Which stay of which process left a reference behind, as `detached_by` of a [`BufferMeta`] has it: a
-/// [`TagWord`](crate::word::TagWord) with the slot of the process table plus one as its tag, and generation and pid of the lease.
+/// [`TagWord`] with the slot of the process table plus one as its tag, and generation and pid of the lease.
 /// The lease words of two handles of one process may be the same, as they lie in different slots.
 #[inline]
 #[must_use]
