@@ -31,6 +31,8 @@ pub enum Retry {
     AddressesFull,
     /// The connection is not up yet.
     NotConnected,
+    /// All buffers of that size class of the pool are in use.
+    PoolFull,
     /// A simulated shortage (only the fault provider gives it).
     Injected,
 }
@@ -117,6 +119,9 @@ impl fmt::Display for Retry {
             Self::CqFull => "completion queue full: poll it",
             Self::AddressesFull => "address table full: remove an address, or open with more peers",
             Self::NotConnected => "not connected yet: poll until the connection is up",
+            Self::PoolFull => {
+                "pool full: all buffers of that class are in use; wait for a release, or create it with more"
+            }
             Self::Injected => "injected shortage: retry",
         })
     }

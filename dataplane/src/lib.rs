@@ -94,6 +94,7 @@
 //! | [`msg`] | endpoints and completions; matching of tags |
 //! | [`provider`] | the trait of all transports; shared memory, loopback, faults by seed, a trace |
 //! | [`shm`] | segments, leases of processes, the directory of endpoints, lanes, reclaim from the dead |
+//! | [`pool`] | buffers that processes share: guards, ids, descriptions, reclaim from the dead |
 //! | [`poll`] | turns, budgets, the idle ladder, counters, histograms, the stats page |
 //! | [`table`] | slab, lists, ring, bit set, timer wheel: fixed capacity, one thread |
 //! | [`raw`] | the only files with `unsafe`: foreign memory, placement, loans, pause instructions |
@@ -117,6 +118,7 @@ pub mod error;
 pub mod id;
 pub mod msg;
 pub mod poll;
+pub mod pool;
 pub mod provider;
 #[expect(unsafe_code, reason = "the fenced yard")]
 pub mod raw;

@@ -7,7 +7,9 @@
 //!             tools            the command line
 //!               |
 //!   +---------- hostshim ---------------------------------------------------+
-//!   | domain     segments that processes meet in; the watcher of deaths     |
+//!   | domain     segments that processes meet in                            |
+//!   | pool       buffers that processes share                               |
+//!   | membership what both have in common; the watcher of deaths            |
 //!   | plane      arena, clock, stats page and seal of one pinned thread     |
 //!   | mem        memory: private arenas, named segments, huge pages         |
 //!   | affinity   which CPUs, and pinning to one                             |
@@ -54,7 +56,7 @@
 //!
 //! # What to know
 //!
-//! - A domain starts one thread, which sleeps until a process of the segment ends. It runs no turn. A
+//! - A domain or a pool starts one thread, which sleeps until a process of the segment ends. It runs no turn. A
 //!   turn never waits for it.
 //! - Asking for huge pages and getting them are two things. Every mapping says what it got and why not better:
 //!   [`mem::PageReport`].
@@ -77,7 +79,9 @@ pub mod error;
 pub mod idle;
 pub mod liveness;
 pub mod mem;
+pub mod membership;
 pub mod plane;
+pub mod pool;
 pub mod preflight;
 
 #[cfg(test)]

@@ -24,10 +24,10 @@ use spinwire_layouts::shm::SegmentKind;
 
 use crate::alloc_gate::{OnUse, Sealed, seal};
 use crate::clock::TscClock;
-use crate::domain::identity;
 use crate::error::OsError;
 use crate::idle::Parks;
 use crate::mem::{MapError, Mapping, PageKind, PagePolicy, Problem, SharedMapping};
+use crate::membership::identity;
 use crate::raw::view;
 
 /// Why a plane could not be opened.

@@ -8,9 +8,10 @@
 
 use crate::describe::{HASH_START, StructLayout, hash_word};
 use crate::shm::{
-    BELL_ARMED, Counter, EndpointEntry, EndpointKind, HistogramHeader, HistogramId, LaneCell,
-    LaneHeader, LaneState, LeaseState, ProcessEntry, SegmentHeader, SegmentKind, StatsHeader, Unit,
-    stats,
+    AccessMode, BELL_ARMED, BufferMeta, ClassLive, Counter, DType, EndpointEntry, EndpointKind,
+    HistogramHeader, HistogramId, LaneCell, LaneHeader, LaneState, LeaseState, Orphans, PoolHeader,
+    ProcessEntry, SegmentHeader, SegmentKind, SizeClass, SlotHome, StatsHeader, StorageType, Unit,
+    pool, stats,
 };
 use crate::wire::{MessageHeader, message};
 use crate::word::widen;
@@ -35,6 +36,10 @@ pub const MANIFEST: &[&StructLayout] = &[
     &StatsHeader::LAYOUT,
     &HistogramHeader::LAYOUT,
     &MessageHeader::LAYOUT,
+    &PoolHeader::LAYOUT,
+    &SizeClass::LAYOUT,
+    &ClassLive::LAYOUT,
+    &BufferMeta::LAYOUT,
 ];
 
 /// Hashes of the numbered states and kinds, and numbers that are part of the contract but of no
@@ -47,6 +52,15 @@ const NUMBERS: &[u64] = &[
     Counter::HASH,
     HistogramId::HASH,
     Unit::HASH,
+    DType::HASH,
+    StorageType::HASH,
+    AccessMode::HASH,
+    Orphans::HASH,
+    SlotHome::HASH,
+    widen(pool::SLOT_BITS),
+    widen(pool::TAG_BITS),
+    widen(pool::DETACHED_MAX),
+    widen(pool::POOL_PROCESS_COUNT_MAX),
     message::head_hash(),
     crate::word::from_usize(stats::COUNTER_SLOT_COUNT),
     crate::word::from_usize(stats::HISTOGRAM_SLOT_COUNT),
@@ -106,9 +120,13 @@ mod tests {
         ("StatsHeader", 0x7bce_bbc8_7bd5_d693),
         ("HistogramHeader", 0x6767_9656_cff9_120a),
         ("MessageHeader", 0xefdf_f489_4fad_1c92),
+        ("PoolHeader", 0x55e3_2ec8_7727_91fc),
+        ("SizeClass", 0xef4e_080d_308a_371a),
+        ("ClassLive", 0xe30a_67c6_1971_5d57),
+        ("BufferMeta", 0x63aa_a8ef_28ac_7677),
     ];
 
-    const GOLDEN_LAYOUT_HASH: u64 = 0xdc77_dbfc_28a3_bb1d;
+    const GOLDEN_LAYOUT_HASH: u64 = 0xbc6e_46ca_b645_5d2e;
 
     #[test]
     fn the_hashes_are_those_of_version_1() {
@@ -155,7 +173,7 @@ mod tests {
     #[test]
     fn no_enumeration_is_missing_from_the_hash() {
         let defined = names_after(&shared_sources(), "pub enum ", ':');
-        assert_eq!(defined.len(), 7, "{defined:?}");
+        assert_eq!(defined.len(), 12, "{defined:?}");
         let source = include_str!("abi.rs");
         for name in defined {
             assert!(source.contains(&std::format!("    {name}::HASH,\n")), "{name}");

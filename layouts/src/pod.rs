@@ -106,6 +106,35 @@ plain! {
     Le16 Little; Le32 Little; Le64 Little;
 }
 
+/// Types whose values may be seen in place in a buffer: all [`Pod`] types, and floats, which stay out of layouts.
+///
+/// # Safety
+/// An implementor promises that (1) every pattern of `size_of::<Self>()` bytes is a valid value of the type, (2) every byte
+/// of every value is initialised, (3) the type has no interior mutability.
+pub unsafe trait Plain: Copy + 'static {}
+
+// SAFETY: the promises of `Pod` are the same.
+unsafe impl<T: Pod> Plain for T {}
+
+macro_rules! plain_only {
+    ($($ty:ident),*) => {$(
+        // SAFETY: every pattern of bits is a number or a NaN, there is no padding and no interior mutability.
+        unsafe impl Plain for $ty {}
+    )*};
+}
+
+plain_only!(f32, f64, F16Bits, Bf16Bits);
+
+/// The bits of an IEEE 754 binary16, which Rust has no stable type for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct F16Bits(pub u16);
+
+/// The bits of a bfloat16: the upper half of a binary32.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Bf16Bits(pub u16);
+
 // SAFETY: an array is its elements one after the other, without padding between them, so it keeps
 // all three promises of `T`.
 unsafe impl<T: Pod, const N: usize> Pod for [T; N] {}

@@ -21,5 +21,6 @@
 
 pub mod conformance;
 pub mod model;
+pub mod pool;
 pub mod rng;
 pub mod sim;

@@ -9,6 +9,7 @@
 use core::marker::PhantomData;
 
 use spinwire_dataplane::msg::Endpoint;
+use spinwire_dataplane::pool::{ExclusiveGuard, Pool, PoolSegment, SharedGuard};
 use spinwire_dataplane::provider::shm::ShmPort;
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::loan::{Loan, LoanPool};
@@ -67,6 +68,9 @@ fn owners_stay_on_their_thread() {
         ShmPort<'static, 'static>,
         Loan<'static>,
         LoanPool<'static>,
+        Pool<'static>,
+        ExclusiveGuard<'static>,
+        SharedGuard<'static>,
         Bump<'static>,
         LaneTx<'static>,
         LaneRx<'static>,
@@ -79,7 +83,7 @@ fn owners_stay_on_their_thread() {
     for (name, _, sync) in never_shared {
         assert!(!sync, "{name} is Sync: two threads could turn it at once");
     }
-    for (name, send, _) in asked![Endpoint<'static, ()>, Loan<'static>] {
+    for (name, send, _) in asked![Endpoint<'static, ()>, Loan<'static>, ExclusiveGuard<'static>] {
         assert!(!send, "{name} is Send: it could part from its pool, which counts without atomics");
     }
 }
@@ -87,7 +91,7 @@ fn owners_stay_on_their_thread() {
 /// Shared memory, and a checked view of it, are for every thread.
 #[test]
 fn shared_memory_is_for_all_threads() {
-    for (name, send, sync) in asked![&'static [Line], Segment<'static>] {
+    for (name, send, sync) in asked![&'static [Line], Segment<'static>, PoolSegment<'static>] {
         assert!(send && sync, "{name}");
     }
 }

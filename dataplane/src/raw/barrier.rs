@@ -28,3 +28,19 @@ pub fn store_before_load_of_bell() {
     #[cfg(loom)]
     fence(Ordering::SeqCst);
 }
+
+/// What this thread has swapped (compare-and-swap, or another read-modify-write) is visible before anything that it loads
+/// afterwards is read.
+///
+/// On x86-64 every such instruction is locked, and a locked instruction is a full barrier (Intel SDM volume 3, "Locked
+/// instructions have a total order"; AMD APM volume 2, 7.4.2), while the Acquire of the swap keeps the compiler from moving a later load
+/// before it. Elsewhere, and under loom, it is a fence.
+#[inline(always)]
+#[cfg_attr(
+    all(target_arch = "x86_64", not(loom)),
+    expect(clippy::missing_const_for_fn, reason = "it does something elsewhere")
+)]
+pub fn swap_before_load() {
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    fence(Ordering::SeqCst);
+}

@@ -6,10 +6,15 @@
 //! | [`mod@line`] | foreign memory as a bounded slice of cache lines of atomics, and copies in and out of it |
 //! | [`place`] | tables put into a mapping that outlives them |
 //! | [`loan`] | buffers that are owned by exactly one holder at a time |
+//! | [`payload`] | the bytes of a shared buffer, by copies or as plain slices |
 //! | [`pause`] | the instructions of the idle ladder |
+//! | `step` | the question before each write, in builds for step tests |
 
 pub mod barrier;
 pub mod line;
 pub mod loan;
 pub mod pause;
+pub mod payload;
 pub mod place;
+#[cfg(spinwire_asked)]
+pub(crate) mod step;

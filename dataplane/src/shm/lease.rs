@@ -14,9 +14,8 @@ use core::mem::offset_of;
 use spinwire_layouts::shm::{Lease, LeaseState, ProcessEntry};
 use spinwire_layouts::word::next_generation;
 
-use super::segment::Segment;
 use crate::error::Retry;
-use crate::raw::line::{Line, word};
+use crate::raw::line::{LINE_BYTES, Line, word};
 use crate::sync::{AtomicU64, Ordering};
 
 /// A process slot that this process holds: its right to register endpoints and open lanes.
@@ -74,8 +73,40 @@ const JOINED: usize = offset_of!(ProcessEntry, joined_unix_ns) / 8;
 const RINGS: usize = offset_of!(ProcessEntry, rings) / 8;
 const COMMAND: usize = offset_of!(ProcessEntry, command) / 8;
 
-pub(super) fn lease_word<'s>(segment: &Segment<'s>, slot: u16) -> Option<&'s AtomicU64> {
-    word(segment.process(u32::from(slot))?, LEASE)
+/// The process table of a segment.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessTable<'s> {
+    entries: &'s [[Line; ENTRY_LINES]],
+}
+
+const ENTRY_LINES: usize = size_of::<ProcessEntry>() / LINE_BYTES;
+
+impl<'s> ProcessTable<'s> {
+    /// The table in `lines`, which it fills.
+    pub(crate) const fn new(lines: &'s [Line]) -> Self {
+        Self { entries: lines.as_chunks().0 }
+    }
+
+    /// Slots that it has.
+    #[must_use]
+    pub fn count(&self) -> u16 {
+        u16::try_from(self.entries.len()).unwrap_or(u16::MAX)
+    }
+
+    fn entry(&self, slot: u16) -> Option<&'s [Line; ENTRY_LINES]> {
+        self.entries.get(usize::from(slot))
+    }
+}
+
+/// Whatever processes hold leases in: a domain's [`Segment`](super::Segment), or a
+/// [`PoolSegment`](crate::pool::PoolSegment).
+pub trait Members<'s> {
+    /// Its process table.
+    fn process_table(&self) -> ProcessTable<'s>;
+}
+
+pub(crate) fn lease_word<'s>(members: &impl Members<'s>, slot: u16) -> Option<&'s AtomicU64> {
+    word(members.process_table().entry(slot)?, LEASE)
 }
 
 /// Takes a process slot.
@@ -83,9 +114,11 @@ pub(super) fn lease_word<'s>(segment: &Segment<'s>, slot: u16) -> Option<&'s Ato
 /// # Errors
 /// `AddressesFull` where all slots are taken: reclaim the dead first, or make the segment with a higher
 /// `process_count`.
-pub fn join(segment: &Segment<'_>, joiner: &Joiner) -> Result<ProcessLease, Retry> {
-    for slot in 0..u16::try_from(segment.geometry().process_count).unwrap_or(u16::MAX) {
-        let Some(lines) = segment.process(u32::from(slot)) else { break };
+#[expect(single_use_lifetimes, reason = "an anonymous one is unstable in `impl Trait`")]
+pub fn join<'s>(members: &impl Members<'s>, joiner: &Joiner) -> Result<ProcessLease, Retry> {
+    let table = members.process_table();
+    for slot in 0..table.count() {
+        let Some(lines) = table.entry(slot) else { break };
         let Some(lease) = word(lines, LEASE) else { break };
         let found = lease.load(Ordering::Acquire);
         let Some(Lease { state: LeaseState::Free, generation, .. }) = Lease::unpack(found) else {
@@ -108,11 +141,10 @@ pub fn join(segment: &Segment<'_>, joiner: &Joiner) -> Result<ProcessLease, Retr
 }
 
 /// The processes in the segment, dead ones that were not taken back yet included.
-pub fn rows<'s>(segment: &Segment<'s>) -> impl Iterator<Item = ProcessRow> + use<'s> {
-    let segment = *segment;
-    let count = u16::try_from(segment.geometry().process_count).unwrap_or(u16::MAX);
-    (0..count).filter_map(move |slot| {
-        let lines = segment.process(u32::from(slot))?;
+pub fn rows<'s, M: Members<'s>>(members: &M) -> impl Iterator<Item = ProcessRow> + use<'s, M> {
+    let table = members.process_table();
+    (0..table.count()).filter_map(move |slot| {
+        let lines = table.entry(slot)?;
         // SYNC(lease): Acquire pairs with the Release in join.
         let lease = Lease::unpack(word(lines, LEASE)?.load(Ordering::Acquire))?;
         if lease.state == LeaseState::Free {
@@ -134,11 +166,12 @@ pub fn rows<'s>(segment: &Segment<'s>) -> impl Iterator<Item = ProcessRow> + use
 /// Marks a process dead that was found to be, or that leaves. Returns whether it is dead now; `false` means that the slot is
 /// no longer that process's.
 ///
-/// The next step is [`reclaim`](super::reclaim::reclaim).
+/// The next step is [`reclaim`](super::reclaim::reclaim), or [`PoolSegment::reclaim`](crate::pool::PoolSegment::reclaim).
 #[must_use]
-pub fn mark_dead(segment: &Segment<'_>, slot: u16, lease: Lease) -> bool {
+#[expect(single_use_lifetimes, reason = "an anonymous one is unstable in `impl Trait`")]
+pub fn mark_dead<'s>(members: &impl Members<'s>, slot: u16, lease: Lease) -> bool {
     let dead = Lease { state: LeaseState::Dead, ..lease };
-    lease_word(segment, slot).is_some_and(|word| {
+    lease_word(members, slot).is_some_and(|word| {
         lease.state == LeaseState::Dead && word.load(Ordering::Acquire) == lease.pack()
             || word
                 .compare_exchange(lease.pack(), dead.pack(), Ordering::AcqRel, Ordering::Relaxed)
@@ -148,15 +181,18 @@ pub fn mark_dead(segment: &Segment<'_>, slot: u16, lease: Lease) -> bool {
 
 /// Whether a lease still stands: the process has neither left nor been marked dead.
 #[must_use]
-pub fn is_held(segment: &Segment<'_>, lease: &ProcessLease) -> bool {
-    lease_word(segment, lease.slot).is_some_and(|word| word.load(Ordering::Relaxed) == lease.word)
+#[expect(single_use_lifetimes, reason = "an anonymous one is unstable in `impl Trait`")]
+pub fn is_held<'s>(members: &impl Members<'s>, lease: &ProcessLease) -> bool {
+    lease_word(members, lease.slot).is_some_and(|word| word.load(Ordering::Relaxed) == lease.word)
 }
 
 /// Lets all others rely on it that this process rings: it maps the segment with a [`Waker`](super::bell::Waker), and takes part
 /// in the barriers of those who go to sleep (membarrier(2), registered for the expedited global one).
-pub fn vow_to_ring(segment: &Segment<'_>, lease: &ProcessLease) {
-    if let Some(rings) = segment.process(u32::from(lease.slot)).and_then(|lines| word(lines, RINGS))
-    {
+#[expect(single_use_lifetimes, reason = "an anonymous one is unstable in `impl Trait`")]
+pub fn vow_to_ring<'s>(members: &impl Members<'s>, lease: &ProcessLease) {
+    let table = members.process_table();
+    let entry = table.entry(lease.slot);
+    if let Some(rings) = entry.and_then(|lines| word(lines, RINGS)) {
         // SYNC(vow): Release pairs with the Acquire in everybody_rings.
         rings.store(lease.word, Ordering::Release);
     }
@@ -164,8 +200,9 @@ pub fn vow_to_ring(segment: &Segment<'_>, lease: &ProcessLease) {
 
 /// Whether every process of the segment rings. Who goes to sleep where one does not has to wake up by itself soon.
 #[must_use]
-pub fn everybody_rings(segment: &Segment<'_>) -> bool {
-    (0..segment.geometry().process_count).filter_map(|slot| segment.process(slot)).all(|lines| {
+#[expect(single_use_lifetimes, reason = "an anonymous one is unstable in `impl Trait`")]
+pub fn everybody_rings<'s>(members: &impl Members<'s>) -> bool {
+    members.process_table().entries.iter().all(|lines| {
         let read = |at| word(lines, at).map_or(0, |w| w.load(Ordering::Acquire));
         let lease = read(LEASE);
         // SYNC(vow): Acquire pairs with the Release in vow_to_ring. It names the stay, so the vow of an earlier one is none.

@@ -21,6 +21,7 @@ use spinwire_layouts::word::{from_usize, to_usize, widen};
 
 use super::bell::{self, Waker};
 use super::lane::LaneMemory;
+use super::lease::{Members, ProcessTable};
 use crate::id::Name;
 use crate::raw::line::{LINE_BYTES, Line, word};
 use crate::sync::Ordering;
@@ -228,6 +229,15 @@ impl fmt::Display for JoinError {
                     "{field}: found {found:#x}, this build has {wanted:#x}; use the same version on both sides"
                 )
             }
+            Self::Mismatch { field: field @ "kind", found, wanted } => {
+                write!(
+                    f,
+                    "{field}: this is a {}, not a {}",
+                    kind_name(*found),
+                    kind_name(*wanted)
+                )?;
+                f.write_str("; use another name")
+            }
             Self::Mismatch { field, found, wanted } => {
                 write!(f, "{field}: found {found:#x}, expected {wanted:#x}; the segment is damaged")
             }
@@ -238,6 +248,11 @@ impl fmt::Display for JoinError {
 }
 
 impl core::error::Error for JoinError {}
+
+fn kind_name(code: u64) -> &'static str {
+    let kind = u32::try_from(code).ok().and_then(SegmentKind::from_code);
+    kind.map_or("segment of an unknown kind", SegmentKind::name)
+}
 
 /// What was checked of a segment, to see the same mapping as a segment again without another look at its header, which a peer
 /// may have scribbled over since.
@@ -382,22 +397,13 @@ impl<'s> Segment<'s> {
     #[must_use]
     #[inline]
     pub fn liveness_epoch(&self) -> u64 {
-        // SYNC(epoch): Acquire pairs with the Release in Segment::raise_epoch.
-        word(self.header, EPOCH_WORD).map_or(0, |epoch| epoch.load(Ordering::Acquire))
+        read_epoch(self.header)
     }
 
     /// Tells everybody to look at the tables; wakes who sleeps.
     pub(crate) fn raise_epoch(&self) {
-        if let Some(epoch) = word(self.header, EPOCH_WORD) {
-            // SYNC(epoch): Release pairs with the Acquire in Segment::liveness_epoch.
-            epoch.fetch_add(1, Ordering::Release);
-        }
+        raise_epoch(self.header);
         bell::ring_all(self);
-    }
-
-    /// The lines of a process entry.
-    pub(super) fn process(&self, slot: u32) -> Option<&'s [Line; 2]> {
-        entry(self.processes, slot)
     }
 
     /// The lines of an endpoint entry.
@@ -423,9 +429,15 @@ impl<'s> Segment<'s> {
     }
 }
 
+impl<'s> Members<'s> for Segment<'s> {
+    fn process_table(&self) -> ProcessTable<'s> {
+        ProcessTable::new(self.processes)
+    }
+}
+
 impl Identity {
     /// What the headers of all kinds of segments have in common.
-    const fn header(&self, kind: SegmentKind, segment_bytes: u64) -> SegmentHeader {
+    pub(crate) const fn header(&self, kind: SegmentKind, segment_bytes: u64) -> SegmentHeader {
         SegmentHeader {
             magic: MAGIC,
             abi_version: ABI_VERSION,
@@ -445,7 +457,7 @@ impl Identity {
 }
 
 /// Writes a header, the ready word last.
-fn publish_header(lines: &[Line], header: &SegmentHeader) {
+pub(crate) fn publish_header(lines: &[Line], header: &SegmentHeader) {
     for (i, bytes) in header.as_bytes().as_chunks::<8>().0.iter().enumerate() {
         if let Some(to) = word(lines, i) {
             to.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
@@ -487,7 +499,7 @@ pub fn copy_header(lines: &[Line]) -> Result<SegmentHeader, JoinError> {
     Ok(header)
 }
 
-fn check_identity(header: &SegmentHeader, kind: SegmentKind) -> Result<(), JoinError> {
+pub(crate) fn check_identity(header: &SegmentHeader, kind: SegmentKind) -> Result<(), JoinError> {
     check("magic", header.magic, MAGIC)?;
     check("abi_version", widen(header.abi_version), widen(ABI_VERSION))?;
     check("layout_hash", header.layout_hash, LAYOUT_HASH)?;
@@ -538,12 +550,27 @@ fn stats_lines(lines: &[Line]) -> Result<&[Line], JoinError> {
     )
 }
 
+/// The liveness epoch of the segment in `lines`.
+#[inline]
+pub(crate) fn read_epoch(lines: &[Line]) -> u64 {
+    // SYNC(epoch): Acquire pairs with the Release in raise_epoch.
+    word(lines, EPOCH_WORD).map_or(0, |epoch| epoch.load(Ordering::Acquire))
+}
+
+/// Raises the liveness epoch of the segment in `lines`.
+pub(crate) fn raise_epoch(lines: &[Line]) {
+    if let Some(epoch) = word(lines, EPOCH_WORD) {
+        // SYNC(epoch): Release pairs with the Acquire in read_epoch.
+        epoch.fetch_add(1, Ordering::Release);
+    }
+}
+
 const EPOCH_WORD: usize = offset_of!(SegmentHeader, liveness_epoch) / 8;
 
 fn entry<const N: usize>(table: &[Line], slot: u32) -> Option<&[Line; N]> {
     table.as_chunks::<N>().0.get(to_usize(widen(slot)))
 }
 
-const fn check(field: &'static str, found: u64, wanted: u64) -> Result<(), JoinError> {
+pub(crate) const fn check(field: &'static str, found: u64, wanted: u64) -> Result<(), JoinError> {
     if found == wanted { Ok(()) } else { Err(JoinError::Mismatch { field, found, wanted }) }
 }

@@ -57,6 +57,28 @@ pub(crate) fn wait(word: &AtomicU64, expected: u64, span: Duration) {
     };
 }
 
+/// Sleeps while the low half of `word` is `expected`, until it is woken, or for `span`; none is for ever. May wake early.
+/// `false` where the time is over. The word may be shared with other processes.
+pub(crate) fn wait_low(word: &AtomicU64, expected: u32, span: Option<Duration>) -> bool {
+    let timeout = span.map(|span| libc::timespec {
+        tv_sec: libc::time_t::try_from(span.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: span.subsec_nanos().into(),
+    });
+    let timeout = timeout.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
+    // SAFETY: as in `wait`; no timeout at all is a null pointer, which futex(2) takes.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_futex, low_half(word), libc::FUTEX_WAIT, expected, timeout)
+    };
+    answer == 0 || Errno::last().number() != libc::ETIMEDOUT
+}
+
+/// Wakes all sleepers on `word`, in whatever processes.
+pub(crate) fn wake_all(word: &AtomicU64) {
+    // SAFETY: as in `wake`.
+    let _how_many =
+        unsafe { libc::syscall(libc::SYS_futex, low_half(word), libc::FUTEX_WAKE, i32::MAX) };
+}
+
 /// One word of several to sleep on: `struct futex_waitv` of linux/futex.h.
 #[repr(C)]
 #[derive(Clone, Copy)]

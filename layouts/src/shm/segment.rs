@@ -18,6 +18,10 @@ codes! {
         Domain = 1 "domain",
         /// The stats page of one plane, and nothing else.
         Stats = 2 "stats",
+        /// A pool of buffers.
+        Pool = 3 "pool",
+        /// One large buffer of a pool: a page for the header, then its bytes.
+        Buffer = 4 "buffer",
     }
 }
 
@@ -98,6 +102,8 @@ mod tests {
         assert_eq!(SegmentKind::from_code(0), None);
         assert_eq!(SegmentKind::from_code(1), Some(SegmentKind::Domain));
         assert_eq!(SegmentKind::from_code(2), Some(SegmentKind::Stats));
-        assert_eq!(SegmentKind::from_code(3), None);
+        assert_eq!(SegmentKind::from_code(3), Some(SegmentKind::Pool));
+        assert_eq!(SegmentKind::from_code(4), Some(SegmentKind::Buffer));
+        assert_eq!(SegmentKind::from_code(5), None);
     }
 }

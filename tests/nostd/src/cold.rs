@@ -4,13 +4,18 @@ use spinwire_dataplane::id::Name;
 use spinwire_dataplane::poll::{
     HistogramId, HistogramSnapshot, PlaneSnapshot, StatsError, StatsReader,
 };
+use spinwire_dataplane::pool::{
+    BufferRow, ClassStats, Description, ExclusiveGuard, NoHost, Pool, PoolError, PoolGeometry,
+    PoolSegment, Reclaimed,
+};
 use spinwire_dataplane::raw::line::Line;
+use spinwire_dataplane::raw::place::{Bump, Exhausted};
 use spinwire_dataplane::shm::directory::{self, EndpointRef, RegisterError};
 use spinwire_dataplane::shm::lane_table::{self, LaneEnd};
 use spinwire_dataplane::shm::lease::{self, Joiner, ProcessLease};
 use spinwire_dataplane::shm::reclaim;
 use spinwire_dataplane::shm::segment::{self, Geometry, Identity, JoinError, Segment};
-use spinwire_layouts::shm::{EndpointId, EndpointKind};
+use spinwire_layouts::shm::{BufferId, EndpointId, EndpointKind};
 
 #[unsafe(no_mangle)]
 pub extern "C" fn probe_segment_attach<'s>(lines: &'s [Line]) -> Result<Segment<'s>, JoinError> {
@@ -81,4 +86,55 @@ pub extern "C" fn probe_stats_histogram(
     StatsReader::new(page)?.histogram(HistogramId::RoundTrip, snapshot)?;
     StatsReader::new(page)?.histogram_unsettled(HistogramId::TurnBusy, snapshot)?;
     Ok(())
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_pool_attach<'s>(lines: &'s [Line]) -> Result<PoolSegment<'s>, JoinError> {
+    PoolSegment::attach(lines)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_pool_format<'s>(
+    lines: &'s [Line],
+    geometry: &PoolGeometry,
+    identity: &Identity,
+) -> Result<PoolSegment<'s>, JoinError> {
+    PoolSegment::format(lines, geometry, identity)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_pool_open<'m>(
+    segment: &PoolSegment<'m>,
+    lease: ProcessLease,
+    bump: &Bump<'m>,
+) -> Result<Pool<'m>, Exhausted> {
+    Pool::open(segment, lease, bump, &NoHost)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_pool_reclaim(segment: &PoolSegment<'_>, slot: u16) -> Option<Reclaimed> {
+    segment.reclaim(slot, &NoHost)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_pool_stats(
+    segment: &PoolSegment<'_>,
+    id: BufferId,
+) -> (Option<ClassStats>, Option<BufferRow>, Result<u32, PoolError>) {
+    (segment.stats().last(), segment.rows().last(), segment.release(id, &NoHost))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_pool_describe(
+    guard: &mut ExclusiveGuard<'_>,
+    description: &Description,
+) -> Result<Description, PoolError> {
+    guard.describe(description)?;
+    guard.description()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_pool_wait(pool: &Pool<'_>, ids: &mut [BufferId]) -> Result<(), PoolError> {
+    drop(pool.acquire_until(1, None)?);
+    pool.preallocate(64, ids)
 }

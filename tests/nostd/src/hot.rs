@@ -5,10 +5,12 @@ use spinwire_dataplane::id::{OpTag, WrId};
 use spinwire_dataplane::poll::{
     Budget, HistogramId, Outcome, Poll, Rotation, Stats, StatsWriter, TraceRing,
 };
+use spinwire_dataplane::pool::{ExclusiveGuard, Pool, PoolError, SharedGuard};
 use spinwire_dataplane::raw::line::{self, Line};
 use spinwire_dataplane::shm::lane::{Arrival, Envelope, LaneRx, LaneTx};
 use spinwire_dataplane::table::{BitSet, Due, Fifos, Full, Key, Ring, Slab, SlabError, Timers};
 use spinwire_dataplane::time::Instant;
+use spinwire_layouts::shm::BufferId;
 
 #[unsafe(no_mangle)]
 pub extern "C" fn probe_lane_stage(
@@ -138,4 +140,50 @@ impl Poll for Quiet {
     fn poll_at(&self) -> Option<Instant> {
         None
     }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_pool_acquire(pool: &Pool<'_>, size: usize) -> Result<u64, PoolError> {
+    let mut guard = pool.acquire(size)?;
+    guard.copy_from(0, b"probe")?;
+    if let Some(first) = guard.as_mut_slice::<u64>()?.first_mut() {
+        *first = 1;
+    }
+    Ok(guard.id().as_raw())
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_pool_get(
+    pool: &Pool<'_>,
+    id: BufferId,
+    to: &mut [u8],
+) -> Result<(), PoolError> {
+    pool.get(id)?.copy_to(0, to)?;
+    pool.adopt(id)?.copy_to(8, to)?;
+    drop((pool.get_mut(id)?, pool.adopt_mut(id)?));
+    pool.add_ref(id)?;
+    pool.release(id)?;
+    pool.ref_count(id)?;
+    Ok(())
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_pool_publish<'p>(
+    guard: ExclusiveGuard<'p>,
+) -> Result<SharedGuard<'p>, PoolError> {
+    guard.set_ref_count(3)?;
+    guard.publish()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_pool_detach(guard: SharedGuard<'_>) -> Result<BufferId, PoolError> {
+    guard.detach().map_err(PoolError::from)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_pool_tensor(
+    guard: &SharedGuard<'_>,
+    index: &[u64],
+) -> Result<Option<u32>, PoolError> {
+    Ok(guard.tensor::<u32>()?.get(index).copied())
 }

@@ -90,12 +90,7 @@ fn open_lane(lines: &'static [Line]) -> Result<(LaneTx<'static>, LaneRx<'static>
     };
     Segment::format(lines, GEOMETRY, &identity).map_err(|_| Step::Format)?;
     let segment = Segment::attach(lines).map_err(|_| Step::Attach)?;
-    let joiner = Joiner {
-        pid: 1,
-        start_time: 1,
-        joined_unix_ns: 1,
-        command: [0; 64],
-    };
+    let joiner = Joiner { pid: 1, start_time: 1, joined_unix_ns: 1, command: [0; 64] };
     let lease = lease::join(&segment, &joiner).map_err(|_| Step::Join)?;
     let register = |text| {
         directory::register(&segment, &lease, &name(text)?, EndpointKind::Rdm)
@@ -112,10 +107,7 @@ fn open_lane(lines: &'static [Line]) -> Result<(LaneTx<'static>, LaneRx<'static>
         return Err(Step::Accept);
     }
     let longest = GEOMETRY.message_bytes_max();
-    Ok((
-        LaneTx::new(sending.memory),
-        LaneRx::new(receiving.memory, longest),
-    ))
+    Ok((LaneTx::new(sending.memory), LaneRx::new(receiving.memory, longest)))
 }
 
 /// Messages of every length, with and without a tag, until the rings have wrapped many times.
@@ -132,19 +124,14 @@ fn exchange(sender: &LaneTx<'_>, receiver: &LaneRx<'_>) -> Result<(), Step> {
             tag: (round % 2 == 0).then_some(number),
             immediate: (round % 3 == 0).then_some(!number),
         };
-        sender
-            .stage(sent.get(..length).ok_or(Step::Send)?, envelope)
-            .map_err(|_| Step::Send)?;
+        sender.stage(sent.get(..length).ok_or(Step::Send)?, envelope).map_err(|_| Step::Send)?;
         if !matches!(receiver.peek(), Ok(None)) {
             return Err(Step::Receive);
         }
         if sender.publish() != 1 {
             return Err(Step::Send);
         }
-        let arrival = receiver
-            .peek()
-            .map_err(|_| Step::Receive)?
-            .ok_or(Step::Receive)?;
+        let arrival = receiver.peek().map_err(|_| Step::Receive)?.ok_or(Step::Receive)?;
         if arrival.length != length || arrival.envelope != envelope {
             return Err(Step::Content);
         }
@@ -161,9 +148,7 @@ fn exchange(sender: &LaneTx<'_>, receiver: &LaneRx<'_>) -> Result<(), Step> {
 /// A full lane refuses, and says why.
 fn fill(sender: &LaneTx<'_>) -> Result<(), Step> {
     for _ in 0..8 {
-        sender
-            .stage(b"x", Envelope::default())
-            .map_err(|_| Step::Credit)?;
+        sender.stage(b"x", Envelope::default()).map_err(|_| Step::Credit)?;
     }
     match sender.stage(b"x", Envelope::default()) {
         Err(PostError::Retry(Retry::NoCredit)) => Ok(()),

@@ -15,11 +15,8 @@ use spinwire_dataplane::time::Instant;
 
 use crate::Step;
 
-const MATCHING: MatchingConfig = MatchingConfig {
-    recv_depth: 16,
-    unexpected_depth: 16,
-    unexpected_bytes_max: 64,
-};
+const MATCHING: MatchingConfig =
+    MatchingConfig { recv_depth: 16, unexpected_depth: 16, unexpected_bytes_max: 64 };
 const CONTEXTS: EndpointConfig = EndpointConfig { contexts_max: 16 };
 
 fn names() -> Result<(Name, Name), Step> {
@@ -30,18 +27,9 @@ fn names() -> Result<(Name, Name), Step> {
 /// Over lanes of the segment in which the proof has just worked by hand.
 pub fn over_shm(segment: Segment<'static>, bump: &Bump<'static>) -> Result<(), Step> {
     let names = names()?;
-    let config = ShmConfig {
-        peers_max: 4,
-        send_depth: 8,
-        matching: MATCHING,
-    };
+    let config = ShmConfig { peers_max: 4, send_depth: 8, matching: MATCHING };
     let open = |name: &Name| {
-        let joiner = Joiner {
-            pid: 1,
-            start_time: 1,
-            joined_unix_ns: 1,
-            command: [0; 64],
-        };
+        let joiner = Joiner { pid: 1, start_time: 1, joined_unix_ns: 1, command: [0; 64] };
         let lease = lease::join(&segment, &joiner).map_err(|_| Step::Join)?;
         let port = ShmPort::open(segment, lease, bump, (name, EndpointType::Rdm), &config);
         Endpoint::new(port.map_err(|_| Step::ShmPort)?, bump, &CONTEXTS).map_err(|_| Step::Arena)
@@ -53,19 +41,10 @@ pub fn over_shm(segment: Segment<'static>, bump: &Bump<'static>) -> Result<(), S
 /// Over a hub, without foreign memory.
 pub fn over_loopback(bump: &Bump<'static>) -> Result<(), Step> {
     let names = names()?;
-    let hub = HubConfig {
-        ports_max: 2,
-        link_depth: 16,
-        messages_max: 16,
-        message_bytes_max: 1024,
-    };
+    let hub = HubConfig { ports_max: 2, link_depth: 16, messages_max: 16, message_bytes_max: 1024 };
     let hub = Hub::place(bump, &hub).map_err(|_| Step::Hub)?;
     let hub: &'static Hub<'static> = bump.value(hub).map_err(|_| Step::Arena)?;
-    let config = PortConfig {
-        peers_max: 4,
-        send_depth: 8,
-        matching: MATCHING,
-    };
+    let config = PortConfig { peers_max: 4, send_depth: 8, matching: MATCHING };
     let open = |name: &Name| {
         let port = Port::open(hub, bump, (name, EndpointType::Rdm), &config);
         Endpoint::new(port.map_err(|_| Step::Hub)?, bump, &CONTEXTS).map_err(|_| Step::Arena)
@@ -89,15 +68,8 @@ fn talk<P: Provider>(
     for round in 0..1000_u64 {
         let length = usize::try_from(round).ok()? % 400;
         let [byte, ..] = round.to_le_bytes();
-        server
-            .post_recv(RecvFrom::any().tag(round), pool.lend()?, round)
-            .ok()?;
-        client
-            .inject(
-                SendTo::peer(to_server).tag(round),
-                [byte; 400].get(..length)?,
-            )
-            .ok()?;
+        server.post_recv(RecvFrom::any().tag(round), pool.lend()?, round).ok()?;
+        client.inject(SendTo::peer(to_server).tag(round), [byte; 400].get(..length)?).ok()?;
         let request = turn_until(client, server, server)?;
         if (request.kind, request.status, request.context)
             != (Kind::Received, Status::Success, round)
@@ -106,12 +78,8 @@ fn talk<P: Provider>(
         {
             return None;
         }
-        client
-            .post_recv(RecvFrom::peer(to_server), pool.lend()?, round)
-            .ok()?;
-        server
-            .post_send(SendTo::peer(to_client), request.loan?, round)
-            .ok()?;
+        client.post_recv(RecvFrom::peer(to_server), pool.lend()?, round).ok()?;
+        server.post_send(SendTo::peer(to_client), request.loan?, round).ok()?;
         if turn_until(client, server, server)?.kind != Kind::Sent {
             return None;
         }

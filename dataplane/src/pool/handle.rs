@@ -1,0 +1,499 @@
+//! A handle on a pool: one thread's way to take, share and hand over buffers.
+//!
+//! What a handle keeps in private memory: how many guards it has of each slot, so that the shared word needs one bit for all
+//! of them; and the last few slots of each class that it released, which are near and most likely still free.
+//!
+//! Invariants: (1) `counts[slot]` is `WRITING` while there is a guard for writing, else the number of guards for reading; (2)
+//! while it is not 0 the bit of this handle stands in the slot word, unless the handle was taken for dead; (3) no second
+//! guard beside one for writing is ever made, whatever the slot word says.
+
+use core::cell::Cell;
+use core::fmt;
+
+use spinwire_layouts::shm::{AccessMode, BufferId, SlotSplit};
+use spinwire_layouts::word::{to_usize, widen};
+
+use super::error::PoolError;
+use super::free_map::{FreeMap, Try};
+use super::guard::{AnyGuard, Exclusive, Guard, Shared};
+use super::host::{NoHost, PoolHost, Slept};
+use super::segment::{DETACHED_BY, KIND, META_LINES, PoolSegment, SIZE, store};
+use super::slot::{Left, Slot};
+use crate::error::{Fatal, Retry};
+use crate::raw::line::{LINE_BYTES, Line};
+use crate::raw::place::{Bump, Exhausted};
+use crate::shm::lease::{self, ProcessLease};
+use crate::sync::{AtomicU64, Ordering};
+use crate::time::Instant;
+
+/// In `counts`: a guard for writing.
+pub(super) const WRITING: u32 = u32::MAX;
+/// Slots of a class that a handle remembers.
+const RECENT: usize = 8;
+
+/// A class, as a handle sees it.
+pub(super) struct ClassTable<'m> {
+    pub(super) slot_bytes: u64,
+    first_slot: u32,
+    slot_count: u32,
+    map: FreeMap<'m>,
+    arena: &'m [Line],
+    recent: [Cell<u32>; RECENT],
+    recent_count: Cell<usize>,
+    /// Where the next search begins.
+    start: Cell<u32>,
+}
+
+impl ClassTable<'_> {
+    #[inline]
+    fn remember(&self, slot: u32) {
+        let count = self.recent_count.get();
+        if let Some(place) = self.recent.get(count) {
+            place.set(slot);
+            self.recent_count.set(count.wrapping_add(1));
+        }
+    }
+
+    #[inline]
+    fn recall(&self) -> Option<u32> {
+        let count = self.recent_count.get().checked_sub(1)?;
+        self.recent_count.set(count);
+        self.recent.get(count).map(Cell::get)
+    }
+}
+
+/// One slot, as a handle sees it.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'p> {
+    pub(super) slot: u32,
+    pub(super) class: &'p ClassTable<'p>,
+    pub(super) meta: &'p [Line; META_LINES],
+    pub(super) count: &'p Cell<u32>,
+}
+
+/// A handle on a pool, for one thread. Its guards borrow it.
+///
+/// It stands on a lease, of which there is one a handle; leaving is up to whoever has the lease
+/// ([`mark_dead`](crate::shm::lease::mark_dead), then [`PoolSegment::reclaim`]).
+pub struct Pool<'m, H: PoolHost = NoHost> {
+    segment: &'m PoolSegment<'m>,
+    lease: ProcessLease,
+    lease_word: &'m AtomicU64,
+    bit: u64,
+    split: SlotSplit,
+    classes: &'m [ClassTable<'m>],
+    counts: &'m [Cell<u32>],
+    host: &'m H,
+}
+
+impl<H: PoolHost> fmt::Debug for Pool<'_, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("name", self.segment.name())
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PoolSegment<'_> {
+    /// Bytes that a handle on this pool takes in an arena, alignment included.
+    #[must_use]
+    pub fn handle_bytes(&self) -> usize {
+        let classes = self.geometry().classes().len();
+        let counts = to_usize(widen(self.geometry().slot_count())).saturating_mul(size_of::<u32>());
+        size_of::<PoolSegment<'_>>()
+            .saturating_add(classes.saturating_mul(size_of::<ClassTable<'_>>()))
+            .saturating_add(counts)
+            .saturating_add(192)
+    }
+}
+
+impl<'m, H: PoolHost> Pool<'m, H> {
+    /// Opens a handle on `lease`, which is this handle's alone. Its tables are placed in `bump`.
+    ///
+    /// # Errors
+    /// [`Exhausted`] where the arena is too small: see [`PoolSegment::handle_bytes`].
+    pub fn open(
+        segment: &PoolSegment<'m>,
+        lease: ProcessLease,
+        bump: &Bump<'m>,
+        host: &'m H,
+    ) -> Result<Self, Exhausted> {
+        let segment: &'m PoolSegment<'m> = bump.value(segment.clone())?;
+        let processes = segment.geometry().process_count().max(1);
+        let mut parts = segment.classes();
+        let classes = bump.slice_with(segment.geometry().classes().len(), |_| {
+            let part = parts.next();
+            let count = part.as_ref().map_or(0, |part| part.spec.slot_count);
+            // Handles begin to search at different places, so that they do not meet at once.
+            let start = widen(count).wrapping_mul(u64::from(lease.slot()));
+            let start = start.checked_div(widen(processes)).unwrap_or(0);
+            ClassTable {
+                slot_bytes: part.as_ref().map_or(0, |part| part.spec.slot_bytes),
+                first_slot: part.as_ref().map_or(0, |part| part.first_slot),
+                slot_count: count,
+                map: part.as_ref().map_or(FreeMap::new(&[], 0), |part| part.map),
+                arena: part.as_ref().map_or(&[], |part| part.arena),
+                recent: [const { Cell::new(0) }; RECENT],
+                recent_count: Cell::new(0),
+                start: Cell::new(u32::try_from(start).unwrap_or(0)),
+            }
+        })?;
+        let slots = to_usize(widen(segment.geometry().slot_count()));
+        let counts = bump.slice_with(slots, |_| Cell::new(0))?;
+        // A lease of another segment has no word here: such a handle is fenced from the start.
+        let lease_word = match lease::lease_word(segment, lease.slot()) {
+            Some(word) => word,
+            None => bump.value(AtomicU64::new(0))?,
+        };
+        let split = segment.split();
+        let bit = split.holder(lease.slot());
+        Ok(Self { segment, lease, lease_word, bit, split, classes, counts, host })
+    }
+
+    /// The pool that it is on.
+    #[must_use]
+    pub const fn segment(&self) -> &PoolSegment<'m> {
+        self.segment
+    }
+
+    /// The lease that it stands on.
+    #[must_use]
+    pub const fn lease(&self) -> &ProcessLease {
+        &self.lease
+    }
+
+    /// A buffer of its own for the caller, of at least `size` bytes, whose length is `size`. What its last user left in it is
+    /// still there.
+    ///
+    /// It comes of the smallest class that is large enough, of no other.
+    ///
+    /// # Errors
+    /// `Retry(PoolFull)` where all of that class are in use, `TooLarge` where there is no such class, `NotMapped`, `Fatal`.
+    #[inline]
+    pub fn acquire(&self, size: usize) -> Result<Guard<'_, Exclusive, H>, PoolError> {
+        let class = self.class_for(size)?;
+        self.acquire_in(class, size)?.ok_or(PoolError::Retry(Retry::PoolFull))
+    }
+
+    /// As [`acquire`](Self::acquire), but waits until a buffer comes free or `until` has come; `None` is for ever.
+    ///
+    /// Not for a thread that turns planes: it sleeps.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire); `Retry(PoolFull)` where the time is over.
+    pub fn acquire_until(
+        &self,
+        size: usize,
+        until: Option<Instant>,
+    ) -> Result<Guard<'_, Exclusive, H>, PoolError> {
+        let class = self.class_for(size)?;
+        if let Some(guard) = self.acquire_in(class, size)? {
+            return Ok(guard);
+        }
+        while let Some((word, seen)) = class.map.arm() {
+            if let Some(guard) = self.acquire_in(class, size)? {
+                return Ok(guard);
+            }
+            if self.host.sleep(word, seen, until) == Slept::TimedOut {
+                break;
+            }
+        }
+        Err(PoolError::Retry(Retry::PoolFull))
+    }
+
+    /// A guard for reading a buffer that somebody published or detached.
+    ///
+    /// # Errors
+    /// `Busy` while somebody writes it, `Stale` where it was released, `Foreign` where the id is of no buffer of this pool.
+    #[inline]
+    pub fn get(&self, id: BufferId) -> Result<Guard<'_, Shared, H>, PoolError> {
+        self.read_with(id, Slot::share)
+    }
+
+    /// The only guard of a buffer, for writing. The buffer must be one that nobody holds: its references are all detached.
+    ///
+    /// # Errors
+    /// `Busy` while anybody holds it, this handle included; else as [`get`](Self::get).
+    pub fn get_mut(&self, id: BufferId) -> Result<Guard<'_, Exclusive, H>, PoolError> {
+        self.write_with(id, Slot::own)
+    }
+
+    /// As [`get`](Self::get), in place of a detached reference: what one side [detached](Guard::detach), the other adopts.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); `NoReference` where none is detached.
+    #[inline]
+    pub fn adopt(&self, id: BufferId) -> Result<Guard<'_, Shared, H>, PoolError> {
+        let place = self.locate(id)?;
+        if place.count.get() == 0 {
+            return self.read_with(id, Slot::adopt);
+        }
+        // Its bit is there already: the detached reference turns into one more guard of this handle.
+        let guard = self.get(id)?;
+        let _never_the_last = self.slot_of(place.meta).release(id.generation())?;
+        Ok(guard)
+    }
+
+    /// As [`get_mut`](Self::get_mut), in place of a detached reference.
+    ///
+    /// # Errors
+    /// As [`get_mut`](Self::get_mut); `NoReference` where none is detached.
+    #[inline]
+    pub fn adopt_mut(&self, id: BufferId) -> Result<Guard<'_, Exclusive, H>, PoolError> {
+        self.write_with(id, Slot::adopt_own)
+    }
+
+    /// [`get`](Self::get) or [`get_mut`](Self::get_mut), where only the running program knows which.
+    ///
+    /// # Errors
+    /// Theirs.
+    pub fn get_as(&self, id: BufferId, mode: AccessMode) -> Result<AnyGuard<'_, H>, PoolError> {
+        match mode {
+            AccessMode::ReadOnly => self.get(id).map(AnyGuard::Shared),
+            AccessMode::ReadWrite => self.get_mut(id).map(AnyGuard::Exclusive),
+        }
+    }
+
+    /// One detached reference more. Returns how many references there are then.
+    ///
+    /// # Errors
+    /// `Stale`, `Foreign`; `TooManyReferences` where there are 31 detached ones.
+    pub fn add_ref(&self, id: BufferId) -> Result<u32, PoolError> {
+        let place = self.locate(id)?;
+        self.check_lease()?;
+        self.slot_of(place.meta).detach(id.generation(), 0)?;
+        store(place.hot(), DETACHED_BY, self.lease.word());
+        self.ref_count(id)
+    }
+
+    /// One detached reference less; the last reference frees the buffer. Returns how many there are then. References of guards
+    /// end with their guards only.
+    ///
+    /// # Errors
+    /// `Stale`, `Foreign`; `NoReference` where none is detached.
+    pub fn release(&self, id: BufferId) -> Result<u32, PoolError> {
+        let place = self.locate(id)?;
+        match self.slot_of(place.meta).release(id.generation())? {
+            Left::Free => {
+                self.came_free(&place);
+                Ok(0)
+            }
+            Left::InUse => Ok(self.ref_count(id).unwrap_or(0)),
+        }
+    }
+
+    /// How many references there are: one for each handle that has guards, and the detached ones.
+    ///
+    /// # Errors
+    /// `Stale`, `Foreign`.
+    pub fn ref_count(&self, id: BufferId) -> Result<u32, PoolError> {
+        let place = self.locate(id)?;
+        let word = self.split.unpack(self.slot_of(place.meta).word.load(Ordering::Relaxed));
+        if word.generation != id.generation() || word.is_free() {
+            return Err(PoolError::Stale);
+        }
+        Ok(word.references())
+    }
+
+    /// Takes a buffer of `size` bytes for every place in `ids`, and leaves it with one detached reference. All or nothing.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire); what was taken is released, and `ids` are all none.
+    pub fn preallocate(&self, size: usize, ids: &mut [BufferId]) -> Result<(), PoolError> {
+        ids.fill(BufferId::NONE);
+        let mut made = Ok(());
+        for id in ids.iter_mut() {
+            match self.acquire(size).and_then(|guard| guard.detach().map_err(|kept| kept.error)) {
+                Ok(detached) => *id = detached,
+                Err(error) => {
+                    made = Err(error);
+                    break;
+                }
+            }
+        }
+        if made.is_err() {
+            for id in ids.iter_mut().take_while(|id| **id != BufferId::NONE) {
+                let _gone_anyway = self.release(*id);
+                *id = BufferId::NONE;
+            }
+        }
+        made
+    }
+
+    fn class_for(&self, size: usize) -> Result<&ClassTable<'_>, PoolError> {
+        let wanted = u64::try_from(size).unwrap_or(u64::MAX);
+        let most = self.classes.last().map_or(0, |class| class.slot_bytes);
+        let class = self.classes.iter().find(|class| class.slot_bytes >= wanted);
+        class.ok_or(PoolError::TooLarge { wanted, most })
+    }
+
+    #[inline]
+    fn acquire_in<'p>(
+        &'p self,
+        class: &'p ClassTable<'p>,
+        size: usize,
+    ) -> Result<Option<Guard<'p, Exclusive, H>>, PoolError> {
+        self.check_lease()?;
+        let Some((place, generation)) = self.take(class) else { return Ok(None) };
+        let Some(payload) = self.payload(&place) else {
+            let _freed = self.slot_of(place.meta).let_go(generation, self.bit | SlotSplit::WRITER);
+            self.came_free(&place);
+            return Err(PoolError::NotMapped { slot: place.slot });
+        };
+        let length = u64::try_from(size).unwrap_or(0);
+        store(place.hot(), SIZE, length);
+        store(place.hot(), KIND, 0);
+        store(place.hot(), DETACHED_BY, 0);
+        place.count.set(WRITING);
+        Ok(Some(Guard::new(self, place, generation, length, payload)))
+    }
+
+    /// A free slot of the class, claimed.
+    #[inline]
+    fn take<'p>(&'p self, class: &'p ClassTable<'p>) -> Option<(Place<'p>, u64)> {
+        while let Some(slot) = class.recall() {
+            if let Try::Got(got) = self.attempt(class, slot) {
+                return Some(got);
+            }
+        }
+        self.search(class)
+    }
+
+    #[cold]
+    fn search<'p>(&'p self, class: &'p ClassTable<'p>) -> Option<(Place<'p>, u64)> {
+        let got = class.map.search(class.start.get(), self.host, |index| {
+            self.attempt(class, class.first_slot.wrapping_add(index))
+        });
+        if let Some((place, _)) = &got {
+            let index = place.slot.wrapping_sub(class.first_slot);
+            class.start.set(index.wrapping_add(1));
+        }
+        got
+    }
+
+    #[inline]
+    fn attempt<'p>(&'p self, class: &'p ClassTable<'p>, slot: u32) -> Try<(Place<'p>, u64)> {
+        let Some(place) = self.place(class, slot).filter(|place| place.count.get() == 0) else {
+            return Try::Pass;
+        };
+        match self.slot_of(place.meta).claim(self.bit) {
+            Some(generation) => Try::Got((place, generation)),
+            None => Try::InUse,
+        }
+    }
+
+    fn place<'p>(&'p self, class: &'p ClassTable<'p>, slot: u32) -> Option<Place<'p>> {
+        let meta = self.segment.meta(slot)?;
+        let count = self.counts.get(to_usize(widen(slot)))?;
+        Some(Place { slot, class, meta, count })
+    }
+
+    fn locate(&self, id: BufferId) -> Result<Place<'_>, PoolError> {
+        if id.tag() != self.segment.tag() {
+            return Err(PoolError::Foreign);
+        }
+        let slot = id.slot();
+        let inside = |class: &&ClassTable<'_>| {
+            slot.checked_sub(class.first_slot).is_some_and(|index| index < class.slot_count)
+        };
+        let class = self.classes.iter().find(inside);
+        class.and_then(|class| self.place(class, slot)).ok_or(PoolError::Foreign)
+    }
+
+    #[inline]
+    fn read_with<'p>(
+        &'p self,
+        id: BufferId,
+        enter: impl FnOnce(Slot<'p>, u64, u64) -> Result<(), PoolError>,
+    ) -> Result<Guard<'p, Shared, H>, PoolError> {
+        let place = self.locate(id)?;
+        let (slot, generation) = (self.slot_of(place.meta), id.generation());
+        let payload = self.payload(&place).ok_or(PoolError::NotMapped { slot: place.slot })?;
+        let count = place.count.get();
+        match count {
+            0 => {
+                self.check_lease()?;
+                enter(slot, generation, self.bit)?;
+            }
+            WRITING if slot.is_held(generation, self.bit) => return Err(PoolError::Busy),
+            _ if !slot.is_held(generation, self.bit) => return Err(PoolError::Stale),
+            _ => {}
+        }
+        if count >= WRITING.wrapping_sub(1) {
+            return Err(PoolError::TooManyReferences);
+        }
+        place.count.set(count.wrapping_add(1));
+        Ok(Guard::read(self, place, generation, payload))
+    }
+
+    fn write_with<'p>(
+        &'p self,
+        id: BufferId,
+        enter: impl FnOnce(Slot<'p>, u64, u64) -> Result<(), PoolError>,
+    ) -> Result<Guard<'p, Exclusive, H>, PoolError> {
+        let place = self.locate(id)?;
+        let (slot, generation) = (self.slot_of(place.meta), id.generation());
+        let payload = self.payload(&place).ok_or(PoolError::NotMapped { slot: place.slot })?;
+        if place.count.get() != 0 {
+            let held = slot.is_held(generation, self.bit);
+            return Err(if held { PoolError::Busy } else { PoolError::Stale });
+        }
+        self.check_lease()?;
+        enter(slot, generation, self.bit)?;
+        place.count.set(WRITING);
+        Ok(Guard::read(self, place, generation, payload))
+    }
+
+    #[inline]
+    fn payload<'p>(&'p self, place: &Place<'p>) -> Option<&'p [Line]> {
+        let class = place.class;
+        let lines = to_usize(class.slot_bytes) / LINE_BYTES;
+        if class.arena.is_empty() {
+            return self.host.large(place.slot, class.slot_bytes)?.get(..lines);
+        }
+        let index = to_usize(widen(place.slot.wrapping_sub(class.first_slot)));
+        class.arena.get(index.wrapping_mul(lines)..)?.get(..lines)
+    }
+
+    #[inline]
+    pub(super) const fn slot_of<'p>(&self, meta: &'p [Line; META_LINES]) -> Slot<'p> {
+        let [hot, ..] = meta;
+        let [word, ..] = hot.words();
+        Slot { word, split: self.split }
+    }
+
+    #[inline]
+    pub(super) fn came_free(&self, place: &Place<'_>) {
+        let index = place.slot.wrapping_sub(place.class.first_slot);
+        place.class.map.came_free(index, self.host);
+        place.class.remember(place.slot);
+    }
+
+    /// The bits that a guard stands for in the slot word.
+    pub(super) const fn bits(&self, mode: AccessMode) -> u64 {
+        match mode {
+            AccessMode::ReadOnly => self.bit,
+            AccessMode::ReadWrite => self.bit | SlotSplit::WRITER,
+        }
+    }
+
+    /// Whether this handle's lease stands. A handle that was taken for dead has nothing to let go of: its bit may be another's.
+    #[inline]
+    pub(super) fn has_lease(&self) -> bool {
+        self.lease_word.load(Ordering::Relaxed) == self.lease.word()
+    }
+
+    #[inline]
+    pub(super) fn check_lease(&self) -> Result<(), PoolError> {
+        if self.has_lease() { Ok(()) } else { Err(PoolError::Fatal(Fatal::Fenced)) }
+    }
+}
+
+impl<'p> Place<'p> {
+    #[inline]
+    pub(super) const fn hot(&self) -> &'p Line {
+        let [hot, ..] = self.meta;
+        hot
+    }
+}
