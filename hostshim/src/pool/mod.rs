@@ -147,7 +147,7 @@ impl BufferPool {
     /// Makes a new pool and opens it.
     ///
     /// # Errors
-    /// [`PoolOpenError`]; `Map` with [`Problem::Exists`](crate::mem::Problem::Exists) where the name is taken.
+    /// [`PoolOpenError`]; `Map` with [`Problem::Exists`] where the name is taken.
     pub fn create(name: &str, config: &PoolConfig) -> Result<Self, PoolOpenError> {
         Self::make(name, config)
     }
@@ -169,7 +169,7 @@ impl BufferPool {
     /// Opens a pool that is there.
     ///
     /// # Errors
-    /// [`PoolOpenError`]; `Map` with [`Problem::Missing`](crate::mem::Problem::Missing) where there is none.
+    /// [`PoolOpenError`]; `Map` with [`Problem::Missing`] where there is none.
     pub fn open(name: &str, config: &PoolConfig) -> Result<Self, PoolOpenError> {
         SegmentName::new(name).map_err(MapError::from)?;
         Self::enter(SharedMapping::open(name)?, config)
@@ -192,6 +192,10 @@ impl BufferPool {
         Self::enter(mapping, config)
     }
 
+    #[expect(
+        clippy::large_stack_frames,
+        reason = "set-up, once: the geometry is copied from hand to hand"
+    )]
     fn enter(mapping: SharedMapping, config: &PoolConfig) -> Result<Self, PoolOpenError> {
         let mapping = Arc::new(mapping);
         let lines = view::shared_lines(&mapping);
@@ -344,9 +348,19 @@ impl Shape for PoolShape {
     }
 }
 
-/// Takes back what dead processes held of a pool, as every process that has it open does. The counts are of this call's steps.
-#[allow(clippy::must_use_candidate, reason = "the figures are for those who want to tell")]
-pub fn reclaim_dead(segment: &PoolSegment<'_>, boot_id: [u8; 16]) -> Reclaimed {
+/// Takes back what dead processes held of the pool in `mapping`, as every process that has it open does: for tools that do not
+/// open it.
+///
+/// # Errors
+/// [`PoolOpenError`] where it is no pool, or one whose process numbers mean other processes.
+pub fn reclaim_in(mapping: &SharedMapping) -> Result<Reclaimed, PoolOpenError> {
+    let segment = PoolSegment::attach(view::shared_lines(mapping));
+    let segment = segment.map_err(|why| membership::broken(mapping, why))?;
+    let me = membership::introduce(mapping)?;
+    Ok(reclaim_dead(&segment, me.boot_id))
+}
+
+fn reclaim_dead(segment: &PoolSegment<'_>, boot_id: [u8; 16]) -> Reclaimed {
     let mut sum = Reclaimed::default();
     membership::for_each_dead(segment, boot_id, |slot| {
         if let Some(done) = segment.reclaim(slot, &Futexes) {
