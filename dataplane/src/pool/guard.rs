@@ -76,7 +76,6 @@ pub(super) struct Hold<'p, H: PoolHost> {
     generation: u64,
     /// Bytes in use; read once.
     length: u64,
-    lines: &'p [Line],
 }
 
 impl<H: PoolHost> Clone for Hold<'_, H> {
@@ -120,7 +119,7 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
         length: u64,
         lines: &'p [Line],
     ) -> Self {
-        Self::from_hold(Hold { pool, place, generation, length, lines })
+        Self::from_hold(Hold { pool, place, generation, length }, lines)
     }
 
     /// With the length that its writer left.
@@ -136,8 +135,8 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
     }
 
     #[inline]
-    const fn from_hold(hold: Hold<'p, H>) -> Self {
-        let payload = Payload::new(hold.lines, hold.pool.segment().access());
+    const fn from_hold(hold: Hold<'p, H>, lines: &'p [Line]) -> Self {
+        let payload = Payload::new(lines, hold.pool.segment().access());
         Self { hold, payload, mode: PhantomData }
     }
 
@@ -315,7 +314,8 @@ impl<'p, H: PoolHost> Guard<'p, Exclusive, H> {
         pool.check_lease()?;
         pool.slot_of(place.meta).publish(generation, pool.bits(AccessMode::ReadOnly))?;
         place.count.set(1);
-        Ok(Guard::from_hold(ManuallyDrop::new(self).hold))
+        let old = ManuallyDrop::new(self);
+        Ok(Guard::from_hold(old.hold, old.payload.lines()))
     }
 
     /// Sets how many references there are, this guard's included: 1 to 32. The others are detached; each of those who are
@@ -346,9 +346,13 @@ impl<M: Mode, H: PoolHost> Drop for Guard<'_, M, H> {
         if !pool.has_lease() {
             return;
         }
-        let left = pool.slot_of(place.meta).let_go(generation, pool.bits(M::ACCESS));
-        if left == Left::Free {
-            pool.came_free(&place);
+        let (slot, bits) = (pool.slot_of(place.meta), pool.bits(M::ACCESS));
+        let left = match M::ACCESS {
+            AccessMode::ReadWrite => slot.let_go_alone(generation, bits),
+            AccessMode::ReadOnly => slot.let_go(generation, bits),
+        };
+        if let Left::Free(word) = left {
+            pool.came_free(&place, word);
         }
     }
 }

@@ -39,27 +39,34 @@ pub(super) struct ClassTable<'m> {
     slot_count: u32,
     map: FreeMap<'m>,
     arena: &'m [Line],
-    recent: [Cell<u32>; RECENT],
+    recent: [Recent; RECENT],
     recent_count: Cell<usize>,
     /// Where the next search begins.
     start: Cell<u32>,
 }
 
+/// A slot that this handle freed, and the word that it left there.
+struct Recent {
+    slot: Cell<u32>,
+    word: Cell<u64>,
+}
+
 impl ClassTable<'_> {
     #[inline]
-    fn remember(&self, slot: u32) {
+    fn remember(&self, slot: u32, word: u64) {
         let count = self.recent_count.get();
         if let Some(place) = self.recent.get(count) {
-            place.set(slot);
+            place.slot.set(slot);
+            place.word.set(word);
             self.recent_count.set(count.wrapping_add(1));
         }
     }
 
     #[inline]
-    fn recall(&self) -> Option<u32> {
+    fn recall(&self) -> Option<(u32, u64)> {
         let count = self.recent_count.get().checked_sub(1)?;
         self.recent_count.set(count);
-        self.recent.get(count).map(Cell::get)
+        self.recent.get(count).map(|recent| (recent.slot.get(), recent.word.get()))
     }
 }
 
@@ -135,7 +142,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
                 slot_count: count,
                 map: part.as_ref().map_or(FreeMap::new(&[], 0), |part| part.map),
                 arena: part.as_ref().map_or(&[], |part| part.arena),
-                recent: [const { Cell::new(0) }; RECENT],
+                recent: [const { Recent { slot: Cell::new(0), word: Cell::new(0) } }; RECENT],
                 recent_count: Cell::new(0),
                 start: Cell::new(u32::try_from(start).unwrap_or(0)),
             }
@@ -276,8 +283,8 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     pub fn release(&self, id: BufferId) -> Result<u32, PoolError> {
         let place = self.locate(id)?;
         match self.slot_of(place.meta).release(id.generation())? {
-            Left::Free => {
-                self.came_free(&place);
+            Left::Free(word) => {
+                self.came_free(&place, word);
                 Ok(0)
             }
             Left::InUse => Ok(self.ref_count(id).unwrap_or(0)),
@@ -322,11 +329,17 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         made
     }
 
+    #[inline]
     fn class_for(&self, size: usize) -> Result<&ClassTable<'_>, PoolError> {
         let wanted = u64::try_from(size).unwrap_or(u64::MAX);
-        let most = self.classes.last().map_or(0, |class| class.slot_bytes);
         let class = self.classes.iter().find(|class| class.slot_bytes >= wanted);
-        class.ok_or(PoolError::TooLarge { wanted, most })
+        class.ok_or_else(|| self.too_large(wanted))
+    }
+
+    #[cold]
+    fn too_large(&self, wanted: u64) -> PoolError {
+        let most = self.classes.last().map_or(0, |class| class.slot_bytes);
+        PoolError::TooLarge { wanted, most }
     }
 
     #[inline]
@@ -338,9 +351,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         self.check_lease()?;
         let Some((place, generation)) = self.take(class) else { return Ok(None) };
         let Some(payload) = self.payload(&place) else {
-            let _freed = self.slot_of(place.meta).let_go(generation, self.bit | SlotSplit::WRITER);
-            self.came_free(&place);
-            return Err(PoolError::NotMapped { slot: place.slot });
+            return Err(self.not_mapped(&place, generation));
         };
         let length = u64::try_from(size).unwrap_or(0);
         store(place.hot(), SIZE, length);
@@ -350,12 +361,24 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         Ok(Some(Guard::new(self, place, generation, length, payload)))
     }
 
+    #[cold]
+    fn not_mapped(&self, place: &Place<'_>, generation: u64) -> PoolError {
+        let bits = self.bit | SlotSplit::WRITER;
+        if let Left::Free(word) = self.slot_of(place.meta).let_go(generation, bits) {
+            self.came_free(place, word);
+        }
+        PoolError::NotMapped { slot: place.slot }
+    }
+
     /// A free slot of the class, claimed.
     #[inline]
     fn take<'p>(&'p self, class: &'p ClassTable<'p>) -> Option<(Place<'p>, u64)> {
-        while let Some(slot) = class.recall() {
-            if let Try::Got(got) = self.attempt(class, slot) {
-                return Some(got);
+        while let Some((slot, word)) = class.recall() {
+            let here = self.place(class, slot).filter(|place| place.count.get() == 0);
+            if let Some(place) = here
+                && let Some(generation) = self.slot_of(place.meta).claim_from(word, self.bit)
+            {
+                return Some((place, generation));
             }
         }
         self.search(class)
@@ -373,7 +396,6 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         got
     }
 
-    #[inline]
     fn attempt<'p>(&'p self, class: &'p ClassTable<'p>, slot: u32) -> Try<(Place<'p>, u64)> {
         let Some(place) = self.place(class, slot).filter(|place| place.count.get() == 0) else {
             return Try::Pass;
@@ -384,12 +406,14 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         }
     }
 
+    #[inline]
     fn place<'p>(&'p self, class: &'p ClassTable<'p>, slot: u32) -> Option<Place<'p>> {
         let meta = self.segment.meta(slot)?;
         let count = self.counts.get(to_usize(widen(slot)))?;
         Some(Place { slot, class, meta, count })
     }
 
+    #[inline]
     fn locate(&self, id: BufferId) -> Result<Place<'_>, PoolError> {
         if id.tag() != self.segment.tag() {
             return Err(PoolError::Foreign);
@@ -465,10 +489,10 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     }
 
     #[inline]
-    pub(super) fn came_free(&self, place: &Place<'_>) {
+    pub(super) fn came_free(&self, place: &Place<'_>, word: u64) {
         let index = place.slot.wrapping_sub(place.class.first_slot);
         place.class.map.came_free(index, self.host);
-        place.class.remember(place.slot);
+        place.class.remember(place.slot, word);
     }
 
     /// The bits that a guard stands for in the slot word.

@@ -50,8 +50,13 @@ pub(crate) struct Payload<'p> {
 }
 
 impl<'p> Payload<'p> {
+    #[inline]
     pub(crate) const fn new(lines: &'p [Line], access: Option<PlainAccess>) -> Self {
         Self { lines, access }
+    }
+
+    pub(crate) const fn lines(&self) -> &'p [Line] {
+        self.lines
     }
 
     pub(crate) const fn capacity(&self) -> usize {
