@@ -70,10 +70,9 @@ impl ClassTable<'_> {
     }
 }
 
-/// One slot, as a handle sees it.
+/// What a handle knows of one slot.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'p> {
-    pub(super) slot: u32,
     pub(super) class: &'p ClassTable<'p>,
     pub(super) meta: &'p [Line; META_LINES],
     pub(super) count: &'p Cell<u32>,
@@ -178,10 +177,10 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     ///
     /// # Errors
     /// `Retry(PoolFull)` where all of that class are in use, `TooLarge` where there is no such class, `NotMapped`, `Fatal`.
-    #[inline]
+    #[inline(always)]
     pub fn acquire(&self, size: usize) -> Result<Guard<'_, Exclusive, H>, PoolError> {
         let class = self.class_for(size)?;
-        self.acquire_in(class, size)?.ok_or(PoolError::Retry(Retry::PoolFull))
+        self.acquire_in(class, size)
     }
 
     /// As [`acquire`](Self::acquire), but waits until a buffer comes free or `until` has come; `None` is for ever.
@@ -196,12 +195,14 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         until: Option<Instant>,
     ) -> Result<Guard<'_, Exclusive, H>, PoolError> {
         let class = self.class_for(size)?;
-        if let Some(guard) = self.acquire_in(class, size)? {
-            return Ok(guard);
+        let taken = self.acquire_in(class, size);
+        if !matches!(taken, Err(PoolError::Retry(Retry::PoolFull))) {
+            return taken;
         }
         while let Some((word, seen)) = class.map.arm() {
-            if let Some(guard) = self.acquire_in(class, size)? {
-                return Ok(guard);
+            let taken = self.acquire_in(class, size);
+            if !matches!(taken, Err(PoolError::Retry(Retry::PoolFull))) {
+                return taken;
             }
             if self.host.sleep(word, seen, until) == Slept::TimedOut {
                 break;
@@ -214,7 +215,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     ///
     /// # Errors
     /// `Busy` while somebody writes it, `Stale` where it was released, `Foreign` where the id is of no buffer of this pool.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, id: BufferId) -> Result<Guard<'_, Shared, H>, PoolError> {
         self.read_with(id, Slot::share)
     }
@@ -284,7 +285,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         let place = self.locate(id)?;
         match self.slot_of(place.meta).release(id.generation())? {
             Left::Free(word) => {
-                self.came_free(&place, word);
+                self.came_free(&place, id.slot(), word);
                 Ok(0)
             }
             Left::InUse => Ok(self.ref_count(id).unwrap_or(0)),
@@ -342,66 +343,78 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         PoolError::TooLarge { wanted, most }
     }
 
-    #[inline]
+    /// A buffer of the class, where one is free.
+    // Inlined wherever it is called, like all that is on the way of `acquire`: a guard that goes from one function to another
+    // through memory costs more than to take and to let go of it. What is called in vain or seldom gives back words.
+    #[inline(always)]
     fn acquire_in<'p>(
         &'p self,
         class: &'p ClassTable<'p>,
         size: usize,
-    ) -> Result<Option<Guard<'p, Exclusive, H>>, PoolError> {
+    ) -> Result<Guard<'p, Exclusive, H>, PoolError> {
         self.check_lease()?;
-        let Some((place, generation)) = self.take(class) else { return Ok(None) };
-        let Some(payload) = self.payload(&place) else {
-            return Err(self.not_mapped(&place, generation));
+        let id = match self.take_recent(class) {
+            BufferId::NONE => self.search(class),
+            id => id,
+        };
+        // None is of no generation, and there is no place without a slot.
+        let place = self.place(class, id.slot()).filter(|_| id != BufferId::NONE);
+        let Some(place) = place else { return Err(PoolError::Retry(Retry::PoolFull)) };
+        let Some(payload) = self.payload(class, id.slot()) else {
+            return Err(self.not_mapped(&place, id));
         };
         let length = u64::try_from(size).unwrap_or(0);
         store(place.hot(), SIZE, length);
         store(place.hot(), KIND, 0);
         store(place.hot(), DETACHED_BY, 0);
         place.count.set(WRITING);
-        Ok(Some(Guard::new(self, place, generation, length, payload)))
+        Ok(Guard::new(self, place, id, length, payload))
     }
 
     #[cold]
-    fn not_mapped(&self, place: &Place<'_>, generation: u64) -> PoolError {
+    fn not_mapped(&self, place: &Place<'_>, id: BufferId) -> PoolError {
         let bits = self.bit | SlotSplit::WRITER;
-        if let Left::Free(word) = self.slot_of(place.meta).let_go(generation, bits) {
-            self.came_free(place, word);
+        if let Left::Free(word) = self.slot_of(place.meta).let_go(id.generation(), bits) {
+            self.came_free(place, id.slot(), word);
         }
-        PoolError::NotMapped { slot: place.slot }
+        PoolError::NotMapped { slot: id.slot() }
     }
 
-    /// A free slot of the class, claimed.
-    #[inline]
-    fn take<'p>(&'p self, class: &'p ClassTable<'p>) -> Option<(Place<'p>, u64)> {
-        while let Some((slot, word)) = class.recall() {
-            let here = self.place(class, slot).filter(|place| place.count.get() == 0);
-            if let Some(place) = here
-                && let Some(generation) = self.slot_of(place.meta).claim_from(word, self.bit)
-            {
-                return Some((place, generation));
+    /// The slot of the class that this handle freed last, claimed, if nobody has taken it since; else none.
+    #[inline(always)]
+    fn take_recent(&self, class: &ClassTable<'_>) -> BufferId {
+        let recent = class.recall().and_then(|(slot, word)| {
+            let place = self.place(class, slot).filter(|place| place.count.get() == 0)?;
+            let generation = self.slot_of(place.meta).claim_from(word, self.bit)?;
+            Some(self.segment.id(slot, generation))
+        });
+        recent.unwrap_or(BufferId::NONE)
+    }
+
+    /// A slot of the class, claimed: one of those that this handle freed, or one that may be free; else none.
+    #[cold]
+    #[inline(never)]
+    fn search(&self, class: &ClassTable<'_>) -> BufferId {
+        while class.recent_count.get() > 0 {
+            let id = self.take_recent(class);
+            if id != BufferId::NONE {
+                return id;
             }
         }
-        self.search(class)
-    }
-
-    #[cold]
-    fn search<'p>(&'p self, class: &'p ClassTable<'p>) -> Option<(Place<'p>, u64)> {
-        let got = class.map.search(class.start.get(), self.host, |index| {
+        let found = class.map.search(class.start.get(), self.host, |index| {
             self.attempt(class, class.first_slot.wrapping_add(index))
         });
-        if let Some((place, _)) = &got {
-            let index = place.slot.wrapping_sub(class.first_slot);
-            class.start.set(index.wrapping_add(1));
-        }
-        got
+        let Some(id) = found else { return BufferId::NONE };
+        class.start.set(id.slot().wrapping_sub(class.first_slot).wrapping_add(1));
+        id
     }
 
-    fn attempt<'p>(&'p self, class: &'p ClassTable<'p>, slot: u32) -> Try<(Place<'p>, u64)> {
+    fn attempt(&self, class: &ClassTable<'_>, slot: u32) -> Try<BufferId> {
         let Some(place) = self.place(class, slot).filter(|place| place.count.get() == 0) else {
             return Try::Pass;
         };
         match self.slot_of(place.meta).claim(self.bit) {
-            Some(generation) => Try::Got((place, generation)),
+            Some(generation) => Try::Got(self.segment.id(slot, generation)),
             None => Try::InUse,
         }
     }
@@ -410,7 +423,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     fn place<'p>(&'p self, class: &'p ClassTable<'p>, slot: u32) -> Option<Place<'p>> {
         let meta = self.segment.meta(slot)?;
         let count = self.counts.get(to_usize(widen(slot)))?;
-        Some(Place { slot, class, meta, count })
+        Some(Place { class, meta, count })
     }
 
     #[inline]
@@ -426,7 +439,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         class.and_then(|class| self.place(class, slot)).ok_or(PoolError::Foreign)
     }
 
-    #[inline]
+    #[inline(always)]
     fn read_with<'p>(
         &'p self,
         id: BufferId,
@@ -434,7 +447,8 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     ) -> Result<Guard<'p, Shared, H>, PoolError> {
         let place = self.locate(id)?;
         let (slot, generation) = (self.slot_of(place.meta), id.generation());
-        let payload = self.payload(&place).ok_or(PoolError::NotMapped { slot: place.slot })?;
+        let payload = self.payload(place.class, id.slot());
+        let payload = payload.ok_or(PoolError::NotMapped { slot: id.slot() })?;
         let count = place.count.get();
         match count {
             0 => {
@@ -449,7 +463,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
             return Err(PoolError::TooManyReferences);
         }
         place.count.set(count.wrapping_add(1));
-        Ok(Guard::read(self, place, generation, payload))
+        Ok(Guard::read(self, place, id, payload))
     }
 
     fn write_with<'p>(
@@ -459,7 +473,8 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     ) -> Result<Guard<'p, Exclusive, H>, PoolError> {
         let place = self.locate(id)?;
         let (slot, generation) = (self.slot_of(place.meta), id.generation());
-        let payload = self.payload(&place).ok_or(PoolError::NotMapped { slot: place.slot })?;
+        let payload = self.payload(place.class, id.slot());
+        let payload = payload.ok_or(PoolError::NotMapped { slot: id.slot() })?;
         if place.count.get() != 0 {
             let held = slot.is_held(generation, self.bit);
             return Err(if held { PoolError::Busy } else { PoolError::Stale });
@@ -467,17 +482,16 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         self.check_lease()?;
         enter(slot, generation, self.bit)?;
         place.count.set(WRITING);
-        Ok(Guard::read(self, place, generation, payload))
+        Ok(Guard::read(self, place, id, payload))
     }
 
     #[inline]
-    fn payload<'p>(&'p self, place: &Place<'p>) -> Option<&'p [Line]> {
-        let class = place.class;
+    fn payload<'p>(&'p self, class: &'p ClassTable<'p>, slot: u32) -> Option<&'p [Line]> {
         let lines = to_usize(class.slot_bytes) / LINE_BYTES;
         if class.arena.is_empty() {
-            return self.host.large(place.slot, class.slot_bytes)?.get(..lines);
+            return self.host.large(slot, class.slot_bytes)?.get(..lines);
         }
-        let index = to_usize(widen(place.slot.wrapping_sub(class.first_slot)));
+        let index = to_usize(widen(slot.wrapping_sub(class.first_slot)));
         class.arena.get(index.wrapping_mul(lines)..)?.get(..lines)
     }
 
@@ -489,10 +503,10 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     }
 
     #[inline]
-    pub(super) fn came_free(&self, place: &Place<'_>, word: u64) {
-        let index = place.slot.wrapping_sub(place.class.first_slot);
+    pub(super) fn came_free(&self, place: &Place<'_>, slot: u32, word: u64) {
+        let index = slot.wrapping_sub(place.class.first_slot);
         place.class.map.came_free(index, self.host);
-        place.class.remember(place.slot, word);
+        place.class.remember(slot, word);
     }
 
     /// The bits that a guard stands for in the slot word.

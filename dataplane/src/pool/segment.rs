@@ -38,7 +38,7 @@ const _: () = assert!(size_of::<BufferMeta>() == META_LINES * LINE_BYTES);
 #[derive(Clone, Debug)]
 pub struct PoolSegment<'s> {
     lines: &'s [Line],
-    metas: &'s [Line],
+    metas: &'s [[Line; META_LINES]],
     geometry: PoolGeometry,
     plan: PoolPlan,
     name: Name,
@@ -144,7 +144,7 @@ impl<'s> PoolSegment<'s> {
         let metas = lines.get(at(plan.meta)..).and_then(|rest| rest.get(..meta_lines));
         Ok(Self {
             lines,
-            metas: metas.ok_or(truncated)?,
+            metas: metas.ok_or(truncated)?.as_chunks::<META_LINES>().0,
             geometry: shape.geometry,
             plan: *plan,
             name: shape.name,
@@ -202,7 +202,7 @@ impl<'s> PoolSegment<'s> {
     /// The five lines of a slot.
     #[inline]
     pub(super) fn meta(&self, slot: u32) -> Option<&'s [Line; META_LINES]> {
-        self.metas.as_chunks::<META_LINES>().0.get(to_usize(widen(slot)))
+        self.metas.get(to_usize(widen(slot)))
     }
 
     pub(super) fn slot(&self, slot: u32) -> Option<Slot<'s>> {

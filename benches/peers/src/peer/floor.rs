@@ -93,7 +93,10 @@ pub(crate) fn measure(work: Work, plan: &Plan) -> anyhow::Result<Sample> {
             Ok(Sample::Rtt(laps.finish_blocks(&plan.clock)))
         }
         Kind::Stream if !work.is_message() => {
-            let rate = || Ok(1e9 / swaps(plan)?.finish_blocks(&plan.clock).mean_ns);
+            let rate = || {
+                let rtt = swaps(plan)?.finish_blocks(&plan.clock);
+                Ok(1e9 / rtt.p50_ns.unwrap_or(rtt.mean_ns))
+            };
             let (near, far): (anyhow::Result<f64>, anyhow::Result<f64>) =
                 plan.cpus.run_pair(rate, rate)?;
             Ok(Sample::Stream(Stream { messages_per_s: near?.min(far?) }))

@@ -30,6 +30,9 @@ use crate::work::{Subject, Work};
 /// Buffers of the class.
 const BUFFERS: u32 = 64;
 
+/// Laps of [`BLOCK`] operations that are kept of a given time.
+const LAPS: usize = 1 << 20;
+
 /// Within this time every process has opened the pool.
 const OPENED_WITHIN: Duration = Duration::from_millis(150);
 
@@ -153,8 +156,8 @@ impl Peer for Pool {
                 let other = FarSide { cpu: far, ..one.clone() };
                 let one = one.start()?;
                 let slower_ns = match self {
-                    Self::Two => other.start()?.said()?.mean_ns.max(one.said()?.mean_ns),
-                    Self::One | Self::Alone => one.said()?.mean_ns,
+                    Self::Two => other.start()?.said()?.middle()?.max(one.said()?.middle()?),
+                    Self::One | Self::Alone => one.said()?.middle()?,
                 };
                 Ok(Sample::Stream(Stream { messages_per_s: 1e9 / slower_ns }))
             }
@@ -238,6 +241,11 @@ impl Started {
 }
 
 impl Said {
+    /// Bears the interruptions that a mean does not.
+    fn middle(&self) -> anyhow::Result<f64> {
+        self.p50_ns.context("the other process measured nothing")
+    }
+
     fn into_rtt(self) -> Sample {
         let Self { p50_ns, p99_ns, mean_ns } = self;
         Sample::Rtt(Rtt { p50_ns, p99_ns, mean_ns, own_floor_ns: None })
@@ -263,7 +271,7 @@ pub(crate) fn run_far_side(side: &FarSide) -> anyhow::Result<()> {
             })?;
             Ok(Said::of(laps.finish_blocks(&clock)))
         }
-        Role::Churn => churn(handle, side),
+        Role::Churn => churn(handle, side, &clock),
     })?;
     println!("{}", serde_json::to_string(&said)?);
     Ok(())
@@ -283,23 +291,21 @@ fn acquire(handle: &PoolHandle<'_>, size: usize) -> anyhow::Result<()> {
 }
 
 /// Operations from the beginning to the end of the time, which others have as well.
-fn churn(handle: &PoolHandle<'_>, side: &FarSide) -> anyhow::Result<Said> {
+fn churn(handle: &PoolHandle<'_>, side: &FarSide, clock: &Clock) -> anyhow::Result<Said> {
     let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos())?;
     let left = side.begin_ns.checked_sub(now).context("the pool was opened too late")?;
     let begin = Instant::now() + Duration::from_nanos(left);
     while Instant::now() < begin {
         acquire(handle, side.size)?;
     }
-    let (mut operations, started) = (0_u64, Instant::now());
-    loop {
-        for _ in 0..BLOCK * 64 {
+    let end = Duration::from_secs_f64(side.seconds);
+    let (mut laps, started) = (Trips::new(LAPS), Instant::now());
+    laps.start();
+    while started.elapsed() < end {
+        for _ in 0..BLOCK {
             acquire(handle, side.size)?;
         }
-        operations += u64::from(BLOCK * 64);
-        let passed = started.elapsed();
-        if passed.as_secs_f64() >= side.seconds {
-            let mean_ns = passed.as_nanos() as f64 / operations as f64;
-            return Ok(Said { p50_ns: None, p99_ns: None, mean_ns });
-        }
+        laps.lap();
     }
+    Ok(Said::of(laps.finish_blocks(clock)))
 }
