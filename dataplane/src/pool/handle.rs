@@ -1,7 +1,8 @@
 //! A handle on a pool: one thread's way to take, share and hand over buffers.
 //!
 //! What a handle keeps in private memory: how many guards it has of each slot, so that the shared word needs one bit for all
-//! of them; and the last few slots of each class that it released, which are near and most likely still free.
+//! of them; and the last few slots of each class that it freed, which are near and most likely still free, each with the word
+//! that it left, which is then still there.
 //!
 //! Invariants: (1) `counts[slot]` is `WRITING` while there is a guard for writing, else the number of guards for reading; (2)
 //! while it is not 0 the bit of this handle stands in the slot word, unless the handle was taken for dead; (3) no second
@@ -357,7 +358,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
             BufferId::NONE => self.search(class),
             id => id,
         };
-        // None is of no generation, and there is no place without a slot.
+        // By its number none would be the first slot.
         let place = self.place(class, id.slot()).filter(|_| id != BufferId::NONE);
         let Some(place) = place else { return Err(PoolError::Retry(Retry::PoolFull)) };
         let Some(payload) = self.payload(class, id.slot()) else {
