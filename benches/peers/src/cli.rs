@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::clock::Clock;
 use crate::cpu::Cpus;
-use crate::peer::{self, iceoryx2, spinwire};
+use crate::peer::{self, iceoryx2, pool, spinwire};
 use crate::schedule::{self, Effort, Plan, Selection};
 use crate::work::Work;
 
@@ -20,14 +20,16 @@ What it does:
   was; on a virtual machine they change by the minute.
 
 Words for --only (`floor` stands for the two reference bounces; the floor itself always runs):
-  peers  floor spinwire ucx rtrb iceoryx2 libfabric
+  peers  floor spinwire ucx rtrb iceoryx2 libfabric pool
   works  rtt32 rtt64 rtt4096 rtt65536 stream32 stream64 stream4096 stream65536
+         acquire4096 get4096 two4096
 
 Examples:
   peers --quick                          a look, in a minute or two
   peers                                  the whole table, in several minutes
   peers --rounds 30 --check              a claim: exit status 1 unless every bar is met
   peers --only spinwire,ucx,rtt64        one question
+  peers --only iceoryx2,pool,get4096     another one
   peers --json > peers.json              every single reading
 
 Exit status: 0 the table was made; 1 with --check, a bar is missed or could not be judged; 2 it
@@ -81,6 +83,9 @@ pub(crate) enum Inner {
     /// The far process of the iceoryx2 rows
     #[command(name = "iceoryx2-far-side", hide = true)]
     Iceoryx2(iceoryx2::FarSide),
+    /// The processes of the pool's rows
+    #[command(name = "pool-far-side", hide = true)]
+    Pool(pool::FarSide),
 }
 
 impl Cli {

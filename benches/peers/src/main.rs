@@ -8,10 +8,12 @@
 //!              ├─ peer/ucx        two children: ucx_perftest       │
 //!              ├─ peer/rtrb       two threads                    ratio   paired, steady rounds
 //!              ├─ peer/iceoryx2   two processes                  bar     what the project promises
-//!              └─ peer/libfabric  two children: fi_pingpong
+//!              ├─ peer/libfabric  two children: fi_pingpong
+//!              ├─ peer/pool       Spinwire's pool, two processes
+//!              └─ peer/loan       iceoryx2's samples
 //! ```
 //!
-//! A [`work::Work`] is what is measured (a round trip or a stream, of one size), a
+//! A [`work::Work`] is what is measured (a round trip, a stream, a buffer in hand, of one size), a
 //! [`sample::Sample`] is one figure for it, and [`schedule`] says why absolute figures are only
 //! context here and ratios are the claim.
 
@@ -44,9 +46,14 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
-    if let Some(Inner::Iceoryx2(far)) = &cli.inner {
-        peer::iceoryx2::run_far_side(far)?;
-        return Ok(ExitCode::SUCCESS);
+    match &cli.inner {
+        Some(Inner::Iceoryx2(far)) => {
+            return peer::iceoryx2::run_far_side(far).map(|()| ExitCode::SUCCESS);
+        }
+        Some(Inner::Pool(far)) => {
+            return peer::pool::run_far_side(far).map(|()| ExitCode::SUCCESS);
+        }
+        None => {}
     }
     let plan = cli.plan()?;
     let record = schedule::run(&plan, &cli.selection()?)?;

@@ -124,6 +124,7 @@ impl Side {
 fn floor_scale(work: Work) -> f64 {
     match work.kind {
         Kind::Rtt => 1.0,
+        Kind::Stream if !work.is_message() => 1.0,
         Kind::Stream => f64::from(work.size) / f64::from(LINE_BYTES),
     }
 }

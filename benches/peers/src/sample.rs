@@ -3,6 +3,10 @@
 use serde::Serialize;
 
 use crate::clock::Clock;
+use crate::peer::floor::WARM_UP_PART;
+
+/// Operations between two readings of the clock.
+pub(crate) const BLOCK: u32 = 64;
 
 /// What one measurement of one work gave.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -97,6 +101,39 @@ impl Trips {
             self.ticks.push(now.wrapping_sub(self.last));
         }
         self.last = now;
+    }
+
+    /// Laps of [`BLOCK`] operations each, for what is too short for a reading of the clock: so many
+    /// `operations` that count, and a tenth as many before.
+    pub(crate) fn of_blocks(
+        operations: u32,
+        mut operation: impl FnMut() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        let blocks = operations.div_ceil(BLOCK);
+        let mut laps = Self::new(blocks as usize);
+        for _ in 0..(blocks / WARM_UP_PART).max(1) * BLOCK {
+            operation()?;
+        }
+        laps.start();
+        for _ in 0..blocks {
+            for _ in 0..BLOCK {
+                operation()?;
+            }
+            laps.lap();
+        }
+        Ok(laps)
+    }
+
+    /// The figures of an operation, of laps of [`BLOCK`] each.
+    pub(crate) fn finish_blocks(self, clock: &Clock) -> Rtt {
+        let each = |ns: f64| ns / f64::from(BLOCK);
+        let whole = self.finish(clock);
+        Rtt {
+            p50_ns: whole.p50_ns.map(each),
+            p99_ns: whole.p99_ns.map(each),
+            mean_ns: each(whole.mean_ns),
+            own_floor_ns: None,
+        }
     }
 
     /// The figures.

@@ -71,6 +71,11 @@ impl Effort {
         self.scale(full)
     }
 
+    /// Operations of some tens of nanoseconds each.
+    pub(crate) const fn operations(self) -> u32 {
+        self.scale(2_000_000)
+    }
+
     /// Seconds of a stream, for who takes seconds.
     pub(crate) const fn seconds(self) -> f64 {
         match self {
@@ -231,7 +236,7 @@ impl Record {
     }
 
     fn floor(&mut self, plan: &Plan, work: Work) -> anyhow::Result<Sample> {
-        let sample = floor::measure(work.kind, plan)?;
+        let sample = floor::measure(work, plan)?;
         self.floors.push((work, sample));
         Ok(sample)
     }
@@ -251,7 +256,8 @@ impl Record {
 
     /// The last bounce, for the progress line.
     fn floor_words(&self) -> String {
-        let last = self.floors.iter().rev().find(|(work, _)| work.kind == Kind::Rtt);
+        let last =
+            self.floors.iter().rev().find(|(work, _)| work.is_message() && work.kind == Kind::Rtt);
         last.map_or_else(String::new, |(_, sample)| {
             format!(", a bare line bounces in {:.0} ns", sample.headline())
         })

@@ -81,6 +81,21 @@ fn iceoryx2_answers_from_its_own_process() {
 }
 
 #[test]
+fn the_pool_is_measured_in_processes_of_its_own() {
+    let works = "pool,iceoryx2,acquire4096,get4096,two4096";
+    let (output, stdout) = run(peers(&["--rounds", "3", "--only", works, "--json"]));
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_str(&stdout).expect("JSON");
+    for name in ["bare swaps", "spinwire pool", "iceoryx2 loan", "two processes", "one process"] {
+        let figure = &row(&report, name)["state"]["measured"]["p50_or_rate"];
+        assert!(figure.as_f64().is_some_and(|figure| figure > 0.0), "{name}: {figure}");
+    }
+    assert_eq!(row(&report, "iceoryx2 loan")["rival"]["name"], "spinwire pool");
+    assert_eq!(row(&report, "one process")["rival"]["name"], "two processes");
+    assert_eq!(report["bars"].as_array().map(Vec::len), Some(3), "{}", report["bars"]);
+}
+
+#[test]
 fn a_wrong_word_is_answered_with_the_right_ones() {
     let (output, _) = run(peers(&["--only", "ucxx"]));
     assert_eq!(output.status.code(), Some(2));

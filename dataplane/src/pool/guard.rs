@@ -25,7 +25,7 @@ use super::segment::{DETACHED_BY, KIND, SIZE, load, store};
 use super::slot::Left;
 use crate::error::Fatal;
 use crate::raw::line::Line;
-use crate::raw::payload::Payload;
+use crate::raw::payload::{Payload, PlainAccess};
 
 mod sealed {
     #[expect(unnameable_types, reason = "so that no other mode can be made")]
@@ -73,10 +73,9 @@ pub struct Guard<'p, M: Mode, H: PoolHost = NoHost> {
 pub(super) struct Hold<'p, H: PoolHost> {
     pool: &'p Pool<'p, H>,
     pub(super) place: Place<'p>,
-    generation: u64,
+    id: BufferId,
     /// Bytes in use; read once.
     length: u64,
-    lines: &'p [Line],
 }
 
 impl<H: PoolHost> Clone for Hold<'_, H> {
@@ -116,11 +115,11 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
     pub(super) const fn new(
         pool: &'p Pool<'p, H>,
         place: Place<'p>,
-        generation: u64,
+        id: BufferId,
         length: u64,
         lines: &'p [Line],
     ) -> Self {
-        Self::from_hold(Hold { pool, place, generation, length, lines })
+        Self::from_hold(Hold { pool, place, id, length }, lines)
     }
 
     /// With the length that its writer left.
@@ -128,24 +127,23 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
     pub(super) fn read(
         pool: &'p Pool<'p, H>,
         place: Place<'p>,
-        generation: u64,
+        id: BufferId,
         lines: &'p [Line],
     ) -> Self {
         let length = load(place.hot(), SIZE).min(place.class.slot_bytes);
-        Self::new(pool, place, generation, length, lines)
+        Self::new(pool, place, id, length, lines)
     }
 
     #[inline]
-    const fn from_hold(hold: Hold<'p, H>) -> Self {
-        let payload = Payload::new(hold.lines, hold.pool.segment().access());
-        Self { hold, payload, mode: PhantomData }
+    const fn from_hold(hold: Hold<'p, H>, lines: &'p [Line]) -> Self {
+        Self { hold, payload: Payload::new(lines), mode: PhantomData }
     }
 
     /// The id by which others find it, for as long as it has references.
     #[must_use]
     #[inline]
     pub const fn id(&self) -> BufferId {
-        self.hold.pool.segment().id(self.hold.place.slot, self.hold.generation)
+        self.hold.id
     }
 
     /// Bytes in use.
@@ -199,7 +197,7 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
     #[inline]
     pub fn as_slice<T: Plain>(&self) -> Result<&[T], PoolError> {
         let count = self.element_count::<T>()?;
-        self.payload.plain(count).ok_or_else(|| self.no_slice())
+        self.payload.plain(self.access(), count).ok_or_else(|| self.no_slice())
     }
 
     /// Gives up the guard and leaves the reference behind, for whoever takes the id: by
@@ -215,7 +213,7 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
     #[doc(alias = "forget")]
     #[inline]
     pub fn detach(self) -> Result<BufferId, Kept<'p, M, H>> {
-        let Hold { pool, place, generation, .. } = self.hold;
+        let Hold { pool, place, id, .. } = self.hold;
         let count = place.count.get();
         let last = count == WRITING || count == 1;
         let leaving = if last { pool.bits(M::ACCESS) } else { 0 };
@@ -223,7 +221,8 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
             store(place.hot(), DETACHED_BY, pool.stay());
         }
         let slot = pool.slot_of(place.meta);
-        if let Err(error) = pool.check_lease().and_then(|()| slot.detach(generation, leaving)) {
+        if let Err(error) = pool.check_lease().and_then(|()| slot.detach(id.generation(), leaving))
+        {
             return Err(Kept { error, guard: self });
         }
         place.count.set(if last { 0 } else { count.wrapping_sub(1) });
@@ -241,11 +240,16 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
 
     #[cold]
     const fn no_slice(&self) -> PoolError {
-        if self.payload.is_plain() { PoolError::Misaligned } else { PoolError::NoPlainAccess }
+        if self.access().is_some() { PoolError::Misaligned } else { PoolError::NoPlainAccess }
     }
 
     pub(super) fn kind(&self) -> KindWord {
         KindWord::unpack(load(self.hold.place.hot(), KIND))
+    }
+
+    #[inline]
+    pub(super) const fn access(&self) -> Option<PlainAccess> {
+        self.hold.pool.segment().access()
     }
 
     pub(super) const fn payload(&self) -> &Payload<'p> {
@@ -303,7 +307,8 @@ impl<'p, H: PoolHost> Guard<'p, Exclusive, H> {
     pub fn as_mut_slice<T: Plain>(&mut self) -> Result<&mut [T], PoolError> {
         let count = self.element_count::<T>()?;
         let refused = self.no_slice();
-        self.payload.plain_mut(count).ok_or(refused)
+        let access = self.access();
+        self.payload.plain_mut(access, count).ok_or(refused)
     }
 
     /// Lets others read, and keeps a reference for reading.
@@ -311,11 +316,12 @@ impl<'p, H: PoolHost> Guard<'p, Exclusive, H> {
     /// # Errors
     /// `Fatal` where the handle was taken for dead, and the buffer from it.
     pub fn publish(self) -> Result<Guard<'p, Shared, H>, PoolError> {
-        let Hold { pool, place, generation, .. } = self.hold;
+        let Hold { pool, place, id, .. } = self.hold;
         pool.check_lease()?;
-        pool.slot_of(place.meta).publish(generation, pool.bits(AccessMode::ReadOnly))?;
+        pool.slot_of(place.meta).publish(id.generation(), pool.bits(AccessMode::ReadOnly))?;
         place.count.set(1);
-        Ok(Guard::from_hold(ManuallyDrop::new(self).hold))
+        let old = ManuallyDrop::new(self);
+        Ok(Guard::from_hold(old.hold, old.payload.lines()))
     }
 
     /// Sets how many references there are, this guard's included: 1 to 32. The others are detached; each of those who are
@@ -324,19 +330,19 @@ impl<'p, H: PoolHost> Guard<'p, Exclusive, H> {
     /// # Errors
     /// `TooManyReferences`; `NoReference` for 0, as the guard is one itself; `Fatal` where the handle was fenced.
     pub fn set_ref_count(&self, count: u32) -> Result<(), PoolError> {
-        let Hold { pool, place, generation, .. } = self.hold;
+        let Hold { pool, place, id, .. } = self.hold;
         let detached = count.checked_sub(1).ok_or(PoolError::NoReference)?;
         pool.check_lease()?;
         store(place.hot(), DETACHED_BY, pool.stay());
         let bit = pool.bits(AccessMode::ReadOnly);
-        pool.slot_of(place.meta).preset(generation, bit, detached)
+        pool.slot_of(place.meta).preset(id.generation(), bit, detached)
     }
 }
 
 impl<M: Mode, H: PoolHost> Drop for Guard<'_, M, H> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        let Hold { pool, place, generation, .. } = self.hold;
+        let Hold { pool, place, id, .. } = self.hold;
         let count = place.count.get();
         if count != WRITING && count > 1 {
             place.count.set(count.wrapping_sub(1));
@@ -346,9 +352,13 @@ impl<M: Mode, H: PoolHost> Drop for Guard<'_, M, H> {
         if !pool.has_lease() {
             return;
         }
-        let left = pool.slot_of(place.meta).let_go(generation, pool.bits(M::ACCESS));
-        if left == Left::Free {
-            pool.came_free(&place);
+        let (slot, bits) = (pool.slot_of(place.meta), pool.bits(M::ACCESS));
+        let left = match M::ACCESS {
+            AccessMode::ReadWrite => slot.let_go_alone(id.generation(), bits),
+            AccessMode::ReadOnly => slot.let_go(id.generation(), bits),
+        };
+        if let Left::Free(word) = left {
+            pool.came_free(&place, id.slot(), word);
         }
     }
 }

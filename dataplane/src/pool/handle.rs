@@ -1,7 +1,8 @@
 //! A handle on a pool: one thread's way to take, share and hand over buffers.
 //!
 //! What a handle keeps in private memory: how many guards it has of each slot, so that the shared word needs one bit for all
-//! of them; and the last few slots of each class that it released, which are near and most likely still free.
+//! of them; and the last few slots of each class that it freed, which are near and most likely still free, each with the word
+//! that it left, which is then still there.
 //!
 //! Invariants: (1) `counts[slot]` is `WRITING` while there is a guard for writing, else the number of guards for reading; (2)
 //! while it is not 0 the bit of this handle stands in the slot word, unless the handle was taken for dead; (3) no second
@@ -39,34 +40,40 @@ pub(super) struct ClassTable<'m> {
     slot_count: u32,
     map: FreeMap<'m>,
     arena: &'m [Line],
-    recent: [Cell<u32>; RECENT],
+    recent: [Recent; RECENT],
     recent_count: Cell<usize>,
     /// Where the next search begins.
     start: Cell<u32>,
 }
 
+/// A slot that this handle freed, and the word that it left there.
+struct Recent {
+    slot: Cell<u32>,
+    word: Cell<u64>,
+}
+
 impl ClassTable<'_> {
     #[inline]
-    fn remember(&self, slot: u32) {
+    fn remember(&self, slot: u32, word: u64) {
         let count = self.recent_count.get();
         if let Some(place) = self.recent.get(count) {
-            place.set(slot);
+            place.slot.set(slot);
+            place.word.set(word);
             self.recent_count.set(count.wrapping_add(1));
         }
     }
 
     #[inline]
-    fn recall(&self) -> Option<u32> {
+    fn recall(&self) -> Option<(u32, u64)> {
         let count = self.recent_count.get().checked_sub(1)?;
         self.recent_count.set(count);
-        self.recent.get(count).map(Cell::get)
+        self.recent.get(count).map(|recent| (recent.slot.get(), recent.word.get()))
     }
 }
 
-/// One slot, as a handle sees it.
+/// What a handle knows of one slot.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'p> {
-    pub(super) slot: u32,
     pub(super) class: &'p ClassTable<'p>,
     pub(super) meta: &'p [Line; META_LINES],
     pub(super) count: &'p Cell<u32>,
@@ -135,7 +142,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
                 slot_count: count,
                 map: part.as_ref().map_or(FreeMap::new(&[], 0), |part| part.map),
                 arena: part.as_ref().map_or(&[], |part| part.arena),
-                recent: [const { Cell::new(0) }; RECENT],
+                recent: [const { Recent { slot: Cell::new(0), word: Cell::new(0) } }; RECENT],
                 recent_count: Cell::new(0),
                 start: Cell::new(u32::try_from(start).unwrap_or(0)),
             }
@@ -171,10 +178,10 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     ///
     /// # Errors
     /// `Retry(PoolFull)` where all of that class are in use, `TooLarge` where there is no such class, `NotMapped`, `Fatal`.
-    #[inline]
+    #[inline(always)]
     pub fn acquire(&self, size: usize) -> Result<Guard<'_, Exclusive, H>, PoolError> {
         let class = self.class_for(size)?;
-        self.acquire_in(class, size)?.ok_or(PoolError::Retry(Retry::PoolFull))
+        self.acquire_in(class, size)
     }
 
     /// As [`acquire`](Self::acquire), but waits until a buffer comes free or `until` has come; `None` is for ever.
@@ -189,12 +196,14 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         until: Option<Instant>,
     ) -> Result<Guard<'_, Exclusive, H>, PoolError> {
         let class = self.class_for(size)?;
-        if let Some(guard) = self.acquire_in(class, size)? {
-            return Ok(guard);
+        let taken = self.acquire_in(class, size);
+        if !matches!(taken, Err(PoolError::Retry(Retry::PoolFull))) {
+            return taken;
         }
         while let Some((word, seen)) = class.map.arm() {
-            if let Some(guard) = self.acquire_in(class, size)? {
-                return Ok(guard);
+            let taken = self.acquire_in(class, size);
+            if !matches!(taken, Err(PoolError::Retry(Retry::PoolFull))) {
+                return taken;
             }
             if self.host.sleep(word, seen, until) == Slept::TimedOut {
                 break;
@@ -207,7 +216,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     ///
     /// # Errors
     /// `Busy` while somebody writes it, `Stale` where it was released, `Foreign` where the id is of no buffer of this pool.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, id: BufferId) -> Result<Guard<'_, Shared, H>, PoolError> {
         self.read_with(id, Slot::share)
     }
@@ -276,8 +285,8 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     pub fn release(&self, id: BufferId) -> Result<u32, PoolError> {
         let place = self.locate(id)?;
         match self.slot_of(place.meta).release(id.generation())? {
-            Left::Free => {
-                self.came_free(&place);
+            Left::Free(word) => {
+                self.came_free(&place, id.slot(), word);
                 Ok(0)
             }
             Left::InUse => Ok(self.ref_count(id).unwrap_or(0)),
@@ -322,74 +331,103 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         made
     }
 
+    #[inline]
     fn class_for(&self, size: usize) -> Result<&ClassTable<'_>, PoolError> {
         let wanted = u64::try_from(size).unwrap_or(u64::MAX);
-        let most = self.classes.last().map_or(0, |class| class.slot_bytes);
         let class = self.classes.iter().find(|class| class.slot_bytes >= wanted);
-        class.ok_or(PoolError::TooLarge { wanted, most })
+        class.ok_or_else(|| self.too_large(wanted))
     }
 
-    #[inline]
+    #[cold]
+    fn too_large(&self, wanted: u64) -> PoolError {
+        let most = self.classes.last().map_or(0, |class| class.slot_bytes);
+        PoolError::TooLarge { wanted, most }
+    }
+
+    /// A buffer of the class, where one is free.
+    // Inlined wherever it is called, like all that is on the way of `acquire`: a guard that goes from one function to another
+    // through memory costs more than to take and to let go of it. What is called in vain or seldom gives back words.
+    #[inline(always)]
     fn acquire_in<'p>(
         &'p self,
         class: &'p ClassTable<'p>,
         size: usize,
-    ) -> Result<Option<Guard<'p, Exclusive, H>>, PoolError> {
+    ) -> Result<Guard<'p, Exclusive, H>, PoolError> {
         self.check_lease()?;
-        let Some((place, generation)) = self.take(class) else { return Ok(None) };
-        let Some(payload) = self.payload(&place) else {
-            let _freed = self.slot_of(place.meta).let_go(generation, self.bit | SlotSplit::WRITER);
-            self.came_free(&place);
-            return Err(PoolError::NotMapped { slot: place.slot });
+        let id = match self.take_recent(class) {
+            BufferId::NONE => self.search(class),
+            id => id,
+        };
+        // By its number none would be the first slot.
+        let place = self.place(class, id.slot()).filter(|_| id != BufferId::NONE);
+        let Some(place) = place else { return Err(PoolError::Retry(Retry::PoolFull)) };
+        let Some(payload) = self.payload(class, id.slot()) else {
+            return Err(self.not_mapped(&place, id));
         };
         let length = u64::try_from(size).unwrap_or(0);
         store(place.hot(), SIZE, length);
         store(place.hot(), KIND, 0);
         store(place.hot(), DETACHED_BY, 0);
         place.count.set(WRITING);
-        Ok(Some(Guard::new(self, place, generation, length, payload)))
-    }
-
-    /// A free slot of the class, claimed.
-    #[inline]
-    fn take<'p>(&'p self, class: &'p ClassTable<'p>) -> Option<(Place<'p>, u64)> {
-        while let Some(slot) = class.recall() {
-            if let Try::Got(got) = self.attempt(class, slot) {
-                return Some(got);
-            }
-        }
-        self.search(class)
+        Ok(Guard::new(self, place, id, length, payload))
     }
 
     #[cold]
-    fn search<'p>(&'p self, class: &'p ClassTable<'p>) -> Option<(Place<'p>, u64)> {
-        let got = class.map.search(class.start.get(), self.host, |index| {
-            self.attempt(class, class.first_slot.wrapping_add(index))
-        });
-        if let Some((place, _)) = &got {
-            let index = place.slot.wrapping_sub(class.first_slot);
-            class.start.set(index.wrapping_add(1));
+    fn not_mapped(&self, place: &Place<'_>, id: BufferId) -> PoolError {
+        let bits = self.bit | SlotSplit::WRITER;
+        if let Left::Free(word) = self.slot_of(place.meta).let_go(id.generation(), bits) {
+            self.came_free(place, id.slot(), word);
         }
-        got
+        PoolError::NotMapped { slot: id.slot() }
     }
 
-    #[inline]
-    fn attempt<'p>(&'p self, class: &'p ClassTable<'p>, slot: u32) -> Try<(Place<'p>, u64)> {
+    /// The slot of the class that this handle freed last, claimed, if nobody has taken it since; else none.
+    #[inline(always)]
+    fn take_recent(&self, class: &ClassTable<'_>) -> BufferId {
+        let recent = class.recall().and_then(|(slot, word)| {
+            let place = self.place(class, slot).filter(|place| place.count.get() == 0)?;
+            let generation = self.slot_of(place.meta).claim_from(word, self.bit)?;
+            Some(self.segment.id(slot, generation))
+        });
+        recent.unwrap_or(BufferId::NONE)
+    }
+
+    /// A slot of the class, claimed: one of those that this handle freed, or one that may be free; else none.
+    #[cold]
+    #[inline(never)]
+    fn search(&self, class: &ClassTable<'_>) -> BufferId {
+        while class.recent_count.get() > 0 {
+            let id = self.take_recent(class);
+            if id != BufferId::NONE {
+                return id;
+            }
+        }
+        let found = class.map.search(class.start.get(), self.host, |index| {
+            self.attempt(class, class.first_slot.wrapping_add(index))
+        });
+        let Some(id) = found else { return BufferId::NONE };
+        class.start.set(id.slot().wrapping_sub(class.first_slot).wrapping_add(1));
+        id
+    }
+
+    fn attempt(&self, class: &ClassTable<'_>, slot: u32) -> Try<BufferId> {
         let Some(place) = self.place(class, slot).filter(|place| place.count.get() == 0) else {
             return Try::Pass;
         };
         match self.slot_of(place.meta).claim(self.bit) {
-            Some(generation) => Try::Got((place, generation)),
+            Some(generation) => Try::Got(self.segment.id(slot, generation)),
             None => Try::InUse,
         }
     }
 
+    #[inline]
     fn place<'p>(&'p self, class: &'p ClassTable<'p>, slot: u32) -> Option<Place<'p>> {
         let meta = self.segment.meta(slot)?;
         let count = self.counts.get(to_usize(widen(slot)))?;
-        Some(Place { slot, class, meta, count })
+        Some(Place { class, meta, count })
     }
 
+    #[inline]
     fn locate(&self, id: BufferId) -> Result<Place<'_>, PoolError> {
         if id.tag() != self.segment.tag() {
             return Err(PoolError::Foreign);
@@ -402,7 +440,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         class.and_then(|class| self.place(class, slot)).ok_or(PoolError::Foreign)
     }
 
-    #[inline]
+    #[inline(always)]
     fn read_with<'p>(
         &'p self,
         id: BufferId,
@@ -410,7 +448,8 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     ) -> Result<Guard<'p, Shared, H>, PoolError> {
         let place = self.locate(id)?;
         let (slot, generation) = (self.slot_of(place.meta), id.generation());
-        let payload = self.payload(&place).ok_or(PoolError::NotMapped { slot: place.slot })?;
+        let payload = self.payload(place.class, id.slot());
+        let payload = payload.ok_or(PoolError::NotMapped { slot: id.slot() })?;
         let count = place.count.get();
         match count {
             0 => {
@@ -425,7 +464,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
             return Err(PoolError::TooManyReferences);
         }
         place.count.set(count.wrapping_add(1));
-        Ok(Guard::read(self, place, generation, payload))
+        Ok(Guard::read(self, place, id, payload))
     }
 
     fn write_with<'p>(
@@ -435,7 +474,8 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     ) -> Result<Guard<'p, Exclusive, H>, PoolError> {
         let place = self.locate(id)?;
         let (slot, generation) = (self.slot_of(place.meta), id.generation());
-        let payload = self.payload(&place).ok_or(PoolError::NotMapped { slot: place.slot })?;
+        let payload = self.payload(place.class, id.slot());
+        let payload = payload.ok_or(PoolError::NotMapped { slot: id.slot() })?;
         if place.count.get() != 0 {
             let held = slot.is_held(generation, self.bit);
             return Err(if held { PoolError::Busy } else { PoolError::Stale });
@@ -443,17 +483,16 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         self.check_lease()?;
         enter(slot, generation, self.bit)?;
         place.count.set(WRITING);
-        Ok(Guard::read(self, place, generation, payload))
+        Ok(Guard::read(self, place, id, payload))
     }
 
     #[inline]
-    fn payload<'p>(&'p self, place: &Place<'p>) -> Option<&'p [Line]> {
-        let class = place.class;
+    fn payload<'p>(&'p self, class: &'p ClassTable<'p>, slot: u32) -> Option<&'p [Line]> {
         let lines = to_usize(class.slot_bytes) / LINE_BYTES;
         if class.arena.is_empty() {
-            return self.host.large(place.slot, class.slot_bytes)?.get(..lines);
+            return self.host.large(slot, class.slot_bytes)?.get(..lines);
         }
-        let index = to_usize(widen(place.slot.wrapping_sub(class.first_slot)));
+        let index = to_usize(widen(slot.wrapping_sub(class.first_slot)));
         class.arena.get(index.wrapping_mul(lines)..)?.get(..lines)
     }
 
@@ -465,10 +504,10 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     }
 
     #[inline]
-    pub(super) fn came_free(&self, place: &Place<'_>) {
-        let index = place.slot.wrapping_sub(place.class.first_slot);
+    pub(super) fn came_free(&self, place: &Place<'_>, slot: u32, word: u64) {
+        let index = slot.wrapping_sub(place.class.first_slot);
         place.class.map.came_free(index, self.host);
-        place.class.remember(place.slot);
+        place.class.remember(slot, word);
     }
 
     /// The bits that a guard stands for in the slot word.

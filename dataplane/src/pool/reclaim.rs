@@ -98,7 +98,7 @@ impl PoolSegment<'_> {
                     continue;
                 };
                 let left = corpse.take_back(slot, || load(hot, DETACHED_BY));
-                let freed = left == Some(Left::Free);
+                let freed = matches!(left, Some(Left::Free(_)));
                 done.held = done.held.wrapping_add(u32::from(left.is_some()));
                 done.freed = done.freed.wrapping_add(u32::from(freed));
                 if slot.is_free_now() && class.map.mark(index) && !freed {
@@ -181,7 +181,7 @@ impl PoolSegment<'_> {
         let (class, index) = place.filter(|_| id.tag() == self.tag()).ok_or(PoolError::Foreign)?;
         let slot = self.slot(number).ok_or(PoolError::Foreign)?;
         match slot.release(id.generation())? {
-            Left::Free => {
+            Left::Free(_) => {
                 class.map.came_free(index, host);
                 Ok(0)
             }
@@ -233,7 +233,7 @@ impl Corpse<'_> {
             let swap = slot.word.compare_exchange(found, next, Ordering::AcqRel, Ordering::Relaxed);
             if swap.is_ok() {
                 let free = next & slot.split.in_use() == 0;
-                return Some(if free { Left::Free } else { Left::InUse });
+                return Some(if free { Left::Free(next) } else { Left::InUse });
             }
         }
         None

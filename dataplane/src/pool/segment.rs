@@ -38,7 +38,7 @@ const _: () = assert!(size_of::<BufferMeta>() == META_LINES * LINE_BYTES);
 #[derive(Clone, Debug)]
 pub struct PoolSegment<'s> {
     lines: &'s [Line],
-    metas: &'s [Line],
+    metas: &'s [[Line; META_LINES]],
     geometry: PoolGeometry,
     plan: PoolPlan,
     name: Name,
@@ -144,7 +144,7 @@ impl<'s> PoolSegment<'s> {
         let metas = lines.get(at(plan.meta)..).and_then(|rest| rest.get(..meta_lines));
         Ok(Self {
             lines,
-            metas: metas.ok_or(truncated)?,
+            metas: metas.ok_or(truncated)?.as_chunks::<META_LINES>().0,
             geometry: shape.geometry,
             plan: *plan,
             name: shape.name,
@@ -160,6 +160,7 @@ impl<'s> PoolSegment<'s> {
         self
     }
 
+    #[inline]
     pub(super) const fn access(&self) -> Option<PlainAccess> {
         self.access
     }
@@ -177,6 +178,7 @@ impl<'s> PoolSegment<'s> {
     }
 
     /// The tag that its ids carry.
+    #[inline]
     #[must_use]
     pub const fn tag(&self) -> u8 {
         self.tag
@@ -192,6 +194,7 @@ impl<'s> PoolSegment<'s> {
         raise_epoch(self.lines);
     }
 
+    #[inline]
     pub(super) const fn split(&self) -> SlotSplit {
         SlotSplit::new(self.geometry.process_count())
     }
@@ -199,7 +202,7 @@ impl<'s> PoolSegment<'s> {
     /// The five lines of a slot.
     #[inline]
     pub(super) fn meta(&self, slot: u32) -> Option<&'s [Line; META_LINES]> {
-        self.metas.as_chunks::<META_LINES>().0.get(to_usize(widen(slot)))
+        self.metas.get(to_usize(widen(slot)))
     }
 
     pub(super) fn slot(&self, slot: u32) -> Option<Slot<'s>> {
@@ -232,6 +235,7 @@ impl<'s> PoolSegment<'s> {
     }
 
     /// The id of a use of a slot.
+    #[inline]
     pub(super) const fn id(&self, slot: u32, generation: u64) -> BufferId {
         BufferId::new(slot, self.tag, generation)
     }
@@ -341,11 +345,13 @@ fn copy<T: Pod>(lines: &[Line], at: usize) -> Result<T, JoinError> {
 }
 
 /// The word of `lines` at that index, which is below [`LINE_WORDS`] times their number.
+#[inline]
 pub(super) fn load(line: &Line, index: usize) -> u64 {
     line.words().get(index % LINE_WORDS).map_or(0, |word: &AtomicU64| word.load(Ordering::Relaxed))
 }
 
 /// Stores a word of a line.
+#[inline]
 pub(super) fn store(line: &Line, index: usize, value: u64) {
     if let Some(word) = line.words().get(index % LINE_WORDS) {
         word.store(value, Ordering::Relaxed);

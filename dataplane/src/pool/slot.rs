@@ -33,7 +33,8 @@ pub(super) const ATTEMPTS_MAX: u32 = 1 << 12;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub(super) enum Left {
-    Free,
+    /// The word as it was left.
+    Free(u64),
     InUse,
 }
 
@@ -54,7 +55,7 @@ impl Slot<'_> {
     }
 
     const fn left(self, word: u64) -> Left {
-        if self.is_free(word) { Left::Free } else { Left::InUse }
+        if self.is_free(word) { Left::Free(word) } else { Left::InUse }
     }
 
     pub(super) fn is_free_now(self) -> bool {
@@ -62,12 +63,15 @@ impl Slot<'_> {
     }
 
     /// Takes the slot if it is free, as its only writer. Returns the new generation.
-    #[inline]
     pub(super) fn claim(self, bit: u64) -> Option<u64> {
         let found = self.word.load(Ordering::Relaxed);
-        if !self.is_free(found) {
-            return None;
-        }
+        if self.is_free(found) { self.claim_from(found, bit) } else { None }
+    }
+
+    /// As [`claim`](Self::claim), if it is still as it was when it was `found` free: where that is known, the line need not
+    /// come to be read first and to be written then.
+    #[inline]
+    pub(super) fn claim_from(self, found: u64, bit: u64) -> Option<u64> {
         let generation = self.split.next_generation(self.generation_of(found));
         let next = generation.wrapping_shl(self.split.generation_shift()) | bit | SlotSplit::WRITER;
         // SYNC(slot): Acquire pairs with the Release of the step that freed it.
@@ -164,6 +168,17 @@ impl Slot<'_> {
         let held = bit | SlotSplit::WRITER;
         let step = |word| Self::held(word, held).map(|word| word & !SlotSplit::DETACHED | detached);
         self.step(generation, step).map(|_| ())
+    }
+
+    /// Lets go of a writer's bits. As a rule there is nothing else in the word: then one swap does it, without a look.
+    #[inline]
+    pub(super) fn let_go_alone(self, generation: u64, bits: u64) -> Left {
+        let free = generation.wrapping_shl(self.split.generation_shift());
+        // SYNC(slot): Release of what this process did with the buffer.
+        match self.word.compare_exchange(free | bits, free, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => Left::Free(free),
+            Err(_) => self.let_go(generation, bits),
+        }
     }
 
     /// Lets go of a guard's bits. One step, never refused: where the word is not this guard's any more, there is nothing to

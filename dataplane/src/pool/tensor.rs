@@ -237,7 +237,8 @@ impl<M: Mode, H: PoolHost> Guard<'_, M, H> {
         }
         let extent = shape.extent(dtype).and_then(|bytes| bytes.checked_div(dtype.bytes()));
         let count = to_usize(extent.ok_or(PoolError::BadShape)?);
-        let elements = self.payload().plain(count).ok_or(PoolError::NoPlainAccess)?;
+        let elements =
+            self.payload().plain(self.access(), count).ok_or(PoolError::NoPlainAccess)?;
         Ok(Tensor { elements, shape })
     }
 }

@@ -46,20 +46,20 @@ impl PlainAccess {
 #[derive(Debug)]
 pub(crate) struct Payload<'p> {
     lines: &'p [Line],
-    access: Option<PlainAccess>,
 }
 
 impl<'p> Payload<'p> {
-    pub(crate) const fn new(lines: &'p [Line], access: Option<PlainAccess>) -> Self {
-        Self { lines, access }
+    #[inline]
+    pub(crate) const fn new(lines: &'p [Line]) -> Self {
+        Self { lines }
+    }
+
+    pub(crate) const fn lines(&self) -> &'p [Line] {
+        self.lines
     }
 
     pub(crate) const fn capacity(&self) -> usize {
         self.lines.len().saturating_mul(LINE_BYTES)
-    }
-
-    pub(crate) const fn is_plain(&self) -> bool {
-        self.access.is_some()
     }
 
     /// Copies out from `at` bytes, a multiple of 8.
@@ -88,8 +88,8 @@ impl<'p> Payload<'p> {
     }
 
     /// Where `count` elements begin, if plain slices are allowed and they fit.
-    fn start<T: Plain>(&self, count: usize) -> Option<NonNull<[T]>> {
-        self.access?;
+    fn start<T: Plain>(&self, access: Option<PlainAccess>, count: usize) -> Option<NonNull<[T]>> {
+        access?;
         let bytes = count.checked_mul(size_of::<T>())?;
         let fits = bytes <= self.capacity() && align_of::<T>() <= align_of::<Line>();
         // Under loom a line is not what it is in memory.
@@ -100,8 +100,12 @@ impl<'p> Payload<'p> {
 
     /// The first `count` elements, to read.
     #[inline]
-    pub(crate) fn plain<T: Plain>(&self, count: usize) -> Option<&[T]> {
-        let slice = self.start::<T>(count)?;
+    pub(crate) fn plain<T: Plain>(
+        &self,
+        access: Option<PlainAccess>,
+        count: usize,
+    ) -> Option<&[T]> {
+        let slice = self.start::<T>(access, count)?;
         // SAFETY: inside of the lines and aligned (`start`); any bytes are a value of T (`Plain`); nobody writes them while
         // this guard is there (invariants 1 and 2, promises 1 and 2 of `PlainAccess`, without which `start` gives nothing).
         Some(unsafe { slice.as_ref() })
@@ -110,8 +114,12 @@ impl<'p> Payload<'p> {
     /// The first `count` elements, to write. For guards that may.
     #[expect(clippy::needless_pass_by_ref_mut, reason = "the slice is the only way to the bytes")]
     #[inline]
-    pub(crate) fn plain_mut<T: Plain>(&mut self, count: usize) -> Option<&mut [T]> {
-        let slice = self.start::<T>(count)?;
+    pub(crate) fn plain_mut<T: Plain>(
+        &mut self,
+        access: Option<PlainAccess>,
+        count: usize,
+    ) -> Option<&mut [T]> {
+        let slice = self.start::<T>(access, count)?;
         // SAFETY: as in `plain`; the words are atomics, hence writable through a shared reference; this guard is the only
         // one (invariant 2), it is borrowed mutably, and nobody else touches the bytes (promises 1 and 2).
         Some(unsafe { &mut *slice.as_ptr() })

@@ -7,6 +7,10 @@
 //! * Stream: a ring of bare lines, each written once (seven words, then a sequence word) and read
 //!   once, with the reader's position sent back every quarter of the ring.
 //!
+//! * What is done with a buffer: two compare-and-swaps on a line that nobody else touches, which is
+//!   what it takes to take and to let go anything that others might have. As a rate, two threads do
+//!   it at the same time, each on a line of its own; the slower one counts.
+//!
 //! Two more round trips are rows, not the floor, because they explain it. With one `spin_loop` hint
 //! in the wait loop the bounce can be a third quicker: a core that asks less often for the line
 //! leaves it to its writer for longer. And with a line for each direction, as any pair of rings
@@ -16,10 +20,11 @@ use core::array;
 use core::hint;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::ensure;
+use anyhow::{anyhow, ensure};
 
 use super::Peer;
 use crate::clock::Clock;
+use crate::cpu;
 use crate::sample::{Sample, Stream, Trips};
 use crate::schedule::Plan;
 use crate::work::{Kind, Work};
@@ -75,9 +80,27 @@ struct Cell {
     sequence: AtomicU64,
 }
 
-/// Measures the floor for a kind of work.
-pub(crate) fn measure(kind: Kind, plan: &Plan) -> anyhow::Result<Sample> {
-    match kind {
+/// The name of its row at a work.
+pub(crate) fn name_at(work: Work) -> &'static str {
+    if work.is_message() { NAME } else { "bare swaps" }
+}
+
+/// Measures the floor for a work.
+pub(crate) fn measure(work: Work, plan: &Plan) -> anyhow::Result<Sample> {
+    match work.kind {
+        Kind::Rtt if !work.is_message() => {
+            let laps = cpu::on(plan.cpus.near, || swaps(plan))?;
+            Ok(Sample::Rtt(laps.finish_blocks(&plan.clock)))
+        }
+        Kind::Stream if !work.is_message() => {
+            let rate = || {
+                let rtt = swaps(plan)?.finish_blocks(&plan.clock);
+                Ok(1e9 / rtt.p50_ns.unwrap_or(rtt.mean_ns))
+            };
+            let (near, far): (anyhow::Result<f64>, anyhow::Result<f64>) =
+                plan.cpus.run_pair(rate, rate)?;
+            Ok(Sample::Stream(Stream { messages_per_s: near?.min(far?) }))
+        }
         Kind::Rtt => {
             let lines = Lines::new();
             bounce(plan, &lines, &lines, || {})
@@ -108,7 +131,7 @@ impl Peer for Reference {
     }
 
     fn measures(&self, work: Work) -> bool {
-        work.kind == Kind::Rtt && work.size <= LINE_BYTES
+        work.is_message() && work.kind == Kind::Rtt && work.size <= LINE_BYTES
     }
 
     fn rival(&self) -> Option<&'static str> {
@@ -129,6 +152,19 @@ impl Peer for Reference {
             Self::TwoLines => bounce(plan, &ping, &pong, || {}),
         }
     }
+}
+
+/// Two compare-and-swaps on a line, over and over.
+fn swaps(plan: &Plan) -> anyhow::Result<Trips> {
+    let line = Line::default();
+    Trips::of_blocks(plan.effort.operations(), || {
+        let swap = |from, to| {
+            hint::black_box(&line).0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
+        };
+        let both = swap(0, 1).and_then(|_taken| swap(1, 0));
+        both.map(drop)
+            .map_err(|found| anyhow!("nobody else writes this line, but it holds {found}"))
+    })
 }
 
 /// Bounces a counter: odd values go out on a line of `pings`, even ones come back on one of `pongs`

@@ -13,7 +13,7 @@ use super::spinwire::Spinwire;
 use crate::process::{self, LIMIT, Running, last_lines};
 use crate::sample::{Rtt, Sample};
 use crate::schedule::Plan;
-use crate::work::{Kind, Work};
+use crate::work::Work;
 
 const TOOL: &str = "fi_pingpong";
 
@@ -31,7 +31,7 @@ impl Peer for Libfabric {
     }
 
     fn measures(&self, work: Work) -> bool {
-        work == Work { kind: Kind::Rtt, size: 64 }
+        work == Work::rtt(64)
     }
 
     fn rival(&self) -> Option<&'static str> {

@@ -7,6 +7,8 @@ use crate::work::Work;
 pub(crate) mod floor;
 pub(crate) mod iceoryx2;
 pub(crate) mod libfabric;
+pub(crate) mod loan;
+pub(crate) mod pool;
 pub(crate) mod rtrb;
 pub(crate) mod spinwire;
 pub(crate) mod ucx;
@@ -44,6 +46,10 @@ pub(crate) fn all() -> Vec<Box<dyn Peer>> {
         Box::new(ucx::Ucx::PosixAndCma),
         Box::new(rtrb::Rtrb),
         Box::new(iceoryx2::Iceoryx2),
+        Box::new(loan::Loan),
         Box::new(libfabric::Libfabric),
+        Box::new(pool::Pool::One),
+        Box::new(pool::Pool::Two),
+        Box::new(pool::Pool::Alone),
     ]
 }

@@ -37,8 +37,8 @@ impl Peer for Spinwire {
 
     fn measures(&self, work: Work) -> bool {
         match self {
-            Self::Plain => work.size <= 64,
-            Self::Tagged => true,
+            Self::Plain => work.is_message() && work.size <= 64,
+            Self::Tagged => work.is_message(),
         }
     }
 

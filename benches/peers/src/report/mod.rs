@@ -141,7 +141,7 @@ fn floor_row(record: &Record, work: Work) -> Row<'_> {
     let samples: Vec<Sample> =
         record.floors.iter().filter(|(of, _)| *of == work).map(|(_, sample)| *sample).collect();
     let state = State::of(work, &samples);
-    Row { work, name: floor::NAME, state, to_floor: None, rival: None }
+    Row { work, name: floor::name_at(work), state, to_floor: None, rival: None }
 }
 
 fn row<'a>(record: &'a Record, found: &'a Found, work: Work) -> Row<'a> {
@@ -172,7 +172,7 @@ fn notes(plan: &Plan, record: &Record) -> Vec<String> {
     let bounces: Vec<f64> = record
         .floors
         .iter()
-        .filter(|(work, _)| work.kind == Kind::Rtt)
+        .filter(|(work, _)| work.is_message() && work.kind == Kind::Rtt)
         .map(|(_, sample)| sample.headline())
         .collect();
     let least = bounces.iter().copied().reduce(f64::min);
@@ -195,7 +195,7 @@ fn notes(plan: &Plan, record: &Record) -> Vec<String> {
         && off > CROWD_NOTED
     {
         notes.push(format!(
-            "the mean bounce is {off:.1} x the median one: other work runs on these processors. \
+            "the mean floor is {off:.1} x the median one: other work runs on these processors. \
              Medians bear that; means and rates do not. Run again on a quiet machine"
         ));
     }

@@ -9,7 +9,8 @@ const LEGEND: &str = "\
 Figures are medians over the rounds. Ratios are medians over those rounds whose floors agree within
 25 %; `rounds` says how many did. `spinw/this` is Spinwire over this row: of a time less is better,
 of a rate more. `x floor` of a stream is in bytes. Set against `spinwire tagged`: UCX, iceoryx2 and
-libfabric; against `spinwire`: rtrb.";
+libfabric; against `spinwire`: rtrb; against `spinwire pool`: `iceoryx2 loan`; against `two
+processes`: `one process`. The floor of the pool's works is two compare-and-swaps (bare swaps).";
 
 /// Prints the table.
 pub(crate) fn print(report: &Report<'_>) {
@@ -49,6 +50,7 @@ fn print_head(report: &Report<'_>) {
 fn print_work(work: Work) {
     let [first, second, third, best] = match work.kind {
         Kind::Rtt => ["p50 ns", "p99 ns", "mean ns", "best"],
+        Kind::Stream if !work.is_message() => ["M op/s", "", "", "best"],
         Kind::Stream => ["M msg/s", "", "GB/s", "best"],
     };
     println!(
@@ -73,7 +75,12 @@ fn line(row: &Row<'_>, bars: &[Judged]) -> String {
     };
     let figures = match row.work.kind {
         Kind::Rtt => {
+            // Of few nanoseconds the tenths count.
+            let ns = |figure| ns(figure, usize::from(!row.work.is_message()));
             format!("{}{}{}{}", ns(p50_or_rate), ns(p99), ns(mean), ns(best))
+        }
+        Kind::Stream if !row.work.is_message() => {
+            format!("{}{:>18}{}", scaled(p50_or_rate, 1e6), "", scaled(best, 1e6))
         }
         Kind::Stream => {
             let size = if row.name == floor::NAME { floor::LINE_BYTES } else { row.work.size };
@@ -135,8 +142,8 @@ fn print_foot(report: &Report<'_>) {
     println!("{LEGEND}");
 }
 
-fn ns(figure: Option<f64>) -> String {
-    figure.map_or_else(|| format!("{:>9}", "-"), |ns| format!("{ns:>9.0}"))
+fn ns(figure: Option<f64>, places: usize) -> String {
+    figure.map_or_else(|| format!("{:>9}", "-"), |ns| format!("{ns:>9.places$}"))
 }
 
 fn scaled(figure: Option<f64>, unit: f64) -> String {
