@@ -189,7 +189,7 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
 
     /// The bytes in use as elements of `T`, in place.
     ///
-    /// What stands behind the slice is said at [`PlainAccess`](crate::raw::payload::PlainAccess).
+    /// What stands behind the slice is said at [`PlainAccess`].
     ///
     /// # Errors
     /// `NoPlainAccess` where the pool was opened without; `Misaligned` where the length is no multiple of the element, or the
