@@ -4,6 +4,9 @@
 //! of one sample, safe overflow, both sides spinning, the next sample loaned while the last one
 //! travels. The stream wants every message delivered: no overflow, a deep buffer (its depth from 16
 //! to 1024 makes no difference), and a publisher that spins when it is full (see [`publish`]).
+//! The plain row is what its examples show: services as they come, and a sample loaned when there is
+//! something to send. It has no bar; it tells what who does not tune gets.
+//!
 //! Waiting costs one `spin_loop` hint a look, which helps a little.
 //!
 //! A message carries its number in its first word. [`STOP`] ends the far side; so does silence.
@@ -46,9 +49,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Empty looks between two looks at the clock.
 const LOOKS: u32 = 1 << 16;
 
-/// The iceoryx2 row.
+/// An iceoryx2 row.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Iceoryx2;
+pub(crate) struct Iceoryx2 {
+    /// Whether it is used as iceoryx2's examples do, not as its benchmark does.
+    pub(crate) plain: bool,
+}
 
 /// What the far process is told.
 #[derive(Args, Clone, Debug)]
@@ -68,6 +74,9 @@ pub(crate) struct FarSide {
     /// Messages that count.
     #[arg(long)]
     messages: u64,
+    /// The services as they come, and a sample loaned when there is something to send.
+    #[arg(long)]
+    plain: bool,
 }
 
 /// The far side's part.
@@ -81,7 +90,7 @@ enum Role {
 
 impl Peer for Iceoryx2 {
     fn name(&self) -> &'static str {
-        "iceoryx2"
+        if self.plain { "iceoryx2, plain" } else { "iceoryx2" }
     }
 
     fn word(&self) -> &'static str {
@@ -89,7 +98,7 @@ impl Peer for Iceoryx2 {
     }
 
     fn measures(&self, work: Work) -> bool {
-        work.size == 64
+        work.size == 64 && !(self.plain && matches!(work.kind, Kind::Stream))
     }
 
     fn rival(&self) -> Option<&'static str> {
@@ -101,7 +110,8 @@ impl Peer for Iceoryx2 {
         // Opening a service needs its folders and /dev/shm; where they are missing, this says so.
         Services::new(&stem("probe"), STREAM_BUFFER, false)
             .map_err(|error| format!("iceoryx2 does not work here: {error:#}"))?;
-        Ok("two processes, publish-subscribe, ipc::Service".to_owned())
+        let how = if self.plain { "as it comes" } else { "as in its own benchmark" };
+        Ok(format!("two processes, publish-subscribe, ipc::Service, {how}"))
     }
 
     fn measure(&self, work: Work, plan: &Plan) -> anyhow::Result<Sample> {
@@ -118,6 +128,7 @@ impl Peer for Iceoryx2 {
             cpu: plan.cpus.far,
             warm_up: u64::from(warm_up),
             messages: u64::from(count),
+            plain: self.plain,
         };
         let (services, far) = (side.services()?, side.start()?);
         match role {
@@ -143,7 +154,7 @@ pub(crate) fn run_far_side(side: &FarSide) -> anyhow::Result<()> {
     cpu::pin(side.cpu)?;
     let services = side.services()?;
     match side.role {
-        Role::Echo => echo(&services),
+        Role::Echo => echo(&services, side),
         Role::Sink => {
             let ticks = sink(&services, side)?;
             println!("{}", Clock::calibrate().ns(ticks as f64));
@@ -163,11 +174,15 @@ impl FarSide {
         command.args(["iceoryx2-far-side", "--role", role, "--stem", &self.stem]);
         command.args(["--cpu", &self.cpu.to_string(), "--warm-up", &self.warm_up.to_string()]);
         command.args(["--messages", &self.messages.to_string()]);
+        if self.plain {
+            command.arg("--plain");
+        }
         Running::start(command, None)
     }
 
     fn services(&self) -> anyhow::Result<Services> {
         match self.role {
+            Role::Echo if self.plain => Services::plain(&self.stem),
             Role::Echo => Services::new(&self.stem, 1, true),
             Role::Sink => Services::new(&self.stem, STREAM_BUFFER, false),
         }
@@ -203,6 +218,24 @@ impl Services {
                 .history_size(0)
                 .subscriber_max_buffer_size(buffer)
                 .enable_safe_overflow(overflow)
+                .open_or_create()
+                .map_err(|error| anyhow!("service {name}: {error:?}"))
+        };
+        Ok(Self { to_far: open("to-far")?, to_near: open("to-near")?, _node: node })
+    }
+}
+
+impl Services {
+    /// Services as they come.
+    fn plain(stem: &str) -> anyhow::Result<Self> {
+        let node = NodeBuilder::new()
+            .create::<ipc::Service>()
+            .map_err(|error| anyhow!("no iceoryx2 node: {error:?}"))?;
+        let open = |direction: &str| {
+            let name = format!("{stem}/{direction}");
+            let name = ServiceName::new(&name).map_err(|error| anyhow!("{name}: {error:?}"))?;
+            node.service_builder(&name)
+                .publish_subscribe::<Payload>()
                 .open_or_create()
                 .map_err(|error| anyhow!("service {name}: {error:?}"))
         };
@@ -267,20 +300,27 @@ fn ping(services: &Services, side: &FarSide, room: usize) -> anyhow::Result<Trip
     let loan = || sender.loan_uninit().map_err(|error| anyhow!("loan: {error:?}"));
     let mut laps = Trips::new(room);
     let mut wrong = 0_u64;
-    let mut next = loan()?;
+    let mut next = if side.plain { None } else { Some(loan()?) };
     for trip in 0..side.warm_up + side.messages {
         if trip == side.warm_up {
             laps.start();
         }
-        let sample = next.write_payload([trip; 8]);
+        let sample = match next.take() {
+            Some(sample) => sample,
+            None => loan()?,
+        };
+        let sample = sample.write_payload([trip; 8]);
         sample.send().map_err(|error| anyhow!("send: {error:?}"))?;
-        next = loan()?;
+        if !side.plain {
+            next = Some(loan()?);
+        }
         wrong += u64::from(receive(&receiver)? != [trip; 8]);
         if trip >= side.warm_up {
             laps.lap();
         }
     }
-    next.write_payload([STOP; 8]).send().map_err(|error| anyhow!("send: {error:?}"))?;
+    drop(next);
+    loan()?.write_payload([STOP; 8]).send().map_err(|error| anyhow!("send: {error:?}"))?;
     // The far side still reads from these ports: they stay until it has answered.
     receive(&receiver)?;
     ensure!(wrong == 0, "{wrong} messages came back wrong");
@@ -288,11 +328,16 @@ fn ping(services: &Services, side: &FarSide, room: usize) -> anyhow::Result<Trip
 }
 
 /// The far side of the ping-pong: every message back, the last one too.
-fn echo(services: &Services) -> anyhow::Result<()> {
+fn echo(services: &Services, side: &FarSide) -> anyhow::Result<()> {
     let (sender, receiver) = (publisher(&services.to_near)?, subscriber(&services.to_far)?);
+    let loan = || sender.loan_uninit().map_err(|error| anyhow!("loan: {error:?}"));
     loop {
-        let next = sender.loan_uninit().map_err(|error| anyhow!("loan: {error:?}"))?;
+        let next = if side.plain { None } else { Some(loan()?) };
         let message = receive(&receiver)?;
+        let next = match next {
+            Some(sample) => sample,
+            None => loan()?,
+        };
         next.write_payload(message).send().map_err(|error| anyhow!("send: {error:?}"))?;
         if message.first() == Some(&STOP) {
             // The near side reads this answer through these ports; it drops its own ports right
