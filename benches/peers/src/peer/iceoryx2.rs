@@ -108,7 +108,7 @@ impl Peer for Iceoryx2 {
     fn probe(&self, _plan: &Plan) -> Result<String, String> {
         set_log_level(LogLevel::Error);
         // Opening a service needs its folders and /dev/shm; where they are missing, this says so.
-        Services::new(&stem("probe"), STREAM_BUFFER, false)
+        Services::new(&stem("probe"), Some((STREAM_BUFFER, false)))
             .map_err(|error| format!("iceoryx2 does not work here: {error:#}"))?;
         let how = if self.plain { "as it comes" } else { "as in its own benchmark" };
         Ok(format!("two processes, publish-subscribe, ipc::Service, {how}"))
@@ -182,9 +182,9 @@ impl FarSide {
 
     fn services(&self) -> anyhow::Result<Services> {
         match self.role {
-            Role::Echo if self.plain => Services::plain(&self.stem),
-            Role::Echo => Services::new(&self.stem, 1, true),
-            Role::Sink => Services::new(&self.stem, STREAM_BUFFER, false),
+            Role::Echo if self.plain => Services::new(&self.stem, None),
+            Role::Echo => Services::new(&self.stem, Some((1, true))),
+            Role::Sink => Services::new(&self.stem, Some((STREAM_BUFFER, false))),
         }
     }
 }
@@ -204,40 +204,25 @@ struct Services {
 }
 
 impl Services {
-    fn new(stem: &str, buffer: usize, overflow: bool) -> anyhow::Result<Self> {
+    /// With a buffer of so many samples, with or without overflow; or as they come.
+    fn new(stem: &str, tuned: Option<(usize, bool)>) -> anyhow::Result<Self> {
         let node = NodeBuilder::new()
             .create::<ipc::Service>()
             .map_err(|error| anyhow!("no iceoryx2 node: {error:?}"))?;
         let open = |direction: &str| {
             let name = format!("{stem}/{direction}");
             let name = ServiceName::new(&name).map_err(|error| anyhow!("{name}: {error:?}"))?;
-            node.service_builder(&name)
-                .publish_subscribe::<Payload>()
-                .max_publishers(1)
-                .max_subscribers(1)
-                .history_size(0)
-                .subscriber_max_buffer_size(buffer)
-                .enable_safe_overflow(overflow)
-                .open_or_create()
-                .map_err(|error| anyhow!("service {name}: {error:?}"))
-        };
-        Ok(Self { to_far: open("to-far")?, to_near: open("to-near")?, _node: node })
-    }
-}
-
-impl Services {
-    /// Services as they come.
-    fn plain(stem: &str) -> anyhow::Result<Self> {
-        let node = NodeBuilder::new()
-            .create::<ipc::Service>()
-            .map_err(|error| anyhow!("no iceoryx2 node: {error:?}"))?;
-        let open = |direction: &str| {
-            let name = format!("{stem}/{direction}");
-            let name = ServiceName::new(&name).map_err(|error| anyhow!("{name}: {error:?}"))?;
-            node.service_builder(&name)
-                .publish_subscribe::<Payload>()
-                .open_or_create()
-                .map_err(|error| anyhow!("service {name}: {error:?}"))
+            let service = node.service_builder(&name).publish_subscribe::<Payload>();
+            let service = match tuned {
+                None => service,
+                Some((buffer, overflow)) => service
+                    .max_publishers(1)
+                    .max_subscribers(1)
+                    .history_size(0)
+                    .subscriber_max_buffer_size(buffer)
+                    .enable_safe_overflow(overflow),
+            };
+            service.open_or_create().map_err(|error| anyhow!("service {name}: {error:?}"))
         };
         Ok(Self { to_far: open("to-far")?, to_near: open("to-near")?, _node: node })
     }
