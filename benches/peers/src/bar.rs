@@ -44,7 +44,7 @@ pub(crate) const BARS: [Bar; 11] = [
     bar(Work::rtt(32), "spinwire", floor::NAME, Limit::AtMost(1.3)),
     bar(Work::rtt(64), "spinwire tagged", floor::NAME, Limit::AtMost(1.45)),
     bar(Work::rtt(64), "spinwire tagged", "ucx", Limit::AtMost(0.9)),
-    bar(Work::rtt(64), "spinwire tagged", "iceoryx2, plain", Limit::AtMost(0.3)),
+    bar(Work::rtt(64), "spinwire tagged", "iceoryx2", Limit::AtMost(0.3)),
     bar(Work::stream(32), "spinwire tagged", "ucx", Limit::AtLeast(6.0)),
     bar(Work::stream(64), "spinwire tagged", "ucx", Limit::AtLeast(3.0)),
     bar(Work::stream(4096), "spinwire tagged", "ucx", Limit::AtLeast(1.0)),
