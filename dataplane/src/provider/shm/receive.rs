@@ -52,7 +52,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                 continue;
             };
             let has_news = peer.rx.may_have_news();
-            peer.keep_warm();
+            peer.keep_warm(self.hot_count.get() <= HOT_KEPT);
             if has_news {
                 self.ready.set(row);
                 return Sight::Ready;
@@ -97,8 +97,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             peer.rx.copy_out(&arrival, to);
         }
         peer.rx.advance(&arrival);
-        peer.idle_looks.set(0);
-        peer.note_answers(self.hot_count.get() <= HOT_KEPT);
+        peer.note_taken();
         self.since_harvest.set(self.since_harvest.get().wrapping_add(1));
         Some(self.matcher.land(&landing, &message))
     }
