@@ -28,7 +28,7 @@ use spinwire_layouts::shm::LeaseState;
 
 use crate::error::OsError;
 use crate::liveness::{self, DeathWatch, Life};
-use crate::mem::{MapError, PageKind, PagePolicy, Problem, SharedMapping};
+use crate::mem::{Lasting, MapError, PageKind, PagePolicy, Problem, SegmentDir, SharedMapping};
 use crate::raw::view;
 
 /// What was checked of a segment of one kind, and what its members do with a dead one.
@@ -163,12 +163,12 @@ pub(crate) fn identity(name: Name, page: PageKind) -> Result<Identity, OsError> 
 pub(crate) fn make(
     name: &str,
     bytes: u64,
-    pages: PagePolicy,
+    (pages, lasting): (PagePolicy, Lasting),
     format: impl FnOnce(&[Line], &Identity) -> Result<(), JoinError>,
 ) -> Result<SharedMapping, MemberError> {
     let checked = Name::new(name)?;
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-    let staged = SharedMapping::stage(name, bytes, pages)?;
+    let staged = SegmentDir::from_env().stage_lasting(name, bytes, pages, lasting)?;
     let identity = identity(checked, staged.page())?;
     format(view::staged_lines(&staged), &identity)
         .map_err(|why| MemberError::Join { name: name.to_owned(), why })?;

@@ -20,7 +20,7 @@ use super::draft::Draft;
 use super::hugetlb::{self, HugeFile};
 use super::link::Link;
 use super::settle::{ask_for_thp, huge_bytes, populate, report};
-use super::{Backing, HUGE_BYTES, MapError, PageKind, PagePolicy, PageReport, Problem};
+use super::{Backing, HUGE_BYTES, Lasting, MapError, PageKind, PagePolicy, PageReport, Problem};
 use super::{Refusal, Refused, SegmentName, file_bytes, whole};
 use crate::error::{Errno, OsError};
 use crate::liveness::Identity;
@@ -70,6 +70,20 @@ impl SegmentDir {
     /// [`MapError::Pages`] where `policy` insists on pages that cannot be had; [`MapError::DirectoryTooSmall`];
     /// [`MapError::Os`].
     pub fn stage(&self, name: &str, bytes: usize, policy: PagePolicy) -> Result<Staged, MapError> {
+        self.stage_lasting(name, bytes, policy, Lasting::WithMaker)
+    }
+
+    /// As [`stage`](Self::stage), for a segment that lasts as long as is said.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stage_lasting(
+        &self,
+        name: &str,
+        bytes: usize,
+        policy: PagePolicy,
+        lasting: Lasting,
+    ) -> Result<Staged, MapError> {
         let name = SegmentName::new(name)?;
         let path = self.file_of(&name);
         // `publish` decides; this only saves the work.
@@ -79,7 +93,7 @@ impl SegmentDir {
         let mut refused = Vec::new();
         if policy.permits(PageKind::Huge2M)
             && let Some((file, range)) =
-                hugetlb::shared(&name, whole(bytes, HUGE_BYTES)?, &mut refused)
+                hugetlb::shared(&name, whole(bytes, HUGE_BYTES)?, lasting, &mut refused)
         {
             let report = report(&range, PageKind::Huge2M, range.len(), refused);
             return Ok(Staged {
@@ -392,13 +406,25 @@ impl SharedMapping {
         self.name.as_str()
     }
 
+    /// Whether its name still stands for this very segment.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.directory.still_names(&self.name, self.claim)
+    }
+
+    /// The folder that its name is in.
+    #[must_use]
+    pub const fn directory(&self) -> &SegmentDir {
+        &self.directory
+    }
+
     /// Removes the name if it still stands for this very segment: true if so, false if the name is gone or stands for
     /// another segment by now. The mapping stays.
     ///
     /// # Errors
     /// [`MapError::Os`].
     pub fn unlink(&self) -> Result<bool, MapError> {
-        if !self.directory.still_names(&self.name, self.claim) {
+        if !self.is_named() {
             return Ok(false);
         }
         match self.directory.unlink(self.name.as_str()) {
