@@ -11,7 +11,7 @@
 //!
 //! | part | what it is |
 //! |---|---|
-//! | [`PoolSegment`] | the mapping, checked: for every thread; [`reclaim`](PoolSegment::reclaim), [`rows`](PoolSegment::rows), [`stats`](PoolSegment::stats) |
+//! | [`PoolSegment`] | the mapping, checked: for every thread; [`reclaim`](PoolSegment::reclaim), [`mend`](PoolSegment::mend), [`rows`](PoolSegment::rows), [`stats`](PoolSegment::stats) |
 //! | [`Pool`] | a handle with a lease, for one thread: [`acquire`](Pool::acquire), [`get`](Pool::get), [`adopt`](Pool::adopt), .. |
 //! | [`Guard`] | a buffer in hand, [`Exclusive`] or [`Shared`] |
 //! | [`BufferId`](spinwire_layouts::shm::BufferId) | one use of one buffer, as a word that goes anywhere |
@@ -80,6 +80,7 @@ mod guard;
 mod handle;
 mod host;
 mod large;
+mod mend;
 mod reclaim;
 mod segment;
 mod slot;

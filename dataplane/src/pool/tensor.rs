@@ -6,13 +6,13 @@
 use core::mem::offset_of;
 
 use spinwire_layouts::shm::pool::{KindWord, LABEL_BYTES};
-use spinwire_layouts::shm::{BufferMeta, DType, Element, MAX_NDIM, StorageType};
+use spinwire_layouts::shm::{BufferId, BufferMeta, DType, Element, MAX_NDIM, StorageType};
 use spinwire_layouts::word::{from_usize, to_usize, word_of};
 
 use super::error::PoolError;
 use super::guard::{Exclusive, Guard, Mode};
 use super::host::PoolHost;
-use super::segment::{KIND, load, store};
+use super::segment::{KIND, META_LINES, load, store};
 use crate::error::Fatal;
 use crate::raw::line::{LINE_WORDS, Line};
 
@@ -99,10 +99,14 @@ impl Shape {
             })
     }
 
-    /// Whether the elements lie side by side in C order.
+    /// Whether the elements lie side by side in C order. The stride of a dimension with one element says nothing, nor does any
+    /// where there are no elements.
     #[must_use]
     pub fn is_contiguous(&self, dtype: DType) -> bool {
-        Self::contiguous(dtype, self.lengths()).is_ok_and(|other| other == *self)
+        let Ok(other) = Self::contiguous(dtype, self.lengths()) else { return false };
+        let mut dimensions = self.lengths().iter().zip(self.strides()).zip(other.strides());
+        self.lengths().contains(&0)
+            || dimensions.all(|((length, stride), wanted)| *length == 1 || stride == wanted)
     }
 
     /// Bytes from the first element to the one at `index`; `None` where there is none.
@@ -197,31 +201,7 @@ impl<M: Mode, H: PoolHost> Guard<'_, M, H> {
     /// # Errors
     /// `NotDescribed`; `BadShape` where what it says does not lie in the buffer; `Fatal(Corrupt)` where the codes are none.
     pub fn description(&self) -> Result<Description, PoolError> {
-        let kind = self.kind();
-        let [_, facts, lengths, strides, labels] = self.hold.place.meta;
-        if kind.flags & KindWord::DESCRIBED == 0 || load(facts, ID) != self.id().as_raw() {
-            return Err(PoolError::NotDescribed);
-        }
-        let corrupt = PoolError::Fatal(Fatal::Corrupt);
-        let storage = StorageType::from_code(kind.storage).ok_or(corrupt)?;
-        let dtype = DType::from_code(kind.dtype).ok_or(corrupt)?;
-        if usize::from(kind.ndim) > MAX_NDIM {
-            return Err(corrupt);
-        }
-        let (lengths, strides) = (load_words(lengths), load_words(strides));
-        let shape = Shape { ndim: kind.ndim, lengths, strides };
-        check_shape(&shape, dtype, self.len())?;
-        let (content_type, producer) = load_labels(labels);
-        Ok(Description {
-            storage,
-            device: kind.device,
-            dtype,
-            shape,
-            timestamp_ns: load(facts, TIMESTAMP),
-            sequence: load(facts, SEQUENCE),
-            content_type,
-            producer,
-        })
+        read_description(self.hold.place.meta, self.id(), self.len())
     }
 
     /// The buffer as the tensor that its writer described, in place.
@@ -270,6 +250,39 @@ impl<'g, T: Element> Tensor<'g, T> {
     pub fn as_contiguous(&self) -> Option<&'g [T]> {
         self.shape.is_contiguous(T::DTYPE).then_some(self.elements)
     }
+}
+
+/// What the lines of a slot say of the use `id` of it, which has `length` bytes: every word read once, and checked.
+pub(super) fn read_description(
+    meta: &[Line; META_LINES],
+    id: BufferId,
+    length: usize,
+) -> Result<Description, PoolError> {
+    let [hot, facts, lengths, strides, labels] = meta;
+    let kind = KindWord::unpack(load(hot, KIND));
+    if kind.flags & KindWord::DESCRIBED == 0 || load(facts, ID) != id.as_raw() {
+        return Err(PoolError::NotDescribed);
+    }
+    let corrupt = PoolError::Fatal(Fatal::Corrupt);
+    let storage = StorageType::from_code(kind.storage).ok_or(corrupt)?;
+    let dtype = DType::from_code(kind.dtype).ok_or(corrupt)?;
+    let ndim = usize::from(kind.ndim);
+    let (lengths, strides) = (load_words(lengths), load_words(strides));
+    // What lies behind the last dimension is nobody's, and must not make two shapes differ.
+    let (lengths, strides) = (lengths.get(..ndim), strides.get(..ndim));
+    let shape = Shape::strided(lengths.ok_or(corrupt)?, strides.ok_or(corrupt)?)?;
+    check_shape(&shape, dtype, length)?;
+    let (content_type, producer) = load_labels(labels);
+    Ok(Description {
+        storage,
+        device: kind.device,
+        dtype,
+        shape,
+        timestamp_ns: load(facts, TIMESTAMP),
+        sequence: load(facts, SEQUENCE),
+        content_type,
+        producer,
+    })
 }
 
 fn check_shape(shape: &Shape, dtype: DType, length: usize) -> Result<(), PoolError> {

@@ -214,6 +214,6 @@ fn what_is_no_pool_is_told_so() {
     holder.let_go();
     refused(&["pool", "create", "x", "--class", "4K"], "4Kx1024");
     refused(&["pool", "create", "x", "--class", "0x1"], "no size");
-    refused(&["pool", "create", "x", "--handles", "33"], "process_count");
+    refused(&["pool", "create", "x", "--handles", "33"], "--handles: 33");
     refused(&["pool", "create", "a/b"], "'/'");
 }

@@ -33,12 +33,14 @@ Examples:
   spinwire pool create frames --class 4Kx1024 --class 1Mx64   make a pool, to be opened by its name
   spinwire pool ls                                            all pools, and how full they are
   spinwire pool stat frames --buffers                         who holds which buffer
-  spinwire pool dump frames 17.3                              what is in a buffer: its id as stat prints it
+  spinwire pool dump frames 17.3                              what is in a buffer, by its id as stat has it
   spinwire pool gc frames                                     take back what dead processes held, now
+  spinwire pool gc --detached frames                          also free what was left behind for nobody
   spinwire pool rm frames                                     remove it, with its large buffers
 
-A process that dies loses its buffers by itself: every other process that has the pool open takes them back. A
-reference that was detached belongs to whoever knows the id, and stays.";
+A process that dies loses its buffers by itself: every other process that has the pool open takes them back.
+A reference that was detached belongs to whoever knows the id, and stays. A pool stays until it is removed by
+its name, or by `spinwire rm --dead` when nobody has it open and its creator is dead.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -50,7 +52,7 @@ enum Command {
     Stat(stat::Args),
     /// Show one buffer: what it says about itself, and its bytes.
     Dump(dump::Args),
-    /// Take back what dead processes held, and say what that was.
+    /// Take back what dead processes held, and say what that was. With --detached, free what nobody was told of.
     Gc(mend::GcArgs),
     /// Remove pools with their large buffers. One that a live process has open is kept.
     Rm(mend::RmArgs),
