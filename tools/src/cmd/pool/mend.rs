@@ -173,15 +173,20 @@ fn line(c: &Collected) -> String {
         parts.push("nothing to take back".to_owned());
     }
     if c.detached > 0 {
+        let belong = if c.detached == 1 { "belongs" } else { "belong" };
         parts.push(format!(
-            "{} belong to whoever knows the id",
+            "{} {belong} to whoever knows the id",
             count(c.detached, "detached buffer")
         ));
     }
     if c.left > 0 {
+        let those = match (c.left, c.detached) {
+            (1, 1) => "it".to_owned(),
+            (left, all) if left == all => "them".to_owned(),
+            (left, _) => format!("{left} of them"),
+        };
         parts.push(format!(
-            "the handles that detached {} of them have left; if nobody was told: spinwire pool gc --detached {name}",
-            c.left
+            "who detached {those} has left; if nobody was told: spinwire pool gc --detached {name}"
         ));
     }
     format!("{name}: {}\n", parts.join("; "))
