@@ -395,15 +395,39 @@ with Pool('frames') as pool:
         except TypeError: print('read-only')
     try: raw[0]
     except ValueError: print('released')
+    # An array of NumPy cannot be told that its buffer is gone, so the buffer stays.
+    buffer = pool.adopt(int(sys.argv[2]))
+    view = buffer.view()
+    if spinwire.numpy is None:
+        buffer.release()
+        try: view[0, 1]
+        except ValueError: print('told')
+    else:
+        part = view[1]
+        del view
+        try: buffer.release()
+        except BufferError: print('told' if part[0] == 2.0 else part)
+        del part
+        buffer.release()
+    try:
+        with pool.adopt(int(sys.argv[3])) as buffer:
+            view = buffer.view()
+            raise KeyError('mine')
+    except KeyError: print('not hidden')
+    del view
+    buffer.release()
+    buffer.release()
     try: pool.get(int(sys.argv[1]))
     except Error as e: print(e.status, e)
 try: Pool('nobody')
 except Error as e: print(e.status)";
-        let said = python(script, &[floats(&handle).as_raw().to_string()]);
+        let ids = [0; 3].map(|_| floats(&handle).as_raw().to_string());
+        let said = python(script, &ids);
         let lines: Vec<&str> = said.lines().collect();
-        assert_eq!(lines.first_chunk(), Some(&["read-only", "released"]), "{said}");
-        assert!(lines.get(2).is_some_and(|line| line.starts_with("3 sw_get: stale")), "{said}");
-        assert_eq!(lines.get(3), Some(&"22"));
+        let told = ["read-only", "released", "told", "not hidden"];
+        assert_eq!(lines.first_chunk(), Some(&told), "{said}");
+        assert!(lines.get(4).is_some_and(|line| line.starts_with("3 sw_get: stale")), "{said}");
+        assert_eq!(lines.get(5), Some(&"22"));
         assert_eq!(in_use(&pool), 0);
         drop(handle);
         pool.unlink().unwrap();
