@@ -252,10 +252,15 @@ pub(crate) fn join<'s>(
     })
 }
 
-/// Gives a process slot back.
+/// Gives a process slot back. Nothing happens in the child of a fork(2): the slot is its parent's.
 pub(crate) fn leave<S: Shape>(seen: &S::Seen<'_>, lease: &ProcessLease) {
     let slot = lease.slot();
-    let mine = lease::rows(seen).find(|row| row.slot == slot && row.lease.pack() == lease.word());
+    let is_mine = |row: &ProcessRow| {
+        row.slot == slot
+            && row.lease.pack() == lease.word()
+            && row.lease.subject == std::process::id()
+    };
+    let mine = lease::rows(seen).find(is_mine);
     if let Some(row) = mine {
         bury::<S>(seen, &row);
     }
@@ -308,6 +313,8 @@ pub fn row_is_dead(row: &ProcessRow, boot_id: [u8; 16]) -> bool {
 /// The thread that notices deaths.
 #[derive(Debug)]
 pub(crate) struct Watcher {
+    /// In which process the thread runs.
+    pid: u32,
     stop: Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -341,11 +348,14 @@ impl Watcher {
             .map_err(|e| {
                 OsError::new("start the watcher thread", crate::error::Errno::from_io(&e))
             })?;
-        Ok(Self { stop, thread })
+        Ok(Self { pid: std::process::id(), stop, thread })
     }
 
-    /// Ends the thread, which may take a round.
+    /// Ends the thread, which may take a round. In the child of a fork(2) there is no such thread to wait for.
     pub(crate) fn stop(self) {
+        if self.pid != std::process::id() {
+            return;
+        }
         // An error means that the thread has ended by itself, which is what is wanted.
         let _ended = self.stop.send(());
         drop(self.stop);

@@ -158,6 +158,9 @@ impl<E: Into<MemberError>> From<E> for PoolOpenError {
 }
 
 /// A pool that this process has open. Share it between threads by reference; each takes a [`handle`](Self::handle) of its own.
+///
+/// It is this process's: in the child of a fork(2), pool and handles may be dropped, which changes nothing for the parent, and
+/// guards must be forgotten ([`core::mem::forget`]); whoever wants to use the pool there opens it anew.
 #[derive(Debug)]
 pub struct BufferPool {
     mapping: Arc<SharedMapping>,
