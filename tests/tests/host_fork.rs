@@ -4,6 +4,8 @@
 
 mod host_process;
 
+use core::mem::ManuallyDrop;
+
 use host_process::{Folder, again, role};
 use spinwire_dataplane::shm::lease;
 use spinwire_hostshim::domain::{Domain, DomainConfig};
@@ -24,12 +26,12 @@ fn what_a_child_drops_stays_with_its_parent() {
     let mut memory = Plane::memory(pool.handle_bytes()).unwrap();
     let bump = Plane::arena(&mut memory);
     let handle = pool.handle(&bump).unwrap();
-    let guard = handle.acquire(1).unwrap();
+    let guard = ManuallyDrop::new(handle.acquire(1).unwrap());
     // SAFETY: the child drops what it has and ends; it takes no lock that another thread could have held.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "fork");
     if child == 0 {
-        core::mem::forget(guard);
+        // Not the guard.
         drop(handle);
         drop(pool);
         drop(domain);
@@ -43,7 +45,7 @@ fn what_a_child_drops_stays_with_its_parent() {
     assert_eq!(lease::rows(&pool.segment()).count(), 1, "the handle is the parent's");
     assert_eq!(lease::rows(&domain.segment()).count(), 1);
     assert_eq!(handle.ref_count(guard.id()), Ok(1));
-    drop(guard);
+    drop(ManuallyDrop::into_inner(guard));
     assert_eq!(handle.acquire(1).unwrap().id().generation(), 2);
     pool.unlink().unwrap();
     domain.unlink().unwrap();

@@ -435,7 +435,7 @@ fn late() {
                 guard.copy_to(0, &mut bytes).unwrap();
                 String::from_utf8_lossy(&bytes).into_owned()
             }
-            Err(PoolError::NotMapped { .. }) => pool.why_not_mapped().unwrap().to_string(),
+            Err(PoolError::NotMapped { slot }) => pool.why_not_mapped(slot).unwrap().to_string(),
             Err(other) => other.to_string(),
         });
     }
@@ -516,7 +516,7 @@ fn no_segment_is_made_for_an_id_that_nobody_gave_out() {
         let file = File::options().write(true).open(folder.path().join(&name)).unwrap();
         file.write_all_at(&[1], 0).unwrap();
         assert!(matches!(handle.acquire(1 << 20), Err(PoolError::NotMapped { .. })));
-        let why = again.why_not_mapped().unwrap().to_string();
+        let why = again.why_not_mapped(4).unwrap().to_string();
         assert!(
             why.contains("slot 4") && why.contains("magic") && why.contains("remove it"),
             "{why}"

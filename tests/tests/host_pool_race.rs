@@ -52,7 +52,7 @@ impl Random {
 }
 
 /// What a writer fills a buffer with: nobody else's, in no other pool.
-fn mark(id: BufferId, made: u64) -> u64 {
+const fn mark(id: BufferId, made: u64) -> u64 {
     id.as_raw() ^ made.rotate_left(20)
 }
 
@@ -78,7 +78,7 @@ fn visit(pool: &BufferPool, mail: &File, random: &mut Random) {
                 }
                 left = guard.detach().unwrap().as_raw();
             }
-            Err(PoolError::NotMapped { .. }) => assert!(pool.why_not_mapped().is_some()),
+            Err(PoolError::NotMapped { slot }) => assert!(pool.why_not_mapped(slot).is_some()),
             Err(PoolError::Retry(Retry::PoolFull)) => {}
             Err(other) => panic!("{other}"),
         }
@@ -92,7 +92,7 @@ fn visit(pool: &BufferPool, mail: &File, random: &mut Random) {
                     assert_eq!(u64::from_le_bytes(word), mark(id, made), "{id} at {at}");
                 }
             }
-            Err(PoolError::NotMapped { .. }) => assert!(pool.why_not_mapped().is_some()),
+            Err(PoolError::NotMapped { slot }) => assert!(pool.why_not_mapped(slot).is_some()),
             Err(PoolError::Stale | PoolError::Foreign | PoolError::NoReference) => {}
             Err(PoolError::Busy) => {}
             Err(other) => panic!("{other}"),

@@ -191,7 +191,7 @@ mod tests {
     use crate::time::Instant;
     use core::cell::Cell;
 
-    /// Counts its wake-ups; what it does on the first one is what others do while the waker is stopped there.
+    /// Counts its wake-ups, and does then what others do while the waker is stopped there.
     struct Stopped<'a> {
         wakes: Cell<u32>,
         meanwhile: &'a dyn Fn(),
@@ -209,7 +209,7 @@ mod tests {
         }
 
         fn wake(&self, _word: &AtomicU64) {
-            self.wakes.set(self.wakes.get() + 1);
+            self.wakes.set(self.wakes.get().wrapping_add(1));
             (self.meanwhile)();
         }
     }

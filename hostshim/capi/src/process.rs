@@ -67,7 +67,10 @@ fn pools() -> Option<MutexGuard<'static, Vec<Known>>> {
 
 impl Known {
     fn named(&self, name: &str) -> Option<Arc<BufferPool>> {
-        let pool = self.pool.upgrade().filter(|_| self.forks == foreign::forks())?;
+        if self.forks != foreign::forks() {
+            return None;
+        }
+        let pool = self.pool.upgrade()?;
         let mapping = pool.mapping();
         let same = mapping.name() == name && *mapping.directory() == SegmentDir::from_env();
         (same && mapping.is_named()).then_some(pool)

@@ -48,7 +48,8 @@ impl Trouble {
 
     /// With what the host knows about a buffer that could not be mapped.
     pub(crate) fn explained(self, pool: &BufferPool) -> Self {
-        match pool.why_not_mapped().filter(|_| self.status == Status::SW_NOT_MAPPED) {
+        let What::Pool(PoolError::NotMapped { slot }) = self.what else { return self };
+        match pool.why_not_mapped(slot) {
             Some(why) => Self::told(self.status, why.to_string()),
             None => self,
         }

@@ -62,6 +62,18 @@ pub enum LargeError {
     },
 }
 
+impl LargeError {
+    /// The slot of the pool.
+    #[must_use]
+    pub const fn slot(&self) -> u32 {
+        match self {
+            Self::Segment { slot, .. }
+            | Self::NeverMade { slot }
+            | Self::PoolRemoved { slot, .. } => *slot,
+        }
+    }
+}
+
 impl fmt::Display for LargeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -131,14 +131,10 @@ impl PoolOpenError {
     /// and theirs.
     #[must_use]
     pub fn renamed(self, names: &[(&str, &'static str)]) -> Self {
-        match self {
-            Self::Segment(MemberError::Geometry(error)) => {
-                let theirs = names.iter().find(|(ours, _)| *ours == error.field);
-                let field = theirs.map_or(error.field, |(_, theirs)| theirs);
-                Self::Segment(MemberError::Geometry(GeometryError { field, ..error }))
-            }
-            other => other,
-        }
+        let Self::Segment(MemberError::Geometry(error)) = self else { return self };
+        let theirs = names.iter().find(|(ours, _)| *ours == error.field);
+        let field = theirs.map_or(error.field, |(_, theirs)| theirs);
+        Self::Segment(MemberError::Geometry(GeometryError { field, ..error }))
     }
 }
 
@@ -345,11 +341,11 @@ impl BufferPool {
         self.files.mapped()
     }
 
-    /// What stands behind the last [`NotMapped`](spinwire_dataplane::pool::PoolError::NotMapped) of any of its handles, with the
-    /// remedy.
+    /// What stands behind a [`NotMapped`](PoolError::NotMapped) with that slot, with the remedy; `None` where another thread has
+    /// had one of another slot since.
     #[must_use]
-    pub fn why_not_mapped(&self) -> Option<LargeError> {
-        self.files.refused()
+    pub fn why_not_mapped(&self, slot: u32) -> Option<LargeError> {
+        self.files.refused().filter(|refused| refused.slot() == slot)
     }
 
     /// The instant in `span` from now, for [`acquire_until`](Pool::acquire_until).

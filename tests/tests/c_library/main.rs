@@ -357,6 +357,44 @@ fn what_a_killed_c_process_held_is_taken_back() {
     });
 }
 
+/// All that a program in Python can do wrong and be told, with the ids of three buffers.
+const WRONGS: &str = "
+import sys, spinwire
+from spinwire import Pool, Error
+with Pool('frames') as pool:
+    with pool.adopt(int(sys.argv[1])) as buffer:
+        raw = buffer.raw()
+        try: raw[0] = 1
+        except TypeError: print('read-only')
+    try: raw[0]
+    except ValueError: print('released')
+    # An array of NumPy cannot be told that its buffer is gone, so the buffer stays.
+    buffer = pool.adopt(int(sys.argv[2]))
+    view = buffer.view()
+    if spinwire.numpy is None:
+        buffer.release()
+        try: view[0, 1]
+        except ValueError: print('told')
+    else:
+        part = view[1]
+        del view
+        try: buffer.release()
+        except BufferError: print('told' if part[0] == 2.0 else part)
+        del part
+        buffer.release()
+    try:
+        with pool.adopt(int(sys.argv[3])) as buffer:
+            view = buffer.view()
+            raise KeyError('mine')
+    except KeyError: print('not hidden')
+    del view
+    buffer.release()
+    buffer.release()
+    try: pool.get(int(sys.argv[1]))
+    except Error as e: print(e.status, e)
+try: Pool('nobody')
+except Error as e: print(e.status)";
+
 #[test]
 fn python_reads_what_rust_wrote() {
     alone("python_reads_what_rust_wrote", || {
@@ -394,44 +432,8 @@ fn python_reads_what_rust_wrote() {
         assert_eq!(in_use(&pool), 0, "released on exit");
 
         // It cannot write, cannot see what was released, and hears the reason.
-        let script = "
-import sys, spinwire
-from spinwire import Pool, Error
-with Pool('frames') as pool:
-    with pool.adopt(int(sys.argv[1])) as buffer:
-        raw = buffer.raw()
-        try: raw[0] = 1
-        except TypeError: print('read-only')
-    try: raw[0]
-    except ValueError: print('released')
-    # An array of NumPy cannot be told that its buffer is gone, so the buffer stays.
-    buffer = pool.adopt(int(sys.argv[2]))
-    view = buffer.view()
-    if spinwire.numpy is None:
-        buffer.release()
-        try: view[0, 1]
-        except ValueError: print('told')
-    else:
-        part = view[1]
-        del view
-        try: buffer.release()
-        except BufferError: print('told' if part[0] == 2.0 else part)
-        del part
-        buffer.release()
-    try:
-        with pool.adopt(int(sys.argv[3])) as buffer:
-            view = buffer.view()
-            raise KeyError('mine')
-    except KeyError: print('not hidden')
-    del view
-    buffer.release()
-    buffer.release()
-    try: pool.get(int(sys.argv[1]))
-    except Error as e: print(e.status, e)
-try: Pool('nobody')
-except Error as e: print(e.status)";
         let ids = [0; 3].map(|_| floats(&handle).as_raw().to_string());
-        let said = python(script, &ids);
+        let said = python(WRONGS, &ids);
         let lines: Vec<&str> = said.lines().collect();
         let told = ["read-only", "released", "told", "not hidden"];
         assert_eq!(lines.first_chunk(), Some(&told), "{said}");

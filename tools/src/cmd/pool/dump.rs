@@ -99,11 +99,11 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let mut memory = Plane::memory(pool.handle_bytes())?;
     let bump = Plane::arena(&mut memory);
     let handle = pool.handle(&bump)?;
-    let refused = |e: PoolError| match pool.why_not_mapped() {
-        Some(why) if matches!(e, PoolError::NotMapped { .. }) => {
-            format!("buffer {id} of {}: {why}", args.name)
-        }
-        Some(_) | None => format!("buffer {id} of {}: {e}", args.name),
+    let refused = |e: PoolError| {
+        let why =
+            if let PoolError::NotMapped { slot } = e { pool.why_not_mapped(slot) } else { None };
+        let why = why.map_or_else(|| e.to_string(), |why| why.to_string());
+        format!("buffer {id} of {}: {why}", args.name)
     };
     let guard = handle.get(id).map_err(refused)?;
     let most = if args.raw { u64::MAX } else { args.bytes };
