@@ -8,8 +8,8 @@
 //!   leave      mark the own slot, take back, like any other's
 //! ```
 //!
-//! The watcher is the one thread that this crate starts, for each segment that is open. It runs no turn and holds no lock
-//! that a turn could want. A process that is stopped is not dead.
+//! The watcher is the one thread that this crate starts, for each segment that is open. It runs no turn, holds no lock
+//! that a turn could want, and takes no signals. A process that is stopped is not dead.
 
 use core::fmt;
 use core::time::Duration;
@@ -29,7 +29,7 @@ use spinwire_layouts::shm::LeaseState;
 use crate::error::OsError;
 use crate::liveness::{self, DeathWatch, Life};
 use crate::mem::{Lasting, MapError, PageKind, PagePolicy, Problem, SegmentDir, SharedMapping};
-use crate::raw::view;
+use crate::raw::{syscall, view};
 
 /// What was checked of a segment of one kind, and what its members do with a dead one.
 pub(crate) trait Shape: Copy + Send + 'static {
@@ -330,24 +330,23 @@ impl Watcher {
         // A newcomer is seen after at most one round; a death ends the sleep at once. A quarter leaves room for a busy CPU.
         let round = (within / 4).max(Duration::from_millis(1));
         let (stop, stopped) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("spinwire-watch".to_owned())
-            .spawn(move || {
-                // It must not share a pinned core with a turn loop for longer than it takes.
-                let mut watched = Watched { me, watch: DeathWatch::new(), keys: BTreeMap::new() };
-                loop {
-                    // Fails for a shorter mapping only, and this one stays as it is.
-                    let Some(seen) = shape.see(view::shared_lines(&mapping)) else { return };
-                    watched.round::<S>(&seen, round);
-                    match stopped.recv_timeout(Duration::ZERO) {
-                        Err(RecvTimeoutError::Timeout) => {}
-                        Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
-                    }
+        let watch = move || {
+            // It must not share a pinned core with a turn loop for longer than it takes.
+            let mut watched = Watched { me, watch: DeathWatch::new(), keys: BTreeMap::new() };
+            loop {
+                // Fails for a shorter mapping only, and this one stays as it is.
+                let Some(seen) = shape.see(view::shared_lines(&mapping)) else { return };
+                watched.round::<S>(&seen, round);
+                match stopped.recv_timeout(Duration::ZERO) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
                 }
-            })
-            .map_err(|e| {
-                OsError::new("start the watcher thread", crate::error::Errno::from_io(&e))
-            })?;
+            }
+        };
+        let builder = std::thread::Builder::new().name("spinwire-watch".to_owned());
+        let thread = syscall::with_signals_blocked(|| builder.spawn(watch)).map_err(|e| {
+            OsError::new("start the watcher thread", crate::error::Errno::from_io(&e))
+        })?;
         Ok(Self { pid: std::process::id(), stop, thread })
     }
 

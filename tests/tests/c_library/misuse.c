@@ -2,6 +2,7 @@
 #include <dirent.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -221,6 +222,20 @@ static void *elsewhere(void *unused)
     return NULL; /* with a buffer in hand and a pool open */
 }
 
+/* A signal that the program's own threads block stays for them: the library's thread does not take it. */
+static void signals(void)
+{
+    struct timespec patience = { 60, 0 };
+    sigset_t mine, before;
+
+    sigemptyset(&mine);
+    sigaddset(&mine, SIGUSR1);
+    CHECK(pthread_sigmask(SIG_BLOCK, &mine, &before) == 0 && !sigismember(&before, SIGUSR1));
+    CHECK(kill(getpid(), SIGUSR1) == 0);
+    CHECK(sigtimedwait(&mine, NULL, &patience) == SIGUSR1);
+    CHECK(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0);
+}
+
 static void threads_and_forks(void)
 {
     sw_class_stats stats[2];
@@ -276,6 +291,7 @@ int main(int argc, char **argv)
     handles();
     rights();
     large_buffers();
+    signals();
     threads_and_forks();
     CHECK(sw_acquire(pool, 8192, -1, &buffer) == SW_OK && sw_release(buffer) == SW_OK);
     CHECK(sw_pool_stats(pool, stats, 2, &count) == SW_OK && stats[0].free == 4 && stats[1].free == 1);
