@@ -24,7 +24,7 @@ pub enum sw_status {
     SW_TOO_MANY_REFERENCES = 6,
     /// No buffer of the pool is that large.
     SW_TOO_LARGE = 7,
-    /// The buffer has a segment of its own, which could not be mapped.
+    /// The buffer has a segment of its own, which could not be mapped: sw_last_error() says why.
     SW_NOT_MAPPED = 8,
     /// The buffer was taken for reading.
     SW_READ_ONLY = 9,
