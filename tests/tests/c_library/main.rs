@@ -426,7 +426,7 @@ fn python_reads_what_rust_wrote() {
         if !said.starts_with("array ") {
             not_run(
                 "the reader in Python with NumPy",
-                "python3 has no numpy; remedy: apt-get install python3-numpy",
+                "python3 has no numpy; remedy: python3 -m pip install numpy, or apt-get install python3-numpy",
             );
         }
         assert_eq!(in_use(&pool), 0, "released on exit");
