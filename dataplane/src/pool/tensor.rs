@@ -193,6 +193,16 @@ impl<H: PoolHost> Guard<'_, Exclusive, H> {
         store(hot, KIND, kind.pack());
         Ok(())
     }
+
+    /// The buffer as the tensor that it was [described](Self::describe) to be, in place, to fill it in.
+    ///
+    /// # Errors
+    /// As [`tensor`](Guard::tensor); `Misaligned` where the bytes in use are no whole number of `T`.
+    pub fn tensor_mut<T: Element>(&mut self) -> Result<TensorMut<'_, T>, PoolError> {
+        let (shape, count) = self.shape_of::<T>()?;
+        let elements = self.as_mut_slice::<T>()?.get_mut(..count).ok_or(PoolError::BadShape)?;
+        Ok(TensorMut { elements, shape })
+    }
 }
 
 impl<M: Mode, H: PoolHost> Guard<'_, M, H> {
@@ -210,16 +220,21 @@ impl<M: Mode, H: PoolHost> Guard<'_, M, H> {
     /// Those of [`description`](Guard::description) and [`as_slice`](Guard::as_slice); `ElementMismatch` where the elements are
     /// no `T`.
     pub fn tensor<T: Element>(&self) -> Result<Tensor<'_, T>, PoolError> {
+        let (shape, count) = self.shape_of::<T>()?;
+        let elements =
+            self.payload().plain(self.access(), count).ok_or(PoolError::NoPlainAccess)?;
+        Ok(Tensor { elements, shape })
+    }
+
+    /// The shape of a tensor of `T`, and how many elements lie from its first to its last.
+    fn shape_of<T: Element>(&self) -> Result<(Shape, usize), PoolError> {
         self.check_storage()?;
         let Description { dtype, shape, .. } = self.description()?;
         if dtype != T::DTYPE {
             return Err(PoolError::ElementMismatch { expected: T::DTYPE, actual: dtype });
         }
         let extent = shape.extent(dtype).and_then(|bytes| bytes.checked_div(dtype.bytes()));
-        let count = to_usize(extent.ok_or(PoolError::BadShape)?);
-        let elements =
-            self.payload().plain(self.access(), count).ok_or(PoolError::NoPlainAccess)?;
-        Ok(Tensor { elements, shape })
+        Ok((shape, to_usize(extent.ok_or(PoolError::BadShape)?)))
     }
 }
 
@@ -283,6 +298,34 @@ pub(super) fn read_description(
         content_type,
         producer,
     })
+}
+
+/// A tensor in a buffer, to write.
+#[derive(Debug)]
+pub struct TensorMut<'g, T> {
+    /// From the first element to the last, with what lies between them.
+    elements: &'g mut [T],
+    shape: Shape,
+}
+
+impl<T: Element> TensorMut<'_, T> {
+    /// Shape and strides.
+    #[must_use]
+    pub const fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The element at `index`, one number a dimension; `None` where there is none. A stride of 0 gives one element several
+    /// indices.
+    pub fn get_mut(&mut self, index: &[u64]) -> Option<&mut T> {
+        let at = self.shape.offset(index)?.checked_div(T::DTYPE.bytes())?;
+        self.elements.get_mut(to_usize(at))
+    }
+
+    /// All elements in C order, where they lie side by side.
+    pub fn as_contiguous_mut(&mut self) -> Option<&mut [T]> {
+        self.shape.is_contiguous(T::DTYPE).then_some(&mut *self.elements)
+    }
 }
 
 fn check_shape(shape: &Shape, dtype: DType, length: usize) -> Result<(), PoolError> {

@@ -93,7 +93,7 @@ pub(crate) fn collect(args: &GcArgs) -> Result<Verdict, Failure> {
 }
 
 fn collect_one(name: &str, args: &GcArgs) -> Result<Collected, Failure> {
-    let mapping = SharedMapping::open(name)?;
+    let mapping = SharedMapping::look(name)?;
     let done = reclaim_in(&mapping)?;
     let freed = if args.detached {
         let rows = look(name, |_, pool, header| Ok(left_behind(pool, header)))?;

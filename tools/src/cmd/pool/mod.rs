@@ -74,7 +74,7 @@ fn look<T>(
     name: &str,
     with: impl FnOnce(&SharedMapping, &PoolSegment<'_>, &SegmentHeader) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let mapping = SharedMapping::open(name)?;
+    let mapping = SharedMapping::look(name)?;
     let broken = |why| format!("segment {name}: {why}");
     let pool = PoolSegment::attach(mapping.lines()).map_err(broken)?;
     let header = copy_header(mapping.lines()).map_err(broken)?;
