@@ -9,7 +9,7 @@ use spinwire_hostshim::mem::{self, SegmentName, SharedMapping};
 use spinwire_hostshim::pool::{detacher, free_detached_in, reclaim_in};
 use spinwire_layouts::shm::SegmentHeader;
 
-use super::look;
+use super::look_in;
 use crate::cmd::ps::holders::Holders;
 use crate::cmd::ps::pools::classes;
 use crate::cmd::ps::survey::{What, look_at, members};
@@ -30,7 +30,7 @@ pub(crate) struct GcArgs {
     /// With --detached: only those that nobody touches for so many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 2, requires = "detached")]
     untouched: u64,
-    /// Print JSON: [{"name", "processes", "references", "buffers", "unmarked", "freed": [..], "detached", "error"}].
+    /// Print JSON: [{"name", "processes", "references", "buffers", "unmarked", "freed": [..], "detached", "left", "error"}].
     #[arg(long)]
     json: bool,
 }
@@ -96,7 +96,7 @@ fn collect_one(name: &str, args: &GcArgs) -> Result<Collected, Failure> {
     let mapping = SharedMapping::look(name)?;
     let done = reclaim_in(&mapping)?;
     let freed = if args.detached {
-        let rows = look(name, |_, pool, header| Ok(left_behind(pool, header)))?;
+        let rows = look_in(&mapping, |pool, header| Ok(left_behind(pool, header)))?;
         if !rows.is_empty() {
             std::thread::sleep(Duration::from_secs(args.untouched));
         }
@@ -104,7 +104,7 @@ fn collect_one(name: &str, args: &GcArgs) -> Result<Collected, Failure> {
     } else {
         Vec::new()
     };
-    let (detached, left) = look(name, |_, pool, header| {
+    let (detached, left) = look_in(&mapping, |pool, header| {
         Ok((classes(pool).iter().map(|c| c.detached).sum(), left_behind(pool, header).len()))
     })?;
     Ok(Collected {

@@ -75,10 +75,18 @@ fn look<T>(
     with: impl FnOnce(&SharedMapping, &PoolSegment<'_>, &SegmentHeader) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let mapping = SharedMapping::look(name)?;
-    let broken = |why| format!("segment {name}: {why}");
+    look_in(&mapping, |pool, header| with(&mapping, pool, header))
+}
+
+/// The same, in a mapping that is there.
+fn look_in<T>(
+    mapping: &SharedMapping,
+    with: impl FnOnce(&PoolSegment<'_>, &SegmentHeader) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let broken = |why| format!("segment {}: {why}", mapping.name());
     let pool = PoolSegment::attach(mapping.lines()).map_err(broken)?;
     let header = copy_header(mapping.lines()).map_err(broken)?;
-    with(&mapping, &pool, &header)
+    with(&pool, &header)
 }
 
 /// `4096`, `4K`, `1M`, `2G`.
