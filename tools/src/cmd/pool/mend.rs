@@ -23,8 +23,8 @@ use crate::report::{Failure, Verdict};
 pub(crate) struct GcArgs {
     /// The pools; all where none is named.
     names: Vec<String>,
-    /// Also free buffers that nobody holds and whose handle of the last detacher was closed or is dead: those that nobody was
-    /// told of. An id of one that is under way turns stale.
+    /// Also free buffers that nobody holds and that were left by handles which are gone: closed, or of a dead process. An id that
+    /// is still under way to somebody turns stale.
     #[arg(long, requires = "names")]
     detached: bool,
     /// With --detached: only those that nobody touches for so many seconds.
