@@ -18,14 +18,15 @@ use core::fmt;
 
 use heapless::VecView;
 
+use super::parcel::{Desk, Parcel};
 use super::totals::{Tally, Totals, add};
 use super::{Completion, Kind, RecvFrom, SendTo};
 use crate::error::{PostError, Refused, Retry};
 use crate::id::{Addr, Name, OpTag, WrId};
 use crate::poll::{Armed, Budget, Outcome, Poll, WakeSource};
 use crate::provider::{
-    Buffer, CancelError, Cqe, Event, Info, Payload, Provider, RecvWr, SendWr, Sge, Sight, Use,
-    Waiting,
+    Buffer, CancelError, Caps, Cqe, Event, Info, Payload, Provider, RecvWr, SendWr, Sge, Sight,
+    Status, Use, Waiting,
 };
 use crate::raw::loan::{Loan, Posted};
 use crate::raw::place::{Bump, Exhausted};
@@ -90,6 +91,8 @@ pub struct Endpoint<'m, P> {
     /// How many of them the caller has had.
     taken: Cell<usize>,
     stale: Ring<'m, WrId>,
+    /// Where parcels are given up.
+    desk: &'m Desk<'m>,
     totals: Tally,
 }
 
@@ -109,6 +112,8 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// [`Exhausted`] where the arena is too small.
     pub fn new(provider: P, bump: &Bump<'m>, config: &EndpointConfig) -> Result<Self, Exhausted> {
         let contexts = config.contexts_max;
+        let info = provider.info();
+        let senders = if info.caps.has(Caps::PARCEL) { info.limits.peers_max } else { 0 };
         let batch: &'m mut VecView<Cqe> =
             bump.value(heapless::Vec::<Cqe, BATCH_MAX>::new())?.as_mut_view();
         Ok(Self {
@@ -124,6 +129,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             harvested: Cell::new(0),
             taken: Cell::new(0),
             stale: Ring::place(bump, STALE_KEPT, WrId::from_raw(0))?,
+            desk: Desk::place(bump, senders)?,
             totals: Tally::default(),
         })
     }
@@ -286,7 +292,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     }
 
     #[cold]
-    fn refused(&self, error: PostError) -> PostError {
+    pub(super) fn refused(&self, error: PostError) -> PostError {
         if let PostError::Retry(_) = error {
             add(&self.totals.retries, 1);
         }
@@ -294,7 +300,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     }
 
     #[inline(always)]
-    fn count_sent(&self, length: usize) {
+    pub(super) fn count_sent(&self, length: usize) {
         add(&self.totals.messages_sent, 1);
         add(&self.totals.bytes_sent, u64::try_from(length).unwrap_or(0));
     }
@@ -328,6 +334,9 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// Publishes what was posted, without waiting for the next turn.
     #[inline(always)]
     pub fn flush(&self) {
+        if self.desk.has_some() {
+            self.desk.clear(|source, numbers| self.provider.settle(source, numbers));
+        }
         let published = self.provider.ring_doorbell();
         if published.count > 0 {
             add(&self.totals.batches_published, 1);
@@ -389,6 +398,29 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// Makes the caller's completion of the provider's. Frees the row where the operation is over.
     #[inline(always)]
     fn conclude(&self, cqe: &Cqe) -> Result<Completion<'m>, Unfinished> {
+        if cqe.status == Status::Parcel {
+            return self.conclude_parcel(cqe);
+        }
+        self.conclude_plain(cqe)
+    }
+
+    /// A parcel's completion is that of a message without bytes, and the parcel.
+    #[inline(never)]
+    fn conclude_parcel(&self, cqe: &Cqe) -> Result<Completion<'m>, Unfinished> {
+        let plain = Cqe { status: Status::Success, offset: 0, length: 0, count: 1, ..*cqe };
+        let concluded = self.conclude_plain(&plain);
+        if matches!(concluded, Err(Unfinished::BeingRead)) {
+            // It comes again.
+            return concluded;
+        }
+        // Of a stale completion the parcel is dropped at once, and goes back to its sender.
+        let parcel = cqe.parcel().zip(cqe.source);
+        let parcel = parcel.and_then(|(what, source)| Parcel::new(self.desk, what, source));
+        concluded.map(|completion| Completion { kind: Kind::Parcel, parcel, ..completion })
+    }
+
+    #[inline(always)]
+    fn conclude_plain(&self, cqe: &Cqe) -> Result<Completion<'m>, Unfinished> {
         let (_, generation, slot) = cqe.wr_id.parts().ok_or(Unfinished::Stale)?;
         let key = Key::new(slot, generation);
         let row = self.row(key).ok_or(Unfinished::Stale)?;
@@ -436,6 +468,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             immediate: cqe.immediate,
             source: cqe.source,
             loan,
+            parcel: None,
         })
     }
 

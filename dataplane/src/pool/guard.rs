@@ -22,8 +22,7 @@ use super::error::PoolError;
 use super::handle::{Place, Pool, WRITING};
 use super::host::{NoHost, PoolHost};
 use super::segment::{DETACHED_BY, KIND, SIZE, load, store};
-use super::slot::Left;
-use crate::error::Fatal;
+use crate::error::{Fatal, Misuse, PostError};
 use crate::raw::line::Line;
 use crate::raw::payload::Payload;
 
@@ -230,6 +229,29 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
         Ok(ManuallyDrop::new(self).id())
     }
 
+    /// Keeps the reference without the guard, for reading: what an exclusive one wrote is published. It stays until
+    /// [`Pool::let_go_of_kept`].
+    #[inline]
+    pub(crate) fn keep(self) {
+        let Hold { pool, place, generation, .. } = self.hold;
+        if M::ACCESS == AccessMode::ReadWrite {
+            // Refused only where the handle was taken for dead; then nobody is to find the buffer, and nobody does.
+            let _fenced =
+                pool.slot_of(place.meta).publish(generation, pool.bits(AccessMode::ReadOnly));
+            place.count.set(1);
+        }
+        let _kept = ManuallyDrop::new(self);
+    }
+
+    /// Whether it is a guard of that handle, and the handle's lease stands.
+    #[inline]
+    pub(crate) fn check(&self, pool: &Pool<'p, H>) -> Result<(), PostError> {
+        if !core::ptr::eq(self.hold.pool, pool) {
+            return Err(Misuse::Unsupported.into());
+        }
+        if pool.has_lease() { Ok(()) } else { Err(Fatal::Fenced.into()) }
+    }
+
     #[inline]
     fn element_count<T: Plain>(&self) -> Result<usize, PoolError> {
         self.check_storage()?;
@@ -268,6 +290,27 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
                 length: self.hold.length,
             }),
         }
+    }
+}
+
+impl<'p, H: PoolHost> Guard<'p, Shared, H> {
+    /// Becomes the only guard, for writing, if it is the last reference: no other guard of this handle, no other handle, nothing
+    /// detached and nothing under way.
+    ///
+    /// # Errors
+    /// The guard comes back, with `Busy` where it is not the last; `Fatal` where the handle was fenced.
+    pub fn try_exclusive(self) -> Result<Guard<'p, Exclusive, H>, Kept<'p, Shared, H>> {
+        let Hold { pool, place, generation, .. } = self.hold;
+        let alone = if place.count.get() == 1 { Ok(()) } else { Err(PoolError::Busy) };
+        let bit = pool.bits(AccessMode::ReadOnly);
+        let upgraded = alone
+            .and_then(|()| pool.check_lease())
+            .and_then(|()| pool.slot_of(place.meta).upgrade(generation, bit));
+        if let Err(error) = upgraded {
+            return Err(Kept { error, guard: self });
+        }
+        place.count.set(WRITING);
+        Ok(Guard::from_hold(ManuallyDrop::new(self).hold))
     }
 }
 
@@ -337,19 +380,7 @@ impl<M: Mode, H: PoolHost> Drop for Guard<'_, M, H> {
     #[inline]
     fn drop(&mut self) {
         let Hold { pool, place, generation, .. } = self.hold;
-        let count = place.count.get();
-        if count != WRITING && count > 1 {
-            place.count.set(count.wrapping_sub(1));
-            return;
-        }
-        place.count.set(0);
-        if !pool.has_lease() {
-            return;
-        }
-        let left = pool.slot_of(place.meta).let_go(generation, pool.bits(M::ACCESS));
-        if left == Left::Free {
-            pool.came_free(&place);
-        }
+        pool.let_go(&place, generation, M::ACCESS);
     }
 }
 

@@ -470,6 +470,31 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         place.class.remember(place.slot);
     }
 
+    /// A guard goes: one of several in private, the last one in the slot word.
+    #[inline]
+    pub(super) fn let_go(&self, place: &Place<'_>, generation: u64, mode: AccessMode) {
+        let count = place.count.get();
+        if count != WRITING && count > 1 {
+            place.count.set(count.wrapping_sub(1));
+            return;
+        }
+        place.count.set(0);
+        if !self.has_lease() {
+            return;
+        }
+        let left = self.slot_of(place.meta).let_go(generation, self.bits(mode));
+        if left == Left::Free {
+            self.came_free(place);
+        }
+    }
+
+    /// Lets go of a reference that [`Guard::keep`] kept.
+    pub(crate) fn let_go_of_kept(&self, id: BufferId) {
+        if let Ok(place) = self.locate(id) {
+            self.let_go(&place, id.generation(), AccessMode::ReadOnly);
+        }
+    }
+
     /// The bits that a guard stands for in the slot word.
     pub(super) const fn bits(&self, mode: AccessMode) -> u64 {
         match mode {

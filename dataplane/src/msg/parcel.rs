@@ -1,0 +1,162 @@
+//! Parcels: buffers of a pool that have come as messages.
+//!
+//! ```text
+//!   Completion { kind: Parcel, parcel }
+//!        '-- take(&pool) --> Guard<Shared>       a reference of this process's own
+//!        '-- drop                                none
+//!              either way: the number is noted at the desk; with the next flush its sender hears of it and lets go
+//! ```
+//!
+//! Until then the buffer is held by who sent it, in this process's favour. If that dies first, the parcel is
+//! [`Stale`](PoolError::Stale) (unless somebody else holds the buffer). See [`lender`](super::lender).
+//!
+//! Invariant: a parcel is noted once, when it is dropped; one of a row that was given to another peer since is not.
+
+use core::cell::Cell;
+
+use spinwire_layouts::shm::BufferId;
+use spinwire_layouts::word::{to_usize, widen};
+
+use crate::id::Addr;
+use crate::pool::{Guard, Pool, PoolError, PoolHost, PoolSegment, Shared};
+use crate::raw::place::{Bump, Exhausted};
+use crate::shm::lane::Descriptor;
+
+/// Parcels that were given up and whose senders do not know yet.
+#[derive(Debug)]
+pub(super) struct Desk<'m> {
+    senders: &'m [Sender],
+    some: Cell<bool>,
+}
+
+/// Parcels of one peer.
+#[derive(Debug)]
+struct Sender {
+    addr: Cell<Option<Addr>>,
+    numbers: Cell<u64>,
+}
+
+impl<'m> Desk<'m> {
+    pub(super) fn place(bump: &Bump<'m>, senders: u32) -> Result<&'m Self, Exhausted> {
+        let empty = |_| Sender { addr: Cell::new(None), numbers: Cell::new(0) };
+        let senders = bump.slice_with(to_usize(widen(senders)), empty)?;
+        Ok(bump.value(Self { senders, some: Cell::new(false) })?)
+    }
+
+    fn sender(&self, addr: Addr) -> Option<&'m Sender> {
+        self.senders.get(to_usize(widen(addr.slot())))
+    }
+
+    #[inline(always)]
+    pub(super) const fn has_some(&self) -> bool {
+        self.some.get()
+    }
+
+    /// Tells `settle` of all of them.
+    #[cold]
+    pub(super) fn clear(&self, settle: impl Fn(Addr, u64)) {
+        self.some.set(false);
+        for sender in self.senders {
+            let numbers = sender.numbers.replace(0);
+            if let Some(addr) = sender.addr.get().filter(|_| numbers != 0) {
+                settle(addr, numbers);
+            }
+        }
+    }
+
+    fn note(&self, source: Addr, number: u8) {
+        if let Some(sender) = self.sender(source).filter(|known| known.addr.get() == Some(source)) {
+            let bit = 1_u64.wrapping_shl(u32::from(number));
+            sender.numbers.set(sender.numbers.get() | bit);
+            self.some.set(true);
+        }
+    }
+}
+
+/// A buffer of a pool that has come as a message. Take it, or drop it; its sender hears of either with the next flush or turn.
+#[derive(Debug)]
+#[must_use = "dropping it lets go of the buffer"]
+pub struct Parcel<'m> {
+    desk: &'m Desk<'m>,
+    what: Descriptor,
+    source: Addr,
+}
+
+/// A parcel that was not taken, and why.
+#[derive(Debug)]
+pub struct Untaken<'m> {
+    /// Why.
+    pub error: PoolError,
+    /// The parcel, as it was.
+    pub parcel: Parcel<'m>,
+}
+
+impl core::fmt::Display for Untaken<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl core::error::Error for Untaken<'_> {}
+
+impl<'m> Parcel<'m> {
+    pub(super) fn new(desk: &'m Desk<'m>, what: Descriptor, source: Addr) -> Option<Self> {
+        let sender = desk.sender(source)?;
+        if sender.addr.get() != Some(source) {
+            // The row has another peer now; nobody waits for the parcels of the one before.
+            sender.addr.set(Some(source));
+            sender.numbers.set(0);
+        }
+        Some(Self { desk, what, source })
+    }
+
+    /// The id of the buffer, as the sender wrote it.
+    #[must_use]
+    pub const fn id(&self) -> BufferId {
+        self.what.buffer
+    }
+
+    /// Whether it says that it is of that pool.
+    #[must_use]
+    pub fn is_of(&self, pool: &PoolSegment<'_>) -> bool {
+        self.what.pool == key_of(pool)
+    }
+
+    /// A guard for the buffer.
+    ///
+    /// # Errors
+    /// The parcel comes back, with `Foreign` where it is of another pool or names no buffer of this one; `Stale` where its
+    /// sender has died or left, or named a buffer that was not its own; `Busy` where somebody writes it; `Fatal`.
+    pub fn take<'p, H: PoolHost>(
+        self,
+        pool: &'p Pool<'p, H>,
+    ) -> Result<Guard<'p, Shared, H>, Untaken<'m>> {
+        self.open(pool).map_err(|error| Untaken { error, parcel: self })
+    }
+
+    pub(super) fn open<'p, H: PoolHost>(
+        &self,
+        pool: &'p Pool<'p, H>,
+    ) -> Result<Guard<'p, Shared, H>, PoolError> {
+        if self.is_of(pool.segment()) {
+            pool.get(self.what.buffer)
+        } else {
+            Err(PoolError::Foreign)
+        }
+    }
+}
+
+impl Drop for Parcel<'_> {
+    fn drop(&mut self) {
+        self.desk.note(self.source, self.what.number);
+    }
+}
+
+/// What tells a pool from most others: 24 bits of a hash (FNV-1a) of its name and tag.
+pub(super) fn key_of(pool: &PoolSegment<'_>) -> u32 {
+    let name = pool.name().as_str().bytes();
+    let hash = name
+        .chain([pool.tag()])
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash ^ hash >> 24) & 0x00ff_ffff
+}
