@@ -23,7 +23,8 @@ use crate::sync::{AtomicU64, Ordering};
 pub const LINE_BYTES: usize = 64;
 /// Words in a line.
 pub const LINE_WORDS: usize = 8;
-const WORD_BYTES: usize = 8;
+/// Bytes in a word.
+pub const WORD_BYTES: usize = 8;
 
 /// One cache line of shared memory.
 #[repr(C, align(64))]

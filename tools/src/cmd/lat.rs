@@ -262,10 +262,7 @@ fn echo(
             if let Some(completion) = station.endpoint.poll() {
                 break completion;
             }
-            if let Some(event) = station.endpoint.poll_event() {
-                Station::mind(event)?;
-            }
-            deadline.check("the other end does not answer")?;
+            station.watch(&deadline, "the other end does not answer")?;
         };
         let back = clock.ticks_after_loads();
         into.saturating_record(clock.ticks_to_ns(back.saturating_sub(sent)).max(1));

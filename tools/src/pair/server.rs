@@ -14,6 +14,8 @@ use super::station::{self, DataUse, Deadline, Patience, Role, Station};
 use crate::pattern;
 use crate::report::{Failure, Verdict};
 
+/// What is said of a client that stopped in the middle.
+const GONE_QUIET: &str = "the client has stopped";
 /// The name of the serving endpoint.
 pub(crate) const SERVER: &str = "server";
 /// Streams are received into buffers of at least so many bytes, many messages to a buffer.
@@ -130,7 +132,7 @@ fn echo(
             }
             left = left.saturating_sub(1);
         }
-        watch(station, &deadline)?;
+        station.watch(&deadline, GONE_QUIET)?;
     }
     Ok(())
 }
@@ -165,15 +167,7 @@ fn drain(
                 station.post_data(loan, marking, use_for)?;
             }
         }
-        watch(station, &deadline)?;
+        station.watch(&deadline, GONE_QUIET)?;
     }
     Ok(bad)
-}
-
-#[inline(always)]
-fn watch(station: &Station<'_, '_>, deadline: &Deadline) -> Result<(), Failure> {
-    if let Some(event) = station.endpoint.poll_event() {
-        Station::mind(event)?;
-    }
-    deadline.check("the client has stopped")
 }

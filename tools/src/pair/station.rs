@@ -22,6 +22,10 @@ use crate::report::Failure;
 
 /// How long an end waits for the other one before it gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// Looks between two at the clock.
+const CLOCK_EVERY: u32 = 1 << 14;
+/// Looks between two at the events of the endpoint: well below a millisecond.
+const WATCH_EVERY: u32 = 1 << 12;
 /// The context of receives for orders; data receives have 0.
 const ORDER_CONTEXT: u64 = 1;
 /// Receives for data that are posted at once.
@@ -200,6 +204,20 @@ impl<'s, 'm> Station<'s, 'm> {
         }
     }
 
+    /// Now and then: has the other end gone, or stopped? Every look at it would be one in which no message is looked for.
+    #[inline(always)]
+    pub(crate) fn watch(&self, deadline: &Deadline, what: &'static str) -> Result<(), Failure> {
+        if deadline.is_due(WATCH_EVERY) { self.watch_now(deadline, what) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn watch_now(&self, deadline: &Deadline, what: &'static str) -> Result<(), Failure> {
+        while let Some(event) = self.endpoint.poll_event() {
+            Self::mind(event)?;
+        }
+        deadline.check_now(what)
+    }
+
     /// An event that ends the measurement is an error.
     pub(crate) fn mind(event: Event) -> Result<(), Failure> {
         match event {
@@ -244,9 +262,15 @@ impl Deadline {
     /// Reads the clock only now and then.
     #[inline(always)]
     pub(crate) fn check(&self, what: &'static str) -> Result<(), Failure> {
+        if self.is_due(CLOCK_EVERY) { self.check_now(what) } else { Ok(()) }
+    }
+
+    /// Once every so many looks; a power of two.
+    #[inline(always)]
+    fn is_due(&self, every: u32) -> bool {
         let looks = self.looks.get().wrapping_add(1);
         self.looks.set(looks);
-        if looks.is_multiple_of(1 << 14) { self.check_now(what) } else { Ok(()) }
+        looks.is_multiple_of(every)
     }
 
     #[cold]

@@ -38,7 +38,7 @@ mod tx;
 use spinwire_layouts::shm::lane::CELL_INLINE_BYTES;
 use spinwire_layouts::wire::message::flags;
 
-use crate::raw::line::Line;
+use crate::raw::line::{LINE_BYTES, Line};
 use crate::sync::{AtomicU64, Ordering};
 
 pub use parcel::Descriptor;
@@ -233,6 +233,19 @@ const fn sequence(position: u64) -> u32 {
 const fn next_spill_line(memory: &LaneMemory<'_>, spill: u64) -> usize {
     let lines = memory.spill.len();
     index(round_up(spill, SPILL_LINE_BYTES) / SPILL_LINE_BYTES, lines.wrapping_sub(1))
+}
+
+/// Position `at` of the byte ring as a byte of its memory.
+#[inline(always)]
+const fn spill_index(spill: &[Line], at: u64) -> usize {
+    index(at, spill.len().wrapping_mul(LINE_BYTES).wrapping_sub(1))
+}
+
+/// The line that `length` bytes from `at` on lie in, where it is one.
+#[inline(always)]
+fn sole_line(spill: &[Line], at: usize, length: usize) -> Option<&Line> {
+    let fits = length <= LINE_BYTES.wrapping_sub(at % LINE_BYTES);
+    if fits { spill.get(at / LINE_BYTES) } else { None }
 }
 
 fn length_u64(lines: &[Line]) -> u64 {

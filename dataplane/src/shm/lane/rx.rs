@@ -2,14 +2,15 @@
 
 use core::cell::Cell;
 
+use spinwire_layouts::shm::lane::CELL_INLINE_BYTES;
 use spinwire_layouts::wire::message::{Head, flags};
 
 use super::{
     Envelope, LaneMemory, PAYLOAD_WORD, Place, ReceiverState, index, length_u64, next_spill_line,
-    place, sequence,
+    place, sequence, sole_line, spill_index,
 };
 use crate::error::Fatal;
-use crate::raw::line::{self, LINE_BYTES, Line};
+use crate::raw::line::{self, LINE_BYTES, Line, WORD_BYTES};
 use crate::sync::Ordering;
 
 /// A message at the front of a lane: the checked copy of its head word.
@@ -175,10 +176,14 @@ impl<'s> LaneRx<'s> {
         debug_assert!(to.len() <= arrival.length, "the message has no more bytes");
         let inline_bytes = arrival.place.inline_bytes.min(to.len());
         let (inline, rest) = to.split_at_mut_checked(inline_bytes).unwrap_or_default();
-        let skip = PAYLOAD_WORD.wrapping_add(usize::from(arrival.envelope.immediate.is_some()));
-        read_cell(cell, skip, inline);
+        if let Ok(full) = <&mut [u8; CELL_INLINE_BYTES]>::try_from(&mut *inline) {
+            read_full(cell, full);
+        } else {
+            let skip = PAYLOAD_WORD.wrapping_add(usize::from(arrival.envelope.immediate.is_some()));
+            read_line(cell, skip, inline);
+        }
         if !rest.is_empty() {
-            copy_spill(memory.spill, arrival.place.spill_at, rest);
+            read_spill(memory.spill, arrival.place.spill_at, rest);
         }
     }
 
@@ -213,11 +218,11 @@ impl<'s> LaneRx<'s> {
             let own_line = if found == alike { 0 } else { flags::OWN_LINE };
             let place = place(like.length, bits | own_line, spill);
             let (inline, rest) = room.split_at_mut_checked(place.inline_bytes).unwrap_or_default();
-            read_cell(cell, PAYLOAD_WORD, inline);
+            read_line(cell, PAYLOAD_WORD, inline);
             if place.spill_end != spill {
                 let rest_bytes = like.length.wrapping_sub(place.inline_bytes);
                 let rest = rest.get_mut(..rest_bytes).unwrap_or_default();
-                copy_spill(memory.spill, place.spill_at, rest);
+                read_spill(memory.spill, place.spill_at, rest);
                 spill = place.spill_end;
             }
             head = head.wrapping_add(1);
@@ -274,11 +279,20 @@ impl<'s> LaneRx<'s> {
     }
 }
 
-/// Copies `to.len()` bytes of a cell, from word `skip` on.
+/// Copies the payload of a full cell, which has no immediate data: word by word, without a loop.
 #[inline(always)]
-fn read_cell(cell: &Line, skip: usize, to: &mut [u8]) {
-    let words = cell.words().get(skip..).unwrap_or_default();
-    let (whole, partial) = to.as_chunks_mut::<8>();
+fn read_full(cell: &Line, to: &mut [u8; CELL_INLINE_BYTES]) {
+    let [_, _, words @ ..] = cell.words();
+    for (bytes, word) in to.as_chunks_mut::<WORD_BYTES>().0.iter_mut().zip(words) {
+        *bytes = word.load(Ordering::Relaxed).to_le_bytes();
+    }
+}
+
+/// Copies `to.len()` bytes of a line, from word `skip` on.
+#[inline(always)]
+fn read_line(from: &Line, skip: usize, to: &mut [u8]) {
+    let words = from.words().get(skip..).unwrap_or_default();
+    let (whole, partial) = to.as_chunks_mut::<WORD_BYTES>();
     for (bytes, word) in whole.iter_mut().zip(words) {
         *bytes = word.load(Ordering::Relaxed).to_le_bytes();
     }
@@ -290,11 +304,19 @@ fn read_cell(cell: &Line, skip: usize, to: &mut [u8]) {
 }
 
 /// Copies `to.len()` bytes from position `at` of the byte ring.
-#[inline]
-fn copy_spill(spill: &[Line], at: u64, to: &mut [u8]) {
-    let bytes = spill.len().wrapping_mul(LINE_BYTES);
-    let at = index(at, bytes.wrapping_sub(1));
-    let whole = bytes.wrapping_sub(at).min(to.len());
+#[inline(always)]
+fn read_spill(spill: &[Line], at: u64, to: &mut [u8]) {
+    let at = spill_index(spill, at);
+    match sole_line(spill, at, to.len()) {
+        Some(line) => read_line(line, at % LINE_BYTES / WORD_BYTES, to),
+        None => read_spill_lines(spill, at, to),
+    }
+}
+
+/// Copies `to.len()` bytes from byte `at` of the ring on, and from its start on where that is beyond the end.
+#[inline(never)]
+fn read_spill_lines(spill: &[Line], at: usize, to: &mut [u8]) {
+    let whole = spill.len().wrapping_mul(LINE_BYTES).wrapping_sub(at).min(to.len());
     let (first, second) = to.split_at_mut_checked(whole).unwrap_or_default();
     let read =
         line::copy_out(spill, at, first) && (second.is_empty() || line::copy_out(spill, 0, second));

@@ -2,16 +2,17 @@
 
 use core::cell::Cell;
 
+use spinwire_layouts::shm::lane::CELL_INLINE_BYTES;
 use spinwire_layouts::wire::message::{Head, flags};
 
 use super::{
-    BATCH_CELLS_MAX, Envelope, LaneMemory, PAYLOAD_WORD, Place, ReceiverState, index, length_u64,
-    next_spill_line, place, sequence,
+    BATCH_CELLS_MAX, Envelope, LaneMemory, ReceiverState, index, length_u64, next_spill_line,
+    place, sequence, sole_line, spill_index,
 };
 use crate::error::{Fatal, PostError, Retry};
 use crate::raw::barrier::store_before_load_of_bell;
-use crate::raw::line::{self, LINE_BYTES, Line};
-use crate::sync::Ordering;
+use crate::raw::line::{self, LINE_BYTES, Line, WORD_BYTES};
+use crate::sync::{AtomicU64, Ordering};
 
 /// The sending end of a lane. Owned by one thread.
 #[derive(Debug)]
@@ -107,7 +108,14 @@ impl<'s> LaneTx<'s> {
         }
         let place = place(payload.len(), bits, self.spill_tail.get());
         if place.spill_end != self.spill_tail.get() {
-            self.stage_spill(&memory, payload, place)?;
+            if !self.has_spill(&memory, place.spill_end) {
+                self.refresh(Retry::NoSpill)?;
+                if !self.has_spill(&memory, place.spill_end) {
+                    return Err(Retry::NoSpill.into());
+                }
+            }
+            let rest = payload.get(place.inline_bytes..).unwrap_or_default();
+            write_spill(memory.spill, place.spill_at, rest);
         }
         let Some(cell) = memory.cells.get(index(tail, self.cell_mask.get())) else {
             return Err(Retry::NoCredit.into());
@@ -127,28 +135,11 @@ impl<'s> LaneTx<'s> {
         Ok(())
     }
 
-    /// The bytes of `payload` that go into the spill.
-    fn stage_spill(
-        &self,
-        memory: &LaneMemory<'s>,
-        payload: &[u8],
-        place: Place,
-    ) -> Result<(), PostError> {
+    /// Whether the spill has room up to `end`.
+    #[inline(always)]
+    fn has_spill(&self, memory: &LaneMemory<'s>, end: u64) -> bool {
         let size = length_u64(memory.spill).wrapping_mul(64);
-        if place.spill_end.wrapping_sub(self.spill_head.get()) > size {
-            self.refresh(Retry::NoSpill)?;
-            if place.spill_end.wrapping_sub(self.spill_head.get()) > size {
-                return Err(Retry::NoSpill.into());
-            }
-        }
-        let rest = payload.get(place.inline_bytes..).unwrap_or_default();
-        let bytes = memory.spill.len().wrapping_mul(LINE_BYTES);
-        let at = index(place.spill_at, bytes.wrapping_sub(1));
-        let (first, second) = rest.split_at_checked(bytes.wrapping_sub(at)).unwrap_or((rest, &[]));
-        let written = line::copy_in(memory.spill, at, first)
-            && (second.is_empty() || line::copy_in(memory.spill, 0, second));
-        debug_assert!(written, "the free range lies in the ring");
-        Ok(())
+        end.wrapping_sub(self.spill_head.get()) <= size
     }
 
     /// Asks how far the receiver is by now. Errors with `lack` where that frees no cell.
@@ -255,18 +246,31 @@ impl<'s> LaneTx<'s> {
 /// Everything of the cell but its head word.
 #[inline(always)]
 fn write_cell(cell: &Line, payload: &[u8], envelope: Envelope, inline_bytes: usize) {
-    let (prefix, words) = cell.words().split_at(PAYLOAD_WORD);
-    if let [_, tag] = prefix {
-        tag.store(envelope.tag.unwrap_or(0), Ordering::Relaxed);
-    }
-    let mut words = words.iter();
-    if let Some(immediate) = envelope.immediate
-        && let Some(word) = words.next()
-    {
-        word.store(immediate, Ordering::Relaxed);
-    }
+    let [_, tag, words @ ..] = cell.words();
+    tag.store(envelope.tag.unwrap_or(0), Ordering::Relaxed);
     let inline = payload.get(..inline_bytes).unwrap_or_default();
-    let (whole, rest) = inline.as_chunks::<8>();
+    if let Ok(full) = <&[u8; CELL_INLINE_BYTES]>::try_from(inline) {
+        // A full cell has no immediate data; word by word, without a loop.
+        for (bytes, word) in full.as_chunks::<WORD_BYTES>().0.iter().zip(words) {
+            word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
+        }
+        return;
+    }
+    let mut words = words.as_slice();
+    if let Some(immediate) = envelope.immediate
+        && let Some((first, others)) = words.split_first()
+    {
+        first.store(immediate, Ordering::Relaxed);
+        words = others;
+    }
+    write_words(words, inline);
+}
+
+/// As many words as `bytes` need; what is left of the last one is zero.
+#[inline(always)]
+fn write_words(words: &[AtomicU64], bytes: &[u8]) {
+    let mut words = words.iter();
+    let (whole, rest) = bytes.as_chunks::<WORD_BYTES>();
     for (bytes, word) in whole.iter().zip(words.by_ref()) {
         word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
     }
@@ -275,4 +279,27 @@ fn write_cell(cell: &Line, payload: &[u8], envelope: Envelope, inline_bytes: usi
     {
         word.store(line::partial_word(rest), Ordering::Relaxed);
     }
+}
+
+/// Writes `bytes` to position `at` of the byte ring.
+#[inline(always)]
+fn write_spill(spill: &[Line], at: u64, bytes: &[u8]) {
+    let at = spill_index(spill, at);
+    match sole_line(spill, at, bytes.len()) {
+        Some(line) => {
+            let words = line.words().get(at % LINE_BYTES / WORD_BYTES..);
+            write_words(words.unwrap_or_default(), bytes);
+        }
+        None => write_spill_lines(spill, at, bytes),
+    }
+}
+
+/// Writes `bytes` to byte `at` of the ring and onwards, and from its start on where that is beyond the end.
+#[inline(never)]
+fn write_spill_lines(spill: &[Line], at: usize, bytes: &[u8]) {
+    let whole = spill.len().wrapping_mul(LINE_BYTES).wrapping_sub(at);
+    let (first, second) = bytes.split_at_checked(whole).unwrap_or((bytes, &[]));
+    let written =
+        line::copy_in(spill, at, first) && (second.is_empty() || line::copy_in(spill, 0, second));
+    debug_assert!(written, "the free range lies in the ring");
 }
