@@ -129,7 +129,7 @@ mod tests {
         ("ParcelBody", 0xb060_3129_c7c2_9d8e),
     ];
 
-    const GOLDEN_LAYOUT_HASH: u64 = 0xbc6e_46ca_b645_5d2e;
+    const GOLDEN_LAYOUT_HASH: u64 = 0xbb1c_f620_6ff1_0ee4;
 
     #[test]
     fn the_hashes_are_those_of_version_1() {
