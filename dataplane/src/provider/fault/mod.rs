@@ -31,7 +31,7 @@ use self::hold::{Holding, Place};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Generation, Name, WrId};
 use crate::provider::{
-    CancelError, Cqe, Event, Info, Order, ParcelWr, Payload, Provider, Published, RecvWr,
+    CancelError, Caps, Cqe, Event, Info, Order, ParcelWr, Payload, Provider, Published, RecvWr,
     Reliability, Select, SendWr, Source, Status, Waiting,
 };
 use crate::raw::place::{Bump, Exhausted};
@@ -410,7 +410,8 @@ impl<P: Provider> Provider for Fault<'_, P> {
     /// Parcels are refused now and then, and never lost or held; so that none overtakes a message that is, they are refused
     /// while anything for that peer is held.
     fn post_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
-        if self.roll(self.config.refuse_ppm) || self.held.holds_up(wr.to) {
+        let can = self.inner.info().caps.has(Caps::PARCEL);
+        if can && (self.roll(self.config.refuse_ppm) || self.held.holds_up(wr.to)) {
             return Err(self.refuse());
         }
         let number = self.inner.post_parcel(wr)?;
