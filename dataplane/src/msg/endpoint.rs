@@ -18,7 +18,7 @@ use core::fmt;
 
 use heapless::VecView;
 
-use super::parcel::{Desk, Parcel};
+use super::parcel::Desk;
 use super::totals::{Tally, Totals, add};
 use super::{Completion, Kind, RecvFrom, SendTo};
 use crate::error::{PostError, Refused, Retry};
@@ -92,7 +92,7 @@ pub struct Endpoint<'m, P> {
     taken: Cell<usize>,
     stale: Ring<'m, WrId>,
     /// Where parcels are given up.
-    desk: &'m Desk<'m>,
+    desk: Desk<'m>,
     totals: Tally,
 }
 
@@ -407,15 +407,18 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// A parcel's completion is that of a message without bytes, and the parcel.
     #[inline(never)]
     fn conclude_parcel(&self, cqe: &Cqe) -> Result<Completion<'m>, Unfinished> {
+        let descriptor = cqe.parcel().zip(cqe.source);
+        if self.desk.is_full() {
+            // Later, when the caller has dropped one.
+            return Err(Unfinished::BeingRead);
+        }
         let plain = Cqe { status: Status::Success, offset: 0, length: 0, count: 1, ..*cqe };
         let concluded = self.conclude_plain(&plain);
         if matches!(concluded, Err(Unfinished::BeingRead)) {
-            // It comes again.
             return concluded;
         }
         // Of a stale completion the parcel is dropped at once, and goes back to its sender.
-        let parcel = cqe.parcel().zip(cqe.source);
-        let parcel = parcel.and_then(|(what, source)| Parcel::new(self.desk, what, source));
+        let parcel = descriptor.and_then(|(what, source)| self.desk.hand_out(what, source));
         concluded.map(|completion| Completion { kind: Kind::Parcel, parcel, ..completion })
     }
 
@@ -522,7 +525,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
 enum Unfinished {
     /// It named no live operation.
     Stale,
-    /// Its buffer is being read; later.
+    /// Later: its buffer is being read, or the caller holds as many parcels as there can be.
     BeingRead,
 }
 

@@ -15,18 +15,32 @@
 use core::cell::Cell;
 
 use spinwire_layouts::shm::BufferId;
-use spinwire_layouts::word::{to_usize, widen};
+use spinwire_layouts::word::{from_usize, low, to_usize, widen};
 
 use crate::id::Addr;
 use crate::pool::{Guard, Pool, PoolError, PoolHost, PoolSegment, Shared};
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::Descriptor;
 
-/// Parcels that were given up and whose senders do not know yet.
+/// Parcels that the caller may hold at once, for each sender that there can be; not more than for 16 of them.
+const KEPT_PER_SENDER: u32 = 64;
+/// No row.
+const NONE: u32 = u32::MAX;
+
+/// Parcels in the caller's hands, and those that were given up and whose senders do not know yet.
 #[derive(Debug)]
 pub(super) struct Desk<'m> {
+    rows: &'m [Row<'m>],
+    notes: &'m Notes<'m>,
+}
+
+/// Who is to be told of what.
+#[derive(Debug)]
+struct Notes<'m> {
     senders: &'m [Sender],
     some: Cell<bool>,
+    /// The first row that is free.
+    free: Cell<u32>,
 }
 
 /// Parcels of one peer.
@@ -36,32 +50,79 @@ struct Sender {
     numbers: Cell<u64>,
 }
 
+/// A parcel in the caller's hands.
+#[derive(Debug)]
+struct Row<'m> {
+    notes: &'m Notes<'m>,
+    what: Cell<Descriptor>,
+    source: Cell<Option<Addr>>,
+    /// Its own place, and the next free row where this is one.
+    index: u32,
+    next: Cell<u32>,
+}
+
 impl<'m> Desk<'m> {
-    pub(super) fn place(bump: &Bump<'m>, senders: u32) -> Result<&'m Self, Exhausted> {
+    pub(super) fn place(bump: &Bump<'m>, senders: u32) -> Result<Self, Exhausted> {
+        let count = senders.min(16).saturating_mul(KEPT_PER_SENDER);
         let empty = |_| Sender { addr: Cell::new(None), numbers: Cell::new(0) };
         let senders = bump.slice_with(to_usize(widen(senders)), empty)?;
-        Ok(bump.value(Self { senders, some: Cell::new(false) })?)
+        let free = Cell::new(if count == 0 { NONE } else { 0 });
+        let notes: &'m Notes<'m> = bump.value(Notes { senders, some: Cell::new(false), free })?;
+        let rows = bump.slice_with(to_usize(widen(count)), |at| {
+            let index = low(from_usize(at));
+            let next = index.wrapping_add(1);
+            Row {
+                notes,
+                what: Cell::new(Descriptor::from_words(0, 0)),
+                source: Cell::new(None),
+                index,
+                next: Cell::new(if next < count { next } else { NONE }),
+            }
+        })?;
+        Ok(Self { rows, notes })
     }
 
-    fn sender(&self, addr: Addr) -> Option<&'m Sender> {
-        self.senders.get(to_usize(widen(addr.slot())))
+    /// Whether no parcel more can be held.
+    pub(super) const fn is_full(&self) -> bool {
+        self.notes.free.get() == NONE
+    }
+
+    /// A parcel for the caller; `None` where the desk is full.
+    pub(super) fn hand_out(&self, what: Descriptor, source: Addr) -> Option<Parcel<'m>> {
+        let sender = self.notes.sender(source)?;
+        let row = self.rows.get(to_usize(widen(self.notes.free.get())))?;
+        self.notes.free.set(row.next.get());
+        if sender.addr.get() != Some(source) {
+            // The row has another peer now; nobody waits for the parcels of the one before.
+            sender.addr.set(Some(source));
+            sender.numbers.set(0);
+        }
+        row.what.set(what);
+        row.source.set(Some(source));
+        Some(Parcel(row))
     }
 
     #[inline(always)]
     pub(super) const fn has_some(&self) -> bool {
-        self.some.get()
+        self.notes.some.get()
     }
 
-    /// Tells `settle` of all of them.
+    /// Tells `settle` of all that were given up.
     #[cold]
     pub(super) fn clear(&self, settle: impl Fn(Addr, u64)) {
-        self.some.set(false);
-        for sender in self.senders {
+        self.notes.some.set(false);
+        for sender in self.notes.senders {
             let numbers = sender.numbers.replace(0);
             if let Some(addr) = sender.addr.get().filter(|_| numbers != 0) {
                 settle(addr, numbers);
             }
         }
+    }
+}
+
+impl<'m> Notes<'m> {
+    fn sender(&self, addr: Addr) -> Option<&'m Sender> {
+        self.senders.get(to_usize(widen(addr.slot())))
     }
 
     fn note(&self, source: Addr, number: u8) {
@@ -74,13 +135,11 @@ impl<'m> Desk<'m> {
 }
 
 /// A buffer of a pool that has come as a message. Take it, or drop it; its sender hears of either with the next flush or turn.
+///
+/// An endpoint hands out up to 64 for each row of its address table, at most 1024; then it waits until some are dropped.
 #[derive(Debug)]
 #[must_use = "dropping it lets go of the buffer"]
-pub struct Parcel<'m> {
-    desk: &'m Desk<'m>,
-    what: Descriptor,
-    source: Addr,
-}
+pub struct Parcel<'m>(&'m Row<'m>);
 
 /// A parcel that was not taken, and why.
 #[derive(Debug)]
@@ -100,26 +159,16 @@ impl core::fmt::Display for Untaken<'_> {
 impl core::error::Error for Untaken<'_> {}
 
 impl<'m> Parcel<'m> {
-    pub(super) fn new(desk: &'m Desk<'m>, what: Descriptor, source: Addr) -> Option<Self> {
-        let sender = desk.sender(source)?;
-        if sender.addr.get() != Some(source) {
-            // The row has another peer now; nobody waits for the parcels of the one before.
-            sender.addr.set(Some(source));
-            sender.numbers.set(0);
-        }
-        Some(Self { desk, what, source })
-    }
-
     /// The id of the buffer, as the sender wrote it.
     #[must_use]
     pub const fn id(&self) -> BufferId {
-        self.what.buffer
+        self.0.what.get().buffer
     }
 
     /// Whether it says that it is of that pool.
     #[must_use]
     pub fn is_of(&self, pool: &PoolSegment<'_>) -> bool {
-        self.what.pool == key_of(pool)
+        self.0.what.get().pool == key_of(pool)
     }
 
     /// A guard for the buffer.
@@ -138,17 +187,18 @@ impl<'m> Parcel<'m> {
         &self,
         pool: &'p Pool<'p, H>,
     ) -> Result<Guard<'p, Shared, H>, PoolError> {
-        if self.is_of(pool.segment()) {
-            pool.get(self.what.buffer)
-        } else {
-            Err(PoolError::Foreign)
-        }
+        if self.is_of(pool.segment()) { pool.get(self.id()) } else { Err(PoolError::Foreign) }
     }
 }
 
 impl Drop for Parcel<'_> {
+    #[cold]
     fn drop(&mut self) {
-        self.desk.note(self.source, self.what.number);
+        let Row { notes, what, source, index, next } = self.0;
+        if let Some(source) = source.take() {
+            notes.note(source, what.get().number);
+        }
+        next.set(notes.free.replace(*index));
     }
 }
 
