@@ -353,6 +353,9 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             let cqe = if is_batched { self.front()? } else { self.provider.take_ready()? };
             // A completion that the batch holds is taken out of it when it is the caller's, or nobody's.
             let advance = usize::from(is_batched);
+            if cqe.status == Status::Parcel {
+                return self.poll_parcel(&cqe, left, advance);
+            }
             match self.conclude(&cqe) {
                 Ok(completion) => {
                     self.allowance.set(left);
@@ -395,35 +398,40 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         }
     }
 
+    /// [`poll`](Self::poll) for a parcel, whose completion is that of a message without bytes, and the parcel.
+    #[inline(never)]
+    fn poll_parcel(&self, cqe: &Cqe, left: u32, advance: usize) -> Option<Completion<'m>> {
+        let plain = Cqe { status: Status::Success, offset: 0, length: 0, count: 1, ..*cqe };
+        let concluded = match self.desk.is_full() {
+            // Later, when the caller has dropped one.
+            true => Err(Unfinished::BeingRead),
+            false => self.conclude(&plain),
+        };
+        if matches!(concluded, Err(Unfinished::BeingRead)) {
+            if advance == 0 {
+                self.keep_for_later(*cqe);
+            }
+            return None;
+        }
+        self.taken.set(self.taken.get().wrapping_add(advance));
+        let descriptor = cqe.parcel().zip(cqe.source);
+        let parcel = descriptor.and_then(|(what, source)| self.desk.hand_out(what, source));
+        match concluded {
+            Ok(completion) => {
+                self.allowance.set(left);
+                Some(Completion { kind: Kind::Parcel, parcel, ..completion })
+            }
+            Err(_stale) => {
+                // The parcel is dropped with this, and goes back to its sender.
+                self.note_stale(cqe.wr_id);
+                None
+            }
+        }
+    }
+
     /// Makes the caller's completion of the provider's. Frees the row where the operation is over.
     #[inline(always)]
     fn conclude(&self, cqe: &Cqe) -> Result<Completion<'m>, Unfinished> {
-        if cqe.status == Status::Parcel {
-            return self.conclude_parcel(cqe);
-        }
-        self.conclude_plain(cqe)
-    }
-
-    /// A parcel's completion is that of a message without bytes, and the parcel.
-    #[inline(never)]
-    fn conclude_parcel(&self, cqe: &Cqe) -> Result<Completion<'m>, Unfinished> {
-        let descriptor = cqe.parcel().zip(cqe.source);
-        if self.desk.is_full() {
-            // Later, when the caller has dropped one.
-            return Err(Unfinished::BeingRead);
-        }
-        let plain = Cqe { status: Status::Success, offset: 0, length: 0, count: 1, ..*cqe };
-        let concluded = self.conclude_plain(&plain);
-        if matches!(concluded, Err(Unfinished::BeingRead)) {
-            return concluded;
-        }
-        // Of a stale completion the parcel is dropped at once, and goes back to its sender.
-        let parcel = descriptor.and_then(|(what, source)| self.desk.hand_out(what, source));
-        concluded.map(|completion| Completion { kind: Kind::Parcel, parcel, ..completion })
-    }
-
-    #[inline(always)]
-    fn conclude_plain(&self, cqe: &Cqe) -> Result<Completion<'m>, Unfinished> {
         let (_, generation, slot) = cqe.wr_id.parts().ok_or(Unfinished::Stale)?;
         let key = Key::new(slot, generation);
         let row = self.row(key).ok_or(Unfinished::Stale)?;
