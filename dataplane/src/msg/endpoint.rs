@@ -354,7 +354,8 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             // A completion that the batch holds is taken out of it when it is the caller's, or nobody's.
             let advance = usize::from(is_batched);
             if cqe.status == Status::Parcel {
-                return self.poll_parcel(&cqe, left, advance);
+                // A copy, so that the original need not lie in memory.
+                return self.poll_parcel(&Cqe { status: Status::Success, ..cqe }, left, advance);
             }
             match self.conclude(&cqe) {
                 Ok(completion) => {
@@ -401,7 +402,8 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// [`poll`](Self::poll) for a parcel, whose completion is that of a message without bytes, and the parcel.
     #[inline(never)]
     fn poll_parcel(&self, cqe: &Cqe, left: u32, advance: usize) -> Option<Completion<'m>> {
-        let plain = Cqe { status: Status::Success, offset: 0, length: 0, count: 1, ..*cqe };
+        let plain = Cqe { offset: 0, length: 0, count: 1, ..*cqe };
+        let cqe = Cqe { status: Status::Parcel, ..*cqe };
         let concluded = match self.desk.is_full() {
             // Later, when the caller has dropped one.
             true => Err(Unfinished::BeingRead),
@@ -409,7 +411,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         };
         if matches!(concluded, Err(Unfinished::BeingRead)) {
             if advance == 0 {
-                self.keep_for_later(*cqe);
+                self.keep_for_later(cqe);
             }
             return None;
         }

@@ -4,11 +4,11 @@ use heapless::VecView;
 
 use super::ShmPort;
 use super::peer::{Peer, Standing};
-use crate::error::PostError;
+use crate::error::{Fatal, PostError};
 use crate::id::Addr;
 use crate::msg::matching::{Incoming, Verdict};
 use crate::provider::{Cqe, ParcelWr};
-use crate::shm::lane::{Arrival, Envelope};
+use crate::shm::lane::{Arrival, Content, Descriptor, Envelope};
 
 /// What became of a parcel at the front of its lane.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,23 +59,23 @@ impl<'s> ShmPort<'s, '_> {
     #[inline(never)]
     pub(super) fn admit_parcel(
         &self,
-        (row, peer): (u32, &Peer<'s>),
-        arrival: &Arrival,
+        row: u32,
+        peer: &Peer<'s>,
         out: &mut VecView<Cqe>,
     ) -> Admitted {
-        let Ok(descriptor) = peer.rx.read_parcel(arrival) else {
+        let Ok((arrival, descriptor)) = front(peer) else {
             self.cut_off(row, peer);
             return Admitted::CutOff;
         };
         let message = Incoming { source: peer.addr(row), envelope: arrival.envelope, length: 0 };
         let cqe = match self.matcher.judge(&message) {
             Verdict::Deliver(landing) => {
-                peer.rx.take_parcel(arrival, &descriptor);
+                peer.rx.take_parcel(&arrival, &descriptor);
                 self.matcher.land_parcel(&landing, &message, descriptor)
             }
             Verdict::GivenBack(cqe) => cqe,
             Verdict::Unasked if self.matcher.stash_parcel(&message, descriptor) => {
-                peer.rx.take_parcel(arrival, &descriptor);
+                peer.rx.take_parcel(&arrival, &descriptor);
                 return Admitted::Yes;
             }
             Verdict::Unasked => {
@@ -90,22 +90,26 @@ impl<'s> ShmPort<'s, '_> {
 
     /// [`take_one`](Self::take_one) for a parcel.
     #[inline(never)]
-    pub(super) fn take_one_parcel(
-        &self,
-        row: u32,
-        peer: &Peer<'s>,
-        arrival: &Arrival,
-    ) -> Option<Cqe> {
-        let message = Incoming { source: peer.addr(row), envelope: arrival.envelope, length: 0 };
-        let (Ok(descriptor), Verdict::Deliver(landing)) =
-            (peer.rx.read_parcel(arrival), self.matcher.judge_only(&message))
-        else {
-            // Nobody asked for it, or it is nonsense: the harvest is next.
+    pub(super) fn take_one_parcel(&self, row: u32, peer: &Peer<'s>) -> Option<Cqe> {
+        let Ok((arrival, descriptor)) = front(peer) else {
+            // Nonsense, which the harvest finds too.
             self.see_all_next();
             return None;
         };
-        peer.rx.take_parcel(arrival, &descriptor);
+        let message = Incoming { source: peer.addr(row), envelope: arrival.envelope, length: 0 };
+        let Verdict::Deliver(landing) = self.matcher.judge_only(&message) else {
+            self.see_all_next();
+            return None;
+        };
+        peer.rx.take_parcel(&arrival, &descriptor);
         self.took_one(peer);
         Some(self.matcher.land_parcel(&landing, &message, descriptor))
     }
+}
+
+/// The parcel at the front of a lane, once more and in full: whoever only asks whether it is one keeps the rest in registers.
+fn front(peer: &Peer<'_>) -> Result<(Arrival, Descriptor), Fatal> {
+    let arrival = peer.rx.peek()?.filter(|arrival| arrival.content == Content::Parcel);
+    let arrival = arrival.ok_or(Fatal::Corrupt)?;
+    Ok((arrival, peer.rx.read_parcel(&arrival)?))
 }

@@ -89,7 +89,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             return None;
         };
         if arrival.content == Content::Parcel {
-            return self.take_one_parcel(row, peer, &arrival);
+            return self.take_one_parcel(row, peer);
         }
         let message =
             Incoming { source: peer.addr(row), envelope: arrival.envelope, length: arrival.length };
@@ -341,7 +341,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                 return Look::Waits;
             }
             if arrival.content == Content::Parcel {
-                match self.admit_parcel((row, peer), &arrival, out) {
+                match self.admit_parcel(row, peer, out) {
                     Admitted::Yes => look = Look::Some,
                     Admitted::Waits => return Look::Waits,
                     Admitted::CutOff => return look,
