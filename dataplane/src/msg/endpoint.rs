@@ -13,11 +13,14 @@
 //! freed exactly once, by that completion; (3) while a reader looks at a part of a posted buffer, the buffer is not given
 //! back.
 
+mod parcels;
+
 use core::cell::Cell;
 use core::fmt;
 
 use heapless::VecView;
 
+use self::parcels::Arrived;
 use super::parcel::Desk;
 use super::totals::{Tally, Totals, add};
 use super::{Completion, Kind, RecvFrom, SendTo};
@@ -354,8 +357,24 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             // A completion that the batch holds is taken out of it when it is the caller's, or nobody's.
             let advance = usize::from(is_batched);
             if cqe.status == Status::Parcel {
-                // A copy, so that the original need not lie in memory.
-                return self.poll_parcel(&Cqe { status: Status::Success, ..cqe }, left, advance);
+                // Copies on the way in and out, so that neither completion need lie in memory for the other messages.
+                let plain = Cqe { status: Status::Success, ..cqe };
+                let Arrived { context, loan, parcel } =
+                    self.take_parcel(&plain, (left, advance))?;
+                return Some(Completion {
+                    id: cqe.wr_id,
+                    context,
+                    kind: Kind::Parcel,
+                    status: Status::Success,
+                    length: 0,
+                    offset: 0,
+                    count: 1,
+                    tag: cqe.tag,
+                    immediate: cqe.immediate,
+                    source: cqe.source,
+                    loan,
+                    parcel,
+                });
             }
             match self.conclude(&cqe) {
                 Ok(completion) => {
@@ -396,38 +415,6 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             self.taken.set(0);
             self.harvested.set(batch.len());
             self.batch.set(Some(batch));
-        }
-    }
-
-    /// [`poll`](Self::poll) for a parcel, whose completion is that of a message without bytes, and the parcel.
-    #[inline(never)]
-    fn poll_parcel(&self, cqe: &Cqe, left: u32, advance: usize) -> Option<Completion<'m>> {
-        let plain = Cqe { offset: 0, length: 0, count: 1, ..*cqe };
-        let cqe = Cqe { status: Status::Parcel, ..*cqe };
-        let concluded = match self.desk.is_full() {
-            // Later, when the caller has dropped one.
-            true => Err(Unfinished::BeingRead),
-            false => self.conclude(&plain),
-        };
-        if matches!(concluded, Err(Unfinished::BeingRead)) {
-            if advance == 0 {
-                self.keep_for_later(cqe);
-            }
-            return None;
-        }
-        self.taken.set(self.taken.get().wrapping_add(advance));
-        let descriptor = cqe.parcel().zip(cqe.source);
-        let parcel = descriptor.and_then(|(what, source)| self.desk.hand_out(what, source));
-        match concluded {
-            Ok(completion) => {
-                self.allowance.set(left);
-                Some(Completion { kind: Kind::Parcel, parcel, ..completion })
-            }
-            Err(_stale) => {
-                // The parcel is dropped with this, and goes back to its sender.
-                self.note_stale(cqe.wr_id);
-                None
-            }
         }
     }
 
