@@ -205,7 +205,13 @@ impl MayBeMap for MemberError {
     fn problem(&self) -> Option<Problem> {
         match self {
             Self::Map(e) => e.problem(),
-            _ => None,
+            Self::Name(_)
+            | Self::Geometry(_)
+            | Self::Join { .. }
+            | Self::OtherBoot { .. }
+            | Self::OtherPidNamespace { .. }
+            | Self::Full { .. }
+            | Self::Os(_) => None,
         }
     }
 }

@@ -55,6 +55,8 @@ enum Command {
     Top(cmd::top::Args),
     /// List segments, and who is in them.
     Ps(cmd::ps::Args),
+    /// Make, show and mend pools of buffers that processes share.
+    Pool(cmd::pool::Args),
     /// Remove segments that dead owners left behind.
     Rm(cmd::rm::Args),
 }
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => cmd::doctor::run(&args),
         Command::Top(args) => cmd::top::run(&args),
         Command::Ps(args) => cmd::ps::run(&args),
+        Command::Pool(args) => cmd::pool::run(&args),
         Command::Rm(args) => cmd::rm::run(&args),
     };
     report::finish(outcome)

@@ -219,7 +219,7 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
         let last = count == WRITING || count == 1;
         let leaving = if last { pool.bits(M::ACCESS) } else { 0 };
         if pool.has_lease() {
-            store(place.hot(), DETACHED_BY, pool.lease().word());
+            store(place.hot(), DETACHED_BY, pool.stay());
         }
         let slot = pool.slot_of(place.meta);
         if let Err(error) = pool.check_lease().and_then(|()| slot.detach(generation, leaving)) {
@@ -370,7 +370,7 @@ impl<'p, H: PoolHost> Guard<'p, Exclusive, H> {
         let Hold { pool, place, generation, .. } = self.hold;
         let detached = count.checked_sub(1).ok_or(PoolError::NoReference)?;
         pool.check_lease()?;
-        store(place.hot(), DETACHED_BY, pool.lease().word());
+        store(place.hot(), DETACHED_BY, pool.stay());
         let bit = pool.bits(AccessMode::ReadOnly);
         pool.slot_of(place.meta).preset(generation, bit, detached)
     }

@@ -10,6 +10,7 @@
 use core::cell::Cell;
 use core::fmt;
 
+use spinwire_layouts::shm::pool::stay;
 use spinwire_layouts::shm::{AccessMode, BufferId, SlotSplit};
 use spinwire_layouts::word::{to_usize, widen};
 
@@ -263,7 +264,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         let place = self.locate(id)?;
         self.check_lease()?;
         self.slot_of(place.meta).detach(id.generation(), 0)?;
-        store(place.hot(), DETACHED_BY, self.lease.word());
+        store(place.hot(), DETACHED_BY, self.stay());
         self.ref_count(id)
     }
 
@@ -501,6 +502,11 @@ impl<'m, H: PoolHost> Pool<'m, H> {
             AccessMode::ReadOnly => self.bit,
             AccessMode::ReadWrite => self.bit | SlotSplit::WRITER,
         }
+    }
+
+    /// What says that a reference was left behind by this handle.
+    pub(super) const fn stay(&self) -> u64 {
+        stay(self.lease.word(), self.lease.slot())
     }
 
     /// Whether this handle's lease stands. A handle that was taken for dead has nothing to let go of: its bit may be another's.

@@ -15,6 +15,7 @@
 //! successor in the same slot of the process table has the same bit, and could bring back the very word that a slow
 //! survivor has read: so each such step raises the count of repairs in the word, and the slow one's swap fails.
 
+use spinwire_layouts::shm::pool::stay;
 use spinwire_layouts::shm::{BufferId, Lease, LeaseState, Orphans, SlotSplit, SlotWord};
 
 use super::error::PoolError;
@@ -48,7 +49,7 @@ pub struct BufferRow {
     pub size: u64,
     /// Who has it.
     pub word: SlotWord,
-    /// Lease word of the process that last left a reference behind; 0 for none.
+    /// Who last left a reference behind: see [`stay`]; 0 for nobody.
     pub detached_by: u64,
     /// Whether its free bit is set.
     pub is_marked: bool,
@@ -85,7 +86,7 @@ impl PoolSegment<'_> {
         let corpse = Corpse {
             lease_word: word,
             dead,
-            live: Lease { state: LeaseState::Live, ..lease }.pack(),
+            stay: stay(dead, process),
             bit: self.split().holder(process),
             orphans: self.geometry().orphan_rule(),
         };
@@ -193,8 +194,8 @@ impl PoolSegment<'_> {
 struct Corpse<'s> {
     lease_word: &'s AtomicU64,
     dead: u64,
-    /// The lease word while it lived.
-    live: u64,
+    /// What says that a reference was left behind by it.
+    stay: u64,
     bit: u64,
     orphans: Orphans,
 }
@@ -209,7 +210,7 @@ impl Corpse<'_> {
         let holds = found & self.bit != 0;
         let orphaned = self.orphans == Orphans::Release
             && found & SlotSplit::DETACHED != 0
-            && detached_by == self.live;
+            && detached_by == self.stay;
         let next = match (holds, found & SlotSplit::WRITER != 0) {
             (true, true) => found & !in_use,
             (true, false) if orphaned => found & !self.bit & !SlotSplit::DETACHED,

@@ -183,7 +183,7 @@ fn prefix_of(name: &str, identity: &Identity) -> String {
 
 /// Two pools of one name differ in it, unless they were made in the same nanosecond or one in four billion is unlucky; then
 /// their headers differ.
-fn stamp(created_unix_ns: u64, pid: u64) -> u64 {
+const fn stamp(created_unix_ns: u64, pid: u64) -> u64 {
     (created_unix_ns ^ pid.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32
 }
 

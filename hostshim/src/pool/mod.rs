@@ -17,6 +17,7 @@
 //! # Example
 //!
 //! ```
+//! use spinwire_dataplane::pool::PoolError;
 //! use spinwire_hostshim::plane::Plane;
 //! use spinwire_hostshim::pool::{BufferPool, PoolConfig};
 //!
@@ -28,7 +29,7 @@
 //! let handle = pool.handle(&bump)?; // one a thread
 //! let mut frame = handle.acquire(5)?; // a guard: nobody else has this buffer
 //! frame.copy_from(0, b"hello")?;
-//! let id = frame.detach()?; // 64 bits, to be told to anybody
+//! let id = frame.detach().map_err(PoolError::from)?; // 64 bits, to be told to anybody
 //!
 //! let frame = handle.adopt(id)?; // in another process, say
 //! let mut text = [0; 5];
@@ -191,6 +192,10 @@ impl BufferPool {
         Self::enter(mapping, config)
     }
 
+    #[expect(
+        clippy::large_stack_frames,
+        reason = "set-up, once: the geometry is copied from hand to hand"
+    )]
     fn enter(mapping: SharedMapping, config: &PoolConfig) -> Result<Self, PoolOpenError> {
         let mapping = Arc::new(mapping);
         let lines = view::shared_lines(&mapping);
@@ -343,9 +348,19 @@ impl Shape for PoolShape {
     }
 }
 
-/// Takes back what dead processes held of a pool, as every process that has it open does. The counts are of this call's steps.
-#[allow(clippy::must_use_candidate, reason = "the figures are for those who want to tell")]
-pub fn reclaim_dead(segment: &PoolSegment<'_>, boot_id: [u8; 16]) -> Reclaimed {
+/// Takes back what dead processes held of the pool in `mapping`, as every process that has it open does: for tools that do not
+/// open it.
+///
+/// # Errors
+/// [`PoolOpenError`] where it is no pool, or one whose process numbers mean other processes.
+pub fn reclaim_in(mapping: &SharedMapping) -> Result<Reclaimed, PoolOpenError> {
+    let segment = PoolSegment::attach(view::shared_lines(mapping));
+    let segment = segment.map_err(|why| membership::broken(mapping, why))?;
+    let me = membership::introduce(mapping)?;
+    Ok(reclaim_dead(&segment, me.boot_id))
+}
+
+fn reclaim_dead(segment: &PoolSegment<'_>, boot_id: [u8; 16]) -> Reclaimed {
     let mut sum = Reclaimed::default();
     membership::for_each_dead(segment, boot_id, |slot| {
         if let Some(done) = segment.reclaim(slot, &Futexes) {

@@ -25,7 +25,7 @@
 //! is that of its last use: who takes it raises it in the same compare-and-swap. `repairs` is raised by whoever takes back
 //! from the dead, so that a slow one of two such finds another word even if a successor has put the same bit there again.
 
-use crate::word::{to_usize, widen};
+use crate::word::{TagWord, to_usize, widen};
 
 /// Most dimensions of a tensor.
 pub const MAX_NDIM: usize = 8;
@@ -168,6 +168,16 @@ const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(transparent)]
 pub struct BufferId(u64);
+
+/// Which stay of which process left a reference behind, as `detached_by` of a [`BufferMeta`] has it: a
+/// [`TagWord`](crate::word::TagWord) with the slot of the process table plus one as its tag, and generation and pid of the lease.
+/// The lease words of two handles of one process may be the same, as they lie in different slots.
+#[inline]
+#[must_use]
+pub const fn stay(lease: u64, slot: u16) -> u64 {
+    let [low, _] = slot.to_le_bytes();
+    TagWord { tag: low.wrapping_add(1), ..TagWord::unpack(lease) }.pack()
+}
 
 impl BufferId {
     /// The id that names nothing.
@@ -450,7 +460,7 @@ layout! {
         /// [`StorageType`] in bits 0 to 7, [`DType`] in bits 8 to 15, number of dimensions in bits 16 to 23, 1 in bit 24 where
         /// lines 1 to 4 are of this use of the slot, device number in bits 32 to 63.
         pub kind: u64 @ 16,
-        /// Lease word of the process that last left a reference behind in this use of the slot; 0 for none.
+        /// Who last left a reference behind in this use of the slot: see [`stay`]; 0 for nobody.
         pub detached_by: u64 @ 24,
         /// Zero.
         pub reserved0: [u64; 4] @ 32,

@@ -99,6 +99,11 @@ impl Folder {
         Self(candidates.find(|path| fs::create_dir(path).is_ok()).unwrap())
     }
 
+    /// One that somebody else has made.
+    pub(crate) const fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   traffic.rs    two endpoints of one segment exchange messages of every kind, in one thread
+//!   pools.rs      two handles on one pool do everything that is done with buffers
 //!   heap          a counting allocator under the whole test
 //!   syscalls      a child process under a seccomp filter that kills at the first system call but exit    seccomp.rs
 //!   page faults   getrusage of the thread, before and after
@@ -23,6 +24,7 @@
     reason = "a test fails by panicking, and its numbers are its own"
 )]
 
+mod pools;
 mod seccomp;
 mod traffic;
 
@@ -54,6 +56,24 @@ fn a_sealed_thread_uses_no_heap() {
         let counts = sealed.open();
         traffic.check(&seen, ROUNDS);
         assert!(counts.is_clean(), "{counts:?}");
+    });
+}
+
+#[test]
+fn buffers_of_a_pool_need_no_heap_no_system_call_and_no_page_fault() {
+    let _turn = take_turn();
+    pools::with(|pools| {
+        assert_eq!(pools.run(WARM_UP_ROUNDS), WARM_UP_ROUNDS);
+        let before = seccomp::page_faults();
+        let sealed = alloc_gate::seal(OnUse::Count);
+        let good = pools.run(ROUNDS);
+        let counts = sealed.open();
+        let after = seccomp::page_faults();
+        assert_eq!(good, ROUNDS);
+        assert!(counts.is_clean(), "{counts:?}");
+        assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
+        let ended = without_system_calls(|| pools.run(ROUNDS) == ROUNDS);
+        assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
     });
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod bw;
 pub(crate) mod doctor;
 pub(crate) mod lat;
+pub(crate) mod pool;
 pub(crate) mod ps;
 pub(crate) mod rm;
 pub(crate) mod top;

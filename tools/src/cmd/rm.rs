@@ -4,6 +4,9 @@
 //!   domain   a live process is in it                        kept: who, and how to end it
 //!            nobody is in it, somebody has it mapped        kept: may be joining
 //!            nobody                                         removed; by --dead only if the creator is dead, too
+//!   pool     as a domain                                    its large buffers are removed with it
+//!   buffer   its pool is there, or somebody has it mapped   kept
+//!            neither                                        removed
 //!   stats    its plane lives                                kept
 //!            its plane is dead                              removed
 //!   broken   not made by Spinwire, or not this user's       kept
@@ -16,9 +19,11 @@
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
+use spinwire_dataplane::pool::PoolSegment;
 use spinwire_dataplane::shm::{Segment, copy_header};
 use spinwire_hostshim::liveness::Life;
-use spinwire_hostshim::mem::{self, MapError, SegmentName};
+use spinwire_hostshim::mem::{self, MapError, SegmentDir, SegmentName};
+use spinwire_hostshim::pool::{self, large_prefix};
 
 use super::ps::holders::Holders;
 use super::ps::survey::{Content, Found, Party, Process, What, claim_of, look_at, processes};
@@ -44,17 +49,17 @@ pub(crate) struct Args {
 
 /// What becomes of one name.
 #[derive(Debug, Serialize)]
-struct Outcome {
-    name: String,
-    kind: &'static str,
-    action: Action,
-    why: String,
-    remedy: Option<String>,
+pub(crate) struct Outcome {
+    pub(crate) name: String,
+    pub(crate) kind: &'static str,
+    pub(crate) action: Action,
+    pub(crate) why: String,
+    pub(crate) remedy: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Action {
+pub(crate) enum Action {
     Removed,
     WouldRemove,
     Kept,
@@ -62,7 +67,7 @@ enum Action {
 
 /// What ought to become of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Ruling {
+pub(crate) enum Ruling {
     Remove { why: String },
     Keep { why: String, remedy: String },
 }
@@ -77,7 +82,7 @@ fn keep(why: impl Into<String>, remedy: impl Into<String>) -> Ruling {
 
 /// How a segment came to be looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Asked {
+pub(crate) enum Asked {
     ByName,
     Sweep,
 }
@@ -95,6 +100,10 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let holders = Holders::look();
     let mut well = outcomes.is_empty();
     for l in listed {
+        // Gone with its pool, which came before it.
+        if asked == Asked::Sweep && l.path.symlink_metadata().is_err() {
+            continue;
+        }
         let found = look_at(l, &holders);
         let ruling = judge(&found, asked);
         // What lives is no failure of a sweep.
@@ -108,7 +117,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     Ok(if well { Verdict::Well } else { Verdict::NotWell })
 }
 
-fn not_there(name: &str) -> Outcome {
+pub(crate) fn not_there(name: &str) -> Outcome {
     Outcome {
         name: name.to_owned(),
         kind: "missing",
@@ -118,9 +127,22 @@ fn not_there(name: &str) -> Outcome {
     }
 }
 
-fn judge(found: &Found, asked: Asked) -> Ruling {
+pub(crate) fn judge(found: &Found, asked: Asked) -> Ruling {
     match &found.what {
-        What::Domain { processes, .. } => judge_domain(found, processes, asked),
+        What::Domain { processes, .. } | What::Pool { processes, .. } => {
+            judge_domain(found, processes, asked)
+        }
+        What::Buffer { pool: Some(pool) } => keep(
+            format!("it is a large buffer of the pool {pool}"),
+            format!("remove the pool, and it goes with it: spinwire rm {pool}"),
+        ),
+        What::Buffer { pool: None } => match found.mapped_by.first() {
+            Some(pid) => keep(
+                format!("its pool is gone, but process {pid} has it mapped"),
+                format!("end it first: kill {pid}"),
+            ),
+            None => remove("its pool is gone"),
+        },
         What::Stats { plane } => {
             let parties = [found.creator.as_ref(), plane.as_ref().map(|plane| &plane.party)];
             match parties.into_iter().flatten().find(|party| party.may_live()) {
@@ -195,7 +217,7 @@ fn end(party: &Party) -> String {
     }
 }
 
-fn carry_out(found: &Found, ruling: Ruling, dry_run: bool) -> Outcome {
+pub(crate) fn carry_out(found: &Found, ruling: Ruling, dry_run: bool) -> Outcome {
     let outcome = |action, why, remedy| Outcome {
         name: found.name.clone(),
         kind: kind(found),
@@ -229,21 +251,33 @@ fn carry_out(found: &Found, ruling: Ruling, dry_run: bool) -> Outcome {
 /// Removes the name if it still stands for what was looked at.
 fn take_name(found: &Found) -> Result<bool, MapError> {
     match &found.mapping {
-        Some(mapping) => mapping.unlink(),
+        Some(mapping) => {
+            let header = copy_header(mapping.lines()).ok();
+            let taken = mapping.unlink()?;
+            if let (true, What::Pool { .. }, Some(header)) = (taken, &found.what, header) {
+                let prefix = large_prefix(&found.name, &header);
+                pool::unlink_large(&SegmentDir::from_env(), &prefix)?;
+            }
+            Ok(taken)
+        }
         None if claim_of(&found.path) != found.claim => Ok(false),
         None => mem::unlink(&found.name).map(|()| true),
     }
 }
 
-/// A live process that got into a domain between the look and the removal.
+/// A live process that got into it between the look and the removal.
 fn newcomer(found: &Found) -> Option<u32> {
     let lines = found.mapping.as_ref()?.lines();
-    let segment = Segment::attach(lines).ok()?;
     let boot_id = copy_header(lines).ok()?.boot_id;
-    processes(&segment, boot_id).iter().find(|p| p.party.may_live()).map(|p| p.party.pid)
+    let members = match &found.what {
+        What::Domain { .. } => processes(&Segment::attach(lines).ok()?, boot_id),
+        What::Pool { .. } => processes(&PoolSegment::attach(lines).ok()?, boot_id),
+        What::Stats { .. } | What::Buffer { .. } | What::Broken { .. } => Vec::new(),
+    };
+    members.iter().find(|p| p.party.may_live()).map(|p| p.party.pid)
 }
 
-fn in_words(outcomes: &[Outcome]) -> String {
+pub(crate) fn in_words(outcomes: &[Outcome]) -> String {
     if outcomes.is_empty() {
         return "Nothing to remove.\n".to_owned();
     }

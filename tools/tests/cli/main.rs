@@ -5,6 +5,7 @@
 //! | [`arguments`] | what is not understood, and folders that are none |
 //! | [`holders`] | segments of processes that live, are stopped, or were killed |
 //! | [`pair`] | `lat` and `bw` |
+//! | [`pools`] | pools of buffers, and who holds them |
 //! | [`traps`] | files that are no segments, or not any more |
 //! | [`planes`] | stats pages |
 #![allow(
@@ -23,6 +24,7 @@ mod arguments;
 mod holders;
 mod pair;
 mod planes;
+mod pools;
 mod rig;
 mod traps;
 
@@ -68,6 +70,7 @@ fn hold(role: &str) {
             let _domain = Domain::create_or_join(name, &config).unwrap();
             say_and_wait(|| {});
         }
+        "pool" => pools::hold(name),
         "page" => {
             let _page = StatsPage::create(&Name::new(name).unwrap()).unwrap();
             say_and_wait(|| {});

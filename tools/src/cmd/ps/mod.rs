@@ -3,10 +3,12 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`survey`] | the facts, which `rm` judges by too |
+//! | [`pools`] | what is in a pool, for `ps`, `rm` and `pool` |
 //! | [`holders`] | who has a file mapped, as the kernel tells |
 //! | [`table`] | columns, sizes, ages, and the way out |
 
 pub(crate) mod holders;
+pub(crate) mod pools;
 pub(crate) mod survey;
 pub(crate) mod table;
 
@@ -16,7 +18,8 @@ use clap::Args as ClapArgs;
 use spinwire_hostshim::mem;
 
 use self::holders::Holders;
-use self::survey::{Found, What, look_at, word};
+use self::pools::Class;
+use self::survey::{Found, Process, What, look_at, word};
 use self::table::{Lean, Table, age, bytes};
 use crate::report::{Failure, Verdict};
 
@@ -81,7 +84,7 @@ fn in_words(found: &[Found]) -> String {
     text
 }
 
-fn dash() -> String {
+pub(crate) fn dash() -> String {
     "-".to_owned()
 }
 
@@ -89,6 +92,8 @@ pub(crate) const fn kind(segment: &Found) -> &'static str {
     match segment.what {
         What::Domain { .. } => "domain",
         What::Stats { .. } => "stats",
+        What::Pool { .. } => "pool",
+        What::Buffer { .. } => "buffer",
         What::Broken { .. } => "broken",
     }
 }
@@ -97,16 +102,21 @@ pub(crate) const fn kind(segment: &Found) -> &'static str {
 fn use_of(segment: &Found) -> String {
     match &segment.what {
         What::Domain { processes, endpoints, lanes } => {
-            let dead = processes.iter().filter(|p| !p.party.may_live()).count();
-            let live = processes.len().saturating_sub(dead);
-            let dead = if dead == 0 { String::new() } else { format!(", {dead} dead") };
             format!(
-                "{live} live{dead}; {} endpoints, {} of {} lanes",
+                "{}; {} endpoints, {} of {} lanes",
+                live_and_dead(processes),
                 endpoints.len(),
                 lanes.open,
                 lanes.count
             )
         }
+        What::Pool { processes, classes } => {
+            let in_use: u32 = classes.iter().map(Class::in_use).sum();
+            let slots: u32 = classes.iter().map(|class| class.slots).sum();
+            format!("{}; {in_use} of {slots} buffers", live_and_dead(processes))
+        }
+        What::Buffer { pool: Some(pool) } => format!("pool {pool}"),
+        What::Buffer { pool: None } => "a pool that is gone".to_owned(),
         What::Stats { plane: Some(plane) } => {
             let cpu = plane.cpu.map_or_else(String::new, |cpu| format!(", cpu {cpu}"));
             format!("plane {} ({} {}{cpu})", plane.name, plane.party.pid, word(&plane.party.life))
@@ -120,34 +130,50 @@ fn use_of(segment: &Found) -> String {
     }
 }
 
+pub(crate) fn live_and_dead(processes: &[Process]) -> String {
+    let dead = processes.iter().filter(|p| !p.party.may_live()).count();
+    let live = processes.len().saturating_sub(dead);
+    if dead == 0 { format!("{live} live") } else { format!("{live} live, {dead} dead") }
+}
+
+/// Who is in it.
+pub(crate) fn process_table(processes: &[Process]) -> Table {
+    let mut rows = Table::new(&[
+        ("SLOT", Lean::Right),
+        ("PID", Lean::Right),
+        ("COMMAND", Lean::Left),
+        ("STATE", Lean::Left),
+        ("SINCE", Lean::Right),
+    ]);
+    for p in processes {
+        let since = if p.joined_unix_ns == 0 { dash() } else { age(p.since_s) };
+        rows.row([
+            p.slot.to_string(),
+            p.party.pid.to_string(),
+            p.command.clone(),
+            p.party.life.to_string(),
+            since,
+        ]);
+    }
+    rows
+}
+
 /// What does not fit into one row.
 fn details(segment: &Found) -> String {
     let name = table::plain(&segment.name);
     let mut text = String::new();
     match &segment.what {
-        What::Stats { .. } => {}
+        What::Stats { .. } | What::Buffer { .. } => {}
+        What::Pool { processes, .. } if processes.is_empty() => {}
+        What::Pool { processes, .. } => {
+            let _written = write!(text, "\n{name}\n{}", process_table(processes).text("  "));
+        }
         What::Broken { why, .. } => {
             // Writing to a String does not fail.
             let _written = writeln!(text, "\n{name} is broken: {}", table::plain(why));
         }
         What::Domain { processes, endpoints, lanes } => {
-            let mut rows = Table::new(&[
-                ("SLOT", Lean::Right),
-                ("PID", Lean::Right),
-                ("COMMAND", Lean::Left),
-                ("STATE", Lean::Left),
-                ("SINCE", Lean::Right),
-            ]);
-            for p in processes {
-                let since = if p.joined_unix_ns == 0 { dash() } else { age(p.since_s) };
-                rows.row([
-                    p.slot.to_string(),
-                    p.party.pid.to_string(),
-                    p.command.clone(),
-                    p.party.life.to_string(),
-                    since,
-                ]);
-            }
+            let rows = process_table(processes);
             let mut ends = Table::new(&[
                 ("ENDPOINT", Lean::Left),
                 ("TYPE", Lean::Left),

@@ -3,6 +3,8 @@
 //! ```text
 //!   folder --list--> name --open--> mapping --copy_header--> kind --+--> Domain   processes, endpoints, lanes
 //!                      |               |           |                +--> Plane    one process
+//!                      |               |           |                +--> Pool     processes, buffers by class
+//!                      |               |           |                +--> Buffer   of which pool
 //!                      '---------------'-----------'-- refused ------> Broken     why, and whose file it seems to be
 //! ```
 //!
@@ -17,7 +19,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 use spinwire_dataplane::poll::{PlaneSnapshot, StatsReader};
-use spinwire_dataplane::shm::lease::{self, ProcessRow};
+use spinwire_dataplane::pool::PoolSegment;
+use spinwire_dataplane::shm::lease::{self, Members, ProcessRow};
 use spinwire_dataplane::shm::{Segment, copy_header, directory, lane_table};
 use spinwire_hostshim::domain::row_is_dead;
 use spinwire_hostshim::error::{Errno, OsError};
@@ -28,6 +31,7 @@ use spinwire_layouts::abi::MAGIC;
 use spinwire_layouts::shm::{LaneState, LeaseState, SegmentHeader, SegmentKind};
 
 use super::holders::{FileKey, Holders};
+use super::pools::{self, Class};
 use crate::report::Failure;
 
 /// One name in the folder.
@@ -68,6 +72,13 @@ pub(crate) enum What {
         /// None where it could not be read, being written.
         plane: Option<PlaneRow>,
     },
+    /// A pool of buffers.
+    Pool { processes: Vec<Process>, classes: Vec<Class> },
+    /// A large buffer of a pool.
+    Buffer {
+        /// The pool, if it is still there.
+        pool: Option<String>,
+    },
     /// Nothing that can be joined.
     Broken {
         why: String,
@@ -91,7 +102,7 @@ impl Party {
     }
 }
 
-/// A process that is in a domain.
+/// A process that is in a domain or a pool.
 #[derive(Debug, Serialize)]
 pub(crate) struct Process {
     pub(crate) slot: u16,
@@ -264,6 +275,14 @@ const fn unknowable() -> Life {
 
 /// The parts of a segment, or what is wrong with it.
 fn inside(mapping: &SharedMapping, header: &SegmentHeader) -> Result<What, Failure> {
+    if header.kind == SegmentKind::Pool.code() {
+        let pool = PoolSegment::attach(mapping.lines())?;
+        let processes = members(&pool, header);
+        return Ok(What::Pool { processes, classes: pools::classes(&pool) });
+    }
+    if header.kind == SegmentKind::Buffer.code() {
+        return Ok(What::Buffer { pool: pools::pool_of(mapping.name()) });
+    }
     if header.kind == SegmentKind::Stats.code() {
         let reader = StatsReader::new(stats_page(mapping)?)?;
         let plane =
@@ -273,12 +292,7 @@ fn inside(mapping: &SharedMapping, header: &SegmentHeader) -> Result<What, Failu
         });
     }
     let segment = Segment::attach(mapping.lines())?;
-    let mut processes = processes(&segment, header.boot_id);
-    if is_of_other_namespace(header) {
-        for process in &mut processes {
-            process.party.life = unknowable();
-        }
-    }
+    let processes = members(&segment, header);
     let owner = |slot| processes.iter().find(|process: &&Process| process.slot == slot);
     let endpoints = directory::rows(&segment)
         .map(|row| Endpoint {
@@ -292,6 +306,18 @@ fn inside(mapping: &SharedMapping, header: &SegmentHeader) -> Result<What, Failu
     Ok(What::Domain { endpoints, lanes: lanes(&segment), processes })
 }
 
+/// The processes in a segment whose header is known, dead ones included.
+#[expect(single_use_lifetimes, reason = "an anonymous one is unstable in `impl Trait`")]
+pub(crate) fn members<'s>(segment: &impl Members<'s>, header: &SegmentHeader) -> Vec<Process> {
+    let mut processes = processes(segment, header.boot_id);
+    if is_of_other_namespace(header) {
+        for process in &mut processes {
+            process.party.life = unknowable();
+        }
+    }
+    processes
+}
+
 pub(crate) fn plane_row(plane: &PlaneSnapshot, boot_id: [u8; 16]) -> PlaneRow {
     let plane = &plane.plane;
     let identity = Identity { pid: plane.pid, start_time: plane.start_time, boot_id };
@@ -302,8 +328,9 @@ pub(crate) fn plane_row(plane: &PlaneSnapshot, boot_id: [u8; 16]) -> PlaneRow {
     }
 }
 
-/// The processes in a domain, dead ones included.
-pub(crate) fn processes(segment: &Segment<'_>, boot_id: [u8; 16]) -> Vec<Process> {
+/// The processes in a segment, dead ones included.
+#[expect(single_use_lifetimes, reason = "an anonymous one is unstable in `impl Trait`")]
+pub(crate) fn processes<'s>(segment: &impl Members<'s>, boot_id: [u8; 16]) -> Vec<Process> {
     lease::rows(segment)
         .map(|row| Process {
             slot: row.slot,
