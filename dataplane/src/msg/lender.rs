@@ -86,6 +86,9 @@ impl<'p, 'm, H: PoolHost> Lender<'p, 'm, H> {
 
     /// Lets go of the buffers whose receivers have settled them, or are gone. Returns how many. `endpoint` is the one by which
     /// they were sent.
+    ///
+    /// It looks at a line that the receivers write, so not with every message: `send_loan` does it when no row is free. Call it
+    /// when there is time, or when the pool is empty.
     pub fn collect<P: Provider>(&self, endpoint: &Endpoint<'_, P>) -> usize {
         let before = self.count.get();
         let mut at = 0;
@@ -116,7 +119,7 @@ impl<'p, 'm, H: PoolHost> Lender<'p, 'm, H> {
         to: SendTo,
         guard: Guard<'p, M, H>,
     ) -> Result<(), Refused<Guard<'p, M, H>>> {
-        if self.count.get() > 0 {
+        if self.count.get() >= self.rows.len() {
             self.collect(endpoint);
         }
         let SendTo { peer, tag, immediate } = to;

@@ -187,7 +187,11 @@ impl<'m> Parcel<'m> {
         &self,
         pool: &'p Pool<'p, H>,
     ) -> Result<Guard<'p, Shared, H>, PoolError> {
-        if self.is_of(pool.segment()) { pool.get(self.id()) } else { Err(PoolError::Foreign) }
+        if !self.is_of(pool.segment()) {
+            return Err(PoolError::Foreign);
+        }
+        pool.expect(self.id());
+        pool.get(self.id())
     }
 }
 

@@ -21,7 +21,7 @@ use super::host::{NoHost, PoolHost, Slept};
 use super::segment::{DETACHED_BY, KIND, META_LINES, PoolSegment, SIZE, store};
 use super::slot::{Left, Slot};
 use crate::error::{Fatal, Retry};
-use crate::raw::line::{LINE_BYTES, Line};
+use crate::raw::line::{self, LINE_BYTES, Line};
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lease::{self, ProcessLease};
 use crate::sync::{AtomicU64, Ordering};
@@ -210,6 +210,18 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     #[inline]
     pub fn get(&self, id: BufferId) -> Result<Guard<'_, Shared, H>, PoolError> {
         self.read_with(id, Slot::share)
+    }
+
+    /// Asks for the lines that a guard for reading and its reader will want first: the slot word, to be written, and the start
+    /// of the buffer. All at once, where each would wait for the one before.
+    #[inline]
+    pub(crate) fn expect(&self, id: BufferId) {
+        if let Ok(place) = self.locate(id)
+            && let Some(payload) = self.payload(&place)
+        {
+            line::prefetch_for_write(place.hot());
+            line::prefetch(payload, 0);
+        }
     }
 
     /// The only guard of a buffer, for writing. The buffer must be one that nobody holds: its references are all detached.

@@ -22,8 +22,6 @@ use crate::report::Failure;
 const WORD: usize = 8;
 /// Bytes that are copied out at once where a buffer is compared in full.
 const CHUNK_WORDS: usize = 256;
-/// Buffers under way at once.
-pub(crate) const UNDER_WAY_MAX: u32 = 64;
 /// Bytes of all buffers together, at most; at least [`BUFFERS_MIN`] there are.
 const POOL_BYTES: usize = 64 << 20;
 const BUFFERS_MIN: usize = 16;
@@ -69,7 +67,9 @@ pub(crate) fn clear(domain: &str) {
 
 impl<'p> Loans<'p> {
     pub(crate) fn place(handle: &'p PoolHandle<'_>, bump: &Bump<'p>) -> Result<Self, Failure> {
-        Ok(Self { lender: Lender::place(handle, bump, UNDER_WAY_MAX)? })
+        // So few that neither end can hold all of them.
+        let buffers = handle.segment().geometry().slot_count();
+        Ok(Self { lender: Lender::place(handle, bump, buffers / 4)? })
     }
 
     /// A buffer of `size` bytes, as soon as there is one.

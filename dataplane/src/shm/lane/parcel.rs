@@ -75,7 +75,19 @@ impl LaneTx<'_> {
     fn parcels_under_way(&self) -> u64 {
         // SYNC(settle): Acquire pairs with the Release in LaneRx::settle. What the receiver did to get a reference of its own is done.
         let settled = self.memory.get().settled().load(Ordering::Acquire);
+        self.parcels_seen.set(settled);
         settled ^ self.parcels_sent.get()
+    }
+
+    /// A number that is not under way. Looks at what the receiver says only where no number is known to be free.
+    fn free_number(&self) -> Option<u8> {
+        let mut free = !(self.parcels_seen.get() ^ self.parcels_sent.get());
+        if free == 0 {
+            free = !self.parcels_under_way();
+        }
+        u8::try_from(free.trailing_zeros())
+            .ok()
+            .filter(|number| widen(PARCELS_MAX) > u64::from(*number))
     }
 
     /// Stages a parcel, as [`LaneTx::stage`] stages a message. Returns its number. It is not visible before the next publish.
@@ -87,11 +99,7 @@ impl LaneTx<'_> {
         (buffer, pool): (BufferId, u32),
         envelope: Envelope,
     ) -> Result<u8, PostError> {
-        let free = !self.parcels_under_way();
-        let number = u8::try_from(free.trailing_zeros()).unwrap_or(u8::MAX);
-        if widen(PARCELS_MAX) <= u64::from(number) {
-            return Err(Retry::NoCredit.into());
-        }
+        let number = self.free_number().ok_or(Retry::NoCredit)?;
         let body = Descriptor { buffer, pool, number }.body();
         self.stage_as(body.as_bytes(), envelope, flags::PARCEL)?;
         self.parcels_sent.set(self.parcels_sent.get() ^ bit(number));
