@@ -86,6 +86,15 @@ impl<H: PoolHost> Clone for Hold<'_, H> {
 
 impl<H: PoolHost> Copy for Hold<'_, H> {}
 
+impl<H: PoolHost> Hold<'_, H> {
+    /// From now on it is for reading: further guards of this handle know of the buffer what this one knows.
+    fn shared(&self) {
+        self.place.tally.generation.set(self.generation);
+        self.place.tally.length.set(self.length);
+        self.place.tally.count.set(1);
+    }
+}
+
 /// A guard that could not be given up, and why.
 #[derive(Debug)]
 pub struct Kept<'p, M: Mode, H: PoolHost = NoHost> {
@@ -215,7 +224,7 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
     #[inline]
     pub fn detach(self) -> Result<BufferId, Kept<'p, M, H>> {
         let Hold { pool, place, generation, .. } = self.hold;
-        let count = place.count.get();
+        let count = place.tally.count.get();
         let last = count == WRITING || count == 1;
         let leaving = if last { pool.bits(M::ACCESS) } else { 0 };
         if pool.has_lease() {
@@ -225,7 +234,7 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
         if let Err(error) = pool.check_lease().and_then(|()| slot.detach(generation, leaving)) {
             return Err(Kept { error, guard: self });
         }
-        place.count.set(if last { 0 } else { count.wrapping_sub(1) });
+        place.tally.count.set(if last { 0 } else { count.wrapping_sub(1) });
         Ok(ManuallyDrop::new(self).id())
     }
 
@@ -238,7 +247,7 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
             // Refused only where the handle was taken for dead; then nobody is to find the buffer, and nobody does.
             let _fenced =
                 pool.slot_of(place.meta).publish(generation, pool.bits(AccessMode::ReadOnly));
-            place.count.set(1);
+            self.hold.shared();
         }
         let _kept = ManuallyDrop::new(self);
     }
@@ -301,7 +310,7 @@ impl<'p, H: PoolHost> Guard<'p, Shared, H> {
     /// The guard comes back, with `Busy` where it is not the last; `Fatal` where the handle was fenced.
     pub fn try_exclusive(self) -> Result<Guard<'p, Exclusive, H>, Kept<'p, Shared, H>> {
         let Hold { pool, place, generation, .. } = self.hold;
-        let alone = if place.count.get() == 1 { Ok(()) } else { Err(PoolError::Busy) };
+        let alone = if place.tally.count.get() == 1 { Ok(()) } else { Err(PoolError::Busy) };
         let bit = pool.bits(AccessMode::ReadOnly);
         let upgraded = alone
             .and_then(|()| pool.check_lease())
@@ -309,7 +318,7 @@ impl<'p, H: PoolHost> Guard<'p, Shared, H> {
         if let Err(error) = upgraded {
             return Err(Kept { error, guard: self });
         }
-        place.count.set(WRITING);
+        place.tally.count.set(WRITING);
         Ok(Guard::from_hold(ManuallyDrop::new(self).hold))
     }
 }
@@ -357,7 +366,7 @@ impl<'p, H: PoolHost> Guard<'p, Exclusive, H> {
         let Hold { pool, place, generation, .. } = self.hold;
         pool.check_lease()?;
         pool.slot_of(place.meta).publish(generation, pool.bits(AccessMode::ReadOnly))?;
-        place.count.set(1);
+        self.hold.shared();
         Ok(Guard::from_hold(ManuallyDrop::new(self).hold))
     }
 

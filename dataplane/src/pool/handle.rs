@@ -18,7 +18,7 @@ use super::error::PoolError;
 use super::free_map::{FreeMap, Try};
 use super::guard::{AnyGuard, Exclusive, Guard, Shared};
 use super::host::{NoHost, PoolHost, Slept};
-use super::segment::{DETACHED_BY, KIND, META_LINES, PoolSegment, SIZE, store};
+use super::segment::{DETACHED_BY, KIND, META_LINES, PoolSegment, SIZE, load, store};
 use super::slot::{Left, Slot};
 use crate::error::{Fatal, Retry};
 use crate::raw::line::{self, LINE_BYTES, Line};
@@ -63,13 +63,24 @@ impl ClassTable<'_> {
     }
 }
 
+/// What a handle holds of a slot, in private memory.
+#[derive(Debug)]
+pub(super) struct Tally {
+    /// Guards, or [`WRITING`].
+    pub(super) count: Cell<u32>,
+    /// Which use of the slot, and how many bytes are in use, as long as there is a guard for reading: a second one need not
+    /// look at the slot, whose line may be far away.
+    pub(super) generation: Cell<u64>,
+    pub(super) length: Cell<u64>,
+}
+
 /// One slot, as a handle sees it.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'p> {
     pub(super) slot: u32,
     pub(super) class: &'p ClassTable<'p>,
     pub(super) meta: &'p [Line; META_LINES],
-    pub(super) count: &'p Cell<u32>,
+    pub(super) tally: &'p Tally,
 }
 
 /// A handle on a pool, for one thread. Its guards borrow it.
@@ -83,7 +94,7 @@ pub struct Pool<'m, H: PoolHost = NoHost> {
     bit: u64,
     split: SlotSplit,
     classes: &'m [ClassTable<'m>],
-    counts: &'m [Cell<u32>],
+    tallies: &'m [Tally],
     host: &'m H,
 }
 
@@ -101,7 +112,8 @@ impl PoolSegment<'_> {
     #[must_use]
     pub fn handle_bytes(&self) -> usize {
         let classes = self.geometry().classes().len();
-        let counts = to_usize(widen(self.geometry().slot_count())).saturating_mul(size_of::<u32>());
+        let counts =
+            to_usize(widen(self.geometry().slot_count())).saturating_mul(size_of::<Tally>());
         size_of::<PoolSegment<'_>>()
             .saturating_add(classes.saturating_mul(size_of::<ClassTable<'_>>()))
             .saturating_add(counts)
@@ -141,7 +153,11 @@ impl<'m, H: PoolHost> Pool<'m, H> {
             }
         })?;
         let slots = to_usize(widen(segment.geometry().slot_count()));
-        let counts = bump.slice_with(slots, |_| Cell::new(0))?;
+        let tallies = bump.slice_with(slots, |_| Tally {
+            count: Cell::new(0),
+            generation: Cell::new(0),
+            length: Cell::new(0),
+        })?;
         // A lease of another segment has no word here: such a handle is fenced from the start.
         let lease_word = match lease::lease_word(segment, lease.slot()) {
             Some(word) => word,
@@ -149,7 +165,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         };
         let split = segment.split();
         let bit = split.holder(lease.slot());
-        Ok(Self { segment, lease, lease_word, bit, split, classes, counts, host })
+        Ok(Self { segment, lease, lease_word, bit, split, classes, tallies, host })
     }
 
     /// The pool that it is on.
@@ -217,6 +233,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     #[inline]
     pub(crate) fn expect(&self, id: BufferId) {
         if let Ok(place) = self.locate(id)
+            && place.tally.count.get() == 0
             && let Some(payload) = self.payload(&place)
         {
             line::prefetch_for_write(place.hot());
@@ -239,7 +256,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     #[inline]
     pub fn adopt(&self, id: BufferId) -> Result<Guard<'_, Shared, H>, PoolError> {
         let place = self.locate(id)?;
-        if place.count.get() == 0 {
+        if place.tally.count.get() == 0 {
             return self.read_with(id, Slot::adopt);
         }
         // Its bit is there already: the detached reference turns into one more guard of this handle.
@@ -358,7 +375,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         store(place.hot(), SIZE, length);
         store(place.hot(), KIND, 0);
         store(place.hot(), DETACHED_BY, 0);
-        place.count.set(WRITING);
+        place.tally.count.set(WRITING);
         Ok(Some(Guard::new(self, place, generation, length, payload)))
     }
 
@@ -387,7 +404,8 @@ impl<'m, H: PoolHost> Pool<'m, H> {
 
     #[inline]
     fn attempt<'p>(&'p self, class: &'p ClassTable<'p>, slot: u32) -> Try<(Place<'p>, u64)> {
-        let Some(place) = self.place(class, slot).filter(|place| place.count.get() == 0) else {
+        let Some(place) = self.place(class, slot).filter(|place| place.tally.count.get() == 0)
+        else {
             return Try::Pass;
         };
         match self.slot_of(place.meta).claim(self.bit) {
@@ -398,8 +416,8 @@ impl<'m, H: PoolHost> Pool<'m, H> {
 
     fn place<'p>(&'p self, class: &'p ClassTable<'p>, slot: u32) -> Option<Place<'p>> {
         let meta = self.segment.meta(slot)?;
-        let count = self.counts.get(to_usize(widen(slot)))?;
-        Some(Place { slot, class, meta, count })
+        let tally = self.tallies.get(to_usize(widen(slot)))?;
+        Some(Place { slot, class, meta, tally })
     }
 
     fn locate(&self, id: BufferId) -> Result<Place<'_>, PoolError> {
@@ -423,21 +441,28 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         let place = self.locate(id)?;
         let (slot, generation) = (self.slot_of(place.meta), id.generation());
         let payload = self.payload(&place).ok_or(PoolError::NotMapped { slot: place.slot })?;
-        let count = place.count.get();
+        let count = place.tally.count.get();
+        self.check_lease()?;
         match count {
             0 => {
-                self.check_lease()?;
                 enter(slot, generation, self.bit)?;
+                let length = load(place.hot(), SIZE).min(place.class.slot_bytes);
+                place.tally.generation.set(generation);
+                place.tally.length.set(length);
             }
             WRITING if slot.is_held(generation, self.bit) => return Err(PoolError::Busy),
-            _ if !slot.is_held(generation, self.bit) => return Err(PoolError::Stale),
+            // While there is a guard, the bit of this handle stands for that use of the slot and no other.
+            _ if count == WRITING || place.tally.generation.get() != generation => {
+                return Err(PoolError::Stale);
+            }
             _ => {}
         }
         if count >= WRITING.wrapping_sub(1) {
             return Err(PoolError::TooManyReferences);
         }
-        place.count.set(count.wrapping_add(1));
-        Ok(Guard::read(self, place, generation, payload))
+        place.tally.count.set(count.wrapping_add(1));
+        let length = place.tally.length.get();
+        Ok(Guard::new(self, place, generation, length, payload))
     }
 
     fn write_with<'p>(
@@ -448,13 +473,13 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         let place = self.locate(id)?;
         let (slot, generation) = (self.slot_of(place.meta), id.generation());
         let payload = self.payload(&place).ok_or(PoolError::NotMapped { slot: place.slot })?;
-        if place.count.get() != 0 {
+        if place.tally.count.get() != 0 {
             let held = slot.is_held(generation, self.bit);
             return Err(if held { PoolError::Busy } else { PoolError::Stale });
         }
         self.check_lease()?;
         enter(slot, generation, self.bit)?;
-        place.count.set(WRITING);
+        place.tally.count.set(WRITING);
         Ok(Guard::read(self, place, generation, payload))
     }
 
@@ -486,12 +511,12 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     /// A guard goes: one of several in private, the last one in the slot word.
     #[inline]
     pub(super) fn let_go(&self, place: &Place<'_>, generation: u64, mode: AccessMode) {
-        let count = place.count.get();
+        let count = place.tally.count.get();
         if count != WRITING && count > 1 {
-            place.count.set(count.wrapping_sub(1));
+            place.tally.count.set(count.wrapping_sub(1));
             return;
         }
-        place.count.set(0);
+        place.tally.count.set(0);
         if !self.has_lease() {
             return;
         }
