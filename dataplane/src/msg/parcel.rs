@@ -165,6 +165,12 @@ impl<'m> Parcel<'m> {
         self.0.what.get().buffer
     }
 
+    /// What tells its pool from most others, in 24 bits, as the sender wrote it.
+    #[must_use]
+    pub const fn pool_key(&self) -> u32 {
+        self.0.what.get().pool
+    }
+
     /// Whether it says that it is of that pool.
     #[must_use]
     pub fn is_of(&self, pool: &PoolSegment<'_>) -> bool {

@@ -290,7 +290,7 @@ fn echo(
 }
 
 /// Sends buffers of the pool and waits for each to come back. What is timed is the way there and back and the look at what is in
-/// it at either end, not the writing.
+/// it at either end, not the writing: the next one is written meanwhile.
 fn echo_loans(
     client: &Client<'_, '_, '_>,
     (size, marking, count): (usize, Marking, u64),
@@ -304,15 +304,20 @@ fn echo_loans(
     let clock = &station.clock;
     let to = Station::data_to(client.server, marking);
     let deadline = Deadline::new();
-    let begin = clock.ticks();
-    for number in 0..count {
+    let mut written = |number| {
         let mut guard = loans.acquire(station, size, &deadline)?;
         stamper.write(&mut guard, number)?;
-        // What was written is out of the store buffer: the writing is not timed.
-        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        Ok::<_, Failure>(guard)
+    };
+    let begin = clock.ticks();
+    let mut next = written(0)?;
+    for number in 0..count {
         let sent = clock.ticks();
-        loans.send(station, to, guard, &deadline)?;
+        loans.send(station, to, next, &deadline)?;
         station.endpoint.flush();
+        // While that is under way: what came back before goes, and the next one is written.
+        loans.lender.collect(&station.endpoint);
+        next = written(number.saturating_add(1))?;
         let (mut completion, guard) = loop {
             station.turn();
             if let Some(mut completion) = station.endpoint.poll()
@@ -329,13 +334,11 @@ fn echo_loans(
             return Err("a buffer came back changed".into());
         }
         drop(guard);
-        // Few buffers that are used again and again are near.
-        station.endpoint.flush();
-        loans.lender.collect(&station.endpoint);
         if let Some(loan) = completion.loan.take() {
             station.post_data(loan, marking, DataUse::OneMessage)?;
         }
     }
+    drop(next);
     loans.settle(station)?;
     Ok(clock.ticks_to_ns(clock.ticks().saturating_sub(begin)))
 }
