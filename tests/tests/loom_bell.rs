@@ -74,7 +74,7 @@ fn sleep_against(publish: Publish) {
         |text| directory::register(&segment, &lease, &name(text), EndpointKind::Rdm).unwrap();
     let (sleeper, sender) = (enter("sleeper"), enter("sender"));
     let to = directory::endpoint_at(&segment, sleeper.slot).unwrap();
-    let open = move || lane_table::open(&segment, sender, lease.slot(), &to).unwrap();
+    let open = move || lane_table::open(&segment, sender, lease.slot(), &to, 0).unwrap();
     let news = directory::news(&segment, sleeper.slot).unwrap();
     let lane = match publish {
         Publish::Message => Some(open()),

@@ -161,11 +161,11 @@ fn what_was_staged_is_not_there() {
     });
 }
 
-/// A run is taken as its messages would be one by one.
+/// A run is taken as its messages would be one by one. Each was published alone, and has a line of the spill to itself.
 #[test]
 fn a_run() {
     loom::model(|| {
-        let memory = Memory::new(4, 1);
+        let memory = Memory::new(4, 2);
         let sender = {
             let memory = Arc::clone(&memory);
             thread::spawn(move || {

@@ -38,7 +38,7 @@ mod tx;
 use spinwire_layouts::shm::lane::CELL_INLINE_BYTES;
 use spinwire_layouts::wire::message::flags;
 
-use crate::raw::line::{LINE_BYTES, Line};
+use crate::raw::line::{LINE_BYTES, Line, WORD_BYTES};
 use crate::sync::{AtomicU64, Ordering};
 
 pub use parcel::Descriptor;
@@ -241,11 +241,11 @@ const fn spill_index(spill: &[Line], at: u64) -> usize {
     index(at, spill.len().wrapping_mul(LINE_BYTES).wrapping_sub(1))
 }
 
-/// The line that `length` bytes from `at` on lie in, where it is one.
+/// The words from byte `at` of the spill to the end of its line, where `length` bytes fit into them.
 #[inline(always)]
-fn sole_line(spill: &[Line], at: usize, length: usize) -> Option<&Line> {
-    let fits = length <= LINE_BYTES.wrapping_sub(at % LINE_BYTES);
-    if fits { spill.get(at / LINE_BYTES) } else { None }
+fn words_of_line(spill: &[Line], at: usize, length: usize) -> Option<&[AtomicU64]> {
+    let words = spill.get(at / LINE_BYTES)?.words().get(at % LINE_BYTES / WORD_BYTES..)?;
+    (length <= words.len().wrapping_mul(WORD_BYTES)).then_some(words)
 }
 
 fn length_u64(lines: &[Line]) -> u64 {

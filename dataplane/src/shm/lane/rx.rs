@@ -7,11 +7,11 @@ use spinwire_layouts::wire::message::{Head, flags};
 
 use super::{
     Envelope, LaneMemory, PAYLOAD_WORD, Place, ReceiverState, index, length_u64, next_spill_line,
-    place, sequence, sole_line, spill_index,
+    place, sequence, spill_index, words_of_line,
 };
 use crate::error::Fatal;
 use crate::raw::line::{self, LINE_BYTES, Line, WORD_BYTES};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 
 /// A message at the front of a lane: the checked copy of its head word.
 #[derive(Clone, Copy, Debug)]
@@ -176,12 +176,8 @@ impl<'s> LaneRx<'s> {
         debug_assert!(to.len() <= arrival.length, "the message has no more bytes");
         let inline_bytes = arrival.place.inline_bytes.min(to.len());
         let (inline, rest) = to.split_at_mut_checked(inline_bytes).unwrap_or_default();
-        if let Ok(full) = <&mut [u8; CELL_INLINE_BYTES]>::try_from(&mut *inline) {
-            read_full(cell, full);
-        } else {
-            let skip = PAYLOAD_WORD.wrapping_add(usize::from(arrival.envelope.immediate.is_some()));
-            read_line(cell, skip, inline);
-        }
+        let skip = PAYLOAD_WORD.wrapping_add(usize::from(arrival.envelope.immediate.is_some()));
+        read_inline(cell, skip, inline);
         if !rest.is_empty() {
             read_spill(memory.spill, arrival.place.spill_at, rest);
         }
@@ -218,7 +214,7 @@ impl<'s> LaneRx<'s> {
             let own_line = if found == alike { 0 } else { flags::OWN_LINE };
             let place = place(like.length, bits | own_line, spill);
             let (inline, rest) = room.split_at_mut_checked(place.inline_bytes).unwrap_or_default();
-            read_line(cell, PAYLOAD_WORD, inline);
+            read_inline(cell, PAYLOAD_WORD, inline);
             if place.spill_end != spill {
                 let rest_bytes = like.length.wrapping_sub(place.inline_bytes);
                 let rest = rest.get_mut(..rest_bytes).unwrap_or_default();
@@ -279,19 +275,22 @@ impl<'s> LaneRx<'s> {
     }
 }
 
-/// Copies the payload of a full cell, which has no immediate data: word by word, without a loop.
+/// Copies what of a message is in its cell, from word `skip` on.
 #[inline(always)]
-fn read_full(cell: &Line, to: &mut [u8; CELL_INLINE_BYTES]) {
+fn read_inline(cell: &Line, skip: usize, to: &mut [u8]) {
+    let Ok(full) = <&mut [u8; CELL_INLINE_BYTES]>::try_from(&mut *to) else {
+        return read_words(cell.words().get(skip..).unwrap_or_default(), to);
+    };
+    // A full cell has no immediate data: word by word, without a loop.
     let [_, _, words @ ..] = cell.words();
-    for (bytes, word) in to.as_chunks_mut::<WORD_BYTES>().0.iter_mut().zip(words) {
+    for (bytes, word) in full.as_chunks_mut::<WORD_BYTES>().0.iter_mut().zip(words) {
         *bytes = word.load(Ordering::Relaxed).to_le_bytes();
     }
 }
 
-/// Copies `to.len()` bytes of a line, from word `skip` on.
+/// Copies `to.len()` bytes of words; the last one may be needed in part.
 #[inline(always)]
-fn read_line(from: &Line, skip: usize, to: &mut [u8]) {
-    let words = from.words().get(skip..).unwrap_or_default();
+fn read_words(words: &[AtomicU64], to: &mut [u8]) {
     let (whole, partial) = to.as_chunks_mut::<WORD_BYTES>();
     for (bytes, word) in whole.iter_mut().zip(words) {
         *bytes = word.load(Ordering::Relaxed).to_le_bytes();
@@ -307,8 +306,8 @@ fn read_line(from: &Line, skip: usize, to: &mut [u8]) {
 #[inline(always)]
 fn read_spill(spill: &[Line], at: u64, to: &mut [u8]) {
     let at = spill_index(spill, at);
-    match sole_line(spill, at, to.len()) {
-        Some(line) => read_line(line, at % LINE_BYTES / WORD_BYTES, to),
+    match words_of_line(spill, at, to.len()) {
+        Some(words) => read_words(words, to),
         None => read_spill_lines(spill, at, to),
     }
 }

@@ -7,7 +7,7 @@ use spinwire_layouts::wire::message::{Head, flags};
 
 use super::{
     BATCH_CELLS_MAX, Envelope, LaneMemory, ReceiverState, index, length_u64, next_spill_line,
-    place, sequence, sole_line, spill_index,
+    place, sequence, spill_index, words_of_line,
 };
 use crate::error::{Fatal, PostError, Retry};
 use crate::raw::barrier::store_before_load_of_bell;
@@ -289,11 +289,8 @@ fn write_words(words: &[AtomicU64], bytes: &[u8]) {
 #[inline(always)]
 fn write_spill(spill: &[Line], at: u64, bytes: &[u8]) {
     let at = spill_index(spill, at);
-    match sole_line(spill, at, bytes.len()) {
-        Some(line) => {
-            let words = line.words().get(at % LINE_BYTES / WORD_BYTES..);
-            write_words(words.unwrap_or_default(), bytes);
-        }
+    match words_of_line(spill, at, bytes.len()) {
+        Some(words) => write_words(words, bytes),
         None => write_spill_lines(spill, at, bytes),
     }
 }
