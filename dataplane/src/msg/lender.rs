@@ -28,6 +28,7 @@
 use core::cell::Cell;
 
 use spinwire_layouts::shm::BufferId;
+use spinwire_layouts::shm::lane::PARCELS_MAX;
 use spinwire_layouts::word::{to_usize, widen};
 
 use super::parcel::key_of;
@@ -119,7 +120,8 @@ impl<'p, 'm, H: PoolHost> Lender<'p, 'm, H> {
         to: SendTo,
         guard: Guard<'p, M, H>,
     ) -> Result<(), Refused<Guard<'p, M, H>>> {
-        if self.count.get() >= self.rows.len() {
+        // Before any number can be used again whose row is still here.
+        if self.count.get() >= self.rows.len().min(to_usize(widen(PARCELS_MAX))) {
             self.collect(endpoint);
         }
         let SendTo { peer, tag, immediate } = to;

@@ -442,9 +442,9 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         let (slot, generation) = (self.slot_of(place.meta), id.generation());
         let payload = self.payload(&place).ok_or(PoolError::NotMapped { slot: place.slot })?;
         let count = place.tally.count.get();
-        self.check_lease()?;
         match count {
             0 => {
+                self.check_lease()?;
                 enter(slot, generation, self.bit)?;
                 let length = load(place.hot(), SIZE).min(place.class.slot_bytes);
                 place.tally.generation.set(generation);
@@ -452,7 +452,10 @@ impl<'m, H: PoolHost> Pool<'m, H> {
             }
             WRITING if slot.is_held(generation, self.bit) => return Err(PoolError::Busy),
             // While there is a guard, the bit of this handle stands for that use of the slot and no other.
-            _ if count == WRITING || place.tally.generation.get() != generation => {
+            _ if count == WRITING
+                || place.tally.generation.get() != generation
+                || !self.has_lease() =>
+            {
                 return Err(PoolError::Stale);
             }
             _ => {}

@@ -83,6 +83,8 @@ struct Measured {
 
 /// Messages before the first that counts.
 const WARM_UP: u64 = 20_000;
+/// Turns between writing a buffer of the pool and sending it.
+const TURNS_BETWEEN: u32 = 16;
 /// What is measured where the arguments say nothing: about so long per size.
 const SECONDS: f64 = 1.0;
 
@@ -290,7 +292,7 @@ fn echo(
 }
 
 /// Sends buffers of the pool and waits for each to come back. What is timed is the way there and back and the look at what is in
-/// it at either end, not the writing: the next one is written meanwhile.
+/// it at either end, not the writing.
 fn echo_loans(
     client: &Client<'_, '_, '_>,
     (size, marking, count): (usize, Marking, u64),
@@ -312,12 +314,13 @@ fn echo_loans(
     let begin = clock.ticks();
     let mut next = written(0)?;
     for number in 0..count {
+        // A service turns when it has written something; and so what was written is out of the store buffer.
+        for _ in 0..TURNS_BETWEEN {
+            station.turn();
+        }
         let sent = clock.ticks();
         loans.send(station, to, next, &deadline)?;
         station.endpoint.flush();
-        // While that is under way: what came back before goes, and the next one is written.
-        loans.lender.collect(&station.endpoint);
-        next = written(number.saturating_add(1))?;
         let (mut completion, guard) = loop {
             station.turn();
             if let Some(mut completion) = station.endpoint.poll()
@@ -337,6 +340,9 @@ fn echo_loans(
         if let Some(loan) = completion.loan.take() {
             station.post_data(loan, marking, DataUse::OneMessage)?;
         }
+        station.endpoint.flush();
+        loans.lender.collect(&station.endpoint);
+        next = written(number.saturating_add(1))?;
     }
     drop(next);
     loans.settle(station)?;

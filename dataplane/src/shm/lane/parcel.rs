@@ -75,16 +75,15 @@ impl LaneTx<'_> {
     fn parcels_under_way(&self) -> u64 {
         // SYNC(settle): Acquire pairs with the Release in LaneRx::settle. What the receiver did to get a reference of its own is done.
         let settled = self.memory.get().settled().load(Ordering::Acquire);
-        self.parcels_seen.set(settled);
         settled ^ self.parcels_sent.get()
     }
 
-    /// A number that is not under way. Looks at what the receiver says only where no number is known to be free.
+    /// A number that is not under way, and was seen not to be. Looks at what the receiver says only where there is none.
     fn free_number(&self) -> Option<u8> {
-        let mut free = !(self.parcels_seen.get() ^ self.parcels_sent.get());
-        if free == 0 {
-            free = !self.parcels_under_way();
+        if self.parcels_out.get() == u64::MAX {
+            self.parcels_out.set(self.parcels_under_way());
         }
+        let free = !self.parcels_out.get();
         u8::try_from(free.trailing_zeros())
             .ok()
             .filter(|number| widen(PARCELS_MAX) > u64::from(*number))
@@ -103,13 +102,18 @@ impl LaneTx<'_> {
         let body = Descriptor { buffer, pool, number }.body();
         self.stage_as(body.as_bytes(), envelope, flags::PARCEL)?;
         self.parcels_sent.set(self.parcels_sent.get() ^ bit(number));
+        self.parcels_out.set(self.parcels_out.get() | bit(number));
         Ok(number)
     }
 
     /// Whether the receiver has done with a parcel.
     #[must_use]
     pub fn is_settled(&self, number: u8) -> bool {
-        self.parcels_under_way() & bit(number) == 0
+        let settled = self.parcels_under_way() & bit(number) == 0;
+        if settled {
+            self.parcels_out.set(self.parcels_out.get() & !bit(number));
+        }
+        settled
     }
 }
 

@@ -33,8 +33,8 @@ pub struct LaneTx<'s> {
     spill_published: [Cell<u64>; 2],
     /// Bit n is flipped with each parcel of number n.
     pub(super) parcels_sent: Cell<u64>,
-    /// What `settled` was when it was last looked at.
-    pub(super) parcels_seen: Cell<u64>,
+    /// Numbers that were given out and not yet [seen](LaneTx::is_settled) to be settled, a bit each.
+    pub(super) parcels_out: Cell<u64>,
 }
 
 impl<'s> LaneTx<'s> {
@@ -52,7 +52,7 @@ impl<'s> LaneTx<'s> {
             spill_head: Cell::new(0),
             spill_published: [Cell::new(0), Cell::new(0)],
             parcels_sent: Cell::new(0),
-            parcels_seen: Cell::new(0),
+            parcels_out: Cell::new(0),
         };
         lane.open(memory);
         lane
@@ -70,7 +70,7 @@ impl<'s> LaneTx<'s> {
         self.spill_head.set(0);
         self.spill_published.iter().for_each(|position| position.set(0));
         self.parcels_sent.set(0);
-        self.parcels_seen.set(0);
+        self.parcels_out.set(0);
     }
 
     /// Writes a message behind those already staged. It is visible to the receiver after [`LaneTx::publish`].
