@@ -10,7 +10,7 @@
 //!   drop: gives the slot back; the name stays until `unlink`
 //! ```
 //!
-//! What a segment has of the dead is taken back by the watcher of [`membership`](crate::membership), which also raises the epoch
+//! What a segment has of the dead is taken back by the watcher of [`membership`], which also raises the epoch
 //! that every plane loads once a turn, and wakes the planes that sleep.
 
 use core::fmt;
@@ -89,7 +89,7 @@ impl Domain {
     /// Makes a new domain and joins it.
     ///
     /// # Errors
-    /// [`DomainError`]; `Map` with [`Problem::Exists`] where the name is taken.
+    /// [`DomainError`]; `Map` with [`Problem::Exists`](crate::mem::Problem::Exists) where the name is taken.
     pub fn create(name: &str, config: &DomainConfig) -> Result<Self, DomainError> {
         let bytes = config.geometry.segment_bytes()?;
         let mapping = membership::make(name, bytes, config.pages, |lines, identity| {
@@ -101,7 +101,7 @@ impl Domain {
     /// Joins a domain that is there.
     ///
     /// # Errors
-    /// [`DomainError`]; `Map` with [`Problem::Missing`] where there is none.
+    /// [`DomainError`]; `Map` with [`Problem::Missing`](crate::mem::Problem::Missing) where there is none.
     pub fn join(name: &str, config: &DomainConfig) -> Result<Self, DomainError> {
         Name::new(name)?;
         Self::enter(SharedMapping::open(name)?, config)

@@ -21,6 +21,7 @@
 
 mod host_process;
 
+use core::mem::ManuallyDrop;
 use core::time::Duration;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Instant;
@@ -43,7 +44,7 @@ const LEFT: usize = 4;
 const LIVES_MAX: u64 = 20_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn config() -> PoolConfig {
+const fn config() -> PoolConfig {
     // What a dead process detached last goes with it, or these ids would be nobody's.
     let geometry = PoolGeometry::new(4).class(256, SLOTS).orphans(Orphans::Release);
     // The watcher must not be the one that takes back: its first round is its last.
@@ -120,8 +121,8 @@ fn lay_out_a_corpse<'m>(
         Joiner { pid: std::process::id(), start_time: 1, joined_unix_ns: 1, command: [0; 64] };
     let lease = lease::join(&segment, &joiner).unwrap();
     let handle = spinwire_dataplane::pool::Pool::open(&segment, lease, bump, pool.host()).unwrap();
-    core::mem::forget(handle.get(shared).unwrap());
-    core::mem::forget(handle.acquire(7).unwrap());
+    let _kept = ManuallyDrop::new(handle.get(shared).unwrap());
+    let _kept = ManuallyDrop::new(handle.acquire(7).unwrap());
     handle.acquire(7).unwrap().detach().unwrap();
 }
 

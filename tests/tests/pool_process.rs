@@ -15,6 +15,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     clippy::large_stack_frames,
     clippy::wildcard_enum_match_arm,
@@ -25,6 +26,7 @@ mod host_process;
 
 use core::time::Duration;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::Child;
 use std::time::Instant;
 
@@ -107,7 +109,7 @@ fn read(guard: &SharedGuard<'_, PoolFiles>) {
 }
 
 /// What may be said to somebody who takes ids out of the pool itself, at the same time as others.
-fn is_fair(error: PoolError) -> bool {
+const fn is_fair(error: PoolError) -> bool {
     matches!(
         error,
         PoolError::Busy
@@ -233,13 +235,23 @@ impl<'h, 'm> Worker<'h, 'm> {
     }
 }
 
+/// Written by a mortal that finds something wrong, before it says so: it may be killed while it does.
+fn complaint() -> PathBuf {
+    PathBuf::from(std::env::var_os("SPINWIRE_SHM_DIR").unwrap()).join("complaint")
+}
+
 fn mortal(seed: u64) {
+    std::panic::set_hook(Box::new(|what| {
+        let _written = std::fs::write(complaint(), what.to_string());
+        say(&what.to_string());
+    }));
     let pool = BufferPool::open(POOL, &config()).unwrap();
     let mut memory = Plane::memory(pool.handle_bytes()).unwrap();
     let bump = Plane::arena(&mut memory);
     let handle = pool.handle(&bump).unwrap();
     let mut worker = Worker::new(&handle, Rng::new(seed));
     say("up");
+    #[expect(clippy::infinite_loop, reason = "what it waits for is to be killed")]
     loop {
         worker.act();
     }
@@ -263,11 +275,9 @@ impl Seat {
     fn kill(&mut self) {
         self.child.kill().unwrap();
         let status = self.child.wait().unwrap();
-        assert_eq!(
-            status.signal(),
-            Some(libc::SIGKILL),
-            "it stopped by itself, see above: {status}"
-        );
+        let complaint = std::fs::read_to_string(complaint()).unwrap_or_default();
+        assert!(complaint.is_empty(), "{complaint}");
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "it stopped by itself: {status}");
     }
 }
 

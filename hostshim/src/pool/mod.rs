@@ -147,7 +147,7 @@ impl BufferPool {
     /// Makes a new pool and opens it.
     ///
     /// # Errors
-    /// [`PoolOpenError`]; `Map` with [`Problem::Exists`](crate::mem::Problem::Exists) where the name is taken.
+    /// [`PoolOpenError`]; `Map` with [`Problem::Exists`] where the name is taken.
     pub fn create(name: &str, config: &PoolConfig) -> Result<Self, PoolOpenError> {
         Self::make(name, config)
     }
@@ -169,7 +169,7 @@ impl BufferPool {
     /// Opens a pool that is there.
     ///
     /// # Errors
-    /// [`PoolOpenError`]; `Map` with [`Problem::Missing`](crate::mem::Problem::Missing) where there is none.
+    /// [`PoolOpenError`]; `Map` with [`Problem::Missing`] where there is none.
     pub fn open(name: &str, config: &PoolConfig) -> Result<Self, PoolOpenError> {
         SegmentName::new(name).map_err(MapError::from)?;
         Self::enter(SharedMapping::open(name)?, config)

@@ -36,8 +36,6 @@ fn low_half(word: &AtomicU64) -> *const u32 {
 /// Sleeps while `word` is `expected` (below 2^32), for `span` at most, until it is woken. May wake early. The word may be
 /// shared with other processes.
 pub(crate) fn wait(word: &AtomicU64, expected: u64, span: Duration) {
-    let seconds = libc::time_t::try_from(span.as_secs()).unwrap_or(libc::time_t::MAX);
-    let timeout = libc::timespec { tv_sec: seconds, tv_nsec: span.subsec_nanos().into() };
     let Ok(expected) = u32::try_from(expected) else {
         return;
     };
@@ -45,16 +43,7 @@ pub(crate) fn wait(word: &AtomicU64, expected: u64, span: Duration) {
     if word.load(Ordering::Relaxed) != u64::from(expected) {
         return;
     }
-    // SAFETY: the word outlives the call, is aligned, and is only read, atomically; `timeout` outlives the call.
-    let _woken_changed_or_timed_out = unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            low_half(word),
-            libc::FUTEX_WAIT,
-            expected,
-            &raw const timeout,
-        )
-    };
+    let _woken_changed_or_timed_out = wait_low(word, expected, Some(span));
 }
 
 /// Sleeps while the low half of `word` is `expected`, until it is woken, or for `span`; none is for ever. May wake early.
@@ -65,18 +54,12 @@ pub(crate) fn wait_low(word: &AtomicU64, expected: u32, span: Option<Duration>) 
         tv_nsec: span.subsec_nanos().into(),
     });
     let timeout = timeout.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
-    // SAFETY: as in `wait`; no timeout at all is a null pointer, which futex(2) takes.
+    // SAFETY: the word outlives the call, is aligned, and is only read, atomically; `timeout` outlives the call, and no timeout
+    // is a null pointer, which futex(2) takes.
     let answer = unsafe {
         libc::syscall(libc::SYS_futex, low_half(word), libc::FUTEX_WAIT, expected, timeout)
     };
     answer == 0 || Errno::last().number() != libc::ETIMEDOUT
-}
-
-/// Wakes all sleepers on `word`, in whatever processes.
-pub(crate) fn wake_all(word: &AtomicU64) {
-    // SAFETY: as in `wake`.
-    let _how_many =
-        unsafe { libc::syscall(libc::SYS_futex, low_half(word), libc::FUTEX_WAKE, i32::MAX) };
 }
 
 /// One word of several to sleep on: `struct futex_waitv` of linux/futex.h.
@@ -136,6 +119,16 @@ pub(crate) fn wait_any(words: &[&AtomicU64], expected: u64, span: Duration) -> b
 
 /// Wakes one sleeper on `word`, in whatever process.
 pub(crate) fn wake(word: &AtomicU64) {
+    wake_up_to(word, 1);
+}
+
+/// Wakes all sleepers on `word`, in whatever processes.
+pub(crate) fn wake_all(word: &AtomicU64) {
+    wake_up_to(word, i32::MAX);
+}
+
+fn wake_up_to(word: &AtomicU64, most: i32) {
     // SAFETY: the address is only a key to the kernel's table of sleepers.
-    let _how_many = unsafe { libc::syscall(libc::SYS_futex, low_half(word), libc::FUTEX_WAKE, 1) };
+    let _how_many =
+        unsafe { libc::syscall(libc::SYS_futex, low_half(word), libc::FUTEX_WAKE, most) };
 }
