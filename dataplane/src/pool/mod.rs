@@ -83,6 +83,7 @@ mod large;
 mod reclaim;
 mod segment;
 mod slot;
+mod tally;
 mod tensor;
 
 pub use error::PoolError;

@@ -6,8 +6,8 @@ use heapless::VecView;
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name, WrId};
 use spinwire_dataplane::provider::{
-    CancelError, Cqe, EndpointType, Event, Info, Payload, Provider, Published, RecvWr, Select,
-    SendWr, Source, Waiting,
+    CancelError, Cqe, EndpointType, Event, Info, ParcelWr, Payload, Provider, Published, RecvWr,
+    Select, SendWr, Source, Waiting,
 };
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
@@ -128,6 +128,18 @@ impl<P: Provider, const FLAW: u8> Provider for Broken<P, FLAW> {
             flaw::CORRUPTS => self.spoil(wr),
             _ => self.inner.post_send(&SendWr { tag: wr.tag.map(|tag| tag ^ 1), ..*wr }),
         }
+    }
+
+    fn post_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
+        self.inner.post_parcel(wr)
+    }
+
+    fn is_settled(&self, to: Addr, number: u8) -> bool {
+        self.inner.is_settled(to, number)
+    }
+
+    fn settle(&self, source: Addr, numbers: u64) {
+        self.inner.settle(source, numbers);
     }
 
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {

@@ -55,6 +55,10 @@ pub(crate) struct PairOptions {
     #[arg(long)]
     pub(crate) tagged: bool,
 
+    /// Hand over buffers of a pool, uncopied; they are written and checked in place. With --listen on both sides.
+    #[arg(long)]
+    pub(crate) zero_copy: bool,
+
     /// How messages travel.
     #[arg(long, value_enum, default_value_t = ProviderName::Shm)]
     pub(crate) provider: ProviderName,

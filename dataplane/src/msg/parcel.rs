@@ -1,0 +1,222 @@
+//! Parcels: buffers of a pool that have come as messages.
+//!
+//! ```text
+//!   Completion { kind: Parcel, parcel }
+//!        '-- take(&pool) --> Guard<Shared>       a reference of this process's own
+//!        '-- drop                                none
+//!              either way: the number is noted at the desk; with the next flush its sender hears of it and lets go
+//! ```
+//!
+//! Until then the buffer is held by who sent it, in this process's favour. If that dies first, the parcel is
+//! [`Stale`](PoolError::Stale) (unless somebody else holds the buffer). See [`lender`](super::lender).
+//!
+//! Invariant: a parcel is noted once, when it is dropped; one of a row that was given to another peer since is not.
+
+use core::cell::Cell;
+
+use spinwire_layouts::shm::BufferId;
+use spinwire_layouts::word::{from_usize, low, to_usize, widen};
+
+use crate::id::Addr;
+use crate::pool::{Guard, Pool, PoolError, PoolHost, PoolSegment, Shared};
+use crate::raw::place::{Bump, Exhausted};
+use crate::shm::lane::Descriptor;
+
+/// Parcels that the caller may hold at once, for each sender that there can be; not more than for 16 of them.
+const KEPT_PER_SENDER: u32 = 64;
+/// No row.
+const NONE: u32 = u32::MAX;
+
+/// Parcels in the caller's hands, and those that were given up and whose senders do not know yet.
+#[derive(Debug)]
+pub(super) struct Desk<'m> {
+    rows: &'m [Row<'m>],
+    notes: &'m Notes<'m>,
+}
+
+/// Who is to be told of what.
+#[derive(Debug)]
+struct Notes<'m> {
+    senders: &'m [Sender],
+    some: Cell<bool>,
+    /// The first row that is free.
+    free: Cell<u32>,
+}
+
+/// Parcels of one peer.
+#[derive(Debug)]
+struct Sender {
+    addr: Cell<Option<Addr>>,
+    numbers: Cell<u64>,
+}
+
+/// A parcel in the caller's hands.
+#[derive(Debug)]
+struct Row<'m> {
+    notes: &'m Notes<'m>,
+    what: Cell<Descriptor>,
+    source: Cell<Option<Addr>>,
+    /// Its own place, and the next free row where this is one.
+    index: u32,
+    next: Cell<u32>,
+}
+
+impl<'m> Desk<'m> {
+    pub(super) fn place(bump: &Bump<'m>, senders: u32) -> Result<Self, Exhausted> {
+        let count = senders.min(16).saturating_mul(KEPT_PER_SENDER);
+        let empty = |_| Sender { addr: Cell::new(None), numbers: Cell::new(0) };
+        let senders = bump.slice_with(to_usize(widen(senders)), empty)?;
+        let free = Cell::new(if count == 0 { NONE } else { 0 });
+        let notes: &'m Notes<'m> = bump.value(Notes { senders, some: Cell::new(false), free })?;
+        let rows = bump.slice_with(to_usize(widen(count)), |at| {
+            let index = low(from_usize(at));
+            let next = index.wrapping_add(1);
+            Row {
+                notes,
+                what: Cell::new(Descriptor::from_words(0, 0)),
+                source: Cell::new(None),
+                index,
+                next: Cell::new(if next < count { next } else { NONE }),
+            }
+        })?;
+        Ok(Self { rows, notes })
+    }
+
+    /// Whether no parcel more can be held.
+    pub(super) const fn is_full(&self) -> bool {
+        self.notes.free.get() == NONE
+    }
+
+    /// A parcel for the caller; `None` where the desk is full.
+    pub(super) fn hand_out(&self, what: Descriptor, source: Addr) -> Option<Parcel<'m>> {
+        let sender = self.notes.sender(source)?;
+        let row = self.rows.get(to_usize(widen(self.notes.free.get())))?;
+        self.notes.free.set(row.next.get());
+        if sender.addr.get() != Some(source) {
+            // The row has another peer now; nobody waits for the parcels of the one before.
+            sender.addr.set(Some(source));
+            sender.numbers.set(0);
+        }
+        row.what.set(what);
+        row.source.set(Some(source));
+        Some(Parcel(row))
+    }
+
+    #[inline(always)]
+    pub(super) const fn has_some(&self) -> bool {
+        self.notes.some.get()
+    }
+
+    /// Tells `settle` of all that were given up.
+    #[cold]
+    pub(super) fn clear(&self, settle: impl Fn(Addr, u64)) {
+        self.notes.some.set(false);
+        for sender in self.notes.senders {
+            let numbers = sender.numbers.replace(0);
+            if let Some(addr) = sender.addr.get().filter(|_| numbers != 0) {
+                settle(addr, numbers);
+            }
+        }
+    }
+}
+
+impl<'m> Notes<'m> {
+    fn sender(&self, addr: Addr) -> Option<&'m Sender> {
+        self.senders.get(to_usize(widen(addr.slot())))
+    }
+
+    fn note(&self, source: Addr, number: u8) {
+        if let Some(sender) = self.sender(source).filter(|known| known.addr.get() == Some(source)) {
+            let bit = 1_u64.wrapping_shl(u32::from(number));
+            sender.numbers.set(sender.numbers.get() | bit);
+            self.some.set(true);
+        }
+    }
+}
+
+/// A buffer of a pool that has come as a message. Take it, or drop it; its sender hears of either with the next flush or turn.
+///
+/// An endpoint hands out up to 64 for each row of its address table, at most 1024; then it waits until some are dropped.
+#[derive(Debug)]
+#[must_use = "dropping it lets go of the buffer"]
+pub struct Parcel<'m>(&'m Row<'m>);
+
+/// A parcel that was not taken, and why.
+#[derive(Debug)]
+pub struct Untaken<'m> {
+    /// Why.
+    pub error: PoolError,
+    /// The parcel, as it was.
+    pub parcel: Parcel<'m>,
+}
+
+impl core::fmt::Display for Untaken<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl core::error::Error for Untaken<'_> {}
+
+impl<'m> Parcel<'m> {
+    /// The id of the buffer, as the sender wrote it.
+    #[must_use]
+    pub const fn id(&self) -> BufferId {
+        self.0.what.get().buffer
+    }
+
+    /// What tells its pool from most others, in 24 bits, as the sender wrote it.
+    #[must_use]
+    pub const fn pool_key(&self) -> u32 {
+        self.0.what.get().pool
+    }
+
+    /// Whether it says that it is of that pool.
+    #[must_use]
+    pub fn is_of(&self, pool: &PoolSegment<'_>) -> bool {
+        self.0.what.get().pool == key_of(pool)
+    }
+
+    /// A guard for the buffer.
+    ///
+    /// # Errors
+    /// The parcel comes back, with `Foreign` where it is of another pool or names no buffer of this one; `Stale` where its
+    /// sender has died or left, or named a buffer that was not its own; `Busy` where somebody writes it; `Fatal`.
+    pub fn take<'p, H: PoolHost>(
+        self,
+        pool: &'p Pool<'p, H>,
+    ) -> Result<Guard<'p, Shared, H>, Untaken<'m>> {
+        self.open(pool).map_err(|error| Untaken { error, parcel: self })
+    }
+
+    pub(super) fn open<'p, H: PoolHost>(
+        &self,
+        pool: &'p Pool<'p, H>,
+    ) -> Result<Guard<'p, Shared, H>, PoolError> {
+        if !self.is_of(pool.segment()) {
+            return Err(PoolError::Foreign);
+        }
+        pool.expect(self.id());
+        pool.get(self.id())
+    }
+}
+
+impl Drop for Parcel<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        let Row { notes, what, source, index, next } = self.0;
+        if let Some(source) = source.take() {
+            notes.note(source, what.get().number);
+        }
+        next.set(notes.free.replace(*index));
+    }
+}
+
+/// What tells a pool from most others: 24 bits of a hash (FNV-1a) of its name and tag.
+pub(super) fn key_of(pool: &PoolSegment<'_>) -> u32 {
+    let name = pool.name().as_str().bytes();
+    let hash = name
+        .chain([pool.tag()])
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash ^ hash >> 24) & 0x00ff_ffff
+}
