@@ -31,7 +31,6 @@ use spinwire_layouts::shm::BufferId;
 use spinwire_layouts::shm::lane::PARCELS_MAX;
 use spinwire_layouts::word::{to_usize, widen};
 
-use super::parcel::key_of;
 use super::{Endpoint, SendTo};
 use crate::error::{Refused, Retry};
 use crate::id::Addr;
@@ -53,7 +52,6 @@ struct Row {
 #[derive(Debug)]
 pub struct Lender<'p, 'm, H: PoolHost> {
     pool: &'p Pool<'p, H>,
-    key: u32,
     /// Rows in use, packed at the front.
     rows: &'m [Cell<Option<Row>>],
     count: Cell<usize>,
@@ -70,7 +68,7 @@ impl<'p, 'm, H: PoolHost> Lender<'p, 'm, H> {
         under_way_max: u32,
     ) -> Result<Self, Exhausted> {
         let rows = bump.slice_with(to_usize(widen(under_way_max)), |_| Cell::new(None))?;
-        Ok(Self { pool, key: key_of(pool.segment()), rows, count: Cell::new(0) })
+        Ok(Self { pool, rows, count: Cell::new(0) })
     }
 
     /// The pool.
@@ -132,7 +130,7 @@ impl<'p, 'm, H: PoolHost> Lender<'p, 'm, H> {
             return Err(Refused::new(fenced, guard));
         }
         let buffer = guard.id();
-        let wr = ParcelWr { to: peer, buffer, pool: self.key, tag, immediate };
+        let wr = ParcelWr { to: peer, buffer, pool: self.pool.segment().key(), tag, immediate };
         match endpoint.provider().post_parcel(&wr) {
             Ok(number) => {
                 // Not published before the next doorbell or post, so nobody finds it being written.

@@ -173,8 +173,8 @@ impl<'m> Parcel<'m> {
 
     /// Whether it says that it is of that pool.
     #[must_use]
-    pub fn is_of(&self, pool: &PoolSegment<'_>) -> bool {
-        self.0.what.get().pool == key_of(pool)
+    pub const fn is_of(&self, pool: &PoolSegment<'_>) -> bool {
+        self.0.what.get().pool == pool.key()
     }
 
     /// A guard for the buffer.
@@ -210,13 +210,4 @@ impl Drop for Parcel<'_> {
         }
         next.set(notes.free.replace(*index));
     }
-}
-
-/// What tells a pool from most others: 24 bits of a hash (FNV-1a) of its name and tag.
-pub(super) fn key_of(pool: &PoolSegment<'_>) -> u32 {
-    let name = pool.name().as_str().bytes();
-    let hash = name
-        .chain([pool.tag()])
-        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    (hash ^ hash >> 24) & 0x00ff_ffff
 }

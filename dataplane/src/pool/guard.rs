@@ -288,8 +288,8 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
         &self.payload
     }
 
-    pub(super) fn check_storage(&self) -> Result<(), PoolError> {
-        match StorageType::from_code(self.kind().storage) {
+    pub(super) const fn check_storage(&self) -> Result<(), PoolError> {
+        match StorageType::from_code(self.hold.place.tally.storage.get()) {
             Some(StorageType::Cpu) => Ok(()),
             Some(actual) => Err(PoolError::TypeMismatch { expected: StorageType::Cpu, actual }),
             None => Err(PoolError::Fatal(Fatal::Corrupt)),

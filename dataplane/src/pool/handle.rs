@@ -9,7 +9,7 @@
 use core::fmt;
 
 use spinwire_layouts::shm::pool::stay;
-use spinwire_layouts::shm::{AccessMode, BufferId, SlotSplit};
+use spinwire_layouts::shm::{AccessMode, BufferId, SlotSplit, StorageType};
 use spinwire_layouts::word::{to_usize, widen};
 
 use super::error::PoolError;
@@ -315,6 +315,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         store(place.hot(), SIZE, length);
         store(place.hot(), KIND, 0);
         store(place.hot(), DETACHED_BY, 0);
+        place.tally.storage.set(StorageType::Cpu.code());
         place.tally.count.set(WRITING);
         Ok(Guard::new(self, place, id, length, payload))
     }
@@ -406,6 +407,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
                 let length = load(place.hot(), SIZE).min(place.class.slot_bytes);
                 place.tally.generation.set(generation);
                 place.tally.length.set(length);
+                place.look_up_storage();
             }
             WRITING if slot.is_held(generation, self.bit) => return Err(PoolError::Busy),
             // While there is a guard, the bit of this handle stands for that use of the slot and no other.
@@ -440,6 +442,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         }
         self.check_lease()?;
         enter(slot, generation, self.bit)?;
+        place.look_up_storage();
         place.tally.count.set(WRITING);
         Ok(Guard::read(self, place, id, payload))
     }

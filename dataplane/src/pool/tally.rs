@@ -4,10 +4,11 @@
 
 use core::cell::Cell;
 
+use spinwire_layouts::shm::pool::KindWord;
 use spinwire_layouts::word::widen;
 
 use super::free_map::FreeMap;
-use super::segment::{ClassPart, META_LINES};
+use super::segment::{ClassPart, KIND, META_LINES, load};
 use crate::raw::line::Line;
 
 /// The count of a slot: a guard for writing.
@@ -78,15 +79,23 @@ impl ClassTable<'_> {
 pub(super) struct Tally {
     /// Guards, or [`WRITING`].
     pub(super) count: Cell<u32>,
+    /// Code of the [`StorageType`](spinwire_layouts::shm::StorageType), as long as there is a guard. Read once, as is all that
+    /// guards are asked for at every access: the line of the slot may be far away.
+    pub(super) storage: Cell<u8>,
     /// Which use of the slot, and how many bytes are in use, as long as there is a guard for reading: a second one need not
-    /// look at the slot, whose line may be far away.
+    /// look at the slot.
     pub(super) generation: Cell<u64>,
     pub(super) length: Cell<u64>,
 }
 
 impl Tally {
     pub(super) const fn nothing() -> Self {
-        Self { count: Cell::new(0), generation: Cell::new(0), length: Cell::new(0) }
+        Self {
+            count: Cell::new(0),
+            storage: Cell::new(0),
+            generation: Cell::new(0),
+            length: Cell::new(0),
+        }
     }
 }
 
@@ -103,5 +112,11 @@ impl<'p> Place<'p> {
     pub(super) const fn hot(&self) -> &'p Line {
         let [hot, ..] = self.meta;
         hot
+    }
+
+    /// Where what is in it is said to lie is looked up, for guards to come.
+    #[inline]
+    pub(super) fn look_up_storage(&self) {
+        self.tally.storage.set(KindWord::unpack(load(self.hot(), KIND)).storage);
     }
 }
