@@ -202,7 +202,7 @@ impl Stream<'_, '_, '_> {
         let size = u64::try_from(self.size)?;
         self.client.prepare(Order::DrainLoans { count, size, marking: self.marking })?;
         let to = Station::data_to(self.client.server, self.marking);
-        let mut stamper = loans::Stamper::new(self.size)?;
+        let mut stamper = loans::Stamper::new(self.size);
         let deadline = Deadline::new();
         let begin = station.clock.now_ns();
         let mut number = 0;

@@ -138,7 +138,7 @@ fn measure(
 ) -> Result<Measured, Failure> {
     let marking = options.marking();
     let message = vec![0x5A; size];
-    let mut stamper = options.zero_copy.then(|| Stamper::new(size)).transpose()?;
+    let mut stamper = options.zero_copy.then(|| Stamper::new(size));
     let mut trip = |count, into: &mut Histogram<u64>| match &mut stamper {
         Some(stamper) => echo_loans(client, (size, marking, count), stamper, into),
         None => echo(client, &message, marking, count, into),

@@ -100,6 +100,7 @@ pub(crate) fn with_client<R>(
     options: &PairOptions,
     measure: impl FnOnce(&Client<'_, '_, '_>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
+    options.check_sizes()?;
     if let Some(name) = &options.connect {
         let domain = join(name, None)?;
         return with_domain(name, &domain, options, measure);
@@ -148,6 +149,7 @@ fn with_domain<R>(
     measure: impl FnOnce(&Client<'_, '_, '_>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
     let largest = options.sizes().into_iter().max().unwrap_or(64);
+    let pool = loans::open(name, options, largest)?;
     let most = domain.segment().geometry().message_bytes_max();
     if largest > most && !options.zero_copy {
         return Err(format!("--size: the segment carries messages of up to {most} bytes; start the listening end with --size {largest}").into());
@@ -158,7 +160,6 @@ fn with_domain<R>(
         buffer_bytes: largest.max(STREAM_BUFFER_BYTES),
         yields: options.shares_cpu()?,
     };
-    let pool = options.zero_copy.then(|| loans::open(name)).transpose()?;
     let mut memory = Plane::memory(station::arena_bytes(&role))?;
     let bump = Plane::arena(&mut memory);
     affinity::pin(cpu)?;

@@ -15,6 +15,7 @@ use spinwire_hostshim::mem::Problem;
 use spinwire_hostshim::membership::MemberError;
 use spinwire_hostshim::pool::{BufferPool, PoolConfig, PoolFiles, PoolHandle, PoolOpenError};
 
+use super::options::PairOptions;
 use super::station::{Deadline, Station};
 use crate::pattern::{FULL_EVERY, fixed, stamps};
 use crate::report::Failure;
@@ -45,22 +46,50 @@ pub(crate) fn make(domain: &str, size: usize) -> Result<BufferPool, Failure> {
     Ok(BufferPool::create(&pool_name(domain), &PoolConfig { geometry, ..PoolConfig::default() })?)
 }
 
-/// Opens the pool beside a domain, which the other end has made before it.
-pub(crate) fn open(domain: &str) -> Result<BufferPool, Failure> {
-    BufferPool::open(&pool_name(domain), &PoolConfig::default()).map_err(|e| {
-        let missing = matches!(&e, PoolOpenError::Segment(MemberError::Map(map)) if map.problem() == Some(Problem::Missing));
-        if missing {
-            "--zero-copy: the other end has no pool; start it with --zero-copy too".into()
-        } else {
-            e.into()
+/// The pool beside a domain, which the other end has made before it; `None` where it has made none.
+fn find(domain: &str) -> Result<Option<BufferPool>, Failure> {
+    match BufferPool::open(&pool_name(domain), &PoolConfig::default()) {
+        Err(PoolOpenError::Segment(MemberError::Map(map)))
+            if map.problem() == Some(Problem::Missing) =>
+        {
+            Ok(None)
         }
-    })
+        found => Ok(Some(found?)),
+    }
+}
+
+/// Opens the pool beside a domain, if that is what was asked for: with buffers for the `largest` size. Fails where only one end
+/// was asked.
+pub(crate) fn open(
+    domain: &str,
+    options: &PairOptions,
+    largest: usize,
+) -> Result<Option<BufferPool>, Failure> {
+    let pool = match (find(domain)?, options.zero_copy) {
+        (None, false) => return Ok(None),
+        (None, true) => {
+            return Err(
+                "--zero-copy: the other end has no pool; start it with --zero-copy too".into()
+            );
+        }
+        (Some(_), false) => {
+            return Err("the other end was started with --zero-copy; say it here too".into());
+        }
+        (Some(pool), true) => pool,
+    };
+    let segment = pool.segment();
+    let most = segment.geometry().classes().iter().map(|class| class.slot_bytes).max();
+    let most = most.unwrap_or(0);
+    if u64::try_from(largest)? > most {
+        return Err(format!("--size: the pool has buffers of up to {most} bytes; start the listening end with --size {largest}").into());
+    }
+    Ok(Some(pool))
 }
 
 /// Removes the pool beside a domain whose maker was killed.
 pub(crate) fn clear(domain: &str) {
     // It may not have come so far.
-    if let Ok(pool) = open(domain) {
+    if let Ok(Some(pool)) = find(domain) {
         let _cleared = pool.unlink();
     }
 }
@@ -143,11 +172,8 @@ pub(crate) struct Stamper {
 }
 
 impl Stamper {
-    pub(crate) fn new(size: usize) -> Result<Self, Failure> {
-        if !size.is_multiple_of(WORD) {
-            return Err("--size: with --zero-copy a multiple of 8".into());
-        }
-        Ok(Self { stamped: Vec::new(), words: size / WORD })
+    pub(crate) const fn new(size: usize) -> Self {
+        Self { stamped: Vec::new(), words: size / WORD }
     }
 
     /// Makes message `number` of what is in the buffer.

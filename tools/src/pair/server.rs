@@ -37,6 +37,7 @@ fn geometry(size: usize) -> Geometry {
 
 /// Serves one client under `name`, then removes the segment.
 pub(crate) fn serve(name: &str, options: &PairOptions) -> Result<Verdict, Failure> {
+    options.check_sizes()?;
     let (_, cpu) = options.placement()?;
     let size = options.sizes().into_iter().max().unwrap_or(64).max(64 << 10);
     let config = DomainConfig { geometry: geometry(size), ..DomainConfig::default() };
