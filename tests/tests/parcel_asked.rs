@@ -105,6 +105,10 @@ struct End {
     parcels: RefCell<Vec<Parcel<'static>>>,
     /// Each with the number that was in it when it was taken.
     held: RefCell<Vec<(Held, u64)>>,
+    /// What it goes on reading of what it has sent, where it does that.
+    kept: Option<RefCell<Vec<(Held, u64)>>>,
+    /// Whether what was sent to it may be gone, because its sender is, or has let go.
+    may_lose: Cell<bool>,
     next: Cell<u64>,
 }
 
@@ -115,6 +119,7 @@ enum Op {
     SendOn,
     Receive,
     Take,
+    ReceiveAndTake,
     DropUnread,
     LetGo,
     Flush,
@@ -124,11 +129,12 @@ enum Op {
     Disconnect,
 }
 
-const OPS: [Op; 11] = [
+const OPS: [Op; 12] = [
     Op::Send,
     Op::SendOn,
     Op::Receive,
     Op::Take,
+    Op::ReceiveAndTake,
     Op::DropUnread,
     Op::LetGo,
     Op::Flush,
@@ -142,8 +148,19 @@ fn block() -> Bump<'static> {
     Bump::new(Box::leak(vec![MaybeUninit::uninit(); 48 << 10].into_boxed_slice()))
 }
 
+impl Op {
+    /// Whether it takes away what the other one has not taken yet.
+    fn takes_away(self) -> bool {
+        matches!(self, Self::DropLender | Self::Disconnect)
+    }
+}
+
 impl End {
-    fn open(rig: Rig, segment: Segment<'static>, name: &str, first: u64) -> &'static Self {
+    fn open(
+        (rig, segment): (Rig, Segment<'static>),
+        (name, first): (&str, u64),
+        keeps: bool,
+    ) -> &'static Self {
         let joiner = Joiner { pid: 1, start_time: 1, joined_unix_ns: 1, command: [0; 64] };
         let lease = lease::join(&segment, &joiner).unwrap();
         let matching =
@@ -161,6 +178,8 @@ impl End {
             peer: Cell::new(None),
             parcels: RefCell::default(),
             held: RefCell::default(),
+            kept: keeps.then(RefCell::default),
+            may_lose: Cell::new(false),
             next: Cell::new(first),
         }))
     }
@@ -173,7 +192,11 @@ impl End {
         for at in 0..WORDS {
             guard.copy_from(at * 8, &number.to_le_bytes()).unwrap();
         }
+        let id = guard.id();
         let sent = self.endpoint.send_loan(lender, SendTo::peer(self.peer.get().unwrap()), guard);
+        if let (Some(kept), Ok(())) = (&self.kept, &sent) {
+            kept.borrow_mut().extend(self.pool.get(id).map(|guard| (guard, number)));
+        }
         if let Err(Refused { error: PostError::Misuse(misuse), .. }) = sent {
             assert_eq!(misuse, spinwire_dataplane::error::Misuse::StaleAddress);
         }
@@ -212,7 +235,8 @@ impl End {
                 }
                 // Its sender is gone. What the dead are told does not matter.
                 Err(untaken) => {
-                    assert!(untaken.error == PoolError::Stale || IS_DEAD.get(), "{untaken}");
+                    let late = untaken.error == PoolError::Stale && self.may_lose.get();
+                    assert!(late || IS_DEAD.get(), "{untaken}");
                 }
             }
         }
@@ -239,6 +263,10 @@ impl End {
             Op::SendOn => self.send_on(),
             Op::Receive => self.receive(),
             Op::Take => self.take(),
+            Op::ReceiveAndTake => {
+                self.receive();
+                self.take();
+            }
             Op::DropUnread => drop(self.parcels.borrow_mut().pop()),
             Op::LetGo => drop(self.held.borrow_mut().pop()),
             Op::Flush => {}
@@ -255,7 +283,8 @@ impl End {
     /// What it holds is as it was when it got it, and held by it for all to see.
     fn check(&self, rig: &Rig, what: &str) {
         let bit = 1 << self.pool.lease().slot();
-        for (guard, number) in self.held.borrow().iter() {
+        let (held, kept) = (self.held.borrow(), self.kept.as_ref().map(RefCell::borrow));
+        for (guard, number) in held.iter().chain(kept.iter().flat_map(|kept| kept.iter())) {
             assert_eq!(number_in(guard), *number, "{what}: somebody else writes into it");
             let row = rig.segment.rows().find(|row| row.id == guard.id());
             let word = row.unwrap_or_else(|| panic!("{what}: {guard:?} is stale")).word;
@@ -268,6 +297,7 @@ impl End {
         self.receive();
         self.parcels.borrow_mut().clear();
         self.held.borrow_mut().clear();
+        self.kept.as_ref().map(|kept| kept.borrow_mut().clear());
         while self.endpoint.poll_event().is_some() {}
         self.endpoint.flush();
         if let Some(lender) = self.lender.borrow().as_ref() {
@@ -296,7 +326,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(keep: bool) -> Self {
         let geometry = Geometry {
             process_count: 2,
             endpoint_count: 2,
@@ -308,7 +338,7 @@ impl World {
         let lines: &'static [Line] = (0..count).map(|_| Line::zeroed()).collect::<Vec<_>>().leak();
         let segment = Segment::format(lines, geometry, &identity()).unwrap();
         let rig = Rig::new(PoolGeometry::new(3).class(64, SLOTS));
-        let ends = [End::open(rig, segment, "a", 100), End::open(rig, segment, "b", 200)];
+        let ends = [("a", 100), ("b", 200)].map(|who| End::open((rig, segment), who, keep));
         let [a, b] = ends;
         a.peer.set(Some(a.endpoint.connect(&Name::new("b").unwrap()).unwrap()));
         b.peer.set(Some(b.endpoint.connect(&Name::new("a").unwrap()).unwrap()));
@@ -352,61 +382,72 @@ impl World {
     }
 }
 
-#[test]
-fn an_end_that_dies_before_any_of_its_writes_keeps_no_buffer() {
-    let mut deaths = 0_u32;
+/// Every end, everything that it does, everything that the other one does, with and without guards that senders keep.
+fn for_all(case: impl Fn(&World, (usize, Op, Op), u32, &str) -> bool) -> u32 {
+    let mut cases = 0;
     for who in [0, 1] {
-        for op in OPS {
-            for after in OPS {
+        for (first, second) in OPS.iter().flat_map(|one| OPS.map(|other| (*one, other))) {
+            for keep in [false, true] {
                 for step in 1.. {
-                    let world = World::new();
-                    let (dead, other) = (world.ends[who], world.ends[1 - who]);
-                    if !stepped(step, None, || dead.does(op)) {
+                    let what = format!("{who} at write {step} of {first:?}, {second:?}, {keep}");
+                    if !case(&World::new(keep), (who, first, second), step, &what) {
                         break;
                     }
-                    deaths += 1;
-                    let what = format!("{who} dies at write {step} of {op:?}, then {after:?}");
-                    // Nobody knows yet.
-                    other.does(after);
-                    other.check(&world.rig, &what);
-                    world.bury(dead, &what);
-                    other.check(&world.rig, &what);
-                    other.does(after);
-                    other.check(&world.rig, &what);
-                    world.wind_down(&[other], &what);
+                    cases += 1;
                 }
             }
         }
     }
+    cases
+}
+
+#[test]
+fn an_end_that_dies_before_any_of_its_writes_keeps_no_buffer() {
+    let deaths = for_all(|world, (who, op, after), step, what| {
+        let (dead, other) = (world.ends[who], world.ends[1 - who]);
+        if !stepped(step, None, || dead.does(op)) {
+            return false;
+        }
+        // Nobody knows yet.
+        other.may_lose.set(op.takes_away() || after.takes_away());
+        other.does(after);
+        other.check(&world.rig, what);
+        world.bury(dead, what);
+        other.check(&world.rig, what);
+        other.may_lose.set(true);
+        other.does(after);
+        other.check(&world.rig, what);
+        world.wind_down(&[other], what);
+        true
+    });
     println!("{deaths} deaths");
-    assert!(deaths > 500, "{deaths}");
+    assert!(deaths > 1000, "{deaths}");
 }
 
 #[test]
 fn whatever_the_peer_does_between_two_writes_no_buffer_has_two_owners() {
-    let mut pauses = 0_u32;
-    for who in [0, 1] {
-        for first in OPS {
-            for second in OPS {
-                for step in 1.. {
-                    let world = World::new();
-                    let (one, other) = (world.ends[who], world.ends[1 - who]);
-                    let meanwhile = move || {
-                        other.does(second);
-                        other.does(Op::Collect);
-                    };
-                    if !stepped(step, Some(Box::new(meanwhile)), || one.does(first)) {
-                        break;
-                    }
-                    pauses += 1;
-                    let what = format!("{who} stops at write {step} of {first:?}: {second:?}");
-                    one.check(&world.rig, &what);
-                    other.check(&world.rig, &what);
-                    world.wind_down(&world.ends, &what);
-                }
-            }
+    let pauses = for_all(|world, (who, first, second), step, what| {
+        let (one, other) = (world.ends[who], world.ends[1 - who]);
+        for end in world.ends {
+            end.may_lose.set(first.takes_away() || second.takes_away());
         }
-    }
+        let meanwhile = move || {
+            other.does(second);
+            other.does(Op::Collect);
+        };
+        if !stepped(step, Some(Box::new(meanwhile)), || one.does(first)) {
+            return false;
+        }
+        one.does(Op::Collect);
+        for end in [one, other] {
+            end.does(Op::ReceiveAndTake);
+            end.does(Op::WriteAgain);
+            end.check(&world.rig, what);
+        }
+        one.check(&world.rig, what);
+        world.wind_down(&world.ends, what);
+        true
+    });
     println!("{pauses} pauses");
-    assert!(pauses > 500, "{pauses}");
+    assert!(pauses > 1000, "{pauses}");
 }
