@@ -10,7 +10,9 @@
 //! Until then the buffer is held by who sent it, in this process's favour. If that dies first, the parcel is
 //! [`Stale`](PoolError::Stale) (unless somebody else holds the buffer). See [`lender`](super::lender).
 //!
-//! Invariant: a parcel is noted once, when it is dropped; one of a row that was given to another peer since is not.
+//! Invariants: (1) a row is free, or its parcel is in the caller's hands, or it is noted; (2) a parcel is noted once, when it is
+//! dropped, with the address that it came from. Parcels of one who is gone may still come after those of its successor in the
+//! address table: nothing here is kept by the row of that table, and the provider knows which of the two it has a lane with.
 
 use core::cell::Cell;
 
@@ -31,72 +33,56 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Desk<'m> {
     rows: &'m [Row<'m>],
-    notes: &'m Notes<'m>,
+    lists: &'m Lists,
 }
 
-/// Who is to be told of what.
+/// The first row that is free, and the first whose parcel was given up.
 #[derive(Debug)]
-struct Notes<'m> {
-    senders: &'m [Sender],
-    some: Cell<bool>,
-    /// The first row that is free.
+struct Lists {
     free: Cell<u32>,
+    noted: Cell<u32>,
 }
 
-/// Parcels of one peer.
-#[derive(Debug)]
-struct Sender {
-    addr: Cell<Option<Addr>>,
-    numbers: Cell<u64>,
-}
-
-/// A parcel in the caller's hands.
+/// A parcel in the caller's hands, or one that was given up, or none.
 #[derive(Debug)]
 struct Row<'m> {
-    notes: &'m Notes<'m>,
+    lists: &'m Lists,
     what: Cell<Descriptor>,
     source: Cell<Option<Addr>>,
-    /// Its own place, and the next free row where this is one.
+    /// Its own place, and the next row of its list where it is in one.
     index: u32,
     next: Cell<u32>,
 }
 
 impl<'m> Desk<'m> {
+    /// For so many senders.
     pub(super) fn place(bump: &Bump<'m>, senders: u32) -> Result<Self, Exhausted> {
         let count = senders.min(16).saturating_mul(KEPT_PER_SENDER);
-        let empty = |_| Sender { addr: Cell::new(None), numbers: Cell::new(0) };
-        let senders = bump.slice_with(to_usize(widen(senders)), empty)?;
         let free = Cell::new(if count == 0 { NONE } else { 0 });
-        let notes: &'m Notes<'m> = bump.value(Notes { senders, some: Cell::new(false), free })?;
+        let lists: &'m Lists = bump.value(Lists { free, noted: Cell::new(NONE) })?;
         let rows = bump.slice_with(to_usize(widen(count)), |at| {
             let index = low(from_usize(at));
             let next = index.wrapping_add(1);
             Row {
-                notes,
+                lists,
                 what: Cell::new(Descriptor::from_words(0, 0)),
                 source: Cell::new(None),
                 index,
                 next: Cell::new(if next < count { next } else { NONE }),
             }
         })?;
-        Ok(Self { rows, notes })
+        Ok(Self { rows, lists })
     }
 
     /// Whether no parcel more can be held.
     pub(super) const fn is_full(&self) -> bool {
-        self.notes.free.get() == NONE
+        self.lists.free.get() == NONE
     }
 
     /// A parcel for the caller; `None` where the desk is full.
     pub(super) fn hand_out(&self, what: Descriptor, source: Addr) -> Option<Parcel<'m>> {
-        let sender = self.notes.sender(source)?;
-        let row = self.rows.get(to_usize(widen(self.notes.free.get())))?;
-        self.notes.free.set(row.next.get());
-        if sender.addr.get() != Some(source) {
-            // The row has another peer now; nobody waits for the parcels of the one before.
-            sender.addr.set(Some(source));
-            sender.numbers.set(0);
-        }
+        let row = self.row(self.lists.free.get())?;
+        self.lists.free.set(row.next.get());
         row.what.set(what);
         row.source.set(Some(source));
         Some(Parcel(row))
@@ -104,33 +90,37 @@ impl<'m> Desk<'m> {
 
     #[inline(always)]
     pub(super) const fn has_some(&self) -> bool {
-        self.notes.some.get()
+        self.lists.noted.get() != NONE
     }
 
-    /// Tells `settle` of all that were given up.
+    /// Tells `settle` of all that were given up, a bit each by their numbers; of those of one sender that were given up one after
+    /// the other at once.
     #[cold]
     pub(super) fn clear(&self, settle: impl Fn(Addr, u64)) {
-        self.notes.some.set(false);
-        for sender in self.notes.senders {
-            let numbers = sender.numbers.replace(0);
-            if let Some(addr) = sender.addr.get().filter(|_| numbers != 0) {
-                settle(addr, numbers);
+        let mut run: Option<(Addr, u64)> = None;
+        // Each row once: as many as there are.
+        for _ in self.rows {
+            let Some(row) = self.row(self.lists.noted.get()) else { break };
+            self.lists.noted.set(row.next.get());
+            row.next.set(self.lists.free.replace(row.index));
+            let Some(source) = row.source.take() else { continue };
+            let bit = 1_u64.wrapping_shl(u32::from(row.what.get().number));
+            match &mut run {
+                Some((of, numbers)) if *of == source => *numbers |= bit,
+                before => {
+                    if let Some((of, numbers)) = before.replace((source, bit)) {
+                        settle(of, numbers);
+                    }
+                }
             }
         }
-    }
-}
-
-impl<'m> Notes<'m> {
-    fn sender(&self, addr: Addr) -> Option<&'m Sender> {
-        self.senders.get(to_usize(widen(addr.slot())))
-    }
-
-    fn note(&self, source: Addr, number: u8) {
-        if let Some(sender) = self.sender(source).filter(|known| known.addr.get() == Some(source)) {
-            let bit = 1_u64.wrapping_shl(u32::from(number));
-            sender.numbers.set(sender.numbers.get() | bit);
-            self.some.set(true);
+        if let Some((of, numbers)) = run {
+            settle(of, numbers);
         }
+    }
+
+    fn row(&self, index: u32) -> Option<&'m Row<'m>> {
+        self.rows.get(to_usize(widen(index)))
     }
 }
 
@@ -202,12 +192,8 @@ impl<'m> Parcel<'m> {
 }
 
 impl Drop for Parcel<'_> {
-    #[cold]
     fn drop(&mut self) {
-        let Row { notes, what, source, index, next } = self.0;
-        if let Some(source) = source.take() {
-            notes.note(source, what.get().number);
-        }
-        next.set(notes.free.replace(*index));
+        let Row { lists, index, next, .. } = self.0;
+        next.set(lists.noted.replace(*index));
     }
 }

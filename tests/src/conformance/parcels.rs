@@ -466,6 +466,40 @@ pub fn disconnecting_gives_back<R: Rig>(world: &World<'_, R>) {
     }
 }
 
+/// What somebody left waiting comes after the parcels of its successor in the address table, whose buffers go back all the same.
+pub fn what_the_gone_have_left_keeps_none_of_the_living<R: Rig>(world: &World<'_, R>) {
+    let [a, b] = ["a", "b"].map(|text| world.node(text));
+    if !has_parcels(&a) {
+        return;
+    }
+    let (ground, nodes) = (Ground::new(world), [&a, &b]);
+    for round in 0..5 {
+        let (to_b, to_a) = world.introduce(&a, &b);
+        lend(world, (&a, &ground.lender), SendTo::peer(to_b).tag(1), ground.filled(round), &nodes);
+        world.turns(30, &nodes);
+        a.disconnect(to_b).unwrap();
+        world.turns(200, &nodes);
+        let _ends = (a.events(), b.events());
+        let (to_b, back) = world.introduce(&a, &b);
+        lend(world, (&a, &ground.lender), SendTo::peer(to_b).tag(2), ground.filled(round), &nodes);
+        b.recv(RecvFrom::any().tag(2), 2).unwrap();
+        let living = next_parcel(world, &b, &nodes);
+        assert_eq!(b.take().unwrap().source, Some(back));
+        b.recv(RecvFrom::any().tag(1), 1).unwrap();
+        let left = next_parcel(world, &b, &nodes);
+        assert_eq!(b.take().unwrap().source, Some(to_a));
+        if round % 2 == 0 {
+            drop((living, left));
+        } else {
+            drop((left, living));
+        }
+        ground.until_free(world, &a, &nodes);
+        a.disconnect(to_b).unwrap();
+        world.turns(200, &nodes);
+        let _ends = (a.events(), b.events());
+    }
+}
+
 /// A parcel takes no room in a buffer for many, and leaves it posted.
 pub fn parcels_fill_no_buffer<R: Rig>(world: &World<'_, R>) {
     let (a, b, to_b, _) = world.pair();
