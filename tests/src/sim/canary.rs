@@ -37,8 +37,12 @@ pub mod flaw {
     pub const BURIES_ALIVE: u8 = 8;
     /// A directed receive takes messages of others.
     pub const MISDIRECTS: u8 = 9;
+    /// A buffer that is under way is said to be settled. Only where there are such.
+    pub const LETS_GO: u8 = 10;
+    /// That a buffer is settled is not said.
+    pub const KEEPS: u8 = 11;
     /// All of them.
-    pub const ALL: [u8; 10] = [
+    pub const ALL: [u8; 12] = [
         LOSES,
         REPEATS,
         SWAPS,
@@ -49,6 +53,8 @@ pub mod flaw {
         CONFUSES,
         BURIES_ALIVE,
         MISDIRECTS,
+        LETS_GO,
+        KEEPS,
     ];
 }
 
@@ -71,7 +77,9 @@ impl<P: Provider, const FLAW: u8> Broken<P, FLAW> {
     /// Whether it is time.
     fn now_and_then(&self) -> bool {
         self.calls.set(self.calls.get() + 1);
-        self.calls.get().is_multiple_of(EVERY)
+        // There are fewer of these.
+        let every = if FLAW == flaw::KEEPS { 3 } else { EVERY };
+        self.calls.get().is_multiple_of(every)
     }
 
     fn overtaken(&self) {
@@ -135,11 +143,13 @@ impl<P: Provider, const FLAW: u8> Provider for Broken<P, FLAW> {
     }
 
     fn is_settled(&self, to: Addr, number: u8) -> bool {
-        self.inner.is_settled(to, number)
+        self.inner.is_settled(to, number) || FLAW == flaw::LETS_GO && self.now_and_then()
     }
 
     fn settle(&self, source: Addr, numbers: u64) {
-        self.inner.settle(source, numbers);
+        if FLAW != flaw::KEEPS || !self.now_and_then() {
+            self.inner.settle(source, numbers);
+        }
     }
 
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
