@@ -150,7 +150,7 @@ fn block() -> Bump<'static> {
 
 impl Op {
     /// Whether it takes away what the other one has not taken yet.
-    fn takes_away(self) -> bool {
+    const fn takes_away(self) -> bool {
         matches!(self, Self::DropLender | Self::Disconnect)
     }
 }
@@ -167,7 +167,7 @@ impl End {
             MatchingConfig { recv_depth: 16, unexpected_depth: 8, unexpected_bytes_max: 64 };
         let (bump, config) = (block(), ShmConfig { peers_max: 2, send_depth: 8, matching });
         let naming = (&Name::new(name).unwrap(), EndpointType::Rdm);
-        let port = ShmPort::open(segment, lease.clone(), &bump, naming, &config).unwrap();
+        let port = ShmPort::open(segment, lease, &bump, naming, &config).unwrap();
         let pool = rig.process(1);
         Box::leak(Box::new(Self {
             endpoint: Endpoint::new(port, &bump, &EndpointConfig { contexts_max: 32 }).unwrap(),
@@ -297,7 +297,7 @@ impl End {
         self.receive();
         self.parcels.borrow_mut().clear();
         self.held.borrow_mut().clear();
-        self.kept.as_ref().map(|kept| kept.borrow_mut().clear());
+        self.kept.iter().for_each(|kept| kept.borrow_mut().clear());
         while self.endpoint.poll_event().is_some() {}
         self.endpoint.flush();
         if let Some(lender) = self.lender.borrow().as_ref() {

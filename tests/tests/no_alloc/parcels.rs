@@ -38,14 +38,9 @@ pub(crate) struct Parcels<'d> {
 }
 
 impl<'d> Side<'d> {
-    fn open(
-        domain: &'d Domain,
-        handle: &'d PoolHandle<'d>,
-        bump: &Bump<'d>,
-        name: &Name,
-    ) -> Side<'d> {
+    fn open(domain: &'d Domain, handle: &'d PoolHandle<'d>, bump: &Bump<'d>, name: &Name) -> Self {
         let port = domain.open_port(bump, (name, EndpointType::Rdm), &ShmConfig::default());
-        Side {
+        Self {
             endpoint: Endpoint::new(port.expect("port"), bump, &EndpointConfig::default())
                 .expect("endpoint"),
             lender: Lender::place(handle, bump, UNDER_WAY_MAX).expect("lender"),
