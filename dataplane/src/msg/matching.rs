@@ -368,15 +368,14 @@ impl<'m> Matcher<'m> {
 
     #[inline(always)]
     fn first_in(&self, list: u32, message: &Incoming) -> Option<(u32, &'m PostedRecv)> {
-        let mut next = self.lists.front(list);
-        while let Some(row) = next {
+        let mut row = self.lists.front(list)?;
+        loop {
             let posted = self.row(row)?;
             if posted.takes(message) {
                 return Some((row, posted));
             }
-            next = self.lists.after(row);
+            row = self.lists.after(row)?;
         }
-        None
     }
 
     /// Of two candidates the one that was posted first.
@@ -416,7 +415,7 @@ impl<'m> Matcher<'m> {
         let buffer = landing.outcome();
         match buffer {
             Buffer::Returned => {
-                self.clear_spent();
+                debug_assert_eq!(self.spent.get(), NOBODY, "whoever found the row cleared it");
                 self.spent.set(landing.row);
             }
             Buffer::StillPosted => {

@@ -89,6 +89,14 @@ impl Head {
     pub const fn is_message(self) -> bool {
         self.flags & (flags::VALID | !flags::KNOWN) == flags::VALID
     }
+
+    /// Whether `word` is the head of message number `sequence`: both of its own tests in one comparison.
+    #[inline]
+    #[must_use]
+    pub const fn is_head_of(word: u64, sequence: u32) -> bool {
+        const LOOKED_AT: u64 = Head::pack(u32::MAX, 0, flags::VALID | !flags::KNOWN);
+        word & LOOKED_AT == Self::pack(sequence, 0, flags::VALID)
+    }
 }
 
 layout! {
@@ -124,6 +132,20 @@ pub(crate) const fn head_hash() -> u64 {
 mod tests {
     use super::*;
     use crate::pod::Pod;
+
+    #[test]
+    fn the_head_of_a_message_is_told_by_number_and_flags_whatever_its_length() {
+        for sequence in [0, 1, 0x8000_0000, u32::MAX] {
+            for length in [0, 1, MESSAGE_LENGTH_MAX] {
+                for flags in 0..=255 {
+                    let word = Head::pack(sequence, length, flags);
+                    let is_message = Head::unpack(word).is_message();
+                    assert_eq!(Head::is_head_of(word, sequence), is_message, "flags {flags:#x}");
+                    assert!(!Head::is_head_of(word, sequence.wrapping_add(1)));
+                }
+            }
+        }
+    }
 
     #[test]
     fn heads_come_back() {

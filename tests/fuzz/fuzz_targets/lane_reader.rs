@@ -214,7 +214,7 @@ impl Run<'_> {
     }
 
     /// What follows a message and is like it, in one call.
-    fn receive_run(&mut self, like: &Arrival, input: &mut Input<'_>) {
+    fn receive_run(&mut self, like: &Arrival<'_>, input: &mut Input<'_>) {
         let stride = like.length.max(1) + usize::from(input.byte() % 9);
         let room = usize::from(input.byte() % 12);
         let mut to = vec![GUARD; stride * room];
@@ -231,7 +231,7 @@ impl Run<'_> {
     }
 
     /// The oldest message that was published is the one that has arrived.
-    fn compare(&mut self, arrival: &Arrival, bytes: &[u8]) {
+    fn compare(&mut self, arrival: &Arrival<'_>, bytes: &[u8]) {
         let expected = self.visible.pop_front();
         if self.is_scribbled {
             return;
@@ -244,7 +244,7 @@ impl Run<'_> {
     }
 
     /// Copies the message out, into the middle of a guarded buffer: not a byte beside it may be touched.
-    fn copy(&self, arrival: &Arrival, gap: u8) -> Vec<u8> {
+    fn copy(&self, arrival: &Arrival<'_>, gap: u8) -> Vec<u8> {
         let gap = usize::from(gap % 9);
         let mut room = vec![GUARD; gap + arrival.length + 8];
         let end = gap + arrival.length;

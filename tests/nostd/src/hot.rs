@@ -27,13 +27,13 @@ pub extern "C" fn probe_lane_publish(lane: &LaneTx<'_>) -> u64 {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn probe_lane_peek(lane: &LaneRx<'_>) -> Result<Option<Arrival>, Fatal> {
+pub extern "C" fn probe_lane_peek<'s>(lane: &LaneRx<'s>) -> Result<Option<Arrival<'s>>, Fatal> {
     lane.peek()
 }
 
 /// Whole receive step, with an arrival of any content.
 #[unsafe(no_mangle)]
-pub extern "C" fn probe_lane_take(lane: &LaneRx<'_>, arrival: &Arrival, to: &mut [u8]) {
+pub extern "C" fn probe_lane_take(lane: &LaneRx<'_>, arrival: &Arrival<'_>, to: &mut [u8]) {
     lane.copy_out(arrival, to);
     lane.advance(arrival);
     lane.return_credit();
@@ -42,7 +42,7 @@ pub extern "C" fn probe_lane_take(lane: &LaneRx<'_>, arrival: &Arrival, to: &mut
 #[unsafe(no_mangle)]
 pub extern "C" fn probe_lane_take_run(
     lane: &LaneRx<'_>,
-    like: &Arrival,
+    like: &Arrival<'_>,
     to: &mut [u8],
     stride: usize,
 ) -> u32 {

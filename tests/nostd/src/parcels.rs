@@ -29,7 +29,7 @@ pub extern "C" fn probe_lane_is_settled(lane: &LaneTx<'_>, number: u8) -> bool {
 #[unsafe(no_mangle)]
 pub extern "C" fn probe_lane_take_parcel(
     lane: &LaneRx<'_>,
-    arrival: &Arrival,
+    arrival: &Arrival<'_>,
     numbers: u64,
 ) -> Result<Descriptor, Fatal> {
     let descriptor = lane.read_parcel(arrival)?;

@@ -396,9 +396,18 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         }
     }
 
+    /// The peer at an address that is good, where it is plainly up.
+    #[inline(always)]
+    fn peer_that_is_up(&self, addr: Addr) -> Option<&'m Peer<'s>> {
+        let peer = self.peers.get(usize::try_from(addr.slot()).unwrap_or(usize::MAX))?;
+        let is_up = peer.standing() == Standing::Up && peer.generation() == addr.generation();
+        is_up.then_some(peer)
+    }
+
     /// What stands in the way of a send to a peer that is not plainly up: opens the lane where that is all.
     #[cold]
-    fn make_ready(&self, peer: &Peer<'s>) -> Result<(), PostError> {
+    fn make_ready(&self, addr: Addr) -> Result<&'m Peer<'s>, PostError> {
+        let peer = self.peer(addr)?;
         if self.fenced.get() {
             return Err(Fatal::Fenced.into());
         }
@@ -411,9 +420,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             Standing::Known => {
                 self.open_lane_to(peer)?;
                 peer.set_standing(Standing::Up);
-                Ok(())
+                Ok(peer)
             }
-            Standing::Up => Ok(()),
+            Standing::Up => Ok(peer),
         }
     }
 }
@@ -443,12 +452,12 @@ impl Provider for ShmPort<'_, '_> {
 
     #[inline(always)]
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
-        let peer = self.peer(wr.to)?;
+        let peer = match self.peer_that_is_up(wr.to) {
+            Some(peer) => peer,
+            None => self.make_ready(wr.to)?,
+        };
         if wr.payload.bytes().len() > self.info.limits.message_bytes_max {
             return Err(Misuse::TooLong.into());
-        }
-        if peer.standing() != Standing::Up {
-            self.make_ready(peer)?;
         }
         match wr.payload {
             Payload::Inject(_) => self.stage(peer, wr.to.slot(), wr),
@@ -498,12 +507,13 @@ impl Provider for ShmPort<'_, '_> {
     #[inline(always)]
     fn ring_doorbell(&self) -> Published {
         let first = self.dirty_first.get();
-        if first != NIL {
-            self.dirty_first.set(NIL);
-            self.publish_to(first);
-            while let Some(row) = self.dirty.pop() {
-                self.publish_to(row);
-            }
+        if first == NIL {
+            return Published { count: 0, error: None };
+        }
+        self.dirty_first.set(NIL);
+        self.publish_to(first);
+        while let Some(row) = self.dirty.pop() {
+            self.publish_to(row);
         }
         Published { count: self.staged.replace(0), error: None }
     }

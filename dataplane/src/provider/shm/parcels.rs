@@ -3,7 +3,7 @@
 use heapless::VecView;
 
 use super::ShmPort;
-use super::peer::{Peer, Standing};
+use super::peer::Peer;
 use crate::error::{Fatal, PostError};
 use crate::id::Addr;
 use crate::msg::matching::{Incoming, Verdict};
@@ -24,10 +24,10 @@ pub(super) enum Admitted {
 impl<'s> ShmPort<'s, '_> {
     /// Stages a parcel. Like [`stage`](Self::stage), and not visible before the doorbell or another post.
     pub(super) fn stage_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
-        let peer = self.peer(wr.to)?;
-        if peer.standing() != Standing::Up {
-            self.make_ready(peer)?;
-        }
+        let peer = match self.peer_that_is_up(wr.to) {
+            Some(peer) => peer,
+            None => self.make_ready(wr.to)?,
+        };
         let row = wr.to.slot();
         let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
         let number = peer
@@ -108,7 +108,7 @@ impl<'s> ShmPort<'s, '_> {
 }
 
 /// The parcel at the front of a lane, once more and in full: whoever only asks whether it is one keeps the rest in registers.
-fn front(peer: &Peer<'_>) -> Result<(Arrival, Descriptor), Fatal> {
+fn front<'s>(peer: &Peer<'s>) -> Result<(Arrival<'s>, Descriptor), Fatal> {
     let arrival = peer.rx.peek()?.filter(|arrival| arrival.content == Content::Parcel);
     let arrival = arrival.ok_or(Fatal::Corrupt)?;
     Ok((arrival, peer.rx.read_parcel(&arrival)?))

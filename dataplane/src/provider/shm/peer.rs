@@ -78,7 +78,7 @@ pub(super) struct Peer<'s> {
     pub(super) stalled_at: Cell<Option<u64>>,
     /// Whether its end was put among the events.
     pub(super) reported: Cell<bool>,
-    /// How many messages it had been sent when its last one was taken.
+    /// How many messages it had been sent at the first look after its last one was taken.
     sent_before: Cell<u64>,
     /// Looks for which the next cell of the lane to it is still kept warm.
     warm_looks: Cell<u32>,
@@ -114,22 +114,32 @@ impl<'s> Peer<'s> {
         }
     }
 
-    /// A message of the peer was taken. Where something was sent to it since the one before, it is held to be waiting for
-    /// the next answer: the cell that this goes into is kept warm, if that is `worth_it`.
+    /// A message of the peer was taken.
     #[inline(always)]
-    pub(super) fn note_answers(&self, worth_it: bool) {
-        let sent = self.tx.position();
-        let answers = self.sent_before.replace(sent) != sent;
-        self.warm_looks.set(if answers && worth_it { WARM_LOOKS } else { 0 });
+    pub(super) fn note_taken(&self) {
+        self.idle_looks.set(0);
+        self.warm_looks.set(WARM_LOOKS);
     }
 
-    /// With each look: takes the cell of the next answer back from the peer, which looks at it too.
+    /// With each look: takes the cell of the next answer back from the peer, which looks at it too. That is done where
+    /// messages of the peer are answered, so that something was sent to it after each of the last two that were taken; and
+    /// where it is `worth_it`.
     #[inline(always)]
-    pub(super) fn keep_warm(&self) {
-        if let Some(left) = self.warm_looks.get().checked_sub(1) {
-            self.warm_looks.set(left);
+    pub(super) fn keep_warm(&self, worth_it: bool) {
+        let Some(left) = self.warm_looks.get().checked_sub(1) else { return };
+        self.warm_looks.set(left);
+        if left == WARM_LOOKS - 1 && !self.answers(worth_it) {
+            self.warm_looks.set(0);
+        } else {
             self.tx.warm();
         }
+    }
+
+    /// Whether something was sent to the peer since this was last asked, and whether to go by that.
+    #[inline(always)]
+    const fn answers(&self, worth_it: bool) -> bool {
+        let sent = self.tx.position();
+        self.sent_before.replace(sent) != sent && worth_it
     }
 
     #[inline(always)]

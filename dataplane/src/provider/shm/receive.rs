@@ -54,7 +54,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                 continue;
             };
             let has_news = peer.rx.may_have_news();
-            peer.keep_warm();
+            peer.keep_warm(self.hot_count.get() <= HOT_KEPT);
             if has_news {
                 self.ready.set(row);
                 return Sight::Ready;
@@ -109,8 +109,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// A message of that peer was handed out by itself.
     #[inline(always)]
     pub(super) fn took_one(&self, peer: &Peer<'s>) {
-        peer.idle_looks.set(0);
-        peer.note_answers(self.hot_count.get() <= HOT_KEPT);
+        peer.note_taken();
         self.since_harvest.set(self.since_harvest.get().wrapping_add(1));
     }
 

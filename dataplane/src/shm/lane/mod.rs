@@ -184,17 +184,15 @@ struct Place {
 fn place(length: usize, bits: u8, spill: u64) -> Place {
     let immediate = bits & flags::IMMEDIATE != 0;
     let inline_max = if immediate { CELL_INLINE_BYTES - 8 } else { CELL_INLINE_BYTES };
-    let inline_bytes = length.min(inline_max);
-    let rest = length.wrapping_sub(inline_bytes);
-    if rest == 0 {
-        return Place { inline_bytes, spill_at: spill, spill_end: spill };
-    }
+    let Some(rest @ 1..) = length.checked_sub(inline_max) else {
+        return Place { inline_bytes: length, spill_at: spill, spill_end: spill };
+    };
     let whole_lines = rest >= SPILL_WHOLE_LINES_BYTES || bits & flags::OWN_LINE != 0;
-    let step = if whole_lines { SPILL_LINE_BYTES } else { SPILL_STEP_BYTES };
-    let spill_at = round_up(spill, step);
+    // It is used in whole steps, so the next one begins where the last one ends.
+    let spill_at = if whole_lines { round_up(spill, SPILL_LINE_BYTES) } else { spill };
     let rest = u64::try_from(rest).unwrap_or(u64::MAX);
     Place {
-        inline_bytes,
+        inline_bytes: inline_max,
         spill_at,
         spill_end: spill_at.wrapping_add(round_up(rest, SPILL_STEP_BYTES)),
     }

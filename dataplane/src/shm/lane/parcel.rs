@@ -122,7 +122,7 @@ impl LaneRx<'_> {
     ///
     /// # Errors
     /// `Corrupt` where no correct sender writes that.
-    pub fn read_parcel(&self, arrival: &Arrival) -> Result<Descriptor, Fatal> {
+    pub fn read_parcel(&self, arrival: &Arrival<'_>) -> Result<Descriptor, Fatal> {
         let mut bytes = [0; size_of::<ParcelBody>()];
         if arrival.length != bytes.len() {
             return Err(Fatal::Corrupt);
@@ -137,7 +137,7 @@ impl LaneRx<'_> {
     }
 
     /// Takes the parcel at the front out of the lane. Its number is this end's until it is settled.
-    pub fn take_parcel(&self, arrival: &Arrival, descriptor: &Descriptor) {
+    pub fn take_parcel(&self, arrival: &Arrival<'_>, descriptor: &Descriptor) {
         self.parcels_held.set(self.parcels_held.get() | bit(descriptor.number));
         self.advance(arrival);
     }

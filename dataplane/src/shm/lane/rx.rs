@@ -15,13 +15,14 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// A message at the front of a lane: the checked copy of its head word.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrival {
+pub struct Arrival<'s> {
     /// Bytes in the message.
     pub length: usize,
     /// Tag and immediate data.
     pub envelope: Envelope,
     /// What its bytes are.
     pub content: Content,
+    cell: &'s Line,
     place: Place,
 }
 
@@ -45,6 +46,8 @@ pub struct LaneRx<'s> {
     /// What the sender was last told of `head`.
     returned: Cell<u64>,
     spill_returned: Cell<u64>,
+    /// A quarter of the cells, and of the bytes of the spill: so much is consumed before the sender is told.
+    quarters: [Cell<u64>; 2],
     message_bytes_max: Cell<usize>,
     /// The head word that was found in the next cell when there was nothing in it.
     idle_word: Cell<u64>,
@@ -73,6 +76,7 @@ impl<'s> LaneRx<'s> {
             spill_head: Cell::new(0),
             returned: Cell::new(0),
             spill_returned: Cell::new(0),
+            quarters: [Cell::new(0), Cell::new(0)],
             message_bytes_max: Cell::new(message_bytes_max),
             idle_word: Cell::new(NO_WORD),
             spill_used: Cell::new(false),
@@ -91,6 +95,9 @@ impl<'s> LaneRx<'s> {
         self.spill_head.set(0);
         self.returned.set(0);
         self.spill_returned.set(0);
+        let [cells, spill_bytes] = &self.quarters;
+        cells.set(length_u64(memory.cells) / 4);
+        spill_bytes.set(length_u64(memory.spill).wrapping_mul(64) / 4);
         self.message_bytes_max.set(message_bytes_max);
         self.idle_word.set(NO_WORD);
         self.parcels_held.set(0);
@@ -127,7 +134,7 @@ impl<'s> LaneRx<'s> {
     /// # Errors
     /// `Corrupt` where the cell holds what no correct sender writes.
     #[inline(always)]
-    pub fn peek(&self) -> Result<Option<Arrival>, Fatal> {
+    pub fn peek(&self) -> Result<Option<Arrival<'s>>, Fatal> {
         let memory = self.memory.get();
         let head = self.head.get();
         let Some(cell) = memory.cells.get(index(head, self.cell_mask.get())) else {
@@ -136,10 +143,10 @@ impl<'s> LaneRx<'s> {
         let [head_word, tag, first, ..] = cell.words();
         // SYNC(lane): Acquire pairs with the Release in LaneTx::publish.
         let raw = head_word.load(Ordering::Acquire);
-        let word = Head::unpack(raw);
-        if word.sequence != sequence(head) || !word.is_message() {
+        if !Head::is_head_of(raw, sequence(head)) {
             return self.nothing(raw, head);
         }
+        let word = Head::unpack(raw);
         let immediate = (word.flags & flags::IMMEDIATE != 0).then(|| first.load(Ordering::Relaxed));
         let tag = (word.flags & flags::TAGGED != 0).then(|| tag.load(Ordering::Relaxed));
         if word.length > self.message_bytes_max.get() {
@@ -149,12 +156,12 @@ impl<'s> LaneRx<'s> {
         let content =
             if word.flags & flags::PARCEL == 0 { Content::Bytes } else { Content::Parcel };
         let envelope = Envelope { tag, immediate };
-        Ok(Some(Arrival { length: word.length, envelope, content, place }))
+        Ok(Some(Arrival { length: word.length, envelope, content, cell, place }))
     }
 
     /// No message: the cell of the lap before, or one never written. Anything else is foul play.
     #[inline]
-    fn nothing(&self, raw: u64, head: u64) -> Result<Option<Arrival>, Fatal> {
+    fn nothing(&self, raw: u64, head: u64) -> Result<Option<Arrival<'s>>, Fatal> {
         let memory = self.memory.get();
         let word = Head::unpack(raw);
         let lap_before = sequence(head.wrapping_sub(length_u64(memory.cells)));
@@ -168,25 +175,21 @@ impl<'s> LaneRx<'s> {
 
     /// Copies the first `to.len()` bytes of the message at the front, at most as many as it has.
     #[inline(always)]
-    pub fn copy_out(&self, arrival: &Arrival, to: &mut [u8]) {
-        let memory = self.memory.get();
-        let Some(cell) = memory.cells.get(index(self.head.get(), self.cell_mask.get())) else {
-            return;
-        };
+    pub fn copy_out(&self, arrival: &Arrival<'_>, to: &mut [u8]) {
         debug_assert!(to.len() <= arrival.length, "the message has no more bytes");
         let inline_bytes = arrival.place.inline_bytes.min(to.len());
         let (inline, rest) = to.split_at_mut_checked(inline_bytes).unwrap_or_default();
         let skip = PAYLOAD_WORD.wrapping_add(usize::from(arrival.envelope.immediate.is_some()));
-        read_inline(cell, skip, inline);
+        read_inline(arrival.cell, skip, inline);
         if !rest.is_empty() {
-            read_spill(memory.spill, arrival.place.spill_at, rest);
+            read_spill(self.memory.get().spill, arrival.place.spill_at, rest);
         }
     }
 
     /// Takes messages that are like one that was just taken out of the lane (same length, same tag, no immediate data), for
     /// as long as there are any and `to` has room: one every `stride` bytes. Returns how many.
     #[inline(always)]
-    pub fn take_run(&self, like: &Arrival, to: &mut [u8], stride: usize) -> u32 {
+    pub fn take_run(&self, like: &Arrival<'_>, to: &mut [u8], stride: usize) -> u32 {
         if like.envelope.immediate.is_some() || stride < like.length.max(1) {
             return 0;
         }
@@ -232,7 +235,7 @@ impl<'s> LaneRx<'s> {
 
     /// Takes the message at the front out of the lane, and returns credit when a quarter of a ring was consumed.
     #[inline(always)]
-    pub fn advance(&self, arrival: &Arrival) {
+    pub fn advance(&self, arrival: &Arrival<'_>) {
         self.move_to(self.head.get().wrapping_add(1), arrival.place.spill_end);
     }
 
@@ -242,11 +245,9 @@ impl<'s> LaneRx<'s> {
         self.spill_used.set(spill_head != self.spill_head.get());
         self.head.set(head);
         self.spill_head.set(spill_head);
-        let memory = self.memory.get();
-        let cells = length_u64(memory.cells);
-        let spill_bytes = length_u64(memory.spill).wrapping_mul(64);
-        if head.wrapping_sub(self.returned.get()) >= cells / 4
-            || spill_head.wrapping_sub(self.spill_returned.get()) >= spill_bytes / 4
+        let [cells, spill_bytes] = &self.quarters;
+        if head.wrapping_sub(self.returned.get()) >= cells.get()
+            || spill_head.wrapping_sub(self.spill_returned.get()) >= spill_bytes.get()
         {
             self.return_credit();
         }
@@ -307,7 +308,15 @@ fn read_words(words: &[AtomicU64], to: &mut [u8]) {
 fn read_spill(spill: &[Line], at: u64, to: &mut [u8]) {
     let at = spill_index(spill, at);
     match words_of_line(spill, at, to.len()) {
-        Some(words) => read_words(words, to),
+        Some(words) => match (words, <&mut [u8; 2 * WORD_BYTES]>::try_from(&mut *to)) {
+            // What a message of 64 bytes has here: without a loop.
+            ([first, second, ..], Ok(pair)) => {
+                let (low, high) = pair.split_at_mut(WORD_BYTES);
+                low.copy_from_slice(&first.load(Ordering::Relaxed).to_le_bytes());
+                high.copy_from_slice(&second.load(Ordering::Relaxed).to_le_bytes());
+            }
+            _ => read_words(words, to),
+        },
         None => read_spill_lines(spill, at, to),
     }
 }

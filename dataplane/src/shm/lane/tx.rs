@@ -80,14 +80,10 @@ impl<'s> LaneTx<'s> {
     /// room); `Corrupt` where the credit that the receiver returned is impossible. Nothing was consumed.
     #[inline(always)]
     pub fn stage(&self, payload: &[u8], envelope: Envelope) -> Result<(), PostError> {
-        self.stage_as(payload, envelope, 0)?;
-        if self.staged() > BATCH_CELLS_MAX {
-            self.publish();
-        }
-        Ok(())
+        self.stage_as(payload, envelope, 0)
     }
 
-    /// [`LaneTx::stage`] with more flags, and without publishing what has become a long batch.
+    /// [`LaneTx::stage`] with more flags. With any, what has become a long batch is not published.
     #[inline(always)]
     pub(super) fn stage_as(
         &self,
@@ -107,13 +103,16 @@ impl<'s> LaneTx<'s> {
         if envelope.immediate.is_some() {
             bits |= flags::IMMEDIATE;
         }
-        if tail == self.published.get() {
+        let mut is_first = tail == self.published.get();
+        if is_first {
             bits |= flags::OWN_LINE;
         }
         let place = place(payload.len(), bits, self.spill_tail.get());
         if place.spill_end != self.spill_tail.get() {
             if !self.has_spill(&memory, place.spill_end) {
                 self.refresh(Retry::NoSpill)?;
+                // What was staged is published by now.
+                is_first = true;
                 if !self.has_spill(&memory, place.spill_end) {
                     return Err(Retry::NoSpill.into());
                 }
@@ -126,16 +125,18 @@ impl<'s> LaneTx<'s> {
         };
         write_cell(cell, payload, envelope, place.inline_bytes);
         let head = Head::pack(sequence(tail), payload.len(), bits);
-        // Asked again: making room may have published what was staged.
-        if tail == self.published.get() {
-            self.held_back.set(head);
-        } else {
-            let [head_word, ..] = cell.words();
-            // Behind the held-back head of the batch: nobody looks here before that is published.
-            head_word.store(head, Ordering::Relaxed);
-        }
         self.spill_tail.set(place.spill_end);
         self.tail.set(tail.wrapping_add(1));
+        if is_first {
+            self.held_back.set(head);
+            return Ok(());
+        }
+        let [head_word, ..] = cell.words();
+        // Behind the held-back head of the batch: nobody looks here before that is published.
+        head_word.store(head, Ordering::Relaxed);
+        if more == 0 && tail.wrapping_sub(self.published.get()) >= BATCH_CELLS_MAX {
+            self.publish();
+        }
         Ok(())
     }
 
@@ -290,7 +291,14 @@ fn write_words(words: &[AtomicU64], bytes: &[u8]) {
 fn write_spill(spill: &[Line], at: u64, bytes: &[u8]) {
     let at = spill_index(spill, at);
     match words_of_line(spill, at, bytes.len()) {
-        Some(words) => write_words(words, bytes),
+        Some(words) => match (words, bytes.as_chunks::<WORD_BYTES>()) {
+            // What a message of 64 bytes has here: without a loop.
+            ([first, second, ..], ([low, high], [])) => {
+                first.store(u64::from_le_bytes(*low), Ordering::Relaxed);
+                second.store(u64::from_le_bytes(*high), Ordering::Relaxed);
+            }
+            _ => write_words(words, bytes),
+        },
         None => write_spill_lines(spill, at, bytes),
     }
 }
