@@ -9,9 +9,9 @@
 use crate::describe::{HASH_START, StructLayout, hash_word};
 use crate::shm::{
     AccessMode, BELL_ARMED, BufferMeta, ClassLive, Counter, DType, EndpointEntry, EndpointKind,
-    HistogramHeader, HistogramId, LaneCell, LaneHeader, LaneState, LeaseState, Orphans, PoolHeader,
-    ProcessEntry, SegmentHeader, SegmentKind, SizeClass, SlotHome, StatsHeader, StorageType, Unit,
-    pool, stats,
+    HistogramHeader, HistogramId, LaneCell, LaneHeader, LaneState, LeaseState, Orphans, ParcelBody,
+    PoolHeader, ProcessEntry, SegmentHeader, SegmentKind, SizeClass, SlotHome, StatsHeader,
+    StorageType, Unit, lane, pool, stats,
 };
 use crate::wire::{MessageHeader, message};
 use crate::word::widen;
@@ -40,6 +40,7 @@ pub const MANIFEST: &[&StructLayout] = &[
     &SizeClass::LAYOUT,
     &ClassLive::LAYOUT,
     &BufferMeta::LAYOUT,
+    &ParcelBody::LAYOUT,
 ];
 
 /// Hashes of the numbered states and kinds, and numbers that are part of the contract but of no
@@ -57,6 +58,7 @@ const NUMBERS: &[u64] = &[
     AccessMode::HASH,
     Orphans::HASH,
     SlotHome::HASH,
+    widen(lane::PARCELS_MAX),
     widen(pool::SLOT_BITS),
     widen(pool::TAG_BITS),
     widen(pool::DETACHED_MAX),
@@ -115,7 +117,7 @@ mod tests {
         ("SegmentHeader", 0x9d43_de99_edab_7ff1),
         ("ProcessEntry", 0x6a08_12d3_07af_0be4),
         ("EndpointEntry", 0x60de_1e12_da65_e8c7),
-        ("LaneHeader", 0x878f_fcfe_2977_ebf9),
+        ("LaneHeader", 0xb6e9_23c3_5da9_18cd),
         ("LaneCell", 0x32d0_a49a_2c50_31dd),
         ("StatsHeader", 0x7bce_bbc8_7bd5_d693),
         ("HistogramHeader", 0x6767_9656_cff9_120a),
@@ -124,9 +126,10 @@ mod tests {
         ("SizeClass", 0xef4e_080d_308a_371a),
         ("ClassLive", 0xe30a_67c6_1971_5d57),
         ("BufferMeta", 0x63aa_a8ef_28ac_7677),
+        ("ParcelBody", 0xb060_3129_c7c2_9d8e),
     ];
 
-    const GOLDEN_LAYOUT_HASH: u64 = 0xbc6e_46ca_b645_5d2e;
+    const GOLDEN_LAYOUT_HASH: u64 = 0xbb1c_f620_6ff1_0ee4;
 
     #[test]
     fn the_hashes_are_those_of_version_1() {

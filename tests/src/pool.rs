@@ -50,16 +50,26 @@ impl Rig {
     pub fn new(geometry: PoolGeometry) -> Self {
         Self::with_host(geometry, &NoHost)
     }
+
+    /// A fresh pool of another name, or made by somebody else.
+    #[must_use]
+    pub fn named(geometry: PoolGeometry, identity: &Identity) -> Self {
+        Self::made(&geometry, &NoHost, identity)
+    }
 }
 
 impl<H: PoolHost> Rig<H> {
     /// A fresh pool with a host of the test's own.
     #[must_use]
     pub fn with_host(geometry: PoolGeometry, host: &'static H) -> Self {
+        Self::made(&geometry, host, &identity())
+    }
+
+    fn made(geometry: &PoolGeometry, host: &'static H, identity: &Identity) -> Self {
         let bytes = geometry.segment_bytes().expect("a good geometry");
         let count = usize::try_from(bytes / 64).expect("small");
         let lines: &'static [Line] = (0..count).map(|_| Line::zeroed()).collect::<Vec<_>>().leak();
-        let segment = PoolSegment::format(lines, &geometry, &identity()).expect("fresh memory");
+        let segment = PoolSegment::format(lines, geometry, identity).expect("fresh memory");
         // SAFETY: everybody in the tests goes through guards; whoever scribbles takes no slices.
         let access = unsafe { PlainAccess::promise() };
         let segment = Box::leak(Box::new(segment.with_plain_access(access)));

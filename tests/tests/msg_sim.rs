@@ -41,9 +41,11 @@ impl Drop for Replay {
     }
 }
 
-fn rounds<R: Rig>(test: &'static str) {
+/// Returns how many buffers of a pool were handed over.
+fn rounds<R: Rig>(test: &'static str) -> u64 {
     let first = number_of("SPINWIRE_SEED", 1);
     let rounds = number_of("SPINWIRE_SIM_ROUNDS", ROUNDS);
+    let mut lent = 0;
     for &endpoint_type in R::TYPES.iter().filter(|&&t| t != EndpointType::Dgram) {
         let (mut delivered, mut stays) = (0, 0);
         for seed in first..first + rounds {
@@ -52,6 +54,7 @@ fn rounds<R: Rig>(test: &'static str) {
                 Ok(report) => {
                     delivered += report.delivered;
                     stays += report.stays;
+                    lent += report.lent;
                 }
                 Err(violation) => panic!("{endpoint_type}, seed {seed}: {}", violation.0),
             }
@@ -62,31 +65,38 @@ fn rounds<R: Rig>(test: &'static str) {
             assert!(stays > rounds * 4, "{endpoint_type}: only {stays} lives");
         }
     }
+    lent
+}
+
+/// [`rounds`] where buffers of a pool go over.
+fn lending_rounds<R: Rig>(test: &'static str) {
+    let (lent, rounds) = (rounds::<R>(test), number_of("SPINWIRE_SIM_ROUNDS", ROUNDS));
+    assert!(rounds < 20 || lent > rounds * 10, "only {lent} buffers");
 }
 
 #[test]
 fn loopback() {
-    rounds::<Loopback>("loopback");
+    assert_eq!(rounds::<Loopback>("loopback"), 0, "it has none of that");
 }
 
 #[test]
 fn shm() {
-    rounds::<Shm>("shm");
+    lending_rounds::<Shm>("shm");
 }
 
 #[test]
 fn traced_shm() {
-    rounds::<Traced<Shm>>("traced_shm");
+    lending_rounds::<Traced<Shm>>("traced_shm");
 }
 
 #[test]
 fn faulty_loopback() {
-    rounds::<Faulty<Loopback, 3>>("faulty_loopback");
+    assert_eq!(rounds::<Faulty<Loopback, 3>>("faulty_loopback"), 0, "it has none of that");
 }
 
 #[test]
 fn faulty_shm() {
-    rounds::<Faulty<Shm, 3>>("faulty_shm");
+    lending_rounds::<Faulty<Shm, 3>>("faulty_shm");
 }
 
 #[test]
@@ -117,9 +127,16 @@ fn canary<const FLAW: u8>(words: &[&str]) {
     }
 }
 
+/// The same, of what only shared memory has.
+fn lending_canary<const FLAW: u8>(words: &[&str]) {
+    let found = findings::<Canary<Shm, FLAW>>();
+    let said = found.iter().any(|text| words.iter().any(|word| text.contains(word)));
+    assert!(said, "flaw {FLAW} was found out as {found:#?}");
+}
+
 #[test]
 fn every_canary_is_found_out() {
-    assert_eq!(flaw::ALL.len(), 10);
+    assert_eq!(flaw::ALL.len(), 12);
     canary::<{ flaw::LOSES }>(&["lost or late"]);
     canary::<{ flaw::REPEATS }>(&["delivered twice"]);
     canary::<{ flaw::SWAPS }>(&["lost or late"]);
@@ -130,4 +147,6 @@ fn every_canary_is_found_out() {
     canary::<{ flaw::CONFUSES }>(&["took", "ended as", "not given back"]);
     canary::<{ flaw::BURIES_ALIVE }>(&["alive and connected"]);
     canary::<{ flaw::MISDIRECTS }>(&["took"]);
+    lending_canary::<{ flaw::LETS_GO }>(&["not to be had", "somebody writes"]);
+    lending_canary::<{ flaw::KEEPS }>(&["left over", "a good loan is refused"]);
 }

@@ -441,17 +441,24 @@ fn another_storage_is_refused() {
     description.storage = StorageType::Cuda;
     let wrong = PoolError::TypeMismatch { expected: StorageType::Cpu, actual: StorageType::Cuda };
     assert_eq!(described(pool, &description), Err(wrong));
-    // Somebody else's build knows how to.
+    // Somebody else's build knows how to, and writes that before anybody else has the buffer.
     let buffer = pool.acquire(64).unwrap();
+    let id = buffer.id();
     let kind = (0..rig.lines.len()).find(|line| {
         word(rig.lines, line * 8 + 1).unwrap().load(Ordering::Relaxed) == 64 && *line > 20
     });
     let kind = word(rig.lines, kind.unwrap() * 8 + 2).unwrap();
+    buffer.detach().unwrap();
+    let other = rig.process(2);
     kind.store(1, Ordering::Relaxed);
-    assert_eq!(buffer.as_slice::<u8>().unwrap_err(), wrong);
-    assert_eq!(buffer.copy_to(0, &mut [0]).unwrap_err(), wrong);
+    assert_eq!(other.get(id).unwrap().as_slice::<u8>().unwrap_err(), wrong);
+    assert_eq!(other.get(id).unwrap().copy_to(0, &mut [0]).unwrap_err(), wrong);
+    assert_eq!(other.get_mut(id).unwrap().as_slice::<u8>().unwrap_err(), wrong);
     kind.store(2, Ordering::Relaxed);
-    assert_eq!(buffer.as_slice::<u8>().unwrap_err(), PoolError::Fatal(Fatal::Corrupt));
+    let corrupt = PoolError::Fatal(Fatal::Corrupt);
+    assert_eq!(other.get(id).unwrap().as_slice::<u8>().unwrap_err(), corrupt);
+    other.add_ref(id).unwrap();
+    assert_eq!(other.adopt_mut(id).unwrap().copy_to(0, &mut [0]).unwrap_err(), corrupt);
 }
 
 #[test]

@@ -11,15 +11,16 @@ const WORD: usize = 8;
 /// Up to here every byte of every message depends on its number.
 const SHORT_BYTES: usize = 256;
 /// One in so many long messages is compared in full.
-const FULL_EVERY: u64 = 64;
+pub(crate) const FULL_EVERY: u64 = 64;
 const MIX: u64 = 0x9E37_79B9_7F4A_7C15;
 
-fn fixed(at: usize) -> u64 {
+/// The word at that place of a long message, where it is no stamped one.
+pub(crate) fn fixed(at: usize) -> u64 {
     u64::try_from(at).unwrap_or(0).wrapping_add(1).wrapping_mul(MIX)
 }
 
 /// Places of the stamped words of a long message of `words` words.
-fn stamps(words: usize, number: u64) -> [usize; 3] {
+pub(crate) fn stamps(words: usize, number: u64) -> [usize; 3] {
     let moving = number.wrapping_mul(8) % u64::try_from(words).unwrap_or(1).max(1);
     [0, usize::try_from(moving).unwrap_or(0), words.saturating_sub(1)]
 }

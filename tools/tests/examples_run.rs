@@ -39,6 +39,7 @@ fn every_example_does_what_it_says() {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let mut said = [
         // A line of each end, with figures that only a run that worked can have.
+        ("frames", vec!["reader: 2000 frames"]),
         ("market_fanout", vec!["publisher: 20000 quotes", "slow: ", "fast: "]),
         ("request_reply", vec!["client: 20000 answers", "server: 20000 requests"]),
         ("sleeper", vec!["spin: p50 ", "times a spin", "park: p50 ", "park: Parks"]),

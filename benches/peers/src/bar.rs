@@ -40,7 +40,7 @@ const fn bar(work: Work, ours: &'static str, theirs: &'static str, limit: Limit)
 }
 
 /// Every bar of the project.
-pub(crate) const BARS: [Bar; 11] = [
+pub(crate) const BARS: [Bar; 12] = [
     bar(Work::rtt(32), "spinwire", floor::NAME, Limit::AtMost(1.3)),
     bar(Work::rtt(64), "spinwire tagged", floor::NAME, Limit::AtMost(1.45)),
     bar(Work::rtt(64), "spinwire tagged", "ucx", Limit::AtMost(0.9)),
@@ -49,6 +49,7 @@ pub(crate) const BARS: [Bar; 11] = [
     bar(Work::stream(64), "spinwire tagged", "ucx", Limit::AtLeast(3.0)),
     bar(Work::stream(4096), "spinwire tagged", "ucx", Limit::AtLeast(1.0)),
     bar(Work::stream(65536), "spinwire tagged", "ucx", Limit::AtLeast(1.0)),
+    bar(Work::LEND, "spinwire lent", "spinwire 64 B", Limit::AtMost(1.5)),
     bar(Work::ACQUIRE, "spinwire pool", "iceoryx2 loan", Limit::AtMost(0.25)),
     bar(Work::GET, "spinwire pool", "iceoryx2 loan", Limit::AtMost(0.25)),
     bar(Work::TWO, "two processes", "one process", Limit::AtLeast(0.3)),

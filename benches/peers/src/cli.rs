@@ -22,7 +22,7 @@ What it does:
 Words for --only (`floor` stands for the two reference bounces; the floor itself always runs):
   peers  floor spinwire ucx rtrb iceoryx2 libfabric pool
   works  rtt32 rtt64 rtt4096 rtt65536 stream32 stream64 stream4096 stream65536
-         acquire4096 get4096 two4096
+         lend1048576 acquire4096 get4096 two4096
 
 Examples:
   peers --quick                          a look, in a minute or two

@@ -23,6 +23,8 @@ pub(crate) enum Kind {
 pub(crate) enum Subject {
     /// Messages go from one side to the other.
     Message,
+    /// A buffer goes from one side to the other and back, uncopied.
+    Lend,
     /// One process takes a buffer and lets go of it.
     Acquire,
     /// One process looks up a buffer of another by its id, and lets go of it.
@@ -56,6 +58,9 @@ impl Work {
         Self { kind: Kind::Stream, size, subject: Subject::Message }
     }
 
+    /// A buffer of 1 MiB there and back.
+    pub(crate) const LEND: Self = Self { kind: Kind::Rtt, size: 1 << 20, subject: Subject::Lend };
+
     /// A buffer taken and let go.
     pub(crate) const ACQUIRE: Self =
         Self { kind: Kind::Rtt, size: BUFFER, subject: Subject::Acquire };
@@ -67,7 +72,7 @@ impl Work {
     pub(crate) const TWO: Self = Self { kind: Kind::Stream, size: BUFFER, subject: Subject::Two };
 
     /// Every work, in the order of the table.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::rtt(32),
         Self::rtt(64),
         Self::rtt(4096),
@@ -76,13 +81,19 @@ impl Work {
         Self::stream(64),
         Self::stream(4096),
         Self::stream(65536),
+        Self::LEND,
         Self::ACQUIRE,
         Self::GET,
         Self::TWO,
     ];
 
-    /// Whether messages are sent.
+    /// Whether something goes from one side to the other, so that a line that does is its floor.
     pub(crate) fn is_message(self) -> bool {
+        self.is_copied() || self.subject == Subject::Lend
+    }
+
+    /// Whether messages are sent whose bytes are copied in and out.
+    pub(crate) fn is_copied(self) -> bool {
         self.subject == Subject::Message
     }
 
@@ -91,6 +102,7 @@ impl Work {
         let what = match (self.subject, self.kind) {
             (Subject::Message, Kind::Rtt) => "rtt",
             (Subject::Message, Kind::Stream) => "stream",
+            (Subject::Lend, _) => "lend",
             (Subject::Acquire, _) => "acquire",
             (Subject::Get, _) => "get",
             (Subject::Two, _) => "two",
@@ -104,6 +116,7 @@ impl fmt::Display for Work {
         let what = match (self.subject, self.kind) {
             (Subject::Message, Kind::Rtt) => "round trip",
             (Subject::Message, Kind::Stream) => "stream",
+            (Subject::Lend, _) => "pool lend",
             (Subject::Acquire, _) => "pool acquire",
             (Subject::Get, _) => "pool get",
             (Subject::Two, _) => "pool two",

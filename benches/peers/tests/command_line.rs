@@ -96,6 +96,20 @@ fn the_pool_is_measured_in_processes_of_its_own() {
 }
 
 #[test]
+fn a_lent_buffer_is_held_against_a_short_message() {
+    let (output, stdout) =
+        run(peers(&["--rounds", "3", "--only", "spinwire,lend1048576", "--json"]));
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_str(&stdout).expect("JSON");
+    for (name, ns) in [("spinwire lent", 140.0), ("spinwire 64 B", 110.0)] {
+        let figure = &row(&report, name)["state"]["measured"]["p50_or_rate"];
+        assert_eq!(figure.as_f64(), Some(ns), "{name}: {figure}");
+    }
+    assert_eq!(row(&report, "spinwire 64 B")["rival"]["name"], "spinwire lent");
+    assert_eq!(report["bars"].as_array().map(Vec::len), Some(1), "{}", report["bars"]);
+}
+
+#[test]
 fn a_wrong_word_is_answered_with_the_right_ones() {
     let (output, _) = run(peers(&["--only", "ucxx"]));
     assert_eq!(output.status.code(), Some(2));

@@ -1,6 +1,8 @@
 //! What comes back: the end of an operation, or one message of a multi-receive.
 
+use super::parcel::Parcel;
 use crate::id::{Addr, WrId};
+use crate::pool::{Guard, Pool, PoolError, PoolHost, Shared};
 use crate::provider::Status;
 use crate::raw::loan::Loan;
 
@@ -12,6 +14,8 @@ pub enum Kind {
     Sent,
     /// A message has arrived.
     Received,
+    /// A message has arrived that is a buffer of a pool: see [`Completion::take_guard`]. The receive needed no room for it.
+    Parcel,
     /// A receive is over without a message: see the status. With `Success` it is a multi-receive whose rest was too short
     /// for the next message.
     RecvEnded,
@@ -42,9 +46,24 @@ pub struct Completion<'m> {
     pub source: Option<Addr>,
     /// The buffer, the caller's again. `None` while a multi-receive goes on; then [`Endpoint::read`](super::Endpoint::read) shows the message.
     pub loan: Option<Loan<'m>>,
+    /// The buffer of a pool that has come, where the kind is [`Kind::Parcel`].
+    pub parcel: Option<Parcel<'m>>,
 }
 
 impl Completion<'_> {
+    /// A guard for the buffer that has come. The parcel is spent by that.
+    ///
+    /// # Errors
+    /// As [`Parcel::take`]; the parcel stays. `NoReference` where none has come, or it was taken.
+    pub fn take_guard<'p, H: PoolHost>(
+        &mut self,
+        pool: &'p Pool<'p, H>,
+    ) -> Result<Guard<'p, Shared, H>, PoolError> {
+        let guard = self.parcel.as_ref().ok_or(PoolError::NoReference)?.open(pool)?;
+        self.parcel = None;
+        Ok(guard)
+    }
+
     /// The message, where its buffer came back with it. Of a run: all of it, see [`Completion::messages`].
     #[must_use]
     #[inline]

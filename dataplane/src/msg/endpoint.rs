@@ -13,19 +13,23 @@
 //! freed exactly once, by that completion; (3) while a reader looks at a part of a posted buffer, the buffer is not given
 //! back.
 
+mod parcels;
+
 use core::cell::Cell;
 use core::fmt;
 
 use heapless::VecView;
 
+use self::parcels::Arrived;
+use super::parcel::Desk;
 use super::totals::{Tally, Totals, add};
 use super::{Completion, Kind, RecvFrom, SendTo};
 use crate::error::{PostError, Refused, Retry};
 use crate::id::{Addr, Name, OpTag, WrId};
 use crate::poll::{Armed, Budget, Outcome, Poll, WakeSource};
 use crate::provider::{
-    Buffer, CancelError, Cqe, Event, Info, Payload, Provider, RecvWr, SendWr, Sge, Sight, Use,
-    Waiting,
+    Buffer, CancelError, Caps, Cqe, Event, Info, Payload, Provider, RecvWr, SendWr, Sge, Sight,
+    Status, Use, Waiting,
 };
 use crate::raw::loan::{Loan, Posted};
 use crate::raw::place::{Bump, Exhausted};
@@ -90,6 +94,8 @@ pub struct Endpoint<'m, P> {
     /// How many of them the caller has had.
     taken: Cell<usize>,
     stale: Ring<'m, WrId>,
+    /// Where parcels are given up.
+    desk: Desk<'m>,
     totals: Tally,
 }
 
@@ -109,6 +115,8 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// [`Exhausted`] where the arena is too small.
     pub fn new(provider: P, bump: &Bump<'m>, config: &EndpointConfig) -> Result<Self, Exhausted> {
         let contexts = config.contexts_max;
+        let info = provider.info();
+        let senders = if info.caps.has(Caps::PARCEL) { info.limits.peers_max } else { 0 };
         let batch: &'m mut VecView<Cqe> =
             bump.value(heapless::Vec::<Cqe, BATCH_MAX>::new())?.as_mut_view();
         Ok(Self {
@@ -124,6 +132,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             harvested: Cell::new(0),
             taken: Cell::new(0),
             stale: Ring::place(bump, STALE_KEPT, WrId::from_raw(0))?,
+            desk: Desk::place(bump, senders)?,
             totals: Tally::default(),
         })
     }
@@ -286,7 +295,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     }
 
     #[cold]
-    fn refused(&self, error: PostError) -> PostError {
+    pub(super) fn refused(&self, error: PostError) -> PostError {
         if let PostError::Retry(_) = error {
             add(&self.totals.retries, 1);
         }
@@ -294,7 +303,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     }
 
     #[inline(always)]
-    fn count_sent(&self, length: usize) {
+    pub(super) fn count_sent(&self, length: usize) {
         add(&self.totals.messages_sent, 1);
         add(&self.totals.bytes_sent, u64::try_from(length).unwrap_or(0));
     }
@@ -332,6 +341,10 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         if published.count > 0 {
             add(&self.totals.batches_published, 1);
         }
+        // Last: an answer is not to wait until this CPU has the line that this is written into.
+        if self.desk.has_some() {
+            self.desk.clear(|source, numbers| self.provider.settle(source, numbers));
+        }
     }
 
     /// The next completion, if any: of the last harvest, or of a message that the last turn saw. At most as many a turn as
@@ -344,6 +357,26 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             let cqe = if is_batched { self.front()? } else { self.provider.take_ready()? };
             // A completion that the batch holds is taken out of it when it is the caller's, or nobody's.
             let advance = usize::from(is_batched);
+            if cqe.status == Status::Parcel {
+                // Copies on the way in and out, so that neither completion need lie in memory for the other messages.
+                let plain = Cqe { status: Status::Success, ..cqe };
+                let Arrived { context, loan, parcel } =
+                    self.take_parcel(&plain, (left, advance))?;
+                return Some(Completion {
+                    id: cqe.wr_id,
+                    context,
+                    kind: Kind::Parcel,
+                    status: Status::Success,
+                    length: 0,
+                    offset: 0,
+                    count: 1,
+                    tag: cqe.tag,
+                    immediate: cqe.immediate,
+                    source: cqe.source,
+                    loan,
+                    parcel,
+                });
+            }
             match self.conclude(&cqe) {
                 Ok(completion) => {
                     self.allowance.set(left);
@@ -436,6 +469,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             immediate: cqe.immediate,
             source: cqe.source,
             loan,
+            parcel: None,
         })
     }
 
@@ -489,7 +523,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
 enum Unfinished {
     /// It named no live operation.
     Stale,
-    /// Its buffer is being read; later.
+    /// Later: its buffer is being read, or the caller holds as many parcels as there can be.
     BeingRead,
 }
 

@@ -21,6 +21,7 @@
 //!
 //! Invariant: while a flagged receive is pending, no new arrival is matched.
 
+mod parcels;
 mod withdraw;
 
 use core::cell::Cell;
@@ -32,7 +33,7 @@ use crate::id::{Addr, WrId};
 use crate::provider::{Buffer, Cqe, RecvWr, Select, Source, Status, Use};
 use crate::raw::loan::{Loan, LoanPool, Sge};
 use crate::raw::place::{Bump, Exhausted};
-use crate::shm::lane::Envelope;
+use crate::shm::lane::{Descriptor, Envelope};
 use crate::table::{Fifos, Key, Slab};
 use spinwire_layouts::word::{from_usize, low, to_usize, widen};
 
@@ -115,6 +116,8 @@ struct Unexpected<'m> {
     source: Addr,
     envelope: Envelope,
     body: Loan<'m>,
+    /// Where the message is a buffer of a pool; `body` is empty then.
+    parcel: Option<Descriptor>,
 }
 
 /// A message on its way to whoever asked for it.
@@ -477,21 +480,26 @@ impl<'m> Matcher<'m> {
     /// Returns whether it was kept; if not, it has to stay where it is (and the stall is counted).
     #[inline]
     pub fn stash(&self, message: &Incoming, copy: impl FnOnce(&mut [u8])) -> bool {
-        let kept = self.try_stash(message, copy).is_some();
+        let kept = self.try_stash(message, None, copy).is_some();
         if !kept {
             self.stalls.set(self.stalls.get().wrapping_add(1));
         }
         kept
     }
 
-    fn try_stash(&self, message: &Incoming, copy: impl FnOnce(&mut [u8])) -> Option<()> {
+    fn try_stash(
+        &self,
+        message: &Incoming,
+        parcel: Option<Descriptor>,
+        copy: impl FnOnce(&mut [u8]),
+    ) -> Option<()> {
         if self.unexpected.is_full() {
             return None;
         }
         let mut body = self.bodies.lend()?;
         body.set_len(message.length).ok()?;
         copy(&mut body);
-        let entry = Unexpected { source: message.source, envelope: message.envelope, body };
+        let entry = Unexpected { source: message.source, envelope: message.envelope, body, parcel };
         let key = self.unexpected.insert(entry).ok()?;
         self.arrivals.push_back(ARRIVALS, key.slot()).ok()
     }
@@ -545,6 +553,9 @@ impl<'m> Matcher<'m> {
         let unlinked = self.arrivals.unlink(key.slot());
         let taken = self.unexpected.remove(key);
         debug_assert!(unlinked.is_ok() && taken.is_ok(), "kept and linked go together");
+        if let Ok(Unexpected { parcel: Some(descriptor), .. }) = &taken {
+            return self.land_parcel(&landing, message, *descriptor);
+        }
         if let Ok(waiting) = taken
             && let Some(to) = landing.sge.part(landing.offset, landing.length)
             && let Some(from) = waiting.body.get(..landing.length)

@@ -3,6 +3,7 @@
 //! ```text
 //!   Endpoint<P>       posts, polls, contexts, owned buffers           endpoint
 //!     SendTo, RecvFrom, Completion                                    addressing, completion
+//!     Lender, Parcel  buffers of a pool as messages                   lender, parcel
 //!     P: Provider     whatever moves the bytes
 //!       Matcher       posted receives and unexpected messages         matching
 //! ```
@@ -10,10 +11,14 @@
 pub mod addressing;
 pub mod completion;
 pub mod endpoint;
+pub mod lender;
 pub mod matching;
+pub mod parcel;
 pub mod totals;
 
 pub use addressing::{RecvFrom, SendTo};
 pub use completion::{Completion, Kind};
 pub use endpoint::{Endpoint, EndpointConfig};
+pub use lender::Lender;
+pub use parcel::{Parcel, Untaken};
 pub use totals::Totals;

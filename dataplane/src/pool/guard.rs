@@ -19,11 +19,11 @@ use spinwire_layouts::shm::{AccessMode, BufferId, StorageType};
 use spinwire_layouts::word::{from_usize, to_usize};
 
 use super::error::PoolError;
-use super::handle::{Place, Pool, WRITING};
+use super::handle::Pool;
 use super::host::{NoHost, PoolHost};
 use super::segment::{DETACHED_BY, KIND, SIZE, load, store};
-use super::slot::Left;
-use crate::error::Fatal;
+use super::tally::{Place, WRITING};
+use crate::error::{Fatal, Misuse, PostError};
 use crate::raw::line::Line;
 use crate::raw::payload::{Payload, PlainAccess};
 
@@ -85,6 +85,15 @@ impl<H: PoolHost> Clone for Hold<'_, H> {
 }
 
 impl<H: PoolHost> Copy for Hold<'_, H> {}
+
+impl<H: PoolHost> Hold<'_, H> {
+    /// From now on it is for reading: further guards of this handle know of the buffer what this one knows.
+    fn shared(&self) {
+        self.place.tally.generation.set(self.id.generation());
+        self.place.tally.length.set(self.length);
+        self.place.tally.count.set(1);
+    }
+}
 
 /// A guard that could not be given up, and why.
 #[derive(Debug)]
@@ -214,7 +223,7 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
     #[inline]
     pub fn detach(self) -> Result<BufferId, Kept<'p, M, H>> {
         let Hold { pool, place, id, .. } = self.hold;
-        let count = place.count.get();
+        let count = place.tally.count.get();
         let last = count == WRITING || count == 1;
         let leaving = if last { pool.bits(M::ACCESS) } else { 0 };
         if pool.has_lease() {
@@ -225,8 +234,31 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
         {
             return Err(Kept { error, guard: self });
         }
-        place.count.set(if last { 0 } else { count.wrapping_sub(1) });
+        place.tally.count.set(if last { 0 } else { count.wrapping_sub(1) });
         Ok(ManuallyDrop::new(self).id())
+    }
+
+    /// Keeps the reference without the guard, for reading: what an exclusive one wrote is published. It stays until
+    /// [`Pool::let_go_of_kept`].
+    #[inline]
+    pub(crate) fn keep(self) {
+        let Hold { pool, place, id, .. } = self.hold;
+        if M::ACCESS == AccessMode::ReadWrite {
+            // Refused only where the handle was taken for dead; then nobody is to find the buffer, and nobody does.
+            let bit = pool.bits(AccessMode::ReadOnly);
+            let _fenced = pool.slot_of(place.meta).publish(id.generation(), bit);
+            self.hold.shared();
+        }
+        let _kept = ManuallyDrop::new(self);
+    }
+
+    /// Whether it is a guard of that handle, and the handle's lease stands.
+    #[inline]
+    pub(crate) fn check(&self, pool: &Pool<'p, H>) -> Result<(), PostError> {
+        if !core::ptr::eq(self.hold.pool, pool) {
+            return Err(Misuse::Unsupported.into());
+        }
+        if pool.has_lease() { Ok(()) } else { Err(Fatal::Fenced.into()) }
     }
 
     #[inline]
@@ -256,8 +288,8 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
         &self.payload
     }
 
-    pub(super) fn check_storage(&self) -> Result<(), PoolError> {
-        match StorageType::from_code(self.kind().storage) {
+    pub(super) const fn check_storage(&self) -> Result<(), PoolError> {
+        match StorageType::from_code(self.hold.place.tally.storage.get()) {
             Some(StorageType::Cpu) => Ok(()),
             Some(actual) => Err(PoolError::TypeMismatch { expected: StorageType::Cpu, actual }),
             None => Err(PoolError::Fatal(Fatal::Corrupt)),
@@ -272,6 +304,28 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
                 length: self.hold.length,
             }),
         }
+    }
+}
+
+impl<'p, H: PoolHost> Guard<'p, Shared, H> {
+    /// Becomes the only guard, for writing, if it is the last reference: no other guard of this handle, no other handle, nothing
+    /// detached and nothing under way.
+    ///
+    /// # Errors
+    /// The guard comes back, with `Busy` where it is not the last; `Fatal` where the handle was fenced.
+    pub fn try_exclusive(self) -> Result<Guard<'p, Exclusive, H>, Kept<'p, Shared, H>> {
+        let Hold { pool, place, id, .. } = self.hold;
+        let alone = if place.tally.count.get() == 1 { Ok(()) } else { Err(PoolError::Busy) };
+        let bit = pool.bits(AccessMode::ReadOnly);
+        let upgraded = alone
+            .and_then(|()| pool.check_lease())
+            .and_then(|()| pool.slot_of(place.meta).upgrade(id.generation(), bit));
+        if let Err(error) = upgraded {
+            return Err(Kept { error, guard: self });
+        }
+        place.tally.count.set(WRITING);
+        let old = ManuallyDrop::new(self);
+        Ok(Guard::from_hold(old.hold, old.payload.lines()))
     }
 }
 
@@ -319,7 +373,7 @@ impl<'p, H: PoolHost> Guard<'p, Exclusive, H> {
         let Hold { pool, place, id, .. } = self.hold;
         pool.check_lease()?;
         pool.slot_of(place.meta).publish(id.generation(), pool.bits(AccessMode::ReadOnly))?;
-        place.count.set(1);
+        self.hold.shared();
         let old = ManuallyDrop::new(self);
         Ok(Guard::from_hold(old.hold, old.payload.lines()))
     }
@@ -343,23 +397,7 @@ impl<M: Mode, H: PoolHost> Drop for Guard<'_, M, H> {
     #[inline(always)]
     fn drop(&mut self) {
         let Hold { pool, place, id, .. } = self.hold;
-        let count = place.count.get();
-        if count != WRITING && count > 1 {
-            place.count.set(count.wrapping_sub(1));
-            return;
-        }
-        place.count.set(0);
-        if !pool.has_lease() {
-            return;
-        }
-        let (slot, bits) = (pool.slot_of(place.meta), pool.bits(M::ACCESS));
-        let left = match M::ACCESS {
-            AccessMode::ReadWrite => slot.let_go_alone(id.generation(), bits),
-            AccessMode::ReadOnly => slot.let_go(id.generation(), bits),
-        };
-        if let Left::Free(word) = left {
-            pool.came_free(&place, id.slot(), word);
-        }
+        pool.let_go(&place, id, M::ACCESS);
     }
 }
 

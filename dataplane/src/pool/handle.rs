@@ -1,83 +1,30 @@
 //! A handle on a pool: one thread's way to take, share and hand over buffers.
 //!
-//! What a handle keeps in private memory: how many guards it has of each slot, so that the shared word needs one bit for all
-//! of them; and the last few slots of each class that it freed, which are near and most likely still free, each with the word
-//! that it left, which is then still there.
+//! What it keeps in private memory is told in [`tally`](super::tally).
 //!
-//! Invariants: (1) `counts[slot]` is `WRITING` while there is a guard for writing, else the number of guards for reading; (2)
-//! while it is not 0 the bit of this handle stands in the slot word, unless the handle was taken for dead; (3) no second
-//! guard beside one for writing is ever made, whatever the slot word says.
+//! Invariants: (1) the count of a slot is `WRITING` while there is a guard for writing, else the number of guards for reading,
+//! with those that a message under way stands for; (2) while it is not 0 the bit of this handle stands in the slot word,
+//! unless the handle was taken for dead; (3) no second guard beside one for writing is ever made, whatever the slot word says.
 
-use core::cell::Cell;
 use core::fmt;
 
 use spinwire_layouts::shm::pool::stay;
-use spinwire_layouts::shm::{AccessMode, BufferId, SlotSplit};
+use spinwire_layouts::shm::{AccessMode, BufferId, SlotSplit, StorageType};
 use spinwire_layouts::word::{to_usize, widen};
 
 use super::error::PoolError;
-use super::free_map::{FreeMap, Try};
+use super::free_map::Try;
 use super::guard::{AnyGuard, Exclusive, Guard, Shared};
 use super::host::{NoHost, PoolHost, Slept};
-use super::segment::{DETACHED_BY, KIND, META_LINES, PoolSegment, SIZE, store};
+use super::segment::{DETACHED_BY, KIND, META_LINES, PoolSegment, SIZE, load, store};
 use super::slot::{Left, Slot};
+use super::tally::{ClassTable, Place, Tally, WRITING};
 use crate::error::{Fatal, Retry};
-use crate::raw::line::{LINE_BYTES, Line};
+use crate::raw::line::{self, LINE_BYTES, Line};
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lease::{self, ProcessLease};
 use crate::sync::{AtomicU64, Ordering};
 use crate::time::Instant;
-
-/// In `counts`: a guard for writing.
-pub(super) const WRITING: u32 = u32::MAX;
-/// Slots of a class that a handle remembers.
-const RECENT: usize = 8;
-
-/// A class, as a handle sees it.
-pub(super) struct ClassTable<'m> {
-    pub(super) slot_bytes: u64,
-    first_slot: u32,
-    slot_count: u32,
-    map: FreeMap<'m>,
-    arena: &'m [Line],
-    recent: [Recent; RECENT],
-    recent_count: Cell<usize>,
-    /// Where the next search begins.
-    start: Cell<u32>,
-}
-
-/// A slot that this handle freed, and the word that it left there.
-struct Recent {
-    slot: Cell<u32>,
-    word: Cell<u64>,
-}
-
-impl ClassTable<'_> {
-    #[inline]
-    fn remember(&self, slot: u32, word: u64) {
-        let count = self.recent_count.get();
-        if let Some(place) = self.recent.get(count) {
-            place.slot.set(slot);
-            place.word.set(word);
-            self.recent_count.set(count.wrapping_add(1));
-        }
-    }
-
-    #[inline]
-    fn recall(&self) -> Option<(u32, u64)> {
-        let count = self.recent_count.get().checked_sub(1)?;
-        self.recent_count.set(count);
-        self.recent.get(count).map(|recent| (recent.slot.get(), recent.word.get()))
-    }
-}
-
-/// What a handle knows of one slot.
-#[derive(Clone, Copy)]
-pub(super) struct Place<'p> {
-    pub(super) class: &'p ClassTable<'p>,
-    pub(super) meta: &'p [Line; META_LINES],
-    pub(super) count: &'p Cell<u32>,
-}
 
 /// A handle on a pool, for one thread. Its guards borrow it.
 ///
@@ -90,7 +37,7 @@ pub struct Pool<'m, H: PoolHost = NoHost> {
     bit: u64,
     split: SlotSplit,
     classes: &'m [ClassTable<'m>],
-    counts: &'m [Cell<u32>],
+    tallies: &'m [Tally],
     host: &'m H,
 }
 
@@ -108,7 +55,8 @@ impl PoolSegment<'_> {
     #[must_use]
     pub fn handle_bytes(&self) -> usize {
         let classes = self.geometry().classes().len();
-        let counts = to_usize(widen(self.geometry().slot_count())).saturating_mul(size_of::<u32>());
+        let counts =
+            to_usize(widen(self.geometry().slot_count())).saturating_mul(size_of::<Tally>());
         size_of::<PoolSegment<'_>>()
             .saturating_add(classes.saturating_mul(size_of::<ClassTable<'_>>()))
             .saturating_add(counts)
@@ -131,24 +79,10 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         let processes = segment.geometry().process_count().max(1);
         let mut parts = segment.classes();
         let classes = bump.slice_with(segment.geometry().classes().len(), |_| {
-            let part = parts.next();
-            let count = part.as_ref().map_or(0, |part| part.spec.slot_count);
-            // Handles begin to search at different places, so that they do not meet at once.
-            let start = widen(count).wrapping_mul(u64::from(lease.slot()));
-            let start = start.checked_div(widen(processes)).unwrap_or(0);
-            ClassTable {
-                slot_bytes: part.as_ref().map_or(0, |part| part.spec.slot_bytes),
-                first_slot: part.as_ref().map_or(0, |part| part.first_slot),
-                slot_count: count,
-                map: part.as_ref().map_or(FreeMap::new(&[], 0), |part| part.map),
-                arena: part.as_ref().map_or(&[], |part| part.arena),
-                recent: [const { Recent { slot: Cell::new(0), word: Cell::new(0) } }; RECENT],
-                recent_count: Cell::new(0),
-                start: Cell::new(u32::try_from(start).unwrap_or(0)),
-            }
+            ClassTable::new(parts.next().as_ref(), (lease.slot(), processes))
         })?;
         let slots = to_usize(widen(segment.geometry().slot_count()));
-        let counts = bump.slice_with(slots, |_| Cell::new(0))?;
+        let tallies = bump.slice_with(slots, |_| Tally::nothing())?;
         // A lease of another segment has no word here: such a handle is fenced from the start.
         let lease_word = match lease::lease_word(segment, lease.slot()) {
             Some(word) => word,
@@ -156,7 +90,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         };
         let split = segment.split();
         let bit = split.holder(lease.slot());
-        Ok(Self { segment, lease, lease_word, bit, split, classes, counts, host })
+        Ok(Self { segment, lease, lease_word, bit, split, classes, tallies, host })
     }
 
     /// The pool that it is on.
@@ -221,6 +155,19 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         self.read_with(id, Slot::share)
     }
 
+    /// Asks for the lines that a guard for reading and its reader will want first: the slot word, to be written, and the start
+    /// of the buffer. All at once, where each would wait for the one before.
+    #[inline]
+    pub(crate) fn expect(&self, id: BufferId) {
+        if let Ok(place) = self.locate(id)
+            && place.tally.count.get() == 0
+            && let Some(payload) = self.payload(place.class, id.slot())
+        {
+            line::prefetch_for_write(place.hot());
+            line::prefetch(payload, 0);
+        }
+    }
+
     /// The only guard of a buffer, for writing. The buffer must be one that nobody holds: its references are all detached.
     ///
     /// # Errors
@@ -236,7 +183,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     #[inline]
     pub fn adopt(&self, id: BufferId) -> Result<Guard<'_, Shared, H>, PoolError> {
         let place = self.locate(id)?;
-        if place.count.get() == 0 {
+        if place.tally.count.get() == 0 {
             return self.read_with(id, Slot::adopt);
         }
         // Its bit is there already: the detached reference turns into one more guard of this handle.
@@ -368,7 +315,8 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         store(place.hot(), SIZE, length);
         store(place.hot(), KIND, 0);
         store(place.hot(), DETACHED_BY, 0);
-        place.count.set(WRITING);
+        place.tally.storage.set(StorageType::Cpu.code());
+        place.tally.count.set(WRITING);
         Ok(Guard::new(self, place, id, length, payload))
     }
 
@@ -385,7 +333,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     #[inline(always)]
     fn take_recent(&self, class: &ClassTable<'_>) -> BufferId {
         let recent = class.recall().and_then(|(slot, word)| {
-            let place = self.place(class, slot).filter(|place| place.count.get() == 0)?;
+            let place = self.place(class, slot).filter(|place| place.tally.count.get() == 0)?;
             let generation = self.slot_of(place.meta).claim_from(word, self.bit)?;
             Some(self.segment.id(slot, generation))
         });
@@ -411,7 +359,8 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     }
 
     fn attempt(&self, class: &ClassTable<'_>, slot: u32) -> Try<BufferId> {
-        let Some(place) = self.place(class, slot).filter(|place| place.count.get() == 0) else {
+        let Some(place) = self.place(class, slot).filter(|place| place.tally.count.get() == 0)
+        else {
             return Try::Pass;
         };
         match self.slot_of(place.meta).claim(self.bit) {
@@ -423,8 +372,8 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     #[inline]
     fn place<'p>(&'p self, class: &'p ClassTable<'p>, slot: u32) -> Option<Place<'p>> {
         let meta = self.segment.meta(slot)?;
-        let count = self.counts.get(to_usize(widen(slot)))?;
-        Some(Place { class, meta, count })
+        let tally = self.tallies.get(to_usize(widen(slot)))?;
+        Some(Place { class, meta, tally })
     }
 
     #[inline]
@@ -450,21 +399,32 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         let (slot, generation) = (self.slot_of(place.meta), id.generation());
         let payload = self.payload(place.class, id.slot());
         let payload = payload.ok_or(PoolError::NotMapped { slot: id.slot() })?;
-        let count = place.count.get();
+        let count = place.tally.count.get();
         match count {
             0 => {
                 self.check_lease()?;
                 enter(slot, generation, self.bit)?;
+                let length = load(place.hot(), SIZE).min(place.class.slot_bytes);
+                place.tally.generation.set(generation);
+                place.tally.length.set(length);
+                place.look_up_storage();
             }
             WRITING if slot.is_held(generation, self.bit) => return Err(PoolError::Busy),
-            _ if !slot.is_held(generation, self.bit) => return Err(PoolError::Stale),
+            // While there is a guard, the bit of this handle stands for that use of the slot and no other.
+            _ if count == WRITING
+                || place.tally.generation.get() != generation
+                || !self.has_lease() =>
+            {
+                return Err(PoolError::Stale);
+            }
             _ => {}
         }
         if count >= WRITING.wrapping_sub(1) {
             return Err(PoolError::TooManyReferences);
         }
-        place.count.set(count.wrapping_add(1));
-        Ok(Guard::read(self, place, id, payload))
+        place.tally.count.set(count.wrapping_add(1));
+        let length = place.tally.length.get();
+        Ok(Guard::new(self, place, id, length, payload))
     }
 
     fn write_with<'p>(
@@ -476,13 +436,14 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         let (slot, generation) = (self.slot_of(place.meta), id.generation());
         let payload = self.payload(place.class, id.slot());
         let payload = payload.ok_or(PoolError::NotMapped { slot: id.slot() })?;
-        if place.count.get() != 0 {
+        if place.tally.count.get() != 0 {
             let held = slot.is_held(generation, self.bit);
             return Err(if held { PoolError::Busy } else { PoolError::Stale });
         }
         self.check_lease()?;
         enter(slot, generation, self.bit)?;
-        place.count.set(WRITING);
+        place.look_up_storage();
+        place.tally.count.set(WRITING);
         Ok(Guard::read(self, place, id, payload))
     }
 
@@ -510,6 +471,35 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         place.class.remember(slot, word);
     }
 
+    /// A guard goes: one of several in private, the last one in the slot word.
+    #[inline(always)]
+    pub(super) fn let_go(&self, place: &Place<'_>, id: BufferId, mode: AccessMode) {
+        let count = place.tally.count.get();
+        if count != WRITING && count > 1 {
+            place.tally.count.set(count.wrapping_sub(1));
+            return;
+        }
+        place.tally.count.set(0);
+        if !self.has_lease() {
+            return;
+        }
+        let (slot, bits) = (self.slot_of(place.meta), self.bits(mode));
+        let left = match mode {
+            AccessMode::ReadWrite => slot.let_go_alone(id.generation(), bits),
+            AccessMode::ReadOnly => slot.let_go(id.generation(), bits),
+        };
+        if let Left::Free(word) = left {
+            self.came_free(place, id.slot(), word);
+        }
+    }
+
+    /// Lets go of a reference that [`Guard::keep`] kept.
+    pub(crate) fn let_go_of_kept(&self, id: BufferId) {
+        if let Ok(place) = self.locate(id) {
+            self.let_go(&place, id, AccessMode::ReadOnly);
+        }
+    }
+
     /// The bits that a guard stands for in the slot word.
     pub(super) const fn bits(&self, mode: AccessMode) -> u64 {
         match mode {
@@ -532,13 +522,5 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     #[inline]
     pub(super) fn check_lease(&self) -> Result<(), PoolError> {
         if self.has_lease() { Ok(()) } else { Err(PoolError::Fatal(Fatal::Fenced)) }
-    }
-}
-
-impl<'p> Place<'p> {
-    #[inline]
-    pub(super) const fn hot(&self) -> &'p Line {
-        let [hot, ..] = self.meta;
-        hot
     }
 }

@@ -84,6 +84,7 @@ mod mend;
 mod reclaim;
 mod segment;
 mod slot;
+mod tally;
 mod tensor;
 
 pub use error::PoolError;

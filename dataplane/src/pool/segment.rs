@@ -43,6 +43,7 @@ pub struct PoolSegment<'s> {
     plan: PoolPlan,
     name: Name,
     tag: u8,
+    key: u32,
     access: Option<PlainAccess>,
 }
 
@@ -149,6 +150,7 @@ impl<'s> PoolSegment<'s> {
             plan: *plan,
             name: shape.name,
             tag: shape.tag,
+            key: key_of(&shape.name, shape.tag),
             access: None,
         })
     }
@@ -182,6 +184,12 @@ impl<'s> PoolSegment<'s> {
     #[must_use]
     pub const fn tag(&self) -> u8 {
         self.tag
+    }
+
+    /// What tells it from most other pools, in 24 bits.
+    #[inline]
+    pub(crate) const fn key(&self) -> u32 {
+        self.key
     }
 
     /// How often somebody was found to be gone.
@@ -318,6 +326,14 @@ fn read_geometry(
 const fn class_at(index: usize) -> usize {
     let table = POOL_HEADER_OFFSET.wrapping_add(size_of::<PoolHeader>());
     table.wrapping_add(index.wrapping_mul(size_of::<SizeClass>()))
+}
+
+/// 24 bits of a hash (FNV-1a) of a pool's name and tag.
+fn key_of(name: &Name, tag: u8) -> u32 {
+    let bytes = name.as_str().bytes().chain([tag]);
+    let hash = bytes
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash ^ hash >> 24) & 0x00ff_ffff
 }
 
 /// A tag from 1 to 15.

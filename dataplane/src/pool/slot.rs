@@ -140,6 +140,15 @@ impl Slot<'_> {
         self.step(generation, step).map(|_| ())
     }
 
+    /// The last one who reads becomes the writer.
+    pub(super) fn upgrade(self, generation: u64, bit: u64) -> Result<(), PoolError> {
+        let step = |word| {
+            let alone = Self::held(word, bit)? & self.split.in_use() == bit;
+            if alone { Ok(word | SlotSplit::WRITER) } else { Err(PoolError::Busy) }
+        };
+        self.step(generation, step).map(|_| ())
+    }
+
     /// One detached reference more; the bits of `leaving` go, and were there.
     #[inline]
     pub(super) fn detach(self, generation: u64, leaving: u64) -> Result<(), PoolError> {

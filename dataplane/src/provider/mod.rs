@@ -31,13 +31,16 @@ use core::fmt;
 
 use heapless::VecView;
 
+pub use self::parcel::ParcelWr;
 use crate::error::{Fatal, Misuse, PostError};
 use crate::id::{Addr, Name, WrId};
 pub use crate::raw::loan::Sge;
 use crate::time::Instant;
 
+mod by_reference;
 pub mod fault;
 pub mod loopback;
+mod parcel;
 pub mod shm;
 pub mod trace;
 
@@ -88,8 +91,10 @@ impl Caps {
     pub const PEEK: Self = Self(1 << 7);
     /// Posted receives can be taken back.
     pub const CANCEL: Self = Self(1 << 8);
+    /// Buffers of a pool as messages, uncopied.
+    pub const PARCEL: Self = Self(1 << 9);
 
-    const NAMES: [(Self, &'static str); 9] = [
+    const NAMES: [(Self, &'static str); 10] = [
         (Self::MESSAGE, "message"),
         (Self::TAGGED, "tagged"),
         (Self::INJECT, "inject"),
@@ -99,6 +104,7 @@ impl Caps {
         (Self::SOURCE, "source"),
         (Self::PEEK, "peek"),
         (Self::CANCEL, "cancel"),
+        (Self::PARCEL, "parcel"),
     ];
 
     /// Both sets together.
@@ -326,6 +332,8 @@ pub enum Status {
     Corrupt,
     /// A simulated failure.
     Injected,
+    /// As asked, and the message is a buffer of a pool: see [`Cqe::parcel`].
+    Parcel,
 }
 
 impl fmt::Display for Status {
@@ -337,6 +345,7 @@ impl fmt::Display for Status {
             Self::PeerGone => "peer gone",
             Self::Corrupt => "corrupt: the peer wrote nonsense",
             Self::Injected => "injected failure",
+            Self::Parcel => "success: the message is a buffer of a pool",
         })
     }
 }
@@ -351,7 +360,7 @@ pub enum Buffer {
     StillPosted,
 }
 
-/// A completion as a provider reports it. Read `status` first: unless it is `Success` or `Truncated`, only `wr_id` and
+/// A completion as a provider reports it. Read `status` first: unless it is `Success`, `Truncated` or `Parcel`, only `wr_id` and
 /// `buffer` mean anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cqe {
@@ -491,6 +500,23 @@ pub trait Provider {
     /// [`PostError`]; nothing was consumed.
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError>;
 
+    /// Stages a buffer of a pool as a message, uncopied. Returns the number of the parcel. The buffer stays the sender's to keep
+    /// until [`Provider::is_settled`]. It is not visible before the next [`Provider::ring_doorbell`] or post.
+    ///
+    /// # Errors
+    /// [`PostError`]; nothing was consumed. `Unsupported` without [`Caps::PARCEL`].
+    fn post_parcel(&self, _wr: &ParcelWr) -> Result<u8, PostError> {
+        Err(Misuse::Unsupported.into())
+    }
+
+    /// Whether the receiver has done with a parcel, or will never do anything with it because it or its lane is gone.
+    fn is_settled(&self, _to: Addr, _number: u8) -> bool {
+        true
+    }
+
+    /// This end has done with parcels of that peer, a bit each by their numbers: it has references of its own, or wants none.
+    fn settle(&self, _source: Addr, _numbers: u64) {}
+
     /// Posts a receive. It completes at a poll, never within this call.
     ///
     /// # Errors
@@ -533,53 +559,5 @@ pub trait Provider {
     /// When this provider wants to be polled even if nothing happens.
     fn poll_at(&self) -> Option<Instant> {
         None
-    }
-}
-
-impl<P: Provider + ?Sized> Provider for &P {
-    fn info(&self) -> &Info {
-        (**self).info()
-    }
-    fn connect(&self, name: &Name) -> Result<Addr, PostError> {
-        (**self).connect(name)
-    }
-    fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
-        (**self).disconnect(addr)
-    }
-    #[inline(always)]
-    fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
-        (**self).post_send(wr)
-    }
-    #[inline(always)]
-    fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
-        (**self).post_recv(wr)
-    }
-    #[inline(always)]
-    fn ring_doorbell(&self) -> Published {
-        (**self).ring_doorbell()
-    }
-    #[inline(always)]
-    fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
-        (**self).poll_cq(now, out);
-    }
-    #[inline(always)]
-    fn look(&self) -> Sight {
-        (**self).look()
-    }
-    #[inline(always)]
-    fn take_ready(&self) -> Option<Cqe> {
-        (**self).take_ready()
-    }
-    fn poll_event(&self) -> Option<Event> {
-        (**self).poll_event()
-    }
-    fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
-        (**self).cancel(wr_id)
-    }
-    fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
-        (**self).peek(from, select)
-    }
-    fn poll_at(&self) -> Option<Instant> {
-        (**self).poll_at()
     }
 }

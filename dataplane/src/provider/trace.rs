@@ -20,8 +20,8 @@ use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Generation, Name, WrId};
 use crate::poll::{TraceEvent, TraceRing};
 use crate::provider::{
-    CancelError, Cqe, Event, Info, Payload, Provider, Published, RecvWr, Select, SendWr, Source,
-    Status, Waiting,
+    CancelError, Cqe, Event, Info, ParcelWr, Payload, Provider, Published, RecvWr, Select, SendWr,
+    Source, Status, Waiting,
 };
 use crate::raw::place::{Bump, Exhausted};
 use crate::time::Instant;
@@ -124,13 +124,14 @@ const REFUSALS: [PostError; 19] = [
     PostError::Misuse(Misuse::WrongPeer),
 ];
 
-const STATUSES: [Status; 6] = [
+const STATUSES: [Status; 7] = [
     Status::Success,
     Status::Truncated,
     Status::Cancelled,
     Status::PeerGone,
     Status::Corrupt,
     Status::Injected,
+    Status::Parcel,
 ];
 
 const EVENTS: [&str; 4] = ["connected", "peer gone", "peer corrupt", "refused"];
@@ -325,6 +326,24 @@ impl<P: Provider> Provider for Trace<'_, P> {
         posted
     }
 
+    fn post_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
+        let posted = self.inner.post_parcel(wr);
+        let to = addr_word(wr.to);
+        match posted {
+            Ok(_) => self.record(TraceId::Send, to, word::join(0, u32::MAX)),
+            Err(refusal) => self.record_refusal(TraceId::SendRefused, to, refusal),
+        }
+        posted
+    }
+
+    fn is_settled(&self, to: Addr, number: u8) -> bool {
+        self.inner.is_settled(to, number)
+    }
+
+    fn settle(&self, source: Addr, numbers: u64) {
+        self.inner.settle(source, numbers);
+    }
+
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
         let posted = self.inner.post_recv(wr);
         let id = wr.wr_id.as_raw();
@@ -350,7 +369,8 @@ impl<P: Provider> Provider for Trace<'_, P> {
         self.inner.poll_cq(now, out);
         for cqe in out.get(before..).unwrap_or_default() {
             let status = u32::from(number_in(&STATUSES, &cqe.status));
-            let b = word::join(cqe.length, status);
+            let length = if cqe.parcel().is_some() { 0 } else { cqe.length };
+            let b = word::join(length, status);
             self.record(TraceId::Completion, cqe.wr_id.as_raw(), b);
         }
     }

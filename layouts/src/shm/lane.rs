@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  LaneHeader   line 0   state, sender, receiver, owners     changes hands by CAS on `state`
-//!               line 1   credit, armed, receiver_state       written by the receiver only
+//!               line 1   credit, armed, receiver_state,      written by the receiver only
+//!                        settled
 //!               line 2   answers                             written by the sender only
 //!               line 3   reserved
 //!
@@ -117,8 +118,10 @@ layout! {
         pub armed: u64 @ 80,
         /// What the receiver made of the lane: not seen yet, accepted, refused.
         pub receiver_state: u64 @ 88,
+        /// Parcels that the receiver has done with: it flips the bit of a parcel's number.
+        pub settled: u64 @ 96,
         /// Zero.
-        pub reserved1: [u64; 4] @ 96,
+        pub reserved1: [u64; 3] @ 104,
 
         /// Where both lanes between two endpoints make one connection: the lane from the receiver that this one goes with,
         /// its index in bits 0 to 31 and its generation in bits 32 to 63. Zero where the sender knows of none.
@@ -144,6 +147,22 @@ layout! {
         pub payload: [u8; 48] @ 16,
     }
 }
+
+layout! {
+    /// The bytes of a message with the flag PARCEL: a buffer of a pool, which its sender holds until the receiver has settled
+    /// the number.
+    pub struct ParcelBody, size 16, align 8 {
+        /// [`BufferId`](super::BufferId) of the buffer.
+        pub buffer: u64 @ 0,
+        /// What tells its pool from most others, in 24 bits.
+        pub pool: u32 @ 8,
+        /// Number of the parcel among those under way in this lane: 0 to 63.
+        pub number: u32 @ 12,
+    }
+}
+
+/// Parcels that may be under way in a lane: each has a bit in [`LaneHeader::settled`].
+pub const PARCELS_MAX: u32 = 64;
 
 const _: () = assert!(size_of::<LaneCell>() == crate::word::LINE_BYTES);
 const _: () =
@@ -181,7 +200,8 @@ mod tests {
     #[test]
     fn what_different_sides_write_lies_in_different_lines() {
         let line = |name: &str| LaneHeader::LAYOUT.field(name).unwrap().offset / 64;
-        for receiver in ["credit_cells", "credit_spill_bytes", "armed", "receiver_state"] {
+        for receiver in ["credit_cells", "credit_spill_bytes", "armed", "receiver_state", "settled"]
+        {
             for other in ["state", "receiver_owner", "answers"] {
                 assert_ne!(line(receiver), line(other), "{receiver} {other}");
             }

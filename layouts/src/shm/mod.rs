@@ -24,7 +24,7 @@ pub mod stats;
 
 pub use endpoint::{BELL_ARMED, EndpointEntry, EndpointId, EndpointKind, NEWS_LANE_COUNT};
 pub use lane::{
-    CELL_IMMEDIATE_BYTES, CELL_INLINE_BYTES, LaneCell, LaneHeader, LaneState, LaneWord,
+    CELL_IMMEDIATE_BYTES, CELL_INLINE_BYTES, LaneCell, LaneHeader, LaneState, LaneWord, ParcelBody,
 };
 pub use name::{NAME_BYTES, NAME_LENGTH_MAX, NameError, check_name, pack_name, unpack_name};
 pub use pool::{

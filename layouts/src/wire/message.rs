@@ -44,8 +44,11 @@ pub mod flags {
     /// In a lane: what does not fit into the cell starts on a line of the spill of its own, not in
     /// the line in which the message before it ends. Nowhere else.
     pub const OWN_LINE: u8 = 16;
+    /// In a lane: the message is a buffer of a pool, and its bytes are a
+    /// [`ParcelBody`](crate::shm::ParcelBody). Nowhere else.
+    pub const PARCEL: u8 = 32;
     /// All flags that are defined. Any other bit in a head word is corruption.
-    pub const KNOWN: u8 = VALID | TAGGED | IMMEDIATE | CONTROL | OWN_LINE;
+    pub const KNOWN: u8 = VALID | TAGGED | IMMEDIATE | CONTROL | OWN_LINE | PARCEL;
 }
 
 /// A head word, taken apart.
@@ -117,7 +120,7 @@ pub(crate) const fn head_hash() -> u64 {
         flags::CONTROL,
         flags::OWN_LINE,
         flags::KNOWN,
-        0,
+        flags::PARCEL,
         0,
     ];
     let hash = hash_word(HASH_START, u64::from_le_bytes(all));
@@ -174,14 +177,20 @@ mod tests {
         assert!(!Head::unpack(0).is_message());
         for flags in 0..=255 {
             let head = Head { sequence: 0, length: 0, flags };
-            assert_eq!(head.is_message(), flags < 32 && flags % 2 == 1, "{flags}");
+            assert_eq!(head.is_message(), flags < 64 && flags % 2 == 1, "{flags}");
         }
     }
 
     #[test]
     fn every_flag_is_a_bit_of_its_own() {
-        let single =
-            [flags::VALID, flags::TAGGED, flags::IMMEDIATE, flags::CONTROL, flags::OWN_LINE];
+        let single = [
+            flags::VALID,
+            flags::TAGGED,
+            flags::IMMEDIATE,
+            flags::CONTROL,
+            flags::OWN_LINE,
+            flags::PARCEL,
+        ];
         assert!(single.iter().all(|flag| flag.count_ones() == 1));
         assert_eq!(single.iter().sum::<u8>(), flags::KNOWN);
     }

@@ -1,7 +1,8 @@
 //! A lane, driven by any schedule of both ends, with and without a scribbler.
 //!
 //! While nobody scribbles, an oracle (a queue of messages) says what must arrive: everything published, once, in order,
-//! with its bytes, tag and immediate data; and what was refused must have had a reason. As soon as the scribbler has been at
+//! with its bytes, tag and immediate data; a number of a parcel is under way from its staging to its settlement, and no longer;
+//! and what was refused must have had a reason. As soon as the scribbler has been at
 //! work, anything may arrive, but only within the stated bounds, and errors stay errors, not panics.
 #![no_main]
 
@@ -10,8 +11,11 @@ use std::collections::VecDeque;
 use libfuzzer_sys::fuzz_target;
 use spinwire_dataplane::error::{Fatal, PostError};
 use spinwire_dataplane::raw::line::Line;
-use spinwire_dataplane::shm::lane::{Arrival, Envelope, LaneMemory, LaneRx, LaneTx};
+use spinwire_dataplane::shm::lane::{
+    Arrival, Content, Descriptor, Envelope, LaneMemory, LaneRx, LaneTx,
+};
 use spinwire_fuzz::{GEOMETRY, Input, lines, scribble};
+use spinwire_layouts::shm::BufferId;
 
 const CELLS: usize = 8;
 const SPILL_LINES: usize = 16;
@@ -33,6 +37,8 @@ fuzz_target!(|data: &[u8]| {
         longest,
         staged: VecDeque::new(),
         visible: VecDeque::new(),
+        under_way: 0,
+        held: 0,
         is_scribbled: false,
     };
     for _ in 0..400 {
@@ -51,6 +57,8 @@ fuzz_target!(|data: &[u8]| {
 struct Message {
     bytes: Vec<u8>,
     envelope: Envelope,
+    /// Then `bytes` is empty.
+    parcel: Option<Descriptor>,
 }
 
 struct Run<'s> {
@@ -61,12 +69,17 @@ struct Run<'s> {
     /// Staged, and not yet seen to be published.
     staged: VecDeque<Message>,
     visible: VecDeque<Message>,
+    /// Numbers of parcels that were staged and not settled, a bit each; and those of them that the receiver has.
+    under_way: u64,
+    held: u64,
     is_scribbled: bool,
 }
 
 impl Run<'_> {
     fn step(&mut self, input: &mut Input<'_>) -> Result<(), Fatal> {
-        match input.byte() % 8 {
+        let choice = input.byte();
+        match choice % 8 {
+            _ if choice >= 0xe0 => self.step_parcel(choice, input)?,
             0..=2 => self.send(input)?,
             3 => {
                 self.tx.publish();
@@ -105,16 +118,53 @@ impl Run<'_> {
             immediate: (kind & 2 != 0).then(|| input.word()),
         };
         match self.tx.stage(&bytes, envelope) {
-            Ok(()) => self.staged.push_back(Message { bytes, envelope }),
-            Err(PostError::Fatal(fatal)) => return Err(fatal),
-            Err(PostError::Retry(_)) => {
-                let under_way = self.staged.len() + self.visible.len();
+            Ok(()) => self.staged.push_back(Message { bytes, envelope, parcel: None }),
+            Err(refused) => self.refused(refused)?,
+        }
+        Ok(())
+    }
+
+    fn refused(&self, refused: PostError) -> Result<(), Fatal> {
+        match refused {
+            PostError::Fatal(fatal) => return Err(fatal),
+            PostError::Retry(_) => {
+                let waiting = self.staged.len() + self.visible.len();
                 assert!(
-                    self.is_scribbled || under_way > 0 || self.owes_credit(),
+                    self.is_scribbled || waiting > 0 || self.owes_credit(),
                     "an empty lane refuses"
                 );
             }
-            Err(PostError::Misuse(misuse)) => panic!("{misuse}"),
+            PostError::Misuse(misuse) => panic!("{misuse}"),
+        }
+        Ok(())
+    }
+
+    /// A parcel is sent, or some are settled; then every number is asked for.
+    fn step_parcel(&mut self, choice: u8, input: &mut Input<'_>) -> Result<(), Fatal> {
+        if choice % 4 == 0 {
+            let numbers = input.word() & input.word();
+            self.rx.settle(numbers);
+            self.under_way &= !(numbers & self.held);
+            self.held &= !numbers;
+        } else {
+            let (buffer, pool) = (BufferId::from_raw(input.word()), u32::from(input.half()));
+            let envelope = Envelope { tag: (choice & 1 != 0).then_some(7), immediate: None };
+            match self.tx.stage_parcel((buffer, pool), envelope) {
+                Ok(number) => {
+                    let bit = 1 << number;
+                    assert!(self.is_scribbled || self.under_way & bit == 0, "{number} twice");
+                    self.under_way |= bit;
+                    let parcel = Some(Descriptor { buffer, pool, number });
+                    self.staged.push_back(Message { bytes: Vec::new(), envelope, parcel });
+                }
+                Err(PostError::Retry(_)) if self.under_way == u64::MAX => {}
+                Err(refused) => self.refused(refused)?,
+            }
+        }
+        for number in 0..64 {
+            let expected = self.under_way & 1 << number == 0;
+            let settled = self.tx.is_settled(number);
+            assert!(self.is_scribbled || settled == expected, "{number}: {settled}");
         }
         Ok(())
     }
@@ -143,6 +193,17 @@ impl Run<'_> {
             return Ok(());
         };
         assert!(arrival.length <= self.longest);
+        if arrival.content == Content::Parcel {
+            let descriptor = self.rx.read_parcel(&arrival)?;
+            assert!(descriptor.number < 64 && descriptor.pool < 1 << 24, "out of bounds");
+            self.rx.take_parcel(&arrival, &descriptor);
+            self.held |= 1 << descriptor.number;
+            let expected = self.visible.pop_front();
+            let expected = expected.map(|message| (message.envelope, message.parcel));
+            let found = Some((arrival.envelope, Some(descriptor)));
+            assert!(self.is_scribbled || found == expected, "{found:?}, not {expected:?}");
+            return Ok(());
+        }
         let bytes = self.copy(&arrival, input.byte());
         self.rx.advance(&arrival);
         self.compare(&arrival, &bytes);
@@ -177,6 +238,7 @@ impl Run<'_> {
         }
         let expected = expected.expect("a message arrives that nobody published");
         assert_eq!(arrival.envelope, expected.envelope);
+        assert_eq!(expected.parcel, None, "a parcel arrives as bytes");
         assert_eq!(arrival.length, expected.bytes.len());
         assert_eq!(bytes, expected.bytes);
     }

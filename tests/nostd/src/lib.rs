@@ -16,6 +16,7 @@ mod cold;
 mod endpoint;
 mod hot;
 mod panic;
+mod parcels;
 
 /// The planted panic: an index that nobody checks, behind a call that is not inlined.
 #[cfg(feature = "canary")]

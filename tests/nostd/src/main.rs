@@ -1,11 +1,12 @@
 //! Link proof: a program of its own, without std, libc, loader and allocator, that sends messages to itself.
 //!
 //! It makes a segment in static memory, registers two endpoints, opens a lane and exchanges messages until both rings
-//! have wrapped many times; then endpoints talk over shared memory and over the loopback. Its exit code says which step failed; 0 is success, 101 a panic.
+//! have wrapped many times; then endpoints talk over shared memory and over the loopback, and hand over buffers of a pool. Its exit code says which step failed; 0 is success, 101 a panic.
 #![no_std]
 #![no_main]
 
 mod bare;
+mod lent;
 mod service;
 
 use core::ptr::NonNull;
@@ -53,6 +54,7 @@ enum Step {
     ShmTalk = 14,
     Hub = 15,
     HubTalk = 16,
+    Lent = 17,
 }
 
 extern "C" fn main() -> ! {

@@ -13,7 +13,7 @@ use spinwire_dataplane::shm::Segment;
 use spinwire_dataplane::shm::lease::{self, Joiner};
 use spinwire_dataplane::time::Instant;
 
-use crate::Step;
+use crate::{Step, lent};
 
 const MATCHING: MatchingConfig =
     MatchingConfig { recv_depth: 16, unexpected_depth: 16, unexpected_bytes_max: 64 };
@@ -35,7 +35,8 @@ pub fn over_shm(segment: Segment<'static>, bump: &Bump<'static>) -> Result<(), S
         Endpoint::new(port.map_err(|_| Step::ShmPort)?, bump, &CONTEXTS).map_err(|_| Step::Arena)
     };
     let (client, server) = (open(&names.0)?, open(&names.1)?);
-    talk(&client, &server, &names, bump).ok_or(Step::ShmTalk)
+    talk(&client, &server, &names, bump).ok_or(Step::ShmTalk)?;
+    lent::over(&client, &server, &names, bump).ok_or(Step::Lent)
 }
 
 /// Over a hub, without foreign memory.
@@ -53,7 +54,7 @@ pub fn over_loopback(bump: &Bump<'static>) -> Result<(), Step> {
     talk(&client, &server, &names, bump).ok_or(Step::HubTalk)
 }
 
-type End<P> = Endpoint<'static, P>;
+pub type End<P> = Endpoint<'static, P>;
 
 /// A thousand requests and answers. `None` where anything is not as it should be.
 fn talk<P: Provider>(
@@ -92,7 +93,7 @@ fn talk<P: Provider>(
 }
 
 /// Turns both until `side` has a completion.
-fn turn_until<P: Provider>(
+pub fn turn_until<P: Provider>(
     client: &End<P>,
     server: &End<P>,
     side: &End<P>,

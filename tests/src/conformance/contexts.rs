@@ -9,8 +9,8 @@ use spinwire_dataplane::id::{Addr, Generation, Name, OpTag, WrId};
 use spinwire_dataplane::msg::{Endpoint, EndpointConfig, Kind, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::{
-    Buffer, CancelError, Cqe, Event, Info, Provider, Published, RecvWr, Select, SendWr, Source,
-    Status, Waiting,
+    Buffer, CancelError, Cqe, Event, Info, ParcelWr, Provider, Published, RecvWr, Select, SendWr,
+    Source, Status, Waiting,
 };
 use spinwire_dataplane::time::Instant;
 
@@ -37,6 +37,15 @@ impl<P: Provider> Provider for Forger<P> {
     }
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
         self.inner.post_send(wr)
+    }
+    fn post_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
+        self.inner.post_parcel(wr)
+    }
+    fn is_settled(&self, to: Addr, number: u8) -> bool {
+        self.inner.is_settled(to, number)
+    }
+    fn settle(&self, source: Addr, numbers: u64) {
+        self.inner.settle(source, numbers);
     }
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
         self.inner.post_recv(wr)

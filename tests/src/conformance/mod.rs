@@ -20,6 +20,7 @@ pub mod limits;
 pub mod matching;
 pub mod multi;
 pub mod order;
+pub mod parcels;
 pub mod peers;
 pub mod peers_msg;
 pub mod raw;
@@ -75,6 +76,11 @@ macro_rules! conformance_cases {
                 one_left_message_is_had_once, what_is_left_can_be_given_up,
                 others_come_beside_what_is_left, a_fenced_endpoint_hears_an_end_once,
                 a_fenced_endpoint_keeps_nothing, a_fenced_endpoint_ends_quietly;
+            parcels: a_buffer_goes_uncopied, without_parcels_the_guard_comes_back, parcels_match_like_messages,
+                parcels_wait_for_receives, a_parcel_that_nobody_takes_goes_back, another_pool_is_foreign,
+                a_lender_is_full, a_lane_carries_sixty_four, the_last_reference_may_write,
+                a_dead_receiver_keeps_nothing, a_dead_sender_keeps_nothing, a_lender_that_goes_lets_go,
+                disconnecting_gives_back, what_the_gone_have_left_keeps_none_of_the_living, parcels_fill_no_buffer;
             fairness: eight_senders_share, a_fast_receiver_hears_all, a_flood_of_sends_keeps_nothing_out, cold_peers_are_heard,
                 a_short_batch_serves_all;
             raw: one_completion_at_a_time, a_full_batch_is_left_alone, doorbells_count_exactly,

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::{Addr, Name, WrId};
-use spinwire_dataplane::msg::{Completion, Endpoint, Kind, RecvFrom, SendTo};
+use spinwire_dataplane::msg::{Completion, Endpoint, Kind, Parcel, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::{Event, Status};
 use spinwire_dataplane::raw::loan::{Loan, LoanPool};
@@ -46,6 +46,7 @@ pub struct Node<'m, R: Rig> {
     name: Name,
     pool: &'m LoanPool<'m>,
     inbox: RefCell<VecDeque<Got>>,
+    parcels: RefCell<VecDeque<Parcel<'m>>>,
 }
 
 impl<R: Rig> core::fmt::Debug for Node<'_, R> {
@@ -68,7 +69,8 @@ impl<'m, R: Rig> Node<'m, R> {
         name: Name,
         pool: &'m LoanPool<'m>,
     ) -> Self {
-        Self { endpoint, name, pool, inbox: RefCell::default() }
+        let (inbox, parcels) = (RefCell::default(), RefCell::default());
+        Self { endpoint, name, pool, inbox, parcels }
     }
 
     /// Its name.
@@ -80,8 +82,9 @@ impl<'m, R: Rig> Node<'m, R> {
     pub fn turn(&self, now: Instant) {
         // What it found is in the inbox.
         let _busy = self.endpoint.turn(now, Budget::DEFAULT).is_busy();
-        while let Some(completion) = self.endpoint.poll() {
+        while let Some(mut completion) = self.endpoint.poll() {
             self.keep(&completion);
+            self.parcels.borrow_mut().extend(completion.parcel.take());
         }
     }
 
@@ -121,6 +124,11 @@ impl<'m, R: Rig> Node<'m, R> {
         let mut inbox = self.inbox.borrow_mut();
         let at = inbox.iter().position(|got| got.kind == Kind::Received)?;
         inbox.remove(at)
+    }
+
+    /// The oldest buffer of a pool that has come and was not taken from here.
+    pub fn take_parcel(&self) -> Option<Parcel<'m>> {
+        self.parcels.borrow_mut().pop_front()
     }
 
     /// How many completions are in the inbox.

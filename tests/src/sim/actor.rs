@@ -2,10 +2,12 @@
 
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::{Addr, Name, WrId};
-use spinwire_dataplane::msg::{RecvFrom, SendTo};
-use spinwire_dataplane::provider::{EndpointType, Event};
+use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
+use spinwire_dataplane::pool::Pool;
+use spinwire_dataplane::provider::{Caps, EndpointType, Event};
 
 use super::ledger::{Checked, Ledger, Life, Violation, Wanted, ensure};
+use super::lending::{Lending, Warehouse};
 use crate::conformance::{Node, Rig, World};
 use crate::rng::Rng;
 
@@ -19,6 +21,8 @@ pub(super) struct Taste {
     pub(super) tagged_percent: u64,
     pub(super) posted_percent: u64,
     pub(super) burst_max: usize,
+    /// Of those without bytes: buffers of a pool, where the provider has them.
+    pub(super) parcel_percent: u64,
     /// Receives that a service keeps posted in quiet times.
     pub(super) receives: usize,
 }
@@ -34,6 +38,10 @@ pub(super) struct Actor<'m, R: Rig> {
     /// Posted receives, and for whom alone.
     cancellable: Vec<(WrId, Option<Addr>)>,
     next_context: u64,
+    /// Its buffers; there while the node is.
+    lending: Option<Lending<'m>>,
+    /// Its handle, where it was killed and nobody took its buffers back.
+    bereft: Option<&'static Pool<'static>>,
     /// Killed, and nobody has taken note.
     pub(super) unburied: bool,
     /// Somebody has, but did not take back what it held.
@@ -50,6 +58,8 @@ impl<'m, R: Rig> Actor<'m, R> {
             past: Vec::new(),
             cancellable: Vec::new(),
             next_context: 0,
+            lending: None,
+            bereft: None,
             unburied: false,
             marked: false,
         }
@@ -60,10 +70,16 @@ impl<'m, R: Rig> Actor<'m, R> {
     }
 
     /// Opens an endpoint under the old name, as a process that was started again.
-    pub(super) fn start(&mut self, world: &World<'m, R>, ledger: &mut Ledger) {
+    pub(super) fn start(
+        &mut self,
+        world: &World<'m, R>,
+        warehouse: &Warehouse,
+        ledger: &mut Ledger,
+    ) {
         if self.is_there() || self.unburied {
             return;
         }
+        self.lending = Some(Lending::new(warehouse));
         self.node = Some(world.node(self.name.as_str()));
         self.stay = ledger.begin();
         ledger.note(self.stay, format_args!("{} starts", self.name));
@@ -74,9 +90,12 @@ impl<'m, R: Rig> Actor<'m, R> {
     }
 
     /// Closes in good order.
-    pub(super) fn close(&mut self, ledger: &mut Ledger) {
+    pub(super) fn close(&mut self, warehouse: &Warehouse, ledger: &mut Ledger) {
         if let Some(node) = self.node.take() {
             drop(node);
+            if let Some(lending) = self.lending.take() {
+                lending.leave(warehouse);
+            }
             ledger.note(self.stay, format_args!("closes"));
             ledger.end(self.stay, Life::Dropped);
         }
@@ -86,6 +105,7 @@ impl<'m, R: Rig> Actor<'m, R> {
     pub(super) fn die(&mut self, ledger: &mut Ledger) {
         if let Some(node) = self.node.take() {
             core::mem::forget(node);
+            self.bereft = self.lending.take().map(Lending::die);
             ledger.note(self.stay, format_args!("dies"));
             ledger.end(self.stay, Life::Killed);
             self.unburied = true;
@@ -93,14 +113,18 @@ impl<'m, R: Rig> Actor<'m, R> {
         }
     }
 
-    /// Somebody takes note; the second time, what it held is taken back.
-    pub(super) fn bury(&mut self, world: &World<'m, R>) {
-        if self.unburied && !self.marked {
+    /// Somebody takes note; the second time, what it held is taken back. Whose buffers go first depends on the stay.
+    pub(super) fn bury(&mut self, world: &World<'m, R>, warehouse: &Warehouse) {
+        let first = self.unburied && !self.marked;
+        if first {
             R::mark_dead(world.ground(), &self.name);
             self.marked = true;
         } else if self.unburied {
             R::kill(world.ground(), &self.name);
             self.unburied = false;
+        }
+        if !first || self.stay.is_multiple_of(2) {
+            self.bereft.take().into_iter().for_each(|pool| Lending::bury(pool, warehouse));
         }
     }
 
@@ -114,6 +138,11 @@ impl<'m, R: Rig> Actor<'m, R> {
                 self.cancellable.retain(|(id, _)| *id != got.id);
             }
             ledger.completed(self.stay, &got)?;
+            if let (Kind::Parcel, Some(from), Some(number)) = (got.kind, got.source, got.immediate)
+                && let (Some(lending), Some(parcel)) = (&mut self.lending, node.take_parcel())
+            {
+                lending.came(parcel, from, number);
+            }
         }
         ensure!(node.totals().stale_ids == 0, "a completion that names no operation");
         for event in node.events() {
@@ -177,7 +206,12 @@ impl<'m, R: Rig> Actor<'m, R> {
     }
 
     /// Sends some messages to one peer, until the dice or the provider say stop.
-    pub(super) fn send(&mut self, ledger: &mut Ledger, taste: &Taste, rng: &mut Rng) -> Checked {
+    pub(super) fn send(
+        &mut self,
+        (warehouse, ledger): (&mut Warehouse, &mut Ledger),
+        taste: &Taste,
+        rng: &mut Rng,
+    ) -> Checked {
         let Some(node) = &self.node else { return Ok(()) };
         let Some(&addr) = self.addrs.get(rng.index(self.addrs.len() + 1)) else { return Ok(()) };
         for _ in 0..=rng.index(taste.burst_max) {
@@ -187,6 +221,16 @@ impl<'m, R: Rig> Actor<'m, R> {
                 _ => rng.index(taste.length_max + 1),
             };
             let tag = rng.chance(taste.tagged_percent).then(|| rng.below(3));
+            if node.info().caps.has(Caps::PARCEL)
+                && rng.chance(taste.parcel_percent)
+                && let Some(lending) = &mut self.lending
+            {
+                let (to, what) = ((self.stay, addr), (tag, &mut *warehouse));
+                if !lending.send(node, to, what, (ledger, rng))? {
+                    return Ok(());
+                }
+                continue;
+            }
             let letter = ledger.write((self.stay, addr), length, tag, rng.chance(30));
             let mut to = SendTo::peer(addr);
             to = letter.tag.map_or(to, |tag| to.tag(tag));
@@ -214,6 +258,27 @@ impl<'m, R: Rig> Actor<'m, R> {
             ledger.published(self.stay);
         }
         Ok(())
+    }
+
+    /// Does something with buffers that have come, or were sent.
+    pub(super) fn handle(
+        &mut self,
+        warehouse: &mut Warehouse,
+        ledger: &Ledger,
+        rng: &mut Rng,
+    ) -> Checked {
+        let (Some(node), Some(lending)) = (&self.node, &mut self.lending) else { return Ok(()) };
+        for _ in 0..=rng.index(6) {
+            lending.step(node, self.stay, (&mut *warehouse, ledger, rng))?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of all buffers. Returns how many are under way.
+    pub(super) fn let_go(&mut self) -> Result<usize, Violation> {
+        let (Some(node), Some(lending)) = (&self.node, &mut self.lending) else { return Ok(0) };
+        lending.let_go(node)?;
+        Ok(lending.under_way())
     }
 
     /// Posts a receive of some kind.

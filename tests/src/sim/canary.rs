@@ -6,8 +6,8 @@ use heapless::VecView;
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name, WrId};
 use spinwire_dataplane::provider::{
-    CancelError, Cqe, EndpointType, Event, Info, Payload, Provider, Published, RecvWr, Select,
-    SendWr, Source, Waiting,
+    CancelError, Cqe, EndpointType, Event, Info, ParcelWr, Payload, Provider, Published, RecvWr,
+    Select, SendWr, Source, Waiting,
 };
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
@@ -37,8 +37,12 @@ pub mod flaw {
     pub const BURIES_ALIVE: u8 = 8;
     /// A directed receive takes messages of others.
     pub const MISDIRECTS: u8 = 9;
+    /// A buffer that is under way is said to be settled. Only where there are such.
+    pub const LETS_GO: u8 = 10;
+    /// That a buffer is settled is not said.
+    pub const KEEPS: u8 = 11;
     /// All of them.
-    pub const ALL: [u8; 10] = [
+    pub const ALL: [u8; 12] = [
         LOSES,
         REPEATS,
         SWAPS,
@@ -49,6 +53,8 @@ pub mod flaw {
         CONFUSES,
         BURIES_ALIVE,
         MISDIRECTS,
+        LETS_GO,
+        KEEPS,
     ];
 }
 
@@ -71,7 +77,9 @@ impl<P: Provider, const FLAW: u8> Broken<P, FLAW> {
     /// Whether it is time.
     fn now_and_then(&self) -> bool {
         self.calls.set(self.calls.get() + 1);
-        self.calls.get().is_multiple_of(EVERY)
+        // There are fewer of these.
+        let every = if FLAW == flaw::KEEPS { 3 } else { EVERY };
+        self.calls.get().is_multiple_of(every)
     }
 
     fn overtaken(&self) {
@@ -127,6 +135,20 @@ impl<P: Provider, const FLAW: u8> Provider for Broken<P, FLAW> {
             }
             flaw::CORRUPTS => self.spoil(wr),
             _ => self.inner.post_send(&SendWr { tag: wr.tag.map(|tag| tag ^ 1), ..*wr }),
+        }
+    }
+
+    fn post_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
+        self.inner.post_parcel(wr)
+    }
+
+    fn is_settled(&self, to: Addr, number: u8) -> bool {
+        self.inner.is_settled(to, number) || FLAW == flaw::LETS_GO && self.now_and_then()
+    }
+
+    fn settle(&self, source: Addr, numbers: u64) {
+        if FLAW != flaw::KEEPS || !self.now_and_then() {
+            self.inner.settle(source, numbers);
         }
     }
 

@@ -56,6 +56,8 @@ struct Entry {
     immediate: bool,
     /// Posted, so that it can fail.
     posted: bool,
+    /// A buffer of a pool.
+    parcel: bool,
     published: bool,
     delivered: bool,
     failed: bool,
@@ -131,6 +133,8 @@ pub(super) struct Letter {
     pub(super) bytes: Vec<u8>,
     pub(super) tag: Option<u64>,
     pub(super) immediate: Option<u64>,
+    /// A buffer of a pool.
+    pub(super) parcel: bool,
 }
 
 /// Notes that are kept.
@@ -196,7 +200,22 @@ impl Ledger {
         if !immediate {
             bytes[..8].copy_from_slice(&id.to_le_bytes());
         }
-        Letter { stream, bytes, tag, immediate: immediate.then_some(id) }
+        Letter { stream, bytes, tag, immediate: immediate.then_some(id), parcel: false }
+    }
+
+    /// The next message of a stream, as a buffer of a pool. What it stands for is in its immediate data.
+    pub(super) fn write_parcel(&mut self, to: (usize, Addr), tag: Option<u64>) -> Letter {
+        Letter { parcel: true, ..self.write(to, 0, tag, true) }
+    }
+
+    /// Whether what that stay has sent to the other may be gone before it is taken.
+    pub(super) fn may_be_late(&self, from: Addr, at: usize) -> bool {
+        self.peers.get(&(at, key(from))).is_none_or(|&sender| {
+            self.stays[sender] != Life::Alive
+                || self.cuts_between(sender, at) > 0
+                || self.vague.contains(&sender)
+                || self.vague.contains(&at)
+        })
     }
 
     /// The provider took the message.
@@ -208,6 +227,7 @@ impl Ledger {
             tag: letter.tag,
             immediate: letter.immediate.is_some(),
             posted: context.is_some(),
+            parcel: letter.parcel,
             published: false,
             delivered: false,
             failed: false,
@@ -311,6 +331,7 @@ impl Ledger {
         let whole = entry.length == length && got.bytes == bytes;
         ensure!(whole && got.tag == entry.tag, "{what}: corrupted: {got:?}");
         ensure!(got.immediate.is_some() == entry.immediate, "{what}: immediate data: {got:?}");
+        ensure!((got.kind == Kind::Parcel) == entry.parcel, "{what}: corrupted kind: {got:?}");
         let (order, settled) = stream.kinds.get_mut(&entry.tag).unwrap();
         loop {
             let next = order[*settled];

@@ -12,15 +12,19 @@
 //! - each operation completes once; no completion names another one's;
 //! - what was published before its sender was killed or closed is delivered; what was accepted from a living one too;
 //! - nobody is told of the end of a peer that lives and is connected;
-//! - in the end everything that is owed arrives in bounded time, and no lane, slot or message is left over.
+//! - what is in a buffer of the pool stays as it was sent for as long as anybody holds it, and it can be had for as long as its
+//!   sender lives;
+//! - in the end everything that is owed arrives in bounded time, and no lane, slot, message or buffer is left over.
 
 mod actor;
 pub mod canary;
 mod ledger;
+mod lending;
 
 use actor::{Actor, Taste};
 pub use ledger::{Checked, Violation};
 use ledger::{Ledger, ensure};
+use lending::Warehouse;
 
 use spinwire_dataplane::provider::EndpointType;
 
@@ -35,6 +39,8 @@ const QUIET_TURNS_MAX: u32 = 6000;
 pub struct Report {
     /// Messages delivered.
     pub delivered: u64,
+    /// Buffers of the pool that were taken by who they were sent to.
+    pub lent: u64,
     /// Lives of actors.
     pub stays: u64,
     /// A number over all that has happened: two runs of one seed have the same.
@@ -70,9 +76,11 @@ enum Step {
     Start,
     /// Many turns of one who has nothing to do: its lanes turn cold.
     Idle,
+    /// Something is done with buffers of the pool.
+    Handle,
 }
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     Step::Turn,
     Step::Send,
     Step::Receive,
@@ -84,10 +92,11 @@ const STEPS: [Step; 11] = [
     Step::Bury,
     Step::Start,
     Step::Idle,
+    Step::Handle,
 ];
 
 /// How often what happens, by seed.
-fn weights(rng: &mut Rng) -> [u64; 11] {
+fn weights(rng: &mut Rng) -> [u64; 12] {
     let mut some = |choices: [u64; 4]| choices[rng.index(4)];
     [
         some([100, 200, 300, 600]),
@@ -101,6 +110,7 @@ fn weights(rng: &mut Rng) -> [u64; 11] {
         some([2, 5, 10, 20]),
         some([5, 10, 20, 40]),
         some([0, 0, 1, 2]),
+        some([50, 100, 200, 400]),
     ]
 }
 
@@ -116,6 +126,7 @@ pub fn simulate<R: Rig>(endpoint_type: EndpointType, seed: u64) -> Result<Report
             length_max: [0, 60, 300, 1024][rng.index(4)],
             tagged_percent: [0, 20, 50, 100][rng.index(4)],
             posted_percent: [0, 30, 100][rng.index(3)],
+            parcel_percent: [0, 30, 90][rng.index(3)],
             burst_max: [1, 4, 30][rng.index(3)],
             receives: [1, 4, 12][rng.index(3)],
         };
@@ -124,7 +135,8 @@ pub fn simulate<R: Rig>(endpoint_type: EndpointType, seed: u64) -> Result<Report
         let mut ledger = Ledger::default();
         ledger.faults = R::FAULTS;
         ledger.connected = endpoint_type == EndpointType::Msg;
-        let mut play = Play { world, actors: actors.collect(), ledger, taste, rng };
+        let warehouse = Warehouse::new();
+        let mut play = Play { world, actors: actors.collect(), warehouse, ledger, taste, rng };
         outcome = play.act().map_err(|violation| play.ledger.explain(&violation));
     });
     outcome
@@ -133,6 +145,7 @@ pub fn simulate<R: Rig>(endpoint_type: EndpointType, seed: u64) -> Result<Report
 struct Play<'w, 'm, R: Rig> {
     world: &'w World<'m, R>,
     actors: Vec<Actor<'m, R>>,
+    warehouse: Warehouse,
     ledger: Ledger,
     taste: Taste,
     rng: Rng,
@@ -143,7 +156,7 @@ impl<R: Rig> Play<'_, '_, R> {
         let weights = weights(&mut self.rng);
         let steps = self.rng.between(200, 1500);
         for actor in &mut self.actors {
-            actor.start(self.world, &mut self.ledger);
+            actor.start(self.world, &self.warehouse, &mut self.ledger);
         }
         for _ in 0..steps {
             let step = STEPS[self.rng.weighted(&weights)];
@@ -152,25 +165,27 @@ impl<R: Rig> Play<'_, '_, R> {
         self.quiet()?;
         let stays = self.ledger.stays.len();
         for actor in &mut self.actors {
-            actor.close(&mut self.ledger);
+            actor.close(&self.warehouse, &mut self.ledger);
         }
         let left = R::leftovers(self.world.ground());
         ensure!(left.is_empty(), "left over: {left}");
         let delivered = self.ledger.delivered;
         let stays = u64::try_from(stays).unwrap();
-        Ok(Report { delivered, stays, fingerprint: self.rng.word() ^ delivered << 32 ^ stays })
+        let lent = self.warehouse.taken;
+        let fingerprint = self.rng.word() ^ delivered << 32 ^ lent << 16 ^ stays;
+        Ok(Report { delivered, lent, stays, fingerprint })
     }
 
     fn step(&mut self, step: Step) -> Checked {
         let at = self.rng.index(self.actors.len());
-        let Self { world, actors, ledger, taste, rng } = self;
+        let Self { world, actors, warehouse, ledger, taste, rng } = self;
         let alone = actors.iter().filter(|actor| actor.is_there()).count() < 2;
         let other = rng.index(actors.len());
         let peer = (actors[other].name, actors[other].stay);
         let actor = &mut actors[at];
         match step {
             Step::Turn => actor.turn(world, ledger),
-            Step::Send => actor.send(ledger, taste, rng),
+            Step::Send => actor.send((warehouse, ledger), taste, rng),
             Step::Receive => {
                 for _ in 0..rng.index(taste.receives) + 1 {
                     actor.receive(world, ledger, rng)?;
@@ -188,7 +203,7 @@ impl<R: Rig> Play<'_, '_, R> {
                 Ok(())
             }
             Step::Close if !alone => {
-                actor.close(ledger);
+                actor.close(warehouse, ledger);
                 Ok(())
             }
             Step::Die if !alone => {
@@ -197,23 +212,24 @@ impl<R: Rig> Play<'_, '_, R> {
             }
             Step::Close | Step::Die => Ok(()),
             Step::Bury => {
-                actor.bury(world);
+                actor.bury(world, warehouse);
                 Ok(())
             }
             Step::Start => {
-                actor.start(world, ledger);
+                actor.start(world, warehouse, ledger);
                 Ok(())
             }
+            Step::Handle => actor.handle(warehouse, ledger, rng),
             Step::Idle => (0..4500).try_for_each(|_| actor.turn(world, ledger)),
         }
     }
 
     /// Nobody comes or goes any more; everything that is owed arrives.
     fn quiet(&mut self) -> Checked {
-        let Self { world, actors, ledger, .. } = self;
+        let Self { world, actors, warehouse, ledger, .. } = self;
         for actor in actors.iter_mut() {
-            actor.bury(world);
-            actor.bury(world);
+            actor.bury(world, warehouse);
+            actor.bury(world, warehouse);
             actor.widen()?;
         }
         for _ in 0..QUIET_TURNS_MAX {
@@ -223,12 +239,20 @@ impl<R: Rig> Play<'_, '_, R> {
             }
             let open = |actor: &Actor<'_, R>| actor.is_there() && ledger.sends_open(actor.stay) > 0;
             if ledger.owed().is_none() && !actors.iter().any(open) {
-                // Nothing more comes of it.
+                // Nothing more comes of it, but buffers that go back.
+                let mut under_way = 0;
                 for _ in 0..20 {
+                    under_way = 0;
                     for actor in actors.iter_mut() {
                         actor.turn(world, ledger)?;
+                        under_way += actor.let_go()?;
                     }
                 }
+                let missing = warehouse.missing();
+                ensure!(
+                    (under_way, missing) == (0, 0),
+                    "left over: {missing} buffers, {under_way} of them under way"
+                );
                 return Ok(());
             }
         }

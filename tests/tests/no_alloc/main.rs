@@ -3,6 +3,7 @@
 //! ```text
 //!   traffic.rs    two endpoints of one segment exchange messages of every kind, in one thread
 //!   pools.rs      two handles on one pool do everything that is done with buffers
+//!   parcels.rs    two endpoints hand over buffers of one pool
 //!   heap          a counting allocator under the whole test
 //!   syscalls      a child process under a seccomp filter that kills at the first system call but exit    seccomp.rs
 //!   page faults   getrusage of the thread, before and after
@@ -24,6 +25,7 @@
     reason = "a test fails by panicking, and its numbers are its own"
 )]
 
+mod parcels;
 mod pools;
 mod seccomp;
 mod traffic;
@@ -73,6 +75,24 @@ fn buffers_of_a_pool_need_no_heap_no_system_call_and_no_page_fault() {
         assert!(counts.is_clean(), "{counts:?}");
         assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
         let ended = without_system_calls(|| pools.run(ROUNDS) == ROUNDS);
+        assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
+    });
+}
+
+#[test]
+fn buffers_as_messages_need_no_heap_no_system_call_and_no_page_fault() {
+    let _turn = take_turn();
+    parcels::with(|parcels| {
+        assert_eq!(parcels.run(WARM_UP_ROUNDS), WARM_UP_ROUNDS);
+        let before = seccomp::page_faults();
+        let sealed = alloc_gate::seal(OnUse::Count);
+        let good = parcels.run(ROUNDS);
+        let counts = sealed.open();
+        let after = seccomp::page_faults();
+        assert_eq!(good, ROUNDS);
+        assert!(counts.is_clean(), "{counts:?}");
+        assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
+        let ended = without_system_calls(|| parcels.run(ROUNDS) == ROUNDS);
         assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
     });
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 use spinwire_dataplane::error::PostError;
 
 use crate::pair::client::{Client, Progress, with_client};
+use crate::pair::loans::{self, Loans};
 use crate::pair::options::PairOptions;
 use crate::pair::order::{Marking, Order};
 use crate::pair::server;
@@ -18,6 +19,7 @@ use crate::report::{Failure, Verdict, median};
 Both ends in one command:
   spinwire bw
   spinwire bw --all-sizes --seconds 0.5 --plot bw.svg
+  spinwire bw --zero-copy --size 4k,1m
 Apart, as two terminals:
   spinwire bw --listen demo --cpus 1
   spinwire bw --connect demo --cpus 0 --size 4k
@@ -37,6 +39,7 @@ pub(crate) struct Args {
 #[derive(Debug, Serialize)]
 struct Report {
     provider: &'static str,
+    zero_copy: bool,
     size: usize,
     messages: u64,
     messages_per_s: f64,
@@ -82,7 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     Ok(Verdict::Well)
 }
 
-fn measure(client: &Client<'_, '_>, args: &Args, size: usize) -> Result<Report, Failure> {
+fn measure(client: &Client<'_, '_, '_>, args: &Args, size: usize) -> Result<Report, Failure> {
     let options = &args.pair;
     let marking = options.marking();
     let stream = Stream { client, marking, size, batch: args.batch };
@@ -116,6 +119,7 @@ fn measure(client: &Client<'_, '_>, args: &Args, size: usize) -> Result<Report, 
     let bytes = float(messages) * float(u64::try_from(size)?);
     Ok(Report {
         provider: options.provider.as_str(),
+        zero_copy: options.zero_copy,
         size,
         messages,
         messages_per_s: float(messages) / seconds,
@@ -142,9 +146,17 @@ const fn whole(count: f64) -> u64 {
     count as u64
 }
 
+/// What the other end said.
+fn told(bad: u64, count: u64) -> Result<(), Failure> {
+    if bad == 0 {
+        return Ok(());
+    }
+    Err(format!("{bad} of {count} messages were lost, repeated, out of order or changed").into())
+}
+
 /// A stream of messages of one size.
 struct Stream<'c, 's, 'm> {
-    client: &'c Client<'s, 'm>,
+    client: &'c Client<'c, 's, 'm>,
     marking: Marking,
     size: usize,
     batch: u32,
@@ -153,6 +165,9 @@ struct Stream<'c, 's, 'm> {
 impl Stream<'_, '_, '_> {
     /// Streams `count` messages, and returns the seconds until the other end had checked the last of them.
     fn run(&self, count: u64) -> Result<f64, Failure> {
+        if let Some(loans) = &self.client.loans {
+            return self.run_loans(loans, count);
+        }
         let station = &self.client.station;
         let size = u64::try_from(self.size)?;
         self.client.prepare(Order::Drain { count, size, marking: self.marking })?;
@@ -178,13 +193,34 @@ impl Stream<'_, '_, '_> {
         }
         let bad = self.client.answer()?;
         let seconds = float(station.clock.now_ns().saturating_sub(begin)) / 1e9;
-        if bad > 0 {
-            return Err(format!(
-                "{bad} of {count} messages were lost, repeated, out of order or changed"
-            )
-            .into());
+        told(bad, count).map(|()| seconds)
+    }
+
+    /// As [`run`](Self::run), with buffers of the pool, written and checked in place.
+    fn run_loans(&self, loans: &Loans<'_>, count: u64) -> Result<f64, Failure> {
+        let station = &self.client.station;
+        let size = u64::try_from(self.size)?;
+        self.client.prepare(Order::DrainLoans { count, size, marking: self.marking })?;
+        let to = Station::data_to(self.client.server, self.marking);
+        let mut stamper = loans::Stamper::new(self.size);
+        let deadline = Deadline::new();
+        let begin = station.clock.now_ns();
+        let mut number = 0;
+        while number < count {
+            let end = number.saturating_add(u64::from(self.batch)).min(count);
+            while number < end {
+                let mut guard = loans.acquire(station, self.size, &deadline)?;
+                stamper.write(&mut guard, number)?;
+                loans.send(station, to, guard, &deadline)?;
+                number = number.saturating_add(1);
+            }
+            station.turn();
+            station.watch(&deadline, "the other end takes no buffers")?;
         }
-        Ok(seconds)
+        let bad = self.client.answer()?;
+        let seconds = float(station.clock.now_ns().saturating_sub(begin)) / 1e9;
+        loans.settle(station)?;
+        told(bad, count).map(|()| seconds)
     }
 
     /// Copies as many blocks through bare shared memory, and returns the seconds.
@@ -202,7 +238,8 @@ impl Stream<'_, '_, '_> {
 
 fn print_table(reports: &[Report]) {
     let Some(first) = reports.first() else { return };
-    println!("one way through {}, checked by the receiver", first.provider);
+    let what = if first.zero_copy { ", pool buffers uncopied" } else { "" };
+    println!("one way through {}{what}, checked by the receiver", first.provider);
     println!(
         "{:>8} {:>11} {:>14} {:>10} {:>11}  {:>6} {:>6}",
         "bytes", "messages", "messages/s", "MB/s", "floor MB/s", "ratio", "best"

@@ -9,6 +9,7 @@ use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::msg::Kind;
 
 use crate::pair::client::{Client, Progress, with_client};
+use crate::pair::loans::{Stamper, looks_like};
 use crate::pair::options::PairOptions;
 use crate::pair::order::{Marking, Order};
 use crate::pair::server;
@@ -23,6 +24,7 @@ Both ends in one command:
   spinwire lat
   spinwire lat --size 32,64,4k --tagged --plot lat.svg
   spinwire lat --all-sizes --seconds 0.2 --json
+  spinwire lat --zero-copy --size 64,1m
 Apart, as two terminals:
   spinwire lat --listen demo --cpus 1
   spinwire lat --connect demo --cpus 0 --size 64
@@ -61,6 +63,7 @@ struct FloorTrips {
 #[derive(Debug, Serialize)]
 struct Report {
     provider: &'static str,
+    zero_copy: bool,
     size: usize,
     iters: u64,
     cpus: [u32; 2],
@@ -80,6 +83,8 @@ struct Measured {
 
 /// Messages before the first that counts.
 const WARM_UP: u64 = 20_000;
+/// Turns between writing a buffer of the pool and sending it.
+const TURNS_BETWEEN: u32 = 16;
 /// What is measured where the arguments say nothing: about so long per size.
 const SECONDS: f64 = 1.0;
 
@@ -127,16 +132,21 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
 }
 
 fn measure(
-    client: &Client<'_, '_>,
+    client: &Client<'_, '_, '_>,
     options: &PairOptions,
     size: usize,
 ) -> Result<Measured, Failure> {
     let marking = options.marking();
     let message = vec![0x5A; size];
+    let mut stamper = options.zero_copy.then(|| Stamper::new(size));
+    let mut trip = |count, into: &mut Histogram<u64>| match &mut stamper {
+        Some(stamper) => echo_loans(client, (size, marking, count), stamper, into),
+        None => echo(client, &message, marking, count, into),
+    };
     let mut trips = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
     let mut floor = trips.clone();
     // The warm-up also tells how many make up the time that was asked for.
-    let warm = echo(client, &message, marking, WARM_UP, &mut trips)?;
+    let warm = trip(WARM_UP, &mut trips)?;
     let warm_floor = bounce(client, WARM_UP, &mut floor)?;
     let rounds = options.rounds;
     let per_round = match options.iters {
@@ -158,7 +168,7 @@ fn measure(
         let floor_p50 = of_round.value_at_quantile(0.5);
         floor.add(&of_round)?;
         of_round.clear();
-        echo(client, &message, marking, per_round, &mut of_round)?;
+        trip(per_round, &mut of_round)?;
         let p50 = of_round.value_at_quantile(0.5);
         trips.add(&of_round)?;
         ratios.push(ratio(p50, floor_p50));
@@ -168,6 +178,7 @@ fn measure(
     drop(progress);
     let report = Report {
         provider: options.provider.as_str(),
+        zero_copy: options.zero_copy,
         size,
         iters: trips.len(),
         cpus: client.cpus,
@@ -215,7 +226,11 @@ fn ratio(ours: u64, floor: u64) -> f64 {
 }
 
 /// Bounces the bare line; records each, and returns the nanoseconds of all.
-fn bounce(client: &Client<'_, '_>, count: u64, into: &mut Histogram<u64>) -> Result<u64, Failure> {
+fn bounce(
+    client: &Client<'_, '_, '_>,
+    count: u64,
+    into: &mut Histogram<u64>,
+) -> Result<u64, Failure> {
     let station = &client.station;
     station.floor.reset();
     client.prepare(Order::Floor { count })?;
@@ -232,7 +247,7 @@ fn bounce(client: &Client<'_, '_>, count: u64, into: &mut Histogram<u64>) -> Res
 
 /// Sends messages and waits for each to come back; records each, and returns the nanoseconds of all.
 fn echo(
-    client: &Client<'_, '_>,
+    client: &Client<'_, '_, '_>,
     message: &[u8],
     marking: Marking,
     count: u64,
@@ -276,11 +291,73 @@ fn echo(
     Ok(clock.ticks_to_ns(clock.ticks().saturating_sub(begin)))
 }
 
+/// Sends buffers of the pool and waits for each to come back. What is timed is the way there and back and the look at what is in
+/// it at either end, not the writing.
+fn echo_loans(
+    client: &Client<'_, '_, '_>,
+    (size, marking, count): (usize, Marking, u64),
+    stamper: &mut Stamper,
+    into: &mut Histogram<u64>,
+) -> Result<u64, Failure> {
+    let station = &client.station;
+    let loans = client.loans.as_ref().ok_or("there is no pool")?;
+    station.post_all_data(marking, DataUse::OneMessage)?;
+    client.prepare(Order::EchoLoans { count, size: u64::try_from(size)?, marking })?;
+    let clock = &station.clock;
+    let to = Station::data_to(client.server, marking);
+    let deadline = Deadline::new();
+    let mut written = |number| {
+        let mut guard = loans.acquire(station, size, &deadline)?;
+        stamper.write(&mut guard, number)?;
+        Ok::<_, Failure>(guard)
+    };
+    let begin = clock.ticks();
+    let mut next = written(0)?;
+    for number in 0..count {
+        // A service turns when it has written something; and so what was written is out of the store buffer.
+        for _ in 0..TURNS_BETWEEN {
+            station.turn();
+        }
+        let sent = clock.ticks();
+        loans.send(station, to, next, &deadline)?;
+        station.endpoint.flush();
+        let (mut completion, guard) = loop {
+            station.turn();
+            if let Some(mut completion) = station.endpoint.poll()
+                && let Some(guard) = loans.take(&mut completion)?
+            {
+                break (completion, guard);
+            }
+            station.watch(&deadline, "the other end does not answer")?;
+        };
+        let good = looks_like(&guard, size, number)?;
+        let back = clock.ticks_after_loads();
+        into.saturating_record(clock.ticks_to_ns(back.saturating_sub(sent)).max(1));
+        if !good {
+            return Err("a buffer came back changed".into());
+        }
+        drop(guard);
+        if let Some(loan) = completion.loan.take() {
+            station.post_data(loan, marking, DataUse::OneMessage)?;
+        }
+        station.endpoint.flush();
+        loans.lender.collect(&station.endpoint);
+        next = written(number.saturating_add(1))?;
+    }
+    drop(next);
+    loans.settle(station)?;
+    Ok(clock.ticks_to_ns(clock.ticks().saturating_sub(begin)))
+}
+
 fn print_table(reports: &[&Report]) {
     let Some(first) = reports.first() else { return };
     println!(
-        "round trips through {} between CPUs {} and {}, {} pages; ns",
-        first.provider, first.cpus[0], first.cpus[1], first.page
+        "round trips {}through {} between CPUs {} and {}, {} pages; ns",
+        if first.zero_copy { "of pool buffers, uncopied, " } else { "" },
+        first.provider,
+        first.cpus[0],
+        first.cpus[1],
+        first.page
     );
     println!(
         "{:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>9}  {:>9} {:>9}  {:>6} {:>6}",

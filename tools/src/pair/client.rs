@@ -12,6 +12,7 @@ use spinwire_hostshim::domain::{Domain, DomainConfig, DomainError};
 use spinwire_hostshim::mem::Problem;
 use spinwire_hostshim::plane::Plane;
 
+use super::loans::{self, Loans};
 use super::options::PairOptions;
 use super::order::Order;
 use super::server::{SERVER, STREAM_BUFFER_BYTES};
@@ -20,14 +21,16 @@ use crate::report::Failure;
 
 /// A connected measuring end.
 #[derive(Debug)]
-pub(crate) struct Client<'s, 'm> {
+pub(crate) struct Client<'p, 's, 'm> {
     pub(crate) station: Station<'s, 'm>,
+    /// With `--zero-copy`.
+    pub(crate) loans: Option<Loans<'p>>,
     pub(crate) server: Addr,
     pub(crate) cpus: [u32; 2],
     pub(crate) page: String,
 }
 
-impl Client<'_, '_> {
+impl Client<'_, '_, '_> {
     /// Has the server prepare for an order.
     pub(crate) fn prepare(&self, order: Order) -> Result<(), Failure> {
         self.station.send_order(self.server, order)?;
@@ -54,6 +57,7 @@ impl Other {
         let child = Command::new(std::env::current_exe()?)
             .args([command, "--listen", name, "--json"])
             .args(["--cpus", &format!("{a},{b}"), "--size", &size.to_string()])
+            .args(options.zero_copy.then_some("--zero-copy"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
@@ -94,22 +98,24 @@ impl Drop for Other {
 pub(crate) fn with_client<R>(
     command: &str,
     options: &PairOptions,
-    measure: impl FnOnce(&Client<'_, '_>) -> Result<R, Failure>,
+    measure: impl FnOnce(&Client<'_, '_, '_>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
+    options.check_sizes()?;
     if let Some(name) = &options.connect {
         let domain = join(name, None)?;
-        return with_domain(&domain, options, measure);
+        return with_domain(name, &domain, options, measure);
     }
     let name = format!("{command}-{}", std::process::id());
     let mut other = Other::start(command, &name, options)?;
-    let measured =
-        join(&name, Some(&mut other)).and_then(|domain| with_domain(&domain, options, measure));
+    let measured = join(&name, Some(&mut other))
+        .and_then(|domain| with_domain(&name, &domain, options, measure));
     match measured {
         Ok(measured) => other.finish().map(|()| measured),
         Err(failure) => {
             drop(other);
             // What the killed process left is ours to clear away; it may not have come so far.
             let _cleared = spinwire_hostshim::mem::unlink(&name);
+            loans::clear(&name);
             Err(failure)
         }
     }
@@ -137,13 +143,15 @@ fn join(name: &str, mut other: Option<&mut Other>) -> Result<Domain, Failure> {
 }
 
 fn with_domain<R>(
+    name: &str,
     domain: &Domain,
     options: &PairOptions,
-    measure: impl FnOnce(&Client<'_, '_>) -> Result<R, Failure>,
+    measure: impl FnOnce(&Client<'_, '_, '_>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
     let largest = options.sizes().into_iter().max().unwrap_or(64);
+    let pool = loans::open(name, options, largest)?;
     let most = domain.segment().geometry().message_bytes_max();
-    if largest > most {
+    if largest > most && !options.zero_copy {
         return Err(format!("--size: the segment carries messages of up to {most} bytes; start the listening end with --size {largest}").into());
     }
     let (cpu, other_cpu) = options.placement()?;
@@ -155,10 +163,12 @@ fn with_domain<R>(
     let mut memory = Plane::memory(station::arena_bytes(&role))?;
     let bump = Plane::arena(&mut memory);
     affinity::pin(cpu)?;
+    let handle = pool.as_ref().map(|pool| pool.handle(&bump)).transpose()?;
+    let loans = handle.as_ref().map(|handle| Loans::place(handle, &bump)).transpose()?;
     let station = Station::open(domain, &bump, &role)?;
     let server = connect(&station)?;
     let page = domain.mapping().page().to_string();
-    let client = Client { station, server, cpus: [cpu, other_cpu], page };
+    let client = Client { station, loans, server, cpus: [cpu, other_cpu], page };
     let measured = measure(&client)?;
     client.station.send_order(server, Order::Bye)?;
     Ok(measured)

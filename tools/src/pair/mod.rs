@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   client (this process)                                server (a second process)
-//!     order: Floor, Echo, CopyOut, Drain  ------------->   does its half of it
+//!     order: Floor, Echo, CopyOut, Drain  ------------->   does its half of it        (or EchoLoans, DrainLoans)
 //!     its own half, with timestamps       <------------>
 //!     order: Bye                          ------------->   ends
 //! ```
@@ -12,6 +12,7 @@
 
 pub(crate) mod client;
 pub(crate) mod floor;
+pub(crate) mod loans;
 pub(crate) mod options;
 pub(crate) mod order;
 pub(crate) mod server;

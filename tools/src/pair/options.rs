@@ -55,6 +55,11 @@ pub(crate) struct PairOptions {
     #[arg(long)]
     pub(crate) tagged: bool,
 
+    /// Hand over buffers of a pool, uncopied; they are written and checked in place. Sizes are multiples of 8. With --listen and
+    /// --connect, on both sides.
+    #[arg(long)]
+    pub(crate) zero_copy: bool,
+
     /// How messages travel.
     #[arg(long, value_enum, default_value_t = ProviderName::Shm)]
     pub(crate) provider: ProviderName,
@@ -106,6 +111,16 @@ impl PairOptions {
     /// The sizes to measure, in order.
     pub(crate) fn sizes(&self) -> Vec<usize> {
         if self.all_sizes { (3..=16).map(|bits| 1 << bits).collect() } else { self.size.clone() }
+    }
+
+    /// What the parser cannot see: sizes that do not go together with other arguments.
+    pub(crate) fn check_sizes(&self) -> Result<(), Failure> {
+        match self.sizes().into_iter().find(|size| !size.is_multiple_of(8)) {
+            Some(odd) if self.zero_copy => {
+                Err(format!("--size: with --zero-copy a multiple of 8, which {odd} is not").into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// How messages are marked.

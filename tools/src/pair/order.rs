@@ -27,6 +27,10 @@ pub(crate) enum Order {
     CopyOut { count: u64, size: u64 },
     /// Receive and check so many messages, then answer with the number of bad ones.
     Drain { count: u64, size: u64, marking: Marking },
+    /// Send back so many buffers of the pool.
+    EchoLoans { count: u64, size: u64, marking: Marking },
+    /// Receive and check so many buffers of the pool, then answer with the number of bad ones.
+    DrainLoans { count: u64, size: u64, marking: Marking },
     /// The answer: ready, or done; a number that depends on the order.
     Done { value: u64 },
     /// That was all.
@@ -43,6 +47,8 @@ impl Order {
             Self::Drain { count, size, marking } => [4, count, size, marked(marking)],
             Self::Done { value } => [5, value, 0, 0],
             Self::Bye => [6, 0, 0, 0],
+            Self::EchoLoans { count, size, marking } => [7, count, size, marked(marking)],
+            Self::DrainLoans { count, size, marking } => [8, count, size, marked(marking)],
         };
         let mut bytes = [0; ORDER_BYTES];
         for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
@@ -65,6 +71,8 @@ impl Order {
             4 => Some(Self::Drain { count, size, marking }),
             5 => Some(Self::Done { value: count }),
             6 => Some(Self::Bye),
+            7 => Some(Self::EchoLoans { count, size, marking }),
+            8 => Some(Self::DrainLoans { count, size, marking }),
             _ => None,
         }
     }
@@ -91,6 +99,8 @@ mod tests {
             Order::Drain { count: 5, size: 6, marking: Marking::Untagged },
             Order::Done { value: 9 },
             Order::Bye,
+            Order::EchoLoans { count: 1, size: 2, marking },
+            Order::DrainLoans { count: 3, size: 4, marking: Marking::Untagged },
         ] {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }

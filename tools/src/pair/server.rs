@@ -7,7 +7,9 @@ use spinwire_dataplane::shm::Geometry;
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::domain::{Domain, DomainConfig};
 use spinwire_hostshim::plane::Plane;
+use spinwire_hostshim::pool::BufferPool;
 
+use super::loans::{self, Loans};
 use super::options::PairOptions;
 use super::order::{Marking, Order};
 use super::station::{self, DataUse, Deadline, Patience, Role, Station};
@@ -35,26 +37,39 @@ fn geometry(size: usize) -> Geometry {
 
 /// Serves one client under `name`, then removes the segment.
 pub(crate) fn serve(name: &str, options: &PairOptions) -> Result<Verdict, Failure> {
+    options.check_sizes()?;
     let (_, cpu) = options.placement()?;
     let size = options.sizes().into_iter().max().unwrap_or(64).max(64 << 10);
     let config = DomainConfig { geometry: geometry(size), ..DomainConfig::default() };
-    let domain = Domain::create(name, &config)?;
-    let served = serve_in(&domain, cpu, size, options);
-    domain.unlink()?;
+    // The pool first: who finds the domain finds the pool.
+    let largest = options.sizes().into_iter().max().unwrap_or(64);
+    let pool = options.zero_copy.then(|| loans::make(name, largest)).transpose()?;
+    let domain = Domain::create(name, &config);
+    let served = domain.map_err(Failure::from).and_then(|domain| {
+        let served = serve_in(&domain, (cpu, size), options, pool.as_ref());
+        domain.unlink()?;
+        served
+    });
+    if let Some(pool) = pool {
+        pool.unlink()?;
+    }
     served
 }
 
 fn serve_in(
     domain: &Domain,
-    cpu: u32,
-    size: usize,
+    (cpu, size): (u32, usize),
     options: &PairOptions,
+    pool: Option<&BufferPool>,
 ) -> Result<Verdict, Failure> {
     let yields = options.shares_cpu()?;
     let role = Role { name: SERVER, buffer_bytes: size.max(STREAM_BUFFER_BYTES), yields };
     let mut memory = Plane::memory(station::arena_bytes(&role))?;
     let bump = Plane::arena(&mut memory);
     affinity::pin(cpu)?;
+    let handle = pool.map(|pool| pool.handle(&bump)).transpose()?;
+    let loans = handle.as_ref().map(|handle| Loans::place(handle, &bump)).transpose()?;
+    let lending = || loans.as_ref().ok_or("the client wants --zero-copy, which was not said here");
     let station = Station::open(domain, &bump, &role)?;
     let mut block = vec![0; size];
     let mut patience = Patience::Unlimited;
@@ -82,6 +97,19 @@ fn serve_in(
                 station.post_all_data(marking, use_for)?;
                 station.send_order(client, Order::Done { value: 0 })?;
                 let bad = drain(&station, (count, size), marking, use_for)?;
+                station.send_order(client, Order::Done { value: bad })?;
+            }
+            Order::EchoLoans { count, size, marking } => {
+                let loans = lending()?;
+                station.post_all_data(marking, DataUse::OneMessage)?;
+                station.send_order(client, Order::Done { value: 0 })?;
+                echo_loans(&station, loans, client, (count, size, marking))?;
+            }
+            Order::DrainLoans { count, size, marking } => {
+                let loans = lending()?;
+                station.post_all_data(marking, DataUse::ManyMessages { size: 64 })?;
+                station.send_order(client, Order::Done { value: 0 })?;
+                let bad = drain_loans(&station, loans, (count, size))?;
                 station.send_order(client, Order::Done { value: bad })?;
             }
             Order::Done { .. } => {
@@ -135,6 +163,60 @@ fn echo(
         station.watch(&deadline, GONE_QUIET)?;
     }
     Ok(())
+}
+
+/// Sends back every buffer that comes, after a look at it.
+fn echo_loans(
+    station: &Station<'_, '_>,
+    loans: &Loans<'_>,
+    client: Addr,
+    (count, size, marking): (u64, u64, Marking),
+) -> Result<(), Failure> {
+    let to = Station::data_to(client, marking);
+    let size = usize::try_from(size)?;
+    let deadline = Deadline::new();
+    let mut number = 0;
+    while number < count {
+        station.turn();
+        while let Some(mut completion) = station.endpoint.poll() {
+            let Some(guard) = loans.take(&mut completion)? else { continue };
+            if !loans::looks_like(&guard, size, number)? {
+                return Err("a buffer came changed".into());
+            }
+            loans.send(station, to, guard, &deadline)?;
+            station.endpoint.flush();
+            // The client is not waiting for this: few buffers that are used again and again are near.
+            loans.lender.collect(&station.endpoint);
+            if let Some(loan) = completion.loan {
+                station.post_data(loan, marking, DataUse::OneMessage)?;
+            }
+            number = number.saturating_add(1);
+        }
+        station.watch(&deadline, GONE_QUIET)?;
+    }
+    loans.settle(station)
+}
+
+/// Takes `count` buffers, and returns how many were not what they should be.
+fn drain_loans(
+    station: &Station<'_, '_>,
+    loans: &Loans<'_>,
+    (count, size): (u64, u64),
+) -> Result<u64, Failure> {
+    let size = usize::try_from(size)?;
+    let deadline = Deadline::new();
+    let mut next = 0;
+    let mut bad = 0_u64;
+    while next < count {
+        station.turn();
+        while let Some(mut completion) = station.endpoint.poll() {
+            let Some(guard) = loans.take(&mut completion)? else { continue };
+            bad = bad.saturating_add(u64::from(!loans::is_good(&guard, size, next)?));
+            next = next.saturating_add(1);
+        }
+        station.watch(&deadline, GONE_QUIET)?;
+    }
+    Ok(bad)
 }
 
 /// Receives `count` messages of `size` bytes, and returns how many were not what they should be.

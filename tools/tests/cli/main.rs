@@ -5,6 +5,7 @@
 //! | [`arguments`] | what is not understood, and folders that are none |
 //! | [`holders`] | segments of processes that live, are stopped, or were killed |
 //! | [`pair`] | `lat` and `bw` |
+//! | [`loans`] | `lat` and `bw` with `--zero-copy` |
 //! | [`pools`] | pools of buffers, and who holds them |
 //! | [`traps`] | files that are no segments, or not any more |
 //! | [`planes`] | stats pages |
@@ -22,6 +23,7 @@
 
 mod arguments;
 mod holders;
+mod loans;
 mod pair;
 mod planes;
 mod pools;

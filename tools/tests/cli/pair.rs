@@ -29,7 +29,7 @@ fn arguments_that_cannot_be_meant() {
 }
 
 /// Fails where a field is missing or no number above zero.
-fn positive(report: &Value, fields: &[&str]) {
+pub(crate) fn positive(report: &Value, fields: &[&str]) {
     for field in fields {
         let value = report.pointer(field).and_then(Value::as_f64);
         assert!(value.is_some_and(|value| value > 0.0), "{field}: {report}");

@@ -28,6 +28,11 @@ impl Folder {
         Self(made.unwrap())
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// The file of a segment.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(format!("spinwire.{name}"))
@@ -41,6 +46,12 @@ impl Folder {
     /// Runs the command in this folder.
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
         run_in(&self.0, args)
+    }
+
+    /// Starts the command in this folder, and lets it run.
+    pub(crate) fn start(&self, args: &[&str]) -> Running {
+        let mut command = command(&self.0, args);
+        Running(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
     }
 
     /// What `ps --json` says about one segment.
@@ -118,6 +129,30 @@ impl Ran {
         let action = of_name.next().unwrap_or_else(|| panic!("{name}: {self:?}"))["action"].clone();
         assert!(of_name.next().is_none(), "{name} twice: {self:?}");
         action.as_str().unwrap().to_owned()
+    }
+}
+
+/// A run of the command that goes on. Killed when this is dropped.
+pub(crate) struct Running(Option<Child>);
+
+impl Running {
+    /// Whether it goes on.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.0.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ran(mut self) -> Ran {
+        Ran::of(self.0.take().unwrap().wait_with_output().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ended_already = child.kill();
+            let _reaped = child.wait();
+        }
     }
 }
 

@@ -131,7 +131,7 @@ impl Peer for Reference {
     }
 
     fn measures(&self, work: Work) -> bool {
-        work.is_message() && work.kind == Kind::Rtt && work.size <= LINE_BYTES
+        work.is_copied() && work.kind == Kind::Rtt && work.size <= LINE_BYTES
     }
 
     fn rival(&self) -> Option<&'static str> {

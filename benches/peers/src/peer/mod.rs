@@ -42,6 +42,8 @@ pub(crate) fn all() -> Vec<Box<dyn Peer>> {
         Box::new(floor::Reference::TwoLines),
         Box::new(spinwire::Spinwire::Plain),
         Box::new(spinwire::Spinwire::Tagged),
+        Box::new(spinwire::Spinwire::Lent),
+        Box::new(spinwire::Spinwire::Small),
         Box::new(ucx::Ucx::Posix),
         Box::new(ucx::Ucx::PosixAndCma),
         Box::new(rtrb::Rtrb),

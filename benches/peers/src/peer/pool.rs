@@ -110,7 +110,7 @@ impl Peer for Pool {
 
     fn measures(&self, work: Work) -> bool {
         match work.subject {
-            Subject::Message => false,
+            Subject::Message | Subject::Lend => false,
             Subject::Acquire | Subject::Get => matches!(self, Self::One),
             Subject::Two => matches!(self, Self::Two | Self::Alone),
         }
@@ -161,7 +161,9 @@ impl Peer for Pool {
                 };
                 Ok(Sample::Stream(Stream { messages_per_s: 1e9 / slower_ns }))
             }
-            (Subject::Acquire | Subject::Message, _) => Ok(side.start()?.said()?.into_rtt()),
+            (Subject::Acquire | Subject::Message | Subject::Lend, _) => {
+                Ok(side.start()?.said()?.into_rtt())
+            }
         }
     }
 }

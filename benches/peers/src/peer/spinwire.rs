@@ -21,13 +21,22 @@ pub(crate) enum Spinwire {
     Plain,
     /// Tag matching, the same service that UCX and libfabric give.
     Tagged,
+    /// Buffers of the pool, uncopied.
+    Lent,
+    /// Plain messages of [`SMALL`] bytes, beside [`Lent`](Self::Lent) ones.
+    Small,
 }
+
+/// What a buffer that is handed over is held against.
+const SMALL: u32 = 64;
 
 impl Peer for Spinwire {
     fn name(&self) -> &'static str {
         match self {
             Self::Plain => "spinwire",
             Self::Tagged => "spinwire tagged",
+            Self::Lent => "spinwire lent",
+            Self::Small => "spinwire 64 B",
         }
     }
 
@@ -37,13 +46,14 @@ impl Peer for Spinwire {
 
     fn measures(&self, work: Work) -> bool {
         match self {
-            Self::Plain => work.is_message() && work.size <= 64,
-            Self::Tagged => work.is_message(),
+            Self::Plain => work.is_copied() && work.size <= 64,
+            Self::Tagged => work.is_copied(),
+            Self::Lent | Self::Small => work == Work::LEND,
         }
     }
 
     fn rival(&self) -> Option<&'static str> {
-        None
+        matches!(self, Self::Small).then_some("spinwire lent")
     }
 
     fn probe(&self, plan: &Plan) -> Result<String, String> {
@@ -60,25 +70,28 @@ impl Peer for Spinwire {
 
     fn measure(&self, work: Work, plan: &Plan) -> anyhow::Result<Sample> {
         let mut command = Command::new(&plan.spinwire);
-        let (size, cpus) = (work.size.to_string(), plan.cpus.to_string());
+        // A buffer of any size takes as long as a short message.
+        let size = if matches!(self, Self::Small) { SMALL } else { work.size };
+        let trips = plan.effort.trips(if work == Work::LEND { SMALL } else { size });
+        let (bytes, cpus) = (size.to_string(), plan.cpus.to_string());
         match work.kind {
-            Kind::Rtt => {
-                command.args(["lat", "--iters", &plan.effort.trips(work.size).to_string()])
-            }
+            Kind::Rtt => command.args(["lat", "--iters", &trips.to_string()]),
             Kind::Stream => command.args(["bw", "--seconds", &plan.effort.seconds().to_string()]),
         };
-        command.args(["--json", "--size", &size, "--cpus", &cpus]);
-        if matches!(self, Self::Tagged) {
-            command.arg("--tagged");
-        }
+        command.args(["--json", "--size", &bytes, "--cpus", &cpus]);
+        match self {
+            Self::Tagged => command.arg("--tagged"),
+            Self::Lent => command.arg("--zero-copy"),
+            Self::Plain | Self::Small => &mut command,
+        };
         let said = process::run(command, None)?;
         match work.kind {
             Kind::Rtt => {
-                let lat: Lat = one_of_size(&said.stdout, work.size)?;
+                let lat: Lat = one_of_size(&said.stdout, size)?;
                 lat.into_sample(plan)
             }
             Kind::Stream => {
-                let bw: Bw = one_of_size(&said.stdout, work.size)?;
+                let bw: Bw = one_of_size(&said.stdout, size)?;
                 bw.into_sample()
             }
         }

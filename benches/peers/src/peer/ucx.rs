@@ -93,8 +93,8 @@ impl Peer for Ucx {
 
     fn measures(&self, work: Work) -> bool {
         match self {
-            Self::Posix => work.is_message(),
-            Self::PosixAndCma => work.is_message() && work.size >= 65536,
+            Self::Posix => work.is_copied(),
+            Self::PosixAndCma => work.is_copied() && work.size >= 65536,
         }
     }
 

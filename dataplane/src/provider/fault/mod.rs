@@ -31,8 +31,8 @@ use self::hold::{Holding, Place};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Generation, Name, WrId};
 use crate::provider::{
-    CancelError, Cqe, Event, Info, Order, Payload, Provider, Published, RecvWr, Reliability,
-    Select, SendWr, Source, Status, Waiting,
+    CancelError, Caps, Cqe, Event, Info, Order, ParcelWr, Payload, Provider, Published, RecvWr,
+    Reliability, Select, SendWr, Source, Status, Waiting,
 };
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::{Ring, wide};
@@ -405,6 +405,26 @@ impl<P: Provider> Provider for Fault<'_, P> {
         }
         self.staged.set(self.staged.get().wrapping_add(1));
         Ok(())
+    }
+
+    /// Parcels are refused now and then, and never lost or held; so that none overtakes a message that is, they are refused
+    /// while anything for that peer is held.
+    fn post_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
+        let can = self.inner.info().caps.has(Caps::PARCEL);
+        if can && (self.roll(self.config.refuse_ppm) || self.held.holds_up(wr.to)) {
+            return Err(self.refuse());
+        }
+        let number = self.inner.post_parcel(wr)?;
+        self.staged.set(self.staged.get().wrapping_add(1));
+        Ok(number)
+    }
+
+    fn is_settled(&self, to: Addr, number: u8) -> bool {
+        self.inner.is_settled(to, number)
+    }
+
+    fn settle(&self, source: Addr, numbers: u64) {
+        self.inner.settle(source, numbers);
     }
 
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {

@@ -31,6 +31,7 @@
 //!
 //! A send completes when its bytes are in the lane: the buffer is free again. That the peer has taken them is not said.
 
+mod parcels;
 mod peer;
 mod receive;
 mod remains;
@@ -48,8 +49,8 @@ use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Name, WrId};
 use crate::msg::matching::{Matcher, MatchingConfig};
 use crate::provider::{
-    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Order, Payload, Provider, Published,
-    RecvWr, Reliability, Select, SendWr, Sight, Source, Status, Waiting,
+    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Order, ParcelWr, Payload, Provider,
+    Published, RecvWr, Reliability, Select, SendWr, Sight, Source, Status, Waiting,
 };
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::{Envelope, LaneMemory, ReceiverState};
@@ -195,7 +196,8 @@ const CAPS: Caps = Caps::MESSAGE
     .with(Caps::MULTI_RECV)
     .with(Caps::SOURCE)
     .with(Caps::PEEK)
-    .with(Caps::CANCEL);
+    .with(Caps::CANCEL)
+    .with(Caps::PARCEL);
 
 const fn info(segment: &Segment<'_>, endpoint_type: EndpointType, config: &ShmConfig) -> Info {
     let message_bytes_max = segment.geometry().message_bytes_max();
@@ -344,6 +346,13 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         if let Err(refused) = peer.tx.stage(wr.payload.bytes(), envelope) {
             return Err(self.lane_refused(peer, row, refused));
         }
+        self.has_staged(peer, row);
+        Ok(())
+    }
+
+    /// A message was staged for a peer.
+    #[inline(always)]
+    fn has_staged(&self, peer: &Peer<'s>, row: u32) {
         if !peer.dirty.replace(true) {
             if self.dirty_first.get() == NIL {
                 self.dirty_first.set(row);
@@ -353,7 +362,6 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             }
         }
         self.staged.set(self.staged.get().wrapping_add(1));
-        Ok(())
     }
 
     /// A lane took no message. One whose credit is nonsense is the lane of a peer that cannot be trusted any further.
@@ -464,6 +472,18 @@ impl Provider for ShmPort<'_, '_> {
                 Ok(())
             }
         }
+    }
+
+    fn post_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
+        self.stage_parcel(wr)
+    }
+
+    fn is_settled(&self, to: Addr, number: u8) -> bool {
+        self.has_settled(to, number)
+    }
+
+    fn settle(&self, source: Addr, numbers: u64) {
+        self.settle_parcels(source, numbers);
     }
 
     #[inline(always)]

@@ -2,10 +2,12 @@
 
 use heapless::VecView;
 
+use super::parcels::Admitted;
 use super::peer::{Peer, Standing};
 use super::{NIL, ShmPort};
 use crate::msg::matching::{Incoming, Verdict};
 use crate::provider::{Buffer, Cqe, Sight, Status};
+use crate::shm::lane::Content;
 use crate::sync::{AtomicU64, Ordering};
 
 /// So many lanes stay hot even if nothing comes in them.
@@ -82,24 +84,39 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             // Nothing (more), or nonsense, which the harvest finds too.
             self.ready.set(NIL);
             if peer.rx.may_have_news() {
-                self.since_harvest.set(READY_MAX);
+                self.see_all_next();
             }
             return None;
         };
+        if arrival.content == Content::Parcel {
+            return self.take_one_parcel(row, peer);
+        }
         let message =
             Incoming { source: peer.addr(row), envelope: arrival.envelope, length: arrival.length };
         let Verdict::Deliver(mut landing) = self.matcher.judge_only(&message) else {
             // Nobody asked for it, or a buffer has to be given back first: the harvest is next, whatever else has come.
-            self.since_harvest.set(READY_MAX);
+            self.see_all_next();
             return None;
         };
         if let Some(to) = landing.sge.part(landing.offset, landing.length) {
             peer.rx.copy_out(&arrival, to);
         }
         peer.rx.advance(&arrival);
+        self.took_one(peer);
+        Some(self.matcher.land(&landing, &message))
+    }
+
+    /// A message of that peer was handed out by itself.
+    #[inline(always)]
+    pub(super) fn took_one(&self, peer: &Peer<'s>) {
         peer.note_taken();
         self.since_harvest.set(self.since_harvest.get().wrapping_add(1));
-        Some(self.matcher.land(&landing, &message))
+    }
+
+    /// The next look is at everything.
+    #[inline(always)]
+    pub(super) fn see_all_next(&self) {
+        self.since_harvest.set(READY_MAX);
     }
 
     /// One look at everything, up to the room in `out`.
@@ -321,6 +338,14 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             };
             if out.is_full() {
                 return Look::Waits;
+            }
+            if arrival.content == Content::Parcel {
+                match self.admit_parcel(row, peer, out) {
+                    Admitted::Yes => look = Look::Some,
+                    Admitted::Waits => return Look::Waits,
+                    Admitted::CutOff => return look,
+                }
+                continue;
             }
             let message = Incoming { source, envelope: arrival.envelope, length: arrival.length };
             let cqe = match self.matcher.judge(&message) {

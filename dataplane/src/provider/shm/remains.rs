@@ -26,7 +26,7 @@ use super::peer::{Peer, Standing};
 use crate::error::{Fatal, Misuse, PostError};
 use crate::id::Addr;
 use crate::provider::{Cqe, EndpointType, Event, Select, Source, Status, Waiting};
-use crate::shm::lane::Envelope;
+use crate::shm::lane::{Content, Envelope};
 
 /// So many looks the report of an end waits for receives that take what is left. A look comes every other turn, so even one who
 /// naps for 100 us after each turn hears of it after less than 30 ms.
@@ -138,7 +138,11 @@ impl<'s> ShmPort<'s, '_> {
             let front = peer.rx.peek().ok()??;
             let Envelope { tag, immediate } = front.envelope;
             let meant = from.takes(source) && select.takes(tag);
-            meant.then_some(Waiting { source, length: front.length, tag, immediate })
+            let length = match front.content {
+                Content::Bytes => front.length,
+                Content::Parcel => 0,
+            };
+            meant.then_some(Waiting { source, length, tag, immediate })
         })
     }
 

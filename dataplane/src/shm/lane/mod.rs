@@ -23,11 +23,15 @@
 //! ring. A sender can need at most half of the spill at once ([`Geometry`](super::Geometry) checks that), and at most a
 //! quarter of it is consumed but not returned, so a sender that waits is always served: the lane cannot wedge.
 //!
+//! *Parcels.* A message can be a buffer of a pool: its bytes are then a [`Descriptor`], and what it stands for stays its sender's
+//! until the receiver has [settled](LaneRx::settle) the number in it; see `parcel`.
+//!
 //! Invariants: (1) `published <= tail <= head + cells`; the same for the spill in bytes; (2) every cell of a lap is a
 //! message head, so a stale cell carries exactly the sequence number of the lap before, or is all zero; (3) each side
 //! keeps its own positions privately; what it reads of the other's is checked to move forward and stay in bounds, else
 //! the lane is `Corrupt`; (4) a head word is read once, and only the copy is used.
 
+mod parcel;
 mod rx;
 mod tx;
 
@@ -37,7 +41,8 @@ use spinwire_layouts::wire::message::flags;
 use crate::raw::line::{LINE_BYTES, Line, WORD_BYTES};
 use crate::sync::{AtomicU64, Ordering};
 
-pub use rx::{Arrival, LaneRx};
+pub use parcel::Descriptor;
+pub use rx::{Arrival, Content, LaneRx};
 pub use tx::LaneTx;
 
 /// Steps in which the spill is used, in bytes.
@@ -97,6 +102,13 @@ impl<'s> LaneMemory<'s> {
         state
     }
 
+    /// The parcels that the receiver has done with: a bit each, flipped each time.
+    #[inline(always)]
+    const fn settled(&self) -> &'s AtomicU64 {
+        let [_, _, _, _, settled, ..] = self.credit.words();
+        settled
+    }
+
     /// Makes the memory that of a new lane: no cell valid, no credit taken. The caller holds the lane alone.
     pub fn reset(&self) {
         for cell in self.cells {
@@ -106,6 +118,7 @@ impl<'s> LaneMemory<'s> {
         self.credit_cells().store(0, Ordering::Relaxed);
         self.credit_spill().store(0, Ordering::Relaxed);
         self.receiver_state().store(ReceiverState::Unseen.as_raw(), Ordering::Relaxed);
+        self.settled().store(0, Ordering::Relaxed);
         // A new lane is cold: its receiver does not know of it yet.
         self.armed().store(1, Ordering::Relaxed);
     }

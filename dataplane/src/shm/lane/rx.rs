@@ -20,14 +20,25 @@ pub struct Arrival<'s> {
     pub length: usize,
     /// Tag and immediate data.
     pub envelope: Envelope,
+    /// What its bytes are.
+    pub content: Content,
     cell: &'s Line,
     place: Place,
+}
+
+/// What the bytes of a message are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// The message.
+    Bytes,
+    /// A [`Descriptor`](super::Descriptor): the message is a buffer of a pool.
+    Parcel,
 }
 
 /// The receiving end of a lane. Owned by one thread.
 #[derive(Debug)]
 pub struct LaneRx<'s> {
-    memory: Cell<LaneMemory<'s>>,
+    pub(super) memory: Cell<LaneMemory<'s>>,
     cell_mask: Cell<usize>,
     /// Position of the next cell to read.
     head: Cell<u64>,
@@ -42,6 +53,10 @@ pub struct LaneRx<'s> {
     idle_word: Cell<u64>,
     /// Whether the last message went on in the spill.
     spill_used: Cell<bool>,
+    /// Parcels that were taken and are not settled, a bit each.
+    pub(super) parcels_held: Cell<u64>,
+    /// What was last stored into `settled`.
+    pub(super) parcels_settled: Cell<u64>,
 }
 
 /// The flag of that name in a head word.
@@ -65,6 +80,8 @@ impl<'s> LaneRx<'s> {
             message_bytes_max: Cell::new(message_bytes_max),
             idle_word: Cell::new(NO_WORD),
             spill_used: Cell::new(false),
+            parcels_held: Cell::new(0),
+            parcels_settled: Cell::new(0),
         };
         lane.open(memory, message_bytes_max);
         lane
@@ -83,6 +100,8 @@ impl<'s> LaneRx<'s> {
         spill_bytes.set(length_u64(memory.spill).wrapping_mul(64) / 4);
         self.message_bytes_max.set(message_bytes_max);
         self.idle_word.set(NO_WORD);
+        self.parcels_held.set(0);
+        self.parcels_settled.set(0);
     }
 
     /// How many messages were taken out of the lane.
@@ -134,8 +153,10 @@ impl<'s> LaneRx<'s> {
             return Err(Fatal::Corrupt);
         }
         let place = place(word.length, word.flags, self.spill_head.get());
+        let content =
+            if word.flags & flags::PARCEL == 0 { Content::Bytes } else { Content::Parcel };
         let envelope = Envelope { tag, immediate };
-        Ok(Some(Arrival { length: word.length, envelope, cell, place }))
+        Ok(Some(Arrival { length: word.length, envelope, content, cell, place }))
     }
 
     /// No message: the cell of the lap before, or one never written. Anything else is foul play.

@@ -17,7 +17,7 @@ use crate::sync::{AtomicU64, Ordering};
 /// The sending end of a lane. Owned by one thread.
 #[derive(Debug)]
 pub struct LaneTx<'s> {
-    memory: Cell<LaneMemory<'s>>,
+    pub(super) memory: Cell<LaneMemory<'s>>,
     cell_mask: Cell<usize>,
     /// Position of the next cell to write.
     tail: Cell<u64>,
@@ -31,6 +31,10 @@ pub struct LaneTx<'s> {
     spill_head: Cell<u64>,
     /// How far the spill was used when the batch before the last one was published, and the last one.
     spill_published: [Cell<u64>; 2],
+    /// Bit n is flipped with each parcel of number n.
+    pub(super) parcels_sent: Cell<u64>,
+    /// Numbers that were given out and not yet [seen](LaneTx::is_settled) to be settled, a bit each.
+    pub(super) parcels_out: Cell<u64>,
 }
 
 impl<'s> LaneTx<'s> {
@@ -47,6 +51,8 @@ impl<'s> LaneTx<'s> {
             spill_tail: Cell::new(0),
             spill_head: Cell::new(0),
             spill_published: [Cell::new(0), Cell::new(0)],
+            parcels_sent: Cell::new(0),
+            parcels_out: Cell::new(0),
         };
         lane.open(memory);
         lane
@@ -63,6 +69,8 @@ impl<'s> LaneTx<'s> {
         self.spill_tail.set(0);
         self.spill_head.set(0);
         self.spill_published.iter().for_each(|position| position.set(0));
+        self.parcels_sent.set(0);
+        self.parcels_out.set(0);
     }
 
     /// Writes a message behind those already staged. It is visible to the receiver after [`LaneTx::publish`].
@@ -72,12 +80,23 @@ impl<'s> LaneTx<'s> {
     /// room); `Corrupt` where the credit that the receiver returned is impossible. Nothing was consumed.
     #[inline(always)]
     pub fn stage(&self, payload: &[u8], envelope: Envelope) -> Result<(), PostError> {
+        self.stage_as(payload, envelope, 0)
+    }
+
+    /// [`LaneTx::stage`] with more flags. With any, what has become a long batch is not published.
+    #[inline(always)]
+    pub(super) fn stage_as(
+        &self,
+        payload: &[u8],
+        envelope: Envelope,
+        more: u8,
+    ) -> Result<(), PostError> {
         let memory = self.memory.get();
         let tail = self.tail.get();
         if tail.wrapping_sub(self.head.get()) >= length_u64(memory.cells) {
             self.refresh(Retry::NoCredit)?;
         }
-        let mut bits = flags::VALID;
+        let mut bits = flags::VALID | more;
         if envelope.tag.is_some() {
             bits |= flags::TAGGED;
         }
@@ -115,7 +134,7 @@ impl<'s> LaneTx<'s> {
         let [head_word, ..] = cell.words();
         // Behind the held-back head of the batch: nobody looks here before that is published.
         head_word.store(head, Ordering::Relaxed);
-        if tail.wrapping_sub(self.published.get()) >= BATCH_CELLS_MAX {
+        if more == 0 && tail.wrapping_sub(self.published.get()) >= BATCH_CELLS_MAX {
             self.publish();
         }
         Ok(())

@@ -1,0 +1,115 @@
+//! Parcels: buffers of a pool as messages. Who holds them meanwhile is told in [`msg::lender`](crate::msg::lender).
+
+use heapless::VecView;
+
+use super::ShmPort;
+use super::peer::Peer;
+use crate::error::{Fatal, PostError};
+use crate::id::Addr;
+use crate::msg::matching::{Incoming, Verdict};
+use crate::provider::{Cqe, ParcelWr};
+use crate::shm::lane::{Arrival, Content, Descriptor, Envelope};
+
+/// What became of a parcel at the front of its lane.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admitted {
+    /// It was taken out, or a receive that had to be given back before it was.
+    Yes,
+    /// It has to wait there.
+    Waits,
+    /// It was nonsense, and its sender was cut off.
+    CutOff,
+}
+
+impl<'s> ShmPort<'s, '_> {
+    /// Stages a parcel. Like [`stage`](Self::stage), and not visible before the doorbell or another post.
+    pub(super) fn stage_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
+        let peer = match self.peer_that_is_up(wr.to) {
+            Some(peer) => peer,
+            None => self.make_ready(wr.to)?,
+        };
+        let row = wr.to.slot();
+        let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
+        let number = peer
+            .tx
+            .stage_parcel((wr.buffer, wr.pool), envelope)
+            .map_err(|refused| self.lane_refused(peer, row, refused))?;
+        self.has_staged(peer, row);
+        Ok(number)
+    }
+
+    /// Whether a parcel is over. Without the lane it was in, it is: nobody will take it out of there, or will say so.
+    pub(super) fn has_settled(&self, to: Addr, number: u8) -> bool {
+        match self.peer(to) {
+            Ok(peer) => peer.tx_lane.get().is_none() || peer.tx.is_settled(number),
+            Err(_stale) => true,
+        }
+    }
+
+    pub(super) fn settle_parcels(&self, source: Addr, numbers: u64) {
+        // A lane that was let go of may be another's.
+        if let Ok(peer) = self.peer(source)
+            && peer.rx_lane.get().is_some()
+        {
+            peer.rx.settle(numbers);
+        }
+    }
+
+    /// Deals with a parcel at the front of a lane. There is room in `out`.
+    #[inline(never)]
+    pub(super) fn admit_parcel(
+        &self,
+        row: u32,
+        peer: &Peer<'s>,
+        out: &mut VecView<Cqe>,
+    ) -> Admitted {
+        let Ok((arrival, descriptor)) = front(peer) else {
+            self.cut_off(row, peer);
+            return Admitted::CutOff;
+        };
+        let message = Incoming { source: peer.addr(row), envelope: arrival.envelope, length: 0 };
+        let cqe = match self.matcher.judge(&message) {
+            Verdict::Deliver(landing) => {
+                peer.rx.take_parcel(&arrival, &descriptor);
+                self.matcher.land_parcel(&landing, &message, descriptor)
+            }
+            Verdict::GivenBack(cqe) => cqe,
+            Verdict::Unasked if self.matcher.stash_parcel(&message, descriptor) => {
+                peer.rx.take_parcel(&arrival, &descriptor);
+                return Admitted::Yes;
+            }
+            Verdict::Unasked => {
+                peer.stalled_at.set(Some(peer.rx.position()));
+                return Admitted::Waits;
+            }
+        };
+        let pushed = out.push(cqe);
+        debug_assert!(pushed.is_ok(), "the caller has looked");
+        Admitted::Yes
+    }
+
+    /// [`take_one`](Self::take_one) for a parcel.
+    #[inline(never)]
+    pub(super) fn take_one_parcel(&self, row: u32, peer: &Peer<'s>) -> Option<Cqe> {
+        let Ok((arrival, descriptor)) = front(peer) else {
+            // Nonsense, which the harvest finds too.
+            self.see_all_next();
+            return None;
+        };
+        let message = Incoming { source: peer.addr(row), envelope: arrival.envelope, length: 0 };
+        let Verdict::Deliver(landing) = self.matcher.judge_only(&message) else {
+            self.see_all_next();
+            return None;
+        };
+        peer.rx.take_parcel(&arrival, &descriptor);
+        self.took_one(peer);
+        Some(self.matcher.land_parcel(&landing, &message, descriptor))
+    }
+}
+
+/// The parcel at the front of a lane, once more and in full: whoever only asks whether it is one keeps the rest in registers.
+fn front<'s>(peer: &Peer<'s>) -> Result<(Arrival<'s>, Descriptor), Fatal> {
+    let arrival = peer.rx.peek()?.filter(|arrival| arrival.content == Content::Parcel);
+    let arrival = arrival.ok_or(Fatal::Corrupt)?;
+    Ok((arrival, peer.rx.read_parcel(&arrival)?))
+}
