@@ -173,3 +173,33 @@ fn sizes_that_cannot_be_are_refused() {
         assert_eq!((error.field, error.found), ("class_count", 0), "{least}");
     }
 }
+
+#[test]
+fn who_added_a_reference_is_known_and_holds_nothing() {
+    let rig = small();
+    let (a, b) = (rig.process(1), rig.process(2));
+    let id = a.acquire(1).unwrap().detach().unwrap();
+    assert_eq!(b.add_ref(id), Ok(2));
+    let seen = row(rig.segment, id);
+    assert_eq!((seen.word.holders, seen.word.detached), (0, 2));
+    assert_eq!(detacher(rig.segment, &seen), Some(b.lease().slot()));
+    for _ in 2..31 {
+        a.add_ref(id).unwrap();
+    }
+    assert_eq!(b.add_ref(id), Err(PoolError::TooManyReferences));
+    let seen = row(rig.segment, id);
+    assert_eq!((seen.word.holders, seen.word.detached), (0, 31), "nothing is held");
+    assert_eq!(detacher(rig.segment, &seen), Some(a.lease().slot()), "nor written down");
+
+    let writer = a.acquire(1).unwrap();
+    assert_eq!(b.add_ref(writer.id()), Ok(2), "also of one that is being written");
+    assert_eq!(a.add_ref(writer.id()), Ok(3));
+    let seen = row(rig.segment, writer.id());
+    assert!(seen.word.writer && seen.word.holders.count_ones() == 1);
+    let id = writer.id();
+    drop(writer);
+    assert_eq!(b.release(id), Ok(1));
+    assert_eq!(b.release(id), Ok(0));
+    assert_eq!(b.add_ref(id), Err(PoolError::Stale));
+    assert_eq!(row(rig.segment, id).word.holders, 0);
+}
