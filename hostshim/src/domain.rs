@@ -27,7 +27,7 @@ use spinwire_dataplane::shm::lease;
 use spinwire_dataplane::shm::reclaim::reclaim;
 use spinwire_dataplane::shm::{Geometry, ProcessLease, Segment, SegmentShape, Waker};
 
-use crate::mem::{MapError, PagePolicy, SharedMapping};
+use crate::mem::{Lasting, MapError, PagePolicy, SharedMapping};
 use crate::membership::{self, Shape, Watcher};
 pub use crate::membership::{MemberError as DomainError, row_is_dead};
 use crate::raw::{futex, syscall, view};
@@ -92,9 +92,12 @@ impl Domain {
     /// [`DomainError`]; `Map` with [`Problem::Exists`](crate::mem::Problem::Exists) where the name is taken.
     pub fn create(name: &str, config: &DomainConfig) -> Result<Self, DomainError> {
         let bytes = config.geometry.segment_bytes()?;
-        let mapping = membership::make(name, bytes, config.pages, |lines, identity| {
-            Segment::format(lines, config.geometry, identity).map(drop)
-        })?;
+        let mapping = membership::make(
+            name,
+            bytes,
+            (config.pages, Lasting::WithMaker),
+            |lines, identity| Segment::format(lines, config.geometry, identity).map(drop),
+        )?;
         Self::enter(mapping, config)
     }
 

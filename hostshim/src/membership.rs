@@ -8,8 +8,8 @@
 //!   leave      mark the own slot, take back, like any other's
 //! ```
 //!
-//! The watcher is the one thread that this crate starts, for each segment that is open. It runs no turn and holds no lock
-//! that a turn could want. A process that is stopped is not dead.
+//! The watcher is the one thread that this crate starts, for each segment that is open. It runs no turn, holds no lock
+//! that a turn could want, and takes no signals. A process that is stopped is not dead.
 
 use core::fmt;
 use core::time::Duration;
@@ -28,8 +28,8 @@ use spinwire_layouts::shm::LeaseState;
 
 use crate::error::OsError;
 use crate::liveness::{self, DeathWatch, Life};
-use crate::mem::{MapError, PageKind, PagePolicy, Problem, SharedMapping};
-use crate::raw::view;
+use crate::mem::{Lasting, MapError, PageKind, PagePolicy, Problem, SegmentDir, SharedMapping};
+use crate::raw::{syscall, view};
 
 /// What was checked of a segment of one kind, and what its members do with a dead one.
 pub(crate) trait Shape: Copy + Send + 'static {
@@ -163,12 +163,12 @@ pub(crate) fn identity(name: Name, page: PageKind) -> Result<Identity, OsError> 
 pub(crate) fn make(
     name: &str,
     bytes: u64,
-    pages: PagePolicy,
+    (pages, lasting): (PagePolicy, Lasting),
     format: impl FnOnce(&[Line], &Identity) -> Result<(), JoinError>,
 ) -> Result<SharedMapping, MemberError> {
     let checked = Name::new(name)?;
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-    let staged = SharedMapping::stage(name, bytes, pages)?;
+    let staged = SegmentDir::from_env().stage_lasting(name, bytes, pages, lasting)?;
     let identity = identity(checked, staged.page())?;
     format(view::staged_lines(&staged), &identity)
         .map_err(|why| MemberError::Join { name: name.to_owned(), why })?;
@@ -252,10 +252,15 @@ pub(crate) fn join<'s>(
     })
 }
 
-/// Gives a process slot back.
+/// Gives a process slot back. Nothing happens in the child of a fork(2): the slot is its parent's.
 pub(crate) fn leave<S: Shape>(seen: &S::Seen<'_>, lease: &ProcessLease) {
     let slot = lease.slot();
-    let mine = lease::rows(seen).find(|row| row.slot == slot && row.lease.pack() == lease.word());
+    let is_mine = |row: &ProcessRow| {
+        row.slot == slot
+            && row.lease.pack() == lease.word()
+            && row.lease.subject == std::process::id()
+    };
+    let mine = lease::rows(seen).find(is_mine);
     if let Some(row) = mine {
         bury::<S>(seen, &row);
     }
@@ -308,6 +313,8 @@ pub fn row_is_dead(row: &ProcessRow, boot_id: [u8; 16]) -> bool {
 /// The thread that notices deaths.
 #[derive(Debug)]
 pub(crate) struct Watcher {
+    /// In which process the thread runs.
+    pid: u32,
     stop: Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -323,29 +330,31 @@ impl Watcher {
         // A newcomer is seen after at most one round; a death ends the sleep at once. A quarter leaves room for a busy CPU.
         let round = (within / 4).max(Duration::from_millis(1));
         let (stop, stopped) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("spinwire-watch".to_owned())
-            .spawn(move || {
-                // It must not share a pinned core with a turn loop for longer than it takes.
-                let mut watched = Watched { me, watch: DeathWatch::new(), keys: BTreeMap::new() };
-                loop {
-                    // Fails for a shorter mapping only, and this one stays as it is.
-                    let Some(seen) = shape.see(view::shared_lines(&mapping)) else { return };
-                    watched.round::<S>(&seen, round);
-                    match stopped.recv_timeout(Duration::ZERO) {
-                        Err(RecvTimeoutError::Timeout) => {}
-                        Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
-                    }
+        let watch = move || {
+            // It must not share a pinned core with a turn loop for longer than it takes.
+            let mut watched = Watched { me, watch: DeathWatch::new(), keys: BTreeMap::new() };
+            loop {
+                // Fails for a shorter mapping only, and this one stays as it is.
+                let Some(seen) = shape.see(view::shared_lines(&mapping)) else { return };
+                watched.round::<S>(&seen, round);
+                match stopped.recv_timeout(Duration::ZERO) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
                 }
-            })
-            .map_err(|e| {
-                OsError::new("start the watcher thread", crate::error::Errno::from_io(&e))
-            })?;
-        Ok(Self { stop, thread })
+            }
+        };
+        let builder = std::thread::Builder::new().name("spinwire-watch".to_owned());
+        let thread = syscall::with_signals_blocked(|| builder.spawn(watch)).map_err(|e| {
+            OsError::new("start the watcher thread", crate::error::Errno::from_io(&e))
+        })?;
+        Ok(Self { pid: std::process::id(), stop, thread })
     }
 
-    /// Ends the thread, which may take a round.
+    /// Ends the thread, which may take a round. In the child of a fork(2) there is no such thread to wait for.
     pub(crate) fn stop(self) {
+        if self.pid != std::process::id() {
+            return;
+        }
         // An error means that the thread has ended by itself, which is what is wanted.
         let _ended = self.stop.send(());
         drop(self.stop);

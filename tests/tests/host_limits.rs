@@ -23,16 +23,19 @@ use host_process::private::{
     as_nobody, done, in_namespace, in_user_namespace, is_root, not_run, output, run_to_the_end,
     without_memlock,
 };
-use host_process::{Folder, again, role};
+use host_process::{Folder, again, lines, role, say, wait_for_end_of_input};
 use spinwire_dataplane::id::Name;
+use spinwire_dataplane::pool::PoolGeometry;
 use spinwire_dataplane::sync::{AtomicU64, Ordering};
 use spinwire_hostshim::domain::{Domain, DomainConfig, DomainError};
 use spinwire_hostshim::mem::{
     Backing, Locking, MapError, Mapping, PageKind, PagePolicy, Problem, Refusal, SegmentDir,
     SharedMapping,
 };
-use spinwire_hostshim::plane::{PlaneError, StatsPage};
+use spinwire_hostshim::plane::{Plane, PlaneError, StatsPage};
+use spinwire_hostshim::pool::{BufferPool, PoolConfig};
 use spinwire_hostshim::preflight::{Probe, Verdict};
+use spinwire_layouts::shm::BufferId;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -304,19 +307,96 @@ fn huge_pages_are_used_run_out_and_come_back() {
         Ok(pool) => pool,
         Err(why) => return not_run("huge pages of the pool", &why),
     };
-    let tmpfs = "mount -t tmpfs -o size=8m,mode=1777 tmpfs /dev/shm";
-    // Whatever is mounted already is hidden, so that the mount of this test, or none, is all there is.
-    let hide = "for m in $(awk '$3 == \"hugetlbfs\" { print $2 }' /proc/self/mounts); do umount -l $m; done";
-    let mount = "mkdir /dev/shm/h; mount -t hugetlbfs -o pagesize=2M none /dev/shm/h";
-    for (role, script) in
-        [("hugetlbfs", format!("{tmpfs}; {hide}; {mount}")), ("memfd", format!("{tmpfs}; {hide}"))]
-    {
-        match in_namespace(&again(test, role), &script) {
-            Ok(command) => run_to_the_end(command),
-            Err(why) => not_run(test, &why),
-        }
+    for (role, script) in [("hugetlbfs", with_hugetlbfs(8)), ("memfd", without_hugetlbfs(8))] {
+        play_in_namespace(test, &again(test, role), &script);
     }
     drop(pool);
+}
+
+/// A fresh `/dev/shm`. Whatever hugetlbfs is mounted already is hidden.
+fn without_hugetlbfs(shm_mib: u32) -> String {
+    let tmpfs = format!("mount -t tmpfs -o size={shm_mib}m,mode=1777 tmpfs /dev/shm");
+    let hide = "for m in $(awk '$3 == \"hugetlbfs\" { print $2 }' /proc/self/mounts); do umount -l $m; done";
+    format!("{tmpfs}; {hide}")
+}
+
+/// The same, with one that is all there is.
+fn with_hugetlbfs(shm_mib: u32) -> String {
+    let mount = "mkdir /dev/shm/h; mount -t hugetlbfs -o pagesize=2M none /dev/shm/h";
+    format!("{}; {mount}", without_hugetlbfs(shm_mib))
+}
+
+fn buffers(pages: PagePolicy) -> PoolConfig {
+    let geometry = PoolGeometry::new(4).class(4096, 8).large_class(1 << 20, 2);
+    PoolConfig { geometry, pages, ..PoolConfig::default() }
+}
+
+#[test]
+fn a_pool_on_huge_pages_outlives_its_maker() {
+    let test = "a_pool_on_huge_pages_outlives_its_maker";
+    match role().as_deref() {
+        Some("maker") => return make_and_wait(),
+        Some(role) => return outlive(test, role == "hugetlbfs"),
+        None => {}
+    }
+    let pool = match Pool::with(8) {
+        Ok(pool) => pool,
+        Err(why) => return not_run("a pool of buffers on huge pages", &why),
+    };
+    for (role, script) in [("hugetlbfs", with_hugetlbfs(64)), ("none", without_hugetlbfs(64))] {
+        play_in_namespace(test, &again(test, role), &script);
+    }
+    drop(pool);
+}
+
+/// A large buffer, left to whoever hears its id.
+fn make_and_wait() {
+    let pool = BufferPool::create("frames", &buffers(PagePolicy::Best)).unwrap();
+    let mut memory = Plane::memory(pool.handle_bytes()).unwrap();
+    let bump = Plane::arena(&mut memory);
+    let handle = pool.handle(&bump).unwrap();
+    let mut guard = handle.acquire(1 << 20).unwrap();
+    guard.copy_from(0, b"hello").unwrap();
+    say(&guard.detach().unwrap().as_raw().to_string());
+    wait_for_end_of_input();
+}
+
+fn outlive(test: &str, has_hugetlbfs: bool) {
+    let mut maker = again(test, "maker").spawn().unwrap();
+    let id = lines(&mut maker).next().unwrap().parse().unwrap();
+    maker.kill().unwrap();
+    maker.wait().unwrap();
+    let pool = BufferPool::open("frames", &buffers(PagePolicy::Best)).unwrap();
+    let mut memory = Plane::memory(pool.handle_bytes()).unwrap();
+    let bump = Plane::arena(&mut memory);
+    let handle = pool.handle(&bump).unwrap();
+    let mut text = [0; 5];
+    handle.adopt(BufferId::from_raw(id)).unwrap().copy_to(0, &mut text).unwrap();
+    assert_eq!(&text, b"hello");
+    pool.map_large().unwrap();
+    let large: Vec<PageKind> = pool.large_pages().map(|(_, report)| report.page()).collect();
+    let all = [&[pool.pages().page()][..], &large].concat();
+    assert_eq!(all.len(), 3);
+    let are_huge = |page: &PageKind| (*page == PageKind::Huge2M) == has_hugetlbfs;
+    assert!(all.iter().all(are_huge), "{all:?}");
+    let only = BufferPool::create("only", &buffers(PagePolicy::Only(PageKind::Huge2M)));
+    match only {
+        Ok(only) => {
+            assert!(has_hugetlbfs);
+            only.unlink().unwrap();
+        }
+        Err(e) => {
+            let text = e.to_string();
+            assert!(!has_hugetlbfs && text.contains("remedy: mount -t hugetlbfs"), "{text}");
+        }
+    }
+    drop(handle);
+    pool.unlink().unwrap();
+    if has_hugetlbfs {
+        assert_eq!(fs::read_dir("/dev/shm/h").unwrap().count(), 0, "the memory goes with the name");
+    }
+    assert!(shm().list().unwrap().is_empty());
+    done();
 }
 
 fn fill_the_pool(expected: impl Fn(&Backing) -> bool) {

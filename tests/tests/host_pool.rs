@@ -17,7 +17,7 @@ use core::mem::ManuallyDrop;
 use core::time::Duration;
 use std::fs::{self, File};
 use std::io::{BufRead as _, Write as _};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt as _, MetadataExt};
 use std::process::{Child, ChildStdin};
 use std::time::Instant;
 
@@ -26,7 +26,7 @@ use spinwire_dataplane::error::Retry;
 use spinwire_dataplane::pool::{PoolError, PoolGeometry};
 use spinwire_dataplane::shm::lease;
 use spinwire_hostshim::domain::{Domain, DomainConfig};
-use spinwire_hostshim::mem::{MapError, PageKind, PagePolicy, Problem};
+use spinwire_hostshim::mem::{Backing, MapError, PageKind, PagePolicy, Problem};
 use spinwire_hostshim::membership::MemberError;
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::pool::{BufferPool, PoolConfig, PoolOpenError};
@@ -124,6 +124,7 @@ fn problem(outcome: Result<BufferPool, PoolOpenError>) -> Option<Problem> {
         PoolOpenError::Segment(MemberError::Map(e)) => e.problem(),
         other @ (PoolOpenError::Segment(_)
         | PoolOpenError::Arena(_)
+        | PoolOpenError::Large(_)
         | PoolOpenError::LongName { .. }) => panic!("{other}"),
     }
 }
@@ -214,6 +215,10 @@ fn who_waits_is_woken_by_a_release_elsewhere() {
             PoolError::Retry(Retry::PoolFull),
             "in vain"
         );
+        for span in [Duration::ZERO, Duration::from_nanos(1), Duration::from_millis(5)] {
+            let full = handle.acquire_timeout(1, span).unwrap_err();
+            assert_eq!(full, PoolError::Retry(Retry::PoolFull), "{span:?}");
+        }
         let mut got = Vec::new();
         for round in 0..2 {
             let me = thread_status();
@@ -224,8 +229,11 @@ fn who_waits_is_woken_by_a_release_elsewhere() {
                     until("it does not sleep", || is_asleep(&me));
                     peer.tell("release");
                 });
-                // For ever: nothing but a wake-up ends it.
-                got.push(handle.acquire_until(1, None).unwrap());
+                // For ever, said in two ways: nothing but a wake-up ends it.
+                got.push(match round {
+                    0 => handle.acquire_until(1, None).unwrap(),
+                    _ => handle.acquire_timeout(1, Duration::MAX).unwrap(),
+                });
             });
             assert_eq!(got.len(), round + 1);
         }
@@ -408,5 +416,137 @@ fn a_large_buffer_of_another_pool_of_that_name_is_not_taken() {
         new.unlink().unwrap();
         assert_eq!(folder.names().len(), 1, "those of the old one are not its business");
         old.unlink().unwrap();
+    });
+}
+
+/// A process that has opened the pool in time, and not mapped what it is told to adopt.
+fn late() {
+    let pool = BufferPool::open("large", &small()).unwrap();
+    let mut memory = Plane::memory(ARENA).unwrap();
+    let bump = Plane::arena(&mut memory);
+    let handle = pool.handle(&bump).unwrap();
+    say("open");
+    loop {
+        let text = told();
+        let Ok(id) = text.parse() else { return };
+        say(&match handle.adopt(BufferId::from_raw(id)) {
+            Ok(guard) => {
+                let mut bytes = [0; 3];
+                guard.copy_to(0, &mut bytes).unwrap();
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
+            Err(PoolError::NotMapped { slot }) => pool.why_not_mapped(slot).unwrap().to_string(),
+            Err(other) => other.to_string(),
+        });
+    }
+}
+
+#[test]
+fn nobody_sees_another_segment_behind_a_large_buffer_than_its_writer() {
+    const NAME: &str = "nobody_sees_another_segment_behind_a_large_buffer_than_its_writer";
+    alone(NAME, &[("late", late)], |folder| {
+        let pool = BufferPool::create("large", &small()).unwrap();
+        let mut memory = Plane::memory(ARENA).unwrap();
+        let bump = Plane::arena(&mut memory);
+        let handle = pool.handle(&bump).unwrap();
+        let mut peer = Peer::start(NAME, "late");
+        assert_eq!(peer.hear(), "open");
+        let [first, second] = [b"one", b"two"].map(|text| {
+            let mut guard = handle.acquire(1 << 20).unwrap();
+            guard.copy_from(0, text).unwrap();
+            guard.detach().unwrap()
+        });
+        peer.tell(&first.as_raw().to_string());
+        assert_eq!(peer.hear(), "one");
+        pool.unlink().unwrap();
+        assert_eq!(folder.names(), Vec::<String>::new());
+        // Not zeros of a fresh segment, and no file that nobody removes.
+        peer.tell(&second.as_raw().to_string());
+        let text = peer.hear();
+        assert!(text.contains("the pool large was removed") && text.contains("remedy"), "{text}");
+        assert_eq!(folder.names(), Vec::<String>::new());
+        let mut bytes = [0; 3];
+        handle.adopt(second).unwrap().copy_to(0, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"two", "who has it mapped keeps it");
+
+        // A slot that cannot be mapped is not tried again and again while another can.
+        let removed = BufferPool::create("other", &small()).unwrap();
+        let (one, two) = (removed.handle(&bump).unwrap(), removed.handle(&bump).unwrap());
+        let mapped = one.acquire(1 << 20).unwrap();
+        removed.unlink().unwrap();
+        assert!(matches!(two.acquire(1 << 20), Err(PoolError::NotMapped { .. })));
+        let slot = mapped.id().slot();
+        drop(mapped);
+        assert_eq!(two.acquire(1 << 20).unwrap().id().slot(), slot);
+
+        // As little for a pool that has the name now.
+        let new = BufferPool::create("large", &small()).unwrap();
+        peer.tell(&first.as_raw().to_string());
+        let text = peer.hear();
+        assert!(text.starts_with("stale"), "{text}: it was mapped");
+        assert!(new.map_large().is_ok() && new.large_pages().count() == 2);
+        assert_eq!(pool.large_pages().count(), 2);
+        new.unlink().unwrap();
+        peer.end();
+    });
+}
+
+#[test]
+fn no_segment_is_made_for_an_id_that_nobody_gave_out() {
+    const NAME: &str = "no_segment_is_made_for_an_id_that_nobody_gave_out";
+    alone(NAME, &[], |folder| {
+        let pool = BufferPool::create("large", &small()).unwrap();
+        let mut memory = Plane::memory(ARENA).unwrap();
+        let bump = Plane::arena(&mut memory);
+        let handle = pool.handle(&bump).unwrap();
+        let none = BufferId::new(4, pool.segment().tag(), 1);
+        for refused in [
+            handle.get(none).map(drop),
+            handle.adopt(none).map(drop),
+            handle.get_mut(none).map(drop),
+            handle.adopt_mut(none).map(drop),
+        ] {
+            let error = refused.unwrap_err();
+            assert_eq!(error, PoolError::Stale);
+        }
+        assert_eq!(folder.names(), ["spinwire.large"]);
+
+        // One that is there and not to be believed is told by its field.
+        let guard = handle.acquire(1 << 20).unwrap();
+        let name = folder.names().pop().unwrap();
+        drop(guard);
+        drop(handle);
+        let again = BufferPool::open("large", &small()).unwrap();
+        let mut memory = Plane::memory(ARENA).unwrap();
+        let bump = Plane::arena(&mut memory);
+        let handle = again.handle(&bump).unwrap();
+        let file = File::options().write(true).open(folder.path().join(&name)).unwrap();
+        file.write_all_at(&[1], 0).unwrap();
+        assert!(matches!(handle.acquire(1 << 20), Err(PoolError::NotMapped { .. })));
+        let why = again.why_not_mapped(4).unwrap().to_string();
+        assert!(
+            why.contains("slot 4") && why.contains("magic") && why.contains("remove it"),
+            "{why}"
+        );
+        pool.unlink().unwrap();
+    });
+}
+
+#[test]
+fn a_pool_is_not_kept_in_memory_that_ends_with_its_maker() {
+    const NAME: &str = "a_pool_is_not_kept_in_memory_that_ends_with_its_maker";
+    alone(NAME, &[], |_folder| {
+        let best = PoolConfig { pages: PagePolicy::Best, ..small() };
+        let pool = BufferPool::create("best", &best).unwrap();
+        pool.map_large().unwrap();
+        let reports: Vec<_> = pool.large_pages().map(|(_, report)| report).collect();
+        assert_eq!(reports.len(), 2);
+        for report in [&[pool.pages()][..], &reports].concat() {
+            let by: Vec<&str> = report.refused().iter().map(|refused| refused.by).collect();
+            assert!(!by.contains(&"memfd"), "tried: {by:?}");
+        }
+        let backing = pool.mapping().backing();
+        assert!(!matches!(backing, Backing::Memfd { .. }), "{backing}");
+        pool.unlink().unwrap();
     });
 }

@@ -15,7 +15,7 @@
 mod host_process;
 
 use core::time::Duration;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -23,7 +23,8 @@ use std::process::Command;
 use host_process::{Folder, Memory, again, lines, role, say, wait_for_end_of_input};
 use spinwire_hostshim::liveness::Identity;
 use spinwire_hostshim::mem::{
-    self, Backing, MapError, Mount, PageKind, PagePolicy, Problem, SegmentDir, SharedMapping,
+    self, Backing, Locking, MapError, Mount, PageKind, PagePolicy, Problem, SegmentDir,
+    SharedMapping,
 };
 
 const HUGE: usize = 2 << 20;
@@ -105,6 +106,44 @@ fn memory_is_zeroed_and_reserved() {
     assert_eq!((file.len(), file.blocks() * 512), (4096, 4096));
     let memory = Memory::open();
     assert!((0..4096).all(|offset| memory.get(segment.as_ptr(), offset) == 0));
+}
+
+/// Bytes of the mapping at that address that this process has in its page tables: proc_pid_smaps(5).
+fn brought_in(segment: &SharedMapping) -> usize {
+    let start = format!("{:x}-", segment.as_ptr().as_ptr().addr());
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let mapping = smaps.lines().skip_while(|line| !line.starts_with(&start));
+    let rss = mapping.into_iter().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    rss.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+}
+
+#[test]
+fn a_look_brings_in_what_it_touches_and_no_more() {
+    let folder = Folder::new();
+    let dir = SegmentDir::new(folder.path());
+    let bytes = 8 * HUGE;
+    let made = dir.create("seg", bytes, BASE).unwrap();
+    let memory = Memory::open();
+    memory.set(made.as_ptr(), bytes - 1, 33);
+    let (joined, looked) = (dir.open("seg").unwrap(), dir.look("seg").unwrap());
+    assert_eq!(brought_in(&joined), bytes);
+    assert!(brought_in(&looked) < HUGE, "{}", brought_in(&looked));
+    assert_eq!((looked.len(), looked.page()), (bytes, PageKind::Base4K));
+    assert_eq!(looked.report().locking(), Locking::NotAsked);
+    assert_eq!(memory.get(looked.as_ptr(), bytes - 1), 33);
+    assert_eq!(dir.look("none").unwrap_err().problem(), Some(Problem::Missing));
+    // Huge pages are seen as what they are.
+    if let Ok(thp) = dir.create("thp", HUGE, PagePolicy::Only(PageKind::Thp)) {
+        assert_eq!(dir.look("thp").unwrap().page(), thp.page());
+    }
+    File::options()
+        .write(true)
+        .open(folder.path().join("spinwire.seg"))
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    let e = dir.look("seg").unwrap_err();
+    assert_eq!(e.problem(), Some(Problem::Size { bytes: 0 }), "{e}");
 }
 
 #[test]
@@ -201,7 +240,7 @@ fn what_is_no_segment_is_refused_by_kind() {
     }
     for bytes in [0, 4097, 8191] {
         let half = dir.create("half", 8192, BASE).unwrap();
-        fs::File::options().write(true).open(file("half")).unwrap().set_len(bytes).unwrap();
+        File::options().write(true).open(file("half")).unwrap().set_len(bytes).unwrap();
         assert_eq!(refusal(&dir, "half"), Problem::Size { bytes });
         assert!(half.unlink().unwrap());
     }

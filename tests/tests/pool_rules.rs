@@ -339,6 +339,37 @@ fn a_tensor_is_seen_as_it_was_described() {
 }
 
 #[test]
+fn a_tensor_is_filled_in_as_it_was_described() {
+    let rig = small();
+    let pool = rig.process(1);
+    let mut buffer = pool.acquire(64).unwrap();
+    assert_eq!(buffer.tensor_mut::<u16>().unwrap_err(), PoolError::NotDescribed);
+    // Rows of three, four elements apart.
+    let shape = Shape::strided(&[2, 3], &[8, 2]).unwrap();
+    buffer.describe(&Description::new(DType::U16, shape)).unwrap();
+    let mut tensor = buffer.tensor_mut::<u16>().unwrap();
+    assert_eq!(tensor.shape(), &shape);
+    for (row, column) in (0..2).flat_map(|row| (0..3).map(move |column| (row, column))) {
+        *tensor.get_mut(&[row, column]).unwrap() = u16::try_from(10 * row + column + 1).unwrap();
+    }
+    for outside in [&[2, 0][..], &[0, 3], &[0], &[u64::MAX, 0]] {
+        assert_eq!(tensor.get_mut(outside), None);
+    }
+    assert!(tensor.as_contiguous_mut().is_none(), "there are gaps");
+    let wrong = PoolError::ElementMismatch { expected: DType::I16, actual: DType::U16 };
+    assert_eq!(buffer.tensor_mut::<i16>().unwrap_err(), wrong);
+    let read = buffer.publish().unwrap();
+    assert_eq!(&read.as_slice::<u16>().unwrap()[..8], [1, 2, 3, 0, 11, 12, 13, 0]);
+
+    let mut buffer = pool.acquire(8).unwrap();
+    let shape = Shape::contiguous(DType::F32, &[2]).unwrap();
+    buffer.describe(&Description::new(DType::F32, shape)).unwrap();
+    buffer.tensor_mut::<f32>().unwrap().as_contiguous_mut().unwrap().copy_from_slice(&[0.5, 1.5]);
+    buffer.set_len(4).unwrap();
+    assert_eq!(buffer.tensor_mut::<f32>().unwrap_err(), PoolError::BadShape, "it was cut short");
+}
+
+#[test]
 fn strides_may_skip_and_repeat_but_not_leave_the_buffer() {
     let rig = small();
     let pool = rig.process(1);

@@ -15,7 +15,7 @@
 use core::mem::offset_of;
 
 use spinwire_layouts::shm::ClassLive;
-use spinwire_layouts::word::low;
+use spinwire_layouts::word::{join, low};
 
 use super::host::PoolHost;
 use crate::raw::barrier::{store_before_load, swap_before_load};
@@ -94,16 +94,18 @@ impl<'s> FreeMap<'s> {
         }
     }
 
-    /// Wakes all who wait, and those who are just about to. A process that dies on the way through here may leave sleepers
-    /// behind; who reclaims it wakes them.
+    /// Wakes all who wait, and those who are just about to. The mark is taken back last, and only if it is still the one that was
+    /// seen: a process that is stopped or dies on the way through here leaves it, and whoever frees the next slot wakes.
     #[cold]
     pub(super) fn wake(&self, host: &impl PoolHost) {
         if let (Some(armed), Some(released)) = (word(self.lines, ARMED), word(self.lines, RELEASED))
         {
-            armed.store(0, Ordering::Relaxed);
+            let mark = armed.load(Ordering::Relaxed);
             // SYNC(released): Release pairs with the Acquire in `arm`.
             released.fetch_add(1, Ordering::AcqRel);
             host.wake(released);
+            // Who has armed with the same mark since then read `released` before it was raised, and does not sleep.
+            let _armed_anew = armed.compare_exchange(mark, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
@@ -113,7 +115,7 @@ impl<'s> FreeMap<'s> {
         let released = word(self.lines, RELEASED)?;
         // SYNC(released): Acquire pairs with the Release in `wake`.
         let seen = low(released.load(Ordering::Acquire));
-        word(self.lines, ARMED)?.store(1, Ordering::Relaxed);
+        word(self.lines, ARMED)?.store(join(seen, 1), Ordering::Relaxed);
         // SYNC(armed): pairs with the barrier in `came_free`.
         store_before_load();
         Some((released, seen))
@@ -179,5 +181,63 @@ impl<'s> FreeMap<'s> {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::Slept;
+    use crate::time::Instant;
+    use core::cell::Cell;
+
+    /// Counts its wake-ups, and does then what others do while the waker is stopped there.
+    struct Stopped<'a> {
+        wakes: Cell<u32>,
+        meanwhile: &'a dyn Fn(),
+    }
+
+    impl core::fmt::Debug for Stopped<'_> {
+        fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+            f.write_str("Stopped")
+        }
+    }
+
+    impl PoolHost for Stopped<'_> {
+        fn sleep(&self, _word: &AtomicU64, _expected: u32, _until: Option<Instant>) -> Slept {
+            Slept::TimedOut
+        }
+
+        fn wake(&self, _word: &AtomicU64) {
+            self.wakes.set(self.wakes.get().wrapping_add(1));
+            (self.meanwhile)();
+        }
+    }
+
+    #[test]
+    fn a_waker_that_is_stopped_does_not_keep_others_from_waking() {
+        let lines = [Line::zeroed()];
+        let map = FreeMap::new(&lines, 8);
+        let (_, seen) = map.arm().unwrap();
+        let other = Stopped { wakes: Cell::new(0), meanwhile: &|| {} };
+        let stopped = Stopped { wakes: Cell::new(0), meanwhile: &|| map.came_free(1, &other) };
+        map.came_free(0, &stopped);
+        assert_eq!((stopped.wakes.get(), other.wakes.get()), (1, 1));
+        let (word, now) = map.arm().unwrap();
+        assert!(now > seen && low(word.load(Ordering::Relaxed)) == now);
+    }
+
+    #[test]
+    fn who_arms_while_others_are_woken_stays_armed() {
+        let lines = [Line::zeroed()];
+        let map = FreeMap::new(&lines, 8);
+        let _armed = map.arm();
+        let waker = Stopped { wakes: Cell::new(0), meanwhile: &|| assert!(map.arm().is_some()) };
+        map.came_free(0, &waker);
+        let next = Stopped { wakes: Cell::new(0), meanwhile: &|| {} };
+        map.came_free(1, &next);
+        assert_eq!(next.wakes.get(), 1, "the mark of the newcomer was taken away");
+        map.came_free(2, &next);
+        assert_eq!(next.wakes.get(), 1, "nobody waits any more");
     }
 }

@@ -95,7 +95,10 @@ impl PoolGeometry {
     #[must_use]
     pub const fn powers_of_two(self, least: u64, most: u64, slot_count: u32) -> Self {
         let mut geometry = self;
-        let mut bytes = least.next_power_of_two();
+        let mut bytes = match least.checked_next_power_of_two() {
+            Some(bytes) => bytes,
+            None => u64::MAX,
+        };
         while bytes <= most
             && bytes <= SLOT_BYTES_MAX
             && to_usize(widen(geometry.class_count)) <= CLASS_COUNT_MAX
@@ -120,7 +123,6 @@ impl PoolGeometry {
     pub(super) const fn push(&mut self, spec: ClassSpec) {
         let line = from_usize(LINE_BYTES);
         let slot_bytes = match spec.slot_bytes.checked_next_multiple_of(line) {
-            Some(0) => line,
             Some(bytes) => bytes,
             None => u64::MAX,
         };

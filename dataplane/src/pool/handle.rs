@@ -219,8 +219,30 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     pub fn add_ref(&self, id: BufferId) -> Result<u32, PoolError> {
         let place = self.locate(id)?;
         self.check_lease()?;
-        self.slot_of(place.meta).detach(id.generation(), 0)?;
+        let (slot, generation) = (self.slot_of(place.meta), id.generation());
+        // Who left it is written down while this handle holds the buffer, or by then it could be another use of the slot. A buffer
+        // that another writes cannot be held; there the writer and the new reference would both have to go in between.
+        let holding = match place.count.get() {
+            0 => match slot.share(generation, self.bit) {
+                Ok(()) => self.bit,
+                Err(PoolError::Busy) => {
+                    slot.detach(generation, 0)?;
+                    store(place.hot(), DETACHED_BY, self.stay());
+                    return self.ref_count(id);
+                }
+                Err(refused) => return Err(refused),
+            },
+            _ => 0,
+        };
+        let before = load(place.hot(), DETACHED_BY);
         store(place.hot(), DETACHED_BY, self.stay());
+        if let Err(refused) = slot.detach(generation, holding) {
+            store(place.hot(), DETACHED_BY, before);
+            if let Left::Free(word) = slot.let_go(generation, holding) {
+                self.came_free(&place, id.slot(), word);
+            }
+            return Err(refused);
+        }
         self.ref_count(id)
     }
 
@@ -323,8 +345,10 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     #[cold]
     fn not_mapped(&self, place: &Place<'_>, id: BufferId) -> PoolError {
         let bits = self.bit | SlotSplit::WRITER;
-        if let Left::Free(word) = self.slot_of(place.meta).let_go(id.generation(), bits) {
-            self.came_free(place, id.slot(), word);
+        if let Left::Free(_) = self.slot_of(place.meta).let_go(id.generation(), bits) {
+            // Not remembered: the next one to be tried is another.
+            let index = id.slot().wrapping_sub(place.class.first_slot);
+            place.class.map.came_free(index, self.host);
         }
         PoolError::NotMapped { slot: id.slot() }
     }
@@ -397,6 +421,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     ) -> Result<Guard<'p, Shared, H>, PoolError> {
         let place = self.locate(id)?;
         let (slot, generation) = (self.slot_of(place.meta), id.generation());
+        self.worth_mapping(&place, id)?;
         let payload = self.payload(place.class, id.slot());
         let payload = payload.ok_or(PoolError::NotMapped { slot: id.slot() })?;
         let count = place.tally.count.get();
@@ -434,6 +459,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
     ) -> Result<Guard<'p, Exclusive, H>, PoolError> {
         let place = self.locate(id)?;
         let (slot, generation) = (self.slot_of(place.meta), id.generation());
+        self.worth_mapping(&place, id)?;
         let payload = self.payload(place.class, id.slot());
         let payload = payload.ok_or(PoolError::NotMapped { slot: id.slot() })?;
         if place.tally.count.get() != 0 {
@@ -445,6 +471,17 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         place.look_up_storage();
         place.tally.count.set(WRITING);
         Ok(Guard::read(self, place, id, payload))
+    }
+
+    /// Refuses an old id before the host looks for a segment of its slot: there may be none any more, or none yet.
+    #[inline]
+    fn worth_mapping(&self, place: &Place<'_>, id: BufferId) -> Result<(), PoolError> {
+        let slot = self.slot_of(place.meta);
+        let is_large = place.class.arena.is_empty();
+        if is_large && (slot.is_free_now() || !slot.is_held(id.generation(), 0)) {
+            return Err(PoolError::Stale);
+        }
+        Ok(())
     }
 
     #[inline]

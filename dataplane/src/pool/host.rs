@@ -3,8 +3,8 @@
 //! ```text
 //!   who waits                          who frees a slot
 //!     seen = released                    slot word: free
-//!     armed = 1                          barrier
-//!     barrier                            armed?  -> armed = 0, released + 1, wake all
+//!     armed = seen, and 1                barrier
+//!     barrier                            armed?  -> released + 1, wake all, armed = 0 if it is still the same
 //!     search once more
 //!     sleep while released == seen
 //! ```
@@ -37,8 +37,9 @@ pub trait PoolHost: fmt::Debug {
     /// Wakes all who sleep on `word`: `FUTEX_WAKE`.
     fn wake(&self, word: &AtomicU64);
 
-    /// The bytes of a slot that has a segment of its own, at least `bytes` of them: made where it is not there yet, mapped
-    /// where this process has not mapped it yet, and kept. `None` where that fails.
+    /// The bytes of a slot that has a segment of its own, at least `bytes` of them: made where it is not there yet and somebody
+    /// has the slot to write, mapped where this process has not mapped it yet, and kept. `None` where that fails; the host
+    /// knows why.
     fn large(&self, slot: u32, bytes: u64) -> Option<&[Line]> {
         let _ = (slot, bytes);
         None

@@ -7,7 +7,7 @@
 //!
 //! Who has the buffer is said by the slot word, in the pool.
 
-use spinwire_layouts::shm::{SegmentKind, SlotHome};
+use spinwire_layouts::shm::{SegmentKind, SlotHome, SlotSplit};
 use spinwire_layouts::word::{from_usize, to_usize, widen};
 
 use super::segment::PoolSegment;
@@ -15,6 +15,7 @@ use crate::raw::line::{LINE_BYTES, Line};
 use crate::shm::segment::{
     Identity, JoinError, check, check_identity, copy_header, publish_header,
 };
+use crate::sync::Ordering;
 
 const HEADER_BYTES: u64 = 4096;
 
@@ -61,6 +62,14 @@ fn payload(lines: &[Line], slot_bytes: u64) -> Result<&[Line], JoinError> {
 }
 
 impl PoolSegment<'_> {
+    /// Whether somebody has the buffer in `slot` to write it: the only one who may find that its segment is not made yet.
+    #[must_use]
+    pub fn is_written(&self, slot: u32) -> bool {
+        // SYNC(slot): Acquire pairs with the Release of the claim.
+        self.slot(slot)
+            .is_some_and(|slot| slot.word.load(Ordering::Acquire) & SlotSplit::WRITER != 0)
+    }
+
     /// The slots that have segments of their own, each with its bytes.
     pub fn large_slots(&self) -> impl Iterator<Item = (u32, u64)> {
         let large = self.classes().filter(|class| class.spec.home == SlotHome::Segment);

@@ -11,11 +11,11 @@
 //!
 //! | part | what it is |
 //! |---|---|
-//! | [`PoolSegment`] | the mapping, checked: for every thread; [`reclaim`](PoolSegment::reclaim), [`rows`](PoolSegment::rows), [`stats`](PoolSegment::stats) |
+//! | [`PoolSegment`] | the mapping, checked: for every thread; [`reclaim`](PoolSegment::reclaim), [`mend`](PoolSegment::mend), [`rows`](PoolSegment::rows), [`stats`](PoolSegment::stats) |
 //! | [`Pool`] | a handle with a lease, for one thread: [`acquire`](Pool::acquire), [`get`](Pool::get), [`adopt`](Pool::adopt), .. |
 //! | [`Guard`] | a buffer in hand, [`Exclusive`] or [`Shared`] |
 //! | [`BufferId`](spinwire_layouts::shm::BufferId) | one use of one buffer, as a word that goes anywhere |
-//! | [`Description`], [`Tensor`] | what is in a buffer |
+//! | [`Description`], [`Tensor`], [`TensorMut`] | what is in a buffer |
 //! | [`PoolHost`] | what only the host can do: sleep, wake, map |
 //!
 //! # Rules
@@ -80,6 +80,7 @@ mod guard;
 mod handle;
 mod host;
 mod large;
+mod mend;
 mod reclaim;
 mod segment;
 mod slot;
@@ -94,4 +95,4 @@ pub use host::{NoHost, PoolHost, Slept};
 pub use large::{attach_large, format_large, large_bytes};
 pub use reclaim::{BufferRow, ClassStats, Reclaimed};
 pub use segment::{PoolSegment, PoolShape};
-pub use tensor::{Description, Shape, Tensor};
+pub use tensor::{Description, Shape, Tensor, TensorMut};

@@ -303,7 +303,11 @@ fn read_geometry(
         ClassPlan { first_slot: 0, live: header.live_offset, arena: header.arena_offset };
     for index in 0..to_usize(widen(header.class_count)) {
         let entry: SizeClass = copy(lines, class_at(index))?;
-        check("slot_bytes", entry.slot_bytes & from_usize(LINE_BYTES).wrapping_sub(1), 0)?;
+        let line = from_usize(LINE_BYTES);
+        if entry.slot_bytes == 0 || !entry.slot_bytes.is_multiple_of(line) {
+            let found = entry.slot_bytes;
+            return Err(JoinError::Mismatch { field: "slot_bytes", found, wanted: line });
+        }
         let found = widen(entry.home);
         let unknown = JoinError::Mismatch { field: "home", found, wanted: 0 };
         let home = SlotHome::from_code(entry.home).ok_or(unknown)?;

@@ -6,13 +6,13 @@
 use core::mem::offset_of;
 
 use spinwire_layouts::shm::pool::{KindWord, LABEL_BYTES};
-use spinwire_layouts::shm::{BufferMeta, DType, Element, MAX_NDIM, StorageType};
+use spinwire_layouts::shm::{BufferId, BufferMeta, DType, Element, MAX_NDIM, StorageType};
 use spinwire_layouts::word::{from_usize, to_usize, word_of};
 
 use super::error::PoolError;
 use super::guard::{Exclusive, Guard, Mode};
 use super::host::PoolHost;
-use super::segment::{KIND, load, store};
+use super::segment::{KIND, META_LINES, load, store};
 use crate::error::Fatal;
 use crate::raw::line::{LINE_WORDS, Line};
 
@@ -99,10 +99,14 @@ impl Shape {
             })
     }
 
-    /// Whether the elements lie side by side in C order.
+    /// Whether the elements lie side by side in C order. The stride of a dimension with one element says nothing, nor does any
+    /// where there are no elements.
     #[must_use]
     pub fn is_contiguous(&self, dtype: DType) -> bool {
-        Self::contiguous(dtype, self.lengths()).is_ok_and(|other| other == *self)
+        let Ok(other) = Self::contiguous(dtype, self.lengths()) else { return false };
+        let mut dimensions = self.lengths().iter().zip(self.strides()).zip(other.strides());
+        self.lengths().contains(&0)
+            || dimensions.all(|((length, stride), wanted)| *length == 1 || stride == wanted)
     }
 
     /// Bytes from the first element to the one at `index`; `None` where there is none.
@@ -189,6 +193,16 @@ impl<H: PoolHost> Guard<'_, Exclusive, H> {
         store(hot, KIND, kind.pack());
         Ok(())
     }
+
+    /// The buffer as the tensor that it was [described](Self::describe) to be, in place, to fill it in.
+    ///
+    /// # Errors
+    /// As [`tensor`](Guard::tensor); `Misaligned` where the bytes in use are no whole number of `T`.
+    pub fn tensor_mut<T: Element>(&mut self) -> Result<TensorMut<'_, T>, PoolError> {
+        let (shape, count) = self.shape_of::<T>()?;
+        let elements = self.as_mut_slice::<T>()?.get_mut(..count).ok_or(PoolError::BadShape)?;
+        Ok(TensorMut { elements, shape })
+    }
 }
 
 impl<M: Mode, H: PoolHost> Guard<'_, M, H> {
@@ -197,31 +211,7 @@ impl<M: Mode, H: PoolHost> Guard<'_, M, H> {
     /// # Errors
     /// `NotDescribed`; `BadShape` where what it says does not lie in the buffer; `Fatal(Corrupt)` where the codes are none.
     pub fn description(&self) -> Result<Description, PoolError> {
-        let kind = self.kind();
-        let [_, facts, lengths, strides, labels] = self.hold.place.meta;
-        if kind.flags & KindWord::DESCRIBED == 0 || load(facts, ID) != self.id().as_raw() {
-            return Err(PoolError::NotDescribed);
-        }
-        let corrupt = PoolError::Fatal(Fatal::Corrupt);
-        let storage = StorageType::from_code(kind.storage).ok_or(corrupt)?;
-        let dtype = DType::from_code(kind.dtype).ok_or(corrupt)?;
-        if usize::from(kind.ndim) > MAX_NDIM {
-            return Err(corrupt);
-        }
-        let (lengths, strides) = (load_words(lengths), load_words(strides));
-        let shape = Shape { ndim: kind.ndim, lengths, strides };
-        check_shape(&shape, dtype, self.len())?;
-        let (content_type, producer) = load_labels(labels);
-        Ok(Description {
-            storage,
-            device: kind.device,
-            dtype,
-            shape,
-            timestamp_ns: load(facts, TIMESTAMP),
-            sequence: load(facts, SEQUENCE),
-            content_type,
-            producer,
-        })
+        read_description(self.hold.place.meta, self.id(), self.len())
     }
 
     /// The buffer as the tensor that its writer described, in place.
@@ -230,16 +220,21 @@ impl<M: Mode, H: PoolHost> Guard<'_, M, H> {
     /// Those of [`description`](Guard::description) and [`as_slice`](Guard::as_slice); `ElementMismatch` where the elements are
     /// no `T`.
     pub fn tensor<T: Element>(&self) -> Result<Tensor<'_, T>, PoolError> {
+        let (shape, count) = self.shape_of::<T>()?;
+        let elements =
+            self.payload().plain(self.access(), count).ok_or(PoolError::NoPlainAccess)?;
+        Ok(Tensor { elements, shape })
+    }
+
+    /// The shape of a tensor of `T`, and how many elements lie from its first to its last.
+    fn shape_of<T: Element>(&self) -> Result<(Shape, usize), PoolError> {
         self.check_storage()?;
         let Description { dtype, shape, .. } = self.description()?;
         if dtype != T::DTYPE {
             return Err(PoolError::ElementMismatch { expected: T::DTYPE, actual: dtype });
         }
         let extent = shape.extent(dtype).and_then(|bytes| bytes.checked_div(dtype.bytes()));
-        let count = to_usize(extent.ok_or(PoolError::BadShape)?);
-        let elements =
-            self.payload().plain(self.access(), count).ok_or(PoolError::NoPlainAccess)?;
-        Ok(Tensor { elements, shape })
+        Ok((shape, to_usize(extent.ok_or(PoolError::BadShape)?)))
     }
 }
 
@@ -269,6 +264,67 @@ impl<'g, T: Element> Tensor<'g, T> {
     #[must_use]
     pub fn as_contiguous(&self) -> Option<&'g [T]> {
         self.shape.is_contiguous(T::DTYPE).then_some(self.elements)
+    }
+}
+
+/// What the lines of a slot say of the use `id` of it, which has `length` bytes: every word read once, and checked.
+pub(super) fn read_description(
+    meta: &[Line; META_LINES],
+    id: BufferId,
+    length: usize,
+) -> Result<Description, PoolError> {
+    let [hot, facts, lengths, strides, labels] = meta;
+    let kind = KindWord::unpack(load(hot, KIND));
+    if kind.flags & KindWord::DESCRIBED == 0 || load(facts, ID) != id.as_raw() {
+        return Err(PoolError::NotDescribed);
+    }
+    let corrupt = PoolError::Fatal(Fatal::Corrupt);
+    let storage = StorageType::from_code(kind.storage).ok_or(corrupt)?;
+    let dtype = DType::from_code(kind.dtype).ok_or(corrupt)?;
+    let ndim = usize::from(kind.ndim);
+    let (lengths, strides) = (load_words(lengths), load_words(strides));
+    // What lies behind the last dimension is nobody's, and must not make two shapes differ.
+    let (lengths, strides) = (lengths.get(..ndim), strides.get(..ndim));
+    let shape = Shape::strided(lengths.ok_or(corrupt)?, strides.ok_or(corrupt)?)?;
+    check_shape(&shape, dtype, length)?;
+    let (content_type, producer) = load_labels(labels);
+    Ok(Description {
+        storage,
+        device: kind.device,
+        dtype,
+        shape,
+        timestamp_ns: load(facts, TIMESTAMP),
+        sequence: load(facts, SEQUENCE),
+        content_type,
+        producer,
+    })
+}
+
+/// A tensor in a buffer, to write.
+#[derive(Debug)]
+pub struct TensorMut<'g, T> {
+    /// From the first element to the last, with what lies between them.
+    elements: &'g mut [T],
+    shape: Shape,
+}
+
+impl<T: Element> TensorMut<'_, T> {
+    /// Shape and strides.
+    #[must_use]
+    pub const fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The element at `index`, one number a dimension; `None` where there is none. A stride of 0 gives one element several
+    /// indices.
+    pub fn get_mut(&mut self, index: &[u64]) -> Option<&mut T> {
+        let at = self.shape.offset(index)?.checked_div(T::DTYPE.bytes())?;
+        self.elements.get_mut(to_usize(at))
+    }
+
+    /// All elements in C order, where they lie side by side.
+    pub fn as_contiguous_mut(&mut self) -> Option<&mut [T]> {
+        self.shape.is_contiguous(T::DTYPE).then_some(&mut *self.elements)
     }
 }
 

@@ -221,7 +221,7 @@ impl fmt::Display for JoinError {
                 "ready: not set; its creator is still at work (try again) or died (remove it)",
             ),
             Self::Mismatch { field: field @ "magic", .. } => {
-                write!(f, "{field}: this is no Spinwire segment")
+                write!(f, "{field}: this is no Spinwire segment; use another name, or remove it")
             }
             Self::Mismatch { field: field @ ("abi_version" | "layout_hash"), found, wanted } => {
                 write!(
@@ -239,10 +239,13 @@ impl fmt::Display for JoinError {
                 f.write_str("; use another name")
             }
             Self::Mismatch { field, found, wanted } => {
-                write!(f, "{field}: found {found:#x}, expected {wanted:#x}; the segment is damaged")
+                write!(
+                    f,
+                    "{field}: found {found:#x}, expected {wanted:#x}; the segment is damaged, remove it"
+                )
             }
-            Self::Geometry(e) => write!(f, "the segment is damaged: {e}"),
-            Self::Name(e) => write!(f, "name: the segment is damaged: {e}"),
+            Self::Geometry(e) => write!(f, "the segment is damaged, remove it: {e}"),
+            Self::Name(e) => write!(f, "name: the segment is damaged, remove it: {e}"),
         }
     }
 }

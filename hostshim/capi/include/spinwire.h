@@ -18,10 +18,10 @@
  *    nowhere cannot be told, as anywhere in C.
  *  - Handles are words, no pointers. Those that are used twice after their end, belong to another thread or to the parent of a
  *    fork(), or never were any, are told: SW_HANDLE, SW_THREAD, SW_FORKED. (The handle in one place of the tables comes round
- *    after 2^28 - 1 uses of that place.) The memory that sw_data() gave is a pointer, and touching it after the end of its handle
- *    is not told.
+ *    after 2^28 - 1 uses of that place, the number of a thread after 65,535 others.) The memory that sw_data() gave is a pointer,
+ *    and touching it after the end of its handle is not told.
  *  - A handle belongs to the thread that got it. Ids and names are for everybody.
- *  - Not for signal handlers.
+ *  - Not for signal handlers; and no signal ends a wait. The library's thread takes none.
  */
 
 #ifndef SPINWIRE_H
@@ -57,7 +57,7 @@ typedef enum sw_status {
     SW_TOO_MANY_REFERENCES = 6,
     // No buffer of the pool is that large.
     SW_TOO_LARGE = 7,
-    // The buffer has a segment of its own, which could not be mapped.
+    // The buffer has a segment of its own, which could not be mapped: sw_last_error() says why.
     SW_NOT_MAPPED = 8,
     // The buffer was taken for reading.
     SW_READ_ONLY = 9,
@@ -134,9 +134,10 @@ typedef struct sw_pool_options {
     size_t class_count;
     // How many handles, one a thread, can have the pool open at once: at most 32; 0 for 16.
     uint32_t handle_count;
-    // 0: a detached reference stays when the process that detached it dies. 1: it goes with it.
+    // 0: a detached reference stays when the process that detached it dies. 1: it goes with the handle that detached last, when
+    // that is closed or its process dies.
     uint32_t release_orphans;
-    // 0: the largest pages that can be had. 1: 4 KiB pages.
+    // 0: the largest pages that can be had and stay when this process ends. 1: 4 KiB pages.
     uint32_t small_pages;
     // Within how many milliseconds the death of a process is noticed; 0 for 100.
     uint32_t death_noticed_within_ms;
@@ -225,20 +226,27 @@ int sw_pool_create(const char *name, const struct sw_pool_options *options, stru
 // is in hand, and through nothing else. A program that breaks it spoils what others read. A pool is for processes of one
 // user that trust each other that far; its metadata are checked all the same, and nothing that stands there crashes a reader.
 //
-// Each thread that uses the pool opens it, and takes one of its handles. An open maps the pool once more and starts a thread of
-// the library, which sleeps until a process of the pool dies: open once and keep it. A thread that ends gives back what it has
-// in hand and closes its pools; of a process that dies, the others take it back.
+// Each thread that uses the pool opens it, and takes one of its handles. The first open of a process maps the pool and starts a
+// thread of the library, which sleeps until a process of the pool dies; the options of that one count, and later opens share
+// both. A thread that ends gives back what it has in hand and closes its pools; of a process that dies, the others take it back.
 int sw_pool_open(const char *name, const struct sw_pool_options *options, struct sw_pool *pool);
 
 // As sw_pool_open(), or as sw_pool_create() where there is no pool of that name.
 int sw_pool_open_or_create(const char *name, const struct sw_pool_options *options, struct sw_pool *pool);
 
 // Closes it: the handle is none any more, and what sw_data() gave points nowhere. The pool itself stays, and so does what is
-// detached. SW_IN_USE while buffers of it are in hand: nothing has changed then.
+// detached, unless the pool was made with `release_orphans`: then what this handle detached last goes with it. SW_IN_USE while
+// buffers of it are in hand: nothing has changed then. The last close of a process waits for the library's thread, some
+// milliseconds.
 int sw_pool_close(struct sw_pool pool);
 
-// Removes the name, so that nobody can open it any more. Who has the pool open keeps it, this thread included.
+// Removes the name, so that nobody can open it any more. Who has the pool open keeps it, this thread included; but buffers with
+// segments of their own that a process has not used before are SW_NOT_MAPPED to it from then on: see sw_pool_map_large().
 int sw_pool_unlink(struct sw_pool pool);
+
+// Makes and maps every buffer that has a segment of its own now, so that none has to be when it is first used. SW_NOT_MAPPED,
+// where sw_last_error() says what is lacking.
+int sw_pool_map_large(struct sw_pool pool);
 
 // Counts the buffers of each size, smallest first: a walk over all of them.
 //

@@ -97,8 +97,9 @@ impl Desk {
         pool: sw_pool,
         take: impl FnOnce(&'static PoolHandle<'static>) -> Result<Hand, Trouble>,
     ) -> Result<sw_buffer, Trouble> {
-        let handle = self.pool(pool)?.handle();
-        let held = Held { pool: pool.handle, guard: take(handle)? };
+        let opened = self.pool(pool)?;
+        let guard = take(opened.handle()).map_err(|trouble| trouble.explained(opened.pool()))?;
+        let held = Held { pool: pool.handle, guard };
         let full = || Trouble::argument("buffer", "this thread has a million of them in hand");
         let buffer = self.buffers.insert(held).ok_or_else(full)?;
         if let Ok(row) = self.pools.get_mut(pool.handle) {

@@ -9,6 +9,7 @@
 //!   handle            thread | slot | serial        a word that is looked up and never followed
 //!   status            why not: number and text
 //!   types             what C sees
+//!   process           what the threads share: each pool is mapped once
 //!   opened            an open pool and what it borrows  \
 //!   foreign           the pointers of the caller        /  the only `unsafe`
 //!      |
@@ -41,5 +42,6 @@ mod handle;
 #[allow(unsafe_code, reason = "the fenced yard")]
 mod opened;
 mod pool;
+mod process;
 mod status;
 mod types;

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!   guards (at the desk)  -->  handle  -->  memory (its tables)
-//!                                      -->  pool
+//!                                      -->  pool, which other threads may share
 //! ```
 //!
 //! Rust has no lifetime for "as long as my neighbour", so the borrows say `'static`, and these hold instead: (1) the fields are
 //! dropped in the order in which they are declared, borrowers first; (2) an [`Opened`] is dropped by the desk only, after the
-//! last guard of it ([`desk`](crate::desk), invariant 1); (3) each of them lies in a box that does not move.
+//! last guard of it ([`desk`](crate::desk), invariant 1); (3) each of them lies in a box or an `Arc` and does not move.
 
 use core::ptr::NonNull;
+use std::sync::Arc;
 
 use spinwire_hostshim::mem::Mapping;
 use spinwire_hostshim::plane::Plane;
@@ -22,14 +23,14 @@ use crate::status::Trouble;
 pub(crate) struct Opened {
     handle: Lender<PoolHandle<'static>>,
     _memory: Lender<Mapping>,
-    pool: Lender<BufferPool>,
+    pool: Arc<BufferPool>,
 }
 
 impl Opened {
-    pub(crate) fn new(pool: BufferPool) -> Result<Self, Trouble> {
-        let pool = Lender::new(pool);
-        // SAFETY: dropped after the handle, which alone keeps the reference (invariant 1).
-        let lent = unsafe { pool.lend() };
+    pub(crate) fn new(pool: Arc<BufferPool>) -> Result<Self, Trouble> {
+        // SAFETY: the pool stays where it is while there is an `Arc` of it, and this one is dropped after the handle, which alone
+        // keeps the reference (invariants 1 and 3).
+        let lent: &'static BufferPool = unsafe { &*Arc::as_ptr(&pool) };
         let mut memory = Lender::new(Plane::memory(lent.handle_bytes())?);
         // SAFETY: lent once; dropped after the handle, whose tables lie in it (invariant 1).
         let bump = Plane::arena(unsafe { memory.lend_mut() });
@@ -43,8 +44,8 @@ impl Opened {
         unsafe { self.handle.lend() }
     }
 
-    pub(crate) const fn pool(&self) -> &BufferPool {
-        self.pool.see()
+    pub(crate) fn pool(&self) -> &BufferPool {
+        &self.pool
     }
 }
 
@@ -55,11 +56,6 @@ struct Lender<T>(NonNull<T>);
 impl<T: 'static> Lender<T> {
     fn new(value: T) -> Self {
         Self(NonNull::from(Box::leak(Box::new(value))))
-    }
-
-    const fn see(&self) -> &T {
-        // SAFETY: the value is there until this is dropped.
-        unsafe { self.0.as_ref() }
     }
 
     /// # Safety

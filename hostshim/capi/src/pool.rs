@@ -3,6 +3,7 @@
 
 use core::ffi::{c_char, c_int};
 use core::time::Duration;
+use std::sync::Arc;
 
 use spinwire_dataplane::pool::PoolGeometry;
 use spinwire_hostshim::mem::{PageKind, PagePolicy};
@@ -13,6 +14,7 @@ use spinwire_layouts::shm::pool::CLASS_COUNT_MAX;
 use crate::desk::{call, sit};
 use crate::foreign::{self, Out};
 use crate::opened::Opened;
+use crate::process;
 use crate::status::{Trouble, line};
 use crate::types::{SW_ABI_VERSION, sw_class, sw_class_stats, sw_pool, sw_pool_options};
 
@@ -48,7 +50,8 @@ pub extern "C" fn sw_pool_create(
 ) -> c_int {
     call("sw_pool_create", |desk| {
         let (pool, name) = (Out::new("pool", pool)?, foreign::text("name", name)?);
-        pool.write(desk.open(open(BufferPool::create(&name, &config(options)?))?)?);
+        let config = config(options)?;
+        pool.write(desk.open(open(BufferPool::create(&name, &config).map(process::made))?)?);
         Ok(())
     })
 }
@@ -62,9 +65,9 @@ pub extern "C" fn sw_pool_create(
 /// is in hand, and through nothing else. A program that breaks it spoils what others read. A pool is for processes of one
 /// user that trust each other that far; its metadata are checked all the same, and nothing that stands there crashes a reader.
 ///
-/// Each thread that uses the pool opens it, and takes one of its handles. An open maps the pool once more and starts a thread of
-/// the library, which sleeps until a process of the pool dies: open once and keep it. A thread that ends gives back what it has
-/// in hand and closes its pools; of a process that dies, the others take it back.
+/// Each thread that uses the pool opens it, and takes one of its handles. The first open of a process maps the pool and starts a
+/// thread of the library, which sleeps until a process of the pool dies; the options of that one count, and later opens share
+/// both. A thread that ends gives back what it has in hand and closes its pools; of a process that dies, the others take it back.
 #[unsafe(no_mangle)]
 pub extern "C" fn sw_pool_open(
     name: *const c_char,
@@ -73,7 +76,9 @@ pub extern "C" fn sw_pool_open(
 ) -> c_int {
     call("sw_pool_open", |desk| {
         let (pool, name) = (Out::new("pool", pool)?, foreign::text("name", name)?);
-        pool.write(desk.open(open(BufferPool::open(&name, &config(options)?))?)?);
+        let config = config(options)?;
+        let shared = process::share(&name, || BufferPool::open(&name, &config));
+        pool.write(desk.open(open(shared)?)?);
         Ok(())
     })
 }
@@ -87,22 +92,34 @@ pub extern "C" fn sw_pool_open_or_create(
 ) -> c_int {
     call("sw_pool_open_or_create", |desk| {
         let (pool, name) = (Out::new("pool", pool)?, foreign::text("name", name)?);
-        pool.write(desk.open(open(BufferPool::open_or_create(&name, &config(options)?))?)?);
+        let config = config(options)?;
+        let shared = process::share(&name, || BufferPool::open_or_create(&name, &config));
+        pool.write(desk.open(open(shared)?)?);
         Ok(())
     })
 }
 
 /// Closes it: the handle is none any more, and what sw_data() gave points nowhere. The pool itself stays, and so does what is
-/// detached. SW_IN_USE while buffers of it are in hand: nothing has changed then.
+/// detached, unless the pool was made with `release_orphans`: then what this handle detached last goes with it. SW_IN_USE while
+/// buffers of it are in hand: nothing has changed then. The last close of a process waits for the library's thread, some
+/// milliseconds.
 #[unsafe(no_mangle)]
 pub extern "C" fn sw_pool_close(pool: sw_pool) -> c_int {
     call("sw_pool_close", |desk| desk.close(pool))
 }
 
-/// Removes the name, so that nobody can open it any more. Who has the pool open keeps it, this thread included.
+/// Removes the name, so that nobody can open it any more. Who has the pool open keeps it, this thread included; but buffers with
+/// segments of their own that a process has not used before are SW_NOT_MAPPED to it from then on: see sw_pool_map_large().
 #[unsafe(no_mangle)]
 pub extern "C" fn sw_pool_unlink(pool: sw_pool) -> c_int {
     call("sw_pool_unlink", |desk| Ok(desk.pool(pool)?.pool().unlink()?))
+}
+
+/// Makes and maps every buffer that has a segment of its own now, so that none has to be when it is first used. SW_NOT_MAPPED,
+/// where sw_last_error() says what is lacking.
+#[unsafe(no_mangle)]
+pub extern "C" fn sw_pool_map_large(pool: sw_pool) -> c_int {
+    call("sw_pool_map_large", |desk| Ok(desk.pool(pool)?.pool().map_large()?))
 }
 
 /// Counts the buffers of each size, smallest first: a walk over all of them.
@@ -155,8 +172,17 @@ pub extern "C" fn sw_pool_reclaim(pool: sw_pool, freed: *mut u32) -> c_int {
     })
 }
 
-fn open(pool: Result<BufferPool, PoolOpenError>) -> Result<Opened, Trouble> {
-    Opened::new(pool?.with_plain_access(foreign::plain_access()))
+/// Fields of the geometry, as the header has them.
+const NAMES: &[(&str, &str)] = &[
+    ("process_count", "options.handle_count"),
+    ("class_count", "options.class_count"),
+    ("slot_bytes", "options.classes[].buffer_bytes"),
+    ("slot_count", "options.classes[].buffer_count, and their sum"),
+    ("segment_bytes", "options.classes, the bytes of all together"),
+];
+
+fn open(pool: Result<Arc<BufferPool>, PoolOpenError>) -> Result<Opened, Trouble> {
+    Opened::new(pool.map_err(|error| error.renamed(NAMES))?)
 }
 
 fn config(options: *const sw_pool_options) -> Result<PoolConfig, Trouble> {

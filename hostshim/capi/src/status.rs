@@ -8,7 +8,7 @@ use spinwire_dataplane::error::{Fatal, Retry};
 use spinwire_dataplane::pool::PoolError;
 use spinwire_hostshim::mem::{MapError, Problem};
 use spinwire_hostshim::membership::MemberError;
-use spinwire_hostshim::pool::PoolOpenError;
+use spinwire_hostshim::pool::{BufferPool, PoolOpenError};
 
 use crate::handle::Wrong;
 pub(crate) use crate::types::sw_status as Status;
@@ -44,6 +44,15 @@ impl Trouble {
 
     pub(crate) const fn told(status: Status, text: String) -> Self {
         Self { status, what: What::Told(text) }
+    }
+
+    /// With what the host knows about a buffer that could not be mapped.
+    pub(crate) fn explained(self, pool: &BufferPool) -> Self {
+        let What::Pool(PoolError::NotMapped { slot }) = self.what else { return self };
+        match pool.why_not_mapped(slot) {
+            Some(why) => Self::told(self.status, why.to_string()),
+            None => self,
+        }
     }
 
     /// The text, without the name of the function that was called.
@@ -97,9 +106,17 @@ impl From<PoolError> for Trouble {
 
 impl From<PoolOpenError> for Trouble {
     fn from(error: PoolOpenError) -> Self {
+        if let PoolOpenError::Segment(MemberError::Full { process_count }) = error {
+            let text = format!(
+                "handle_count: all {process_count} handles of the pool are open in live processes; \
+                 remedy: close some, or make the pool with more"
+            );
+            return Self::told(Status::SW_NO_SLOT, text);
+        }
         let status = match &error {
             PoolOpenError::LongName { .. } => Status::SW_ARGUMENT,
             PoolOpenError::Arena(_) => Status::SW_INTERNAL,
+            PoolOpenError::Large(_) => Status::SW_NOT_MAPPED,
             PoolOpenError::Segment(e) => match e {
                 MemberError::Map(e) => return Self::told(of_map(e), e.to_string()),
                 MemberError::Name(_) | MemberError::Geometry(_) => Status::SW_ARGUMENT,

@@ -24,7 +24,7 @@ pub enum sw_status {
     SW_TOO_MANY_REFERENCES = 6,
     /// No buffer of the pool is that large.
     SW_TOO_LARGE = 7,
-    /// The buffer has a segment of its own, which could not be mapped.
+    /// The buffer has a segment of its own, which could not be mapped: sw_last_error() says why.
     SW_NOT_MAPPED = 8,
     /// The buffer was taken for reading.
     SW_READ_ONLY = 9,
@@ -181,9 +181,10 @@ pub struct sw_pool_options {
     pub class_count: usize,
     /// How many handles, one a thread, can have the pool open at once: at most 32; 0 for 16.
     pub handle_count: u32,
-    /// 0: a detached reference stays when the process that detached it dies. 1: it goes with it.
+    /// 0: a detached reference stays when the process that detached it dies. 1: it goes with the handle that detached last, when
+    /// that is closed or its process dies.
     pub release_orphans: u32,
-    /// 0: the largest pages that can be had. 1: 4 KiB pages.
+    /// 0: the largest pages that can be had and stay when this process ends. 1: 4 KiB pages.
     pub small_pages: u32,
     /// Within how many milliseconds the death of a process is noticed; 0 for 100.
     pub death_noticed_within_ms: u32,

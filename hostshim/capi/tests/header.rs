@@ -32,10 +32,10 @@ const ABOUT: &str = "\
  *    nowhere cannot be told, as anywhere in C.
  *  - Handles are words, no pointers. Those that are used twice after their end, belong to another thread or to the parent of a
  *    fork(), or never were any, are told: SW_HANDLE, SW_THREAD, SW_FORKED. (The handle in one place of the tables comes round
- *    after 2^28 - 1 uses of that place.) The memory that sw_data() gave is a pointer, and touching it after the end of its handle
- *    is not told.
+ *    after 2^28 - 1 uses of that place, the number of a thread after 65,535 others.) The memory that sw_data() gave is a pointer,
+ *    and touching it after the end of its handle is not told.
  *  - A handle belongs to the thread that got it. Ids and names are for everybody.
- *  - Not for signal handlers.
+ *  - Not for signal handlers; and no signal ends a wait. The library's thread takes none.
  */";
 
 fn generated() -> String {

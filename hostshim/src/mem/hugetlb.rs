@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::draft::Draft;
 use super::settle::populate;
-use super::{HUGE_BYTES, Refusal, Refused, file_bytes};
+use super::{HUGE_BYTES, Lasting, Refusal, Refused, file_bytes};
 use super::{PageKind, SegmentName};
 use crate::error::{Errno, OsError};
 use crate::raw::mmap::Range;
@@ -23,15 +23,19 @@ pub(super) enum HugeFile {
     InMemfd(File),
 }
 
-/// `len` bytes (whole huge pages) in a nameless file on a mounted hugetlbfs, or else in a memfd.
+/// `len` bytes (whole huge pages) in a nameless file on a mounted hugetlbfs, or else in a memfd, if that lasts long enough.
 pub(super) fn shared(
     name: &SegmentName,
     len: usize,
+    lasting: Lasting,
     refused: &mut Vec<Refused>,
 ) -> Option<(HugeFile, Range)> {
     match on_hugetlbfs(len) {
         Ok(found) => return Some(found),
         Err(why) => refused.push(Refused { kind: PageKind::Huge2M, by: "hugetlbfs", why }),
+    }
+    if lasting == Lasting::WithName {
+        return None;
     }
     match in_memfd(name, len) {
         Ok(found) => Some(found),

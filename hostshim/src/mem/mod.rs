@@ -87,6 +87,15 @@ pub enum PagePolicy {
     Only(PageKind),
 }
 
+/// For how long newcomers can open a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Lasting {
+    /// At least while its maker lives: a memfd will do, to which only the maker's descriptor leads.
+    WithMaker,
+    /// As long as it has its name, whoever has ended: memory with a path of its own.
+    WithName,
+}
+
 impl PagePolicy {
     fn permits(self, kind: PageKind) -> bool {
         match self {

@@ -106,6 +106,8 @@ pub enum Locking {
     NeverSwapped,
     /// Yes, if the machine swaps: the kernel refused the lock, most often because of `ulimit -l`.
     Refused(Errno),
+    /// Yes: it was mapped for a look only.
+    NotAsked,
 }
 
 impl fmt::Display for Locking {
@@ -113,6 +115,7 @@ impl fmt::Display for Locking {
         match self {
             Self::Locked => f.write_str("locked"),
             Self::NeverSwapped => f.write_str("never swapped"),
+            Self::NotAsked => f.write_str("not to be locked"),
             Self::Refused(e) => write!(f, "not locked ({e}; remedy: ulimit -l unlimited)"),
         }
     }

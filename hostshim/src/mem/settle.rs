@@ -12,13 +12,23 @@ use crate::raw::syscall::page_bytes;
 
 /// Brings in every page, writable, so that the first access costs no fault.
 pub(super) fn populate(range: &Range) -> Result<(), OsError> {
+    bring_in(range, range.len(), page_bytes())
+}
+
+/// The same for the first page, whatever its size: for a look.
+pub(super) fn populate_first(range: &Range) -> Result<(), OsError> {
+    bring_in(range, page_bytes(), range.len())
+}
+
+/// The first `len` bytes; where the kernel does not know how, by a touch every `step` bytes.
+fn bring_in(range: &Range, len: usize, step: usize) -> Result<(), OsError> {
     loop {
-        match range.advise(Advice::PopulateWrite).map_err(Errno::number) {
+        match range.advise_first(Advice::PopulateWrite, len).map_err(Errno::number) {
             Ok(()) => return Ok(()),
             Err(libc::EINTR | libc::EAGAIN) => {}
             // Linux before 5.14 does not know the advice.
             Err(libc::EINVAL) => {
-                range.touch(page_bytes());
+                range.touch(step);
                 return Ok(());
             }
             Err(number) => {

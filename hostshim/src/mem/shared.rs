@@ -19,8 +19,10 @@ use super::directory::{FileId, Listed, Located, SegmentDir, remove, target_on};
 use super::draft::Draft;
 use super::hugetlb::{self, HugeFile};
 use super::link::Link;
-use super::settle::{ask_for_thp, huge_bytes, populate, report};
-use super::{Backing, HUGE_BYTES, MapError, PageKind, PagePolicy, PageReport, Problem};
+use super::settle::{ask_for_thp, huge_bytes, populate, populate_first, report};
+use super::{
+    Backing, HUGE_BYTES, Lasting, Locking, MapError, PageKind, PagePolicy, PageReport, Problem,
+};
 use super::{Refusal, Refused, SegmentName, file_bytes, whole};
 use crate::error::{Errno, OsError};
 use crate::liveness::Identity;
@@ -61,6 +63,23 @@ enum Home {
     Huge(HugeFile),
 }
 
+/// What of a segment that is there is brought in when it is mapped.
+#[derive(Clone, Copy, Debug)]
+enum Pages {
+    All,
+    /// The one that the header is in, which also shows of which kind they are.
+    First,
+}
+
+impl Pages {
+    fn bring(self, range: &Range) -> Result<(), OsError> {
+        match self {
+            Self::All => populate(range),
+            Self::First => populate_first(range),
+        }
+    }
+}
+
 impl SegmentDir {
     /// Makes the memory of a new segment: at least `bytes` zeroed bytes, rounded up to whole pages of the kind that it
     /// gets, all of them reserved.
@@ -70,6 +89,20 @@ impl SegmentDir {
     /// [`MapError::Pages`] where `policy` insists on pages that cannot be had; [`MapError::DirectoryTooSmall`];
     /// [`MapError::Os`].
     pub fn stage(&self, name: &str, bytes: usize, policy: PagePolicy) -> Result<Staged, MapError> {
+        self.stage_lasting(name, bytes, policy, Lasting::WithMaker)
+    }
+
+    /// As [`stage`](Self::stage), for a segment that lasts as long as is said.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stage_lasting(
+        &self,
+        name: &str,
+        bytes: usize,
+        policy: PagePolicy,
+        lasting: Lasting,
+    ) -> Result<Staged, MapError> {
         let name = SegmentName::new(name)?;
         let path = self.file_of(&name);
         // `publish` decides; this only saves the work.
@@ -79,7 +112,7 @@ impl SegmentDir {
         let mut refused = Vec::new();
         if policy.permits(PageKind::Huge2M)
             && let Some((file, range)) =
-                hugetlb::shared(&name, whole(bytes, HUGE_BYTES)?, &mut refused)
+                hugetlb::shared(&name, whole(bytes, HUGE_BYTES)?, lasting, &mut refused)
         {
             let report = report(&range, PageKind::Huge2M, range.len(), refused);
             return Ok(Staged {
@@ -133,6 +166,19 @@ impl SegmentDir {
     /// # Errors
     /// [`MapError::Name`]; [`MapError::File`] with the [`Problem`]; [`MapError::Os`].
     pub fn open(&self, name: &str) -> Result<SharedMapping, MapError> {
+        self.map(name, Pages::All)
+    }
+
+    /// As [`open`](Self::open), to look at a little of it: a page comes in when it is touched, and none is locked. For tools, which
+    /// would else spend seconds on a segment of many gigabytes; a first touch may fault.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn look(&self, name: &str) -> Result<SharedMapping, MapError> {
+        self.map(name, Pages::First)
+    }
+
+    fn map(&self, name: &str, pages: Pages) -> Result<SharedMapping, MapError> {
         let name = SegmentName::new(name)?;
         let Located { file, bytes, backing, claim } = self.locate(&name)?;
         let too_large = || MapError::file(&self.file_of(&name), Problem::Size { bytes });
@@ -140,7 +186,7 @@ impl SegmentDir {
         let (range, page, huge) = match backing {
             Backing::Hugetlbfs(_) | Backing::Memfd { .. } => {
                 let range = Range::shared(&file, len).map_err(|e| OsError::new("mmap", e))?;
-                populate(&range).map_err(|e| self.cut_off(&name, &file, e))?;
+                pages.bring(&range).map_err(|e| self.cut_off(&name, &file, e))?;
                 (range, PageKind::Huge2M, len)
             }
             Backing::File(_) | Backing::Anonymous => {
@@ -150,13 +196,22 @@ impl SegmentDir {
                     Range::shared(&file, len)
                 };
                 let range = mapped.map_err(|e| OsError::new("mmap", e))?;
-                populate(&range).map_err(|e| self.cut_off(&name, &file, e))?;
+                pages.bring(&range).map_err(|e| self.cut_off(&name, &file, e))?;
                 // Where smaps cannot be read, nothing is claimed.
                 let huge = huge_bytes(&range).unwrap_or(0);
                 (range, if huge > 0 { PageKind::Thp } else { PageKind::Base4K }, huge)
             }
         };
-        let report = report(&range, page, huge, Vec::new());
+        let report = match pages {
+            Pages::All => report(&range, page, huge, Vec::new()),
+            Pages::First => PageReport {
+                page,
+                len,
+                huge_bytes: huge,
+                locking: Locking::NotAsked,
+                refused: Vec::new(),
+            },
+        };
         Ok(SharedMapping {
             range,
             report,
@@ -350,6 +405,14 @@ impl SharedMapping {
         SegmentDir::from_env().open(name)
     }
 
+    /// [`SegmentDir::look`] in the folder of the environment.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn look(name: &str) -> Result<Self, MapError> {
+        SegmentDir::from_env().look(name)
+    }
+
     /// The first byte. Valid for atomic reads and writes of [`SharedMapping::len`] bytes for as long as the mapping lives.
     #[must_use]
     pub fn as_ptr(&self) -> NonNull<u8> {
@@ -392,13 +455,25 @@ impl SharedMapping {
         self.name.as_str()
     }
 
+    /// Whether its name still stands for this very segment.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.directory.still_names(&self.name, self.claim)
+    }
+
+    /// The folder that its name is in.
+    #[must_use]
+    pub const fn directory(&self) -> &SegmentDir {
+        &self.directory
+    }
+
     /// Removes the name if it still stands for this very segment: true if so, false if the name is gone or stands for
     /// another segment by now. The mapping stays.
     ///
     /// # Errors
     /// [`MapError::Os`].
     pub fn unlink(&self) -> Result<bool, MapError> {
-        if !self.directory.still_names(&self.name, self.claim) {
+        if !self.is_named() {
             return Ok(false);
         }
         match self.directory.unlink(self.name.as_str()) {

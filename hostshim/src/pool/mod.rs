@@ -42,24 +42,29 @@
 //! ```
 
 mod host;
+mod mend;
 
 use core::fmt;
 use core::ops::Deref;
 use core::time::Duration;
 use std::sync::Arc;
 
-use spinwire_dataplane::pool::{ClassStats, Pool, PoolGeometry, PoolSegment, PoolShape, Reclaimed};
+use spinwire_dataplane::error::Retry;
+use spinwire_dataplane::pool::{
+    ClassStats, ExclusiveGuard, Pool, PoolError, PoolGeometry, PoolSegment, PoolShape, Reclaimed,
+};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::payload::PlainAccess;
 use spinwire_dataplane::raw::place::{Bump, Exhausted};
-use spinwire_dataplane::shm::copy_header;
+use spinwire_dataplane::shm::{GeometryError, copy_header};
 use spinwire_dataplane::time::Instant;
 
 use self::host::Futexes;
-pub use self::host::{PoolFiles, large_prefix};
+pub use self::host::{LargeError, PoolFiles, large_prefix};
+pub use self::mend::{detacher, free_detached_in, reclaim_in};
 use crate::liveness;
 use crate::mem::{
-    MapError, PagePolicy, PageReport, Problem, SegmentDir, SegmentName, SharedMapping,
+    Lasting, MapError, PagePolicy, PageReport, Problem, SegmentDir, SegmentName, SharedMapping,
 };
 use crate::membership::{self, MayBeMap, MemberError, Shape, Watcher};
 use crate::raw::syscall::clock_ns;
@@ -70,7 +75,8 @@ use crate::raw::view;
 pub struct PoolConfig {
     /// Which buffers, for how many handles, where the pool is made anew.
     pub geometry: PoolGeometry,
-    /// Which pages: of the pool where it is made anew, and of its large buffers.
+    /// Which pages: of the pool where it is made anew, and of its large buffers that this process makes. None that end with
+    /// their maker: huge pages of the kernel's pool are had on a hugetlbfs only, not in a memfd.
     pub pages: PagePolicy,
     /// Within which time the death of a process is noticed.
     pub death_noticed_within: Duration,
@@ -93,6 +99,8 @@ pub enum PoolOpenError {
     Segment(MemberError),
     /// The arena has no room for a handle: see [`BufferPool::handle_bytes`].
     Arena(Exhausted),
+    /// A large buffer, by [`BufferPool::map_large`].
+    Large(LargeError),
     /// The name is too long for a pool whose large buffers have names of their own, which begin with that of the pool.
     LongName {
         /// Its bytes.
@@ -107,6 +115,7 @@ impl fmt::Display for PoolOpenError {
         match self {
             Self::Segment(e) => e.fmt(f),
             Self::Arena(e) => e.fmt(f),
+            Self::Large(e) => e.fmt(f),
             Self::LongName { bytes, most } => write!(
                 f,
                 "the pool's name has {bytes} bytes; remedy: use at most {most}, as large buffers have names that begin with it"
@@ -117,11 +126,23 @@ impl fmt::Display for PoolOpenError {
 
 impl core::error::Error for PoolOpenError {}
 
+impl PoolOpenError {
+    /// The same, with a field of the [`PoolGeometry`] called as the person calls it who gave the number: `names` has pairs of ours
+    /// and theirs.
+    #[must_use]
+    pub fn renamed(self, names: &[(&str, &'static str)]) -> Self {
+        let Self::Segment(MemberError::Geometry(error)) = self else { return self };
+        let theirs = names.iter().find(|(ours, _)| *ours == error.field);
+        let field = theirs.map_or(error.field, |(_, theirs)| theirs);
+        Self::Segment(MemberError::Geometry(GeometryError { field, ..error }))
+    }
+}
+
 impl MayBeMap for PoolOpenError {
     fn problem(&self) -> Option<Problem> {
         match self {
-            Self::Segment(e) => e.problem(),
-            Self::Arena(_) | Self::LongName { .. } => None,
+            Self::Segment(e) | Self::Large(LargeError::Segment { why: e, .. }) => e.problem(),
+            Self::Large(_) | Self::Arena(_) | Self::LongName { .. } => None,
         }
     }
 }
@@ -133,6 +154,9 @@ impl<E: Into<MemberError>> From<E> for PoolOpenError {
 }
 
 /// A pool that this process has open. Share it between threads by reference; each takes a [`handle`](Self::handle) of its own.
+///
+/// It is this process's: in the child of a fork(2), pool and handles may be dropped, which changes nothing for the parent, and
+/// guards must be forgotten ([`core::mem::forget`]); whoever wants to use the pool there opens it anew.
 #[derive(Debug)]
 pub struct BufferPool {
     mapping: Arc<SharedMapping>,
@@ -186,7 +210,9 @@ impl BufferPool {
     fn make(name: &str, config: &PoolConfig) -> Result<Self, PoolOpenError> {
         let bytes = config.geometry.segment_bytes()?;
         host::check_name(name, &config.geometry)?;
-        let mapping = membership::make(name, bytes, config.pages, |lines, identity| {
+        // In a memfd it would end with its maker for all who come later, and what is detached in it with it.
+        let pages = (config.pages, Lasting::WithName);
+        let mapping = membership::make(name, bytes, pages, |lines, identity| {
             PoolSegment::format(lines, &config.geometry, identity).map(drop)
         })?;
         Self::enter(mapping, config)
@@ -203,7 +229,7 @@ impl BufferPool {
         let segment = PoolSegment::attach(lines).map_err(broken)?;
         let header = copy_header(lines).map_err(broken)?;
         let me = membership::introduce(&mapping)?;
-        let files = PoolFiles::new(&segment, &header, config.pages);
+        let files = PoolFiles::new(&mapping, &segment, &header, config.pages);
         membership::take_back::<PoolShape>(&segment, me.boot_id);
         let shape = segment.shape();
         let watcher = Watcher::start(Arc::clone(&mapping), shape, me, config.death_noticed_within)?;
@@ -295,7 +321,7 @@ impl BufferPool {
     /// Takes back what dead processes held, without waiting for the watcher to see it.
     #[allow(clippy::must_use_candidate, reason = "the figures are for those who want to tell")]
     pub fn reclaim(&self) -> Reclaimed {
-        reclaim_dead(&self.segment(), self.me.boot_id)
+        mend::reclaim_dead(&self.segment(), self.me.boot_id)
     }
 
     fn take_back(&self) -> usize {
@@ -305,9 +331,21 @@ impl BufferPool {
     /// Makes and maps every large buffer now, so that none has to be after `seal()`.
     ///
     /// # Errors
-    /// [`PoolOpenError`] of the first that could not be had.
+    /// `Large` with what the first that could not be had lacks.
     pub fn map_large(&self) -> Result<(), PoolOpenError> {
-        self.files.map_all(&self.segment())
+        self.files.map_all(&self.segment()).map_err(PoolOpenError::Large)
+    }
+
+    /// The large buffers that this process has mapped: the slot, and which pages it got, and why not better ones.
+    pub fn large_pages(&self) -> impl Iterator<Item = (u32, &PageReport)> {
+        self.files.mapped()
+    }
+
+    /// What stands behind a [`NotMapped`](PoolError::NotMapped) with that slot, with the remedy; `None` where another thread has
+    /// had one of another slot since.
+    #[must_use]
+    pub fn why_not_mapped(&self, slot: u32) -> Option<LargeError> {
+        self.files.refused().filter(|refused| refused.slot() == slot)
     }
 
     /// The instant in `span` from now, for [`acquire_until`](Pool::acquire_until).
@@ -318,13 +356,13 @@ impl BufferPool {
     }
 
     /// Removes the name, and the large buffers with it. Who has the pool open keeps what it has mapped; nobody can open it any
-    /// more.
+    /// more, and nobody can map a large buffer that it has not mapped before ([`map_large`](Self::map_large) does).
     ///
     /// # Errors
     /// [`MapError`].
     pub fn unlink(&self) -> Result<(), MapError> {
         self.mapping.unlink()?;
-        unlink_large(&SegmentDir::from_env(), &self.files.prefix()).map(|_how_many| ())
+        unlink_large(self.mapping.directory(), &self.files.prefix()).map(|_how_many| ())
     }
 }
 
@@ -346,31 +384,6 @@ impl Shape for PoolShape {
     fn reclaim(segment: &PoolSegment<'_>, slot: u16) -> bool {
         segment.reclaim(slot, &Futexes).is_some_and(|done| done.leases > 0)
     }
-}
-
-/// Takes back what dead processes held of the pool in `mapping`, as every process that has it open does: for tools that do not
-/// open it.
-///
-/// # Errors
-/// [`PoolOpenError`] where it is no pool, or one whose process numbers mean other processes.
-pub fn reclaim_in(mapping: &SharedMapping) -> Result<Reclaimed, PoolOpenError> {
-    let segment = PoolSegment::attach(view::shared_lines(mapping));
-    let segment = segment.map_err(|why| membership::broken(mapping, why))?;
-    let me = membership::introduce(mapping)?;
-    Ok(reclaim_dead(&segment, me.boot_id))
-}
-
-fn reclaim_dead(segment: &PoolSegment<'_>, boot_id: [u8; 16]) -> Reclaimed {
-    let mut sum = Reclaimed::default();
-    membership::for_each_dead(segment, boot_id, |slot| {
-        if let Some(done) = segment.reclaim(slot, &Futexes) {
-            sum.held = sum.held.saturating_add(done.held);
-            sum.freed = sum.freed.saturating_add(done.freed);
-            sum.found = sum.found.saturating_add(done.found);
-            sum.leases = sum.leases.saturating_add(done.leases);
-        }
-    });
-    sum
 }
 
 /// Removes the large buffers of a pool, by the beginning of their names: see [`large_prefix`]. Returns how many.
@@ -402,6 +415,27 @@ impl<'m> Deref for PoolHandle<'m> {
 
     fn deref(&self) -> &Self::Target {
         &self.pool
+    }
+}
+
+impl PoolHandle<'_> {
+    /// As [`acquire`](Pool::acquire), but sleeps until a buffer comes free, for `span` at most.
+    ///
+    /// Not for a thread that turns planes. [`acquire_until`](Pool::acquire_until) takes an instant, or waits for ever.
+    ///
+    /// # Errors
+    /// As [`acquire`](Pool::acquire); `Retry(PoolFull)` where the time is over.
+    pub fn acquire_timeout(
+        &self,
+        size: usize,
+        span: Duration,
+    ) -> Result<ExclusiveGuard<'_, PoolFiles>, PoolError> {
+        match self.pool.acquire(size) {
+            Err(PoolError::Retry(Retry::PoolFull)) if !span.is_zero() => {
+                self.pool.acquire_until(size, Some(BufferPool::deadline(span)))
+            }
+            done => done,
+        }
     }
 }
 

@@ -82,7 +82,13 @@ impl Range {
 
     /// madvise(2) with an advice that never changes contents.
     pub(crate) fn advise(&self, advice: Advice) -> Result<(), Errno> {
-        self.map.advise_range(advice, self.start, self.len).map_err(|e| Errno::from_io(&e))
+        self.advise_first(advice, self.len)
+    }
+
+    /// The same for the first `len` bytes of the window.
+    pub(crate) fn advise_first(&self, advice: Advice, len: usize) -> Result<(), Errno> {
+        let len = len.min(self.len);
+        self.map.advise_range(advice, self.start, len).map_err(|e| Errno::from_io(&e))
     }
 
     /// MADV_COLLAPSE (Linux 6.1): gather the window's pages into huge ones now.

@@ -211,6 +211,22 @@ pub(crate) fn poll(watched: &mut [Readable], timeout_ms: i32) -> Result<usize, E
     if e.number() == libc::EINTR { Ok(0) } else { Err(e) }
 }
 
+/// Does `start` with all signals of this thread blocked: a thread that it starts inherits that, and takes none that is meant for the
+/// program's own threads. pthread_sigmask(3).
+pub(crate) fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
+    let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+    // SAFETY: fills in the set, of which it gets the address, and cannot fail.
+    let _filled = unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: `all` was filled in; `before` is filled in by this, which fails for an unknown first argument only.
+    let _blocked =
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+    let started = start();
+    // SAFETY: `before` was filled in; a null pointer asks for nothing.
+    let _as_before =
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), core::ptr::null_mut()) };
+    started
+}
+
 const MEMBARRIER_GLOBAL_EXPEDITED: i32 = 1 << 1;
 const MEMBARRIER_REGISTER_GLOBAL_EXPEDITED: i32 = 1 << 2;
 

@@ -436,7 +436,8 @@ layout! {
     pub struct ClassLive, size 64, align 64 {
         /// Raised when a slot comes free while somebody waits. Its low half is the futex word (futex(2)).
         pub released: u64 @ 0,
-        /// Not 0 where somebody waits for a slot. Who frees one sets it to 0, raises `released` and wakes all who wait.
+        /// Not 0 where somebody waits for a slot: 1 in the upper half, and below it what `released` was. Who frees one raises
+        /// `released`, wakes all who wait, and sets it to 0 if it is still the same.
         pub armed: u64 @ 8,
         /// Bit n: slot n of the class may be free. It is set wherever one is; where it is set, the slot word decides.
         pub free: [u64; 6] @ 16,

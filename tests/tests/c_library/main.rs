@@ -150,7 +150,12 @@ struct Partner {
 impl Partner {
     fn start(program: &Path, pool: &str) -> Self {
         let mut command = Command::new(program);
-        let piped = command.arg(pool).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(pool);
+        Self::start_as(&mut command)
+    }
+
+    fn start_as(command: &mut Command) -> Self {
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = piped.spawn().unwrap();
         let (input, out) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let mut partner = Self { child, input, said: BufReader::new(out).lines() };
@@ -239,6 +244,19 @@ fn python_path() -> std::ffi::OsString {
         path.push(more);
     }
     path
+}
+
+/// A program in Python, or the reader itself where none is given.
+fn python(script: &str, arguments: &[String]) -> Command {
+    let mut command = Command::new("python3");
+    command.arg("-B");
+    match script {
+        "" => command.arg(here("../tools/examples/python/spinwire.py")),
+        script => command.args(["-c", script]),
+    };
+    command.args(arguments).env("PYTHONPATH", python_path());
+    command.env("SPINWIRE_LIBRARY", library().join("libspinwire.so"));
+    command
 }
 
 fn in_use(pool: &BufferPool) -> u32 {
@@ -339,6 +357,44 @@ fn what_a_killed_c_process_held_is_taken_back() {
     });
 }
 
+/// All that a program in Python can do wrong and be told, with the ids of three buffers.
+const WRONGS: &str = "
+import sys, spinwire
+from spinwire import Pool, Error
+with Pool('frames') as pool:
+    with pool.adopt(int(sys.argv[1])) as buffer:
+        raw = buffer.raw()
+        try: raw[0] = 1
+        except TypeError: print('read-only')
+    try: raw[0]
+    except ValueError: print('released')
+    # An array of NumPy cannot be told that its buffer is gone, so the buffer stays.
+    buffer = pool.adopt(int(sys.argv[2]))
+    view = buffer.view()
+    if spinwire.numpy is None:
+        buffer.release()
+        try: view[0, 1]
+        except ValueError: print('told')
+    else:
+        part = view[1]
+        del view
+        try: buffer.release()
+        except BufferError: print('told' if part[0] == 2.0 else part)
+        del part
+        buffer.release()
+    try:
+        with pool.adopt(int(sys.argv[3])) as buffer:
+            view = buffer.view()
+            raise KeyError('mine')
+    except KeyError: print('not hidden')
+    del view
+    buffer.release()
+    buffer.release()
+    try: pool.get(int(sys.argv[1]))
+    except Error as e: print(e.status, e)
+try: Pool('nobody')
+except Error as e: print(e.status)";
+
 #[test]
 fn python_reads_what_rust_wrote() {
     alone("python_reads_what_rust_wrote", || {
@@ -353,17 +409,8 @@ fn python_reads_what_rust_wrote() {
         let bump = Plane::arena(&mut memory);
         let handle = pool.handle(&bump).unwrap();
         let ids = [floats(&handle), floats(&handle)];
-        let scripts = here("../tools/examples/python");
         let python = |script: &str, arguments: &[String]| {
-            let mut command = Command::new("python3");
-            command.arg("-B");
-            match script {
-                "" => command.arg(scripts.join("spinwire.py")),
-                script => command.args(["-c", script]),
-            };
-            command.args(arguments).env("PYTHONPATH", python_path());
-            command.env("SPINWIRE_LIBRARY", library().join("libspinwire.so"));
-            let ran = command.output().unwrap();
+            let ran = python(script, arguments).output().unwrap();
             assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
             String::from_utf8(ran.stdout).unwrap()
         };
@@ -379,32 +426,67 @@ fn python_reads_what_rust_wrote() {
         if !said.starts_with("array ") {
             not_run(
                 "the reader in Python with NumPy",
-                "python3 has no numpy; remedy: apt-get install python3-numpy",
+                "python3 has no numpy; remedy: python3 -m pip install numpy, or apt-get install python3-numpy",
             );
         }
         assert_eq!(in_use(&pool), 0, "released on exit");
 
         // It cannot write, cannot see what was released, and hears the reason.
-        let script = "
-import sys, spinwire
-from spinwire import Pool, Error
-with Pool('frames') as pool:
-    with pool.adopt(int(sys.argv[1])) as buffer:
-        raw = buffer.raw()
-        try: raw[0] = 1
-        except TypeError: print('read-only')
-    try: raw[0]
-    except ValueError: print('released')
-    try: pool.get(int(sys.argv[1]))
-    except Error as e: print(e.status, e)
-try: Pool('nobody')
-except Error as e: print(e.status)";
-        let said = python(script, &[floats(&handle).as_raw().to_string()]);
+        let ids = [0; 3].map(|_| floats(&handle).as_raw().to_string());
+        let said = python(WRONGS, &ids);
         let lines: Vec<&str> = said.lines().collect();
-        assert_eq!(lines.first_chunk(), Some(&["read-only", "released"]), "{said}");
-        assert!(lines.get(2).is_some_and(|line| line.starts_with("3 sw_get: stale")), "{said}");
-        assert_eq!(lines.get(3), Some(&"22"));
+        let told = ["read-only", "released", "told", "not hidden"];
+        assert_eq!(lines.first_chunk(), Some(&told), "{said}");
+        assert!(lines.get(4).is_some_and(|line| line.starts_with("3 sw_get: stale")), "{said}");
+        assert_eq!(lines.get(5), Some(&"22"));
         assert_eq!(in_use(&pool), 0);
+        drop(handle);
+        pool.unlink().unwrap();
+    });
+}
+
+/// One tensor in the hands of three processes at once, each of which has its own reference; one of them is killed.
+#[test]
+fn rust_c_and_python_share_one_tensor() {
+    alone("rust_c_and_python_share_one_tensor", || {
+        if let Err(e) = output("python3", &["--version"]) {
+            return not_run("three languages", &format!("{e}; remedy: apt-get install python3"));
+        }
+        let programs = Folder::new();
+        let Some(program) = compile(&programs, "cc", "exchange.c", &["-std=c11"]) else { return };
+        let pool = BufferPool::create("shared", &config()).unwrap();
+        let mut memory = Plane::memory(1 << 20).unwrap();
+        let bump = Plane::arena(&mut memory);
+        let handle = pool.handle(&bump).unwrap();
+        let script = "
+from spinwire import Pool
+with Pool('shared') as pool:
+    print('open', flush=True)
+    with pool.adopt(int(input())) as buffer:
+        view = buffer.view()
+        print(view.tolist()[2][3], buffer.description.sequence, flush=True)
+        input()";
+        let mut reader = Partner::start_as(&mut python(script, &[]));
+        let mut partner = Partner::start(&program, "shared");
+
+        let writer = handle.get_mut(floats(&handle)).unwrap();
+        writer.set_ref_count(3).unwrap(); // one for each of the others
+        let id = writer.id();
+        let mine = writer.publish().unwrap();
+        assert_eq!(reader.ask(&id.as_raw().to_string()), "5.5 42");
+        assert_eq!(handle.ref_count(id), Ok(3));
+        assert_eq!(partner.ask(&format!("adopt {}", id.as_raw())), "ok");
+        assert_eq!(handle.ref_count(id), Ok(2), "C has seen it and let go");
+        drop(mine);
+        assert_eq!(handle.get_mut(id).unwrap_err(), PoolError::Busy, "Python reads it");
+        reader.kill();
+        let began = Instant::now();
+        while handle.ref_count(id) != Err(PoolError::Stale) {
+            assert!(began.elapsed() < PATIENCE, "nobody takes back");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(in_use(&pool), 0);
+        partner.end();
         drop(handle);
         pool.unlink().unwrap();
     });
@@ -430,9 +512,7 @@ fn the_programs_of_the_readme_run() {
         not_run("README.md in Python", &format!("{e}; remedy: apt-get install python3"));
         return;
     }
-    let mut python = Command::new("python3");
-    python.args(["-B", "-c", &block("python"), id.trim()]).env("PYTHONPATH", python_path());
-    python.env("SPINWIRE_LIBRARY", library().join("libspinwire.so"));
+    let mut python = python(&block("python"), &[id.trim().to_owned()]);
     let read = python.env("SPINWIRE_SHM_DIR", segments.path()).output().unwrap();
     assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
     assert_eq!(String::from_utf8(read.stdout).unwrap(), "[1.5, 2.5, 4.0]\n");

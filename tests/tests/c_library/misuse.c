@@ -1,6 +1,8 @@
 /* Everything that a C program can do wrong and be told, and what stays as it was. C and C++ alike. */
+#include <dirent.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,10 +62,10 @@ static void arguments(void)
     classes[0].buffer_count = 1;
     classes[1] = classes[0];
     wrong.classes = classes;
-    REFUSED(sw_pool_create("new", &wrong, &other), SW_ARGUMENT, "sw_pool_create", "slot_bytes");
+    REFUSED(sw_pool_create("new", &wrong, &other), SW_ARGUMENT, "sw_pool_create", "options.classes[].buffer_bytes");
     wrong = options;
     wrong.handle_count = 33;
-    REFUSED(sw_pool_create("new", &wrong, &other), SW_ARGUMENT, "process_count", "32");
+    REFUSED(sw_pool_create("new", &wrong, &other), SW_ARGUMENT, "options.handle_count", "32");
     /* A pointer that is not aligned: made so that neither compiler nor sanitizer sees it here. */
     REFUSED(sw_acquire(pool, 1, 0, (sw_buffer *)(void *)(odd.bytes + 1)), SW_ARGUMENT, "buffer", "aligned");
     REFUSED(sw_acquire(pool, 1, 0, NULL), SW_ARGUMENT, "buffer", "null");
@@ -155,21 +157,83 @@ static void rights(void)
     for (i = 0; i < 4; i++) CHECK(sw_release(all[i]) == SW_OK);
 }
 
+/* Buffers with segments of their own: mapped before the pool is removed, or not at all. */
+static void large_buffers(void)
+{
+    sw_class size = { 65536, 2, 1 };
+    sw_pool_options with_large = options;
+    sw_pool first, second, other;
+    sw_buffer buffer, mine;
+    sw_class_stats stats;
+    size_t count;
+    uint64_t id;
+
+    with_large.classes = &size;
+    with_large.class_count = 1;
+    CHECK(sw_pool_create("large", &with_large, &first) == SW_OK);
+    CHECK(sw_acquire(first, 1, 0, &mine) == SW_OK && sw_id(mine, &id) == SW_OK && sw_publish(mine) == SW_OK);
+    /* Opened again by the same process: shared. By another name, or one that was given anew: not. */
+    CHECK(sw_pool_open("large", NULL, &second) == SW_OK && second.handle != first.handle);
+    CHECK(sw_get(second, id, &buffer) == SW_OK && sw_release(buffer) == SW_OK);
+    CHECK(sw_pool_close(second) == SW_OK);
+    CHECK(sw_pool_unlink(first) == SW_OK);
+    REFUSED(sw_acquire(first, 1, 0, &buffer), SW_NOT_MAPPED, "sw_acquire: large buffer in slot 1", "large was removed");
+    REFUSED(sw_pool_map_large(first), SW_NOT_MAPPED, "sw_pool_map_large", "remedy");
+    CHECK(sw_release(mine) == SW_OK);
+    CHECK(sw_acquire(first, 1, 0, &buffer) == SW_OK && sw_release(buffer) == SW_OK); /* the one that is mapped */
+    size.buffer_bytes = 4096;
+    CHECK(sw_pool_open_or_create("large", &with_large, &other) == SW_OK);
+    CHECK(sw_pool_stats(other, &stats, 1, &count) == SW_OK && stats.buffer_bytes == 4096);
+    CHECK(sw_pool_map_large(other) == SW_OK && sw_pool_unlink(other) == SW_OK);
+    CHECK(sw_acquire(other, 1, 0, &buffer) == SW_OK && sw_release(buffer) == SW_OK);
+    CHECK(sw_pool_close(first) == SW_OK && sw_pool_close(other) == SW_OK);
+}
+
 static sw_buffer of_main;
 static int checked;
+
+/* How many threads this process has. */
+static int threads(void)
+{
+    struct dirent *entry;
+    DIR *tasks = opendir("/proc/self/task");
+    int count = 0;
+
+    CHECK(tasks);
+    while ((entry = readdir(tasks))) count += entry->d_name[0] != '.';
+    closedir(tasks);
+    return count;
+}
 
 static void *elsewhere(void *unused)
 {
     sw_pool mine;
     sw_buffer buffer;
+    int before;
 
     (void)unused;
     CHECK(sw_last_error()[0] == 0);
     REFUSED(sw_acquire(pool, 1, 0, &buffer), SW_THREAD, "pool", "another thread");
     CHECK(sw_release(of_main) == SW_THREAD && sw_pool_close(pool) == SW_THREAD);
+    before = threads();
     CHECK(sw_pool_open("misuse", NULL, &mine) == SW_OK);
+    CHECK(threads() <= before); /* it is mapped and watched once a process */
     CHECK(sw_acquire(mine, 1, 0, &buffer) == SW_OK);
     return NULL; /* with a buffer in hand and a pool open */
+}
+
+/* A signal that the program's own threads block stays for them: the library's thread does not take it. */
+static void signals(void)
+{
+    struct timespec patience = { 60, 0 };
+    sigset_t mine, before;
+
+    sigemptyset(&mine);
+    sigaddset(&mine, SIGUSR1);
+    CHECK(pthread_sigmask(SIG_BLOCK, &mine, &before) == 0 && !sigismember(&before, SIGUSR1));
+    CHECK(kill(getpid(), SIGUSR1) == 0);
+    CHECK(sigtimedwait(&mine, NULL, &patience) == SIGUSR1);
+    CHECK(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0);
 }
 
 static void threads_and_forks(void)
@@ -191,7 +255,8 @@ static void threads_and_forks(void)
         sw_pool again;
         REFUSED(sw_release(of_main), SW_FORKED, "buffer", "fork");
         REFUSED(sw_pool_close(pool), SW_FORKED, "pool", "open the pool again");
-        CHECK(sw_pool_open("misuse", NULL, &again) == SW_OK);
+        CHECK(threads() == 1 && sw_pool_open("misuse", NULL, &again) == SW_OK);
+        CHECK(threads() == 2); /* not watched by the parent's thread, which does not run here */
         /* What is the parent's is left alone, and looks lost to a checker of leaks. */
         if (checked) execlp("true", "true", (char *)NULL);
         exit(0);
@@ -225,6 +290,8 @@ int main(int argc, char **argv)
     arguments();
     handles();
     rights();
+    large_buffers();
+    signals();
     threads_and_forks();
     CHECK(sw_acquire(pool, 8192, -1, &buffer) == SW_OK && sw_release(buffer) == SW_OK);
     CHECK(sw_pool_stats(pool, stats, 2, &count) == SW_OK && stats[0].free == 4 && stats[1].free == 1);

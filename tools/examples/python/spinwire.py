@@ -4,7 +4,7 @@
     with Pool("frames") as pool, pool.adopt(id) as buffer:
         view = buffer.view()          # a read-only NumPy array, or a memoryview where there is no NumPy
         print(buffer.content_type, view.shape, view[0, 0])
-    # here the buffer was released: a view that is still around must not be touched
+        del view                      # the buffer is released here: an array of NumPy that is still around keeps it from that
 
 Finds the library by SPINWIRE_LIBRARY, or as libspinwire.so where the linker looks. The structures are those of spinwire.h.
 """
@@ -12,6 +12,7 @@ Finds the library by SPINWIRE_LIBRARY, or as libspinwire.so where the linker loo
 import ctypes as c
 import os
 import sys
+import weakref
 
 try:
     import numpy
@@ -71,15 +72,19 @@ class Buffer:
     """A buffer in hand, to read. Use it in a `with`, in the thread that took it."""
 
     def __init__(self, handle):
-        self._handle, self._views = handle, []
+        self._handle, self._views, self._blocks = handle, [], []
         self.description = Description()
         _must(_library.sw_description_of(handle, c.byref(self.description)))
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self.release()
+    def __exit__(self, error, *_):
+        try:
+            self.release()
+        except BufferError:
+            if error is None:  # else the error is what is to be seen; it may be what holds the array
+                raise
 
     @property
     def content_type(self):
@@ -89,7 +94,9 @@ class Buffer:
         """All bytes in use, as a read-only memoryview."""
         data, size = c.c_void_p(), c.c_size_t()
         _must(_library.sw_data(self._handle, c.byref(data), c.byref(size)))
-        view = memoryview((c.c_ubyte * size.value).from_address(data.value)).cast("B").toreadonly()
+        block = (c.c_ubyte * size.value).from_address(data.value)  # lives as long as anything that stands on it
+        view = memoryview(block).cast("B").toreadonly()
+        self._blocks.append(weakref.ref(block))
         self._views.append(view)
         return view
 
@@ -99,7 +106,8 @@ class Buffer:
         letter, name = _DTYPES[about.dtype]
         shape, strides = about.shape[:about.ndim], about.strides[:about.ndim]
         if numpy is not None:
-            return numpy.ndarray(shape, numpy.dtype("<" + name), raw, 0, strides)
+            # By way of asarray, which stays valid when `raw` itself is released.
+            return numpy.ndarray(shape, numpy.dtype("<" + name), numpy.asarray(raw), 0, strides)
         size, side_by_side = int(name[1]), []
         for length in reversed(shape):
             side_by_side.insert(0, size)
@@ -112,14 +120,15 @@ class Buffer:
         return view
 
     def release(self):
-        """Lets go of the buffer. Memoryviews of it raise from then on; arrays of NumPy cannot be told, so drop them before."""
+        """Lets go of the buffer; memoryviews of it raise from then on. BufferError where an array of NumPy still stands on it: the
+        buffer stays in hand then, and can be released later."""
+        while self._views:
+            self._views.pop().release()
+        self._blocks = [block for block in self._blocks if block() is not None]
+        if self._blocks:
+            raise BufferError("an array still stands on the buffer; del it, or keep a copy by numpy.array, before it is released")
         handle, self._handle = self._handle, None
         if handle is not None:
-            for view in reversed(self._views):
-                try:
-                    view.release()
-                except BufferError:
-                    pass  # an array of NumPy stands on it
             _must(_library.sw_release(handle))
 
 
@@ -133,8 +142,10 @@ class Pool:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        _must(_library.sw_pool_close(self._handle))
+    def __exit__(self, error, *_):
+        status = _library.sw_pool_close(self._handle)
+        if error is None:  # else a buffer may still be in hand: the end of the thread closes the pool
+            _must(status)
 
     def get(self, id):
         """A buffer by its id; the reference by which it is known stays."""

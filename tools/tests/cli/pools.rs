@@ -149,13 +149,75 @@ fn what_a_killed_process_held_is_taken_back() {
     let again = folder.run(&["pool", "gc"]);
     assert!(
         again.code == 0
-            && again.out.contains("frames: nothing to take back; 1 buffers are detached"),
+            && again.out.contains("frames: nothing to take back; 1 detached buffer belongs to"),
         "{again:?}"
     );
     assert_eq!(stat(&folder, "frames").0, 0);
     let ran = folder.run(&["rm", "--dead", "--json"]);
     assert_eq!((ran.code, ran.action("frames").as_str()), (0, "removed"), "{ran:?}");
     assert_eq!(folder.run(&["ps"]).out, "No segments.\n", "large buffers go with their pool");
+}
+
+#[test]
+fn what_was_left_for_nobody_is_shown_and_freed_when_told() {
+    let folder = Folder::new();
+    let holder = folder.holder("pool frames");
+    let detached = |shown: &Value| -> Value {
+        let rows = shown["buffers"].as_array().unwrap();
+        rows.iter().find(|row| row["state"] == "detached").unwrap().clone()
+    };
+    let shown = stat(&folder, "frames").1;
+    assert_eq!(detached(&shown)["detached_by_pid"], holder.pid(), "{shown}");
+    assert_eq!(detached(&shown)["detached_by_life"], "alive", "{shown}");
+    let described = shown["buffers"].as_array().unwrap().iter().find(|r| r["state"] == "shared");
+    let description = &described.unwrap()["description"];
+    assert_eq!([&description["producer"], &description["dtype"]], ["camera", "f32"], "{shown}");
+    let words = folder.run(&["pool", "stat", "frames", "--buffers"]);
+    assert!(words.out.contains("f32 [2, 3] #42 by camera"), "{words:?}");
+
+    let gc = |more: &[&str]| {
+        folder.run(&[&["pool", "gc", "frames", "--detached", "--untouched", "0"], more].concat())
+    };
+    let ran = gc(&["--json"]);
+    assert_eq!(ran.json()[0]["freed"], serde_json::json!([]), "its handle is open: {ran:?}");
+    holder.kill();
+    let id = detached(&shown)["id"].as_str().unwrap().to_owned();
+    let ran = folder.run(&["pool", "gc", "frames"]);
+    assert!(ran.code == 0 && ran.out.contains("pool gc --detached frames"), "told how: {ran:?}");
+    let words = folder.run(&["pool", "stat", "frames", "--buffers"]);
+    assert!(words.out.contains("(left)") && words.out.contains("gc --detached"), "{words:?}");
+    let ran = gc(&[]);
+    assert!(
+        ran.code == 0 && ran.out.contains(&format!("1 detached buffer freed: {id}")),
+        "{ran:?}"
+    );
+    assert_eq!(stat(&folder, "frames").1["buffers"], serde_json::json!([]));
+    assert!(gc(&[]).out.contains("nothing to take back"));
+    refused(&["pool", "gc", "--detached"], "<NAMES>");
+    refused(&["pool", "gc", "frames", "--untouched", "1"], "--detached");
+}
+
+#[test]
+fn a_pool_that_cannot_be_looked_at_does_not_hide_the_others() {
+    let folder = Folder::new();
+    assert_eq!(folder.run(&["pool", "create", "good"]).code, 0);
+    let ran = folder.run(&["pool", "gc", "absent", "good"]);
+    let told = ran.out.contains("does not exist; remedy") && ran.out.contains("good: nothing");
+    assert!(ran.code == 1 && told, "{ran:?}");
+    let ran = folder.run(&["pool", "gc", "absent"]);
+    assert!(ran.code == 2 && ran.err.contains("does not exist; remedy"), "{ran:?}");
+}
+
+#[test]
+fn a_look_at_a_large_buffer_makes_none() {
+    let folder = Folder::new();
+    let ran = folder.run(&["pool", "create", "frames", "--class", "4Kx1", "--large", "1Mx1"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = folder.run(&["pool", "dump", "frames", "1.1"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.err.contains("stale") || ran.err.contains("no segment"), "{ran:?}");
+    let listed = folder.run(&["ps", "--json"]).json();
+    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
 }
 
 #[test]
@@ -214,6 +276,6 @@ fn what_is_no_pool_is_told_so() {
     holder.let_go();
     refused(&["pool", "create", "x", "--class", "4K"], "4Kx1024");
     refused(&["pool", "create", "x", "--class", "0x1"], "no size");
-    refused(&["pool", "create", "x", "--handles", "33"], "process_count");
+    refused(&["pool", "create", "x", "--handles", "33"], "--handles: 33");
     refused(&["pool", "create", "a/b"], "'/'");
 }

@@ -36,6 +36,15 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// Fields of the geometry, and the arguments that set them.
+const NAMES: &[(&str, &str)] = &[
+    ("process_count", "--handles"),
+    ("class_count", "--class and --large, how often they are given"),
+    ("slot_bytes", "--class or --large, its SIZE, which must differ from the others"),
+    ("slot_count", "--class or --large, its COUNT, and all of them together"),
+    ("segment_bytes", "--class, the bytes of all together"),
+];
+
 fn parse_class(text: &str) -> Result<(u64, u32), String> {
     let (bytes, count) =
         text.split_once('x').ok_or_else(|| format!("'{text}' is no class; try 4Kx1024"))?;
@@ -86,7 +95,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         pages: args.pages.map_or(PagePolicy::Best, PagePolicy::Only),
         ..PoolConfig::default()
     };
-    let pool = BufferPool::create(&args.name, &config)?;
+    let pool = BufferPool::create(&args.name, &config).map_err(|e| e.renamed(NAMES))?;
     let made = Made {
         name: args.name.clone(),
         bytes: pool.mapping().len(),

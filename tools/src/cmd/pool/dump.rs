@@ -45,8 +45,9 @@ struct Dump {
     bytes: Vec<u8>,
 }
 
+/// A description, as JSON has it.
 #[derive(Debug, Serialize)]
-struct Described {
+pub(super) struct Described {
     storage: String,
     device: u32,
     dtype: String,
@@ -78,6 +79,19 @@ impl From<Description> for Described {
     }
 }
 
+impl Described {
+    /// In a few words: `f32 [480, 640] #42 image/raw by camera`.
+    pub(super) fn in_short(&self) -> String {
+        let mut text = format!("{} {:?} #{}", self.dtype, self.shape, self.sequence);
+        for (before, label) in [(" ", &self.content_type), (" by ", &self.producer)] {
+            if !label.is_empty() {
+                let _written = write!(text, "{before}{}", plain(label));
+            }
+        }
+        text
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let pool = BufferPool::open(&args.name, &PoolConfig::default())?;
     let id = parse_id(&args.id, pool.segment().tag())
@@ -85,7 +99,12 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let mut memory = Plane::memory(pool.handle_bytes())?;
     let bump = Plane::arena(&mut memory);
     let handle = pool.handle(&bump)?;
-    let refused = |e: PoolError| format!("buffer {id} of {}: {e}", args.name);
+    let refused = |e: PoolError| {
+        let why =
+            if let PoolError::NotMapped { slot } = e { pool.why_not_mapped(slot) } else { None };
+        let why = why.map_or_else(|| e.to_string(), |why| why.to_string());
+        format!("buffer {id} of {}: {why}", args.name)
+    };
     let guard = handle.get(id).map_err(refused)?;
     let most = if args.raw { u64::MAX } else { args.bytes };
     let shown = guard.len().min(usize::try_from(most).unwrap_or(usize::MAX));

@@ -1,14 +1,18 @@
 //! `spinwire pool gc` and `spinwire pool rm`.
 
+use core::time::Duration;
+
 use clap::Args as ClapArgs;
 use serde::Serialize;
+use spinwire_dataplane::pool::{BufferRow, PoolSegment};
 use spinwire_hostshim::mem::{self, SegmentName, SharedMapping};
-use spinwire_hostshim::pool::reclaim_in;
+use spinwire_hostshim::pool::{detacher, free_detached_in, reclaim_in};
+use spinwire_layouts::shm::SegmentHeader;
 
-use super::look;
+use super::look_in;
 use crate::cmd::ps::holders::Holders;
 use crate::cmd::ps::pools::classes;
-use crate::cmd::ps::survey::{What, look_at};
+use crate::cmd::ps::survey::{What, look_at, members};
 use crate::cmd::ps::table::{emit, json, plain};
 use crate::cmd::rm::in_words as rm_in_words;
 use crate::cmd::rm::{Action, Asked, Outcome, Ruling, carry_out, judge, not_there};
@@ -19,7 +23,14 @@ use crate::report::{Failure, Verdict};
 pub(crate) struct GcArgs {
     /// The pools; all where none is named.
     names: Vec<String>,
-    /// Print JSON: [{"name", "processes", "references", "buffers", "unmarked", "detached"}].
+    /// Also free buffers that nobody holds and that were left by handles which are gone: closed, or of a dead process. An id that
+    /// is still under way to somebody turns stale.
+    #[arg(long, requires = "names")]
+    detached: bool,
+    /// With --detached: only those that nobody touches for so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, requires = "detached")]
+    untouched: u64,
+    /// Print JSON: [{"name", "processes", "references", "buffers", "unmarked", "freed": [..], "detached", "left", "error"}].
     #[arg(long)]
     json: bool,
 }
@@ -41,7 +52,7 @@ pub(crate) struct RmArgs {
     json: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Collected {
     name: String,
     /// Dead processes whose slots are free now.
@@ -52,28 +63,72 @@ struct Collected {
     buffers: u32,
     /// Free buffers that nobody could have found.
     unmarked: u32,
+    /// Ids of the buffers that --detached has freed.
+    freed: Vec<String>,
     /// Buffers that nobody holds and whose references are detached: no garbage, as far as can be told.
     detached: u32,
+    /// Of these, those whose detacher has left.
+    left: u32,
+    /// Why it could not be looked at.
+    error: Option<String>,
 }
 
 pub(crate) fn collect(args: &GcArgs) -> Result<Verdict, Failure> {
     let names = if args.names.is_empty() { all_pools()? } else { args.names.clone() };
     let mut collected = Vec::new();
     for name in names {
-        let done = reclaim_in(&SharedMapping::open(&name)?)?;
-        let detached =
-            look(&name, |_, pool, _| Ok(classes(pool).iter().map(|class| class.detached).sum()))?;
-        collected.push(Collected {
-            name,
-            processes: done.leases,
-            references: done.held,
-            buffers: done.freed,
-            unmarked: done.found,
-            detached,
-        });
+        match collect_one(&name, args) {
+            Ok(done) => collected.push(done),
+            // One that was named alone has no list to be part of.
+            Err(e) if args.names.len() == 1 => return Err(e),
+            Err(e) => {
+                let error = Some(e.to_string());
+                collected.push(Collected { name, error, ..Collected::default() });
+            }
+        }
     }
     emit(&if args.json { json(&collected)? } else { in_words(&collected) })?;
-    Ok(Verdict::Well)
+    let all_seen = collected.iter().all(|c| c.error.is_none());
+    Ok(if all_seen { Verdict::Well } else { Verdict::NotWell })
+}
+
+fn collect_one(name: &str, args: &GcArgs) -> Result<Collected, Failure> {
+    let mapping = SharedMapping::look(name)?;
+    let done = reclaim_in(&mapping)?;
+    let freed = if args.detached {
+        let rows = look_in(&mapping, |pool, header| Ok(left_behind(pool, header)))?;
+        if !rows.is_empty() {
+            std::thread::sleep(Duration::from_secs(args.untouched));
+        }
+        free_detached_in(&mapping, &rows)?
+    } else {
+        Vec::new()
+    };
+    let (detached, left) = look_in(&mapping, |pool, header| {
+        Ok((classes(pool).iter().map(|c| c.detached).sum(), left_behind(pool, header).len()))
+    })?;
+    Ok(Collected {
+        name: name.to_owned(),
+        processes: done.leases,
+        references: done.held,
+        buffers: done.freed,
+        unmarked: done.found,
+        freed: freed.iter().map(|row| row.id.to_string()).collect(),
+        detached,
+        left: u32::try_from(left).unwrap_or(u32::MAX),
+        error: None,
+    })
+}
+
+/// Buffers that nobody holds, and whose last detacher has closed its handle or is dead.
+fn left_behind(pool: &PoolSegment<'_>, header: &SegmentHeader) -> Vec<BufferRow> {
+    let processes = members(pool, header);
+    let is_there = |row: &BufferRow| {
+        let its = detacher(pool, row);
+        processes.iter().any(|process| Some(process.slot) == its && process.party.may_live())
+    };
+    let unheld = |row: &BufferRow| row.word.holders == 0 && row.word.detached > 0;
+    pool.rows().filter(|row| unheld(row) && !row.word.writer && !is_there(row)).collect()
 }
 
 fn all_pools() -> Result<Vec<String>, Failure> {
@@ -87,21 +142,59 @@ fn in_words(collected: &[Collected]) -> String {
     if collected.is_empty() {
         return "No pools.\n".to_owned();
     }
-    let line = |c: &Collected| {
-        let name = plain(&c.name);
-        let kept = match c.detached {
-            0 => String::new(),
-            many => format!("; {many} buffers are detached, and belong to whoever knows their ids"),
-        };
-        if (c.processes, c.references, c.unmarked) == (0, 0, 0) {
-            return format!("{name}: nothing to take back{kept}\n");
-        }
-        format!(
-            "{name}: {} references taken back from {} dead processes, {} buffers freed, {} found{kept}\n",
-            c.references, c.processes, c.buffers, c.unmarked
-        )
-    };
     collected.iter().map(line).collect()
+}
+
+fn line(c: &Collected) -> String {
+    let name = plain(&c.name);
+    if let Some(error) = &c.error {
+        return format!("{name}: {}\n", plain(error));
+    }
+    let mut parts = Vec::new();
+    if (c.processes, c.references) != (0, 0) {
+        parts.push(format!(
+            "{} taken back from {}, {} freed",
+            count(c.references, "reference"),
+            count(c.processes, "dead handle"),
+            count(c.buffers, "buffer")
+        ));
+    }
+    if c.unmarked > 0 {
+        parts.push(format!(
+            "{} found that nobody could have found",
+            count(c.unmarked, "free buffer")
+        ));
+    }
+    if !c.freed.is_empty() {
+        let many = u32::try_from(c.freed.len()).unwrap_or(u32::MAX);
+        parts.push(format!("{} freed: {}", count(many, "detached buffer"), c.freed.join(" ")));
+    }
+    if parts.is_empty() {
+        parts.push("nothing to take back".to_owned());
+    }
+    if c.detached > 0 {
+        let belong = if c.detached == 1 { "belongs" } else { "belong" };
+        parts.push(format!(
+            "{} {belong} to whoever knows the id",
+            count(c.detached, "detached buffer")
+        ));
+    }
+    if c.left > 0 {
+        let those = match (c.left, c.detached) {
+            (1, 1) => "it".to_owned(),
+            (left, all) if left == all => "them".to_owned(),
+            (left, _) => format!("{left} of them"),
+        };
+        parts.push(format!(
+            "who detached {those} has left; if nobody was told: spinwire pool gc --detached {name}"
+        ));
+    }
+    format!("{name}: {}\n", parts.join("; "))
+}
+
+/// `1 buffer`, `2 buffers`.
+fn count(many: u32, what: &str) -> String {
+    format!("{many} {what}{}", if many == 1 { "" } else { "s" })
 }
 
 pub(crate) fn remove(args: &RmArgs) -> Result<Verdict, Failure> {

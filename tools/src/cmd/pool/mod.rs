@@ -33,12 +33,14 @@ Examples:
   spinwire pool create frames --class 4Kx1024 --class 1Mx64   make a pool, to be opened by its name
   spinwire pool ls                                            all pools, and how full they are
   spinwire pool stat frames --buffers                         who holds which buffer
-  spinwire pool dump frames 17.3                              what is in a buffer: its id as stat prints it
+  spinwire pool dump frames 17.3                              what is in a buffer, by its id as stat has it
   spinwire pool gc frames                                     take back what dead processes held, now
+  spinwire pool gc --detached frames                          also free what was left behind for nobody
   spinwire pool rm frames                                     remove it, with its large buffers
 
-A process that dies loses its buffers by itself: every other process that has the pool open takes them back. A
-reference that was detached belongs to whoever knows the id, and stays.";
+A process that dies loses its buffers by itself: every other process that has the pool open takes them back.
+A reference that was detached belongs to whoever knows the id, and stays. A pool stays until it is removed by
+its name, or by `spinwire rm --dead` when nobody has it open and its creator is dead.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -50,7 +52,7 @@ enum Command {
     Stat(stat::Args),
     /// Show one buffer: what it says about itself, and its bytes.
     Dump(dump::Args),
-    /// Take back what dead processes held, and say what that was.
+    /// Take back what dead processes held, and say what that was. With --detached, free what nobody was told of.
     Gc(mend::GcArgs),
     /// Remove pools with their large buffers. One that a live process has open is kept.
     Rm(mend::RmArgs),
@@ -72,11 +74,19 @@ fn look<T>(
     name: &str,
     with: impl FnOnce(&SharedMapping, &PoolSegment<'_>, &SegmentHeader) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let mapping = SharedMapping::open(name)?;
-    let broken = |why| format!("segment {name}: {why}");
+    let mapping = SharedMapping::look(name)?;
+    look_in(&mapping, |pool, header| with(&mapping, pool, header))
+}
+
+/// The same, in a mapping that is there.
+fn look_in<T>(
+    mapping: &SharedMapping,
+    with: impl FnOnce(&PoolSegment<'_>, &SegmentHeader) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let broken = |why| format!("segment {}: {why}", mapping.name());
     let pool = PoolSegment::attach(mapping.lines()).map_err(broken)?;
     let header = copy_header(mapping.lines()).map_err(broken)?;
-    with(&mapping, &pool, &header)
+    with(&pool, &header)
 }
 
 /// `4096`, `4K`, `1M`, `2G`.

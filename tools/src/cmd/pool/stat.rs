@@ -6,13 +6,15 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 use spinwire_dataplane::pool::{BufferRow, PoolSegment};
 use spinwire_hostshim::mem;
+use spinwire_hostshim::pool::detacher;
 use spinwire_layouts::shm::{BufferId, Orphans, SegmentHeader};
 use spinwire_layouts::word::TagWord;
 
+use super::dump::Described;
 use super::look;
 use crate::cmd::ps::holders::Holders;
 use crate::cmd::ps::pools::{Class, classes};
-use crate::cmd::ps::survey::{Found, Process, What, look_at, members, seconds_since};
+use crate::cmd::ps::survey::{Found, Process, What, look_at, members, seconds_since, word};
 use crate::cmd::ps::table::{Lean, Table, age, bytes, emit, json, plain};
 use crate::cmd::ps::{dash, live_and_dead};
 use crate::report::{Failure, Verdict};
@@ -30,7 +32,7 @@ pub(crate) struct LsArgs {
 pub(crate) struct Args {
     /// The pool.
     name: String,
-    /// Also list every buffer that is in use: id, bytes, and who has it.
+    /// Also list every buffer that is in use: id, bytes, who has it, who left it, and what is in it.
     #[arg(long)]
     buffers: bool,
     /// Print JSON: {"name", "bytes", .., "classes": [..], "holders": [..], "buffers": [..]}.
@@ -119,6 +121,11 @@ struct Buffer {
     detached: u32,
     /// Who left the last detached reference behind.
     detached_by_pid: Option<u32>,
+    /// Whether the handle that did is still open: `alive`, `stopped`, `dead`, `unknown`, or `left` where it is not, and only those
+    /// who were told the id know of the buffer.
+    detached_by_life: Option<&'static str>,
+    /// What the writer said is in it.
+    description: Option<Described>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
@@ -136,7 +143,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
             handles: pool.geometry().process_count(),
             classes: classes(pool),
             holders: holders(pool, header),
-            buffers: args.buffers.then(|| buffers(pool)),
+            buffers: args.buffers.then(|| buffers(pool, header)),
         })
     })?;
     emit(&if args.json { json(&stat)? } else { in_words(&stat) })?;
@@ -167,20 +174,29 @@ fn holders(pool: &PoolSegment<'_>, header: &SegmentHeader) -> Vec<Holder> {
     members(pool, header).into_iter().map(holder).collect()
 }
 
-fn buffers(pool: &PoolSegment<'_>) -> Vec<Buffer> {
-    let buffer = |row: BufferRow| Buffer {
-        id: row.id.to_string(),
-        raw: BufferId::as_raw(row.id),
-        slot_bytes: row.slot_bytes,
-        size: row.size,
-        state: match (row.word.writer, row.word.holders) {
-            (true, _) => "written",
-            (false, 0) => "detached",
-            (false, _) => "shared",
-        },
-        holders: (0..32).filter(|slot| has(&row, *slot)).collect(),
-        detached: row.word.detached,
-        detached_by_pid: Some(TagWord::unpack(row.detached_by).subject).filter(|pid| *pid != 0),
+fn buffers(pool: &PoolSegment<'_>, header: &SegmentHeader) -> Vec<Buffer> {
+    let processes = members(pool, header);
+    let buffer = |row: BufferRow| {
+        let pid = Some(TagWord::unpack(row.detached_by).subject).filter(|pid| *pid != 0);
+        let its = detacher(pool, &row);
+        let process = its.and_then(|slot| processes.iter().find(|process| process.slot == slot));
+        Buffer {
+            id: row.id.to_string(),
+            raw: BufferId::as_raw(row.id),
+            slot_bytes: row.slot_bytes,
+            size: row.size,
+            state: match (row.word.writer, row.word.holders) {
+                (true, _) => "written",
+                (false, 0) => "detached",
+                (false, _) => "shared",
+            },
+            holders: (0..32).filter(|slot| has(&row, *slot)).collect(),
+            detached: row.word.detached,
+            detached_by_pid: pid,
+            detached_by_life: (row.word.detached > 0)
+                .then(|| process.map_or("left", |p| word(&p.party.life))),
+            description: pool.description_of(&row).map(Described::from),
+        }
     };
     in_use(pool).map(buffer).collect()
 }
@@ -205,6 +221,16 @@ fn in_words(stat: &Stat) -> String {
             let _written = write!(text, "\n{}", buffer_table(buffers).text("  "));
         }
         _ => {}
+    }
+    let left = |b: &&Buffer| b.state == "detached" && b.detached_by_life == Some("left");
+    let many = stat.buffers.iter().flatten().filter(left).count();
+    if many > 0 {
+        let _written = writeln!(
+            text,
+            "\n{many} detached by handles that have left: whoever was told the id has one to adopt; \
+             if nobody was, free them: spinwire pool gc --detached {}",
+            plain(&stat.name)
+        );
     }
     if stat.holders.iter().any(|holder| !holder.process.party.may_live()) {
         let name = plain(&stat.name);
@@ -283,7 +309,8 @@ fn buffer_table(buffers: &[Buffer]) -> Table {
         ("STATE", Lean::Left),
         ("SLOTS", Lean::Left),
         ("DETACHED", Lean::Right),
-        ("BY PID", Lean::Right),
+        ("BY", Lean::Left),
+        ("CONTENT", Lean::Left),
     ]);
     for buffer in buffers {
         let slots: Vec<String> = buffer.holders.iter().map(u16::to_string).collect();
@@ -294,7 +321,12 @@ fn buffer_table(buffers: &[Buffer]) -> Table {
             buffer.state.to_owned(),
             if slots.is_empty() { dash() } else { slots.join(",") },
             buffer.detached.to_string(),
-            buffer.detached_by_pid.map_or_else(dash, |pid| pid.to_string()),
+            match (buffer.detached_by_pid, buffer.detached_by_life) {
+                (Some(pid), Some("alive")) => pid.to_string(),
+                (Some(pid), Some(life)) => format!("{pid} ({life})"),
+                (None, _) | (Some(_), None) => dash(),
+            },
+            buffer.description.as_ref().map_or_else(dash, Described::in_short),
         ]);
     }
     table

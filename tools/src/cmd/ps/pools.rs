@@ -67,7 +67,7 @@ pub(crate) fn classes(pool: &PoolSegment<'_>) -> Vec<Class> {
 pub(crate) fn pool_of(name: &str) -> Option<String> {
     let (with_stamp, _slot) = name.rsplit_once('.')?;
     let (pool, _stamp) = with_stamp.rsplit_once('.')?;
-    let mapping = SharedMapping::open(pool).ok()?;
+    let mapping = SharedMapping::look(pool).ok()?;
     let header = copy_header(mapping.lines()).ok()?;
     name.starts_with(&large_prefix(pool, &header)).then(|| pool.to_owned())
 }

@@ -191,7 +191,7 @@ pub(crate) fn look_at(listed: Listed, holders: &Holders) -> Found {
     let claim = claim_of(&path);
     let located = state.map(|(backing, bytes)| (backing_word(&backing), bytes));
     let opened = match &located {
-        Ok(_) => SharedMapping::open(&name),
+        Ok(_) => SharedMapping::look(&name),
         Err(e) => Err(e.clone()),
     };
     let mut found = Found {
