@@ -275,10 +275,6 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
         if self.access().is_some() { PoolError::Misaligned } else { PoolError::NoPlainAccess }
     }
 
-    pub(super) fn kind(&self) -> KindWord {
-        KindWord::unpack(load(self.hold.place.hot(), KIND))
-    }
-
     #[inline]
     pub(super) const fn access(&self) -> Option<PlainAccess> {
         self.hold.pool.segment().access()

@@ -222,7 +222,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         let (slot, generation) = (self.slot_of(place.meta), id.generation());
         // Who left it is written down while this handle holds the buffer, or by then it could be another use of the slot. A buffer
         // that another writes cannot be held; there the writer and the new reference would both have to go in between.
-        let holding = match place.count.get() {
+        let holding = match place.tally.count.get() {
             0 => match slot.share(generation, self.bit) {
                 Ok(()) => self.bit,
                 Err(PoolError::Busy) => {
