@@ -14,14 +14,13 @@ use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 
 use spinwire_layouts::pod::Plain;
-use spinwire_layouts::shm::pool::KindWord;
 use spinwire_layouts::shm::{AccessMode, BufferId, StorageType};
 use spinwire_layouts::word::{from_usize, to_usize};
 
 use super::error::PoolError;
 use super::handle::Pool;
 use super::host::{NoHost, PoolHost};
-use super::segment::{DETACHED_BY, KIND, SIZE, load, store};
+use super::segment::{DETACHED_BY, SIZE, load, store};
 use super::tally::{Place, WRITING};
 use crate::error::{Fatal, Misuse, PostError};
 use crate::raw::line::Line;
