@@ -3,7 +3,7 @@
 //! ```text
 //!   case      a case: its name, its set-up, what a round does and what must come out of it
 //!   memory    leaked lines and arenas; endpoints in a segment
-//!   lane tables ids copy matching round idle pool  the cases, by the part that they measure
+//!   lane tables ids copy matching round idle pool parcel  the cases, by the part that they measure
 //!
 //!   catalogue() ──> benches/hot_paths      wall time, by criterion: informs
 //!              └──> benches/instructions   instruction counts, by valgrind: gates
@@ -27,6 +27,7 @@ pub mod ids;
 pub mod lane;
 pub mod matching;
 pub mod memory;
+pub mod parcel;
 pub mod pool;
 pub mod ratio;
 pub mod round;
@@ -37,7 +38,7 @@ pub use case::{Case, Entry};
 /// Every case there is, not yet built.
 #[must_use]
 pub fn catalogue() -> Vec<Entry> {
-    let parts: [&[Entry]; 8] = [
+    let parts: [&[Entry]; 9] = [
         lane::ENTRIES,
         tables::ENTRIES,
         ids::ENTRIES,
@@ -46,6 +47,7 @@ pub fn catalogue() -> Vec<Entry> {
         round::ENTRIES,
         idle::ENTRIES,
         pool::ENTRIES,
+        parcel::ENTRIES,
     ];
     parts.concat()
 }

@@ -23,7 +23,7 @@ const SLOTS: u32 = 256;
 const CALL: usize = 4096;
 
 /// A pool, and a handle for each of so many processes.
-fn pools<const N: usize>() -> [&'static Pool<'static>; N] {
+pub(crate) fn pools<const N: usize>() -> [&'static Pool<'static>; N] {
     let geometry = PoolGeometry::new(16).class(64, SLOTS).class(4096, SLOTS);
     let bytes = usize::try_from(geometry.segment_bytes().unwrap()).unwrap();
     let identity = Identity {
