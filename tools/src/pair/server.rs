@@ -139,7 +139,9 @@ fn echo(
     let mut left = count;
     while left > 0 {
         station.turn();
-        while let Some(completion) = station.endpoint.poll() {
+        while left > 0
+            && let Some(completion) = station.endpoint.poll()
+        {
             if completion.kind != Kind::Received {
                 continue;
             }
@@ -165,7 +167,7 @@ fn echo(
     Ok(())
 }
 
-/// Sends back every buffer that comes, after a look at it.
+/// Sends back every buffer that comes, after a look at it. What comes after the last one is the next order, and is left where it is.
 fn echo_loans(
     station: &Station<'_, '_>,
     loans: &Loans<'_>,
@@ -178,7 +180,9 @@ fn echo_loans(
     let mut number = 0;
     while number < count {
         station.turn();
-        while let Some(mut completion) = station.endpoint.poll() {
+        while number < count
+            && let Some(mut completion) = station.endpoint.poll()
+        {
             let Some(guard) = loans.take(&mut completion)? else { continue };
             if !loans::looks_like(&guard, size, number)? {
                 return Err("a buffer came changed".into());
@@ -209,7 +213,9 @@ fn drain_loans(
     let mut bad = 0_u64;
     while next < count {
         station.turn();
-        while let Some(mut completion) = station.endpoint.poll() {
+        while next < count
+            && let Some(mut completion) = station.endpoint.poll()
+        {
             let Some(guard) = loans.take(&mut completion)? else { continue };
             bad = bad.saturating_add(u64::from(!loans::is_good(&guard, size, next)?));
             next = next.saturating_add(1);
@@ -233,7 +239,9 @@ fn drain(
     let mut bad = 0_u64;
     while next < count {
         station.turn();
-        while let Some(completion) = station.endpoint.poll() {
+        while next < count
+            && let Some(completion) = station.endpoint.poll()
+        {
             if completion.kind == Kind::Received {
                 let seen = station.endpoint.read(&completion, |bytes| {
                     for message in completion.messages(bytes) {
@@ -252,4 +260,43 @@ fn drain(
         station.watch(&deadline, GONE_QUIET)?;
     }
     Ok(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use spinwire_dataplane::id::Name;
+    use spinwire_dataplane::msg::SendTo;
+
+    use super::*;
+    use crate::pair::order::ORDER_TAG;
+
+    /// The client has its last answer before this end has looked again: its next order lies right behind the last message.
+    #[test]
+    fn an_order_right_behind_the_last_message_is_not_taken_for_one() -> Result<(), Failure> {
+        const COUNT: u64 = 3;
+        let name = format!("order-behind-{}", std::process::id());
+        let config = DomainConfig { geometry: geometry(64), ..DomainConfig::default() };
+        let domain = Domain::create(&name, &config)?;
+        let role = |name| Role { name, buffer_bytes: 64, yields: true };
+        let mut memory = [
+            Plane::memory(station::arena_bytes(&role("a")))?,
+            Plane::memory(station::arena_bytes(&role("b")))?,
+        ];
+        let [server_memory, client_memory] = &mut memory;
+        let server = Station::open(&domain, &Plane::arena(server_memory), &role("server"))?;
+        let client = Station::open(&domain, &Plane::arena(client_memory), &role("client"))?;
+        let to = client.endpoint.connect(&Name::new("server")?)?;
+        let from = server.endpoint.connect(&Name::new("client")?)?;
+        server.post_all_data(Marking::Tagged, DataUse::OneMessage)?;
+        for _ in 0..COUNT {
+            client.endpoint.inject(Station::data_to(to, Marking::Tagged), &[7; 64])?;
+        }
+        let next = Order::Floor { count: 5 };
+        client.endpoint.inject(SendTo::peer(to).tag(ORDER_TAG), &next.encode())?;
+        client.endpoint.flush();
+        echo(&server, from, COUNT, Marking::Tagged)?;
+        let (_, order) = server.next_order(Patience::Limited)?;
+        domain.unlink()?;
+        if order == next { Ok(()) } else { Err("another order came".into()) }
+    }
 }
