@@ -7,12 +7,15 @@
 //! Whoever has the name in this folder has the segment; there is no second place to look. Nothing found here is believed:
 //! a name is opened without following symlinks, and has to be a regular file of this user that nobody else may touch.
 
+use core::time::Duration;
 use std::env;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
 
 use super::draft::Draft;
 use super::link::{self, Link};
@@ -26,6 +29,8 @@ const VARIABLE: &str = "SPINWIRE_SHM_DIR";
 const DEFAULT: &str = "/dev/shm";
 /// stat(2) counts blocks of this size, whatever the file system's own.
 const STAT_BLOCK_BYTES: u64 = 512;
+/// For so long a remover waits for another one, which needs microseconds.
+const TURN_MAX: Duration = Duration::from_secs(1);
 
 /// The folder that holds the names of segments.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -135,13 +140,60 @@ impl SegmentDir {
     /// [`Problem::Missing`] where there is nothing, [`MapError::Name`] and [`MapError::Os`].
     pub fn unlink(&self, name: &str) -> Result<(), MapError> {
         let name = SegmentName::new(name)?;
-        let path = self.file_of(&name);
+        let _turn = self.take_turn(&name);
+        self.unlink_in_turn(&name)
+    }
+
+    /// [`unlink`](Self::unlink), if the name still stands for the file `claim`. Returns whether it did.
+    pub(super) fn unlink_exactly(
+        &self,
+        name: &SegmentName,
+        claim: FileId,
+    ) -> Result<bool, MapError> {
+        // Without it, another could remove the name after the look at it, and a third give it to a new segment.
+        let _turn = self.take_turn(name);
+        if !self.still_names(name, claim) {
+            return Ok(false);
+        }
+        match self.unlink_in_turn(name) {
+            Ok(()) => Ok(true),
+            Err(e) if e.problem() == Some(Problem::Missing) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Locks the file that `name` stands for (flock(2)), as everybody does who removes a name: while it is locked, the name
+    /// stands for it or for nothing. `None` where there is no file of this user, or somebody has held the lock for
+    /// [`TURN_MAX`]: a process that was stopped in the middle keeps nobody from removing.
+    pub(super) fn take_turn(&self, name: &SegmentName) -> Option<File> {
+        let path = self.file_of(name);
+        let began = Instant::now();
+        loop {
+            let file = open_strictly(&path, Problem::Missing).ok()?;
+            let claim = FileId::of(&check(&file, &path).ok()?);
+            loop {
+                match file.try_lock() {
+                    Ok(()) => break,
+                    Err(TryLockError::WouldBlock) if began.elapsed() < TURN_MAX => {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    Err(_) => return None,
+                }
+            }
+            if self.still_names(name, claim) {
+                return Some(file);
+            }
+        }
+    }
+
+    pub(super) fn unlink_in_turn(&self, name: &SegmentName) -> Result<(), MapError> {
+        let path = self.file_of(name);
         // Only a link that passes every check is followed, and only to the very file that was made along with it.
         if let Ok(mut file) = open_strictly(&path, Problem::Missing)
             && let Ok(metadata) = check(&file, &path)
             && (1..=link::BYTES_MAX).contains(&metadata.len())
             && let Ok(Link::Hugetlbfs(target)) = read_link(&mut file, &path)
-            && is_memory_of(&target, &name)
+            && is_memory_of(&target, name)
         {
             remove(&target, true)?;
         }

@@ -473,14 +473,7 @@ impl SharedMapping {
     /// # Errors
     /// [`MapError::Os`].
     pub fn unlink(&self) -> Result<bool, MapError> {
-        if !self.is_named() {
-            return Ok(false);
-        }
-        match self.directory.unlink(self.name.as_str()) {
-            Ok(()) => Ok(true),
-            Err(e) if e.problem() == Some(Problem::Missing) => Ok(false),
-            Err(e) => Err(e),
-        }
+        self.directory.unlink_exactly(&self.name, self.claim)
     }
 }
 
@@ -529,6 +522,28 @@ mod tests {
         let bytes = file_bytes(page_bytes());
         let told = dir.cut_off(&name, draft.file(), e);
         assert_eq!(told.problem(), Some(Problem::Size { bytes }), "{told}");
+    }
+
+    #[test]
+    fn a_name_that_another_removes_and_gives_away_meanwhile_is_left_to_its_new_owner() {
+        let tree = Tree::new();
+        let dir = SegmentDir::new(tree.root());
+        let base = PagePolicy::Only(PageKind::Base4K);
+        let old = dir.create("seg", 1, base).unwrap();
+        let name = SegmentName::new("seg").unwrap();
+        let turn = dir.take_turn(&name).unwrap();
+        let (new, removed) = std::thread::scope(|scope| {
+            let remover = scope.spawn(|| old.unlink());
+            // Long enough for it to look at the name, which is still that of the old one.
+            std::thread::sleep(core::time::Duration::from_millis(50));
+            assert!(old.is_named(), "nobody removes it out of turn");
+            dir.unlink_in_turn(&name).unwrap();
+            let new = dir.create("seg", 1, base).unwrap();
+            drop(turn);
+            (new, remover.join().unwrap())
+        });
+        assert_eq!(removed, Ok(false), "it was gone");
+        assert!(new.is_named());
     }
 
     #[test]
