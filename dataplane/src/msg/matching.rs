@@ -224,6 +224,9 @@ pub struct Matcher<'m> {
     /// Rows with a receive.
     occupied: Cell<u32>,
     order: Cell<u64>,
+    /// The tag of the last tagged message, and its list.
+    last_tag: Cell<u64>,
+    last_bucket: Cell<u32>,
     /// Receives not yet compared with the unexpected queue.
     fresh: Cell<u32>,
     /// Receives that take runs.
@@ -271,6 +274,8 @@ impl<'m> Matcher<'m> {
             vacant: Cell::new(if rows == 0 { NOBODY } else { 0 }),
             occupied: Cell::new(0),
             order: Cell::new(0),
+            last_tag: Cell::new(0),
+            last_bucket: Cell::new(bucket(0)),
             fresh: Cell::new(0),
             runs: Cell::new(0),
             spent: Cell::new(NOBODY),
@@ -357,13 +362,27 @@ impl<'m> Matcher<'m> {
         match message.envelope.tag {
             None => self.first_in(UNTAGGED, message),
             Some(tag) => {
-                let exact = self.first_in(bucket(tag), message);
+                let exact = self.first_in(self.bucket_of(tag), message);
                 if self.lists.front(MASKED).is_none() {
                     return exact;
                 }
                 self.earlier(exact, self.first_in(MASKED, message))
             }
         }
+    }
+
+    /// The list for a tag. Where it is the tag of the message before, nothing has to wait until the tag is read: the branch is
+    /// foreseen.
+    #[inline(always)]
+    fn bucket_of(&self, tag: u64) -> u32 {
+        if tag == self.last_tag.get() { self.last_bucket.get() } else { self.look_up(tag) }
+    }
+
+    #[inline(never)]
+    fn look_up(&self, tag: u64) -> u32 {
+        self.last_tag.set(tag);
+        self.last_bucket.set(bucket(tag));
+        self.last_bucket.get()
     }
 
     #[inline(always)]
