@@ -145,8 +145,8 @@ pub struct ShmPort<'s, 'm> {
     /// Completions of receives that ended without a message.
     ended: Ring<'m, Cqe>,
     events: Ring<'m, Event>,
-    /// The first row with staged messages; [`NIL`] where there is none.
-    dirty_first: Cell<u32>,
+    /// The first peer with staged messages: itself and not its row, because publishing waits for this.
+    dirty_first: Cell<Option<&'m Peer<'s>>>,
     /// The other rows with staged messages.
     dirty: Ring<'m, u32>,
     staged: Cell<u64>,
@@ -171,8 +171,8 @@ pub struct ShmPort<'s, 'm> {
     dropped_news: Cell<u64>,
     /// Something other than a message in a hot lane waits for the next harvest.
     restless: Cell<bool>,
-    /// The hot lane in which something was seen.
-    ready: Cell<u32>,
+    /// The hot lane in which something was seen: the peer itself too, because taking it waits for this.
+    ready: Cell<Option<(u32, &'m Peer<'s>)>>,
     /// Messages handed out since the last harvest.
     since_harvest: Cell<u32>,
     bells: Bells,
@@ -280,7 +280,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             done,
             ended,
             events,
-            dirty_first: Cell::new(NIL),
+            dirty_first: Cell::new(None),
             dirty,
             staged: Cell::new(0),
             hot,
@@ -297,7 +297,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             fenced: Cell::new(false),
             dropped_news: Cell::new(0),
             restless: Cell::new(true),
-            ready: Cell::new(NIL),
+            ready: Cell::new(None),
             since_harvest: Cell::new(0),
             bells: Bells::default(),
         })
@@ -341,7 +341,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
 
     /// Stages a message for a peer whose lane is open.
     #[inline(always)]
-    fn stage(&self, peer: &Peer<'s>, row: u32, wr: &SendWr<'_>) -> Result<(), PostError> {
+    fn stage(&self, peer: &'m Peer<'s>, row: u32, wr: &SendWr<'_>) -> Result<(), PostError> {
         let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
         if let Err(refused) = peer.tx.stage(wr.payload.bytes(), envelope) {
             return Err(self.lane_refused(peer, row, refused));
@@ -352,10 +352,10 @@ impl<'s, 'm> ShmPort<'s, 'm> {
 
     /// A message was staged for a peer.
     #[inline(always)]
-    fn has_staged(&self, peer: &Peer<'s>, row: u32) {
+    fn has_staged(&self, peer: &'m Peer<'s>, row: u32) {
         if !peer.dirty.replace(true) {
-            if self.dirty_first.get() == NIL {
-                self.dirty_first.set(row);
+            if self.dirty_first.get().is_none() {
+                self.dirty_first.set(Some(peer));
             } else {
                 let pushed = self.dirty.push(row);
                 debug_assert!(pushed.is_ok(), "a row is dirty once, and the ring has room for all");
@@ -382,10 +382,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
 
     /// Publishes what is staged for a peer, and tells it where it does not look by itself.
     #[inline(always)]
-    fn publish_to(&self, row: u32) {
-        let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) else {
-            return;
-        };
+    fn publish_to(&self, peer: &Peer<'s>) {
         peer.dirty.set(false);
         peer.tx.publish();
         if peer.tx.is_armed()
@@ -506,14 +503,15 @@ impl Provider for ShmPort<'_, '_> {
 
     #[inline(always)]
     fn ring_doorbell(&self) -> Published {
-        let first = self.dirty_first.get();
-        if first == NIL {
+        let Some(first) = self.dirty_first.get() else {
             return Published { count: 0, error: None };
-        }
-        self.dirty_first.set(NIL);
+        };
+        self.dirty_first.set(None);
         self.publish_to(first);
         while let Some(row) = self.dirty.pop() {
-            self.publish_to(row);
+            if let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) {
+                self.publish_to(peer);
+            }
         }
         Published { count: self.staged.replace(0), error: None }
     }

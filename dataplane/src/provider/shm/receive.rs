@@ -56,7 +56,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             let has_news = peer.rx.may_have_news();
             peer.keep_warm(self.hot_count.get() <= HOT_KEPT);
             if has_news {
-                self.ready.set(row);
+                self.ready.set(Some((row, peer)));
                 return Sight::Ready;
             }
         }
@@ -78,11 +78,10 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// The next message of the lane in which one was seen, where it goes straight into a posted receive.
     #[inline(always)]
     pub(super) fn take_one(&self) -> Option<Cqe> {
-        let row = self.ready.get();
-        let peer = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX))?;
+        let (row, peer) = self.ready.get()?;
         let Ok(Some(arrival)) = peer.rx.peek() else {
             // Nothing (more), or nonsense, which the harvest finds too.
-            self.ready.set(NIL);
+            self.ready.set(None);
             if peer.rx.may_have_news() {
                 self.see_all_next();
             }
