@@ -19,12 +19,13 @@
 )]
 
 mod host_process;
+mod lives;
 
 use core::time::Duration;
-use std::os::unix::process::ExitStatusExt;
 use std::time::Instant as WallClock;
 
-use host_process::{Folder, again, lines, role, say, signal};
+use host_process::{role, say, signal};
+use lives::{LIVES_MAX, a_life, survivor_of};
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::msg::{Endpoint, RecvFrom, SendTo};
@@ -46,8 +47,6 @@ use spinwire_tests::rng::pattern;
 const TEST: &str = "a_kill_before_every_store_leaves_nothing_behind";
 /// Messages that a life sends; some need more than a cell, and more than the ring holds at once.
 const MESSAGES: u64 = 24;
-/// Lives come to their end long before that.
-const LIVES_MAX: u64 = 20_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const fn config() -> DomainConfig {
@@ -190,27 +189,6 @@ fn left_over(segment: &Segment<'_>) -> Option<String> {
     (!clean).then(|| format!("{processes} processes, {ends} endpoints, lanes {lanes:?}"))
 }
 
-/// A life that ends before that store, or comes to its end. Tells what it said.
-fn live(stores: u64, survivor: &mut Station<'_, '_>) -> Option<String> {
-    let mut child = again(TEST, &stores.to_string()).spawn().unwrap();
-    let began = WallClock::now();
-    let status = loop {
-        survivor.answer();
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if began.elapsed() > PATIENCE {
-            child.kill().unwrap();
-            panic!("store {stores}: the mortal hangs");
-        }
-        std::thread::yield_now();
-    };
-    let said = lines(&mut child).last();
-    let killed = status.signal() == Some(libc::SIGKILL);
-    assert!(killed || (status.success() && said.is_some()), "store {stores}: {status}");
-    said
-}
-
 #[test]
 fn a_kill_before_every_store_leaves_nothing_behind() {
     match role().as_deref() {
@@ -218,14 +196,7 @@ fn a_kill_before_every_store_leaves_nothing_behind() {
         Some(stores) => return mortal(stores.parse().unwrap()),
         None => {}
     }
-    // The survivor gets its folder by the environment, as every program does.
-    let folder = Folder::new();
-    let mut survivor =
-        again(TEST, "survivor").env("SPINWIRE_SHM_DIR", folder.path()).spawn().unwrap();
-    let said: Vec<String> = lines(&mut survivor).collect();
-    let status = survivor.wait().unwrap();
-    println!("{said:?}");
-    assert!(status.success() && said.last().is_some_and(|s| s.starts_with("after ")), "{status}");
+    survivor_of(TEST);
 }
 
 fn survive() {
@@ -241,7 +212,10 @@ fn survive() {
     let mut lives = 0..LIVES_MAX;
     let last = lives.find_map(|stores| {
         lay_out_a_corpse(&segment, &survivor);
-        let said = live(stores, &mut survivor);
+        let said = a_life(TEST, &stores.to_string(), || {
+            survivor.answer();
+            std::thread::yield_now();
+        });
         let _how_many = take_back_from_the_dead(&segment, boot_id);
         let mut turns = 0;
         while let Some(what) = left_over(&segment) {

@@ -19,12 +19,13 @@
 )]
 
 mod host_process;
+mod lives;
 
 use core::time::Duration;
-use std::os::unix::process::ExitStatusExt;
 use std::time::Instant as WallClock;
 
-use host_process::{Folder, again, lines, role, say, signal};
+use host_process::{role, say, signal};
+use lives::{LIVES_MAX, a_life, survivor_of};
 use spinwire_dataplane::error::{PostError, Refused};
 use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::msg::{Endpoint, EndpointConfig, Kind, Lender, Parcel, RecvFrom, SendTo};
@@ -49,9 +50,6 @@ const SLOTS: u32 = 12;
 const BYTES: usize = 256;
 /// What nobody asks for before its sender is gone.
 const UNASKED: u64 = 9;
-/// Lives come to their end long before that.
-const LIVES_MAX: u64 = 20_000;
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Of the mortal, so that it says what it waits for before the survivor loses its own.
 const MORTAL_PATIENCE: Duration = Duration::from_secs(20);
 /// The watchers of the survivor must not be the ones that take back: their first round is their last. Those of the mortal end
@@ -274,27 +272,6 @@ fn left_over(segment: &Segment<'_>, pool: &BufferPool) -> Option<String> {
     (!clean).then(|| format!("{ends:?}, {handles} handles, lanes {lanes:?}, buffers {used:?}"))
 }
 
-/// A life that ends before that store, or comes to its end. Tells what it said.
-fn a_life(stores: u64, survivor: &mut Survivor<'_, '_>) -> Option<String> {
-    let mut child = again(TEST, &stores.to_string()).spawn().unwrap();
-    let began = WallClock::now();
-    let status = loop {
-        survivor.turn();
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if began.elapsed() > PATIENCE {
-            child.kill().unwrap();
-            panic!("store {stores}: the mortal hangs");
-        }
-        std::thread::yield_now();
-    };
-    let said = lines(&mut child).last();
-    let killed = status.signal() == Some(libc::SIGKILL);
-    assert!(killed || (status.success() && said.is_some()), "store {stores}: {status}");
-    said
-}
-
 #[test]
 fn a_kill_before_every_store_loses_no_buffer_under_way() {
     match role().as_deref() {
@@ -302,13 +279,7 @@ fn a_kill_before_every_store_loses_no_buffer_under_way() {
         Some(stores) => return mortal(stores.parse().unwrap()),
         None => {}
     }
-    let folder = Folder::new();
-    let mut survivor =
-        again(TEST, "survivor").env("SPINWIRE_SHM_DIR", folder.path()).spawn().unwrap();
-    let said: Vec<String> = lines(&mut survivor).collect();
-    let status = survivor.wait().unwrap();
-    println!("{said:?}");
-    assert!(status.success() && said.last().is_some_and(|s| s.starts_with("after ")), "{status}");
+    survivor_of(TEST);
 }
 
 fn survive() {
@@ -323,7 +294,10 @@ fn survive() {
     let mut survivor = Survivor { station, held: Vec::new(), taken: 0 };
     let mut lives = 0..LIVES_MAX;
     let last = lives.find_map(|stores| {
-        let said = a_life(stores, &mut survivor);
+        let said = a_life(TEST, &stores.to_string(), || {
+            survivor.turn();
+            std::thread::yield_now();
+        });
         let at = format!("killed before store {stores}");
         let _how_many = take_back_from_the_dead(&domain.segment(), boot_id);
         let _what = pool.reclaim();

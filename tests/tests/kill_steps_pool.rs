@@ -20,13 +20,13 @@
 )]
 
 mod host_process;
+mod lives;
 
 use core::mem::ManuallyDrop;
 use core::time::Duration;
-use std::os::unix::process::ExitStatusExt;
-use std::time::Instant;
 
-use host_process::{Folder, again, lines, role, say, signal};
+use host_process::{role, say, signal};
+use lives::{LIVES_MAX, a_life, survivor_of};
 use spinwire_dataplane::error::Retry;
 use spinwire_dataplane::pool::{Description, PoolError, PoolGeometry, Reclaimed, Shape};
 use spinwire_dataplane::shm::lease::{self, Joiner};
@@ -40,9 +40,6 @@ const TEST: &str = "a_kill_before_every_store_loses_no_buffer";
 const SLOTS: u32 = 6;
 /// The survivor holds one for reading, and one is detached by it; the rest is to be had.
 const LEFT: usize = 4;
-/// Lives come to their end long before that.
-const LIVES_MAX: u64 = 20_000;
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const fn config() -> PoolConfig {
     // What a dead process detached last goes with it, or these ids would be nobody's.
@@ -126,26 +123,6 @@ fn lay_out_a_corpse<'m>(
     handle.acquire(7).unwrap().detach().unwrap();
 }
 
-/// A life that ends before that store, or comes to its end. Tells what it said.
-fn a_life(stores: u64, shared: BufferId) -> Option<String> {
-    let mut child = again(TEST, &format!("{stores} {}", shared.as_raw())).spawn().unwrap();
-    let began = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if began.elapsed() > PATIENCE {
-            child.kill().unwrap();
-            panic!("store {stores}: the mortal hangs");
-        }
-        std::thread::sleep(Duration::from_micros(200));
-    };
-    let said = lines(&mut child).last();
-    let killed = status.signal() == Some(libc::SIGKILL);
-    assert!(killed || (status.success() && said.is_some()), "store {stores}: {status}");
-    said
-}
-
 #[test]
 fn a_kill_before_every_store_loses_no_buffer() {
     match role().as_deref() {
@@ -156,13 +133,7 @@ fn a_kill_before_every_store_loses_no_buffer() {
         }
         None => {}
     }
-    let folder = Folder::new();
-    let mut survivor =
-        again(TEST, "survivor").env("SPINWIRE_SHM_DIR", folder.path()).spawn().unwrap();
-    let said: Vec<String> = lines(&mut survivor).collect();
-    let status = survivor.wait().unwrap();
-    println!("{said:?}");
-    assert!(status.success() && said.last().is_some_and(|s| s.starts_with("after ")), "{status}");
+    survivor_of(TEST);
 }
 
 fn survive() {
@@ -176,7 +147,9 @@ fn survive() {
     let mut lives = 0..LIVES_MAX;
     let last = lives.find_map(|stores| {
         lay_out_a_corpse(pool, &bump, shared.id());
-        let said = a_life(stores, shared.id());
+        let said = a_life(TEST, &format!("{stores} {}", shared.id().as_raw()), || {
+            std::thread::sleep(Duration::from_micros(200));
+        });
         let _what = pool.reclaim();
         let at = format!("killed before store {stores}");
         assert_eq!(pool.reclaim(), Reclaimed::default(), "{at}: there was more to take back");

@@ -183,6 +183,9 @@ impl SegmentDir {
             if self.still_names(name, claim) {
                 return Some(file);
             }
+            if began.elapsed() > TURN_MAX {
+                return None;
+            }
         }
     }
 

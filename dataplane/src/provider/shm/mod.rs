@@ -393,12 +393,17 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         }
     }
 
-    /// The peer at an address that is good, where it is plainly up.
+    /// The peer at an address, with a lane to it.
     #[inline(always)]
-    fn peer_that_is_up(&self, addr: Addr) -> Option<&'m Peer<'s>> {
-        let peer = self.peers.get(usize::try_from(addr.slot()).unwrap_or(usize::MAX))?;
-        let is_up = peer.standing() == Standing::Up && peer.generation() == addr.generation();
-        is_up.then_some(peer)
+    fn peer_to_send_to(&self, addr: Addr) -> Result<&'m Peer<'s>, PostError> {
+        match self.peers.get(usize::try_from(addr.slot()).unwrap_or(usize::MAX)) {
+            Some(peer)
+                if peer.standing() == Standing::Up && peer.generation() == addr.generation() =>
+            {
+                Ok(peer)
+            }
+            _ => self.make_ready(addr),
+        }
     }
 
     /// What stands in the way of a send to a peer that is not plainly up: opens the lane where that is all.
@@ -449,10 +454,7 @@ impl Provider for ShmPort<'_, '_> {
 
     #[inline(always)]
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
-        let peer = match self.peer_that_is_up(wr.to) {
-            Some(peer) => peer,
-            None => self.make_ready(wr.to)?,
-        };
+        let peer = self.peer_to_send_to(wr.to)?;
         if wr.payload.bytes().len() > self.info.limits.message_bytes_max {
             return Err(Misuse::TooLong.into());
         }

@@ -24,10 +24,7 @@ pub(super) enum Admitted {
 impl<'s> ShmPort<'s, '_> {
     /// Stages a parcel. Like [`stage`](Self::stage), and not visible before the doorbell or another post.
     pub(super) fn stage_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
-        let peer = match self.peer_that_is_up(wr.to) {
-            Some(peer) => peer,
-            None => self.make_ready(wr.to)?,
-        };
+        let peer = self.peer_to_send_to(wr.to)?;
         let row = wr.to.slot();
         let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
         let number = peer
