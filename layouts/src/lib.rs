@@ -11,6 +11,7 @@
 //!  shm       another process, same machine       the machine's own      segment, process, endpoint, lane,
 //!                                                                       stats: the structures of a segment
 //!  wire      another host                        little-endian, fixed   message: the header of a message
+//!  uring     the kernel, through io_uring        the machine's own      its entries, rings and registrations
 //! ```
 //!
 //! The structures of one segment, in the order in which they lie in it:
@@ -35,8 +36,11 @@
 //!    `bool`, no pointer: offsets are counted in bytes from the start of the segment.
 //! 3. Fields that different sides write lie in different cache lines.
 //! 4. All zero bytes are a valid value, and mean "free", "empty" or "none".
-//! 5. A change of anything here changes [`abi::LAYOUT_HASH`], and a peer that was built with
-//!    another hash is refused.
+//! 5. A change of anything in `shm` or `wire` changes [`abi::LAYOUT_HASH`], and a peer that was
+//!    built with another hash is refused.
+//!
+//! What lies in `uring` is as the kernel wants it: only rule 1 holds, and tests compare it with the
+//! kernel's header and with a running kernel.
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -61,5 +65,6 @@ pub mod endian;
 #[macro_use]
 pub mod pod;
 pub mod shm;
+pub mod uring;
 pub mod wire;
 pub mod word;
