@@ -33,6 +33,8 @@ pub enum Retry {
     NotConnected,
     /// All buffers of that size class of the pool are in use.
     PoolFull,
+    /// The submission queue of the ring has no room for all of it.
+    SqFull,
     /// A simulated shortage (only the fault provider gives it).
     Injected,
 }
@@ -49,6 +51,8 @@ pub enum Fatal {
     Refused,
     /// This endpoint itself was taken for dead and its lanes were given away.
     Fenced,
+    /// The kernel does not serve the ring any more.
+    RingLost,
     /// A simulated failure (only the fault provider gives it).
     Injected,
 }
@@ -67,6 +71,8 @@ pub enum Misuse {
     Unsupported,
     /// An endpoint of type MSG has one peer, and it is not that one.
     WrongPeer,
+    /// The last entry of a chain has a link, which would take in whatever is submitted next.
+    OpenChain,
 }
 
 /// Why a post was refused. Nothing was consumed.
@@ -122,6 +128,9 @@ impl fmt::Display for Retry {
             Self::PoolFull => {
                 "pool full: all buffers of that class are in use; wait for a release, or create it with more"
             }
+            Self::SqFull => {
+                "submission queue full: turn the ring and retry, or open it with more entries"
+            }
             Self::Injected => "injected shortage: retry",
         })
     }
@@ -134,6 +143,7 @@ impl fmt::Display for Fatal {
             Self::Corrupt => "corrupt: the other end wrote what no correct peer writes",
             Self::Refused => "refused: the other end did not take the connection",
             Self::Fenced => "fenced: this endpoint was marked dead; open it again",
+            Self::RingLost => "ring lost: the kernel does not serve it any more; open another",
             Self::Injected => "injected failure",
         })
     }
@@ -148,6 +158,7 @@ impl fmt::Display for Misuse {
                 "stale address: that peer was removed or is gone; look it up again"
             }
             Self::Unsupported => "unsupported: the endpoint or its provider lacks that capability",
+            Self::OpenChain => "open chain: the last of the entries must have no link",
             Self::WrongPeer => "wrong peer: a connected endpoint talks to its one peer only",
         })
     }

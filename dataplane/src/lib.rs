@@ -96,6 +96,7 @@
 //! | [`shm`] | segments, leases of processes, the directory of endpoints, lanes, reclaim from the dead |
 //! | [`pool`] | buffers that processes share: guards, ids, descriptions, reclaim from the dead |
 //! | [`poll`] | turns, budgets, the idle ladder, counters, histograms, the stats page |
+//! | [`uring`] | rings of io_uring: submissions and completions in memory that the kernel maps |
 //! | [`table`] | slab, lists, ring, bit set, timer wheel: fixed capacity, one thread |
 //! | [`raw`] | the only files with `unsafe`: foreign memory, placement, loans, pause instructions |
 //! | [`id`], [`error`], [`time`], [`sync`] | ids with generations; errors by remedy; instants; the one door to atomics |
@@ -126,3 +127,4 @@ pub mod shm;
 pub mod sync;
 pub mod table;
 pub mod time;
+pub mod uring;

@@ -13,7 +13,7 @@ pub mod steps;
 
 #[cfg(not(any(loom, spinwire_steps, spinwire_asked)))]
 mod door {
-    pub use core::sync::atomic::{AtomicU64, Ordering, fence};
+    pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 }
 
 #[cfg(all(spinwire_steps, not(loom)))]
@@ -21,14 +21,14 @@ use steps as door;
 
 #[cfg(loom)]
 mod door {
-    pub use loom::sync::atomic::{AtomicU64, Ordering, fence};
+    pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 }
 
 #[cfg(all(spinwire_asked, not(any(loom, spinwire_steps))))]
 mod door {
     use core::ops::Deref;
     use core::sync::atomic;
-    pub use core::sync::atomic::{Ordering, fence};
+    pub use core::sync::atomic::{AtomicU32, Ordering, fence};
 
     use crate::raw::step::spinwire_step;
 
@@ -94,7 +94,7 @@ mod door {
     }
 }
 
-pub use door::{AtomicU64, Ordering, fence};
+pub use door::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Loom knows none: see [`raw::barrier`](crate::raw::barrier).
 #[cfg(not(loom))]

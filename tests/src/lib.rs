@@ -2,6 +2,7 @@
 //! simulator of peers that come, go and die.
 //!
 //! ```text
+//!   fake_kernel   the kernel's side of a ring of io_uring                tests/uring_ring.rs
 //!   conformance   one suite; a provider is one `Rig`                       tests/provider_conformance.rs
 //!   model         what matching should do, in the plainest code            tests/matching_model.rs
 //!   sim           endpoints, faults and deaths by seed, and the checkers   tests/msg_sim.rs
@@ -20,6 +21,7 @@
 )]
 
 pub mod conformance;
+pub mod fake_kernel;
 pub mod model;
 pub mod pool;
 pub mod rng;

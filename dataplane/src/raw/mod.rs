@@ -8,6 +8,7 @@
 //! | [`loan`] | buffers that are owned by exactly one holder at a time |
 //! | [`payload`] | the bytes of a shared buffer, by copies or as plain slices |
 //! | [`pause`] | the instructions of the idle ladder |
+//! | [`words`] | memory that the kernel maps too, as a bounded slice of 32-bit atomics |
 //! | `step` | the question before each write, in builds for step tests |
 
 pub mod barrier;
@@ -18,3 +19,4 @@ pub mod payload;
 pub mod place;
 #[cfg(spinwire_asked)]
 pub(crate) mod step;
+pub mod words;

@@ -8,7 +8,7 @@
 //! Invariant: after the stop no word of this process's changes any more, whichever thread wanted to change it.
 
 use core::sync::atomic::AtomicU64 as Plain;
-pub use core::sync::atomic::{Ordering, fence};
+pub use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 static LEFT: Plain = Plain::new(u64::MAX);
 static STOPPED: Plain = Plain::new(0);

@@ -1,0 +1,408 @@
+//! Both queues of one ring, for one thread.
+
+use core::cell::Cell;
+
+use spinwire_layouts::pod::Pod;
+use spinwire_layouts::uring::{Cqe, Sqe, enter, op, setup, sq_flags, sqe};
+use spinwire_layouts::word::{join, to_usize, widen};
+
+use super::memory::{CQE_WORDS, RingMemory};
+use super::{Enter, EnterError};
+use crate::error::{Fatal, Misuse, PostError, Retry};
+use crate::raw::barrier;
+use crate::raw::line::{self, Line};
+use crate::sync::Ordering;
+
+/// Longest chain of linked entries.
+pub const CHAIN_MAX: usize = 64;
+
+/// `ECANCELED` of errno(3), as the kernel gives it for what followed a broken link.
+const CANCELLED: i32 = -125;
+/// `user_data` of entries of which nobody wants to hear. No [`WrId`](crate::id::WrId) is 0.
+pub const UNHEARD: u64 = 0;
+
+const LINKED: u8 = sqe::IO_LINK | sqe::IO_HARDLINK;
+
+/// How the kernel was asked to run the ring: the flags that a turn has to know of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RingModes {
+    /// A thread of the kernel takes entries by itself (`SQPOLL`).
+    pub sq_poll: bool,
+    /// Task work runs only where the ring is entered for events (`DEFER_TASKRUN`).
+    pub defer_taskrun: bool,
+}
+
+impl RingModes {
+    /// Those of `flags` of io_uring_setup(2).
+    #[must_use]
+    pub const fn of(flags: u32) -> Self {
+        Self {
+            sq_poll: flags & setup::SQPOLL != 0,
+            defer_taskrun: flags & setup::DEFER_TASKRUN != 0,
+        }
+    }
+}
+
+/// What a call of [`Ring::submit`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Submitted {
+    /// Whether the kernel was entered.
+    pub entered: bool,
+    /// Entries that the kernel has taken.
+    pub taken: u32,
+    /// Why it took none.
+    pub error: Option<EnterError>,
+}
+
+/// What a ring has done so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RingCounters {
+    /// System calls.
+    pub enters: u64,
+    /// Entries that the kernel has taken.
+    pub taken: u64,
+    /// Completions that were harvested.
+    pub harvested: u64,
+    /// Calls that were answered by `EBUSY`, `EAGAIN` or `EINTR`.
+    pub pushed_back: u64,
+    /// Entries of chains that the kernel had not taken whole, which ended as `ECANCELED`.
+    pub cut: u64,
+    /// Times that completions had to wait in the kernel because the queue was full.
+    pub overflows: u64,
+}
+
+/// One ring of io_uring. Belongs to one thread, which alone may enter it (`SINGLE_ISSUER`).
+#[derive(Debug)]
+pub struct Ring<'s, E> {
+    memory: RingMemory<'s>,
+    enter: E,
+    modes: RingModes,
+    /// Where the next entry goes, and up to where the kernel was told.
+    staged: Cell<u32>,
+    published: Cell<u32>,
+    /// Up to where the kernel was seen to have taken entries.
+    taken: Cell<u32>,
+    cq_head: Cell<u32>,
+    /// What of a cut chain is still to be reported.
+    cut: [Cell<u64>; CHAIN_MAX],
+    cut_count: Cell<usize>,
+    fatal: Cell<Option<i32>>,
+    counters: Cell<RingCounters>,
+}
+
+impl<'s, E: Enter> Ring<'s, E> {
+    /// A ring that was just set up, or one that was used and left at rest.
+    pub fn new(memory: RingMemory<'s>, enter: E) -> Self {
+        let tail = memory.sq_tail.load(Ordering::Relaxed);
+        Self {
+            modes: RingModes::of(memory.setup),
+            staged: Cell::new(tail),
+            published: Cell::new(tail),
+            taken: Cell::new(memory.sq_head.load(Ordering::Acquire)),
+            cq_head: Cell::new(memory.cq_head.load(Ordering::Relaxed)),
+            cut: [const { Cell::new(UNHEARD) }; CHAIN_MAX],
+            cut_count: Cell::new(0),
+            fatal: Cell::new(None),
+            counters: Cell::new(RingCounters::default()),
+            memory,
+            enter,
+        }
+    }
+
+    /// How it was set up.
+    #[must_use]
+    pub const fn modes(&self) -> RingModes {
+        self.modes
+    }
+
+    /// By what it enters the kernel.
+    #[must_use]
+    pub const fn enter(&self) -> &E {
+        &self.enter
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub const fn counters(&self) -> RingCounters {
+        self.counters.get()
+    }
+
+    /// Entries of the submission queue, and of the completion queue.
+    #[must_use]
+    pub const fn entries(&self) -> (u32, u32) {
+        (self.memory.sq_entries(), self.memory.cq_entries())
+    }
+
+    /// The errno(3) that made the ring unusable.
+    #[must_use]
+    pub const fn fatal(&self) -> Option<i32> {
+        self.fatal.get()
+    }
+
+    /// Entries that can be pushed now.
+    #[must_use]
+    #[inline]
+    pub fn room(&self) -> u32 {
+        let used = self.staged.get().wrapping_sub(self.taken.get());
+        let room = self.memory.sq_entries().saturating_sub(used);
+        if room == 0 { self.room_anew() } else { room }
+    }
+
+    #[inline(never)]
+    fn room_anew(&self) -> u32 {
+        self.see_taken();
+        let used = self.staged.get().wrapping_sub(self.taken.get());
+        self.memory.sq_entries().saturating_sub(used)
+    }
+
+    /// Where the kernel is.
+    fn see_taken(&self) -> u32 {
+        // With the kernel: Acquire pairs with the Release store of the kernel, which has read the entries before.
+        let head = self.memory.sq_head.load(Ordering::Acquire);
+        // What cannot be is not believed: neither behind what it had taken nor ahead of what it was told.
+        let behind = self.published.get().wrapping_sub(head);
+        if behind <= self.published.get().wrapping_sub(self.taken.get()) {
+            self.taken.set(head);
+        }
+        self.taken.get()
+    }
+
+    /// Stages entries, all or none. They are seen by nobody before [`submit`](Self::submit). Entries that are linked have to come in
+    /// one call, the last of them without a link.
+    ///
+    /// # Errors
+    /// `SqFull`; `TooLong` for more than [`CHAIN_MAX`] or than the queue has; `Fatal` where the ring is unusable.
+    #[inline]
+    pub fn push(&self, entries: &[Sqe]) -> Result<(), PostError> {
+        let count = crate::table::count(entries.len());
+        if self.room() < count {
+            return Err(self.refusal(count));
+        }
+        if let [.., last] = entries
+            && (last.flags & LINKED != 0 || entries.len() > CHAIN_MAX || self.fatal.get().is_some())
+        {
+            return Err(self.refusal(count));
+        }
+        let mut position = self.staged.get();
+        for entry in entries {
+            if let Some(place) = self.sqe(position) {
+                write(place, entry);
+            }
+            position = position.wrapping_add(1);
+        }
+        self.staged.set(position);
+        Ok(())
+    }
+
+    #[cold]
+    fn refusal(&self, count: u32) -> PostError {
+        if self.fatal.get().is_some() {
+            Fatal::RingLost.into()
+        } else if count > self.memory.sq_entries() || to_usize(widen(count)) > CHAIN_MAX {
+            Misuse::TooLong.into()
+        } else if self.room() < count {
+            Retry::SqFull.into()
+        } else {
+            Misuse::OpenChain.into()
+        }
+    }
+
+    fn sqe(&self, position: u32) -> Option<&'s Line> {
+        let mask = self.memory.sqes.len().wrapping_sub(1);
+        self.memory.sqes.get(to_usize(widen(position)) & mask)
+    }
+
+    /// Whether there is anything to harvest, or the kernel wants to be entered.
+    #[must_use]
+    #[inline(always)]
+    pub fn has_news(&self) -> bool {
+        self.memory.cq_tail.load(Ordering::Relaxed) != self.cq_head.get()
+            || self.memory.sq_flags.load(Ordering::Relaxed)
+                & (sq_flags::TASKRUN | sq_flags::CQ_OVERFLOW)
+                != 0
+            || self.cut_count.get() != 0
+    }
+
+    /// Whether entries are staged that the kernel has not taken.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_staged(&self) -> bool {
+        self.staged.get() != self.taken.get()
+    }
+
+    /// Publishes what was staged, and enters the kernel at most once: to have it taken, to run what is due, or to wake its thread.
+    /// To be called once a turn, after the harvest.
+    #[inline]
+    pub fn submit(&self) -> Submitted {
+        let tail = self.staged.get();
+        if tail != self.published.get() {
+            // With the kernel: Release pairs with the Acquire load of the kernel: the entries are written.
+            self.memory.sq_tail.store(tail, Ordering::Release);
+            self.published.set(tail);
+        }
+        let flags = self.memory.sq_flags.load(Ordering::Relaxed);
+        let due = flags & (sq_flags::TASKRUN | sq_flags::CQ_OVERFLOW) != 0;
+        if self.modes.sq_poll {
+            return self.wake(due);
+        }
+        let pending = tail.wrapping_sub(self.taken.get());
+        // What was cut is reported before anything more can be.
+        if (pending == 0 && !due) || self.cut_count.get() != 0 || self.fatal.get().is_some() {
+            return Submitted::default();
+        }
+        if flags & sq_flags::CQ_OVERFLOW != 0 {
+            self.count(|counters| counters.overflows = counters.overflows.wrapping_add(1));
+        }
+        let events = if due || self.modes.defer_taskrun { enter::GETEVENTS } else { 0 };
+        let submitted = self.call(pending, events);
+        if self.see_taken() != tail {
+            self.cut_broken_chain();
+        }
+        submitted
+    }
+
+    /// With a thread of the kernel: wakes it where it sleeps.
+    #[inline(never)]
+    fn wake(&self, due: bool) -> Submitted {
+        self.see_taken();
+        // With the kernel: the full fence orders the tail before the look at the flag; the kernel's thread sets the flag, then
+        // has a full fence, then looks at the tail (io_uring_setup(2), IORING_SQ_NEED_WAKEUP).
+        barrier::store_before_load();
+        let asleep = self.memory.sq_flags.load(Ordering::Relaxed) & sq_flags::NEED_WAKEUP != 0;
+        let pending = self.published.get().wrapping_sub(self.taken.get());
+        let wake = if asleep && pending != 0 { enter::SQ_WAKEUP } else { 0 };
+        let events = if due { enter::GETEVENTS } else { 0 };
+        if wake | events == 0 || self.fatal.get().is_some() {
+            return Submitted::default();
+        }
+        self.call(pending, wake | events)
+    }
+
+    fn call(&self, pending: u32, flags: u32) -> Submitted {
+        let answer = self.enter.enter(pending, 0, flags);
+        self.count(|counters| counters.enters = counters.enters.wrapping_add(1));
+        match answer {
+            Ok(taken) => {
+                self.count(|c| c.taken = c.taken.wrapping_add(u64::from(taken)));
+                Submitted { entered: true, taken, error: None }
+            }
+            Err(error) => {
+                match error {
+                    EnterError::Fatal(errno) => self.fatal.set(Some(errno)),
+                    EnterError::Busy | EnterError::Again | EnterError::Interrupted => {
+                        self.count(|c| c.pushed_back = c.pushed_back.wrapping_add(1))
+                    }
+                }
+                Submitted { entered: true, taken: 0, error: Some(error) }
+            }
+        }
+    }
+
+    /// The kernel has stopped before the end, as it does where it has no memory for a request. Where that is in the middle of a
+    /// chain, what it has taken is a chain of its own by now: the rest must not run without it, and ends here.
+    #[cold]
+    fn cut_broken_chain(&self) {
+        let head = self.taken.get();
+        let before = self.sqe(head.wrapping_sub(1)).map_or(0, flags_of);
+        let mut position = head;
+        let mut linked = before & LINKED != 0;
+        while linked && position != self.published.get() {
+            let Some(place) = self.sqe(position) else { break };
+            linked = flags_of(place) & LINKED != 0;
+            self.keep_cut(user_data_of(place));
+            let nothing = Sqe { opcode: op::NOP, user_data: UNHEARD, ..Sqe::ZERO };
+            write(place, &nothing);
+            position = position.wrapping_add(1);
+        }
+    }
+
+    fn keep_cut(&self, user_data: u64) {
+        let count = self.cut_count.get();
+        if let Some(place) = self.cut.get(count) {
+            place.set(user_data);
+            self.cut_count.set(count.wrapping_add(1));
+            self.count(|counters| counters.cut = counters.cut.wrapping_add(1));
+        }
+    }
+
+    /// Hands out up to about `max` completions, in the order of the kernel. Returns how many. `each` may push.
+    #[inline]
+    pub fn harvest(&self, max: u32, mut each: impl FnMut(Cqe)) -> u32 {
+        if self.cut_count.get() != 0 {
+            self.report_cut(&mut each);
+        }
+        let head = self.cq_head.get();
+        // With the kernel: Acquire pairs with the Release store of the kernel: the completions are written.
+        let tail = self.memory.cq_tail.load(Ordering::Acquire);
+        let ready = tail.wrapping_sub(head).min(self.memory.cq_entries());
+        let count = ready.min(max);
+        if count == 0 {
+            return 0;
+        }
+        for index in 0..count {
+            let cqe = self.cqe(head.wrapping_add(index));
+            if cqe.user_data != UNHEARD {
+                each(cqe);
+            }
+        }
+        let next = head.wrapping_add(count);
+        self.cq_head.set(next);
+        // With the kernel: Release pairs with the Acquire load of the kernel: the completions are read.
+        self.memory.cq_head.store(next, Ordering::Release);
+        self.count(|c| c.harvested = c.harvested.wrapping_add(u64::from(count)));
+        count
+    }
+
+    #[cold]
+    fn report_cut(&self, each: &mut impl FnMut(Cqe)) {
+        let count = self.cut_count.replace(0);
+        for place in self.cut.iter().take(count) {
+            each(Cqe { user_data: place.replace(UNHEARD), res: CANCELLED, flags: 0 });
+        }
+    }
+
+    #[inline(always)]
+    fn cqe(&self, position: u32) -> Cqe {
+        let mask = (self.memory.cqes.len() / CQE_WORDS).wrapping_sub(1);
+        let first = (to_usize(widen(position)) & mask).wrapping_mul(CQE_WORDS);
+        let words = self.memory.cqes.get(first..).and_then(|words| words.first_chunk());
+        let Some([low, high, res, flags]) = words else {
+            return Cqe { user_data: UNHEARD, res: 0, flags: 0 };
+        };
+        Cqe {
+            user_data: join(low.load(Ordering::Relaxed), high.load(Ordering::Relaxed)),
+            res: res.load(Ordering::Relaxed).cast_signed(),
+            flags: flags.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Completions that the kernel lost, and entries that it refused to look at: 0 in a ring that is used as it should be.
+    #[must_use]
+    pub fn lost(&self) -> (u32, u32) {
+        let overflow = self.memory.cq_overflow.load(Ordering::Relaxed);
+        (overflow, self.memory.sq_dropped.load(Ordering::Relaxed))
+    }
+
+    fn count(&self, change: impl FnOnce(&mut RingCounters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+}
+
+#[inline(always)]
+fn write(place: &Line, entry: &Sqe) {
+    // Eight words: it always fits.
+    let _fits = line::copy_in(core::slice::from_ref(place), 0, entry.as_bytes());
+}
+
+fn flags_of(place: &Line) -> u8 {
+    let [first, ..] = place.words();
+    let [_opcode, flags, ..] = first.load(Ordering::Relaxed).to_le_bytes();
+    flags
+}
+
+fn user_data_of(place: &Line) -> u64 {
+    let [_, _, _, _, user_data, ..] = place.words();
+    user_data.load(Ordering::Relaxed)
+}
