@@ -3,7 +3,7 @@
 //! ```text
 //!   case      a case: its name, its set-up, what a round does and what must come out of it
 //!   memory    leaked lines and arenas; endpoints in a segment
-//!   lane tables ids copy matching round idle pool parcel  the cases, by the part that they measure
+//!   lane tables ids copy matching round idle pool parcel chain  the cases, by the part that they measure
 //!
 //!   catalogue() ──> benches/hot_paths      wall time, by criterion: informs
 //!              └──> benches/instructions   instruction counts, by valgrind: gates
@@ -21,6 +21,7 @@
 #![allow(clippy::float_arithmetic, reason = "times and ratios are for people")]
 
 pub mod case;
+pub mod chain;
 pub mod copy;
 pub mod idle;
 pub mod ids;
@@ -38,7 +39,7 @@ pub use case::{Case, Entry};
 /// Every case there is, not yet built.
 #[must_use]
 pub fn catalogue() -> Vec<Entry> {
-    let parts: [&[Entry]; 9] = [
+    let parts: [&[Entry]; 10] = [
         lane::ENTRIES,
         tables::ENTRIES,
         ids::ENTRIES,
@@ -48,6 +49,7 @@ pub fn catalogue() -> Vec<Entry> {
         idle::ENTRIES,
         pool::ENTRIES,
         parcel::ENTRIES,
+        chain::ENTRIES,
     ];
     parts.concat()
 }

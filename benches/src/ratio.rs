@@ -16,6 +16,15 @@ pub struct Ratio {
     pub ratio: f64,
 }
 
+impl Ratio {
+    /// The same, by operation: a round of either has `ops` of them.
+    #[must_use]
+    pub fn by_operation(self, ops: u32) -> Self {
+        let ops = f64::from(ops);
+        Self { first_ns: self.first_ns / ops, second_ns: self.second_ns / ops, ..self }
+    }
+}
+
 /// Times `first` and `second` in turns, `samples` times `rounds` rounds of each.
 ///
 /// # Panics

@@ -64,6 +64,8 @@ pub enum OpTag {
     Send = 1,
     /// A receive, tagged or not.
     Recv = 2,
+    /// An entry of a chain of linked submissions ([`chain`](crate::chain)).
+    Chain = 3,
 }
 
 impl OpTag {
@@ -71,6 +73,7 @@ impl OpTag {
         match raw {
             1 => Some(Self::Send),
             2 => Some(Self::Recv),
+            3 => Some(Self::Chain),
             _ => None,
         }
     }
@@ -79,6 +82,7 @@ impl OpTag {
         match self {
             Self::Send => 1,
             Self::Recv => 2,
+            Self::Chain => 3,
         }
     }
 }
@@ -235,5 +239,34 @@ impl fmt::Debug for Name {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_has_the_parts_that_it_was_packed_from() {
+        for (op, tag) in [(OpTag::Send, 1_u64), (OpTag::Recv, 2), (OpTag::Chain, 3)] {
+            for raw in [1, 2, 0x12_3456, 0xff_ffff] {
+                let generation = Generation::from_raw(raw).unwrap();
+                for slot in [0, 1, 0x8000_0000, u32::MAX] {
+                    let word = WrId::new(op, generation, slot);
+                    assert_eq!(word.as_raw(), tag << 56 | u64::from(raw) << 32 | u64::from(slot));
+                    assert_eq!(WrId::from_raw(word.as_raw()).parts(), Some((op, generation, slot)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_word_of_no_known_operation_or_of_generation_zero_means_nothing() {
+        for tag in (0..=255_u64).filter(|tag| !(1..=3).contains(tag)) {
+            assert_eq!(WrId::from_raw(tag << 56 | 1 << 32).parts(), None, "tag {tag}");
+        }
+        for tag in 1..=3_u64 {
+            assert_eq!(WrId::from_raw(tag << 56 | 0xffff_ffff).parts(), None);
+        }
     }
 }

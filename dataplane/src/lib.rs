@@ -95,6 +95,7 @@
 //! | [`provider`] | the trait of all transports; shared memory, loopback, faults by seed, a trace |
 //! | [`shm`] | segments, leases of processes, the directory of endpoints, lanes, reclaim from the dead |
 //! | [`pool`] | buffers that processes share: guards, ids, descriptions, reclaim from the dead |
+//! | [`chain`] | linked submissions of io_uring: which entry has ended, whose memory is back, where to go on |
 //! | [`poll`] | turns, budgets, the idle ladder, counters, histograms, the stats page |
 //! | [`uring`] | rings of io_uring: submissions and completions in memory that the kernel maps |
 //! | [`table`] | slab, lists, ring, bit set, timer wheel: fixed capacity, one thread |
@@ -115,6 +116,7 @@
 #[cfg(any(test, loom))]
 extern crate std;
 
+pub mod chain;
 pub mod error;
 pub mod id;
 pub mod msg;

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use criterion::{Criterion, Throughput};
 use spinwire_benches::case::Case;
-use spinwire_benches::{catalogue, copy, idle, ratio};
+use spinwire_benches::{catalogue, chain, copy, idle, ratio};
 
 /// Rounds before anything is timed. More than any ring has places, so that each has wrapped.
 const WARM_ROUNDS: u64 = 300;
@@ -63,6 +63,16 @@ fn report_ratios(samples: usize, rounds: u64) {
         found.first_ns,
         found.second_ns,
         idle::RATIO_MAX
+    );
+    let found =
+        ratio::compare(&mut chain::cqes(), &mut chain::slab_get(), samples, rounds / 64 + 1)
+            .by_operation(chain::CQES_A_ROUND);
+    println!(
+        "  CQE of a chain / look at a slab {:5.2}  {:8.1} ns {:8.1} ns   (bar: at most {} ns a CQE)",
+        found.ratio,
+        found.first_ns,
+        found.second_ns,
+        chain::CQE_NS_MAX
     );
     for size in [64, 512, 4096, 65_536] {
         let rounds = (rounds * 512 / u64::try_from(size).unwrap()).clamp(1, rounds);
