@@ -33,6 +33,8 @@ pub enum Retry {
     NotConnected,
     /// All buffers of that size class of the pool are in use.
     PoolFull,
+    /// Too much waits to be sent to that connection.
+    NoSendRoom,
     /// The submission queue of the ring has no room for all of it.
     SqFull,
     /// A simulated shortage (only the fault provider gives it).
@@ -127,6 +129,9 @@ impl fmt::Display for Retry {
             Self::NotConnected => "not connected yet: poll until the connection is up",
             Self::PoolFull => {
                 "pool full: all buffers of that class are in use; wait for a release, or create it with more"
+            }
+            Self::NoSendRoom => {
+                "no send room: too much waits for that connection; retry when it is writable"
             }
             Self::SqFull => {
                 "submission queue full: turn the ring and retry, or open it with more entries"

@@ -66,6 +66,18 @@ pub enum OpTag {
     Recv = 2,
     /// An entry of a chain of linked submissions ([`chain`](crate::chain)).
     Chain = 3,
+    /// Accepting connections on a listener.
+    Accept = 4,
+    /// Connecting a stream.
+    Connect = 5,
+    /// Receiving from a stream.
+    Receive = 6,
+    /// Shutting one direction of a stream.
+    Shutdown = 7,
+    /// Resetting a stream.
+    Disconnect = 8,
+    /// Closing a descriptor.
+    Close = 9,
 }
 
 impl OpTag {
@@ -74,6 +86,12 @@ impl OpTag {
             1 => Some(Self::Send),
             2 => Some(Self::Recv),
             3 => Some(Self::Chain),
+            4 => Some(Self::Accept),
+            5 => Some(Self::Connect),
+            6 => Some(Self::Receive),
+            7 => Some(Self::Shutdown),
+            8 => Some(Self::Disconnect),
+            9 => Some(Self::Close),
             _ => None,
         }
     }
@@ -83,6 +101,12 @@ impl OpTag {
             Self::Send => 1,
             Self::Recv => 2,
             Self::Chain => 3,
+            Self::Accept => 4,
+            Self::Connect => 5,
+            Self::Receive => 6,
+            Self::Shutdown => 7,
+            Self::Disconnect => 8,
+            Self::Close => 9,
         }
     }
 }
@@ -248,7 +272,18 @@ mod tests {
 
     #[test]
     fn a_word_has_the_parts_that_it_was_packed_from() {
-        for (op, tag) in [(OpTag::Send, 1_u64), (OpTag::Recv, 2), (OpTag::Chain, 3)] {
+        let all = [
+            (OpTag::Send, 1_u64),
+            (OpTag::Recv, 2),
+            (OpTag::Chain, 3),
+            (OpTag::Accept, 4),
+            (OpTag::Connect, 5),
+            (OpTag::Receive, 6),
+            (OpTag::Shutdown, 7),
+            (OpTag::Disconnect, 8),
+            (OpTag::Close, 9),
+        ];
+        for (op, tag) in all {
             for raw in [1, 2, 0x12_3456, 0xff_ffff] {
                 let generation = Generation::from_raw(raw).unwrap();
                 for slot in [0, 1, 0x8000_0000, u32::MAX] {
@@ -262,10 +297,10 @@ mod tests {
 
     #[test]
     fn a_word_of_no_known_operation_or_of_generation_zero_means_nothing() {
-        for tag in (0..=255_u64).filter(|tag| !(1..=3).contains(tag)) {
+        for tag in (0..=255_u64).filter(|tag| !(1..=9).contains(tag)) {
             assert_eq!(WrId::from_raw(tag << 56 | 1 << 32).parts(), None, "tag {tag}");
         }
-        for tag in 1..=3_u64 {
+        for tag in 1..=9_u64 {
             assert_eq!(WrId::from_raw(tag << 56 | 0xffff_ffff).parts(), None);
         }
     }

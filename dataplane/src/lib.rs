@@ -97,6 +97,7 @@
 //! | [`pool`] | buffers that processes share: guards, ids, descriptions, reclaim from the dead |
 //! | [`chain`] | linked submissions of io_uring: which entry has ended, whose memory is back, where to go on |
 //! | [`poll`] | turns, budgets, the idle ladder, counters, histograms, the stats page |
+//! | [`stream`] | byte streams over io_uring, for services of any protocol |
 //! | [`uring`] | rings of io_uring: submissions and completions in memory that the kernel maps |
 //! | [`table`] | slab, lists, ring, bit set, timer wheel: fixed capacity, one thread |
 //! | [`raw`] | the only files with `unsafe`: foreign memory, placement, loans, pause instructions |
@@ -126,6 +127,7 @@ pub mod provider;
 #[expect(unsafe_code, reason = "the fenced yard")]
 pub mod raw;
 pub mod shm;
+pub mod stream;
 pub mod sync;
 pub mod table;
 pub mod time;

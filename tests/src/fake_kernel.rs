@@ -9,9 +9,12 @@
 //! ```
 
 use core::cell::{Cell, RefCell};
+use core::mem::MaybeUninit;
 use std::collections::VecDeque;
 
+use spinwire_dataplane::raw::kernel_memory::KernelMemory;
 use spinwire_dataplane::raw::line::{self, Line};
+use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::sync::{AtomicU32, Ordering};
 use spinwire_dataplane::uring::{BadRing, Enter, EnterError, RingMemory};
 use spinwire_layouts::pod::Pod;
@@ -130,6 +133,14 @@ impl FakeKernel {
     /// [`BadRing`].
     pub fn memory(&self) -> Result<RingMemory<'_>, BadRing> {
         RingMemory::new(&self.rings, &self.sqes, &self.params)
+    }
+
+    /// Memory for its submissions, for as long as this kernel lives: it touches none after that.
+    #[must_use]
+    #[expect(unsafe_code, reason = "a fake of the kernel is told where memory is")]
+    pub fn arena<'m>(&'m self, block: &'m mut [MaybeUninit<u8>]) -> KernelMemory<'m> {
+        // SAFETY: this kernel touches memory only while it is called, which is within 'm, for which the block is borrowed.
+        unsafe { KernelMemory::promise(Bump::new(block)) }
     }
 
     /// System calls so far.

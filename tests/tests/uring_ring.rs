@@ -29,6 +29,10 @@ fn names(entries: &[Sqe]) -> Vec<u64> {
     entries.iter().map(|entry| entry.user_data).collect()
 }
 
+fn ring_of(kernel: &FakeKernel) -> Ring<'_, &FakeKernel> {
+    Ring::new(kernel.memory().unwrap(), kernel.arena(&mut []), kernel)
+}
+
 fn all(ring: &Ring<'_, &FakeKernel>) -> Vec<(u64, i32)> {
     let mut seen = Vec::new();
     while ring.harvest(64, |cqe| seen.push((cqe.user_data, cqe.res))) > 0 {}
@@ -38,7 +42,7 @@ fn all(ring: &Ring<'_, &FakeKernel>) -> Vec<(u64, i32)> {
 #[test]
 fn nothing_is_seen_before_the_submission_and_all_of_it_with_one_call() {
     let kernel = FakeKernel::new(FakeConfig::default());
-    let ring = Ring::new(kernel.memory().unwrap(), &kernel);
+    let ring = ring_of(&kernel);
     ring.push(&[nop(1, 0)]).unwrap();
     ring.push(&chain(2, 3)).unwrap();
     assert_eq!((ring.room(), kernel.enters(), kernel.taken()), (4, 0, None));
@@ -59,7 +63,7 @@ fn a_chain_is_whole_or_refused_whole_at_every_position_of_the_queue() {
                 let start = start.wrapping_sub(10);
                 let config = FakeConfig { sq_entries: entries, cq_entries: 32, flags, start };
                 let kernel = FakeKernel::new(config);
-                let ring = Ring::new(kernel.memory().unwrap(), &kernel);
+                let ring = ring_of(&kernel);
                 for (round, length) in (1..=u64::from(entries)).cycle().take(40).enumerate() {
                     let first = 100 * (u64::try_from(round).unwrap() + 1);
                     let mut pushed = Vec::new();
@@ -89,7 +93,7 @@ fn a_chain_is_whole_or_refused_whole_at_every_position_of_the_queue() {
 #[test]
 fn what_can_never_be_submitted_is_refused_for_good() {
     let kernel = FakeKernel::new(FakeConfig { sq_entries: 128, ..FakeConfig::default() });
-    let ring = Ring::new(kernel.memory().unwrap(), &kernel);
+    let ring = ring_of(&kernel);
     let open = [nop(1, 0), nop(2, sqe::IO_LINK)];
     assert_eq!(ring.push(&open), Err(Misuse::OpenChain.into()));
     let open = [nop(2, sqe::IO_HARDLINK)];
@@ -97,7 +101,7 @@ fn what_can_never_be_submitted_is_refused_for_good() {
     let long = chain(1, u64::try_from(CHAIN_MAX).unwrap() + 1);
     assert_eq!(ring.push(&long), Err(Misuse::TooLong.into()));
     let small = FakeKernel::new(FakeConfig::default());
-    let ring = Ring::new(small.memory().unwrap(), &small);
+    let ring = ring_of(&small);
     assert_eq!(ring.push(&chain(1, 9)), Err(Misuse::TooLong.into()));
     assert!(ring.push(&[]).is_ok());
     assert!(!ring.submit().entered);
@@ -108,7 +112,7 @@ fn the_rest_of_a_chain_that_the_kernel_has_not_taken_whole_is_cancelled_and_neve
     // A single, a chain of four, a single: the kernel stops after `taken` of them.
     for taken in 0..=6_u32 {
         let kernel = FakeKernel::new(FakeConfig::default());
-        let ring = Ring::new(kernel.memory().unwrap(), &kernel);
+        let ring = ring_of(&kernel);
         ring.push(&[nop(1, 0)]).unwrap();
         ring.push(&chain(2, 4)).unwrap();
         ring.push(&[nop(6, 0)]).unwrap();
@@ -145,7 +149,7 @@ fn the_rest_of_a_chain_that_the_kernel_has_not_taken_whole_is_cancelled_and_neve
 #[test]
 fn back_pressure_loses_nothing_and_a_lost_ring_says_so() {
     let kernel = FakeKernel::new(FakeConfig::default());
-    let ring = Ring::new(kernel.memory().unwrap(), &kernel);
+    let ring = ring_of(&kernel);
     ring.push(&chain(1, 3)).unwrap();
     let errors = [EnterError::Busy, EnterError::Again, EnterError::Interrupted];
     kernel.answer_with(&errors);
@@ -170,7 +174,7 @@ fn completions_come_once_and_in_order_whatever_the_queues_hold() {
     for flags in [0, setup::DEFER_TASKRUN | setup::TASKRUN_FLAG, setup::NO_SQARRAY] {
         for cq_entries in [1, 2, 16] {
             let kernel = FakeKernel::new(FakeConfig { cq_entries, flags, ..FakeConfig::default() });
-            let ring = Ring::new(kernel.memory().unwrap(), &kernel);
+            let ring = ring_of(&kernel);
             let (mut sent, mut seen) = (0_u64, 0_u64);
             for _ in 0..500 {
                 for _ in 0..rng.below(5) {
@@ -205,7 +209,7 @@ fn completions_come_once_and_in_order_whatever_the_queues_hold() {
 fn an_idle_ring_enters_nothing() {
     for flags in [0, setup::DEFER_TASKRUN | setup::TASKRUN_FLAG] {
         let kernel = FakeKernel::new(FakeConfig { flags, ..FakeConfig::default() });
-        let ring = Ring::new(kernel.memory().unwrap(), &kernel);
+        let ring = ring_of(&kernel);
         for _ in 0..100 {
             ring.harvest(8, |_| panic!("there is nothing"));
             assert!(!ring.submit().entered && !ring.has_news());
@@ -219,7 +223,7 @@ fn a_kernel_that_writes_anything_anywhere_is_survived() {
     let mut rng = Rng::new(11);
     for _ in 0..2_000 {
         let kernel = FakeKernel::new(FakeConfig::default());
-        let ring = Ring::new(kernel.memory().unwrap(), &kernel);
+        let ring = ring_of(&kernel);
         for _ in 0..20 {
             for _ in 0..rng.below(4) {
                 let words = kernel.words();

@@ -180,6 +180,18 @@ impl<'m> Loan<'m> {
         self.set_len(bytes.len())
     }
 
+    /// Where its memory begins, and the bytes that it can hold.
+    #[inline]
+    pub(crate) const fn range(&self) -> (NonNull<u8>, u32) {
+        (self.address, self.pool.slot_bytes)
+    }
+
+    /// Its number in its pool.
+    #[inline]
+    pub(crate) const fn slot(&self) -> u32 {
+        self.slot
+    }
+
     /// Gives up the buffer to a provider until the operation that it was posted for has completed.
     pub(crate) const fn post(self) -> Posted<'m> {
         Posted { loan: self }
@@ -238,6 +250,12 @@ impl<'m> Posted<'m> {
     /// The whole buffer, for a receive.
     pub(crate) const fn whole(&self) -> Sge {
         Sge { address: self.loan.address, length: self.loan.pool.slot_bytes }
+    }
+
+    /// Where its bytes begin.
+    #[inline]
+    pub(crate) const fn start(&self) -> NonNull<u8> {
+        self.loan.address
     }
 
     /// Takes the loan back. The caller has seen the completion of the operation, and says how many bytes count now (more

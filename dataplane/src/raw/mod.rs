@@ -3,6 +3,7 @@
 //! | file | what it wraps |
 //! |---|---|
 //! | [`barrier`] | the one barrier that is not part of an access |
+//! | [`kernel_memory`] | memory that the kernel reads and writes by itself |
 //! | [`mod@line`] | foreign memory as a bounded slice of cache lines of atomics, and copies in and out of it |
 //! | [`place`] | tables put into a mapping that outlives them |
 //! | [`loan`] | buffers that are owned by exactly one holder at a time |
@@ -12,6 +13,7 @@
 //! | `step` | the question before each write, in builds for step tests |
 
 pub mod barrier;
+pub mod kernel_memory;
 pub mod line;
 pub mod loan;
 pub mod pause;

@@ -64,6 +64,11 @@ impl<'m> Bump<'m> {
         self.free_bytes.get()
     }
 
+    /// Where the free part begins, and its bytes.
+    pub(crate) const fn free_range(&self) -> (NonNull<u8>, usize) {
+        (self.next.get(), self.free_bytes.get())
+    }
+
     /// Places `count` values, the i-th made by `make(i)`.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use super::memory::{CQE_WORDS, RingMemory};
 use super::{Enter, EnterError};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::raw::barrier;
+use crate::raw::kernel_memory::KernelMemory;
 use crate::raw::line::{self, Line};
 use crate::sync::Ordering;
 
@@ -73,8 +74,9 @@ pub struct RingCounters {
 
 /// One ring of io_uring. Belongs to one thread, which alone may enter it (`SINGLE_ISSUER`).
 #[derive(Debug)]
-pub struct Ring<'s, E> {
-    memory: RingMemory<'s>,
+pub struct Ring<'m, E> {
+    memory: RingMemory<'m>,
+    arena: KernelMemory<'m>,
     enter: E,
     modes: RingModes,
     /// Where the next entry goes, and up to where the kernel was told.
@@ -90,9 +92,9 @@ pub struct Ring<'s, E> {
     counters: Cell<RingCounters>,
 }
 
-impl<'s, E: Enter> Ring<'s, E> {
-    /// A ring that was just set up, or one that was used and left at rest.
-    pub fn new(memory: RingMemory<'s>, enter: E) -> Self {
+impl<'m, E: Enter> Ring<'m, E> {
+    /// A ring that was just set up, or one that was used and left at rest. Whatever its submissions name lies in `arena`.
+    pub fn new(memory: RingMemory<'m>, arena: KernelMemory<'m>, enter: E) -> Self {
         let tail = memory.sq_tail.load(Ordering::Relaxed);
         Self {
             modes: RingModes::of(memory.setup),
@@ -105,6 +107,7 @@ impl<'s, E: Enter> Ring<'s, E> {
             fatal: Cell::new(None),
             counters: Cell::new(RingCounters::default()),
             memory,
+            arena,
             enter,
         }
     }
@@ -119,6 +122,12 @@ impl<'s, E: Enter> Ring<'s, E> {
     #[must_use]
     pub const fn enter(&self) -> &E {
         &self.enter
+    }
+
+    /// The memory that its submissions may name.
+    #[must_use]
+    pub const fn arena(&self) -> &KernelMemory<'m> {
+        &self.arena
     }
 
     /// What it has done so far.
@@ -207,7 +216,7 @@ impl<'s, E: Enter> Ring<'s, E> {
         }
     }
 
-    fn sqe(&self, position: u32) -> Option<&'s Line> {
+    fn sqe(&self, position: u32) -> Option<&'m Line> {
         let mask = self.memory.sqes.len().wrapping_sub(1);
         self.memory.sqes.get(to_usize(widen(position)) & mask)
     }

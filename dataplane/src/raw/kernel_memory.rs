@@ -1,0 +1,89 @@
+//! Memory that the kernel reads and writes by itself for as long as a ring has operations under way: buffers, vectors,
+//! addresses, rings of provided buffers.
+//!
+//! ```text
+//!   the host    maps it, promises, and unmaps it after the kernel has let go of the last operation of the ring
+//!   tables      are placed in it, and know by `covers` whether a buffer that they are handed lies in it
+//! ```
+//!
+//! Invariant: what is named in a submission lies in the memory of the ring that it is submitted to.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use super::line::{LINE_BYTES, Line};
+use super::loan::Loan;
+use super::place::{Bump, Exhausted};
+
+/// An arena that the kernel may touch.
+pub struct KernelMemory<'m> {
+    bump: Bump<'m>,
+    start: u64,
+    end: u64,
+}
+
+impl fmt::Debug for KernelMemory<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KernelMemory").field("bump", &self.bump).finish_non_exhaustive()
+    }
+}
+
+const PAGE_BYTES: u64 = 4096;
+const PAGE_LINES: usize = 4096 / LINE_BYTES;
+
+impl<'m> KernelMemory<'m> {
+    /// The free part of an arena.
+    ///
+    /// # Safety
+    /// The arena stays mapped, and its bytes are given to nobody else, until the ring that this is made for has no operation under
+    /// way any more; even where the owner of either is forgotten.
+    #[must_use]
+    pub unsafe fn promise(bump: Bump<'m>) -> Self {
+        let (start, bytes) = bump.free_range();
+        let start = address_of(start);
+        let end = start.saturating_add(u64::try_from(bytes).unwrap_or(0));
+        Self { bump, start, end }
+    }
+
+    /// The arena, to place tables in.
+    #[must_use]
+    pub const fn bump(&self) -> &Bump<'m> {
+        &self.bump
+    }
+
+    /// Whether a buffer lies in this memory.
+    #[must_use]
+    #[inline]
+    pub fn covers(&self, loan: &Loan<'_>) -> bool {
+        let (start, bytes) = loan.range();
+        let start = address_of(start);
+        self.start <= start && start.saturating_add(u64::from(bytes)) <= self.end
+    }
+
+    /// Lines from the start of a page on, as rings of provided buffers have to be.
+    ///
+    /// # Errors
+    /// [`Exhausted`].
+    pub fn page_lines(&self, count: usize) -> Result<&'m [Line], Exhausted> {
+        let lines: &'m [Line] =
+            self.bump.slice_with(count.saturating_add(PAGE_LINES), |_| Line::zeroed())?;
+        let is_page = |line: &Line| address_in(line).is_multiple_of(PAGE_BYTES);
+        let first = lines.iter().position(is_page).unwrap_or(0);
+        Ok(lines.get(first..).and_then(|lines| lines.get(..count)).unwrap_or(&[]))
+    }
+}
+
+/// The address as the kernel is told it.
+#[must_use]
+#[inline(always)]
+pub fn address_of<T: ?Sized>(at: NonNull<T>) -> u64 {
+    // What the kernel does with it is as if by a pointer that was made of this number.
+    u64::try_from(at.as_ptr().expose_provenance()).unwrap_or(0)
+}
+
+/// The address of something that stays where it is for as long as the kernel has it.
+#[must_use]
+#[inline(always)]
+pub fn address_in<T: ?Sized>(place: &T) -> u64 {
+    address_of(NonNull::from_ref(place))
+}

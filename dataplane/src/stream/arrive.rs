@@ -1,0 +1,407 @@
+//! Completions into events.
+
+use spinwire_layouts::uring::{Cqe, cqe};
+use spinwire_layouts::word::{to_usize, widen};
+
+use super::row::{Phase, Row, flag, want};
+use super::service::{Flight, LIST, Streams};
+use super::{CloseReason, ConnId, StreamEvent};
+use crate::chain::{Cause, ChainEvent, ChainId, Remains, Why};
+use crate::id::{Generation, OpTag, WrId};
+use crate::table::NIL;
+use crate::uring::Enter;
+
+/// Numbers of errno(3) that say something about what to do next.
+mod errno {
+    pub(super) const EINTR: i32 = 4;
+    pub(super) const EIO: i32 = 5;
+    pub(super) const EAGAIN: i32 = 11;
+    pub(super) const ENOMEM: i32 = 12;
+    pub(super) const ENFILE: i32 = 23;
+    pub(super) const EMFILE: i32 = 24;
+    pub(super) const ENOBUFS: i32 = 105;
+    pub(super) const ECANCELED: i32 = 125;
+}
+
+impl<'m, E: Enter> Streams<'m, E> {
+    /// What a completion means.
+    #[inline]
+    pub(super) fn arrived(&self, cqe: &Cqe) -> Option<StreamEvent<'m>> {
+        match WrId::from_raw(cqe.user_data).parts() {
+            Some((OpTag::Receive, generation, slot)) => self.received(generation, slot, cqe),
+            Some((OpTag::Chain, ..)) => self.chain_moved(cqe),
+            Some((tag, generation, slot)) => self.changed(tag, (generation, slot), cqe),
+            None => self.stale(cqe),
+        }
+    }
+
+    /// A completion that belongs to nothing. Its buffer goes back all the same.
+    #[cold]
+    fn stale(&self, cqe: &Cqe) -> Option<StreamEvent<'m>> {
+        self.count(|c| c.stale = c.stale.wrapping_add(1));
+        self.give_back(cqe);
+        None
+    }
+
+    /// Buffers of a completion that nobody wants.
+    #[cold]
+    fn give_back(&self, cqe: &Cqe) {
+        if cqe.flags & cqe::BUFFER != 0 {
+            let bytes = cqe.res.max(0).cast_unsigned();
+            let mut filled = self.buffers.filled(cqe.flags >> cqe::BUFFER_SHIFT, bytes);
+            while self.buffers.take(&mut filled).is_some() && filled.left > 0 {}
+        }
+    }
+
+    fn received(&self, generation: Generation, slot: u32, cqe: &Cqe) -> Option<StreamEvent<'m>> {
+        let Some((id, row)) = self.row_of(generation, slot) else { return self.stale(cqe) };
+        if cqe.flags & cqe::MORE == 0 {
+            row.clear(flag::ARMED | flag::STOPPING | flag::ONE_SHOT);
+            row.end();
+            self.want(slot, again(row));
+        }
+        if cqe.res > 0 && row.phase.get() == Phase::Open && cqe.flags & cqe::BUFFER != 0 {
+            row.came.set(self.now.get());
+            let bytes = cqe.res.cast_unsigned();
+            self.count(|c| c.received_bytes = c.received_bytes.wrapping_add(widen(bytes)));
+            let filled = self.buffers.filled(cqe.flags >> cqe::BUFFER_SHIFT, bytes);
+            self.rest.set(Some((id, filled)));
+            return self.rest_of_completion();
+        }
+        self.give_back(cqe);
+        self.received_nothing((id, row), cqe.res)
+    }
+
+    #[inline(never)]
+    fn received_nothing(&self, (id, row): (ConnId, &'m Row), res: i32) -> Option<StreamEvent<'m>> {
+        let slot = id.slot();
+        if row.phase.get() != Phase::Open {
+            return None;
+        }
+        match res {
+            0 => {
+                row.set(flag::PEER_CLOSED);
+                Some(StreamEvent::PeerClosed(id))
+            }
+            res if res == -errno::ENOBUFS => {
+                self.count(|c| c.out_of_buffers = c.out_of_buffers.wrapping_add(1));
+                row.wants.set(row.wants.get() & !want::RECEIVE);
+                self.park(slot, row);
+                None
+            }
+            res if res > 0 || [-errno::ECANCELED, -errno::EINTR, -errno::EAGAIN].contains(&res) => {
+                None
+            }
+            res => {
+                self.end(slot, row, CloseReason::Errno(res.wrapping_neg()));
+                None
+            }
+        }
+    }
+
+    /// The next buffer of the completion that is being handed out.
+    #[inline]
+    pub(super) fn rest_of_completion(&self) -> Option<StreamEvent<'m>> {
+        let (conn, mut filled) = self.rest.take()?;
+        let bytes = self.buffers.take(&mut filled);
+        if bytes.is_some() && filled.left > 0 {
+            self.rest.set(Some((conn, filled)));
+        }
+        match bytes {
+            Some(bytes) => Some(StreamEvent::Received { conn, bytes }),
+            None => {
+                self.count(|c| c.stale = c.stale.wrapping_add(1));
+                None
+            }
+        }
+    }
+
+    /// All that is neither bytes nor a chain.
+    #[inline(never)]
+    fn changed(
+        &self,
+        tag: OpTag,
+        (generation, slot): (Generation, u32),
+        cqe: &Cqe,
+    ) -> Option<StreamEvent<'m>> {
+        let Some((id, row)) = self.row_of(generation, slot) else {
+            if tag == OpTag::Accept && cqe.res >= 0 {
+                self.keep_orphan(cqe.res.cast_unsigned());
+            }
+            return self.stale(cqe);
+        };
+        match tag {
+            OpTag::Accept => self.accepted((id, row), cqe),
+            OpTag::Connect => {
+                row.clear(flag::ARMED);
+                row.end();
+                self.want(slot, again(row));
+                if row.phase.get() != Phase::Connecting {
+                    return None;
+                }
+                if cqe.res < 0 {
+                    self.end(slot, row, CloseReason::Errno(cqe.res.wrapping_neg()));
+                    return None;
+                }
+                row.phase.set(Phase::Open);
+                row.came.set(self.now.get());
+                row.went.set(self.now.get());
+                self.watch(row, id);
+                self.want(slot, want::RECEIVE | want::SEND);
+                Some(StreamEvent::Connected(id))
+            }
+            OpTag::Shutdown | OpTag::Disconnect => {
+                // What it could not shut is over anyway; the receive hears why.
+                row.end();
+                self.want(slot, 0);
+                None
+            }
+            OpTag::Close => {
+                row.end();
+                self.over(slot, row);
+                None
+            }
+            OpTag::Send | OpTag::Recv | OpTag::Receive | OpTag::Chain => self.stale(cqe),
+        }
+    }
+
+    fn accepted(&self, (id, row): (ConnId, &'m Row), cqe: &Cqe) -> Option<StreamEvent<'m>> {
+        let slot = id.slot();
+        if cqe.flags & cqe::MORE == 0 {
+            row.clear(flag::ARMED | flag::STOPPING);
+            row.end();
+            self.want(slot, again(row));
+        }
+        if cqe.res < 0 {
+            return self.not_accepted((id, row), cqe.res.wrapping_neg());
+        }
+        let direct = if self.config.features.direct_files { flag::DIRECT } else { 0 };
+        let conn = if row.phase.get() == Phase::Listening {
+            self.open(Phase::Open, cqe.res, direct).ok()
+        } else {
+            None
+        };
+        let Some(conn) = conn else {
+            self.keep_orphan(cqe.res.cast_unsigned());
+            return None;
+        };
+        if self.is_full() {
+            self.starved.set(true);
+            self.want(slot, want::PAUSE);
+        }
+        self.want(conn.slot(), want::RECEIVE);
+        self.count(|c| c.accepted = c.accepted.wrapping_add(1));
+        Some(StreamEvent::Accepted { listener: id, conn })
+    }
+
+    #[cold]
+    fn not_accepted(&self, (id, row): (ConnId, &'m Row), errno: i32) -> Option<StreamEvent<'m>> {
+        if row.phase.get() != Phase::Listening || errno == errno::ECANCELED {
+            return None;
+        }
+        let short = [errno::EMFILE, errno::ENFILE, errno::ENOBUFS, errno::ENOMEM].contains(&errno);
+        if short {
+            // Not at once: it would fail as often as there are turns.
+            row.wants.set(row.wants.get() & !want::ACCEPT);
+            self.accept_later(row, id);
+        } else if is_of_listener(errno) {
+            self.end(id.slot(), row, CloseReason::Errno(errno));
+            return None;
+        }
+        Some(StreamEvent::AcceptFailed { listener: id, errno })
+    }
+
+    fn chain_moved(&self, cqe: &Cqe) -> Option<StreamEvent<'m>> {
+        // What fits no chain is counted by the table of chains.
+        let progress = self.chains.on_cqe(cqe.user_data, cqe.res, cqe.flags).ok()?;
+        let chain = progress.chain;
+        let flight = self.flights.get(to_usize(widen(chain.slot())))?;
+        match progress.event {
+            ChainEvent::Pending => None,
+            ChainEvent::AllOpsComplete => {
+                if !flight.landed.get() && self.is_whole(chain, flight) {
+                    self.land(flight);
+                }
+                None
+            }
+            ChainEvent::Complete { .. } => {
+                self.conclude(chain, flight);
+                None
+            }
+        }
+    }
+
+    /// Whether every operation of a chain has done what it should.
+    fn is_whole(&self, chain: ChainId, flight: &Flight) -> bool {
+        let result = |entry| self.chains.result(chain, entry).ok().flatten();
+        let mut index = flight.segments.first.get();
+        let (mut entry, mut sum) = (0_u16, 0_u32);
+        while let Some(segment) = self.segments.at(index) {
+            sum = sum.wrapping_add(segment.bytes());
+            if !flight.gathered.get() {
+                if result(entry) != Some(segment.bytes().cast_signed()) {
+                    return false;
+                }
+                entry = entry.wrapping_add(1);
+            }
+            index = segment.next.get();
+        }
+        !flight.gathered.get() || result(0) == Some(sum.cast_signed())
+    }
+
+    /// All operations of a chain have ended well; notifications are to come. The connection goes on without it.
+    fn land(&self, flight: &Flight) {
+        flight.landed.set(true);
+        let Some((id, row)) = self.row_of_flight(flight) else { return };
+        row.lingering.set(row.lingering.get().wrapping_add(1));
+        let mut bytes = 0_u64;
+        let mut index = flight.segments.first.get();
+        while let Some(segment) = self.segments.at(index) {
+            bytes = bytes.wrapping_add(widen(segment.bytes()));
+            index = segment.next.get();
+        }
+        self.leave((id, row), bytes);
+        self.eased(id, row);
+    }
+
+    fn row_of_flight(&self, flight: &Flight) -> Option<(ConnId, &'m Row)> {
+        let id = flight.conn.get()?;
+        self.row(id).ok().map(|row| (id, row))
+    }
+
+    /// The active chain of a row has left with so many bytes sent.
+    fn leave(&self, (id, row): (ConnId, &'m Row), sent: u64) {
+        row.active.set(None);
+        row.end();
+        if sent > 0 {
+            row.went.set(self.now.get());
+            row.queued.set(row.queued.get().saturating_sub(sent));
+            self.count(|c| c.sent_bytes = c.sent_bytes.wrapping_add(sent));
+        }
+        self.want(id.slot(), if row.first.get() == NIL { 0 } else { want::SEND });
+    }
+
+    /// The last completion of a chain.
+    fn conclude(&self, chain: ChainId, flight: &Flight) {
+        let Ok(outcome) = self.chains.take(chain) else { return };
+        let Some((id, row)) = self.row_of_flight(flight) else { return };
+        flight.conn.set(None);
+        let list = (&flight.segments.first, &flight.segments.last);
+        let landed = flight.landed.get();
+        if landed {
+            row.lingering.set(row.lingering.get().saturating_sub(1));
+        }
+        let Err(cause) = outcome.result else {
+            let mut sent = 0_u64;
+            while let Some(index) = self.segments.pop_front(list) {
+                sent = sent.wrapping_add(self.segments.at(index).map_or(0, |s| widen(s.bytes())));
+                self.segments.finish(index, true);
+            }
+            if landed {
+                self.want(id.slot(), 0);
+            } else {
+                self.leave((id, row), sent);
+            }
+            self.eased(id, row);
+            return;
+        };
+        let sent = self.finish_sent(flight, outcome.remains);
+        let open = matches!(row.phase.get(), Phase::Open | Phase::Draining);
+        let goes_on = open && matches!(outcome.remains, Remains::From { .. }) && is_passing(cause);
+        if goes_on {
+            let rest = (flight.segments.first.replace(NIL), flight.segments.last.replace(NIL));
+            self.segments.prepend((&row.first, &row.last), rest);
+        }
+        self.leave((id, row), sent);
+        while let Some(index) = self.segments.pop_front(list) {
+            self.segments.finish(index, false);
+        }
+        if open && !goes_on {
+            let errno = cause.errno().unwrap_or(errno::EIO);
+            self.end(id.slot(), row, CloseReason::Errno(errno));
+        }
+        self.eased(id, row);
+    }
+
+    /// Finishes the segments of a broken chain that were sent whole, and moves the start of the one that was not. Returns the bytes.
+    fn finish_sent(&self, flight: &Flight, remains: Remains) -> u64 {
+        let (Remains::From { entry, byte } | Remains::Hole { entry, byte, .. }) = remains else {
+            return 0;
+        };
+        let list = (&flight.segments.first, &flight.segments.last);
+        let mut sent = 0_u64;
+        let (mut whole, mut part) = (entry, byte);
+        while let Some(segment) = self.segments.at(list.0.get()) {
+            let bytes = segment.bytes();
+            let is_sent = if flight.gathered.get() { part >= bytes } else { whole > 0 };
+            if !is_sent {
+                segment.from.set(segment.from.get().saturating_add(part.min(bytes)));
+                return sent.wrapping_add(widen(part.min(bytes)));
+            }
+            if flight.gathered.get() {
+                part = part.wrapping_sub(bytes);
+            }
+            whole = whole.saturating_sub(1);
+            sent = sent.wrapping_add(widen(bytes));
+            if let Some(index) = self.segments.pop_front(list) {
+                self.segments.finish(index, true);
+            }
+        }
+        sent
+    }
+
+    /// Less is queued than before: receives again, tells who was refused, and closes what was to be closed then.
+    fn eased(&self, id: ConnId, row: &'m Row) {
+        let slot = id.slot();
+        let low = widen(self.config.queue_low);
+        if row.has(flag::CROWDED) && row.queued.get() <= low {
+            row.clear(flag::CROWDED);
+            row.wants.set(row.wants.get() & !want::PAUSE);
+            self.want(slot, want::RECEIVE);
+        }
+        if row.phase.get() == Phase::Draining && row.queued.get() == 0 {
+            if row.lingering.get() == 0 {
+                self.end(slot, row, CloseReason::Closed);
+            } else {
+                self.want(slot, want::SHUTDOWN);
+            }
+        }
+        // Segments and buffers came free, of which there may have been too few for others.
+        for _ in 0..self.config.conns {
+            let Some(slot) = self.refused.front(LIST) else { break };
+            let Some(row) = self.row_at(slot).filter(|row| row.queued.get() <= low) else { break };
+            let _in_front = self.refused.unlink(slot);
+            row.set(flag::WRITABLE);
+            let _noted_already = self.noted.push_back(LIST, slot);
+        }
+    }
+}
+
+/// What a row wants when an operation of it has ended that goes on as a rule.
+const fn again(row: &Row) -> u16 {
+    match row.phase.get() {
+        Phase::Listening => want::ACCEPT,
+        Phase::Open if row.may_receive() && !row.has(flag::PARKED) => want::RECEIVE,
+        Phase::Free
+        | Phase::Connecting
+        | Phase::Open
+        | Phase::Draining
+        | Phase::Closing
+        | Phase::Ended => 0,
+    }
+}
+
+/// Whether what broke a chain of sends passes.
+const fn is_passing(cause: Cause) -> bool {
+    match cause.why {
+        Why::Short { .. } => true,
+        Why::Errno(number) => matches!(number, errno::EINTR | errno::EAGAIN | errno::ENOMEM),
+        Why::Overrun { .. } => false,
+    }
+}
+
+/// Whether an error of accept(2) is about the socket that listens, and not about one connection.
+const fn is_of_listener(number: i32) -> bool {
+    // EBADF, EFAULT, EINVAL, ENOTSOCK, EOPNOTSUPP.
+    matches!(number, 9 | 14 | 22 | 88 | 95)
+}

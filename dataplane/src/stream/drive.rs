@@ -1,0 +1,408 @@
+//! Wants into submissions: the one place where they are made.
+//!
+//! What there is no room for stays wanted, and its row at the front of the list.
+
+use spinwire_layouts::uring::{FILE_INDEX_ALLOC, Sqe, accept, cancel, op, recvsend, sqe};
+use spinwire_layouts::word::{to_usize, widen};
+
+use super::row::{PARTS_MAX, Phase, Row, RowAddress, flag, want};
+use super::service::{LIST, Streams};
+use super::{CloseReason, ConnId};
+use crate::chain::{ChainId, Entry};
+use crate::error::PostError;
+use crate::id::OpTag;
+use crate::raw::kernel_memory::address_in;
+use crate::table::NIL;
+use crate::uring::Enter;
+use crate::uring::ring::UNHEARD;
+
+/// Flags of send(2): the whole of it, and no signal.
+const SEND_FLAGS: u32 = 0x100 | 0x4000;
+/// `SOCK_CLOEXEC` of accept4(2).
+const CLOSE_ON_EXEC: u32 = 0o2_000_000;
+/// `SHUT_WR` of shutdown(2).
+const SHUT_WRITE: u32 = 1;
+
+impl<'m, E: Enter> Streams<'m, E> {
+    /// Submits what is wanted by up to `most` rows.
+    pub(super) fn drive(&self, most: u32) {
+        self.close_orphans();
+        for _ in 0..most.min(self.config.conns) {
+            let Some(slot) = self.wanting.front(LIST) else { return };
+            let Some(row) = self.row_at(slot) else { return };
+            if self.drive_row(slot, row).is_err() {
+                return;
+            }
+            let _in_front = self.wanting.unlink(slot);
+        }
+    }
+
+    fn close_orphans(&self) {
+        while let Some(fd) = self.take_orphan() {
+            let direct = self.config.features.direct_files;
+            let close = close_of(fd.cast_signed(), direct);
+            if self.ring.push(&[Sqe { user_data: UNHEARD, ..close }]).is_err() {
+                self.put_orphan_back();
+                return;
+            }
+        }
+    }
+
+    fn drive_row(&self, slot: u32, row: &'m Row) -> Result<(), PostError> {
+        let wants = row.wants.get();
+        if wants & (want::CANCEL | want::PAUSE) != 0 {
+            self.stop(slot, row)?;
+        }
+        if wants & want::RECEIVE != 0 {
+            self.receive(slot, row)?;
+        }
+        if wants & want::SEND != 0 {
+            self.send_waiting(slot, row)?;
+        }
+        if wants & (want::ACCEPT | want::CONNECT) != 0 {
+            self.begin_row(slot, row)?;
+        }
+        if wants & (want::SHUTDOWN | want::CLOSE) != 0 {
+            self.finish_row(slot, row)?;
+        }
+        Ok(())
+    }
+
+    fn granted(row: &Row, wants: u16) {
+        row.wants.set(row.wants.get() & !wants);
+    }
+
+    /// A submission on the descriptor of a row.
+    const fn on(row: &Row, opcode: u8) -> Sqe {
+        let flags = if row.has(flag::DIRECT) { sqe::FIXED_FILE } else { 0 };
+        Sqe { opcode, flags, fd: row.fd.get(), ..Sqe::ZERO }
+    }
+
+    fn stop(&self, slot: u32, row: &Row) -> Result<(), PostError> {
+        let wants = row.wants.get();
+        if wants & want::CANCEL != 0 {
+            let fixed = if row.has(flag::DIRECT) { cancel::FD_FIXED } else { 0 };
+            self.ring.push(&[Sqe {
+                opcode: op::ASYNC_CANCEL,
+                fd: row.fd.get(),
+                op_flags: cancel::FD | cancel::ALL | fixed,
+                user_data: UNHEARD,
+                ..Sqe::ZERO
+            }])?;
+            Self::granted(row, want::CANCEL | want::PAUSE);
+            return Ok(());
+        }
+        if row.has(flag::ARMED) && !row.has(flag::STOPPING) {
+            let op =
+                if row.phase.get() == Phase::Listening { OpTag::Accept } else { OpTag::Receive };
+            self.ring.push(&[Sqe {
+                opcode: op::ASYNC_CANCEL,
+                fd: -1,
+                addr: Self::name(op, slot, row),
+                user_data: UNHEARD,
+                ..Sqe::ZERO
+            }])?;
+            row.set(flag::STOPPING);
+        }
+        Self::granted(row, want::PAUSE);
+        Ok(())
+    }
+
+    fn receive(&self, slot: u32, row: &Row) -> Result<(), PostError> {
+        if !row.may_receive() {
+            Self::granted(row, want::RECEIVE);
+            return Ok(());
+        }
+        if self.buffers.given() == 0 {
+            self.park(slot, row);
+            Self::granted(row, want::RECEIVE);
+            return Ok(());
+        }
+        let features = self.config.features;
+        let again = features.recv_multishot && !row.has(flag::ONE_SHOT);
+        let mut ioprio = 0;
+        if again {
+            ioprio |= recvsend::RECV_MULTISHOT;
+        }
+        if features.bundles {
+            ioprio |= recvsend::BUNDLE;
+        }
+        let entry = Self::on(row, op::RECV);
+        self.ring.push(&[Sqe {
+            flags: entry.flags | sqe::BUFFER_SELECT,
+            ioprio,
+            // Without bundles a receive that is not repeated says how much; 0 is as much as the buffer holds.
+            buf_index: self.buffers.group(),
+            user_data: Self::name(OpTag::Receive, slot, row),
+            ..entry
+        }])?;
+        row.set(flag::ARMED);
+        row.begin();
+        Self::granted(row, want::RECEIVE);
+        Ok(())
+    }
+
+    /// Waits for buffers.
+    pub(super) fn park(&self, slot: u32, row: &Row) {
+        row.set(flag::PARKED);
+        let _parked_already = self.parked.push_back(LIST, slot);
+    }
+
+    /// Receives again for rows that were parked: for one and once where buffers are few, for all when a quarter of them is there.
+    pub(super) fn unpark(&self) {
+        if self.parked.is_empty(LIST) || self.buffers.given() == 0 {
+            return;
+        }
+        let (_, all) = self.buffers.registration();
+        let plenty = self.buffers.given() >= (all / 4).max(1);
+        let most = if plenty { self.config.conns } else { self.buffers.given() };
+        for _ in 0..most {
+            let Some(slot) = self.parked.pop_front(LIST) else { return };
+            let Some(row) = self.row_at(slot) else { return };
+            row.clear(flag::PARKED | flag::ONE_SHOT);
+            if !plenty {
+                row.set(flag::ONE_SHOT);
+            }
+            self.want(slot, want::RECEIVE);
+        }
+    }
+
+    fn begin_row(&self, slot: u32, row: &Row) -> Result<(), PostError> {
+        match row.phase.get() {
+            Phase::Listening if !row.has(flag::ARMED) => {
+                if self.is_full() {
+                    // Wanted again when a row comes free.
+                    self.starved.set(true);
+                } else {
+                    let features = self.config.features;
+                    let direct = features.direct_files;
+                    self.ring.push(&[Sqe {
+                        ioprio: if features.accept_multishot { accept::MULTISHOT } else { 0 },
+                        op_flags: if direct { 0 } else { CLOSE_ON_EXEC },
+                        file_index: if direct { FILE_INDEX_ALLOC } else { 0 },
+                        user_data: Self::name(OpTag::Accept, slot, row),
+                        ..Self::on(row, op::ACCEPT)
+                    }])?;
+                    row.set(flag::ARMED);
+                    row.begin();
+                }
+            }
+            Phase::Connecting if !row.has(flag::ARMED) => {
+                self.ring.push(&[self.connect_to(slot, row)])?;
+                row.set(flag::ARMED);
+                row.begin();
+            }
+            Phase::Free
+            | Phase::Listening
+            | Phase::Connecting
+            | Phase::Open
+            | Phase::Draining
+            | Phase::Closing
+            | Phase::Ended => {}
+        }
+        Self::granted(row, want::ACCEPT | want::CONNECT);
+        Ok(())
+    }
+
+    fn connect_to(&self, slot: u32, row: &Row) -> Sqe {
+        Sqe {
+            addr: address_in(&row.address),
+            off: widen(row.address.get().length()),
+            user_data: Self::name(OpTag::Connect, slot, row),
+            ..Self::on(row, op::CONNECT)
+        }
+    }
+
+    fn finish_row(&self, slot: u32, row: &'m Row) -> Result<(), PostError> {
+        let idle = row.active.get().is_none() && row.first.get() == NIL;
+        let wants = row.wants.get();
+        let open = matches!(row.phase.get(), Phase::Open | Phase::Draining);
+        if wants & want::SHUTDOWN != 0 && idle && open {
+            if !row.has(flag::SHUT) {
+                self.ring.push(&[Sqe {
+                    len: SHUT_WRITE,
+                    user_data: Self::name(OpTag::Shutdown, slot, row),
+                    ..Self::on(row, op::SHUTDOWN)
+                }])?;
+                row.set(flag::SHUT);
+                row.begin();
+            }
+            Self::granted(row, want::SHUTDOWN);
+        }
+        if wants & want::CLOSE == 0 || row.under_way.get() > 0 {
+            return Ok(());
+        }
+        if row.lingering.get() > 0 {
+            // The network has pages that were sent uncopied. It lets go of them when the connection is reset.
+            if !row.has(flag::RESET) {
+                row.address.set(RowAddress::NONE);
+                let reset = self.connect_to(slot, row);
+                let name = Self::name(OpTag::Disconnect, slot, row);
+                self.ring.push(&[Sqe { user_data: name, ..reset }])?;
+                row.set(flag::RESET);
+                row.begin();
+            }
+            return Ok(());
+        }
+        if row.has(flag::BORROWED) {
+            self.over(slot, row);
+        } else {
+            let close = close_of(row.fd.get(), row.has(flag::DIRECT));
+            let name = Self::name(OpTag::Close, slot, row);
+            self.ring.push(&[Sqe { user_data: name, ..close }])?;
+            row.begin();
+        }
+        Self::granted(row, want::CLOSE);
+        Ok(())
+    }
+
+    /// The kernel has nothing of the row any more.
+    pub(super) fn over(&self, slot: u32, row: &Row) {
+        row.phase.set(Phase::Ended);
+        let _not_parked = self.parked.unlink(slot);
+        let _not_refused = self.refused.unlink(slot);
+        if let Some(timer) = row.timer.take() {
+            let _fired_before = self.timers.cancel(timer);
+        }
+        let _noted_already = self.noted.push_back(LIST, slot);
+    }
+
+    /// Submits what waits: as one send, one message of many parts, or a chain.
+    fn send_waiting(&self, slot: u32, row: &'m Row) -> Result<(), PostError> {
+        let open = matches!(row.phase.get(), Phase::Open | Phase::Draining);
+        if row.active.get().is_some() || row.first.get() == NIL || !open {
+            Self::granted(row, want::SEND);
+            return Ok(());
+        }
+        let mut parts = [(0_u64, 0_u32); PARTS_MAX];
+        let mut count = 0;
+        let mut bytes = 0_u32;
+        let mut index = row.first.get();
+        while let (Some(segment), Some(part)) = (self.segments.at(index), parts.get_mut(count)) {
+            let Some(sum) = bytes.checked_add(segment.bytes()).filter(|sum| *sum < 1 << 31) else {
+                break;
+            };
+            bytes = sum;
+            *part =
+                (segment.address.get().wrapping_add(widen(segment.from.get())), segment.bytes());
+            count = count.wrapping_add(1);
+            index = segment.next.get();
+        }
+        let parts = parts.get(..count).unwrap_or(&[]);
+        let large = |bytes: u32| {
+            let least = self.config.zero_copy_min;
+            self.config.features.send_zero_copy && least != 0 && bytes >= least
+        };
+        let gathered = count > 1 && !parts.iter().any(|(_, bytes)| large(*bytes));
+        let id = row.id(slot);
+        if gathered {
+            self.launch(id, row, (&[Entry::bytes(bytes, 0)], true), |chain, out| {
+                row.gather(parts);
+                let name = chain.user_data(0).map_or(UNHEARD, |name| name.as_raw());
+                let Some(place) = out.first_mut() else { return };
+                *place = Sqe {
+                    addr: address_in(&row.header),
+                    len: 1,
+                    op_flags: SEND_FLAGS,
+                    user_data: name,
+                    ..Self::on(row, op::SENDMSG)
+                };
+            })
+        } else {
+            let mut entries = [Entry::plain(0); PARTS_MAX];
+            for (entry, (_, bytes)) in entries.iter_mut().zip(parts) {
+                *entry = Entry::bytes(*bytes, 0);
+            }
+            let entries = entries.get(..count).unwrap_or(&[]);
+            self.launch(id, row, (entries, false), |chain, out| {
+                for ((place, part), at) in out.iter_mut().zip(parts).zip(0_u16..) {
+                    let (addr, len) = *part;
+                    let opcode = if large(len) { op::SEND_ZC } else { op::SEND };
+                    if opcode == op::SEND_ZC {
+                        self.count(|c| c.zero_copy = c.zero_copy.wrapping_add(1));
+                    }
+                    let entry = Self::on(row, opcode);
+                    let last = usize::from(at).wrapping_add(1) == count;
+                    let link = if last { 0 } else { sqe::IO_LINK };
+                    let name = chain.user_data(at).map_or(UNHEARD, |name| name.as_raw());
+                    *place = Sqe {
+                        flags: entry.flags | link,
+                        addr,
+                        len,
+                        op_flags: SEND_FLAGS,
+                        user_data: name,
+                        ..entry
+                    };
+                }
+            })
+        }
+    }
+
+    fn launch(
+        &self,
+        id: ConnId,
+        row: &'m Row,
+        (entries, gathered): (&[Entry], bool),
+        build: impl FnOnce(ChainId, &mut [Sqe]),
+    ) -> Result<(), PostError> {
+        let count = entries.len();
+        if to_usize(widen(self.ring.room())) < count {
+            return Err(crate::error::Retry::SqFull.into());
+        }
+        // There are as many chains as segments, and one of them waits here.
+        let Ok(chain) = self.chains.start(widen(id.slot()), entries) else {
+            debug_assert!(false, "a segment waits, so that a chain is free");
+            return Err(crate::error::Retry::NoSlot.into());
+        };
+        let mut out = [Sqe::ZERO; PARTS_MAX];
+        let out = out.get_mut(..count).unwrap_or_default();
+        build(chain, out);
+        if let Err(refused) = self.ring.push(out) {
+            let _nothing_was_submitted = self.chains.abandon(chain, |_, _| {});
+            return Err(refused);
+        }
+        if let Some(flight) = self.flights.get(to_usize(widen(chain.slot()))) {
+            flight.conn.set(Some(id));
+            flight.gathered.set(gathered);
+            flight.landed.set(false);
+            let parts = if gathered { Self::parts_of_vector(row) } else { count };
+            for _ in 0..parts {
+                if let Some(index) = self.segments.pop_front((&row.first, &row.last)) {
+                    let list = (&flight.segments.first, &flight.segments.last);
+                    self.segments.push_back(list, index);
+                }
+            }
+        }
+        row.active.set(Some(chain));
+        row.begin();
+        // What did not fit goes when this has landed.
+        Self::granted(row, want::SEND);
+        Ok(())
+    }
+
+    const fn parts_of_vector(row: &Row) -> usize {
+        let [_, _, _, length, ..] = &row.header;
+        to_usize(length.get())
+    }
+
+    /// Ends everything: the ring is lost. What the kernel has of it never comes back.
+    #[cold]
+    pub(super) fn lose(&self) {
+        for (row, slot) in self.rows.iter().zip(0_u32..) {
+            if !matches!(row.phase.get(), Phase::Free | Phase::Ended) {
+                self.end(slot, row, CloseReason::RingLost);
+                row.wants.set(0);
+                self.over(slot, row);
+            }
+        }
+    }
+}
+
+const fn close_of(fd: i32, direct: bool) -> Sqe {
+    if direct {
+        // A place of the table is given as one more than its number.
+        Sqe { opcode: op::CLOSE, file_index: fd.cast_unsigned().wrapping_add(1), ..Sqe::ZERO }
+    } else {
+        Sqe { opcode: op::CLOSE, fd, ..Sqe::ZERO }
+    }
+}

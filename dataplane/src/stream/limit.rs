@@ -1,0 +1,83 @@
+//! Timeouts. A connection has one timer, which is not moved with every byte: when it fires, the row says whether it is time.
+
+use super::row::{Phase, Row, flag, want};
+use super::service::Streams;
+use super::{CloseReason, ConnId};
+use crate::time::{Instant, Nanos};
+use crate::uring::Enter;
+
+/// How long a listener waits after there were no descriptors for a connection.
+const ACCEPT_AGAIN: Nanos = Nanos::from_millis(10);
+
+impl<E: Enter> Streams<'_, E> {
+    /// When a row is due, and why.
+    fn due(&self, row: &Row) -> Option<(Instant, CloseReason)> {
+        let after = |since: Instant, limit: Nanos, why| {
+            (limit != Nanos::MAX).then(|| (since.saturating_add(limit), why))
+        };
+        let (came, went) = (row.came.get(), row.went.get());
+        let send = || after(went, self.config.send_timeout, CloseReason::SendTimeout);
+        match row.phase.get() {
+            Phase::Connecting => {
+                after(came, self.config.connect_timeout, CloseReason::ConnectTimeout)
+            }
+            Phase::Open => {
+                let idle =
+                    after(came.max(went), self.config.idle_timeout, CloseReason::IdleTimeout);
+                let stuck = if row.queued.get() > 0 { send() } else { None };
+                match (idle, stuck) {
+                    (Some(a), Some(b)) => Some(if a.0 <= b.0 { a } else { b }),
+                    (one, other) => one.or(other),
+                }
+            }
+            Phase::Draining => send(),
+            Phase::Free | Phase::Listening | Phase::Closing | Phase::Ended => None,
+        }
+    }
+
+    /// Starts the timer of a row, or moves it to the sooner.
+    pub(super) fn watch(&self, row: &Row, id: ConnId) {
+        let limits =
+            [self.config.connect_timeout, self.config.idle_timeout, self.config.send_timeout];
+        if row.phase.get() == Phase::Listening || limits == [Nanos::MAX; 3] {
+            return;
+        }
+        // What is queued later has a limit of its own: it is looked at no later than that.
+        let within = limits.into_iter().min().unwrap_or(Nanos::MAX);
+        let soonest = self.now.get().saturating_add(within);
+        let when = self.due(row).map_or(soonest, |(when, _)| when.min(soonest));
+        self.set_timer(row, id, when);
+    }
+
+    fn set_timer(&self, row: &Row, id: ConnId, when: Instant) {
+        let running = row.timer.get();
+        if running.is_some_and(|timer| self.timers.reset(timer, when).is_ok()) {
+            return;
+        }
+        // There is a timer for every row.
+        row.timer.set(self.timers.insert(when, id).ok());
+    }
+
+    /// The listener tries again after a while.
+    pub(super) fn accept_later(&self, row: &Row, id: ConnId) {
+        self.set_timer(row, id, self.now.get().saturating_add(ACCEPT_AGAIN));
+    }
+
+    pub(super) fn expire(&self, now: Instant, budget: u32) {
+        for due in self.timers.expire(now, budget) {
+            let id = due.payload;
+            let Ok(row) = self.row(id) else { continue };
+            row.timer.set(None);
+            if row.phase.get() == Phase::Listening {
+                if !row.has(flag::ARMED) {
+                    self.want(id.slot(), want::ACCEPT);
+                }
+                continue;
+            }
+            match self.due(row) {
+                Some((when, reason)) if when <= now => self.end(id.slot(), row, reason),
+                _ => self.watch(row, id),
+            }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Byte streams over io_uring: connections of TCP or of anything else that is a stream, for services of any protocol.
+//!
+//! ```text
+//!    your service, one thread on one core
+//!      loop { streams.turn(now, budget);  while let Some(event) = streams.poll() { .. write, send, close .. } }
+//!                 |                                        ^
+//!   listen, connect, adopt                                 | Accepted, Connected, Received, Sent, Writable, PeerClosed, Closed
+//!                 v                                        |
+//!    +-----------------------------------------------------------------+
+//!    | rows      a connection: phase, what it wants of the ring        |
+//!    | segments  what waits to be sent, and what the kernel has of it  |
+//!    | chains    sends under way, their results and notifications      |
+//!    | buffers   from which the kernel picks when bytes have come      |
+//!    +-----------------------------------------------------------------+
+//!                 | one submission a turn                  ^
+//!                 v                                        |
+//!    +-----------------------------------------------------------------+
+//!    | uring::Ring                                                     |
+//!    +-----------------------------------------------------------------+
+//! ```
+//!
+//! | file | what it does |
+//! |---|---|
+//! | [`provided`] | gives buffers to the kernel and takes them back filled |
+//! | `service` | the table of connections: how they begin and end, turns and events |
+//! | `write` | what callers hand in to be sent |
+//! | `row` | one connection, and what it wants |
+//! | `segment` | queues of what is to be sent |
+//! | `drive` | turns wants into submissions, as far as there is room for them |
+//! | `arrive` | turns completions into events |
+//! | `limit` | timeouts |
+//!
+//! *A connection wants things of the ring* (to receive, to send, to be cancelled, to be closed), a bit each. A turn goes through the
+//! connections that want something and submits what there is room for; what there is none for is wanted still. So nothing
+//! that a caller or a completion asks for is ever lost because the queue is full, and there is one place where submissions
+//! are made.
+//!
+//! *Bytes that come* lie in a buffer that the kernel has picked; the event hands it out as a [`Loan`]. While it is held, the kernel
+//! has one less. Where it has none, receiving stops by itself and goes on as buffers come back: one by one at first, then as
+//! before.
+//!
+//! *Bytes that go* are copied into buffers of the service by [`Streams::write`], or handed over in a loan by [`Streams::send`]. They go out in
+//! that order. All that waits goes with one submission, or as one chain of linked ones where some of it is large enough to go uncopied.
+//! The next may begin when every operation of the one before has ended; memory comes back when the kernel has said its last word of it.
+//!
+//! Sockets have to be in blocking mode: of a non-blocking one io_uring waits for nothing (`REQ_F_NOWAIT`).
+//!
+//! Invariants: (1) a row is free only when the kernel has no operation of it; (2) a segment is in the queue of one row, or with one
+//! chain, or ended and about to be reported, or free; (3) at most one chain of a row has operations under way.
+
+mod arrive;
+mod drive;
+mod limit;
+pub mod provided;
+mod row;
+mod segment;
+mod service;
+mod write;
+
+use core::fmt;
+
+use crate::raw::loan::Loan;
+use crate::table::Key;
+use crate::time::Nanos;
+
+pub use row::RowAddress;
+pub use service::{PlaceError, Streams};
+
+/// A connection or a listener, as its [`Streams`] knows it: slot and generation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ConnId(pub(crate) Key);
+
+impl ConnId {
+    /// Its slot: below the number of connections that the service was placed for. For tables of the caller's own.
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        self.0.slot()
+    }
+}
+
+impl fmt::Display for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0.slot(), self.0.generation().as_raw())
+    }
+}
+
+/// What the kernel can do, as the host has found out. Without one there is another way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StreamFeatures {
+    /// One submission accepts many connections; else one each.
+    pub accept_multishot: bool,
+    /// One submission receives many times; else once.
+    pub recv_multishot: bool,
+    /// One completion fills many buffers; else one each.
+    pub bundles: bool,
+    /// Sends without a copy (`SEND_ZC`); else all are copied.
+    pub send_zero_copy: bool,
+    /// Accepted connections live in the ring's own table of files, which the host has registered; else they are descriptors.
+    pub direct_files: bool,
+}
+
+/// How many of everything, and when to give up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StreamConfig {
+    /// Connections and listeners.
+    pub conns: u32,
+    /// Buffers that the kernel receives into, and their bytes.
+    pub recv_buffers: (u32, usize),
+    /// Buffers that [`Streams::write`] copies into, and their bytes.
+    pub send_buffers: (u32, usize),
+    /// Pieces that wait to be sent or are under way.
+    pub segments: u32,
+    /// With so many bytes to be sent a connection is not received from any more,
+    pub queue_high: u32,
+    /// and with so few it is again.
+    pub queue_low: u32,
+    /// More than so many bytes are not taken for a connection.
+    pub queue_max: u32,
+    /// From so many bytes on a piece is sent without a copy, where the kernel can; 0 for never.
+    pub zero_copy_min: u32,
+    /// What the kernel can do.
+    pub features: StreamFeatures,
+    /// How long to connect may take; `MAX` for any time. So are the others.
+    pub connect_timeout: Nanos,
+    /// How long nothing may come and nothing go.
+    pub idle_timeout: Nanos,
+    /// How long what is to be sent may make no progress; also after a close.
+    pub send_timeout: Nanos,
+}
+
+impl Default for StreamConfig {
+    /// 64 connections, 256 buffers of 16 KiB each way, no timeouts but ten seconds for what is to be sent after a close, no features.
+    fn default() -> Self {
+        Self {
+            conns: 64,
+            recv_buffers: (256, 16 << 10),
+            send_buffers: (256, 16 << 10),
+            segments: 1024,
+            queue_high: 256 << 10,
+            queue_low: 64 << 10,
+            queue_max: 4 << 20,
+            zero_copy_min: 0,
+            features: StreamFeatures::default(),
+            connect_timeout: Nanos::MAX,
+            idle_timeout: Nanos::MAX,
+            send_timeout: Nanos::MAX,
+        }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum CloseReason {
+    /// The caller closed it, and everything was sent.
+    Closed,
+    /// The caller aborted it.
+    Aborted,
+    /// An operation failed: the number of errno(3).
+    Errno(i32),
+    /// It could not be connected in time.
+    ConnectTimeout,
+    /// Nothing came and nothing went for too long.
+    IdleTimeout,
+    /// What was to be sent made no progress for too long.
+    SendTimeout,
+    /// The ring is lost.
+    RingLost,
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("closed"),
+            Self::Aborted => f.write_str("aborted"),
+            Self::Errno(errno) => write!(f, "failed with errno {errno}"),
+            Self::ConnectTimeout => f.write_str("not connected in time"),
+            Self::IdleTimeout => f.write_str("idle for too long"),
+            Self::SendTimeout => f.write_str("the other end takes nothing for too long"),
+            Self::RingLost => f.write_str("the ring is lost"),
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum StreamEvent<'m> {
+    /// A connection has come.
+    Accepted {
+        /// By which listener.
+        listener: ConnId,
+        /// The connection.
+        conn: ConnId,
+    },
+    /// None could be accepted: no descriptors or no memory at the moment. The listener tries again by itself.
+    AcceptFailed {
+        /// Which listener.
+        listener: ConnId,
+        /// The number of errno(3).
+        errno: i32,
+    },
+    /// A connection is up that this end has opened.
+    Connected(ConnId),
+    /// Bytes have come.
+    Received {
+        /// From where.
+        conn: ConnId,
+        /// The bytes. Dropping it gives the buffer back to the kernel.
+        bytes: Loan<'m>,
+    },
+    /// A loan was sent, and is the caller's again.
+    Sent {
+        /// Where to.
+        conn: ConnId,
+        /// The number that was given with it.
+        context: u64,
+        /// The buffer.
+        loan: Loan<'m>,
+    },
+    /// A loan was not sent, or not all of it, because the connection has ended.
+    NotSent {
+        /// Where to.
+        conn: ConnId,
+        /// The number that was given with it.
+        context: u64,
+        /// The buffer.
+        loan: Loan<'m>,
+    },
+    /// There is room again, after a write or a send was refused.
+    Writable(ConnId),
+    /// The other end sends no more. It may still receive.
+    PeerClosed(ConnId),
+    /// The connection is over, and its id is stale. What was handed in for it has come back before.
+    Closed {
+        /// Which.
+        conn: ConnId,
+        /// Why: the first cause.
+        reason: CloseReason,
+    },
+}
+
+/// What a service has seen and done so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StreamCounters {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections that came when there was no row for them, and were closed at once.
+    pub turned_away: u64,
+    /// Bytes that came.
+    pub received_bytes: u64,
+    /// Bytes that went.
+    pub sent_bytes: u64,
+    /// Times that the kernel had no buffer for what had come.
+    pub out_of_buffers: u64,
+    /// Completions that belong to no operation of a connection that is there.
+    pub stale: u64,
+    /// Pieces that went uncopied.
+    pub zero_copy: u64,
+}

@@ -1,0 +1,196 @@
+//! Provided buffers: a group from which the kernel picks one when bytes have come.
+//!
+//! ```text
+//!   loans   lend -> ring entry  | address, length, number |   the kernel's
+//!           CQE with the number -> loan, filled               the caller's
+//!           dropped -> lent again at the next turn
+//! ```
+//!
+//! The kernel takes entries in the order of the ring. One completion can fill several, one behind the other (a *bundle*); then it names the
+//! first, and the order of the ring says the rest.
+//!
+//! The tail lies in the last 16 bits of the first entry. It is stored together with the length and the number of that entry,
+//! which do not change by it (io_uring_register(2), IORING_REGISTER_PBUF_RING).
+//!
+//! Invariants: (1) a buffer is in the ring, or with the caller, or in the pool; (2) what the kernel names is given out only if it
+//! is in the ring.
+
+use core::cell::Cell;
+use core::fmt;
+
+use spinwire_layouts::word::{from_usize, join, low, to_usize, widen};
+
+use crate::raw::kernel_memory::{KernelMemory, address_in, address_of};
+use crate::raw::line::{Line, word};
+use crate::raw::loan::{Loan, LoanPool, Posted};
+use crate::raw::place::Exhausted;
+use crate::sync::Ordering;
+
+/// Most buffers of a group (the kernel takes up to 32768).
+pub const BUFFERS_MAX: u32 = 1 << 15;
+
+/// A group of provided buffers, all of one size.
+pub struct ProvidedBuffers<'m> {
+    pool: &'m LoanPool<'m>,
+    /// Two words for each entry: address; length 32, number 16, and in the first entry the tail.
+    lines: &'m [Line],
+    /// Power of two, less one.
+    mask: u32,
+    /// By number: the buffer, while it is in the ring.
+    posted: &'m [Cell<Option<Posted<'m>>>],
+    /// By place in the ring: the number. By number: the place.
+    order: &'m [Cell<u32>],
+    places: &'m [Cell<u32>],
+    tail: Cell<u32>,
+    given: Cell<u32>,
+    group: u16,
+}
+
+impl fmt::Debug for ProvidedBuffers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProvidedBuffers")
+            .field("group", &self.group)
+            .field("given", &self.given)
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the kernel has filled, as far as it was not handed out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Filled {
+    /// Place in the ring.
+    place: u32,
+    /// Bytes.
+    pub(super) left: u32,
+}
+
+impl<'m> ProvidedBuffers<'m> {
+    /// A group of `count` buffers (rounded up to a power of two, at most [`BUFFERS_MAX`]) of `bytes` each.
+    ///
+    /// # Errors
+    /// [`Exhausted`].
+    pub fn place(
+        arena: &KernelMemory<'m>,
+        group: u16,
+        (count, bytes): (u32, usize),
+    ) -> Result<Self, Exhausted> {
+        let count = count.clamp(1, BUFFERS_MAX).next_power_of_two();
+        let length = to_usize(widen(count));
+        let bump = arena.bump();
+        Ok(Self {
+            pool: LoanPool::place(bump, count, bytes)?,
+            lines: arena.page_lines(length.div_ceil(4))?,
+            mask: count.wrapping_sub(1),
+            posted: bump.slice_with(length, |_| Cell::new(None))?,
+            order: bump.slice_with(length, |_| Cell::new(0))?,
+            places: bump.slice_with(length, |_| Cell::new(0))?,
+            tail: Cell::new(0),
+            given: Cell::new(0),
+            group,
+        })
+    }
+
+    /// The number of the group.
+    #[must_use]
+    pub const fn group(&self) -> u16 {
+        self.group
+    }
+
+    /// Where its ring lies and how many entries it has: what the host registers.
+    #[must_use]
+    pub fn registration(&self) -> (u64, u32) {
+        (self.lines.first().map_or(0, address_in), self.mask.wrapping_add(1))
+    }
+
+    /// Bytes of each buffer.
+    #[must_use]
+    pub const fn buffer_bytes(&self) -> u32 {
+        self.pool.slot_bytes()
+    }
+
+    /// Buffers that the kernel has.
+    #[must_use]
+    #[inline]
+    pub const fn given(&self) -> u32 {
+        self.given.get()
+    }
+
+    /// Gives the kernel all that are free. Returns how many.
+    #[inline]
+    pub fn refill(&self) -> u32 {
+        if self.pool.free_count() == 0 { 0 } else { self.refill_some() }
+    }
+
+    #[inline(never)]
+    fn refill_some(&self) -> u32 {
+        let mut count = 0_u32;
+        while count <= self.mask
+            && let Some(loan) = self.pool.lend()
+        {
+            self.give(loan);
+            count = count.wrapping_add(1);
+        }
+        self.publish();
+        count
+    }
+
+    fn give(&self, loan: Loan<'m>) {
+        let number = loan.slot();
+        let place = self.tail.get() & self.mask;
+        let posted = loan.post();
+        let words =
+            (word(self.lines, entry(place)), word(self.lines, entry(place).wrapping_add(1)));
+        let (Some(address), Some(rest)) = words else { return };
+        let whole = posted.whole();
+        address.store(address_of(posted.start()), Ordering::Relaxed);
+        let tail = rest.load(Ordering::Relaxed) & TAIL;
+        let length = low(from_usize(whole.length()));
+        rest.store(join(length, number & 0xffff) | tail, Ordering::Relaxed);
+        if let (Some(order), Some(at), Some(keep)) = (
+            self.order.get(to_usize(widen(place))),
+            self.places.get(to_usize(widen(number))),
+            self.posted.get(to_usize(widen(number))),
+        ) {
+            order.set(number);
+            at.set(place);
+            keep.set(Some(posted));
+        }
+        self.tail.set(self.tail.get().wrapping_add(1));
+        self.given.set(self.given.get().wrapping_add(1));
+    }
+
+    fn publish(&self) {
+        let Some(rest) = word(self.lines, 1) else { return };
+        let kept = rest.load(Ordering::Relaxed) & !TAIL;
+        // With the kernel: Release pairs with the Acquire load of the tail: the entries are written.
+        rest.store(kept | widen(self.tail.get()) << 48, Ordering::Release);
+    }
+
+    /// What a completion has filled that names buffer `number`.
+    pub(super) fn filled(&self, number: u32, bytes: u32) -> Filled {
+        let place = self.places.get(to_usize(widen(number))).map_or(0, Cell::get);
+        Filled { place, left: bytes }
+    }
+
+    /// The next of the buffers that were filled; `None` where the kernel names one that it does not have. Of a completion without
+    /// bytes it is one that is empty.
+    #[inline]
+    pub(super) fn take(&self, filled: &mut Filled) -> Option<Loan<'m>> {
+        let number = self.order.get(to_usize(widen(filled.place & self.mask)))?.get();
+        let posted = self.posted.get(to_usize(widen(number)))?.take()?;
+        self.given.set(self.given.get().wrapping_sub(1));
+        let bytes = filled.left.min(self.pool.slot_bytes());
+        filled.left = filled.left.wrapping_sub(bytes);
+        filled.place = filled.place.wrapping_add(1) & self.mask;
+        Some(posted.complete(Some(to_usize(widen(bytes)))))
+    }
+}
+
+/// Where the tail lies in the second word of the first entry.
+const TAIL: u64 = 0xffff << 48;
+
+/// The first word of an entry.
+const fn entry(place: u32) -> usize {
+    to_usize(widen(place)).wrapping_mul(2)
+}

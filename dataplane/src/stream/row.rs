@@ -1,0 +1,211 @@
+//! One connection or listener: where it stands, what the kernel has of it, and what it wants.
+//!
+//! ```text
+//!   Free --listen--> Listening ------------------.
+//!    |   --connect-> Connecting --.              | close
+//!    |   --adopt---> Open <-------'--- close --> Draining --sent all--.
+//!    |   accepted       |  abort, error, timeout                      v
+//!    '<-- reported <----|-------------------------------------> Closing --nothing under way--> Ended
+//! ```
+
+use core::cell::Cell;
+
+use spinwire_layouts::word::{from_usize, widen};
+
+use super::{CloseReason, ConnId};
+use crate::chain::ChainId;
+use crate::id::Generation;
+use crate::raw::kernel_memory::address_in;
+use crate::table::{Key, NIL};
+use crate::time::Instant;
+
+/// Where a row stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// Nobody's.
+    Free,
+    Listening,
+    Connecting,
+    Open,
+    /// Closed by its owner; what was to be sent still is.
+    Draining,
+    /// Everything of it is being cancelled, or its descriptor closed.
+    Closing,
+    /// The kernel has nothing of it; it is to be reported.
+    Ended,
+}
+
+/// What a row wants of the ring: bits.
+pub(super) mod want {
+    pub(crate) const ACCEPT: u16 = 1;
+    pub(crate) const CONNECT: u16 = 1 << 1;
+    pub(crate) const RECEIVE: u16 = 1 << 2;
+    /// Its receive is to be stopped.
+    pub(crate) const PAUSE: u16 = 1 << 3;
+    pub(crate) const SEND: u16 = 1 << 4;
+    /// No more is to be sent after what is queued.
+    pub(crate) const SHUTDOWN: u16 = 1 << 5;
+    /// All operations are to be cancelled.
+    pub(crate) const CANCEL: u16 = 1 << 6;
+    pub(crate) const CLOSE: u16 = 1 << 7;
+}
+
+/// What is true of a row: bits.
+pub(super) mod flag {
+    /// The descriptor is a place in the ring's table of files.
+    pub(crate) const DIRECT: u16 = 1;
+    /// The descriptor is closed by its owner.
+    pub(crate) const BORROWED: u16 = 1 << 1;
+    /// An operation that accepts, connects or receives is under way.
+    pub(crate) const ARMED: u16 = 1 << 2;
+    /// And is being stopped.
+    pub(crate) const STOPPING: u16 = 1 << 3;
+    /// The caller wants nothing received.
+    pub(crate) const PAUSED: u16 = 1 << 4;
+    /// Too much waits to be sent for anything more to be received.
+    pub(crate) const CROWDED: u16 = 1 << 5;
+    /// It waits for buffers.
+    pub(crate) const PARKED: u16 = 1 << 6;
+    /// The other end sends no more.
+    pub(crate) const PEER_CLOSED: u16 = 1 << 7;
+    /// A write was refused.
+    pub(crate) const REFUSED: u16 = 1 << 8;
+    /// This end sends no more.
+    pub(crate) const SHUT: u16 = 1 << 9;
+    /// The next receive takes one buffer only.
+    pub(crate) const ONE_SHOT: u16 = 1 << 10;
+    /// It is to be told that there is room.
+    pub(crate) const WRITABLE: u16 = 1 << 11;
+    /// The connection was reset, so that the network lets go of what was sent.
+    pub(crate) const RESET: u16 = 1 << 12;
+}
+
+/// Pieces that go with one submission.
+pub(super) const PARTS_MAX: usize = 16;
+
+/// The address of a peer as the kernel wants it (`struct sockaddr`): at most 32 bytes, enough for IPv4 and IPv6.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct RowAddress {
+    words: [u64; 4],
+    length: u32,
+}
+
+impl RowAddress {
+    /// The bytes of a `sockaddr_in` or `sockaddr_in6`; `None` where they are too many.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= 32)?;
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(bytes.chunks(8)) {
+            *word = crate::raw::line::partial_word(bytes);
+        }
+        Some(Self { words, length })
+    }
+
+    /// `AF_UNSPEC`: to connect to it is to disconnect (connect(2)).
+    pub(super) const NONE: Self = Self { words: [0; 4], length: 16 };
+
+    pub(super) const fn length(&self) -> u32 {
+        self.length
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) generation: Cell<Generation>,
+    pub(super) phase: Cell<Phase>,
+    pub(super) fd: Cell<i32>,
+    pub(super) wants: Cell<u16>,
+    pub(super) flags: Cell<u16>,
+    /// Operations that the kernel has of it.
+    pub(super) under_way: Cell<u32>,
+    /// Segments that wait: first and last.
+    pub(super) first: Cell<u32>,
+    pub(super) last: Cell<u32>,
+    /// The chain whose operations are under way.
+    pub(super) active: Cell<Option<ChainId>>,
+    /// Chains whose notifications are to come.
+    pub(super) lingering: Cell<u32>,
+    /// Bytes to be sent, those under way included.
+    pub(super) queued: Cell<u64>,
+    /// When something last came, and when something last went.
+    pub(super) came: Cell<Instant>,
+    pub(super) went: Cell<Instant>,
+    pub(super) timer: Cell<Option<Key>>,
+    pub(super) cause: Cell<Option<CloseReason>>,
+    pub(super) context: Cell<u64>,
+    /// What submissions point at: the address of the peer; a message header and its vector.
+    pub(super) address: Cell<RowAddress>,
+    pub(super) header: [Cell<u64>; 7],
+    pub(super) vector: [Cell<u64>; 2 * PARTS_MAX],
+}
+
+impl Row {
+    pub(super) const fn free() -> Self {
+        Self {
+            generation: Cell::new(Generation::FIRST),
+            phase: Cell::new(Phase::Free),
+            fd: Cell::new(-1),
+            wants: Cell::new(0),
+            flags: Cell::new(0),
+            under_way: Cell::new(0),
+            first: Cell::new(NIL),
+            last: Cell::new(NIL),
+            active: Cell::new(None),
+            lingering: Cell::new(0),
+            queued: Cell::new(0),
+            came: Cell::new(Instant::ORIGIN),
+            went: Cell::new(Instant::ORIGIN),
+            timer: Cell::new(None),
+            cause: Cell::new(None),
+            context: Cell::new(0),
+            address: Cell::new(RowAddress { words: [0; 4], length: 0 }),
+            header: [const { Cell::new(0) }; 7],
+            vector: [const { Cell::new(0) }; 2 * PARTS_MAX],
+        }
+    }
+
+    pub(super) const fn id(&self, slot: u32) -> ConnId {
+        ConnId(Key::new(slot, self.generation.get()))
+    }
+
+    pub(super) const fn has(&self, flags: u16) -> bool {
+        self.flags.get() & flags != 0
+    }
+
+    pub(super) fn set(&self, flags: u16) {
+        self.flags.set(self.flags.get() | flags);
+    }
+
+    pub(super) fn clear(&self, flags: u16) {
+        self.flags.set(self.flags.get() & !flags);
+    }
+
+    pub(super) fn begin(&self) {
+        self.under_way.set(self.under_way.get().wrapping_add(1));
+    }
+
+    pub(super) fn end(&self) {
+        self.under_way.set(self.under_way.get().saturating_sub(1));
+    }
+
+    /// Makes the message header and its vector, for these addresses and lengths.
+    pub(super) fn gather(&self, parts: &[(u64, u32)]) {
+        for ([base, length], part) in self.vector.as_chunks::<2>().0.iter().zip(parts) {
+            base.set(part.0);
+            length.set(widen(part.1));
+        }
+        // `struct msghdr`: name, its length, vector, its length, control, its length, flags (layouts::uring::MsgHdr).
+        let words = [0, 0, address_in(&self.vector), from_usize(parts.len()), 0, 0, 0];
+        for (place, word) in self.header.iter().zip(words) {
+            place.set(word);
+        }
+    }
+
+    /// Whether it is to be received from, as far as it is concerned.
+    pub(super) const fn may_receive(&self) -> bool {
+        matches!(self.phase.get(), Phase::Open)
+            && !self.has(flag::PAUSED | flag::CROWDED | flag::PEER_CLOSED | flag::ARMED)
+    }
+}

@@ -1,0 +1,518 @@
+//! The table of connections, and what callers call.
+
+use core::cell::Cell;
+use core::fmt;
+
+use spinwire_layouts::uring::Cqe;
+use spinwire_layouts::word::{from_usize, low, to_usize, widen};
+
+use super::provided::{Filled, ProvidedBuffers};
+use super::row::{Phase, Row, RowAddress, flag, want};
+use super::segment::{List, Report, Segments};
+use super::{CloseReason, ConnId, StreamConfig, StreamCounters, StreamEvent};
+use crate::chain::{ChainConfig, ChainTable};
+use crate::error::{Misuse, PostError, Retry};
+use crate::id::{Generation, OpTag, WrId};
+use crate::poll::{Budget, Outcome, Poll};
+use crate::raw::loan::LoanPool;
+use crate::raw::place::Exhausted;
+use crate::table::{Fifos, Key, Timers, wide};
+use crate::time::{Instant, Nanos};
+use crate::uring::ring::CHAIN_MAX;
+use crate::uring::{Enter, Ring};
+
+/// Why a service could not be placed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlaceError {
+    /// The arena of the ring is too small.
+    Arena(Exhausted),
+    /// The table of chains.
+    Chains(crate::chain::PlaceError),
+}
+
+impl fmt::Display for PlaceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Arena(e) => e.fmt(f),
+            Self::Chains(e) => e.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for PlaceError {}
+
+impl From<Exhausted> for PlaceError {
+    fn from(value: Exhausted) -> Self {
+        Self::Arena(value)
+    }
+}
+
+/// Completions that are taken from the ring at once.
+pub(super) const BATCH: usize = 64;
+/// Connections that came when there was no row for them, until they are closed.
+const ORPHANS: usize = 64;
+/// Resolution of timeouts.
+const TICK: Nanos = Nanos::from_millis(1);
+
+/// Lists of rows that want something, and of rows that wait for buffers, and of rows that have something to report.
+pub(super) const LIST: u32 = 0;
+
+/// What a chain carries.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) conn: Cell<Option<ConnId>>,
+    pub(super) segments: List,
+    /// All segments in one entry.
+    pub(super) gathered: Cell<bool>,
+    /// Its operations have ended, and the connection goes on without it.
+    pub(super) landed: Cell<bool>,
+}
+
+/// Connections of one ring, for one thread. See the [module](super).
+#[derive(Debug)]
+pub struct Streams<'m, E> {
+    pub(super) ring: &'m Ring<'m, E>,
+    pub(super) config: StreamConfig,
+    pub(super) rows: &'m [Row],
+    free: Fifos<'m>,
+    /// Rows that want something; that wait for buffers; that are to be reported.
+    pub(super) wanting: Fifos<'m>,
+    pub(super) parked: Fifos<'m>,
+    pub(super) noted: Fifos<'m>,
+    /// Rows to which something was refused.
+    pub(super) refused: Fifos<'m>,
+    /// A listener waits for a row to come free.
+    pub(super) starved: Cell<bool>,
+    pub(super) segments: Segments<'m>,
+    pub(super) chains: ChainTable<'m>,
+    pub(super) flights: &'m [Flight],
+    pub(super) buffers: ProvidedBuffers<'m>,
+    pub(super) copies: &'m LoanPool<'m>,
+    pub(super) timers: Timers<'m, ConnId>,
+    pub(super) now: Cell<Instant>,
+    batch: &'m [Cell<Option<Cqe>>],
+    batch_at: Cell<usize>,
+    batch_end: Cell<usize>,
+    /// What is left of a completion that has filled several buffers.
+    pub(super) rest: Cell<Option<(ConnId, Filled)>>,
+    orphans: &'m [Cell<u32>],
+    orphan_count: Cell<usize>,
+    pub(super) counters: Cell<StreamCounters>,
+}
+
+impl<'m, E: Enter> Streams<'m, E> {
+    /// Places a service in the arena of `ring`. `group` is the number of its group of buffers, which the host registers then
+    /// ([`buffers`](Self::buffers)) before the first turn.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub fn place(
+        ring: &'m Ring<'m, E>,
+        group: u16,
+        config: &StreamConfig,
+    ) -> Result<Self, PlaceError> {
+        let bump = ring.arena().bump();
+        let conns = config.conns;
+        let chains = config.segments.max(1);
+        let free = Fifos::place(bump, conns, 1)?;
+        for slot in 0..conns {
+            let _empty_before = free.push_back(LIST, slot);
+        }
+        let parts = u16::try_from(super::row::PARTS_MAX).unwrap_or(1);
+        let config_of_chains = ChainConfig { chains, entries_max: parts };
+        Ok(Self {
+            ring,
+            config: *config,
+            rows: bump.slice_with(wide(conns), |_| Row::free())?,
+            free,
+            wanting: Fifos::place(bump, conns, 1)?,
+            parked: Fifos::place(bump, conns, 1)?,
+            noted: Fifos::place(bump, conns, 1)?,
+            refused: Fifos::place(bump, conns, 1)?,
+            starved: Cell::new(false),
+            segments: Segments::place(bump, config.segments)?,
+            chains: ChainTable::place(bump, config_of_chains).map_err(PlaceError::Chains)?,
+            flights: bump.slice_with(wide(chains), |_| Flight {
+                conn: Cell::new(None),
+                segments: List::empty(),
+                gathered: Cell::new(false),
+                landed: Cell::new(false),
+            })?,
+            buffers: ProvidedBuffers::place(ring.arena(), group, config.recv_buffers)?,
+            copies: LoanPool::place(bump, config.send_buffers.0, config.send_buffers.1)?,
+            timers: Timers::place(bump, conns, TICK)?,
+            now: Cell::new(Instant::ORIGIN),
+            batch: bump.slice_with(BATCH.saturating_add(CHAIN_MAX), |_| Cell::new(None))?,
+            batch_at: Cell::new(0),
+            batch_end: Cell::new(0),
+            rest: Cell::new(None),
+            orphans: bump.slice_with(ORPHANS, |_| Cell::new(0))?,
+            orphan_count: Cell::new(0),
+            counters: Cell::new(StreamCounters::default()),
+        })
+    }
+
+    /// The group of buffers that the kernel receives into.
+    #[must_use]
+    pub const fn buffers(&self) -> &ProvidedBuffers<'m> {
+        &self.buffers
+    }
+
+    /// The ring below.
+    #[must_use]
+    pub const fn ring(&self) -> &'m Ring<'m, E> {
+        self.ring
+    }
+
+    /// What it has seen and done.
+    #[must_use]
+    pub const fn counters(&self) -> StreamCounters {
+        self.counters.get()
+    }
+
+    /// Connections and listeners that there are.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.config.conns.saturating_sub(self.free.len(LIST))
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Accepts connections on a socket that listens. The descriptor stays the caller's, who closes it after the listener is closed.
+    ///
+    /// # Errors
+    /// `AddressesFull` where there is no row.
+    pub fn listen(&self, fd: i32) -> Result<ConnId, PostError> {
+        let id = self.open(Phase::Listening, fd, flag::BORROWED)?;
+        self.want(id.slot(), want::ACCEPT);
+        Ok(id)
+    }
+
+    /// Connects a socket, whose descriptor is the service's from now on.
+    ///
+    /// # Errors
+    /// `AddressesFull` where there is no row.
+    pub fn connect(&self, fd: i32, to: RowAddress) -> Result<ConnId, PostError> {
+        let id = self.open(Phase::Connecting, fd, 0)?;
+        if let Some(row) = self.row_at(id.slot()) {
+            row.address.set(to);
+        }
+        self.want(id.slot(), want::CONNECT);
+        Ok(id)
+    }
+
+    /// Takes over a stream that is connected. The descriptor is the service's from now on.
+    ///
+    /// # Errors
+    /// `AddressesFull` where there is no row.
+    pub fn adopt(&self, fd: i32) -> Result<ConnId, PostError> {
+        let id = self.open(Phase::Open, fd, 0)?;
+        self.want(id.slot(), want::RECEIVE);
+        Ok(id)
+    }
+
+    pub(super) fn open(&self, phase: Phase, fd: i32, flags: u16) -> Result<ConnId, PostError> {
+        let slot = self.free.pop_front(LIST).ok_or(Retry::AddressesFull)?;
+        let row = self.row_at(slot).ok_or(Retry::AddressesFull)?;
+        row.phase.set(phase);
+        row.fd.set(fd);
+        row.flags.set(flags);
+        row.wants.set(0);
+        row.queued.set(0);
+        row.cause.set(None);
+        row.context.set(0);
+        row.came.set(self.now.get());
+        row.went.set(self.now.get());
+        let id = row.id(slot);
+        self.watch(row, id);
+        Ok(id)
+    }
+
+    /// Whether there is no row for another connection.
+    pub(super) fn is_full(&self) -> bool {
+        self.free.is_empty(LIST)
+    }
+
+    /// The row is nobody's any more.
+    pub(super) fn release(&self, slot: u32, row: &Row) {
+        row.phase.set(Phase::Free);
+        row.generation.set(row.generation.get().next());
+        let _not_in_a_list = self.free.push_front(LIST, slot);
+        if self.starved.replace(false) {
+            for (row, slot) in self.rows.iter().zip(0_u32..) {
+                if row.phase.get() == Phase::Listening && !row.has(flag::ARMED) {
+                    self.want(slot, want::ACCEPT);
+                }
+            }
+        }
+    }
+
+    pub(super) fn row_at(&self, slot: u32) -> Option<&'m Row> {
+        self.rows.get(to_usize(widen(slot)))
+    }
+
+    /// The row of a connection that is there.
+    pub(super) fn row(&self, id: ConnId) -> Result<&'m Row, Misuse> {
+        let row = self.row_at(id.slot()).ok_or(Misuse::UnknownAddress)?;
+        if row.generation.get() == id.0.generation() && row.phase.get() != Phase::Free {
+            Ok(row)
+        } else {
+            Err(Misuse::StaleAddress)
+        }
+    }
+
+    /// The row of an operation, and its id.
+    pub(super) fn row_of(&self, generation: Generation, slot: u32) -> Option<(ConnId, &'m Row)> {
+        let id = ConnId(Key::new(slot, generation));
+        self.row(id).ok().map(|row| (id, row))
+    }
+
+    pub(super) fn want(&self, slot: u32, wants: u16) {
+        if let Some(row) = self.row_at(slot) {
+            row.wants.set(row.wants.get() | wants);
+            // In the list already: that is all that is wanted.
+            let _listed = self.wanting.push_back(LIST, slot);
+        }
+    }
+
+    /// A number of the caller's own for a connection.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn set_context(&self, conn: ConnId, context: u64) -> Result<(), Misuse> {
+        self.row(conn).map(|row| row.context.set(context))
+    }
+
+    /// That number.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn context(&self, conn: ConnId) -> Result<u64, Misuse> {
+        self.row(conn).map(|row| row.context.get())
+    }
+
+    /// Bytes that were handed in for a connection and have not been sent.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn queued(&self, conn: ConnId) -> Result<u64, Misuse> {
+        self.row(conn).map(|row| row.queued.get())
+    }
+
+    /// Receives nothing from a connection until [`resume`](Self::resume). What the kernel has taken already still comes.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn pause(&self, conn: ConnId) -> Result<(), Misuse> {
+        let row = self.row(conn)?;
+        row.set(flag::PAUSED);
+        self.want(conn.slot(), want::PAUSE);
+        Ok(())
+    }
+
+    /// Receives again.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn resume(&self, conn: ConnId) -> Result<(), Misuse> {
+        let row = self.row(conn)?;
+        row.clear(flag::PAUSED);
+        row.wants.set(row.wants.get() & !want::PAUSE);
+        self.want(conn.slot(), want::RECEIVE);
+        Ok(())
+    }
+
+    /// Sends no more after what was handed in: the other end sees the end of the stream. It may still send.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn shutdown(&self, conn: ConnId) -> Result<(), Misuse> {
+        let row = self.row(conn)?;
+        if matches!(row.phase.get(), Phase::Open | Phase::Connecting) {
+            self.want(conn.slot(), want::SHUTDOWN);
+        }
+        Ok(())
+    }
+
+    /// Closes a connection when what was handed in is sent, or a listener. [`StreamEvent::Closed`] says when it is over. Until then bytes
+    /// may still come; they need not be looked at.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn close(&self, conn: ConnId) -> Result<(), Misuse> {
+        let row = self.row(conn)?;
+        match row.phase.get() {
+            Phase::Open if row.queued.get() > 0 || row.lingering.get() > 0 => {
+                row.phase.set(Phase::Draining);
+                row.set(flag::PAUSED);
+                self.want(conn.slot(), want::PAUSE | want::SEND | want::SHUTDOWN);
+                row.went.set(self.now.get());
+                self.watch(row, conn);
+            }
+            Phase::Open | Phase::Listening | Phase::Connecting => {
+                self.end(conn.slot(), row, CloseReason::Closed);
+            }
+            Phase::Draining | Phase::Closing | Phase::Ended | Phase::Free => {}
+        }
+        Ok(())
+    }
+
+    /// Ends a connection at once. What was handed in and not sent comes back by [`StreamEvent::NotSent`].
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn abort(&self, conn: ConnId) -> Result<(), Misuse> {
+        let row = self.row(conn)?;
+        self.end(conn.slot(), row, CloseReason::Aborted);
+        Ok(())
+    }
+
+    /// Cancels whatever the kernel has of a connection; it is closed when that is over. The first cause stands.
+    pub(super) fn end(&self, slot: u32, row: &'m Row, reason: CloseReason) {
+        if row.cause.get().is_none() {
+            row.cause.set(Some(reason));
+        }
+        if matches!(row.phase.get(), Phase::Closing | Phase::Ended | Phase::Free) {
+            return;
+        }
+        row.phase.set(Phase::Closing);
+        while let Some(index) = self.segments.pop_front((&row.first, &row.last)) {
+            self.segments.finish(index, false);
+        }
+        row.queued.set(0);
+        let _not_parked = self.parked.unlink(slot);
+        row.wants.set(0);
+        let more = if row.under_way.get() > 0 { want::CANCEL } else { 0 };
+        self.want(slot, more | want::CLOSE);
+    }
+
+    /// Hands in everything that is wanted, with one call of the kernel. [`turn`](Poll::turn) does it too; this is for who has just
+    /// written and wants it to leave before the next.
+    pub fn flush(&self) {
+        self.buffers.refill();
+        self.drive(u32::MAX);
+        let _counted_by_the_ring = self.ring.submit();
+    }
+
+    /// The next event, if any.
+    #[inline]
+    pub fn poll(&self) -> Option<StreamEvent<'m>> {
+        loop {
+            if let Some(event) = self.rest_of_completion().or_else(|| self.next_report()) {
+                return Some(event);
+            }
+            let at = self.batch_at.get();
+            if at >= self.batch_end.get() || self.orphan_count.get() >= ORPHANS {
+                return None;
+            }
+            self.batch_at.set(at.wrapping_add(1));
+            let cqe = self.batch.get(at).and_then(Cell::take)?;
+            if let Some(event) = self.arrived(&cqe) {
+                return Some(event);
+            }
+        }
+    }
+
+    fn next_report(&self) -> Option<StreamEvent<'m>> {
+        while let Some((index, segment)) = self.segments.next_ended() {
+            let (loan, conn) = (segment.loan.take(), segment.conn.get());
+            let (sent, report) = (segment.sent.get(), segment.report.get());
+            self.segments.put_free(index);
+            if let (Some(loan), Some(conn), Report::Owner { context }) = (loan, conn, report) {
+                return Some(if sent {
+                    StreamEvent::Sent { conn, context, loan }
+                } else {
+                    StreamEvent::NotSent { conn, context, loan }
+                });
+            }
+        }
+        while let Some(slot) = self.noted.pop_front(LIST) {
+            let Some(row) = self.row_at(slot) else { continue };
+            let id = row.id(slot);
+            if row.phase.get() == Phase::Ended {
+                let reason = row.cause.get().unwrap_or(CloseReason::Closed);
+                self.release(slot, row);
+                return Some(StreamEvent::Closed { conn: id, reason });
+            }
+            if row.has(flag::WRITABLE) {
+                row.clear(flag::WRITABLE | flag::REFUSED);
+                return Some(StreamEvent::Writable(id));
+            }
+        }
+        None
+    }
+
+    /// Remembers a connection for which there is no row.
+    pub(super) fn keep_orphan(&self, fd: u32) {
+        let count = self.orphan_count.get();
+        if let Some(place) = self.orphans.get(count) {
+            place.set(fd);
+            self.orphan_count.set(count.wrapping_add(1));
+        }
+        self.count(|c| c.turned_away = c.turned_away.wrapping_add(1));
+    }
+
+    pub(super) fn put_orphan_back(&self) {
+        self.orphan_count.set(self.orphan_count.get().wrapping_add(1));
+    }
+
+    pub(super) fn take_orphan(&self) -> Option<u32> {
+        let last = self.orphan_count.get().checked_sub(1)?;
+        self.orphan_count.set(last);
+        self.orphans.get(last).map(Cell::get)
+    }
+
+    #[inline]
+    pub(super) fn count(&self, change: impl FnOnce(&mut StreamCounters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+
+    /// The name of an operation of a row.
+    pub(super) const fn name(op: OpTag, slot: u32, row: &Row) -> u64 {
+        WrId::new(op, row.generation.get(), slot).as_raw()
+    }
+}
+
+impl<E: Enter> Poll for Streams<'_, E> {
+    /// Takes up to 64 completions, which [`Streams::poll`] turns into events, and submits what is wanted with at most one call of
+    /// the kernel.
+    fn turn(&self, now: Instant, budget: Budget) -> Outcome {
+        self.now.set(now);
+        let mut busy = 0;
+        if self.batch_at.get() >= self.batch_end.get() {
+            self.batch_at.set(0);
+            let mut end = 0_usize;
+            let most = budget.completions.min(low(from_usize(BATCH)));
+            // What was cut of a chain comes on top of it.
+            busy = self.ring.harvest(most, |cqe| {
+                if let Some(place) = self.batch.get(end) {
+                    place.set(Some(cqe));
+                    end = end.wrapping_add(1);
+                }
+            });
+            self.batch_end.set(end);
+        }
+        if self.ring.fatal().is_some() {
+            self.lose();
+        }
+        if !self.timers.is_empty() {
+            self.expire(now, budget.timers);
+        }
+        self.buffers.refill();
+        self.unpark();
+        self.drive(budget.posts);
+        let submitted = self.ring.submit();
+        let more = busy != 0 || submitted.entered || self.batch_at.get() < self.batch_end.get();
+        if more { Outcome::Busy } else { Outcome::Idle }
+    }
+
+    fn poll_at(&self) -> Option<Instant> {
+        self.timers.next_deadline()
+    }
+}

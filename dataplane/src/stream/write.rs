@@ -1,0 +1,156 @@
+//! What callers hand in to be sent.
+
+use spinwire_layouts::word::{from_usize, low, to_usize, widen};
+
+use super::ConnId;
+use super::row::{Phase, Row, flag, want};
+use super::segment::Report;
+use super::service::{LIST, Streams};
+use crate::error::{Fatal, Misuse, PostError, Refused, Retry};
+use crate::raw::kernel_memory::address_of;
+use crate::raw::loan::Loan;
+use crate::table::wide;
+use crate::uring::Enter;
+
+impl<'m, E: Enter> Streams<'m, E> {
+    /// A buffer to fill and [`send`](Self::send); `None` where all are out.
+    #[must_use]
+    pub fn lend(&self) -> Option<Loan<'m>> {
+        self.copies.lend()
+    }
+
+    /// Sends a copy of `bytes`, all or none. Goes out with the next turn or [`flush`](Self::flush), together with whatever else waits
+    /// for that connection.
+    ///
+    /// # Errors
+    /// `NoSlot` where there are too few buffers or segments, `NoSendRoom` where too much waits for this connection already: then
+    /// [`StreamEvent::Writable`] says when to try again. `TooLong` for more than can ever wait. Else as [`send`](Self::send).
+    pub fn write(&self, conn: ConnId, bytes: &[u8]) -> Result<(), PostError> {
+        let row = self.writable(conn, bytes.len())?;
+        let room = self.room_in_last(row);
+        let (first, rest) = bytes.split_at_checked(room.min(bytes.len())).unwrap_or((bytes, &[]));
+        let each = to_usize(widen(self.copies.slot_bytes())).max(1);
+        let pieces = rest.len().div_ceil(each);
+        if self.copies.free_count() < pieces || wide(self.segments.free_count()) < pieces {
+            return Err(self.refuse((conn, row), Retry::NoSlot));
+        }
+        if !first.is_empty() {
+            self.append_to_last(row, first);
+        }
+        for piece in rest.chunks(each) {
+            if let Some(mut loan) = self.copies.lend() {
+                let _fits = loan.fill(piece);
+                self.queue(conn, row, (loan, Report::Nothing));
+            }
+        }
+        let length = from_usize(bytes.len());
+        self.queued_more(row, length);
+        self.want(conn.slot(), want::SEND);
+        Ok(())
+    }
+
+    /// Sends the bytes of a loan. [`StreamEvent::Sent`] gives it back with `context` when the kernel has done with it,
+    /// [`StreamEvent::NotSent`] where the connection ends before. It has to come from the arena of the ring: of
+    /// [`lend`](Self::lend), or of [`StreamEvent::Received`].
+    ///
+    /// # Errors
+    /// The loan comes back with the reason: `NoSlot`, `NoSendRoom`; `Unsupported` for memory of another arena; `StaleAddress` or
+    /// `UnknownAddress`; `PeerGone` where the connection is being closed.
+    pub fn send(
+        &self,
+        conn: ConnId,
+        loan: Loan<'m>,
+        context: u64,
+    ) -> Result<(), Refused<Loan<'m>>> {
+        let row = match self.writable(conn, loan.len()) {
+            Ok(row) => row,
+            Err(error) => return Err(Refused::new(error, loan)),
+        };
+        if !self.ring.arena().covers(&loan) {
+            return Err(Refused::new(Misuse::Unsupported, loan));
+        }
+        if self.segments.free_count() == 0 {
+            return Err(Refused::new(self.refuse((conn, row), Retry::NoSlot), loan));
+        }
+        let length = from_usize(loan.len());
+        self.queue(conn, row, (loan, Report::Owner { context }));
+        self.queued_more(row, length);
+        self.want(conn.slot(), want::SEND);
+        Ok(())
+    }
+
+    /// The row of a connection that takes so many bytes more.
+    fn writable(&self, conn: ConnId, bytes: usize) -> Result<&'m Row, PostError> {
+        let row = self.row(conn)?;
+        let open = matches!(row.phase.get(), Phase::Open | Phase::Connecting);
+        if !open || row.has(flag::SHUT) || row.wants.get() & want::SHUTDOWN != 0 {
+            return Err(Fatal::PeerGone.into());
+        }
+        let most = widen(self.config.queue_max);
+        let length = from_usize(bytes);
+        if length > most {
+            return Err(Misuse::TooLong.into());
+        }
+        if row.queued.get().saturating_add(length) > most {
+            return Err(self.refuse((conn, row), Retry::NoSendRoom));
+        }
+        Ok(row)
+    }
+
+    #[cold]
+    fn refuse(&self, (conn, row): (ConnId, &Row), why: Retry) -> PostError {
+        row.set(flag::REFUSED);
+        let _listed_already = self.refused.push_back(LIST, conn.slot());
+        why.into()
+    }
+
+    /// Free bytes of the last copy that waits for this connection and that the kernel does not have.
+    fn room_in_last(&self, row: &Row) -> usize {
+        let Some(last) = self.segments.at(row.last.get()) else { return 0 };
+        if last.report.get() != Report::Nothing {
+            return 0;
+        }
+        to_usize(widen(self.copies.slot_bytes().saturating_sub(last.to.get())))
+    }
+
+    fn append_to_last(&self, row: &Row, bytes: &[u8]) {
+        let Some(last) = self.segments.at(row.last.get()) else { return };
+        let Some(mut loan) = last.loan.take() else { return };
+        let from = to_usize(widen(last.to.get()));
+        let to = from.saturating_add(bytes.len());
+        if let Some(room) = loan.room().get_mut(from..to) {
+            room.copy_from_slice(bytes);
+            let _fits = loan.set_len(to);
+            last.to.set(low(from_usize(to)));
+        }
+        last.loan.set(Some(loan));
+    }
+
+    /// There is a segment.
+    fn queue(&self, conn: ConnId, row: &Row, (loan, report): (Loan<'m>, Report)) {
+        let Some((index, segment)) = self.segments.take_free() else { return };
+        segment.from.set(0);
+        segment.to.set(low(from_usize(loan.len())));
+        segment.address.set(address_of(loan.range().0));
+        segment.report.set(report);
+        segment.conn.set(Some(conn));
+        segment.loan.set(Some(loan));
+        self.segments.push_back((&row.first, &row.last), index);
+    }
+
+    fn queued_more(&self, row: &Row, bytes: u64) {
+        if row.queued.get() == 0 {
+            row.went.set(self.now.get());
+        }
+        row.queued.set(row.queued.get().saturating_add(bytes));
+        if row.queued.get() >= widen(self.config.queue_high) && !row.has(flag::CROWDED) {
+            self.crowd(row);
+        }
+    }
+
+    #[cold]
+    fn crowd(&self, row: &Row) {
+        row.set(flag::CROWDED);
+        row.wants.set(row.wants.get() | want::PAUSE);
+    }
+}
