@@ -42,7 +42,7 @@ impl Tree {
         let facts = Facts {
             segment_dir: PathBuf::from("/dev/shm"),
             segment_room: Ok(Room { total: None, free: None }),
-            io_uring: Ok(()),
+            io_uring: Ok(crate::uring::Features::everything()),
         };
         Probe { root: self.root.clone(), facts }
     }

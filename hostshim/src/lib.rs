@@ -11,10 +11,12 @@
 //!   | pool       buffers that processes share                               |
 //!   | membership what both have in common; the watcher of deaths            |
 //!   | plane      arena, clock, stats page and seal of one pinned thread     |
+//!   | uring      rings of io_uring: opened by what the kernel can            |
 //!   | mem        memory: private arenas, named segments, huge pages         |
 //!   | affinity   which CPUs, and pinning to one                             |
 //!   | clock      the time-stamp counter, calibrated                         |
 //!   | liveness   who is a process, and does it still live                   |
+//!   | limits     open files and locked memory                               |
 //!   | preflight  is this machine set up for low latency: `spinwire doctor`  |
 //!   | idle       yield and park: the lower rungs of the idle ladder         |
 //!   | alloc_gate proof that a sealed thread allocates nothing               |
@@ -77,12 +79,14 @@ pub mod clock;
 pub mod domain;
 pub mod error;
 pub mod idle;
+pub mod limits;
 pub mod liveness;
 pub mod mem;
 pub mod membership;
 pub mod plane;
 pub mod pool;
 pub mod preflight;
+pub mod uring;
 
 #[cfg(test)]
 mod fake_tree;

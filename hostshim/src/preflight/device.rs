@@ -1,9 +1,14 @@
 //! Checks of what the providers beyond shared memory need.
 
-use super::{Check, Probe, Subject};
+use super::{Check, Probe, Subject, Verdict};
+
+/// Open files from which on no limit is met by some thousand connections, each with its file and a bit around it.
+const OPEN_FILES_WANTED: u64 = 16_384;
+/// What the remedy asks for.
+const OPEN_FILES_REMEDY: u64 = 65_536;
 
 pub(super) fn checks(probe: &Probe) -> Vec<Check> {
-    vec![io_uring(probe), rdma(probe)]
+    vec![io_uring(probe), io_uring_features(probe), open_files(probe), rdma(probe)]
 }
 
 fn io_uring(probe: &Probe) -> Check {
@@ -12,26 +17,53 @@ fn io_uring(probe: &Probe) -> Check {
         title: "io_uring",
         why: "the TCP and UDP providers are built on it; shared memory is not",
     };
-    // Linux Documentation/admin-guide/sysctl/kernel.rst: 0 open to all, 1 to a group, 2 to nobody.
-    let setting = probe.number("proc/sys/kernel/io_uring_disabled");
-    let answer = probe.facts.io_uring;
-    match (answer, setting) {
-        (Ok(()), _) => ABOUT.ok("usable"),
-        (Err(e), Some(1 | 2)) => {
-            ABOUT.warn(format!("switched off ({e})"), "sudo sysctl -w kernel.io_uring_disabled=0")
-        }
-        (Err(e), _) if e.number() == libc::ENOSYS => {
-            ABOUT.warn(format!("not in this kernel ({e})"), "uname -r # needs Linux 5.6 or later with CONFIG_IO_URING")
-        }
-        (Err(e), _) if e.number() == libc::EPERM => ABOUT.warn(
-            format!("forbidden ({e}), most likely by a container's seccomp filter"),
-            "docker run --security-opt seccomp=unconfined ... # or a profile that allows io_uring_setup",
-        ),
-        (Err(e), _) if e.number() == libc::ENOMEM => {
-            ABOUT.warn(format!("too little lockable memory ({e})"), "ulimit -l unlimited")
-        }
-        (Err(e), _) => ABOUT.unknown(format!("the kernel answers: {e}")),
+    match &probe.facts.io_uring {
+        Ok(_features) => ABOUT.ok("usable"),
+        Err(e) => ABOUT.check(Verdict::Warn, e.matter(), e.remedy()),
     }
+}
+
+fn io_uring_features(probe: &Probe) -> Check {
+    const ABOUT: Subject = Subject {
+        id: "io_uring_features",
+        title: "features of io_uring",
+        why: "what is missing has a fallback, which costs system calls, copies or completions",
+    };
+    let Ok(features) = &probe.facts.io_uring else {
+        return ABOUT.unknown("no ring can be opened");
+    };
+    let mut found = format!("with {}", features.active());
+    let mut refused = 0;
+    for feature in features.refused() {
+        refused += 1;
+        found += &format!("; without {feature}: {}", feature.fallback());
+    }
+    if refused == 0 {
+        return ABOUT.ok(found);
+    }
+    ABOUT.warn(found, "uname -r # Linux 6.12 or later has all of them, where its configuration does not leave them out")
+}
+
+fn open_files(probe: &Probe) -> Check {
+    const ABOUT: Subject = Subject {
+        id: "nofile",
+        title: "open files",
+        why: "each connection is one; spinwire raises the soft limit as far as the hard one by itself",
+    };
+    let limits = probe.text("proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let mut numbers = line.unwrap_or_default().split_ascii_whitespace().map(|word| match word {
+        "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
+    });
+    let (Some(Some(soft)), Some(Some(hard))) = (numbers.next(), numbers.next()) else {
+        return ABOUT.unknown("the limit cannot be read");
+    };
+    let found = format!("{soft}, may be raised to {hard}");
+    if hard >= OPEN_FILES_WANTED {
+        return ABOUT.ok(found);
+    }
+    ABOUT.warn(found, crate::limits::open_files_remedy(OPEN_FILES_REMEDY))
 }
 
 fn rdma(probe: &Probe) -> Check {
@@ -81,28 +113,68 @@ fn rdma(probe: &Probe) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict;
     use super::*;
     use crate::error::Errno;
     use crate::fake_tree::Tree;
+    use crate::uring::{Feature, Features, UringError, Why};
 
     #[test]
     fn rings() {
-        let check = |answer: Result<(), i32>, setting: &str| {
-            let tree = Tree::new();
-            tree.file("proc/sys/kernel/io_uring_disabled", setting);
-            let mut probe = tree.probe();
-            probe.facts.io_uring = answer.map_err(Errno::new);
-            io_uring(&probe)
+        let check = |answer| {
+            let mut probe = Tree::new().probe();
+            probe.facts.io_uring = answer;
+            (io_uring(&probe), io_uring_features(&probe))
         };
-        assert_eq!(check(Ok(()), "0").verdict, Verdict::Ok);
-        assert_eq!(check(Ok(()), "1").verdict, Verdict::Ok, "open to this process's group");
-        let off = check(Err(libc::EPERM), "2\n");
+        let (usable, features) = check(Ok(Features::everything()));
+        assert_eq!((usable.verdict, features.verdict), (Verdict::Ok, Verdict::Ok));
+        assert!(features.found.contains("defer_taskrun"), "{}", features.found);
+
+        let (off, unknown) = check(Err(UringError::Disabled { setting: 2 }));
         assert_eq!(off.remedy.as_deref(), Some("sudo sysctl -w kernel.io_uring_disabled=0"));
-        let filtered = check(Err(libc::EPERM), "0");
+        assert!(!off.found.contains("remedy"), "said once: {}", off.found);
+        assert_eq!((off.verdict, unknown.verdict), (Verdict::Warn, Verdict::Unknown));
+        let (filtered, _) = check(Err(UringError::Forbidden { errno: Errno::new(libc::EPERM) }));
         assert!(filtered.remedy.unwrap().contains("seccomp"));
-        assert_eq!(check(Err(libc::ENOSYS), "").verdict, Verdict::Warn);
-        assert_eq!(check(Err(libc::EIO), "").verdict, Verdict::Unknown);
+        let (locked, _) = check(Err(UringError::MemlockTooLow { limit: 0, needed: 1 }));
+        assert!(locked.remedy.unwrap().starts_with("ulimit -l "));
+    }
+
+    #[test]
+    fn what_a_ring_lacks_is_said_with_what_is_done_instead() {
+        let mut features = Features::everything();
+        let errno = Errno::new(libc::EINVAL);
+        features.lacks(Feature::Bundles, Why::Refused(errno));
+        features.lacks(Feature::SqPoll, Why::NotAsked);
+        let mut probe = Tree::new().probe();
+        probe.facts.io_uring = Ok(features);
+        let check = io_uring_features(&probe);
+        assert_eq!(check.verdict, Verdict::Warn);
+        let end = "; without bundles: one completion for each buffer";
+        assert!(check.found.ends_with(end), "what was not asked for is no lack: {}", check.found);
+    }
+
+    #[test]
+    fn files() {
+        let check = |limits: &str| {
+            let tree = Tree::new();
+            tree.file("proc/self/limits", limits);
+            open_files(&tree.probe())
+        };
+        let good = check(
+            "Limit  Soft  Hard  Units\nMax open files            1024      524288    files\n",
+        );
+        assert_eq!(
+            (good.verdict, good.found.as_str()),
+            (Verdict::Ok, "1024, may be raised to 524288")
+        );
+        let few =
+            check("Max open files            1024                 4096                 files");
+        assert_eq!(few.verdict, Verdict::Warn);
+        assert!(few.remedy.unwrap().contains("nofile 65536"));
+        assert_eq!(check("Max open files  unlimited unlimited files").verdict, Verdict::Ok);
+        for broken in ["", "Max open files", "Max open files 7", "Max open files x y files"] {
+            assert_eq!(check(broken).verdict, Verdict::Unknown, "{broken}");
+        }
     }
 
     fn device(tree: &Tree, name: &str, state: &str) {

@@ -11,8 +11,6 @@ const MEMLOCK_NEEDED: u64 = MIB;
 /// Room for segments below which some, or the first, will not fit.
 const SHM_WANTED: u64 = 64 * MIB;
 const SHM_NEEDED: u64 = 16 * MIB;
-/// capabilities(7): CAP_IPC_LOCK is number 14.
-const CAP_IPC_LOCK: u32 = 14;
 
 pub(super) fn checks(probe: &Probe) -> Vec<Check> {
     vec![
@@ -115,11 +113,9 @@ fn memlock(probe: &Probe) -> Check {
     const ABOUT: Subject = Subject {
         id: "memlock",
         title: "lockable memory",
-        why: "memory that is not locked can be swapped out, and RDMA cannot register it",
+        why: "memory that is not locked can be swapped out, RDMA cannot register it, and rings of io_uring count as locked",
     };
-    let capabilities = probe.field("proc/self/status", "CapEff");
-    let capabilities = capabilities.and_then(|hex| u64::from_str_radix(&hex, 16).ok()).unwrap_or(0);
-    if capabilities >> CAP_IPC_LOCK & 1 == 1 {
+    if probe.text("proc/self/status").is_some_and(|status| crate::limits::has_ipc_lock(&status)) {
         return ABOUT.ok("no limit (CAP_IPC_LOCK)");
     }
     let limits = probe.text("proc/self/limits").unwrap_or_default();

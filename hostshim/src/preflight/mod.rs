@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `memory` | huge pages, transparent ones, locking, `/dev/shm`, swap |
 //! | `processor` | CPUs and quota, isolation, frequency, idle states, hardware threads, nodes, the counter |
-//! | `device` | io_uring, RDMA |
+//! | `device` | io_uring and what it has, open files, RDMA |
 //!
 //! Nothing is changed by a check. A check that cannot find out says so ([`Verdict::Unknown`]) and is no complaint.
 
@@ -23,9 +23,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::affinity::CpuList;
-use crate::error::{Errno, OsError};
+use crate::error::OsError;
 use crate::mem::SegmentDir;
 use crate::raw::syscall;
+use crate::uring::{FeatureSet, Features, Uring, UringConfig, UringError};
 
 /// How good what was found is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -123,9 +124,20 @@ pub struct Facts {
     pub segment_dir: PathBuf,
     /// The room in it, or why no file can be made there.
     pub segment_room: Result<Room, OsError>,
-    /// Does the kernel let this process set up an io_uring?
-    pub io_uring: Result<(), Errno>,
+    /// What a ring of io_uring has here, or why there is none.
+    pub io_uring: Result<Features, UringError>,
 }
+
+/// The ring that is opened to see whether there can be one.
+const RING: UringConfig = UringConfig {
+    entries: 64,
+    completions: 128,
+    clamp: true,
+    sq_poll: None,
+    files: 0,
+    napi: None,
+    deny: FeatureSet::EMPTY,
+};
 
 impl Facts {
     /// Asks the kernel.
@@ -135,7 +147,7 @@ impl Facts {
         Self {
             segment_room: room(&directory),
             segment_dir: directory.path().to_path_buf(),
-            io_uring: syscall::io_uring_probe(),
+            io_uring: Uring::open(&RING).map(|ring| ring.features().clone()),
         }
     }
 }
@@ -246,7 +258,7 @@ mod tests {
         let tree = crate::fake_tree::Tree::new();
         let checks = tree.probe().run();
         for c in checks {
-            let told = matches!(c.id, "shm" | "io_uring" | "rdma");
+            let told = matches!(c.id, "shm" | "io_uring" | "io_uring_features" | "rdma");
             assert_eq!(c.verdict == Verdict::Unknown, !told, "{c:?}");
         }
     }

@@ -65,6 +65,12 @@ impl Range {
         if got == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(range) }
     }
 
+    /// The first `len` bytes of what the ring of io_uring `ring` shows at `place`, shared and present.
+    pub(crate) fn of_ring(ring: BorrowedFd<'_>, len: usize, place: u64) -> Result<Self, Errno> {
+        let map = MmapOptions::new().len(len).offset(place).populate().map_raw(&ring);
+        Ok(Self { map: map.map_err(|e| Errno::from_io(&e))?, start: 0, len })
+    }
+
     fn base(&self) -> *mut u8 {
         self.map.as_mut_ptr().wrapping_add(self.start)
     }

@@ -7,6 +7,7 @@
 //! | [`futex`] | sleeping on a word of shared memory |
 //! | [`tsc`] | the time-stamp counter and the processor's description of itself |
 //! | [`gate`] | the allocator that counts |
+//! | [`uring`] | the system calls of io_uring, and the memory of a ring |
 //! | [`view`] | mappings as the data plane wants to see them |
 
 pub(crate) mod futex;
@@ -14,4 +15,5 @@ pub(crate) mod gate;
 pub(crate) mod mmap;
 pub(crate) mod syscall;
 pub(crate) mod tsc;
+pub(crate) mod uring;
 pub(crate) mod view;

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::error::Errno;
+use crate::limits::Limit;
 
 /// The path as the kernel wants it; EINVAL for one with a zero byte inside.
 fn c_path(path: &Path) -> Result<CString, Errno> {
@@ -41,7 +42,7 @@ pub(crate) fn memfd(name: &str, flags: u32) -> Result<OwnedFd, Errno> {
 }
 
 /// Takes ownership of a descriptor that the kernel just made.
-fn own(fd: RawFd) -> Result<OwnedFd, Errno> {
+pub(super) fn own(fd: RawFd) -> Result<OwnedFd, Errno> {
     check(fd).map_err(|_negative| Errno::last())?;
     // SAFETY: the kernel returned this descriptor to us alone, and it is not negative.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -249,13 +250,38 @@ pub(crate) fn barrier_on_all_cpus() -> Result<(), Errno> {
     membarrier(MEMBARRIER_GLOBAL_EXPEDITED)
 }
 
-/// Can this process set up an io_uring? Tries the smallest one and closes it again.
-pub(crate) fn io_uring_probe() -> Result<(), Errno> {
-    // struct io_uring_params is 120 bytes, all zero for the defaults (linux/io_uring.h).
-    let mut parameters = [0_u64; 15];
-    // SAFETY: `parameters` has the size and at least the alignment of io_uring_params and outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) };
-    own(RawFd::try_from(fd).map_err(|_large| Errno::new(libc::EBADF))?).map(drop)
+/// What a limit is on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Resource {
+    OpenFiles,
+    LockedBytes,
+}
+
+impl Resource {
+    const fn number(self) -> libc::__rlimit_resource_t {
+        match self {
+            Self::OpenFiles => libc::RLIMIT_NOFILE,
+            Self::LockedBytes => libc::RLIMIT_MEMLOCK,
+        }
+    }
+}
+
+/// getrlimit(2).
+pub(crate) fn limit(of: Resource) -> Result<Limit, Errno> {
+    let mut answer = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `answer` is ours and outlives the call.
+    let status = unsafe { libc::getrlimit(of.number(), &raw mut answer) };
+    check(status).map_err(|_negative| Errno::last())?;
+    // RLIM_INFINITY is all ones.
+    Ok(Limit { soft: answer.rlim_cur, hard: answer.rlim_max })
+}
+
+/// setrlimit(2).
+pub(crate) fn set_limit(of: Resource, to: Limit) -> Result<(), Errno> {
+    let wanted = libc::rlimit { rlim_cur: to.soft, rlim_max: to.hard };
+    // SAFETY: `wanted` outlives the call and is only read.
+    let status = unsafe { libc::setrlimit(of.number(), &raw const wanted) };
+    check(status).map_err(|_negative| Errno::last())
 }
 
 /// The clock `id` in nanoseconds; zero where the kernel has no such clock.
