@@ -12,11 +12,12 @@ use core::cell::{Cell, RefCell};
 use core::mem::MaybeUninit;
 use std::collections::VecDeque;
 
-use spinwire_dataplane::raw::kernel_memory::KernelMemory;
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::raw::kernel_memory::{self, KernelMemory};
 use spinwire_dataplane::raw::line::{self, Line};
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::sync::{AtomicU32, Ordering};
-use spinwire_dataplane::uring::{BadRing, Enter, EnterError, RingMemory};
+use spinwire_dataplane::uring::{BadRing, Enter, EnterError, Ring, RingMemory};
 use spinwire_layouts::pod::Pod;
 use spinwire_layouts::uring::{
     CqOffsets, Cqe, Params, SqOffsets, Sqe, enter, setup, sq_flags, sqe,
@@ -141,6 +142,16 @@ impl FakeKernel {
     pub fn arena<'m>(&'m self, block: &'m mut [MaybeUninit<u8>]) -> KernelMemory<'m> {
         // SAFETY: this kernel touches memory only while it is called, which is within 'm, for which the block is borrowed.
         unsafe { KernelMemory::promise(Bump::new(block)) }
+    }
+
+    /// Stages entries in its ring.
+    ///
+    /// # Errors
+    /// Those of the ring.
+    #[expect(unsafe_code, reason = "a fake of the kernel does nothing by itself")]
+    pub fn push(ring: &Ring<'_, &Self>, entries: &[Sqe]) -> Result<(), PostError> {
+        // SAFETY: this kernel touches what an entry names only where a test has it do so.
+        unsafe { kernel_memory::push(ring, entries) }
     }
 
     /// System calls so far.

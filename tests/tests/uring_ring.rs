@@ -43,8 +43,8 @@ fn all(ring: &Ring<'_, &FakeKernel>) -> Vec<(u64, i32)> {
 fn nothing_is_seen_before_the_submission_and_all_of_it_with_one_call() {
     let kernel = FakeKernel::new(FakeConfig::default());
     let ring = ring_of(&kernel);
-    ring.push(&[nop(1, 0)]).unwrap();
-    ring.push(&chain(2, 3)).unwrap();
+    FakeKernel::push(&ring, &[nop(1, 0)]).unwrap();
+    FakeKernel::push(&ring, &chain(2, 3)).unwrap();
     assert_eq!((ring.room(), kernel.enters(), kernel.taken()), (4, 0, None));
     let submitted = ring.submit();
     assert_eq!((submitted.taken, submitted.error, kernel.enters()), (4, None, 1));
@@ -70,7 +70,7 @@ fn a_chain_is_whole_or_refused_whole_at_every_position_of_the_queue() {
                     loop {
                         let chain =
                             chain(first + 10 * u64::try_from(pushed.len()).unwrap(), length);
-                        match ring.push(&chain) {
+                        match FakeKernel::push(&ring, &chain) {
                             Ok(()) => pushed.push(names(&chain)),
                             Err(refused) => {
                                 assert_eq!(refused, PostError::Retry(Retry::SqFull));
@@ -95,15 +95,15 @@ fn what_can_never_be_submitted_is_refused_for_good() {
     let kernel = FakeKernel::new(FakeConfig { sq_entries: 128, ..FakeConfig::default() });
     let ring = ring_of(&kernel);
     let open = [nop(1, 0), nop(2, sqe::IO_LINK)];
-    assert_eq!(ring.push(&open), Err(Misuse::OpenChain.into()));
+    assert_eq!(FakeKernel::push(&ring, &open), Err(Misuse::OpenChain.into()));
     let open = [nop(2, sqe::IO_HARDLINK)];
-    assert_eq!(ring.push(&open), Err(Misuse::OpenChain.into()));
+    assert_eq!(FakeKernel::push(&ring, &open), Err(Misuse::OpenChain.into()));
     let long = chain(1, u64::try_from(CHAIN_MAX).unwrap() + 1);
-    assert_eq!(ring.push(&long), Err(Misuse::TooLong.into()));
+    assert_eq!(FakeKernel::push(&ring, &long), Err(Misuse::TooLong.into()));
     let small = FakeKernel::new(FakeConfig::default());
     let ring = ring_of(&small);
-    assert_eq!(ring.push(&chain(1, 9)), Err(Misuse::TooLong.into()));
-    assert!(ring.push(&[]).is_ok());
+    assert_eq!(FakeKernel::push(&ring, &chain(1, 9)), Err(Misuse::TooLong.into()));
+    assert!(FakeKernel::push(&ring, &[]).is_ok());
     assert!(!ring.submit().entered);
 }
 
@@ -113,9 +113,9 @@ fn the_rest_of_a_chain_that_the_kernel_has_not_taken_whole_is_cancelled_and_neve
     for taken in 0..=6_u32 {
         let kernel = FakeKernel::new(FakeConfig::default());
         let ring = ring_of(&kernel);
-        ring.push(&[nop(1, 0)]).unwrap();
-        ring.push(&chain(2, 4)).unwrap();
-        ring.push(&[nop(6, 0)]).unwrap();
+        FakeKernel::push(&ring, &[nop(1, 0)]).unwrap();
+        FakeKernel::push(&ring, &chain(2, 4)).unwrap();
+        FakeKernel::push(&ring, &[nop(6, 0)]).unwrap();
         kernel.take_at_most(taken);
         assert_eq!(ring.submit().taken, taken);
         let cut: Vec<u64> =
@@ -150,7 +150,7 @@ fn the_rest_of_a_chain_that_the_kernel_has_not_taken_whole_is_cancelled_and_neve
 fn back_pressure_loses_nothing_and_a_lost_ring_says_so() {
     let kernel = FakeKernel::new(FakeConfig::default());
     let ring = ring_of(&kernel);
-    ring.push(&chain(1, 3)).unwrap();
+    FakeKernel::push(&ring, &chain(1, 3)).unwrap();
     let errors = [EnterError::Busy, EnterError::Again, EnterError::Interrupted];
     kernel.answer_with(&errors);
     for error in errors {
@@ -161,9 +161,12 @@ fn back_pressure_loses_nothing_and_a_lost_ring_says_so() {
     assert_eq!((ring.submit().taken, ring.counters().pushed_back), (3, 3));
     assert_eq!(names(&kernel.taken().unwrap()), [1, 2, 3]);
     kernel.answer_with(&[EnterError::Fatal(9)]);
-    ring.push(&[nop(4, 0)]).unwrap();
+    FakeKernel::push(&ring, &[nop(4, 0)]).unwrap();
     assert_eq!(ring.submit().error, Some(EnterError::Fatal(9)));
-    assert_eq!((ring.fatal(), ring.push(&[nop(5, 0)])), (Some(9), Err(Fatal::RingLost.into())));
+    assert_eq!(
+        (ring.fatal(), FakeKernel::push(&ring, &[nop(5, 0)])),
+        (Some(9), Err(Fatal::RingLost.into()))
+    );
     let enters = kernel.enters();
     assert!(!ring.submit().entered && kernel.enters() == enters, "it is not asked again");
 }
@@ -239,7 +242,7 @@ fn a_kernel_that_writes_anything_anywhere_is_survived() {
                     words[0].store(words[1].load(Ordering::Relaxed), Ordering::Relaxed);
                 }
             }
-            let _pushed = ring.push(&chain(rng.below(9) + 1, rng.below(9)));
+            let _pushed = FakeKernel::push(&ring, &chain(rng.below(9) + 1, rng.below(9)));
             let mut count = 0;
             ring.harvest(64, |_cqe: Cqe| count += 1);
             assert!(count <= 64 + CHAIN_MAX);

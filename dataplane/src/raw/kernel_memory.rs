@@ -11,9 +11,13 @@
 use core::fmt;
 use core::ptr::NonNull;
 
+use spinwire_layouts::uring::Sqe;
+
 use super::line::{LINE_BYTES, Line};
 use super::loan::Loan;
 use super::place::{Bump, Exhausted};
+use crate::error::PostError;
+use crate::uring::{Enter, Ring};
 
 /// An arena that the kernel may touch.
 pub struct KernelMemory<'m> {
@@ -71,6 +75,19 @@ impl<'m> KernelMemory<'m> {
         let first = lines.iter().position(is_page).unwrap_or(0);
         Ok(lines.get(first..).and_then(|lines| lines.get(..count)).unwrap_or(&[]))
     }
+}
+
+/// Stages entries of the caller's own making, all or none: see [`Ring::submit`].
+///
+/// # Safety
+/// Whatever the entries name (buffers, vectors, addresses, descriptors) is the kernel's to read and write until the last completion of
+/// each, and stays mapped until the ring has nothing under way.
+///
+/// # Errors
+/// `SqFull`; `TooLong` for more than [`CHAIN_MAX`](crate::uring::ring::CHAIN_MAX) or than the queue has; `OpenChain` where the last
+/// one is linked; `RingLost`.
+pub unsafe fn push<E: Enter>(ring: &Ring<'_, E>, entries: &[Sqe]) -> Result<(), PostError> {
+    ring.push(entries)
 }
 
 /// The address as the kernel is told it.

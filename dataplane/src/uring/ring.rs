@@ -179,10 +179,13 @@ impl<'m, E: Enter> Ring<'m, E> {
     /// Stages entries, all or none. They are seen by nobody before [`submit`](Self::submit). Entries that are linked have to come in
     /// one call, the last of them without a link.
     ///
+    /// Not for callers outside of this crate: an entry can have the kernel write anywhere. Those have
+    /// [`push`](crate::raw::kernel_memory::push).
+    ///
     /// # Errors
     /// `SqFull`; `TooLong` for more than [`CHAIN_MAX`] or than the queue has; `Fatal` where the ring is unusable.
     #[inline]
-    pub fn push(&self, entries: &[Sqe]) -> Result<(), PostError> {
+    pub(crate) fn push(&self, entries: &[Sqe]) -> Result<(), PostError> {
         let count = crate::table::count(entries.len());
         if self.room() < count {
             return Err(self.refusal(count));

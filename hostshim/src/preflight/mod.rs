@@ -136,6 +136,7 @@ const RING: UringConfig = UringConfig {
     sq_poll: None,
     files: 0,
     napi: None,
+    arena_bytes: 0,
     deny: FeatureSet::EMPTY,
 };
 

@@ -6,18 +6,23 @@
 use core::ptr::NonNull;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::raw::kernel_memory::{self, KernelMemory};
 use spinwire_dataplane::raw::line::{Line, lines_from_raw};
+use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::words::words_from_raw;
 use spinwire_dataplane::sync::AtomicU32;
+use spinwire_dataplane::uring::{Enter, Ring};
 use spinwire_layouts::pod::Pod;
 use spinwire_layouts::uring::{
     BufReg, Napi, Params, Probe, ProbeOp, QueryHeader, QueryOpcodes, RsrcRegister, RsrcUpdate,
-    RsrcUpdate2, mapping, query, register,
+    RsrcUpdate2, Sqe, SyncCancelReg, mapping, query, register,
 };
 
 use super::mmap::Range;
 use super::syscall::own;
 use crate::error::Errno;
+use crate::mem::Mapping;
 
 /// Operations that one probe can ask about.
 pub(crate) const PROBE_OPS: usize = 64;
@@ -86,6 +91,8 @@ pub(crate) enum Registration<'a> {
     BufferRing(&'a BufReg),
     /// No longer.
     NoBufferRing(&'a BufReg),
+    /// What is under way is cancelled, and waited for.
+    Cancel(&'a SyncCancelReg),
     /// Busy polling; the kernel writes what was set before.
     Napi(&'a mut Napi),
     /// No longer.
@@ -116,6 +123,7 @@ pub(crate) fn register(ring: BorrowedFd<'_>, what: Registration<'_>) -> Result<u
         Registration::NoBuffers => (register::UNREGISTER_BUFFERS, core::ptr::null_mut(), 0),
         Registration::BufferRing(group) => (register::PBUF_RING, read_only(group), 1),
         Registration::NoBufferRing(group) => (register::UNREGISTER_PBUF_RING, read_only(group), 1),
+        Registration::Cancel(which) => (register::SYNC_CANCEL, read_only(which), 1),
         Registration::Napi(napi) => (register::NAPI, core::ptr::from_mut(napi).cast(), 1),
         Registration::NoNapi(napi) => {
             (register::UNREGISTER_NAPI, core::ptr::from_mut(napi).cast(), 1)
@@ -147,6 +155,28 @@ fn call(ring: RawFd, op: u32, argument: *mut libc::c_void, count: u32) -> Result
     // that it has (compared with the kernel's header by a test), borrowed for the call: exclusively where it is written.
     let answer = unsafe { libc::syscall(libc::SYS_io_uring_register, ring, op, argument, count) };
     u32::try_from(answer).map_err(|_negative| Errno::last())
+}
+
+/// Stages entries that this crate makes itself: to probe, in tests. What they name (descriptors, memory that is registered or mapped
+/// beside the ring) their makers keep until they have seen the completion.
+pub(crate) fn push<E: Enter>(ring: &Ring<'_, E>, entries: &[Sqe]) -> Result<(), PostError> {
+    // SAFETY: the callers, all in this crate, wait for the last completion of each, or close the ring before they let go.
+    unsafe { kernel_memory::push(ring, entries) }
+}
+
+/// The memory of a ring, in its owner's mapping.
+pub(crate) fn arena(mapping: &Mapping) -> KernelMemory<'_> {
+    let block = NonNull::slice_from_raw_parts(mapping.as_ptr().cast(), mapping.len());
+    // SAFETY: private memory of that length, mapped while the mapping lives; the owner of the ring hands it out here and once.
+    let block = unsafe { &mut *block.as_ptr() };
+    // SAFETY: the ring's owner unmaps it only when the kernel has let go of everything, and else never.
+    unsafe { KernelMemory::promise(Bump::new(block)) }
+}
+
+/// No memory at all: for entries that name none of the arena.
+pub(crate) fn no_arena<'m>() -> KernelMemory<'m> {
+    // SAFETY: an empty block is nobody's.
+    unsafe { KernelMemory::promise(Bump::new(&mut [])) }
 }
 
 /// The two mappings of a ring.

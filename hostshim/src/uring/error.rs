@@ -5,6 +5,7 @@ use core::fmt;
 use spinwire_dataplane::uring::BadRing;
 
 use crate::error::{Errno, OsError};
+use crate::mem::MapError;
 
 /// A ring could not be opened, or something not be registered with it. The text names the remedy.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,6 +59,10 @@ pub enum UringError {
     },
     /// The ring is without what this call is for; the features say why.
     Without(super::Feature),
+    /// The ring was handed out before.
+    Taken,
+    /// There is no memory for its arena.
+    Arena(MapError),
     /// The kernel says of the ring what cannot be.
     Bad(BadRing),
     /// The kernel said no.
@@ -99,7 +104,8 @@ impl UringError {
             }
             Self::Without(feature) => format!("without it: {}", feature.fallback()),
             // Their texts have what there is.
-            Self::Bad(_) | Self::Os(_) => return None,
+            Self::Bad(_) | Self::Os(_) | Self::Arena(_) => return None,
+            Self::Taken => "open another ring".to_owned(),
         })
     }
 }
@@ -137,6 +143,8 @@ impl fmt::Display for Matter<'_> {
                 write!(f, "io_uring: a table of {asked} files, where {limit} may be open")
             }
             UringError::Without(feature) => write!(f, "this ring is without {feature}"),
+            UringError::Taken => f.write_str("this ring was handed out before"),
+            UringError::Arena(e) => e.fmt(f),
             UringError::Bad(e) => e.fmt(f),
             UringError::Os(e) => e.fmt(f),
         }
@@ -154,6 +162,7 @@ impl core::error::Error for UringError {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
             Self::Bad(e) => Some(e),
+            Self::Arena(e) => Some(e),
             Self::Os(e) => Some(e),
             Self::NotInKernel
             | Self::Disabled { .. }
@@ -163,7 +172,8 @@ impl core::error::Error for UringError {
             | Self::Size { .. }
             | Self::TooOld { .. }
             | Self::TooManyFiles { .. }
-            | Self::Without(_) => None,
+            | Self::Without(_)
+            | Self::Taken => None,
         }
     }
 }

@@ -4,14 +4,14 @@
 //!   UringConfig ──> settle   flags of io_uring_setup(2), stepped down one by one
 //!                   probe    the rest: tried on a small ring that is closed again
 //!                     |
-//!                   Uring ── memory()        both queues as the data plane sees them ──> dataplane::uring::Ring
-//!                         ── enter_handle()  the one system call of a turn           ──'
+//!                   Uring ── ring()          both queues, the system call of a turn, memory for buffers: dataplane::uring::Ring
+//!                         ── provide()       buffers that the kernel receives into
 //!                         ── features()      which paths are taken, which fallbacks and why
 //!                         ── table of files, buffers, rings of provided buffers
 //! ```
 //!
 //! A ring belongs to the thread that opened it (`SINGLE_ISSUER`, and the index of a registered ring is the thread's), so it
-//! is not `Send`. It closes on drop; what was under way is cancelled by the kernel, in its own time.
+//! is not `Send`. On drop what is under way is cancelled and waited for; then its memory is unmapped, and it closes.
 
 mod entry;
 mod error;
@@ -19,15 +19,19 @@ mod feature;
 mod probe;
 mod settle;
 
+use core::cell::Cell;
 use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 use core::time::Duration;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use spinwire_dataplane::raw::line::{LINE_BYTES, Line};
-use spinwire_dataplane::uring::{BadRing, RingMemory};
+use spinwire_dataplane::stream::StreamFeatures;
+use spinwire_dataplane::stream::provided::ProvidedBuffers;
+use spinwire_dataplane::uring::{BadRing, Ring, RingMemory};
 use spinwire_layouts::uring::{
     self as layout, BufReg, IoVec, Napi, Params, QueryOpcodes, RsrcRegister, RsrcUpdate,
-    RsrcUpdate2, buffer_ring, rsrc, setup,
+    RsrcUpdate2, SyncCancelReg, Timespec, buffer_ring, cancel, rsrc, setup,
 };
 
 pub use entry::RingEntry;
@@ -35,6 +39,7 @@ pub use error::UringError;
 pub use feature::{Feature, FeatureSet, Features, Why};
 
 use crate::error::Errno;
+use crate::mem::{Mapping, PagePolicy, PageReport};
 use crate::raw::uring::{self as raw, BufferRingMemory, Registration, RingMap};
 use error::explain;
 
@@ -60,6 +65,8 @@ pub struct UringConfig {
     pub files: u32,
     /// Have waits for completions poll the network queues.
     pub napi: Option<NapiConfig>,
+    /// Bytes of memory that entries may name, for whatever is placed on the ring: see [`Uring::ring`].
+    pub arena_bytes: usize,
     /// What is not to be used though the kernel had it.
     pub deny: FeatureSet,
 }
@@ -73,6 +80,7 @@ impl Default for UringConfig {
             sq_poll: None,
             files: 0,
             napi: None,
+            arena_bytes: 0,
             deny: FeatureSet::EMPTY,
         }
     }
@@ -106,6 +114,8 @@ pub struct Uring {
     /// The ring's place in the table of this thread.
     index: Option<u32>,
     files: u32,
+    arena: ManuallyDrop<Option<Mapping>>,
+    is_taken: Cell<bool>,
     /// The index and the right to submit are this thread's.
     stays: PhantomData<*const ()>,
 }
@@ -134,18 +144,77 @@ impl Uring {
         probe::run(trial, config.deny, &mut found)
             .map_err(|e| explain("io_uring_register", e, needed))?;
         let stays = PhantomData;
-        let mut ring = Self { map, fd, params, features: found, index: None, files: 0, stays };
+        let arena = match config.arena_bytes {
+            0 => None,
+            bytes => Some(Mapping::anonymous(bytes, PagePolicy::Best).map_err(UringError::Arena)?),
+        };
+        let mut ring = Self {
+            map,
+            fd,
+            params,
+            features: found,
+            index: None,
+            files: 0,
+            arena: ManuallyDrop::new(arena),
+            is_taken: Cell::new(false),
+            stays,
+        };
         ring.register_itself(config.deny);
         ring.register_files(config.files)?;
         ring.poll_queues(config.napi);
         Ok(ring)
     }
 
+    /// The ring as the data plane turns it, with the memory that its entries may name. Once: there is one owner of either queue.
+    ///
+    /// # Errors
+    /// [`UringError::Taken`] the second time.
+    pub fn ring(&self) -> Result<Ring<'_, RingEntry<'_>>, UringError> {
+        if self.is_taken.replace(true) {
+            return Err(UringError::Taken);
+        }
+        let memory = self.memory().map_err(UringError::Bad)?;
+        let arena = self.arena.as_ref().map_or_else(raw::no_arena, raw::arena);
+        Ok(Ring::new(memory, arena, self.enter_handle()))
+    }
+
+    /// The pages of the arena; `None` where there is none.
+    #[must_use]
+    pub fn arena_report(&self) -> Option<&PageReport> {
+        self.arena.as_ref().map(Mapping::report)
+    }
+
+    /// Lets the kernel receive into a group of buffers that was placed on the ring.
+    ///
+    /// # Errors
+    /// [`UringError::Without`] where there are no such rings, else what the kernel says: EEXIST where the group has one.
+    pub fn provide(&self, buffers: &ProvidedBuffers<'_>) -> Result<(), UringError> {
+        if !self.features.has(Feature::BufferRings) {
+            return Err(UringError::Without(Feature::BufferRings));
+        }
+        let (ring_addr, ring_entries) = buffers.registration();
+        let about = BufReg { ring_addr, ring_entries, bgid: buffers.group(), ..BufReg::ZERO };
+        self.register(Registration::BufferRing(&about), u64::from(ring_entries) * 16).map(drop)
+    }
+
+    /// What streams on this ring can make use of.
+    #[must_use]
+    pub fn stream_features(&self) -> StreamFeatures {
+        let has = |feature| self.features.has(feature);
+        StreamFeatures {
+            accept_multishot: has(Feature::MultishotAccept),
+            recv_multishot: has(Feature::MultishotReceive),
+            bundles: has(Feature::Bundles),
+            send_zero_copy: has(Feature::SendZc),
+            direct_files: self.files > 0,
+        }
+    }
+
     /// What the data plane fills and harvests.
     ///
     /// # Errors
     /// None that [`Uring::open`] has not had: it has looked.
-    pub fn memory(&self) -> Result<RingMemory<'_>, BadRing> {
+    fn memory(&self) -> Result<RingMemory<'_>, BadRing> {
         RingMemory::new(self.map.rings(), self.map.sqes(), &self.params)
     }
 
@@ -314,13 +383,45 @@ impl Uring {
     }
 }
 
+/// How long the end of a ring waits for what the kernel is in the middle of.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
 impl Drop for Uring {
+    /// Cancels what is under way and waits for it: the kernel must not write into memory that is given away. Where it will not let
+    /// go within [`LAST_WAIT`], the memory stays mapped for good.
     fn drop(&mut self) {
+        if self.arena.is_some() && self.is_at_rest() {
+            drop(self.arena.take());
+        }
         if let Some(offset) = self.index {
             let mut place = RsrcUpdate { offset, ..RsrcUpdate::ZERO };
             // The kernel holds the ring open as long as it is in the table; the end of the thread empties it at last.
             let _gone = raw::register(self.fd.as_fd(), Registration::NoRing(&mut place));
         }
+    }
+}
+
+impl Uring {
+    /// Cancels everything. Whether nothing is under way then.
+    fn is_at_rest(&self) -> bool {
+        let any = SyncCancelReg {
+            fd: -1,
+            flags: cancel::ANY | cancel::ALL,
+            timeout: Timespec {
+                tv_sec: i64::try_from(LAST_WAIT.as_secs()).unwrap_or(1),
+                tv_nsec: 0,
+            },
+            ..SyncCancelReg::ZERO
+        };
+        // More may be found behind what was cancelled; none is left when there is none to be found.
+        for _ in 0..1024 {
+            match raw::register(self.fd.as_fd(), Registration::Cancel(&any)) {
+                Ok(_cancelled) => {}
+                Err(e) if e.number() == libc::EINTR => {}
+                Err(e) => return e.number() == libc::ENOENT,
+            }
+        }
+        false
     }
 }
 

@@ -26,8 +26,8 @@ use spinwire_layouts::uring::{
 use super::feature::{Feature, FeatureSet, Features, Why};
 use crate::error::Errno;
 use crate::raw::uring::{
-    BufferRingMemory, PROBE_OPS, ProbeAnswer, Registration, RingMap, enter as enter_ring, register,
-    setup,
+    self as raw, BufferRingMemory, PROBE_OPS, ProbeAnswer, Registration, RingMap,
+    enter as enter_ring, register, setup,
 };
 
 /// Entries of the ring that is tried on.
@@ -158,8 +158,8 @@ impl Trial {
     ) -> Result<Cqe, Why> {
         let memory = RingMemory::new(self.map.rings(), self.map.sqes(), &self.params);
         let memory = memory.map_err(|_bad| refused(Errno::new(libc::EBADF)))?;
-        let ring = Ring::new(memory, ByFd(self.fd.as_fd()));
-        if ring.push(core::slice::from_ref(entry)).is_err() {
+        let ring = Ring::new(memory, raw::no_arena(), ByFd(self.fd.as_fd()));
+        if raw::push(&ring, core::slice::from_ref(entry)).is_err() {
             return Err(refused(Errno::new(libc::EBADF)));
         }
         let first = next_of(&ring, entry.user_data)?;
@@ -225,7 +225,7 @@ impl Trial {
             let close = Sqe { opcode: op::CLOSE, fd: first.res, user_data: 2, ..Sqe::ZERO };
             let cancel = Sqe { opcode: op::ASYNC_CANCEL, addr: 1, user_data: 3, ..Sqe::ZERO };
             // Two of eight entries: there is room.
-            let _pushed = ring.push(&[close]).and_then(|()| ring.push(&[cancel]));
+            let _pushed = raw::push(ring, &[close]).and_then(|()| raw::push(ring, &[cancel]));
         })?;
         goes_on(first)
     }
