@@ -49,6 +49,8 @@ enum Command {
     Lat(cmd::lat::Args),
     /// Measure one-way streaming between two pinned processes, beside a bare copy.
     Bw(cmd::bw::Args),
+    /// Send back whatever comes over TCP.
+    Echo(cmd::echo::Args),
     /// Say what stands between this machine and low latency, and the command that mends it.
     Doctor(cmd::doctor::Args),
     /// Watch running planes by their stats pages.
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Lat(args) => cmd::lat::run(&args),
         Command::Bw(args) => cmd::bw::run(&args),
+        Command::Echo(args) => cmd::echo::run(&args),
         Command::Doctor(args) => cmd::doctor::run(&args),
         Command::Top(args) => cmd::top::run(&args),
         Command::Ps(args) => cmd::ps::run(&args),

@@ -6,9 +6,9 @@ use core::fmt;
 use spinwire_layouts::uring::Cqe;
 use spinwire_layouts::word::{from_usize, low, to_usize, widen};
 
-use super::provided::{Filled, ProvidedBuffers};
+use super::provided::{BUFFERS_MAX, Filled, ProvidedBuffers};
 use super::row::{Phase, Row, RowAddress, flag, want};
-use super::segment::{List, Report, Segments};
+use super::segment::{List, Report, Segment, Segments};
 use super::{CloseReason, ConnId, StreamConfig, StreamCounters, StreamEvent};
 use crate::chain::{ChainConfig, ChainTable};
 use crate::error::{Misuse, PostError, Retry};
@@ -98,6 +98,33 @@ pub struct Streams<'m, E> {
     orphans: &'m [Cell<u32>],
     orphan_count: Cell<usize>,
     pub(super) counters: Cell<StreamCounters>,
+}
+
+impl StreamConfig {
+    /// Bytes that a service of this kind takes in the arena of its ring, with some to spare for alignment.
+    #[must_use]
+    pub fn arena_bytes(&self) -> usize {
+        let conns = wide(self.conns);
+        let segments = wide(self.segments);
+        let recv = wide(self.recv_buffers.0.clamp(1, BUFFERS_MAX).next_power_of_two());
+        let parts = super::row::PARTS_MAX;
+        let per_recv = self.recv_buffers.1.next_multiple_of(64).saturating_add(96);
+        let per_send = self.send_buffers.1.next_multiple_of(64).saturating_add(16);
+        // Lists of rows, and the wheel of timers.
+        let per_conn = size_of::<Row>().saturating_add(6 * 16).saturating_add(96);
+        let chain = size_of::<Segment<'_>>()
+            .saturating_add(size_of::<Flight>())
+            .saturating_add(parts.saturating_mul(16).saturating_add(128));
+        [
+            conns.saturating_mul(per_conn),
+            recv.saturating_mul(per_recv),
+            wide(self.send_buffers.0).saturating_mul(per_send),
+            segments.saturating_mul(chain),
+            128 << 10,
+        ]
+        .into_iter()
+        .fold(0, usize::saturating_add)
+    }
 }
 
 impl<'m, E: Enter> Streams<'m, E> {

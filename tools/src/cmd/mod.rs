@@ -2,6 +2,7 @@
 
 pub(crate) mod bw;
 pub(crate) mod doctor;
+pub(crate) mod echo;
 pub(crate) mod lat;
 pub(crate) mod pool;
 pub(crate) mod ps;

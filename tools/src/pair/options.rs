@@ -84,7 +84,7 @@ pub(crate) struct PairOptions {
 /// Largest size that is offered.
 const SIZE_MAX: usize = 8 << 20;
 
-fn parse_size(text: &str) -> Result<usize, String> {
+pub(crate) fn parse_size(text: &str) -> Result<usize, String> {
     let lower = text.trim().to_ascii_lowercase();
     let (digits, unit) = match lower.strip_suffix('k') {
         Some(digits) => (digits, 1 << 10),
