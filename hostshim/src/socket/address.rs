@@ -1,8 +1,9 @@
 //! Addresses as people write them: `tcp://host:port`, `udp://[::1]:7000`.
 
 use core::fmt;
+use core::net::SocketAddr;
 use core::str::FromStr;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 
 /// What is spoken at an address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -13,8 +13,9 @@
 mod address;
 
 use core::fmt;
+use core::net::SocketAddr;
 use core::time::Duration;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use spinwire_layouts::uring::SockAddr;
