@@ -12,6 +12,7 @@
 //!   | membership what both have in common; the watcher of deaths            |
 //!   | plane      arena, clock, stats page and seal of one pinned thread     |
 //!   | uring      rings of io_uring: opened by what the kernel can            |
+//!   | socket     TCP and UDP sockets, and their addresses                   |
 //!   | mem        memory: private arenas, named segments, huge pages         |
 //!   | affinity   which CPUs, and pinning to one                             |
 //!   | clock      the time-stamp counter, calibrated                         |
@@ -86,6 +87,7 @@ pub mod membership;
 pub mod plane;
 pub mod pool;
 pub mod preflight;
+pub mod socket;
 pub mod uring;
 
 #[cfg(test)]

@@ -8,11 +8,13 @@
 //! | [`tsc`] | the time-stamp counter and the processor's description of itself |
 //! | [`gate`] | the allocator that counts |
 //! | [`uring`] | the system calls of io_uring, and the memory of a ring |
+//! | [`socket`] | the calls on sockets that the standard library lacks |
 //! | [`view`] | mappings as the data plane wants to see them |
 
 pub(crate) mod futex;
 pub(crate) mod gate;
 pub(crate) mod mmap;
+pub(crate) mod socket;
 pub(crate) mod syscall;
 pub(crate) mod tsc;
 pub(crate) mod uring;

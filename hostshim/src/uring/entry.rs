@@ -45,3 +45,18 @@ const fn meaning(errno: Errno) -> EnterError {
         other => EnterError::Fatal(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_is_told_from_what_does_not() {
+        let of = |number| meaning(Errno::new(number));
+        assert_eq!(of(libc::EBUSY), EnterError::Busy);
+        assert_eq!(of(libc::EAGAIN), EnterError::Again);
+        assert_eq!(of(libc::EINTR), EnterError::Interrupted);
+        assert_eq!(of(libc::EBADF), EnterError::Fatal(libc::EBADF));
+        assert_eq!(of(libc::EEXIST), EnterError::Fatal(libc::EEXIST));
+    }
+}

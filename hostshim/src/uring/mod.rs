@@ -573,6 +573,3 @@ fn is_young_enough(features: u32) -> Result<(), UringError> {
     });
     missing.map_or(Ok(()), |number| Err(UringError::TooOld { missing: number.name }))
 }
-
-#[cfg(test)]
-mod tests;

@@ -49,7 +49,10 @@ pub use registration::{
     buffer_ring, probe, query, register, rsrc,
 };
 pub use ring::{CqOffsets, Params, SqOffsets, cq_flags, enter, features, mapping, setup, sq_flags};
-pub use socket::{IoVec, MsgHdr, RecvMsgOut, SockAddrIn, SockAddrIn6};
+pub use socket::{
+    AF_INET, AF_INET6, IoVec, MsgHdr, RecvMsgOut, SOCK_ADDR_BYTES, SockAddr, SockAddrIn,
+    SockAddrIn6,
+};
 pub use submission::{FILE_INDEX_ALLOC, Sqe, op, sqe};
 
 /// Every structure of this room, in a fixed order.
