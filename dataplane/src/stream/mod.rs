@@ -63,7 +63,6 @@ use crate::raw::loan::Loan;
 use crate::table::Key;
 use crate::time::Nanos;
 
-pub use row::RowAddress;
 pub use service::{PlaceError, Streams};
 
 /// A connection or a listener, as its [`Streams`] knows it: slot and generation.

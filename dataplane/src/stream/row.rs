@@ -10,7 +10,8 @@
 
 use core::cell::Cell;
 
-use spinwire_layouts::word::{from_usize, widen};
+use spinwire_layouts::uring::SockAddr;
+use spinwire_layouts::word::{from_usize, low, widen};
 
 use super::{CloseReason, ConnId};
 use crate::chain::ChainId;
@@ -86,21 +87,19 @@ pub(super) const PARTS_MAX: usize = 16;
 /// The address of a peer as the kernel wants it (`struct sockaddr`): at most 32 bytes, enough for IPv4 and IPv6.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
-pub struct RowAddress {
+pub(super) struct RowAddress {
     words: [u64; 4],
     length: u32,
 }
 
 impl RowAddress {
-    /// The bytes of a `sockaddr_in` or `sockaddr_in6`; `None` where they are too many.
-    #[must_use]
-    pub fn new(bytes: &[u8]) -> Option<Self> {
-        let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= 32)?;
+    pub(super) fn new(to: &SockAddr) -> Self {
+        let bytes = to.as_bytes();
         let mut words = [0; 4];
         for (word, bytes) in words.iter_mut().zip(bytes.chunks(8)) {
             *word = crate::raw::line::partial_word(bytes);
         }
-        Some(Self { words, length })
+        Self { words, length: low(from_usize(bytes.len())) }
     }
 
     /// `AF_UNSPEC`: to connect to it is to disconnect (connect(2)).

@@ -3,7 +3,7 @@
 use core::cell::Cell;
 use core::fmt;
 
-use spinwire_layouts::uring::Cqe;
+use spinwire_layouts::uring::{Cqe, SockAddr};
 use spinwire_layouts::word::{from_usize, low, to_usize, widen};
 
 use super::provided::{BUFFERS_MAX, Filled, ProvidedBuffers};
@@ -223,10 +223,10 @@ impl<'m, E: Enter> Streams<'m, E> {
     ///
     /// # Errors
     /// `AddressesFull` where there is no row.
-    pub fn connect(&self, fd: i32, to: RowAddress) -> Result<ConnId, PostError> {
+    pub fn connect(&self, fd: i32, to: &SockAddr) -> Result<ConnId, PostError> {
         let id = self.open(Phase::Connecting, fd, 0)?;
         if let Some(row) = self.row_at(id.slot()) {
-            row.address.set(to);
+            row.address.set(RowAddress::new(to));
         }
         self.want(id.slot(), want::CONNECT);
         Ok(id)

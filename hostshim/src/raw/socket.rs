@@ -39,11 +39,11 @@ fn check(answer: i32) -> Result<(), Errno> {
     if answer < 0 { Err(Errno::last()) } else { Ok(()) }
 }
 
-/// socket(2), non-blocking and close-on-exec.
+/// socket(2), close-on-exec.
 pub(crate) fn open(is_v6: bool, kind: i32) -> Result<OwnedFd, Errno> {
     let family = if is_v6 { libc::AF_INET6 } else { libc::AF_INET };
     // SAFETY: takes numbers only.
-    let fd = unsafe { libc::socket(family, kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) };
+    let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, 0) };
     own(fd)
 }
 

@@ -34,15 +34,16 @@ fn flags_of(fd: &OwnedFd, line: &str) -> u32 {
 }
 
 #[test]
-fn sockets_are_non_blocking_and_closed_on_exec() {
-    let wanted = u32::try_from(libc::O_NONBLOCK | libc::O_CLOEXEC).unwrap();
+fn sockets_are_closed_on_exec_and_block() {
+    let wanted = u32::try_from(libc::O_CLOEXEC).unwrap();
+    let not = u32::try_from(libc::O_NONBLOCK).unwrap();
     let sockets = [
         listen(any(), 8, &SocketOptions::default()).unwrap().fd,
         unconnected(any(), &SocketOptions::default()).unwrap().fd,
         bind_udp(any(), &SocketOptions::default()).unwrap().fd,
     ];
     for fd in &sockets {
-        assert_eq!(flags_of(fd, "flags:") & wanted, wanted);
+        assert_eq!(flags_of(fd, "flags:") & (wanted | not), wanted);
     }
 }
 
@@ -52,7 +53,6 @@ fn a_connection_inherits_the_options_of_the_socket_that_it_came_in_by() {
     assert_ne!(bound.local.port(), 0);
     let mut client = TcpStream::connect(bound.local).unwrap();
     let listener = TcpListener::from(bound.fd);
-    listener.set_nonblocking(false).unwrap();
     let (mut server, _) = listener.accept().unwrap();
     let get = |option| raw::get(server.as_fd(), option).unwrap();
     assert_eq!(get(raw::TCP_NODELAY), 1);

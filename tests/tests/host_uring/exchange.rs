@@ -4,6 +4,7 @@ use core::time::Duration;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
+use spinwire_dataplane::raw::kernel_memory;
 use spinwire_dataplane::raw::line::{self, LINE_BYTES, Line};
 use spinwire_dataplane::uring::{Enter, Ring};
 use spinwire_hostshim::uring::{RingEntry, Uring};
@@ -48,11 +49,13 @@ pub(crate) struct Used<'u> {
 
 impl<'u> Used<'u> {
     pub(crate) fn new(of: &'u Uring) -> Self {
-        Self { ring: Ring::new(of.memory().unwrap(), of.enter_handle()) }
+        Self { ring: of.ring().unwrap() }
     }
 
+    #[expect(unsafe_code, reason = "what entries name is for who makes them to answer for")]
     pub(crate) fn push(&self, entries: &[Sqe]) {
-        self.ring.push(entries).unwrap();
+        // SAFETY: tests keep what their entries name until they have the completion.
+        unsafe { kernel_memory::push(&self.ring, entries) }.unwrap();
     }
 
     /// The next completion, whosever it is.

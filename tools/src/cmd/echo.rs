@@ -1,6 +1,5 @@
 //! `spinwire echo`: an echo service over TCP, for any client.
 
-use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 
 use spinwire_dataplane::error::{PostError, Refused};
@@ -10,6 +9,7 @@ use spinwire_dataplane::stream::{StreamConfig, StreamEvent, Streams};
 use spinwire_dataplane::uring::Enter;
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::clock::TscClock;
+use spinwire_hostshim::socket::{self, Address, Scheme, SocketOptions};
 use spinwire_hostshim::uring::{Uring, UringConfig};
 
 use crate::report::{Failure, Verdict};
@@ -42,11 +42,12 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
-    let address = args
-        .listen
-        .strip_prefix("tcp://")
-        .ok_or("--listen: an address looks like tcp://127.0.0.1:7000")?;
-    let listener = TcpListener::bind(address)?;
+    let address: Address = args.listen.parse()?;
+    if address.scheme() != Scheme::Tcp {
+        return Err("--listen: echo serves tcp://HOST:PORT only".into());
+    }
+    let local = *address.resolve()?.first().ok_or("--listen: the host has no address")?;
+    let listener = socket::listen(local, args.connections, &SocketOptions::default())?;
     if let Some(cpu) = args.cpus {
         affinity::pin(cpu)?;
     }
@@ -70,8 +71,8 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let ring = uring.ring()?;
     let streams = Streams::place(&ring, 0, &config)?;
     uring.provide(streams.buffers())?;
-    streams.listen(listener.as_raw_fd())?;
-    eprintln!("listening on {}; paths: {}", listener.local_addr()?, uring.features());
+    streams.listen(listener.fd.as_raw_fd())?;
+    eprintln!("listening on {}; paths: {}", listener.local, uring.features());
     let clock = TscClock::calibrate();
     serve(&streams, &clock)
 }
@@ -97,7 +98,13 @@ fn answer<'m, E: Enter>(streams: &Streams<'m, E>, event: StreamEvent<'m>) -> Res
             Err(Refused { error: PostError::Retry(_), .. }) => streams.abort(conn)?,
         },
         StreamEvent::PeerClosed(conn) => streams.close(conn)?,
-        _ => {}
+        StreamEvent::Accepted { .. }
+        | StreamEvent::AcceptFailed { .. }
+        | StreamEvent::Connected(_)
+        | StreamEvent::Sent { .. }
+        | StreamEvent::NotSent { .. }
+        | StreamEvent::Writable(_)
+        | StreamEvent::Closed { .. } => {}
     }
     Ok(())
 }
