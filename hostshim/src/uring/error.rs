@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use spinwire_dataplane::stream::PlaceError;
 use spinwire_dataplane::uring::BadRing;
 
 use crate::error::{Errno, OsError};
@@ -63,6 +64,8 @@ pub enum UringError {
     Taken,
     /// There is no memory for its arena.
     Arena(MapError),
+    /// What was to be placed on the ring does not fit into its arena.
+    Place(PlaceError),
     /// The kernel says of the ring what cannot be.
     Bad(BadRing),
     /// The kernel said no.
@@ -104,7 +107,7 @@ impl UringError {
             }
             Self::Without(feature) => format!("without it: {}", feature.fallback()),
             // Their texts have what there is.
-            Self::Bad(_) | Self::Os(_) | Self::Arena(_) => return None,
+            Self::Bad(_) | Self::Os(_) | Self::Arena(_) | Self::Place(_) => return None,
             Self::Taken => "open another ring".to_owned(),
         })
     }
@@ -145,6 +148,7 @@ impl fmt::Display for Matter<'_> {
             UringError::Without(feature) => write!(f, "this ring is without {feature}"),
             UringError::Taken => f.write_str("this ring was handed out before"),
             UringError::Arena(e) => e.fmt(f),
+            UringError::Place(e) => e.fmt(f),
             UringError::Bad(e) => e.fmt(f),
             UringError::Os(e) => e.fmt(f),
         }
@@ -163,6 +167,7 @@ impl core::error::Error for UringError {
         match self {
             Self::Bad(e) => Some(e),
             Self::Arena(e) => Some(e),
+            Self::Place(e) => Some(e),
             Self::Os(e) => Some(e),
             Self::NotInKernel
             | Self::Disabled { .. }

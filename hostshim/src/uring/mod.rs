@@ -5,6 +5,7 @@
 //!                   probe    the rest: tried on a small ring that is closed again
 //!                     |
 //!                   Uring ── ring()          both queues, the system call of a turn, memory for buffers: dataplane::uring::Ring
+//!                         ── streams()       connections on it
 //!                         ── provide()       buffers that the kernel receives into
 //!                         ── features()      which paths are taken, which fallbacks and why
 //!                         ── table of files, buffers, rings of provided buffers
@@ -26,8 +27,8 @@ use core::time::Duration;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use spinwire_dataplane::raw::line::{LINE_BYTES, Line};
-use spinwire_dataplane::stream::StreamFeatures;
 use spinwire_dataplane::stream::provided::ProvidedBuffers;
+use spinwire_dataplane::stream::{StreamConfig, StreamFeatures, Streams};
 use spinwire_dataplane::uring::{BadRing, Ring, RingMemory};
 use spinwire_layouts::uring::{
     self as layout, BufReg, IoVec, Napi, Params, QueryOpcodes, RsrcRegister, RsrcUpdate,
@@ -82,6 +83,22 @@ impl Default for UringConfig {
             napi: None,
             arena_bytes: 0,
             deny: FeatureSet::EMPTY,
+        }
+    }
+}
+
+impl UringConfig {
+    /// A ring for streams: a table of files and an arena for so many connections.
+    #[must_use]
+    pub fn for_streams(streams: &StreamConfig) -> Self {
+        Self {
+            entries: streams.conns.saturating_mul(2).clamp(64, 4096),
+            completions: streams.conns.saturating_mul(8).clamp(1024, COMPLETIONS_MAX),
+            clamp: true,
+            // A place is free again a moment after its row is.
+            files: streams.conns.saturating_add(64),
+            arena_bytes: streams.arena_bytes(),
+            ..Self::default()
         }
     }
 }
@@ -182,6 +199,22 @@ impl Uring {
     #[must_use]
     pub fn arena_report(&self) -> Option<&PageReport> {
         self.arena.as_ref().map(Mapping::report)
+    }
+
+    /// Streams on this ring, with what it can do, and buffers that the kernel receives into.
+    ///
+    /// # Errors
+    /// [`UringError::Place`] where the arena is too small ([`StreamConfig::arena_bytes`]); those of [`Uring::provide`].
+    pub fn streams<'m>(
+        &self,
+        ring: &'m Ring<'m, RingEntry<'m>>,
+        group: u16,
+        config: &StreamConfig,
+    ) -> Result<Streams<'m, RingEntry<'m>>, UringError> {
+        let config = StreamConfig { features: self.stream_features(), ..*config };
+        let streams = Streams::place(ring, group, &config).map_err(UringError::Place)?;
+        self.provide(streams.buffers())?;
+        Ok(streams)
     }
 
     /// Lets the kernel receive into a group of buffers that was placed on the ring.

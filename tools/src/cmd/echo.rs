@@ -1,99 +1,160 @@
 //! `spinwire echo`: an echo service over TCP, for any client.
 
+use core::sync::atomic::Ordering;
+use core::time::Duration;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
 use spinwire_dataplane::error::{PostError, Refused};
-use spinwire_dataplane::poll::{Budget, Outcome, Poll};
+use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::raw::pause::pause;
-use spinwire_dataplane::stream::{StreamConfig, StreamEvent, Streams};
-use spinwire_dataplane::uring::Enter;
+use spinwire_dataplane::stream::{StreamConfig, StreamCounters, StreamEvent, Streams};
+use spinwire_dataplane::time::Nanos;
+use spinwire_dataplane::uring::{Enter, RingCounters};
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::socket::{self, Address, Scheme, SocketOptions};
-use spinwire_hostshim::uring::{Uring, UringConfig};
+use spinwire_hostshim::uring::{Feature, Uring, UringConfig};
 
-use crate::report::{Failure, Verdict};
+use crate::report::{self, Failure, Verdict};
 
 /// Arguments of `spinwire echo`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  spinwire echo --listen tcp://127.0.0.1:7000
+  spinwire echo
   spinwire echo --listen tcp://0.0.0.0:7000 --cpus 1 --connections 4096
+  spinwire echo --listen tcp://127.0.0.1:0 --json      any free port; the first line says which
 
-It polls and never sleeps: give it a CPU of its own. Any TCP client will do, for instance `nc 127.0.0.1 7000`.")]
+It polls and never sleeps: give it a CPU of its own. Any TCP client will do, for instance `nc 127.0.0.1 7000`. It ends
+with SIGINT (Ctrl-C) or SIGTERM and says what it has done.")]
 pub(crate) struct Args {
-    /// Where to listen: tcp://HOST:PORT.
+    /// Where to listen: tcp://HOST:PORT; port 0 is any that is free.
     #[arg(long, value_name = "URI", default_value = "tcp://127.0.0.1:7000")]
-    listen: String,
+    listen: Address,
 
     /// The CPU to run on.
     #[arg(long, value_name = "N")]
     cpus: Option<u32>,
 
-    /// Connections at the same time.
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    /// Connections at the same time; further ones wait until one ends.
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65536))]
     connections: u32,
 
-    /// Bytes of each buffer that is received into.
+    /// Bytes of each buffer that is received into, with an optional k or m.
     #[arg(long, value_name = "BYTES", default_value = "16k", value_parser = crate::pair::options::parse_size)]
     buffer: usize,
+
+    /// Close connections on which nothing has moved for so many seconds.
+    #[arg(long, value_name = "S", value_parser = crate::pair::options::parse_seconds)]
+    idle: Option<f64>,
+
+    /// Print JSON for machines: a line when it listens, an object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the command says when it listens.
+#[derive(Debug, Serialize)]
+struct Listening {
+    listening: String,
+    paths: Vec<&'static str>,
+    pages: String,
+}
+
+/// What it has done.
+#[derive(Debug, Serialize)]
+struct Done {
+    accepted: u64,
+    turned_away: u64,
+    received_bytes: u64,
+    sent_bytes: u64,
+    zero_copy_sends: u64,
+    out_of_buffers: u64,
+    stale_completions: u64,
+    system_calls: u64,
+    completions: u64,
+    retries: u64,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
-    let address: Address = args.listen.parse()?;
-    if address.scheme() != Scheme::Tcp {
+    if args.listen.scheme() != Scheme::Tcp {
         return Err("--listen: echo serves tcp://HOST:PORT only".into());
     }
-    let local = *address.resolve()?.first().ok_or("--listen: the host has no address")?;
+    let stop = Arc::default();
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    let local = *args.listen.resolve()?.first().ok_or("--listen: the host has no address")?;
     let listener = socket::listen(local, args.connections, &SocketOptions::default())?;
     if let Some(cpu) = args.cpus {
         affinity::pin(cpu)?;
     }
+    let config = config(args);
+    let uring = Uring::open(&UringConfig::for_streams(&config))?;
+    let ring = uring.ring()?;
+    let streams = uring.streams(&ring, 0, &config)?;
+    streams.listen(listener.fd.as_raw_fd())?;
+    let listening = Listening {
+        listening: format!("tcp://{}", listener.local),
+        paths: uring.features().active().iter().map(Feature::name).collect(),
+        pages: uring.arena_report().map(|report| report.page().to_string()).unwrap_or_default(),
+    };
+    if args.json {
+        println!("{}", serde_json::to_string(&listening)?);
+    } else {
+        println!("listening on {}", listening.listening);
+        println!("{} pages; io_uring with {}", listening.pages, listening.paths.join(", "));
+    }
+    let clock = TscClock::calibrate();
+    while !stop.load(Ordering::Relaxed) {
+        // A look at the flag now and then.
+        for _ in 0..1024 {
+            turn(&streams, &clock)?;
+        }
+    }
+    say(&Done::of(&streams.counters(), &ring.counters()), args.json)
+}
+
+/// Buffers for all, and no fewer than two for each while there are not too many connections.
+fn config(args: &Args) -> StreamConfig {
     let buffers = args.connections.saturating_mul(2).clamp(64, 4096);
-    let mut config = StreamConfig {
+    let nanos = |seconds: f64| {
+        let span = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        Nanos::new(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
+    };
+    StreamConfig {
         conns: args.connections.saturating_add(1),
         recv_buffers: (buffers, args.buffer),
         send_buffers: (1, 64),
         segments: buffers,
+        idle_timeout: args.idle.map_or(Nanos::MAX, nanos),
         ..StreamConfig::default()
-    };
-    let uring = Uring::open(&UringConfig {
-        entries: 1024,
-        completions: 8192,
-        clamp: true,
-        files: args.connections.saturating_add(64),
-        arena_bytes: config.arena_bytes(),
-        ..UringConfig::default()
-    })?;
-    config.features = uring.stream_features();
-    let ring = uring.ring()?;
-    let streams = Streams::place(&ring, 0, &config)?;
-    uring.provide(streams.buffers())?;
-    streams.listen(listener.fd.as_raw_fd())?;
-    eprintln!("listening on {}; paths: {}", listener.local, uring.features());
-    let clock = TscClock::calibrate();
-    serve(&streams, &clock)
+    }
 }
 
-fn serve<E: Enter>(streams: &Streams<'_, E>, clock: &TscClock) -> Result<Verdict, Failure> {
-    loop {
-        let mut outcome = streams.turn(clock.now(), Budget::default());
-        while let Some(event) = streams.poll() {
-            outcome = Outcome::Busy;
-            answer(streams, event)?;
-        }
-        if !outcome.is_busy() {
-            pause();
-        }
+#[inline]
+fn turn<E: Enter>(streams: &Streams<'_, E>, clock: &TscClock) -> Result<(), Failure> {
+    let outcome = streams.turn(clock.now(), Budget::default());
+    let mut events = false;
+    while let Some(event) = streams.poll() {
+        events = true;
+        answer(streams, event)?;
     }
+    if !outcome.is_busy() && !events {
+        pause();
+    }
+    Ok(())
 }
 
 /// Sends back what has come; closes when the other end does.
 fn answer<'m, E: Enter>(streams: &Streams<'m, E>, event: StreamEvent<'m>) -> Result<(), Failure> {
     match event {
         StreamEvent::Received { conn, bytes } => match streams.send(conn, bytes, 0) {
+            // What the other end does not want any more, it does not get.
             Ok(()) | Err(Refused { error: PostError::Fatal(_) | PostError::Misuse(_), .. }) => {}
             Err(Refused { error: PostError::Retry(_), .. }) => streams.abort(conn)?,
         },
@@ -107,4 +168,37 @@ fn answer<'m, E: Enter>(streams: &Streams<'m, E>, event: StreamEvent<'m>) -> Res
         | StreamEvent::Closed { .. } => {}
     }
     Ok(())
+}
+
+impl Done {
+    const fn of(streams: &StreamCounters, ring: &RingCounters) -> Self {
+        Self {
+            accepted: streams.accepted,
+            turned_away: streams.turned_away,
+            received_bytes: streams.received_bytes,
+            sent_bytes: streams.sent_bytes,
+            zero_copy_sends: streams.zero_copy,
+            out_of_buffers: streams.out_of_buffers,
+            stale_completions: streams.stale,
+            system_calls: ring.enters,
+            completions: ring.harvested,
+            retries: ring.pushed_back,
+        }
+    }
+}
+
+fn say(done: &Done, json: bool) -> Result<Verdict, Failure> {
+    if json {
+        report::print_json(core::slice::from_ref(done))?;
+    } else {
+        println!(
+            "{} connections; {} bytes in, {} bytes out; {} completions by {} system calls",
+            done.accepted,
+            done.received_bytes,
+            done.sent_bytes,
+            done.completions,
+            done.system_calls
+        );
+    }
+    Ok(Verdict::Well)
 }

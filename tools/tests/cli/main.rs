@@ -3,6 +3,7 @@
 //! | file | what is tried |
 //! |---|---|
 //! | [`arguments`] | what is not understood, and folders that are none |
+//! | [`echo`] | the echo service and clients of all manners |
 //! | [`holders`] | segments of processes that live, are stopped, or were killed |
 //! | [`pair`] | `lat` and `bw` |
 //! | [`loans`] | `lat` and `bw` with `--zero-copy` |
@@ -22,6 +23,7 @@
 )]
 
 mod arguments;
+mod echo;
 mod holders;
 mod loans;
 mod pair;
