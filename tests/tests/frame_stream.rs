@@ -810,6 +810,32 @@ proptest! {
     }
 }
 
+/// Credit goes back by itself only once it is worth a frame, and until it has gone the peer does not have it.
+#[test]
+fn what_is_due_is_not_yet_given() {
+    let [early, late] = [9, 10].map(|released| {
+        let framing = Framing::new(OWN).unwrap();
+        framing.next(&mut &greeting(PEER).to_wire()[..]).unwrap();
+        for sequence in 0..40 {
+            let frame = raw_frame(sequence, 1, 0, 0);
+            assert!(framing.next(&mut &frame[..]).unwrap().is_some());
+        }
+        assert_eq!(framing.credit_frame(), None, "nothing was released");
+        for _ in 0..released {
+            framing.release(0).unwrap();
+        }
+        framing
+    });
+    assert_eq!(early.credit_frame(), None, "9 of 40");
+    assert_eq!(half(&late.credit_frame().expect("10 of 40"), 24), 10);
+    assert_eq!(late.credit_frame(), None, "it has gone");
+    let next = raw_frame(40, 1, 0, 0);
+    assert_eq!(early.next(&mut &next[..]), Err(FrameFault::Overrun));
+    assert!(late.next(&mut &next[..]).is_ok());
+    early.release(0).unwrap();
+    assert_eq!(early.credit_frame(), None, "nothing is written after a fault");
+}
+
 #[test]
 fn what_is_not_held_cannot_be_released() {
     let mut writer = Writer::new();
