@@ -258,8 +258,8 @@ fn note(
     current: &mut Option<(u32, Vec<u8>)>,
 ) {
     match event {
-        Event::Hello(greeting) => {
-            said.push(Said::Hello(greeting));
+        Event::Hello => {
+            said.push(Said::Hello(framing.greeting().unwrap()));
             for length in [100, 20] {
                 let _maybe = framing.message(length, Envelope::default());
             }

@@ -332,6 +332,7 @@ fn what_is_no_request_gets_an_error_and_an_end() {
         ("PING 'a'b\r\n", ProtocolError::Quotes),
         ("PING a'b\r\n", ProtocolError::Quotes),
         ("PING \"a\\\"\"\r\n", ProtocolError::Quotes),
+        ("PING \"a\\n\"\r\n", ProtocolError::Quotes),
     ];
     for (stream, error) in cases {
         let wanted = (format!("+PONG\r\n-ERR Protocol error: {error}\r\n"), true);

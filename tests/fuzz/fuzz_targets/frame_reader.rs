@@ -59,7 +59,7 @@ impl Heard {
                 assert_eq!(usize::try_from(offset), Ok(self.body.len()));
                 self.body.extend(bytes);
             }
-            Event::Hello(_) | Event::Credit(_) | Event::Goodbye(_) => {
+            Event::Hello | Event::Credit(_) | Event::Goodbye(_) => {
                 self.end_of_body();
                 self.events.push(format!("{event:?}"));
             }

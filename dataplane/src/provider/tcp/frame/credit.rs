@@ -178,8 +178,8 @@ impl Outgoing {
     }
 
     /// The peer allows that much.
-    pub fn open(&self, limits: Limits) {
-        self.limits.set(Some(limits));
+    pub fn open(&self, limits: Option<Limits>) {
+        self.limits.set(limits);
     }
 
     /// Whether the peer has said what it allows.

@@ -92,8 +92,8 @@ impl Framing {
         let event = self.reader.next(piece)?;
         let accepted = match event {
             None | Some(Event::Body { .. }) => Ok(()),
-            Some(Event::Hello(greeting)) => {
-                self.outgoing.open(greeting.limits);
+            Some(Event::Hello) => {
+                self.outgoing.open(self.reader.greeting().map(|greeting| greeting.limits));
                 Ok(())
             }
             Some(Event::Message { length, credit, .. }) => {
@@ -198,6 +198,12 @@ impl Framing {
     /// [`Framing::next`]. Returns how many of them it took to be of that message: at most [`Framing::body_left`].
     pub fn body_taken(&self, count: u32) -> u32 {
         self.reader.body_taken(count)
+    }
+
+    /// Who is at the other end, once [`Event::Hello`] has come.
+    #[must_use]
+    pub const fn greeting(&self) -> Option<Greeting> {
+        self.reader.greeting()
     }
 
     /// Whether the stream may end here, and how that is to be understood.

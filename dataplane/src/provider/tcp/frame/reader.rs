@@ -29,8 +29,8 @@ use crate::shm::lane::Envelope;
 /// What a stream says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event<'b> {
-    /// Who is at the other end. The first event, once.
-    Hello(Greeting),
+    /// The hello of the other end is read: see [`Reader::greeting`]. The first event, once.
+    Hello,
     /// A message begins. Where `bytes` is shorter than `length`, the rest comes as [`Event::Body`] before anything else.
     Message {
         /// Bytes of the whole message.
@@ -88,6 +88,7 @@ pub struct Reader {
     length: Cell<u32>,
     offset: Cell<u32>,
     has_heard_goodbye: Cell<bool>,
+    greeting: Cell<Option<Greeting>>,
     message_bytes_max: u32,
     /// How much of a hello or a header is in `partial`.
     filled: Cell<usize>,
@@ -104,6 +105,7 @@ impl Reader {
             length: Cell::new(0),
             offset: Cell::new(0),
             has_heard_goodbye: Cell::new(false),
+            greeting: Cell::new(None),
             message_bytes_max,
             filled: Cell::new(0),
             partial: [const { Cell::new(0) }; HELLO_BYTES],
@@ -117,6 +119,7 @@ impl Reader {
         self.length.set(0);
         self.offset.set(0);
         self.has_heard_goodbye.set(false);
+        self.greeting.set(None);
         self.filled.set(0);
     }
 
@@ -129,7 +132,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`FrameFault`], now and for ever.
-    #[inline]
+    #[inline(always)]
     pub fn next<'b>(&self, piece: &mut &'b [u8]) -> Result<Option<Event<'b>>, FrameFault> {
         match self.state.get() {
             State::Frame => self.frame(piece),
@@ -145,6 +148,12 @@ impl Reader {
         self.length.set(0);
         self.offset.set(0);
         fault
+    }
+
+    /// Who is at the other end, once that is known.
+    #[must_use]
+    pub const fn greeting(&self) -> Option<Greeting> {
+        self.greeting.get()
     }
 
     /// What ended the connection.
@@ -184,7 +193,7 @@ impl Reader {
     }
 
     /// `N` bytes that belong together, once all of them are here.
-    #[inline]
+    #[inline(always)]
     fn gather<const N: usize>(&self, piece: &mut &[u8]) -> Option<[u8; N]> {
         if self.filled.get() == 0
             && let Some((whole, rest)) = piece.split_first_chunk::<N>()
@@ -223,13 +232,14 @@ impl Reader {
             }
         };
         let greeting = read.map_err(|fault| self.fail(fault))?;
-        Ok(greeting.map(|greeting| {
+        self.greeting.set(greeting);
+        Ok(greeting.map(|_| {
             self.state.set(State::Frame);
-            Event::Hello(greeting)
+            Event::Hello
         }))
     }
 
-    #[inline]
+    #[inline(always)]
     fn frame<'b>(&self, piece: &mut &'b [u8]) -> Result<Option<Event<'b>>, FrameFault> {
         let Some(bytes) = self.gather::<HEADER_BYTES>(piece) else {
             return Ok(None);
@@ -252,7 +262,7 @@ impl Reader {
     }
 
     /// What the header of a frame means. Of a message, the body is still to be taken.
-    #[inline]
+    #[inline(always)]
     fn accept(&self, header: &MessageHeader, head: Head) -> Result<Event<'static>, FrameFault> {
         if head.flags & (flags::VALID | !FLAGS) != flags::VALID {
             return Err(FrameFault::Flags);
@@ -320,7 +330,7 @@ impl Reader {
     }
 
     /// What of the current message is in `piece`, counted as come.
-    #[inline]
+    #[inline(always)]
     fn part_of_body<'b>(&self, piece: &mut &'b [u8]) -> &'b [u8] {
         let count = to_usize(u64::from(self.body_left())).min(piece.len());
         let (bytes, rest) = piece.split_at_checked(count).unwrap_or_default();
