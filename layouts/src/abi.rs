@@ -5,6 +5,9 @@
 //! [`ABI_VERSION`] (is it of the same protocol), [`LAYOUT_HASH`] (do all structures and numbers
 //! agree). The version is raised by hand where the meaning changes although no layout does; the
 //! hash changes by itself with any layout.
+//!
+//! Hosts that talk over a network compare [`WIRE_VERSION`] and [`WIRE_HASH`] instead, over what
+//! travels between them and nothing else: they need not agree on what their memory looks like.
 
 use crate::describe::{HASH_START, StructLayout, hash_word};
 use crate::shm::{
@@ -13,7 +16,7 @@ use crate::shm::{
     PoolHeader, ProcessEntry, SegmentHeader, SegmentKind, SizeClass, SlotHome, StatsHeader,
     StorageType, Unit, lane, pool, stats,
 };
-use crate::wire::{MessageHeader, message};
+use crate::wire::{ControlKind, DatagramHeader, Hello, MessageHeader, datagram, hello, message};
 use crate::word::widen;
 
 /// First word of every segment: the bytes `SPINWIRE`.
@@ -25,6 +28,9 @@ pub const ABI_VERSION: u32 = 1;
 /// Value of the `ready` word of a segment whose creation is finished: the bytes `SW-READY`. Stored
 /// last, with Release.
 pub const READY: u64 = u64::from_le_bytes(*b"SW-READY");
+
+/// Version of the protocol that is spoken between hosts.
+pub const WIRE_VERSION: u32 = 1;
 
 /// Every structure that another process or host sees, in a fixed order.
 pub const MANIFEST: &[&StructLayout] = &[
@@ -41,7 +47,13 @@ pub const MANIFEST: &[&StructLayout] = &[
     &ClassLive::LAYOUT,
     &BufferMeta::LAYOUT,
     &ParcelBody::LAYOUT,
+    &Hello::LAYOUT,
+    &DatagramHeader::LAYOUT,
 ];
+
+/// The structures that travel between hosts, in a fixed order.
+pub const WIRE_MANIFEST: &[&StructLayout] =
+    &[&MessageHeader::LAYOUT, &Hello::LAYOUT, &DatagramHeader::LAYOUT];
 
 /// Hashes of the numbered states and kinds, and numbers that are part of the contract but of no
 /// structure.
@@ -58,6 +70,7 @@ const NUMBERS: &[u64] = &[
     AccessMode::HASH,
     Orphans::HASH,
     SlotHome::HASH,
+    ControlKind::HASH,
     widen(lane::PARCELS_MAX),
     widen(pool::SLOT_BITS),
     widen(pool::TAG_BITS),
@@ -71,22 +84,35 @@ const NUMBERS: &[u64] = &[
     BELL_ARMED,
 ];
 
+/// What else both ends of a wire agree on.
+const WIRE_NUMBERS: &[u64] = &[
+    ControlKind::HASH,
+    EndpointKind::HASH,
+    message::head_hash(),
+    hello::HELLO_MAGIC,
+    crate::word::from_usize(datagram::DATAGRAM_LENGTH_MAX),
+];
+
 /// Hash over [`MANIFEST`], the numbered states, and [`ABI_VERSION`]. Two builds with the same value
 /// agree on every byte.
-pub const LAYOUT_HASH: u64 = {
-    let mut hash = hash_word(HASH_START, widen(ABI_VERSION));
-    let mut layouts = MANIFEST;
+pub const LAYOUT_HASH: u64 = hash_all(ABI_VERSION, MANIFEST, NUMBERS);
+
+/// Hash over [`WIRE_MANIFEST`], the numbers of the wire, and [`WIRE_VERSION`]. Two builds with the
+/// same value understand each other over a network.
+pub const WIRE_HASH: u64 = hash_all(WIRE_VERSION, WIRE_MANIFEST, WIRE_NUMBERS);
+
+const fn hash_all(version: u32, mut layouts: &[&StructLayout], mut numbers: &[u64]) -> u64 {
+    let mut hash = hash_word(HASH_START, widen(version));
     while let [first, tail @ ..] = layouts {
         hash = hash_word(hash, first.hash);
         layouts = tail;
     }
-    let mut numbers = NUMBERS;
     while let [first, tail @ ..] = numbers {
         hash = hash_word(hash, *first);
         numbers = tail;
     }
     hash
-};
+}
 
 #[cfg(test)]
 mod tests {
@@ -121,21 +147,26 @@ mod tests {
         ("LaneCell", 0x32d0_a49a_2c50_31dd),
         ("StatsHeader", 0x7bce_bbc8_7bd5_d693),
         ("HistogramHeader", 0x6767_9656_cff9_120a),
-        ("MessageHeader", 0xefdf_f489_4fad_1c92),
+        ("MessageHeader", 0x8512_402f_3b49_ac94),
         ("PoolHeader", 0x55e3_2ec8_7727_91fc),
         ("SizeClass", 0xef4e_080d_308a_371a),
         ("ClassLive", 0xe30a_67c6_1971_5d57),
         ("BufferMeta", 0x63aa_a8ef_28ac_7677),
         ("ParcelBody", 0xb060_3129_c7c2_9d8e),
+        ("Hello", 0x7c2b_93c9_1587_fb1c),
+        ("DatagramHeader", 0x4833_82d9_9778_7dc4),
     ];
 
-    const GOLDEN_LAYOUT_HASH: u64 = 0xbb1c_f620_6ff1_0ee4;
+    const GOLDEN_WIRE_HASH: u64 = 0xc6b9_beb0_e2ca_3fb8;
+
+    const GOLDEN_LAYOUT_HASH: u64 = 0x3fca_f77f_4e8a_bc7a;
 
     #[test]
     fn the_hashes_are_those_of_version_1() {
         let now: Vec<_> = MANIFEST.iter().map(|layout| (layout.name, layout.hash)).collect();
         assert_eq!(now, GOLDEN, "{now:#x?}");
         assert_eq!(LAYOUT_HASH, GOLDEN_LAYOUT_HASH, "{LAYOUT_HASH:#x}");
+        assert_eq!(WIRE_HASH, GOLDEN_WIRE_HASH, "{WIRE_HASH:#x}");
     }
 
     #[test]
@@ -174,9 +205,23 @@ mod tests {
     }
 
     #[test]
+    fn what_travels_between_hosts_is_in_the_hash_of_the_wire() {
+        let wire = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wire");
+        let mut defined = Vec::new();
+        for entry in std::fs::read_dir(wire).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            defined.extend(names_after(&text, "pub struct ", ','));
+        }
+        let mut listed: Vec<String> = WIRE_MANIFEST.iter().map(|l| l.name.into()).collect();
+        defined.sort();
+        listed.sort();
+        assert_eq!(defined, listed);
+    }
+
+    #[test]
     fn no_enumeration_is_missing_from_the_hash() {
         let defined = names_after(&shared_sources(), "pub enum ", ':');
-        assert_eq!(defined.len(), 12, "{defined:?}");
+        assert_eq!(defined.len(), 13, "{defined:?}");
         let source = include_str!("abi.rs");
         for name in defined {
             assert!(source.contains(&std::format!("    {name}::HASH,\n")), "{name}");

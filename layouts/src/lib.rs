@@ -10,7 +10,8 @@
 //!            ------------------------------      ------------------     -------------------------------
 //!  shm       another process, same machine       the machine's own      segment, process, endpoint, lane,
 //!                                                                       stats: the structures of a segment
-//!  wire      another host                        little-endian, fixed   message: the header of a message
+//!  wire      another host                        little-endian, fixed   hello, message, datagram: what opens a
+//!                                                                       byte stream, a frame of it, a datagram
 //!  uring     the kernel, through io_uring        the machine's own      its entries, rings and registrations
 //! ```
 //!

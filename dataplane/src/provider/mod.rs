@@ -42,7 +42,9 @@ pub mod fault;
 pub mod loopback;
 mod parcel;
 pub mod shm;
+pub mod tcp;
 pub mod trace;
+pub mod udp;
 
 /// What an endpoint is, in libfabric's words (`fi_endpoint(3)`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -7,11 +7,17 @@
 //!      +-------+----------------+---------------------------+
 //!        8       bytes            counts messages, wraps
 //!
-//!  byte 0        8        16       24
-//!      +--------+--------+--------+---------------------------+
-//!      | head   | tag    | imm    | length bytes of payload   |     on a byte stream
-//!      +--------+--------+--------+---------------------------+
+//!  byte 0        8        16       24       32
+//!      +--------+--------+--------+--------+---------------------------+
+//!      | head   | tag    | imm    | credit | length bytes of payload   |     on a byte stream
+//!      +--------+--------+--------+--------+---------------------------+
 //! ```
+//!
+//! On a byte stream every frame begins with such a header, frames of control too: those have the flag
+//! [`flags::CONTROL`], a [`ControlKind`] in place of the tag, and no payload. The sequence counts frames
+//! of both kinds, from 0 for the first one behind the [`Hello`](super::Hello). Credit is what the
+//! sender of the frame gives back since its last one, for the other direction: messages and bytes
+//! that it has received and done with.
 //!
 //! The same head word opens a cell of a shared-memory lane, in the byte order of the machine.
 //! There, and only there, it doubles as the signal that the cell is written: [`flags::VALID`] is
@@ -99,17 +105,32 @@ impl Head {
     }
 }
 
+codes! {
+    /// What a frame of control says. The number lies where other messages have their tag.
+    pub enum ControlKind: u8 {
+        /// Nothing but its credit. Without any it is a sign of life.
+        Credit = 1 "credit",
+        /// Its sender sends no message any more. Credit may still follow.
+        Goodbye = 2 "goodbye",
+    }
+}
+
 layout! {
     /// What goes before the payload of a message on a byte stream.
-    pub struct MessageHeader, size 24, align 8 {
+    pub struct MessageHeader, size 32, align 8 {
         /// Sequence, length and flags: see [`Head`].
         pub head: Le64 @ 0,
-        /// Tag of the message; zero without the flag TAGGED.
+        /// Tag of the message; zero without the flag TAGGED. With the flag CONTROL a [`ControlKind`].
         pub tag: Le64 @ 8,
         /// Immediate data; zero without the flag IMMEDIATE.
         pub imm: Le64 @ 16,
+        /// What is given back since the last frame: messages in the low half, bytes in the high.
+        pub credit: Le64 @ 24,
     }
 }
+
+/// Bytes of the header of a frame.
+pub const HEADER_BYTES: usize = size_of::<MessageHeader>();
 
 /// Hash of the flags and of the places in the head word, for the hash over all layouts.
 pub(crate) const fn head_hash() -> u64 {
@@ -201,8 +222,11 @@ mod tests {
             head: Le64::new(Head::pack(1, 2, flags::VALID)),
             tag: Le64::new(3),
             imm: Le64::new(0x0807_0605_0403_0201),
+            credit: Le64::new(word::join(5, 0x0102_0304)),
         };
-        let bytes = [1, 0, 0, 0, 2, 0, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
-        assert_eq!(header.as_bytes(), bytes);
+        let head_and_tag = [1, 0, 0, 0, 2, 0, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0];
+        let imm_and_credit = [1, 2, 3, 4, 5, 6, 7, 8, 5, 0, 0, 0, 4, 3, 2, 1];
+        assert_eq!(header.as_bytes(), [head_and_tag, imm_and_credit].concat());
+        assert_eq!(header.as_bytes().len(), HEADER_BYTES);
     }
 }

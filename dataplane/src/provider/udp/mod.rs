@@ -1,0 +1,3 @@
+//! Messages over UDP. So far: [`datagram`], what a packet looks like.
+
+pub mod datagram;
