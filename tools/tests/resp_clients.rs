@@ -36,8 +36,11 @@ impl Drop for Server {
 
 impl Server {
     fn example() -> Self {
-        let mut child =
-            Command::new(program()).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new(program())
+            .arg("tcp://127.0.0.1:0")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.split([' ', ',']).nth(1).unwrap();

@@ -98,6 +98,17 @@ pub struct StreamFeatures {
     pub direct_files: bool,
 }
 
+impl StreamFeatures {
+    /// None of them.
+    pub const NONE: Self = Self {
+        accept_multishot: false,
+        recv_multishot: false,
+        bundles: false,
+        send_zero_copy: false,
+        direct_files: false,
+    };
+}
+
 /// How many of everything, and when to give up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StreamConfig {
@@ -127,23 +138,28 @@ pub struct StreamConfig {
     pub send_timeout: Nanos,
 }
 
+impl StreamConfig {
+    /// 64 connections, 256 buffers of 16 KiB each way, no timeouts, no features.
+    pub const DEFAULT: Self = Self {
+        conns: 64,
+        recv_buffers: (256, 16 << 10),
+        send_buffers: (256, 16 << 10),
+        segments: 1024,
+        queue_high: 256 << 10,
+        queue_low: 64 << 10,
+        queue_max: 4 << 20,
+        zero_copy_min: 0,
+        features: StreamFeatures::NONE,
+        connect_timeout: Nanos::MAX,
+        idle_timeout: Nanos::MAX,
+        send_timeout: Nanos::MAX,
+    };
+}
+
 impl Default for StreamConfig {
-    /// 64 connections, 256 buffers of 16 KiB each way, no timeouts but ten seconds for what is to be sent after a close, no features.
+    /// [`StreamConfig::DEFAULT`].
     fn default() -> Self {
-        Self {
-            conns: 64,
-            recv_buffers: (256, 16 << 10),
-            send_buffers: (256, 16 << 10),
-            segments: 1024,
-            queue_high: 256 << 10,
-            queue_low: 64 << 10,
-            queue_max: 4 << 20,
-            zero_copy_min: 0,
-            features: StreamFeatures::default(),
-            connect_timeout: Nanos::MAX,
-            idle_timeout: Nanos::MAX,
-            send_timeout: Nanos::MAX,
-        }
+        Self::DEFAULT
     }
 }
 

@@ -1,8 +1,9 @@
 //! A small service that speaks the protocol of Redis: GET, SET, DEL, PING and what its clients ask for before they begin.
 //!
-//! `cargo run --release --example resp 127.0.0.1:7001`, and elsewhere: `redis-benchmark -p 7001 -c 1 -P 16 -t get,set`. Without an
+//! `cargo run --release --example resp tcp://127.0.0.1:7001`, and elsewhere: `redis-benchmark -p 7001 -c 50 -P 16 -t get,set`. Without an
 //! address it serves a client of its own, and says how fast parser and store are.
-#![allow(clippy::arithmetic_side_effects, clippy::large_stack_arrays, reason = "an example")]
+#![allow(clippy::arithmetic_side_effects, reason = "an example")]
+#![allow(clippy::large_stack_arrays, clippy::large_stack_frames, reason = "an example")]
 #![allow(clippy::print_stdout, reason = "an example")]
 
 use core::hash::BuildHasher as _;
@@ -14,6 +15,7 @@ use std::{env, thread, time::Instant};
 mod protocol;
 mod service;
 mod store;
+mod streams;
 
 use protocol::{Limits, Replies};
 use service::{Client, Next};
@@ -25,15 +27,13 @@ const CAPACITY: Capacity = Capacity { keys: 1 << 20, bytes: 128 << 20 };
 
 fn main() -> Result<(), Box<dyn core::error::Error>> {
     let mut store = Store::new(CAPACITY, RandomState::new().hash_one(0));
-    let mut client = Client::new(LIMITS);
     if let Some(address) = env::args().nth(1) {
-        let listener = TcpListener::bind(&address)?;
-        println!("serving {}, one client at a time", listener.local_addr()?);
-        for stream in listener.incoming() {
-            let ended = serve(&stream?, &mut client, &mut store);
-            ended.unwrap_or_else(|error| println!("a client ended with: {error}"));
+        if let Some(cpu) = env::args().nth(2) {
+            spinwire_hostshim::affinity::pin(cpu.parse()?)?;
         }
+        match streams::serve(&address, &mut store)? {}
     }
+    let mut client = Client::new(LIMITS);
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     let asking = thread::spawn(move || ask(TcpStream::connect(address)?));
