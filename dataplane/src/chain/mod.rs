@@ -74,7 +74,7 @@ mod table;
 
 pub use entry::{CHAINS_MAX, ChainId, ENTRIES_MAX, Entries, Entry, EntrySet};
 pub use outcome::{
-    Abandoned, Cause, ChainCounts, ChainEvent, Outcome, Outstanding, Progress, Remains, Why,
+    Abandoned, Cause, ChainCounts, ChainEvent, ChainOutcome, Outstanding, Progress, Remains, Why,
 };
 pub use refusal::{ChainError, ChainFault, PlaceError};
 pub use table::{ChainConfig, ChainTable};

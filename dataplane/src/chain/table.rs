@@ -19,7 +19,7 @@ use super::entry::{
     BYTES_MAX, CHAINS_MAX, ChainId, ENTRIES_MAX, ENTRY_BITS, ENTRY_MASK, Entry, EntrySet, NO_BYTES,
     bit, narrow, widen,
 };
-use super::outcome::{Abandoned, ChainCounts, Outcome, Outstanding, Progress};
+use super::outcome::{Abandoned, ChainCounts, ChainOutcome, Outstanding, Progress};
 use super::refusal::{ChainError, ChainFault, PlaceError};
 use super::state::{CANCELLED, Chain, LIVE, OVERRUN, Row};
 use super::{COPIED, MORE, NOTIF};
@@ -255,13 +255,13 @@ impl<'m> ChainTable<'m> {
     /// # Errors
     /// [`ChainError::Pending`] where CQEs are still to come; the id names no chain.
     #[inline]
-    pub fn take(&self, id: ChainId) -> Result<Outcome, ChainError> {
+    pub fn take(&self, id: ChainId) -> Result<ChainOutcome, ChainError> {
         let chain = self.chain_of(id)?;
         if !chain.is_complete() {
             return Err(self.refuse(ChainError::Pending));
         }
         let rows = self.rows_of(id.slot());
-        let outcome = Outcome {
+        let outcome = ChainOutcome {
             context: chain.context.get(),
             entries: chain.count.get(),
             bytes: chain.bytes.get(),

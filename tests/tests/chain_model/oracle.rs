@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use spinwire_dataplane::chain::{
-    Cause, ChainEvent, ChainFault, ChainId, Entry, EntrySet, Outcome, Progress, Remains, Why,
+    Cause, ChainEvent, ChainFault, ChainId, ChainOutcome, Entry, EntrySet, Progress, Remains, Why,
 };
 
 use crate::{ECANCELED, F_MORE, F_NOTIF};
@@ -123,8 +123,8 @@ impl Chain {
         }
     }
 
-    pub(crate) fn outcome(&self) -> Outcome {
-        Outcome {
+    pub(crate) fn outcome(&self) -> ChainOutcome {
+        ChainOutcome {
             context: self.context,
             entries: u16::try_from(self.records.len()).unwrap(),
             bytes: self.bytes(),
