@@ -41,7 +41,8 @@
 //!    cancelled may have handed pages to the network stack, and one that sent all may have sent a copy.
 //! 2. **The outcome does not depend on the order in which CQEs come.** Results are kept by entry. The [`Cause`] of a broken
 //!    chain is that of its first entry (in the order of the chain) that failed or fell short of its own; an
-//!    `ECANCELED`, which is what all entries behind it get, is the cause only where there is no other.
+//!    `ECANCELED`, which is what the entries behind it get (and those before one that cannot even be submitted), is the
+//!    cause only where there is no other.
 //! 3. **A CQE that fits nothing changes nothing.** It is a [`ChainFault`], is counted by its kind, and the chain goes on as if it
 //!    had not come. The CQE of a chain that has ended finds another generation: [`ChainFault::Stale`].
 //! 4. **What is left can be submitted again from the exact byte** ([`Remains`]), or the table says that it cannot.
@@ -53,12 +54,19 @@
 //!   the order of task work would not ensure it (`io_uring/net.c`, `io_send_zc` and `io_send_zc_cleanup`). So it is a fault,
 //!   [`ChainFault::EarlyNotification`], and not kept for later: were it believed, a forged one could end an entry
 //!   before the kernel has let go of it. The price is that an entry whose notification was so refused waits until the ring is closed.
+//! - *A notification that was not announced.* A zero-copy send that is cancelled behind a broken link, or that is refused as it is
+//!   submitted, completes without `F_MORE`, and yet its notification is posted, behind it: both are completed past the handler that sets
+//!   the flag (`io_sendrecv_fail`), but their notification was made and is let go of with them. Seen on Linux 6.18. Such an operation
+//!   never ran, the network has none of its pages, and its memory was rightly given back with its first CQE; the table does not wait for
+//!   what another kernel would not send. It is [`ChainFault::Unannounced`], or `Stale` where the chain was taken
+//!   meanwhile, and both are [to be passed over](ChainFault::is_expected). Room for it is needed all the same: a
+//!   zero-copy entry takes two places of the completion queue, however it ends.
 //! - *A second CQE of an operation*, with or without `F_MORE`: [`ChainFault::Duplicate`]. Operations that complete more than once
 //!   (multishot, bundles of sends) have no place in a chain.
 //! - *A notification that says that more will follow* is not the last word: [`ChainFault::Endless`].
 //! - *More bytes than were asked for* end the entry, as the kernel is done with it, but break the chain: [`Why::Overrun`].
 //! - *A short send does not always break the link.* It does with `MSG_WAITALL`, which linked sends therefore must use; it does
-//!   not without. What is behind it may thus have been sent all the same: [`Remains::Hole`].
+//!   not without (seen on Linux 6.18). What is behind it was then sent all the same: [`Remains::Hole`].
 //! - *A cancelled request* that had moved some bytes reports those as its result, not `ECANCELED`: it is short.
 //! - `IOSQE_CQE_SKIP_SUCCESS` must not be set on an entry: the table waits for a CQE of every one. `IORING_OP_LINK_TIMEOUT` is not an
 //!   entry, as its `ECANCELED` means success: give it a `user_data` of another kind, or let a timer call [`ChainTable::cancel`].

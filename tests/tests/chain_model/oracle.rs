@@ -208,7 +208,7 @@ impl Oracle {
             (false, None) => record.operation = Some((res, is_more)),
             (false, Some(_)) => return Err(ChainFault::Duplicate),
             (true, None) => return Err(ChainFault::EarlyNotification),
-            (true, Some((_, false))) => return Err(ChainFault::Underflow),
+            (true, Some((_, false))) => return Err(ChainFault::Unannounced),
             (true, Some(_)) if record.is_notified => return Err(ChainFault::Underflow),
             (true, Some(_)) if is_more => return Err(ChainFault::Endless),
             (true, Some(_)) => record.is_notified = true,
