@@ -54,13 +54,13 @@
 //!   the order of task work would not ensure it (`io_uring/net.c`, `io_send_zc` and `io_send_zc_cleanup`). So it is a fault,
 //!   [`ChainFault::EarlyNotification`], and not kept for later: were it believed, a forged one could end an entry
 //!   before the kernel has let go of it. The price is that an entry whose notification was so refused waits until the ring is closed.
-//! - *A notification that was not announced.* A zero-copy send that is cancelled behind a broken link, or that is refused as it is
-//!   submitted, completes without `F_MORE`, and yet its notification is posted, behind it: both are completed past the handler that sets
-//!   the flag (`io_sendrecv_fail`), but their notification was made and is let go of with them. Seen on Linux 6.18. Such an operation
-//!   never ran, the network has none of its pages, and its memory was rightly given back with its first CQE; the table does not wait for
-//!   what another kernel would not send. It is [`ChainFault::Unannounced`], or `Stale` where the chain was taken
-//!   meanwhile, and both are [to be passed over](ChainFault::is_expected). Room for it is needed all the same: a
-//!   zero-copy entry takes two places of the completion queue, however it ends.
+//! - *A notification that was not announced.* Of zero-copy sends behind a broken link, and of such that are refused as they are submitted,
+//!   the result has no `F_MORE`, and yet a notification follows: they are completed (`io_uring/timeout.c`, `io_req_tw_fail_links`) past the
+//!   handler that sets the flag (`io_sendrecv_fail`), but their notification was made when they were prepared. Seen on Linux
+//!   6.18. Such an operation never ran, the network has none of its pages, and its memory was rightly given back with its first CQE. The
+//!   table does not wait for what another kernel would not send. It is [`ChainFault::Unannounced`], or `Stale`
+//!   where the chain was taken meanwhile; both are [to be passed over](ChainFault::is_expected). Room for it is needed all the
+//!   same: a zero-copy entry may take two places of the completion queue, however it ends.
 //! - *A second CQE of an operation*, with or without `F_MORE`: [`ChainFault::Duplicate`]. Operations that complete more than once
 //!   (multishot, bundles of sends) have no place in a chain.
 //! - *A notification that says that more will follow* is not the last word: [`ChainFault::Endless`].
