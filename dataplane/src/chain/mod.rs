@@ -87,12 +87,5 @@ pub use outcome::{
 pub use refusal::{ChainError, ChainFault, PlaceError};
 pub use table::{ChainConfig, ChainTable};
 
-/// `IORING_CQE_F_MORE`: another CQE of this request will come. Source: `linux/io_uring.h`.
-const MORE: u32 = 1 << 1;
-/// `IORING_CQE_F_NOTIF`: this is the notification of a zero-copy send, not its result. Source: `linux/io_uring.h`.
-const NOTIF: u32 = 1 << 3;
-/// Bit 31 of the result of a notification, `IORING_NOTIF_USAGE_ZC_COPIED`: the bytes were copied after all. Said where the
-/// submission asked for it (`IORING_SEND_ZC_REPORT_USAGE`). Source: `linux/io_uring.h`.
-const COPIED: i32 = i32::MIN;
 /// `ECANCELED` of Linux, on every architecture that Spinwire is built for.
 const ECANCELED: i32 = 125;

@@ -13,6 +13,8 @@
 
 use core::cell::Cell;
 
+use spinwire_layouts::uring::cqe::{MORE, NOTIF};
+use spinwire_layouts::uring::notification::ZC_COPIED;
 use spinwire_layouts::word::{high, low};
 
 use super::entry::{
@@ -22,7 +24,6 @@ use super::entry::{
 use super::outcome::{Abandoned, ChainCounts, ChainEvent, ChainOutcome, Outstanding, Progress};
 use super::refusal::{ChainError, ChainFault, PlaceError};
 use super::state::{CANCELLED, Chain, LIVE, OVERRUN, Row};
-use super::{COPIED, MORE, NOTIF};
 use crate::raw::place::Bump;
 use crate::table::{Fifos, count, wide};
 
@@ -222,7 +223,9 @@ impl<'m> ChainTable<'m> {
         };
         due.set(due.get() & !bit);
         if is_notice {
-            self.copied.set(self.copied.get().wrapping_add(u64::from(res & COPIED != 0)));
+            self.copied.set(
+                self.copied.get().wrapping_add(u64::from(res.cast_unsigned() & ZC_COPIED != 0)),
+            );
         } else {
             chain.operation(bit, row, res);
             if !is_last {
