@@ -125,14 +125,18 @@ fn whole(count: u32, flags: u32) -> Case {
     })
 }
 
-/// As many looks into a slab, at keys that go round in the same order: what any table of generations has to do.
+fn there_and_back() -> impl Iterator<Item = u32> {
+    let there = || (0..PARTS).flat_map(|part| (0..CHAINS).map(move |chain| chain * PARTS + part));
+    let all: Vec<u32> = there().collect();
+    there().chain(all.into_iter().rev())
+}
+
+/// As many looks into a slab, at keys that go round in the same order, and back: what any table of generations has to do.
 #[must_use]
 pub fn slab_get() -> Case {
     let slab = Slab::place(&memory::arena(ARENA_BYTES), CHAINS * PARTS).unwrap();
     let keys: Vec<_> = (0..CHAINS * PARTS).map(|i| slab.insert(u64::from(i)).unwrap()).collect();
-    let ring: Vec<_> = in_turns()
-        .map(|(chain, part, _, _)| keys[usize::try_from(chain * PARTS + part).unwrap()])
-        .collect();
+    let ring: Vec<_> = there_and_back().map(|at| keys[usize::try_from(at).unwrap()]).collect();
     let rounds = move |rounds| {
         let mut hash = 0;
         for _ in 0..rounds {
@@ -143,8 +147,6 @@ pub fn slab_get() -> Case {
         hash
     };
     Case::new(rounds, |rounds| {
-        (0..rounds).fold(0, |hash, _| {
-            in_turns().fold(hash, |h, (chain, part, _, _)| fold(h, (chain * PARTS + part).into()))
-        })
+        (0..rounds).fold(0, |hash, _| there_and_back().fold(hash, |hash, at| fold(hash, at.into())))
     })
 }

@@ -41,7 +41,8 @@
 //!    cancelled may have handed pages to the network stack, and one that sent all may have sent a copy.
 //! 2. **The outcome does not depend on the order in which CQEs come.** Results are kept by entry. The [`Cause`] of a broken
 //!    chain is that of its first entry (in the order of the chain) that failed or fell short of its own; an
-//!    `ECANCELED`, which is what all entries behind it get, is the cause only where there is no other.
+//!    `ECANCELED`, which is what the entries behind it get (and those before one that cannot even be submitted), is the
+//!    cause only where there is no other.
 //! 3. **A CQE that fits nothing changes nothing.** It is a [`ChainFault`], is counted by its kind, and the chain goes on as if it
 //!    had not come. The CQE of a chain that has ended finds another generation: [`ChainFault::Stale`].
 //! 4. **What is left can be submitted again from the exact byte** ([`Remains`]), or the table says that it cannot.
@@ -53,12 +54,19 @@
 //!   the order of task work would not ensure it (`io_uring/net.c`, `io_send_zc` and `io_send_zc_cleanup`). So it is a fault,
 //!   [`ChainFault::EarlyNotification`], and not kept for later: were it believed, a forged one could end an entry
 //!   before the kernel has let go of it. The price is that an entry whose notification was so refused waits until the ring is closed.
+//! - *A notification that was not announced.* Of zero-copy sends behind a broken link, and of such that are refused as they are submitted,
+//!   the result has no `F_MORE`, and yet a notification follows: they are completed (`io_uring/timeout.c`, `io_req_tw_fail_links`) past the
+//!   handler that sets the flag (`io_sendrecv_fail`), but their notification was made when they were prepared. Seen on Linux
+//!   6.18. Such an operation never ran, the network has none of its pages, and its memory was rightly given back with its first CQE. The
+//!   table does not wait for what another kernel would not send. It is [`ChainFault::Unannounced`], or `Stale`
+//!   where the chain was taken meanwhile; both are [to be passed over](ChainFault::is_expected). Room for it is needed all the
+//!   same: a zero-copy entry may take two places of the completion queue, however it ends.
 //! - *A second CQE of an operation*, with or without `F_MORE`: [`ChainFault::Duplicate`]. Operations that complete more than once
 //!   (multishot, bundles of sends) have no place in a chain.
 //! - *A notification that says that more will follow* is not the last word: [`ChainFault::Endless`].
 //! - *More bytes than were asked for* end the entry, as the kernel is done with it, but break the chain: [`Why::Overrun`].
 //! - *A short send does not always break the link.* It does with `MSG_WAITALL`, which linked sends therefore must use; it does
-//!   not without. What is behind it may thus have been sent all the same: [`Remains::Hole`].
+//!   not without (seen on Linux 6.18). What is behind it was then sent all the same: [`Remains::Hole`].
 //! - *A cancelled request* that had moved some bytes reports those as its result, not `ECANCELED`: it is short.
 //! - `IOSQE_CQE_SKIP_SUCCESS` must not be set on an entry: the table waits for a CQE of every one. `IORING_OP_LINK_TIMEOUT` is not an
 //!   entry, as its `ECANCELED` means success: give it a `user_data` of another kind, or let a timer call [`ChainTable::cancel`].
@@ -74,17 +82,10 @@ mod table;
 
 pub use entry::{CHAINS_MAX, ChainId, ENTRIES_MAX, Entries, Entry, EntrySet};
 pub use outcome::{
-    Abandoned, Cause, ChainCounts, ChainEvent, Outcome, Outstanding, Progress, Remains, Why,
+    Abandoned, Cause, ChainCounts, ChainEvent, ChainOutcome, Outstanding, Progress, Remains, Why,
 };
 pub use refusal::{ChainError, ChainFault, PlaceError};
 pub use table::{ChainConfig, ChainTable};
 
-/// `IORING_CQE_F_MORE`: another CQE of this request will come. Source: `linux/io_uring.h`.
-const MORE: u32 = 1 << 1;
-/// `IORING_CQE_F_NOTIF`: this is the notification of a zero-copy send, not its result. Source: `linux/io_uring.h`.
-const NOTIF: u32 = 1 << 3;
-/// Bit 31 of the result of a notification, `IORING_NOTIF_USAGE_ZC_COPIED`: the bytes were copied after all. Said where the
-/// submission asked for it (`IORING_SEND_ZC_REPORT_USAGE`). Source: `linux/io_uring.h`.
-const COPIED: i32 = i32::MIN;
 /// `ECANCELED` of Linux, on every architecture that Spinwire is built for.
 const ECANCELED: i32 = 125;

@@ -121,7 +121,7 @@ pub enum Remains {
 
 /// A chain that has ended, taken out of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Outcome {
+pub struct ChainOutcome {
     /// The owner's number of the chain.
     pub context: u64,
     /// How many entries it had.

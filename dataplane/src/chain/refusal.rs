@@ -20,8 +20,10 @@ pub enum ChainFault {
     Duplicate,
     /// A notification before the CQE of its operation, which the kernel does not post.
     EarlyNotification,
-    /// A notification that was not announced (no `F_MORE`), or that came before: the count of notifications would go
-    /// below zero.
+    /// A notification that the result of its operation did not announce (no `F_MORE`). The kernel posts such ones, for
+    /// zero-copy sends that never ran: cancelled behind a broken link, or refused as they were submitted.
+    Unannounced,
+    /// A second notification of one operation: the count of those to come would go below zero.
     Underflow,
     /// A notification that announces another CQE, and so is not the last.
     Endless,
@@ -29,15 +31,23 @@ pub enum ChainFault {
 
 impl ChainFault {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Unknown,
         Self::Stale,
         Self::NoEntry,
         Self::Duplicate,
         Self::EarlyNotification,
+        Self::Unannounced,
         Self::Underflow,
         Self::Endless,
     ];
+
+    /// Whether a correct kernel sends such CQEs now and then: late ones, and notifications of what never ran. They are to be passed
+    /// over. All others say that somebody is wrong about a chain.
+    #[must_use]
+    pub const fn is_expected(self) -> bool {
+        matches!(self, Self::Stale | Self::Unannounced)
+    }
 
     /// Its place in [`ALL`](Self::ALL).
     pub(super) const fn index(self) -> usize {
@@ -47,8 +57,9 @@ impl ChainFault {
             Self::NoEntry => 2,
             Self::Duplicate => 3,
             Self::EarlyNotification => 4,
-            Self::Underflow => 5,
-            Self::Endless => 6,
+            Self::Unannounced => 5,
+            Self::Underflow => 6,
+            Self::Endless => 7,
         }
     }
 }
@@ -63,7 +74,8 @@ impl fmt::Display for ChainFault {
                 "a second completion of one operation: submit no multishot in a chain"
             }
             Self::EarlyNotification => "a notification before the completion of its operation",
-            Self::Underflow => "a notification that was not announced, or came twice",
+            Self::Unannounced => "a notification that was not announced: of a send that never ran",
+            Self::Underflow => "a second notification of one operation",
             Self::Endless => "a notification that announces another one",
         })
     }

@@ -1,19 +1,20 @@
 //! The state of one chain: bits by entry, and a row for each.
 //!
 //! ```text
-//!   Chain   state | ops_due | notices_due | all | broken | caused | bytes | context        one cache line
-//!   Row     context | wanted | res                                                          16 bytes an entry
+//!   Chain   state, count | ops_due | notices_due | announced | broken | caused | bytes | context      one cache line
+//!   Row     context | wanted | res                                                                    16 bytes an entry
 //! ```
 //!
-//! Invariants, with every set within `all`:
+//! Invariants, with no entry at or above `count` in any set:
 //! 1. `ops_due` and `notices_due` have no entry in common. An entry in neither has ended, and only then was its memory given back.
-//! 2. An entry enters `notices_due` in one place, by the CQE that takes it out of `ops_due`, if that carried `F_MORE`.
+//! 2. An entry enters `notices_due`, and `announced` for good, in one place: by the CQE that takes it out of `ops_due`, if that
+//!    carried `F_MORE`.
 //! 3. `broken` are the entries with a result that is not whole, `caused` those of them that did not fail with `ECANCELED`.
 //! 4. `bytes` is the sum of what the entries moved, none counted above what it asked for. It cannot overflow.
 
 use core::cell::Cell;
 
-use super::entry::{BYTES_MAX, ENTRIES_MAX, Entry, EntrySet, NO_BYTES, bit, first};
+use super::entry::{BYTES_MAX, ENTRIES_MAX, Entry, EntrySet, NO_BYTES, bit, first, widen};
 use super::outcome::{Cause, ChainEvent, Remains, Why};
 use super::{ChainFault, ECANCELED};
 use crate::id::{Generation, OpTag};
@@ -95,9 +96,9 @@ pub(super) struct Chain {
     pub(super) state: Cell<u32>,
     pub(super) count: Cell<u16>,
     pub(super) marks: Cell<u8>,
-    pub(super) all: Cell<u64>,
     pub(super) ops_due: Cell<u64>,
     pub(super) notices_due: Cell<u64>,
+    announced: Cell<u64>,
     broken: Cell<u64>,
     caused: Cell<u64>,
     pub(super) bytes: Cell<u64>,
@@ -112,9 +113,9 @@ impl Chain {
             state: Cell::new(Generation::FIRST.as_raw()),
             count: Cell::new(0),
             marks: Cell::new(0),
-            all: Cell::new(0),
             ops_due: Cell::new(0),
             notices_due: Cell::new(0),
+            announced: Cell::new(0),
             broken: Cell::new(0),
             caused: Cell::new(0),
             bytes: Cell::new(0),
@@ -122,14 +123,15 @@ impl Chain {
         }
     }
 
-    /// Begins anew with the entries in `all`, `count` of them.
-    pub(super) fn begin(&self, context: u64, count: u16, all: u64) {
+    /// Begins anew with `count` entries.
+    pub(super) fn begin(&self, context: u64, count: u16) {
+        let unused = widen(ENTRIES_MAX).wrapping_sub(widen(count));
         self.state.set(self.state.get() | LIVE);
         self.count.set(count);
         self.marks.set(0);
-        self.all.set(all);
-        self.ops_due.set(all);
+        self.ops_due.set(u64::MAX.wrapping_shr(unused));
         self.notices_due.set(0);
+        self.announced.set(0);
         self.broken.set(0);
         self.caused.set(0);
         self.bytes.set(0);
@@ -164,6 +166,13 @@ impl Chain {
             Verdict::Broken(why) => self.break_at(bit, row, why),
         };
         self.bytes.set(self.bytes.get().wrapping_add(u64::from(bytes)));
+    }
+
+    /// Notes that a notification will come for an entry.
+    #[inline(always)]
+    pub(super) fn announce(&self, bit: u64) {
+        self.notices_due.set(self.notices_due.get() | bit);
+        self.announced.set(self.announced.get() | bit);
     }
 
     /// Notes that an entry is not whole. Returns the bytes to count.
@@ -247,13 +256,16 @@ impl Chain {
 
     /// Why a CQE for an entry of this chain, of an operation or of a notification that is not due, is refused.
     #[cold]
-    pub(super) const fn fault(&self, bit: u64, is_notice: bool) -> ChainFault {
-        if self.all.get() & bit == 0 {
+    pub(super) const fn fault(&self, entry: u16, is_notice: bool) -> ChainFault {
+        let bit = bit(entry);
+        if entry >= self.count.get() {
             ChainFault::NoEntry
         } else if !is_notice {
             ChainFault::Duplicate
         } else if self.ops_due.get() & bit != 0 {
             ChainFault::EarlyNotification
+        } else if self.announced.get() & bit == 0 {
+            ChainFault::Unannounced
         } else if self.notices_due.get() & bit == 0 {
             ChainFault::Underflow
         } else {

@@ -13,16 +13,17 @@
 
 use core::cell::Cell;
 
+use spinwire_layouts::uring::cqe::{MORE, NOTIF};
+use spinwire_layouts::uring::notification::ZC_COPIED;
 use spinwire_layouts::word::{high, low};
 
 use super::entry::{
     BYTES_MAX, CHAINS_MAX, ChainId, ENTRIES_MAX, ENTRY_BITS, ENTRY_MASK, Entry, EntrySet, NO_BYTES,
-    bit, narrow, widen,
+    bit, narrow,
 };
-use super::outcome::{Abandoned, ChainCounts, Outcome, Outstanding, Progress};
+use super::outcome::{Abandoned, ChainCounts, ChainEvent, ChainOutcome, Outstanding, Progress};
 use super::refusal::{ChainError, ChainFault, PlaceError};
 use super::state::{CANCELLED, Chain, LIVE, OVERRUN, Row};
-use super::{COPIED, MORE, NOTIF};
 use crate::raw::place::Bump;
 use crate::table::{Fifos, count, wide};
 
@@ -192,8 +193,7 @@ impl<'m> ChainTable<'m> {
         for (row, entry) in self.rows_of(slot).iter().zip(entries) {
             row.fill(entry);
         }
-        let all = u64::MAX.wrapping_shr(widen(ENTRIES_MAX).wrapping_sub(widen(count)));
-        chain.begin(context, count, all);
+        chain.begin(context, count);
         one_more(&self.started);
         Ok(ChainId::new(slot, chain.generation()))
     }
@@ -201,8 +201,8 @@ impl<'m> ChainTable<'m> {
     /// Takes in one CQE: its `user_data`, `res` and `flags`, as the kernel wrote them.
     ///
     /// # Errors
-    /// A CQE that fits nothing. It was counted and changed nothing. [`ChainId::of`] says which chain it named; where that one
-    /// lives, its owner may want to close it.
+    /// A CQE that fits nothing. It was counted and changed nothing. Some are [to be expected](ChainFault::is_expected); after any
+    /// other, the owner of the chain that it named ([`ChainId::of`]), where that lives, may want to close its connection.
     #[inline]
     pub fn on_cqe(&self, user_data: u64, res: i32, flags: u32) -> Result<Progress, ChainFault> {
         let place = low(user_data);
@@ -219,18 +219,21 @@ impl<'m> ChainTable<'m> {
         let rows = self.rows_of(slot);
         let row = match rows.get(usize::from(entry)) {
             Some(row) if due.get() & bit != 0 && (is_last || !is_notice) => row,
-            _ => return Err(self.fault(chain.fault(bit, is_notice))),
+            _ => return Err(self.fault(chain.fault(entry, is_notice))),
         };
         due.set(due.get() & !bit);
         if is_notice {
-            self.copied.set(self.copied.get().wrapping_add(u64::from(res & COPIED != 0)));
+            self.copied.set(
+                self.copied.get().wrapping_add(u64::from(res.cast_unsigned() & ZC_COPIED != 0)),
+            );
         } else {
             chain.operation(bit, row, res);
             if !is_last {
-                chain.notices_due.set(chain.notices_due.get() | bit);
+                chain.announce(bit);
             }
         }
-        if chain.is_complete() {
+        let event = chain.event(rows);
+        if matches!(event, ChainEvent::Complete { .. }) {
             self.complete(chain);
         }
         Ok(Progress {
@@ -238,7 +241,7 @@ impl<'m> ChainTable<'m> {
             entry,
             context: chain.context.get(),
             returned: is_last.then(|| row.context.get()),
-            event: chain.event(rows),
+            event,
         })
     }
 
@@ -255,13 +258,13 @@ impl<'m> ChainTable<'m> {
     /// # Errors
     /// [`ChainError::Pending`] where CQEs are still to come; the id names no chain.
     #[inline]
-    pub fn take(&self, id: ChainId) -> Result<Outcome, ChainError> {
+    pub fn take(&self, id: ChainId) -> Result<ChainOutcome, ChainError> {
         let chain = self.chain_of(id)?;
         if !chain.is_complete() {
             return Err(self.refuse(ChainError::Pending));
         }
         let rows = self.rows_of(id.slot());
-        let outcome = Outcome {
+        let outcome = ChainOutcome {
             context: chain.context.get(),
             entries: chain.count.get(),
             bytes: chain.bytes.get(),

@@ -1,5 +1,8 @@
 //! Functions that read what peers wrote, outside of a turn: joining, connecting, cleaning up.
 
+use spinwire_dataplane::chain::{
+    ChainConfig, ChainError, ChainFault, ChainId, ChainTable, PlaceError,
+};
 use spinwire_dataplane::id::Name;
 use spinwire_dataplane::poll::{
     HistogramId, HistogramSnapshot, PlaneSnapshot, StatsError, StatsReader,
@@ -137,4 +140,27 @@ pub extern "C" fn probe_pool_describe(
 pub extern "C" fn probe_pool_wait(pool: &Pool<'_>, ids: &mut [BufferId]) -> Result<(), PoolError> {
     drop(pool.acquire_until(1, None)?);
     pool.preallocate(64, ids)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_chain_place<'m>(
+    bump: &Bump<'m>,
+    config: ChainConfig,
+) -> Result<ChainTable<'m>, PlaceError> {
+    ChainTable::place(bump, config)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_chain_end(
+    chains: &ChainTable<'_>,
+    user_data: u64,
+) -> Result<u64, ChainError> {
+    let Some((id, entry)) = ChainId::of(user_data) else { return Ok(0) };
+    let outstanding = chains.cancel(id)?;
+    let names = outstanding.user_data().fold(0, |sum, name| sum ^ name.as_raw());
+    let mut held = chains.context(id)? ^ chains.entry_context(id, entry)? ^ names;
+    chains.abandon(id, |entry, context| held ^= context.rotate_left(entry.into()))?;
+    let faults = chains.fault_count(ChainFault::Stale) ^ chains.refusal_count(ChainError::Stale);
+    let live = chains.live().last().map_or(0, |id| id.slot());
+    Ok(held ^ faults ^ chains.counts().started ^ u64::from(live))
 }

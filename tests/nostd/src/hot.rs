@@ -1,5 +1,8 @@
 //! Functions of a turn: lanes, tables, figures.
 
+use spinwire_dataplane::chain::{
+    ChainError, ChainFault, ChainId, ChainOutcome, ChainTable, Entry, Progress,
+};
 use spinwire_dataplane::error::{Fatal, PostError};
 use spinwire_dataplane::id::{OpTag, WrId};
 use spinwire_dataplane::poll::{
@@ -97,6 +100,36 @@ pub extern "C" fn probe_timers(
     timers.cancel(key).ok()?;
     timers.next_deadline()?;
     timers.expire(now, key.slot()).last()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_chain_start(
+    chains: &ChainTable<'_>,
+    context: u64,
+    entries: &[Entry],
+) -> Result<ChainId, ChainError> {
+    chains.start_at(chains.start(context, entries)?.slot(), context, entries)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_chain_cqe(
+    chains: &ChainTable<'_>,
+    user_data: u64,
+    res: i32,
+    flags: u32,
+) -> Result<Progress, ChainFault> {
+    chains.on_cqe(user_data, res, flags)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_chain_take(
+    chains: &ChainTable<'_>,
+    id: ChainId,
+    entry: u16,
+) -> Result<ChainOutcome, ChainError> {
+    chains.result(id, entry)?;
+    chains.entry_context(id, entry)?;
+    chains.take(id)
 }
 
 #[unsafe(no_mangle)]

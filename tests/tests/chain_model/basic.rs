@@ -115,6 +115,40 @@ fn a_notification_is_waited_for_after_an_error_too_and_only_where_it_was_announc
     });
 }
 
+/// As Linux 6.18 was seen to complete three linked zero-copy sends on a socket that is shut down: the two that never ran are
+/// cancelled without `F_MORE`, and their notifications come all the same.
+#[test]
+fn a_notification_that_nobody_announced_is_passed_over() {
+    with_table(1, 4, |table| {
+        let id = sends(table, 3);
+        assert_eq!(feed(table, (id, 0), -EPIPE, F_MORE).returned, None);
+        assert_eq!(feed(table, (id, 0), 0, F_NOTIF).returned, Some(0));
+        assert_eq!(feed(table, (id, 1), -ECANCELED, 0).returned, Some(1));
+        let notice = |entry| table.on_cqe(id.user_data(entry).unwrap().as_raw(), 0, F_NOTIF);
+        assert_eq!(notice(1), Err(ChainFault::Unannounced), "the chain lives");
+        let last = feed(table, (id, 2), -ECANCELED, 0);
+        assert_eq!((last.returned, last.event), (Some(2), complete(0, failed(0, EPIPE))));
+        table.take(id).unwrap();
+        let next = sends(table, 3);
+        assert_eq!((next.slot(), notice(2)), (id.slot(), Err(ChainFault::Stale)), "it has ended");
+        assert_eq!(table.outstanding(next).unwrap().operations, EntrySet::from_bits(0b111));
+        assert!(ChainFault::Unannounced.is_expected() && ChainFault::Stale.is_expected());
+    });
+}
+
+/// As Linux 6.18 completes a chain whose second entry it does not understand: the first is cancelled for it.
+#[test]
+fn an_entry_that_cannot_be_submitted_is_the_cause_though_others_before_it_were_cancelled() {
+    with_table(1, 4, |table| {
+        let id = sends(table, 3);
+        feed(table, (id, 0), -ECANCELED, 0);
+        feed(table, (id, 1), -EIO, 0);
+        let event = feed(table, (id, 2), -ECANCELED, 0).event;
+        assert_eq!(event, complete(0, failed(1, EIO)));
+        assert_eq!(table.take(id).unwrap().remains, Remains::From { entry: 0, byte: 0 });
+    });
+}
+
 #[test]
 fn a_cancelled_chain_is_still_waited_for() {
     with_table(16, 8, |table| {

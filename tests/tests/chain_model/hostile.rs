@@ -140,7 +140,7 @@ fn repeated_and_impossible_cqes_are_refused_by_name_and_give_nothing_back() {
         assert_eq!(refused(0, 9, 0), ChainFault::Duplicate);
         assert_eq!(refused(0, 9, F_MORE), ChainFault::Duplicate);
         assert_eq!(refused(1, 9, 0), ChainFault::Duplicate);
-        assert_eq!(refused(1, 0, F_NOTIF), ChainFault::Underflow);
+        assert_eq!(refused(1, 0, F_NOTIF), ChainFault::Unannounced);
         assert_eq!(refused(0, 0, F_NOTIF | F_MORE), ChainFault::Endless);
         let outstanding = table.outstanding(id).unwrap();
         assert_eq!(outstanding.held(), EntrySet::from_bits(0b01), "the kernel still has it");
@@ -198,6 +198,8 @@ fn a_table_of_a_size_that_cannot_be_is_refused() {
     let none = ChainTable::place(&bump, ChainConfig { chains: 0, entries_max: 1 }).unwrap();
     assert_eq!(none.start(1, &[Entry::plain(0)]), Err(ChainError::Full));
     assert_eq!(none.on_cqe(3 << 56 | 1 << 32, 0, 0), Err(ChainFault::Unknown));
+    let expected: Vec<_> = ChainFault::ALL.into_iter().filter(|f| f.is_expected()).collect();
+    assert_eq!(expected, [ChainFault::Stale, ChainFault::Unannounced]);
     assert!(ChainError::ALL.iter().all(|e| e.is_retry()
         == matches!(e, ChainError::Full | ChainError::Occupied | ChainError::Pending)));
 }

@@ -48,7 +48,7 @@ impl Cell {
         match (self.notice, self.more) {
             (Notice::Before, more) => vec![Err(ChainFault::EarlyNotification), Ok(!more)],
             (Notice::After, true) => vec![Ok(false), Ok(true)],
-            (Notice::After, false) => vec![Ok(true), Err(ChainFault::Underflow)],
+            (Notice::After, false) => vec![Ok(true), Err(ChainFault::Unannounced)],
             (Notice::Never, more) => vec![Ok(!more)],
         }
     }

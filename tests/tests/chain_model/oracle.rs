@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use spinwire_dataplane::chain::{
-    Cause, ChainEvent, ChainFault, ChainId, Entry, EntrySet, Outcome, Progress, Remains, Why,
+    Cause, ChainEvent, ChainFault, ChainId, ChainOutcome, Entry, EntrySet, Progress, Remains, Why,
 };
 
 use crate::{ECANCELED, F_MORE, F_NOTIF};
@@ -123,8 +123,8 @@ impl Chain {
         }
     }
 
-    pub(crate) fn outcome(&self) -> Outcome {
-        Outcome {
+    pub(crate) fn outcome(&self) -> ChainOutcome {
+        ChainOutcome {
             context: self.context,
             entries: u16::try_from(self.records.len()).unwrap(),
             bytes: self.bytes(),
@@ -208,7 +208,7 @@ impl Oracle {
             (false, None) => record.operation = Some((res, is_more)),
             (false, Some(_)) => return Err(ChainFault::Duplicate),
             (true, None) => return Err(ChainFault::EarlyNotification),
-            (true, Some((_, false))) => return Err(ChainFault::Underflow),
+            (true, Some((_, false))) => return Err(ChainFault::Unannounced),
             (true, Some(_)) if record.is_notified => return Err(ChainFault::Underflow),
             (true, Some(_)) if is_more => return Err(ChainFault::Endless),
             (true, Some(_)) => record.is_notified = true,

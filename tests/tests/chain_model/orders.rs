@@ -1,6 +1,6 @@
 //! Every order of the CQEs of a chain. What becomes of it in the end is the same in all of them.
 
-use spinwire_dataplane::chain::Outcome;
+use spinwire_dataplane::chain::ChainOutcome;
 
 use crate::world::{World, entries};
 use crate::{ECANCELED, EIO, F_MORE, F_NOTIF, digit, with_table};
@@ -29,7 +29,7 @@ type Cqe = (u16, i32, u32);
 fn in_every_order(world: &mut World<'_, '_>, count: usize, cqes: &mut [Cqe]) {
     let wanted = vec![Some(WANTED); count];
     let entries = entries(1, &wanted);
-    let mut first: Option<Outcome> = None;
+    let mut first: Option<ChainOutcome> = None;
     permutations(cqes, 0, &mut |order| {
         let id = world.start(None, 1, &entries).unwrap();
         let mut refused = 0;

@@ -4,6 +4,7 @@
 //!   traffic.rs    two endpoints of one segment exchange messages of every kind, in one thread
 //!   pools.rs      two handles on one pool do everything that is done with buffers
 //!   parcels.rs    two endpoints hand over buffers of one pool
+//!   chains.rs     chains of linked submissions, and the completions of a ring that is not there
 //!   heap          a counting allocator under the whole test
 //!   syscalls      a child process under a seccomp filter that kills at the first system call but exit    seccomp.rs
 //!   page faults   getrusage of the thread, before and after
@@ -25,6 +26,7 @@
     reason = "a test fails by panicking, and its numbers are its own"
 )]
 
+mod chains;
 mod parcels;
 mod pools;
 mod seccomp;
@@ -93,6 +95,24 @@ fn buffers_as_messages_need_no_heap_no_system_call_and_no_page_fault() {
         assert!(counts.is_clean(), "{counts:?}");
         assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
         let ended = without_system_calls(|| parcels.run(ROUNDS) == ROUNDS);
+        assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
+    });
+}
+
+#[test]
+fn chains_need_no_heap_no_system_call_and_no_page_fault() {
+    let _turn = take_turn();
+    chains::with(|table| {
+        assert_eq!(chains::run(table, WARM_UP_ROUNDS), WARM_UP_ROUNDS);
+        let before = seccomp::page_faults();
+        let sealed = alloc_gate::seal(OnUse::Count);
+        let good = chains::run(table, ROUNDS);
+        let counts = sealed.open();
+        let after = seccomp::page_faults();
+        assert_eq!(good, ROUNDS);
+        assert!(counts.is_clean(), "{counts:?}");
+        assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
+        let ended = without_system_calls(|| chains::run(table, ROUNDS) == ROUNDS);
         assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
     });
 }
