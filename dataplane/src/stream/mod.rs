@@ -46,7 +46,8 @@
 //! Sockets have to be in blocking mode: of a non-blocking one io_uring waits for nothing (`REQ_F_NOWAIT`).
 //!
 //! Invariants: (1) a row is free only when the kernel has no operation of it; (2) a segment is in the queue of one row, or with one
-//! chain, or ended and about to be reported, or free; (3) at most one chain of a row has operations under way.
+//! chain, or ended and about to be reported, or free; (3) at most one chain of a row has operations under way; (4) who was refused
+//! something is told once that it is there, whatever others do.
 
 mod arrive;
 mod drive;
