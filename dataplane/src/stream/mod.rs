@@ -29,6 +29,7 @@
 //! | `drive` | turns wants into submissions, as far as there is room for them |
 //! | `arrive` | turns completions into events |
 //! | `limit` | timeouts |
+//! | `audit` | whether all tables are as they should be, for tests |
 //!
 //! *A connection wants things of the ring* (to receive, to send, to be cancelled, to be closed), a bit each. A turn goes through the
 //! connections that want something and submits what there is room for; what there is none for is wanted still. So nothing
@@ -50,6 +51,7 @@
 //! something is told once that it is there, whatever others do.
 
 mod arrive;
+mod audit;
 mod drive;
 mod limit;
 pub mod provided;

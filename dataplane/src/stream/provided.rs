@@ -24,6 +24,7 @@ use core::fmt;
 
 use spinwire_layouts::word::{from_usize, join, low, to_usize, widen};
 
+use super::audit::claim;
 use crate::raw::kernel_memory::{KernelMemory, address_in, address_of};
 use crate::raw::line::{Line, word};
 use crate::raw::loan::{Loan, LoanPool, Posted};
@@ -195,6 +196,27 @@ impl<'m> ProvidedBuffers<'m> {
         filled.left = filled.left.wrapping_sub(bytes);
         filled.place = filled.place.wrapping_add(1) & self.mask;
         Some(posted.complete(Some(to_usize(widen(bytes)))))
+    }
+}
+
+impl ProvidedBuffers<'_> {
+    /// Looks for what contradicts the invariants.
+    pub(super) fn audit(&self) -> Result<(), (&'static str, u32)> {
+        let mut given = 0_u32;
+        for (keep, number) in self.posted.iter().zip(0_u32..) {
+            let posted = keep.take();
+            let here = posted.is_some();
+            keep.set(posted);
+            if here {
+                given = given.wrapping_add(1);
+                let place = self.places.get(to_usize(widen(number))).map_or(NIL, Cell::get);
+                let found = self.order.get(to_usize(widen(place))).map(Cell::get);
+                claim(found == Some(number), "a buffer of the ring is at its place", number)?;
+            }
+        }
+        claim(given == self.given.get(), "buffers of the ring are counted", given)?;
+        let free = u32::try_from(self.pool.free_count()).unwrap_or(u32::MAX);
+        claim(given.saturating_add(free) <= self.mask.wrapping_add(1), "buffers are one each", free)
     }
 }
 

@@ -389,6 +389,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     pub fn shutdown(&self, conn: ConnId) -> Result<(), Misuse> {
         let row = self.row(conn)?;
         if matches!(row.phase.get(), Phase::Open | Phase::Connecting) {
+            self.write_no_more(conn.slot(), row);
             self.want(conn.slot(), want::SHUTDOWN);
         }
         Ok(())
@@ -407,7 +408,10 @@ impl<'m, E: Enter> Streams<'m, E> {
         let row = self.row(conn)?;
         match row.phase.get() {
             Phase::Open if !row.is_sent() || row.lingering.get() > 0 => self.drain(conn, row),
-            Phase::Connecting if !row.is_sent() => row.set(flag::LAST),
+            Phase::Connecting if !row.is_sent() => {
+                self.write_no_more(conn.slot(), row);
+                row.set(flag::LAST);
+            }
             Phase::Open | Phase::Listening | Phase::Connecting => {
                 self.end(conn.slot(), row, CloseReason::Closed);
             }
@@ -416,10 +420,17 @@ impl<'m, E: Enter> Streams<'m, E> {
         Ok(())
     }
 
+    /// Nobody will write to it any more, so that nobody is told that there is room.
+    fn write_no_more(&self, slot: u32, row: &Row) {
+        let _not_refused = self.refused.unlink(slot);
+        row.clear(flag::REFUSED | flag::WRITABLE);
+    }
+
     /// Sends what waits, and no more.
     pub(super) fn drain(&self, conn: ConnId, row: &'m Row) {
         row.phase.set(Phase::Draining);
         row.set(flag::PAUSED);
+        self.write_no_more(conn.slot(), row);
         self.want(conn.slot(), want::PAUSE | want::SEND | want::SHUTDOWN);
         row.went.set(self.now.get());
         self.watch(row, conn);
@@ -449,8 +460,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
         row.queued.set(0);
         let _not_parked = self.parked.unlink(slot);
-        let _not_refused = self.refused.unlink(slot);
-        row.clear(flag::REFUSED | flag::WRITABLE);
+        self.write_no_more(slot, row);
         row.wants.set(0);
         if row.under_way.get() > 0 {
             self.want(slot, want::CANCEL);
@@ -509,6 +519,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             }
             if row.has(flag::WRITABLE) {
                 row.clear(flag::WRITABLE | flag::REFUSED);
+                let _told = self.refused.unlink(slot);
                 return Some(StreamEvent::Writable(id));
             }
         }
