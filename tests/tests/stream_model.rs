@@ -11,7 +11,7 @@
 
 use core::ops::Range;
 
-use spinwire_tests::fake_net::world::{Plan, Totals};
+use spinwire_tests::fake_net::plan::{Plan, Totals};
 
 /// Says how to run it again.
 struct Replay(u64);

@@ -6,7 +6,7 @@ use spinwire_layouts::word::{to_usize, widen};
 use super::row::{Phase, Row, flag, want};
 use super::service::{Flight, Stage, Streams};
 use super::{CloseReason, ConnId, StreamEvent};
-use crate::chain::{Cause, ChainEvent, ChainId, Outcome, Remains, Why};
+use crate::chain::{Cause, ChainEvent, ChainId, ChainOutcome, Remains, Why};
 use crate::id::{Generation, OpTag, WrId};
 use crate::table::NIL;
 use crate::uring::Enter;
@@ -347,7 +347,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         &self,
         (id, row): (ConnId, &'m Row),
         flight: &Flight,
-        (cause, outcome): (Cause, &Outcome),
+        (cause, outcome): (Cause, &ChainOutcome),
     ) {
         let sent = self.finish_sent(flight, outcome.remains);
         let open = matches!(row.phase.get(), Phase::Open | Phase::Draining);

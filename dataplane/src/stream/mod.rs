@@ -22,7 +22,8 @@
 //! | file | what it does |
 //! |---|---|
 //! | [`provided`] | gives buffers to the kernel and takes them back filled |
-//! | `service` | the table of connections: how they begin and end, turns and events |
+//! | `service` | the table of connections: how they begin, turns and events |
+//! | `close` | how they end |
 //! | `write` | what callers hand in to be sent |
 //! | `row` | one connection, and what it wants |
 //! | `segment` | queues of what is to be sent |
@@ -52,6 +53,7 @@
 
 mod arrive;
 mod audit;
+mod close;
 mod drive;
 mod limit;
 pub mod provided;

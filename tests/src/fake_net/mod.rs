@@ -13,7 +13,8 @@
 
 pub mod memory;
 mod operate;
-pub mod world;
+pub mod plan;
+mod world;
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -76,7 +76,7 @@ impl FakeNet<'_> {
         }
     }
 
-    /// What never began. A zero-copy send has a notification even so.
+    /// What never began. A zero-copy send has a notification even so, announced or not.
     fn cancel_linked(&mut self, entry: &Sqe, rng: &mut Rng) {
         let zero_copy = entry.opcode == op::SEND_ZC && rng.chance(50);
         let flags = if zero_copy { cqe::MORE } else { 0 };
@@ -85,6 +85,8 @@ impl FakeNet<'_> {
             let name = (entry.flags & sqe::FIXED_FILE != 0, entry.fd);
             let notice = Notice { user_data: entry.user_data, name, pieces: Vec::new() };
             self.notices.push(notice);
+        } else if entry.opcode == op::SEND_ZC && rng.chance(50) {
+            self.kernel.complete(entry.user_data, 0, cqe::NOTIF);
         }
     }
 
