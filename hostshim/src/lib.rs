@@ -13,6 +13,7 @@
 //!   | plane      arena, clock, stats page and seal of one pinned thread     |
 //!   | uring      rings of io_uring: opened by what the kernel can            |
 //!   | socket     TCP and UDP sockets, and their addresses                   |
+//!   | tcp        ring, listener and sockets of a port that talks over TCP   |
 //!   | mem        memory: private arenas, named segments, huge pages         |
 //!   | affinity   which CPUs, and pinning to one                             |
 //!   | clock      the time-stamp counter, calibrated                         |
@@ -88,6 +89,7 @@ pub mod plane;
 pub mod pool;
 pub mod preflight;
 pub mod socket;
+pub mod tcp;
 pub mod uring;
 
 #[cfg(test)]

@@ -414,6 +414,9 @@ impl<'m, E: Enter> Streams<'m, E> {
             let (loan, conn) = (segment.loan.take(), segment.conn.get());
             let (sent, report) = (segment.sent.get(), segment.report.get());
             self.segments.put_free(index);
+            if let (Some(conn), Report::Poster { context }) = (conn, report) {
+                return Some(StreamEvent::RangeBack { conn, context, sent });
+            }
             if let (Some(loan), Some(conn), Report::Owner { context }) = (loan, conn, report) {
                 return Some(if sent {
                     StreamEvent::Sent { conn, context, loan }
