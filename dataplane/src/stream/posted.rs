@@ -2,7 +2,7 @@
 
 use spinwire_layouts::word::{from_usize, low, to_usize, widen};
 
-use super::row::want;
+use super::row::{Phase, flag, want};
 use super::segment::Report;
 use super::service::Streams;
 use super::{ConnId, StreamFeatures};
@@ -26,6 +26,19 @@ impl<E: Enter> Streams<'_, E> {
     #[must_use]
     pub const fn features(&self) -> StreamFeatures {
         self.config.features
+    }
+
+    /// The descriptors that it has and would close: what is left for the host to close where the ring was given up in the middle.
+    pub fn descriptors(&self) -> impl Iterator<Item = i32> + '_ {
+        self.rows.iter().filter_map(|row| {
+            let is_there = match row.phase.get() {
+                Phase::Connecting | Phase::Open | Phase::Draining => true,
+                Phase::Closing => row.wants.get() & want::CLOSE != 0,
+                Phase::Free | Phase::Listening | Phase::Ended => false,
+            };
+            let is_own = !row.has(flag::DIRECT | flag::BORROWED);
+            (is_there && is_own).then_some(row.fd.get())
+        })
     }
 
     /// Whether so many bytes could be written for a connection now, in any pieces, and `ranges` pieces of posted memory besides.
