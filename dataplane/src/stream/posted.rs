@@ -1,5 +1,6 @@
 //! What providers of messages hand in to be sent: a message is two writes or a write and posted memory, and goes whole or not at all.
 
+use spinwire_layouts::uring::Cqe;
 use spinwire_layouts::word::{from_usize, low, to_usize, widen};
 
 use super::row::{Phase, flag, want};
@@ -7,6 +8,7 @@ use super::segment::Report;
 use super::service::Streams;
 use super::{ConnId, StreamFeatures};
 use crate::error::{Misuse, PostError};
+use crate::id::{OpTag, WrId};
 use crate::provider::Sge;
 use crate::raw::kernel_memory::address_of;
 use crate::table::{count, wide};
@@ -39,6 +41,22 @@ impl<E: Enter> Streams<'_, E> {
             let is_own = !row.has(flag::DIRECT | flag::BORROWED);
             (is_there && is_own).then_some(row.fd.get())
         })
+    }
+
+    /// Looks for sends that have ended, and for nothing else, so that what waits behind them goes with the next
+    /// [`flush`](Self::flush). All other events come by [`poll`](Self::poll), as ever.
+    pub fn hear_sends(&self) {
+        self.harvest(u32::MAX);
+        for place in self.taken() {
+            let cqe = place.get();
+            let of_chain = |cqe: &Cqe| {
+                WrId::from_raw(cqe.user_data).parts().is_some_and(|(op, ..)| op == OpTag::Chain)
+            };
+            if let Some(cqe) = cqe.filter(of_chain) {
+                place.set(None);
+                let _nothing_to_tell = self.arrived(&cqe);
+            }
+        }
     }
 
     /// Whether so many bytes could be written for a connection now, in any pieces, and `ranges` pieces of posted memory besides.

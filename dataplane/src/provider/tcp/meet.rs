@@ -302,13 +302,18 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         self.unclaim(link);
         link.forget();
         link.peer.set(None);
-        // Where there is no room for it, the end of the stream has to do.
-        if self.streams.accepts(conn, super::frame::HEADER_BYTES, 0).is_ok()
-            && let Some(frame) = link.framing.goodbye()
-        {
-            let _accepted = self.streams.write(conn, &frame);
+        // The other end closes when it has read it. Where there is no room for it, the end of the stream has to do, for which the kernel
+        // needs a thread of its own.
+        match self.streams.accepts(conn, super::frame::HEADER_BYTES, 0) {
+            Ok(()) => {
+                if let Some(frame) = link.framing.goodbye() {
+                    let _accepted = self.streams.write(conn, &frame);
+                }
+            }
+            Err(_no_room) => {
+                let _there = self.streams.shutdown(conn);
+            }
         }
-        let _there = self.streams.shutdown(conn);
         link.stage.set(Stage::Leaving);
         self.expect(link);
     }

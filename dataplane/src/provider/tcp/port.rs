@@ -26,7 +26,7 @@ use crate::raw::place::Bump;
 use crate::shm::lane::Envelope;
 use crate::stream::{ConnId, StreamEvent, StreamFeatures, Streams};
 use crate::table::{NIL, Ring, wide};
-use crate::time::Instant;
+use crate::time::{Instant, Nanos};
 use crate::uring::Enter;
 
 /// Shorter messages are copied though their memory could be sent from: a piece of its own costs more than the copy.
@@ -476,6 +476,8 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
             self.end_cancelled(wr_id);
         }
         self.unsettled.set(true);
+        // The other end is told now: whoever gives up a peer need not turn for it.
+        self.streams.flush();
         Ok(())
     }
 
@@ -518,6 +520,10 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
 
     #[inline]
     fn ring_doorbell(&self) -> Published {
+        if self.staged.get() > 0 && self.streams.ring().has_news() {
+            // What was staged waits behind a send that has ended by now.
+            self.streams.hear_sends();
+        }
         self.streams.flush();
         let lost = self.streams.ring().fatal().is_some();
         let error = lost.then_some(Fatal::RingLost);
@@ -600,7 +606,9 @@ impl<E: Enter> Drop for TcpPort<'_, E> {
             }
         }
         for turn in 0..LAST_TURNS {
-            let _busy = self.streams.turn(self.now.get(), Budget::DEFAULT);
+            // What time it is cannot be known here: each turn counts as a millisecond, so that timeouts come.
+            let now = self.now.get().saturating_add(Nanos::from_millis(u64::from(turn)));
+            let _busy = self.streams.turn(now, Budget::DEFAULT);
             while let Some(event) = self.streams.poll() {
                 if let StreamEvent::Closed { conn, .. } = event
                     && let Some(link) = self.links.iter().find(|link| link.conn.get() == Some(conn))
