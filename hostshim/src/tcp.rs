@@ -261,16 +261,23 @@ impl TcpPlane {
         ring: &'p Ring<'p, RingEntry<'p>>,
         who: (&Name, EndpointType),
     ) -> Result<TcpPort<'p, RingEntry<'p>>, TcpError> {
-        let bump = ring.arena().bump();
-        let streams = Streams::place(ring, 0, &self.streams)?;
-        let too_small = |e| TcpError::Port(PortOpenError::Arena(e));
-        let streams = bump.value(streams).map_err(too_small)?;
-        self.uring.provide(streams.buffers())?;
-        let port = TcpPort::open(streams, bump, who, &self.config.port)?;
+        let streams = self.place_streams(ring)?;
+        let port = TcpPort::open(streams, ring.arena().bump(), who, &self.config.port)?;
         if let Some(listener) = &self.listener {
             port.listen(listener.fd.as_raw_fd())?;
         }
         Ok(port)
+    }
+
+    fn place_streams<'p>(
+        &'p self,
+        ring: &'p Ring<'p, RingEntry<'p>>,
+    ) -> Result<&'p Streams<'p, RingEntry<'p>>, TcpError> {
+        let streams = Streams::place(ring, 0, &self.streams)?;
+        let too_small = |e| TcpError::Port(PortOpenError::Arena(e));
+        let streams = ring.arena().bump().value(streams).map_err(too_small)?;
+        self.uring.provide(streams.buffers())?;
+        Ok(streams)
     }
 
     /// Says where the endpoint of that name listens, and opens a socket to connect to it with.

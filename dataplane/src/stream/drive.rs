@@ -403,7 +403,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// Ends everything: the ring is lost. What the kernel has of it never comes back.
     #[cold]
     pub(super) fn lose(&self) {
-        for (row, slot) in self.rows.iter().zip(0_u32..) {
+        for (row, slot) in self.rows.iter().zip(0..u32::MAX) {
             if !matches!(row.phase.get(), Phase::Free | Phase::Ended) {
                 self.end(slot, row, CloseReason::RingLost);
                 row.wants.set(0);

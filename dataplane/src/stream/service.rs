@@ -292,7 +292,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         row.generation.set(row.generation.get().next());
         let _not_in_a_list = self.free.push_front(LIST, slot);
         if self.starved.replace(false) {
-            for (row, slot) in self.rows.iter().zip(0_u32..) {
+            for (row, slot) in self.rows.iter().zip(0..u32::MAX) {
                 if row.phase.get() == Phase::Listening && !row.has(flag::ARMED) {
                     self.want(slot, want::ACCEPT);
                 }

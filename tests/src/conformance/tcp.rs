@@ -141,6 +141,35 @@ impl Drop for NamedPort<'_> {
     }
 }
 
+fn config_of(sizes: &Sizes) -> TcpPlaneConfig {
+    TcpPlaneConfig {
+        port: TcpConfig {
+            peers_max: sizes.peers_max,
+            send_depth: sizes.send_depth,
+            matching: sizes.matching(),
+            message_bytes_max: sizes.message_bytes_max,
+            credit_messages: sizes.link_depth,
+            credit_bytes: sizes.link_depth * sizes.message_bytes_max,
+            routes_max: sizes.endpoints + 4,
+            ..TcpConfig::default()
+        },
+        arena_bytes: 0,
+        ..TcpPlaneConfig::default()
+    }
+}
+
+fn boxed_ring(plane: &TcpPlane) -> *mut Ring<'_, RingEntry<'_>> {
+    Box::into_raw(Box::new(plane.ring().unwrap()))
+}
+
+fn boxed_port<'m>(
+    plane: &'m TcpPlane,
+    ring: &'m Ring<'m, RingEntry<'m>>,
+    who: (&Name, EndpointType),
+) -> Result<Box<Port<'m>>, String> {
+    plane.port(ring, who).map(Box::new).map_err(|e| e.to_string())
+}
+
 impl Rig for Tcp {
     type Ground<'m> = TcpGround<'m>;
     type Port<'m> = NamedPort<'m>;
@@ -166,31 +195,16 @@ impl Rig for Tcp {
         if ground.listed.borrow().len() == usize::try_from(sizes.endpoints).unwrap() {
             return Err("there are too many".into());
         }
-        let config = TcpPlaneConfig {
-            port: TcpConfig {
-                peers_max: sizes.peers_max,
-                send_depth: sizes.send_depth,
-                matching: sizes.matching(),
-                message_bytes_max: sizes.message_bytes_max,
-                credit_messages: sizes.link_depth,
-                credit_bytes: sizes.link_depth * sizes.message_bytes_max,
-                routes_max: sizes.endpoints + 4,
-                ..TcpConfig::default()
-            },
-            arena_bytes: 0,
-            ..TcpPlaneConfig::default()
-        };
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let plane = TcpPlane::open(Some(anywhere), &config).map_err(|e| e.to_string())?;
+        let plane = TcpPlane::open(Some(anywhere), &config_of(sizes)).map_err(|e| e.to_string())?;
         let address = plane.local().unwrap();
         let plane = Box::into_raw(Box::new(plane));
         // SAFETY: freed only when the port is dropped, or after a kill, and then the port is not used any more.
         let of_plane: &'m TcpPlane = unsafe { &*plane };
-        let ring = Box::into_raw(Box::new(of_plane.ring().unwrap()));
+        let ring = boxed_ring(of_plane);
         // SAFETY: as above.
         let of_ring: &'m Ring<'m, RingEntry<'m>> = unsafe { &*ring };
-        let port = of_plane.port(of_ring, (name, endpoint_type)).map_err(|e| e.to_string())?;
-        let port = Box::new(port);
+        let port = boxed_port(of_plane, of_ring, (name, endpoint_type))?;
         let listed = Listed { address, plane, port: &raw const *port };
         ground.listed.borrow_mut().insert(name.to_string(), listed);
         Ok(NamedPort { port: ManuallyDrop::new(port), name: *name, ground, plane, ring })

@@ -4,6 +4,7 @@
 //!   traffic.rs    two endpoints of one segment exchange messages of every kind, in one thread
 //!   pools.rs      two handles on one pool do everything that is done with buffers
 //!   parcels.rs    two endpoints hand over buffers of one pool
+//!   tcp.rs        two ports over TCP, which make system calls, but use no heap
 //!   chains.rs     chains of linked submissions, and the completions of a ring that is not there
 //!   heap          a counting allocator under the whole test
 //!   syscalls      a child process under a seccomp filter that kills at the first system call but exit    seccomp.rs
@@ -30,6 +31,7 @@ mod chains;
 mod parcels;
 mod pools;
 mod seccomp;
+mod tcp;
 mod traffic;
 
 use std::sync::{Mutex, MutexGuard};
@@ -114,6 +116,19 @@ fn chains_need_no_heap_no_system_call_and_no_page_fault() {
         assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
         let ended = without_system_calls(|| chains::run(table, ROUNDS) == ROUNDS);
         assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
+    });
+}
+
+#[test]
+fn ports_over_tcp_need_no_heap() {
+    let _turn = take_turn();
+    tcp::with(|traffic| {
+        assert_eq!(traffic.run(WARM_UP_ROUNDS), WARM_UP_ROUNDS);
+        let sealed = alloc_gate::seal(OnUse::Count);
+        let good = traffic.run(ROUNDS);
+        let counts = sealed.open();
+        assert_eq!(good, ROUNDS);
+        assert!(counts.is_clean(), "{counts:?}");
     });
 }
 

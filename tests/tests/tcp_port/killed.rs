@@ -1,6 +1,6 @@
 //! A peer in another process, which is killed in the middle of everything.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::msg::{Kind, SendTo};

@@ -105,7 +105,7 @@ impl<'p> Station<'p> {
         self.plane.local().unwrap()
     }
 
-    pub(crate) fn port(&self) -> &Port<'p> {
+    pub(crate) const fn port(&self) -> &Port<'p> {
         self.endpoint.provider()
     }
 

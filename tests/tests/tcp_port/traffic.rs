@@ -39,7 +39,7 @@ fn both_directions_at_full_speed() {
                     let number = sent[at];
                     let bytes = pattern(number, length(number));
                     let to = SendTo::peer(to).immediate(number);
-                    let accepted = if number % 2 == 0 {
+                    let accepted = if number.is_multiple_of(2) {
                         station.endpoint.inject(to, &bytes)
                     } else {
                         let Some(mut loan) = station.pool.lend() else { break };
@@ -129,9 +129,10 @@ fn a_thousand_connections_leave_nothing() {
             });
             let got = got.unwrap();
             assert_eq!(got.immediate, Some(number));
-            let (first, gone) = if number % 2 == 0 { (a, to_b) } else { (b, got.source.unwrap()) };
+            let (first, gone) =
+                if number.is_multiple_of(2) { (a, to_b) } else { (b, got.source.unwrap()) };
             first.endpoint.disconnect(gone).unwrap();
-            let other = if number % 2 == 0 { b } else { a };
+            let other = if number.is_multiple_of(2) { b } else { a };
             until("the other end is told", &[a, b], || {
                 core::iter::from_fn(|| other.event()).any(|e| matches!(e, Event::PeerGone(_)))
             });

@@ -127,7 +127,10 @@ impl<'m> Link<'m> {
             append(&mut loan, to, bytes)
         } else {
             // To the start again.
-            loan.room().copy_within(from..to, 0);
+            let room = loan.room();
+            if from <= to && to <= room.len() {
+                room.copy_within(from..to, 0);
+            }
             self.from.set(0);
             append(&mut loan, to.saturating_sub(from), bytes)
         };

@@ -146,7 +146,11 @@ impl<'m, E: Enter> TcpPort<'m, E> {
                 self.doubt(row, link);
                 Answer::Hold
             }
-            _ => Answer::Refuse,
+            Standing::Vacant
+            | Standing::Gone
+            | Standing::Refused
+            | Standing::Corrupt
+            | Standing::Past => Answer::Refuse,
         }
     }
 

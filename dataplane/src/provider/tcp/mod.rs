@@ -17,6 +17,7 @@
 //! | `meet` | who has connected, and whether that is taken |
 //! | `peers` | the address table: how peers come and go |
 //! | `read` | bytes into messages |
+//! | `hear` | what the streams say; the end of the port |
 //! | `port` | the port: posting, polling |
 //!
 //! *Names.* A peer is known by the name of its endpoint. Where to connect is said by the table of routes, which the host fills; a socket
@@ -37,6 +38,7 @@
 //! sending process may take messages along that a lane of shared memory would keep.
 
 pub mod frame;
+mod hear;
 mod link;
 mod meet;
 mod peers;
@@ -159,7 +161,7 @@ impl TcpConfig {
     }
 
     /// Bytes of the backlog of a connection: all that a correct peer can have sent, frames of credit included.
-    pub(super) fn backlog_bytes(&self) -> usize {
+    pub(super) const fn backlog_bytes(&self) -> usize {
         let headers = self.credit_messages.saturating_mul(2).saturating_add(16);
         let headers = headers.saturating_mul(32);
         to_usize(widen(self.credit_bytes.saturating_add(headers)))

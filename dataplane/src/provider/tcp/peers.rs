@@ -300,7 +300,12 @@ impl<'m, E: Enter> TcpPort<'m, E> {
                 let event = match row.standing.get() {
                     Standing::Refused => Event::Refused(addr),
                     Standing::Corrupt => Event::PeerCorrupt(addr),
-                    _ => Event::PeerGone(addr),
+                    Standing::Vacant
+                    | Standing::Known
+                    | Standing::Connecting
+                    | Standing::Up
+                    | Standing::Gone
+                    | Standing::Past => Event::PeerGone(addr),
                 };
                 row.reported.set(self.events.push(event).is_ok());
                 return row.reported.get();

@@ -9,8 +9,8 @@ use spinwire_layouts::uring::SockAddr;
 use spinwire_layouts::word::{to_usize, widen};
 
 use super::frame::{FrameFault, Framing, Greeting, HEADER_BYTES};
-use super::link::{Link, Stage};
-use super::peers::{Row, Standing};
+use super::link::Link;
+use super::peers::Row;
 use super::read::Current;
 use super::{PortOpenError, SpareSocket, TcpConfig, TcpCounters};
 use crate::error::{Fatal, Misuse, PostError, Retry};
@@ -24,9 +24,9 @@ use crate::provider::{
 use crate::raw::loan::LoanPool;
 use crate::raw::place::Bump;
 use crate::shm::lane::Envelope;
-use crate::stream::{ConnId, StreamEvent, StreamFeatures, Streams};
+use crate::stream::{ConnId, StreamFeatures, Streams};
 use crate::table::{NIL, Ring, wide};
-use crate::time::{Instant, Nanos};
+use crate::time::Instant;
 use crate::uring::Enter;
 
 /// Shorter messages are copied though their memory could be sent from: a piece of its own costs more than the copy.
@@ -35,9 +35,6 @@ const UNCOPIED_MIN: usize = 4096;
 const HARVESTS: u32 = 3;
 /// One of so many looks polls though nothing was seen: timeouts come without news.
 const BLIND_LOOKS: u32 = 64;
-/// Turns that the end of a port gives the kernel to take what waits to be sent, and then to let go of everything.
-const LAST_TURNS: u32 = 512;
-
 const CAPS: Caps = Caps::MESSAGE
     .with(Caps::TAGGED)
     .with(Caps::INJECT)
@@ -57,16 +54,16 @@ pub struct TcpPort<'m, E: Enter> {
     pub(super) rows: &'m [Row],
     pub(super) links: &'m [Link<'m>],
     pub(super) routes: &'m [Cell<Option<(Name, SockAddr)>>],
-    sockets: Ring<'m, SpareSocket>,
+    pub(super) sockets: Ring<'m, SpareSocket>,
     pub(super) backlogs: &'m LoanPool<'m>,
     pub(super) events: Ring<'m, Event>,
     pub(super) matcher: Matcher<'m>,
     /// Sends that are over and whose completions were not yet polled.
-    done: Ring<'m, (WrId, Status)>,
+    pub(super) done: Ring<'m, (WrId, Status)>,
     /// Completions of receives that ended without a message.
     ended: Ring<'m, Cqe>,
     /// Posted sends whose memory the kernel has.
-    under_way: Cell<u32>,
+    pub(super) under_way: Cell<u32>,
     staged: Cell<u64>,
     polls: Cell<u32>,
     looks: Cell<u32>,
@@ -82,7 +79,7 @@ pub struct TcpPort<'m, E: Enter> {
     /// The last poll left something, or something was posted that may find what waits.
     more: Cell<bool>,
     pub(super) now: Cell<Instant>,
-    listener: Cell<Option<ConnId>>,
+    pub(super) listener: Cell<Option<ConnId>>,
     pub(super) last_fault: Cell<Option<FrameFault>>,
     counters: Cell<TcpCounters>,
 }
@@ -93,7 +90,7 @@ impl<E: Enter> fmt::Debug for TcpPort<'_, E> {
     }
 }
 
-fn info(endpoint_type: EndpointType, config: &TcpConfig) -> Info {
+const fn info(endpoint_type: EndpointType, config: &TcpConfig) -> Info {
     let message_bytes_max = to_usize(widen(config.message_bytes_max));
     Info {
         provider: "tcp",
@@ -357,69 +354,6 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         }
     }
 
-    /// Returns whether all of them were taken.
-    fn take_events(&self, out: &mut VecView<Cqe>) -> bool {
-        while !out.is_full() && !self.has_current() {
-            let Some(event) = self.streams.poll() else { return true };
-            self.take_event(event, out);
-        }
-        false
-    }
-
-    fn has_current(&self) -> bool {
-        self.with_current(|_| ()).is_some()
-    }
-
-    #[inline]
-    fn take_event(&self, event: StreamEvent<'m>, out: &mut VecView<Cqe>) {
-        match event {
-            StreamEvent::Received { conn, bytes } => {
-                if let Some((at, _)) = self.link_at(conn) {
-                    self.take_bytes(at, bytes, out);
-                }
-            }
-            StreamEvent::RangeBack { context, sent, .. } => {
-                let status = if sent { Status::Success } else { Status::PeerGone };
-                self.under_way.set(self.under_way.get().saturating_sub(1));
-                let pushed = self.done.push((WrId::from_raw(context), status));
-                debug_assert!(pushed.is_ok(), "post_send keeps a place for it");
-            }
-            other => self.take_rare(&other),
-        }
-    }
-
-    #[inline(never)]
-    fn take_rare(&self, event: &StreamEvent<'m>) {
-        match *event {
-            StreamEvent::Accepted { conn, .. } => self.accepted(conn),
-            StreamEvent::Connected(conn) => {
-                if let Some((_, link)) = self.link_at(conn)
-                    && link.stage.get() == Stage::Opening
-                {
-                    link.stage.set(Stage::Offered);
-                }
-            }
-            StreamEvent::PeerClosed(conn) => match self.link_at(conn) {
-                Some((at, link)) => self.ended(at, link, None),
-                None => {
-                    let _there = self.streams.close(conn);
-                }
-            },
-            StreamEvent::Closed { conn, reason } => {
-                let of_it = |(_, link): &(u32, &Link<'m>)| link.conn.get() == Some(conn);
-                if let Some((at, link)) = (0..u32::MAX).zip(self.links).find(of_it) {
-                    self.ended(at, link, Some(reason));
-                }
-            }
-            StreamEvent::AcceptFailed { .. }
-            | StreamEvent::Received { .. }
-            | StreamEvent::Sent { .. }
-            | StreamEvent::NotSent { .. }
-            | StreamEvent::RangeBack { .. }
-            | StreamEvent::Writable(_) => {}
-        }
-    }
-
     /// Hands a message to the streams. Nothing is consumed where it does not go whole.
     fn stage(&self, link: &Link<'m>, wr: &SendWr<'_>) -> Result<(), PostError> {
         let bytes = wr.payload.bytes();
@@ -452,10 +386,10 @@ impl<'m, E: Enter> TcpPort<'m, E> {
 }
 
 /// Buffers for copies are not needed for what goes uncopied; room in the queue of the connection is.
-fn only_room(refused: PostError) -> Result<(), PostError> {
+const fn only_room(refused: PostError) -> Result<(), PostError> {
     match refused {
         PostError::Retry(Retry::NoSlot) => Ok(()),
-        other => Err(other),
+        PostError::Retry(_) | PostError::Fatal(_) | PostError::Misuse(_) => Err(refused),
     }
 }
 
@@ -582,54 +516,6 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
         match (own, self.streams.poll_at()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (one, other) => one.or(other),
-        }
-    }
-}
-
-impl<E: Enter> Drop for TcpPort<'_, E> {
-    /// Says goodbye to all, gives the kernel what was sent, and closes everything. It waits for nobody: a peer that takes nothing does not
-    /// get what it did not take.
-    fn drop(&mut self) {
-        drop(self.current.take());
-        for (slot, row) in self.in_use() {
-            if row.standing.get() != Standing::Past {
-                self.vacate(slot, row);
-            }
-        }
-        if let Some(listener) = self.listener.take() {
-            let _there = self.streams.close(listener);
-        }
-        while let Some(socket) = self.sockets.pop() {
-            // A stream that is closed at once: the ring closes the descriptor.
-            if let Ok(conn) = self.streams.adopt(socket.fd) {
-                let _there = self.streams.abort(conn);
-            }
-        }
-        for turn in 0..LAST_TURNS {
-            // What time it is cannot be known here: each turn counts as a millisecond, so that timeouts come.
-            let now = self.now.get().saturating_add(Nanos::from_millis(u64::from(turn)));
-            let _busy = self.streams.turn(now, Budget::DEFAULT);
-            while let Some(event) = self.streams.poll() {
-                if let StreamEvent::Closed { conn, .. } = event
-                    && let Some(link) = self.links.iter().find(|link| link.conn.get() == Some(conn))
-                {
-                    link.conn.set(None);
-                }
-            }
-            let conns = || self.links.iter().filter_map(|link| link.conn.get());
-            let waits = conns().any(|conn| self.streams.queued(conn).is_ok_and(|q| q > 0));
-            // What has come meanwhile was read, so that the end is not a reset; half of the turns are for closing.
-            if turn > 2 && (!waits || turn == LAST_TURNS / 2) {
-                for conn in conns() {
-                    let _there = self.streams.close(conn);
-                    if waits {
-                        let _there = self.streams.abort(conn);
-                    }
-                }
-            }
-            if self.streams.is_empty() {
-                break;
-            }
         }
     }
 }
