@@ -40,7 +40,8 @@ fn open_with(test: &str, feature: Feature) -> Option<Uring> {
 fn the_ring_is_as_the_kernel_that_runs_can_have_it() {
     let ring = open(FeatureSet::EMPTY);
     println!("{}", ring.features());
-    carries_bytes(&ring);
+    carries_bytes(&Used::new(&ring));
+    assert!(matches!(ring.ring(), Err(UringError::Taken)), "there is one owner of either queue");
     let Ok(known) = uring::query() else {
         return not_run(
             "the features of a ring against the kernel's own list",
@@ -82,7 +83,7 @@ fn every_combination_of_set_up_carries_bytes() {
         }
         let completions = if deny.has(Feature::CqSize) { 32 } else { 64 };
         assert_eq!(ring.params().cq_entries, completions);
-        carries_bytes(&ring);
+        carries_bytes(&Used::new(&ring));
         flags_seen.push(ring.params().flags);
     }
     flags_seen.sort_unstable();
@@ -99,7 +100,7 @@ fn what_is_denied_is_done_without() {
     for feature in later {
         let ring = open(FeatureSet::EMPTY.with(feature));
         assert!(!ring.features().has(feature), "{feature}");
-        carries_bytes(&ring);
+        carries_bytes(&Used::new(&ring));
         // Who asks for it all the same is told.
         let refused = match feature {
             Feature::Files => ring.set_file(0, None).err(),
@@ -115,7 +116,7 @@ fn what_is_denied_is_done_without() {
     let bare = open(all);
     assert_eq!(bare.features().active(), FeatureSet::EMPTY);
     assert_eq!(bare.params().flags & !setup::SQ_AFF, 0);
-    carries_bytes(&bare);
+    carries_bytes(&Used::new(&bare));
 }
 
 #[test]
@@ -136,10 +137,11 @@ fn a_thread_of_the_kernel_takes_entries() {
         let has = ring.features().has(Feature::SqPoll);
         assert!(!has || !ring.features().has(Feature::DeferTaskrun), "they do not go together");
         assert!(!(deny.has(Feature::SqPoll) && has));
-        carries_bytes(&ring);
+        let used = Used::new(&ring);
+        carries_bytes(&used);
         // It has gone to sleep meanwhile, and is woken.
         std::thread::sleep(Duration::from_millis(30));
-        carries_bytes(&ring);
+        carries_bytes(&used);
     }
 }
 
@@ -167,7 +169,7 @@ fn sizes_that_cannot_be_are_refused_or_cut() {
     let cut = open(1_000_000, 0, true).unwrap();
     assert_eq!(cut.params().sq_entries, uring::ENTRIES_MAX);
     assert_eq!(cut.params().cq_entries, uring::COMPLETIONS_MAX);
-    carries_bytes(&cut);
+    carries_bytes(&Used::new(&cut));
     let rounded = open(5, 0, false).unwrap();
     assert_eq!((rounded.params().sq_entries, rounded.params().cq_entries), (8, 16));
 }
@@ -192,7 +194,7 @@ fn a_closed_ring_leaves_nothing() {
         // A thread has 16 places for registered rings: one that stayed would be missed by the 17th.
         let registered = |ring: &Uring| ring.features().has(Feature::RegisteredRing);
         assert!(registered(&ring) || round == 0, "{}", ring.features());
-        carries_bytes(&ring);
+        carries_bytes(&Used::new(&ring));
         if ring.features().has(Feature::BufferRings) {
             drop(ring.provide_buffers(3, 8, UseUp::Whole).unwrap());
             let again = ring.provide_buffers(3, 8, UseUp::Whole).unwrap();
@@ -210,7 +212,7 @@ fn a_closed_ring_leaves_nothing() {
     // More rings than a thread has places for.
     let many: Vec<_> = (0..20).map(|_| open(FeatureSet::EMPTY)).collect();
     for ring in &many {
-        carries_bytes(ring);
+        carries_bytes(&Used::new(ring));
     }
     assert!(!many[19].features().has(Feature::RegisteredRing), "16 places");
     drop(many);
