@@ -421,7 +421,7 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 
 impl Drop for Uring {
     /// Cancels what is under way and waits for it: the kernel must not write into memory that is given away. Where it will not let
-    /// go within [`LAST_WAIT`], the memory stays mapped for good.
+    /// go within some seconds, the memory stays mapped for good.
     fn drop(&mut self) {
         if self.arena.is_some() && self.is_at_rest() {
             drop(self.arena.take());
