@@ -138,11 +138,23 @@ pub struct Uring {
 }
 
 impl Uring {
-    /// Opens a ring for the calling thread.
+    /// Opens a ring for the calling thread. Where little memory may be locked and closed rings still count, it waits for that, for half
+    /// a second at most.
     ///
     /// # Errors
     /// [`UringError`] says why there is none, and what to do.
     pub fn open(config: &UringConfig) -> Result<Self, UringError> {
+        let mut nap = NAP_FIRST;
+        loop {
+            match Self::open_now(config) {
+                Err(e) if nap <= NAP_LAST && e.may_pass() => std::thread::sleep(nap),
+                answer => return answer,
+            }
+            nap = nap.saturating_mul(2);
+        }
+    }
+
+    fn open_now(config: &UringConfig) -> Result<Self, UringError> {
         check_sizes(config)?;
         let wanted = wanted(config);
         let needed = bytes_about(config.entries, config.completions);
@@ -415,6 +427,11 @@ impl Uring {
         }
     }
 }
+
+/// The kernel takes closed rings apart in its own time, and their memory counts as locked until then: so long a new one waits for
+/// that, doubling.
+const NAP_FIRST: Duration = Duration::from_millis(1);
+const NAP_LAST: Duration = Duration::from_millis(256);
 
 /// How long the end of a ring waits for what the kernel is in the middle of.
 const LAST_WAIT: Duration = Duration::from_secs(5);

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use spinwire_hostshim::uring;
 use spinwire_hostshim::uring::{
-    Feature, FeatureSet, SqPoll, Uring, UringConfig, UringError, UseUp, Why,
+    Feature, FeatureSet, NapiConfig, SqPoll, Uring, UringConfig, UringError, UseUp, Why,
 };
 use spinwire_layouts::pod::Pod as _;
 use spinwire_layouts::uring::{
@@ -147,6 +147,19 @@ fn a_thread_of_the_kernel_takes_entries() {
         // It has gone to sleep meanwhile, and is woken.
         std::thread::sleep(Duration::from_millis(30));
         carries_bytes(&used);
+    }
+}
+
+#[test]
+fn network_queues_are_polled_where_that_is_asked_for() {
+    let test = "network_queues_are_polled_where_that_is_asked_for";
+    let Some(_ring) = open_with(test, Feature::Napi) else { return };
+    let how = NapiConfig { busy_poll: Duration::from_micros(50), prefer: true };
+    for deny in [FeatureSet::EMPTY, FeatureSet::EMPTY.with(Feature::Napi)] {
+        let config = UringConfig { napi: Some(how), deny, ..UringConfig::default() };
+        let ring = Uring::open(&config).unwrap();
+        assert_eq!(ring.features().has(Feature::Napi), !deny.has(Feature::Napi));
+        carries_bytes(&Used::new(&ring));
     }
 }
 
