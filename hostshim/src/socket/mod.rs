@@ -7,7 +7,8 @@
 //!                                                           ── bind_udp() ── Bound: a socket of datagrams
 //! ```
 //!
-//! All are in blocking mode, as a ring does not wait for a non-blocking one (its requests fail with EAGAIN), and closed on exec. A connection that is accepted has the options of the socket that it came in by
+//! All are in blocking mode and closed on exec: a ring never blocks on them, and kernels have not always agreed on whether it
+//! waits for a non-blocking one. A connection that is accepted has the options of the socket that it came in by
 //! (tcp(7), socket(7)), so they are set once.
 
 mod address;
