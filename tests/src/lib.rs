@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   fake_kernel   the kernel's side of a ring of io_uring                tests/uring_ring.rs
+//!   fake_net      sockets and peers under that kernel, and an oracle     tests/stream_model.rs
 //!   conformance   one suite; a provider is one `Rig`                       tests/provider_conformance.rs
 //!   model         what matching should do, in the plainest code            tests/matching_model.rs
 //!   sim           endpoints, faults and deaths by seed, and the checkers   tests/msg_sim.rs
@@ -22,6 +23,7 @@
 
 pub mod conformance;
 pub mod fake_kernel;
+pub mod fake_net;
 pub mod model;
 pub mod pool;
 pub mod rng;

@@ -4,9 +4,9 @@ use spinwire_layouts::uring::{Cqe, cqe};
 use spinwire_layouts::word::{to_usize, widen};
 
 use super::row::{Phase, Row, flag, want};
-use super::service::{Flight, LIST, Streams};
+use super::service::{Flight, Stage, Streams};
 use super::{CloseReason, ConnId, StreamEvent};
-use crate::chain::{Cause, ChainEvent, ChainId, Remains, Why};
+use crate::chain::{Cause, ChainEvent, ChainId, ChainOutcome, Remains, Why};
 use crate::id::{Generation, OpTag, WrId};
 use crate::table::NIL;
 use crate::uring::Enter;
@@ -19,6 +19,7 @@ mod errno {
     pub(super) const ENOMEM: i32 = 12;
     pub(super) const ENFILE: i32 = 23;
     pub(super) const EMFILE: i32 = 24;
+    pub(super) const EOPNOTSUPP: i32 = 95;
     pub(super) const ENOBUFS: i32 = 105;
     pub(super) const ECANCELED: i32 = 125;
 }
@@ -59,6 +60,12 @@ impl<'m, E: Enter> Streams<'m, E> {
             row.clear(flag::ARMED | flag::STOPPING | flag::ONE_SHOT);
             row.end();
             self.want(slot, again(row));
+        } else if row.has(flag::STOPPING) {
+            // It goes on: it may not have been found when it was to be cancelled.
+            row.clear(flag::STOPPING);
+            if row.has(flag::PAUSED | flag::CROWDED) {
+                self.want(slot, want::PAUSE);
+            }
         }
         if cqe.res > 0 && row.phase.get() == Phase::Open && cqe.flags & cqe::BUFFER != 0 {
             row.came.set(self.now.get());
@@ -133,7 +140,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         match tag {
             OpTag::Accept => self.accepted((id, row), cqe),
             OpTag::Connect => {
-                row.clear(flag::ARMED);
+                row.clear(flag::ARMED | flag::STOPPING);
                 row.end();
                 self.want(slot, again(row));
                 if row.phase.get() != Phase::Connecting {
@@ -143,9 +150,13 @@ impl<'m, E: Enter> Streams<'m, E> {
                     self.end(slot, row, CloseReason::Errno(cqe.res.wrapping_neg()));
                     return None;
                 }
-                row.phase.set(Phase::Open);
                 row.came.set(self.now.get());
                 row.went.set(self.now.get());
+                if row.has(flag::LAST) {
+                    self.drain(id, row);
+                    return None;
+                }
+                row.phase.set(Phase::Open);
                 self.watch(row, id);
                 self.want(slot, want::RECEIVE | want::SEND);
                 Some(StreamEvent::Connected(id))
@@ -168,10 +179,13 @@ impl<'m, E: Enter> Streams<'m, E> {
     fn accepted(&self, (id, row): (ConnId, &'m Row), cqe: &Cqe) -> Option<StreamEvent<'m>> {
         let slot = id.slot();
         if cqe.flags & cqe::MORE == 0 {
-            row.clear(flag::ARMED | flag::STOPPING);
+            row.clear(flag::ARMED);
             row.end();
             self.want(slot, again(row));
+        } else if row.has(flag::STOPPING) && row.has(flag::PAUSED) {
+            self.want(slot, want::PAUSE);
         }
+        row.clear(flag::STOPPING);
         if cqe.res < 0 {
             return self.not_accepted((id, row), cqe.res.wrapping_neg());
         }
@@ -219,8 +233,9 @@ impl<'m, E: Enter> Streams<'m, E> {
         match progress.event {
             ChainEvent::Pending => None,
             ChainEvent::AllOpsComplete => {
-                if !flight.landed.get() && self.is_whole(chain, flight) {
-                    self.land(flight);
+                // Said again with every notification.
+                if flight.stage.get() == Stage::Flying {
+                    self.land(chain, flight);
                 }
                 None
             }
@@ -249,11 +264,17 @@ impl<'m, E: Enter> Streams<'m, E> {
         !flight.gathered.get() || result(0) == Some(sum.cast_signed())
     }
 
-    /// All operations of a chain have ended well; notifications are to come. The connection goes on without it.
-    fn land(&self, flight: &Flight) {
-        flight.landed.set(true);
+    /// All operations of a chain have ended; notifications are to come. Where all is sent, the connection goes on without it.
+    fn land(&self, chain: ChainId, flight: &Flight) {
+        let whole = self.is_whole(chain, flight);
+        flight.stage.set(if whole { Stage::Landed } else { Stage::Stranded });
         let Some((id, row)) = self.row_of_flight(flight) else { return };
         row.lingering.set(row.lingering.get().wrapping_add(1));
+        row.end();
+        if !whole {
+            self.want(id.slot(), 0);
+            return;
+        }
         let mut bytes = 0_u64;
         let mut index = flight.segments.first.get();
         while let Some(segment) = self.segments.at(index) {
@@ -272,7 +293,6 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// The active chain of a row has left with so many bytes sent.
     fn leave(&self, (id, row): (ConnId, &'m Row), sent: u64) {
         row.active.set(None);
-        row.end();
         if sent > 0 {
             row.went.set(self.now.get());
             row.queued.set(row.queued.get().saturating_sub(sent));
@@ -284,43 +304,69 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// The last completion of a chain.
     fn conclude(&self, chain: ChainId, flight: &Flight) {
         let Ok(outcome) = self.chains.take(chain) else { return };
-        let Some((id, row)) = self.row_of_flight(flight) else { return };
+        let row = self.row_of_flight(flight);
         flight.conn.set(None);
-        let list = (&flight.segments.first, &flight.segments.last);
-        let landed = flight.landed.get();
-        if landed {
-            row.lingering.set(row.lingering.get().saturating_sub(1));
-        }
-        let Err(cause) = outcome.result else {
-            let mut sent = 0_u64;
-            while let Some(index) = self.segments.pop_front(list) {
-                sent = sent.wrapping_add(self.segments.at(index).map_or(0, |s| widen(s.bytes())));
-                self.segments.finish(index, true);
-            }
-            if landed {
-                self.want(id.slot(), 0);
-            } else {
-                self.leave((id, row), sent);
-            }
-            self.eased(id, row);
+        let Some((id, row)) = row else {
+            self.finish_all(flight, outcome.result.is_ok());
             return;
         };
+        let stage = flight.stage.get();
+        if stage == Stage::Flying {
+            row.end();
+        } else {
+            row.lingering.set(row.lingering.get().saturating_sub(1));
+        }
+        match outcome.result {
+            Ok(()) => {
+                let sent = self.finish_all(flight, true);
+                if stage == Stage::Landed {
+                    self.want(id.slot(), 0);
+                } else {
+                    self.leave((id, row), sent);
+                }
+            }
+            Err(cause) => self.go_on((id, row), flight, (cause, &outcome)),
+        }
+        self.eased(id, row);
+    }
+
+    /// Finishes all segments of a chain. Returns their bytes.
+    fn finish_all(&self, flight: &Flight, sent: bool) -> u64 {
+        let mut bytes = 0_u64;
+        while let Some(index) =
+            self.segments.pop_front((&flight.segments.first, &flight.segments.last))
+        {
+            bytes = bytes.wrapping_add(self.segments.at(index).map_or(0, |s| widen(s.bytes())));
+            self.segments.finish(index, sent);
+        }
+        bytes
+    }
+
+    /// After a chain that broke: what is left of it is sent again, or the connection ends.
+    fn go_on(
+        &self,
+        (id, row): (ConnId, &'m Row),
+        flight: &Flight,
+        (cause, outcome): (Cause, &ChainOutcome),
+    ) {
         let sent = self.finish_sent(flight, outcome.remains);
         let open = matches!(row.phase.get(), Phase::Open | Phase::Draining);
-        let goes_on = open && matches!(outcome.remains, Remains::From { .. }) && is_passing(cause);
+        let exact = matches!(outcome.remains, Remains::From { .. });
+        let copied = flight.uncopied.get() && is_of_zero_copy(cause);
+        if copied {
+            row.set(flag::COPIED);
+        }
+        let goes_on = open && exact && (copied || is_passing(cause));
         if goes_on {
             let rest = (flight.segments.first.replace(NIL), flight.segments.last.replace(NIL));
             self.segments.prepend((&row.first, &row.last), rest);
         }
         self.leave((id, row), sent);
-        while let Some(index) = self.segments.pop_front(list) {
-            self.segments.finish(index, false);
-        }
+        self.finish_all(flight, false);
         if open && !goes_on {
             let errno = cause.errno().unwrap_or(errno::EIO);
             self.end(id.slot(), row, CloseReason::Errno(errno));
         }
-        self.eased(id, row);
     }
 
     /// Finishes the segments of a broken chain that were sent whole, and moves the start of the one that was not. Returns the bytes.
@@ -350,29 +396,26 @@ impl<'m, E: Enter> Streams<'m, E> {
         sent
     }
 
-    /// Less is queued than before: receives again, tells who was refused, and closes what was to be closed then.
+    /// Less is queued than before: receives again, tells that there is room, and closes what was to be closed then.
     fn eased(&self, id: ConnId, row: &'m Row) {
         let slot = id.slot();
         let low = widen(self.config.queue_low);
         if row.has(flag::CROWDED) && row.queued.get() <= low {
             row.clear(flag::CROWDED);
-            row.wants.set(row.wants.get() & !want::PAUSE);
+            if !row.has(flag::PAUSED) {
+                row.wants.set(row.wants.get() & !want::PAUSE);
+            }
             self.want(slot, want::RECEIVE);
         }
-        if row.phase.get() == Phase::Draining && row.queued.get() == 0 {
+        if row.has(flag::REFUSED) && row.queued.get() <= low {
+            self.tell_writable(slot, row);
+        }
+        if row.phase.get() == Phase::Draining && row.is_sent() {
             if row.lingering.get() == 0 {
                 self.end(slot, row, CloseReason::Closed);
             } else {
                 self.want(slot, want::SHUTDOWN);
             }
-        }
-        // Segments and buffers came free, of which there may have been too few for others.
-        for _ in 0..self.config.conns {
-            let Some(slot) = self.refused.front(LIST) else { break };
-            let Some(row) = self.row_at(slot).filter(|row| row.queued.get() <= low) else { break };
-            let _in_front = self.refused.unlink(slot);
-            row.set(flag::WRITABLE);
-            let _noted_already = self.noted.push_back(LIST, slot);
         }
     }
 }
@@ -380,9 +423,10 @@ impl<'m, E: Enter> Streams<'m, E> {
 /// What a row wants when an operation of it has ended that goes on as a rule.
 const fn again(row: &Row) -> u16 {
     match row.phase.get() {
-        Phase::Listening => want::ACCEPT,
+        Phase::Listening if !row.has(flag::PAUSED) => want::ACCEPT,
         Phase::Open if row.may_receive() && !row.has(flag::PARKED) => want::RECEIVE,
         Phase::Free
+        | Phase::Listening
         | Phase::Connecting
         | Phase::Open
         | Phase::Draining
@@ -395,9 +439,18 @@ const fn again(row: &Row) -> u16 {
 const fn is_passing(cause: Cause) -> bool {
     match cause.why {
         Why::Short { .. } => true,
-        Why::Errno(number) => matches!(number, errno::EINTR | errno::EAGAIN | errno::ENOMEM),
+        // What is cancelled while the connection is open is the rest of a chain that the kernel had not taken whole.
+        Why::Errno(number) => {
+            matches!(number, errno::EINTR | errno::EAGAIN | errno::ENOMEM | errno::ECANCELED)
+        }
         Why::Overrun { .. } => false,
     }
+}
+
+/// Whether what broke a chain cannot happen to a copy: the socket is of another kind, or too much memory is locked already.
+const fn is_of_zero_copy(cause: Cause) -> bool {
+    let number = cause.errno();
+    matches!(number, Some(errno::EOPNOTSUPP | errno::ENOBUFS | errno::ENOMEM))
 }
 
 /// Whether an error of accept(2) is about the socket that listens, and not about one connection.

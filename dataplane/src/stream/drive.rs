@@ -6,7 +6,8 @@ use spinwire_layouts::uring::{FILE_INDEX_ALLOC, Sqe, accept, cancel, op, recvsen
 use spinwire_layouts::word::{to_usize, widen};
 
 use super::row::{PARTS_MAX, Phase, Row, RowAddress, flag, want};
-use super::service::{LIST, Streams};
+use super::service::{LIST, Stage, Streams};
+use super::write::SEND_MAX;
 use super::{CloseReason, ConnId};
 use crate::chain::{ChainId, Entry};
 use crate::error::PostError;
@@ -80,7 +81,8 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     fn stop(&self, slot: u32, row: &Row) -> Result<(), PostError> {
         let wants = row.wants.get();
-        if wants & want::CANCEL != 0 {
+        let listens = row.has(flag::BORROWED);
+        if wants & want::CANCEL != 0 && !listens {
             let fixed = if row.has(flag::DIRECT) { cancel::FD_FIXED } else { 0 };
             self.ring.push(&[Sqe {
                 opcode: op::ASYNC_CANCEL,
@@ -92,9 +94,11 @@ impl<'m, E: Enter> Streams<'m, E> {
             Self::granted(row, want::CANCEL | want::PAUSE);
             return Ok(());
         }
-        if row.has(flag::ARMED) && !row.has(flag::STOPPING) {
-            let op =
-                if row.phase.get() == Phase::Listening { OpTag::Accept } else { OpTag::Receive };
+        // Of a listener, whose descriptor others may use too, the one operation is cancelled by its name.
+        let again = wants & want::CANCEL != 0;
+        let connects = row.phase.get() == Phase::Connecting;
+        if row.has(flag::ARMED) && !connects && (again || !row.has(flag::STOPPING)) {
+            let op = if listens { OpTag::Accept } else { OpTag::Receive };
             self.ring.push(&[Sqe {
                 opcode: op::ASYNC_CANCEL,
                 fd: -1,
@@ -104,7 +108,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             }])?;
             row.set(flag::STOPPING);
         }
-        Self::granted(row, want::PAUSE);
+        Self::granted(row, want::CANCEL | want::PAUSE);
         Ok(())
     }
 
@@ -169,7 +173,7 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     fn begin_row(&self, slot: u32, row: &Row) -> Result<(), PostError> {
         match row.phase.get() {
-            Phase::Listening if !row.has(flag::ARMED) => {
+            Phase::Listening if !row.has(flag::ARMED | flag::PAUSED) => {
                 if self.is_full() {
                     // Wanted again when a row comes free.
                     self.starved.set(true);
@@ -214,7 +218,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     fn finish_row(&self, slot: u32, row: &'m Row) -> Result<(), PostError> {
-        let idle = row.active.get().is_none() && row.first.get() == NIL;
+        let idle = row.is_sent();
         let wants = row.wants.get();
         let open = matches!(row.phase.get(), Phase::Open | Phase::Draining);
         if wants & want::SHUTDOWN != 0 && idle && open {
@@ -267,6 +271,24 @@ impl<'m, E: Enter> Streams<'m, E> {
         let _noted_already = self.noted.push_back(LIST, slot);
     }
 
+    /// What waits to be sent, as far as it fits into one submission. Returns how many pieces and bytes that is.
+    fn waiting(&self, row: &Row, parts: &mut [(u64, u32)]) -> (usize, u32) {
+        let (mut count, mut bytes) = (0_usize, 0_u32);
+        let mut index = row.first.get();
+        while let (Some(segment), Some(part)) = (self.segments.at(index), parts.get_mut(count)) {
+            let sum = bytes.saturating_add(segment.bytes());
+            if sum > SEND_MAX {
+                break;
+            }
+            bytes = sum;
+            let start = segment.address.get().wrapping_add(widen(segment.from.get()));
+            *part = (start, segment.bytes());
+            count = count.wrapping_add(1);
+            index = segment.next.get();
+        }
+        (count, bytes)
+    }
+
     /// Submits what waits: as one send, one message of many parts, or a chain.
     fn send_waiting(&self, slot: u32, row: &'m Row) -> Result<(), PostError> {
         let open = matches!(row.phase.get(), Phase::Open | Phase::Draining);
@@ -275,28 +297,20 @@ impl<'m, E: Enter> Streams<'m, E> {
             return Ok(());
         }
         let mut parts = [(0_u64, 0_u32); PARTS_MAX];
-        let mut count = 0;
-        let mut bytes = 0_u32;
-        let mut index = row.first.get();
-        while let (Some(segment), Some(part)) = (self.segments.at(index), parts.get_mut(count)) {
-            let Some(sum) = bytes.checked_add(segment.bytes()).filter(|sum| *sum < 1 << 31) else {
-                break;
-            };
-            bytes = sum;
-            *part =
-                (segment.address.get().wrapping_add(widen(segment.from.get())), segment.bytes());
-            count = count.wrapping_add(1);
-            index = segment.next.get();
+        let (mut count, bytes) = self.waiting(row, &mut parts);
+        let can = self.config.features.send_zero_copy && !row.has(flag::COPIED);
+        let least = self.config.zero_copy_min;
+        let large = |bytes: u32| can && least != 0 && bytes >= least;
+        let uncopied = parts.iter().take(count).any(|(_, bytes)| large(*bytes));
+        let gathered = count > 1 && !uncopied;
+        if !gathered {
+            // A chain that is longer than the queue would wait for room for ever.
+            count = count.min(to_usize(widen(self.ring.entries().0)));
         }
         let parts = parts.get(..count).unwrap_or(&[]);
-        let large = |bytes: u32| {
-            let least = self.config.zero_copy_min;
-            self.config.features.send_zero_copy && least != 0 && bytes >= least
-        };
-        let gathered = count > 1 && !parts.iter().any(|(_, bytes)| large(*bytes));
         let id = row.id(slot);
         if gathered {
-            self.launch(id, row, (&[Entry::bytes(bytes, 0)], true), |chain, out| {
+            self.launch(id, row, (&[Entry::bytes(bytes, 0)], true, false), |chain, out| {
                 row.gather(parts);
                 let name = chain.user_data(0).map_or(UNHEARD, |name| name.as_raw());
                 let Some(place) = out.first_mut() else { return };
@@ -314,7 +328,7 @@ impl<'m, E: Enter> Streams<'m, E> {
                 *entry = Entry::bytes(*bytes, 0);
             }
             let entries = entries.get(..count).unwrap_or(&[]);
-            self.launch(id, row, (entries, false), |chain, out| {
+            self.launch(id, row, (entries, false, uncopied), |chain, out| {
                 for ((place, part), at) in out.iter_mut().zip(parts).zip(0_u16..) {
                     let (addr, len) = *part;
                     let opcode = if large(len) { op::SEND_ZC } else { op::SEND };
@@ -342,7 +356,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         &self,
         id: ConnId,
         row: &'m Row,
-        (entries, gathered): (&[Entry], bool),
+        (entries, gathered, uncopied): (&[Entry], bool, bool),
         build: impl FnOnce(ChainId, &mut [Sqe]),
     ) -> Result<(), PostError> {
         let count = entries.len();
@@ -364,7 +378,8 @@ impl<'m, E: Enter> Streams<'m, E> {
         if let Some(flight) = self.flights.get(to_usize(widen(chain.slot()))) {
             flight.conn.set(Some(id));
             flight.gathered.set(gathered);
-            flight.landed.set(false);
+            flight.uncopied.set(uncopied);
+            flight.stage.set(Stage::Flying);
             let parts = if gathered { Self::parts_of_vector(row) } else { count };
             for _ in 0..parts {
                 if let Some(index) = self.segments.pop_front((&row.first, &row.last)) {

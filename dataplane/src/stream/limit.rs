@@ -1,4 +1,7 @@
 //! Timeouts. A connection has one timer, which is not moved with every byte: when it fires, the row says whether it is time.
+//!
+//! A request to cancel finds what waits in the kernel at that moment, and nothing that begins later: the next of a chain, say,
+//! whose predecessor has just ended. So one that ends is cancelled again after a while for as long as the kernel has operations of it.
 
 use super::row::{Phase, Row, flag, want};
 use super::service::Streams;
@@ -9,7 +12,19 @@ use crate::uring::Enter;
 /// How long a listener waits after there were no descriptors for a connection.
 const ACCEPT_AGAIN: Nanos = Nanos::from_millis(10);
 
+/// How long a connection that ends waits for its operations before they are cancelled again.
+const CANCEL_AGAIN: Nanos = Nanos::from_millis(10);
+
 impl<E: Enter> Streams<'_, E> {
+    /// The first turn: what began before it began now.
+    #[cold]
+    pub(super) fn begin(&self, now: Instant) {
+        for row in self.rows {
+            row.came.set(now);
+            row.went.set(now);
+        }
+    }
+
     /// When a row is due, and why.
     fn due(&self, row: &Row) -> Option<(Instant, CloseReason)> {
         let after = |since: Instant, limit: Nanos, why| {
@@ -63,20 +78,28 @@ impl<E: Enter> Streams<'_, E> {
         self.set_timer(row, id, self.now.get().saturating_add(ACCEPT_AGAIN));
     }
 
+    /// What the kernel has of a row that ends is cancelled again after a while.
+    pub(super) fn cancel_later(&self, row: &Row, id: ConnId) {
+        self.set_timer(row, id, self.now.get().saturating_add(CANCEL_AGAIN));
+    }
+
     pub(super) fn expire(&self, now: Instant, budget: u32) {
         for due in self.timers.expire(now, budget) {
             let id = due.payload;
             let Ok(row) = self.row(id) else { continue };
             row.timer.set(None);
-            if row.phase.get() == Phase::Listening {
-                if !row.has(flag::ARMED) {
-                    self.want(id.slot(), want::ACCEPT);
+            match row.phase.get() {
+                Phase::Listening if row.has(flag::ARMED) => {}
+                Phase::Listening => self.want(id.slot(), want::ACCEPT),
+                Phase::Closing if row.under_way.get() > 0 => {
+                    self.want(id.slot(), want::CANCEL);
+                    self.cancel_later(row, id);
                 }
-                continue;
-            }
-            match self.due(row) {
-                Some((when, reason)) if when <= now => self.end(id.slot(), row, reason),
-                _ => self.watch(row, id),
+                Phase::Free | Phase::Closing | Phase::Ended => {}
+                Phase::Connecting | Phase::Open | Phase::Draining => match self.due(row) {
+                    Some((when, reason)) if when <= now => self.end(id.slot(), row, reason),
+                    _ => self.watch(row, id),
+                },
             }
         }
     }

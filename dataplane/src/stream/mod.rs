@@ -22,13 +22,15 @@
 //! | file | what it does |
 //! |---|---|
 //! | [`provided`] | gives buffers to the kernel and takes them back filled |
-//! | `service` | the table of connections: how they begin and end, turns and events |
+//! | `service` | the table of connections: how they begin, turns and events |
+//! | `close` | how they end |
 //! | `write` | what callers hand in to be sent |
 //! | `row` | one connection, and what it wants |
 //! | `segment` | queues of what is to be sent |
 //! | `drive` | turns wants into submissions, as far as there is room for them |
 //! | `arrive` | turns completions into events |
 //! | `limit` | timeouts |
+//! | `audit` | whether all tables are as they should be, for tests |
 //!
 //! *A connection wants things of the ring* (to receive, to send, to be cancelled, to be closed), a bit each. A turn goes through the
 //! connections that want something and submits what there is room for; what there is none for is wanted still. So nothing
@@ -46,9 +48,12 @@
 //! Sockets have to be in blocking mode: of a non-blocking one io_uring waits for nothing (`REQ_F_NOWAIT`).
 //!
 //! Invariants: (1) a row is free only when the kernel has no operation of it; (2) a segment is in the queue of one row, or with one
-//! chain, or ended and about to be reported, or free; (3) at most one chain of a row has operations under way.
+//! chain, or ended and about to be reported, or free; (3) at most one chain of a row has operations under way; (4) who was refused
+//! something is told once that it is there, whatever others do.
 
 mod arrive;
+mod audit;
+mod close;
 mod drive;
 mod limit;
 pub mod provided;

@@ -9,22 +9,28 @@
 //! The kernel takes entries in the order of the ring. One completion can fill several, one behind the other (a *bundle*); then it names the
 //! first, and the order of the ring says the rest.
 //!
-//! The tail lies in the last 16 bits of the first entry. It is stored together with the length and the number of that entry,
-//! which do not change by it (io_uring_register(2), IORING_REGISTER_PBUF_RING).
+//! The tail lies in the last 16 bits of the first entry. It is added to, so that the length in the same word stays what the kernel
+//! has made of it (io_uring_register(2), IORING_REGISTER_PBUF_RING).
+//!
+//! The length of an entry is the kernel's to shorten: for a bundle it looks at what has come already and cuts the buffer that it takes to
+//! that, also where it takes none in the end (`io_uring/kbuf.c`, `io_ring_buffers_peek`). A later bundle goes on in the next
+//! buffer behind the shortened one. So what the entry says counts, not what was written there.
 //!
 //! Invariants: (1) a buffer is in the ring, or with the caller, or in the pool; (2) what the kernel names is given out only if it
-//! is in the ring.
+//! is in the ring, at the place where the kernel has to have found it.
 
 use core::cell::Cell;
 use core::fmt;
 
 use spinwire_layouts::word::{from_usize, join, low, to_usize, widen};
 
+use super::audit::claim;
 use crate::raw::kernel_memory::{KernelMemory, address_in, address_of};
 use crate::raw::line::{Line, word};
 use crate::raw::loan::{Loan, LoanPool, Posted};
 use crate::raw::place::Exhausted;
 use crate::sync::Ordering;
+use crate::table::NIL;
 
 /// Most buffers of a group (the kernel takes up to 32768).
 pub const BUFFERS_MAX: u32 = 1 << 15;
@@ -59,7 +65,7 @@ impl fmt::Debug for ProvidedBuffers<'_> {
 /// What the kernel has filled, as far as it was not handed out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Filled {
-    /// Place in the ring.
+    /// Place in the ring; `NIL` where what the kernel names is not there.
     place: u32,
     /// Bytes.
     pub(super) left: u32,
@@ -131,7 +137,7 @@ impl<'m> ProvidedBuffers<'m> {
             self.give(loan);
             count = count.wrapping_add(1);
         }
-        self.publish();
+        self.publish(count);
         count
     }
 
@@ -160,30 +166,57 @@ impl<'m> ProvidedBuffers<'m> {
         self.given.set(self.given.get().wrapping_add(1));
     }
 
-    fn publish(&self) {
+    fn publish(&self, more: u32) {
         let Some(rest) = word(self.lines, 1) else { return };
-        let kept = rest.load(Ordering::Relaxed) & !TAIL;
-        // With the kernel: Release pairs with the Acquire load of the tail: the entries are written.
-        rest.store(kept | widen(self.tail.get()) << 48, Ordering::Release);
+        // With the kernel: Release pairs with the Acquire load of the tail: the entries are written. Of the sum, what exceeds
+        // the 16 bits of the tail is lost, as it should be.
+        rest.fetch_add(widen(more) << 48, Ordering::Release);
     }
 
     /// What a completion has filled that names buffer `number`.
     pub(super) fn filled(&self, number: u32, bytes: u32) -> Filled {
-        let place = self.places.get(to_usize(widen(number))).map_or(0, Cell::get);
-        Filled { place, left: bytes }
+        let place = self.places.get(to_usize(widen(number))).map_or(NIL, Cell::get);
+        let there = self.order.get(to_usize(widen(place))).map(Cell::get);
+        Filled { place: if there == Some(number) { place } else { NIL }, left: bytes }
     }
 
     /// The next of the buffers that were filled; `None` where the kernel names one that it does not have. Of a completion without
     /// bytes it is one that is empty.
     #[inline]
     pub(super) fn take(&self, filled: &mut Filled) -> Option<Loan<'m>> {
-        let number = self.order.get(to_usize(widen(filled.place & self.mask)))?.get();
-        let posted = self.posted.get(to_usize(widen(number)))?.take()?;
+        let number = to_usize(widen(self.order.get(to_usize(widen(filled.place)))?.get()));
+        if self.places.get(number)?.get() != filled.place {
+            return None;
+        }
+        let posted = self.posted.get(number)?.take()?;
         self.given.set(self.given.get().wrapping_sub(1));
-        let bytes = filled.left.min(self.pool.slot_bytes());
+        let rest = word(self.lines, entry(filled.place).wrapping_add(1))?;
+        let length = low(rest.load(Ordering::Relaxed)).min(self.pool.slot_bytes());
+        let bytes = filled.left.min(length);
         filled.left = filled.left.wrapping_sub(bytes);
         filled.place = filled.place.wrapping_add(1) & self.mask;
         Some(posted.complete(Some(to_usize(widen(bytes)))))
+    }
+}
+
+impl ProvidedBuffers<'_> {
+    /// Looks for what contradicts the invariants.
+    pub(super) fn audit(&self) -> Result<(), (&'static str, u32)> {
+        let mut given = 0_u32;
+        for (keep, number) in self.posted.iter().zip(0_u32..) {
+            let posted = keep.take();
+            let here = posted.is_some();
+            keep.set(posted);
+            if here {
+                given = given.wrapping_add(1);
+                let place = self.places.get(to_usize(widen(number))).map_or(NIL, Cell::get);
+                let found = self.order.get(to_usize(widen(place))).map(Cell::get);
+                claim(found == Some(number), "a buffer of the ring is at its place", number)?;
+            }
+        }
+        claim(given == self.given.get(), "buffers of the ring are counted", given)?;
+        let free = u32::try_from(self.pool.free_count()).unwrap_or(u32::MAX);
+        claim(given.saturating_add(free) <= self.mask.wrapping_add(1), "buffers are one each", free)
     }
 }
 

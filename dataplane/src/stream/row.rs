@@ -79,6 +79,10 @@ pub(super) mod flag {
     pub(crate) const WRITABLE: u16 = 1 << 11;
     /// The connection was reset, so that the network lets go of what was sent.
     pub(crate) const RESET: u16 = 1 << 12;
+    /// Nothing can be sent uncopied: the socket or a limit of memory forbids it.
+    pub(crate) const COPIED: u16 = 1 << 13;
+    /// It is to be closed when it is connected and what was handed in is sent.
+    pub(crate) const LAST: u16 = 1 << 14;
 }
 
 /// Pieces that go with one submission.
@@ -124,8 +128,10 @@ pub(super) struct Row {
     pub(super) last: Cell<u32>,
     /// The chain whose operations are under way.
     pub(super) active: Cell<Option<ChainId>>,
-    /// Chains whose notifications are to come.
+    /// Chains whose operations have ended and whose notifications are to come.
     pub(super) lingering: Cell<u32>,
+    /// Segments, and buffers for copies, that there were too few of when a write was refused.
+    pub(super) needs: Cell<(u32, u32)>,
     /// Bytes to be sent, those under way included.
     pub(super) queued: Cell<u64>,
     /// When something last came, and when something last went.
@@ -153,6 +159,7 @@ impl Row {
             last: Cell::new(NIL),
             active: Cell::new(None),
             lingering: Cell::new(0),
+            needs: Cell::new((0, 0)),
             queued: Cell::new(0),
             came: Cell::new(Instant::ORIGIN),
             went: Cell::new(Instant::ORIGIN),
@@ -200,6 +207,11 @@ impl Row {
         for (place, word) in self.header.iter().zip(words) {
             place.set(word);
         }
+    }
+
+    /// Whether nothing waits to be sent, or is being sent.
+    pub(super) const fn is_sent(&self) -> bool {
+        self.first.get() == NIL && self.active.get().is_none()
     }
 
     /// Whether it is to be received from, as far as it is concerned.

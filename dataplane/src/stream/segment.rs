@@ -108,6 +108,21 @@ impl<'m> Segments<'m> {
         self.free_count.get()
     }
 
+    /// Those that are free, and those that are to be reported, counted one by one; more than there are where a list is a ring.
+    pub(super) fn count_unused(&self) -> (u32, u32) {
+        let count = |first: u32| {
+            let (mut count, mut at) = (0_u32, first);
+            while let Some(segment) =
+                self.at(at).filter(|_| to_usize(widen(count)) <= self.all.len())
+            {
+                count = count.wrapping_add(1);
+                at = segment.next.get();
+            }
+            count
+        };
+        (count(self.free.get()), count(self.ended.first.get()))
+    }
+
     /// One that nobody has.
     pub(super) fn take_free(&self) -> Option<(u32, &'m Segment<'m>)> {
         let index = self.free.get();

@@ -11,7 +11,7 @@ use super::row::{Phase, Row, RowAddress, flag, want};
 use super::segment::{List, Report, Segment, Segments};
 use super::{CloseReason, ConnId, StreamConfig, StreamCounters, StreamEvent};
 use crate::chain::{ChainConfig, ChainTable};
-use crate::error::{Misuse, PostError, Retry};
+use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Generation, OpTag, WrId};
 use crate::poll::{Budget, Outcome, Poll};
 use crate::raw::loan::LoanPool;
@@ -64,8 +64,20 @@ pub(super) struct Flight {
     pub(super) segments: List,
     /// All segments in one entry.
     pub(super) gathered: Cell<bool>,
-    /// Its operations have ended, and the connection goes on without it.
-    pub(super) landed: Cell<bool>,
+    /// Some of it goes uncopied.
+    pub(super) uncopied: Cell<bool>,
+    pub(super) stage: Cell<Stage>,
+}
+
+/// How far a chain is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// Operations are under way.
+    Flying,
+    /// They have ended well; notifications are to come. The connection goes on without it.
+    Landed,
+    /// They have ended, not all of them well; notifications are to come. The connection waits, as it has to go on from the right byte.
+    Stranded,
 }
 
 /// Connections of one ring, for one thread. See the [module](super).
@@ -79,7 +91,7 @@ pub struct Streams<'m, E> {
     pub(super) wanting: Fifos<'m>,
     pub(super) parked: Fifos<'m>,
     pub(super) noted: Fifos<'m>,
-    /// Rows to which something was refused.
+    /// Rows to which something was refused that others have.
     pub(super) refused: Fifos<'m>,
     /// A listener waits for a row to come free.
     pub(super) starved: Cell<bool>,
@@ -90,6 +102,8 @@ pub struct Streams<'m, E> {
     pub(super) copies: &'m LoanPool<'m>,
     pub(super) timers: Timers<'m, ConnId>,
     pub(super) now: Cell<Instant>,
+    /// There was a turn, so that it is known what time it is.
+    began: Cell<bool>,
     batch: &'m [Cell<Option<Cqe>>],
     batch_at: Cell<usize>,
     batch_end: Cell<usize>,
@@ -163,12 +177,14 @@ impl<'m, E: Enter> Streams<'m, E> {
                 conn: Cell::new(None),
                 segments: List::empty(),
                 gathered: Cell::new(false),
-                landed: Cell::new(false),
+                uncopied: Cell::new(false),
+                stage: Cell::new(Stage::Flying),
             })?,
             buffers: ProvidedBuffers::place(ring.arena(), group, config.recv_buffers)?,
             copies: LoanPool::place(bump, config.send_buffers.0, config.send_buffers.1)?,
             timers: Timers::place(bump, conns, TICK)?,
             now: Cell::new(Instant::ORIGIN),
+            began: Cell::new(false),
             batch: bump.slice_with(BATCH.saturating_add(CHAIN_MAX), |_| Cell::new(None))?,
             batch_at: Cell::new(0),
             batch_end: Cell::new(0),
@@ -243,12 +259,18 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     pub(super) fn open(&self, phase: Phase, fd: i32, flags: u16) -> Result<ConnId, PostError> {
+        if self.ring.fatal().is_some() {
+            return Err(Fatal::RingLost.into());
+        }
         let slot = self.free.pop_front(LIST).ok_or(Retry::AddressesFull)?;
         let row = self.row_at(slot).ok_or(Retry::AddressesFull)?;
         row.phase.set(phase);
         row.fd.set(fd);
         row.flags.set(flags);
         row.wants.set(0);
+        row.under_way.set(0);
+        row.active.set(None);
+        row.lingering.set(0);
         row.queued.set(0);
         row.cause.set(None);
         row.context.set(0);
@@ -330,7 +352,8 @@ impl<'m, E: Enter> Streams<'m, E> {
         self.row(conn).map(|row| row.queued.get())
     }
 
-    /// Receives nothing from a connection until [`resume`](Self::resume). What the kernel has taken already still comes.
+    /// Receives nothing from a connection, or accepts nothing by a listener, until [`resume`](Self::resume). What the kernel has taken
+    /// already still comes.
     ///
     /// # Errors
     /// `UnknownAddress` or `StaleAddress`.
@@ -341,80 +364,22 @@ impl<'m, E: Enter> Streams<'m, E> {
         Ok(())
     }
 
-    /// Receives again.
+    /// Receives, or accepts, again.
     ///
     /// # Errors
     /// `UnknownAddress` or `StaleAddress`.
     pub fn resume(&self, conn: ConnId) -> Result<(), Misuse> {
         let row = self.row(conn)?;
+        if row.phase.get() == Phase::Draining {
+            return Ok(());
+        }
         row.clear(flag::PAUSED);
-        row.wants.set(row.wants.get() & !want::PAUSE);
-        self.want(conn.slot(), want::RECEIVE);
+        if !row.has(flag::CROWDED) {
+            row.wants.set(row.wants.get() & !want::PAUSE);
+        }
+        let listens = row.phase.get() == Phase::Listening;
+        self.want(conn.slot(), if listens { want::ACCEPT } else { want::RECEIVE });
         Ok(())
-    }
-
-    /// Sends no more after what was handed in: the other end sees the end of the stream. It may still send.
-    ///
-    /// # Errors
-    /// `UnknownAddress` or `StaleAddress`.
-    pub fn shutdown(&self, conn: ConnId) -> Result<(), Misuse> {
-        let row = self.row(conn)?;
-        if matches!(row.phase.get(), Phase::Open | Phase::Connecting) {
-            self.want(conn.slot(), want::SHUTDOWN);
-        }
-        Ok(())
-    }
-
-    /// Closes a connection when what was handed in is sent, or a listener. [`StreamEvent::Closed`] says when it is over. Until then bytes
-    /// may still come; they need not be looked at.
-    ///
-    /// # Errors
-    /// `UnknownAddress` or `StaleAddress`.
-    pub fn close(&self, conn: ConnId) -> Result<(), Misuse> {
-        let row = self.row(conn)?;
-        match row.phase.get() {
-            Phase::Open if row.queued.get() > 0 || row.lingering.get() > 0 => {
-                row.phase.set(Phase::Draining);
-                row.set(flag::PAUSED);
-                self.want(conn.slot(), want::PAUSE | want::SEND | want::SHUTDOWN);
-                row.went.set(self.now.get());
-                self.watch(row, conn);
-            }
-            Phase::Open | Phase::Listening | Phase::Connecting => {
-                self.end(conn.slot(), row, CloseReason::Closed);
-            }
-            Phase::Draining | Phase::Closing | Phase::Ended | Phase::Free => {}
-        }
-        Ok(())
-    }
-
-    /// Ends a connection at once. What was handed in and not sent comes back by [`StreamEvent::NotSent`].
-    ///
-    /// # Errors
-    /// `UnknownAddress` or `StaleAddress`.
-    pub fn abort(&self, conn: ConnId) -> Result<(), Misuse> {
-        let row = self.row(conn)?;
-        self.end(conn.slot(), row, CloseReason::Aborted);
-        Ok(())
-    }
-
-    /// Cancels whatever the kernel has of a connection; it is closed when that is over. The first cause stands.
-    pub(super) fn end(&self, slot: u32, row: &'m Row, reason: CloseReason) {
-        if row.cause.get().is_none() {
-            row.cause.set(Some(reason));
-        }
-        if matches!(row.phase.get(), Phase::Closing | Phase::Ended | Phase::Free) {
-            return;
-        }
-        row.phase.set(Phase::Closing);
-        while let Some(index) = self.segments.pop_front((&row.first, &row.last)) {
-            self.segments.finish(index, false);
-        }
-        row.queued.set(0);
-        let _not_parked = self.parked.unlink(slot);
-        row.wants.set(0);
-        let more = if row.under_way.get() > 0 { want::CANCEL } else { 0 };
-        self.want(slot, more | want::CLOSE);
     }
 
     /// Hands in everything that is wanted, with one call of the kernel. [`turn`](Poll::turn) does it too; this is for who has just
@@ -467,6 +432,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             }
             if row.has(flag::WRITABLE) {
                 row.clear(flag::WRITABLE | flag::REFUSED);
+                let _told = self.refused.unlink(slot);
                 return Some(StreamEvent::Writable(id));
             }
         }
@@ -511,6 +477,9 @@ impl<E: Enter> Poll for Streams<'_, E> {
     /// the kernel.
     fn turn(&self, now: Instant, budget: Budget) -> Outcome {
         self.now.set(now);
+        if !self.began.replace(true) {
+            self.begin(now);
+        }
         let mut busy = 0;
         if self.batch_at.get() >= self.batch_end.get() {
             self.batch_at.set(0);
@@ -533,9 +502,13 @@ impl<E: Enter> Poll for Streams<'_, E> {
         }
         self.buffers.refill();
         self.unpark();
+        self.relieve();
         self.drive(budget.posts);
         let submitted = self.ring.submit();
-        let more = busy != 0 || submitted.entered || self.batch_at.get() < self.batch_end.get();
+        let more = busy != 0
+            || submitted.entered
+            || self.batch_at.get() < self.batch_end.get()
+            || !self.noted.is_empty(LIST);
         if more { Outcome::Busy } else { Outcome::Idle }
     }
 

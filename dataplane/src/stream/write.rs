@@ -11,8 +11,11 @@ use super::service::{LIST, Streams};
 use crate::error::{Fatal, Misuse, PostError, Refused, Retry};
 use crate::raw::kernel_memory::address_of;
 use crate::raw::loan::Loan;
-use crate::table::wide;
+use crate::table::{count, wide};
 use crate::uring::Enter;
+
+/// The most that one operation sends (`MAX_RW_COUNT` of the kernel, for pages of 4 KiB).
+pub(super) const SEND_MAX: u32 = 0x7fff_f000;
 
 impl<'m, E: Enter> Streams<'m, E> {
     /// A buffer to fill and [`send`](Self::send); `None` where all are out.
@@ -29,12 +32,20 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// [`StreamEvent::Writable`] says when to try again. `TooLong` for more than can ever wait. Else as [`send`](Self::send).
     pub fn write(&self, conn: ConnId, bytes: &[u8]) -> Result<(), PostError> {
         let row = self.writable(conn, bytes.len())?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
         let room = self.room_in_last(row);
         let (first, rest) = bytes.split_at_checked(room.min(bytes.len())).unwrap_or((bytes, &[]));
         let each = to_usize(widen(self.copies.slot_bytes())).max(1);
         let pieces = rest.len().div_ceil(each);
         if self.copies.free_count() < pieces || wide(self.segments.free_count()) < pieces {
-            return Err(self.refuse((conn, row), Retry::NoSlot));
+            let all = self.config.segments.min(self.config.send_buffers.0);
+            if pieces > wide(all) {
+                return Err(Misuse::TooLong.into());
+            }
+            let needs = count(bytes.len().div_ceil(each)).min(all);
+            return Err(self.refuse_for_now(conn, row, (needs, needs)));
         }
         if !first.is_empty() {
             self.append_to_last(row, first);
@@ -72,7 +83,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             return Err(Refused::new(Misuse::Unsupported, loan));
         }
         if self.segments.free_count() == 0 {
-            return Err(Refused::new(self.refuse((conn, row), Retry::NoSlot), loan));
+            return Err(Refused::new(self.refuse_for_now(conn, row, (1, 0)), loan));
         }
         let length = from_usize(loan.len());
         self.queue(conn, row, (loan, Report::Owner { context }));
@@ -85,25 +96,55 @@ impl<'m, E: Enter> Streams<'m, E> {
     fn writable(&self, conn: ConnId, bytes: usize) -> Result<&'m Row, PostError> {
         let row = self.row(conn)?;
         let open = matches!(row.phase.get(), Phase::Open | Phase::Connecting);
-        if !open || row.has(flag::SHUT) || row.wants.get() & want::SHUTDOWN != 0 {
+        if !open || row.has(flag::SHUT | flag::LAST) || row.wants.get() & want::SHUTDOWN != 0 {
             return Err(Fatal::PeerGone.into());
         }
         let most = widen(self.config.queue_max);
         let length = from_usize(bytes);
-        if length > most {
+        if length > most.min(widen(SEND_MAX)) {
             return Err(Misuse::TooLong.into());
         }
         if row.queued.get().saturating_add(length) > most {
-            return Err(self.refuse((conn, row), Retry::NoSendRoom));
+            // Told when less of its own is queued.
+            row.set(flag::REFUSED);
+            return Err(Retry::NoSendRoom.into());
         }
         Ok(row)
     }
 
+    /// Too few segments and buffers for now: told when there are so many.
     #[cold]
-    fn refuse(&self, (conn, row): (ConnId, &Row), why: Retry) -> PostError {
-        row.set(flag::REFUSED);
+    fn refuse_for_now(&self, conn: ConnId, row: &Row, needs: (u32, u32)) -> PostError {
+        row.needs.set(needs);
         let _listed_already = self.refused.push_back(LIST, conn.slot());
-        why.into()
+        Retry::NoSlot.into()
+    }
+
+    /// Tells those who were refused what others had that there is enough of it now.
+    #[inline]
+    pub(super) fn relieve(&self) {
+        if !self.refused.is_empty(LIST) {
+            self.relieve_some();
+        }
+    }
+
+    #[cold]
+    fn relieve_some(&self) {
+        for _ in 0..self.refused.len(LIST) {
+            let Some(slot) = self.refused.pop_front(LIST) else { return };
+            let Some(row) = self.row_at(slot) else { return };
+            let (segments, copies) = row.needs.get();
+            if self.segments.free_count() < segments || self.copies.free_count() < wide(copies) {
+                let _goes_round = self.refused.push_back(LIST, slot);
+            } else {
+                self.tell_writable(slot, row);
+            }
+        }
+    }
+
+    pub(super) fn tell_writable(&self, slot: u32, row: &Row) {
+        row.set(flag::WRITABLE);
+        let _noted_already = self.noted.push_back(LIST, slot);
     }
 
     /// Free bytes of the last copy that waits for this connection and that the kernel does not have.

@@ -1,0 +1,96 @@
+//! How connections end: shut, closed, aborted, or because something failed.
+
+use super::row::{Phase, Row, flag, want};
+use super::service::Streams;
+use super::{CloseReason, ConnId};
+use crate::error::Misuse;
+use crate::uring::Enter;
+
+impl<'m, E: Enter> Streams<'m, E> {
+    /// Sends no more after what was handed in: the other end sees the end of the stream. It may still send.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn shutdown(&self, conn: ConnId) -> Result<(), Misuse> {
+        let row = self.row(conn)?;
+        if matches!(row.phase.get(), Phase::Open | Phase::Connecting) {
+            self.write_no_more(conn.slot(), row);
+            self.want(conn.slot(), want::SHUTDOWN);
+        }
+        Ok(())
+    }
+
+    /// Closes a connection when what was handed in is sent, or a listener. [`StreamEvent::Closed`] says when it is over. Until then bytes
+    /// may still come; they need not be looked at.
+    ///
+    /// What the other end has sent and nobody has received makes the network reset the connection (RFC 1122, 4.2.2.13), which may
+    /// overtake the last bytes on their way. A protocol in which that can happen shuts down first, and closes when
+    /// [`StreamEvent::PeerClosed`] has come.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn close(&self, conn: ConnId) -> Result<(), Misuse> {
+        let row = self.row(conn)?;
+        match row.phase.get() {
+            Phase::Open if !row.is_sent() || row.lingering.get() > 0 => self.drain(conn, row),
+            Phase::Connecting if !row.is_sent() => {
+                self.write_no_more(conn.slot(), row);
+                row.set(flag::LAST);
+            }
+            Phase::Open | Phase::Listening | Phase::Connecting => {
+                self.end(conn.slot(), row, CloseReason::Closed);
+            }
+            Phase::Draining | Phase::Closing | Phase::Ended | Phase::Free => {}
+        }
+        Ok(())
+    }
+
+    /// Nobody will write to it any more, so that nobody is told that there is room.
+    fn write_no_more(&self, slot: u32, row: &Row) {
+        let _not_refused = self.refused.unlink(slot);
+        row.clear(flag::REFUSED | flag::WRITABLE);
+    }
+
+    /// Sends what waits, and no more.
+    pub(super) fn drain(&self, conn: ConnId, row: &'m Row) {
+        row.phase.set(Phase::Draining);
+        row.set(flag::PAUSED);
+        self.write_no_more(conn.slot(), row);
+        self.want(conn.slot(), want::PAUSE | want::SEND | want::SHUTDOWN);
+        row.went.set(self.now.get());
+        self.watch(row, conn);
+    }
+
+    /// Ends a connection at once. What was handed in and not sent comes back by [`StreamEvent::NotSent`].
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn abort(&self, conn: ConnId) -> Result<(), Misuse> {
+        let row = self.row(conn)?;
+        self.end(conn.slot(), row, CloseReason::Aborted);
+        Ok(())
+    }
+
+    /// Cancels whatever the kernel has of a connection; it is closed when that is over. The first cause stands.
+    pub(super) fn end(&self, slot: u32, row: &'m Row, reason: CloseReason) {
+        if row.cause.get().is_none() {
+            row.cause.set(Some(reason));
+        }
+        if matches!(row.phase.get(), Phase::Closing | Phase::Ended | Phase::Free) {
+            return;
+        }
+        row.phase.set(Phase::Closing);
+        while let Some(index) = self.segments.pop_front((&row.first, &row.last)) {
+            self.segments.finish(index, false);
+        }
+        row.queued.set(0);
+        let _not_parked = self.parked.unlink(slot);
+        self.write_no_more(slot, row);
+        row.wants.set(0);
+        if row.under_way.get() > 0 {
+            self.want(slot, want::CANCEL);
+            self.cancel_later(row, row.id(slot));
+        }
+        self.want(slot, want::CLOSE);
+    }
+}

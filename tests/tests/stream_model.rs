@@ -1,0 +1,83 @@
+//! Byte streams over a fake kernel and a fake network: every byte arrives once and in order, every loan comes back once, who was
+//! refused is told, and when all is over nothing is left.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::arithmetic_side_effects,
+    reason = "a test stops at the first thing that is not as expected"
+)]
+
+use core::ops::Range;
+
+use spinwire_tests::fake_net::plan::{Plan, Totals};
+
+/// Says how to run it again.
+struct Replay(u64);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "again: STREAM_SEED={} cargo test -p spinwire-tests --test stream_model",
+                self.0
+            );
+        }
+    }
+}
+
+fn seeds(count: u64) -> Range<u64> {
+    let one = std::env::var("STREAM_SEED").ok().and_then(|seed| seed.parse().ok());
+    one.map_or(0..count, |seed: u64| seed..seed + 1)
+}
+
+fn run(plan: &Plan) -> Totals {
+    let _replay = Replay(plan.seed);
+    plan.run()
+}
+
+#[test]
+fn everything_arrives_once_and_in_order_and_nothing_is_left() {
+    let mut sum = Totals::default();
+    let range = seeds(1_500);
+    let all = range.end - range.start > 1;
+    for seed in range {
+        let totals = run(&Plan::any(seed));
+        sum.closed += totals.closed;
+        sum.failed += totals.failed;
+        sum.sent.0 += totals.sent.0;
+        sum.sent.1 += totals.sent.1;
+        sum.writable += totals.writable;
+        sum.cut += totals.cut;
+        sum.overflows += totals.overflows;
+        sum.not_accepted += totals.not_accepted;
+        sum.counters.out_of_buffers += totals.counters.out_of_buffers;
+        sum.counters.zero_copy += totals.counters.zero_copy;
+        sum.counters.turned_away += totals.counters.turned_away;
+    }
+    println!("{sum:?}");
+    let counts = [
+        sum.closed,
+        sum.failed,
+        sum.sent.0,
+        sum.sent.1,
+        sum.writable,
+        sum.cut,
+        sum.overflows,
+        sum.not_accepted,
+        sum.counters.out_of_buffers,
+        sum.counters.zero_copy,
+        sum.counters.turned_away,
+    ];
+    assert!(!all || counts.iter().all(|count| *count > 20), "something never happens: {sum:?}");
+}
+
+#[test]
+fn the_oracle_sees_a_byte_that_is_wrong() {
+    let found = (0..20).filter(|seed| {
+        let plan = Plan { canary: Some(40), ..Plan::any(*seed) };
+        std::panic::catch_unwind(|| plan.run()).is_err()
+    });
+    assert!(found.count() > 10, "a wrong byte goes unseen");
+}
