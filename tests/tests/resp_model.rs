@@ -301,6 +301,10 @@ fn requests_are_answered_as_redis_answers_them() {
     let long = [b'x'; 900];
     let (reply, _) = talk(&request(&[&long, &long, &long]));
     assert_eq!(reply.len(), 22 + 128 + 29 + 2 + 128 + 1 + 2);
+    let fifty = [b'y'; 50];
+    let (reply, _) = talk(&request(&[b"x", &fifty, &fifty, &fifty, &fifty]));
+    let [whole, part] = [50, 128 - 2 * 53].map(|length| "y".repeat(length));
+    assert!(reply.ends_with(&format!(": '{whole}' '{whole}' '{part}' \r\n")), "{reply}");
 }
 
 #[test]
@@ -437,6 +441,34 @@ fn what_is_removed_can_be_stored_again() {
             assert_eq!(store.remove(&number.to_le_bytes()), round % 7 != 0);
         }
     }
+}
+
+#[test]
+fn a_value_that_changes_its_length_leaves_nothing_behind() {
+    let mut store = Store::new(Capacity { keys: 4, bytes: 4096 }, 1);
+    let value = [7; 1000];
+    for round in 0..1000 {
+        let length = round * 37 % 1000;
+        assert_eq!(store.set(b"grows", &value[..length]), Ok(round == 0), "{round}");
+        assert_eq!(store.get(b"grows"), Some(&value[..length]));
+    }
+}
+
+#[test]
+fn short_values_go_where_long_ones_were() {
+    let mut store = Store::new(Capacity { keys: 1000, bytes: 64 * 100 }, 1);
+    for number in 0..25_u32 {
+        assert_eq!(store.set(&number.to_le_bytes(), &[0; 250]), Ok(true));
+    }
+    assert_eq!(store.set(b"more", b""), Err(Full));
+    for number in 0..25_u32 {
+        assert!(store.remove(&number.to_le_bytes()));
+    }
+    for number in 0..25_u32 {
+        assert_eq!(store.set(&number.to_le_bytes(), b"short"), Ok(true));
+    }
+    assert_eq!(store.set(b"more", b""), Err(Full));
+    assert!((0..25_u32).all(|number| store.get(&number.to_le_bytes()) == Some(b"short")));
 }
 
 #[test]

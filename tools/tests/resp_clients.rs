@@ -187,6 +187,7 @@ fn answers_are_those_of_redis() {
         &["no\r\nthing", "a\nb"],
         &["nothing", &long, &long],
         &[&long, "a"],
+        &["nothing", &long[..50], &long[..50], &long[..50], "a"],
         &["FLUSHDB"],
     ];
     let honest: String = requests.iter().map(|arguments| request(arguments)).collect();
