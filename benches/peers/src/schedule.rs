@@ -37,6 +37,10 @@ pub(crate) struct Plan {
     pub(crate) clock: Clock,
     /// The `spinwire` command.
     pub(crate) spinwire: PathBuf,
+    /// Spinwire's server of the Redis protocol, where there is one.
+    pub(crate) resp_server: Option<String>,
+    /// Requests that each of many connections has under way.
+    pub(crate) depth: u32,
 }
 
 /// How long a single measurement is: some tens of milliseconds on a good machine.
@@ -83,6 +87,20 @@ impl Effort {
             Self::Quick => 0.05,
             Self::Full => 0.2,
         }
+    }
+
+    /// Nanoseconds of requests to a server.
+    pub(crate) const fn server_ns(self) -> f64 {
+        match self {
+            Self::Smoke => 1e7,
+            Self::Quick => 1.5e8,
+            Self::Full => 4e8,
+        }
+    }
+
+    /// Commands of `redis-benchmark` at so many a second.
+    pub(crate) const fn commands(self, pipeline: u32) -> u32 {
+        self.scale(if pipeline > 1 { 1_600_000 } else { 120_000 })
     }
 
     const fn scale(self, full: u32) -> u32 {
@@ -284,10 +302,13 @@ impl Series {
     }
 }
 
-/// The words that `--only` knows: peers and works.
+/// The words that `--only` knows: peers, groups of works, and works.
 pub(crate) fn words() -> Vec<String> {
     let mut words: Vec<String> = peer::all().iter().map(|peer| peer.word().to_owned()).collect();
     words.dedup();
+    let mut groups: Vec<&str> = Work::ALL.iter().map(|work| work.group()).collect();
+    groups.dedup();
+    words.extend(groups.into_iter().map(str::to_owned));
     words.extend(Work::ALL.iter().map(|work| work.word()));
     words
 }
