@@ -14,14 +14,14 @@ use crate::work::Work;
 
 const AFTER_HELP: &str = "\
 What it does:
-  Every round measures, work by work, Spinwire, UCX, rtrb, iceoryx2 and libfabric (over TCP Spinwire,
-  ringline, monoio, tokio and redis-server) right after each other on the same two processors, with
-  the bare floor before, between and after them. Ratios are
-  made within a round, only where the floors around both figures agree within 25 %, and the table
+  Every round measures, work by work, Spinwire, UCX, rtrb, iceoryx2 and libfabric (over TCP
+  Spinwire, ringline, monoio, tokio and redis-server) right after each other on the same two
+  processors, with the bare floor before, between and after them. Ratios are made within a round,
+  only where the floors around both figures agree within 25 %, and the table
   shows the median of those ratios. The absolute figures beside them only say which machine this
   was; on a virtual machine they change by the minute.
 
-Words for --only (`floor` stands for the two reference bounces; the floor itself always runs):
+Words for --only (`floor` stands for what explains the floor, which itself always runs):
   peers  floor spinwire ucx rtrb iceoryx2 libfabric pool ringline monoio tokio redis
   works  rtt32 rtt64 rtt4096 rtt65536 stream32 stream64 stream4096 stream65536   (all: messages)
          lend1048576 acquire4096 get4096 two4096                                 (all: buffers)
@@ -42,7 +42,7 @@ Exit status: 0 the table was made; 1 with --check, a bar is missed or could not 
 could not run. A peer that is not installed is skipped, loudly; benches/peers/install installs
 those that Debian has.";
 
-/// Spinwire and its shared-memory peers, measured side by side on the same two processors.
+/// Spinwire and its peers, in shared memory and over TCP, side by side on the same two processors.
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP, max_term_width = 120)]
 #[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]

@@ -1,4 +1,4 @@
-//! `peers`: Spinwire and its shared-memory peers on the same two cores, in one table with ratios.
+//! `peers`: Spinwire and its peers on the same two cores, in one table with ratios.
 //!
 //! ```text
 //!   cli ──> schedule ──── round by round, work by work ────> report

@@ -15,7 +15,7 @@ pub(crate) fn run(task: &Task) -> anyhow::Result<Rtt> {
     let mut window = Window::open(task, TRIPS_MAX);
     let mut patience = Patience::new(task.clock.ticks_in(task.silence_ns));
     let mut now = Clock::ticks();
-    while now < window.until || window.trips.is_empty() {
+    while !window.is_over(now) {
         let check = if now < window.from { Check::Whole } else { Check::Part };
         connection.begin(now);
         let sent = trip(&mut connection, &mut patience, (&pattern, check))?;

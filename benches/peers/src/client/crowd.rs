@@ -63,9 +63,10 @@ pub(crate) fn run(task: &Task) -> anyhow::Result<Stream> {
     }
     let busy = turns.least_ticks().map(|ticks| {
         let each_ns = task.clock.ns(ticks);
-        (crowd.window.answered as f64 * each_ns / task.measured_ns).min(1.0)
+        let window = crowd.window.until.saturating_sub(crowd.window.from);
+        (crowd.window.answered as f64 * each_ns / task.clock.ns(window as f64)).min(1.0)
     });
-    crowd.window.finish(task, busy)
+    Ok(crowd.window.finish(task, busy))
 }
 
 /// What a request costs the client, by how many came at once.
@@ -139,13 +140,14 @@ impl Crowd {
         // One reading of the clock for all echoes that came at once, and for the requests after them.
         let now = Clock::ticks();
         let check = if now < window.from { Check::Whole } else { Check::Part };
+        let is_over = window.is_over(now);
         connection.receive()?;
         while let Some(sent) = connection.take(pattern, check)? {
             window.count(sent, now);
-            if now < window.until {
-                connection.begin(now);
-            } else {
+            if is_over {
                 *outstanding -= 1;
+            } else {
+                connection.begin(now);
             }
         }
         connection.send()
