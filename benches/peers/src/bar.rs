@@ -274,7 +274,13 @@ mod tests {
             let mut series = Series::new(name, BAR.work, None);
             for round in 1..=rounds {
                 let sample = Sample::Rtt(Rtt { p50_ns: Some(p50), ..Rtt::default() });
-                series.add(Reading { round, sample, floor_before: 80.0, floor_after: 80.0 });
+                series.add(Reading {
+                    round,
+                    sample,
+                    floor_before: 80.0,
+                    floor_after: 80.0,
+                    waited: None,
+                });
             }
             series
         };
@@ -303,7 +309,13 @@ mod tests {
                     p99_ns: Some(p99),
                     client_busy: Some(busy),
                 });
-                series.add(Reading { round, sample, floor_before: 1e5, floor_after: 1e5 });
+                series.add(Reading {
+                    round,
+                    sample,
+                    floor_before: 1e5,
+                    floor_after: 1e5,
+                    waited: None,
+                });
             }
             series
         });

@@ -170,7 +170,7 @@ mod tests {
 
     fn rtt(round: u32, p50: f64, floors: [f64; 2]) -> Reading {
         let sample = Sample::Rtt(Rtt { p50_ns: Some(p50), mean_ns: p50, ..Rtt::default() });
-        Reading { round, sample, floor_before: floors[0], floor_after: floors[1] }
+        Reading { round, sample, floor_before: floors[0], floor_after: floors[1], waited: None }
     }
 
     fn series(work: Work, readings: Vec<Reading>) -> Series {
@@ -213,7 +213,8 @@ mod tests {
     #[test]
     fn a_stream_is_held_to_its_floor_in_bytes() {
         let sample = Sample::Stream(Stream { messages_per_s: 1e8, ..Stream::default() });
-        let reading = Reading { round: 1, sample, floor_before: 4e8, floor_after: 4e8 };
+        let reading =
+            Reading { round: 1, sample, floor_before: 4e8, floor_after: 4e8, waited: None };
         let ratio = Ratio::to_floor(&series(Work::stream(32), vec![reading]));
         assert_eq!(ratio.median, Some(0.125));
     }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::clock::Clock;
-use crate::cpu::Cpus;
+use crate::cpu::{Cpus, Pressure};
 use crate::peer::{self, Peer, floor};
 use crate::sample::Sample;
 use crate::work::{Kind, Work};
@@ -131,6 +131,8 @@ pub(crate) struct Reading {
     pub(crate) floor_before: f64,
     /// The floor right after.
     pub(crate) floor_after: f64,
+    /// The part of the time meanwhile in which somebody on this machine waited for a processor.
+    pub(crate) waited: Option<f64>,
 }
 
 /// All readings of one row at one work.
@@ -208,7 +210,9 @@ fn run_work(
         if !record.is_due(peer.name(), work) {
             continue;
         }
+        let pressure = Pressure::begin();
         let result = peer.measure(work, plan);
+        let waited = pressure.and_then(|pressure| pressure.end());
         let after = record.floor(plan, work)?;
         if let Some(series) = record.series_mut(peer.name(), work) {
             match result {
@@ -217,6 +221,7 @@ fn run_work(
                     sample,
                     floor_before: before.headline(),
                     floor_after: after.headline(),
+                    waited,
                 }),
                 Err(error) => series.fail(&format!("{error:#}"), round),
             }

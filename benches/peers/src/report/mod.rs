@@ -19,6 +19,9 @@ const SPREAD_NOTED: f64 = 1.5;
 /// A difference of two floors beyond this factor is worth a note.
 const OWN_FLOOR_NOTED: f64 = 1.15;
 
+/// Somebody waits for a processor in this part of the time: then others run here.
+const WAITED_NOTED: f64 = 0.1;
+
 /// A mean bounce beyond this multiple of the median one means that somebody else runs here.
 const CROWD_NOTED: f64 = 1.3;
 
@@ -223,6 +226,7 @@ fn notes(plan: &Plan, record: &Record) -> Vec<String> {
              Medians bear that; means and rates do not. Run again on a quiet machine"
         ));
     }
+    notes.extend(pressure_note(record));
     let own_floors =
         record.series.iter().flat_map(|series| &series.readings).filter_map(|reading| {
             let Sample::Rtt(rtt) = reading.sample else {
@@ -244,6 +248,19 @@ fn notes(plan: &Plan, record: &Record) -> Vec<String> {
         }
     }
     notes
+}
+
+/// Whether others wanted the processors.
+fn pressure_note(record: &Record) -> Option<String> {
+    let readings = record.series.iter().flat_map(|series| &series.readings);
+    let part = ratio::median(readings.filter_map(|reading| reading.waited))?;
+    (part > WAITED_NOTED).then(|| {
+        format!(
+            "in {:.0} % of the time somebody waited for a processor: other work runs here. Rates of \
+             many connections are worth nothing then; JSON has that part for each reading (`waited`)",
+            part * 100.0
+        )
+    })
 }
 
 impl Machine {
