@@ -45,7 +45,7 @@ pub(crate) struct Stream {
     pub(crate) p50_ns: Option<f64>,
     /// The 99th percentile of that.
     pub(crate) p99_ns: Option<f64>,
-    /// The part of the time in which the client had something to do: at 1 it is the client that
+    /// The part of the time that the client needs for so many messages: at 1 it is the client that
     /// goes no faster.
     pub(crate) client_busy: Option<f64>,
 }
@@ -91,7 +91,7 @@ impl Sample {
         }
     }
 
-    /// The part of the time in which the client of a server had something to do, where known.
+    /// The part of the time that the client of a server needs, where known.
     pub(crate) const fn client_busy(&self) -> Option<f64> {
         match self {
             Self::Rtt(_) => None,

@@ -50,14 +50,14 @@ impl Echo {
         matches!(self, Self::Ringline | Self::Monoio)
     }
 
-    fn command(self, plan: &Plan, port: u16, request_bytes: u32) -> anyhow::Result<Command> {
+    fn command(self, plan: &Plan, port: u16, (size, depth): (u32, u32)) -> anyhow::Result<Command> {
         let Some(kind) = self.kind() else {
             let mut command = Command::new(&plan.spinwire);
             command.args(["echo", "--listen", &format!("tcp://127.0.0.1:{port}")]);
             command.args(["--cpus", &plan.cpus.far.to_string()]);
             return Ok(command);
         };
-        FarSide::new(kind, port, plan.cpus.far).with_requests_of(request_bytes).command()
+        FarSide::new(kind, port, plan.cpus.far).with_requests_of(size, depth).command()
     }
 }
 
@@ -107,7 +107,7 @@ impl Peer for Echo {
         };
         let port = process::free_port()?;
         let depth = if connections > 1 { plan.depth } else { 1 };
-        let command = self.command(plan, port, work.size.saturating_mul(depth))?;
+        let command = self.command(plan, port, (work.size, depth))?;
         let server = Running::start(command, Some(plan.cpus.far))?;
         let measured = process::await_listener(port).and_then(|()| {
             ensure!(!self.has_ring() || has_ring(server.id())?, "the server has no io_uring");

@@ -110,7 +110,7 @@ pub(crate) struct Figures {
     pub(crate) max: Option<f64>,
     /// Mean trip in ns.
     pub(crate) mean: Option<f64>,
-    /// The part of the time in which the client had something to do.
+    /// The part of the time that the client needs.
     pub(crate) client_busy: Option<f64>,
     /// The best round.
     pub(crate) best: Option<f64>,

@@ -11,8 +11,8 @@ of a rate more. `x floor` of a stream is in bytes. Set against `spinwire tagged`
 libfabric; against `spinwire`: rtrb; against `spinwire pool`: `iceoryx2 loan`; against `two
 processes`: `one process`. The floor of the pool's works is two compare-and-swaps (bare swaps).
 Over TCP: `spinwire echo` and `spinwire resp` against everybody; the floor is one connection of plain
-sockets on which both sides spin. `client %` is how much of the time the client had something to do:
-at 100 the client goes no faster, and the servers are quicker than their figures.";
+sockets on which both sides spin. `client %` is how much of its time the client needs for so many
+requests; at 100 it goes no faster, and a quicker server would show no higher rate.";
 
 /// Prints the table.
 pub(crate) fn print(report: &Report<'_>) {

@@ -36,9 +36,12 @@ pub(crate) struct FarSide {
     /// The processor it is pinned to.
     #[arg(long)]
     cpu: usize,
-    /// Bytes of requests that a connection has under way at most, for who can use that.
+    /// Bytes of a request, for who can use that.
     #[arg(long)]
     request_bytes: u32,
+    /// Requests that a connection has under way at most.
+    #[arg(long, default_value_t = 1)]
+    depth: u32,
 }
 
 /// The servers.
@@ -72,12 +75,12 @@ impl Kind {
 impl FarSide {
     /// Such a server.
     pub(crate) const fn new(kind: Kind, port: u16, cpu: usize) -> Self {
-        Self { kind, port, cpu, request_bytes: u32::MAX }
+        Self { kind, port, cpu, request_bytes: u32::MAX, depth: 1 }
     }
 
-    /// The same for connections that have at most so many bytes of requests under way.
-    pub(crate) const fn with_requests_of(self, request_bytes: u32) -> Self {
-        Self { request_bytes, ..self }
+    /// The same for requests of so many bytes, of which a connection has at most so many under way.
+    pub(crate) const fn with_requests_of(self, request_bytes: u32, depth: u32) -> Self {
+        Self { request_bytes, depth, ..self }
     }
 
     /// The command that starts it.
@@ -86,6 +89,7 @@ impl FarSide {
         command.args(["socket-server", "--kind", self.kind.word()]);
         command.args(["--port", &self.port.to_string(), "--cpu", &self.cpu.to_string()]);
         command.args(["--request-bytes", &self.request_bytes.to_string()]);
+        command.args(["--depth", &self.depth.to_string()]);
         Ok(command)
     }
 }
@@ -98,7 +102,7 @@ pub(crate) fn run_far_side(side: &FarSide) -> anyhow::Result<()> {
     match side.kind {
         Kind::Epoll => bare::serve(listen(address)?, bare::Echo::default),
         Kind::Resp => bare::serve(listen(address)?, resp::Answers::default),
-        Kind::Ringline => ringline::serve(address, side.request_bytes),
+        Kind::Ringline => ringline::serve(address, side.request_bytes, side.depth),
         Kind::Monoio => monoio::serve(address),
         Kind::Tokio => tokio::serve(listen(address)?),
     }

@@ -26,7 +26,7 @@ const BUFFER_SHORT: u32 = 16 << 10;
 const BUFFER_LONG: u32 = 64 << 10;
 const BUFFER_MOST: u32 = 1 << 20;
 
-/// Requests up to so many bytes under way on a connection arrive in one piece.
+/// Requests up to so many bytes arrive in one piece.
 const SHORT: u32 = 4096;
 
 /// The direct echo.
@@ -73,11 +73,12 @@ impl AsyncEventHandler for Wait {
     }
 }
 
-/// Serves until it is killed; a connection has at most `request_bytes` under way.
-pub(super) fn serve(address: SocketAddr, request_bytes: u32) -> anyhow::Result<()> {
-    let is_short = request_bytes <= SHORT;
+/// Serves until it is killed; a connection has at most `depth` requests under way.
+pub(super) fn serve(address: SocketAddr, request_bytes: u32, depth: u32) -> anyhow::Result<()> {
+    let is_short = depth == 1 && request_bytes <= SHORT;
     let least = if is_short { BUFFER_SHORT } else { BUFFER_LONG };
-    let buffer = request_bytes.min(BUFFER_MOST).next_power_of_two().max(least);
+    let buffer =
+        request_bytes.saturating_mul(depth).min(BUFFER_MOST).next_power_of_two().max(least);
     let count = u16::try_from(BUFFERS / buffer)?;
     let config = ConfigBuilder::new()
         .workers(1)
