@@ -87,6 +87,18 @@ fn who_holds_what_is_shown() {
     assert_eq!([&held["writes"], &held["reads"]], [2, 1], "{shown}");
     let words = folder.run(&["pool", "stat", "frames", "--buffers"]);
     assert!(words.out.contains("alive") && words.out.contains("detached"), "{words:?}");
+    for heading in ["OLDEST", "AGE", "LEFT", "SLACK"] {
+        assert!(words.out.contains(heading), "{heading}: {words:?}");
+    }
+
+    // All were taken just now, and one left; what nobody has has no age.
+    let just_now = |age: &Value| age.as_u64().is_some_and(|seconds| seconds < 3600);
+    assert!(just_now(&of_4k["oldest_s"]) && just_now(&held["oldest_s"]), "{shown}");
+    for row in shown["buffers"].as_array().unwrap() {
+        assert!(just_now(&row["age_s"]), "{row}");
+        assert!(row["taken_unix_ns"].as_u64() >= shown["created_unix_ns"].as_u64(), "{row}");
+        assert_eq!(just_now(&row["detached_age_s"]), row["state"] == "detached", "{row}");
+    }
 
     // Its large buffer is part of it.
     let listed = folder.run(&["ps", "--json"]).json();
