@@ -5,8 +5,15 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
-use spinwire_dataplane::pool::{BufferRow, PoolError, PoolGeometry, TICK_NS};
-use spinwire_layouts::shm::BufferId;
+use core::mem::offset_of;
+
+use spinwire_dataplane::pool::{
+    BufferRow, Description, Pool, PoolError, PoolGeometry, Shape, TICK_NS,
+};
+use spinwire_dataplane::raw::line::word;
+use spinwire_dataplane::sync::Ordering;
+use spinwire_layouts::shm::pool::POOL_HEADER_OFFSET;
+use spinwire_layouts::shm::{BufferId, DType, PoolHeader, SlotSplit, SlotWord};
 use spinwire_tests::pool::Rig;
 
 /// Some day in 2026.
@@ -106,4 +113,55 @@ fn the_clock_moves_in_steps_and_follows_a_calendar_that_was_set_back() {
     assert_eq!(stamp(DAY - HOUR), DAY - HOUR);
     assert_eq!(stamp(u64::MAX), u64::MAX, "a scribbler");
     assert_eq!(stamp(DAY), DAY);
+}
+
+/// A buffer with that number in a stream, left for whoever knows the id.
+fn numbered(pool: &Pool<'_>, sequence: u64) -> BufferId {
+    let mut guard = pool.acquire(4).unwrap();
+    let mut description =
+        Description::new(DType::U32, Shape::contiguous(DType::U32, &[1]).unwrap());
+    description.sequence = sequence;
+    guard.describe(&description).unwrap();
+    guard.detach().unwrap()
+}
+
+/// Every 100,000th hand-over of a day in which one slot is used a million times a second: 864,000 of 8.64e10. What lies between
+/// them is left out by setting the slot word to what it would be. In a pool for 32 handles a generation has 23 bits, so it comes
+/// round ten thousand times; in one for 16 it has 39 bits, and does not.
+#[test]
+fn a_day_of_hand_overs() {
+    const LEFT_OUT: u64 = 100_000;
+    const SECOND: u64 = 1_000_000_000;
+    for processes in [16, 32] {
+        let rig = Rig::new(PoolGeometry::new(processes).class(64, 1));
+        let (from, to) = (rig.process(1), rig.process(2));
+        let meta = (POOL_HEADER_OFFSET + offset_of!(PoolHeader, meta_offset)) / 8;
+        let meta = word(rig.lines, meta).unwrap().load(Ordering::Relaxed);
+        let slot = word(rig.lines, usize::try_from(meta / 8).unwrap()).unwrap();
+        let split = SlotSplit::new(processes);
+        let (mut before, mut rounds) = (BufferId::NONE, 0_u64);
+        for number in (0..24 * 3600 * 1_000_000_u64).step_by(100_000) {
+            let day = DAY + number * (SECOND / 1_000_000);
+            rig.segment.tick(day);
+            let sequence = (u64::from(u32::MAX) - 500).wrapping_add(number);
+            let id = numbered(from, sequence);
+            let row = row(&rig, id);
+            assert!(day - row.taken_unix_ns <= TICK_NS, "{number}: {row:?}");
+            let read = to.adopt(id).unwrap();
+            assert_eq!(read.description().unwrap().sequence, sequence);
+            drop(read);
+            for stale in [id, before] {
+                assert!(to.get(stale).is_err(), "{number}: {stale} of {id}");
+            }
+            rounds += u64::from(id.generation() < before.generation());
+            before = id;
+            // As many uses more, by others.
+            let word = slot.load(Ordering::Relaxed);
+            let parts = split.unpack(word);
+            let later = (parts.generation + LEFT_OUT - 1) % split.generation_max();
+            slot.store(split.pack(SlotWord { generation: later, ..parts }), Ordering::Relaxed);
+        }
+        assert_eq!(rounds > 10_000, processes == 32, "{rounds}");
+        assert_eq!(rounds == 0, processes == 16, "{rounds}");
+    }
 }
