@@ -331,6 +331,8 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         size: usize,
     ) -> Result<Guard<'p, Exclusive, H>, PoolError> {
         self.check_lease()?;
+        // No clock is read. Before the slot is taken, since behind a locked instruction a load is waited for.
+        let now = self.clock.load(Ordering::Relaxed);
         let id = match self.take_recent(class) {
             BufferId::NONE => self.search(class),
             id => id,
@@ -345,8 +347,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         store(place.hot(), SIZE, length);
         store(place.hot(), KIND, 0);
         store(place.hot(), DETACHED_BY, 0);
-        // A load of a line that is hardly ever written: no clock is read, and nobody waits.
-        store(place.hot(), TAKEN, self.clock.load(Ordering::Relaxed));
+        store(place.hot(), TAKEN, now);
         place.tally.storage.set(StorageType::Cpu.code());
         place.tally.count.set(WRITING);
         Ok(Guard::new(self, place, id, length, payload))
