@@ -124,11 +124,13 @@ fn a_buffer_is_dumped_as_any_reader_sees_it() {
     assert_eq!(json["description"]["producer"], "camera", "{json}");
     assert_eq!(json["bytes_hex"], "41".repeat(24), "{json}");
     assert_eq!(json["references"], 1, "{json}");
+    assert!(json["age_s"].as_u64().is_some_and(|seconds| seconds < 3600), "{json}");
     let words = dump(&id, &[]);
     assert!(
         words.out.contains("f32 [2, 3]") && words.out.contains("|") | words.out.contains("AAAA"),
         "{words:?}"
     );
+    assert!(words.out.contains(", taken ") && words.out.contains("s ago\n"), "{words:?}");
     assert_eq!(dump(&id, &["--raw"]).out, "A".repeat(24));
     assert_eq!(dump(&json["raw"].to_string(), &["--raw"]).out, "A".repeat(24), "by its number");
     let busy = dump(&id_of(&shown, "written"), &[]);
