@@ -197,3 +197,39 @@ fn a_buffer_that_the_kernel_has_shortened_ends_where_it_says() {
         assert_eq!(lengths, [64; 4], "what is given again is whole");
     });
 }
+
+#[test]
+fn what_the_kernel_names_and_does_not_have_is_not_handed_out() {
+    with(&config(), FakeConfig::default(), |rig| {
+        let (_conn, receive) = rig.connection();
+        let mut ring = BufferRing::new(rig.streams.buffers().registration());
+        let mut next = || (ring.peek().2, ring.advance()).0;
+        let come = |number: u16| {
+            let flags = cqe::MORE | cqe::BUFFER | u32::from(number) << cqe::BUFFER_SHIFT;
+            rig.complete(&receive, 1, flags);
+            rig.events()
+        };
+        let (first, second) = (next(), next());
+        let held = come(first);
+        assert_eq!(held.len(), 1);
+        // Given again, this one takes the place that the first had.
+        drop(come(second));
+        rig.turn();
+        assert_eq!(rig.streams.buffers().given(), 3);
+        for number in [first, 4, 5, 63, 32_767, u16::MAX] {
+            let stale = rig.streams.counters().stale;
+            assert!(come(number).is_empty(), "{number}");
+            assert_eq!(
+                (rig.streams.counters().stale, rig.streams.buffers().given()),
+                (stale + 1, 3)
+            );
+        }
+        // Of a bundle that is longer than what it has, what it has.
+        let third = next();
+        rig.complete(&receive, i32::MAX, cqe::MORE | cqe::BUFFER | u32::from(third) << 16);
+        assert_eq!(rig.events().len(), 3);
+        drop(held);
+        rig.turn();
+        assert_eq!(rig.streams.buffers().given(), 4);
+    });
+}
