@@ -508,7 +508,9 @@ impl<E: Enter> Poll for Streams<'_, E> {
         let more = busy != 0
             || submitted.entered
             || self.batch_at.get() < self.batch_end.get()
-            || !self.noted.is_empty(LIST);
+            || !self.noted.is_empty(LIST)
+            || !self.wanting.is_empty(LIST)
+            || self.ring.has_news();
         if more { Outcome::Busy } else { Outcome::Idle }
     }
 

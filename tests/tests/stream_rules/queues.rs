@@ -1,7 +1,7 @@
 //! Queues and rings that are small, full, or come round.
 
 use spinwire_dataplane::error::{Misuse, PostError, Retry};
-use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::poll::{Budget, Outcome, Poll};
 use spinwire_dataplane::stream::{StreamConfig, StreamEvent};
 use spinwire_dataplane::time::Instant;
 use spinwire_layouts::uring::{cqe, op, sqe};
@@ -231,5 +231,24 @@ fn what_the_kernel_names_and_does_not_have_is_not_handed_out() {
         drop(held);
         rig.turn();
         assert_eq!(rig.streams.buffers().given(), 4);
+    });
+}
+
+#[test]
+fn a_service_with_nothing_to_do_says_so_and_enters_nothing() {
+    with(&config(), FakeConfig::default(), |rig| {
+        let (conn, _receive) = rig.connection();
+        rig.send(conn, b"x", 1);
+        let send = rig.submitted_one(op::SEND_ZC);
+        rig.complete(&send, 1, cqe::MORE);
+        assert!(rig.events().is_empty());
+        rig.turn();
+        let enters = rig.kernel.enters();
+        for _ in 0..3 {
+            assert_eq!(rig.streams.turn(Instant::ORIGIN, Budget::default()), Outcome::Idle);
+        }
+        assert_eq!(rig.kernel.enters(), enters);
+        rig.complete(&send, 0, cqe::NOTIF);
+        assert_eq!(rig.streams.turn(Instant::ORIGIN, Budget::default()), Outcome::Busy);
     });
 }
