@@ -15,7 +15,7 @@ use spinwire_dataplane::stream::StreamConfig;
 use spinwire_tests::fake_kernel::FakeConfig;
 use spinwire_tests::fake_net::plan::{Plan, Totals};
 
-/// Says how to run it again.
+/// Says how to run it again. (`STREAM_SEEDS=100000` runs as many.)
 struct Replay(u64);
 
 impl Drop for Replay {
@@ -30,8 +30,9 @@ impl Drop for Replay {
 }
 
 fn seeds(count: u64) -> Range<u64> {
-    let one = std::env::var("STREAM_SEED").ok().and_then(|seed| seed.parse().ok());
-    one.map_or(0..count, |seed: u64| seed..seed + 1)
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let count = number("STREAM_SEEDS").unwrap_or(count);
+    number("STREAM_SEED").map_or(0..count, |seed| seed..seed + 1)
 }
 
 fn run(plan: &Plan) -> Totals {
