@@ -329,7 +329,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             }
             let entries = entries.get(..count).unwrap_or(&[]);
             self.launch(id, row, (entries, false, uncopied), |chain, out| {
-                for ((place, part), at) in out.iter_mut().zip(parts).zip(0_u16..) {
+                for (at, (place, part)) in (0..u16::MAX).zip(out.iter_mut().zip(parts)) {
                     let (addr, len) = *part;
                     let opcode = if large(len) { op::SEND_ZC } else { op::SEND };
                     if opcode == op::SEND_ZC {
@@ -403,7 +403,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// Ends everything: the ring is lost. What the kernel has of it never comes back.
     #[cold]
     pub(super) fn lose(&self) {
-        for (row, slot) in self.rows.iter().zip(0_u32..) {
+        for (slot, row) in (0..self.config.conns).zip(self.rows) {
             if !matches!(row.phase.get(), Phase::Free | Phase::Ended) {
                 self.end(slot, row, CloseReason::RingLost);
                 row.wants.set(0);

@@ -12,9 +12,9 @@
 //! The tail lies in the last 16 bits of the first entry. It is added to, so that the length in the same word stays what the kernel
 //! has made of it (io_uring_register(2), IORING_REGISTER_PBUF_RING).
 //!
-//! The length of an entry is the kernel's to shorten: for a bundle it looks at what has come already and cuts the buffer that it takes to
-//! that, also where it takes none in the end (`io_uring/kbuf.c`, `io_ring_buffers_peek`). A later bundle goes on in the next
-//! buffer behind the shortened one. So what the entry says counts, not what was written there.
+//! Some kernels shorten entries: for a bundle, Linux 6.10 and later (not its latest releases) looks at what has come already and cuts the
+//! buffer to that, also where it takes none in the end (`io_uring/kbuf.c`, `io_ring_buffers_peek`). A later bundle goes on in
+//! the buffer behind the shortened one. So what the entry says counts, not what was written there.
 //!
 //! Invariants: (1) a buffer is in the ring, or with the caller, or in the pool; (2) what the kernel names is given out only if it
 //! is in the ring, at the place where the kernel has to have found it.

@@ -239,6 +239,10 @@ impl FakeNet<'_> {
     pub(super) fn cancel(&mut self, request: &Sqe, rng: &mut Rng) {
         let by_file = request.op_flags & cancel::FD != 0;
         let name = (request.op_flags & cancel::FD_FIXED != 0, request.fd);
+        assert!(
+            !by_file || self.sockets.contains_key(&name),
+            "EBADF, or a stranger's: {request:?}"
+        );
         let found = |operation: &Operation| {
             if by_file { operation.name == name } else { operation.entry.user_data == request.addr }
         };

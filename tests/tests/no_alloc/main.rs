@@ -4,6 +4,7 @@
 //!   traffic.rs    two endpoints of one segment exchange messages of every kind, in one thread
 //!   pools.rs      two handles on one pool do everything that is done with buffers
 //!   parcels.rs    two endpoints hand over buffers of one pool
+//!   streams.rs    both ends of a connection in one service, over a ring of the kernel
 //!   chains.rs     chains of linked submissions, and the completions of a ring that is not there
 //!   heap          a counting allocator under the whole test
 //!   syscalls      a child process under a seccomp filter that kills at the first system call but exit    seccomp.rs
@@ -30,6 +31,7 @@ mod chains;
 mod parcels;
 mod pools;
 mod seccomp;
+mod streams;
 mod traffic;
 
 use std::sync::{Mutex, MutexGuard};
@@ -114,6 +116,24 @@ fn chains_need_no_heap_no_system_call_and_no_page_fault() {
         assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
         let ended = without_system_calls(|| chains::run(table, ROUNDS) == ROUNDS);
         assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
+    });
+}
+
+/// The system calls are those of the ring: at most one a turn.
+#[test]
+fn streams_need_no_heap_and_at_most_one_system_call_a_turn() {
+    let _turn = take_turn();
+    streams::with(|run| {
+        assert_eq!(run(WARM_UP_ROUNDS).rounds, WARM_UP_ROUNDS);
+        let before = seccomp::page_faults();
+        let sealed = alloc_gate::seal(OnUse::Count);
+        let done = run(ROUNDS);
+        let counts = sealed.open();
+        let after = seccomp::page_faults();
+        assert_eq!(done.rounds, ROUNDS, "{done:?}");
+        assert!(counts.is_clean(), "{counts:?}");
+        assert!(done.system_calls <= done.turns, "{done:?}");
+        assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
     });
 }
 

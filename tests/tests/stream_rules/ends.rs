@@ -70,6 +70,19 @@ fn what_was_handed_in_before_the_connection_was_up_is_sent_before_it_is_closed()
     });
 }
 
+#[test]
+fn what_has_no_bytes_is_sent_too_before_the_end() {
+    with(&config(), FakeConfig::default(), |rig| {
+        let (conn, receive) = rig.connection();
+        rig.send(conn, b"", 1);
+        rig.streams.close(conn).unwrap();
+        let send = rig.submitted_one(op::SEND);
+        rig.complete(&send, 0, 0);
+        assert!(matches!(rig.events().as_slice(), [StreamEvent::Sent { context: 1, .. }]));
+        end_of(rig, conn, CloseReason::Closed, &[receive]);
+    });
+}
+
 /// The peer takes nothing more: notifications come only when the connection is reset.
 #[test]
 fn an_abort_resets_where_the_network_has_pages() {
@@ -190,6 +203,24 @@ fn who_has_no_descriptor_tries_again_later() {
             panic!("{events:?}");
         };
         assert_eq!(*conn, listener);
+    });
+}
+
+#[test]
+fn a_connection_that_is_paused_before_it_is_up_is_paused_then() {
+    with(&config(), FakeConfig::default(), |rig| {
+        let conn = rig.streams.connect(7, &somewhere()).unwrap();
+        let connect = rig.submitted_one(op::CONNECT);
+        rig.streams.pause(conn).unwrap();
+        rig.turn();
+        assert_eq!(rig.taken(), [], "it is not to be stopped to be connected");
+        rig.complete(&connect, 0, 0);
+        assert!(matches!(rig.events().as_slice(), [StreamEvent::Connected(_)]));
+        assert_eq!(rig.submitted(op::RECV), []);
+        rig.streams.resume(conn).unwrap();
+        assert_eq!(rig.submitted(op::RECV).len(), 1);
+        rig.streams.pause(conn).unwrap();
+        assert_eq!(rig.submitted(op::ASYNC_CANCEL).len(), 1);
     });
 }
 

@@ -1,7 +1,7 @@
 //! Queues and rings that are small, full, or come round.
 
 use spinwire_dataplane::error::{Misuse, PostError, Retry};
-use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::poll::{Budget, Outcome, Poll};
 use spinwire_dataplane::stream::{StreamConfig, StreamEvent};
 use spinwire_dataplane::time::Instant;
 use spinwire_layouts::uring::{cqe, op, sqe};
@@ -195,5 +195,60 @@ fn a_buffer_that_the_kernel_has_shortened_ends_where_it_says() {
         assert_eq!((rig.streams.buffers().given(), next.available()), (4, 4));
         let lengths: Vec<usize> = (0..4).map(|_| (next.peek().1, next.advance()).0).collect();
         assert_eq!(lengths, [64; 4], "what is given again is whole");
+    });
+}
+
+#[test]
+fn what_the_kernel_names_and_does_not_have_is_not_handed_out() {
+    with(&config(), FakeConfig::default(), |rig| {
+        let (_conn, receive) = rig.connection();
+        let mut ring = BufferRing::new(rig.streams.buffers().registration());
+        let mut next = || (ring.peek().2, ring.advance()).0;
+        let come = |number: u16| {
+            let flags = cqe::MORE | cqe::BUFFER | u32::from(number) << cqe::BUFFER_SHIFT;
+            rig.complete(&receive, 1, flags);
+            rig.events()
+        };
+        let (first, second) = (next(), next());
+        let held = come(first);
+        assert_eq!(held.len(), 1);
+        // Given again, this one takes the place that the first had.
+        drop(come(second));
+        rig.turn();
+        assert_eq!(rig.streams.buffers().given(), 3);
+        for number in [first, 4, 5, 63, 32_767, u16::MAX] {
+            let stale = rig.streams.counters().stale;
+            assert!(come(number).is_empty(), "{number}");
+            assert_eq!(
+                (rig.streams.counters().stale, rig.streams.buffers().given()),
+                (stale + 1, 3)
+            );
+        }
+        // Of a bundle that is longer than what it has, what it has.
+        let third = next();
+        rig.complete(&receive, i32::MAX, cqe::MORE | cqe::BUFFER | u32::from(third) << 16);
+        assert_eq!(rig.events().len(), 3);
+        drop(held);
+        rig.turn();
+        assert_eq!(rig.streams.buffers().given(), 4);
+    });
+}
+
+#[test]
+fn a_service_with_nothing_to_do_says_so_and_enters_nothing() {
+    with(&config(), FakeConfig::default(), |rig| {
+        let (conn, _receive) = rig.connection();
+        rig.send(conn, b"x", 1);
+        let send = rig.submitted_one(op::SEND_ZC);
+        rig.complete(&send, 1, cqe::MORE);
+        assert!(rig.events().is_empty());
+        rig.turn();
+        let enters = rig.kernel.enters();
+        for _ in 0..3 {
+            assert_eq!(rig.streams.turn(Instant::ORIGIN, Budget::default()), Outcome::Idle);
+        }
+        assert_eq!(rig.kernel.enters(), enters);
+        rig.complete(&send, 0, cqe::NOTIF);
+        assert_eq!(rig.streams.turn(Instant::ORIGIN, Budget::default()), Outcome::Busy);
     });
 }
