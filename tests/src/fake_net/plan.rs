@@ -104,7 +104,7 @@ impl Plan {
 pub struct Totals {
     /// Of the service.
     pub counters: StreamCounters,
-    /// Ends by [`CloseReason::Closed`], after which every byte has arrived.
+    /// Ends by [`CloseReason::Closed`](spinwire_dataplane::stream::CloseReason::Closed), after which every byte has arrived.
     pub closed: u64,
     /// Other ends.
     pub failed: u64,
