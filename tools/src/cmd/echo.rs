@@ -15,6 +15,7 @@ use spinwire_dataplane::time::Nanos;
 use spinwire_dataplane::uring::{Enter, RingCounters};
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::clock::TscClock;
+use spinwire_hostshim::limits;
 use spinwire_hostshim::socket::{self, Address, Scheme, SocketOptions};
 use spinwire_hostshim::uring::{Feature, Uring, UringConfig};
 
@@ -88,6 +89,8 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
+    // As far as that is allowed: a ring that cannot have its table of files says so, with the remedy.
+    limits::raise_open_files(u64::from(args.connections) + 128)?;
     let local = *args.listen.resolve()?.first().ok_or("--listen: the host has no address")?;
     let listener = socket::listen(local, args.connections, &SocketOptions::default())?;
     if let Some(cpu) = args.cpus {
