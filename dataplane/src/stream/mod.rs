@@ -125,7 +125,8 @@ pub struct StreamConfig {
     pub send_buffers: (u32, usize),
     /// Pieces that wait to be sent or are under way.
     pub segments: u32,
-    /// With so many bytes to be sent a connection is not received from any more,
+    /// With so many bytes to be sent a connection is not received from any more (what the kernel has taken for it already still
+    /// comes, which may be as much as the socket's receive buffer holds),
     pub queue_high: u32,
     /// and with so few it is again.
     pub queue_low: u32,
