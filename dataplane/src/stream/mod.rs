@@ -132,7 +132,9 @@ pub struct StreamConfig {
     pub queue_low: u32,
     /// More than so many bytes are not taken for a connection.
     pub queue_max: u32,
-    /// From so many bytes on a piece is sent without a copy, where the kernel can; 0 for never.
+    /// From so many bytes on a piece is sent without a copy, where the kernel can; 0 for never. On loop-back it never pays, as the kernel copies
+    /// there after all: a round trip took 1.1 times as long with 2 KiB, 1.6 times with 64 KiB (`spinwire echo --zero-copy`). On a
+    /// network card it was not measured.
     pub zero_copy_min: u32,
     /// What the kernel can do.
     pub features: StreamFeatures,
