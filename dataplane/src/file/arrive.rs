@@ -132,15 +132,18 @@ impl<'m, E: Enter> Files<'m, E> {
         };
         match answer.wrapping_neg() {
             errno::ECANCELED if op.cancelled.get() => over(EntryError::Cancelled),
-            errno::ECANCELED => match outcome.result {
-                // An entry behind it was refused, before any was begun.
-                Err(cause) if cause.errno().is_some_and(|it| it != errno::ECANCELED) => {
-                    let errno = cause.errno().unwrap_or(errno::ECANCELED);
-                    Verdict::Over(op.base.get().wrapping_add(cause.entry), EntryError::Errno(errno))
+            errno::ECANCELED => {
+                match outcome.result.err().and_then(|c| Some((c.entry, c.errno()?))) {
+                    None | Some((_, errno::ECANCELED | errno::EINTR | errno::EAGAIN)) => {
+                        // Nobody's fault: the chain was cut in two.
+                        try_again(EntryError::Errno(errno::ECANCELED))
+                    }
+                    // An entry behind it was refused, before any was begun.
+                    Some((entry, errno)) => {
+                        Verdict::Over(op.base.get().wrapping_add(entry), EntryError::Errno(errno))
+                    }
                 }
-                // Nobody's fault: the chain was cut in two.
-                _ => try_again(EntryError::Errno(errno::ECANCELED)),
-            },
+            }
             errno @ (errno::EINTR | errno::EAGAIN) => try_again(EntryError::Errno(errno)),
             errno if errno > 0 => over(EntryError::Errno(errno)),
             _ if answer.cast_unsigned() > part.wanted() => over(EntryError::Overrun),

@@ -166,6 +166,12 @@ impl<'m, E: Enter> Files<'m, E> {
         self.ring
     }
 
+    /// What it was placed for.
+    #[must_use]
+    pub const fn config(&self) -> &FileConfig {
+        &self.config
+    }
+
     /// What it has seen and done.
     #[must_use]
     pub const fn counters(&self) -> FileCounters {
