@@ -420,6 +420,12 @@ fn what_does_not_fit_is_refused_and_comes_back() {
             Misuse::TooLong.into()
         );
         drop(chain);
+        let mut chain = files.chain().unwrap();
+        chain.write(file, 0, files.lend().unwrap(), 0).unwrap();
+        drop(chain);
+        let loans: Vec<_> = core::iter::from_fn(|| files.lend()).collect();
+        assert_eq!(loans.len(), 8, "a chain that is dropped gives its loans back");
+        drop(loans);
         assert_eq!(files.chain().unwrap().submit(), Err(Misuse::Unsupported.into()));
         let bad = FileShape { offset_align: 3, memory_align: 1 };
         assert_eq!(files.add(FileRef::Slot(0), bad), Err(Misuse::Unsupported.into()));

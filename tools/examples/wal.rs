@@ -1,14 +1,13 @@
 //! A write-ahead log: records are written in groups, as one chain of writes and a sync each, and acknowledged after the sync alone.
 //!
-//! `cargo run --release --example wal [FILE [RECORDS]]` recovers FILE and appends to it, one line for each group that is durable.
+//! `cargo run --release --example wal [FILE]` recovers the log, appends to it, and says what is durable; for ever to FILE.
 #![allow(clippy::large_stack_frames, clippy::print_stdout, reason = "an example")]
 #![allow(clippy::arithmetic_side_effects, reason = "a log does not have 2^64 records or bytes")]
 
 use std::{env, fs, path::PathBuf};
 
 use spinwire_dataplane::file::{FileConfig, Files};
-use spinwire_dataplane::poll::{Budget, Poll};
-use spinwire_dataplane::time::Instant;
+use spinwire_dataplane::{poll::Budget, poll::Poll, time::Instant};
 use spinwire_hostshim::file::{FileOptions, HostFile};
 use spinwire_hostshim::uring::{Uring, UringConfig};
 
@@ -27,14 +26,11 @@ impl Log {
     fn recover(bytes: &[u8]) -> Self {
         let mut log = Self { at: 0, next: 1, sum: 0xcbf2_9ce4_8422_2325 };
         for block in bytes.chunks(BLOCK) {
-            let (before, mut rest) = (log.next, block);
+            let mut rest = block;
             while let Some(length) = log.check(rest) {
                 rest = rest.get(HEAD + length..).unwrap_or_default();
             }
-            if log.next == before {
-                break;
-            }
-            log.at += 4096;
+            log.at += if rest.len() < block.len() { 4096 } else { break };
         }
         log
     }
@@ -51,8 +47,8 @@ impl Log {
     /// Puts a record at the start of `room`, if it fits, and says how long it is.
     fn put(&mut self, room: &mut [u8], payload: &[u8]) -> Option<usize> {
         let sum = self.sum_with(payload);
-        let length = u64::try_from(payload.len()).ok()?;
-        let head = [length, self.next, sum].map(u64::to_le_bytes).concat();
+        let length = u64::try_from(payload.len()).ok()?.to_le_bytes();
+        let head = [length, self.next.to_le_bytes(), sum.to_le_bytes()].concat();
         room.get_mut(..HEAD + payload.len())?.copy_from_slice(&[&head, payload].concat());
         (self.next, self.sum) = (self.next + 1, sum);
         Some(HEAD + payload.len())
@@ -66,44 +62,38 @@ impl Log {
 }
 
 fn main() -> Result<(), Box<dyn core::error::Error>> {
-    let mut args = env::args().skip(1);
-    let path = args.next().map_or_else(|| env::temp_dir().join("example.wal"), PathBuf::from);
-    let records = args.next().map_or(Ok(1000), |text| text.parse())?;
+    let path = env::args().nth(1).map_or_else(|| env::temp_dir().join("a.wal"), PathBuf::from);
     let options = FileOptions { preallocate: 32 << 20, ..FileOptions::default() };
     let file = HostFile::open(&path, &options)?;
     let mut log = Log::recover(&fs::read(&path)?);
     println!("recovered {} records; {}", log.next - 1, file.direct());
-    let mut config = FileConfig { buffers: (8, BLOCK), ..FileConfig::default() };
-    let arena_bytes = config.arena_bytes();
-    let uring = Uring::open(&UringConfig { arena_bytes, ..UringConfig::default() })?;
-    config.fixed_buffers = uring.register_arena().is_ok(); // else by address
+    let uring = Uring::open(&UringConfig { arena_bytes: 1 << 20, ..UringConfig::default() })?;
+    let fixed_buffers = uring.register_arena().is_ok(); // else by address
+    let config = FileConfig { buffers: (8, BLOCK), fixed_buffers, ..FileConfig::default() };
     let ring = uring.ring()?;
     let files = Files::place(&ring, &config)?;
     let wal = files.add(file.file_ref(), file.shape())?;
-    while log.next <= records {
+    while log.next < 1000 || env::args().len() > 1 {
         let mut group = files.chain()?;
         for _ in 0..3 {
             let mut block = files.lend().ok_or("no buffer")?;
-            let mut rest = block.room();
-            rest.fill(0);
+            block.fill(&[0; BLOCK])?;
+            let mut rest = &mut *block;
             while let Some(length) = log.put(rest, log.next.to_string().repeat(40).as_bytes()) {
                 rest = rest.get_mut(length..).unwrap_or_default();
             }
-            block.set_len(BLOCK)?;
             group.write(wal, log.at, block, 0).map_err(|refused| refused.error)?;
             log.at += 4096;
         }
         group.sync(wal, 0)?;
         group.submit()?;
-        let mut durable = false;
-        while !durable {
+        while files.under_way() > 0 {
             let _busy_or_idle = files.turn(Instant::ORIGIN, Budget::DEFAULT);
             while let Some(done) = files.poll() {
                 done.result?; // of any entry: then the log ends
-                durable = done.last;
             }
         }
         println!("durable {}", log.next - 1);
     }
-    if env::args().len() == 1 { Ok(fs::remove_file(path)?) } else { Ok(()) }
+    Ok(fs::remove_file(path)?)
 }
