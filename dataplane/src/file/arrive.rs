@@ -167,10 +167,9 @@ impl<'m, E: Enter> Files<'m, E> {
     /// Every entry that is not ready has its result: one has failed, the others do not count.
     pub(super) fn finish(&self, (slot, op): (u32, &'m Op), (failed, error): (u16, EntryError)) {
         let of_all = matches!(error, EntryError::Cancelled | EntryError::RingLost);
-        let from = op.ready.get();
-        for (part, entry) in self.parts_of(slot, op).iter().zip(0_u16..) {
-            if entry >= from {
-                let why = if of_all || entry == failed { error } else { EntryError::After(failed) };
+        for entry in op.ready.get()..op.count.get() {
+            let why = if of_all || entry == failed { error } else { EntryError::After(failed) };
+            if let Some(part) = self.part(slot, entry) {
                 part.result.set(Err(why));
             }
         }

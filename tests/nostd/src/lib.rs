@@ -14,6 +14,7 @@
 
 mod cold;
 mod endpoint;
+mod files;
 mod hot;
 mod panic;
 mod parcels;
