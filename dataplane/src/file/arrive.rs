@@ -9,7 +9,7 @@ use spinwire_layouts::word::widen;
 use super::op::{Op, Part, Phase};
 use super::service::{Files, LIST};
 use super::{EntryError, EntryKind};
-use crate::chain::{ChainEvent, ChainId, Outcome};
+use crate::chain::{ChainEvent, ChainId, ChainOutcome};
 use crate::id::{OpTag, WrId};
 use crate::uring::Enter;
 
@@ -99,7 +99,7 @@ impl<'m, E: Enter> Files<'m, E> {
     }
 
     /// The last completion of what was submitted.
-    fn conclude(&self, (slot, op): (u32, &'m Op), outcome: &Outcome) {
+    fn conclude(&self, (slot, op): (u32, &'m Op), outcome: &ChainOutcome) {
         if op.ready.get() >= op.count.get() {
             op.phase.set(Phase::Ended);
             return;
@@ -122,7 +122,11 @@ impl<'m, E: Enter> Files<'m, E> {
     }
 
     /// What the first entry that is not whole says of its chain.
-    fn judge(&self, (first, part): (u16, &Part<'m>), (op, outcome): (&Op, &Outcome)) -> Verdict {
+    fn judge(
+        &self,
+        (first, part): (u16, &Part<'m>),
+        (op, outcome): (&Op, &ChainOutcome),
+    ) -> Verdict {
         let answer = part.answer.get().unwrap_or(0);
         let over = |error| Verdict::Over(first, error);
         let try_again = |why| {

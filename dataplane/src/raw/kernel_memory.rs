@@ -68,6 +68,13 @@ impl<'m> KernelMemory<'m> {
         self.start <= start && start.saturating_add(u64::from(bytes)) <= self.end
     }
 
+    /// Whether so many bytes from an address on lie in this memory.
+    #[must_use]
+    #[inline]
+    pub const fn covers_range(&self, address: u64, bytes: u64) -> bool {
+        self.start <= address && address.saturating_add(bytes) <= self.end
+    }
+
     /// In which of its pieces of [`FIXED_BYTES`] a buffer lies; `None` where it lies in more than one, or outside.
     #[must_use]
     #[inline]
