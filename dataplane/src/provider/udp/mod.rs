@@ -10,7 +10,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | [`datagram`] | what a packet looks like |
-//! | `peers` | the table of addresses |
+//! | `peers` | routes by name, and the table of addresses |
 //! | `port` | the provider: posting, polling |
 //! | `send` | slots of sends |
 //! | `receive` | what has come |
@@ -49,6 +49,7 @@ use crate::msg::matching::MatchingConfig;
 use crate::raw::place::Exhausted;
 use crate::time::Nanos;
 
+pub use peers::Routes;
 pub use port::UdpPort;
 
 /// Where a peer is found.

@@ -1,16 +1,63 @@
-//! The table of addresses: rows, found by address through lists by hash.
+//! Who is where: routes by name, and the table of addresses, whose rows are found through lists by hash.
 
 use core::cell::Cell;
 use core::net::SocketAddr;
 
 use spinwire_layouts::uring::SockAddr;
 
-use crate::error::Misuse;
-use crate::id::{Addr, Generation};
+use super::Route;
+use crate::error::{Misuse, Retry};
+use crate::id::{Addr, Generation, Name};
 use crate::raw::line::partial_word;
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::{Fifos, wide};
 use crate::time::Instant;
+
+/// Names and where they are found, as the host has resolved them: one table for all ports of a thread.
+#[derive(Debug)]
+pub struct Routes<'m> {
+    rows: &'m [Cell<Option<Route>>],
+}
+
+impl<'m> Routes<'m> {
+    /// Places a table of `count` routes.
+    ///
+    /// # Errors
+    /// [`Exhausted`].
+    pub fn place(bump: &Bump<'m>, count: u32) -> Result<Self, Exhausted> {
+        Ok(Self { rows: bump.slice_with(wide(count), |_| Cell::new(None))? })
+    }
+
+    /// Adds a route, or changes that of the same name. Peers that are connected to already stay where they were.
+    ///
+    /// # Errors
+    /// `AddressesFull`.
+    pub fn add(&self, route: Route) -> Result<(), Retry> {
+        let is_it = |row: &&Cell<Option<Route>>| row.get().is_some_and(|r| r.name == route.name);
+        let is_free = |row: &&Cell<Option<Route>>| row.get().is_none();
+        let place = self.rows.iter().find(is_it).or_else(|| self.rows.iter().find(is_free));
+        place.ok_or(Retry::AddressesFull)?.set(Some(route));
+        Ok(())
+    }
+
+    /// Takes a route out.
+    ///
+    /// # Errors
+    /// `UnknownAddress` where there is none of that name.
+    pub fn remove(&self, name: &Name) -> Result<(), Misuse> {
+        let is_it = |row: &&Cell<Option<Route>>| row.get().is_some_and(|r| r.name == *name);
+        let row = self.rows.iter().find(is_it).ok_or(Misuse::UnknownAddress)?;
+        row.set(None);
+        Ok(())
+    }
+
+    /// Where that name is found.
+    #[must_use]
+    pub fn find(&self, name: &Name) -> Option<SockAddr> {
+        let found = self.rows.iter().find_map(|row| row.get().filter(|route| route.name == *name));
+        found.map(|route| route.address)
+    }
+}
 
 /// Lists of [`Peers::order`]: rows that are free; rows of senders that were never connected to, the most silent in front.
 const FREE: u32 = 0;

@@ -9,7 +9,7 @@ use spinwire_layouts::wire::datagram::DATAGRAM_LENGTH_MAX;
 use super::peers::Peers;
 use super::receive::{Arrived, Inbox};
 use super::send::{DONE, FREE, LISTS, RUNG, STAGED, Slot};
-use super::{Route, UdpConfig, UdpCounters, UdpPlaceError};
+use super::{Routes, UdpConfig, UdpCounters, UdpPlaceError};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Name, OpTag, WrId};
 use crate::msg::matching::Matcher;
@@ -43,7 +43,7 @@ pub struct UdpPort<'m, E> {
     pub(super) fd: i32,
     pub(super) config: UdpConfig,
     info: Info,
-    routes: &'m [Option<Route>],
+    routes: &'m Routes<'m>,
     pub(super) peers: Peers<'m>,
     pub(super) matcher: Matcher<'m>,
     pub(super) slots: &'m [Slot<'m>],
@@ -70,7 +70,7 @@ impl<E> core::fmt::Debug for UdpPort<'_, E> {
 impl UdpConfig {
     /// Bytes that a port of this kind takes in the arena of its ring, with some to spare for alignment.
     #[must_use]
-    pub fn arena_bytes(&self, routes: usize) -> usize {
+    pub fn arena_bytes(&self) -> usize {
         let message = self.message_bytes_max.saturating_add(192).next_multiple_of(64);
         let receives = wide(self.recv_buffers.clamp(1, 1 << 15).next_power_of_two());
         let matching = &self.matching;
@@ -82,7 +82,6 @@ impl UdpConfig {
             wide(matching.unexpected_depth).saturating_mul(unexpected),
             wide(matching.recv_depth).saturating_mul(512),
             wide(self.peers_max).saturating_mul(256),
-            routes.saturating_mul(size_of::<Route>()),
             64 << 10,
         ]
         .into_iter()
@@ -119,7 +118,7 @@ impl<'m, E: Enter> UdpPort<'m, E> {
     pub fn place(
         ring: &'m Ring<'m, E>,
         (fd, group): (i32, u16),
-        routes: &[Route],
+        routes: &'m Routes<'m>,
         config: &UdpConfig,
     ) -> Result<Self, UdpPlaceError> {
         if config.message_bytes_max > DATAGRAM_LENGTH_MAX {
@@ -136,7 +135,7 @@ impl<'m, E: Enter> UdpPort<'m, E> {
             fd,
             config: *config,
             info: info(config),
-            routes: bump.slice_with(routes.len(), |index| routes.get(index).copied())?,
+            routes,
             peers: Peers::place(bump, config.peers_max)?,
             matcher: Matcher::place(bump, &config.matching)?,
             slots: bump.slice_with(wide(config.send_depth), |_| Slot::free())?,
@@ -289,9 +288,8 @@ impl<E: Enter> Provider for UdpPort<'_, E> {
     }
 
     fn connect(&self, name: &Name) -> Result<Addr, PostError> {
-        let route = self.routes.iter().flatten().find(|route| route.name == *name);
-        let route = route.ok_or(Misuse::UnknownAddress)?;
-        let address = SockAddr::read(route.address.as_bytes()).ok_or(Misuse::UnknownAddress)?;
+        let found = self.routes.find(name).ok_or(Misuse::UnknownAddress)?;
+        let address = SockAddr::read(found.as_bytes()).ok_or(Misuse::UnknownAddress)?;
         Ok(self.peers.keep(address).ok_or(Retry::AddressesFull)?)
     }
 
