@@ -25,8 +25,8 @@
 //! longest, if that was for [`UdpConfig::age_min`] and nothing of it waits; its address is stale then. Else the packet is dropped and counted. Nobody can be
 //! seen to leave: there is no `PeerGone`, and a port that nobody listens at ends nothing.
 //!
-//! *Bytes that are too many.* A message longer than the receive it goes to is cut, and so is one longer than
-//! [`UdpConfig::message_bytes_max`] of this end: `Status::Truncated`.
+//! *Bytes that are too many.* A message longer than the receive it goes to is cut, and so is one longer than the buffers of this end
+//! ([`UdpConfig::message_bytes_max`], and up to a cache line more): `Status::Truncated`. One that was cut and that nobody had asked for is dropped.
 //!
 //! The socket has to be in blocking mode, as for [`stream`](crate::stream). The ring carries this port alone.
 //!

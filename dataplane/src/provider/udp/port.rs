@@ -57,6 +57,11 @@ pub struct UdpPort<'m, E> {
     batch_end: Cell<usize>,
     /// Completions of receives that ended without a message.
     ended: Queue<'m, Cqe>,
+    /// Posted sends whose completions were not yet polled.
+    pub(super) posted: Cell<u32>,
+    /// There was a doorbell since the last poll.
+    rang: Cell<bool>,
+    polls: Cell<u32>,
     pub(super) now: Cell<Instant>,
     counters: Cell<UdpCounters>,
 }
@@ -77,7 +82,7 @@ impl UdpConfig {
         let unexpected = matching.unexpected_bytes_max.saturating_add(256).next_multiple_of(64);
         [
             receives.saturating_mul(message.saturating_add(128)),
-            wide(self.send_depth)
+            wide(self.send_depth.saturating_mul(2))
                 .saturating_mul(message.saturating_add(size_of::<Slot<'_>>()).saturating_add(64)),
             wide(matching.unexpected_depth).saturating_mul(unexpected),
             wide(matching.recv_depth).saturating_mul(512),
@@ -125,8 +130,10 @@ impl<'m, E: Enter> UdpPort<'m, E> {
             return Err(UdpPlaceError::MessageBytes { asked: config.message_bytes_max });
         }
         let bump = ring.arena().bump();
-        let sends = Fifos::place(bump, config.send_depth, LISTS)?;
-        for slot in 0..config.send_depth {
+        // As many again for messages that are injected.
+        let slots = config.send_depth.saturating_mul(2);
+        let sends = Fifos::place(bump, slots, LISTS)?;
+        for slot in 0..slots {
             let _empty_before = sends.push_back(FREE, slot);
         }
         let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
@@ -138,15 +145,18 @@ impl<'m, E: Enter> UdpPort<'m, E> {
             routes,
             peers: Peers::place(bump, config.peers_max)?,
             matcher: Matcher::place(bump, &config.matching)?,
-            slots: bump.slice_with(wide(config.send_depth), |_| Slot::free())?,
+            slots: bump.slice_with(wide(slots), |_| Slot::free())?,
             sends,
-            copies: LoanPool::place(bump, config.send_depth, config.message_bytes_max)?,
+            copies: LoanPool::place(bump, slots, config.message_bytes_max)?,
             inbox: Inbox::place(ring.arena(), group, config)?,
             waiting: Cell::new(None),
             batch: bump.slice_with(BATCH.saturating_add(CHAIN_MAX), |_| Cell::new(None))?,
             batch_at: Cell::new(0),
             batch_end: Cell::new(0),
             ended: Queue::place(bump, config.matching.recv_depth, filler)?,
+            posted: Cell::new(0),
+            rang: Cell::new(false),
+            polls: Cell::new(0),
             now: Cell::new(Instant::ORIGIN),
             counters: Cell::new(UdpCounters::default()),
         })
@@ -159,6 +169,12 @@ impl<'m, E: Enter> UdpPort<'m, E> {
             Inbox::Provided(provided) => Some(&provided.buffers),
             Inbox::Slots(_) => None,
         }
+    }
+
+    /// The ring below.
+    #[must_use]
+    pub const fn ring(&self) -> &'m Ring<'m, E> {
+        self.ring
     }
 
     /// What it has seen and done.
@@ -209,6 +225,7 @@ impl<'m, E: Enter> UdpPort<'m, E> {
             let next = match self.sends.pop_front(DONE) {
                 Some(number) => {
                     let _in_no_list = self.sends.push_back(FREE, number);
+                    self.posted.set(self.posted.get().saturating_sub(1));
                     let wr_id = self.slot(number).and_then(|slot| slot.wr_id.take());
                     wr_id.map(|wr_id| Cqe::without_message(wr_id, Status::Success))
                 }
@@ -258,6 +275,13 @@ impl<'m, E: Enter> UdpPort<'m, E> {
         });
         self.batch_at.set(0);
         self.batch_end.set(end);
+    }
+
+    /// Hands in what was rung for, and sees to it that something is received into.
+    fn enter(&self) {
+        self.launch();
+        self.arm();
+        let _counted_by_the_ring = self.ring.submit();
     }
 
     fn look_at_waiting(&self) -> Sight {
@@ -324,17 +348,27 @@ impl<E: Enter> Provider for UdpPort<'_, E> {
             let _in_no_list = self.sends.push_back(RUNG, number);
             count = count.wrapping_add(1);
         }
-        self.launch();
-        self.arm();
-        let _counted_by_the_ring = self.ring.submit();
+        self.enter();
+        self.rang.set(true);
         Published { count, error: self.ring.fatal().map(|_errno| Fatal::RingLost) }
     }
 
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
         self.now.set(now);
-        self.finish_local(out);
-        self.take_in(out);
-        self.finish_local(out);
+        // One call of the kernel from one poll to the next: the doorbell's, where there was one.
+        if !self.rang.replace(false) {
+            self.enter();
+        }
+        // Who comes first takes turns, so that a flood of sends does not keep out what has come, or the other way round.
+        let polls = self.polls.get().wrapping_add(1);
+        self.polls.set(polls);
+        if polls.is_multiple_of(2) {
+            self.finish_local(out);
+            self.take_in(out);
+        } else {
+            self.take_in(out);
+            self.finish_local(out);
+        }
     }
 
     #[inline(always)]

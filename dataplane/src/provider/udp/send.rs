@@ -103,8 +103,12 @@ impl<'m, E: Enter> UdpPort<'m, E> {
         }
         let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
         let header = datagram::header(bytes.len(), envelope)?;
-        let number = self.sends.front(FREE).ok_or(Retry::CqFull)?;
-        let slot = self.slot(number).ok_or(Retry::CqFull)?;
+        let is_posted = matches!(wr.payload, Payload::Posted { .. });
+        if is_posted && self.posted.get() >= self.config.send_depth {
+            return Err(Retry::CqFull.into());
+        }
+        let number = self.sends.front(FREE).ok_or(Retry::NoSlot)?;
+        let slot = self.slot(number).ok_or(Retry::NoSlot)?;
         let stays = match wr.payload {
             Payload::Inject(_) => None,
             Payload::Posted { .. } => {
@@ -131,6 +135,7 @@ impl<'m, E: Enter> UdpPort<'m, E> {
             Payload::Posted { wr_id, .. } => Some(wr_id),
         });
         slot.fill(to, &header, (at, bytes.len()));
+        self.posted.set(self.posted.get().wrapping_add(u32::from(is_posted)));
         let _in_front = self.sends.unlink(number);
         let _unlinked = self.sends.push_back(STAGED, number);
         Ok(())
