@@ -13,6 +13,8 @@
 //!   | plane      arena, clock, stats page and seal of one pinned thread     |
 //!   | uring      rings of io_uring: opened by what the kernel can            |
 //!   | socket     TCP and UDP sockets, and their addresses                   |
+//!   | udp        ports for messages over UDP: udp://host:port               |
+//!   | file       files, with direct I/O where there is any                  |
 //!   | mem        memory: private arenas, named segments, huge pages         |
 //!   | affinity   which CPUs, and pinning to one                             |
 //!   | clock      the time-stamp counter, calibrated                         |
@@ -79,6 +81,7 @@ pub mod alloc_gate;
 pub mod clock;
 pub mod domain;
 pub mod error;
+pub mod file;
 pub mod idle;
 pub mod limits;
 pub mod liveness;
@@ -88,6 +91,7 @@ pub mod plane;
 pub mod pool;
 pub mod preflight;
 pub mod socket;
+pub mod udp;
 pub mod uring;
 
 #[cfg(test)]

@@ -172,7 +172,9 @@ impl<'m, E: Enter> Streams<'m, E> {
                 self.over(slot, row);
                 None
             }
-            OpTag::Send | OpTag::Recv | OpTag::Receive | OpTag::Chain => self.stale(cqe),
+            OpTag::Send | OpTag::Recv | OpTag::Receive | OpTag::Chain | OpTag::File => {
+                self.stale(cqe)
+            }
         }
     }
 

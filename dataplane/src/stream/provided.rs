@@ -64,7 +64,7 @@ impl fmt::Debug for ProvidedBuffers<'_> {
 
 /// What the kernel has filled, as far as it was not handed out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Filled {
+pub(crate) struct Filled {
     /// Place in the ring; `NIL` where what the kernel names is not there.
     place: u32,
     /// Bytes.
@@ -174,7 +174,7 @@ impl<'m> ProvidedBuffers<'m> {
     }
 
     /// What a completion has filled that names buffer `number`.
-    pub(super) fn filled(&self, number: u32, bytes: u32) -> Filled {
+    pub(crate) fn filled(&self, number: u32, bytes: u32) -> Filled {
         let place = self.places.get(to_usize(widen(number))).map_or(NIL, Cell::get);
         let there = self.order.get(to_usize(widen(place))).map(Cell::get);
         Filled { place: if there == Some(number) { place } else { NIL }, left: bytes }
@@ -183,7 +183,7 @@ impl<'m> ProvidedBuffers<'m> {
     /// The next of the buffers that were filled; `None` where the kernel names one that it does not have. Of a completion without
     /// bytes it is one that is empty.
     #[inline]
-    pub(super) fn take(&self, filled: &mut Filled) -> Option<Loan<'m>> {
+    pub(crate) fn take(&self, filled: &mut Filled) -> Option<Loan<'m>> {
         let number = to_usize(widen(self.order.get(to_usize(widen(filled.place)))?.get()));
         if self.places.get(number)?.get() != filled.place {
             return None;

@@ -206,6 +206,8 @@ pub fn unconnected(remote: SocketAddr, options: &SocketOptions) -> Result<Outgoi
 pub fn bind_udp(address: SocketAddr, options: &SocketOptions) -> Result<Bound, SocketError> {
     let fd = open(address, libc::SOCK_DGRAM)?;
     configure(fd.as_fd(), options)?;
+    // What had no room is counted, and the count comes with what has (socket(7)).
+    set(fd.as_fd(), raw::SO_RXQ_OVFL, 1)?;
     let refused = |errno| SocketError::Bind { address, errno };
     raw::bind(fd.as_fd(), &SockAddr::new(address)).map_err(refused)?;
     let socket = UdpSocket::from(fd);

@@ -18,6 +18,7 @@ mod config;
 mod entry;
 mod error;
 mod feature;
+mod fixed;
 mod probe;
 mod provided;
 mod settle;

@@ -15,6 +15,7 @@
 
 mod cold;
 mod endpoint;
+mod files;
 mod hot;
 mod panic;
 mod parcels;

@@ -12,6 +12,7 @@
 
 mod node;
 mod rig;
+mod udp;
 mod world;
 
 pub mod contexts;
@@ -30,6 +31,7 @@ pub mod unexpected;
 
 pub use node::{Got, Node};
 pub use rig::{Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};
+pub use udp::{Udp, UdpGround, UdpOneByOne};
 pub use world::{TURNS_MAX, World, name, run, run_case};
 
 /// Makes a module of tests for each rig: one test for each case.

@@ -62,7 +62,7 @@ impl Default for Sizes {
 }
 
 impl Sizes {
-    const fn matching(&self) -> MatchingConfig {
+    pub(super) const fn matching(&self) -> MatchingConfig {
         MatchingConfig {
             recv_depth: self.recv_depth,
             unexpected_depth: self.unexpected_depth,

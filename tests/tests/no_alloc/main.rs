@@ -3,6 +3,7 @@
 //! ```text
 //!   traffic.rs    two endpoints of one segment exchange messages of every kind, in one thread
 //!   pools.rs      two handles on one pool do everything that is done with buffers
+//!   files.rs      chains of writes and reads of a file, at most one system call a turn
 //!   parcels.rs    two endpoints hand over buffers of one pool
 //!   streams.rs    both ends of a connection in one service, over a ring of the kernel
 //!   chains.rs     chains of linked submissions, and the completions of a ring that is not there
@@ -28,6 +29,7 @@
 )]
 
 mod chains;
+mod files;
 mod parcels;
 mod pools;
 mod seccomp;
@@ -134,6 +136,19 @@ fn streams_need_no_heap_and_at_most_one_system_call_a_turn() {
         assert!(counts.is_clean(), "{counts:?}");
         assert!(done.system_calls <= done.turns, "{done:?}");
         assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
+    });
+}
+
+#[test]
+fn files_need_no_heap_and_one_system_call_a_turn() {
+    let _turn = take_turn();
+    files::with(|store| {
+        assert_eq!(store.run(20), (20, 0));
+        let sealed = alloc_gate::seal(OnUse::Count);
+        let seen = store.run(200);
+        let counts = sealed.open();
+        assert_eq!(seen, (200, 0), "good rounds, and turns with more than one call");
+        assert!(counts.is_clean(), "{counts:?}");
     });
 }
 
