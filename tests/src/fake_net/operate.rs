@@ -107,10 +107,7 @@ impl FakeNet<'_> {
         let fd = match place {
             Some(place) if direct => place,
             None if direct => return self.end(at, ENFILE, 0, rng),
-            _ => {
-                self.next_descriptor += 1;
-                self.next_descriptor - 1
-            }
+            _ => self.next_descriptor(),
         };
         let listener = self.sockets.get_mut(&name).unwrap();
         listener.backlog.as_mut().unwrap().pop_front();
