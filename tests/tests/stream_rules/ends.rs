@@ -4,7 +4,7 @@ use spinwire_dataplane::error::{Fatal, PostError};
 use spinwire_dataplane::stream::{CloseReason, ConnId, StreamConfig, StreamEvent};
 use spinwire_dataplane::time::Nanos;
 use spinwire_dataplane::uring::EnterError;
-use spinwire_layouts::uring::{SockAddr, Sqe, cancel, cqe, op};
+use spinwire_layouts::uring::{SockAddr, Sqe, cancel, cqe, op, recvsend};
 use spinwire_tests::fake_kernel::FakeConfig;
 use spinwire_tests::fake_net::memory;
 
@@ -294,5 +294,87 @@ fn a_ring_that_is_lost_ends_everything_and_takes_nothing_more() {
         assert!([*a, *b].contains(&listener) && [*a, *b].contains(&conn));
         assert_eq!(rig.streams.adopt(8), Err(PostError::Fatal(Fatal::RingLost)));
         assert!(rig.streams.is_empty());
+    });
+}
+
+#[test]
+fn who_waits_for_buffers_when_it_ends_waits_no_more() {
+    with(&config(), FakeConfig::default(), |rig| {
+        let (conn, receive) = rig.connection();
+        for number in 0..4 {
+            rig.complete(&receive, 64, cqe::MORE | cqe::BUFFER | number << cqe::BUFFER_SHIFT);
+        }
+        let held = rig.events();
+        assert_eq!(held.len(), 4);
+        rig.complete(&receive, -105, 0);
+        assert!(rig.events().is_empty());
+        assert_eq!(rig.submitted(op::RECV), [], "there is no buffer");
+        rig.streams.abort(conn).unwrap();
+        end_of(rig, conn, CloseReason::Aborted, &[]);
+        drop(held);
+        let (_other, _receive) = rig.connection();
+    });
+}
+
+#[test]
+fn guests_without_a_row_wait_in_the_kernel() {
+    let config = StreamConfig { conns: 2, ..config() };
+    with(&config, FakeConfig::default(), |rig| {
+        let _listener = rig.streams.listen(3).unwrap();
+        let accept = rig.submitted_one(op::ACCEPT);
+        for fd in 10..12 {
+            rig.complete(&accept, fd, cqe::MORE);
+        }
+        let events = rig.events();
+        let [StreamEvent::Accepted { conn, .. }] = events.as_slice() else { panic!("{events:?}") };
+        rig.turn();
+        let stop =
+            |entry: &&Sqe| entry.opcode == op::ASYNC_CANCEL && entry.addr == accept.user_data;
+        let taken = rig.taken();
+        assert_eq!(taken.iter().filter(stop).count(), 1);
+        assert!(taken.iter().any(|entry| entry.opcode == op::CLOSE && entry.fd == 11));
+        // That was not found: another guest is let in, and it is made again.
+        rig.complete(&accept, 12, cqe::MORE);
+        assert!(rig.events().is_empty());
+        rig.turn();
+        assert_eq!(rig.taken().iter().filter(stop).count(), 1);
+        rig.complete(&accept, -125, 0);
+        assert!(rig.events().is_empty());
+        assert_eq!(rig.submitted(op::ACCEPT), [], "there is no row");
+        rig.streams.abort(*conn).unwrap();
+        rig.turn();
+        let receive = rig.taken().into_iter().find(|entry| entry.opcode == op::RECV);
+        assert_eq!(receive, None, "it was submitted before");
+        assert_eq!(rig.streams.counters().turned_away, 2);
+    });
+}
+
+#[test]
+fn where_buffers_are_few_they_go_one_by_one() {
+    let config = StreamConfig { recv_buffers: (16, 64), ..config() };
+    with(&config, FakeConfig::default(), |rig| {
+        let (_one, receive) = rig.connection();
+        for number in 0..16 {
+            rig.complete(&receive, 64, cqe::MORE | cqe::BUFFER | number << cqe::BUFFER_SHIFT);
+        }
+        let mut held = rig.events();
+        held.extend(rig.events());
+        assert_eq!(held.len(), 16);
+        rig.complete(&receive, -105, 0);
+        assert!(rig.events().is_empty());
+        rig.streams.adopt(8).unwrap();
+        rig.streams.adopt(9).unwrap();
+        assert_eq!(rig.submitted(op::RECV), []);
+        drop(held.pop());
+        let once = rig.submitted_one(op::RECV);
+        assert_eq!(once.ioprio & recvsend::RECV_MULTISHOT, 0, "one buffer, once");
+        assert_eq!(once.user_data, receive.user_data, "who waited longest");
+        held.truncate(12);
+        let rest = rig.submitted(op::RECV);
+        assert_eq!(rest.len(), 2);
+        assert!(rest.iter().all(|entry| entry.ioprio & recvsend::RECV_MULTISHOT != 0));
+        rig.complete(&once, -105, 0);
+        assert!(rig.events().is_empty());
+        assert_eq!(rig.submitted(op::RECV), [receive], "as before");
     });
 }

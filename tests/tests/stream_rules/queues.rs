@@ -239,6 +239,8 @@ fn a_service_with_nothing_to_do_says_so_and_enters_nothing() {
     with(&config(), FakeConfig::default(), |rig| {
         let (conn, _receive) = rig.connection();
         rig.send(conn, b"x", 1);
+        let none = Budget::default().with_posts(0);
+        assert_eq!(rig.streams.turn(Instant::ORIGIN, none), Outcome::Busy, "it is left over");
         let send = rig.submitted_one(op::SEND_ZC);
         rig.complete(&send, 1, cqe::MORE);
         assert!(rig.events().is_empty());
@@ -250,5 +252,29 @@ fn a_service_with_nothing_to_do_says_so_and_enters_nothing() {
         assert_eq!(rig.kernel.enters(), enters);
         rig.complete(&send, 0, cqe::NOTIF);
         assert_eq!(rig.streams.turn(Instant::ORIGIN, Budget::default()), Outcome::Busy);
+    });
+}
+
+/// The order of the ring says what a bundle goes on with, but only as far as the ring has it.
+#[test]
+fn a_bundle_does_not_go_on_with_what_lies_elsewhere() {
+    with(&config(), FakeConfig::default(), |rig| {
+        let (_conn, receive) = rig.connection();
+        let flags = |number: u32| cqe::MORE | cqe::BUFFER | number << cqe::BUFFER_SHIFT;
+        let mut ring = BufferRing::new(rig.streams.buffers().registration());
+        let numbers: Vec<u32> =
+            (0..4).map(|_| (u32::from(ring.peek().2), ring.advance()).0).collect();
+        rig.complete(&receive, 4 * 64, flags(numbers[0]));
+        let mut events = rig.events();
+        // The one that comes back last is given first: the fourth has place 0 then, and place 3 is empty.
+        let [fourth, third, second] = [events.pop(), events.pop(), events.pop()];
+        drop((third, second, fourth));
+        rig.turn();
+        assert_eq!((rig.streams.buffers().given(), events.len()), (3, 1));
+        assert_eq!(u32::from(ring.peek().2), numbers[3]);
+        ring.advance();
+        ring.advance();
+        rig.complete(&receive, 2 * 64, flags(u32::from(ring.peek().2)));
+        assert_eq!(rig.events().len(), 1, "there is nothing behind it");
     });
 }
