@@ -99,6 +99,8 @@ pub struct StreamFeatures {
     pub bundles: bool,
     /// Sends without a copy (`SEND_ZC`); else all are copied.
     pub send_zero_copy: bool,
+    /// The arena of the ring is registered, so that what is sent without a copy is not pinned for each send.
+    pub fixed_buffers: bool,
     /// Accepted connections live in the ring's own table of files, which the host has registered; else they are descriptors.
     pub direct_files: bool,
 }
@@ -110,6 +112,7 @@ impl StreamFeatures {
         recv_multishot: false,
         bundles: false,
         send_zero_copy: false,
+        fixed_buffers: false,
         direct_files: false,
     };
 }

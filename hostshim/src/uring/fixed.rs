@@ -7,13 +7,16 @@ use super::{Feature, Uring, UringError, address};
 use crate::raw::uring::Registration;
 
 impl Uring {
-    /// Registers the arena as buffers 0, 1, .. of [`FIXED_BYTES`] each, and says how many there are. The kernel pins all of it until the ring closes or
+    /// Registers the arena as buffers 0, 1, .. of [`FIXED_BYTES`] each, and says how many there are; those that are registered already, where they are. The kernel pins all of it until the ring closes or
     /// [`Uring::forget_buffers`].
     ///
     /// # Errors
     /// [`UringError::Without`] where the ring has no such table, or no arena; [`UringError::MemlockTooLow`] where so much may not be
     /// pinned. Then memory is looked up by its address, which is only slower.
     pub fn register_arena(&self) -> Result<u32, UringError> {
+        if self.fixed.get() > 0 {
+            return Ok(self.fixed.get());
+        }
         let Some(arena) = self.arena.as_ref().filter(|_| self.features.has(Feature::Buffers))
         else {
             return Err(UringError::Without(Feature::Buffers));
@@ -30,6 +33,7 @@ impl Uring {
         let data = address(pieces.as_ptr().cast());
         let table = RsrcRegister { nr, data, ..RsrcRegister::ZERO };
         self.register(Registration::Buffers(&table), bytes)?;
+        self.fixed.set(nr);
         Ok(nr)
     }
 }

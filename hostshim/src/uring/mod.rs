@@ -62,6 +62,8 @@ pub struct Uring {
     files: u32,
     arena: ManuallyDrop<Option<Mapping>>,
     is_taken: Cell<bool>,
+    /// Buffers that the arena is registered as.
+    fixed: Cell<u32>,
     /// The index and the right to submit are this thread's.
     stays: PhantomData<*const ()>,
 }
@@ -115,6 +117,7 @@ impl Uring {
             files: 0,
             arena: ManuallyDrop::new(arena),
             is_taken: Cell::new(false),
+            fixed: Cell::new(0),
             stays,
         };
         ring.register_itself(config.deny);
@@ -152,7 +155,12 @@ impl Uring {
         group: u16,
         config: &StreamConfig,
     ) -> Result<Streams<'m, RingEntry<'m>>, UringError> {
-        let config = StreamConfig { features: self.stream_features(), ..*config };
+        let mut features = self.stream_features();
+        if features.send_zero_copy && config.zero_copy_min != 0 {
+            // Without, each send has its pages pinned, which is only slower.
+            features.fixed_buffers = self.register_arena().is_ok();
+        }
+        let config = StreamConfig { features, ..*config };
         let streams = Streams::place(ring, group, &config).map_err(UringError::Place)?;
         self.provide(streams.buffers())?;
         Ok(streams)
@@ -180,6 +188,7 @@ impl Uring {
             recv_multishot: has(Feature::MultishotReceive),
             bundles: has(Feature::Bundles),
             send_zero_copy: has(Feature::SendZc),
+            fixed_buffers: self.fixed.get() > 0,
             direct_files: self.files > 0,
         }
     }
@@ -264,6 +273,7 @@ impl Uring {
     /// # Errors
     /// What the kernel says: ENXIO where there are none.
     pub fn forget_buffers(&self) -> Result<(), UringError> {
+        self.fixed.set(0);
         self.register(Registration::NoBuffers, 0).map(drop)
     }
 

@@ -57,6 +57,7 @@ impl Plan {
                 recv_multishot: rng.chance(60),
                 bundles: rng.chance(50),
                 send_zero_copy: rng.chance(60),
+                fixed_buffers: false,
                 direct_files: rng.chance(50),
             },
             connect_timeout: timeout(&mut rng),

@@ -3,6 +3,7 @@
 //! ```text
 //!   notices.rs   results, announcements and notifications of zero-copy sends, in all combinations
 //!   queues.rs    submission queues of every size, full at every position; the ring of provided buffers, round and round
+//!   fixed.rs     sends out of a registered arena
 //!   ends.rs      closing, aborting, resetting, time limits, a lost ring
 //!   hostile.rs   a kernel that completes anything
 //! ```
@@ -15,6 +16,7 @@
 )]
 
 mod ends;
+mod fixed;
 mod hostile;
 mod notices;
 mod queues;
@@ -41,6 +43,7 @@ const ALL: StreamFeatures = StreamFeatures {
     recv_multishot: true,
     bundles: true,
     send_zero_copy: true,
+    fixed_buffers: false,
     direct_files: false,
 };
 
