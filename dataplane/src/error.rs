@@ -77,6 +77,16 @@ pub enum Misuse {
     WrongPeer,
     /// The last entry of a chain has a link, which would take in whatever is submitted next.
     OpenChain,
+    /// No such file, or not any more.
+    UnknownFile,
+    /// That operation is over.
+    StaleOperation,
+    /// Direct I/O wants another offset: a multiple of `FileShape::offset_align`.
+    UnalignedOffset,
+    /// Direct I/O wants another length: a multiple of `FileShape::offset_align`.
+    UnalignedLength,
+    /// Direct I/O wants another buffer: at a multiple of `FileShape::memory_align`.
+    UnalignedMemory,
 }
 
 /// Why a post was refused. Nothing was consumed.
@@ -169,6 +179,17 @@ impl fmt::Display for Misuse {
             }
             Self::Unsupported => "unsupported: the endpoint or its provider lacks that capability",
             Self::OpenChain => "open chain: the last of the entries must have no link",
+            Self::UnknownFile => "unknown file: it was removed, or is of another service",
+            Self::StaleOperation => "stale operation: it is over",
+            Self::UnalignedOffset => {
+                "unaligned offset: direct I/O wants a multiple of FileShape::offset_align"
+            }
+            Self::UnalignedLength => {
+                "unaligned length: direct I/O wants a multiple of FileShape::offset_align; fill the buffer up"
+            }
+            Self::UnalignedMemory => {
+                "unaligned buffer: direct I/O wants a multiple of FileShape::memory_align; take one of Files::lend"
+            }
             Self::WrongPeer => "wrong peer: a connected endpoint talks to its one peer only",
         })
     }

@@ -78,6 +78,8 @@ pub enum OpTag {
     Disconnect = 8,
     /// Closing a descriptor.
     Close = 9,
+    /// An entry of a chain of reads, writes and syncs ([`file`](crate::file)).
+    File = 10,
 }
 
 impl OpTag {
@@ -92,6 +94,7 @@ impl OpTag {
             7 => Some(Self::Shutdown),
             8 => Some(Self::Disconnect),
             9 => Some(Self::Close),
+            10 => Some(Self::File),
             _ => None,
         }
     }
@@ -107,6 +110,7 @@ impl OpTag {
             Self::Shutdown => 7,
             Self::Disconnect => 8,
             Self::Close => 9,
+            Self::File => 10,
         }
     }
 }
@@ -282,6 +286,7 @@ mod tests {
             (OpTag::Shutdown, 7),
             (OpTag::Disconnect, 8),
             (OpTag::Close, 9),
+            (OpTag::File, 10),
         ];
         for (op, tag) in all {
             for raw in [1, 2, 0x12_3456, 0xff_ffff] {
@@ -297,10 +302,10 @@ mod tests {
 
     #[test]
     fn a_word_of_no_known_operation_or_of_generation_zero_means_nothing() {
-        for tag in (0..=255_u64).filter(|tag| !(1..=9).contains(tag)) {
+        for tag in (0..=255_u64).filter(|tag| !(1..=10).contains(tag)) {
             assert_eq!(WrId::from_raw(tag << 56 | 1 << 32).parts(), None, "tag {tag}");
         }
-        for tag in 1..=9_u64 {
+        for tag in 1..=10_u64 {
             assert_eq!(WrId::from_raw(tag << 56 | 0xffff_ffff).parts(), None);
         }
     }

@@ -14,6 +14,8 @@
 //!   | uring      rings of io_uring: opened by what the kernel can            |
 //!   | socket     TCP and UDP sockets, and their addresses                   |
 //!   | tcp        ring, listener and sockets of a port that talks over TCP   |
+//!   | udp        ports for messages over UDP: udp://host:port               |
+//!   | file       files, with direct I/O where there is any                  |
 //!   | mem        memory: private arenas, named segments, huge pages         |
 //!   | affinity   which CPUs, and pinning to one                             |
 //!   | clock      the time-stamp counter, calibrated                         |
@@ -80,6 +82,7 @@ pub mod alloc_gate;
 pub mod clock;
 pub mod domain;
 pub mod error;
+pub mod file;
 pub mod idle;
 pub mod limits;
 pub mod liveness;
@@ -90,6 +93,7 @@ pub mod pool;
 pub mod preflight;
 pub mod socket;
 pub mod tcp;
+pub mod udp;
 pub mod uring;
 
 #[cfg(test)]

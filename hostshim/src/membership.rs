@@ -41,6 +41,11 @@ pub(crate) trait Shape: Copy + Send + 'static {
 
     /// Takes back what the process in `slot`, which is marked dead, held. `true` where its slot is free by this call.
     fn reclaim(seen: &Self::Seen<'_>, slot: u16) -> bool;
+
+    /// Called in every round of the watcher, with the time in nanoseconds since 1970 UTC.
+    fn tick(seen: &Self::Seen<'_>, unix_ns: u64) {
+        let _ = (seen, unix_ns);
+    }
 }
 
 /// Why a segment could not be made, joined or opened.
@@ -336,6 +341,7 @@ impl Watcher {
             loop {
                 // Fails for a shorter mapping only, and this one stays as it is.
                 let Some(seen) = shape.see(view::shared_lines(&mapping)) else { return };
+                S::tick(&seen, unix_ns());
                 watched.round::<S>(&seen, round);
                 match stopped.recv_timeout(Duration::ZERO) {
                     Err(RecvTimeoutError::Timeout) => {}

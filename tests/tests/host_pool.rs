@@ -24,7 +24,7 @@ use std::time::Instant;
 use host_process::{Folder, again, lines, role, say, wait_for_end_of_input};
 use spinwire_dataplane::error::Retry;
 use spinwire_dataplane::pool::{PoolError, PoolGeometry};
-use spinwire_dataplane::shm::lease;
+use spinwire_dataplane::shm::{copy_header, lease};
 use spinwire_hostshim::domain::{Domain, DomainConfig};
 use spinwire_hostshim::mem::{Backing, MapError, PageKind, PagePolicy, Problem};
 use spinwire_hostshim::membership::MemberError;
@@ -528,6 +528,26 @@ fn no_segment_is_made_for_an_id_that_nobody_gave_out() {
             why.contains("slot 4") && why.contains("magic") && why.contains("remove it"),
             "{why}"
         );
+        pool.unlink().unwrap();
+    });
+}
+
+#[test]
+fn whoever_has_a_pool_open_keeps_its_clock() {
+    alone("whoever_has_a_pool_open_keeps_its_clock", &[], |_| {
+        let pool = BufferPool::create("clock", &small()).unwrap();
+        let mut memory = Plane::memory(ARENA).unwrap();
+        let bump = Plane::arena(&mut memory);
+        let handle = pool.handle(&bump).unwrap();
+        let stamp = || {
+            let guard = handle.acquire(1).unwrap();
+            let row = pool.segment().rows().find(|row| row.id == guard.id());
+            row.unwrap().taken_unix_ns
+        };
+        let made = copy_header(pool.mapping().lines()).unwrap().created_unix_ns;
+        let first = stamp();
+        assert!(first >= made, "the first buffer of all has a stamp: {first}, {made}");
+        until("the watcher keeps the clock", || stamp() > first);
         pool.unlink().unwrap();
     });
 }

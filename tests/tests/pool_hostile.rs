@@ -48,7 +48,7 @@ fn scribble(lines: &[Line], rng: &mut Rng) {
     let at = match rng.index(4) {
         0 => rng.between(HEADERS / 8, HEADERS / 8 + 4 * 16 + 16),
         // The hot line of a slot; the two classes have one line of free bits each.
-        1 | 2 => HEADERS / 8 + 4 * 16 + 16 + rng.index(73) * 40 + rng.index(4),
+        1 | 2 => HEADERS / 8 + 4 * 16 + 16 + rng.index(73) * 40 + rng.index(6),
         _ => rng.between(HEADERS / 8, metadata - 1),
     };
     let Some(word) = word(lines, at) else { return };

@@ -11,9 +11,11 @@
 
 use core::ops::Range;
 
+use spinwire_dataplane::stream::StreamConfig;
+use spinwire_tests::fake_kernel::FakeConfig;
 use spinwire_tests::fake_net::plan::{Plan, Totals};
 
-/// Says how to run it again.
+/// Says how to run it again. (`STREAM_SEEDS=100000` runs as many.)
 struct Replay(u64);
 
 impl Drop for Replay {
@@ -28,8 +30,9 @@ impl Drop for Replay {
 }
 
 fn seeds(count: u64) -> Range<u64> {
-    let one = std::env::var("STREAM_SEED").ok().and_then(|seed| seed.parse().ok());
-    one.map_or(0..count, |seed: u64| seed..seed + 1)
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let count = number("STREAM_SEEDS").unwrap_or(count);
+    number("STREAM_SEED").map_or(0..count, |seed| seed..seed + 1)
 }
 
 fn run(plan: &Plan) -> Totals {
@@ -71,6 +74,27 @@ fn everything_arrives_once_and_in_order_and_nothing_is_left() {
         sum.counters.turned_away,
     ];
     assert!(!all || counts.iter().all(|count| *count > 20), "something never happens: {sum:?}");
+}
+
+/// One row beside the listener, one buffer each way, one segment, queues of one entry.
+#[test]
+fn tables_of_one_are_enough() {
+    let mut closed = 0;
+    for seed in seeds(400) {
+        let any = Plan::any(seed);
+        let one = StreamConfig {
+            conns: 2,
+            recv_buffers: (1, 64),
+            send_buffers: (1, 64),
+            segments: 1,
+            queue_high: 1,
+            queue_low: 0,
+            ..any.config
+        };
+        let kernel = FakeConfig { sq_entries: 1, cq_entries: 1, ..any.kernel };
+        closed += run(&Plan { config: one, kernel, peers: 4, ..any }).closed;
+    }
+    assert!(closed > 0, "nothing comes to its end");
 }
 
 #[test]

@@ -45,6 +45,7 @@ fn every_example_does_what_it_says() {
         ("resp", vec!["client: 2000 answers", "service: "]),
         ("sleeper", vec!["spin: p50 ", "times a spin", "park: p50 ", "park: Parks"]),
         ("timer_service", vec![" 0 allocations", "late by: "]),
+        ("wal", vec!["recovered 0 records", "durable "]),
     ];
     let mut built = build();
     built.sort();

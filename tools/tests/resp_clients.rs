@@ -36,16 +36,13 @@ impl Drop for Server {
 
 impl Server {
     fn example() -> Self {
-        let mut child = Command::new(program())
-            .arg("tcp://127.0.0.1:0")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(program());
+        let child = command.arg("tcp://127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
+        let mut server = Self { child, port: 0 };
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.split([' ', ',']).nth(1).unwrap();
-        let port = address.rsplit(':').next().unwrap().parse().unwrap();
-        Self { child, port }
+        BufReader::new(server.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        server.port = line.trim().rsplit(':').next().unwrap().parse().unwrap();
+        server
     }
 
     /// A `redis-server` without files, on a port that was free a moment ago.

@@ -49,6 +49,16 @@ impl Clock {
         ticks / self.ticks_per_ns
     }
 
+    /// The ticks in so many nanoseconds.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a length of time that is never negative, and far below the range"
+    )]
+    pub(crate) fn ticks_in(&self, ns: f64) -> u64 {
+        (ns * self.ticks_per_ns) as u64
+    }
+
     /// The step in which the counter advances, in ticks: two readings closer than this look the
     /// same.
     pub(crate) const fn step(&self) -> u64 {

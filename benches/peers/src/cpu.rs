@@ -1,12 +1,13 @@
-//! The two processors that everything runs on, and threads pinned to them.
+//! The two processors that everything runs on, threads pinned to them, and whether they were ours.
 
 use core::fmt;
 use core::str::FromStr;
+use std::fs;
 use std::process;
 use std::sync::Barrier;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use core_affinity::CoreId;
@@ -131,9 +132,48 @@ pub(crate) fn on<T: Send>(
     })
 }
 
+/// How long anybody has waited for a processor, as the kernel counts it (`/proc/pressure/cpu`).
+///
+/// Two pinned threads wait for nobody. Where others run, rates suffer that need both processors all of
+/// the time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pressure {
+    at: Instant,
+    total_us: u64,
+}
+
+impl Pressure {
+    /// From now on; absent where the kernel does not count.
+    pub(crate) fn begin() -> Option<Self> {
+        let total_us = waited_us(&fs::read_to_string("/proc/pressure/cpu").ok()?)?;
+        Some(Self { at: Instant::now(), total_us })
+    }
+
+    /// The part of the time until now in which at least one thread was ready and did not run.
+    pub(crate) fn end(self) -> Option<f64> {
+        let now = Self::begin()?;
+        let us = now.at.duration_since(self.at).as_micros();
+        Some(now.total_us.checked_sub(self.total_us)? as f64 / us.max(1) as f64)
+    }
+}
+
+/// The total of the line `some`.
+fn waited_us(pressure: &str) -> Option<u64> {
+    let line = pressure.lines().find(|line| line.starts_with("some "))?;
+    line.split_once("total=")?.1.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_total_of_some_is_read() {
+        let text = "some avg10=99.17 avg60=98.98 avg300=96.22 total=12576142466\n\
+            full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        assert_eq!(waited_us(text), Some(12_576_142_466));
+        assert_eq!(waited_us("full avg10=0.00 total=7\n"), None);
+    }
 
     #[test]
     fn two_different_processors_are_wanted() {

@@ -1,4 +1,4 @@
-//! `peers`: Spinwire and its shared-memory peers on the same two cores, in one table with ratios.
+//! `peers`: Spinwire and its peers on the same two cores, in one table with ratios.
 //!
 //! ```text
 //!   cli ──> schedule ──── round by round, work by work ────> report
@@ -10,15 +10,19 @@
 //!              ├─ peer/iceoryx2   two processes                  bar     what the project promises
 //!              ├─ peer/libfabric  two children: fi_pingpong
 //!              ├─ peer/pool       Spinwire's pool, two processes
-//!              └─ peer/loan       iceoryx2's samples
+//!              ├─ peer/loan       iceoryx2's samples
+//!              ├─ peer/sockets    the floor of what goes over TCP
+//!              ├─ peer/echo       child: spinwire echo, or a server of ours; client: one for all
+//!              └─ peer/resp       two children: a server, and redis-benchmark
 //! ```
 //!
-//! A [`work::Work`] is what is measured (a round trip, a stream, a buffer in hand, of one size), a
+//! A [`work::Work`] is what is measured (a round trip, a stream, a buffer in hand, requests), a
 //! [`sample::Sample`] is one figure for it, and [`schedule`] says why absolute figures are only
 //! context here and ratios are the claim.
 
 mod bar;
 mod cli;
+mod client;
 mod clock;
 mod cpu;
 mod peer;
@@ -27,11 +31,14 @@ mod ratio;
 mod report;
 mod sample;
 mod schedule;
+mod server;
 mod work;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::{Cli, Inner};
 
@@ -53,8 +60,15 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Inner::Pool(far)) => {
             return peer::pool::run_far_side(far).map(|()| ExitCode::SUCCESS);
         }
+        Some(Inner::Socket(far)) => {
+            return server::run_far_side(far).map(|()| ExitCode::SUCCESS);
+        }
         None => {}
     }
+    // A thousand connections need as many files; whoever is started inherits the limit.
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })
+        .context("the limit of open files cannot be raised to what it may be")?;
     let plan = cli.plan()?;
     let record = schedule::run(&plan, &cli.selection()?)?;
     let report = report::Report::new(&plan, &record);

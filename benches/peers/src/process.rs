@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use crate::cpu;
 
@@ -38,6 +39,8 @@ pub(crate) struct Said {
     pub(crate) stdout: String,
     /// Standard error.
     pub(crate) stderr: String,
+    /// Nanoseconds that its first thread ran, where the kernel counts them.
+    pub(crate) ran_ns: Option<f64>,
 }
 
 impl Running {
@@ -55,6 +58,20 @@ impl Running {
         Ok(Self { name, child, stdout, stderr })
     }
 
+    /// The child's process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills the child; what it had said, in few words.
+    pub(crate) fn stop(mut self) -> String {
+        // Fails only where the child has ended already, which is what is wanted.
+        self.child.kill().ok();
+        let said = |from: &Receiver<String>| from.recv_timeout(LISTEN_LIMIT).unwrap_or_default();
+        let (stdout, stderr) = (said(&self.stdout), said(&self.stderr));
+        last_lines(if stderr.trim().is_empty() { &stdout } else { &stderr })
+    }
+
     /// Waits until the child has ended well, at most `limit`.
     pub(crate) fn finish(mut self, limit: Duration) -> anyhow::Result<Said> {
         let deadline = Instant::now() + limit;
@@ -65,12 +82,13 @@ impl Running {
         let (Ok(stdout), Ok(stderr)) = (stdout, stderr) else {
             bail!("{} did not end within {} s and was killed", self.name, limit.as_secs());
         };
+        let ran_ns = ran_ns(&self.child);
         let status = self.child.wait().with_context(|| format!("{} was lost", self.name))?;
         if !status.success() {
             let words = if stderr.trim().is_empty() { &stdout } else { &stderr };
             bail!("{} failed ({status}): {}", self.name, last_lines(words));
         }
-        Ok(Said { stdout, stderr })
+        Ok(Said { stdout, stderr, ran_ns })
     }
 }
 
@@ -123,6 +141,15 @@ pub(crate) fn last_lines(text: &str) -> String {
     if tail.is_empty() { "it said nothing".to_owned() } else { tail.join(" | ") }
 }
 
+/// How long the first thread of a child ran, which has closed its output: what the kernel counted,
+/// between its end and its burial.
+fn ran_ns(child: &Child) -> Option<f64> {
+    let pid = Pid::from_child(child);
+    waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).ok()?;
+    let counted = fs::read_to_string(format!("/proc/{}/schedstat", child.id())).ok()?;
+    counted.split_whitespace().next()?.parse().ok()
+}
+
 /// Reads a pipe to its end on a thread of its own.
 fn collect<R: Read + Send + 'static>(pipe: Option<R>) -> Receiver<String> {
     let (send, receive) = channel();
@@ -171,6 +198,14 @@ mod tests {
         let error =
             Running::start(sleeper, None).unwrap().finish(Duration::from_millis(50)).unwrap_err();
         assert!(error.to_string().contains("did not end"), "{error}");
+    }
+
+    #[test]
+    fn the_time_that_a_child_ran_is_known() {
+        let mut counting = Command::new("sh");
+        counting.args(["-c", "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done"]);
+        let ran_ns = run(counting, None).unwrap().ran_ns;
+        assert!(ran_ns.is_some_and(|ns| ns > 1e6), "{ran_ns:?}");
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub(crate) struct Ratio {
     pub(crate) median: Option<f64>,
     /// The same of mean trips; a stream has none.
     pub(crate) by_mean: Option<f64>,
+    /// The same of median times: of rates, those of a request.
+    pub(crate) by_p50: Option<f64>,
+    /// The same of 99th percentiles.
+    pub(crate) by_p99: Option<f64>,
     /// The best figure of one side against the best of the other, of the steady rounds in which
     /// the floor was (nearly) the best one: the machine at its best.
     pub(crate) best: Option<f64>,
@@ -46,11 +50,13 @@ struct Pair {
     floor: f64,
 }
 
-/// One side: its median trip or rate, and its mean trip.
-#[derive(Clone, Copy, Debug)]
+/// One side: its median trip or rate, and what else can be compared.
+#[derive(Clone, Copy, Debug, Default)]
 struct Side {
     p50_or_rate: Option<f64>,
     mean: Option<f64>,
+    p50: Option<f64>,
+    p99: Option<f64>,
 }
 
 impl Ratio {
@@ -84,7 +90,7 @@ impl Ratio {
         let pairs: Vec<Pair> = steady
             .map(|reading| Pair {
                 ours: Side::of(&reading.sample),
-                theirs: Side { p50_or_rate: Some(reading.floor() / scale), mean: None },
+                theirs: Side { p50_or_rate: Some(reading.floor() / scale), ..Side::default() },
                 floor: reading.floor(),
             })
             .collect();
@@ -105,6 +111,8 @@ impl Ratio {
         Self {
             median: median_of(|side| side.p50_or_rate),
             by_mean: median_of(|side| side.mean),
+            by_p50: median_of(|side| side.p50),
+            by_p99: median_of(|side| side.p99),
             best: best_of(|pair| pair.ours)
                 .zip(best_of(|pair| pair.theirs))
                 .map(|(ours, theirs)| ours / theirs),
@@ -116,7 +124,12 @@ impl Ratio {
 
 impl Side {
     fn of(sample: &Sample) -> Self {
-        Self { p50_or_rate: sample.p50_or_rate(), mean: sample.mean() }
+        Self {
+            p50_or_rate: sample.p50_or_rate(),
+            mean: sample.mean(),
+            p50: sample.p50(),
+            p99: sample.p99(),
+        }
     }
 }
 
@@ -124,7 +137,7 @@ impl Side {
 fn floor_scale(work: Work) -> f64 {
     match work.kind {
         Kind::Rtt => 1.0,
-        Kind::Stream if !work.is_message() => 1.0,
+        Kind::Stream if !work.is_copied() => 1.0,
         Kind::Stream => f64::from(work.size) / f64::from(LINE_BYTES),
     }
 }
@@ -157,7 +170,7 @@ mod tests {
 
     fn rtt(round: u32, p50: f64, floors: [f64; 2]) -> Reading {
         let sample = Sample::Rtt(Rtt { p50_ns: Some(p50), mean_ns: p50, ..Rtt::default() });
-        Reading { round, sample, floor_before: floors[0], floor_after: floors[1] }
+        Reading { round, sample, floor_before: floors[0], floor_after: floors[1], waited: None }
     }
 
     fn series(work: Work, readings: Vec<Reading>) -> Series {
@@ -199,8 +212,9 @@ mod tests {
 
     #[test]
     fn a_stream_is_held_to_its_floor_in_bytes() {
-        let sample = Sample::Stream(Stream { messages_per_s: 1e8 });
-        let reading = Reading { round: 1, sample, floor_before: 4e8, floor_after: 4e8 };
+        let sample = Sample::Stream(Stream { messages_per_s: 1e8, ..Stream::default() });
+        let reading =
+            Reading { round: 1, sample, floor_before: 4e8, floor_after: 4e8, waited: None };
         let ratio = Ratio::to_floor(&series(Work::stream(32), vec![reading]));
         assert_eq!(ratio.median, Some(0.125));
     }

@@ -25,6 +25,10 @@ pub(crate) struct Rtt {
     pub(crate) p50_ns: Option<f64>,
     /// The 99th percentile, where the tool gives one.
     pub(crate) p99_ns: Option<f64>,
+    /// The 99.9th percentile, where the tool gives one.
+    pub(crate) p99_9_ns: Option<f64>,
+    /// The longest trip, where the tool gives it.
+    pub(crate) max_ns: Option<f64>,
     /// The mean trip: no clock step in it, but every interruption.
     pub(crate) mean_ns: f64,
     /// The floor that the tool itself measured in the same run, where it does.
@@ -32,10 +36,18 @@ pub(crate) struct Rtt {
 }
 
 /// A one-way stream.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Stream {
-    /// Messages a second, counted where they arrive or when all are acknowledged.
+    /// Messages a second, counted where they arrive or when all are acknowledged; of requests, the
+    /// answers a second.
     pub(crate) messages_per_s: f64,
+    /// The median time from a request to its answer, where there are any.
+    pub(crate) p50_ns: Option<f64>,
+    /// The 99th percentile of that.
+    pub(crate) p99_ns: Option<f64>,
+    /// The part of the time that the client needs for so many messages: at 1 it is the client that
+    /// goes no faster.
+    pub(crate) client_busy: Option<f64>,
 }
 
 impl Sample {
@@ -55,6 +67,38 @@ impl Sample {
         }
     }
 
+    /// The median trip, or the median time of a request among many.
+    pub(crate) const fn p50(&self) -> Option<f64> {
+        match self {
+            Self::Rtt(rtt) => rtt.p50_ns,
+            Self::Stream(stream) => stream.p50_ns,
+        }
+    }
+
+    /// The 99.9th percentile of a ping-pong, where known.
+    pub(crate) const fn p99_9(&self) -> Option<f64> {
+        match self {
+            Self::Rtt(rtt) => rtt.p99_9_ns,
+            Self::Stream(_) => None,
+        }
+    }
+
+    /// The longest trip of a ping-pong, where known.
+    pub(crate) const fn max(&self) -> Option<f64> {
+        match self {
+            Self::Rtt(rtt) => rtt.max_ns,
+            Self::Stream(_) => None,
+        }
+    }
+
+    /// The part of the time that the client of a server needs, where known.
+    pub(crate) const fn client_busy(&self) -> Option<f64> {
+        match self {
+            Self::Rtt(_) => None,
+            Self::Stream(stream) => stream.client_busy,
+        }
+    }
+
     /// The mean trip; a stream has none.
     pub(crate) const fn mean(&self) -> Option<f64> {
         match self {
@@ -63,11 +107,11 @@ impl Sample {
         }
     }
 
-    /// The 99th percentile of a ping-pong, where known.
+    /// The 99th percentile, where known.
     pub(crate) const fn p99(&self) -> Option<f64> {
         match self {
             Self::Rtt(rtt) => rtt.p99_ns,
-            Self::Stream(_) => None,
+            Self::Stream(stream) => stream.p99_ns,
         }
     }
 }
@@ -97,10 +141,21 @@ impl Trips {
     #[inline]
     pub(crate) fn lap(&mut self) {
         let now = Clock::ticks();
-        if self.ticks.len() < self.ticks.capacity() {
-            self.ticks.push(now.wrapping_sub(self.last));
-        }
+        self.keep(now.wrapping_sub(self.last));
         self.last = now;
+    }
+
+    /// Whether no trip was kept.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.ticks.is_empty()
+    }
+
+    /// A trip took so many ticks. Beyond the room, trips are not kept.
+    #[inline]
+    pub(crate) fn keep(&mut self, ticks: u64) {
+        if self.ticks.len() < self.ticks.capacity() {
+            self.ticks.push(ticks);
+        }
     }
 
     /// Laps of [`BLOCK`] operations each, for what is too short for a reading of the clock: so many
@@ -131,6 +186,8 @@ impl Trips {
         Rtt {
             p50_ns: whole.p50_ns.map(each),
             p99_ns: whole.p99_ns.map(each),
+            p99_9_ns: whole.p99_9_ns.map(each),
+            max_ns: whole.max_ns.map(each),
             mean_ns: each(whole.mean_ns),
             own_floor_ns: None,
         }
@@ -141,9 +198,12 @@ impl Trips {
         self.ticks.sort_unstable();
         let sum: u64 = self.ticks.iter().sum();
         let count = self.ticks.len().max(1);
+        let at = |part| Some(clock.ns(grouped_percentile(&self.ticks, part, clock.step())));
         Rtt {
-            p50_ns: Some(clock.ns(grouped_percentile(&self.ticks, 0.50, clock.step()))),
-            p99_ns: Some(clock.ns(grouped_percentile(&self.ticks, 0.99, clock.step()))),
+            p50_ns: at(0.50),
+            p99_ns: at(0.99),
+            p99_9_ns: at(0.999),
+            max_ns: self.ticks.last().map(|&ticks| clock.ns(ticks as f64)),
             mean_ns: clock.ns(sum as f64 / count as f64),
             own_floor_ns: None,
         }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::clock::Clock;
-use crate::cpu::Cpus;
+use crate::cpu::{Cpus, Pressure};
 use crate::peer::{self, Peer, floor};
 use crate::sample::Sample;
 use crate::work::{Kind, Work};
@@ -37,6 +37,10 @@ pub(crate) struct Plan {
     pub(crate) clock: Clock,
     /// The `spinwire` command.
     pub(crate) spinwire: PathBuf,
+    /// Spinwire's server of the Redis protocol, where there is one.
+    pub(crate) resp_server: Option<String>,
+    /// Requests that each of many connections has under way.
+    pub(crate) depth: u32,
 }
 
 /// How long a single measurement is: some tens of milliseconds on a good machine.
@@ -85,6 +89,20 @@ impl Effort {
         }
     }
 
+    /// Nanoseconds of requests to a server.
+    pub(crate) const fn server_ns(self) -> f64 {
+        match self {
+            Self::Smoke => 1e7,
+            Self::Quick => 1.5e8,
+            Self::Full => 4e8,
+        }
+    }
+
+    /// Commands of `redis-benchmark` at so many a second.
+    pub(crate) const fn commands(self, pipeline: u32) -> u32 {
+        self.scale(if pipeline > 1 { 1_600_000 } else { 120_000 })
+    }
+
     const fn scale(self, full: u32) -> u32 {
         match self {
             Self::Smoke => full / 100,
@@ -113,6 +131,8 @@ pub(crate) struct Reading {
     pub(crate) floor_before: f64,
     /// The floor right after.
     pub(crate) floor_after: f64,
+    /// The part of the time meanwhile in which somebody on this machine waited for a processor.
+    pub(crate) waited: Option<f64>,
 }
 
 /// All readings of one row at one work.
@@ -190,7 +210,9 @@ fn run_work(
         if !record.is_due(peer.name(), work) {
             continue;
         }
+        let pressure = Pressure::begin();
         let result = peer.measure(work, plan);
+        let waited = pressure.and_then(|pressure| pressure.end());
         let after = record.floor(plan, work)?;
         if let Some(series) = record.series_mut(peer.name(), work) {
             match result {
@@ -199,6 +221,7 @@ fn run_work(
                     sample,
                     floor_before: before.headline(),
                     floor_after: after.headline(),
+                    waited,
                 }),
                 Err(error) => series.fail(&format!("{error:#}"), round),
             }
@@ -284,10 +307,13 @@ impl Series {
     }
 }
 
-/// The words that `--only` knows: peers and works.
+/// The words that `--only` knows: peers, groups of works, and works.
 pub(crate) fn words() -> Vec<String> {
     let mut words: Vec<String> = peer::all().iter().map(|peer| peer.word().to_owned()).collect();
     words.dedup();
+    let mut groups: Vec<&str> = Work::ALL.iter().map(|work| work.group()).collect();
+    groups.dedup();
+    words.extend(groups.into_iter().map(str::to_owned));
     words.extend(Work::ALL.iter().map(|work| work.word()));
     words
 }

@@ -110,6 +110,80 @@ fn a_lent_buffer_is_held_against_a_short_message() {
 }
 
 #[test]
+fn echo_servers_are_asked_by_one_client() {
+    let only = "spinwire,ringline,monoio,tokio,floor,echo64,echo64x16,echo16384x16";
+    let mut command = peers(&["--rounds", "3", "--only", only, "--json"]);
+    command.env("STUB_ECHO", env!("CARGO_BIN_EXE_peers"));
+    let (output, stdout) = run(command);
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_str(&stdout).expect("JSON");
+    for name in ["bare sockets", "spinwire echo", "ringline", "monoio", "tokio", "bare epoll"] {
+        let rows = report["rows"].as_array().expect("rows");
+        let figures: Vec<Option<f64>> = rows
+            .iter()
+            .filter(|row| row["name"] == name)
+            .map(|row| row["state"]["measured"]["p50_or_rate"].as_f64())
+            .collect();
+        assert_eq!(figures.len(), 3, "{name}");
+        assert!(figures.iter().all(|figure| figure.is_some_and(|figure| figure > 0.0)), "{name}");
+    }
+    assert_eq!(row(&report, "tokio")["rival"]["name"], "spinwire echo");
+    // A floor and three rivals; three rivals by rate and by p99; three rivals.
+    assert_eq!(report["bars"].as_array().map(Vec::len), Some(13), "{}", report["bars"]);
+}
+
+#[test]
+fn a_spinwire_without_a_server_is_not_measured_and_says_so() {
+    let only = "spinwire,echo64,respget1";
+    let (output, stdout) = run(peers(&["--rounds", "1", "--only", only]));
+    assert!(output.status.success(), "{output:?}");
+    let wanted = "NOT MEASURED: ".to_owned() + STUB + " has no `echo`: unknown command: echo";
+    assert!(stdout.contains(&wanted), "{stdout}");
+    assert!(stdout.contains("no server was named; --resp-server"), "{stdout}");
+}
+
+#[test]
+fn servers_of_the_redis_protocol_are_asked_by_its_own_client() {
+    let server = concat!(
+        env!("CARGO_BIN_EXE_peers"),
+        " socket-server --kind resp --port {port} --cpu {cpu} --request-bytes 0"
+    );
+    let only = "spinwire,redis,respget1,respset16";
+    let (output, stdout) =
+        run(peers(&["--rounds", "3", "--only", only, "--json", "--resp-server", server]));
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_str(&stdout).expect("JSON");
+    if report["found"].to_string().contains("redis-benchmark is not installed") {
+        panic!("redis-tools are missing: benches/peers/install installs them");
+    }
+    for name in ["spinwire resp", "redis-server", "bare resp"] {
+        let figures = &row(&report, name)["state"]["measured"];
+        assert!(
+            figures["p50_or_rate"].as_f64().is_some_and(|rate| rate > 0.0),
+            "{name}: {figures}"
+        );
+        assert!(
+            figures["client_busy"].as_f64().is_some_and(|part| part > 0.0),
+            "{name}: {figures}"
+        );
+    }
+    assert_eq!(report["bars"].as_array().map(Vec::len), Some(4), "{}", report["bars"]);
+}
+
+#[test]
+fn a_server_that_answers_wrongly_is_no_rival() {
+    // An echo server sends the command itself.
+    let server = concat!(
+        env!("CARGO_BIN_EXE_peers"),
+        " socket-server --kind epoll --port {port} --cpu {cpu} --request-bytes 0"
+    );
+    let (output, stdout) =
+        run(peers(&["--rounds", "2", "--only", "spinwire,respget1", "--resp-server", server]));
+    assert!(output.status.success(), "{output:?}");
+    assert!(stdout.contains("FAILED: ") && stdout.contains("is answered with"), "{stdout}");
+}
+
+#[test]
 fn a_wrong_word_is_answered_with_the_right_ones() {
     let (output, _) = run(peers(&["--only", "ucxx"]));
     assert_eq!(output.status.code(), Some(2));

@@ -20,7 +20,7 @@ use spinwire_layouts::word::{from_usize, to_usize};
 use super::error::PoolError;
 use super::handle::Pool;
 use super::host::{NoHost, PoolHost};
-use super::segment::{DETACHED_BY, SIZE, load, store};
+use super::segment::{SIZE, load, store};
 use super::tally::{Place, WRITING};
 use crate::error::{Fatal, Misuse, PostError};
 use crate::raw::line::Line;
@@ -226,7 +226,7 @@ impl<'p, M: Mode, H: PoolHost> Guard<'p, M, H> {
         let last = count == WRITING || count == 1;
         let leaving = if last { pool.bits(M::ACCESS) } else { 0 };
         if pool.has_lease() {
-            store(place.hot(), DETACHED_BY, pool.stay());
+            pool.sign(&place);
         }
         let slot = pool.slot_of(place.meta);
         if let Err(error) = pool.check_lease().and_then(|()| slot.detach(id.generation(), leaving))
@@ -382,7 +382,7 @@ impl<'p, H: PoolHost> Guard<'p, Exclusive, H> {
         let Hold { pool, place, id, .. } = self.hold;
         let detached = count.checked_sub(1).ok_or(PoolError::NoReference)?;
         pool.check_lease()?;
-        store(place.hot(), DETACHED_BY, pool.stay());
+        pool.sign(&place);
         let bit = pool.bits(AccessMode::ReadOnly);
         pool.slot_of(place.meta).preset(id.generation(), bit, detached)
     }

@@ -16,7 +16,7 @@ use super::error::PoolError;
 use super::free_map::Try;
 use super::guard::{AnyGuard, Exclusive, Guard, Shared};
 use super::host::{NoHost, PoolHost, Slept};
-use super::segment::{DETACHED_BY, KIND, META_LINES, PoolSegment, SIZE, load, store};
+use super::segment::{DETACHED_BY, KIND, LEFT, META_LINES, PoolSegment, SIZE, TAKEN, load, store};
 use super::slot::{Left, Slot};
 use super::tally::{ClassTable, Place, Tally, WRITING};
 use crate::error::{Fatal, Retry};
@@ -34,6 +34,8 @@ pub struct Pool<'m, H: PoolHost = NoHost> {
     segment: &'m PoolSegment<'m>,
     lease: ProcessLease,
     lease_word: &'m AtomicU64,
+    /// What time it is, roughly: see [`PoolSegment::tick`].
+    clock: &'m AtomicU64,
     bit: u64,
     split: SlotSplit,
     classes: &'m [ClassTable<'m>],
@@ -88,9 +90,13 @@ impl<'m, H: PoolHost> Pool<'m, H> {
             Some(word) => word,
             None => bump.value(AtomicU64::new(0))?,
         };
+        let clock = match segment.clock_word() {
+            Some(word) => word,
+            None => bump.value(AtomicU64::new(0))?,
+        };
         let split = segment.split();
         let bit = split.holder(lease.slot());
-        Ok(Self { segment, lease, lease_word, bit, split, classes, tallies, host })
+        Ok(Self { segment, lease, lease_word, clock, bit, split, classes, tallies, host })
     }
 
     /// The pool that it is on.
@@ -227,17 +233,19 @@ impl<'m, H: PoolHost> Pool<'m, H> {
                 Ok(()) => self.bit,
                 Err(PoolError::Busy) => {
                     slot.detach(generation, 0)?;
-                    store(place.hot(), DETACHED_BY, self.stay());
+                    self.sign(&place);
                     return self.ref_count(id);
                 }
                 Err(refused) => return Err(refused),
             },
             _ => 0,
         };
-        let before = load(place.hot(), DETACHED_BY);
-        store(place.hot(), DETACHED_BY, self.stay());
+        let before = [DETACHED_BY, LEFT].map(|at| (at, load(place.hot(), at)));
+        self.sign(&place);
         if let Err(refused) = slot.detach(generation, holding) {
-            store(place.hot(), DETACHED_BY, before);
+            for (at, was) in before {
+                store(place.hot(), at, was);
+            }
             if let Left::Free(word) = slot.let_go(generation, holding) {
                 self.came_free(&place, id.slot(), word);
             }
@@ -323,6 +331,8 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         size: usize,
     ) -> Result<Guard<'p, Exclusive, H>, PoolError> {
         self.check_lease()?;
+        // No clock is read. Before the slot is taken, since behind a locked instruction a load is waited for.
+        let now = self.clock.load(Ordering::Relaxed);
         let id = match self.take_recent(class) {
             BufferId::NONE => self.search(class),
             id => id,
@@ -337,6 +347,7 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         store(place.hot(), SIZE, length);
         store(place.hot(), KIND, 0);
         store(place.hot(), DETACHED_BY, 0);
+        store(place.hot(), TAKEN, now);
         place.tally.storage.set(StorageType::Cpu.code());
         place.tally.count.set(WRITING);
         Ok(Guard::new(self, place, id, length, payload))
@@ -545,9 +556,11 @@ impl<'m, H: PoolHost> Pool<'m, H> {
         }
     }
 
-    /// What says that a reference was left behind by this handle.
-    pub(super) const fn stay(&self) -> u64 {
-        stay(self.lease.word(), self.lease.slot())
+    /// Writes down that a reference is left behind by this handle, now.
+    #[inline]
+    pub(super) fn sign(&self, place: &Place<'_>) {
+        store(place.hot(), DETACHED_BY, stay(self.lease.word(), self.lease.slot()));
+        store(place.hot(), LEFT, self.clock.load(Ordering::Relaxed));
     }
 
     /// Whether this handle's lease stands. A handle that was taken for dead has nothing to let go of: its bit may be another's.

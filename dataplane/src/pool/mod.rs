@@ -94,5 +94,5 @@ pub use handle::Pool;
 pub use host::{NoHost, PoolHost, Slept};
 pub use large::{attach_large, format_large, large_bytes};
 pub use reclaim::{BufferRow, ClassStats, Reclaimed};
-pub use segment::{PoolSegment, PoolShape};
+pub use segment::{PoolSegment, PoolShape, TICK_NS};
 pub use tensor::{Description, Shape, Tensor, TensorMut};

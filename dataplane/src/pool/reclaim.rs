@@ -20,7 +20,7 @@ use spinwire_layouts::shm::{BufferId, Lease, LeaseState, Orphans, SlotSplit, Slo
 
 use super::error::PoolError;
 use super::host::PoolHost;
-use super::segment::{DETACHED_BY, PoolSegment, SIZE, load};
+use super::segment::{DETACHED_BY, LEFT, PoolSegment, SIZE, TAKEN, load};
 use super::slot::{ATTEMPTS_MAX, Left, Slot};
 use crate::shm::lease;
 use crate::sync::{AtomicU64, Ordering};
@@ -51,6 +51,11 @@ pub struct BufferRow {
     pub word: SlotWord,
     /// Who last left a reference behind: see [`stay`]; 0 for nobody.
     pub detached_by: u64,
+    /// When this use began, in nanoseconds since 1970 UTC, as exact as [`TICK_NS`](super::TICK_NS); 0 where nobody kept the
+    /// pool's clock. Nobody checks what stands there.
+    pub taken_unix_ns: u64,
+    /// When somebody last left a reference behind, where any is detached; else 0.
+    pub left_unix_ns: u64,
     /// Whether its free bit is set.
     pub is_marked: bool,
 }
@@ -131,6 +136,8 @@ impl PoolSegment<'_> {
                     size: load(hot, SIZE).min(class.spec.slot_bytes),
                     word,
                     detached_by: load(hot, DETACHED_BY),
+                    taken_unix_ns: load(hot, TAKEN),
+                    left_unix_ns: if word.detached > 0 { load(hot, LEFT) } else { 0 },
                     is_marked: class.map.is_marked(index),
                 })
             })

@@ -32,6 +32,11 @@ use crate::sync::{AtomicU64, Ordering};
 pub(super) const META_LINES: usize = 5;
 const _: () = assert!(size_of::<BufferMeta>() == META_LINES * LINE_BYTES);
 
+/// The clock of a pool is as exact as that, where somebody keeps it in time.
+pub const TICK_NS: u64 = 100_000_000;
+/// Its word.
+const CLOCK: usize = (POOL_HEADER_OFFSET + offset_of!(PoolHeader, clock_unix_ns)) / 8;
+
 /// A checked pool. Cheap to share by reference, for any thread; good for as long as the mapping.
 ///
 /// Who wants to take buffers joins it ([`lease::join`](crate::shm::lease::join)) and opens a [`Pool`](super::Pool) on it.
@@ -190,6 +195,21 @@ impl<'s> PoolSegment<'s> {
     #[inline]
     pub(crate) const fn key(&self) -> u32 {
         self.key
+    }
+
+    /// Tells those who take buffers what time it is, in nanoseconds since 1970 UTC: they read no clock, and stamp what they take
+    /// with what was told last. Costs them nothing but the line, which moves where the time has changed by more than
+    /// [`TICK_NS`]; any number of processes may do it.
+    pub fn tick(&self, unix_ns: u64) {
+        if let Some(clock) = self.clock_word()
+            && clock.load(Ordering::Relaxed).abs_diff(unix_ns) > TICK_NS
+        {
+            clock.store(unix_ns, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn clock_word(&self) -> Option<&'s AtomicU64> {
+        word(self.lines, CLOCK)
     }
 
     /// How often somebody was found to be gone.
@@ -382,6 +402,8 @@ pub(super) fn store(line: &Line, index: usize, value: u64) {
 pub(super) const SIZE: usize = offset_of!(BufferMeta, size) / 8;
 pub(super) const KIND: usize = offset_of!(BufferMeta, kind) / 8;
 pub(super) const DETACHED_BY: usize = offset_of!(BufferMeta, detached_by) / 8;
+pub(super) const TAKEN: usize = offset_of!(BufferMeta, taken_unix_ns) / 8;
+pub(super) const LEFT: usize = offset_of!(BufferMeta, left_unix_ns) / 8;
 
 #[cfg(test)]
 mod tests {

@@ -32,6 +32,10 @@ impl fmt::Debug for KernelMemory<'_> {
     }
 }
 
+/// Bytes of each piece in which the host registers an arena as buffers; the last may be shorter. The kernel takes no greater ones
+/// (io_uring_register(2), IORING_REGISTER_BUFFERS).
+pub const FIXED_BYTES: u64 = 1 << 30;
+
 const PAGE_BYTES: u64 = 4096;
 const PAGE_LINES: usize = 4096 / LINE_BYTES;
 
@@ -71,6 +75,27 @@ impl<'m> KernelMemory<'m> {
         let start = address_of(sge.start());
         let bytes = u64::try_from(sge.length()).unwrap_or(u64::MAX);
         self.start <= start && start.saturating_add(bytes) <= self.end
+    }
+
+    /// Whether so many bytes from an address on lie in this memory.
+    #[must_use]
+    #[inline]
+    pub const fn covers_range(&self, address: u64, bytes: u64) -> bool {
+        self.start <= address && address.saturating_add(bytes) <= self.end
+    }
+
+    /// In which of its pieces of [`FIXED_BYTES`] a buffer lies; `None` where it lies in more than one, or outside.
+    #[must_use]
+    #[inline]
+    pub const fn fixed_index(&self, address: u64, bytes: u32) -> Option<u16> {
+        let Some(first) = address.checked_sub(self.start) else { return None };
+        let end = first.saturating_add(spinwire_layouts::word::widen(bytes));
+        let (piece, last) = (first / FIXED_BYTES, end.saturating_sub(1) / FIXED_BYTES);
+        if end > self.end.saturating_sub(self.start) || (end > first && piece != last) {
+            return None;
+        }
+        let [a, b, rest @ ..] = piece.to_le_bytes();
+        if matches!(rest, [0, 0, 0, 0, 0, 0]) { Some(u16::from_le_bytes([a, b])) } else { None }
     }
 
     /// Lines from the start of a page on, as rings of provided buffers have to be.

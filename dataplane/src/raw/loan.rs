@@ -45,16 +45,40 @@ impl<'m> LoanPool<'m> {
     /// # Errors
     /// [`Exhausted`] where the arena is too small.
     pub fn place(bump: &Bump<'m>, slots: u32, slot_bytes: usize) -> Result<&'m Self, Exhausted> {
+        Self::place_at(bump, (slots, slot_bytes), line::LINE_BYTES)
+    }
+
+    /// As [`place`](Self::place), with buffers of whole pages of 4 KiB that begin at one: for devices that want that.
+    ///
+    /// # Errors
+    /// [`Exhausted`] where the arena is too small.
+    pub fn place_pages(
+        bump: &Bump<'m>,
+        slots: u32,
+        slot_bytes: usize,
+    ) -> Result<&'m Self, Exhausted> {
+        Self::place_at(bump, (slots, slot_bytes), 4096)
+    }
+
+    /// Places a pool of buffers that begin at multiples of `align`, itself a multiple of a cache line, and have whole ones.
+    fn place_at(
+        bump: &Bump<'m>,
+        (slots, slot_bytes): (u32, usize),
+        align: usize,
+    ) -> Result<&'m Self, Exhausted> {
         let too_large = Exhausted { wanted_bytes: usize::MAX, free_bytes: bump.free_bytes() };
-        let slot_lines = slot_bytes.div_ceil(line::LINE_BYTES).max(1);
-        let bytes = slot_lines.checked_mul(line::LINE_BYTES).ok_or(too_large)?;
+        let bytes = slot_bytes.max(1).checked_next_multiple_of(align).ok_or(too_large)?;
         let slot_bytes = u32::try_from(bytes).ok().filter(|&b| b <= 1 << 31).ok_or(too_large)?;
         let count = usize::try_from(slots).map_err(|_wide| too_large)?;
-        let total_lines = slot_lines.checked_mul(count).ok_or(too_large)?;
+        let total = bytes.checked_mul(count).ok_or(too_large)?;
         #[derive(Clone, Copy)]
         #[repr(C, align(64))]
         struct Block([u8; line::LINE_BYTES]);
-        let memory = bump.slice_with(total_lines, |_| Block([0; line::LINE_BYTES]))?;
+        let blocks = total.saturating_add(align).div_euclid(line::LINE_BYTES).saturating_sub(1);
+        let memory = bump.slice_with(blocks, |_| Block([0; line::LINE_BYTES]))?;
+        let is_start = |block: &Block| core::ptr::from_ref(block).addr().is_multiple_of(align);
+        let first = memory.iter().position(is_start).unwrap_or(0);
+        let memory = memory.get_mut(first..).unwrap_or_default();
         // Slot 0 is on top of the stack, so that a quiet service keeps to the same few warm buffers.
         let mut next = slots;
         let free = bump.slice_with(count, |_| {

@@ -174,7 +174,9 @@ impl<'m, E: Enter> Streams<'m, E> {
                 self.over(slot, row);
                 None
             }
-            OpTag::Send | OpTag::Recv | OpTag::Receive | OpTag::Chain => self.stale(cqe),
+            OpTag::Send | OpTag::Recv | OpTag::Receive | OpTag::Chain | OpTag::File => {
+                self.stale(cqe)
+            }
         }
     }
 
@@ -192,19 +194,16 @@ impl<'m, E: Enter> Streams<'m, E> {
             return self.not_accepted((id, row), cqe.res.wrapping_neg());
         }
         let direct = if self.config.features.direct_files { flag::DIRECT } else { 0 };
-        let conn = if row.phase.get() == Phase::Listening {
-            self.open(Phase::Open, cqe.res, direct).ok()
-        } else {
-            None
-        };
+        let listens = row.phase.get() == Phase::Listening;
+        let conn = if listens { self.open(Phase::Open, cqe.res, direct).ok() } else { None };
+        if listens && self.is_full() {
+            self.starved.set(true);
+            self.want(slot, want::PAUSE);
+        }
         let Some(conn) = conn else {
             self.keep_orphan(cqe.res.cast_unsigned());
             return None;
         };
-        if self.is_full() {
-            self.starved.set(true);
-            self.want(slot, want::PAUSE);
-        }
         self.want(conn.slot(), want::RECEIVE);
         self.count(|c| c.accepted = c.accepted.wrapping_add(1));
         Some(StreamEvent::Accepted { listener: id, conn })

@@ -55,6 +55,8 @@ impl<E: Enter> Streams<'_, E> {
             claim(lost || flights().next().is_none(), "a row that is over has no chain", slot)?;
             claim(lost || row.under_way.get() == 0, "a row that is over has no operation", slot)?;
             claim(row.first.get() == NIL, "a row that is over has nothing to send", slot)?;
+            let waits = [&self.parked, &self.refused].iter().any(|l| l.list_of(slot).is_some());
+            claim(!waits, "a row that is over waits for nothing", slot)?;
             return Ok(());
         }
         let active = flying.wrapping_add(stranded) == 1;

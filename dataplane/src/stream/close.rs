@@ -20,12 +20,12 @@ impl<'m, E: Enter> Streams<'m, E> {
         Ok(())
     }
 
-    /// Closes a connection when what was handed in is sent, or a listener. [`StreamEvent::Closed`] says when it is over. Until then bytes
+    /// Closes a connection when what was handed in is sent, or a listener. [`StreamEvent::Closed`](super::StreamEvent::Closed) says when it is over. Until then bytes
     /// may still come; they need not be looked at.
     ///
     /// What the other end has sent and nobody has received makes the network reset the connection (RFC 1122, 4.2.2.13), which may
     /// overtake the last bytes on their way. A protocol in which that can happen shuts down first, and closes when
-    /// [`StreamEvent::PeerClosed`] has come.
+    /// [`StreamEvent::PeerClosed`](super::StreamEvent::PeerClosed) has come.
     ///
     /// # Errors
     /// `UnknownAddress` or `StaleAddress`.
@@ -61,7 +61,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         self.watch(row, conn);
     }
 
-    /// Ends a connection at once. What was handed in and not sent comes back by [`StreamEvent::NotSent`].
+    /// Ends a connection at once. What was handed in and not sent comes back by [`StreamEvent::NotSent`](super::StreamEvent::NotSent).
     ///
     /// # Errors
     /// `UnknownAddress` or `StaleAddress`.

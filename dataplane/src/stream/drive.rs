@@ -329,13 +329,13 @@ impl<'m, E: Enter> Streams<'m, E> {
             }
             let entries = entries.get(..count).unwrap_or(&[]);
             self.launch(id, row, (entries, false, uncopied), |chain, out| {
-                for ((place, part), at) in out.iter_mut().zip(parts).zip(0_u16..) {
+                for (at, (place, part)) in (0..u16::MAX).zip(out.iter_mut().zip(parts)) {
                     let (addr, len) = *part;
-                    let opcode = if large(len) { op::SEND_ZC } else { op::SEND };
-                    if opcode == op::SEND_ZC {
-                        self.count(|c| c.zero_copy = c.zero_copy.wrapping_add(1));
-                    }
-                    let entry = Self::on(row, opcode);
+                    let entry = if large(len) {
+                        self.uncopied(row, *part)
+                    } else {
+                        Self::on(row, op::SEND)
+                    };
                     let last = usize::from(at).wrapping_add(1) == count;
                     let link = if last { 0 } else { sqe::IO_LINK };
                     let name = chain.user_data(at).map_or(UNHEARD, |name| name.as_raw());
@@ -349,6 +349,17 @@ impl<'m, E: Enter> Streams<'m, E> {
                     };
                 }
             })
+        }
+    }
+
+    /// A send without a copy, out of the registered arena where it is that.
+    fn uncopied(&self, row: &Row, (addr, len): (u64, u32)) -> Sqe {
+        self.count(|c| c.zero_copy = c.zero_copy.wrapping_add(1));
+        let entry = Self::on(row, op::SEND_ZC);
+        let registered = self.config.features.fixed_buffers;
+        match self.ring.arena().fixed_index(addr, len).filter(|_| registered) {
+            Some(buf_index) => Sqe { ioprio: recvsend::FIXED_BUF, buf_index, ..entry },
+            None => entry,
         }
     }
 
@@ -403,7 +414,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// Ends everything: the ring is lost. What the kernel has of it never comes back.
     #[cold]
     pub(super) fn lose(&self) {
-        for (row, slot) in self.rows.iter().zip(0..u32::MAX) {
+        for (slot, row) in (0..self.config.conns).zip(self.rows) {
             if !matches!(row.phase.get(), Phase::Free | Phase::Ended) {
                 self.end(slot, row, CloseReason::RingLost);
                 row.wants.set(0);

@@ -91,7 +91,8 @@ impl<E: Enter> Streams<'_, E> {
             match row.phase.get() {
                 Phase::Listening if row.has(flag::ARMED) => {}
                 Phase::Listening => self.want(id.slot(), want::ACCEPT),
-                Phase::Closing if row.under_way.get() > 0 => {
+                // Not once it is being closed: the descriptor may be somebody else's already.
+                Phase::Closing if row.under_way.get() > 0 && row.wants.get() & want::CLOSE != 0 => {
                     self.want(id.slot(), want::CANCEL);
                     self.cancel_later(row, id);
                 }

@@ -100,6 +100,8 @@ pub struct StreamFeatures {
     pub bundles: bool,
     /// Sends without a copy (`SEND_ZC`); else all are copied.
     pub send_zero_copy: bool,
+    /// The arena of the ring is registered, so that what is sent without a copy is not pinned for each send.
+    pub fixed_buffers: bool,
     /// Accepted connections live in the ring's own table of files, which the host has registered; else they are descriptors.
     pub direct_files: bool,
 }
@@ -111,6 +113,7 @@ impl StreamFeatures {
         recv_multishot: false,
         bundles: false,
         send_zero_copy: false,
+        fixed_buffers: false,
         direct_files: false,
     };
 }
@@ -126,13 +129,16 @@ pub struct StreamConfig {
     pub send_buffers: (u32, usize),
     /// Pieces that wait to be sent or are under way.
     pub segments: u32,
-    /// With so many bytes to be sent a connection is not received from any more,
+    /// With so many bytes to be sent a connection is not received from any more (what the kernel has taken for it already still
+    /// comes, which may be as much as the socket's receive buffer holds),
     pub queue_high: u32,
     /// and with so few it is again.
     pub queue_low: u32,
     /// More than so many bytes are not taken for a connection.
     pub queue_max: u32,
-    /// From so many bytes on a piece is sent without a copy, where the kernel can; 0 for never.
+    /// From so many bytes on a piece is sent without a copy, where the kernel can; 0 for never. On loop-back it never pays, as the kernel copies
+    /// there after all: a round trip took 1.1 times as long with 2 KiB, 1.6 times with 64 KiB (`spinwire echo --zero-copy`). On a
+    /// network card it was not measured.
     pub zero_copy_min: u32,
     /// What the kernel can do.
     pub features: StreamFeatures,

@@ -12,9 +12,9 @@
 //! The tail lies in the last 16 bits of the first entry. It is added to, so that the length in the same word stays what the kernel
 //! has made of it (io_uring_register(2), IORING_REGISTER_PBUF_RING).
 //!
-//! The length of an entry is the kernel's to shorten: for a bundle it looks at what has come already and cuts the buffer that it takes to
-//! that, also where it takes none in the end (`io_uring/kbuf.c`, `io_ring_buffers_peek`). A later bundle goes on in the next
-//! buffer behind the shortened one. So what the entry says counts, not what was written there.
+//! Some kernels shorten entries: for a bundle, Linux 6.10 and later (not its latest releases) looks at what has come already and cuts the
+//! buffer to that, also where it takes none in the end (`io_uring/kbuf.c`, `io_ring_buffers_peek`). A later bundle goes on in
+//! the buffer behind the shortened one. So what the entry says counts, not what was written there.
 //!
 //! Invariants: (1) a buffer is in the ring, or with the caller, or in the pool; (2) what the kernel names is given out only if it
 //! is in the ring, at the place where the kernel has to have found it.
@@ -64,7 +64,7 @@ impl fmt::Debug for ProvidedBuffers<'_> {
 
 /// What the kernel has filled, as far as it was not handed out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Filled {
+pub(crate) struct Filled {
     /// Place in the ring; `NIL` where what the kernel names is not there.
     place: u32,
     /// Bytes.
@@ -174,7 +174,7 @@ impl<'m> ProvidedBuffers<'m> {
     }
 
     /// What a completion has filled that names buffer `number`.
-    pub(super) fn filled(&self, number: u32, bytes: u32) -> Filled {
+    pub(crate) fn filled(&self, number: u32, bytes: u32) -> Filled {
         let place = self.places.get(to_usize(widen(number))).map_or(NIL, Cell::get);
         let there = self.order.get(to_usize(widen(place))).map(Cell::get);
         Filled { place: if there == Some(number) { place } else { NIL }, left: bytes }
@@ -183,7 +183,7 @@ impl<'m> ProvidedBuffers<'m> {
     /// The next of the buffers that were filled; `None` where the kernel names one that it does not have. Of a completion without
     /// bytes it is one that is empty.
     #[inline]
-    pub(super) fn take(&self, filled: &mut Filled) -> Option<Loan<'m>> {
+    pub(crate) fn take(&self, filled: &mut Filled) -> Option<Loan<'m>> {
         let number = to_usize(widen(self.order.get(to_usize(widen(filled.place)))?.get()));
         if self.places.get(number)?.get() != filled.place {
             return None;

@@ -292,7 +292,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         row.generation.set(row.generation.get().next());
         let _not_in_a_list = self.free.push_front(LIST, slot);
         if self.starved.replace(false) {
-            for (row, slot) in self.rows.iter().zip(0..u32::MAX) {
+            for (slot, row) in (0..self.config.conns).zip(self.rows) {
                 if row.phase.get() == Phase::Listening && !row.has(flag::ARMED) {
                     self.want(slot, want::ACCEPT);
                 }
@@ -522,7 +522,9 @@ impl<E: Enter> Poll for Streams<'_, E> {
         let more = busy != 0
             || submitted.entered
             || self.batch_at.get() < self.batch_end.get()
-            || !self.noted.is_empty(LIST);
+            || !self.noted.is_empty(LIST)
+            || !self.wanting.is_empty(LIST)
+            || self.ring.has_news();
         if more { Outcome::Busy } else { Outcome::Idle }
     }
 

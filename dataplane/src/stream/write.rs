@@ -3,6 +3,8 @@
 use spinwire_layouts::word::{from_usize, low, to_usize, widen};
 
 use super::ConnId;
+#[cfg(doc)]
+use super::StreamEvent;
 use super::row::{Phase, Row, flag, want};
 use super::segment::Report;
 use super::service::{LIST, Streams};

@@ -231,6 +231,8 @@ impl BufferPool {
         let me = membership::introduce(&mapping)?;
         let files = PoolFiles::new(&mapping, &segment, &header, config.pages);
         membership::take_back::<PoolShape>(&segment, me.boot_id);
+        // From then on the watcher does it; who takes a buffer at once is to know the time as well.
+        segment.tick(membership::unix_ns());
         let shape = segment.shape();
         let watcher = Watcher::start(Arc::clone(&mapping), shape, me, config.death_noticed_within)?;
         Ok(Self { mapping, shape, me, files, access: None, watcher: Some(watcher) })
@@ -383,6 +385,10 @@ impl Shape for PoolShape {
 
     fn reclaim(segment: &PoolSegment<'_>, slot: u16) -> bool {
         segment.reclaim(slot, &Futexes).is_some_and(|done| done.leases > 0)
+    }
+
+    fn tick(segment: &PoolSegment<'_>, unix_ns: u64) {
+        segment.tick(unix_ns);
     }
 }
 

@@ -48,7 +48,7 @@ fn open_files(probe: &Probe) -> Check {
     const ABOUT: Subject = Subject {
         id: "nofile",
         title: "open files",
-        why: "each connection is one; spinwire raises the soft limit as far as the hard one by itself",
+        why: "each connection is one; a process may raise its soft limit as far as the hard one",
     };
     let limits = probe.text("proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));

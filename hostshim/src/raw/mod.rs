@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`mmap`] | ranges of address space that are owned: mapped at an alignment, advised, locked, unmapped on drop |
 //! | [`syscall`] | the system calls that the standard library lacks, with their answers as `Result` |
+//! | [`file`] | direct I/O of files |
 //! | [`futex`] | sleeping on a word of shared memory |
 //! | [`tsc`] | the time-stamp counter and the processor's description of itself |
 //! | [`gate`] | the allocator that counts |
@@ -11,6 +12,7 @@
 //! | [`socket`] | the calls on sockets that the standard library lacks |
 //! | [`view`] | mappings as the data plane wants to see them |
 
+pub(crate) mod file;
 pub(crate) mod futex;
 pub(crate) mod gate;
 pub(crate) mod mmap;

@@ -7,7 +7,8 @@
 //!                                                           ── bind_udp() ── Bound: a socket of datagrams
 //! ```
 //!
-//! All are in blocking mode, as a ring does not wait for a non-blocking one (its requests fail with EAGAIN), and closed on exec. A connection that is accepted has the options of the socket that it came in by
+//! All are in blocking mode and closed on exec: a ring never blocks on them, and kernels have not always agreed on whether it
+//! waits for a non-blocking one. A connection that is accepted has the options of the socket that it came in by
 //! (tcp(7), socket(7)), so they are set once.
 
 mod address;
@@ -205,6 +206,8 @@ pub fn unconnected(remote: SocketAddr, options: &SocketOptions) -> Result<Outgoi
 pub fn bind_udp(address: SocketAddr, options: &SocketOptions) -> Result<Bound, SocketError> {
     let fd = open(address, libc::SOCK_DGRAM)?;
     configure(fd.as_fd(), options)?;
+    // What had no room is counted, and the count comes with what has (socket(7)).
+    set(fd.as_fd(), raw::SO_RXQ_OVFL, 1)?;
     let refused = |errno| SocketError::Bind { address, errno };
     raw::bind(fd.as_fd(), &SockAddr::new(address)).map_err(refused)?;
     let socket = UdpSocket::from(fd);

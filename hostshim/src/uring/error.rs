@@ -73,6 +73,11 @@ pub enum UringError {
 }
 
 impl UringError {
+    /// May the same succeed in a moment, when the kernel has taken apart rings that are closed already?
+    pub(super) const fn may_pass(&self) -> bool {
+        matches!(self, Self::MemlockTooLow { limit, needed } if *limit >= *needed)
+    }
+
     /// What is the matter, without the remedy.
     #[must_use]
     pub fn matter(&self) -> String {

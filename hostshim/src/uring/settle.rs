@@ -57,22 +57,27 @@ pub(super) fn settle<T>(
     mut attempt: impl FnMut(u32) -> Result<T, Errno>,
 ) -> Result<(T, FeatureSet), Errno> {
     let all = compatible(wanted);
-    match attempt(flags_of(all.iter(), others)) {
+    let refused = match attempt(flags_of(all.iter(), others)) {
         Ok(ring) => return Ok((ring, all)),
         Err(e) if !is_about_flags(e, all) => return Err(e),
-        Err(_one_of_them) => {}
-    }
+        Err(one_of_them) => one_of_them,
+    };
     let mut have = FeatureSet::EMPTY;
-    let mut best = attempt(0)?;
+    let mut best = match attempt(0) {
+        Ok(ring) => Some(ring),
+        // Sizes that are to be cut are refused where nothing says that they are.
+        Err(e) if wanted.has(Feature::Clamp) && e.number() == libc::EINVAL => None,
+        Err(e) => return Err(e),
+    };
     for features in STEPS {
         let Some(more) = step(features, wanted, have) else { continue };
         match attempt(flags_of(more.iter(), others)) {
-            Ok(ring) => (best, have) = (ring, more),
+            Ok(ring) => (best, have) = (Some(ring), more),
             Err(e) if !is_about_flags(e, more) => return Err(e),
             Err(_unknown) => {}
         }
     }
-    Ok((best, have))
+    best.map(|ring| (ring, have)).ok_or(refused)
 }
 
 /// May the same call succeed without one of its flags? Kernels before 5.11 let only root have a thread of the kernel.
@@ -133,6 +138,26 @@ mod tests {
             assert_eq!(have.has(Feature::DeferTaskrun), defer, "{known}");
             let coop = knows(Feature::CoopTaskrun) && knows(Feature::TaskrunFlag) && !defer;
             assert_eq!(have.has(Feature::CoopTaskrun), coop, "{known}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_are_to_be_cut_are_cut_on_every_kernel_that_does_so() {
+        let wanted: FeatureSet = OPTIONAL.into_iter().collect();
+        for known in sets() {
+            let too_large = |flags| match kernel(known, flags) {
+                Ok(flags) if flags & Feature::Clamp.setup_flag() == 0 => {
+                    Err(Errno::new(libc::EINVAL))
+                }
+                other => other,
+            };
+            match settle(wanted, 0, too_large) {
+                Ok((_flags, have)) => assert!(have.has(Feature::Clamp), "{known}"),
+                Err(e) => {
+                    assert_eq!(e, Errno::new(libc::EINVAL));
+                    assert!(!known.has(Feature::Clamp), "{known}");
+                }
+            }
         }
     }
 

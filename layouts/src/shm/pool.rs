@@ -386,7 +386,7 @@ impl SlotSplit {
 }
 
 layout! {
-    /// What a pool is made of: behind the header of its segment.
+    /// What a pool is made of: behind the header of its segment. Written once, but for its clock.
     pub struct PoolHeader, size 64, align 64 {
         /// Size classes that there are: 1 to 16.
         pub class_count: u32 @ 0,
@@ -403,8 +403,11 @@ layout! {
         pub tag: u32 @ 32,
         /// Code of an [`Orphans`].
         pub orphans: u32 @ 36,
+        /// What time it is, roughly, in nanoseconds since 1970 UTC: written by every process that has the pool open, now and then,
+        /// for who takes buffers and reads no clock. 0 where nobody keeps it.
+        pub clock_unix_ns: u64 @ 40,
         /// Zero.
-        pub reserved: [u64; 3] @ 40,
+        pub reserved: [u64; 2] @ 48,
     }
 }
 
@@ -448,7 +451,7 @@ layout! {
     /// One buffer: who has it, and what is in it.
     ///
     /// ```text
-    ///  line 0   word, size, kind, detached_by     by compare-and-swap; the rest by the writer
+    ///  line 0   word; the rest of the line        by compare-and-swap; by the writer, and by who leaves a reference behind
     ///  line 1   id, time, sequence                line 1 to 4: by the writer, before it publishes
     ///  line 2   shape     line 3   strides        valid where `kind` says that they are
     ///  line 4   content type, producer
@@ -463,8 +466,12 @@ layout! {
         pub kind: u64 @ 16,
         /// Who last left a reference behind in this use of the slot: see [`stay`]; 0 for nobody.
         pub detached_by: u64 @ 24,
+        /// When this use of the slot began, by the pool's clock ([`PoolHeader`]); 0 where that told nothing.
+        pub taken_unix_ns: u64 @ 32,
+        /// When somebody last left a reference behind, by the same clock. Of this use of the slot where it has detached references.
+        pub left_unix_ns: u64 @ 40,
         /// Zero.
-        pub reserved0: [u64; 4] @ 32,
+        pub reserved0: [u64; 2] @ 48,
 
         /// [`BufferId`] of the buffer that is described.
         pub id: u64 @ 64,

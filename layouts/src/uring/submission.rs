@@ -14,7 +14,7 @@
 layout! {
     /// `struct io_uring_sqe`: one operation (io_uring_enter(2), "io_uring_sqe").
     pub struct Sqe, size 64, align 8 {
-        /// What to do: one of [`op`](super::op).
+        /// What to do: one of [`op`].
         pub opcode: u8 @ 0,
         /// How to treat the entry: bits of [`sqe`].
         pub flags: u8 @ 1,

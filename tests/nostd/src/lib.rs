@@ -5,7 +5,8 @@
 //! without a panic path has none for any content of the tables, of shared memory, or of the arguments.
 //!
 //! To add a hot function, add a probe. `hot` probes carry messages; `cold` ones read what peers wrote while joining,
-//! connecting and cleaning up; `streams` ones read what comes over a network.
+//! connecting and cleaning up; `streams` ones read what comes over a network,
+//! `rings` ones what a kernel writes.
 #![no_std]
 #![allow(
     improper_ctypes_definitions,
@@ -14,9 +15,11 @@
 
 mod cold;
 mod endpoint;
+mod files;
 mod hot;
 mod panic;
 mod parcels;
+mod rings;
 mod streams;
 
 /// The planted panic: an index that nobody checks, behind a call that is not inlined.

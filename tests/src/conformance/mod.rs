@@ -13,6 +13,7 @@
 mod node;
 mod rig;
 mod tcp;
+mod udp;
 mod world;
 
 pub mod contexts;
@@ -32,6 +33,7 @@ pub mod unexpected;
 pub use node::{Got, Node};
 pub use rig::{Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};
 pub use tcp::{NamedPort, Tcp, TcpGround};
+pub use udp::{Udp, UdpGround, UdpOneByOne};
 pub use world::{TURNS_MAX, World, name, run, run_case};
 
 /// Makes a module of tests for each rig: one test for each case.

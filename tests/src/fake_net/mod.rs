@@ -128,7 +128,6 @@ pub struct FakeNet<'k> {
     sockets: BTreeMap<Name, Socket>,
     operations: Vec<Operation>,
     notices: Vec<Notice>,
-    next_descriptor: i32,
 }
 
 impl<'k> FakeNet<'k> {
@@ -143,7 +142,6 @@ impl<'k> FakeNet<'k> {
             sockets: BTreeMap::new(),
             operations: Vec::new(),
             notices: Vec::new(),
-            next_descriptor: 100,
         }
     }
 
@@ -163,10 +161,14 @@ impl<'k> FakeNet<'k> {
     }
 
     fn socket(&mut self, socket: Socket) -> i32 {
-        let fd = self.next_descriptor;
-        self.next_descriptor += 1;
+        let fd = self.next_descriptor();
         self.sockets.insert((false, fd), socket);
         fd
+    }
+
+    /// The lowest that is free, as kernels have it: who names one too late names a stranger's.
+    fn next_descriptor(&self) -> i32 {
+        (100..).find(|fd| !self.sockets.contains_key(&(false, *fd))).unwrap()
     }
 
     /// Another peer, which says nothing yet.
@@ -187,9 +189,8 @@ impl<'k> FakeNet<'k> {
         (self.sockets.len(), self.operations.len(), self.notices.len())
     }
 
-    /// The application closes the descriptor that was made last.
-    pub fn drop_last(&mut self) {
-        let fd = self.next_descriptor - 1;
+    /// The application closes a descriptor.
+    pub fn close_unused(&mut self, fd: i32) {
         let socket = self.sockets.remove(&(false, fd)).unwrap();
         self.peers[socket.peer].ended = true;
     }

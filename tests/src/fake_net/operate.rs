@@ -13,6 +13,9 @@ const ENOBUFS: i32 = -105;
 const ENOENT: i32 = -2;
 const ECANCELED: i32 = -125;
 
+/// `MSG_WAITALL`, `MSG_NOSIGNAL`.
+const WHOLE: u32 = 0x100 | 0x4000;
+
 fn result(bytes: usize) -> i32 {
     i32::try_from(bytes).unwrap()
 }
@@ -104,10 +107,7 @@ impl FakeNet<'_> {
         let fd = match place {
             Some(place) if direct => place,
             None if direct => return self.end(at, ENFILE, 0, rng),
-            _ => {
-                self.next_descriptor += 1;
-                self.next_descriptor - 1
-            }
+            _ => self.next_descriptor(),
         };
         let listener = self.sockets.get_mut(&name).unwrap();
         listener.backlog.as_mut().unwrap().pop_front();
@@ -186,6 +186,10 @@ impl FakeNet<'_> {
     }
 
     fn send(&mut self, at: usize, entry: &Sqe, name: Name, rng: &mut Rng) {
+        assert!(
+            entry.op_flags & WHOLE == WHOLE,
+            "a short send would not break its chain, or kills"
+        );
         let zero_copy = entry.opcode == op::SEND_ZC;
         let socket = &self.sockets[&name];
         let (peer, gone) = (socket.peer, socket.shut || !socket.connected);
@@ -239,6 +243,10 @@ impl FakeNet<'_> {
     pub(super) fn cancel(&mut self, request: &Sqe, rng: &mut Rng) {
         let by_file = request.op_flags & cancel::FD != 0;
         let name = (request.op_flags & cancel::FD_FIXED != 0, request.fd);
+        assert!(
+            !by_file || self.sockets.contains_key(&name),
+            "EBADF, or a stranger's: {request:?}"
+        );
         let found = |operation: &Operation| {
             if by_file { operation.name == name } else { operation.entry.user_data == request.addr }
         };

@@ -57,6 +57,7 @@ impl Plan {
                 recv_multishot: rng.chance(60),
                 bundles: rng.chance(50),
                 send_zero_copy: rng.chance(60),
+                fixed_buffers: false,
                 direct_files: rng.chance(50),
             },
             connect_timeout: timeout(&mut rng),
@@ -104,7 +105,7 @@ impl Plan {
 pub struct Totals {
     /// Of the service.
     pub counters: StreamCounters,
-    /// Ends by [`CloseReason::Closed`], after which every byte has arrived.
+    /// Ends by [`CloseReason::Closed`](spinwire_dataplane::stream::CloseReason::Closed), after which every byte has arrived.
     pub closed: u64,
     /// Other ends.
     pub failed: u64,

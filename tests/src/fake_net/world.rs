@@ -216,19 +216,21 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
             self.net.arrive(self.listens_at, peer);
             return;
         }
-        let id = if self.rng.chance(50) {
-            streams.adopt(self.net.connected(peer)).map(|id| (id, true))
+        let adopts = self.rng.chance(50);
+        let fd = if adopts { self.net.connected(peer) } else { self.net.connector(peer) };
+        let id = if adopts {
+            streams.adopt(fd).map(|id| (id, true))
         } else {
             let to = SockAddr::new("127.0.0.1:7000".parse().unwrap());
             self.net.peers[peer].silent = self.rng.chance(30);
             self.net.peers[peer].refusal = self.rng.chance(10).then_some(111);
-            streams.connect(self.net.connector(peer), &to).map(|id| (id, false))
+            streams.connect(fd, &to).map(|id| (id, false))
         };
         if let Ok((id, up)) = id {
             self.conns.push((id, Conn { dialled: Some(peer), up, ..Conn::default() }));
         } else {
             // Its descriptor stays the application's, which does without.
-            self.net.drop_last();
+            self.net.close_unused(fd);
         }
     }
 

@@ -54,7 +54,8 @@ impl<'u> Used<'u> {
 
     #[expect(unsafe_code, reason = "what entries name is for who makes them to answer for")]
     pub(crate) fn push(&self, entries: &[Sqe]) {
-        // SAFETY: tests keep what their entries name until they have the completion.
+        // SAFETY: the memory of a test outlives its ring or is waited for: each entry ends before the test does, by its
+        // completion or by the cancelling of what is under way when the ring is closed.
         unsafe { kernel_memory::push(&self.ring, entries) }.unwrap();
     }
 
@@ -112,8 +113,7 @@ pub(crate) fn provide(places: &[Line], index: u16, at: u64, len: u32, tail: u16)
 }
 
 /// Does nothing, then sends bytes from one end of a pair of sockets to the other, and finds them there.
-pub(crate) fn carries_bytes(of: &Uring) {
-    let used = Used::new(of);
+pub(crate) fn carries_bytes(used: &Used<'_>) {
     let done = used.one(nop(7));
     assert_eq!((done.res, done.flags), (0, 0));
     let (near, far) = UnixStream::pair().unwrap();

@@ -3,8 +3,10 @@
 //! ```text
 //!   traffic.rs    two endpoints of one segment exchange messages of every kind, in one thread
 //!   pools.rs      two handles on one pool do everything that is done with buffers
+//!   files.rs      chains of writes and reads of a file, at most one system call a turn
 //!   parcels.rs    two endpoints hand over buffers of one pool
 //!   tcp.rs        two ports over TCP, which make system calls, but use no heap
+//!   streams.rs    both ends of a connection in one service, over a ring of the kernel
 //!   chains.rs     chains of linked submissions, and the completions of a ring that is not there
 //!   heap          a counting allocator under the whole test
 //!   syscalls      a child process under a seccomp filter that kills at the first system call but exit    seccomp.rs
@@ -28,9 +30,11 @@
 )]
 
 mod chains;
+mod files;
 mod parcels;
 mod pools;
 mod seccomp;
+mod streams;
 mod tcp;
 mod traffic;
 
@@ -116,6 +120,37 @@ fn chains_need_no_heap_no_system_call_and_no_page_fault() {
         assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
         let ended = without_system_calls(|| chains::run(table, ROUNDS) == ROUNDS);
         assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
+    });
+}
+
+/// The system calls are those of the ring: at most one a turn.
+#[test]
+fn streams_need_no_heap_and_at_most_one_system_call_a_turn() {
+    let _turn = take_turn();
+    streams::with(|run| {
+        assert_eq!(run(WARM_UP_ROUNDS).rounds, WARM_UP_ROUNDS);
+        let before = seccomp::page_faults();
+        let sealed = alloc_gate::seal(OnUse::Count);
+        let done = run(ROUNDS);
+        let counts = sealed.open();
+        let after = seccomp::page_faults();
+        assert_eq!(done.rounds, ROUNDS, "{done:?}");
+        assert!(counts.is_clean(), "{counts:?}");
+        assert!(done.system_calls <= done.turns, "{done:?}");
+        assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
+    });
+}
+
+#[test]
+fn files_need_no_heap_and_one_system_call_a_turn() {
+    let _turn = take_turn();
+    files::with(|store| {
+        assert_eq!(store.run(20), (20, 0));
+        let sealed = alloc_gate::seal(OnUse::Count);
+        let seen = store.run(200);
+        let counts = sealed.open();
+        assert_eq!(seen, (200, 0), "good rounds, and turns with more than one call");
+        assert!(counts.is_clean(), "{counts:?}");
     });
 }
 

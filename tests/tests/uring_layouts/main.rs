@@ -77,7 +77,10 @@ fn ours() -> Vec<(String, u64)> {
 fn gainsaid(ours: &[(String, u64)], known: &Known) -> Vec<String> {
     let wrong = ours.iter().filter_map(|(name, value)| {
         let theirs = known.get(name)?;
-        (theirs != value).then(|| format!("{name}: {value} here, {theirs} there"))
+        // What an older witness leaves unused begins earlier, or is longer: new fields were taken from it.
+        let is_older = names::is_unused(name)
+            && if name.starts_with('|') { theirs > value } else { theirs < value };
+        (theirs != value && !is_older).then(|| format!("{name}: {value} here, {theirs} there"))
     });
     wrong.collect()
 }
@@ -127,6 +130,10 @@ fn the_header_and_the_kernel_agree_with_the_layouts() {
     println!("macros that nobody here can tell: {nobody:?}");
     if header.is_empty() || kernel.is_empty() {
         return;
+    }
+    if masked.is_empty() {
+        let why = "this kernel is older than Linux 6.18, from which the layouts are";
+        return not_run(&format!("{test}: names that are younger than the header"), why);
     }
     // On a machine with a newer header there are fewer; a name that is not in the list is misspelt, or belongs there.
     let unlisted: Vec<_> =

@@ -1,7 +1,7 @@
 //! Clients of the service over TCP: what the ring brings is fed where it lies, replies are written where they are sent from.
 //!
 //! ```text
-//!   Received(buffer) --> session: buffers that wait --> feed --> a lent buffer, filled with replies --> send
+//!   Received(buffer) --> conversation: buffers that wait --> feed --> a lent buffer, filled with replies --> send
 //!                                      ^                                                            |
 //!                                      '---- Sent: there is room again <----------------------------'
 //! ```
@@ -38,7 +38,7 @@ const CONFIG: StreamConfig = StreamConfig {
 };
 
 /// A client, and what it has sent that was not looked at.
-struct Session<'m> {
+struct Conversation<'m> {
     client: Client,
     waiting: VecDeque<(Loan<'m>, usize)>,
     /// It sends no more.
@@ -46,6 +46,7 @@ struct Session<'m> {
 }
 
 /// Serves clients at `address` for ever.
+#[expect(clippy::infinite_loop, reason = "it serves until it is killed")]
 pub(crate) fn serve(address: &str, store: &mut Store) -> Result<Infallible, Failure> {
     let local = *address.parse::<Address>()?.resolve()?.first().ok_or("no address")?;
     let listener = socket::listen(local, CLIENTS, &SocketOptions::default())?;
@@ -54,9 +55,10 @@ pub(crate) fn serve(address: &str, store: &mut Store) -> Result<Infallible, Fail
     let streams = uring.streams(&ring, 0, &CONFIG)?;
     streams.listen(listener.fd.as_raw_fd())?;
     println!("serving {}", listener.local);
-    let session =
-        || Session { client: Client::new(LIMITS), waiting: VecDeque::new(), has_ended: false };
-    let mut sessions: Vec<Session<'_>> = (0..CONFIG.conns).map(|_| session()).collect();
+    let conversation =
+        || Conversation { client: Client::new(LIMITS), waiting: VecDeque::new(), has_ended: false };
+    let mut conversations: Vec<Conversation<'_>> =
+        (0..CONFIG.conns).map(|_| conversation()).collect();
     // Those for which no buffer could be had.
     let mut starved = VecDeque::new();
     let clock = TscClock::calibrate();
@@ -64,14 +66,14 @@ pub(crate) fn serve(address: &str, store: &mut Store) -> Result<Infallible, Fail
         let outcome = streams.turn(clock.now(), Budget::DEFAULT);
         while let Some(event) = streams.poll() {
             let Some(conn) = conn_of(&event) else { continue };
-            let Some(session) = sessions.get_mut(slot(conn)) else { continue };
+            let Some(conversation) = conversations.get_mut(slot(conn)) else { continue };
             match event {
-                StreamEvent::Accepted { .. } => session.client.reset(),
-                StreamEvent::Received { bytes, .. } => session.waiting.push_back((bytes, 0)),
-                StreamEvent::PeerClosed(_) => session.has_ended = true,
+                StreamEvent::Accepted { .. } => conversation.client.reset(),
+                StreamEvent::Received { bytes, .. } => conversation.waiting.push_back((bytes, 0)),
+                StreamEvent::PeerClosed(_) => conversation.has_ended = true,
                 StreamEvent::Closed { .. } => {
-                    session.waiting.clear();
-                    session.has_ended = false;
+                    conversation.waiting.clear();
+                    conversation.has_ended = false;
                 }
                 // The buffer is free again with this: for who has waited longest.
                 StreamEvent::Sent { loan, .. } | StreamEvent::NotSent { loan, .. } => {
@@ -80,11 +82,12 @@ pub(crate) fn serve(address: &str, store: &mut Store) -> Result<Infallible, Fail
                 }
                 StreamEvent::AcceptFailed { .. }
                 | StreamEvent::Connected(_)
+                | StreamEvent::RangeBack { .. }
                 | StreamEvent::Writable(_) => {}
             }
             let conn = starved.pop_front().unwrap_or(conn);
-            if let Some(session) = sessions.get_mut(slot(conn))
-                && !attend(&streams, conn, session, store)
+            if let Some(conversation) = conversations.get_mut(slot(conn))
+                && !attend(&streams, conn, conversation, store)
             {
                 starved.push_back(conn);
             }
@@ -104,9 +107,10 @@ const fn conn_of(event: &StreamEvent<'_>) -> Option<ConnId> {
         | StreamEvent::NotSent { conn, .. }
         | StreamEvent::Closed { conn, .. }
         | StreamEvent::PeerClosed(conn) => Some(*conn),
-        StreamEvent::AcceptFailed { .. } | StreamEvent::Connected(_) | StreamEvent::Writable(_) => {
-            None
-        }
+        StreamEvent::AcceptFailed { .. }
+        | StreamEvent::Connected(_)
+        | StreamEvent::RangeBack { .. }
+        | StreamEvent::Writable(_) => None,
     }
 }
 
@@ -118,30 +122,31 @@ fn slot(conn: ConnId) -> usize {
 fn attend<'m, E: Enter>(
     streams: &Streams<'m, E>,
     conn: ConnId,
-    session: &mut Session<'m>,
+    conversation: &mut Conversation<'m>,
     store: &mut Store,
 ) -> bool {
-    while let Some((bytes, at)) = session.waiting.front_mut() {
+    while let Some((bytes, at)) = conversation.waiting.front_mut() {
         // Stale where it has been closed meanwhile.
         if streams.queued(conn).map_or(true, |queued| queued > UNSENT_MAX) {
             return true;
         }
         let Some(mut room) = streams.lend() else { return false };
         let mut replies = Replies::new(room.room());
-        let fed = session.client.feed(bytes.get(*at..).unwrap_or_default(), store, &mut replies);
+        let fed =
+            conversation.client.feed(bytes.get(*at..).unwrap_or_default(), store, &mut replies);
         let length = replies.written().len();
         *at += fed.taken;
         if *at >= bytes.len() {
-            session.waiting.pop_front();
+            conversation.waiting.pop_front();
         }
         let sent =
             room.set_len(length).is_ok() && (length == 0 || streams.send(conn, room, 0).is_ok());
         if fed.next == Next::Close || !sent {
-            session.waiting.clear();
-            session.has_ended = true;
+            conversation.waiting.clear();
+            conversation.has_ended = true;
         }
     }
-    if session.has_ended {
+    if conversation.has_ended {
         // It may be closed already.
         let _stale = streams.close(conn);
     }

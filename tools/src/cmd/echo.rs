@@ -15,6 +15,7 @@ use spinwire_dataplane::time::Nanos;
 use spinwire_dataplane::uring::{Enter, RingCounters};
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::clock::TscClock;
+use spinwire_hostshim::limits;
 use spinwire_hostshim::socket::{self, Address, Scheme, SocketOptions};
 use spinwire_hostshim::uring::{Feature, Uring, UringConfig};
 
@@ -29,7 +30,7 @@ Examples:
   spinwire echo --listen tcp://127.0.0.1:0 --json      any free port; the first line says which
 
 It polls and never sleeps: give it a CPU of its own. Any TCP client will do, for instance `nc 127.0.0.1 7000`. It ends
-with SIGINT (Ctrl-C) or SIGTERM and says what it has done.")]
+with SIGINT (Ctrl-C) or SIGTERM and says what it has done. A client that takes none of its answers for 30 s is cut off.")]
 pub(crate) struct Args {
     /// Where to listen: tcp://HOST:PORT; port 0 is any that is free.
     #[arg(long, value_name = "URI", default_value = "tcp://127.0.0.1:7000")]
@@ -46,6 +47,11 @@ pub(crate) struct Args {
     /// Bytes of each buffer that is received into, with an optional k or m.
     #[arg(long, value_name = "BYTES", default_value = "16k", value_parser = crate::pair::options::parse_size)]
     buffer: usize,
+
+    /// Send pieces of so many bytes and more without a copy, where the kernel can; 0: never. It pays on network cards that
+    /// take pages; the loop-back device copies them after all.
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = size_or_none)]
+    zero_copy: u32,
 
     /// Close connections on which nothing has moved for so many seconds.
     #[arg(long, value_name = "S", value_parser = crate::pair::options::parse_seconds)]
@@ -79,6 +85,18 @@ struct Done {
     retries: u64,
 }
 
+/// A client that takes nothing for so long, though there is something for it, is cut off: it holds buffers.
+const STUCK: Nanos = Nanos::from_millis(30_000);
+
+/// A size, or 0.
+fn size_or_none(text: &str) -> Result<u32, String> {
+    if text == "0" {
+        return Ok(0);
+    }
+    let size = crate::pair::options::parse_size(text)?;
+    u32::try_from(size).map_err(|_large| format!("{text} is too large"))
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     if args.listen.scheme() != Scheme::Tcp {
@@ -88,6 +106,8 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
+    // As far as that is allowed: a ring that cannot have its table of files says so, with the remedy.
+    limits::raise_open_files(u64::from(args.connections) + 128)?;
     let local = *args.listen.resolve()?.first().ok_or("--listen: the host has no address")?;
     let listener = socket::listen(local, args.connections, &SocketOptions::default())?;
     if let Some(cpu) = args.cpus {
@@ -131,6 +151,10 @@ fn config(args: &Args) -> StreamConfig {
         recv_buffers: (buffers, args.buffer),
         send_buffers: (1, 64),
         segments: buffers,
+        // What waits lies in buffers that were received into: there are no more of those.
+        queue_max: u32::MAX,
+        send_timeout: STUCK,
+        zero_copy_min: args.zero_copy,
         idle_timeout: args.idle.map_or(Nanos::MAX, nanos),
         ..StreamConfig::default()
     }

@@ -87,6 +87,18 @@ fn who_holds_what_is_shown() {
     assert_eq!([&held["writes"], &held["reads"]], [2, 1], "{shown}");
     let words = folder.run(&["pool", "stat", "frames", "--buffers"]);
     assert!(words.out.contains("alive") && words.out.contains("detached"), "{words:?}");
+    for heading in ["OLDEST", "AGE", "LEFT", "SLACK"] {
+        assert!(words.out.contains(heading), "{heading}: {words:?}");
+    }
+
+    // All were taken just now, and one left; what nobody has has no age.
+    let just_now = |age: &Value| age.as_u64().is_some_and(|seconds| seconds < 3600);
+    assert!(just_now(&of_4k["oldest_s"]) && just_now(&held["oldest_s"]), "{shown}");
+    for row in shown["buffers"].as_array().unwrap() {
+        assert!(just_now(&row["age_s"]), "{row}");
+        assert!(row["taken_unix_ns"].as_u64() >= shown["created_unix_ns"].as_u64(), "{row}");
+        assert_eq!(just_now(&row["detached_age_s"]), row["state"] == "detached", "{row}");
+    }
 
     // Its large buffer is part of it.
     let listed = folder.run(&["ps", "--json"]).json();
@@ -112,11 +124,13 @@ fn a_buffer_is_dumped_as_any_reader_sees_it() {
     assert_eq!(json["description"]["producer"], "camera", "{json}");
     assert_eq!(json["bytes_hex"], "41".repeat(24), "{json}");
     assert_eq!(json["references"], 1, "{json}");
+    assert!(json["age_s"].as_u64().is_some_and(|seconds| seconds < 3600), "{json}");
     let words = dump(&id, &[]);
     assert!(
         words.out.contains("f32 [2, 3]") && words.out.contains("|") | words.out.contains("AAAA"),
         "{words:?}"
     );
+    assert!(words.out.contains(", taken ") && words.out.contains("s ago\n"), "{words:?}");
     assert_eq!(dump(&id, &["--raw"]).out, "A".repeat(24));
     assert_eq!(dump(&json["raw"].to_string(), &["--raw"]).out, "A".repeat(24), "by its number");
     let busy = dump(&id_of(&shown, "written"), &[]);

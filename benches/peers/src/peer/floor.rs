@@ -22,7 +22,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{anyhow, ensure};
 
-use super::Peer;
+use super::{Peer, sockets};
 use crate::clock::Clock;
 use crate::cpu;
 use crate::sample::{Sample, Stream, Trips};
@@ -82,12 +82,17 @@ struct Cell {
 
 /// The name of its row at a work.
 pub(crate) fn name_at(work: Work) -> &'static str {
-    if work.is_message() { NAME } else { "bare swaps" }
+    match work {
+        _ if work.is_socket() => sockets::NAME,
+        _ if work.is_message() => NAME,
+        _ => "bare swaps",
+    }
 }
 
 /// Measures the floor for a work.
 pub(crate) fn measure(work: Work, plan: &Plan) -> anyhow::Result<Sample> {
     match work.kind {
+        _ if work.is_socket() => sockets::measure(work, plan),
         Kind::Rtt if !work.is_message() => {
             let laps = cpu::on(plan.cpus.near, || swaps(plan))?;
             Ok(Sample::Rtt(laps.finish_blocks(&plan.clock)))
@@ -99,7 +104,7 @@ pub(crate) fn measure(work: Work, plan: &Plan) -> anyhow::Result<Sample> {
             };
             let (near, far): (anyhow::Result<f64>, anyhow::Result<f64>) =
                 plan.cpus.run_pair(rate, rate)?;
-            Ok(Sample::Stream(Stream { messages_per_s: near?.min(far?) }))
+            Ok(Sample::Stream(Stream { messages_per_s: near?.min(far?), ..Stream::default() }))
         }
         Kind::Rtt => {
             let lines = Lines::new();
@@ -244,7 +249,7 @@ fn stream(plan: &Plan) -> anyhow::Result<Sample> {
     let ((), (ticks, wrong)) = plan.cpus.run_pair(near, far)?;
     ensure!(wrong == 0, "{wrong} lines of the bare stream were torn");
     let ns = plan.clock.ns(ticks as f64);
-    Ok(Sample::Stream(Stream { messages_per_s: f64::from(lines) / ns * 1e9 }))
+    Ok(Sample::Stream(Stream { messages_per_s: f64::from(lines) / ns * 1e9, ..Stream::default() }))
 }
 
 impl Cell {

@@ -98,7 +98,7 @@ impl Peer for Iceoryx2 {
     }
 
     fn measures(&self, work: Work) -> bool {
-        work.size == 64 && !(self.plain && matches!(work.kind, Kind::Stream))
+        work.is_copied() && work.size == 64 && !(self.plain && matches!(work.kind, Kind::Stream))
     }
 
     fn rival(&self) -> Option<&'static str> {
@@ -142,7 +142,10 @@ impl Peer for Iceoryx2 {
                 let said = far.finish(LIMIT)?.stdout;
                 let ns: f64 =
                     said.trim().parse().with_context(|| format!("the sink said {said}"))?;
-                Ok(Sample::Stream(Stream { messages_per_s: f64::from(count) / ns * 1e9 }))
+                Ok(Sample::Stream(Stream {
+                    messages_per_s: f64::from(count) / ns * 1e9,
+                    ..Stream::default()
+                }))
             }
         }
     }

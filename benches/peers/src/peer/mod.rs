@@ -4,12 +4,15 @@ use crate::sample::Sample;
 use crate::schedule::Plan;
 use crate::work::Work;
 
+pub(crate) mod echo;
 pub(crate) mod floor;
 pub(crate) mod iceoryx2;
 pub(crate) mod libfabric;
 pub(crate) mod loan;
 pub(crate) mod pool;
+pub(crate) mod resp;
 pub(crate) mod rtrb;
+pub(crate) mod sockets;
 pub(crate) mod spinwire;
 pub(crate) mod ucx;
 
@@ -44,6 +47,14 @@ pub(crate) fn all() -> Vec<Box<dyn Peer>> {
         Box::new(spinwire::Spinwire::Tagged),
         Box::new(spinwire::Spinwire::Lent),
         Box::new(spinwire::Spinwire::Small),
+        Box::new(echo::Echo::Spinwire),
+        Box::new(resp::Resp::Spinwire),
+        Box::new(echo::Echo::Ringline),
+        Box::new(echo::Echo::Monoio),
+        Box::new(echo::Echo::Tokio),
+        Box::new(echo::Echo::Epoll),
+        Box::new(resp::Resp::Redis),
+        Box::new(resp::Resp::Bare),
         Box::new(ucx::Ucx::Posix),
         Box::new(ucx::Ucx::PosixAndCma),
         Box::new(rtrb::Rtrb),

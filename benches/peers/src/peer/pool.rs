@@ -110,9 +110,9 @@ impl Peer for Pool {
 
     fn measures(&self, work: Work) -> bool {
         match work.subject {
-            Subject::Message | Subject::Lend => false,
             Subject::Acquire | Subject::Get => matches!(self, Self::One),
             Subject::Two => matches!(self, Self::Two | Self::Alone),
+            _ => false,
         }
     }
 
@@ -159,11 +159,9 @@ impl Peer for Pool {
                     Self::Two => other.start()?.said()?.middle()?.max(one.said()?.middle()?),
                     Self::One | Self::Alone => one.said()?.middle()?,
                 };
-                Ok(Sample::Stream(Stream { messages_per_s: 1e9 / slower_ns }))
+                Ok(Sample::Stream(Stream { messages_per_s: 1e9 / slower_ns, ..Stream::default() }))
             }
-            (Subject::Acquire | Subject::Message | Subject::Lend, _) => {
-                Ok(side.start()?.said()?.into_rtt())
-            }
+            _ => Ok(side.start()?.said()?.into_rtt()),
         }
     }
 }
@@ -250,7 +248,7 @@ impl Said {
 
     fn into_rtt(self) -> Sample {
         let Self { p50_ns, p99_ns, mean_ns } = self;
-        Sample::Rtt(Rtt { p50_ns, p99_ns, mean_ns, own_floor_ns: None })
+        Sample::Rtt(Rtt { p50_ns, p99_ns, mean_ns, ..Rtt::default() })
     }
 }
 

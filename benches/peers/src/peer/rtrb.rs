@@ -36,7 +36,7 @@ impl Peer for Rtrb {
     }
 
     fn measures(&self, work: Work) -> bool {
-        work.size <= 64
+        work.is_copied() && work.size <= 64
     }
 
     fn rival(&self) -> Option<&'static str> {
@@ -165,5 +165,8 @@ fn stream<M: Message>(work: Work, plan: &Plan) -> anyhow::Result<Sample> {
     let ((), (ticks, wrong)) = plan.cpus.run_pair(near, far)?;
     ensure!(wrong == 0, "{wrong} messages arrived wrong");
     let ns = plan.clock.ns(ticks as f64);
-    Ok(Sample::Stream(Stream { messages_per_s: f64::from(messages) / ns * 1e9 }))
+    Ok(Sample::Stream(Stream {
+        messages_per_s: f64::from(messages) / ns * 1e9,
+        ..Stream::default()
+    }))
 }

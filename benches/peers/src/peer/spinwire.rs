@@ -149,6 +149,7 @@ impl Lat {
             p99_ns: Some(self.rtt_ns.p99),
             mean_ns: self.rtt_ns.mean,
             own_floor_ns: Some(self.floor_rtt_ns.p50),
+            ..Rtt::default()
         }))
     }
 }
@@ -157,7 +158,7 @@ impl Bw {
     fn into_sample(self) -> anyhow::Result<Sample> {
         check_provider(&self.provider)?;
         ensure!(self.messages_per_s > 0.0, "spinwire measured nothing");
-        Ok(Sample::Stream(Stream { messages_per_s: self.messages_per_s }))
+        Ok(Sample::Stream(Stream { messages_per_s: self.messages_per_s, ..Stream::default() }))
     }
 }
 

@@ -142,7 +142,10 @@ impl Peer for Ucx {
             }
             Kind::Stream => {
                 let figures = self.run(plan, &[&["-t", "tag_bw"][..], &common].concat())?;
-                Ok(Sample::Stream(Stream { messages_per_s: figures.messages_per_s }))
+                Ok(Sample::Stream(Stream {
+                    messages_per_s: figures.messages_per_s,
+                    ..Stream::default()
+                }))
             }
         }
     }
@@ -194,9 +197,8 @@ impl Figures {
     fn round_trip(self) -> Rtt {
         Rtt {
             p50_ns: Some(2.0 * self.p50_one_way_us * 1e3),
-            p99_ns: None,
             mean_ns: 2.0 * self.mean_one_way_us * 1e3,
-            own_floor_ns: None,
+            ..Rtt::default()
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use serde::Serialize;
 
-use crate::bar::{BARS, Judged};
+use crate::bar::{self, Judged};
 use crate::peer::floor;
 use crate::ratio::{self, Ratio};
 use crate::sample::Sample;
 use crate::schedule::{Effort, Found, Plan, Record, Series};
 use crate::work::{Kind, Work};
 
+mod columns;
 pub(crate) mod json;
 pub(crate) mod table;
 
@@ -17,6 +18,9 @@ const SPREAD_NOTED: f64 = 1.5;
 
 /// A difference of two floors beyond this factor is worth a note.
 const OWN_FLOOR_NOTED: f64 = 1.15;
+
+/// Somebody waits for a processor in this part of the time: then others run here.
+const WAITED_NOTED: f64 = 0.1;
 
 /// A mean bounce beyond this multiple of the median one means that somebody else runs here.
 const CROWD_NOTED: f64 = 1.3;
@@ -83,21 +87,33 @@ pub(crate) struct Rival<'a> {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
-    /// Medians over all rounds.
-    Measured {
-        /// Median trip in ns, or messages a second; absent where the tool knows only a mean.
-        p50_or_rate: Option<f64>,
-        /// 99th percentile in ns.
-        p99: Option<f64>,
-        /// Mean trip in ns.
-        mean: Option<f64>,
-        /// The best round.
-        best: Option<f64>,
-    },
+    /// There they are.
+    Measured(Figures),
     /// Not there.
     Skipped(String),
     /// There, but not one round went well.
     Failed(String),
+}
+
+/// Medians over all rounds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Figures {
+    /// Median trip in ns, or messages a second; absent where the tool knows only a mean.
+    pub(crate) p50_or_rate: Option<f64>,
+    /// Median trip in ns; of a rate, the median time of a request.
+    pub(crate) p50: Option<f64>,
+    /// 99th percentile in ns.
+    pub(crate) p99: Option<f64>,
+    /// 99.9th percentile in ns.
+    pub(crate) p99_9: Option<f64>,
+    /// Longest trip in ns.
+    pub(crate) max: Option<f64>,
+    /// Mean trip in ns.
+    pub(crate) mean: Option<f64>,
+    /// The part of the time that the client needs.
+    pub(crate) client_busy: Option<f64>,
+    /// The best round.
+    pub(crate) best: Option<f64>,
 }
 
 impl<'a> Report<'a> {
@@ -109,7 +125,7 @@ impl<'a> Report<'a> {
             let here = record.found.iter().filter(|found| found.works.contains(&work));
             rows.extend(here.map(|found| row(record, found, work)));
         }
-        let bars: Vec<Judged> = BARS
+        let bars: Vec<Judged> = bar::all()
             .iter()
             .filter(|bar| record.works.contains(&bar.work))
             .map(|bar| bar.judge(record))
@@ -127,13 +143,18 @@ impl<'a> Report<'a> {
 
 impl State {
     fn of(work: Work, samples: &[Sample]) -> Self {
-        let figures = || samples.iter().filter_map(Sample::p50_or_rate);
-        Self::Measured {
-            p50_or_rate: ratio::median(figures()),
-            p99: ratio::median(samples.iter().filter_map(Sample::p99)),
-            mean: ratio::median(samples.iter().filter_map(Sample::mean)),
-            best: ratio::better(work.kind, figures()),
-        }
+        let median =
+            |figure: fn(&Sample) -> Option<f64>| ratio::median(samples.iter().filter_map(figure));
+        Self::Measured(Figures {
+            p50_or_rate: median(Sample::p50_or_rate),
+            p50: median(Sample::p50),
+            p99: median(Sample::p99),
+            p99_9: median(Sample::p99_9),
+            max: median(Sample::max),
+            mean: median(Sample::mean),
+            client_busy: median(Sample::client_busy),
+            best: ratio::better(work.kind, samples.iter().filter_map(Sample::p50_or_rate)),
+        })
     }
 }
 
@@ -169,6 +190,12 @@ fn notes(plan: &Plan, record: &Record) -> Vec<String> {
     if plan.effort == Effort::Smoke {
         notes.push("this was a smoke test: its figures and verdicts mean nothing".to_owned());
     }
+    if plan.depth > 1 {
+        notes.push(format!(
+            "{} requests of each connection were under way at once; the bars are for one",
+            plan.depth
+        ));
+    }
     let bounces: Vec<f64> = record
         .floors
         .iter()
@@ -199,6 +226,7 @@ fn notes(plan: &Plan, record: &Record) -> Vec<String> {
              Medians bear that; means and rates do not. Run again on a quiet machine"
         ));
     }
+    notes.extend(pressure_note(record));
     let own_floors =
         record.series.iter().flat_map(|series| &series.readings).filter_map(|reading| {
             let Sample::Rtt(rtt) = reading.sample else {
@@ -220,6 +248,19 @@ fn notes(plan: &Plan, record: &Record) -> Vec<String> {
         }
     }
     notes
+}
+
+/// Whether others wanted the processors.
+fn pressure_note(record: &Record) -> Option<String> {
+    let readings = record.series.iter().flat_map(|series| &series.readings);
+    let part = ratio::median(readings.filter_map(|reading| reading.waited))?;
+    (part > WAITED_NOTED).then(|| {
+        format!(
+            "in {:.0} % of the time somebody waited for a processor: other work runs here. Rates of \
+             many connections are worth nothing then; JSON has that part for each reading (`waited`)",
+            part * 100.0
+        )
+    })
 }
 
 impl Machine {

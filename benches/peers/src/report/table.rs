@@ -1,16 +1,18 @@
 //! The report for people.
 
-use super::{Report, Row, State};
+use super::{Report, Row, State, columns};
 use crate::bar::{Judged, Verdict};
-use crate::peer::floor;
-use crate::work::{Kind, Work};
+use crate::work::Work;
 
 const LEGEND: &str = "\
 Figures are medians over the rounds. Ratios are medians over those rounds whose floors agree within
 25 %; `rounds` says how many did. `spinw/this` is Spinwire over this row: of a time less is better,
 of a rate more. `x floor` of a stream is in bytes. Set against `spinwire tagged`: UCX, iceoryx2 and
 libfabric; against `spinwire`: rtrb; against `spinwire pool`: `iceoryx2 loan`; against `two
-processes`: `one process`. The floor of the pool's works is two compare-and-swaps (bare swaps).";
+processes`: `one process`. The floor of the pool's works is two compare-and-swaps (bare swaps).
+Over TCP: `spinwire echo` and `spinwire resp` against everybody; the floor is one connection of plain
+sockets on which both sides spin. `client %` is how much of its time the client needs for so many
+requests; at 100 it goes no faster, and a quicker server would show no higher rate.";
 
 /// Prints the table.
 pub(crate) fn print(report: &Report<'_>) {
@@ -48,18 +50,15 @@ fn print_head(report: &Report<'_>) {
 }
 
 fn print_work(work: Work) {
-    let [first, second, third, best] = match work.kind {
-        Kind::Rtt => ["p50 ns", "p99 ns", "mean ns", "best"],
-        Kind::Stream if !work.is_message() => ["M op/s", "", "", "best"],
-        Kind::Stream => ["M msg/s", "", "GB/s", "best"],
-    };
+    let by = if work.is_socket() { "by p99" } else { "by mean" };
     println!(
-        "\n{:<20}{first:>9}{second:>9}{third:>9}{best:>9} |{:>8}{:>8} |{:>11}{:>8}{:>8}{:>7}  bar",
+        "\n{:<20}{} |{:>8}{:>8} |{:>11}{:>8}{:>8}{:>7}  bar",
         work.to_string(),
+        columns::heads(work),
         "x floor",
         "best",
         "spinw/this",
-        "by mean",
+        by,
         "best",
         "rounds",
     );
@@ -68,31 +67,10 @@ fn print_work(work: Work) {
 /// One row as a line.
 fn line(row: &Row<'_>, bars: &[Judged]) -> String {
     let name = format!("  {:<18}", row.name);
-    let (p50_or_rate, p99, mean, best) = match &row.state {
-        State::Skipped(why) => return format!("{name}  skipped: {why}"),
+    let figures = match &row.state {
+        State::Skipped(why) => return format!("{name}  NOT MEASURED: {why}"),
         State::Failed(why) => return format!("{name}  FAILED: {why}"),
-        State::Measured { p50_or_rate, p99, mean, best } => (*p50_or_rate, *p99, *mean, *best),
-    };
-    let figures = match row.work.kind {
-        Kind::Rtt => {
-            // Of few nanoseconds the tenths count.
-            let ns = |figure| ns(figure, usize::from(!row.work.is_message()));
-            format!("{}{}{}{}", ns(p50_or_rate), ns(p99), ns(mean), ns(best))
-        }
-        Kind::Stream if !row.work.is_message() => {
-            format!("{}{:>18}{}", scaled(p50_or_rate, 1e6), "", scaled(best, 1e6))
-        }
-        Kind::Stream => {
-            let size = if row.name == floor::NAME { floor::LINE_BYTES } else { row.work.size };
-            let bytes = p50_or_rate.map(|rate| rate * f64::from(size));
-            format!(
-                "{}{:>9}{}{}",
-                scaled(p50_or_rate, 1e6),
-                "",
-                scaled(bytes, 1e9),
-                scaled(best, 1e6)
-            )
-        }
+        State::Measured(figures) => columns::figures(row.work, row.name, figures),
     };
     let to_floor = row.to_floor.unwrap_or_default();
     let floor_part = format!("{}{}", times(to_floor.median, 8), times(to_floor.best, 8));
@@ -104,7 +82,7 @@ fn line(row: &Row<'_>, bars: &[Judged]) -> String {
     let rival_part = format!(
         "{}{}{}{rounds:>7}",
         times(rival.median, 11),
-        times(rival.by_mean, 8),
+        times(if row.work.is_socket() { rival.by_p99 } else { rival.by_mean }, 8),
         times(rival.best, 8)
     );
     let line = format!("{name}{figures} |{floor_part} |{rival_part}  {}", bar_words(row, bars));
@@ -115,8 +93,7 @@ fn line(row: &Row<'_>, bars: &[Judged]) -> String {
 /// the floor.
 fn bar_words(row: &Row<'_>, bars: &[Judged]) -> String {
     let belongs = |judged: &&Judged| {
-        let against_floor = judged.bar.theirs == floor::NAME;
-        let at = if against_floor { judged.bar.ours } else { judged.bar.theirs };
+        let at = if judged.bar.is_against_floor() { judged.bar.ours } else { judged.bar.theirs };
         judged.bar.work == row.work && at == row.name
     };
     let words: Vec<String> = bars.iter().filter(belongs).map(Judged::words).collect();
@@ -140,14 +117,6 @@ fn print_foot(report: &Report<'_>) {
         println!("note: {note}.");
     }
     println!("{LEGEND}");
-}
-
-fn ns(figure: Option<f64>, places: usize) -> String {
-    figure.map_or_else(|| format!("{:>9}", "-"), |ns| format!("{ns:>9.places$}"))
-}
-
-fn scaled(figure: Option<f64>, unit: f64) -> String {
-    figure.map_or_else(|| format!("{:>9}", "-"), |figure| format!("{:>9.2}", figure / unit))
 }
 
 fn times(ratio: Option<f64>, width: usize) -> String {

@@ -111,16 +111,47 @@ impl<'s> LaneMemory<'s> {
 
     /// Makes the memory that of a new lane: no cell valid, no credit taken. The caller holds the lane alone.
     pub fn reset(&self) {
+        self.reset_at(Carried::default());
+    }
+
+    /// As [`reset`](Self::reset), with the credit of a lane that has carried so much.
+    fn reset_at(&self, carried: Carried) {
         for cell in self.cells {
             let [head, ..] = cell.words();
             head.store(0, Ordering::Relaxed);
         }
-        self.credit_cells().store(0, Ordering::Relaxed);
-        self.credit_spill().store(0, Ordering::Relaxed);
+        self.credit_cells().store(carried.cells, Ordering::Relaxed);
+        self.credit_spill().store(carried.spill_bytes, Ordering::Relaxed);
         self.receiver_state().store(ReceiverState::Unseen.as_raw(), Ordering::Relaxed);
         self.settled().store(0, Ordering::Relaxed);
         // A new lane is cold: its receiver does not know of it yet.
         self.armed().store(1, Ordering::Relaxed);
+    }
+}
+
+/// How much a lane has carried: free-running positions, of which the lowest 32 bits go with every message.
+#[doc(hidden)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Carried {
+    /// Messages.
+    pub cells: u64,
+    /// Bytes of the spill; a multiple of 8.
+    pub spill_bytes: u64,
+}
+
+impl Carried {
+    /// Both ends of a lane that has carried so much, and all of it was taken: for simulations of what takes a lane days.
+    #[must_use]
+    pub fn ends<'s>(
+        self,
+        memory: LaneMemory<'s>,
+        message_bytes_max: usize,
+    ) -> (LaneTx<'s>, LaneRx<'s>) {
+        memory.reset_at(self);
+        let (tx, rx) = (LaneTx::new(memory), LaneRx::new(memory, message_bytes_max));
+        tx.go_on_at(self);
+        rx.go_on_at(self);
+        (tx, rx)
     }
 }
 

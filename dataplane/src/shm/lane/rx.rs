@@ -6,8 +6,8 @@ use spinwire_layouts::shm::lane::CELL_INLINE_BYTES;
 use spinwire_layouts::wire::message::{Head, flags};
 
 use super::{
-    Envelope, LaneMemory, PAYLOAD_WORD, Place, ReceiverState, index, length_u64, next_spill_line,
-    place, sequence, spill_index, words_of_line,
+    Carried, Envelope, LaneMemory, PAYLOAD_WORD, Place, ReceiverState, index, length_u64,
+    next_spill_line, place, sequence, spill_index, words_of_line,
 };
 use crate::error::Fatal;
 use crate::raw::line::{self, LINE_BYTES, Line, WORD_BYTES};
@@ -91,10 +91,7 @@ impl<'s> LaneRx<'s> {
     pub fn open(&self, memory: LaneMemory<'s>, message_bytes_max: usize) {
         self.memory.set(memory);
         self.cell_mask.set(memory.cells.len().wrapping_sub(1));
-        self.head.set(0);
-        self.spill_head.set(0);
-        self.returned.set(0);
-        self.spill_returned.set(0);
+        self.go_on_at(Carried::default());
         let [cells, spill_bytes] = &self.quarters;
         cells.set(length_u64(memory.cells) / 4);
         spill_bytes.set(length_u64(memory.spill).wrapping_mul(64) / 4);
@@ -102,6 +99,14 @@ impl<'s> LaneRx<'s> {
         self.idle_word.set(NO_WORD);
         self.parcels_held.set(0);
         self.parcels_settled.set(0);
+    }
+
+    /// All that was sent so far was taken, and the sender knows it.
+    pub(super) fn go_on_at(&self, carried: Carried) {
+        self.head.set(carried.cells);
+        self.spill_head.set(carried.spill_bytes);
+        self.returned.set(carried.cells);
+        self.spill_returned.set(carried.spill_bytes);
     }
 
     /// How many messages were taken out of the lane.

@@ -6,8 +6,8 @@ use spinwire_layouts::shm::lane::CELL_INLINE_BYTES;
 use spinwire_layouts::wire::message::{Head, flags};
 
 use super::{
-    BATCH_CELLS_MAX, Envelope, LaneMemory, ReceiverState, index, length_u64, next_spill_line,
-    place, sequence, spill_index, words_of_line,
+    BATCH_CELLS_MAX, Carried, Envelope, LaneMemory, ReceiverState, index, length_u64,
+    next_spill_line, place, sequence, spill_index, words_of_line,
 };
 use crate::error::{Fatal, PostError, Retry};
 use crate::raw::barrier::store_before_load_of_bell;
@@ -62,15 +62,20 @@ impl<'s> LaneTx<'s> {
     pub fn open(&self, memory: LaneMemory<'s>) {
         self.memory.set(memory);
         self.cell_mask.set(memory.cells.len().wrapping_sub(1));
-        self.tail.set(0);
-        self.published.set(0);
-        self.head.set(0);
         self.held_back.set(0);
-        self.spill_tail.set(0);
-        self.spill_head.set(0);
-        self.spill_published.iter().for_each(|position| position.set(0));
         self.parcels_sent.set(0);
         self.parcels_out.set(0);
+        self.go_on_at(Carried::default());
+    }
+
+    /// All that was sent so far was taken.
+    pub(super) fn go_on_at(&self, carried: Carried) {
+        self.tail.set(carried.cells);
+        self.published.set(carried.cells);
+        self.head.set(carried.cells);
+        self.spill_tail.set(carried.spill_bytes);
+        self.spill_head.set(carried.spill_bytes);
+        self.spill_published.iter().for_each(|position| position.set(carried.spill_bytes));
     }
 
     /// Writes a message behind those already staged. It is visible to the receiver after [`LaneTx::publish`].

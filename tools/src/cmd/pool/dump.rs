@@ -8,9 +8,12 @@ use serde::Serialize;
 use spinwire_dataplane::pool::{Description, PoolError};
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::pool::{BufferPool, PoolConfig};
+use spinwire_layouts::shm::BufferId;
 
 use super::{parse_bytes, parse_id};
-use crate::cmd::ps::table::{bytes, emit, json, plain};
+use crate::cmd::ps::dash;
+use crate::cmd::ps::pools::stamp_age;
+use crate::cmd::ps::table::{age, bytes, emit, json, plain};
 use crate::report::{Failure, Verdict};
 
 /// What `spinwire pool dump` takes.
@@ -26,7 +29,7 @@ pub(crate) struct Args {
     /// Write all bytes as they are to standard output, and nothing else.
     #[arg(long, conflicts_with = "json")]
     raw: bool,
-    /// Print JSON: {"id", "size", "capacity", "references", "description": {..}|null, "bytes_hex"}.
+    /// Print JSON: {"id", "size", "capacity", "references", "age_s", "description": {..}|null, "bytes_hex"}.
     #[arg(long)]
     json: bool,
 }
@@ -39,6 +42,8 @@ struct Dump {
     capacity: usize,
     /// Without the one that this look took.
     references: u32,
+    /// Since when it is in use; absent where nobody knows.
+    age_s: Option<u64>,
     description: Option<Described>,
     bytes_hex: String,
     #[serde(skip)]
@@ -119,12 +124,19 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         size: guard.len(),
         capacity: guard.capacity(),
         references: guard.ref_count().saturating_sub(1),
+        age_s: age_of(&pool, id),
         description: guard.description().ok().map(Described::from),
         bytes_hex: content.iter().map(|byte| format!("{byte:02x}")).collect(),
         bytes: content,
     };
     emit(&if args.json { json(&dump)? } else { in_words(&dump) })?;
     Ok(Verdict::Well)
+}
+
+fn age_of(pool: &BufferPool, id: BufferId) -> Option<u64> {
+    let segment = pool.segment();
+    let row = segment.rows().find(|row| row.id == id);
+    row.and_then(|row| stamp_age(row.taken_unix_ns))
 }
 
 fn raw(content: &[u8]) -> Result<Verdict, Failure> {
@@ -139,11 +151,12 @@ fn in_words(dump: &Dump) -> String {
     let size = u64::try_from(dump.size).unwrap_or(u64::MAX);
     let capacity = u64::try_from(dump.capacity).unwrap_or(u64::MAX);
     let mut text = format!(
-        "buffer {} ({:#x}): {size} bytes of {}, {} references\n",
+        "buffer {} ({:#x}): {size} bytes of {}, {} references, taken {} ago\n",
         dump.id,
         dump.raw,
         bytes(capacity),
-        dump.references
+        dump.references,
+        dump.age_s.map_or_else(dash, age)
     );
     match &dump.description {
         None => text.push_str("  its writer left no description\n"),

@@ -13,7 +13,7 @@ use spinwire_layouts::word::TagWord;
 use super::dump::Described;
 use super::look;
 use crate::cmd::ps::holders::Holders;
-use crate::cmd::ps::pools::{Class, classes};
+use crate::cmd::ps::pools::{Class, classes, stamp_age};
 use crate::cmd::ps::survey::{Found, Process, What, look_at, members, seconds_since, word};
 use crate::cmd::ps::table::{Lean, Table, age, bytes, emit, json, plain};
 use crate::cmd::ps::{dash, live_and_dead};
@@ -32,7 +32,7 @@ pub(crate) struct LsArgs {
 pub(crate) struct Args {
     /// The pool.
     name: String,
-    /// Also list every buffer that is in use: id, bytes, who has it, who left it, and what is in it.
+    /// Also list every buffer that is in use: id, bytes, for how long, who has it, who left it and when, and what is in it.
     #[arg(long)]
     buffers: bool,
     /// Print JSON: {"name", "bytes", .., "classes": [..], "holders": [..], "buffers": [..]}.
@@ -83,6 +83,7 @@ struct Stat {
     bytes: u64,
     /// Pages of this look at it, which are those of its creator.
     page: String,
+    created_unix_ns: u64,
     age_s: u64,
     creator_pid: u64,
     /// `keep` or `release`: what becomes of references that a dead process detached last.
@@ -104,6 +105,8 @@ struct Holder {
     reads: u32,
     /// Bytes in use of those that it reads or writes.
     bytes: u64,
+    /// For how long the one of them is in use that was taken first, by whomever.
+    oldest_s: Option<u64>,
 }
 
 /// A buffer in use.
@@ -115,6 +118,10 @@ struct Buffer {
     raw: u64,
     slot_bytes: u64,
     size: u64,
+    /// When it was taken, by the pool's clock, which goes in steps of 0.1 s while anybody has the pool open; absent where nobody
+    /// knows.
+    taken_unix_ns: Option<u64>,
+    age_s: Option<u64>,
     state: &'static str,
     /// Process slots of the handles that have guards.
     holders: Vec<u16>,
@@ -124,6 +131,8 @@ struct Buffer {
     /// Whether the handle that did is still open: `alive`, `stopped`, `dead`, `unknown`, or `left` where it is not, and only those
     /// who were told the id know of the buffer.
     detached_by_life: Option<&'static str>,
+    /// How long ago.
+    detached_age_s: Option<u64>,
     /// What the writer said is in it.
     description: Option<Described>,
 }
@@ -134,6 +143,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
             name: args.name.clone(),
             bytes: u64::try_from(mapping.len()).unwrap_or(u64::MAX),
             page: mapping.page().to_string(),
+            created_unix_ns: header.created_unix_ns,
             age_s: seconds_since(header.created_unix_ns),
             creator_pid: header.creator_pid,
             orphans: match pool.geometry().orphan_rule() {
@@ -168,6 +178,7 @@ fn holders(pool: &PoolSegment<'_>, header: &SegmentHeader) -> Vec<Holder> {
             writes: u32::try_from(count(true)).unwrap_or(u32::MAX),
             reads: u32::try_from(count(false)).unwrap_or(u32::MAX),
             bytes: its().map(|row| row.size).sum(),
+            oldest_s: its().filter_map(|row| stamp_age(row.taken_unix_ns)).max(),
             process,
         }
     };
@@ -185,6 +196,8 @@ fn buffers(pool: &PoolSegment<'_>, header: &SegmentHeader) -> Vec<Buffer> {
             raw: BufferId::as_raw(row.id),
             slot_bytes: row.slot_bytes,
             size: row.size,
+            taken_unix_ns: stamp_age(row.taken_unix_ns).map(|_known| row.taken_unix_ns),
+            age_s: stamp_age(row.taken_unix_ns),
             state: match (row.word.writer, row.word.holders) {
                 (true, _) => "written",
                 (false, 0) => "detached",
@@ -195,6 +208,7 @@ fn buffers(pool: &PoolSegment<'_>, header: &SegmentHeader) -> Vec<Buffer> {
             detached_by_pid: pid,
             detached_by_life: (row.word.detached > 0)
                 .then(|| process.map_or("left", |p| word(&p.party.life))),
+            detached_age_s: stamp_age(row.left_unix_ns),
             description: pool.description_of(&row).map(Described::from),
         }
     };
@@ -253,6 +267,7 @@ fn class_table(classes: &[Class]) -> Table {
         ("USED", Lean::Right),
         ("LARGEST", Lean::Right),
         ("SLACK", Lean::Right),
+        ("OLDEST", Lean::Right),
     ]);
     for class in classes {
         let whole = u64::from(class.in_use()).saturating_mul(class.slot_bytes);
@@ -269,6 +284,7 @@ fn class_table(classes: &[Class]) -> Table {
             bytes(class.used_bytes),
             bytes(class.largest_used),
             slack.map_or_else(dash, |percent| format!("{percent} %")),
+            class.oldest_s.map_or_else(dash, age),
         ]);
     }
     table
@@ -284,6 +300,7 @@ fn holder_table(holders: &[Holder]) -> Table {
         ("WRITES", Lean::Right),
         ("READS", Lean::Right),
         ("BYTES", Lean::Right),
+        ("OLDEST", Lean::Right),
     ]);
     for holder in holders {
         let Process { slot, party, command, since_s, joined_unix_ns } = &holder.process;
@@ -296,6 +313,7 @@ fn holder_table(holders: &[Holder]) -> Table {
             holder.writes.to_string(),
             holder.reads.to_string(),
             bytes(holder.bytes),
+            holder.oldest_s.map_or_else(dash, age),
         ]);
     }
     table
@@ -306,9 +324,11 @@ fn buffer_table(buffers: &[Buffer]) -> Table {
         ("ID", Lean::Left),
         ("BUFFER", Lean::Right),
         ("USED", Lean::Right),
+        ("AGE", Lean::Right),
         ("STATE", Lean::Left),
         ("SLOTS", Lean::Left),
         ("DETACHED", Lean::Right),
+        ("LEFT", Lean::Right),
         ("BY", Lean::Left),
         ("CONTENT", Lean::Left),
     ]);
@@ -318,9 +338,11 @@ fn buffer_table(buffers: &[Buffer]) -> Table {
             buffer.id.clone(),
             bytes(buffer.slot_bytes),
             bytes(buffer.size),
+            buffer.age_s.map_or_else(dash, age),
             buffer.state.to_owned(),
             if slots.is_empty() { dash() } else { slots.join(",") },
             buffer.detached.to_string(),
+            buffer.detached_age_s.map_or_else(dash, age),
             match (buffer.detached_by_pid, buffer.detached_by_life) {
                 (Some(pid), Some("alive")) => pid.to_string(),
                 (Some(pid), Some(life)) => format!("{pid} ({life})"),

@@ -1,11 +1,13 @@
 //! What a pool looks like from outside: its classes, and which pool a large buffer belongs to.
 
 use serde::Serialize;
-use spinwire_dataplane::pool::{ClassStats, PoolSegment};
+use spinwire_dataplane::pool::{BufferRow, ClassStats, PoolSegment, TICK_NS};
 use spinwire_dataplane::shm::copy_header;
 use spinwire_hostshim::mem::SharedMapping;
 use spinwire_hostshim::pool::large_prefix;
 use spinwire_layouts::shm::SlotHome;
+
+use super::survey::{seconds_since, unix_now_ns};
 
 /// The buffers of one size.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -26,6 +28,8 @@ pub(crate) struct Class {
     pub(crate) slack_bytes: u64,
     /// The largest content of a buffer in use.
     pub(crate) largest_used: u64,
+    /// Since when the buffer that is longest in use is so; none where no buffer is in use, or nobody knows.
+    pub(crate) oldest_s: Option<u64>,
 }
 
 impl Class {
@@ -40,12 +44,10 @@ pub(crate) fn classes(pool: &PoolSegment<'_>) -> Vec<Class> {
         let mut specs = pool.geometry().classes().iter();
         specs.find(|spec| spec.slot_bytes == bytes).map_or(SlotHome::Arena, |spec| spec.home)
     };
-    let largest = |bytes| {
-        let rows = pool.rows().filter(|row| row.slot_bytes == bytes && !row.word.is_free());
-        rows.map(|row| row.size).max().unwrap_or(0)
-    };
+    let in_use: Vec<BufferRow> = pool.rows().filter(|row| !row.word.is_free()).collect();
+    let of = |bytes| in_use.iter().filter(move |row| row.slot_bytes == bytes);
     let class = |stats: ClassStats| {
-        let in_use = u64::from(stats.slots.saturating_sub(stats.free));
+        let busy = u64::from(stats.slots.saturating_sub(stats.free));
         Class {
             slot_bytes: stats.slot_bytes,
             home: home(stats.slot_bytes).name(),
@@ -56,11 +58,19 @@ pub(crate) fn classes(pool: &PoolSegment<'_>) -> Vec<Class> {
             detached: stats.detached,
             references: stats.references,
             used_bytes: stats.used_bytes,
-            slack_bytes: in_use.saturating_mul(stats.slot_bytes).saturating_sub(stats.used_bytes),
-            largest_used: largest(stats.slot_bytes),
+            slack_bytes: busy.saturating_mul(stats.slot_bytes).saturating_sub(stats.used_bytes),
+            largest_used: of(stats.slot_bytes).map(|row| row.size).max().unwrap_or(0),
+            oldest_s: of(stats.slot_bytes).filter_map(|row| stamp_age(row.taken_unix_ns)).max(),
         }
     };
     pool.stats().map(class).collect()
+}
+
+/// How many seconds ago a stamp by the pool's clock was made; none where that clock was not kept, or says a time to come.
+pub(crate) fn stamp_age(unix_ns: u64) -> Option<u64> {
+    // Whoever looks and whoever keeps the clock may have read theirs in any order.
+    let soon = unix_now_ns().saturating_add(TICK_NS);
+    (1..=soon).contains(&unix_ns).then(|| seconds_since(unix_ns))
 }
 
 /// The pool that a large buffer of that name belongs to, if that very pool is still there.
@@ -70,4 +80,21 @@ pub(crate) fn pool_of(name: &str) -> Option<String> {
     let mapping = SharedMapping::look(pool).ok()?;
     let header = copy_header(mapping.lines()).ok()?;
     name.starts_with(&large_prefix(pool, &header)).then(|| pool.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_that_nobody_made_or_that_is_to_come_has_no_age() {
+        let now = unix_now_ns();
+        assert_eq!(stamp_age(now), Some(0));
+        let an_hour_ago = stamp_age(now - 3_600_000_000_000).unwrap();
+        assert!((3600..3700).contains(&an_hour_ago), "{an_hour_ago}");
+        assert_eq!(
+            [stamp_age(0), stamp_age(now + 3_600_000_000_000), stamp_age(u64::MAX)],
+            [None; 3]
+        );
+    }
 }

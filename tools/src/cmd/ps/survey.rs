@@ -181,8 +181,13 @@ pub(crate) const fn word(life: &Life) -> &'static str {
 
 /// Seconds since an instant of the calendar; 0 for the future.
 pub(crate) fn seconds_since(unix_ns: u64) -> u64 {
+    unix_now_ns().saturating_sub(unix_ns) / 1_000_000_000
+}
+
+/// Now, in nanoseconds since 1970 UTC.
+pub(crate) fn unix_now_ns() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).saturating_sub(unix_ns) / 1_000_000_000
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Looks at one name.

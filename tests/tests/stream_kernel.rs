@@ -1,0 +1,637 @@
+//! Streams on the kernel at hand: every path that a missing feature leads to, clients that behave and that do not, limits of descriptors and
+//! buffers, rings that close with everything under way.
+//!
+//! Both ends turn in one thread, so that a test says in which order things happen; what the kernel does in between is the
+//! kernel's own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::large_stack_frames,
+    clippy::print_stderr,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test stops at the first thing that is not as expected"
+)]
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::time::Instant;
+
+use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::raw::loan::Loan;
+use spinwire_dataplane::stream::{CloseReason, ConnId, StreamConfig, StreamEvent, Streams};
+use spinwire_dataplane::time::Nanos;
+use spinwire_hostshim::clock::TscClock;
+use spinwire_hostshim::socket::{self, SocketOptions};
+use spinwire_hostshim::uring::{Feature, FeatureSet, RingEntry, Uring, UringConfig};
+use spinwire_tests::rng::Rng;
+
+/// How long anything may take that nothing holds up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const CONFIG: StreamConfig = StreamConfig {
+    conns: 16,
+    recv_buffers: (32, 4096),
+    send_buffers: (32, 4096),
+    segments: 128,
+    zero_copy_min: 16 << 10,
+    ..StreamConfig::DEFAULT
+};
+
+type Kernel<'m> = RingEntry<'m>;
+
+/// A service, a socket that listens for it, and what it has said.
+struct World<'s, 'm> {
+    streams: &'s Streams<'m, Kernel<'m>>,
+    clock: TscClock,
+    address: SocketAddr,
+    listener: ConnId,
+    _fd: OwnedFd,
+    heard: Vec<StreamEvent<'m>>,
+}
+
+/// Has `test` play with a service on a ring that is like `config` and without what `deny` names.
+fn play<R>(
+    (config, deny): (&StreamConfig, FeatureSet),
+    test: impl for<'s, 'm> FnOnce(&mut World<'s, 'm>) -> R,
+) -> R {
+    let uring = Uring::open(&UringConfig { deny, ..UringConfig::for_streams(config) }).unwrap();
+    let ring = uring.ring().unwrap();
+    let streams = uring.streams(&ring, 0, config).unwrap();
+    let local = SocketAddr::from(([127, 0, 0, 1], 0));
+    let bound = socket::listen(local, 128, &SocketOptions::default()).unwrap();
+    let listener = streams.listen(bound.fd.as_raw_fd()).unwrap();
+    let mut world = World {
+        streams: &streams,
+        clock: TscClock::calibrate(),
+        address: bound.local,
+        listener,
+        _fd: bound.fd,
+        heard: Vec::new(),
+    };
+    let result = test(&mut world);
+    streams.audit().unwrap();
+    result
+}
+
+impl<'m> World<'_, 'm> {
+    fn turn(&mut self) {
+        let _busy = self.streams.turn(self.clock.now(), Budget::DEFAULT);
+        while let Some(event) = self.streams.poll() {
+            self.heard.push(event);
+        }
+        self.streams.audit().unwrap();
+    }
+
+    /// Turns until `seen` says so.
+    fn until(&mut self, what: &str, mut seen: impl FnMut(&mut Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !seen(self) {
+            self.turn();
+            assert!(Instant::now() < deadline, "{what}: {:?}", self.heard);
+        }
+    }
+
+    /// The first event that `wanted` takes out.
+    fn event<R>(&mut self, what: &str, mut wanted: impl FnMut(&StreamEvent<'m>) -> Option<R>) -> R {
+        let mut found = None;
+        self.until(what, |world| {
+            let at = world.heard.iter().position(|event| {
+                found = wanted(event);
+                found.is_some()
+            });
+            if let Some(at) = at {
+                world.heard.remove(at);
+            }
+            at.is_some()
+        });
+        found.unwrap()
+    }
+
+    fn client(&mut self) -> (TcpStream, ConnId) {
+        let client = TcpStream::connect(self.address).unwrap();
+        client.set_nonblocking(true).unwrap();
+        client.set_nodelay(true).unwrap();
+        let conn = self.event("a connection", |event| match event {
+            StreamEvent::Accepted { conn, .. } => Some(*conn),
+            _ => None,
+        });
+        (client, conn)
+    }
+
+    fn closed(&mut self, conn: ConnId) -> CloseReason {
+        self.event("an end", |event| match event {
+            StreamEvent::Closed { conn: which, reason } if *which == conn => Some(*reason),
+            _ => None,
+        })
+    }
+
+    /// All that has come by a connection, taken out of what was heard.
+    fn take_bytes(&mut self, of: ConnId) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.heard.retain(|event| match event {
+            StreamEvent::Received { conn, bytes: loan } if *conn == of => {
+                bytes.extend_from_slice(loan);
+                false
+            }
+            _ => true,
+        });
+        bytes
+    }
+
+    /// Until so much has come.
+    fn receive(&mut self, conn: ConnId, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.until("bytes", |world| {
+            bytes.extend(world.take_bytes(conn));
+            bytes.len() >= count
+        });
+        bytes
+    }
+
+    /// Until the client has so much.
+    fn read(&mut self, client: &TcpStream, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut room = vec![0; 1 << 16];
+        self.until("bytes at the client", |_| {
+            match (&mut &*client).read(&mut room) {
+                Ok(0) => panic!("the end after {} of {count} bytes", bytes.len()),
+                Ok(more) => bytes.extend_from_slice(&room[..more]),
+                Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+            }
+            bytes.len() >= count
+        });
+        bytes
+    }
+
+    /// Until the client sees the end of the stream; resets count.
+    fn read_end(&mut self, client: &TcpStream) {
+        let mut room = vec![0; 1 << 16];
+        self.until("the end at the client", |_| match (&mut &*client).read(&mut room) {
+            Ok(count) => count == 0,
+            Err(e) => e.kind() != ErrorKind::WouldBlock,
+        });
+    }
+
+    fn lend(&mut self, bytes: &[u8]) -> Loan<'m> {
+        let mut loan = None;
+        self.until("a buffer", |world| {
+            loan = world.streams.lend();
+            loan.is_some()
+        });
+        let mut loan = loan.unwrap();
+        loan.fill(bytes).unwrap();
+        loan
+    }
+
+    /// Writes all of it, in pieces, as there is room.
+    fn write(&mut self, conn: ConnId, bytes: &[u8], piece: usize) {
+        for part in bytes.chunks(piece) {
+            self.until("room", |world| world.streams.write(conn, part).is_ok());
+        }
+    }
+}
+
+fn bytes(count: usize, seed: usize) -> Vec<u8> {
+    (0..count).map(|i| u8::try_from((i * 31 + seed * 7 + i / 251) % 251).unwrap()).collect()
+}
+
+/// Rings without one thing each, without all, and with all.
+fn denials() -> Vec<FeatureSet> {
+    let each = [
+        Feature::MultishotAccept,
+        Feature::MultishotReceive,
+        Feature::Bundles,
+        Feature::SendZc,
+        Feature::Files,
+        Feature::DeferTaskrun,
+        Feature::TaskrunFlag,
+        Feature::NoSqArray,
+        Feature::RegisteredRing,
+        Feature::SubmitAll,
+    ];
+    let mut all: Vec<_> = each.iter().map(|one| FeatureSet::EMPTY.with(*one)).collect();
+    all.push(each.into_iter().collect());
+    all.push(FeatureSet::EMPTY);
+    all
+}
+
+#[test]
+fn bytes_go_both_ways_whatever_the_kernel_lacks() {
+    for deny in denials() {
+        let large = StreamConfig { send_buffers: (16, 64 << 10), ..CONFIG };
+        play((&large, deny), |world| {
+            let (client, conn) = world.client();
+            // Towards the service, by the byte and at once.
+            let there = bytes(60_000, 1);
+            for part in there[..50].chunks(1) {
+                (&client).write_all(part).unwrap();
+                world.turn();
+            }
+            let mut rest = &there[50..];
+            let mut came = Vec::new();
+            world.until("all of it", |world| {
+                if let Ok(count) = (&client).write(rest) {
+                    rest = &rest[count..];
+                }
+                came.extend(world.take_bytes(conn));
+                came.len() == there.len()
+            });
+            assert!(came == there, "{deny}");
+            // And back: small copies, which go together, and large loans among them, which go in chains.
+            let back = bytes(300_000, 2);
+            let mut wanted = Vec::new();
+            let mut at = 0;
+            for (round, size) in
+                [10, 40_000, 7, 30_000, 50, 60, 64 << 10, 20_000].into_iter().enumerate()
+            {
+                let part = &back[at..at + size];
+                at += size;
+                wanted.extend_from_slice(part);
+                if size > 4096 && round % 2 == 1 {
+                    let loan = world.lend(part);
+                    world.streams.send(conn, loan, size.try_into().unwrap()).unwrap();
+                } else {
+                    world.write(conn, part, 3000);
+                }
+            }
+            let got = world.read(&client, wanted.len());
+            assert!(got == wanted, "{deny}: {} bytes", got.len());
+            let mut loans = 0;
+            world.until("the loans", |world| {
+                let before = world.heard.len();
+                world.heard.retain(|event| !matches!(event, StreamEvent::Sent { .. }));
+                loans += before - world.heard.len();
+                loans == 3
+            });
+            // Half-closed by the client, then closed here.
+            client.shutdown(Shutdown::Write).unwrap();
+            world.event("the end of the stream", |event| {
+                matches!(event, StreamEvent::PeerClosed(which) if *which == conn).then_some(())
+            });
+            world.write(conn, b"one more", 8);
+            world.streams.close(conn).unwrap();
+            assert_eq!(world.read(&client, 8), b"one more");
+            world.read_end(&client);
+            assert_eq!(world.closed(conn), CloseReason::Closed);
+            assert_eq!((world.streams.len(), world.streams.counters().stale), (1, 0), "{deny}");
+        });
+    }
+}
+
+#[test]
+fn a_service_connects_and_hears_why_it_could_not() {
+    play((&CONFIG, FeatureSet::EMPTY), |world| {
+        let there = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = |address| {
+            let out = socket::unconnected(address, &SocketOptions::default()).unwrap();
+            (out.fd.into_raw_fd(), out.remote)
+        };
+        let (fd, remote) = to(there.local_addr().unwrap());
+        let conn = world.streams.connect(fd, &remote).unwrap();
+        // Written before there is anybody.
+        world.streams.write(conn, b"hello").unwrap();
+        world.event("a connection", |event| {
+            matches!(event, StreamEvent::Connected(which) if *which == conn).then_some(())
+        });
+        let (far, _) = there.accept().unwrap();
+        far.set_nonblocking(true).unwrap();
+        assert_eq!(world.read(&far, 5), b"hello");
+        (&far).write_all(b"back").unwrap();
+        assert_eq!(world.receive(conn, 4), b"back");
+        // Nobody listens there.
+        let nobody = there.local_addr().unwrap();
+        drop((there, far));
+        world.event("the end", |event| {
+            matches!(event, StreamEvent::PeerClosed(which) if *which == conn).then_some(())
+        });
+        let (fd, remote) = to(nobody);
+        let refused = world.streams.connect(fd, &remote).unwrap();
+        assert_eq!(world.closed(refused), CloseReason::Errno(libc::ECONNREFUSED));
+    });
+}
+
+#[test]
+fn who_resets_or_never_reads_harms_nobody_else() {
+    let config = StreamConfig {
+        send_timeout: Nanos::from_millis(200),
+        queue_high: 64 << 10,
+        queue_low: 16 << 10,
+        queue_max: 256 << 10,
+        send_buffers: (128, 4096),
+        ..CONFIG
+    };
+    play((&config, FeatureSet::EMPTY), |world| {
+        let (lazy, stuck) = world.client();
+        let (good, conn) = world.client();
+        let (rude, reset) = world.client();
+        let block = bytes(4096, 3);
+        // More than the sockets and the queue take.
+        let mut refused = 0;
+        world.until("no room", |world| {
+            refused += u32::from(world.streams.write(stuck, &block).is_err());
+            refused > 100
+        });
+        assert!(world.streams.queued(stuck).unwrap() <= 256 << 10);
+        // A connection that is closed with bytes unread is reset.
+        world.streams.write(reset, b"unread").unwrap();
+        world.turn();
+        std::thread::sleep(Duration::from_millis(5));
+        drop(rude);
+        for round in 0..20 {
+            (&good).write_all(&block[..100 + round]).unwrap();
+            let came = world.receive(conn, 100 + round);
+            // What the stuck one holds may be all that there is.
+            world.write(conn, &came, 4096);
+            assert_eq!(world.read(&good, 100 + round), &block[..100 + round]);
+        }
+        let end = world.event("the reset", |event| match event {
+            StreamEvent::Closed { conn: which, reason } if *which == reset => Some(Some(*reason)),
+            StreamEvent::PeerClosed(which) if *which == reset => Some(None),
+            _ => None,
+        });
+        assert!(
+            [
+                None,
+                Some(CloseReason::Errno(libc::ECONNRESET)),
+                Some(CloseReason::Errno(libc::EPIPE))
+            ]
+            .contains(&end),
+            "{end:?}"
+        );
+        assert_eq!(world.closed(stuck), CloseReason::SendTimeout);
+        world.read_end(&lazy);
+    });
+}
+
+#[test]
+fn loans_that_went_uncopied_come_back_though_nobody_reads_them() {
+    let config = StreamConfig {
+        send_buffers: (32, 64 << 10),
+        queue_max: 4 << 20,
+        zero_copy_min: 4096,
+        ..CONFIG
+    };
+    play((&config, FeatureSet::EMPTY), |world| {
+        let block = bytes(64 << 10, 5);
+        for round in 0..4 {
+            let (lazy, conn) = world.client();
+            let mut handed = 0;
+            for context in 0..20 {
+                let loan = world.lend(&block);
+                handed += u32::from(world.streams.send(conn, loan, context).is_ok());
+                world.turn();
+            }
+            if round % 2 == 0 {
+                world.streams.abort(conn).unwrap();
+            } else {
+                // The other end goes instead.
+                drop(lazy.try_clone().unwrap());
+                lazy.shutdown(Shutdown::Both).unwrap();
+                drop(lazy);
+                world.streams.abort(conn).unwrap();
+            }
+            world.closed(conn);
+            let before = world.heard.len();
+            world.heard.retain(|event| {
+                !matches!(event, StreamEvent::Sent { .. } | StreamEvent::NotSent { .. })
+            });
+            assert_eq!(u32::try_from(before - world.heard.len()).unwrap(), handed);
+        }
+        let mut all = Vec::new();
+        while let Some(loan) = world.streams.lend() {
+            all.push(loan);
+        }
+        assert_eq!(all.len(), 32, "every buffer is back");
+    });
+}
+
+#[test]
+fn without_buffers_receiving_waits_and_goes_on() {
+    let few = StreamConfig { recv_buffers: (2, 64), ..CONFIG };
+    for deny in denials() {
+        play((&few, deny), |world| {
+            let clients: Vec<_> = (0..3).map(|_| world.client()).collect();
+            let data: Vec<_> = (0..3).map(|seed| bytes(1500, seed)).collect();
+            for ((client, _), data) in clients.iter().zip(&data) {
+                (&mut &*client).write_all(data).unwrap();
+            }
+            // Everything that comes is held until there is nothing more to be had.
+            let mut came = vec![Vec::new(); 3];
+            let mut quiet = 0;
+            while quiet < 50 {
+                let before = world.heard.len();
+                world.turn();
+                quiet = if world.heard.len() == before { quiet + 1 } else { 0 };
+            }
+            let held =
+                world.heard.iter().filter(|e| matches!(e, StreamEvent::Received { .. })).count();
+            assert_eq!(held, 2, "{deny}: as many as there are buffers");
+            world.until("everything", |world| {
+                for (place, (_, conn)) in came.iter_mut().zip(&clients) {
+                    place.extend(world.take_bytes(*conn));
+                }
+                came.iter().zip(&data).all(|(came, data)| came.len() == data.len())
+            });
+            assert!(came == data, "{deny}");
+            assert!(world.streams.counters().out_of_buffers > 0, "{deny}");
+        });
+    }
+}
+
+#[test]
+fn more_than_there_are_rows_for_wait_their_turn() {
+    let few = StreamConfig { conns: 3, ..CONFIG };
+    for deny in [FeatureSet::EMPTY, FeatureSet::EMPTY.with(Feature::MultishotAccept)] {
+        play((&few, deny), |world| {
+            let first: Vec<_> = (0..2).map(|_| world.client()).collect();
+            let late = TcpStream::connect(world.address).unwrap();
+            for _ in 0..50 {
+                world.turn();
+            }
+            assert!(!world.heard.iter().any(|e| matches!(e, StreamEvent::Accepted { .. })));
+            let (client, conn) = &first[0];
+            client.shutdown(Shutdown::Both).unwrap();
+            world.streams.close(*conn).unwrap();
+            world.closed(*conn);
+            let conn = world.event("the late one", |event| match event {
+                StreamEvent::Accepted { conn, .. } => Some(*conn),
+                _ => None,
+            });
+            late.set_nonblocking(true).unwrap();
+            (&late).write_all(b"late").unwrap();
+            assert_eq!(world.receive(conn, 4), b"late");
+        });
+    }
+}
+
+#[test]
+fn without_descriptors_a_listener_tries_again_later() {
+    // A table of files with no place for a second connection.
+    let config = StreamConfig { conns: 8, ..CONFIG };
+    let uring =
+        Uring::open(&UringConfig { files: 1, ..UringConfig::for_streams(&config) }).unwrap();
+    if uring.file_slots() == 0 {
+        eprintln!("\n!! NOT RUN: no descriptors: this kernel has no table of files");
+        return;
+    }
+    let ring = uring.ring().unwrap();
+    let streams = uring.streams(&ring, 0, &config).unwrap();
+    let local = SocketAddr::from(([127, 0, 0, 1], 0));
+    let bound = socket::listen(local, 128, &SocketOptions::default()).unwrap();
+    let listener = streams.listen(bound.fd.as_raw_fd()).unwrap();
+    let mut world = World {
+        streams: &streams,
+        clock: TscClock::calibrate(),
+        address: bound.local,
+        listener,
+        _fd: bound.fd,
+        heard: Vec::new(),
+    };
+    let (_client, conn) = world.client();
+    let waiting = TcpStream::connect(world.address).unwrap();
+    let listener = world.listener;
+    let errno = world.event("a failure", |event| match event {
+        StreamEvent::AcceptFailed { listener: which, errno } if *which == listener => Some(*errno),
+        _ => None,
+    });
+    assert_eq!(errno, libc::ENFILE);
+    world.streams.close(conn).unwrap();
+    world.closed(conn);
+    // The kernel had taken and dropped the one that found no place; the next one does.
+    drop(waiting);
+    let (client, conn) = world.client();
+    (&client).write_all(b"here").unwrap();
+    assert_eq!(world.receive(conn, 4), b"here");
+}
+
+#[test]
+fn the_idle_are_told_apart_from_those_that_talk() {
+    let config = StreamConfig { idle_timeout: Nanos::from_millis(300), ..CONFIG };
+    play((&config, FeatureSet::EMPTY), |world| {
+        let (quiet, idle) = world.client();
+        let (talks, conn) = world.client();
+        let begun = Instant::now();
+        let mut ended = None;
+        while ended.is_none() {
+            (&talks).write_all(b"x").unwrap();
+            world.receive(conn, 1);
+            ended = world.heard.iter().find_map(|event| match event {
+                StreamEvent::Closed { conn, reason } => Some((*conn, *reason)),
+                _ => None,
+            });
+            assert!(begun.elapsed() < PATIENCE);
+        }
+        assert_eq!(ended, Some((idle, CloseReason::IdleTimeout)));
+        world.read_end(&quiet);
+    });
+}
+
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// In one test, as it counts the descriptors of the process: nobody else may open any meanwhile.
+#[test]
+fn rings_that_close_with_everything_under_way_leave_nothing_and_a_soak_neither() {
+    if std::env::var_os("STREAM_ALONE").is_none() {
+        let this = std::env::current_exe().unwrap();
+        let name = "rings_that_close_with_everything_under_way_leave_nothing_and_a_soak_neither";
+        let mut command = std::process::Command::new(this);
+        let ran = command.args([name, "--exact"]).env("STREAM_ALONE", "1").output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+        return;
+    }
+    let before = open_files();
+    for round in 0..20 {
+        let config = StreamConfig { send_buffers: (8, 64 << 10), zero_copy_min: 4096, ..CONFIG };
+        play((&config, FeatureSet::EMPTY), |world| {
+            let clients: Vec<_> = (0..4).map(|_| world.client()).collect();
+            for (client, conn) in &clients {
+                (&mut &*client).write_all(&bytes(5000, round)).unwrap();
+                if let Some(mut loan) = world.streams.lend() {
+                    loan.fill(&bytes(60_000, round)).unwrap();
+                    world.streams.send(*conn, loan, 0).unwrap();
+                }
+            }
+            for _ in 0..round {
+                world.turn();
+            }
+        });
+    }
+    assert_eq!(open_files(), before, "closed rings have no descriptors");
+    soak(before);
+}
+
+/// Clients that come, do something at random and go, for two seconds or so.
+fn soak(before: usize) {
+    let mut rng = Rng::new(23);
+    play((&StreamConfig { conns: 9, ..CONFIG }, FeatureSet::EMPTY), |world| {
+        let mut clients: Vec<(TcpStream, ConnId)> = Vec::new();
+        let begun = Instant::now();
+        let mut count = 0;
+        while begun.elapsed() < Duration::from_secs(2) && count < 3_000 {
+            if clients.len() < 8 && rng.chance(30) {
+                clients.push(world.client());
+                count += 1;
+            }
+            if clients.is_empty() {
+                continue;
+            }
+            let at = rng.index(clients.len());
+            let (client, conn) = &clients[at];
+            let conn = *conn;
+            match rng.below(8) {
+                0..=4 => {
+                    let data = bytes(rng.between(1, 20_000), count);
+                    let mut rest = &data[..];
+                    let mut came = Vec::new();
+                    world.until("the way there", |world| {
+                        if let Ok(sent) = (&mut &*client).write(rest) {
+                            rest = &rest[sent..];
+                        }
+                        came.extend(world.take_bytes(conn));
+                        came.len() == data.len()
+                    });
+                    assert!(came == data);
+                    world.write(conn, &data, 4000);
+                    let (client, _) = &clients[at];
+                    assert!(world.read(client, data.len()) == data);
+                }
+                5 => {
+                    world.streams.close(conn).unwrap();
+                    assert_eq!(world.closed(conn), CloseReason::Closed);
+                    clients.swap_remove(at);
+                }
+                6 => {
+                    drop(clients.swap_remove(at));
+                    world.event("its end", |event| {
+                        matches!(event, StreamEvent::PeerClosed(which) if *which == conn)
+                            .then_some(())
+                    });
+                    world.streams.close(conn).unwrap();
+                    world.closed(conn);
+                }
+                _ => {
+                    world.streams.abort(conn).unwrap();
+                    assert_eq!(world.closed(conn), CloseReason::Aborted);
+                    clients.swap_remove(at);
+                }
+            }
+            world.heard.retain(|event| !matches!(event, StreamEvent::Writable(_)));
+            assert!(world.heard.is_empty(), "{:?}", world.heard);
+        }
+        for (client, conn) in clients.drain(..) {
+            drop(client);
+            world.streams.abort(conn).unwrap();
+            world.closed(conn);
+        }
+        assert_eq!(world.streams.len(), 1, "the listener");
+        assert!(count > 20);
+    });
+    assert_eq!(open_files(), before);
+}
