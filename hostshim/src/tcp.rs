@@ -24,6 +24,7 @@ use spinwire_dataplane::time::Nanos;
 use spinwire_dataplane::uring::Ring;
 use spinwire_layouts::uring::SockAddr;
 
+use crate::mem::PageReport;
 use crate::socket::{self, Address, AddressError, Bound, Scheme, SocketError, SocketOptions};
 use crate::uring::{FeatureSet, Features, RingEntry, Uring, UringConfig, UringError};
 
@@ -242,6 +243,12 @@ impl TcpPlane {
     #[must_use]
     pub const fn features(&self) -> &Features {
         self.uring.features()
+    }
+
+    /// The pages of the arena.
+    #[must_use]
+    pub fn arena_report(&self) -> Option<&PageReport> {
+        self.uring.arena_report()
     }
 
     /// The ring as the data plane turns it. Once.

@@ -86,6 +86,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
     /// The other end has said who it is.
     pub(super) fn greeted(&self, at: u32, link: &'m Link<'m>) {
         let Some(greeting) = link.framing.greeting() else { return };
+        link.framing.send_evenly();
         if link.stage.get() == Stage::Offered {
             self.answered(link, &greeting);
         } else {

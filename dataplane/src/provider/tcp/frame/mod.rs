@@ -99,9 +99,7 @@ impl Framing {
         let accepted = match event {
             None | Some(Event::Body { .. }) => Ok(()),
             Some(Event::Hello) => {
-                self.outgoing.open(
-                    self.reader.greeting().map(|greeting| self.incoming.evened(greeting.limits)),
-                );
+                self.outgoing.open(self.reader.greeting().map(|greeting| greeting.limits));
                 Ok(())
             }
             Some(Event::Message { length, credit, .. }) => {
@@ -111,6 +109,12 @@ impl Framing {
         };
         accepted.map_err(|fault| self.reader.fail(fault))?;
         Ok(event)
+    }
+
+    /// After the peer's hello: sends no more messages than this end takes itself, whatever the peer allows.
+    pub fn send_evenly(&self) {
+        let greeting = self.reader.greeting();
+        self.outgoing.open(greeting.map(|greeting| self.incoming.evened(greeting.limits)));
     }
 
     /// The header of a message of `length` bytes, which are to follow it on the stream. It takes along what credit is due.
