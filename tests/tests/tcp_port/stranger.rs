@@ -246,14 +246,15 @@ fn who_ignores_credit_is_cut_off() {
         let _it_may_be_cut_off_before = stranger.stream.write_all(&bytes);
         until("it is cut off", &[hub], || stranger.is_cut());
         assert_eq!(hub.port().last_fault(), Some(FrameFault::Overrun));
-        // What the matcher had kept by then can be had; nothing more.
+        // What the matcher had kept by then can be had; nothing more. How much that is depends on when credit was given back.
         let mut kept = 0;
         while hub.endpoint.peek(RecvFrom::any()).is_some() {
             hub.recv(0);
             until("it is there", &[hub], || hub.poll().is_some());
             kept += 1;
         }
-        assert_eq!(kept, config.matching.unexpected_depth);
+        let allowed = config.credit_messages..=config.matching.unexpected_depth;
+        assert!(allowed.contains(&kept), "{kept} were kept");
     });
 }
 
@@ -333,5 +334,42 @@ fn a_reset_in_a_message_leaves_the_receive_posted() {
         });
         let got = got.unwrap();
         assert_eq!((got.context, got.status, got.length), (1, Status::Success, 1000));
+    });
+}
+
+/// A receive into which a message streams takes no other meanwhile, cannot be cancelled, and keeps its place.
+#[test]
+fn a_receive_that_is_being_filled_takes_nothing_else() {
+    station::with_two(["hub", "other"], EndpointType::Rdm, |hub, other| {
+        let to = other.know("hub", hub.local());
+        let mut stranger = Stranger::connect(hub);
+        stranger.greet("long", hub);
+        // For many: what comes next goes behind the long one.
+        let loan = hub.pool.lend().unwrap();
+        let id = hub.endpoint.post_multi_recv(RecvFrom::any(), loan, 64, 1).map_err(|r| r.error);
+        let long = stranger.message(&[5; 100_000]);
+        stranger.write(&long[..60_000]);
+        let turns = hub.turns.get();
+        until("it streams in", &[hub], || hub.turns.get() > turns + 500);
+        assert!(hub.endpoint.cancel(id.unwrap()).is_err(), "a message is streaming into it");
+        insist("it is sent", &[hub, other], || other.endpoint.inject(SendTo::peer(to), b"short"));
+        let waits = || hub.endpoint.peek(RecvFrom::any()).map(|waiting| waiting.length);
+        until("the short one waits", &[hub, other], || waits() == Some(5));
+        assert!(hub.poll().is_none());
+        stranger.write(&long[60_000..]);
+        let mut seen = Vec::new();
+        until("both are there", &[hub, other], || {
+            while let Some(got) = hub.poll() {
+                let good = hub.endpoint.read(&got, |bytes| match bytes.len() {
+                    5 => bytes == b"short",
+                    length => length == 100_000 && bytes.iter().all(|byte| *byte == 5),
+                });
+                assert_eq!((got.context, good), (1, Some(true)));
+                seen.push((got.offset, got.length));
+            }
+            seen.len() == 2
+        });
+        assert_eq!(seen, [(0, 100_000), (100_000, 5)]);
+        assert_eq!(waits(), None);
     });
 }
