@@ -373,3 +373,33 @@ fn a_receive_that_is_being_filled_takes_nothing_else() {
         assert_eq!(waits(), None);
     });
 }
+
+/// A send that fails because the other end is gone does not take along what that had sent before.
+#[test]
+fn what_the_gone_had_sent_is_there_though_a_send_fails_first() {
+    beside_a_neighbour(|hub| {
+        let mut stranger = Stranger::connect(hub);
+        stranger.greet("dying", hub);
+        let dying = hub.endpoint.connect(&name("dying")).unwrap();
+        hub.endpoint.inject(SendTo::peer(dying), b"not read").unwrap();
+        let queued = || hub.port().streams().counters().sent_bytes;
+        let before = queued();
+        until("it is sent", &[hub], || queued() > before);
+        let last = [stranger.message(b"one"), stranger.message(b"two")].concat();
+        stranger.write(&last);
+        // With something unread: a reset.
+        drop(stranger);
+        hub.endpoint.inject(SendTo::peer(dying), b"fails").unwrap();
+        hub.endpoint.flush();
+        for text in [b"one", b"two"] {
+            hub.recv(0);
+            let mut got = None;
+            until("it is there", &[hub], || {
+                got = hub.poll();
+                got.is_some()
+            });
+            assert_eq!(got.unwrap().loan.as_deref(), Some(&text[..]));
+        }
+        assert_eq!(next_end(hub), Event::PeerGone(dying));
+    });
+}
