@@ -7,6 +7,7 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+use core::mem::MaybeUninit;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant as Clock};
 
@@ -19,11 +20,13 @@ use spinwire_dataplane::provider::{EndpointType, Order, Provider, Reliability, S
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::shm::lane::Envelope;
 use spinwire_dataplane::time::{Instant, Nanos};
+use spinwire_dataplane::uring::Ring;
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::udp::{self, UdpError, UdpHost, UdpOptions};
 use spinwire_hostshim::uring::{Feature, FeatureSet, RingEntry, UringConfig};
-use spinwire_layouts::uring::SockAddr;
+use spinwire_layouts::uring::{SockAddr, op};
 use spinwire_tests::conformance::name;
+use spinwire_tests::fake_kernel::{FakeConfig, FakeKernel};
 use spinwire_tests::rng::{Rng, pattern};
 
 type Port<'m> = UdpPort<'m, RingEntry<'m>>;
@@ -345,4 +348,61 @@ fn what_cannot_be_is_refused_with_the_remedy() {
     assert_eq!(full, Err(UdpError::Routes(Retry::AddressesFull)));
     assert_eq!(routes.remove(&name("b")), Err(Misuse::UnknownAddress));
     assert_eq!(routes.remove(&name("a")), Ok(()));
+}
+
+/// A kernel that completes whatever it likes: sends complete once each, and nothing is made of what was not asked for.
+#[test]
+fn completions_of_any_content_harm_nobody() {
+    for multishot in [true, false] {
+        let kernel = FakeKernel::new(FakeConfig {
+            sq_entries: 64,
+            cq_entries: 256,
+            ..FakeConfig::default()
+        });
+        let config = UdpConfig { multishot, recv_buffers: 8, ..UdpConfig::default() };
+        let mut block = vec![MaybeUninit::uninit(); config.arena_bytes()];
+        let ring = Ring::new(kernel.memory().unwrap(), kernel.arena(&mut block), &kernel);
+        let mut memory = Plane::memory(4 << 20).unwrap();
+        let bump = Plane::arena(&mut memory);
+        let routes = Routes::place(&bump, 1).unwrap();
+        udp::route(&routes, name("peer"), &"udp://127.0.0.1:9".parse().unwrap()).unwrap();
+        let port = UdpPort::place(&ring, (3, 0), &routes, &config).unwrap();
+        let endpoint = Endpoint::new(port, &bump, &EndpointConfig::default()).unwrap();
+        let pool = LoanPool::place(&bump, 64, 256).unwrap();
+        let to = endpoint.connect(&name("peer")).unwrap();
+        let mut rng = Rng::new(21);
+        let (mut posted, mut over, mut names) = (0_u64, 0_u64, Vec::new());
+        for _ in 0..20_000 {
+            if let Some(mut loan) = pool.lend() {
+                loan.fill(b"m").unwrap();
+                posted += u64::from(endpoint.post_send(SendTo::peer(to), loan, posted).is_ok());
+            }
+            let _busy_or_idle = endpoint.turn(Instant::ORIGIN, Budget::DEFAULT);
+            while let Some(chain) = kernel.taken() {
+                for entry in chain {
+                    if entry.opcode == op::SENDMSG {
+                        kernel.complete(entry.user_data, 25, 0);
+                    }
+                    names.push(entry.user_data);
+                }
+            }
+            for _ in 0..rng.below(4) {
+                let name = if rng.chance(80) && !names.is_empty() {
+                    names[names.len() - 1 - rng.index(names.len().min(16))]
+                } else {
+                    rng.word()
+                };
+                let [low, high] = [rng.word(), rng.word()].map(|word| word.to_le_bytes());
+                let res = i32::from_le_bytes(*low.first_chunk().unwrap()) >> rng.below(32);
+                let flags = u32::from_le_bytes(*high.first_chunk().unwrap()) & 0x0007_000b;
+                kernel.complete(name, res, flags);
+            }
+            while let Some(completion) = endpoint.poll() {
+                assert_eq!(completion.kind, Kind::Sent);
+                over += 1;
+            }
+            assert!(posted - over <= 64);
+        }
+        assert!(over > 10_000 && endpoint.provider().counters().stale > 1000);
+    }
 }
