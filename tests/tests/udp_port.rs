@@ -4,12 +4,15 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
+    clippy::large_stack_frames,
     reason = "a test stops at the first thing that is not as expected"
 )]
 
 use core::mem::MaybeUninit;
-use std::net::{Ipv4Addr, UdpSocket};
-use std::time::{Duration, Instant as Clock};
+use core::net::{Ipv4Addr, SocketAddr};
+use core::time::Duration;
+use std::net::UdpSocket;
+use std::time::Instant as Clock;
 
 use spinwire_dataplane::error::{Misuse, PostError, Retry};
 use spinwire_dataplane::id::Addr;
@@ -36,7 +39,7 @@ struct End<'m> {
     endpoint: Endpoint<'m, Port<'m>>,
     pool: &'m LoanPool<'m>,
     routes: &'m Routes<'m>,
-    local: std::net::SocketAddr,
+    local: SocketAddr,
 }
 
 const DENIALS: [FeatureSet; 2] = [FeatureSet::EMPTY, FeatureSet::EMPTY.with(Feature::BufferRings)];
@@ -70,11 +73,11 @@ impl<'m> End<'m> {
         assert!(self.enters() <= before + 1, "one call of the kernel a turn at most");
     }
 
-    fn enters(&self) -> u64 {
+    const fn enters(&self) -> u64 {
         self.endpoint.provider().ring().counters().enters
     }
 
-    fn counters(&self) -> UdpCounters {
+    const fn counters(&self) -> UdpCounters {
         self.endpoint.provider().counters()
     }
 
