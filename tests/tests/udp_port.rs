@@ -250,7 +250,7 @@ fn ten_thousand_senders_share_the_rows_that_there_are() {
         end.endpoint.post_recv(RecvFrom::peer(kept).tag(1), loan, 0).unwrap();
         assert_eq!(end.next(now).bytes(), Some(&b"known"[..]));
         let counters = end.counters();
-        assert!(counters.crowded >= 5, "{counters:?}");
+        assert!(counters.crowded >= 5 && counters.aged == 10_000 - 15, "{counters:?}");
         end.endpoint.disconnect(kept).unwrap();
         assert_eq!(end.endpoint.provider().peers_len(), 15);
     });
@@ -374,7 +374,7 @@ fn completions_of_any_content_harm_nobody() {
         let pool = LoanPool::place(&bump, 64, 256).unwrap();
         let to = endpoint.connect(&name("peer")).unwrap();
         let mut rng = Rng::new(21);
-        let (mut posted, mut over, mut names) = (0_u64, 0_u64, Vec::new());
+        let (mut posted, mut over, mut taken, mut names) = (0_u64, 0_u64, 0, Vec::new());
         for _ in 0..20_000 {
             if let Some(mut loan) = pool.lend() {
                 loan.fill(b"m").unwrap();
@@ -384,6 +384,7 @@ fn completions_of_any_content_harm_nobody() {
             while let Some(chain) = kernel.taken() {
                 for entry in chain {
                     if entry.opcode == op::SENDMSG {
+                        taken += 1;
                         kernel.complete(entry.user_data, 25, 0);
                     }
                     names.push(entry.user_data);
@@ -406,6 +407,50 @@ fn completions_of_any_content_harm_nobody() {
             }
             assert!(posted - over <= 64);
         }
-        assert!(over > 10_000 && endpoint.provider().counters().stale > 1000);
+        let counters = endpoint.provider().counters();
+        assert!(over > 10_000 && counters.stale > 1000);
+        assert!(counters.sent + counters.send_errors <= taken, "each is over once");
     }
+}
+
+#[test]
+fn a_late_completion_is_not_taken_for_that_of_a_later_send() {
+    let kernel = FakeKernel::new(FakeConfig::default());
+    // Two slots.
+    let config = UdpConfig { send_depth: 1, ..UdpConfig::default() };
+    let mut block = vec![MaybeUninit::uninit(); config.arena_bytes()];
+    let ring = Ring::new(kernel.memory().unwrap(), kernel.arena(&mut block), &kernel);
+    let mut memory = Plane::memory(4 << 20).unwrap();
+    let bump = Plane::arena(&mut memory);
+    let routes = Routes::place(&bump, 1).unwrap();
+    udp::route(&routes, name("peer"), &"udp://127.0.0.1:9".parse().unwrap()).unwrap();
+    let port = UdpPort::place(&ring, (3, 0), &routes, &config).unwrap();
+    let endpoint = Endpoint::new(port, &bump, &EndpointConfig::default()).unwrap();
+    let pool = LoanPool::place(&bump, 4, 256).unwrap();
+    let to = endpoint.connect(&name("peer")).unwrap();
+    let turn = || {
+        let _busy_or_idle = endpoint.turn(Instant::ORIGIN, Budget::DEFAULT);
+    };
+    let send = |context| {
+        endpoint.post_send(SendTo::peer(to), pool.lend().unwrap(), context).unwrap();
+        turn();
+        let all = core::iter::from_fn(|| kernel.taken()).flatten();
+        all.filter(|entry| entry.opcode == op::SENDMSG).last().unwrap().user_data
+    };
+    let mut names = Vec::new();
+    for context in 0..9 {
+        let name = send(context);
+        for late in &names {
+            kernel.complete(*late, 24, 0);
+            turn();
+            turn();
+            assert!(endpoint.poll().is_none(), "{context} is under way");
+        }
+        kernel.complete(name, 24, 0);
+        turn();
+        turn();
+        assert_eq!(endpoint.poll().unwrap().context, context);
+        names.push(name);
+    }
+    assert_eq!(endpoint.provider().counters().stale, 36);
 }
