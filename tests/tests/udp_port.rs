@@ -241,16 +241,24 @@ fn ten_thousand_senders_share_the_rows_that_there_are() {
         assert_eq!(end.endpoint.inject(SendTo::peer(kept), b"kept"), Ok(()));
         // None is old enough: whoever is new has to wait, and those who are known are heard.
         let now = 10_000 * 20;
-        let senders: Vec<_> = (0..20).map(|_| socket()).collect();
-        for sender in &senders {
+        let senders: Vec<_> = (0..35).map(|_| socket()).collect();
+        let (young, late) = senders.split_at(15);
+        for sender in young {
+            end.post(0);
+            sender.send_to(&packet(b"m", None, None), end.local).unwrap();
+            end.next(now);
+        }
+        let aged = end.counters().aged;
+        for sender in late {
             sender.send_to(&packet(b"m", None, None), end.local).unwrap();
         }
+        let now = now + 5;
         known.send_to(&packet(b"known", Some(1), None), end.local).unwrap();
         let loan = end.pool.lend().unwrap();
         end.endpoint.post_recv(RecvFrom::peer(kept).tag(1), loan, 0).unwrap();
         assert_eq!(end.next(now).bytes(), Some(&b"known"[..]));
         let counters = end.counters();
-        assert!(counters.crowded >= 5 && counters.aged == 10_000 - 15, "{counters:?}");
+        assert_eq!((counters.crowded, counters.aged), (20, aged));
         end.endpoint.disconnect(kept).unwrap();
         assert_eq!(end.endpoint.provider().peers_len(), 15);
     });
