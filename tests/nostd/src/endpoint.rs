@@ -8,9 +8,12 @@ use spinwire_dataplane::provider::fault::Fault;
 use spinwire_dataplane::provider::loopback::Port;
 use spinwire_dataplane::provider::shm::ShmPort;
 use spinwire_dataplane::provider::trace::Trace;
+use spinwire_dataplane::provider::udp::UdpPort;
 use spinwire_dataplane::provider::{CancelError, Event, Waiting};
 use spinwire_dataplane::raw::loan::Loan;
 use spinwire_dataplane::time::Instant;
+
+use crate::files::Answers;
 
 /// The probes of one endpoint type.
 macro_rules! endpoint_probes {
@@ -101,3 +104,4 @@ endpoint_probes!(shm, ShmPort<'a, 'a>);
 endpoint_probes!(loopback, Port<'a, 'a>);
 endpoint_probes!(fault, Fault<'a, Port<'a, 'a>>);
 endpoint_probes!(trace, Trace<'a, ShmPort<'a, 'a>>);
+endpoint_probes!(udp, UdpPort<'a, Answers>);

@@ -4,6 +4,7 @@
 //!   traffic.rs    two endpoints of one segment exchange messages of every kind, in one thread
 //!   pools.rs      two handles on one pool do everything that is done with buffers
 //!   files.rs      chains of writes and reads of a file, at most one system call a turn
+//!   udp.rs        two ports over UDP, at most one system call a turn
 //!   parcels.rs    two endpoints hand over buffers of one pool
 //!   streams.rs    both ends of a connection in one service, over a ring of the kernel
 //!   chains.rs     chains of linked submissions, and the completions of a ring that is not there
@@ -35,6 +36,7 @@ mod pools;
 mod seccomp;
 mod streams;
 mod traffic;
+mod udp;
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -148,6 +150,19 @@ fn files_need_no_heap_and_one_system_call_a_turn() {
         let seen = store.run(200);
         let counts = sealed.open();
         assert_eq!(seen, (200, 0), "good rounds, and turns with more than one call");
+        assert!(counts.is_clean(), "{counts:?}");
+    });
+}
+
+#[test]
+fn messages_over_udp_need_no_heap_and_one_system_call_a_turn() {
+    let _turn = take_turn();
+    udp::with(|pair| {
+        assert_eq!(pair.run(20), (20, 0));
+        let sealed = alloc_gate::seal(OnUse::Count);
+        let seen = pair.run(500);
+        let counts = sealed.open();
+        assert_eq!(seen, (500, 0), "good rounds, and turns with more than one call");
         assert!(counts.is_clean(), "{counts:?}");
     });
 }
