@@ -1,10 +1,13 @@
 //! Files for the data plane: opened with direct I/O where there is any, with their space reserved, and what each wants said.
 //!
 //! ```text
-//!   open(2) ──> statx(2) STATX_DIOALIGN ──> fcntl(2) O_DIRECT ──> fallocate(2) ──> HostFile
-//!                 | cannot                    | EINVAL               | EOPNOTSUPP
-//!                 '--> buffered, and why      '--> buffered          '--> sparse
+//!   open(2) O_DIRECT ──> statx(2) STATX_DIOALIGN ──> fallocate(2) ──> HostFile
+//!      | EINVAL            | cannot                     | EOPNOTSUPP
+//!      '--> buffered       '--> buffered, and why       '--> sparse
 //! ```
+//!
+//! It is asked for with open(2) and not switched on later: a file of overlayfs lets it be switched on by fcntl(2) though the file system below has none,
+//! and then every write fails.
 //!
 //! What reads and writes them is [`spinwire_dataplane::file`]; how its buffers are registered is
 //! [`Uring::register_arena`](crate::uring::Uring::register_arena).
@@ -12,6 +15,7 @@
 use core::fmt;
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use spinwire_dataplane::file::{FileRef, FileShape};
@@ -96,17 +100,21 @@ impl HostFile {
     /// What the kernel says to open(2), statx(2) or fallocate(2): ENOSPC where there is no room for what is to be reserved. That
     /// there is no direct I/O is none: see [`HostFile::direct`].
     pub fn open(path: &Path, options: &FileOptions) -> Result<Self, OsError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(options.write)
-            .create(options.write)
-            .truncate(options.truncate)
-            .open(path)
-            .map_err(|e| OsError::io("open", path, &e))?;
-        let (direct, shape) = if options.direct {
-            go_direct(file.as_fd()).map_err(|e| OsError::at("statx", path, e))?
+        let plain = || open(path, options, 0);
+        let (file, direct, shape) = if options.direct {
+            match open(path, options, libc::O_DIRECT) {
+                Ok(file) => {
+                    let said = settle(file.as_fd()).map_err(|e| OsError::at("statx", path, e))?;
+                    (file, said.0, said.1)
+                }
+                // No direct I/O here.
+                Err(e) if e.errno().number() == libc::EINVAL => {
+                    (plain()?, DirectIo::Refused(e.errno()), FileShape::BUFFERED)
+                }
+                Err(e) => return Err(e),
+            }
         } else {
-            (DirectIo::NotAsked, FileShape::BUFFERED)
+            (plain()?, DirectIo::NotAsked, FileShape::BUFFERED)
         };
         let space =
             reserve(&file, options.preallocate).map_err(|e| OsError::at("fallocate", path, e))?;
@@ -153,24 +161,34 @@ impl AsFd for HostFile {
     }
 }
 
-/// Switches direct I/O on where the file can have it.
-fn go_direct(file: BorrowedFd<'_>) -> Result<(DirectIo, FileShape), Errno> {
+fn open(path: &Path, options: &FileOptions, flags: i32) -> Result<File, OsError> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(options.write)
+        .create(options.write)
+        .truncate(options.truncate)
+        .custom_flags(flags)
+        .open(path);
+    opened.map_err(|e| OsError::io("open", path, &e))
+}
+
+/// What a file that was opened for direct I/O wants, or that it cannot have it after all.
+fn settle(file: BorrowedFd<'_>) -> Result<(DirectIo, FileShape), Errno> {
     let said = match raw::dio_alignment(file) {
         Ok(said) => said,
-        // No such call, or nothing that it knows: the file system has its say below.
+        // No such call, or nothing that it knows.
         Err(e) if matches!(e.number(), libc::ENOSYS | libc::EINVAL) => None,
         Err(e) => return Err(e),
     };
-    let (direct, shape) = match said {
-        Some((0, _) | (_, 0)) => return Ok((DirectIo::Unsupported, FileShape::BUFFERED)),
+    Ok(match said {
+        Some((0, _) | (_, 0)) => {
+            raw::leave_direct(file)?;
+            (DirectIo::Unsupported, FileShape::BUFFERED)
+        }
         Some((offset_align, memory_align)) => {
             (DirectIo::Active, FileShape { offset_align, memory_align })
         }
         None => (DirectIo::ActiveAssumed, ASSUMED),
-    };
-    Ok(match raw::go_direct(file) {
-        Ok(()) => (direct, shape),
-        Err(e) => (DirectIo::Refused(e), FileShape::BUFFERED),
     })
 }
 
@@ -180,7 +198,7 @@ fn reserve(file: &File, bytes: u64) -> Result<Space, Errno> {
     }
     match syscall::reserve(file.as_fd(), bytes) {
         Ok(()) => Ok(Space::Reserved),
-        Err(e) if e.number() == libc::EOPNOTSUPP => {
+        Err(e) if matches!(e.number(), libc::EOPNOTSUPP | libc::ENOSYS) => {
             let has = file.metadata().map_err(|e| Errno::from_io(&e))?.len();
             if has < bytes {
                 file.set_len(bytes).map_err(|e| Errno::from_io(&e))?;

@@ -10,6 +10,7 @@
     clippy::arithmetic_side_effects,
     clippy::as_conversions,
     clippy::cast_possible_truncation,
+    clippy::large_stack_frames,
     reason = "a test stops at the first thing that is not as expected"
 )]
 
@@ -38,7 +39,7 @@ const ECANCELED: i32 = 125;
 
 type Service<'m> = Files<'m, &'m FakeKernel>;
 
-fn config() -> FileConfig {
+const fn config() -> FileConfig {
     FileConfig { files: 2, operations: 4, entries_max: 4, buffers: (8, PAGE), fixed_buffers: false }
 }
 
@@ -75,7 +76,7 @@ enum End {
 }
 
 impl End {
-    fn result(self, entry: &Sqe) -> i32 {
+    const fn result(self, entry: &Sqe) -> i32 {
         match self {
             Self::Whole => entry.len.cast_signed(),
             Self::Short(by) => entry.len.saturating_sub(by).cast_signed(),
@@ -129,7 +130,7 @@ impl Disk {
             } else {
                 assert_eq!(entry.opcode, op::WRITE);
                 let from = entry.off as usize;
-                for byte in 0..result.max(0) as usize {
+                for byte in 0..result.max(0).cast_unsigned() as usize {
                     self.written[from + byte] = true;
                 }
             }
@@ -144,7 +145,7 @@ fn submit(files: &Service<'_>, file: FileId) -> OpId {
     let mut chain = files.chain().unwrap();
     for index in 0..2_u8 {
         let mut loan = files.lend().unwrap();
-        loan.fill(&[b'a' + index; PAGE]).unwrap();
+        loan.fill(&vec![b'a' + index; PAGE]).unwrap();
         chain.write(file, u64::from(index) * PAGE as u64, loan, 70 + u64::from(index)).unwrap();
     }
     chain.sync(file, 72).unwrap();
@@ -171,6 +172,9 @@ fn said<'m>(files: &Service<'m>, into: &mut Vec<FileCompletion<'m>>) {
     }
 }
 
+/// Of the three entries.
+type Results = [Result<(), EntryError>; 3];
+
 struct Case {
     ends: [End; 3],
     order: [usize; 3],
@@ -179,7 +183,7 @@ struct Case {
 }
 
 /// What the results have to be after the first round, where that decides. `None`: it goes on.
-fn decided(case: &Case) -> Option<[Result<(), EntryError>; 3]> {
+fn decided(case: &Case) -> Option<Results> {
     let Some(first) = case.ends.iter().position(|end| *end != End::Whole) else {
         return Some([Ok(()); 3]);
     };
@@ -268,11 +272,7 @@ fn check(case: &Case, rng: &mut Rng) {
     });
 }
 
-fn judge(
-    case: &Case,
-    disk: &Disk,
-    (seen, decided): (&[FileCompletion<'_>], Option<[Result<(), EntryError>; 3]>),
-) {
+fn judge(case: &Case, disk: &Disk, (seen, decided): (&[FileCompletion<'_>], Option<Results>)) {
     let text = format!("{:?} {:?} cancel {:?}", case.ends, case.order, case.cancel);
     let order: Vec<_> = seen.iter().map(|done| (done.entry, done.context, done.last)).collect();
     assert_eq!(order, [(0, 70, false), (1, 71, false), (2, 72, true)], "{text}");
@@ -298,7 +298,7 @@ fn judge(
         assert!(done.result.is_err() || range.iter().all(|byte| *byte), "{text}");
         let known = range.iter().take_while(|byte| **byte).count();
         assert!(done.bytes as usize <= known, "{text}: no more than was written");
-        let wanted = [b"ab"[index]; PAGE];
+        let wanted = vec![b"ab"[index]; PAGE];
         assert_eq!(done.loan.as_deref(), Some(&wanted[..]), "{text}");
     }
 }
@@ -405,6 +405,7 @@ fn what_does_not_fit_is_refused_and_comes_back() {
         let loan = files.lend().unwrap();
         let refused = files.read(file, (0, PAGE + 512), loan, 0).unwrap_err();
         assert_eq!(refused.error, Misuse::TooLong.into());
+        drop(refused);
         // A buffer that begins at a cache line, and one that is not of the ring's arena.
         let pool = LoanPool::place(files.ring().arena().bump(), 2, 64).unwrap();
         let odd = (0..2).filter_map(|_| pool.lend());
@@ -593,7 +594,7 @@ fn completions_that_nobody_asked_for_change_nothing() {
                     Some(entry) if rng.chance(50) => entry.user_data ^ (1 << rng.below(64)),
                     _ => rng.word(),
                 };
-                kernel.complete(name, rng.word() as u32 as i32, rng.word() as u32);
+                kernel.complete(name, (rng.word() as u32).cast_signed(), rng.word() as u32);
             }
             for entry in honest {
                 kernel.complete(entry.user_data, entry.len.cast_signed(), 0);

@@ -7,13 +7,15 @@
     clippy::arithmetic_side_effects,
     clippy::as_conversions,
     clippy::cast_possible_truncation,
+    clippy::large_stack_frames,
     clippy::print_stderr,
     reason = "a test stops at the first thing that is not as expected, and says what it could not look at"
 )]
 
+use core::time::Duration;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant as Clock};
+use std::time::Instant as Clock;
 
 use spinwire_dataplane::error::Misuse;
 use spinwire_dataplane::file::{
@@ -178,15 +180,13 @@ fn a_chain_is_write_write_sync_and_its_errors_are_by_entry() {
             let (file, id) = open(&folder.0, true, files);
             uring.set_file(2, Some(std::os::fd::AsFd::as_fd(&file))).unwrap();
             let by_slot = files.add(FileRef::Slot(2), file.shape()).unwrap();
-            let full = HostFile::open(
-                Path::new("/dev/full"),
-                &FileOptions { direct: false, ..FileOptions::default() },
-            )
-            .unwrap();
+            let full = HostFile::open(Path::new("/dev/full"), &FileOptions::default()).unwrap();
+            assert!(matches!(full.direct(), DirectIo::Unsupported | DirectIo::Refused(_)));
+            assert_eq!(full.shape(), FileShape::BUFFERED, "it falls back");
             let full = files.add(full.file_ref(), full.shape()).map(|id| (full, id)).unwrap();
             let filled = |byte: u8| {
                 let mut loan = files.lend().unwrap();
-                loan.fill(&[byte; 8192]).unwrap();
+                loan.fill(&vec![byte; 8192]).unwrap();
                 loan
             };
             let mut chain = files.chain().unwrap();
@@ -199,7 +199,7 @@ fn a_chain_is_write_write_sync_and_its_errors_are_by_entry() {
             assert!(done.iter().all(|done| done.result.is_ok()), "{done:?}");
             assert_eq!(done.iter().map(|d| d.context).collect::<Vec<_>>(), [10, 11, 12, 13]);
             let read = done[3].loan.as_ref().unwrap();
-            assert!(read[..8192] == [1; 8192] && read[8192..] == [2; 8192]);
+            assert!(read[..8192] == vec![1; 8192] && read[8192..] == vec![2; 8192]);
             let mut chain = files.chain().unwrap();
             chain.write(id, 0, filled(3), 20).unwrap();
             chain.write(full.1, 0, filled(4), 21).unwrap();
@@ -209,7 +209,7 @@ fn a_chain_is_write_write_sync_and_its_errors_are_by_entry() {
             let results: Vec<_> = done.iter().map(|done| done.result).collect();
             let wanted = [Ok(()), Err(EntryError::Errno(ENOSPC)), Err(EntryError::After(1))];
             assert_eq!(results, wanted);
-            assert!(done[1].loan.as_ref().is_some_and(|loan| loan[..] == [4; 8192]));
+            assert!(done[1].loan.as_ref().is_some_and(|loan| loan[..] == vec![4; 8192]));
             drop(done);
             // The last read ends where the file does.
             files.read(id, ((1 << 20) - 4096, 8192), files.lend().unwrap(), 30).unwrap();
@@ -266,7 +266,7 @@ fn what_runs_can_be_cancelled_and_the_answer_is_true() {
 }
 
 #[test]
-fn an_arena_that_may_not_be_locked_is_done_without() {
+fn a_ring_without_an_arena_registers_none_and_goes_by_address() {
     let folder = Gone(folders("locked").swap_remove(0));
     for other in folders("locked").into_iter().skip(1) {
         drop(Gone(other));

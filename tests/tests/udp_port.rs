@@ -4,11 +4,15 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
+    clippy::large_stack_frames,
     reason = "a test stops at the first thing that is not as expected"
 )]
 
-use std::net::{Ipv4Addr, UdpSocket};
-use std::time::{Duration, Instant as Clock};
+use core::mem::MaybeUninit;
+use core::net::{Ipv4Addr, SocketAddr};
+use core::time::Duration;
+use std::net::UdpSocket;
+use std::time::Instant as Clock;
 
 use spinwire_dataplane::error::{Misuse, PostError, Retry};
 use spinwire_dataplane::id::Addr;
@@ -19,11 +23,13 @@ use spinwire_dataplane::provider::{EndpointType, Order, Provider, Reliability, S
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::shm::lane::Envelope;
 use spinwire_dataplane::time::{Instant, Nanos};
+use spinwire_dataplane::uring::Ring;
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::udp::{self, UdpError, UdpHost, UdpOptions};
 use spinwire_hostshim::uring::{Feature, FeatureSet, RingEntry, UringConfig};
-use spinwire_layouts::uring::SockAddr;
+use spinwire_layouts::uring::{SockAddr, op};
 use spinwire_tests::conformance::name;
+use spinwire_tests::fake_kernel::{FakeConfig, FakeKernel};
 use spinwire_tests::rng::{Rng, pattern};
 
 type Port<'m> = UdpPort<'m, RingEntry<'m>>;
@@ -33,7 +39,7 @@ struct End<'m> {
     endpoint: Endpoint<'m, Port<'m>>,
     pool: &'m LoanPool<'m>,
     routes: &'m Routes<'m>,
-    local: std::net::SocketAddr,
+    local: SocketAddr,
 }
 
 const DENIALS: [FeatureSet; 2] = [FeatureSet::EMPTY, FeatureSet::EMPTY.with(Feature::BufferRings)];
@@ -67,11 +73,11 @@ impl<'m> End<'m> {
         assert!(self.enters() <= before + 1, "one call of the kernel a turn at most");
     }
 
-    fn enters(&self) -> u64 {
+    const fn enters(&self) -> u64 {
         self.endpoint.provider().ring().counters().enters
     }
 
-    fn counters(&self) -> UdpCounters {
+    const fn counters(&self) -> UdpCounters {
         self.endpoint.provider().counters()
     }
 
@@ -235,16 +241,24 @@ fn ten_thousand_senders_share_the_rows_that_there_are() {
         assert_eq!(end.endpoint.inject(SendTo::peer(kept), b"kept"), Ok(()));
         // None is old enough: whoever is new has to wait, and those who are known are heard.
         let now = 10_000 * 20;
-        let senders: Vec<_> = (0..20).map(|_| socket()).collect();
-        for sender in &senders {
+        let senders: Vec<_> = (0..35).map(|_| socket()).collect();
+        let (young, late) = senders.split_at(15);
+        for sender in young {
+            end.post(0);
+            sender.send_to(&packet(b"m", None, None), end.local).unwrap();
+            end.next(now);
+        }
+        let aged = end.counters().aged;
+        for sender in late {
             sender.send_to(&packet(b"m", None, None), end.local).unwrap();
         }
+        let now = now + 5;
         known.send_to(&packet(b"known", Some(1), None), end.local).unwrap();
         let loan = end.pool.lend().unwrap();
         end.endpoint.post_recv(RecvFrom::peer(kept).tag(1), loan, 0).unwrap();
         assert_eq!(end.next(now).bytes(), Some(&b"known"[..]));
         let counters = end.counters();
-        assert!(counters.crowded >= 5, "{counters:?}");
+        assert_eq!((counters.crowded, counters.aged), (20, aged));
         end.endpoint.disconnect(kept).unwrap();
         assert_eq!(end.endpoint.provider().peers_len(), 15);
     });
@@ -345,4 +359,106 @@ fn what_cannot_be_is_refused_with_the_remedy() {
     assert_eq!(full, Err(UdpError::Routes(Retry::AddressesFull)));
     assert_eq!(routes.remove(&name("b")), Err(Misuse::UnknownAddress));
     assert_eq!(routes.remove(&name("a")), Ok(()));
+}
+
+/// A kernel that completes whatever it likes: sends complete once each, and nothing is made of what was not asked for.
+#[test]
+fn completions_of_any_content_harm_nobody() {
+    for multishot in [true, false] {
+        let kernel = FakeKernel::new(FakeConfig {
+            sq_entries: 64,
+            cq_entries: 256,
+            ..FakeConfig::default()
+        });
+        let config = UdpConfig { multishot, recv_buffers: 8, ..UdpConfig::default() };
+        let mut block = vec![MaybeUninit::uninit(); config.arena_bytes()];
+        let ring = Ring::new(kernel.memory().unwrap(), kernel.arena(&mut block), &kernel);
+        let mut memory = Plane::memory(4 << 20).unwrap();
+        let bump = Plane::arena(&mut memory);
+        let routes = Routes::place(&bump, 1).unwrap();
+        udp::route(&routes, name("peer"), &"udp://127.0.0.1:9".parse().unwrap()).unwrap();
+        let port = UdpPort::place(&ring, (3, 0), &routes, &config).unwrap();
+        let endpoint = Endpoint::new(port, &bump, &EndpointConfig::default()).unwrap();
+        let pool = LoanPool::place(&bump, 64, 256).unwrap();
+        let to = endpoint.connect(&name("peer")).unwrap();
+        let mut rng = Rng::new(21);
+        let (mut posted, mut over, mut taken, mut names) = (0_u64, 0_u64, 0, Vec::new());
+        for _ in 0..20_000 {
+            if let Some(mut loan) = pool.lend() {
+                loan.fill(b"m").unwrap();
+                posted += u64::from(endpoint.post_send(SendTo::peer(to), loan, posted).is_ok());
+            }
+            let _busy_or_idle = endpoint.turn(Instant::ORIGIN, Budget::DEFAULT);
+            while let Some(chain) = kernel.taken() {
+                for entry in chain {
+                    if entry.opcode == op::SENDMSG {
+                        taken += 1;
+                        kernel.complete(entry.user_data, 25, 0);
+                    }
+                    names.push(entry.user_data);
+                }
+            }
+            for _ in 0..rng.below(4) {
+                let name = if rng.chance(80) && !names.is_empty() {
+                    names[names.len() - 1 - rng.index(names.len().min(16))]
+                } else {
+                    rng.word()
+                };
+                let [low, high] = [rng.word(), rng.word()].map(|word| word.to_le_bytes());
+                let res = i32::from_le_bytes(*low.first_chunk().unwrap()) >> rng.below(32);
+                let flags = u32::from_le_bytes(*high.first_chunk().unwrap()) & 0x0007_000b;
+                kernel.complete(name, res, flags);
+            }
+            while let Some(completion) = endpoint.poll() {
+                assert_eq!(completion.kind, Kind::Sent);
+                over += 1;
+            }
+            assert!(posted - over <= 64);
+        }
+        let counters = endpoint.provider().counters();
+        assert!(over > 10_000 && counters.stale > 1000);
+        assert!(counters.sent + counters.send_errors <= taken, "each is over once");
+    }
+}
+
+#[test]
+fn a_late_completion_is_not_taken_for_that_of_a_later_send() {
+    let kernel = FakeKernel::new(FakeConfig::default());
+    // Two slots.
+    let config = UdpConfig { send_depth: 1, ..UdpConfig::default() };
+    let mut block = vec![MaybeUninit::uninit(); config.arena_bytes()];
+    let ring = Ring::new(kernel.memory().unwrap(), kernel.arena(&mut block), &kernel);
+    let mut memory = Plane::memory(4 << 20).unwrap();
+    let bump = Plane::arena(&mut memory);
+    let routes = Routes::place(&bump, 1).unwrap();
+    udp::route(&routes, name("peer"), &"udp://127.0.0.1:9".parse().unwrap()).unwrap();
+    let port = UdpPort::place(&ring, (3, 0), &routes, &config).unwrap();
+    let endpoint = Endpoint::new(port, &bump, &EndpointConfig::default()).unwrap();
+    let pool = LoanPool::place(&bump, 4, 256).unwrap();
+    let to = endpoint.connect(&name("peer")).unwrap();
+    let turn = || {
+        let _busy_or_idle = endpoint.turn(Instant::ORIGIN, Budget::DEFAULT);
+    };
+    let send = |context| {
+        endpoint.post_send(SendTo::peer(to), pool.lend().unwrap(), context).unwrap();
+        turn();
+        let all = core::iter::from_fn(|| kernel.taken()).flatten();
+        all.filter(|entry| entry.opcode == op::SENDMSG).last().unwrap().user_data
+    };
+    let mut names = Vec::new();
+    for context in 0..9 {
+        let name = send(context);
+        for late in &names {
+            kernel.complete(*late, 24, 0);
+            turn();
+            turn();
+            assert!(endpoint.poll().is_none(), "{context} is under way");
+        }
+        kernel.complete(name, 24, 0);
+        turn();
+        turn();
+        assert_eq!(endpoint.poll().unwrap().context, context);
+        names.push(name);
+    }
+    assert_eq!(endpoint.provider().counters().stale, 36);
 }

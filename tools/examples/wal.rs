@@ -77,7 +77,7 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
         let mut group = files.chain()?;
         for _ in 0..3 {
             let mut block = files.lend().ok_or("no buffer")?;
-            block.fill(&[0; BLOCK])?;
+            block.fill(&vec![0; BLOCK])?;
             let mut rest = &mut *block;
             while let Some(length) = log.put(rest, log.next.to_string().repeat(40).as_bytes()) {
                 rest = rest.get_mut(length..).unwrap_or_default();

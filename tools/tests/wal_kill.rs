@@ -12,11 +12,12 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+use core::time::Duration;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const BLOCK: usize = 4096;
 const SECTOR: usize = 512;
@@ -88,7 +89,7 @@ fn records(bytes: &[u8]) -> u64 {
 struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
+    const fn below(&mut self, bound: u64) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound

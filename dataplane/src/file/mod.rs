@@ -29,7 +29,7 @@
 //! made the writes before it in its chain durable.
 //!
 //! *A link of the kernel is not believed.* It does not always break where a write was short: of a direct write that the caller completes the
-//! kernel takes the result without failing the link (Linux 6.6 to 6.12, `io_uring/rw.c`, `io_req_rw_complete`). So whatever was behind an entry
+//! kernel takes the result without failing the link (Linux 6.6 to 6.18, `io_uring/rw.c`, `io_req_rw_complete`). So whatever was behind an entry
 //! that is not whole is done again, the sync above all, and what is reported rests on the results alone.
 //!
 //! *What falls short goes on by itself* from the exact byte; of a file with direct I/O from the last aligned one before it, which writes the same

@@ -1,10 +1,14 @@
 //! How connections end: shut, closed, aborted, or because something failed.
 
+use spinwire_layouts::uring::Sqe;
+
+use super::drive::close_of;
 use super::row::{Phase, Row, flag, want};
 use super::service::Streams;
 use super::{CloseReason, ConnId};
 use crate::error::Misuse;
 use crate::uring::Enter;
+use crate::uring::ring::UNHEARD;
 
 impl<'m, E: Enter> Streams<'m, E> {
     /// Sends no more after what was handed in: the other end sees the end of the stream. It may still send.
@@ -92,5 +96,26 @@ impl<'m, E: Enter> Streams<'m, E> {
             self.cancel_later(row, row.id(slot));
         }
         self.want(slot, want::CLOSE);
+    }
+}
+
+impl<E: Enter> Drop for Streams<'_, E> {
+    /// Closes the descriptors of all connections. Those in the table of files of the ring go with it.
+    fn drop(&mut self) {
+        for row in self.rows {
+            let owned = !row.has(flag::DIRECT | flag::BORROWED);
+            let submitted = row.phase.get() == Phase::Closing && row.wants.get() & want::CLOSE == 0;
+            let is_over = matches!(row.phase.get(), Phase::Free | Phase::Ended);
+            if !owned || submitted || is_over {
+                continue;
+            }
+            let close = Sqe { user_data: UNHEARD, ..close_of(row.fd.get(), false) };
+            if self.ring.push(&[close]).is_err() {
+                let _submitted = self.ring.submit();
+                // Where the kernel takes nothing any more, the process has it until its end.
+                let _kept = self.ring.push(&[close]);
+            }
+        }
+        let _submitted = self.ring.submit();
     }
 }

@@ -424,7 +424,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 }
 
-const fn close_of(fd: i32, direct: bool) -> Sqe {
+pub(super) const fn close_of(fd: i32, direct: bool) -> Sqe {
     if direct {
         // A place of the table is given as one more than its number.
         Sqe { opcode: op::CLOSE, file_index: fd.cast_unsigned().wrapping_add(1), ..Sqe::ZERO }

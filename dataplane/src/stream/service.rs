@@ -82,7 +82,7 @@ pub(super) enum Stage {
 
 /// Connections of one ring, for one thread. See the [module](super).
 #[derive(Debug)]
-pub struct Streams<'m, E> {
+pub struct Streams<'m, E: Enter> {
     pub(super) ring: &'m Ring<'m, E>,
     pub(super) config: StreamConfig,
     pub(super) rows: &'m [Row],

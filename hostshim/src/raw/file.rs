@@ -1,4 +1,4 @@
-//! Direct I/O: whether a file can have it, what it wants then, and switching it on.
+//! Direct I/O: what a file wants for it, and switching it off.
 
 use core::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -29,14 +29,14 @@ pub(crate) fn dio_alignment(file: BorrowedFd<'_>) -> Result<Option<(u32, u32)>, 
     Ok(said.then_some((about.stx_dio_offset_align, about.stx_dio_mem_align)))
 }
 
-/// Switches direct I/O of an open file on: `O_DIRECT` of open(2). EINVAL where its file system has none.
-pub(crate) fn go_direct(file: BorrowedFd<'_>) -> Result<(), Errno> {
+/// Switches direct I/O of an open file off.
+pub(crate) fn leave_direct(file: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: takes numbers only.
     let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
     if flags < 0 {
         return Err(Errno::last());
     }
     // SAFETY: takes numbers only.
-    let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags | libc::O_DIRECT) };
+    let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags & !libc::O_DIRECT) };
     if answer < 0 { Err(Errno::last()) } else { Ok(()) }
 }

@@ -189,7 +189,7 @@ impl Uring {
             bundles: has(Feature::Bundles),
             send_zero_copy: has(Feature::SendZc),
             fixed_buffers: self.fixed.get() > 0,
-            direct_files: self.files > 0,
+            direct_files: self.files > 0 && has(Feature::PromptClose),
         }
     }
 

@@ -19,8 +19,8 @@ use spinwire_dataplane::raw::line;
 use spinwire_dataplane::uring::{Enter, EnterError, Ring, RingMemory};
 use spinwire_layouts::pod::Pod;
 use spinwire_layouts::uring::{
-    Buf, BufReg, Cqe, Napi, Params, Probe, ProbeOp, RsrcRegister, Sqe, accept, buffer_ring, cqe,
-    enter, features, op, probe, recvsend, rsrc, sqe,
+    Buf, BufReg, Cqe, Napi, Params, Probe, ProbeOp, RsrcRegister, RsrcUpdate2, Sqe, accept,
+    buffer_ring, cqe, enter, features, op, probe, recvsend, rsrc, sqe,
 };
 
 use super::feature::{Feature, FeatureSet, Features, Why};
@@ -78,6 +78,10 @@ pub(super) fn run(flags: u32, deny: FeatureSet, found: &mut Features) -> Result<
         }
     };
     note(Feature::Files, &mut |_| trial.files());
+    note(Feature::PromptClose, &mut |found| {
+        needs(found, Feature::Files)?;
+        trial.prompt_close(&memory)
+    });
     note(Feature::Buffers, &mut |_| trial.buffers());
     note(Feature::BufferRings, &mut |_| trial.buffer_ring(&memory, 0));
     note(Feature::IncrementalBuffers, &mut |found| {
@@ -122,8 +126,44 @@ impl Trial {
     }
 
     fn files(&self) -> Tried {
-        let table = RsrcRegister { nr: 1, flags: rsrc::SPARSE, ..RsrcRegister::ZERO };
+        let table = RsrcRegister { nr: 2, flags: rsrc::SPARSE, ..RsrcRegister::ZERO };
         self.register(Registration::Files(&table))
+    }
+
+    /// Closes one file of the table while a receive waits on the other. Whether the other end of the closed one sees that.
+    fn prompt_close(&self, memory: &BufferRingMemory) -> Tried {
+        let io = |e: std::io::Error| refused(Errno::from_io(&e));
+        let (used, used_far) = UnixStream::pair().map_err(io)?;
+        let (closed, closed_far) = UnixStream::pair().map_err(io)?;
+        closed_far.set_read_timeout(Some(BETWEEN_LOOKS)).map_err(io)?;
+        let numbers = [used.as_raw_fd(), closed.as_raw_fd()];
+        let data = u64::try_from(numbers.as_ptr().expose_provenance()).unwrap_or(0);
+        let update = RsrcUpdate2 { data, nr: 2, ..RsrcUpdate2::ZERO };
+        self.register(Registration::FilesUpdate(&update))?;
+        drop(closed);
+        let ring = self.ring()?;
+        let addr = u64::try_from(memory.as_ptr().as_ptr().expose_provenance()).unwrap_or(0);
+        let flags = sqe::FIXED_FILE;
+        let wait = Sqe { opcode: op::RECV, flags, addr, len: 8, user_data: 1, ..Sqe::ZERO };
+        let close = Sqe { opcode: op::CLOSE, file_index: 2, user_data: 2, ..Sqe::ZERO };
+        for entry in [wait, close] {
+            raw::push(&ring, &[entry]).map_err(|_full| refused(Errno::new(libc::EBADF)))?;
+            // One after the other.
+            let _submitted = ring.submit();
+        }
+        let answer = next_of(&ring, close.user_data)?;
+        let ended = std::io::Read::read(&mut &closed_far, &mut [0]).is_ok();
+        // The receive ends with this, and its memory is free.
+        drop(used_far);
+        next_of(&ring, wait.user_data)?;
+        let number = if answer.res < 0 { -answer.res } else { libc::EBUSY };
+        if answer.res == 0 && ended { Ok(()) } else { Err(refused(Errno::new(number))) }
+    }
+
+    fn ring(&self) -> Result<Ring<'_, ByFd<'_>>, Why> {
+        let memory = RingMemory::new(self.map.rings(), self.map.sqes(), &self.params);
+        let memory = memory.map_err(|_bad| refused(Errno::new(libc::EBADF)))?;
+        Ok(Ring::new(memory, raw::no_arena(), ByFd(self.fd.as_fd())))
     }
 
     fn buffers(&self) -> Tried {
@@ -156,9 +196,7 @@ impl Trial {
         entry: &Sqe,
         end: impl FnOnce(&Ring<'_, ByFd<'_>>, Cqe),
     ) -> Result<Cqe, Why> {
-        let memory = RingMemory::new(self.map.rings(), self.map.sqes(), &self.params);
-        let memory = memory.map_err(|_bad| refused(Errno::new(libc::EBADF)))?;
-        let ring = Ring::new(memory, raw::no_arena(), ByFd(self.fd.as_fd()));
+        let ring = self.ring()?;
         if raw::push(&ring, core::slice::from_ref(entry)).is_err() {
             return Err(refused(Errno::new(libc::EBADF)));
         }

@@ -9,6 +9,7 @@ use spinwire_dataplane::provider::loopback::Port;
 use spinwire_dataplane::provider::shm::ShmPort;
 use spinwire_dataplane::provider::tcp::TcpPort;
 use spinwire_dataplane::provider::trace::Trace;
+use spinwire_dataplane::provider::udp::UdpPort;
 use spinwire_dataplane::provider::{CancelError, Event, Waiting};
 use spinwire_dataplane::raw::loan::Loan;
 use spinwire_dataplane::time::Instant;
@@ -27,6 +28,8 @@ impl Enter for Kernel {
         u32::try_from(spinwire_enter(to_submit, min_complete, flags)).map_err(|_| EnterError::Busy)
     }
 }
+
+use crate::files::Answers;
 
 /// The probes of one endpoint type.
 macro_rules! endpoint_probes {
@@ -118,3 +121,4 @@ endpoint_probes!(tcp, TcpPort<'a, Kernel>);
 endpoint_probes!(loopback, Port<'a, 'a>);
 endpoint_probes!(fault, Fault<'a, Port<'a, 'a>>);
 endpoint_probes!(trace, Trace<'a, ShmPort<'a, 'a>>);
+endpoint_probes!(udp, UdpPort<'a, Answers>);

@@ -4,6 +4,7 @@
 //!   traffic.rs    two endpoints of one segment exchange messages of every kind, in one thread
 //!   pools.rs      two handles on one pool do everything that is done with buffers
 //!   files.rs      chains of writes and reads of a file, at most one system call a turn
+//!   udp.rs        two ports over UDP, at most one system call a turn
 //!   parcels.rs    two endpoints hand over buffers of one pool
 //!   tcp.rs        two ports over TCP, which make system calls, but use no heap
 //!   streams.rs    both ends of a connection in one service, over a ring of the kernel
@@ -37,6 +38,7 @@ mod seccomp;
 mod streams;
 mod tcp;
 mod traffic;
+mod udp;
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -163,6 +165,19 @@ fn ports_over_tcp_need_no_heap() {
         let good = traffic.run(ROUNDS);
         let counts = sealed.open();
         assert_eq!(good, ROUNDS);
+        assert!(counts.is_clean(), "{counts:?}");
+    });
+}
+
+#[test]
+fn messages_over_udp_need_no_heap_and_one_system_call_a_turn() {
+    let _turn = take_turn();
+    udp::with(|pair| {
+        assert_eq!(pair.run(20), (20, 0));
+        let sealed = alloc_gate::seal(OnUse::Count);
+        let seen = pair.run(500);
+        let counts = sealed.open();
+        assert_eq!(seen, (500, 0), "good rounds, and turns with more than one call");
         assert!(counts.is_clean(), "{counts:?}");
     });
 }

@@ -12,7 +12,7 @@ use spinwire_hostshim::uring::{Uring, UringConfig};
 const BYTES: usize = 2_000;
 
 /// A service with the two ends.
-pub(crate) struct Echo<'s, 'm, E> {
+pub(crate) struct Echo<'s, 'm, E: Enter> {
     streams: &'s Streams<'m, E>,
     asks: ConnId,
     answers: ConnId,

@@ -347,7 +347,7 @@ fn a_receive_that_is_being_filled_takes_nothing_else() {
         // For many: what comes next goes behind the long one.
         let loan = hub.pool.lend().unwrap();
         let id = hub.endpoint.post_multi_recv(RecvFrom::any(), loan, 64, 1).map_err(|r| r.error);
-        let long = stranger.message(&[5; 100_000]);
+        let long = stranger.message(&vec![5; 100_000]);
         stranger.write(&long[..60_000]);
         let turns = hub.turns.get();
         until("it streams in", &[hub], || hub.turns.get() > turns + 500);
