@@ -37,6 +37,8 @@ pub enum Retry {
     NoSendRoom,
     /// The submission queue of the ring has no room for all of it.
     SqFull,
+    /// No socket that was opened beforehand is left to connect with.
+    NoSocket,
     /// A simulated shortage (only the fault provider gives it).
     Injected,
 }
@@ -145,6 +147,9 @@ impl fmt::Display for Retry {
             }
             Self::SqFull => {
                 "submission queue full: turn the ring and retry, or open it with more entries"
+            }
+            Self::NoSocket => {
+                "no socket: those that the host had opened are used up; have it open more, and retry"
             }
             Self::Injected => "injected shortage: retry",
         })

@@ -13,6 +13,7 @@
 //!   | plane      arena, clock, stats page and seal of one pinned thread     |
 //!   | uring      rings of io_uring: opened by what the kernel can            |
 //!   | socket     TCP and UDP sockets, and their addresses                   |
+//!   | tcp        ring, listener and sockets of a port that talks over TCP   |
 //!   | udp        ports for messages over UDP: udp://host:port               |
 //!   | file       files, with direct I/O where there is any                  |
 //!   | mem        memory: private arenas, named segments, huge pages         |
@@ -91,6 +92,7 @@ pub mod plane;
 pub mod pool;
 pub mod preflight;
 pub mod socket;
+pub mod tcp;
 pub mod udp;
 pub mod uring;
 

@@ -3,7 +3,7 @@
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
 use spinwire_dataplane::provider::EndpointType;
 use spinwire_tests::conformance;
-use spinwire_tests::conformance::{Faulty, Loopback, Shm, Sizes, Traced, run};
+use spinwire_tests::conformance::{Faulty, Loopback, Shm, Sizes, Tcp, Traced, run};
 
 conformance! {
     loopback: Loopback,
@@ -15,6 +15,7 @@ conformance! {
     faulty_loopback_3: Faulty<Loopback, 0x0123_4567_89AB_CDEF>,
     faulty_shm: Faulty<Shm, 5>,
     traced_faulty_shm: Traced<Faulty<Shm, 77>>,
+    tcp: Tcp,
 }
 
 /// What only shared memory has: lanes that nobody looks at until their sender says so.

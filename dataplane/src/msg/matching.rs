@@ -21,12 +21,14 @@
 //!
 //! Invariant: while a flagged receive is pending, no new arrival is matched.
 
+mod claimed;
 mod parcels;
 mod unexpected;
 mod withdraw;
 
 use core::cell::Cell;
 
+pub use self::claimed::Claim;
 use self::unexpected::Unexpected;
 use crate::error::Retry;
 use crate::id::{Addr, WrId};

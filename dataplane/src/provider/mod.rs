@@ -10,6 +10,7 @@
 //! | provider | what it is |
 //! |---|---|
 //! | [`shm`] | lanes of a segment, between processes |
+//! | [`tcp`] | connections of TCP on a ring of io_uring, between machines |
 //! | [`udp`] | packets of a UDP socket on a ring of io_uring, a message each; nothing promised |
 //! | [`loopback`] | ports of one thread, without foreign memory: the simplest transport that there is |
 //! | [`fault`] | a wrapper that drops, delays, reorders, fails and repeats, by seed |

@@ -14,7 +14,7 @@ use core::ptr::NonNull;
 use spinwire_layouts::uring::Sqe;
 
 use super::line::{LINE_BYTES, Line};
-use super::loan::Loan;
+use super::loan::{Loan, Sge};
 use super::place::{Bump, Exhausted};
 use crate::error::PostError;
 use crate::uring::{Enter, Ring};
@@ -66,6 +66,15 @@ impl<'m> KernelMemory<'m> {
         let (start, bytes) = loan.range();
         let start = address_of(start);
         self.start <= start && start.saturating_add(u64::from(bytes)) <= self.end
+    }
+
+    /// Whether posted memory lies in this memory.
+    #[must_use]
+    #[inline]
+    pub fn covers_posted(&self, sge: &Sge) -> bool {
+        let start = address_of(sge.start());
+        let bytes = u64::try_from(sge.length()).unwrap_or(u64::MAX);
+        self.start <= start && start.saturating_add(bytes) <= self.end
     }
 
     /// Whether so many bytes from an address on lie in this memory.

@@ -321,6 +321,12 @@ impl Sge {
         usize::try_from(self.length).unwrap_or(0)
     }
 
+    /// Where it begins.
+    #[inline]
+    pub(crate) const fn start(&self) -> NonNull<u8> {
+        self.address
+    }
+
     /// The bytes to send. For providers, between the post and the completion.
     #[must_use]
     #[inline]

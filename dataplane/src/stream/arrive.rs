@@ -19,7 +19,9 @@ mod errno {
     pub(super) const ENOMEM: i32 = 12;
     pub(super) const ENFILE: i32 = 23;
     pub(super) const EMFILE: i32 = 24;
+    pub(super) const EPIPE: i32 = 32;
     pub(super) const EOPNOTSUPP: i32 = 95;
+    pub(super) const ECONNRESET: i32 = 104;
     pub(super) const ENOBUFS: i32 = 105;
     pub(super) const ECANCELED: i32 = 125;
 }
@@ -364,8 +366,24 @@ impl<'m, E: Enter> Streams<'m, E> {
         self.finish_all(flight, false);
         if open && !goes_on {
             let errno = cause.errno().unwrap_or(errno::EIO);
-            self.end(id.slot(), row, CloseReason::Errno(errno));
+            self.not_taken(id.slot(), row, errno);
         }
+    }
+
+    /// The other end takes nothing any more. What it had sent before it went lies in the socket and is received first; the receive
+    /// then says how the connection ended.
+    fn not_taken(&self, slot: u32, row: &'m Row, errno: i32) {
+        let is_gone = errno == errno::EPIPE || errno == errno::ECONNRESET;
+        if !is_gone || row.phase.get() != Phase::Open || row.has(flag::PEER_CLOSED) {
+            self.end(slot, row, CloseReason::Errno(errno));
+            return;
+        }
+        row.set(flag::MUTE);
+        while let Some(index) = self.segments.pop_front((&row.first, &row.last)) {
+            self.segments.finish(index, false);
+        }
+        row.queued.set(0);
+        self.want(slot, want::RECEIVE);
     }
 
     /// Finishes the segments of a broken chain that were sent whole, and moves the start of the one that was not. Returns the bytes.

@@ -24,7 +24,7 @@
 //! | [`provided`] | gives buffers to the kernel and takes them back filled |
 //! | `service` | the table of connections: how they begin, turns and events |
 //! | `close` | how they end |
-//! | `write` | what callers hand in to be sent |
+//! | `write`, `posted` | what callers hand in to be sent |
 //! | `row` | one connection, and what it wants |
 //! | `segment` | queues of what is to be sent |
 //! | `drive` | turns wants into submissions, as far as there is room for them |
@@ -56,6 +56,7 @@ mod audit;
 mod close;
 mod drive;
 mod limit;
+mod posted;
 pub mod provided;
 mod row;
 mod segment;
@@ -250,6 +251,15 @@ pub enum StreamEvent<'m> {
         context: u64,
         /// The buffer.
         loan: Loan<'m>,
+    },
+    /// Posted memory is its poster's again.
+    RangeBack {
+        /// Where to.
+        conn: ConnId,
+        /// The number that was given with it.
+        context: u64,
+        /// Whether all of it was sent. Not where the connection has ended before.
+        sent: bool,
     },
     /// There is room again, after a write or a send was refused.
     Writable(ConnId),

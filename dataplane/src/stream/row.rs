@@ -83,6 +83,8 @@ pub(super) mod flag {
     pub(crate) const COPIED: u16 = 1 << 13;
     /// It is to be closed when it is connected and what was handed in is sent.
     pub(crate) const LAST: u16 = 1 << 14;
+    /// The other end takes nothing any more; what it had sent before is still received.
+    pub(crate) const MUTE: u16 = 1 << 15;
 }
 
 /// Pieces that go with one submission.

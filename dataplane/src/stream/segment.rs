@@ -25,6 +25,11 @@ pub(super) enum Report {
         /// His number for it.
         context: u64,
     },
+    /// It is no loan: whoever posted the memory waits for it.
+    Poster {
+        /// His number for it.
+        context: u64,
+    },
 }
 
 /// A piece of a buffer.
@@ -175,7 +180,9 @@ impl<'m> Segments<'m> {
         segment.sent.set(sent);
         match segment.report.get() {
             Report::Nothing => self.put_free(index),
-            Report::Owner { .. } => self.push_back((&self.ended.first, &self.ended.last), index),
+            Report::Owner { .. } | Report::Poster { .. } => {
+                self.push_back((&self.ended.first, &self.ended.last), index)
+            }
         }
     }
 

@@ -382,6 +382,29 @@ impl<'m, E: Enter> Streams<'m, E> {
         Ok(())
     }
 
+    /// Takes completions, where those that were taken before are all done with.
+    pub(super) fn harvest(&self, most: u32) -> u32 {
+        if self.batch_at.get() < self.batch_end.get() {
+            return 0;
+        }
+        self.batch_at.set(0);
+        let mut end = 0_usize;
+        // What was cut of a chain comes on top of it.
+        let busy = self.ring.harvest(most.min(low(from_usize(BATCH))), |cqe| {
+            if let Some(place) = self.batch.get(end) {
+                place.set(Some(cqe));
+                end = end.wrapping_add(1);
+            }
+        });
+        self.batch_end.set(end);
+        busy
+    }
+
+    /// The completions that were taken and are not done with.
+    pub(super) fn taken(&self) -> &'m [Cell<Option<Cqe>>] {
+        self.batch.get(self.batch_at.get()..self.batch_end.get()).unwrap_or_default()
+    }
+
     /// Hands in everything that is wanted, with one call of the kernel. [`turn`](Poll::turn) does it too; this is for who has just
     /// written and wants it to leave before the next.
     pub fn flush(&self) {
@@ -402,7 +425,8 @@ impl<'m, E: Enter> Streams<'m, E> {
                 return None;
             }
             self.batch_at.set(at.wrapping_add(1));
-            let cqe = self.batch.get(at).and_then(Cell::take)?;
+            // Sends may have been heard before: `hear_sends`.
+            let Some(cqe) = self.batch.get(at).and_then(Cell::take) else { continue };
             if let Some(event) = self.arrived(&cqe) {
                 return Some(event);
             }
@@ -414,6 +438,9 @@ impl<'m, E: Enter> Streams<'m, E> {
             let (loan, conn) = (segment.loan.take(), segment.conn.get());
             let (sent, report) = (segment.sent.get(), segment.report.get());
             self.segments.put_free(index);
+            if let (Some(conn), Report::Poster { context }) = (conn, report) {
+                return Some(StreamEvent::RangeBack { conn, context, sent });
+            }
             if let (Some(loan), Some(conn), Report::Owner { context }) = (loan, conn, report) {
                 return Some(if sent {
                     StreamEvent::Sent { conn, context, loan }
@@ -480,20 +507,7 @@ impl<E: Enter> Poll for Streams<'_, E> {
         if !self.began.replace(true) {
             self.begin(now);
         }
-        let mut busy = 0;
-        if self.batch_at.get() >= self.batch_end.get() {
-            self.batch_at.set(0);
-            let mut end = 0_usize;
-            let most = budget.completions.min(low(from_usize(BATCH)));
-            // What was cut of a chain comes on top of it.
-            busy = self.ring.harvest(most, |cqe| {
-                if let Some(place) = self.batch.get(end) {
-                    place.set(Some(cqe));
-                    end = end.wrapping_add(1);
-                }
-            });
-            self.batch_end.set(end);
-        }
+        let busy = self.harvest(budget.completions);
         if self.ring.fatal().is_some() {
             self.lose();
         }

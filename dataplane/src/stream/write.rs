@@ -93,10 +93,13 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// The row of a connection that takes so many bytes more.
-    fn writable(&self, conn: ConnId, bytes: usize) -> Result<&'m Row, PostError> {
+    pub(super) fn writable(&self, conn: ConnId, bytes: usize) -> Result<&'m Row, PostError> {
         let row = self.row(conn)?;
         let open = matches!(row.phase.get(), Phase::Open | Phase::Connecting);
-        if !open || row.has(flag::SHUT | flag::LAST) || row.wants.get() & want::SHUTDOWN != 0 {
+        if !open
+            || row.has(flag::SHUT | flag::LAST | flag::MUTE)
+            || row.wants.get() & want::SHUTDOWN != 0
+        {
             return Err(Fatal::PeerGone.into());
         }
         let most = widen(self.config.queue_max);
@@ -114,7 +117,7 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     /// Too few segments and buffers for now: told when there are so many.
     #[cold]
-    fn refuse_for_now(&self, conn: ConnId, row: &Row, needs: (u32, u32)) -> PostError {
+    pub(super) fn refuse_for_now(&self, conn: ConnId, row: &Row, needs: (u32, u32)) -> PostError {
         row.needs.set(needs);
         let _listed_already = self.refused.push_back(LIST, conn.slot());
         Retry::NoSlot.into()
@@ -148,7 +151,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// Free bytes of the last copy that waits for this connection and that the kernel does not have.
-    fn room_in_last(&self, row: &Row) -> usize {
+    pub(super) fn room_in_last(&self, row: &Row) -> usize {
         let Some(last) = self.segments.at(row.last.get()) else { return 0 };
         if last.report.get() != Report::Nothing {
             return 0;
@@ -181,7 +184,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         self.segments.push_back((&row.first, &row.last), index);
     }
 
-    fn queued_more(&self, row: &Row, bytes: u64) {
+    pub(super) fn queued_more(&self, row: &Row, bytes: u64) {
         if row.queued.get() == 0 {
             row.went.set(self.now.get());
         }

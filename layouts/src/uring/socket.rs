@@ -156,6 +156,12 @@ impl SockAddr {
         }
     }
 
+    /// Whether it is an address of IPv6.
+    #[must_use]
+    pub const fn is_v6(&self) -> bool {
+        self.is_v6
+    }
+
     /// The bytes, as long as the family says.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

@@ -1,7 +1,7 @@
 //! The conformance suite: what every provider has to do, said once.
 //!
 //! ```text
-//!   Rig (loopback, shm, fault<..>, trace<..>)  --ground, ports-->  World  --Node, Node, Node-->  case
+//!   Rig (loopback, shm, tcp, fault<..>, trace<..>)  --ground, ports-->  World  --Node, Node, Node-->  case
 //! ```
 //!
 //! A rig says how to make what its ports share (a hub, a segment) in plain memory, how to open a port, and how to kill one.
@@ -12,6 +12,7 @@
 
 mod node;
 mod rig;
+mod tcp;
 mod udp;
 mod world;
 
@@ -31,6 +32,7 @@ pub mod unexpected;
 
 pub use node::{Got, Node};
 pub use rig::{Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};
+pub use tcp::{NamedPort, Tcp, TcpGround};
 pub use udp::{Udp, UdpGround, UdpOneByOne};
 pub use world::{TURNS_MAX, World, name, run, run_case};
 

@@ -152,6 +152,7 @@ pub fn a_sender_that_was_never_met_is_heard<R: Rig>(world: &World<'_, R>) {
     for how in [End::Dropped, End::Killed] {
         let [a, b] = ["a", "b"].map(|text| world.node(text));
         let to_b = a.connect(b.name()).unwrap();
+        world.meet(&a, &b, to_b);
         for number in 0..5 {
             world.insist(&[&a], || a.inject(SendTo::peer(to_b).immediate(number), b"m"));
         }
@@ -172,6 +173,7 @@ pub fn a_receiver_that_never_looked_is_reported<R: Rig>(world: &World<'_, R>) {
         let [a, b] = ["a", "b"].map(|text| world.node(text));
         let to_b = a.connect(b.name()).unwrap();
         if !world.is_msg() {
+            world.meet(&a, &b, to_b);
             for _ in 0..3 {
                 world.insist(&[&a], || a.inject(SendTo::peer(to_b), b"m"));
             }
@@ -318,6 +320,9 @@ pub fn a_peer_comes_back_under_its_name<R: Rig>(world: &World<'_, R>) {
 
 /// Whoever was held for dead, and is not, finds out, and does not disturb its successor.
 pub fn a_fenced_endpoint_touches_nothing<R: Rig>(world: &World<'_, R>) {
+    if !R::FENCES {
+        return;
+    }
     let (ghost, b, to_b, to_ghost) = world.pair();
     world.insist(&[&ghost, &b], || ghost.inject(SendTo::peer(to_b), b"before"));
     b.recv(RecvFrom::any(), 1).unwrap();
@@ -412,12 +417,15 @@ pub fn a_full_address_table_refuses<R: Rig>(world: &World<'_, R>) {
         let at_a = [a.connect(b.name()).unwrap(), a.connect(c.name()).unwrap()];
         let to_a = d.connect(a.name()).unwrap();
         a.recv(RecvFrom::any(), 0).unwrap();
-        world.insist(&[&a, &d], || d.inject(SendTo::peer(to_a), b"lost"));
+        // It is taken and lost, or waits until there is no need of it.
+        let mut taken = false;
         let mut event = None;
         world.until("it is told", &[&a, &d], || {
+            taken = taken || d.inject(SendTo::peer(to_a), b"lost").is_ok();
             event = d.poll_event();
             event.is_some()
         });
+        assert!(taken || R::MEETS);
         assert_eq!(event, Some(Event::Refused(to_a)));
         assert_eq!((a.events(), a.inbox_len()), (vec![], 0));
         let stale = PostError::Misuse(Misuse::StaleAddress);

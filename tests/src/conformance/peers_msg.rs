@@ -2,7 +2,7 @@
 
 use spinwire_dataplane::error::{Misuse, PostError, Retry};
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
-use spinwire_dataplane::provider::{EndpointType, Event, Status};
+use spinwire_dataplane::provider::{Cqe, EndpointType, Event, Provider, Status};
 
 use super::{Rig, World, name};
 
@@ -81,8 +81,22 @@ pub fn a_second_is_refused<R: Rig>(world: &World<'_, R>) {
 pub fn types_do_not_mix<R: Rig>(world: &World<'_, R>) {
     let other = if world.is_msg() { EndpointType::Rdm } else { EndpointType::Msg };
     let a = world.node("a");
-    let _b = R::open(world.ground(), world.bump(), (&name("b"), other), world.sizes()).unwrap();
-    assert_eq!(a.connect(&name("b")), Err(Misuse::Unsupported.into()));
+    let b = R::open(world.ground(), world.bump(), (&name("b"), other), world.sizes()).unwrap();
+    if !R::MEETS {
+        assert_eq!(a.connect(&name("b")), Err(Misuse::Unsupported.into()));
+        return;
+    }
+    let to_b = a.connect(&name("b")).unwrap();
+    let mut out: heapless::Vec<Cqe, 4> = heapless::Vec::new();
+    let mut event = None;
+    world.until("it is told", &[&a], || {
+        assert!(!R::has_met(a.provider(), to_b));
+        b.poll_cq(world.now(), &mut out);
+        b.ring_doorbell();
+        event = a.poll_event();
+        event.is_some()
+    });
+    assert_eq!((event, b.poll_event()), (Some(Event::Refused(to_b)), None));
 }
 
 /// The other end of a connection that one end gives up is free for another.

@@ -3,7 +3,7 @@
 use core::cell::RefCell;
 use std::collections::BTreeMap;
 
-use spinwire_dataplane::id::Name;
+use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::msg::matching::MatchingConfig;
 use spinwire_dataplane::provider::fault::{Fault, FaultConfig};
 use spinwire_dataplane::provider::loopback::{Hub, HubConfig, Port, PortConfig};
@@ -105,6 +105,15 @@ pub trait Rig: Sized + 'static {
     const FAULTS: bool = false;
     /// Whether long messages can run out of room before the messages run out of places.
     const SPILLS: bool = true;
+    /// Whether both ends have to turn before the first message is taken: what the other end is, and whether it takes a connection, is
+    /// known only then.
+    const MEETS: bool = false;
+    /// Whether a port that others hold for dead finds that out. Where nobody can take its connections away from it, it is not.
+    const FENCES: bool = true;
+    /// Begins to meet a peer, where that takes turns. Whether they have met.
+    fn has_met(_port: &Self::Port<'_>, _peer: Addr) -> bool {
+        true
+    }
     /// Lines of foreign memory that the ground needs.
     #[must_use]
     fn lines(_sizes: &Sizes) -> usize {

@@ -149,7 +149,12 @@ impl<'m, R: Rig> World<'m, R> {
     pub fn introduce(&self, a: &Node<'m, R>, b: &Node<'m, R>) -> (Addr, Addr) {
         let to_b = a.connect(b.name()).unwrap();
         if !self.is_msg() {
-            return (to_b, b.connect(a.name()).unwrap());
+            let to_a = b.connect(a.name()).unwrap();
+            self.until("they have met", &[a, b], || {
+                let met = [R::has_met(a.provider(), to_b), R::has_met(b.provider(), to_a)];
+                met == [true; 2]
+            });
+            return (to_b, to_a);
         }
         let (at_a, at_b) = (Cell::new(None), Cell::new(None));
         self.until("both are connected", &[a, b], || {
@@ -160,6 +165,11 @@ impl<'m, R: Rig> World<'m, R> {
         assert_eq!(at_a.get(), Some(Event::Connected(to_b)));
         let Some(Event::Connected(to_a)) = at_b.get() else { panic!("{:?}", at_b.get()) };
         (to_b, to_a)
+    }
+
+    /// Where it takes both ends to begin, lets them.
+    pub fn meet(&self, a: &Node<'m, R>, b: &Node<'m, R>, to_b: Addr) {
+        self.until("they have met", &[a, b], || R::has_met(a.provider(), to_b));
     }
 
     /// Kills a node as kill -9 would.

@@ -383,6 +383,7 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
                 assert!(conn.received == self.scripts[peer], "not all has come before the end");
             }
             StreamEvent::Closed { conn, reason } => self.closed(conn, reason),
+            StreamEvent::RangeBack { .. } => panic!("nothing was posted"),
         }
     }
 

@@ -6,6 +6,7 @@
 //!   files.rs      chains of writes and reads of a file, at most one system call a turn
 //!   udp.rs        two ports over UDP, at most one system call a turn
 //!   parcels.rs    two endpoints hand over buffers of one pool
+//!   tcp.rs        two ports over TCP, which make system calls, but use no heap
 //!   streams.rs    both ends of a connection in one service, over a ring of the kernel
 //!   chains.rs     chains of linked submissions, and the completions of a ring that is not there
 //!   heap          a counting allocator under the whole test
@@ -35,6 +36,7 @@ mod parcels;
 mod pools;
 mod seccomp;
 mod streams;
+mod tcp;
 mod traffic;
 mod udp;
 
@@ -163,6 +165,19 @@ fn messages_over_udp_need_no_heap_and_one_system_call_a_turn() {
         let seen = pair.run(500);
         let counts = sealed.open();
         assert_eq!(seen, (500, 0), "good rounds, and turns with more than one call");
+        assert!(counts.is_clean(), "{counts:?}");
+    });
+}
+
+#[test]
+fn ports_over_tcp_need_no_heap() {
+    let _turn = take_turn();
+    tcp::with(|traffic| {
+        assert_eq!(traffic.run(WARM_UP_ROUNDS), WARM_UP_ROUNDS);
+        let sealed = alloc_gate::seal(OnUse::Count);
+        let good = traffic.run(ROUNDS);
+        let counts = sealed.open();
+        assert_eq!(good, ROUNDS);
         assert!(counts.is_clean(), "{counts:?}");
     });
 }

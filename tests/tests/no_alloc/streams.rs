@@ -78,6 +78,7 @@ impl<E: Enter> Echo<'_, '_, E> {
                         | StreamEvent::NotSent { .. }
                         | StreamEvent::Writable(_)
                         | StreamEvent::PeerClosed(_)
+                        | StreamEvent::RangeBack { .. }
                         | StreamEvent::Closed { .. } => return done,
                     }
                 }

@@ -72,6 +72,7 @@ impl<'m> Victim<'m> {
             }
             StreamEvent::Closed { conn, .. } => self.conns.retain(|other| *other != conn),
             StreamEvent::AcceptFailed { .. }
+            | StreamEvent::RangeBack { .. }
             | StreamEvent::Writable(_)
             | StreamEvent::PeerClosed(_) => {}
         }

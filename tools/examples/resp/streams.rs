@@ -82,6 +82,7 @@ pub(crate) fn serve(address: &str, store: &mut Store) -> Result<Infallible, Fail
                 }
                 StreamEvent::AcceptFailed { .. }
                 | StreamEvent::Connected(_)
+                | StreamEvent::RangeBack { .. }
                 | StreamEvent::Writable(_) => {}
             }
             let conn = starved.pop_front().unwrap_or(conn);
@@ -106,9 +107,10 @@ const fn conn_of(event: &StreamEvent<'_>) -> Option<ConnId> {
         | StreamEvent::NotSent { conn, .. }
         | StreamEvent::Closed { conn, .. }
         | StreamEvent::PeerClosed(conn) => Some(*conn),
-        StreamEvent::AcceptFailed { .. } | StreamEvent::Connected(_) | StreamEvent::Writable(_) => {
-            None
-        }
+        StreamEvent::AcceptFailed { .. }
+        | StreamEvent::Connected(_)
+        | StreamEvent::RangeBack { .. }
+        | StreamEvent::Writable(_) => None,
     }
 }
 

@@ -2,13 +2,15 @@
 
 use serde::Serialize;
 use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::provider::Provider;
 
-use crate::pair::client::{Client, Progress, with_client};
+use crate::pair::client::{Client, Measure, Progress, with_client};
+use crate::pair::floor::Floor;
 use crate::pair::loans::{self, Loans};
 use crate::pair::options::PairOptions;
 use crate::pair::order::{Marking, Order};
 use crate::pair::server;
-use crate::pair::station::{Deadline, Station};
+use crate::pair::station::{Deadline, data_to, mind};
 use crate::pattern::Stamper;
 use crate::plot;
 use crate::report::{Failure, Verdict, median};
@@ -23,10 +25,15 @@ Both ends in one command:
 Apart, as two terminals:
   spinwire bw --listen demo --cpus 1
   spinwire bw --connect demo --cpus 0 --size 4k
+Over TCP, here or between two machines:
+  spinwire bw --provider tcp --size 4k,1m
+  spinwire bw --listen tcp://0.0.0.0:7000
+  spinwire bw --connect tcp://otherhost:7000 --size 4k
 
 The receiving end checks that every message arrives once, in order and unchanged (of messages over 256 bytes: order and
 ends of each, a moving line of each, every byte of one in 64); a bad one is an error. The floor is the same
-two processes copying as many blocks in and out of as much shared memory, with one counter each way.")]
+two processes copying as many blocks in and out of as much shared memory, with one counter each way; over TCP, writing and
+reading as many on a plain socket.")]
 pub(crate) struct Args {
     #[command(flatten)]
     pair: PairOptions,
@@ -65,13 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         }
         return server::serve(name, options);
     }
-    let reports = with_client("bw", options, |client| {
-        options
-            .sizes()
-            .into_iter()
-            .map(|size| measure(client, args, size))
-            .collect::<Result<Vec<_>, _>>()
-    })?;
+    let reports = with_client("bw", options, AllSizes(args))?;
     if let Some(path) = &options.plot {
         let points: Vec<_> =
             reports.iter().map(|r| (r.size, r.bytes_per_s, r.floor_bytes_per_s)).collect();
@@ -85,7 +86,24 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     Ok(Verdict::Well)
 }
 
-fn measure(client: &Client<'_, '_, '_>, args: &Args, size: usize) -> Result<Report, Failure> {
+struct AllSizes<'a>(&'a Args);
+
+impl Measure for AllSizes<'_> {
+    type Result = Vec<Report>;
+
+    fn run<P: Provider, F: Floor>(
+        self,
+        client: &Client<'_, '_, P, F>,
+    ) -> Result<Vec<Report>, Failure> {
+        self.0.pair.sizes().into_iter().map(|size| measure(client, self.0, size)).collect()
+    }
+}
+
+fn measure<P: Provider, F: Floor>(
+    client: &Client<'_, '_, P, F>,
+    args: &Args,
+    size: usize,
+) -> Result<Report, Failure> {
     let options = &args.pair;
     let marking = options.marking();
     let stream = Stream { client, marking, size, batch: args.batch };
@@ -118,7 +136,7 @@ fn measure(client: &Client<'_, '_, '_>, args: &Args, size: usize) -> Result<Repo
     let messages = per_round.saturating_mul(u64::from(rounds));
     let bytes = float(messages) * float(u64::try_from(size)?);
     Ok(Report {
-        provider: options.provider.as_str(),
+        provider: options.provider().as_str(),
         zero_copy: options.zero_copy,
         size,
         messages,
@@ -155,14 +173,14 @@ fn told(bad: u64, count: u64) -> Result<(), Failure> {
 }
 
 /// A stream of messages of one size.
-struct Stream<'c, 's, 'm> {
-    client: &'c Client<'c, 's, 'm>,
+struct Stream<'c, 'p, 'm, P, F> {
+    client: &'c Client<'p, 'm, P, F>,
     marking: Marking,
     size: usize,
     batch: u32,
 }
 
-impl Stream<'_, '_, '_> {
+impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
     /// Streams `count` messages, and returns the seconds until the other end had checked the last of them.
     fn run(&self, count: u64) -> Result<f64, Failure> {
         if let Some(loans) = &self.client.loans {
@@ -171,7 +189,7 @@ impl Stream<'_, '_, '_> {
         let station = &self.client.station;
         let size = u64::try_from(self.size)?;
         self.client.prepare(Order::Drain { count, size, marking: self.marking })?;
-        let to = Station::data_to(self.client.server, self.marking);
+        let to = data_to(self.client.server, self.marking);
         let mut stamper = Stamper::new(self.size);
         let deadline = Deadline::new();
         let begin = station.clock.now_ns();
@@ -187,7 +205,7 @@ impl Stream<'_, '_, '_> {
             }
             station.turn();
             if let Some(event) = station.endpoint.poll_event() {
-                Station::mind(event)?;
+                mind(event)?;
             }
             deadline.check("the other end takes no messages")?;
         }
@@ -201,7 +219,7 @@ impl Stream<'_, '_, '_> {
         let station = &self.client.station;
         let size = u64::try_from(self.size)?;
         self.client.prepare(Order::DrainLoans { count, size, marking: self.marking })?;
-        let to = Station::data_to(self.client.server, self.marking);
+        let to = data_to(self.client.server, self.marking);
         let mut stamper = loans::Stamper::new(self.size);
         let deadline = Deadline::new();
         let begin = station.clock.now_ns();
@@ -257,7 +275,8 @@ fn print_table(reports: &[Report]) {
         );
     }
     println!(
-        "floor: a bare copy in and out between the same two processes; ratio: median of {} rounds in turn, best: of the best rounds",
+        "floor: {} between the same two processes; ratio: median of {} rounds in turn, best: of the best rounds",
+        if first.provider == "tcp" { "a plain socket" } else { "a bare copy in and out" },
         first.rounds
     );
 }

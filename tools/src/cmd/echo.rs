@@ -188,6 +188,7 @@ fn answer<'m, E: Enter>(streams: &Streams<'m, E>, event: StreamEvent<'m>) -> Res
         | StreamEvent::Connected(_)
         | StreamEvent::Sent { .. }
         | StreamEvent::NotSent { .. }
+        | StreamEvent::RangeBack { .. }
         | StreamEvent::Writable(_)
         | StreamEvent::Closed { .. } => {}
     }

@@ -7,13 +7,15 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::msg::Kind;
+use spinwire_dataplane::provider::Provider;
 
-use crate::pair::client::{Client, Progress, with_client};
+use crate::pair::client::{Client, Measure, Progress, with_client};
+use crate::pair::floor::Floor;
 use crate::pair::loans::{Stamper, looks_like};
 use crate::pair::options::PairOptions;
 use crate::pair::order::{Marking, Order};
 use crate::pair::server;
-use crate::pair::station::{DataUse, Deadline, Station};
+use crate::pair::station::{DataUse, Deadline, data_to};
 use crate::plot;
 use crate::report::{Failure, Verdict, median};
 
@@ -28,9 +30,13 @@ Both ends in one command:
 Apart, as two terminals:
   spinwire lat --listen demo --cpus 1
   spinwire lat --connect demo --cpus 0 --size 64
+Over TCP, here or between two machines:
+  spinwire lat --provider tcp --size 64,4k
+  spinwire lat --listen tcp://0.0.0.0:7000
+  spinwire lat --connect tcp://otherhost:7000
 
 A round trip is: send, the other end receives and sends back, receive. The floor is the same between the same two
-processes with one bare cache line and no code of ours. The machine's speed drifts, so the two take turns in short
+processes with one bare cache line and no code of ours; over TCP, with as many bytes on a plain socket on which both spin. The machine's speed drifts, so the two take turns in short
 rounds; `ratio` is the median of the rounds' ratios.")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -97,13 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         }
         return server::serve(name, options);
     }
-    let all = with_client("lat", options, |client| {
-        options
-            .sizes()
-            .into_iter()
-            .map(|size| measure(client, options, size))
-            .collect::<Result<Vec<_>, _>>()
-    })?;
+    let all = with_client("lat", options, AllSizes(options))?;
     if let Some(path) = &args.hgrm {
         for measured in &all {
             write_hgrm(&path_for(path, measured.report.size, all.len()), &measured.trips)?;
@@ -131,8 +131,21 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     Ok(Verdict::Well)
 }
 
-fn measure(
-    client: &Client<'_, '_, '_>,
+struct AllSizes<'o>(&'o PairOptions);
+
+impl Measure for AllSizes<'_> {
+    type Result = Vec<Measured>;
+
+    fn run<P: Provider, F: Floor>(
+        self,
+        client: &Client<'_, '_, P, F>,
+    ) -> Result<Vec<Measured>, Failure> {
+        self.0.sizes().into_iter().map(|size| measure(client, self.0, size)).collect()
+    }
+}
+
+fn measure<P: Provider, F: Floor>(
+    client: &Client<'_, '_, P, F>,
     options: &PairOptions,
     size: usize,
 ) -> Result<Measured, Failure> {
@@ -147,7 +160,7 @@ fn measure(
     let mut floor = trips.clone();
     // The warm-up also tells how many make up the time that was asked for.
     let warm = trip(WARM_UP, &mut trips)?;
-    let warm_floor = bounce(client, WARM_UP, &mut floor)?;
+    let warm_floor = bounce(client, (WARM_UP, size), &mut floor)?;
     let rounds = options.rounds;
     let per_round = match options.iters {
         Some(iters) => iters.div_ceil(u64::from(rounds)),
@@ -164,7 +177,7 @@ fn measure(
     for round in 0..rounds {
         progress.show(size, round, rounds);
         let mut of_round = Histogram::<u64>::new_from(&trips);
-        bounce(client, per_round, &mut of_round)?;
+        bounce(client, (per_round, size), &mut of_round)?;
         let floor_p50 = of_round.value_at_quantile(0.5);
         floor.add(&of_round)?;
         of_round.clear();
@@ -177,7 +190,7 @@ fn measure(
     }
     drop(progress);
     let report = Report {
-        provider: options.provider.as_str(),
+        provider: options.provider().as_str(),
         zero_copy: options.zero_copy,
         size,
         iters: trips.len(),
@@ -226,19 +239,19 @@ fn ratio(ours: u64, floor: u64) -> f64 {
 }
 
 /// Bounces the bare line; records each, and returns the nanoseconds of all.
-fn bounce(
-    client: &Client<'_, '_, '_>,
-    count: u64,
+fn bounce<P: Provider, F: Floor>(
+    client: &Client<'_, '_, P, F>,
+    (count, size): (u64, usize),
     into: &mut Histogram<u64>,
 ) -> Result<u64, Failure> {
     let station = &client.station;
     station.floor.reset();
-    client.prepare(Order::Floor { count })?;
+    client.prepare(Order::Floor { count, size: u64::try_from(size)? })?;
     let clock = &station.clock;
     let begin = clock.ticks();
     for number in 0..count {
         let sent = clock.ticks();
-        station.floor.bounce(number)?;
+        station.floor.bounce(number, size)?;
         let back = clock.ticks_after_loads();
         into.saturating_record(clock.ticks_to_ns(back.saturating_sub(sent)).max(1));
     }
@@ -246,8 +259,8 @@ fn bounce(
 }
 
 /// Sends messages and waits for each to come back; records each, and returns the nanoseconds of all.
-fn echo(
-    client: &Client<'_, '_, '_>,
+fn echo<P: Provider, F: Floor>(
+    client: &Client<'_, '_, P, F>,
     message: &[u8],
     marking: Marking,
     count: u64,
@@ -258,7 +271,7 @@ fn echo(
     let size = u64::try_from(message.len())?;
     client.prepare(Order::Echo { count, size, marking })?;
     let clock = &station.clock;
-    let to = Station::data_to(client.server, marking);
+    let to = data_to(client.server, marking);
     let deadline = Deadline::new();
     let begin = clock.ticks();
     for _ in 0..count {
@@ -293,8 +306,8 @@ fn echo(
 
 /// Sends buffers of the pool and waits for each to come back. What is timed is the way there and back and the look at what is in
 /// it at either end, not the writing.
-fn echo_loans(
-    client: &Client<'_, '_, '_>,
+fn echo_loans<P: Provider, F: Floor>(
+    client: &Client<'_, '_, P, F>,
     (size, marking, count): (usize, Marking, u64),
     stamper: &mut Stamper,
     into: &mut Histogram<u64>,
@@ -304,7 +317,7 @@ fn echo_loans(
     station.post_all_data(marking, DataUse::OneMessage)?;
     client.prepare(Order::EchoLoans { count, size: u64::try_from(size)?, marking })?;
     let clock = &station.clock;
-    let to = Station::data_to(client.server, marking);
+    let to = data_to(client.server, marking);
     let deadline = Deadline::new();
     let mut written = |number| {
         let mut guard = loans.acquire(station, size, &deadline)?;
@@ -393,7 +406,12 @@ fn print_table(reports: &[&Report]) {
         );
     }
     println!(
-        "floor: one bare cache line between the same two processes; ratio: median of {} rounds in turn, best: of the best rounds",
+        "floor: {} between the same two processes; ratio: median of {} rounds in turn, best: of the best rounds",
+        if first.provider == "tcp" {
+            "as many bytes on a plain socket"
+        } else {
+            "one bare cache line"
+        },
         first.rounds
     );
 }

@@ -7,13 +7,16 @@ use std::time::Instant;
 
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name};
+use spinwire_dataplane::provider::Provider;
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::domain::{Domain, DomainConfig, DomainError};
 use spinwire_hostshim::mem::Problem;
 use spinwire_hostshim::plane::Plane;
 
+use super::floor::Floor;
 use super::loans::{self, Loans};
-use super::options::PairOptions;
+use super::network;
+use super::options::{PairOptions, ProviderName};
 use super::order::Order;
 use super::server::{SERVER, STREAM_BUFFER_BYTES};
 use super::station::{self, PATIENCE, Patience, Role, Station};
@@ -21,8 +24,8 @@ use crate::report::Failure;
 
 /// A connected measuring end.
 #[derive(Debug)]
-pub(crate) struct Client<'p, 's, 'm> {
-    pub(crate) station: Station<'s, 'm>,
+pub(crate) struct Client<'p, 'm, P, F> {
+    pub(crate) station: Station<'m, P, F>,
     /// With `--zero-copy`.
     pub(crate) loans: Option<Loans<'p>>,
     pub(crate) server: Addr,
@@ -30,7 +33,19 @@ pub(crate) struct Client<'p, 's, 'm> {
     pub(crate) page: String,
 }
 
-impl Client<'_, '_, '_> {
+/// What is done with a connected client, over whatever provider.
+pub(crate) trait Measure {
+    /// What comes of it.
+    type Result;
+
+    /// Does it.
+    fn run<P: Provider, F: Floor>(
+        self,
+        client: &Client<'_, '_, P, F>,
+    ) -> Result<Self::Result, Failure>;
+}
+
+impl<P: Provider, F> Client<'_, '_, P, F> {
     /// Has the server prepare for an order.
     pub(crate) fn prepare(&self, order: Order) -> Result<(), Failure> {
         self.station.send_order(self.server, order)?;
@@ -48,10 +63,10 @@ impl Client<'_, '_, '_> {
 
 /// The other end as a process of ours; killed where it does not end by itself.
 #[derive(Debug)]
-struct Other(Child);
+pub(super) struct Other(pub(super) Child);
 
 impl Other {
-    fn start(command: &str, name: &str, options: &PairOptions) -> Result<Self, Failure> {
+    pub(super) fn start(command: &str, name: &str, options: &PairOptions) -> Result<Self, Failure> {
         let (a, b) = options.placement()?;
         let size = options.sizes().into_iter().max().unwrap_or(64);
         let child = Command::new(std::env::current_exe()?)
@@ -59,21 +74,21 @@ impl Other {
             .args(["--cpus", &format!("{a},{b}"), "--size", &size.to_string()])
             .args(options.zero_copy.then_some("--zero-copy"))
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()
             .map_err(|e| format!("the second process could not be started: {e}"))?;
         Ok(Self(child))
     }
 
     /// Fails where it has ended.
-    fn check(&mut self) -> Result<(), Failure> {
+    pub(super) fn check(&mut self) -> Result<(), Failure> {
         match self.0.try_wait()? {
             None => Ok(()),
             Some(status) => Err(format!("the second process ended too early ({status})").into()),
         }
     }
 
-    fn finish(mut self) -> Result<(), Failure> {
+    pub(super) fn finish(mut self) -> Result<(), Failure> {
         let since = Instant::now();
         while since.elapsed() < PATIENCE {
             match self.0.try_wait()? {
@@ -95,12 +110,15 @@ impl Drop for Other {
 }
 
 /// Runs `measure` on a connected client, whichever way the arguments say that the other end comes to be.
-pub(crate) fn with_client<R>(
+pub(crate) fn with_client<M: Measure>(
     command: &str,
     options: &PairOptions,
-    measure: impl FnOnce(&Client<'_, '_, '_>) -> Result<R, Failure>,
-) -> Result<R, Failure> {
-    options.check_sizes()?;
+    measure: M,
+) -> Result<M::Result, Failure> {
+    options.check()?;
+    if options.provider() == ProviderName::Tcp {
+        return network::with_client(command, options, measure);
+    }
     if let Some(name) = &options.connect {
         let domain = join(name, None)?;
         return with_domain(name, &domain, options, measure);
@@ -142,12 +160,12 @@ fn join(name: &str, mut other: Option<&mut Other>) -> Result<Domain, Failure> {
     }
 }
 
-fn with_domain<R>(
+fn with_domain<M: Measure>(
     name: &str,
     domain: &Domain,
     options: &PairOptions,
-    measure: impl FnOnce(&Client<'_, '_, '_>) -> Result<R, Failure>,
-) -> Result<R, Failure> {
+    measure: M,
+) -> Result<M::Result, Failure> {
     let largest = options.sizes().into_iter().max().unwrap_or(64);
     let pool = loans::open(name, options, largest)?;
     let most = domain.segment().geometry().message_bytes_max();
@@ -169,12 +187,12 @@ fn with_domain<R>(
     let server = connect(&station)?;
     let page = domain.mapping().page().to_string();
     let client = Client { station, loans, server, cpus: [cpu, other_cpu], page };
-    let measured = measure(&client)?;
+    let measured = measure.run(&client)?;
     client.station.send_order(server, Order::Bye)?;
     Ok(measured)
 }
 
-fn connect(station: &Station<'_, '_>) -> Result<Addr, Failure> {
+fn connect<P: Provider, F>(station: &Station<'_, P, F>) -> Result<Addr, Failure> {
     let server = Name::new(SERVER)?;
     let since = Instant::now();
     loop {

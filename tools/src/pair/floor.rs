@@ -21,16 +21,30 @@ const LOOKS: u32 = 1 << 16;
 /// Small blocks are handed over in batches, as messages are.
 const BATCH_BYTES: u64 = 2048;
 
+/// The bare thing that messages are compared with.
+pub(crate) trait Floor {
+    /// As at the start. By the client, before the server is told to begin.
+    fn reset(&self);
+    /// One bounce of `size` bytes, started by the client. It carries the number of the bounce there and back.
+    fn bounce(&self, number: u64, size: usize) -> Result<(), Failure>;
+    /// The server's half of `count` bounces.
+    fn answer(&self, count: u64, size: usize) -> Result<(), Failure>;
+    /// Sends `count` blocks, as room is made, and waits until the other end has them.
+    fn copy_in(&self, block: &[u8], count: u64) -> Result<(), Failure>;
+    /// Takes `count` blocks.
+    fn copy_out(&self, block: &mut [u8], count: u64) -> Result<(), Failure>;
+}
+
 /// Memory that both ends map, and nobody else uses.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Floor<'s> {
+pub(crate) struct LaneFloor<'s> {
     ping: &'s AtomicU64,
     pong: &'s AtomicU64,
     ring: &'s [Line],
     yields: bool,
 }
 
-impl<'s> Floor<'s> {
+impl<'s> LaneFloor<'s> {
     /// The last lane of a segment that has more lanes than endpoints.
     pub(crate) fn of(segment: &Segment<'s>, yields: bool) -> Option<Self> {
         let LaneMemory { cells, spill, .. } =
@@ -38,12 +52,6 @@ impl<'s> Floor<'s> {
         let [first, _, second, ..] = cells else { return None };
         let ([ping, ..], [pong, ..]) = (first.words(), second.words());
         Some(Self { ping, pong, ring: spill, yields })
-    }
-
-    /// Both counters at zero. By the client, before the server is told to begin.
-    pub(crate) fn reset(&self) {
-        self.ping.store(0, Ordering::Relaxed);
-        self.pong.store(0, Ordering::Release);
     }
 
     /// Waits until `word` is what is wanted.
@@ -68,24 +76,6 @@ impl<'s> Floor<'s> {
         }
     }
 
-    /// One bounce, started by the client. The line carries the number of the bounce there and back.
-    #[inline(always)]
-    pub(crate) fn bounce(&self, number: u64) -> Result<(), Failure> {
-        let there = number.wrapping_mul(2).wrapping_add(1);
-        self.ping.store(there, Ordering::Release);
-        self.wait(self.ping, |value| value == there.wrapping_add(1)).map(|_| ())
-    }
-
-    /// The server's half of `count` bounces.
-    pub(crate) fn answer(&self, count: u64) -> Result<(), Failure> {
-        for number in 0..count {
-            let there = number.wrapping_mul(2).wrapping_add(1);
-            self.wait(self.ping, |value| value == there)?;
-            self.ping.store(there.wrapping_add(1), Ordering::Release);
-        }
-        Ok(())
-    }
-
     /// Blocks of `size` bytes that fit into the ring, and how many are handed over at once.
     fn blocks(&self, size: u64) -> (u64, u64) {
         let ring_bytes = u64::try_from(self.ring.len()).unwrap_or(0).wrapping_mul(64);
@@ -97,9 +87,31 @@ impl<'s> Floor<'s> {
         let slot = number % slots;
         usize::try_from(slot.wrapping_mul(size.next_multiple_of(64))).unwrap_or(usize::MAX)
     }
+}
 
-    /// Copies `count` blocks in, as room is made.
-    pub(crate) fn copy_in(&self, block: &[u8], count: u64) -> Result<(), Failure> {
+impl Floor for LaneFloor<'_> {
+    fn reset(&self) {
+        self.ping.store(0, Ordering::Relaxed);
+        self.pong.store(0, Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn bounce(&self, number: u64, _size: usize) -> Result<(), Failure> {
+        let there = number.wrapping_mul(2).wrapping_add(1);
+        self.ping.store(there, Ordering::Release);
+        self.wait(self.ping, |value| value == there.wrapping_add(1)).map(|_| ())
+    }
+
+    fn answer(&self, count: u64, _size: usize) -> Result<(), Failure> {
+        for number in 0..count {
+            let there = number.wrapping_mul(2).wrapping_add(1);
+            self.wait(self.ping, |value| value == there)?;
+            self.ping.store(there.wrapping_add(1), Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn copy_in(&self, block: &[u8], count: u64) -> Result<(), Failure> {
         let size = u64::try_from(block.len()).unwrap_or(0);
         let (slots, batch) = self.blocks(size);
         let mut taken = 0;
@@ -122,8 +134,7 @@ impl<'s> Floor<'s> {
         self.wait(self.pong, |t| t == count).map(|_| ())
     }
 
-    /// Copies `count` blocks out.
-    pub(crate) fn copy_out(&self, block: &mut [u8], count: u64) -> Result<(), Failure> {
+    fn copy_out(&self, block: &mut [u8], count: u64) -> Result<(), Failure> {
         let size = u64::try_from(block.len()).unwrap_or(0);
         let (slots, _) = self.blocks(size);
         let mut number = 0;

@@ -10,6 +10,7 @@
 use spinwire_dataplane::error::{PostError, Refused};
 use spinwire_dataplane::msg::{Completion, Kind, Lender, SendTo};
 use spinwire_dataplane::pool::{Exclusive, Guard, Mode, PoolError, PoolGeometry, Shared};
+use spinwire_dataplane::provider::Provider;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_hostshim::mem::Problem;
 use spinwire_hostshim::membership::MemberError;
@@ -102,9 +103,9 @@ impl<'p> Loans<'p> {
     }
 
     /// A buffer of `size` bytes, as soon as there is one.
-    pub(crate) fn acquire(
+    pub(crate) fn acquire<P: Provider, F>(
         &self,
-        station: &Station<'_, '_>,
+        station: &Station<'_, P, F>,
         size: usize,
         deadline: &Deadline,
     ) -> Result<Guard<'p, Exclusive, PoolFiles>, Failure> {
@@ -121,9 +122,9 @@ impl<'p> Loans<'p> {
 
     /// Sends a buffer, as soon as there is room.
     #[inline(always)]
-    pub(crate) fn send<M: Mode>(
+    pub(crate) fn send<M: Mode, P: Provider, F>(
         &self,
-        station: &Station<'_, '_>,
+        station: &Station<'_, P, F>,
         to: SendTo,
         mut guard: Guard<'p, M, PoolFiles>,
         deadline: &Deadline,
@@ -152,7 +153,10 @@ impl<'p> Loans<'p> {
     }
 
     /// Waits until the other end has taken, and let go of, all that was sent to it.
-    pub(crate) fn settle(&self, station: &Station<'_, '_>) -> Result<(), Failure> {
+    pub(crate) fn settle<P: Provider, F>(
+        &self,
+        station: &Station<'_, P, F>,
+    ) -> Result<(), Failure> {
         let deadline = Deadline::new();
         while self.lender.under_way() > 0 {
             self.lender.collect(&station.endpoint);

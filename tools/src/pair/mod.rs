@@ -8,11 +8,13 @@
 //! ```
 //!
 //! Both ends are processes of their own, pinned, in one domain that the server makes. Floors are measured by the same two
-//! processes on the same two CPUs, in the memory of a lane that nobody else uses, in turn with the measurements proper.
+//! processes on the same two CPUs, in the memory of a lane that nobody else uses, in turn with the measurements proper. Over TCP the
+//! server listens instead (`network`), and the floor is a plain socket beside the measured one.
 
 pub(crate) mod client;
 pub(crate) mod floor;
 pub(crate) mod loans;
+mod network;
 pub(crate) mod options;
 pub(crate) mod order;
 pub(crate) mod server;

@@ -13,12 +13,15 @@ use crate::report::Failure;
 pub(crate) enum ProviderName {
     /// Shared memory between two processes of this machine.
     Shm,
+    /// TCP, through io_uring, between two machines or two processes of this one.
+    Tcp,
 }
 
 impl ProviderName {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Shm => "shm",
+            Self::Tcp => "tcp",
         }
     }
 }
@@ -60,16 +63,16 @@ pub(crate) struct PairOptions {
     #[arg(long)]
     pub(crate) zero_copy: bool,
 
-    /// How messages travel.
-    #[arg(long, value_enum, default_value_t = ProviderName::Shm)]
-    pub(crate) provider: ProviderName,
+    /// How messages travel. Default: shm, or what the address of --listen or --connect says.
+    #[arg(long, value_enum)]
+    provider: Option<ProviderName>,
 
-    /// Be the other end only: make the segment NAME, wait for --connect NAME, serve it, end.
-    #[arg(long, value_name = "NAME", conflicts_with = "connect")]
+    /// Be the other end only: make the segment NAME, or listen at tcp://HOST:PORT; wait for --connect, serve it, end.
+    #[arg(long, value_name = "NAME|URI", conflicts_with = "connect")]
     pub(crate) listen: Option<String>,
 
-    /// Be the measuring end only, against a --listen NAME that runs already.
-    #[arg(long, value_name = "NAME")]
+    /// Be the measuring end only, against a --listen that runs already: its NAME, or tcp://HOST:PORT.
+    #[arg(long, value_name = "NAME|URI")]
     pub(crate) connect: Option<String>,
 
     /// Print JSON for machines: an object, or a list of them where several sizes are asked for.
@@ -113,8 +116,21 @@ impl PairOptions {
         if self.all_sizes { (3..=16).map(|bits| 1 << bits).collect() } else { self.size.clone() }
     }
 
-    /// What the parser cannot see: sizes that do not go together with other arguments.
-    pub(crate) fn check_sizes(&self) -> Result<(), Failure> {
+    /// How messages travel.
+    pub(crate) fn provider(&self) -> ProviderName {
+        let is_address = |text: &&String| text.starts_with("tcp:");
+        let address = self.listen.as_ref().or(self.connect.as_ref()).filter(is_address);
+        let told = address.map(|_| ProviderName::Tcp);
+        self.provider.or(told).unwrap_or(ProviderName::Shm)
+    }
+
+    /// What the parser cannot see: arguments that do not go together.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if self.provider() == ProviderName::Tcp && self.zero_copy {
+            return Err(
+                "--zero-copy: hands over buffers of shared memory; use --provider shm".into()
+            );
+        }
         match self.sizes().into_iter().find(|size| !size.is_multiple_of(8)) {
             Some(odd) if self.zero_copy => {
                 Err(format!("--size: with --zero-copy a multiple of 8, which {odd} is not").into())
@@ -140,8 +156,8 @@ impl PairOptions {
                     [] => Err("cpus: this process may run on none".into()),
                 }
             }
-            [one] => self.check(&allowed, *one, *one),
-            [a, b] => self.check(&allowed, *a, *b),
+            [one] => Self::may_run(&allowed, *one, *one),
+            [a, b] => Self::may_run(&allowed, *a, *b),
             _ => Err("--cpus: give two, like 2,3".into()),
         }
     }
@@ -152,7 +168,7 @@ impl PairOptions {
         Ok(affinity::allowed_cpus()?.len() < 2 || (a == b && self.cpus.len() != 1))
     }
 
-    fn check(&self, allowed: &CpuList, a: u32, b: u32) -> Result<(u32, u32), Failure> {
+    fn may_run(allowed: &CpuList, a: u32, b: u32) -> Result<(u32, u32), Failure> {
         for cpu in [a, b] {
             if !allowed.contains(cpu) {
                 return Err(format!("--cpus: CPU {cpu} is not among those that this process may use ({allowed}); choose from these, or widen the cpuset").into());

@@ -19,8 +19,10 @@ pub(crate) enum Marking {
 /// What the server is to do next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Order {
-    /// Bounce a bare line so many times.
-    Floor { count: u64 },
+    /// Bounce the bare thing so many times.
+    Floor { count: u64, size: u64 },
+    /// Open the bare connection, and answer with its port.
+    OpenFloor,
     /// Send back so many messages.
     Echo { count: u64, size: u64, marking: Marking },
     /// Copy so many blocks out of bare shared memory.
@@ -41,7 +43,8 @@ impl Order {
     /// The message.
     pub(crate) fn encode(self) -> [u8; ORDER_BYTES] {
         let words = match self {
-            Self::Floor { count } => [1, count, 0, 0],
+            Self::Floor { count, size } => [1, count, size, 0],
+            Self::OpenFloor => [9, 0, 0, 0],
             Self::Echo { count, size, marking } => [2, count, size, marked(marking)],
             Self::CopyOut { count, size } => [3, count, size, 0],
             Self::Drain { count, size, marking } => [4, count, size, marked(marking)],
@@ -65,7 +68,8 @@ impl Order {
             [kind, count, size, marking].map(|w| u64::from_le_bytes(*w));
         let marking = if marking == 0 { Marking::Untagged } else { Marking::Tagged };
         match kind {
-            1 => Some(Self::Floor { count }),
+            1 => Some(Self::Floor { count, size }),
+            9 => Some(Self::OpenFloor),
             2 => Some(Self::Echo { count, size, marking }),
             3 => Some(Self::CopyOut { count, size }),
             4 => Some(Self::Drain { count, size, marking }),
@@ -93,7 +97,8 @@ mod tests {
     fn orders_come_back_and_nonsense_does_not() {
         let marking = Marking::Tagged;
         for order in [
-            Order::Floor { count: 7 },
+            Order::Floor { count: 7, size: 64 },
+            Order::OpenFloor,
             Order::Echo { count: 1, size: 2, marking },
             Order::CopyOut { count: 3, size: 4 },
             Order::Drain { count: 5, size: 6, marking: Marking::Untagged },

@@ -3,16 +3,19 @@
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::Kind;
+use spinwire_dataplane::provider::Provider;
 use spinwire_dataplane::shm::Geometry;
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::domain::{Domain, DomainConfig};
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::pool::BufferPool;
 
+use super::floor::Floor;
 use super::loans::{self, Loans};
-use super::options::PairOptions;
+use super::network;
+use super::options::{PairOptions, ProviderName};
 use super::order::{Marking, Order};
-use super::station::{self, DataUse, Deadline, Patience, Role, Station};
+use super::station::{self, DataUse, Deadline, Patience, Role, Station, data_to};
 use crate::pattern;
 use crate::report::{Failure, Verdict};
 
@@ -37,7 +40,10 @@ fn geometry(size: usize) -> Geometry {
 
 /// Serves one client under `name`, then removes the segment.
 pub(crate) fn serve(name: &str, options: &PairOptions) -> Result<Verdict, Failure> {
-    options.check_sizes()?;
+    options.check()?;
+    if options.provider() == ProviderName::Tcp {
+        return network::serve(name, options);
+    }
     let (_, cpu) = options.placement()?;
     let size = options.sizes().into_iter().max().unwrap_or(64).max(64 << 10);
     let config = DomainConfig { geometry: geometry(size), ..DomainConfig::default() };
@@ -69,17 +75,26 @@ fn serve_in(
     affinity::pin(cpu)?;
     let handle = pool.map(|pool| pool.handle(&bump)).transpose()?;
     let loans = handle.as_ref().map(|handle| Loans::place(handle, &bump)).transpose()?;
-    let lending = || loans.as_ref().ok_or("the client wants --zero-copy, which was not said here");
     let station = Station::open(domain, &bump, &role)?;
+    obey(&station, loans.as_ref(), size)
+}
+
+/// Does what is ordered until that was all.
+pub(crate) fn obey<P: Provider, F: Floor>(
+    station: &Station<'_, P, F>,
+    loans: Option<&Loans<'_>>,
+    size: usize,
+) -> Result<Verdict, Failure> {
+    let lending = || loans.ok_or("the client wants --zero-copy, which was not said here");
     let mut block = vec![0; size];
     let mut patience = Patience::Unlimited;
     loop {
         let (client, order) = station.next_order(patience)?;
         patience = Patience::Limited;
         match order {
-            Order::Floor { count } => {
+            Order::Floor { count, size } => {
                 station.send_order(client, Order::Done { value: 0 })?;
-                station.floor.answer(count)?;
+                station.floor.answer(count, usize::try_from(size)?)?;
             }
             Order::CopyOut { count, size } => {
                 let bytes = usize::try_from(size).ok().and_then(|size| block.get_mut(..size));
@@ -90,28 +105,29 @@ fn serve_in(
             Order::Echo { count, marking, .. } => {
                 station.post_all_data(marking, DataUse::OneMessage)?;
                 station.send_order(client, Order::Done { value: 0 })?;
-                echo(&station, client, count, marking)?;
+                echo(station, client, count, marking)?;
             }
             Order::Drain { count, size, marking } => {
                 let use_for = stream_use(size);
                 station.post_all_data(marking, use_for)?;
                 station.send_order(client, Order::Done { value: 0 })?;
-                let bad = drain(&station, (count, size), marking, use_for)?;
+                let bad = drain(station, (count, size), marking, use_for)?;
                 station.send_order(client, Order::Done { value: bad })?;
             }
             Order::EchoLoans { count, size, marking } => {
                 let loans = lending()?;
                 station.post_all_data(marking, DataUse::OneMessage)?;
                 station.send_order(client, Order::Done { value: 0 })?;
-                echo_loans(&station, loans, client, (count, size, marking))?;
+                echo_loans(station, loans, client, (count, size, marking))?;
             }
             Order::DrainLoans { count, size, marking } => {
                 let loans = lending()?;
                 station.post_all_data(marking, DataUse::ManyMessages { size: 64 })?;
                 station.send_order(client, Order::Done { value: 0 })?;
-                let bad = drain_loans(&station, loans, (count, size))?;
+                let bad = drain_loans(station, loans, (count, size))?;
                 station.send_order(client, Order::Done { value: bad })?;
             }
+            Order::OpenFloor => return Err("the client wants a bare connection here".into()),
             Order::Done { .. } => {
                 return Err("the client sent an answer where an order was due".into());
             }
@@ -128,13 +144,13 @@ fn stream_use(size: u64) -> DataUse {
     }
 }
 
-fn echo(
-    station: &Station<'_, '_>,
+fn echo<P: Provider, F>(
+    station: &Station<'_, P, F>,
     client: Addr,
     count: u64,
     marking: Marking,
 ) -> Result<(), Failure> {
-    let to = Station::data_to(client, marking);
+    let to = data_to(client, marking);
     let deadline = Deadline::new();
     let mut left = count;
     while left > 0 {
@@ -168,13 +184,13 @@ fn echo(
 }
 
 /// Sends back every buffer that comes, after a look at it. What comes after the last one is the next order, and is left where it is.
-fn echo_loans(
-    station: &Station<'_, '_>,
+fn echo_loans<P: Provider, F>(
+    station: &Station<'_, P, F>,
     loans: &Loans<'_>,
     client: Addr,
     (count, size, marking): (u64, u64, Marking),
 ) -> Result<(), Failure> {
-    let to = Station::data_to(client, marking);
+    let to = data_to(client, marking);
     let size = usize::try_from(size)?;
     let deadline = Deadline::new();
     let mut number = 0;
@@ -202,8 +218,8 @@ fn echo_loans(
 }
 
 /// Takes `count` buffers, and returns how many were not what they should be.
-fn drain_loans(
-    station: &Station<'_, '_>,
+fn drain_loans<P: Provider, F>(
+    station: &Station<'_, P, F>,
     loans: &Loans<'_>,
     (count, size): (u64, u64),
 ) -> Result<u64, Failure> {
@@ -226,8 +242,8 @@ fn drain_loans(
 }
 
 /// Receives `count` messages of `size` bytes, and returns how many were not what they should be.
-fn drain(
-    station: &Station<'_, '_>,
+fn drain<P: Provider, F>(
+    station: &Station<'_, P, F>,
     (count, size): (u64, u64),
     marking: Marking,
     use_for: DataUse,
@@ -289,9 +305,9 @@ mod tests {
         let from = server.endpoint.connect(&Name::new("client")?)?;
         server.post_all_data(Marking::Tagged, DataUse::OneMessage)?;
         for _ in 0..COUNT {
-            client.endpoint.inject(Station::data_to(to, Marking::Tagged), &[7; 64])?;
+            client.endpoint.inject(data_to(to, Marking::Tagged), &[7; 64])?;
         }
-        let next = Order::Floor { count: 5 };
+        let next = Order::Floor { count: 5, size: 0 };
         client.endpoint.inject(SendTo::peer(to).tag(ORDER_TAG), &next.encode())?;
         client.endpoint.flush();
         echo(&server, from, COUNT, Marking::Tagged)?;

@@ -8,7 +8,7 @@ use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::msg::{Completion, Endpoint, EndpointConfig, Kind, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::shm::{ShmConfig, ShmPort};
-use spinwire_dataplane::provider::{EndpointType, Event, Status};
+use spinwire_dataplane::provider::{EndpointType, Event, Provider, Status};
 use spinwire_dataplane::raw::loan::{Loan, LoanPool};
 use spinwire_dataplane::raw::pause::pause;
 use spinwire_dataplane::raw::place::Bump;
@@ -16,7 +16,7 @@ use spinwire_dataplane::time::Instant as PlaneInstant;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::domain::Domain;
 
-use super::floor::Floor;
+use super::floor::LaneFloor;
 use super::order::{DATA_TAG, Marking, ORDER_BYTES, ORDER_TAG, Order};
 use crate::report::Failure;
 
@@ -52,22 +52,29 @@ pub(crate) fn arena_bytes(role: &Role) -> usize {
 
 /// One end at work.
 #[derive(Debug)]
-pub(crate) struct Station<'s, 'm> {
-    pub(crate) endpoint: Endpoint<'m, ShmPort<'s, 'm>>,
-    pub(crate) floor: Floor<'s>,
+pub(crate) struct Station<'m, P, F> {
+    pub(crate) endpoint: Endpoint<'m, P>,
+    pub(crate) floor: F,
     pub(crate) clock: TscClock,
     data: &'m LoanPool<'m>,
     pub(crate) yields: bool,
 }
 
-impl<'s, 'm> Station<'s, 'm> {
-    /// Opens the endpoint and posts receives for orders.
+impl<'s, 'm> Station<'m, ShmPort<'s, 'm>, LaneFloor<'s>> {
+    /// An end in a domain.
     pub(crate) fn open(domain: &'s Domain, bump: &Bump<'m>, role: &Role) -> Result<Self, Failure> {
         let name = Name::new(role.name)?;
         let port = domain.open_port(bump, (&name, EndpointType::Rdm), &ShmConfig::default())?;
-        let endpoint = Endpoint::new(port, bump, &EndpointConfig::default())?;
-        let floor = Floor::of(&domain.segment(), role.yields)
+        let floor = LaneFloor::of(&domain.segment(), role.yields)
             .ok_or("the segment has no lane to spare for the floor")?;
+        Self::over(port, floor, bump, role)
+    }
+}
+
+impl<'m, P: Provider, F> Station<'m, P, F> {
+    /// An end over a port. Posts receives for orders.
+    pub(crate) fn over(port: P, floor: F, bump: &Bump<'m>, role: &Role) -> Result<Self, Failure> {
+        let endpoint = Endpoint::new(port, bump, &EndpointConfig::default())?;
         let orders = LoanPool::place(bump, ORDER_RECEIVES, ORDER_BYTES)?;
         let data = LoanPool::place(bump, DATA_RECEIVES, role.buffer_bytes)?;
         let clock = TscClock::calibrate();
@@ -84,23 +91,6 @@ impl<'s, 'm> Station<'s, 'm> {
         Ok(())
     }
 
-    /// Which messages are data.
-    pub(crate) const fn data_from(marking: Marking) -> RecvFrom {
-        match marking {
-            Marking::Untagged => RecvFrom::any(),
-            Marking::Tagged => RecvFrom::any().tag(DATA_TAG),
-        }
-    }
-
-    /// Where data goes, and how it is marked.
-    #[inline(always)]
-    pub(crate) const fn data_to(peer: Addr, marking: Marking) -> SendTo {
-        match marking {
-            Marking::Untagged => SendTo::peer(peer),
-            Marking::Tagged => SendTo::peer(peer).tag(DATA_TAG),
-        }
-    }
-
     /// Posts one buffer for data, for one message or for as many as fit.
     #[inline(always)]
     pub(crate) fn post_data(
@@ -109,7 +99,7 @@ impl<'s, 'm> Station<'s, 'm> {
         marking: Marking,
         use_for: DataUse,
     ) -> Result<(), PostError> {
-        let from = Self::data_from(marking);
+        let from = data_from(marking);
         let posted = match use_for {
             DataUse::OneMessage => self.endpoint.post_recv(from, loan, 0),
             DataUse::ManyMessages { size } => self.endpoint.post_run_recv(from, loan, size, 0),
@@ -168,7 +158,7 @@ impl<'s, 'm> Station<'s, 'm> {
                 }
             }
             if let Some(event) = self.endpoint.poll_event() {
-                Self::mind(event)?;
+                mind(event)?;
             }
             match patience {
                 Patience::Limited => deadline.check("the other end does not answer")?,
@@ -213,19 +203,36 @@ impl<'s, 'm> Station<'s, 'm> {
     #[cold]
     fn watch_now(&self, deadline: &Deadline, what: &'static str) -> Result<(), Failure> {
         while let Some(event) = self.endpoint.poll_event() {
-            Self::mind(event)?;
+            mind(event)?;
         }
         deadline.check_now(what)
     }
+}
 
-    /// An event that ends the measurement is an error.
-    pub(crate) fn mind(event: Event) -> Result<(), Failure> {
-        match event {
-            Event::Connected(_) | Event::StaleCompletion(_) => Ok(()),
-            Event::PeerGone(_) => Err("the other end is gone: its process ended".into()),
-            Event::PeerCorrupt(_) => Err("the other end wrote nonsense into the lane".into()),
-            Event::Refused(_) => Err("the other end did not take the connection".into()),
-        }
+/// Which messages are data.
+const fn data_from(marking: Marking) -> RecvFrom {
+    match marking {
+        Marking::Untagged => RecvFrom::any(),
+        Marking::Tagged => RecvFrom::any().tag(DATA_TAG),
+    }
+}
+
+/// Where data goes, and how it is marked.
+#[inline(always)]
+pub(crate) const fn data_to(peer: Addr, marking: Marking) -> SendTo {
+    match marking {
+        Marking::Untagged => SendTo::peer(peer),
+        Marking::Tagged => SendTo::peer(peer).tag(DATA_TAG),
+    }
+}
+
+/// An event that ends the measurement is an error.
+pub(crate) fn mind(event: Event) -> Result<(), Failure> {
+    match event {
+        Event::Connected(_) | Event::StaleCompletion(_) => Ok(()),
+        Event::PeerGone(_) => Err("the other end is gone: its process ended".into()),
+        Event::PeerCorrupt(_) => Err("the other end wrote nonsense".into()),
+        Event::Refused(_) => Err("the other end did not take the connection".into()),
     }
 }
 

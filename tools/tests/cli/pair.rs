@@ -1,9 +1,12 @@
 //! `lat` and `bw`: what they refuse, what their JSON holds, and what they leave behind.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
 use serde_json::Value;
 
 use crate::arguments::refused;
-use crate::rig::Folder;
+use crate::rig::{Folder, command};
 
 #[test]
 fn arguments_that_cannot_be_meant() {
@@ -25,6 +28,10 @@ fn arguments_that_cannot_be_meant() {
         refused(&[command, "--connect", ".hidden"], "dot");
         refused(&[command, "--connect", "ghost"], "ghost");
         refused(&[command, "--listen", "a", "--connect", "a"], "--connect");
+        refused(&[command, "--provider", "tcp", "--listen", "demo"], "tcp://127.0.0.1:7000");
+        refused(&[command, "--connect", "tcp://127.0.0.1"], "tcp://127.0.0.1:7000");
+        refused(&[command, "--connect", "tcp://127.0.0.1:1"], "tcp://127.0.0.1:1");
+        refused(&[command, "--provider", "tcp", "--zero-copy"], "--zero-copy");
     }
 }
 
@@ -54,6 +61,44 @@ fn lat_reports_what_it_promises_and_leaves_nothing_behind() {
         assert!(["2M", "thp", "4K"].contains(&report["page"].as_str().unwrap()), "{report}");
     }
     assert_eq!(folder.run(&["ps", "--json"]).json(), serde_json::json!([]));
+}
+
+#[test]
+fn over_tcp_both_measure_beside_a_plain_socket() {
+    let folder = Folder::new();
+    let few = ["--provider", "tcp", "--size", "64,9k", "--iters", "200", "--rounds", "2", "--json"];
+    let ran = folder.run(&[&["lat", "--tagged"][..], &few].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let json = ran.json();
+    for (report, size) in json.as_array().unwrap().iter().zip([64, 9216]) {
+        assert_eq!((&report["provider"], &report["size"]), (&"tcp".into(), &size.into()), "{json}");
+        positive(report, &["/ratio_p50", "/floor_rtt_ns/p50", "/rtt_ns/p50"]);
+    }
+    let ran = folder.run(&[&["bw"][..], &few].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for report in ran.json().as_array().unwrap() {
+        positive(report, &["/bytes_per_s", "/floor_bytes_per_s", "/ratio"]);
+    }
+}
+
+/// Apart: the listening end says where it listens, serves one client, and ends with it.
+#[test]
+fn over_tcp_the_ends_may_be_started_apart() {
+    let folder = Folder::new();
+    let mut server = command(folder.path(), &["lat", "--listen", "tcp://127.0.0.1:0", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let out = server.stdout.take().unwrap();
+    BufReader::new(out).read_line(&mut line).unwrap();
+    let told: Value = serde_json::from_str(&line).unwrap();
+    let address = told["listening"].as_str().unwrap();
+    let ran =
+        folder.run(&["lat", "--connect", address, "--iters", "50", "--rounds", "1", "--json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.json()["provider"], "tcp");
+    assert!(server.wait().unwrap().success());
 }
 
 #[test]

@@ -8,9 +8,9 @@ impl Matcher<'_> {
     /// Takes back a posted receive.
     ///
     /// # Errors
-    /// `NotPosted` where it is not there (any more).
+    /// `NotPosted` where it is not there (any more), or a message is streaming into it.
     pub fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
-        self.take_where(|posted| posted.wr_id.get() == wr_id)
+        self.take_where(|posted| posted.wr_id.get() == wr_id && !posted.is_claimed())
             .map(|_| ())
             .ok_or(CancelError::NotPosted)
     }
@@ -27,7 +27,7 @@ impl Matcher<'_> {
 
     /// Takes out one posted receive, whichever.
     pub fn take_any(&self) -> Option<WrId> {
-        self.take_where(|_| true)
+        self.take_where(|posted| !posted.is_claimed())
     }
 
     fn take_where(&self, meant: impl Fn(&PostedRecv) -> bool) -> Option<WrId> {

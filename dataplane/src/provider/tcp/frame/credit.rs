@@ -98,6 +98,14 @@ impl Incoming {
         self.due.set(Grant::NONE);
     }
 
+    /// What a peer allows, as far as this end makes use of it: not more messages than it takes itself. Each of them may come back as
+    /// a frame of credit of its own, and whoever keeps the frames of a connection for later has to know how many there can be.
+    #[must_use]
+    pub fn evened(&self, of_peer: Limits) -> Limits {
+        let credit_messages = of_peer.credit_messages.min(self.limits.credit_messages);
+        Limits { credit_messages, ..of_peer }
+    }
+
     const fn allowed(&self) -> Grant {
         Grant { messages: self.limits.credit_messages, bytes: self.limits.credit_bytes }
     }

@@ -31,7 +31,8 @@ use core::cell::Cell;
 
 use spinwire_layouts::endian::Le64;
 use spinwire_layouts::pod::Pod;
-use spinwire_layouts::wire::message::{HEADER_BYTES, flags};
+pub use spinwire_layouts::wire::message::HEADER_BYTES;
+use spinwire_layouts::wire::message::flags;
 use spinwire_layouts::wire::{ControlKind, Head, MESSAGE_LENGTH_MAX, MessageHeader};
 
 pub use self::credit::{Grant, Incoming, NotHeld, Outgoing};
@@ -65,13 +66,18 @@ impl Framing {
     /// Which of the limits cannot be.
     pub fn new(own: Limits) -> Result<Self, LimitsError> {
         own.check()?;
-        Ok(Self {
+        Ok(Self::with_limits(own))
+    }
+
+    /// [`Framing::new`] for limits that were checked.
+    pub(super) const fn with_limits(own: Limits) -> Self {
+        Self {
             reader: Reader::new(own.message_bytes_max),
             incoming: Incoming::new(own),
             outgoing: Outgoing::closed(),
             sequence: Cell::new(0),
             has_said_goodbye: Cell::new(false),
-        })
+        }
     }
 
     /// Begins anew, for another connection of the same limits.
@@ -103,6 +109,12 @@ impl Framing {
         };
         accepted.map_err(|fault| self.reader.fail(fault))?;
         Ok(event)
+    }
+
+    /// After the peer's hello: sends no more messages than this end takes itself, whatever the peer allows.
+    pub fn send_evenly(&self) {
+        let greeting = self.reader.greeting();
+        self.outgoing.open(greeting.map(|greeting| self.incoming.evened(greeting.limits)));
     }
 
     /// The header of a message of `length` bytes, which are to follow it on the stream. It takes along what credit is due.
@@ -164,6 +176,13 @@ impl Framing {
     #[inline]
     pub fn release(&self, length: u32) -> Result<(), NotHeld> {
         self.incoming.release(length)
+    }
+
+    /// Whether [`Framing::credit_frame`] has something to say.
+    #[must_use]
+    #[inline]
+    pub const fn is_credit_due(&self) -> bool {
+        self.incoming.is_due()
     }
 
     /// A frame that gives credit back, where enough is due and no message takes it along. Look after each round of releases.

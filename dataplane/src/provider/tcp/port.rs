@@ -1,0 +1,537 @@
+//! One port: posting, and polling the streams below.
+
+use core::cell::Cell;
+use core::fmt;
+
+use heapless::VecView;
+use spinwire_layouts::shm::EndpointKind;
+use spinwire_layouts::uring::SockAddr;
+use spinwire_layouts::word::{to_usize, widen};
+
+use super::frame::{FrameFault, Framing, Greeting, HEADER_BYTES};
+use super::link::Link;
+use super::peers::Row;
+use super::read::Current;
+use super::{PortOpenError, SpareSocket, TcpConfig, TcpCounters};
+use crate::error::{Fatal, Misuse, PostError, Retry};
+use crate::id::{Addr, Generation, Name, WrId};
+use crate::msg::matching::Matcher;
+use crate::poll::{Budget, Poll};
+use crate::provider::{
+    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Order, Payload, Provider, Published,
+    RecvWr, Reliability, Select, SendWr, Sight, Source, Status, Waiting,
+};
+use crate::raw::loan::LoanPool;
+use crate::raw::place::Bump;
+use crate::shm::lane::Envelope;
+use crate::stream::{ConnId, StreamFeatures, Streams};
+use crate::table::{NIL, Ring, wide};
+use crate::time::Instant;
+use crate::uring::Enter;
+
+/// Shorter messages are copied though their memory could be sent from: a piece of its own costs more than the copy.
+const UNCOPIED_MIN: usize = 4096;
+/// Harvests of one poll: what the kernel is about to say is heard at once, not a turn later.
+const HARVESTS: u32 = 3;
+/// One of so many looks polls though nothing was seen: timeouts come without news.
+const BLIND_LOOKS: u32 = 64;
+const CAPS: Caps = Caps::MESSAGE
+    .with(Caps::TAGGED)
+    .with(Caps::INJECT)
+    .with(Caps::IMMEDIATE)
+    .with(Caps::DIRECTED_RECV)
+    .with(Caps::MULTI_RECV)
+    .with(Caps::SOURCE)
+    .with(Caps::PEEK)
+    .with(Caps::CANCEL);
+
+/// A port over the streams of one ring. Belongs to the thread of the ring.
+pub struct TcpPort<'m, E: Enter> {
+    pub(super) streams: &'m Streams<'m, E>,
+    pub(super) config: TcpConfig,
+    pub(super) greeting: Greeting,
+    pub(super) info: Info,
+    pub(super) rows: &'m [Row],
+    pub(super) links: &'m [Link<'m>],
+    pub(super) routes: &'m [Cell<Option<(Name, SockAddr)>>],
+    pub(super) sockets: Ring<'m, SpareSocket>,
+    pub(super) backlogs: &'m LoanPool<'m>,
+    pub(super) events: Ring<'m, Event>,
+    pub(super) matcher: Matcher<'m>,
+    /// Sends that are over and whose completions were not yet polled.
+    pub(super) done: Ring<'m, (WrId, Status)>,
+    /// Completions of receives that ended without a message.
+    ended: Ring<'m, Cqe>,
+    /// Posted sends whose memory the kernel has.
+    pub(super) under_way: Cell<u32>,
+    staged: Cell<u64>,
+    polls: Cell<u32>,
+    looks: Cell<u32>,
+    /// The link with which the next look at those that wait begins.
+    pub(super) first: Cell<u32>,
+    pub(super) current: Cell<Option<Current<'m>>>,
+    /// There may be links with messages that wait.
+    pub(super) resting: Cell<bool>,
+    /// There may be links or rows that are to become something else.
+    pub(super) unsettled: Cell<bool>,
+    /// There may be posted receives that wait for somebody alone whose end was reported.
+    pub(super) late: Cell<bool>,
+    /// The last poll left something, or something was posted that may find what waits.
+    more: Cell<bool>,
+    pub(super) now: Cell<Instant>,
+    pub(super) listener: Cell<Option<ConnId>>,
+    pub(super) last_fault: Cell<Option<FrameFault>>,
+    counters: Cell<TcpCounters>,
+}
+
+impl<E: Enter> fmt::Debug for TcpPort<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpPort").field("greeting", &self.greeting).finish_non_exhaustive()
+    }
+}
+
+const fn info(endpoint_type: EndpointType, config: &TcpConfig) -> Info {
+    let message_bytes_max = to_usize(widen(config.message_bytes_max));
+    Info {
+        provider: "tcp",
+        endpoint_type,
+        caps: CAPS,
+        limits: Limits {
+            message_bytes_max,
+            inject_bytes_max: message_bytes_max,
+            sge_max: 1,
+            send_depth: config.send_depth.next_power_of_two(),
+            recv_depth: config.matching.recv_depth,
+            unexpected_depth: config.matching.unexpected_depth,
+            unexpected_bytes_max: config.matching.unexpected_bytes_max,
+            peers_max: config.peers_max,
+        },
+        reliability: Reliability::Reliable,
+        order: Order::PerPeer,
+    }
+}
+
+impl<'m, E: Enter> TcpPort<'m, E> {
+    /// Opens a port under `name` over `streams`, which are its alone, and places its tables in `bump`. It hears of nobody before
+    /// [`TcpPort::listen`].
+    ///
+    /// # Errors
+    /// [`PortOpenError`].
+    pub fn open(
+        streams: &'m Streams<'m, E>,
+        bump: &Bump<'m>,
+        (name, endpoint_type): (&Name, EndpointType),
+        config: &TcpConfig,
+    ) -> Result<Self, PortOpenError> {
+        let kind = match endpoint_type {
+            EndpointType::Msg => EndpointKind::Msg,
+            EndpointType::Rdm => EndpointKind::Rdm,
+            EndpointType::Dgram => return Err(PortOpenError::Type),
+        };
+        let limits = config.limits();
+        limits.check()?;
+        let longest = Framing::frame_bytes(to_usize(widen(config.message_bytes_max)));
+        if !streams.has_room_for(config.conns(), longest) {
+            return Err(PortOpenError::Streams);
+        }
+        let nobody = Event::PeerGone(Addr::new(NIL, Generation::FIRST));
+        let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
+        let no_socket = SpareSocket { fd: -1, is_v6: false };
+        let send_depth = config.send_depth.next_power_of_two();
+        // Links of those that are gone, with what is left of them, besides those with a stream.
+        let links = config.conns().saturating_add(config.peers_max);
+        let links: &'m [Link<'m>] =
+            bump.slice_with(wide(links), |_| Link::new(Framing::with_limits(limits)))?;
+        Ok(Self {
+            streams,
+            config: *config,
+            greeting: Greeting { name: *name, kind, limits },
+            info: info(endpoint_type, config),
+            rows: bump.slice_with(wide(config.peers_max), |_| Row::vacant())?,
+            links,
+            routes: bump.slice_with(wide(config.routes_max), |_| Cell::new(None))?,
+            sockets: Ring::place(bump, config.sockets_max, no_socket)?,
+            backlogs: LoanPool::place(
+                bump,
+                config.peers_max.saturating_add(2),
+                config.backlog_bytes(),
+            )?,
+            events: Ring::place(
+                bump,
+                config.peers_max.saturating_mul(2).saturating_add(2),
+                nobody,
+            )?,
+            matcher: Matcher::place(bump, &config.matching)?,
+            done: Ring::place(bump, send_depth, (WrId::from_raw(0), Status::Success))?,
+            ended: Ring::place(bump, config.matching.recv_depth, filler)?,
+            under_way: Cell::new(0),
+            staged: Cell::new(0),
+            polls: Cell::new(0),
+            looks: Cell::new(0),
+            first: Cell::new(0),
+            current: Cell::new(None),
+            resting: Cell::new(false),
+            unsettled: Cell::new(false),
+            late: Cell::new(false),
+            more: Cell::new(true),
+            now: Cell::new(Instant::ORIGIN),
+            listener: Cell::new(None),
+            last_fault: Cell::new(None),
+            counters: Cell::new(TcpCounters::default()),
+        })
+    }
+
+    /// Takes connections by a socket that listens. It stays the caller's, who closes it after the port.
+    ///
+    /// # Errors
+    /// `AddressesFull` where the streams have no row for it.
+    pub fn listen(&self, fd: i32) -> Result<(), PostError> {
+        let listener = self.streams.listen(fd)?;
+        if let Some(before) = self.listener.replace(Some(listener)) {
+            let _there = self.streams.close(before);
+        }
+        Ok(())
+    }
+
+    /// Says where the endpoint of that name listens.
+    ///
+    /// # Errors
+    /// `AddressesFull` where the table of routes is.
+    pub fn set_route(&self, name: &Name, to: SockAddr) -> Result<(), PostError> {
+        self.forget_route(name);
+        let free = self.routes.iter().find(|place| place.get().is_none());
+        free.ok_or(Retry::AddressesFull)?.set(Some((*name, to)));
+        Ok(())
+    }
+
+    /// Takes a route away. Connections that are there stay.
+    pub fn forget_route(&self, name: &Name) {
+        for place in self.routes {
+            if place.get().is_some_and(|(of, _)| of == *name) {
+                place.set(None);
+            }
+        }
+    }
+
+    /// Hands over a socket to connect with later. Returns it where there is no room for more.
+    ///
+    /// # Errors
+    /// The socket, which stays the caller's.
+    pub fn give_socket(&self, socket: SpareSocket) -> Result<(), SpareSocket> {
+        self.sockets.push(socket).map_err(|full| full.0)
+    }
+
+    /// Sockets that are left to connect with.
+    #[must_use]
+    pub const fn sockets_left(&self) -> u32 {
+        self.sockets.len()
+    }
+
+    /// Opens the connection to a peer ahead of the first message. Whether it is up.
+    ///
+    /// # Errors
+    /// As [`Provider::post_send`]; what is not up yet is no error.
+    pub fn reach(&self, peer: Addr) -> Result<bool, PostError> {
+        match self.make_ready(peer.slot(), self.row(peer)?) {
+            Ok(_link) => Ok(true),
+            Err(PostError::Retry(Retry::NotConnected)) => Ok(false),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    /// Posted receives and unexpected messages, for those who count them.
+    #[must_use]
+    pub const fn matcher(&self) -> &Matcher<'m> {
+        &self.matcher
+    }
+
+    /// The streams below.
+    #[must_use]
+    pub const fn streams(&self) -> &'m Streams<'m, E> {
+        self.streams
+    }
+
+    /// Which ways of the kernel the streams take.
+    #[must_use]
+    pub const fn features(&self) -> StreamFeatures {
+        self.streams.features()
+    }
+
+    /// What was wrong with the last connection that was cut off.
+    #[must_use]
+    pub const fn last_fault(&self) -> Option<FrameFault> {
+        self.last_fault.get()
+    }
+
+    /// What it has seen and done.
+    #[must_use]
+    pub const fn counters(&self) -> TcpCounters {
+        self.counters.get()
+    }
+
+    pub(super) fn count(&self, change: impl FnOnce(&mut TcpCounters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+
+    pub(super) fn take_socket(&self, is_v6: bool) -> Option<SpareSocket> {
+        for _ in 0..self.sockets.len() {
+            let socket = self.sockets.pop()?;
+            if socket.is_v6 == is_v6 {
+                return Some(socket);
+            }
+            self.put_socket_back(socket);
+        }
+        None
+    }
+
+    pub(super) fn put_socket_back(&self, socket: SpareSocket) {
+        let put = self.sockets.push(socket);
+        debug_assert!(put.is_ok(), "it was taken from there");
+    }
+
+    pub(super) fn with_current<R>(&self, look: impl FnOnce(&Current<'m>) -> R) -> Option<R> {
+        let current = self.current.take()?;
+        let result = look(&current);
+        self.current.set(Some(current));
+        Some(result)
+    }
+
+    pub(super) fn is_current(&self, at: u32) -> bool {
+        self.with_current(|current| current.link == at) == Some(true)
+    }
+
+    /// What was not read yet of a link that is given up is not read any more.
+    pub(super) fn drop_current(&self, at: u32) {
+        if self.is_current(at) {
+            drop(self.current.take());
+        }
+    }
+
+    /// The completion of a receive that was taken back.
+    fn end_cancelled(&self, wr_id: WrId) {
+        let pushed = self.ended.push(Cqe::without_message(wr_id, Status::Cancelled));
+        debug_assert!(pushed.is_ok(), "post_recv keeps a place for every posted receive");
+    }
+
+    /// Completions that need no stream.
+    fn finish_local(&self, out: &mut VecView<Cqe>) {
+        while !out.is_full() {
+            let next = match self.done.pop() {
+                Some((wr_id, status)) => Some(Cqe::without_message(wr_id, status)),
+                None => self.ended.pop(),
+            };
+            let Some(cqe) = next else { return };
+            let pushed = out.push(cqe);
+            debug_assert!(pushed.is_ok(), "room was checked");
+        }
+    }
+
+    /// What has come.
+    fn take_in(&self, out: &mut VecView<Cqe>) {
+        if out.is_full() || !self.matcher.settle(out) || !self.read_on(out) {
+            self.more.set(true);
+            return;
+        }
+        self.read_waiting(out);
+        for _ in 0..HARVESTS {
+            let _busy = self.streams.turn(self.now.get(), Budget::DEFAULT);
+            if !self.take_events(out) {
+                self.more.set(true);
+                return;
+            }
+            if !self.streams.ring().has_news() {
+                break;
+            }
+        }
+        if self.unsettled.replace(false) {
+            let links = self.settle_links();
+            let rows = self.bury_all(out);
+            if links || rows {
+                self.unsettled.set(true);
+            }
+        }
+    }
+
+    /// Hands a message to the streams. Nothing is consumed where it does not go whole.
+    fn stage(&self, link: &Link<'m>, wr: &SendWr<'_>) -> Result<(), PostError> {
+        let bytes = wr.payload.bytes();
+        let conn = link.conn.get().ok_or(Fatal::PeerGone)?;
+        link.framing.may_send(bytes.len())?;
+        let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
+        if let Payload::Posted { wr_id, sge } = &wr.payload
+            && bytes.len() >= UNCOPIED_MIN
+            && self.streams.ring().arena().covers_posted(sge)
+        {
+            self.streams.accepts(conn, HEADER_BYTES, 1)?;
+            self.streams.accepts(conn, Framing::frame_bytes(bytes.len()), 0).or_else(only_room)?;
+            let header = link.framing.message(bytes.len(), envelope)?;
+            self.streams.write(conn, &header)?;
+            self.streams.send_posted(conn, sge, wr_id.as_raw())?;
+            self.under_way.set(self.under_way.get().wrapping_add(1));
+            self.count(|c| c.uncopied = c.uncopied.wrapping_add(1));
+            return Ok(());
+        }
+        self.streams.accepts(conn, Framing::frame_bytes(bytes.len()), 0)?;
+        let header = link.framing.message(bytes.len(), envelope)?;
+        self.streams.write(conn, &header)?;
+        self.streams.write(conn, bytes)?;
+        if let Payload::Posted { wr_id, .. } = wr.payload {
+            let pushed = self.done.push((wr_id, Status::Success));
+            debug_assert!(pushed.is_ok(), "room was checked");
+        }
+        Ok(())
+    }
+}
+
+/// Buffers for copies are not needed for what goes uncopied; room in the queue of the connection is.
+const fn only_room(refused: PostError) -> Result<(), PostError> {
+    match refused {
+        PostError::Retry(Retry::NoSlot) => Ok(()),
+        PostError::Retry(_) | PostError::Fatal(_) | PostError::Misuse(_) => Err(refused),
+    }
+}
+
+impl<E: Enter> Provider for TcpPort<'_, E> {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn connect(&self, name: &Name) -> Result<Addr, PostError> {
+        self.connect_to(name)
+    }
+
+    fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
+        let row = self.row(addr)?;
+        self.vacate(addr.slot(), row);
+        // Receives that wait for this peer alone would wait for ever.
+        while let Some(wr_id) = self.matcher.take_hopeless(addr) {
+            self.end_cancelled(wr_id);
+        }
+        self.unsettled.set(true);
+        // The other end is told now: whoever gives up a peer need not turn for it.
+        self.streams.flush();
+        Ok(())
+    }
+
+    #[inline]
+    fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
+        let row = self.row(wr.to)?;
+        if wr.payload.bytes().len() > self.info.limits.message_bytes_max {
+            return Err(Misuse::TooLong.into());
+        }
+        let link = self.make_ready(wr.to.slot(), row)?;
+        if let Payload::Posted { .. } = wr.payload {
+            let owed = self.under_way.get().saturating_add(self.done.len());
+            if owed >= self.info.limits.send_depth {
+                return Err(Retry::CqFull.into());
+            }
+        }
+        self.stage(link, wr)?;
+        self.staged.set(self.staged.get().wrapping_add(1));
+        Ok(())
+    }
+
+    #[inline]
+    fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
+        if let Source::Only(addr) = wr.from
+            && self.row(addr).map_or(true, Row::is_lost)
+        {
+            self.ask_the_gone(addr, wr.select)?;
+        }
+        // Every posted receive may be cancelled at once: its completion has a place kept.
+        let owed = self.matcher.posted_len().saturating_add(self.ended.len());
+        if owed >= self.ended.capacity() && !self.ended.is_empty() {
+            return Err(Retry::CqFull.into());
+        }
+        self.matcher.post(wr)?;
+        if self.resting.get() || self.matcher.unexpected_len() > 0 {
+            self.more.set(true);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn ring_doorbell(&self) -> Published {
+        if self.staged.get() > 0 && self.streams.ring().has_news() {
+            // What was staged waits behind a send that has ended by now.
+            self.streams.hear_sends();
+        }
+        self.streams.flush();
+        let lost = self.streams.ring().fatal().is_some();
+        let error = lost.then_some(Fatal::RingLost);
+        Published { count: self.staged.replace(0), error }
+    }
+
+    fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
+        self.now.set(now);
+        self.more.set(false);
+        let polls = self.polls.get().wrapping_add(1);
+        self.polls.set(polls);
+        // Who comes first takes turns, so that a flood of sends does not keep out what has come, or the other way round.
+        if polls.is_multiple_of(2) {
+            self.finish_local(out);
+            self.take_in(out);
+        } else {
+            self.take_in(out);
+            self.finish_local(out);
+        }
+    }
+
+    #[inline(always)]
+    fn look(&self) -> Sight {
+        let something = self.streams.ring().has_news()
+            || self.more.get()
+            || self.unsettled.get()
+            || !self.done.is_empty()
+            || !self.ended.is_empty();
+        if something {
+            return Sight::Work;
+        }
+        let looks = self.looks.get().wrapping_add(1);
+        self.looks.set(looks);
+        if looks.is_multiple_of(BLIND_LOOKS) { Sight::Work } else { Sight::Nothing }
+    }
+
+    fn poll_event(&self) -> Option<Event> {
+        let event = self.events.pop()?;
+        self.note(event);
+        Some(event)
+    }
+
+    fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
+        self.matcher.cancel(wr_id)?;
+        self.end_cancelled(wr_id);
+        Ok(())
+    }
+
+    fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
+        self.peek_all(from, select)
+    }
+
+    fn poll_at(&self) -> Option<Instant> {
+        let awaited = self.links.iter().filter(|link| link.is_awaited());
+        let own = awaited.map(|link| link.deadline.get()).min();
+        match (own, self.streams.poll_at()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spinwire_layouts::word::{from_usize, low};
+
+    use super::*;
+
+    #[test]
+    fn all_that_a_correct_peer_may_send_fits_the_backlog() {
+        let config = TcpConfig::default();
+        let headers = to_usize(widen(config.credit_messages)).saturating_mul(2 * HEADER_BYTES);
+        let bytes = to_usize(widen(config.credit_bytes)).saturating_add(headers);
+        assert!(config.backlog_bytes() >= bytes);
+        assert!(from_usize(config.backlog_bytes()) < widen(low(u64::MAX)));
+    }
+}

@@ -1,0 +1,24 @@
+//! Ports over TCP on the real kernel: strangers, hostile peers, peers that are killed, long messages at full speed.
+//!
+//! ```text
+//!   stranger.rs   a plain socket of std that speaks, or does not speak, the protocol
+//!   traffic.rs    two ports, and much between them
+//!   killed.rs     a peer in another process, which is killed
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::large_stack_frames,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test stops at the first thing that is not as expected, whatever it is"
+)]
+
+#[path = "../host_process/mod.rs"]
+mod host_process;
+mod killed;
+mod station;
+mod stranger;
+mod traffic;

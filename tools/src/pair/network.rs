@@ -1,0 +1,270 @@
+//! Both ends over TCP, on this machine or on two.
+//!
+//! ```text
+//!   client                                               server
+//!     connects to tcp://host:port   ------------------->   listens
+//!     order: OpenFloor              ------------------->   listens once more, answers with that port
+//!     a plain socket                <==================>   a plain socket: the floor
+//! ```
+
+use core::cell::RefCell;
+use core::net::SocketAddr;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Instant;
+
+use spinwire_dataplane::id::{Addr, Name};
+use spinwire_dataplane::provider::EndpointType;
+use spinwire_dataplane::provider::tcp::{TcpConfig, TcpPort};
+use spinwire_dataplane::uring::Ring;
+use spinwire_hostshim::affinity;
+use spinwire_hostshim::socket::{Address, Scheme};
+use spinwire_hostshim::tcp::{TcpPlane, TcpPlaneConfig};
+use spinwire_hostshim::uring::RingEntry;
+
+use super::client::{Client, Measure, Other};
+use super::floor::Floor;
+use super::options::PairOptions;
+use super::order::Order;
+use super::server::{SERVER, STREAM_BUFFER_BYTES, obey};
+use super::station::{self, Deadline, PATIENCE, Patience, Role, Station, mind};
+use crate::report::{Failure, Verdict};
+
+type Port<'p> = TcpPort<'p, RingEntry<'p>>;
+type End<'p> = Station<'p, Port<'p>, SocketFloor>;
+
+/// A plain connection beside the measured one. Both ends spin on it.
+#[derive(Debug)]
+pub(crate) struct SocketFloor {
+    stream: RefCell<Option<TcpStream>>,
+    buffer: RefCell<Vec<u8>>,
+    yields: bool,
+}
+
+impl SocketFloor {
+    fn new(yields: bool) -> Self {
+        Self { stream: RefCell::default(), buffer: RefCell::default(), yields }
+    }
+
+    fn set(&self, stream: TcpStream) -> Result<(), Failure> {
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        self.stream.replace(Some(stream));
+        Ok(())
+    }
+
+    /// Reads or writes until all of it is done.
+    #[inline(always)]
+    fn all(
+        &self,
+        length: usize,
+        mut some: impl FnMut(&mut TcpStream, usize) -> std::io::Result<usize>,
+    ) -> Result<(), Failure> {
+        let mut stream = self.stream.borrow_mut();
+        let stream = stream.as_mut().ok_or("floor: there is no bare connection")?;
+        let deadline = Deadline::new();
+        let mut done = 0_usize;
+        while done < length {
+            match some(stream, done) {
+                Ok(0) => return Err("floor: the other end is gone".into()),
+                Ok(count) => done = done.saturating_add(count),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    if self.yields {
+                        std::thread::yield_now();
+                    }
+                    deadline.check("floor: the other end stopped answering")?;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn write(&self, bytes: &[u8]) -> Result<(), Failure> {
+        self.all(bytes.len(), |stream, done| stream.write(bytes.get(done..).unwrap_or_default()))
+    }
+
+    #[inline(always)]
+    fn read(&self, bytes: &mut [u8]) -> Result<(), Failure> {
+        self.all(bytes.len(), |stream, done| stream.read(bytes.get_mut(done..).unwrap_or_default()))
+    }
+}
+
+impl Floor for SocketFloor {
+    fn reset(&self) {}
+
+    #[inline(always)]
+    fn bounce(&self, _number: u64, size: usize) -> Result<(), Failure> {
+        let mut buffer = self.buffer.borrow_mut();
+        buffer.resize(size, 0x5A);
+        self.write(&buffer)?;
+        self.read(&mut buffer)
+    }
+
+    fn answer(&self, count: u64, size: usize) -> Result<(), Failure> {
+        let mut buffer = self.buffer.borrow_mut();
+        buffer.resize(size, 0);
+        for _ in 0..count {
+            self.read(&mut buffer)?;
+            self.write(&buffer)?;
+        }
+        Ok(())
+    }
+
+    fn copy_in(&self, block: &[u8], count: u64) -> Result<(), Failure> {
+        for _ in 0..count {
+            self.write(block)?;
+        }
+        // The other end has all of it.
+        self.read(&mut [0])
+    }
+
+    fn copy_out(&self, block: &mut [u8], count: u64) -> Result<(), Failure> {
+        for _ in 0..count {
+            self.read(block)?;
+        }
+        self.write(&[0])
+    }
+}
+
+/// The address in an argument.
+fn resolve(argument: &str, text: &str) -> Result<SocketAddr, Failure> {
+    let form = || format!("{argument}: with --provider tcp an address like tcp://127.0.0.1:7000");
+    let address: Address = text.parse().map_err(|e| format!("{}; {e}", form()))?;
+    if address.scheme() != Scheme::Tcp {
+        return Err(form().into());
+    }
+    address.resolve()?.first().copied().ok_or_else(|| form().into())
+}
+
+/// A plane for messages of up to `largest` bytes, and buffers of a station.
+fn config(largest: usize, role: &Role) -> Result<TcpPlaneConfig, Failure> {
+    let longest = u32::try_from(largest)?;
+    let port = TcpConfig {
+        peers_max: 2,
+        message_bytes_max: longest,
+        credit_messages: 256,
+        credit_bytes: longest.saturating_mul(4).max(2 << 20),
+        ..TcpConfig::default()
+    };
+    let arena_bytes = station::arena_bytes(role);
+    Ok(TcpPlaneConfig { port, arena_bytes, ..TcpPlaneConfig::default() })
+}
+
+/// Messages that both ends take: at least 64 KiB, so that a listening end need not be told.
+fn largest(options: &PairOptions) -> usize {
+    options.sizes().into_iter().max().unwrap_or(64).max(64 << 10)
+}
+
+fn open<'p>(
+    plane: &'p TcpPlane,
+    ring: &'p Ring<'p, RingEntry<'p>>,
+    role: &Role,
+) -> Result<End<'p>, Failure> {
+    let port = plane.port(ring, (&Name::new(role.name)?, EndpointType::Rdm))?;
+    Station::over(port, SocketFloor::new(role.yields), ring.arena().bump(), role)
+}
+
+/// Serves one client at an address.
+pub(super) fn serve(text: &str, options: &PairOptions) -> Result<Verdict, Failure> {
+    let at = resolve("--listen", text)?;
+    let (_, cpu) = options.placement()?;
+    let size = largest(options);
+    let buffer_bytes = size.max(STREAM_BUFFER_BYTES);
+    let role = Role { name: SERVER, buffer_bytes, yields: options.shares_cpu()? };
+    affinity::pin(cpu)?;
+    let plane = TcpPlane::open(Some(at), &config(size, &role)?)?;
+    let local = plane.local().ok_or("the port does not listen")?;
+    let ring = plane.ring()?;
+    let station = open(&plane, &ring, &role)?;
+    if options.json {
+        println!("{}", serde_json::json!({ "listening": format!("tcp://{local}") }));
+    } else {
+        eprintln!("listening on tcp://{local}; paths: {}", plane.features());
+    }
+    let (client, order) = station.next_order(Patience::Unlimited)?;
+    if order != Order::OpenFloor {
+        return Err("the client does not begin with the floor; is it the same version?".into());
+    }
+    let listener = TcpListener::bind(SocketAddr::new(local.ip(), 0))?;
+    let port = u64::from(listener.local_addr()?.port());
+    station.send_order(client, Order::Done { value: port })?;
+    listener.set_nonblocking(true)?;
+    let deadline = Deadline::new();
+    let bare = loop {
+        match listener.accept() {
+            Ok((bare, _)) => break bare,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => station.turn(),
+            Err(e) => return Err(e.into()),
+        }
+        station.watch(&deadline, "the client opens no bare connection")?;
+    };
+    station.floor.set(bare)?;
+    obey(&station, None, size)
+}
+
+/// Runs `measure` on a client that is connected over TCP.
+pub(super) fn with_client<M: Measure>(
+    command: &str,
+    options: &PairOptions,
+    measure: M,
+) -> Result<M::Result, Failure> {
+    if let Some(text) = &options.connect {
+        return with_server(resolve("--connect", text)?, options, measure);
+    }
+    let mut other = Other::start(command, "tcp://127.0.0.1:0", options)?;
+    let mut told = String::new();
+    if let Some(out) = other.0.stdout.take() {
+        BufReader::new(out).read_line(&mut told)?;
+    }
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap_or_default();
+    let Some(text) = told.get("listening").and_then(serde_json::Value::as_str) else {
+        other.check()?;
+        return Err("the second process does not say where it listens".into());
+    };
+    let measured = with_server(resolve("--listen", text)?, options, measure)?;
+    other.finish().map(|()| measured)
+}
+
+fn with_server<M: Measure>(
+    at: SocketAddr,
+    options: &PairOptions,
+    measure: M,
+) -> Result<M::Result, Failure> {
+    let (cpu, other_cpu) = options.placement()?;
+    let size = largest(options);
+    let buffer_bytes = size.max(STREAM_BUFFER_BYTES);
+    let role = Role { name: "client", buffer_bytes, yields: options.shares_cpu()? };
+    affinity::pin(cpu)?;
+    let plane = TcpPlane::open(None, &config(size, &role)?)?;
+    let ring = plane.ring()?;
+    let station = open(&plane, &ring, &role)?;
+    let server = connect(&plane, &station, at)?;
+    let page = plane.arena_report().map_or_else(String::new, |report| report.page().to_string());
+    let client = Client { station, loans: None, server, cpus: [cpu, other_cpu], page };
+    client.station.send_order(server, Order::OpenFloor)?;
+    let port = u16::try_from(client.answer()?)?;
+    client.station.floor.set(TcpStream::connect(SocketAddr::new(at.ip(), port))?)?;
+    let measured = measure.run(&client)?;
+    client.station.send_order(server, Order::Bye)?;
+    Ok(measured)
+}
+
+fn connect(plane: &TcpPlane, station: &End<'_>, at: SocketAddr) -> Result<Addr, Failure> {
+    let name = Name::new(SERVER)?;
+    let port = station.endpoint.provider();
+    plane.introduce(port, &name, at)?;
+    let server = station.endpoint.connect(&name)?;
+    let since = Instant::now();
+    while !port.reach(server)? {
+        station.turn();
+        while let Some(event) = station.endpoint.poll_event() {
+            mind(event).map_err(|e| format!("tcp://{at}: {e}"))?;
+        }
+        if since.elapsed() > PATIENCE {
+            return Err(format!("tcp://{at}: nobody answers").into());
+        }
+    }
+    Ok(server)
+}
