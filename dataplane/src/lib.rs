@@ -96,7 +96,7 @@
 //! | [`shm`] | segments, leases of processes, the directory of endpoints, lanes, reclaim from the dead |
 //! | [`pool`] | buffers that processes share: guards, ids, descriptions, reclaim from the dead |
 //! | [`chain`] | linked submissions of io_uring: which entry has ended, whose memory is back, where to go on |
-//! | [`file`] | reads, writes and syncs over io_uring, one by one or in chains |
+//! | [`mod@file`] | reads, writes and syncs over io_uring, one by one or in chains |
 //! | [`poll`] | turns, budgets, the idle ladder, counters, histograms, the stats page |
 //! | [`stream`] | byte streams over io_uring, for services of any protocol |
 //! | [`uring`] | rings of io_uring: submissions and completions in memory that the kernel maps |

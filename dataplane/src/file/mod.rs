@@ -42,7 +42,7 @@
 //!
 //! Completions of files carry a tag of their own ([`OpTag::File`](crate::id::OpTag::File)), though both services have chains. So one ring can carry
 //! both: whoever turns it harvests, gives each completion to [`Files::take_in`], which takes its own and says so, stages by [`Files::stage`],
-//! and submits once. [`Files::turn`] does just that for a ring with files alone. [`Streams::turn`](crate::poll::Poll::turn) still
+//! and submits once. [`Files`' own turn](crate::poll::Poll::turn) does just that for a ring with files alone. [`Streams::turn`](crate::poll::Poll::turn) still
 //! takes all completions of its ring for its own; until it hands on those of others, each service wants a ring of its own, and a thread
 //! may turn both.
 //!

@@ -36,7 +36,7 @@ impl<'f, 'm, E: Enter> FileChain<'f, 'm, E> {
     ///
     /// # Errors
     /// The loan comes back with the reason: `TooLong` for more entries than a chain has, more than
-    /// [`ENTRY_BYTES_MAX`](super::ENTRY_BYTES_MAX) bytes, or an end beyond 2^63; `UnalignedOffset`, `UnalignedLength`, `UnalignedMemory` by the
+    /// [`ENTRY_BYTES_MAX`] bytes, or an end beyond 2^63; `UnalignedOffset`, `UnalignedLength`, `UnalignedMemory` by the
     /// [`FileShape`](super::FileShape); `Unsupported` for memory of another arena; `UnknownFile`.
     pub fn write(
         &mut self,
