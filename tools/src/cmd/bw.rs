@@ -198,7 +198,10 @@ impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
             let end = number.saturating_add(u64::from(self.batch)).min(count);
             while number < end {
                 match station.endpoint.inject(to, stamper.message(number)) {
-                    Ok(()) => number = number.saturating_add(1),
+                    Ok(()) => {
+                        number = number.saturating_add(1);
+                        deadline.moved();
+                    }
                     Err(PostError::Retry(_)) => break,
                     Err(refused) => return Err(refused.into()),
                 }
@@ -231,6 +234,7 @@ impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
                 stamper.write(&mut guard, number)?;
                 loans.send(station, to, guard, &deadline)?;
                 number = number.saturating_add(1);
+                deadline.moved();
             }
             station.turn();
             station.watch(&deadline, "the other end takes no buffers")?;

@@ -87,8 +87,9 @@ struct Measured {
     floor: Histogram<u64>,
 }
 
-/// Messages before the first that counts.
+/// Messages before the first that counts, and their bytes at most.
 const WARM_UP: u64 = 20_000;
+const WARM_UP_BYTES: usize = 1 << 30;
 /// Turns between writing a buffer of the pool and sending it.
 const TURNS_BETWEEN: u32 = 16;
 /// What is measured where the arguments say nothing: about so long per size.
@@ -159,14 +160,15 @@ fn measure<P: Provider, F: Floor>(
     let mut trips = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
     let mut floor = trips.clone();
     // The warm-up also tells how many make up the time that was asked for.
-    let warm = trip(WARM_UP, &mut trips)?;
-    let warm_floor = bounce(client, (WARM_UP, size), &mut floor)?;
+    let warm_up = u64::try_from(WARM_UP_BYTES / size.max(1))?.clamp(200, WARM_UP);
+    let warm = trip(warm_up, &mut trips)?;
+    let warm_floor = bounce(client, (warm_up, size), &mut floor)?;
     let rounds = options.rounds;
     let per_round = match options.iters {
         Some(iters) => iters.div_ceil(u64::from(rounds)),
         None => {
             let ns = options.seconds.unwrap_or(SECONDS) * 1e9 / f64::from(rounds);
-            rounds_of(ns, warm.saturating_add(warm_floor) / WARM_UP)
+            rounds_of(ns, warm.saturating_add(warm_floor) / warm_up)
         }
     };
     trips.clear();
@@ -294,6 +296,7 @@ fn echo<P: Provider, F: Floor>(
         };
         let back = clock.ticks_after_loads();
         into.saturating_record(clock.ticks_to_ns(back.saturating_sub(sent)).max(1));
+        deadline.moved();
         if completion.kind != Kind::Received || completion.bytes() != Some(message) {
             return Err("a message came back changed".into());
         }
@@ -346,6 +349,7 @@ fn echo_loans<P: Provider, F: Floor>(
         let good = looks_like(&guard, size, number)?;
         let back = clock.ticks_after_loads();
         into.saturating_record(clock.ticks_to_ns(back.saturating_sub(sent)).max(1));
+        deadline.moved();
         if !good {
             return Err("a buffer came back changed".into());
         }

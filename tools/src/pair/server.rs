@@ -177,6 +177,7 @@ fn echo<P: Provider, F>(
                 station.post_data(loan, marking, DataUse::OneMessage)?;
             }
             left = left.saturating_sub(1);
+            deadline.moved();
         }
         station.watch(&deadline, GONE_QUIET)?;
     }
@@ -211,6 +212,7 @@ fn echo_loans<P: Provider, F>(
                 station.post_data(loan, marking, DataUse::OneMessage)?;
             }
             number = number.saturating_add(1);
+            deadline.moved();
         }
         station.watch(&deadline, GONE_QUIET)?;
     }
@@ -235,6 +237,7 @@ fn drain_loans<P: Provider, F>(
             let Some(guard) = loans.take(&mut completion)? else { continue };
             bad = bad.saturating_add(u64::from(!loans::is_good(&guard, size, next)?));
             next = next.saturating_add(1);
+            deadline.moved();
         }
         station.watch(&deadline, GONE_QUIET)?;
     }
@@ -269,6 +272,7 @@ fn drain<P: Provider, F>(
                     return Err("a message came without its bytes".into());
                 }
             }
+            deadline.moved();
             if let Some(loan) = completion.loan {
                 station.post_data(loan, marking, use_for)?;
             }

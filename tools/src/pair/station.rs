@@ -259,11 +259,22 @@ pub(crate) enum Patience {
 pub(crate) struct Deadline {
     looks: core::cell::Cell<u32>,
     since: core::cell::Cell<Option<Instant>>,
+    has_moved: core::cell::Cell<bool>,
 }
 
 impl Deadline {
     pub(crate) const fn new() -> Self {
-        Self { looks: core::cell::Cell::new(0), since: core::cell::Cell::new(None) }
+        Self {
+            looks: core::cell::Cell::new(0),
+            since: core::cell::Cell::new(None),
+            has_moved: core::cell::Cell::new(false),
+        }
+    }
+
+    /// Something has come of what is waited for: the time begins anew.
+    #[inline(always)]
+    pub(crate) fn moved(&self) {
+        self.has_moved.set(true);
     }
 
     /// Reads the clock only now and then.
@@ -282,6 +293,9 @@ impl Deadline {
 
     #[cold]
     fn check_now(&self, what: &'static str) -> Result<(), Failure> {
+        if self.has_moved.replace(false) {
+            self.since.set(None);
+        }
         match self.since.get() {
             None => self.since.set(Some(Instant::now())),
             Some(since) if since.elapsed() > PATIENCE => {
@@ -297,5 +311,23 @@ impl Deadline {
         let looks = self.looks.get().saturating_add(1);
         self.looks.set(looks);
         looks > 1 << 22
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_begins_anew_with_everything_that_comes() {
+        let deadline = Deadline::new();
+        let long_ago = Instant::now().checked_sub(PATIENCE * 2).expect("the machine runs longer");
+        deadline.since.set(Some(long_ago));
+        deadline.moved();
+        assert!(deadline.check_now("nothing has come").is_ok());
+        assert!(deadline.check_now("nothing has come").is_ok(), "not long ago");
+        deadline.since.set(Some(long_ago));
+        let error = deadline.check_now("nothing has come").unwrap_err();
+        assert_eq!(error.to_string(), "nothing has come for 10 s");
     }
 }
