@@ -94,6 +94,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             }
             res if res == -errno::ENOBUFS => {
                 self.count(|c| c.out_of_buffers = c.out_of_buffers.wrapping_add(1));
+                self.buffers.want_more();
                 row.wants.set(row.wants.get() & !want::RECEIVE);
                 self.park(slot, row);
                 None

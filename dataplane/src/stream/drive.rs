@@ -152,13 +152,13 @@ impl<'m, E: Enter> Streams<'m, E> {
         let _parked_already = self.parked.push_back(LIST, slot);
     }
 
-    /// Receives again for rows that were parked: for one and once where buffers are few, for all when a quarter of them is there.
+    /// Receives again for rows that were parked: for one and once where buffers are few, for all when a quarter of those is there that
+    /// the kernel is to have.
     pub(super) fn unpark(&self) {
         if self.parked.is_empty(LIST) || self.buffers.given() == 0 {
             return;
         }
-        let (_, all) = self.buffers.registration();
-        let plenty = self.buffers.given() >= (all / 4).max(1);
+        let plenty = self.buffers.given() >= (self.buffers.wanted() / 4).max(1);
         let most = if plenty { self.config.conns } else { self.buffers.given() };
         for _ in 0..most {
             let Some(slot) = self.parked.pop_front(LIST) else { return };

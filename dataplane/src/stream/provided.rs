@@ -49,6 +49,7 @@ pub struct ProvidedBuffers<'m> {
     places: &'m [Cell<u32>],
     tail: Cell<u32>,
     given: Cell<u32>,
+    wanted: Cell<u32>,
     group: u16,
 }
 
@@ -93,6 +94,7 @@ impl<'m> ProvidedBuffers<'m> {
             places: bump.slice_with(length, |_| Cell::new(0))?,
             tail: Cell::new(0),
             given: Cell::new(0),
+            wanted: Cell::new(count),
             group,
         })
     }
@@ -122,16 +124,33 @@ impl<'m> ProvidedBuffers<'m> {
         self.given.get()
     }
 
-    /// Gives the kernel all that are free. Returns how many.
+    /// Gives the kernel as many as it is to have at once, all that are free unless [`want`](Self::want) has said otherwise. Returns how many.
     #[inline]
     pub fn refill(&self) -> u32 {
-        if self.pool.free_count() == 0 { 0 } else { self.refill_some() }
+        let enough = self.given.get() >= self.wanted.get();
+        if enough || self.pool.free_count() == 0 { 0 } else { self.refill_some() }
+    }
+
+    /// Has the kernel have so many at once, and no more: what comes back is given out again first, and few buffers that are used
+    /// again and again stay in the cache. The kernel takes them in turn, so that with many each is cold when it comes round.
+    pub(super) fn want(&self, count: u32) {
+        self.wanted.set(count.clamp(1, self.mask.saturating_add(1)));
+    }
+
+    /// They were too few: twice as many from now on.
+    pub(super) fn want_more(&self) {
+        self.want(self.wanted.get().saturating_mul(2));
+    }
+
+    /// How many the kernel is to have.
+    pub(super) const fn wanted(&self) -> u32 {
+        self.wanted.get()
     }
 
     #[inline(never)]
     fn refill_some(&self) -> u32 {
         let mut count = 0_u32;
-        while count <= self.mask
+        while self.given.get() < self.wanted.get()
             && let Some(loan) = self.pool.lend()
         {
             self.give(loan);

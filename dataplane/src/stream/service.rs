@@ -51,6 +51,8 @@ impl From<Exhausted> for PlaceError {
 pub(super) const BATCH: usize = 64;
 /// Connections that came when there was no row for them, until they are closed.
 const ORPHANS: usize = 64;
+/// Buffers that the kernel has to begin with; twice as many each time that they were too few.
+const FEW_BUFFERS: u32 = 32;
 /// Resolution of timeouts.
 const TICK: Nanos = Nanos::from_millis(1);
 
@@ -160,6 +162,8 @@ impl<'m, E: Enter> Streams<'m, E> {
             let _empty_before = free.push_back(LIST, slot);
         }
         let parts = u16::try_from(super::row::PARTS_MAX).unwrap_or(1);
+        let buffers = ProvidedBuffers::place(ring.arena(), group, config.recv_buffers)?;
+        buffers.want(FEW_BUFFERS);
         let config_of_chains = ChainConfig { chains, entries_max: parts };
         Ok(Self {
             ring,
@@ -180,7 +184,7 @@ impl<'m, E: Enter> Streams<'m, E> {
                 uncopied: Cell::new(false),
                 stage: Cell::new(Stage::Flying),
             })?,
-            buffers: ProvidedBuffers::place(ring.arena(), group, config.recv_buffers)?,
+            buffers,
             copies: LoanPool::place(bump, config.send_buffers.0, config.send_buffers.1)?,
             timers: Timers::place(bump, conns, TICK)?,
             now: Cell::new(Instant::ORIGIN),
