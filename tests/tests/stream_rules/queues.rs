@@ -140,7 +140,8 @@ fn the_tail_of_the_ring_of_buffers_comes_round() {
             let mut total = 0_u32;
             while total < 140_000 {
                 let available = ring.available();
-                assert_eq!(u32::from(available), buffers, "after {total}");
+                // Few at once: the others stay with the service.
+                assert_eq!(u32::from(available), buffers.min(32), "after {total}");
                 // Bundles of up to 21, over the end of the ring too.
                 let most = available.min(21);
                 let (_, _, first) = ring.peek();

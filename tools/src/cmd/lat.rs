@@ -145,6 +145,12 @@ impl Measure for AllSizes<'_> {
     }
 }
 
+/// Messages of that size before the first that counts.
+fn warm_up(size: usize) -> u64 {
+    let messages = WARM_UP_BYTES.checked_div(size).unwrap_or(usize::MAX);
+    u64::try_from(messages).unwrap_or(u64::MAX).clamp(200, WARM_UP)
+}
+
 fn measure<P: Provider, F: Floor>(
     client: &Client<'_, '_, P, F>,
     options: &PairOptions,
@@ -160,15 +166,15 @@ fn measure<P: Provider, F: Floor>(
     let mut trips = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
     let mut floor = trips.clone();
     // The warm-up also tells how many make up the time that was asked for.
-    let warm_up = u64::try_from(WARM_UP_BYTES / size.max(1))?.clamp(200, WARM_UP);
-    let warm = trip(warm_up, &mut trips)?;
-    let warm_floor = bounce(client, (warm_up, size), &mut floor)?;
+    let few = warm_up(size);
+    let warm = trip(few, &mut trips)?;
+    let warm_floor = bounce(client, (few, size), &mut floor)?;
     let rounds = options.rounds;
     let per_round = match options.iters {
         Some(iters) => iters.div_ceil(u64::from(rounds)),
         None => {
             let ns = options.seconds.unwrap_or(SECONDS) * 1e9 / f64::from(rounds);
-            rounds_of(ns, warm.saturating_add(warm_floor) / warm_up)
+            rounds_of(ns, warm.saturating_add(warm_floor) / few)
         }
     };
     trips.clear();
