@@ -145,6 +145,15 @@ impl Measure for AllSizes<'_> {
     }
 }
 
+/// Messages of a round, where one and a bounce of the floor take so many nanoseconds.
+fn per_round(options: &PairOptions, trip_ns: u64) -> u64 {
+    let rounds = options.rounds;
+    match options.iters {
+        Some(iters) => iters.div_ceil(u64::from(rounds)),
+        None => rounds_of(options.seconds.unwrap_or(SECONDS) * 1e9 / f64::from(rounds), trip_ns),
+    }
+}
+
 /// Messages of that size before the first that counts.
 fn warm_up(size: usize) -> u64 {
     let messages = WARM_UP_BYTES.checked_div(size).unwrap_or(usize::MAX);
@@ -170,13 +179,7 @@ fn measure<P: Provider, F: Floor>(
     let warm = trip(few, &mut trips)?;
     let warm_floor = bounce(client, (few, size), &mut floor)?;
     let rounds = options.rounds;
-    let per_round = match options.iters {
-        Some(iters) => iters.div_ceil(u64::from(rounds)),
-        None => {
-            let ns = options.seconds.unwrap_or(SECONDS) * 1e9 / f64::from(rounds);
-            rounds_of(ns, warm.saturating_add(warm_floor) / few)
-        }
-    };
+    let per_round = per_round(options, warm.saturating_add(warm_floor) / few);
     trips.clear();
     floor.clear();
     let mut ratios = Vec::new();
