@@ -124,7 +124,7 @@ impl<'m> ProvidedBuffers<'m> {
         self.given.get()
     }
 
-    /// Gives the kernel as many as it is to have at once, all that are free unless [`want`](Self::want) has said otherwise. Returns how many.
+    /// Gives the kernel as many as it is to have at once, or all that are free. Returns how many.
     #[inline]
     pub fn refill(&self) -> u32 {
         let enough = self.given.get() >= self.wanted.get();
