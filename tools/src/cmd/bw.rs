@@ -67,10 +67,7 @@ const WARM_UP_MESSAGES: usize = 2_000;
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let options = &args.pair;
     if let Some(name) = &options.listen {
-        if !options.json {
-            eprintln!("listening on {name}; in another terminal: spinwire bw --connect {name}");
-        }
-        return server::serve(name, options);
+        return server::serve(("bw", name), options);
     }
     let reports = with_client("bw", options, AllSizes(args))?;
     if let Some(path) = &options.plot {

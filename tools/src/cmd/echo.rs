@@ -93,7 +93,8 @@ fn size_or_none(text: &str) -> Result<u32, String> {
     if text == "0" {
         return Ok(0);
     }
-    let size = crate::pair::options::parse_size(text)?;
+    let size =
+        crate::pair::options::parse_size(text).map_err(|what| format!("{what}, or 0 for never"))?;
     u32::try_from(size).map_err(|_large| format!("{text} is too large"))
 }
 

@@ -99,10 +99,7 @@ const SECONDS: f64 = 1.0;
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let options = &args.pair;
     if let Some(name) = &options.listen {
-        if !options.json {
-            eprintln!("listening on {name}; in another terminal: spinwire lat --connect {name}");
-        }
-        return server::serve(name, options);
+        return server::serve(("lat", name), options);
     }
     let all = with_client("lat", options, AllSizes(options))?;
     if let Some(path) = &args.hgrm {

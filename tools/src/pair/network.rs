@@ -167,7 +167,10 @@ fn open<'p>(
 }
 
 /// Serves one client at an address.
-pub(super) fn serve(text: &str, options: &PairOptions) -> Result<Verdict, Failure> {
+pub(super) fn serve(
+    (command, text): (&str, &str),
+    options: &PairOptions,
+) -> Result<Verdict, Failure> {
     let at = resolve("--listen", text)?;
     let (_, cpu) = options.placement()?;
     let size = largest(options);
@@ -181,7 +184,10 @@ pub(super) fn serve(text: &str, options: &PairOptions) -> Result<Verdict, Failur
     if options.json {
         println!("{}", serde_json::json!({ "listening": format!("tcp://{local}") }));
     } else {
-        eprintln!("listening on tcp://{local}; paths: {}", plane.features());
+        eprintln!(
+            "listening on tcp://{local}; in another terminal: spinwire {command} --connect tcp://{local}"
+        );
+        eprintln!("io_uring {}", plane.features());
     }
     let (client, order) = station.next_order(Patience::Unlimited)?;
     if order != Order::OpenFloor {

@@ -39,10 +39,13 @@ fn geometry(size: usize) -> Geometry {
 }
 
 /// Serves one client under `name`, then removes the segment.
-pub(crate) fn serve(name: &str, options: &PairOptions) -> Result<Verdict, Failure> {
+pub(crate) fn serve(
+    (command, name): (&str, &str),
+    options: &PairOptions,
+) -> Result<Verdict, Failure> {
     options.check()?;
     if options.provider() == ProviderName::Tcp {
-        return network::serve(name, options);
+        return network::serve((command, name), options);
     }
     let (_, cpu) = options.placement()?;
     let size = options.sizes().into_iter().max().unwrap_or(64).max(64 << 10);
@@ -52,6 +55,11 @@ pub(crate) fn serve(name: &str, options: &PairOptions) -> Result<Verdict, Failur
     let pool = options.zero_copy.then(|| loans::make(name, largest)).transpose()?;
     let domain = Domain::create(name, &config);
     let served = domain.map_err(Failure::from).and_then(|domain| {
+        if !options.json {
+            eprintln!(
+                "listening on {name}; in another terminal: spinwire {command} --connect {name}"
+            );
+        }
         let served = serve_in(&domain, (cpu, size), options, pool.as_ref());
         domain.unlink()?;
         served

@@ -120,3 +120,19 @@ fn one_cpu_for_both_ends_still_makes_progress() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(ran.json()["cpus"], serde_json::json!([0, 0]));
 }
+
+#[test]
+fn nobody_is_said_to_listen_who_does_not() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = format!("tcp://{}", taken.local_addr().unwrap());
+    let folder = Folder::new();
+    for command in ["lat", "bw"] {
+        for (place, part) in
+            [("tcp://300.1.1.1:5", "no address"), (taken.as_str(), "in use"), ("a/b", "name")]
+        {
+            let ran = folder.run(&[command, "--listen", place]);
+            assert_eq!(ran.code, 2, "{ran:?}");
+            assert!(ran.err.contains(part) && !ran.err.contains("listening"), "{ran:?}");
+        }
+    }
+}
