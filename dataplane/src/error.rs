@@ -57,6 +57,8 @@ pub enum Fatal {
     Fenced,
     /// The kernel does not serve the ring any more.
     RingLost,
+    /// A work request of the queue has failed, and the device does none after it.
+    QueueError,
     /// A simulated failure (only the fault provider gives it).
     Injected,
 }
@@ -87,6 +89,8 @@ pub enum Misuse {
     UnalignedLength,
     /// Direct I/O wants another buffer: at a multiple of `FileShape::memory_align`.
     UnalignedMemory,
+    /// The key is of another protection domain, or was given for other memory.
+    ForeignKey,
 }
 
 /// Why a post was refused. Nothing was consumed.
@@ -164,6 +168,9 @@ impl fmt::Display for Fatal {
             Self::Refused => "refused: the other end did not take the connection",
             Self::Fenced => "fenced: this endpoint was marked dead; open it again",
             Self::RingLost => "ring lost: the kernel does not serve it any more; open another",
+            Self::QueueError => {
+                "queue in error: flush what is under way, then reset the queue pair or open another"
+            }
             Self::Injected => "injected failure",
         })
     }
@@ -189,6 +196,9 @@ impl fmt::Display for Misuse {
             }
             Self::UnalignedMemory => {
                 "unaligned buffer: direct I/O wants a multiple of FileShape::memory_align; take one of Files::lend"
+            }
+            Self::ForeignKey => {
+                "foreign key: name memory of a region that is registered in the protection domain of this queue pair"
             }
             Self::WrongPeer => "wrong peer: a connected endpoint talks to its one peer only",
         })

@@ -100,6 +100,7 @@
 //! | [`poll`] | turns, budgets, the idle ladder, counters, histograms, the stats page |
 //! | [`stream`] | byte streams over io_uring, for services of any protocol |
 //! | [`uring`] | rings of io_uring: submissions and completions in memory that the kernel maps |
+//! | [`verbs`] | queue pairs and completion queues of RDMA devices: the seam below all that speaks RDMA |
 //! | [`table`] | slab, lists, ring, bit set, timer wheel: fixed capacity, one thread |
 //! | [`raw`] | the only files with `unsafe`: foreign memory, placement, loans, pause instructions |
 //! | [`id`], [`error`], [`time`], [`sync`] | ids with generations; errors by remedy; instants; the one door to atomics |
@@ -134,3 +135,4 @@ pub mod sync;
 pub mod table;
 pub mod time;
 pub mod uring;
+pub mod verbs;

@@ -1,0 +1,120 @@
+//! Queue pairs and completion queues of an RDMA device, whichever that is: the seam below everything that speaks RDMA.
+//!
+//! ```text
+//!    endpoints, virtual queue pairs          generic over the two traits
+//!              |
+//!     QueuePair, CompletionQueue             SendRequest, RecvRequest ->   -> Wc
+//!         |            |          |
+//!     libibverbs    mlx5 rings    a simulator
+//! ```
+//!
+//! What every implementation promises:
+//! 1. Sends end in the order in which they were posted *on their queue pair*, each exactly once, if at all. So do
+//!    receives. Between queue pairs there is no order.
+//! 2. Of what was staged, a doorbell publishes a prefix, and says of how many requests. The others are forgotten: the
+//!    device will neither execute nor complete them.
+//! 3. What failed may have been executed, in part or not at all.
+//!
+//! Who builds on it checks the first: a completion that is late, double or out of order costs that queue pair, not its neighbours.
+//!
+//! The words are those of `ibv_post_send(3)` and `ibv_poll_cq(3)`.
+
+mod completion;
+mod request;
+
+pub use completion::{Received, Wc, WcFields, WcStatus};
+pub use request::{
+    Destination, Limits, RecvRequest, RemotePlace, Segment, SendFlags, SendRequest, Verb,
+};
+
+use heapless::VecView;
+
+use crate::error::PostError;
+use crate::provider::Published;
+
+/// A queue pair of a device. One thread owns it.
+pub trait QueuePair {
+    /// What lets the device into local memory. Whoever makes such a value promises that the memory stays registered, and may
+    /// be written by the device, as long as the queue pair lives; it is the capability, and who posts only passes it on.
+    type Key: Copy;
+
+    /// What it can take.
+    fn limits(&self) -> Limits;
+
+    /// Its number on its device.
+    fn qp_num(&self) -> u32;
+
+    /// Stages a send. `send.segments` may go when this returns; the memory that they name is the device's until the completion.
+    ///
+    /// # Errors
+    /// Nothing was staged: `Retry` where there is no room just now, `Misuse` where the request cannot be right, `Fatal` where
+    /// this queue pair is done.
+    fn post_send(&self, send: &SendRequest<'_, Self::Key>) -> Result<(), PostError>;
+
+    /// Stages a receive.
+    ///
+    /// # Errors
+    /// As of [`post_send`](QueuePair::post_send).
+    fn post_recv(&self, recv: &RecvRequest<'_, Self::Key>) -> Result<(), PostError>;
+
+    /// Hands the staged sends to the device: says of how many since the last doorbell, exactly.
+    fn ring_doorbell(&self) -> Published;
+
+    /// The same for receives.
+    fn ring_recv_doorbell(&self) -> Published;
+}
+
+impl<Q: QueuePair + ?Sized> QueuePair for &Q {
+    type Key = Q::Key;
+
+    #[inline]
+    fn limits(&self) -> Limits {
+        (**self).limits()
+    }
+
+    #[inline]
+    fn qp_num(&self) -> u32 {
+        (**self).qp_num()
+    }
+
+    #[inline]
+    fn post_send(&self, send: &SendRequest<'_, Self::Key>) -> Result<(), PostError> {
+        (**self).post_send(send)
+    }
+
+    #[inline]
+    fn post_recv(&self, recv: &RecvRequest<'_, Self::Key>) -> Result<(), PostError> {
+        (**self).post_recv(recv)
+    }
+
+    #[inline]
+    fn ring_doorbell(&self) -> Published {
+        (**self).ring_doorbell()
+    }
+
+    #[inline]
+    fn ring_recv_doorbell(&self) -> Published {
+        (**self).ring_recv_doorbell()
+    }
+}
+
+/// A completion queue of a device. One thread owns it.
+pub trait CompletionQueue {
+    /// Completions that it has room for.
+    fn depth(&self) -> u32;
+
+    /// Appends completions to `out` until there are no more or it is full.
+    fn poll_cq(&self, out: &mut VecView<Wc>);
+}
+
+impl<C: CompletionQueue + ?Sized> CompletionQueue for &C {
+    #[inline]
+    fn depth(&self) -> u32 {
+        (**self).depth()
+    }
+
+    #[inline]
+    fn poll_cq(&self, out: &mut VecView<Wc>) {
+        (**self).poll_cq(out);
+    }
+}
