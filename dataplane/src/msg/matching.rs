@@ -143,6 +143,29 @@ pub struct Landing {
 }
 
 impl Landing {
+    /// Where the message is to be copied: as many bytes as go there.
+    #[must_use]
+    #[inline(always)]
+    pub fn place(&mut self) -> Option<&mut [u8]> {
+        self.sge.part(self.offset, self.length)
+    }
+
+    /// Copies a message there, which is one piece of memory that nobody else writes.
+    #[inline]
+    pub fn fill(&mut self, message: &[u8]) {
+        if let Some(from) = message.get(..self.length)
+            && let Some(to) = self.place()
+        {
+            to.copy_from_slice(from);
+        }
+    }
+
+    /// Of the message only the first `bytes` have come; the rest is lost.
+    pub fn cut(&mut self, bytes: usize) {
+        self.length = self.length.min(bytes);
+        self.status = Status::Truncated;
+    }
+
     /// From the start of one message of a run to that of the next.
     #[must_use]
     #[inline(always)]

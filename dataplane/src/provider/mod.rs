@@ -16,6 +16,9 @@
 //! | [`fault`] | a wrapper that drops, delays, reorders, fails and repeats, by seed |
 //! | [`trace`] | a wrapper that keeps the newest calls and completions for a post-mortem |
 //!
+//! What ports have in common is theirs to own, not to inherit: [`queues`] (receives, completions, events, the end of a peer) and [`peers`]
+//! (address tables). ARCHITECTURE.md says how to write a provider with them.
+//!
 //! Openers live in `hostshim` and may block; everything here is bounded and statically dispatched. A provider is done when
 //! the conformance suite passes on it.
 //!
@@ -41,8 +44,11 @@ use crate::time::Instant;
 
 mod by_reference;
 pub mod fault;
+mod info;
 pub mod loopback;
 mod parcel;
+pub mod peers;
+pub mod queues;
 pub mod shm;
 pub mod tcp;
 pub mod trace;

@@ -101,11 +101,8 @@ impl Matcher<'_> {
         if let Ok(Unexpected { parcel: Some(descriptor), .. }) = &taken {
             return self.land_parcel(&landing, message, *descriptor);
         }
-        if let Ok(waiting) = taken
-            && let Some(to) = landing.sge.part(landing.offset, landing.length)
-            && let Some(from) = waiting.body.get(..landing.length)
-        {
-            to.copy_from_slice(from);
+        if let Ok(waiting) = taken {
+            landing.fill(&waiting.body);
         }
         self.land(&landing, message)
     }

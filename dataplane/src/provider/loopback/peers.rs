@@ -16,36 +16,15 @@ use core::cell::Cell;
 use super::hub::{Hub, Leave, PortId};
 use super::link::{Link, LinkState};
 use super::port::Port;
-use crate::error::{Fatal, Misuse, PostError, Retry};
+use crate::error::{Fatal, Misuse, PostError};
 use crate::id::{Addr, Generation, Name};
+use crate::provider::peers::{PeerState, Standing};
 use crate::provider::{EndpointType, Event};
-use crate::table::wide;
-
-/// How a peer stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(super) enum Standing {
-    /// Nobody is in this row.
-    Vacant,
-    /// A link to it was opened and is not yet accepted (MSG only).
-    Connecting,
-    /// It is known; there is no link to it yet.
-    Known,
-    /// There is a link to it.
-    Up,
-    /// It left, was killed, or cut this port off.
-    Gone,
-    /// It did not take the connection.
-    Refused,
-    /// Its end was reported and taken note of; what it left in its link can still be received.
-    Past,
-}
 
 /// A row of the address table.
 #[derive(Debug)]
 pub(super) struct Row {
-    pub(super) generation: Cell<Generation>,
-    pub(super) standing: Cell<Standing>,
+    pub(super) state: PeerState,
     pub(super) remote: Cell<PortId>,
     /// Whether the link to it is this row's.
     pub(super) sends: Cell<bool>,
@@ -53,91 +32,45 @@ pub(super) struct Row {
     offered: Cell<u32>,
     /// Whether the link from it is this row's.
     pub(super) receives: Cell<bool>,
-    /// Whether its end was put among the events.
-    pub(super) reported: Cell<bool>,
     /// Whether the next message of the link from it has to stay there until somebody asks for it.
     pub(super) stalled: Cell<bool>,
-    /// Looks at what is left of it since it was lost.
-    pub(super) looks: Cell<u32>,
 }
 
 impl Row {
     pub(super) const fn vacant() -> Self {
         Self {
-            generation: Cell::new(Generation::FIRST),
-            standing: Cell::new(Standing::Vacant),
+            state: PeerState::vacant(),
             remote: Cell::new(PortId { slot: 0, generation: Generation::FIRST }),
             sends: Cell::new(false),
             offered: Cell::new(0),
             receives: Cell::new(false),
-            reported: Cell::new(false),
             stalled: Cell::new(false),
-            looks: Cell::new(0),
         }
     }
+}
 
-    pub(super) const fn addr(&self, slot: u32) -> Addr {
-        Addr::new(slot, self.generation.get())
-    }
-
-    pub(super) const fn is_lost(&self) -> bool {
-        matches!(self.standing.get(), Standing::Gone | Standing::Refused | Standing::Past)
-    }
-
-    /// Whether its end was put among the events. What is left of it is in its link.
-    pub(super) const fn has_ended(&self) -> bool {
-        self.is_lost() && self.reported.get()
-    }
-
-    pub(super) fn lose(&self, standing: Standing) {
-        self.standing.set(standing);
-        self.reported.set(false);
-        self.looks.set(0);
-    }
-
-    fn is_free(&self) -> bool {
-        self.standing.get() == Standing::Vacant
+impl AsRef<PeerState> for Row {
+    fn as_ref(&self) -> &PeerState {
+        &self.state
     }
 }
 
 impl<'m> Port<'_, 'm> {
-    pub(super) fn in_use(&self) -> impl Iterator<Item = (u32, &'m Row)> + use<'m> {
-        (0..u32::MAX).zip(self.rows).filter(|(_, row)| !row.is_free())
-    }
-
-    /// The row of an address that is good.
-    pub(super) fn row(&self, addr: Addr) -> Result<&'m Row, Misuse> {
-        let row = self.rows.get(wide(addr.slot())).ok_or(Misuse::UnknownAddress)?;
-        if row.generation.get() == addr.generation() && !row.is_free() {
-            Ok(row)
-        } else {
-            Err(Misuse::StaleAddress)
-        }
-    }
-
     /// The row of a peer that is not lost. One that is, and has come back since, gets a new row.
     fn row_of(&self, remote: PortId) -> Option<(u32, &'m Row)> {
-        self.in_use().find(|(_, row)| row.remote.get() == remote && !row.is_lost())
-    }
-
-    /// Whether there is anybody besides those of whom nothing more is heard.
-    fn has_peer(&self) -> bool {
-        self.in_use().any(|(_, row)| row.standing.get() != Standing::Past)
+        self.peers.in_use().find(|(_, row)| row.remote.get() == remote && !row.state.is_lost())
     }
 
     fn enter(&self, remote: PortId) -> Result<(u32, &'m Row), PostError> {
         if let Some(found) = self.row_of(remote) {
             return Ok(found);
         }
-        if self.info.endpoint_type == EndpointType::Msg && self.has_peer() {
+        if self.info.endpoint_type == EndpointType::Msg && self.peers.has_peer() {
             return Err(Misuse::WrongPeer.into());
         }
-        let (slot, row) = (0..u32::MAX)
-            .zip(self.rows)
-            .find(|(_, row)| row.is_free())
-            .ok_or(Retry::AddressesFull)?;
+        let (slot, row) = self.peers.vacant()?;
         row.remote.set(remote);
-        row.standing.set(Standing::Known);
+        row.state.set_standing(Standing::Known);
         row.sends.set(false);
         row.receives.set(false);
         Ok((slot, row))
@@ -153,7 +86,7 @@ impl<'m> Port<'_, 'm> {
         }
         let known = self.row_of(remote).is_some();
         let (slot, row) = self.enter(remote)?;
-        if endpoint_type == EndpointType::Msg && row.standing.get() == Standing::Known {
+        if endpoint_type == EndpointType::Msg && row.state.standing() == Standing::Known {
             if let Err(refused) = self.open_link(row) {
                 if !known {
                     self.vacate(row);
@@ -162,9 +95,9 @@ impl<'m> Port<'_, 'm> {
             }
             // The other end may have opened its link to here already; then the two are connected.
             let up = row.receives.get();
-            row.standing.set(if up { Standing::Up } else { Standing::Connecting });
+            row.state.set_standing(if up { Standing::Up } else { Standing::Connecting });
         }
-        Ok(row.addr(slot))
+        Ok(row.state.addr(slot))
     }
 
     fn open_link(&self, row: &Row) -> Result<(), PostError> {
@@ -184,21 +117,16 @@ impl<'m> Port<'_, 'm> {
         if !self.hub.is_live(self.me) {
             return Err(Fatal::Fenced.into());
         }
-        match row.standing.get() {
-            Standing::Vacant | Standing::Past => Err(Misuse::StaleAddress.into()),
-            Standing::Connecting => Err(Retry::NotConnected.into()),
-            Standing::Gone => Err(Fatal::PeerGone.into()),
-            Standing::Refused => Err(Fatal::Refused.into()),
-            Standing::Known => {
-                self.open_link(row)?;
-                row.standing.set(Standing::Up);
-                Ok(())
-            }
-            Standing::Up => match self.link_to(row) {
-                Some(LinkState::Unseen | LinkState::Accepted) => Ok(()),
-                Some(LinkState::Refused) => Err(Fatal::Refused.into()),
-                _ => Err(Fatal::PeerGone.into()),
-            },
+        row.state.standing().may_be_sent_to()?;
+        if row.state.standing() == Standing::Known {
+            self.open_link(row)?;
+            row.state.set_standing(Standing::Up);
+            return Ok(());
+        }
+        match self.link_to(row) {
+            Some(LinkState::Unseen | LinkState::Accepted) => Ok(()),
+            Some(LinkState::Refused) => Err(Fatal::Refused.into()),
+            _ => Err(Fatal::PeerGone.into()),
         }
     }
 
@@ -237,9 +165,10 @@ impl<'m> Port<'_, 'm> {
 
     /// Rows of that peer that the link from it may belong to, lost ones included.
     fn awaiting(&self, sender: PortId) -> impl Iterator<Item = &'m Row> + use<'m> {
-        let awaits =
-            move |row: &Row| row.remote.get() == sender && !row.receives.get() && !row.has_ended();
-        self.in_use().map(|(_, row)| row).filter(move |row| awaits(row))
+        let awaits = move |row: &Row| {
+            row.remote.get() == sender && !row.receives.get() && !row.state.has_ended()
+        };
+        self.peers.in_use().map(|(_, row)| row).filter(move |row| awaits(row))
     }
 
     /// The row that a link of a connection belongs to, or how it is left. A link that answers one belongs to that connection
@@ -259,7 +188,7 @@ impl<'m> Port<'_, 'm> {
             // It was given up before anybody met it, and carries nothing.
             return Err(LinkState::ReceiverLeft);
         }
-        if let Some(row) = self.awaiting(sender).find(|row| !row.is_lost())
+        if let Some(row) = self.awaiting(sender).find(|row| !row.state.is_lost())
             && let Some(LinkState::Unseen | LinkState::Accepted) = self.link_of(row)
             && let Some(own) = self.hub.link(self.me.slot, sender.slot)
         {
@@ -286,7 +215,7 @@ impl<'m> Port<'_, 'm> {
         }
         let known = self.row_of(sender).is_some();
         let (slot, row) = self.enter(sender).map_err(|_full| self.answer_to_another())?;
-        if !known && self.events.push(Event::Connected(row.addr(slot))).is_err() {
+        if !known && !self.queues.tell(Event::Connected(row.state.addr(slot))) {
             self.vacate(row);
             return Err(LinkState::Refused);
         }
@@ -297,7 +226,7 @@ impl<'m> Port<'_, 'm> {
     /// taken note of; until then whoever connects waits.
     fn answer_to_another(&self) -> LinkState {
         let connects = self.info.endpoint_type == EndpointType::Msg;
-        if connects && self.in_use().all(|(_, row)| row.is_lost()) {
+        if connects && self.peers.in_use().all(|(_, row)| row.state.is_lost()) {
             LinkState::Unseen
         } else {
             LinkState::Refused
@@ -305,26 +234,26 @@ impl<'m> Port<'_, 'm> {
     }
 
     fn receives_from(&self, sender: PortId) -> bool {
-        self.in_use().any(|(_, row)| row.remote.get() == sender && row.receives.get())
+        self.peers.in_use().any(|(_, row)| row.remote.get() == sender && row.receives.get())
     }
 
     /// What has become of a peer since the last look.
     pub(super) fn look_at(&self, slot: u32, row: &Row) {
-        if row.is_lost() {
+        if row.state.is_lost() {
             return;
         }
         self.look_at_links(row);
         let to = self.link_of(row);
         // Both ends connected to each other at once: taking the other's link is the answer.
         let answered = to == Some(LinkState::Accepted) || row.receives.get();
-        if !row.is_lost() && !self.hub.is_live(row.remote.get()) {
+        if !row.state.is_lost() && !self.hub.is_live(row.remote.get()) {
             self.lose(row, Standing::Gone);
-        } else if row.standing.get() == Standing::Connecting
+        } else if row.state.standing() == Standing::Connecting
             && answered
             // Where there is no room for the event, the next look says it.
-            && self.events.push(Event::Connected(row.addr(slot))).is_ok()
+            && self.queues.tell(Event::Connected(row.state.addr(slot)))
         {
-            row.standing.set(Standing::Up);
+            row.state.set_standing(Standing::Up);
         }
     }
 
@@ -344,7 +273,7 @@ impl<'m> Port<'_, 'm> {
     }
 
     fn lose(&self, row: &Row, standing: Standing) {
-        row.lose(standing);
+        row.state.lose(standing);
         if row.sends.replace(false) {
             // Nothing more is sent on this row: who comes back gets a new one.
             self.hub.leave_as_sender(self.me.slot, row.remote.get().slot, Leave::Closed);
@@ -370,19 +299,18 @@ impl<'m> Port<'_, 'm> {
 
     /// Makes the row free for another peer; its address is stale from now on.
     pub(super) fn vacate(&self, row: &Row) {
-        row.generation.set(row.generation.get().next());
         row.offered.set(0);
-        row.standing.set(Standing::Vacant);
+        row.state.vacate();
     }
 
     /// This port was killed: its links are others' by now. It never touches them again.
     pub(super) fn fence(&self) {
-        for (_, row) in self.in_use() {
+        for (_, row) in self.peers.in_use() {
             row.sends.set(false);
             row.receives.set(false);
             row.stalled.set(false);
-            if !row.is_lost() {
-                row.lose(Standing::Gone);
+            if !row.state.is_lost() {
+                row.state.lose(Standing::Gone);
             }
         }
     }

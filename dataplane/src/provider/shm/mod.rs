@@ -43,20 +43,22 @@ use core::fmt;
 use heapless::VecView;
 use spinwire_layouts::shm::{EndpointId, EndpointKind};
 
-use self::peer::{Peer, Standing};
+use self::peer::Peer;
 use self::wake::Bells;
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Name, WrId};
 use crate::msg::matching::{Matcher, MatchingConfig};
+use crate::provider::peers::{Peers, Standing};
+use crate::provider::queues::Queues;
 use crate::provider::{
-    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Order, ParcelWr, Payload, Provider,
-    Published, RecvWr, Reliability, Select, SendWr, Sight, Source, Status, Waiting,
+    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, ParcelWr, Payload, Provider,
+    Published, RecvWr, Select, SendWr, Sight, Source, Waiting,
 };
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::{Envelope, LaneMemory, ReceiverState};
 use crate::shm::{ProcessLease, RegisterError, Segment, directory};
 use crate::sync::AtomicU64;
-use crate::table::{BitSet, Ring};
+use crate::table::{BitSet, NIL, Ring, wide};
 use crate::time::Instant;
 
 /// How much an endpoint in shared memory holds.
@@ -122,9 +124,6 @@ impl From<Exhausted> for ShmOpenError {
     }
 }
 
-/// No row, no list position.
-const NIL: u32 = u32::MAX;
-
 /// An endpoint in a segment. Belongs to one thread.
 pub struct ShmPort<'s, 'm> {
     segment: Segment<'s>,
@@ -136,20 +135,16 @@ pub struct ShmPort<'s, 'm> {
     news_words: Cell<usize>,
     /// What the ends of a lane that is not open name.
     closed: LaneMemory<'s>,
-    matcher: Matcher<'m>,
-    peers: &'m [Peer<'s>],
+    queues: Queues<'m>,
+    peers: Peers<'m, Peer<'s>>,
     /// Row of the peer that sends on a lane.
     row_of_lane: &'m [Cell<u32>],
     /// Sends whose bytes are in their lane and whose completions were not yet polled.
     done: Ring<'m, WrId>,
-    /// Completions of receives that ended without a message.
-    ended: Ring<'m, Cqe>,
-    events: Ring<'m, Event>,
     /// The first peer with staged messages: itself and not its row, because publishing waits for this.
     dirty_first: Cell<Option<&'m Peer<'s>>>,
     /// The other rows with staged messages.
     dirty: Ring<'m, u32>,
-    staged: Cell<u64>,
     /// Rows whose lane is looked at every turn, in the first `hot_count` places.
     hot: &'m [Cell<u32>],
     hot_count: Cell<u32>,
@@ -165,8 +160,6 @@ pub struct ShmPort<'s, 'm> {
     only_peer: Cell<u32>,
     /// Connections that are not answered yet.
     connecting: Cell<u32>,
-    /// There may be posted receives that wait for somebody alone whose end was reported.
-    late: Cell<bool>,
     fenced: Cell<bool>,
     dropped_news: Cell<u64>,
     /// Something other than a message in a hot lane waits for the next harvest.
@@ -188,36 +181,11 @@ impl fmt::Debug for ShmPort<'_, '_> {
     }
 }
 
-const CAPS: Caps = Caps::MESSAGE
-    .with(Caps::TAGGED)
-    .with(Caps::INJECT)
-    .with(Caps::IMMEDIATE)
-    .with(Caps::DIRECTED_RECV)
-    .with(Caps::MULTI_RECV)
-    .with(Caps::SOURCE)
-    .with(Caps::PEEK)
-    .with(Caps::CANCEL)
-    .with(Caps::PARCEL);
-
 const fn info(segment: &Segment<'_>, endpoint_type: EndpointType, config: &ShmConfig) -> Info {
-    let message_bytes_max = segment.geometry().message_bytes_max();
-    Info {
-        provider: "shm",
-        endpoint_type,
-        caps: CAPS,
-        limits: Limits {
-            message_bytes_max,
-            inject_bytes_max: message_bytes_max,
-            sge_max: 1,
-            send_depth: config.send_depth.next_power_of_two(),
-            recv_depth: config.matching.recv_depth,
-            unexpected_depth: config.matching.unexpected_depth,
-            unexpected_bytes_max: config.matching.unexpected_bytes_max,
-            peers_max: config.peers_max,
-        },
-        reliability: Reliability::Reliable,
-        order: Order::PerPeer,
-    }
+    let longest = segment.geometry().message_bytes_max();
+    let send_depth = config.send_depth.next_power_of_two();
+    let limits = Limits::copied(longest, config.peers_max, send_depth, &config.matching);
+    Info::of_type("shm", endpoint_type, Caps::MATCHED.with(Caps::PARCEL), limits)
 }
 
 /// What the directory calls an endpoint of that type; shared memory has no datagrams.
@@ -243,23 +211,17 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     ) -> Result<Self, ShmOpenError> {
         let kind = kind_of(endpoint_type).ok_or(ShmOpenError::Unsupported(endpoint_type))?;
         let lane_count = segment.geometry().lane_count;
-        let wide = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
         let closed = segment
             .lane_memory(0)
             .map(|memory| LaneMemory::closed(memory.credit))
             .ok_or(RegisterError::DirectoryFull)?;
-        let peers: &'m [Peer<'s>] =
-            bump.slice_with(wide(config.peers_max), |_| Peer::vacant(closed))?;
+        let peers = Peers::place(bump, config.peers_max, || Peer::vacant(closed))?;
         let row_of_lane: &'m [Cell<u32>] = bump.slice_with(wide(lane_count), |_| Cell::new(NIL))?;
         let hot: &'m [Cell<u32>] = bump.slice_with(wide(config.peers_max), |_| Cell::new(NIL))?;
         let cold = BitSet::place(bump, config.peers_max)?;
-        let matcher = Matcher::place(bump, &config.matching)?;
-        let ring = |n: u32| n.max(2).next_power_of_two();
-        let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
-        let nobody = Event::PeerGone(Addr::new(NIL, crate::id::Generation::FIRST));
+        let queues = Queues::place(bump, &config.matching, config.peers_max.saturating_mul(2))?;
+        let ring = |n: u32| n.max(2);
         let done = Ring::place(bump, ring(config.send_depth), WrId::from_raw(0))?;
-        let ended = Ring::place(bump, ring(config.matching.recv_depth), filler)?;
-        let events = Ring::place(bump, ring(config.peers_max.saturating_mul(2)), nobody)?;
         let dirty = Ring::place(bump, ring(config.peers_max), NIL)?;
         let info = info(&segment, endpoint_type, config);
         let epoch = Cell::new(segment.liveness_epoch());
@@ -274,15 +236,12 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             news,
             news_words: Cell::new(wide(lane_count.div_ceil(64))),
             closed,
-            matcher,
+            queues,
             peers,
             row_of_lane,
             done,
-            ended,
-            events,
             dirty_first: Cell::new(None),
             dirty,
-            staged: Cell::new(0),
             hot,
             hot_count: Cell::new(0),
             hot_next: Cell::new(0),
@@ -293,7 +252,6 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             epoch,
             only_peer: Cell::new(NIL),
             connecting: Cell::new(0),
-            late: Cell::new(false),
             fenced: Cell::new(false),
             dropped_news: Cell::new(0),
             restless: Cell::new(true),
@@ -312,7 +270,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// Posted receives and unexpected messages, for those who count them.
     #[must_use]
     pub const fn matcher(&self) -> &Matcher<'m> {
-        &self.matcher
+        self.queues.matcher()
     }
 
     /// Bits in the news line that meant no lane of this endpoint.
@@ -325,18 +283,6 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     #[must_use]
     pub const fn hot_count(&self) -> u32 {
         self.hot_count.get()
-    }
-
-    /// The row of an address that is good.
-    #[inline(always)]
-    fn peer(&self, addr: Addr) -> Result<&'m Peer<'s>, Misuse> {
-        let row = usize::try_from(addr.slot()).unwrap_or(usize::MAX);
-        let peer = self.peers.get(row).ok_or(Misuse::UnknownAddress)?;
-        if peer.generation() == addr.generation() && peer.standing() != Standing::Vacant {
-            Ok(peer)
-        } else {
-            Err(Misuse::StaleAddress)
-        }
     }
 
     /// Stages a message for a peer whose lane is open.
@@ -361,7 +307,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                 debug_assert!(pushed.is_ok(), "a row is dirty once, and the ring has room for all");
             }
         }
-        self.staged.set(self.staged.get().wrapping_add(1));
+        self.queues.count_staged();
     }
 
     /// A lane took no message. One whose credit is nonsense is the lane of a peer that cannot be trusted any further.
@@ -371,13 +317,6 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             self.cut_off(row, peer);
         }
         refused
-    }
-
-    /// The completion of a receive that was taken back.
-    fn end_cancelled(&self, wr_id: WrId) {
-        let pushed = self.ended.push(Cqe::without_message(wr_id, Status::Cancelled));
-        debug_assert!(pushed.is_ok(), "post_recv keeps a place for every posted receive");
-        self.restless.set(true);
     }
 
     /// Publishes what is staged for a peer, and tells it where it does not look by itself.
@@ -396,9 +335,10 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// The peer at an address, with a lane to it.
     #[inline(always)]
     fn peer_to_send_to(&self, addr: Addr) -> Result<&'m Peer<'s>, PostError> {
-        match self.peers.get(usize::try_from(addr.slot()).unwrap_or(usize::MAX)) {
+        match self.peers.at(addr.slot()) {
             Some(peer)
-                if peer.standing() == Standing::Up && peer.generation() == addr.generation() =>
+                if peer.state.standing() == Standing::Up
+                    && peer.state.generation() == addr.generation() =>
             {
                 Ok(peer)
             }
@@ -409,23 +349,16 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// What stands in the way of a send to a peer that is not plainly up: opens the lane where that is all.
     #[cold]
     fn make_ready(&self, addr: Addr) -> Result<&'m Peer<'s>, PostError> {
-        let peer = self.peer(addr)?;
+        let peer = self.peers.find(addr)?;
         if self.fenced.get() {
             return Err(Fatal::Fenced.into());
         }
-        match peer.standing() {
-            Standing::Vacant | Standing::Past => Err(Misuse::StaleAddress.into()),
-            Standing::Connecting => Err(Retry::NotConnected.into()),
-            Standing::Gone => Err(Fatal::PeerGone.into()),
-            Standing::Corrupt => Err(Fatal::Corrupt.into()),
-            Standing::Refused => Err(Fatal::Refused.into()),
-            Standing::Known => {
-                self.open_lane_to(peer)?;
-                peer.set_standing(Standing::Up);
-                Ok(peer)
-            }
-            Standing::Up => Ok(peer),
+        peer.state.standing().may_be_sent_to()?;
+        if peer.state.standing() == Standing::Known {
+            self.open_lane_to(peer)?;
+            peer.state.set_standing(Standing::Up);
         }
+        Ok(peer)
     }
 }
 
@@ -439,14 +372,12 @@ impl Provider for ShmPort<'_, '_> {
     }
 
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
-        let peer = self.peer(addr)?;
+        let peer = self.peers.find(addr)?;
         self.stop_connecting(peer);
         self.let_go(addr.slot(), peer);
         self.vacate(addr.slot(), peer);
-        // Receives that wait for this peer alone would wait for ever.
-        while let Some(wr_id) = self.matcher.take_hopeless(addr) {
-            self.end_cancelled(wr_id);
-        }
+        self.queues.end_hopeless(addr);
+        self.restless.set(true);
         // The other end looks whether it is meant.
         self.segment.raise_epoch();
         Ok(())
@@ -488,19 +419,13 @@ impl Provider for ShmPort<'_, '_> {
     #[inline(always)]
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
         if let Source::Only(addr) = wr.from {
-            match self.peer(addr) {
-                Ok(peer) if !peer.is_lost() => {}
+            match self.peers.find(addr) {
+                Ok(peer) if !peer.state.is_lost() => {}
                 _ => self.ask_the_gone(addr, wr.select)?,
             }
         }
-        // Every posted receive may be cancelled before the next poll: its completion has a place kept.
-        if !self.ended.is_empty()
-            && self.ended.len().saturating_add(self.matcher.posted_len()) >= self.ended.capacity()
-        {
-            return Err(Retry::CqFull.into());
-        }
         // A message that waits in its lane for this is looked for by the next harvest.
-        Ok(self.matcher.post(wr)?)
+        self.queues.post(wr)
     }
 
     #[inline(always)]
@@ -511,11 +436,11 @@ impl Provider for ShmPort<'_, '_> {
         self.dirty_first.set(None);
         self.publish_to(first);
         while let Some(row) = self.dirty.pop() {
-            if let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) {
+            if let Some(peer) = self.peers.at(row) {
                 self.publish_to(peer);
             }
         }
-        Published { count: self.staged.replace(0), error: None }
+        Published { count: self.queues.take_staged(), error: None }
     }
 
     #[inline(always)]
@@ -534,10 +459,10 @@ impl Provider for ShmPort<'_, '_> {
     }
 
     fn poll_event(&self) -> Option<Event> {
-        let event = self.events.pop()?;
+        let event = self.queues.next_event()?;
         // A peer's end is the last that is heard of its address.
         if let Event::PeerGone(addr) | Event::PeerCorrupt(addr) | Event::Refused(addr) = event
-            && let Ok(peer) = self.peer(addr)
+            && let Ok(peer) = self.peers.find(addr)
         {
             self.part_with(addr.slot(), peer);
         }
@@ -545,13 +470,13 @@ impl Provider for ShmPort<'_, '_> {
     }
 
     fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
-        self.matcher.cancel(wr_id)?;
-        self.end_cancelled(wr_id);
+        self.queues.cancel(wr_id)?;
+        self.restless.set(true);
         Ok(())
     }
 
     fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
-        self.matcher.peek(from, select).or_else(|| self.peek_in_lanes(from, select))
+        self.queues.matcher().peek(from, select).or_else(|| self.peek_in_lanes(from, select))
     }
 }
 
@@ -562,10 +487,8 @@ impl Drop for ShmPort<'_, '_> {
             return;
         }
         self.ring_doorbell();
-        for (row, peer) in self.peers.iter().enumerate() {
-            if peer.standing() != Standing::Vacant {
-                self.let_go(u32::try_from(row).unwrap_or(NIL), peer);
-            }
+        for (row, peer) in self.peers.in_use() {
+            self.let_go(row, peer);
         }
         directory::unregister(&self.segment, self.me);
     }

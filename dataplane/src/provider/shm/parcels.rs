@@ -7,13 +7,14 @@ use super::peer::Peer;
 use crate::error::{Fatal, PostError};
 use crate::id::Addr;
 use crate::msg::matching::{Incoming, Verdict};
+use crate::provider::queues::Found;
 use crate::provider::{Cqe, ParcelWr};
 use crate::shm::lane::{Arrival, Content, Descriptor, Envelope};
 
 /// What became of a parcel at the front of its lane.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admitted {
-    /// It was taken out, or a receive that had to be given back before it was.
+    /// It was taken out.
     Yes,
     /// It has to wait there.
     Waits,
@@ -37,7 +38,7 @@ impl<'s> ShmPort<'s, '_> {
 
     /// Whether a parcel is over. Without the lane it was in, it is: nobody will take it out of there, or will say so.
     pub(super) fn has_settled(&self, to: Addr, number: u8) -> bool {
-        match self.peer(to) {
+        match self.peers.find(to) {
             Ok(peer) => peer.tx_lane.get().is_none() || peer.tx.is_settled(number),
             Err(_stale) => true,
         }
@@ -45,14 +46,14 @@ impl<'s> ShmPort<'s, '_> {
 
     pub(super) fn settle_parcels(&self, source: Addr, numbers: u64) {
         // A lane that was let go of may be another's.
-        if let Ok(peer) = self.peer(source)
+        if let Ok(peer) = self.peers.find(source)
             && peer.rx_lane.get().is_some()
         {
             peer.rx.settle(numbers);
         }
     }
 
-    /// Deals with a parcel at the front of a lane. There is room in `out`.
+    /// Deals with a parcel at the front of a lane.
     #[inline(never)]
     pub(super) fn admit_parcel(
         &self,
@@ -64,25 +65,23 @@ impl<'s> ShmPort<'s, '_> {
             self.cut_off(row, peer);
             return Admitted::CutOff;
         };
-        let message = Incoming { source: peer.addr(row), envelope: arrival.envelope, length: 0 };
-        let cqe = match self.matcher.judge(&message) {
-            Verdict::Deliver(landing) => {
+        let message =
+            Incoming { source: peer.state.addr(row), envelope: arrival.envelope, length: 0 };
+        let kept = match self.queues.find_receive(&message, out) {
+            Found::Receive(landing) => {
                 peer.rx.take_parcel(&arrival, &descriptor);
-                self.matcher.land_parcel(&landing, &message, descriptor)
-            }
-            Verdict::GivenBack(cqe) => cqe,
-            Verdict::Unasked if self.matcher.stash_parcel(&message, descriptor) => {
-                peer.rx.take_parcel(&arrival, &descriptor);
+                self.queues.land_parcel(&landing, &message, descriptor, out);
                 return Admitted::Yes;
             }
-            Verdict::Unasked => {
-                peer.stalled_at.set(Some(peer.rx.position()));
-                return Admitted::Waits;
-            }
+            Found::Nobody => self.queues.matcher().stash_parcel(&message, descriptor),
+            Found::NoRoom => return Admitted::Waits,
         };
-        let pushed = out.push(cqe);
-        debug_assert!(pushed.is_ok(), "the caller has looked");
-        Admitted::Yes
+        if kept {
+            peer.rx.take_parcel(&arrival, &descriptor);
+            return Admitted::Yes;
+        }
+        peer.stalled_at.set(Some(peer.rx.position()));
+        Admitted::Waits
     }
 
     /// [`take_one`](Self::take_one) for a parcel.
@@ -93,14 +92,15 @@ impl<'s> ShmPort<'s, '_> {
             self.see_all_next();
             return None;
         };
-        let message = Incoming { source: peer.addr(row), envelope: arrival.envelope, length: 0 };
-        let Verdict::Deliver(landing) = self.matcher.judge_only(&message) else {
+        let message =
+            Incoming { source: peer.state.addr(row), envelope: arrival.envelope, length: 0 };
+        let Verdict::Deliver(landing) = self.queues.matcher().judge_only(&message) else {
             self.see_all_next();
             return None;
         };
         peer.rx.take_parcel(&arrival, &descriptor);
         self.took_one(peer);
-        Some(self.matcher.land_parcel(&landing, &message, descriptor))
+        Some(self.queues.matcher().land_parcel(&landing, &message, descriptor))
     }
 }
 

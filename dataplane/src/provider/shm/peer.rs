@@ -22,8 +22,9 @@ use spinwire_layouts::shm::{EndpointId, EndpointKind};
 use spinwire_layouts::word::join;
 
 use super::{NIL, ShmPort};
-use crate::error::{Fatal, Misuse, PostError, Retry};
-use crate::id::{Addr, Generation, Name};
+use crate::error::{Fatal, Misuse, PostError};
+use crate::id::{Addr, Name};
+use crate::provider::peers::{PeerState, Standing};
 use crate::provider::{EndpointType, Event};
 use crate::shm::bell;
 use crate::shm::directory::{self, EndpointRef};
@@ -33,32 +34,9 @@ use crate::shm::lane_table::{self, LaneEnd, OtherEnd, Side};
 /// For so many looks after a message is the next answer held to be due: some microseconds.
 const WARM_LOOKS: u32 = 64;
 
-/// How a peer stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(super) enum Standing {
-    /// Nobody is in this row.
-    Vacant,
-    /// A lane to it was opened and is not yet accepted (MSG only).
-    Connecting,
-    /// It is known; there is no lane to it yet.
-    Known,
-    /// There is a lane to it.
-    Up,
-    /// It left or died.
-    Gone,
-    /// It wrote nonsense.
-    Corrupt,
-    /// It did not take the connection.
-    Refused,
-    /// Its end was reported and taken note of; what it left in its lane can still be received.
-    Past,
-}
-
 /// A row of the address table.
 pub(super) struct Peer<'s> {
-    generation: Cell<Generation>,
-    standing: Cell<Standing>,
+    pub(super) state: PeerState,
     remote: Cell<EndpointId>,
     pub(super) tx: LaneTx<'s>,
     /// The lane to the peer and its generation.
@@ -72,12 +50,8 @@ pub(super) struct Peer<'s> {
     pub(super) dirty: Cell<bool>,
     /// Whether its lane is looked at every turn.
     pub(super) is_hot: Cell<bool>,
-    /// Looks in a row that found nothing.
-    pub(super) idle_looks: Cell<u32>,
     /// Where its lane was when the next message had to stay in it, because nobody asked for it.
     pub(super) stalled_at: Cell<Option<u64>>,
-    /// Whether its end was put among the events.
-    pub(super) reported: Cell<bool>,
     /// How many messages it had been sent at the first look after its last one was taken.
     sent_before: Cell<u64>,
     /// Looks for which the next cell of the lane to it is still kept warm.
@@ -88,7 +62,7 @@ impl core::fmt::Debug for Peer<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Peer")
             .field("remote", &self.remote.get())
-            .field("standing", &self.standing.get())
+            .field("standing", &self.state.standing())
             .finish_non_exhaustive()
     }
 }
@@ -96,8 +70,7 @@ impl core::fmt::Debug for Peer<'_> {
 impl<'s> Peer<'s> {
     pub(super) fn vacant(closed: LaneMemory<'s>) -> Self {
         Self {
-            generation: Cell::new(Generation::FIRST),
-            standing: Cell::new(Standing::Vacant),
+            state: PeerState::vacant(),
             remote: Cell::new(EndpointId { slot: NIL, generation: 0 }),
             tx: LaneTx::new(closed),
             tx_lane: Cell::new(None),
@@ -106,9 +79,7 @@ impl<'s> Peer<'s> {
             rx_lane: Cell::new(None),
             dirty: Cell::new(false),
             is_hot: Cell::new(false),
-            idle_looks: Cell::new(0),
             stalled_at: Cell::new(None),
-            reported: Cell::new(false),
             sent_before: Cell::new(0),
             warm_looks: Cell::new(0),
         }
@@ -117,7 +88,7 @@ impl<'s> Peer<'s> {
     /// A message of the peer was taken.
     #[inline(always)]
     pub(super) fn note_taken(&self) {
-        self.idle_looks.set(0);
+        self.state.looks.set(0);
         self.warm_looks.set(WARM_LOOKS);
     }
 
@@ -143,49 +114,17 @@ impl<'s> Peer<'s> {
     }
 
     #[inline(always)]
-    pub(super) const fn generation(&self) -> Generation {
-        self.generation.get()
-    }
-
-    #[inline(always)]
-    pub(super) const fn standing(&self) -> Standing {
-        self.standing.get()
-    }
-
-    pub(super) fn set_standing(&self, standing: Standing) {
-        self.standing.set(standing);
-    }
-
-    #[inline(always)]
     pub(super) const fn remote_slot(&self) -> u32 {
         self.remote.get().slot
     }
 
-    #[inline(always)]
-    pub(super) const fn addr(&self, row: u32) -> Addr {
-        Addr::new(row, self.generation.get())
-    }
-
     /// Whether more may be heard of it: it is there, or its end was not yet reported.
     const fn is_awaited(&self) -> bool {
-        match self.standing.get() {
+        match self.state.standing() {
             Standing::Known | Standing::Up | Standing::Connecting => true,
-            Standing::Gone | Standing::Refused => !self.reported.get(),
+            Standing::Gone | Standing::Refused => !self.state.has_ended(),
             Standing::Vacant | Standing::Corrupt | Standing::Past => false,
         }
-    }
-
-    #[inline]
-    pub(super) const fn is_lost(&self) -> bool {
-        match self.standing.get() {
-            Standing::Gone | Standing::Corrupt | Standing::Refused | Standing::Past => true,
-            Standing::Vacant | Standing::Connecting | Standing::Known | Standing::Up => false,
-        }
-    }
-
-    /// Whether its end was put among the events. What is left of it is in its lane.
-    pub(super) const fn has_ended(&self) -> bool {
-        self.is_lost() && self.reported.get()
     }
 
     /// Whether the next message of its lane has to stay there until somebody asks for it.
@@ -194,17 +133,19 @@ impl<'s> Peer<'s> {
     }
 }
 
-impl<'s, 'm> ShmPort<'s, 'm> {
-    pub(super) fn rows(&self) -> impl Iterator<Item = (u32, &'m Peer<'s>)> + use<'s, 'm> {
-        (0..NIL).zip(self.peers)
+impl AsRef<PeerState> for Peer<'_> {
+    fn as_ref(&self) -> &PeerState {
+        &self.state
     }
+}
 
+impl<'s, 'm> ShmPort<'s, 'm> {
     /// The row of that peer. One that left, or did not take the connection, and has come back since gets a new row; one
     /// that was cut off does not.
     fn row_of(&self, remote: EndpointId) -> Option<(u32, &'m Peer<'s>)> {
-        self.rows().find(|(_, peer)| {
+        self.peers.iter().find(|(_, peer)| {
             let gone = matches!(
-                peer.standing(),
+                peer.state.standing(),
                 Standing::Vacant | Standing::Gone | Standing::Refused | Standing::Past
             );
             !gone && peer.remote.get() == remote
@@ -219,12 +160,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         if self.info.endpoint_type == EndpointType::Msg && self.only_peer.get() != NIL {
             return Err(Misuse::WrongPeer.into());
         }
-        let (row, peer) = self
-            .rows()
-            .find(|(_, peer)| peer.standing() == Standing::Vacant)
-            .ok_or(Retry::AddressesFull)?;
+        let (row, peer) = self.peers.vacant()?;
         peer.remote.set(remote);
-        peer.set_standing(Standing::Known);
+        peer.state.set_standing(Standing::Known);
         if self.info.endpoint_type == EndpointType::Msg {
             self.only_peer.set(row);
         }
@@ -242,7 +180,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         }
         let known = self.row_of(found.id).is_some();
         let (row, peer) = self.enter(found.id)?;
-        if kind == EndpointKind::Msg && peer.standing() == Standing::Known {
+        if kind == EndpointKind::Msg && peer.state.standing() == Standing::Known {
             if let Err(refused) = self.open_lane(peer, &found) {
                 if !known {
                     self.vacate(row, peer);
@@ -251,14 +189,14 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             }
             // The other end may have opened its own lane to here already; then the two are connected.
             if peer.rx_lane.get().is_some() {
-                peer.set_standing(Standing::Up);
+                peer.state.set_standing(Standing::Up);
             } else {
-                peer.set_standing(Standing::Connecting);
+                peer.state.set_standing(Standing::Connecting);
                 self.connecting.set(self.connecting.get().wrapping_add(1));
                 self.restless.set(true);
             }
         }
-        Ok(peer.addr(row))
+        Ok(peer.state.addr(row))
     }
 
     pub(super) fn open_lane_to(&self, peer: &Peer<'s>) -> Result<(), PostError> {
@@ -284,18 +222,19 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// Looks whether the connections that were begun are answered by now.
     #[cold]
     pub(super) fn look_at_connecting(&self) {
-        for (row, peer) in self.rows().filter(|(_, p)| p.standing() == Standing::Connecting) {
+        for (row, peer) in
+            self.peers.iter().filter(|(_, p)| p.state.standing() == Standing::Connecting)
+        {
             let standing = super::standing_of(peer.tx.receiver_state());
             // Both ends connected to each other at once: taking the other's lane is the answer.
             let crossed = standing == Standing::Connecting && peer.rx_lane.get().is_some();
             let standing = if crossed { Standing::Up } else { standing };
             match standing {
                 Standing::Up => {
-                    let told = self.events.push(Event::Connected(peer.addr(row)));
-                    if told.is_err() {
+                    if !self.queues.tell(Event::Connected(peer.state.addr(row))) {
                         continue;
                     }
-                    peer.set_standing(Standing::Up);
+                    peer.state.set_standing(Standing::Up);
                 }
                 Standing::Refused | Standing::Gone => {
                     self.lose(row, peer, standing);
@@ -313,7 +252,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
 
     /// The peer is not waited for any longer, if it was.
     pub(super) fn stop_connecting(&self, peer: &Peer<'s>) {
-        if peer.standing() == Standing::Connecting {
+        if peer.state.standing() == Standing::Connecting {
             self.connecting.set(self.connecting.get().saturating_sub(1));
         }
     }
@@ -374,7 +313,8 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             let meant = |peer: &Peer<'s>| {
                 peer.remote.get() == sender && peer.offered.get() == answered && peer.is_awaited()
             };
-            let row = self.rows().find(|(_, peer)| meant(peer) && peer.rx_lane.get().is_none());
+            let row =
+                self.peers.iter().find(|(_, peer)| meant(peer) && peer.rx_lane.get().is_none());
             return row.ok_or(ReceiverState::Left);
         }
         if left {
@@ -404,7 +344,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     ) -> Result<(u32, &'m Peer<'s>), ReceiverState> {
         if lane_table::sender_has_left(&self.segment, end.lane, end.generation) {
             // Filled and left before anybody looked: it belongs to the old times, if there were any.
-            let old = self.rows().find(|(_, peer)| {
+            let old = self.peers.iter().find(|(_, peer)| {
                 peer.remote.get() == sender && peer.rx_lane.get().is_none() && peer.is_awaited()
             });
             if let Some(old) = old {
@@ -424,10 +364,10 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         }
         let known = self.row_of(sender).is_some();
         let (row, peer) = self.enter(sender).map_err(|_full| self.answer_to_another())?;
-        if peer.rx_lane.get().is_some() || peer.is_lost() {
+        if peer.rx_lane.get().is_some() || peer.state.is_lost() {
             return Err(ReceiverState::Refused);
         }
-        if !known && self.events.push(Event::Connected(peer.addr(row))).is_err() {
+        if !known && !self.queues.tell(Event::Connected(peer.state.addr(row))) {
             self.vacate(row, peer);
             return Err(ReceiverState::Refused);
         }
@@ -437,8 +377,12 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// What is answered to one for whom there is no row. A MSG endpoint whose peer has gone is free for another as soon as that
     /// was taken note of; until then whoever connects waits.
     fn answer_to_another(&self) -> ReceiverState {
-        let only = self.peers.get(usize::try_from(self.only_peer.get()).unwrap_or(usize::MAX));
-        if only.is_some_and(Peer::is_lost) { ReceiverState::Unseen } else { ReceiverState::Refused }
+        let only = self.peers.at(self.only_peer.get());
+        if only.is_some_and(|peer| peer.state.is_lost()) {
+            ReceiverState::Unseen
+        } else {
+            ReceiverState::Refused
+        }
     }
 
     fn take_lane(&self, end: &LaneEnd<'s>, row: u32, peer: &Peer<'s>) {
@@ -454,7 +398,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         self.heat(row, peer);
         // It may have left or died since it opened the lane, before the last look at the epoch.
         let gone = self.has_left(peer) || directory::is_gone(&self.segment, peer.remote.get());
-        if gone && !peer.is_lost() {
+        if gone && !peer.state.is_lost() {
             self.lose(row, peer, Standing::Gone);
         }
     }
@@ -476,9 +420,11 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         }
         // News first: what a lost peer opened and published before it went is still delivered.
         self.take_news();
-        for (row, peer) in self.rows() {
-            let there =
-                matches!(peer.standing(), Standing::Known | Standing::Up | Standing::Connecting);
+        for (row, peer) in self.peers.iter() {
+            let there = matches!(
+                peer.state.standing(),
+                Standing::Known | Standing::Up | Standing::Connecting
+            );
             if !there {
                 continue;
             }
@@ -495,14 +441,14 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     fn fence(&self) {
         self.fenced.set(true);
         self.news_words.set(0);
-        for (row, peer) in self.rows() {
-            if peer.standing() != Standing::Vacant {
+        for (row, peer) in self.peers.iter() {
+            if peer.state.standing() != Standing::Vacant {
                 peer.tx_lane.set(None);
                 peer.rx_lane.set(None);
                 peer.tx.open(self.closed);
                 peer.rx.open(self.closed, 0);
             }
-            if peer.standing() != Standing::Vacant && !peer.has_ended() {
+            if peer.state.standing() != Standing::Vacant && !peer.state.has_ended() {
                 self.lose(row, peer, Standing::Gone);
             }
         }
@@ -512,8 +458,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// The peer is lost. Its lane is looked at until it is empty; then its end is reported.
     pub(super) fn lose(&self, row: u32, peer: &Peer<'s>, standing: Standing) {
         self.stop_connecting(peer);
-        peer.set_standing(standing);
-        peer.reported.set(false);
+        peer.state.lose(standing);
         self.restless.set(true);
         self.heat(row, peer);
         // Nothing more is sent on this row: who comes back gets a new one, and must not find this lane open still.
@@ -561,9 +506,8 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// Makes the row free for another peer; its address is stale from now on.
     pub(super) fn vacate(&self, row: u32, peer: &Peer<'s>) {
         self.cool(row, peer);
-        peer.generation.set(peer.generation.get().next());
         peer.offered.set(0);
-        peer.set_standing(Standing::Vacant);
+        peer.state.vacate();
         self.make_room(row);
     }
 

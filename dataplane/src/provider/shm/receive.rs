@@ -2,13 +2,16 @@
 
 use heapless::VecView;
 
+use super::ShmPort;
 use super::parcels::Admitted;
-use super::peer::{Peer, Standing};
-use super::{NIL, ShmPort};
+use super::peer::Peer;
 use crate::msg::matching::{Incoming, Verdict};
-use crate::provider::{Buffer, Cqe, Sight, Status};
+use crate::provider::peers::Standing;
+use crate::provider::queues::Found;
+use crate::provider::{Cqe, Sight, Status};
 use crate::shm::lane::Content;
 use crate::sync::{AtomicU64, Ordering};
+use crate::table::NIL;
 
 /// So many lanes stay hot even if nothing comes in them.
 const HOT_KEPT: u32 = 2;
@@ -44,13 +47,13 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         let turns = self.turns.get().wrapping_add(1);
         self.turns.set(turns);
         let most = if self.restless.get() { 1 } else { READY_MAX };
-        if self.matcher.wants_many() || self.since_harvest.get() >= most {
+        if self.queues.matcher().wants_many() || self.since_harvest.get() >= most {
             return Sight::Work;
         }
         let hot = usize::try_from(self.hot_count.get()).unwrap_or(0);
         for place in self.hot.iter().take(hot) {
             let row = place.get();
-            let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) else {
+            let Some(peer) = self.peers.at(row) else {
                 continue;
             };
             let has_news = peer.rx.may_have_news();
@@ -90,19 +93,22 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         if arrival.content == Content::Parcel {
             return self.take_one_parcel(row, peer);
         }
-        let message =
-            Incoming { source: peer.addr(row), envelope: arrival.envelope, length: arrival.length };
-        let Verdict::Deliver(mut landing) = self.matcher.judge_only(&message) else {
+        let message = Incoming {
+            source: peer.state.addr(row),
+            envelope: arrival.envelope,
+            length: arrival.length,
+        };
+        let Verdict::Deliver(mut landing) = self.queues.matcher().judge_only(&message) else {
             // Nobody asked for it, or a buffer has to be given back first: the harvest is next, whatever else has come.
             self.see_all_next();
             return None;
         };
-        if let Some(to) = landing.sge.part(landing.offset, landing.length) {
+        if let Some(to) = landing.place() {
             peer.rx.copy_out(&arrival, to);
         }
         peer.rx.advance(&arrival);
         self.took_one(peer);
-        Some(self.matcher.land(&landing, &message))
+        Some(self.queues.matcher().land(&landing, &message))
     }
 
     /// A message of that peer was handed out by itself.
@@ -126,7 +132,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         self.since_harvest.set(0);
         self.restless.set(false);
         // Who comes first takes turns, so that a flood of sends does not keep out what has come, or the other way round.
-        let local = !(self.done.is_empty() && self.ended.is_empty());
+        let local = !(self.done.is_empty() && self.queues.none_ended());
         if local && harvests.is_multiple_of(2) {
             self.finish_local(out);
         }
@@ -134,7 +140,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         if local && !harvests.is_multiple_of(2) {
             self.finish_local(out);
         }
-        let more = !(self.done.is_empty() && self.ended.is_empty());
+        let more = !(self.done.is_empty() && self.queues.none_ended());
         if more || self.connecting.get() > 0 || out.is_full() {
             self.restless.set(true);
         }
@@ -143,7 +149,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// What has come from the peers.
     #[inline(always)]
     fn take_in(&self, out: &mut VecView<Cqe>) {
-        if !self.matcher.settle(out) {
+        if !self.queues.matcher().settle(out) {
             return;
         }
         let epoch = self.segment.liveness_epoch();
@@ -172,7 +178,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             self.hot_next.set(0);
         }
         self.sweep();
-        if self.late.get() {
+        if self.queues.is_late() {
             self.fail_late(out);
         }
     }
@@ -180,16 +186,8 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// Completions that need no lane.
     #[inline(never)]
     fn finish_local(&self, out: &mut VecView<Cqe>) {
-        while !out.is_full() {
-            let Some(wr_id) = self.done.pop() else { break };
-            let pushed = out.push(Cqe::without_message(wr_id, Status::Success));
-            debug_assert!(pushed.is_ok(), "room was checked");
-        }
-        while !out.is_full() {
-            let Some(cqe) = self.ended.pop() else { break };
-            let pushed = out.push(cqe);
-            debug_assert!(pushed.is_ok(), "room was checked");
-        }
+        let sends = || Some(Cqe::without_message(self.done.pop()?, Status::Success));
+        self.queues.finish(sends, out);
     }
 
     /// Lanes whose senders say that there is something in them.
@@ -218,13 +216,13 @@ impl<'s, 'm> ShmPort<'s, 'm> {
 
     fn row_for_lane(&self, lane: u32) -> Option<(u32, &'m Peer<'s>)> {
         let row = self.row_of_lane.get(usize::try_from(lane).ok()?)?.get();
-        let peer = self.peers.get(usize::try_from(row).ok()?)?;
+        let peer = self.peers.at(row)?;
         Some((row, peer))
     }
 
     /// From now on the peer's lane is looked at every turn.
     pub(super) fn heat(&self, row: u32, peer: &Peer<'s>) {
-        peer.idle_looks.set(0);
+        peer.state.looks.set(0);
         if peer.is_hot.replace(true) {
             return;
         }
@@ -272,27 +270,27 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             return true;
         };
         let row = place.get();
-        let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) else {
+        let Some(peer) = self.peers.at(row) else {
             return true;
         };
         match self.drain(row, peer, out) {
-            Look::Some => peer.idle_looks.set(0),
+            Look::Some => peer.state.looks.set(0),
             Look::Waits => {
                 self.restless.set(true);
-                if peer.is_lost() && peer.is_stalled() {
+                if peer.state.is_lost() && peer.is_stalled() {
                     self.bury(row, peer, out);
                 }
             }
             Look::Empty => {
-                if peer.is_lost() {
+                if peer.state.is_lost() {
                     self.restless.set(true);
                     self.bury(row, peer, out);
                     return peer.is_hot.get();
                 }
-                let idle = peer.idle_looks.get().wrapping_add(1);
-                peer.idle_looks.set(idle);
+                let idle = peer.state.looks.get().wrapping_add(1);
+                peer.state.looks.set(idle);
                 if idle >= IDLE_LOOKS_MAX {
-                    peer.idle_looks.set(0);
+                    peer.state.looks.set(0);
                     if self.hot_count.get() > HOT_KEPT {
                         self.cool(row, peer);
                         return false;
@@ -313,7 +311,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
 
     #[inline(always)]
     pub(super) fn look_at_cold(&self, row: u32) {
-        if let Some(peer) = self.peers.get(usize::try_from(row).unwrap_or(usize::MAX)) {
+        if let Some(peer) = self.peers.at(row) {
             // Nothing there: stay cold. Something, or nonsense: the hot path deals with it.
             if !matches!(peer.rx.peek(), Ok(None)) {
                 self.heat(row, peer);
@@ -324,7 +322,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// Takes messages out of a lane.
     #[inline(always)]
     fn drain(&self, row: u32, peer: &Peer<'s>, out: &mut VecView<Cqe>) -> Look {
-        let source = peer.addr(row);
+        let source = peer.state.addr(row);
         let mut look = Look::Empty;
         for _ in 0..LANE_QUOTA {
             let arrival = match peer.rx.peek() {
@@ -335,9 +333,6 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                     return look;
                 }
             };
-            if out.is_full() {
-                return Look::Waits;
-            }
             if arrival.content == Content::Parcel {
                 match self.admit_parcel(row, peer, out) {
                     Admitted::Yes => look = Look::Some,
@@ -347,9 +342,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                 continue;
             }
             let message = Incoming { source, envelope: arrival.envelope, length: arrival.length };
-            let cqe = match self.matcher.judge(&message) {
-                Verdict::Deliver(mut landing) => {
-                    if let Some(to) = landing.sge.part(landing.offset, landing.length) {
+            match self.queues.find_receive(&message, out) {
+                Found::Receive(mut landing) => {
+                    if let Some(to) = landing.place() {
                         peer.rx.copy_out(&arrival, to);
                     }
                     peer.rx.advance(&arrival);
@@ -361,22 +356,18 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                         let taken = peer.rx.take_run(&arrival, to, stride);
                         landing.add(taken);
                     }
-                    self.matcher.land(&landing, &message)
+                    self.queues.land(&landing, &message, out);
                 }
-                Verdict::GivenBack(cqe) => cqe,
-                Verdict::Unasked => {
-                    if !self.matcher.stash(&message, |to| peer.rx.copy_out(&arrival, to)) {
+                Found::Nobody => {
+                    let matcher = self.queues.matcher();
+                    if !matcher.stash(&message, |to| peer.rx.copy_out(&arrival, to)) {
                         peer.stalled_at.set(Some(peer.rx.position()));
                         return Look::Waits;
                     }
                     peer.rx.advance(&arrival);
-                    look = Look::Some;
-                    continue;
                 }
-            };
-            debug_assert!(cqe.buffer == Buffer::Returned || cqe.source.is_some());
-            let pushed = out.push(cqe);
-            debug_assert!(pushed.is_ok(), "room was checked");
+                Found::NoRoom => return Look::Waits,
+            }
             look = Look::Some;
         }
         look

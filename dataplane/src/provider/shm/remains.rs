@@ -7,7 +7,7 @@
 //! ```
 //!
 //! *An end does not wait for ever.* Whoever posts receives turn by turn gets everything before the report: that waits for
-//! [`PATIENCE_LOOKS`] looks at what is left in which nothing moved in the lane, and no longer. A message that nobody has asked
+//! [`PATIENCE_LOOKS`](crate::provider::queues::PATIENCE_LOOKS) looks at what is left in which nothing moved in the lane, and no longer. A message that nobody has asked
 //! for by then is not lost. In the unexpected queue it stays there. In its lane it stays there too: the row becomes
 //! [`Standing::Past`] and keeps the lane until that is empty; receives take out of it as before, in order, and the source is
 //! the old address. Nothing can be sent to that address any more. Whoever wants none of it disconnects the address.
@@ -22,15 +22,12 @@
 use heapless::VecView;
 
 use super::ShmPort;
-use super::peer::{Peer, Standing};
-use crate::error::{Fatal, Misuse, PostError};
+use super::peer::Peer;
+use crate::error::PostError;
 use crate::id::Addr;
-use crate::provider::{Cqe, EndpointType, Event, Select, Source, Status, Waiting};
+use crate::provider::peers::Standing;
+use crate::provider::{Cqe, EndpointType, Select, Source, Waiting};
 use crate::shm::lane::{Content, Envelope};
-
-/// So many looks the report of an end waits for receives that take what is left. A look comes every other turn, so even one who
-/// naps for 100 us after each turn hears of it after less than 30 ms.
-const PATIENCE_LOOKS: u32 = 128;
 
 impl<'s> ShmPort<'s, '_> {
     /// The lane of a lost peer is empty, or stalled: fail what waits for it, report it; let go, where it is empty.
@@ -43,70 +40,35 @@ impl<'s> ShmPort<'s, '_> {
                 return;
             }
         }
-        if !peer.has_ended() && (self.is_patient(row, peer) || !self.report(row, peer, out)) {
+        let addr = peer.state.addr(row);
+        // A MSG endpoint gets nothing more from anybody, unless it has another peer by now.
+        let all = self.info.endpoint_type == EndpointType::Msg && self.only_peer.get() == row;
+        let whose = if all { Source::Any } else { Source::Only(addr) };
+        let stalled = peer.is_stalled();
+        if !self.queues.report_end((addr, &peer.state), stalled, whose, out) {
+            self.restless.set(true);
             return;
         }
-        if peer.is_stalled() {
+        if stalled {
             return;
         }
         self.let_go(row, peer);
-        if peer.standing() == Standing::Past {
+        if peer.state.standing() == Standing::Past {
             self.vacate(row, peer);
         }
-    }
-
-    /// Whether there is something left of a lost peer that a receive may still take before its end is reported.
-    fn is_patient(&self, row: u32, peer: &Peer<'s>) -> bool {
-        let looks = peer.idle_looks.get();
-        let is_left = peer.is_stalled() || self.matcher.holds_of(peer.addr(row));
-        if !is_left || looks >= PATIENCE_LOOKS {
-            return false;
-        }
-        peer.idle_looks.set(looks.wrapping_add(1));
-        self.restless.set(true);
-        true
-    }
-
-    /// Fails what waits for a lost peer, then puts its end among the events. Returns whether there was room for all of it.
-    fn report(&self, row: u32, peer: &Peer<'s>, out: &mut VecView<Cqe>) -> bool {
-        let addr = peer.addr(row);
-        let (status, event) = match peer.standing() {
-            Standing::Corrupt => (Status::Corrupt, Event::PeerCorrupt(addr)),
-            Standing::Refused => (Status::PeerGone, Event::Refused(addr)),
-            Standing::Vacant
-            | Standing::Connecting
-            | Standing::Known
-            | Standing::Up
-            | Standing::Gone
-            | Standing::Past => (Status::PeerGone, Event::PeerGone(addr)),
-        };
-        // A MSG endpoint gets nothing more from anybody, unless it has another peer by now.
-        let all = self.info.endpoint_type == EndpointType::Msg && self.only_peer.get() == row;
-        while !out.is_full() {
-            let hopeless =
-                if all { self.matcher.take_any() } else { self.matcher.take_hopeless(addr) };
-            let Some(wr_id) = hopeless else {
-                let told = self.events.push(event).is_ok();
-                peer.reported.set(told);
-                return told;
-            };
-            let pushed = out.push(Cqe::without_message(wr_id, status));
-            debug_assert!(pushed.is_ok(), "room was checked");
-        }
-        false
     }
 
     /// The end of a peer was taken note of. Its row is free, unless there is something in its lane.
     #[cold]
     pub(super) fn part_with(&self, row: u32, peer: &Peer<'s>) {
-        if !peer.has_ended() {
+        if !peer.state.has_ended() {
             // What it left was nonsense, and that is still to be told.
             return;
         }
         if peer.rx_lane.get().is_none() {
             self.vacate(row, peer);
         } else {
-            peer.set_standing(Standing::Past);
+            peer.state.set_standing(Standing::Past);
             self.make_room(row);
         }
     }
@@ -115,17 +77,12 @@ impl<'s> ShmPort<'s, '_> {
     #[cold]
     pub(super) fn ask_the_gone(&self, addr: Addr, select: Select) -> Result<(), PostError> {
         let from = Source::Only(addr);
-        let waits = self.matcher.peek(from, select).is_some()
+        let waits = self.queues.matcher().peek(from, select).is_some()
             || self.peek_in_lanes(from, select).is_some()
-            || self.peer(addr).is_ok_and(|peer| {
+            || self.peers.find(addr).is_ok_and(|peer| {
                 !peer.is_stalled() && matches!(peer.rx.peek(), Ok(Some(_unread)))
             });
-        if !waits {
-            let past = self.peer(addr)?.standing() == Standing::Past;
-            let refused = PostError::from(Fatal::PeerGone);
-            return Err(if past { Misuse::StaleAddress.into() } else { refused });
-        }
-        self.late.set(true);
+        self.queues.ask_the_gone(self.peers, addr, waits)?;
         self.restless.set(true);
         Ok(())
     }
@@ -133,8 +90,8 @@ impl<'s> ShmPort<'s, '_> {
     /// Of the messages that have to stay in their lanes, one that such a receive would take.
     #[cold]
     pub(super) fn peek_in_lanes(&self, from: Source, select: Select) -> Option<Waiting> {
-        self.rows().filter(|(_, peer)| peer.is_stalled()).find_map(|(row, peer)| {
-            let source = peer.addr(row);
+        self.peers.iter().filter(|(_, peer)| peer.is_stalled()).find_map(|(row, peer)| {
+            let source = peer.state.addr(row);
             let front = peer.rx.peek().ok()??;
             let Envelope { tag, immediate } = front.envelope;
             let meant = from.takes(source) && select.takes(tag);
@@ -150,21 +107,9 @@ impl<'s> ShmPort<'s, '_> {
     #[cold]
     pub(super) fn fail_late(&self, out: &mut VecView<Cqe>) {
         // Where a lane of the gone is not looked through, its receives may get something yet.
-        let unread = |peer: &Peer<'s>| {
-            peer.has_ended() && peer.rx_lane.get().is_some() && !peer.is_stalled()
-        };
-        let is_over = |addr: Addr| match self.peer(addr) {
-            Ok(peer) => peer.has_ended() && !unread(peer),
-            Err(_stale) => true,
-        };
-        while !out.is_full() {
-            let Some(wr_id) = self.matcher.take_directed(is_over) else {
-                self.late.set(self.rows().any(|(_, peer)| unread(peer)));
-                return;
-            };
-            let pushed = out.push(Cqe::without_message(wr_id, Status::PeerGone));
-            debug_assert!(pushed.is_ok(), "room was checked");
+        let unread = |_row, peer: &Peer<'s>| peer.rx_lane.get().is_some() && !peer.is_stalled();
+        if self.queues.fail_late(self.peers, unread, out) {
+            self.restless.set(true);
         }
-        self.restless.set(true);
     }
 }

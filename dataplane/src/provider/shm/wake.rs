@@ -75,8 +75,7 @@ impl ShmPort<'_, '_> {
     fn arm_hot(&self, armed: bool) {
         let hot = usize::try_from(self.hot_count.get()).unwrap_or(0);
         for place in self.hot.iter().take(hot) {
-            let row = usize::try_from(place.get()).unwrap_or(usize::MAX);
-            if let Some(peer) = self.peers.get(row)
+            if let Some(peer) = self.peers.at(place.get())
                 && peer.rx_lane.get().is_some()
             {
                 peer.rx.arm(armed);

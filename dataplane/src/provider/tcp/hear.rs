@@ -3,10 +3,10 @@
 use heapless::VecView;
 
 use super::link::{Link, Stage};
-use super::peers::Standing;
 use super::port::TcpPort;
 use crate::id::WrId;
 use crate::poll::{Budget, Poll};
+use crate::provider::peers::Standing;
 use crate::provider::{Cqe, Status};
 use crate::stream::StreamEvent;
 use crate::time::Nanos;
@@ -92,8 +92,8 @@ impl<E: Enter> Drop for TcpPort<'_, E> {
     /// get what it did not take.
     fn drop(&mut self) {
         drop(self.current.take());
-        for (slot, row) in self.in_use() {
-            if row.standing.get() != Standing::Past {
+        for (slot, row) in self.peers.in_use() {
+            if row.state.standing() != Standing::Past {
                 self.vacate(slot, row);
             }
         }

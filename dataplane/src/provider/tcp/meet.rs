@@ -10,9 +10,10 @@
 
 use super::frame::{FrameFault, Greeting};
 use super::link::{Link, Stage};
-use super::peers::{Row, Standing};
+use super::peers::Row;
 use super::port::TcpPort;
 use crate::id::{Addr, Name};
+use crate::provider::peers::Standing;
 use crate::provider::{EndpointType, Event};
 use crate::stream::{CloseReason, ConnId};
 use crate::table::wide;
@@ -98,7 +99,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
     /// The other end of a connection that this end has opened takes it.
     fn answered(&self, link: &'m Link<'m>, greeting: &Greeting) {
         let Some(addr) = link.peer.get() else { return };
-        let Ok(row) = self.row(addr) else { return };
+        let Ok(row) = self.peers.find(addr) else { return };
         if row.name.get() != Some(greeting.name) || greeting.kind != self.greeting.kind {
             // Somebody else listens there.
             self.lose(addr, Standing::Refused);
@@ -110,12 +111,12 @@ impl<'m, E: Enter> TcpPort<'m, E> {
 
     /// A connection is up.
     fn rise(&self, addr: Addr, row: &Row, tell: bool) {
-        row.standing.set(Standing::Up);
+        row.state.set_standing(Standing::Up);
         self.unsettled.set(true);
         self.count(|c| c.connected = c.connected.wrapping_add(1));
         if tell {
             // There was room when the connection was begun; who takes no note of events for so long misses it.
-            let _told = self.events.push(Event::Connected(addr));
+            let _told = self.queues.tell(Event::Connected(addr));
         }
     }
 
@@ -138,7 +139,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         }
         let name = greeting.name;
         let Some((slot, row)) = self.row_of(&name) else { return self.newcomer(&name) };
-        match row.standing.get() {
+        match row.state.standing() {
             Standing::Known => Answer::Take(slot, row, false),
             Standing::Connecting if name == self.greeting.name => Answer::Take(slot, row, false),
             Standing::Connecting if is_lower(&self.greeting.name, &name) => Answer::Hold,
@@ -173,12 +174,12 @@ impl<'m, E: Enter> TcpPort<'m, E> {
 
     fn newcomer(&self, name: &Name) -> Answer<'m> {
         let connects = self.info.endpoint_type == EndpointType::Msg;
-        if connects && self.has_peer() {
+        if connects && self.peers.has_peer() {
             // A port whose peer has gone is free for another as soon as that was taken note of.
-            let all_lost = self.in_use().all(|(_, row)| row.is_lost());
+            let all_lost = self.peers.in_use().all(|(_, row)| row.state.is_lost());
             return if all_lost { Answer::Hold } else { Answer::Refuse };
         }
-        if self.events.free() < 2 {
+        if self.queues.room_for_events() < 2 {
             return Answer::Hold;
         }
         match self.enter(name) {
@@ -199,7 +200,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             return;
         }
         link.stage.set(Stage::Up);
-        link.peer.set(Some(row.addr(slot)));
+        link.peer.set(Some(row.state.addr(slot)));
         if row.name.get() == Some(self.greeting.name) {
             // The other end of a connection of this port with itself.
             return;
@@ -208,7 +209,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             self.abort(own);
         }
         let connects = self.info.endpoint_type == EndpointType::Msg;
-        self.rise(row.addr(slot), row, is_new || connects);
+        self.rise(row.state.addr(slot), row, is_new || connects);
     }
 
     /// The other end sends no more, or the stream is over.
@@ -256,7 +257,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
 
     fn unclaim(&self, link: &Link<'m>) {
         if let Some(arriving) = link.arriving.take() {
-            self.matcher.unclaim(&arriving.claim);
+            self.queues.matcher().unclaim(&arriving.claim);
         }
     }
 
@@ -357,10 +358,10 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         if stage == Stage::Held
             && let Some(greeting) = link.framing.greeting()
             && let Some((slot, row)) = self.row_of(&greeting.name)
-            && row.standing.get() == Standing::Up
+            && row.state.standing() == Standing::Up
         {
             // It has begun anew, and the network keeps quiet about the end of the old connection.
-            self.lose(row.addr(slot), Standing::Gone);
+            self.lose(row.state.addr(slot), Standing::Gone);
             self.expect(link);
             return;
         }

@@ -21,128 +21,57 @@ use spinwire_layouts::uring::SockAddr;
 use super::SpareSocket;
 use super::link::{Link, Stage};
 use super::port::TcpPort;
-use crate::error::{Fatal, Misuse, PostError, Retry};
-use crate::id::{Addr, Generation, Name};
-use crate::provider::{Cqe, EndpointType, Event, Select, Source, Status, Waiting};
+use crate::error::{Misuse, PostError, Retry};
+use crate::id::{Addr, Name};
+use crate::provider::peers::{PeerState, Standing};
+use crate::provider::{Cqe, EndpointType, Event, Select, Source, Waiting};
 use crate::table::{NIL, wide};
 use crate::uring::Enter;
-
-/// So many looks the report of an end waits for receives that take what is left.
-const PATIENCE_LOOKS: u32 = 128;
-
-/// How a peer stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Standing {
-    /// Nobody is in this row.
-    Vacant,
-    /// It is known where it is; there is no connection.
-    Known,
-    /// This end has opened a connection, and waits for the answer.
-    Connecting,
-    /// There is a connection.
-    Up,
-    /// It left or was lost.
-    Gone,
-    /// It did not take the connection.
-    Refused,
-    /// It wrote nonsense.
-    Corrupt,
-    /// Its end was reported and taken note of; what it left can still be received.
-    Past,
-}
 
 /// A row of the address table.
 #[derive(Debug)]
 pub(super) struct Row {
-    generation: Cell<Generation>,
-    pub(super) standing: Cell<Standing>,
+    pub(super) state: PeerState,
     pub(super) name: Cell<Option<Name>>,
     /// The link to send by.
     pub(super) link: Cell<u32>,
-    /// Whether its end was put among the events.
-    reported: Cell<bool>,
-    /// Looks at what is left of it since it was lost.
-    looks: Cell<u32>,
 }
 
 impl Row {
     pub(super) const fn vacant() -> Self {
-        Self {
-            generation: Cell::new(Generation::FIRST),
-            standing: Cell::new(Standing::Vacant),
-            name: Cell::new(None),
-            link: Cell::new(NIL),
-            reported: Cell::new(false),
-            looks: Cell::new(0),
-        }
+        Self { state: PeerState::vacant(), name: Cell::new(None), link: Cell::new(NIL) }
     }
+}
 
-    pub(super) const fn addr(&self, slot: u32) -> Addr {
-        Addr::new(slot, self.generation.get())
-    }
-
-    const fn is_free(&self) -> bool {
-        matches!(self.standing.get(), Standing::Vacant)
-    }
-
-    pub(super) const fn is_lost(&self) -> bool {
-        matches!(
-            self.standing.get(),
-            Standing::Gone | Standing::Refused | Standing::Corrupt | Standing::Past
-        )
-    }
-
-    const fn has_ended(&self) -> bool {
-        self.is_lost() && self.reported.get()
+impl AsRef<PeerState> for Row {
+    fn as_ref(&self) -> &PeerState {
+        &self.state
     }
 }
 
 impl<'m, E: Enter> TcpPort<'m, E> {
-    pub(super) fn in_use(&self) -> impl Iterator<Item = (u32, &'m Row)> + use<'m, E> {
-        (0..u32::MAX).zip(self.rows).filter(|(_, row)| !row.is_free())
-    }
-
-    /// The row of an address that is good.
-    #[inline]
-    pub(super) fn row(&self, addr: Addr) -> Result<&'m Row, Misuse> {
-        let row = self.rows.get(wide(addr.slot())).ok_or(Misuse::UnknownAddress)?;
-        if row.generation.get() == addr.generation() && !row.is_free() {
-            Ok(row)
-        } else {
-            Err(Misuse::StaleAddress)
-        }
-    }
-
     /// The row of a peer that is not lost. One that is, and has come back since, gets a new row.
     pub(super) fn row_of(&self, name: &Name) -> Option<(u32, &'m Row)> {
-        self.in_use().find(|(_, row)| !row.is_lost() && row.name.get().as_ref() == Some(name))
-    }
-
-    /// Whether there is anybody besides those of whom nothing more is heard.
-    pub(super) fn has_peer(&self) -> bool {
-        self.in_use().any(|(_, row)| row.standing.get() != Standing::Past)
+        self.peers
+            .in_use()
+            .find(|(_, row)| !row.state.is_lost() && row.name.get().as_ref() == Some(name))
     }
 
     /// A new row.
     pub(super) fn enter(&self, name: &Name) -> Result<(u32, &'m Row), PostError> {
-        if self.info.endpoint_type == EndpointType::Msg && self.has_peer() {
+        if self.info.endpoint_type == EndpointType::Msg && self.peers.has_peer() {
             return Err(Misuse::WrongPeer.into());
         }
-        let (slot, row) = (0..u32::MAX)
-            .zip(self.rows)
-            .find(|(_, row)| row.is_free())
-            .ok_or(Retry::AddressesFull)?;
+        let (slot, row) = self.peers.vacant()?;
         row.name.set(Some(*name));
-        row.standing.set(Standing::Known);
+        row.state.set_standing(Standing::Known);
         row.link.set(NIL);
-        row.reported.set(false);
-        row.looks.set(0);
         Ok((slot, row))
     }
 
     pub(super) fn connect_to(&self, name: &Name) -> Result<Addr, PostError> {
         if let Some((slot, row)) = self.row_of(name) {
-            return Ok(row.addr(slot));
+            return Ok(row.state.addr(slot));
         }
         self.route(name).ok_or(Misuse::UnknownAddress)?;
         let (slot, row) = self.enter(name)?;
@@ -152,7 +81,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             self.vacate(slot, row);
             return Err(refused);
         }
-        Ok(row.addr(slot))
+        Ok(row.state.addr(slot))
     }
 
     fn route(&self, name: &Name) -> Option<SockAddr> {
@@ -167,7 +96,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         let name = row.name.get().ok_or(Misuse::UnknownAddress)?;
         let to = self.route(&name).ok_or(Misuse::UnknownAddress)?;
         let is_v6 = to.is_v6();
-        if self.events.free() < 2 {
+        if self.queues.room_for_events() < 2 {
             return Err(Retry::CqFull.into());
         }
         let (at, link) = self.free_link().ok_or(Retry::AddressesFull)?;
@@ -180,14 +109,14 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             }
         };
         self.begin(at, link, conn, Stage::Opening);
-        link.peer.set(Some(row.addr(slot)));
+        link.peer.set(Some(row.state.addr(slot)));
         row.link.set(at);
-        row.standing.set(Standing::Connecting);
+        row.state.set_standing(Standing::Connecting);
         // It goes out as soon as the connection is up.
         if let Err(refused) = self.streams.write(conn, &self.greeting.to_wire()) {
             self.abort(link);
             row.link.set(NIL);
-            row.standing.set(Standing::Known);
+            row.state.set_standing(Standing::Known);
             return Err(refused);
         }
         Ok(())
@@ -196,7 +125,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
     /// What stands in the way of a send: opens a connection where there is none. Else the link to send by.
     #[inline]
     pub(super) fn make_ready(&self, slot: u32, row: &'m Row) -> Result<&'m Link<'m>, PostError> {
-        if row.standing.get() == Standing::Up
+        if row.state.standing() == Standing::Up
             && let Some(link) = self.link(row.link.get())
         {
             return Ok(link);
@@ -206,27 +135,22 @@ impl<'m, E: Enter> TcpPort<'m, E> {
 
     #[cold]
     fn not_ready(&self, slot: u32, row: &Row) -> PostError {
-        match row.standing.get() {
-            Standing::Vacant | Standing::Past => Misuse::StaleAddress.into(),
-            Standing::Known => {
-                self.open_link(slot, row).err().unwrap_or(Retry::NotConnected.into())
-            }
-            Standing::Connecting | Standing::Up => Retry::NotConnected.into(),
-            Standing::Gone => Fatal::PeerGone.into(),
-            Standing::Refused => Fatal::Refused.into(),
-            Standing::Corrupt => Fatal::Corrupt.into(),
+        if row.state.standing() == Standing::Known
+            && let Err(refused) = self.open_link(slot, row)
+        {
+            return refused;
         }
+        // One that was opened just now, or is up and has no link yet, is not connected.
+        row.state.standing().may_be_sent_to().err().unwrap_or(Retry::NotConnected.into())
     }
 
     /// Nothing more is sent to a peer, and nothing more comes from it: who comes back gets a new row.
     pub(super) fn lose(&self, addr: Addr, standing: Standing) {
-        let Ok(row) = self.row(addr) else { return };
-        if row.is_lost() {
+        let Ok(row) = self.peers.find(addr) else { return };
+        if row.state.is_lost() {
             return;
         }
-        row.standing.set(standing);
-        row.reported.set(false);
-        row.looks.set(0);
+        row.state.lose(standing);
         row.link.set(NIL);
         self.unsettled.set(true);
         for (_, link) in self.links_of(addr) {
@@ -240,11 +164,10 @@ impl<'m, E: Enter> TcpPort<'m, E> {
 
     /// Makes the row free for another peer; its address is stale from now on. Whatever is left of it is given up.
     pub(super) fn vacate(&self, slot: u32, row: &Row) {
-        for (at, link) in self.links_of(row.addr(slot)) {
+        for (at, link) in self.links_of(row.state.addr(slot)) {
             self.leave(at, link);
         }
-        row.generation.set(row.generation.get().next());
-        row.standing.set(Standing::Vacant);
+        row.state.vacate();
         row.name.set(None);
         row.link.set(NIL);
     }
@@ -259,61 +182,20 @@ impl<'m, E: Enter> TcpPort<'m, E> {
     /// Looks after those that were lost. Returns whether some of them have to be looked at again.
     pub(super) fn bury_all(&self, out: &mut VecView<Cqe>) -> bool {
         let mut again = false;
-        for (slot, row) in self.in_use().filter(|(_, row)| row.is_lost()) {
-            let addr = row.addr(slot);
-            if !row.has_ended() {
-                again = true;
-                if self.is_patient(addr, row) || !self.report(addr, row, out) {
-                    continue;
-                }
-            }
-            if self.has_rest(addr) {
+        for (slot, row) in self.peers.in_use().filter(|(_, row)| row.state.is_lost()) {
+            let addr = row.state.addr(slot);
+            again |= !row.state.has_ended();
+            let whose = self.info.endpoint_type.bereft_of(addr);
+            let is_left = self.has_rest(addr);
+            if !self.queues.report_end((addr, &row.state), is_left, whose, out) {
                 continue;
             }
-            if row.standing.get() == Standing::Past {
+            if !is_left && row.state.standing() == Standing::Past {
                 self.vacate(slot, row);
             }
         }
-        if self.late.get() {
-            self.fail_late(out);
-            again |= self.late.get();
-        }
-        again
-    }
-
-    /// Whether there is something left of a lost peer that a receive may still take before its end is reported.
-    fn is_patient(&self, addr: Addr, row: &Row) -> bool {
-        let looks = row.looks.get();
-        row.looks.set(looks.saturating_add(1));
-        let is_left = self.has_rest(addr) || self.matcher.holds_of(addr);
-        is_left && looks < PATIENCE_LOOKS
-    }
-
-    /// Fails what waits for a lost peer, then puts its end among the events. Returns whether there was room for all of it.
-    fn report(&self, addr: Addr, row: &Row, out: &mut VecView<Cqe>) -> bool {
-        while !out.is_full() {
-            let hopeless = match self.info.endpoint_type {
-                EndpointType::Msg => self.matcher.take_any(),
-                EndpointType::Rdm | EndpointType::Dgram => self.matcher.take_hopeless(addr),
-            };
-            let Some(wr_id) = hopeless else {
-                let event = match row.standing.get() {
-                    Standing::Refused => Event::Refused(addr),
-                    Standing::Corrupt => Event::PeerCorrupt(addr),
-                    Standing::Vacant
-                    | Standing::Known
-                    | Standing::Connecting
-                    | Standing::Up
-                    | Standing::Gone
-                    | Standing::Past => Event::PeerGone(addr),
-                };
-                row.reported.set(self.events.push(event).is_ok());
-                return row.reported.get();
-            };
-            let pushed = out.push(Cqe::without_message(wr_id, Status::PeerGone));
-            debug_assert!(pushed.is_ok(), "room was checked");
-        }
-        false
+        let unread = |slot, row: &Row| self.may_be_unread(row.state.addr(slot));
+        again | self.queues.fail_late(self.peers, unread, out)
     }
 
     /// An event was taken note of. A peer's end is the last that is heard of its address.
@@ -322,9 +204,9 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         else {
             return;
         };
-        let Ok(row) = self.row(addr) else { return };
+        let Ok(row) = self.peers.find(addr) else { return };
         if self.has_rest(addr) {
-            row.standing.set(Standing::Past);
+            row.state.set_standing(Standing::Past);
         } else {
             self.vacate(addr.slot(), row);
         }
@@ -334,25 +216,21 @@ impl<'m, E: Enter> TcpPort<'m, E> {
 
     /// Whether a receive may be posted that waits for one alone who is gone: a message of it waits.
     pub(super) fn ask_the_gone(&self, addr: Addr, select: Select) -> Result<(), PostError> {
-        let unread = self.row(addr).is_ok_and(|row| self.may_be_unread(addr, row));
-        if self.peek_all(Source::Only(addr), select).is_none() && !unread {
-            let past = self.row(addr)?.standing.get() == Standing::Past;
-            let refused = PostError::from(Fatal::PeerGone);
-            return Err(if past { Misuse::StaleAddress.into() } else { refused });
-        }
-        self.late.set(true);
+        let waits = self.peek_all(Source::Only(addr), select).is_some()
+            || self.peers.find(addr).is_ok() && self.may_be_unread(addr);
+        self.queues.ask_the_gone(self.peers, addr, waits)?;
         self.unsettled.set(true);
         Ok(())
     }
 
     /// Whether there may be messages of a lost peer that were not looked at: behind one that was taken since.
-    fn may_be_unread(&self, addr: Addr, _row: &Row) -> bool {
+    fn may_be_unread(&self, addr: Addr) -> bool {
         self.links_of(addr).any(|(_, link)| link.has_rest() && link.pending.get().is_none())
     }
 
     /// Of all messages that wait, the oldest that such a receive would take.
     pub(super) fn peek_all(&self, from: Source, select: Select) -> Option<Waiting> {
-        self.matcher.peek(from, select).or_else(|| {
+        self.queues.matcher().peek(from, select).or_else(|| {
             self.links.iter().find_map(|link| {
                 let (source, pending) = (link.peer.get()?, link.pending.get()?);
                 let (tag, immediate) = (pending.envelope.tag, pending.envelope.immediate);
@@ -361,22 +239,5 @@ impl<'m, E: Enter> TcpPort<'m, E> {
                 meant.then_some(Waiting { source, length, tag, immediate })
             })
         })
-    }
-
-    /// Fails the receives that wait for somebody alone of whom nothing more is to be had.
-    fn fail_late(&self, out: &mut VecView<Cqe>) {
-        let unread = |addr, row: &Row| row.has_ended() && self.may_be_unread(addr, row);
-        let is_over = |addr: Addr| match self.row(addr) {
-            Ok(row) => row.has_ended() && !unread(addr, row),
-            Err(_stale) => true,
-        };
-        while !out.is_full() {
-            let Some(wr_id) = self.matcher.take_directed(is_over) else {
-                self.late.set(self.in_use().any(|(slot, row)| unread(row.addr(slot), row)));
-                return;
-            };
-            let pushed = out.push(Cqe::without_message(wr_id, Status::PeerGone));
-            debug_assert!(pushed.is_ok(), "room was checked");
-        }
     }
 }

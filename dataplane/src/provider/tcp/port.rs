@@ -14,18 +14,20 @@ use super::peers::Row;
 use super::read::Current;
 use super::{PortOpenError, SpareSocket, TcpConfig, TcpCounters};
 use crate::error::{Fatal, Misuse, PostError, Retry};
-use crate::id::{Addr, Generation, Name, WrId};
+use crate::id::{Addr, Name, WrId};
 use crate::msg::matching::Matcher;
 use crate::poll::{Budget, Poll};
+use crate::provider::peers::Peers;
+use crate::provider::queues::Queues;
 use crate::provider::{
-    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Order, Payload, Provider, Published,
-    RecvWr, Reliability, Select, SendWr, Sight, Source, Status, Waiting,
+    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Payload, Provider, Published,
+    RecvWr, Select, SendWr, Sight, Source, Status, Waiting,
 };
 use crate::raw::loan::LoanPool;
 use crate::raw::place::Bump;
 use crate::shm::lane::Envelope;
 use crate::stream::{ConnId, StreamFeatures, Streams};
-use crate::table::{NIL, Ring, wide};
+use crate::table::{Ring, wide};
 use crate::time::Instant;
 use crate::uring::Enter;
 
@@ -35,15 +37,6 @@ const UNCOPIED_MIN: usize = 4096;
 const HARVESTS: u32 = 3;
 /// One of so many looks polls though nothing was seen: timeouts come without news.
 const BLIND_LOOKS: u32 = 64;
-const CAPS: Caps = Caps::MESSAGE
-    .with(Caps::TAGGED)
-    .with(Caps::INJECT)
-    .with(Caps::IMMEDIATE)
-    .with(Caps::DIRECTED_RECV)
-    .with(Caps::MULTI_RECV)
-    .with(Caps::SOURCE)
-    .with(Caps::PEEK)
-    .with(Caps::CANCEL);
 
 /// A port over the streams of one ring. Belongs to the thread of the ring.
 pub struct TcpPort<'m, E: Enter> {
@@ -51,21 +44,16 @@ pub struct TcpPort<'m, E: Enter> {
     pub(super) config: TcpConfig,
     pub(super) greeting: Greeting,
     pub(super) info: Info,
-    pub(super) rows: &'m [Row],
+    pub(super) peers: Peers<'m, Row>,
     pub(super) links: &'m [Link<'m>],
     pub(super) routes: &'m [Cell<Option<(Name, SockAddr)>>],
     pub(super) sockets: Ring<'m, SpareSocket>,
     pub(super) backlogs: &'m LoanPool<'m>,
-    pub(super) events: Ring<'m, Event>,
-    pub(super) matcher: Matcher<'m>,
+    pub(super) queues: Queues<'m>,
     /// Sends that are over and whose completions were not yet polled.
     pub(super) done: Ring<'m, (WrId, Status)>,
-    /// Completions of receives that ended without a message.
-    ended: Ring<'m, Cqe>,
     /// Posted sends whose memory the kernel has.
     pub(super) under_way: Cell<u32>,
-    staged: Cell<u64>,
-    polls: Cell<u32>,
     looks: Cell<u32>,
     /// The link with which the next look at those that wait begins.
     pub(super) first: Cell<u32>,
@@ -74,8 +62,6 @@ pub struct TcpPort<'m, E: Enter> {
     pub(super) resting: Cell<bool>,
     /// There may be links or rows that are to become something else.
     pub(super) unsettled: Cell<bool>,
-    /// There may be posted receives that wait for somebody alone whose end was reported.
-    pub(super) late: Cell<bool>,
     /// The last poll left something, or something was posted that may find what waits.
     more: Cell<bool>,
     pub(super) now: Cell<Instant>,
@@ -91,24 +77,10 @@ impl<E: Enter> fmt::Debug for TcpPort<'_, E> {
 }
 
 const fn info(endpoint_type: EndpointType, config: &TcpConfig) -> Info {
-    let message_bytes_max = to_usize(widen(config.message_bytes_max));
-    Info {
-        provider: "tcp",
-        endpoint_type,
-        caps: CAPS,
-        limits: Limits {
-            message_bytes_max,
-            inject_bytes_max: message_bytes_max,
-            sge_max: 1,
-            send_depth: config.send_depth.next_power_of_two(),
-            recv_depth: config.matching.recv_depth,
-            unexpected_depth: config.matching.unexpected_depth,
-            unexpected_bytes_max: config.matching.unexpected_bytes_max,
-            peers_max: config.peers_max,
-        },
-        reliability: Reliability::Reliable,
-        order: Order::PerPeer,
-    }
+    let longest = to_usize(widen(config.message_bytes_max));
+    let send_depth = config.send_depth.next_power_of_two();
+    let limits = Limits::copied(longest, config.peers_max, send_depth, &config.matching);
+    Info::of_type("tcp", endpoint_type, Caps::MATCHED, limits)
 }
 
 impl<'m, E: Enter> TcpPort<'m, E> {
@@ -134,8 +106,6 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         if !streams.has_room_for(config.conns(), longest) {
             return Err(PortOpenError::Streams);
         }
-        let nobody = Event::PeerGone(Addr::new(NIL, Generation::FIRST));
-        let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
         let no_socket = SpareSocket { fd: -1, is_v6: false };
         let send_depth = config.send_depth.next_power_of_two();
         // Links of those that are gone, with what is left of them, besides those with a stream.
@@ -147,7 +117,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             config: *config,
             greeting: Greeting { name: *name, kind, limits },
             info: info(endpoint_type, config),
-            rows: bump.slice_with(wide(config.peers_max), |_| Row::vacant())?,
+            peers: Peers::place(bump, config.peers_max, Row::vacant)?,
             links,
             routes: bump.slice_with(wide(config.routes_max), |_| Cell::new(None))?,
             sockets: Ring::place(bump, config.sockets_max, no_socket)?,
@@ -156,23 +126,18 @@ impl<'m, E: Enter> TcpPort<'m, E> {
                 config.peers_max.saturating_add(2),
                 config.backlog_bytes(),
             )?,
-            events: Ring::place(
+            queues: Queues::place(
                 bump,
+                &config.matching,
                 config.peers_max.saturating_mul(2).saturating_add(2),
-                nobody,
             )?,
-            matcher: Matcher::place(bump, &config.matching)?,
             done: Ring::place(bump, send_depth, (WrId::from_raw(0), Status::Success))?,
-            ended: Ring::place(bump, config.matching.recv_depth, filler)?,
             under_way: Cell::new(0),
-            staged: Cell::new(0),
-            polls: Cell::new(0),
             looks: Cell::new(0),
             first: Cell::new(0),
             current: Cell::new(None),
             resting: Cell::new(false),
             unsettled: Cell::new(false),
-            late: Cell::new(false),
             more: Cell::new(true),
             now: Cell::new(Instant::ORIGIN),
             listener: Cell::new(None),
@@ -232,7 +197,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
     /// # Errors
     /// As [`Provider::post_send`]; what is not up yet is no error.
     pub fn reach(&self, peer: Addr) -> Result<bool, PostError> {
-        match self.make_ready(peer.slot(), self.row(peer)?) {
+        match self.make_ready(peer.slot(), self.peers.find(peer)?) {
             Ok(_link) => Ok(true),
             Err(PostError::Retry(Retry::NotConnected)) => Ok(false),
             Err(refused) => Err(refused),
@@ -242,7 +207,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
     /// Posted receives and unexpected messages, for those who count them.
     #[must_use]
     pub const fn matcher(&self) -> &Matcher<'m> {
-        &self.matcher
+        self.queues.matcher()
     }
 
     /// The streams below.
@@ -309,28 +274,9 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         }
     }
 
-    /// The completion of a receive that was taken back.
-    fn end_cancelled(&self, wr_id: WrId) {
-        let pushed = self.ended.push(Cqe::without_message(wr_id, Status::Cancelled));
-        debug_assert!(pushed.is_ok(), "post_recv keeps a place for every posted receive");
-    }
-
-    /// Completions that need no stream.
-    fn finish_local(&self, out: &mut VecView<Cqe>) {
-        while !out.is_full() {
-            let next = match self.done.pop() {
-                Some((wr_id, status)) => Some(Cqe::without_message(wr_id, status)),
-                None => self.ended.pop(),
-            };
-            let Some(cqe) = next else { return };
-            let pushed = out.push(cqe);
-            debug_assert!(pushed.is_ok(), "room was checked");
-        }
-    }
-
     /// What has come.
     fn take_in(&self, out: &mut VecView<Cqe>) {
-        if out.is_full() || !self.matcher.settle(out) || !self.read_on(out) {
+        if out.is_full() || !self.queues.matcher().settle(out) || !self.read_on(out) {
             self.more.set(true);
             return;
         }
@@ -403,12 +349,9 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
     }
 
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
-        let row = self.row(addr)?;
+        let row = self.peers.find(addr)?;
         self.vacate(addr.slot(), row);
-        // Receives that wait for this peer alone would wait for ever.
-        while let Some(wr_id) = self.matcher.take_hopeless(addr) {
-            self.end_cancelled(wr_id);
-        }
+        self.queues.end_hopeless(addr);
         self.unsettled.set(true);
         // The other end is told now: whoever gives up a peer need not turn for it.
         self.streams.flush();
@@ -417,7 +360,7 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
 
     #[inline]
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
-        let row = self.row(wr.to)?;
+        let row = self.peers.find(wr.to)?;
         if wr.payload.bytes().len() > self.info.limits.message_bytes_max {
             return Err(Misuse::TooLong.into());
         }
@@ -429,24 +372,19 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
             }
         }
         self.stage(link, wr)?;
-        self.staged.set(self.staged.get().wrapping_add(1));
+        self.queues.count_staged();
         Ok(())
     }
 
     #[inline]
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
         if let Source::Only(addr) = wr.from
-            && self.row(addr).map_or(true, Row::is_lost)
+            && self.peers.find(addr).map_or(true, |row| row.state.is_lost())
         {
             self.ask_the_gone(addr, wr.select)?;
         }
-        // Every posted receive may be cancelled at once: its completion has a place kept.
-        let owed = self.matcher.posted_len().saturating_add(self.ended.len());
-        if owed >= self.ended.capacity() && !self.ended.is_empty() {
-            return Err(Retry::CqFull.into());
-        }
-        self.matcher.post(wr)?;
-        if self.resting.get() || self.matcher.unexpected_len() > 0 {
+        self.queues.post(wr)?;
+        if self.resting.get() || self.queues.matcher().unexpected_len() > 0 {
             self.more.set(true);
         }
         Ok(())
@@ -454,29 +392,21 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
 
     #[inline]
     fn ring_doorbell(&self) -> Published {
-        if self.staged.get() > 0 && self.streams.ring().has_news() {
+        if self.queues.staged() > 0 && self.streams.ring().has_news() {
             // What was staged waits behind a send that has ended by now.
             self.streams.hear_sends();
         }
         self.streams.flush();
         let lost = self.streams.ring().fatal().is_some();
         let error = lost.then_some(Fatal::RingLost);
-        Published { count: self.staged.replace(0), error }
+        Published { count: self.queues.take_staged(), error }
     }
 
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
         self.now.set(now);
         self.more.set(false);
-        let polls = self.polls.get().wrapping_add(1);
-        self.polls.set(polls);
-        // Who comes first takes turns, so that a flood of sends does not keep out what has come, or the other way round.
-        if polls.is_multiple_of(2) {
-            self.finish_local(out);
-            self.take_in(out);
-        } else {
-            self.take_in(out);
-            self.finish_local(out);
-        }
+        let sends = || self.done.pop().map(|(wr_id, status)| Cqe::without_message(wr_id, status));
+        self.queues.poll(sends, |out| self.take_in(out), out);
     }
 
     #[inline(always)]
@@ -485,7 +415,7 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
             || self.more.get()
             || self.unsettled.get()
             || !self.done.is_empty()
-            || !self.ended.is_empty();
+            || !self.queues.none_ended();
         if something {
             return Sight::Work;
         }
@@ -495,15 +425,13 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
     }
 
     fn poll_event(&self) -> Option<Event> {
-        let event = self.events.pop()?;
+        let event = self.queues.next_event()?;
         self.note(event);
         Some(event)
     }
 
     fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
-        self.matcher.cancel(wr_id)?;
-        self.end_cancelled(wr_id);
-        Ok(())
+        self.queues.cancel(wr_id)
     }
 
     fn peek(&self, from: Source, select: Select) -> Option<Waiting> {

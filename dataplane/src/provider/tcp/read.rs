@@ -12,8 +12,9 @@ use spinwire_layouts::word::{from_usize, low, to_usize, widen};
 use super::frame::{Event as Frame, FrameFault};
 use super::link::{Arriving, Link, Pending, Stage};
 use super::port::TcpPort;
-use crate::msg::matching::{Incoming, Landing, Verdict};
+use crate::msg::matching::{Incoming, Landing};
 use crate::provider::Cqe;
+use crate::provider::queues::Found;
 use crate::raw::loan::Loan;
 use crate::uring::Enter;
 
@@ -231,32 +232,31 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             // The end of it will never come.
             return Placed::Yes(rest.len());
         }
-        loop {
-            if out.is_full() || !self.matcher.settle(out) || out.is_full() {
-                return Placed::No(Stop::Full);
+        if !self.queues.matcher().settle(out) {
+            return Placed::No(Stop::Full);
+        }
+        match self.queues.find_receive(&message, out) {
+            Found::NoRoom => Placed::No(Stop::Full),
+            Found::Receive(mut landing) => {
+                let Some(bytes) = whole else {
+                    let counted = to_usize(widen(pending.counted)).min(rest.len());
+                    copy(&mut landing, 0, rest.get(..counted).unwrap_or_default());
+                    let claim = self.queues.matcher().claim(landing);
+                    link.arriving.set(Some(Arriving { claim, message }));
+                    return Placed::Yes(counted);
+                };
+                copy(&mut landing, 0, bytes);
+                self.queues.land(&landing, &message, out);
+                taken(link, pending)
             }
-            match self.matcher.judge(&message) {
-                Verdict::GivenBack(cqe) => push(out, cqe),
-                Verdict::Deliver(mut landing) => {
-                    let Some(bytes) = whole else {
-                        let counted = to_usize(widen(pending.counted)).min(rest.len());
-                        copy(&mut landing, 0, rest.get(..counted).unwrap_or_default());
-                        let claim = self.matcher.claim(landing);
-                        link.arriving.set(Some(Arriving { claim, message }));
-                        return Placed::Yes(counted);
-                    };
-                    copy(&mut landing, 0, bytes);
-                    push(out, self.matcher.land(&landing, &message));
-                    return taken(link, pending);
+            Found::Nobody => match whole {
+                Some(bytes)
+                    if self.queues.matcher().stash(&message, |to| to.copy_from_slice(bytes)) =>
+                {
+                    taken(link, pending)
                 }
-                Verdict::Unasked => {
-                    let Some(bytes) = whole else { return Placed::No(Stop::Waits) };
-                    if self.matcher.stash(&message, |to| to.copy_from_slice(bytes)) {
-                        return taken(link, pending);
-                    }
-                    return Placed::No(Stop::Waits);
-                }
-            }
+                _ => Placed::No(Stop::Waits),
+            },
         }
     }
 
@@ -272,7 +272,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             return;
         }
         link.arriving.set(None);
-        push(out, self.matcher.land_claimed(&arriving.claim, &arriving.message));
+        self.queues.land_claimed(&arriving.claim, &arriving.message, out);
         release(link, low(from_usize(arriving.message.length)));
     }
 
@@ -303,11 +303,6 @@ fn taken(link: &Link<'_>, pending: &Pending) -> Placed {
 fn release(link: &Link<'_>, length: u32) {
     let released = link.framing.release(length);
     debug_assert!(released.is_ok(), "it has arrived");
-}
-
-fn push(out: &mut VecView<Cqe>, cqe: Cqe) {
-    let pushed = out.push(cqe);
-    debug_assert!(pushed.is_ok(), "room was checked");
 }
 
 /// Puts a part of a message where it belongs; what is beyond the receive is dropped.

@@ -13,26 +13,17 @@ use super::{Routes, UdpConfig, UdpCounters, UdpPlaceError};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Name, OpTag, WrId};
 use crate::msg::matching::Matcher;
+use crate::provider::queues::Queues;
 use crate::provider::{
-    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Order, Provider, Published, RecvWr,
-    Reliability, Select, SendWr, Sight, Source, Status, Waiting,
+    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Provider, Published, RecvWr, Select,
+    SendWr, Sight, Source, Status, Waiting,
 };
 use crate::raw::loan::LoanPool;
 use crate::stream::provided::ProvidedBuffers;
-use crate::table::{Fifos, Ring as Queue, wide};
+use crate::table::{Fifos, wide};
 use crate::time::Instant;
 use crate::uring::ring::CHAIN_MAX;
 use crate::uring::{Enter, Ring};
-
-const CAPS: Caps = Caps::MESSAGE
-    .with(Caps::TAGGED)
-    .with(Caps::INJECT)
-    .with(Caps::IMMEDIATE)
-    .with(Caps::DIRECTED_RECV)
-    .with(Caps::MULTI_RECV)
-    .with(Caps::SOURCE)
-    .with(Caps::PEEK)
-    .with(Caps::CANCEL);
 
 /// Completions of the ring that are taken at once.
 const BATCH: usize = 64;
@@ -45,7 +36,7 @@ pub struct UdpPort<'m, E> {
     info: Info,
     routes: &'m Routes<'m>,
     pub(super) peers: Peers<'m>,
-    pub(super) matcher: Matcher<'m>,
+    pub(super) queues: Queues<'m>,
     pub(super) slots: &'m [Slot<'m>],
     pub(super) sends: Fifos<'m>,
     pub(super) copies: &'m LoanPool<'m>,
@@ -55,13 +46,10 @@ pub struct UdpPort<'m, E> {
     batch: &'m [Cell<Option<RingCqe>>],
     batch_at: Cell<usize>,
     batch_end: Cell<usize>,
-    /// Completions of receives that ended without a message.
-    ended: Queue<'m, Cqe>,
     /// Posted sends whose completions were not yet polled.
     pub(super) posted: Cell<u32>,
     /// There was a doorbell since the last poll.
     rang: Cell<bool>,
-    polls: Cell<u32>,
     pub(super) now: Cell<Instant>,
     counters: Cell<UdpCounters>,
 }
@@ -95,23 +83,9 @@ impl UdpConfig {
 }
 
 const fn info(config: &UdpConfig) -> Info {
-    Info {
-        provider: "udp",
-        endpoint_type: EndpointType::Dgram,
-        caps: CAPS,
-        limits: Limits {
-            message_bytes_max: config.message_bytes_max,
-            inject_bytes_max: config.message_bytes_max,
-            sge_max: 1,
-            send_depth: config.send_depth,
-            recv_depth: config.matching.recv_depth,
-            unexpected_depth: config.matching.unexpected_depth,
-            unexpected_bytes_max: config.matching.unexpected_bytes_max,
-            peers_max: config.peers_max,
-        },
-        reliability: Reliability::Unreliable,
-        order: Order::None,
-    }
+    let longest = config.message_bytes_max;
+    let limits = Limits::copied(longest, config.peers_max, config.send_depth, &config.matching);
+    Info::of_type("udp", EndpointType::Dgram, Caps::MATCHED, limits)
 }
 
 impl<'m, E: Enter> UdpPort<'m, E> {
@@ -136,7 +110,6 @@ impl<'m, E: Enter> UdpPort<'m, E> {
         for slot in 0..slots {
             let _empty_before = sends.push_back(FREE, slot);
         }
-        let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
         Ok(Self {
             ring,
             fd,
@@ -144,7 +117,8 @@ impl<'m, E: Enter> UdpPort<'m, E> {
             info: info(config),
             routes,
             peers: Peers::place(bump, config.peers_max)?,
-            matcher: Matcher::place(bump, &config.matching)?,
+            // Nobody is seen to come or to go.
+            queues: Queues::place(bump, &config.matching, 0)?,
             slots: bump.slice_with(wide(slots), |_| Slot::free())?,
             sends,
             copies: LoanPool::place(bump, slots, config.message_bytes_max)?,
@@ -153,10 +127,8 @@ impl<'m, E: Enter> UdpPort<'m, E> {
             batch: bump.slice_with(BATCH.saturating_add(CHAIN_MAX), |_| Cell::new(None))?,
             batch_at: Cell::new(0),
             batch_end: Cell::new(0),
-            ended: Queue::place(bump, config.matching.recv_depth, filler)?,
             posted: Cell::new(0),
             rang: Cell::new(false),
-            polls: Cell::new(0),
             now: Cell::new(Instant::ORIGIN),
             counters: Cell::new(UdpCounters::default()),
         })
@@ -192,7 +164,7 @@ impl<'m, E: Enter> UdpPort<'m, E> {
     /// Posted receives and unexpected messages, for those who count them.
     #[must_use]
     pub const fn matcher(&self) -> &Matcher<'m> {
-        &self.matcher
+        self.queues.matcher()
     }
 
     #[inline]
@@ -207,39 +179,18 @@ impl<'m, E: Enter> UdpPort<'m, E> {
         self.count(|c| c.stale = c.stale.wrapping_add(1));
     }
 
-    /// Receives that wait for a peer alone who has no row any more would wait for ever.
-    pub(super) fn end_hopeless(&self, peer: Addr) {
-        while let Some(wr_id) = self.matcher.take_hopeless(peer) {
-            self.end_cancelled(wr_id);
-        }
-    }
-
-    fn end_cancelled(&self, wr_id: WrId) {
-        let pushed = self.ended.push(Cqe::without_message(wr_id, Status::Cancelled));
-        debug_assert!(pushed.is_ok(), "post_recv keeps a place for every posted receive");
-    }
-
-    /// Completions that no packet is needed for.
-    fn finish_local(&self, out: &mut VecView<Cqe>) {
-        while !out.is_full() {
-            let next = match self.sends.pop_front(DONE) {
-                Some(number) => {
-                    let _in_no_list = self.sends.push_back(FREE, number);
-                    self.posted.set(self.posted.get().saturating_sub(1));
-                    let wr_id = self.slot(number).and_then(|slot| slot.wr_id.take());
-                    wr_id.map(|wr_id| Cqe::without_message(wr_id, Status::Success))
-                }
-                None => self.ended.pop(),
-            };
-            let Some(cqe) = next else { return };
-            let pushed = out.push(cqe);
-            debug_assert!(pushed.is_ok(), "room was checked");
-        }
+    /// The completion of a posted send whose packet was taken, or refused.
+    fn take_done(&self) -> Option<Cqe> {
+        let number = self.sends.pop_front(DONE)?;
+        let _in_no_list = self.sends.push_back(FREE, number);
+        self.posted.set(self.posted.get().saturating_sub(1));
+        let wr_id = self.slot(number)?.wr_id.take()?;
+        Some(Cqe::without_message(wr_id, Status::Success))
     }
 
     /// What the ring has.
     fn take_in(&self, out: &mut VecView<Cqe>) {
-        if !self.matcher.settle(out) {
+        if !self.queues.matcher().settle(out) {
             return;
         }
         if let Some(arrived) = self.waiting.take() {
@@ -319,7 +270,7 @@ impl<E: Enter> Provider for UdpPort<'_, E> {
 
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
         self.peers.remove(addr)?;
-        self.end_hopeless(addr);
+        self.queues.end_hopeless(addr);
         Ok(())
     }
 
@@ -334,12 +285,7 @@ impl<E: Enter> Provider for UdpPort<'_, E> {
         if let Source::Only(addr) = wr.from {
             self.peers.address_of(addr)?;
         }
-        // Every posted receive may be cancelled at once: its completion has a place kept.
-        let owed = self.matcher.posted_len().saturating_add(self.ended.len());
-        if owed >= self.ended.capacity() && !self.ended.is_empty() {
-            return Err(Retry::CqFull.into());
-        }
-        Ok(self.matcher.post(wr)?)
+        self.queues.post(wr)
     }
 
     fn ring_doorbell(&self) -> Published {
@@ -359,24 +305,15 @@ impl<E: Enter> Provider for UdpPort<'_, E> {
         if !self.rang.replace(false) {
             self.enter();
         }
-        // Who comes first takes turns, so that a flood of sends does not keep out what has come, or the other way round.
-        let polls = self.polls.get().wrapping_add(1);
-        self.polls.set(polls);
-        if polls.is_multiple_of(2) {
-            self.finish_local(out);
-            self.take_in(out);
-        } else {
-            self.take_in(out);
-            self.finish_local(out);
-        }
+        self.queues.poll(|| self.take_done(), |out| self.take_in(out), out);
     }
 
     #[inline(always)]
     fn look(&self) -> Sight {
         let waits = self.batch_at.get() < self.batch_end.get()
             || !self.sends.is_empty(DONE)
-            || !self.ended.is_empty()
-            || self.matcher.unexpected_len() != 0
+            || !self.queues.none_ended()
+            || self.queues.matcher().unexpected_len() != 0
             || self.ring.has_news();
         if waits { Sight::Work } else { self.look_at_waiting() }
     }
@@ -386,12 +323,10 @@ impl<E: Enter> Provider for UdpPort<'_, E> {
     }
 
     fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
-        self.matcher.cancel(wr_id)?;
-        self.end_cancelled(wr_id);
-        Ok(())
+        self.queues.cancel(wr_id)
     }
 
     fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
-        self.matcher.peek(from, select)
+        self.queues.matcher().peek(from, select)
     }
 }

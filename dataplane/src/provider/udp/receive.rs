@@ -12,8 +12,9 @@ use super::UdpConfig;
 use super::datagram::Datagram;
 use super::port::UdpPort;
 use crate::id::{Addr, Generation, OpTag, WrId};
-use crate::msg::matching::{Incoming, Verdict};
-use crate::provider::{Cqe, Status};
+use crate::msg::matching::Incoming;
+use crate::provider::Cqe;
+use crate::provider::queues::Found;
 use crate::raw::kernel_memory::{KernelMemory, address_in, address_of};
 use crate::raw::line::{partial_word, store_partial};
 use crate::raw::loan::{Loan, LoanPool, Posted};
@@ -313,53 +314,41 @@ impl<'m, E: Enter> UdpPort<'m, E> {
         };
         let (bytes, cut) = (datagram.bytes, datagram.is_truncated());
         let message = Incoming { source, envelope: datagram.envelope, length: datagram.length };
-        while !out.is_full() {
-            let cqe = match self.matcher.judge(&message) {
-                Verdict::Deliver(mut landing) => {
-                    landing.length = landing.length.min(bytes.len());
-                    if let (Some(to), Some(from)) = (
-                        landing.sge.part(landing.offset, landing.length),
-                        bytes.get(..landing.length),
-                    ) {
+        match self.queues.find_receive(&message, out) {
+            Found::NoRoom => Some(arrived),
+            Found::Receive(mut landing) => {
+                if cut {
+                    landing.cut(bytes.len());
+                }
+                landing.fill(bytes);
+                self.queues.land(&landing, &message, out);
+                None
+            }
+            Found::Nobody => {
+                let copy = |to: &mut [u8]| {
+                    if let Some(from) = bytes.get(..to.len()) {
                         to.copy_from_slice(from);
                     }
-                    let mut cqe = self.matcher.land(&landing, &message);
-                    if cut {
-                        cqe.status = Status::Truncated;
-                    }
-                    let pushed = out.push(cqe);
-                    debug_assert!(pushed.is_ok(), "room was checked");
-                    return None;
+                };
+                if cut || !self.queues.matcher().stash(&message, copy) {
+                    self.count(|c| c.unasked = c.unasked.wrapping_add(1));
                 }
-                Verdict::GivenBack(cqe) => cqe,
-                Verdict::Unasked => {
-                    let copy = |to: &mut [u8]| {
-                        if let Some(from) = bytes.get(..to.len()) {
-                            to.copy_from_slice(from);
-                        }
-                    };
-                    if cut || !self.matcher.stash(&message, copy) {
-                        self.count(|c| c.unasked = c.unasked.wrapping_add(1));
-                    }
-                    return None;
-                }
-            };
-            let pushed = out.push(cqe);
-            debug_assert!(pushed.is_ok(), "room was checked");
+                None
+            }
         }
-        Some(arrived)
     }
 
     /// The row of a sender.
     fn heard(&self, source: SocketAddr) -> Option<Addr> {
         let now = self.now.get();
         let old = |addr: Addr, heard: Instant| {
-            heard.saturating_add(self.config.age_min) <= now && !self.matcher.holds_of(addr)
+            heard.saturating_add(self.config.age_min) <= now
+                && !self.queues.matcher().holds_of(addr)
         };
         let (addr, before) = self.peers.hear(source, now, old)?;
         if let Some(before) = before {
             self.count(|c| c.aged = c.aged.wrapping_add(1));
-            self.end_hopeless(before);
+            self.queues.end_hopeless(before);
         }
         Some(addr)
     }
