@@ -310,7 +310,8 @@ impl<'m, E: Enter> Streams<'m, E> {
         let parts = parts.get(..count).unwrap_or(&[]);
         let id = row.id(slot);
         if gathered {
-            self.launch(id, row, (&[Entry::bytes(bytes, 0)], true, false), |chain, out| {
+            let entry = [Entry::bytes(bytes, 0)];
+            return self.launch::<1>(id, row, (&entry, true, false), |chain, out| {
                 row.gather(parts);
                 let name = chain.user_data(0).map_or(UNHEARD, |name| name.as_raw());
                 let Some(place) = out.first_mut() else { return };
@@ -321,35 +322,37 @@ impl<'m, E: Enter> Streams<'m, E> {
                     user_data: name,
                     ..Self::on(row, op::SENDMSG)
                 };
-            })
-        } else {
-            let mut entries = [Entry::plain(0); PARTS_MAX];
-            for (entry, (_, bytes)) in entries.iter_mut().zip(parts) {
-                *entry = Entry::bytes(*bytes, 0);
-            }
-            let entries = entries.get(..count).unwrap_or(&[]);
-            self.launch(id, row, (entries, false, uncopied), |chain, out| {
-                for (at, (place, part)) in (0..u16::MAX).zip(out.iter_mut().zip(parts)) {
-                    let (addr, len) = *part;
-                    let entry = if large(len) {
-                        self.uncopied(row, *part)
-                    } else {
-                        Self::on(row, op::SEND)
-                    };
-                    let last = usize::from(at).wrapping_add(1) == count;
-                    let link = if last { 0 } else { sqe::IO_LINK };
-                    let name = chain.user_data(at).map_or(UNHEARD, |name| name.as_raw());
-                    *place = Sqe {
-                        flags: entry.flags | link,
-                        addr,
-                        len,
-                        op_flags: SEND_FLAGS,
-                        user_data: name,
-                        ..entry
-                    };
-                }
-            })
+            });
         }
+        let build = |chain: ChainId, out: &mut [Sqe]| {
+            for (at, (place, part)) in (0..u16::MAX).zip(out.iter_mut().zip(parts)) {
+                let (addr, len) = *part;
+                let entry =
+                    if large(len) { self.uncopied(row, *part) } else { Self::on(row, op::SEND) };
+                let last = usize::from(at).wrapping_add(1) == count;
+                let link = if last { 0 } else { sqe::IO_LINK };
+                let name = chain.user_data(at).map_or(UNHEARD, |name| name.as_raw());
+                *place = Sqe {
+                    flags: entry.flags | link,
+                    addr,
+                    len,
+                    op_flags: SEND_FLAGS,
+                    user_data: name,
+                    ..entry
+                };
+            }
+        };
+        // One, as nearly always: without room for many, which would have to be cleared.
+        if let [(_, bytes)] = parts {
+            let entry = [Entry::bytes(*bytes, 0)];
+            return self.launch::<1>(id, row, (&entry, false, uncopied), build);
+        }
+        let mut entries = [Entry::plain(0); PARTS_MAX];
+        for (entry, (_, bytes)) in entries.iter_mut().zip(parts) {
+            *entry = Entry::bytes(*bytes, 0);
+        }
+        let entries = entries.get(..count).unwrap_or(&[]);
+        self.launch::<PARTS_MAX>(id, row, (entries, false, uncopied), build)
     }
 
     /// A send without a copy, out of the registered arena where it is that.
@@ -363,7 +366,8 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
     }
 
-    fn launch(
+    /// Begins a chain of up to `N` entries and submits it.
+    fn launch<const N: usize>(
         &self,
         id: ConnId,
         row: &'m Row,
@@ -379,7 +383,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             debug_assert!(false, "a segment waits, so that a chain is free");
             return Err(crate::error::Retry::NoSlot.into());
         };
-        let mut out = [Sqe::ZERO; PARTS_MAX];
+        let mut out = [Sqe::ZERO; N];
         let out = out.get_mut(..count).unwrap_or_default();
         build(chain, out);
         if let Err(refused) = self.ring.push(out) {

@@ -16,6 +16,10 @@
 //! buffer to that, also where it takes none in the end (`io_uring/kbuf.c`, `io_ring_buffers_peek`). A later bundle goes on in
 //! the buffer behind the shortened one. So what the entry says counts, not what was written there.
 //!
+//! *How many the kernel has at once.* Of streams few, because it takes them in turn and each should be warm when it comes round. They become twice as many
+//! when they were too few for what came, as with many connections and short messages, of which each fills a line or two of its buffer. Where
+//! each was filled, more of them would not help: they would be cold, and what did not fit is received a turn later.
+//!
 //! Invariants: (1) a buffer is in the ring, or with the caller, or in the pool; (2) what the kernel names is given out only if it
 //! is in the ring, at the place where the kernel has to have found it.
 
@@ -35,6 +39,11 @@ use crate::table::NIL;
 /// Most buffers of a group (the kernel takes up to 32768).
 pub const BUFFERS_MAX: u32 = 1 << 15;
 
+/// Buffers that the kernel has to begin with, where it is to have few, and never fewer after.
+const FEW: u32 = 32;
+/// Bytes that all buffers which the kernel has may be filled with, before they are made no more: about what the second cache of a core holds.
+const WARM_BYTES: u64 = 1 << 20;
+
 /// A group of provided buffers, all of one size.
 pub struct ProvidedBuffers<'m> {
     pool: &'m LoanPool<'m>,
@@ -50,6 +59,11 @@ pub struct ProvidedBuffers<'m> {
     tail: Cell<u32>,
     given: Cell<u32>,
     wanted: Cell<u32>,
+    least: Cell<u32>,
+    /// There are to be more since the last refill already.
+    raised: Cell<bool>,
+    /// Bytes that a buffer came back with, on average of late.
+    fill: Cell<u32>,
     group: u16,
 }
 
@@ -95,6 +109,9 @@ impl<'m> ProvidedBuffers<'m> {
             tail: Cell::new(0),
             given: Cell::new(0),
             wanted: Cell::new(count),
+            least: Cell::new(count),
+            raised: Cell::new(false),
+            fill: Cell::new(0),
             group,
         })
     }
@@ -127,19 +144,28 @@ impl<'m> ProvidedBuffers<'m> {
     /// Gives the kernel as many as it is to have at once, or all that are free. Returns how many.
     #[inline]
     pub fn refill(&self) -> u32 {
+        self.raised.set(false);
         let enough = self.given.get() >= self.wanted.get();
         if enough || self.pool.free_count() == 0 { 0 } else { self.refill_some() }
     }
 
-    /// Has the kernel have so many at once, and no more: what comes back is given out again first, and few buffers that are used
-    /// again and again stay in the cache. The kernel takes them in turn, so that with many each is cold when it comes round.
-    pub(super) fn want(&self, count: u32) {
-        self.wanted.set(count.clamp(1, self.mask.saturating_add(1)));
+    /// Has the kernel have few at once, unless more are needed and stay warm; else it has all. What comes back is given out again first.
+    pub(super) fn want_few(&self) {
+        self.least.set(self.wanted.get().min(FEW));
+        self.wanted.set(self.least.get());
     }
 
-    /// They were too few: twice as many from now on.
+    /// They were too few: twice as many from the next refill on, if they stay warm.
     pub(super) fn want_more(&self) {
-        self.want(self.wanted.get().saturating_mul(2));
+        let more = self.wanted.get().saturating_mul(2).min(self.mask.saturating_add(1));
+        if !self.raised.replace(true) && self.is_warm(more) {
+            self.wanted.set(more);
+        }
+    }
+
+    /// Whether so many do not hold more than a cache, as they were filled of late.
+    const fn is_warm(&self, count: u32) -> bool {
+        widen(count).saturating_mul(widen(self.fill.get())) <= WARM_BYTES
     }
 
     /// How many the kernel is to have.
@@ -149,6 +175,10 @@ impl<'m> ProvidedBuffers<'m> {
 
     #[inline(never)]
     fn refill_some(&self) -> u32 {
+        let wanted = self.wanted.get();
+        if wanted > self.least.get() && !self.is_warm(wanted / 2) {
+            self.wanted.set(wanted / 2);
+        }
         let mut count = 0_u32;
         while self.given.get() < self.wanted.get()
             && let Some(loan) = self.pool.lend()
@@ -213,6 +243,8 @@ impl<'m> ProvidedBuffers<'m> {
         let length = low(rest.load(Ordering::Relaxed)).min(self.pool.slot_bytes());
         let bytes = filled.left.min(length);
         filled.left = filled.left.wrapping_sub(bytes);
+        let fill = self.fill.get();
+        self.fill.set(fill.wrapping_sub(fill / 8).wrapping_add(bytes / 8));
         filled.place = filled.place.wrapping_add(1) & self.mask;
         Some(posted.complete(Some(to_usize(widen(bytes)))))
     }

@@ -51,8 +51,6 @@ impl From<Exhausted> for PlaceError {
 pub(super) const BATCH: usize = 64;
 /// Connections that came when there was no row for them, until they are closed.
 const ORPHANS: usize = 64;
-/// Buffers that the kernel has to begin with; twice as many each time that they were too few.
-const FEW_BUFFERS: u32 = 32;
 /// Resolution of timeouts.
 const TICK: Nanos = Nanos::from_millis(1);
 
@@ -163,7 +161,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
         let parts = u16::try_from(super::row::PARTS_MAX).unwrap_or(1);
         let buffers = ProvidedBuffers::place(ring.arena(), group, config.recv_buffers)?;
-        buffers.want(FEW_BUFFERS);
+        buffers.want_few();
         let config_of_chains = ChainConfig { chains, entries_max: parts };
         Ok(Self {
             ring,

@@ -4,11 +4,14 @@ use spinwire_dataplane::error::{Misuse, PostError, Retry};
 use spinwire_dataplane::poll::{Budget, Outcome, Poll};
 use spinwire_dataplane::stream::{StreamConfig, StreamEvent};
 use spinwire_dataplane::time::Instant;
-use spinwire_layouts::uring::{cqe, op, sqe};
+use spinwire_layouts::uring::{Sqe, cqe, op, sqe};
 use spinwire_tests::fake_kernel::FakeConfig;
 use spinwire_tests::fake_net::memory::{self, BufferRing};
 
-use super::{config, with};
+use super::{Rig, config, with};
+
+/// Of errno(3): there is no buffer.
+const ENOBUFS: i32 = 105;
 
 #[test]
 fn chains_pass_a_queue_of_any_size_that_is_full_at_any_position() {
@@ -277,5 +280,52 @@ fn a_bundle_does_not_go_on_with_what_lies_elsewhere() {
         ring.advance();
         rig.complete(&receive, 2 * 64, flags(u32::from(ring.peek().2)));
         assert_eq!(rig.events().len(), 1, "there is nothing behind it");
+    });
+}
+
+/// How many buffers the kernel has after a round in which it filled all that it had with so many bytes each, and then found none
+/// for two connections.
+fn given_after_a_round(
+    rig: &Rig<'_, '_, '_>,
+    ring: &mut BufferRing,
+    (receives, bytes): (&[Sqe; 2], i32),
+) -> u32 {
+    for _ in 0..ring.available() {
+        let flags = cqe::MORE | cqe::BUFFER | u32::from(ring.peek().2) << cqe::BUFFER_SHIFT;
+        rig.complete(&receives[0], bytes, flags);
+        ring.advance();
+    }
+    for receive in receives {
+        rig.complete(receive, -ENOBUFS, 0);
+    }
+    while !rig.events().is_empty() {}
+    rig.turn();
+    assert_eq!(u32::from(ring.available()), rig.streams.buffers().given());
+    let again = rig.taken().iter().filter(|entry| entry.opcode == op::RECV).count();
+    assert_eq!(again, 2, "both are received from again");
+    rig.streams.buffers().given()
+}
+
+/// Many connections with little each make the buffers more, once a turn; few that fill them do not, and make them fewer again.
+#[test]
+fn the_kernel_has_as_many_buffers_as_stay_warm() {
+    let config = StreamConfig { recv_buffers: (128, 64 << 10), ..config() };
+    let rings = FakeConfig { cq_entries: 256, ..FakeConfig::default() };
+    with(&config, rings, |rig| {
+        let receives = [rig.connection().1, rig.connection().1];
+        let mut ring = BufferRing::new(rig.streams.buffers().registration());
+        assert_eq!(rig.streams.buffers().given(), 32, "few to begin with");
+        // Of those that are filled by half, 32 stay warm, and 64 do not.
+        let (short, half, full) = (64, 32_000, 65_536);
+        let more = [(short, 64), (short, 128), (short, 128)];
+        let rounds = more.into_iter().chain([full, full, half, half, half].map(|fill| (fill, 32)));
+        for (round, (bytes, given)) in rounds.enumerate() {
+            let now = given_after_a_round(rig, &mut ring, (&receives, bytes));
+            assert_eq!(now, given, "round {round}");
+        }
+        for _ in 0..3 {
+            given_after_a_round(rig, &mut ring, (&receives, short));
+        }
+        assert_eq!(rig.streams.buffers().given(), 128, "as many again as before");
     });
 }
