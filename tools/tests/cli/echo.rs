@@ -106,6 +106,7 @@ fn every_byte_comes_back(more: &[&str], zero_copies: u64) {
     assert_eq!((&stream).read(&mut [0; 8]).unwrap(), 0, "it closes when its client does");
     let done = service.stop();
     assert_eq!(done["received_bytes"], done["sent_bytes"]);
+    assert!(done["busy_ns"].as_u64().unwrap() > 0, "{done}");
     assert!(done["zero_copy_sends"].as_u64().unwrap() >= zero_copies, "{done}");
     assert_eq!((&done["accepted"], &done["stale_completions"]), (&Value::from(1), &Value::from(0)));
 }
