@@ -308,6 +308,7 @@ mod tests {
                     p50_ns: Some(p99 / 2.0),
                     p99_ns: Some(p99),
                     client_busy: Some(busy),
+                    server_ns: None,
                 });
                 series.add(Reading {
                     round,

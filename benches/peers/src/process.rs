@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::cpu;
 
@@ -70,6 +70,13 @@ impl Running {
         let said = |from: &Receiver<String>| from.recv_timeout(LISTEN_LIMIT).unwrap_or_default();
         let (stdout, stderr) = (said(&self.stdout), said(&self.stderr));
         last_lines(if stderr.trim().is_empty() { &stdout } else { &stderr })
+    }
+
+    /// Asks the child to end (SIGTERM), and waits for that; what it has printed.
+    pub(crate) fn end(self) -> String {
+        // Fails only where the child has ended already, which is what is wanted.
+        kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
+        self.stdout.recv_timeout(LISTEN_LIMIT).unwrap_or_default()
     }
 
     /// Waits until the child has ended well, at most `limit`.
@@ -150,6 +157,16 @@ fn ran_ns(child: &Child) -> Option<f64> {
     counted.split_whitespace().next()?.parse().ok()
 }
 
+/// How long all threads of a process have run so far, as the kernel counts it.
+pub(crate) fn ran_so_far_ns(process: u32) -> Option<f64> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).ok()?;
+    let each = threads.map(|thread| {
+        let counted = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        counted.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    each.sum()
+}
+
 /// Reads a pipe to its end on a thread of its own.
 fn collect<R: Read + Send + 'static>(pipe: Option<R>) -> Receiver<String> {
     let (send, receive) = channel();
@@ -206,6 +223,30 @@ mod tests {
         counting.args(["-c", "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done"]);
         let ran_ns = run(counting, None).unwrap().ran_ns;
         assert!(ran_ns.is_some_and(|ns| ns > 1e6), "{ran_ns:?}");
+    }
+
+    #[test]
+    fn the_time_of_all_threads_is_known_while_they_run() {
+        let this = std::process::id();
+        let before = ran_so_far_ns(this).unwrap();
+        let busy = Instant::now();
+        thread::spawn(move || while busy.elapsed() < Duration::from_millis(30) {});
+        thread::sleep(Duration::from_millis(60));
+        // Another thread than this one, which slept.
+        thread::spawn(|| {}).join().unwrap();
+        assert!(ran_so_far_ns(this).unwrap() >= before, "it only grows while nobody ends");
+    }
+
+    #[test]
+    fn a_child_that_is_asked_to_end_has_said_what_it_had_to() {
+        let mut server = Command::new("sh");
+        server.args([
+            "-c",
+            "trap 'echo so long; exit 0' TERM; echo ready; while :; do sleep 0.01; done",
+        ]);
+        let server = Running::start(server, None).unwrap();
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(server.end(), "ready\nso long\n");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) struct Ratio {
     pub(crate) by_p50: Option<f64>,
     /// The same of 99th percentiles.
     pub(crate) by_p99: Option<f64>,
+    /// The same of what a request costs the server.
+    pub(crate) by_server: Option<f64>,
     /// The best figure of one side against the best of the other, of the steady rounds in which
     /// the floor was (nearly) the best one: the machine at its best.
     pub(crate) best: Option<f64>,
@@ -57,6 +59,7 @@ struct Side {
     mean: Option<f64>,
     p50: Option<f64>,
     p99: Option<f64>,
+    server: Option<f64>,
 }
 
 impl Ratio {
@@ -113,6 +116,7 @@ impl Ratio {
             by_mean: median_of(|side| side.mean),
             by_p50: median_of(|side| side.p50),
             by_p99: median_of(|side| side.p99),
+            by_server: median_of(|side| side.server),
             best: best_of(|pair| pair.ours)
                 .zip(best_of(|pair| pair.theirs))
                 .map(|(ours, theirs)| ours / theirs),
@@ -129,6 +133,7 @@ impl Side {
             mean: sample.mean(),
             p50: sample.p50(),
             p99: sample.p99(),
+            server: sample.server_ns(),
         }
     }
 }

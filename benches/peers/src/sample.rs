@@ -48,6 +48,9 @@ pub(crate) struct Stream {
     /// The part of the time that the client needs for so many messages: at 1 it is the client that
     /// goes no faster.
     pub(crate) client_busy: Option<f64>,
+    /// Nanoseconds of its processor that the server needs for a request, where they can be told from
+    /// those in which it only waits.
+    pub(crate) server_ns: Option<f64>,
 }
 
 impl Sample {
@@ -96,6 +99,14 @@ impl Sample {
         match self {
             Self::Rtt(_) => None,
             Self::Stream(stream) => stream.client_busy,
+        }
+    }
+
+    /// What a request costs its server, where known.
+    pub(crate) const fn server_ns(&self) -> Option<f64> {
+        match self {
+            Self::Rtt(_) => None,
+            Self::Stream(stream) => stream.server_ns,
         }
     }
 

@@ -89,6 +89,11 @@ impl Connection {
         }
     }
 
+    /// Requests whose echo has come.
+    pub(super) const fn answered(&self) -> u64 {
+        self.answered
+    }
+
     /// Requests under way.
     pub(super) const fn outstanding(&self) -> u64 {
         self.begun - self.answered

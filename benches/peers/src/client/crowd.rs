@@ -33,8 +33,9 @@ struct Crowd {
     outstanding: u64,
 }
 
-/// Measures; the caller has pinned the thread.
-pub(crate) fn run(task: &Task) -> anyhow::Result<Stream> {
+/// Measures; the caller has pinned the thread. Also returns all requests that were answered, those of the warm-up and of the end
+/// included.
+pub(crate) fn run(task: &Task) -> anyhow::Result<(Stream, u64)> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let mut crowd = Crowd::connect(task, &poll)?;
     let mut events = Vec::with_capacity(EVENTS);
@@ -66,7 +67,8 @@ pub(crate) fn run(task: &Task) -> anyhow::Result<Stream> {
         let window = crowd.window.until.saturating_sub(crowd.window.from);
         (crowd.window.answered as f64 * each_ns / task.clock.ns(window as f64)).min(1.0)
     });
-    Ok(crowd.window.finish(task, busy))
+    let all = crowd.connections.iter().map(Connection::answered).sum();
+    Ok((crowd.window.finish(task, busy), all))
 }
 
 /// What a request costs the client, by how many came at once.

@@ -136,6 +136,7 @@ impl Window {
             p50_ns: rtt.p50_ns,
             p99_ns: rtt.p99_ns,
             client_busy,
+            server_ns: None,
         }
     }
 }
@@ -227,8 +228,11 @@ mod tests {
         assert!(rtt.p50_ns.is_some_and(|ns| ns > 0.0) && rtt.max_ns >= rtt.p50_ns, "{rtt:?}");
         for (connections, depth, size) in [(3, 1, 64), (2, 5, 1000), (2, 3, 300_000)] {
             let port = server(connections, honest);
-            let stream = crowd::run(&task(port, connections, depth, size)).unwrap();
-            assert!(stream.messages_per_s > 0.0 && stream.p50_ns.is_some(), "{stream:?}");
+            let (stream, all) = crowd::run(&task(port, connections, depth, size)).unwrap();
+            assert!(
+                all > 0 && stream.messages_per_s > 0.0 && stream.p50_ns.is_some(),
+                "{stream:?}"
+            );
         }
     }
 

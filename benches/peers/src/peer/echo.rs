@@ -10,7 +10,7 @@ use super::{Peer, sockets};
 use crate::client::{SILENCE_NS, Task, alone, crowd};
 use crate::cpu;
 use crate::process::{self, Running, last_lines};
-use crate::sample::Sample;
+use crate::sample::{Sample, Stream};
 use crate::schedule::Plan;
 use crate::server::{self, FarSide};
 use crate::work::{Subject, Work};
@@ -50,11 +50,16 @@ impl Echo {
         matches!(self, Self::Ringline | Self::Monoio)
     }
 
+    /// Whether it sleeps while there is nothing to do, so that the time that it ran is the time that it needed.
+    const fn sleeps(self) -> bool {
+        matches!(self, Self::Ringline | Self::Monoio | Self::Tokio)
+    }
+
     fn command(self, plan: &Plan, port: u16, (size, depth): (u32, u32)) -> anyhow::Result<Command> {
         let Some(kind) = self.kind() else {
             let mut command = Command::new(&plan.spinwire);
             command.args(["echo", "--listen", &format!("tcp://127.0.0.1:{port}")]);
-            command.args(["--cpus", &plan.cpus.far.to_string()]);
+            command.args(["--cpus", &plan.cpus.far.to_string(), "--json"]);
             return Ok(command);
         };
         FarSide::new(kind, port, plan.cpus.far).with_requests_of(size, depth).command()
@@ -111,15 +116,39 @@ impl Peer for Echo {
         let server = Running::start(command, Some(plan.cpus.far))?;
         let measured = process::await_listener(port).and_then(|()| {
             ensure!(!self.has_ring() || has_ring(server.id())?, "the server has no io_uring");
-            cpu::on(plan.cpus.near, || ask(work, plan, (port, connections)))
+            let before = process::ran_so_far_ns(server.id());
+            let (sample, requests) =
+                cpu::on(plan.cpus.near, || ask(work, plan, (port, connections)))?;
+            let ran = process::ran_so_far_ns(server.id()).zip(before);
+            let ran_ns = ran.filter(|_| self.sleeps()).map(|(after, before)| after - before);
+            Ok((sample, requests, ran_ns))
         });
-        let said = server.stop();
-        measured.with_context(|| format!("the server said: {said}"))
+        let (sample, requests, ran_ns) = match measured {
+            Ok(measured) => measured,
+            Err(error) => return Err(error.context(format!("the server said: {}", server.stop()))),
+        };
+        let said = if self == &Self::Spinwire { server.end() } else { server.stop() };
+        let busy_ns = ran_ns.or_else(|| busy_ns(&said));
+        Ok(with_server(sample, busy_ns.map(|ns| ns / requests.max(1) as f64)))
     }
 }
 
-/// The client's part.
-fn ask(work: Work, plan: &Plan, (port, connections): (u16, u32)) -> anyhow::Result<Sample> {
+/// What a server that spins says of itself when it ends: how long it had something to do.
+fn busy_ns(said: &str) -> Option<f64> {
+    let values = serde_json::Deserializer::from_str(said).into_iter::<serde_json::Value>();
+    values.map_while(Result::ok).find_map(|value| value.get("busy_ns")?.as_f64())
+}
+
+/// A rate with what a request costs the server.
+const fn with_server(sample: Sample, server_ns: Option<f64>) -> Sample {
+    match sample {
+        Sample::Stream(stream) => Sample::Stream(Stream { server_ns, ..stream }),
+        Sample::Rtt(_) => sample,
+    }
+}
+
+/// The client's part; and how many requests it has made, where they are counted.
+fn ask(work: Work, plan: &Plan, (port, connections): (u16, u32)) -> anyhow::Result<(Sample, u64)> {
     let task = Task {
         port,
         connections,
@@ -131,9 +160,9 @@ fn ask(work: Work, plan: &Plan, (port, connections): (u16, u32)) -> anyhow::Resu
         clock: plan.clock,
     };
     if connections > 1 {
-        return crowd::run(&task).map(Sample::Stream);
+        return crowd::run(&task).map(|(stream, all)| (Sample::Stream(stream), all));
     }
-    alone::run(&task).map(Sample::Rtt)
+    alone::run(&task).map(|rtt| (Sample::Rtt(rtt), 0))
 }
 
 /// Whether the command is there and has a server.
@@ -181,6 +210,14 @@ mod tests {
             let version = version_of(server.name()).unwrap();
             assert!(version.starts_with(|first: char| first.is_ascii_digit()), "{version}");
         }
+    }
+
+    #[test]
+    fn what_a_server_says_of_itself_is_found_among_the_rest() {
+        let said = "{\"listening\":\"tcp://127.0.0.1:1\"}\n{\n  \"accepted\": 16,\n  \"busy_ns\": 1500\n}\n";
+        assert_eq!(busy_ns(said), Some(1500.0));
+        assert_eq!(busy_ns("listening on tcp://127.0.0.1:1\n"), None);
+        assert_eq!(busy_ns(""), None);
     }
 
     #[test]

@@ -208,6 +208,7 @@ fn parse(output: &str) -> anyhow::Result<Stream> {
         p50_ns: Some(figure("p50_latency_ms")? * 1e6),
         p99_ns: Some(figure("p99_latency_ms")? * 1e6),
         client_busy: None,
+        server_ns: None,
     };
     ensure!(stream.messages_per_s > 0.0, "{TOOL} measured nothing: {output}");
     Ok(stream)

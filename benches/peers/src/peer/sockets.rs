@@ -51,6 +51,7 @@ pub(crate) fn measure(work: Work, plan: &Plan) -> anyhow::Result<Sample> {
             p50_ns: rtt.p50_ns,
             p99_ns: rtt.p99_ns,
             client_busy: None,
+            server_ns: None,
         }),
     })
 }

@@ -11,8 +11,8 @@ const LONG: u32 = 16 << 10;
 pub(super) fn heads(work: Work) -> String {
     let names: &[&str] = match (work.kind, work.subject) {
         (Kind::Rtt, Subject::Echo { .. }) => &["p50 us", "p99 us", "p99.9 us", "max us", "best"],
-        _ if is_long_echo(work) => &["k req/s", "GB/s", "p99 us", "client %", "best"],
-        _ if work.is_socket() => &["k req/s", "p50 us", "p99 us", "client %", "best"],
+        _ if is_long_echo(work) => &["k req/s", "GB/s", "p99 us", "client %", "serv. us", "best"],
+        _ if work.is_socket() => &["k req/s", "p50 us", "p99 us", "client %", "serv. us", "best"],
         (Kind::Rtt, _) => &["p50 ns", "p99 ns", "mean ns", "best"],
         (Kind::Stream, _) if !work.is_message() => &["M op/s", "", "", "best"],
         (Kind::Stream, _) => &["M msg/s", "", "GB/s", "best"],
@@ -38,7 +38,7 @@ pub(super) fn figures(work: Work, name: &str, row: &Figures) -> String {
             let busy = row.client_busy.map(|part| part * 100.0);
             let busy = busy.map_or_else(|| blank("-"), |percent| format!("{percent:>9.0}"));
             let (rate, best) = (scaled(row.p50_or_rate, 1e3), scaled(row.best, 1e3));
-            [rate, middle, scaled(row.p99, 1e3), busy, best].concat()
+            [rate, middle, scaled(row.p99, 1e3), busy, scaled(row.server_ns, 1e3), best].concat()
         }
         (Kind::Rtt, _) => {
             // Of few nanoseconds the tenths count.

@@ -112,6 +112,8 @@ pub(crate) struct Figures {
     pub(crate) mean: Option<f64>,
     /// The part of the time that the client needs.
     pub(crate) client_busy: Option<f64>,
+    /// Nanoseconds of its processor that the server needs for a request.
+    pub(crate) server_ns: Option<f64>,
     /// The best round.
     pub(crate) best: Option<f64>,
 }
@@ -153,6 +155,7 @@ impl State {
             max: median(Sample::max),
             mean: median(Sample::mean),
             client_busy: median(Sample::client_busy),
+            server_ns: median(Sample::server_ns),
             best: ratio::better(work.kind, samples.iter().filter_map(Sample::p50_or_rate)),
         })
     }
