@@ -152,11 +152,19 @@ pub struct DeviceInfo {
 /// # Errors
 /// [`VerbsError::NoDevices`], or what the library says.
 pub fn devices() -> Result<Vec<DeviceInfo>, VerbsError> {
-    let list = Devices::list().map_err(|e| VerbsError::os("ibv_get_device_list", e))?;
+    let list = list()?;
     if list.count() == 0 {
         return Err(VerbsError::NoDevices);
     }
     (0..list.count()).map(|index| open(&list, index)?.info()).collect()
+}
+
+fn list() -> Result<Devices, VerbsError> {
+    Devices::list().map_err(|e| match e.number() {
+        // A kernel without RDMA, or without its drivers.
+        libc::ENOSYS => VerbsError::NoDevices,
+        _ => VerbsError::os("ibv_get_device_list", e),
+    })
 }
 
 fn open(list: &Devices, index: usize) -> Result<Device, VerbsError> {
@@ -178,7 +186,7 @@ impl Device {
     /// # Errors
     /// [`VerbsError::NoDevices`], [`VerbsError::UnknownDevice`], or what the library says.
     pub fn open(name: &str) -> Result<Self, VerbsError> {
-        let list = Devices::list().map_err(|e| VerbsError::os("ibv_get_device_list", e))?;
+        let list = list()?;
         let mut have = Vec::new();
         for index in 0..list.count() {
             let found = list.name(index).map_err(|e| VerbsError::os("ibv_get_device_name", e))?;

@@ -141,3 +141,11 @@ impl From<CardError> for VerbsError {
         Self::Card(e)
     }
 }
+
+/// Whether a number is one that the device can have.
+pub(super) fn within(field: &'static str, asked: u32, most: u32) -> Result<(), VerbsError> {
+    if asked <= most {
+        return Ok(());
+    }
+    Err(VerbsError::Limit { field, asked: asked.into(), most: most.into() })
+}

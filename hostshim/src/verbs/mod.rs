@@ -16,6 +16,7 @@
 //!
 //! Run on Soft-RoCE (`rdma_rxe`) in a virtual machine. **Unverified on hardware**: there is no RDMA device here.
 
+mod completion;
 mod connect;
 mod device;
 mod error;
@@ -23,13 +24,14 @@ mod event;
 mod gid;
 mod pair;
 mod region;
+mod states;
 
+pub use completion::CompletionQueue;
 pub use connect::{Card, CardError, ConnectError, exchange};
 pub use device::{Device, DeviceInfo, LinkLayer, Mtu, PortInfo, PortState, devices};
 pub use error::VerbsError;
 pub use event::{Event, EventKind};
 pub use gid::{Gid, GidEntry, GidKind};
-pub use pair::{
-    AddressOf, CompletionQueue, ConnectConfig, Pair, PairConfig, PairKind, PairState, QKEY_DEFAULT,
-};
+pub use pair::{Pair, PairConfig, PairKind};
 pub use region::{Access, LocalKey, ProtectionDomain, Region, RemoteKey};
+pub use states::{AddressOf, ConnectConfig, PairState, QKEY_DEFAULT};
