@@ -187,7 +187,7 @@ impl Pair {
     }
 
     /// Puts an address where datagrams may go into the pair's table; its place is the `handle` of a
-    /// [`Destination`](seam::Destination).
+    /// [`Destination`](spinwire_dataplane::verbs::Destination).
     ///
     /// # Errors
     /// [`VerbsError::WrongKind`] for RC, [`VerbsError::Limit`] where the table is full, or what the library says.
