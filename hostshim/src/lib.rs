@@ -22,6 +22,7 @@
 //!   | liveness   who is a process, and does it still live                   |
 //!   | limits     open files and locked memory                               |
 //!   | preflight  is this machine set up for low latency: `spinwire doctor`  |
+//!   | verbs      RDMA devices through libibverbs (feature `verbs`)           |
 //!   | idle       yield and park: the lower rungs of the idle ladder         |
 //!   | alloc_gate proof that a sealed thread allocates nothing               |
 //!   | raw        the only files with `unsafe` in them                       |
@@ -95,6 +96,8 @@ pub mod socket;
 pub mod tcp;
 pub mod udp;
 pub mod uring;
+#[cfg(feature = "verbs")]
+pub mod verbs;
 
 #[cfg(test)]
 mod fake_tree;

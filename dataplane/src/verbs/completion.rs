@@ -48,7 +48,7 @@ impl core::fmt::Display for WcStatus {
             11 => "remote operation error",
             12 => "retries exceeded",
             13 => "receiver-not-ready retries exceeded",
-            16 => "remote context error",
+            16 => "remote aborted",
             19 => "fatal device error",
             20 => "response timeout",
             21 => "general error",

@@ -40,3 +40,16 @@ pub(crate) fn leave_direct(file: BorrowedFd<'_>) -> Result<(), Errno> {
     let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags & !libc::O_DIRECT) };
     if answer < 0 { Err(Errno::last()) } else { Ok(()) }
 }
+
+/// Makes reads of `file` return at once where there is nothing to be read.
+#[cfg(feature = "verbs")]
+pub(crate) fn set_nonblocking(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: takes numbers only.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    if flags < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: takes numbers only.
+    let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) };
+    if answer < 0 { Err(Errno::last()) } else { Ok(()) }
+}

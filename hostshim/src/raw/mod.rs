@@ -10,6 +10,7 @@
 //! | [`gate`] | the allocator that counts |
 //! | [`uring`] | the system calls of io_uring, and the memory of a ring |
 //! | [`socket`] | the calls on sockets that the standard library lacks |
+//! | `verbs` | libibverbs (feature `verbs`) |
 //! | [`view`] | mappings as the data plane wants to see them |
 
 pub(crate) mod file;
@@ -20,4 +21,6 @@ pub(crate) mod socket;
 pub(crate) mod syscall;
 pub(crate) mod tsc;
 pub(crate) mod uring;
+#[cfg(feature = "verbs")]
+pub(crate) mod verbs;
 pub(crate) mod view;

@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub(crate) mod bw;
+pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod echo;
 pub(crate) mod lat;

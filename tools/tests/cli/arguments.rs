@@ -141,3 +141,15 @@ fn doctor_sees_a_folder_in_which_no_segment_can_be_made() {
         report["checks"].as_array().unwrap().iter().find(|check| check["id"] == "shm").unwrap();
     assert_eq!(shm["verdict"], "bad", "{shm}");
 }
+
+#[test]
+fn devices_say_what_to_do_where_there_are_none() {
+    let ran = Folder::new().run(&["devices"]);
+    let said = format!("{}{}", ran.out, ran.err);
+    match ran.code {
+        0 => assert!(ran.out.contains("port 1") && ran.err.is_empty(), "{ran:?}"),
+        1 => assert!(said.contains("no RDMA device") && said.contains("remedy: load"), "{ran:?}"),
+        _ => assert!(ran.code == 2 && said.contains("--features verbs"), "{ran:?}"),
+    }
+    refused(&["devices", "--all"], "--all");
+}

@@ -1,0 +1,37 @@
+//! RDMA devices through libibverbs: opened, asked what they can do, and given memory and queue pairs.
+//!
+//! ```text
+//!   devices() ──> DeviceInfo          what there is: ports, addresses, limits
+//!   Device::open
+//!     ├─ next_event()                 ports that go down, queue pairs that fail
+//!     └─ ProtectionDomain
+//!          ├─ register() ── Region    memory that the device may touch; LocalKey, RemoteKey
+//!          ├─ CompletionQueue  ◄─┐
+//!          └─ Pair ──────────────┘    RC or UD; dataplane::verbs::QueuePair
+//!               └─ connect            states of ibv_modify_qp(3); cards travel over TCP: `exchange`
+//! ```
+//!
+//! What is made of something keeps it alive, so a [`Pair`] may outlive the [`Device`] that it was made of. Everything belongs to the thread that
+//! opened the device. Set-up allocates and blocks; posting, doorbells and polls do neither.
+//!
+//! Run on Soft-RoCE (`rdma_rxe`) in a virtual machine. **Unverified on hardware**: there is no RDMA device here.
+
+mod completion;
+mod connect;
+mod device;
+mod error;
+mod event;
+mod gid;
+mod pair;
+mod region;
+mod states;
+
+pub use completion::CompletionQueue;
+pub use connect::{Card, CardError, ConnectError, exchange};
+pub use device::{Device, DeviceInfo, LinkLayer, Mtu, PortInfo, PortState, devices};
+pub use error::VerbsError;
+pub use event::{Event, EventKind};
+pub use gid::{Gid, GidEntry, GidKind};
+pub use pair::{Pair, PairConfig, PairKind};
+pub use region::{Access, LocalKey, ProtectionDomain, Region, RemoteKey};
+pub use states::{AddressOf, ConnectConfig, PairState, QKEY_DEFAULT};

@@ -1,0 +1,354 @@
+//! Queue pairs, as the data plane turns them.
+//!
+//! Invariant: a request is staged only with memory that the pair's own protection domain has registered, so neither the device nor the library,
+//! which copies short sends itself, reads or writes anything else.
+
+use core::cell::Cell;
+use core::fmt;
+use std::rc::Rc;
+
+use rdma_sys as sys;
+use spinwire_dataplane::error::{Fatal, Misuse, PostError, Retry};
+use spinwire_dataplane::provider::Published;
+use spinwire_dataplane::verbs as seam;
+use spinwire_dataplane::verbs::{Limits, RecvRequest, Segment, SendRequest, Verb};
+
+use super::completion::CompletionQueue;
+use super::connect::Card;
+use super::device::Mtu;
+use super::error::{VerbsError, within};
+use super::region::{Access, LocalKey, ProtectionDomain};
+use crate::raw::verbs::{
+    self as raw, AddressHandle, Entry, Posting, RecvList, SendList, Target, Word,
+};
+
+/// What a queue pair is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PairKind {
+    /// Reliable, connected to one other.
+    Rc,
+    /// Datagrams to and from anybody; up to the path's packet size, and 40 bytes of header come with each.
+    Ud,
+}
+
+impl PairKind {
+    /// `enum ibv_qp_type`.
+    const fn code(self) -> u32 {
+        match self {
+            Self::Rc => 2,
+            Self::Ud => 4,
+        }
+    }
+}
+
+/// What a pair can take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PairConfig {
+    /// Sends posted and not completed.
+    pub send_depth: u32,
+    /// Receives posted and not completed.
+    pub recv_depth: u32,
+    /// Segments of a request.
+    pub sge_max: u32,
+    /// Bytes that are wanted to go within a request. The pair may take more.
+    pub inline_bytes: u32,
+    /// Port of the device, from 1.
+    pub port: u8,
+    /// The entry of the port's table of addresses; the best one where `None`.
+    pub gid_index: Option<u8>,
+    /// What peers may do through this pair.
+    pub access: Access,
+}
+
+impl Default for PairConfig {
+    fn default() -> Self {
+        Self {
+            send_depth: 128,
+            recv_depth: 128,
+            sge_max: 4,
+            inline_bytes: 64,
+            port: 1,
+            gid_index: None,
+            access: Access::REMOTE,
+        }
+    }
+}
+
+/// A queue pair.
+pub struct Pair {
+    /// Destroyed first: only then nothing uses the handles.
+    pub(super) raw: raw::Pair,
+    pub(super) handles: Box<[core::cell::OnceCell<AddressHandle>]>,
+    sends: SendList,
+    receives: RecvList,
+    pub(super) domain: ProtectionDomain,
+    completions: (Rc<CompletionQueue>, Rc<CompletionQueue>),
+    pub(super) kind: PairKind,
+    limits: Limits,
+    pub(super) config: PairConfig,
+    pub(super) gid_index: u8,
+    pub(super) card: Card,
+    /// The library has refused a post, and not for want of room.
+    pub(super) broken: Cell<bool>,
+}
+
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pair")
+            .field("kind", &self.kind)
+            .field("card", &self.card)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Address handles of one pair.
+pub(super) const HANDLES_MAX: u32 = 1024;
+
+// enum ibv_send_flags
+const FENCE: u32 = 1;
+const SIGNALED: u32 = 2;
+const SOLICITED: u32 = 4;
+const INLINE: u32 = 8;
+
+impl Pair {
+    /// A pair in state Reset, whose sends complete in the first queue and whose receives in the second.
+    ///
+    /// # Errors
+    /// [`VerbsError::Limit`] names the number that the device cannot have, [`VerbsError::Relation`] a completion queue that would overrun,
+    /// [`VerbsError::NoGid`], [`VerbsError::UnknownPort`], or what the library says.
+    pub fn new(
+        domain: &ProtectionDomain,
+        kind: PairKind,
+        (send_cq, recv_cq): (&Rc<CompletionQueue>, &Rc<CompletionQueue>),
+        config: &PairConfig,
+    ) -> Result<Self, VerbsError> {
+        use seam::CompletionQueue as _;
+        let device = domain.device();
+        let has = device.info()?;
+        within("send depth", config.send_depth, has.depth_max)?;
+        within("receive depth", config.recv_depth, has.depth_max)?;
+        within("segments of a request", config.sge_max, has.sge_max)?;
+        let needed = if Rc::ptr_eq(send_cq, recv_cq) {
+            config.send_depth.saturating_add(config.recv_depth)
+        } else {
+            config.send_depth.max(config.recv_depth)
+        };
+        let room = send_cq.depth().min(recv_cq.depth());
+        if needed > room {
+            let rule = "send depth + receive depth <= completion queue depth";
+            return Err(VerbsError::Relation { rule, left: needed.into(), right: room.into() });
+        }
+        let port = device.port(config.port)?;
+        let gid = device.gid(config.port, config.gid_index)?;
+        let cap = sys::ibv_qp_cap {
+            max_send_wr: config.send_depth,
+            max_recv_wr: config.recv_depth,
+            max_send_sge: config.sge_max.max(1),
+            max_recv_sge: config.sge_max.max(1),
+            max_inline_data: config.inline_bytes,
+        };
+        let raw = raw::Pair::make(domain.raw(), (&send_cq.raw, &recv_cq.raw), kind.code(), cap)
+            .map_err(|e| VerbsError::os("ibv_create_qp", e))?;
+        let mtu = port.mtu.unwrap_or(Mtu::B1024);
+        let message_bytes_max = match kind {
+            PairKind::Rc => port.message_bytes_max,
+            PairKind::Ud => mtu.bytes(),
+        };
+        let limits = Limits {
+            send_depth: config.send_depth,
+            recv_depth: config.recv_depth,
+            sge_max: config.sge_max,
+            message_bytes_max,
+            inline_bytes_max: raw.cap().max_inline_data,
+        };
+        let card = Card { qp_num: raw.number(), psn: psn(), lid: port.lid, gid: gid.gid, mtu };
+        let depth = |depth: u32| usize::try_from(depth).unwrap_or(0);
+        let sges = depth(config.sge_max);
+        let handles = match kind {
+            PairKind::Rc => 0,
+            PairKind::Ud => HANDLES_MAX,
+        };
+        Ok(Self {
+            raw,
+            handles: (0..handles).map(|_| core::cell::OnceCell::new()).collect(),
+            sends: SendList::new(depth(config.send_depth), sges),
+            receives: RecvList::new(depth(config.recv_depth), sges),
+            domain: domain.clone(),
+            completions: (Rc::clone(send_cq), Rc::clone(recv_cq)),
+            kind,
+            limits,
+            config: *config,
+            gid_index: gid.index,
+            card,
+            broken: Cell::new(false),
+        })
+    }
+
+    /// What the peer must know.
+    #[must_use]
+    pub const fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// What it is.
+    #[must_use]
+    pub const fn kind(&self) -> PairKind {
+        self.kind
+    }
+
+    /// Where its sends and its receives complete.
+    #[must_use]
+    pub const fn completion_queues(&self) -> (&Rc<CompletionQueue>, &Rc<CompletionQueue>) {
+        (&self.completions.0, &self.completions.1)
+    }
+
+    /// Its domain.
+    #[must_use]
+    pub const fn domain(&self) -> &ProtectionDomain {
+        &self.domain
+    }
+
+    /// Whether each segment is memory that this pair's domain has registered, and how many bytes they have.
+    #[inline]
+    fn check(&self, segments: &[Segment<LocalKey>]) -> Result<u64, PostError> {
+        if segments.len() > usize::try_from(self.limits.sge_max).unwrap_or(0) {
+            return Err(Misuse::TooLong.into());
+        }
+        let mut bytes = 0_u64;
+        for segment in segments {
+            if !segment.key.covers(self.domain.number(), segment.address, segment.length) {
+                return Err(Misuse::ForeignKey.into());
+            }
+            bytes = bytes.saturating_add(u64::from(segment.length));
+        }
+        Ok(bytes)
+    }
+
+    #[inline]
+    fn target<'a>(
+        &'a self,
+        send: &SendRequest<'_, LocalKey>,
+    ) -> Result<(Target<'a>, Word, u32), PostError> {
+        let memory = || {
+            let remote = send.remote.ok_or(Misuse::Unsupported)?;
+            Ok::<_, PostError>(Target::Memory { address: remote.address, key: remote.key })
+        };
+        let atomic = |compare_add, swap| {
+            let remote = send.remote.ok_or(Misuse::Unsupported)?;
+            let (address, key) = (remote.address, remote.key);
+            Ok::<_, PostError>(Target::Atomic { address, key, compare_add, swap })
+        };
+        // enum ibv_wr_opcode
+        Ok(match send.verb {
+            Verb::Write => (memory()?, Word::None, 0),
+            Verb::WriteImm(immediate) => (memory()?, Word::Immediate(immediate), 1),
+            Verb::Send => (self.receiver(send)?, Word::None, 2),
+            Verb::SendImm(immediate) => (self.receiver(send)?, Word::Immediate(immediate), 3),
+            Verb::Read => (memory()?, Word::None, 4),
+            Verb::CompareSwap { expected, swap } => (atomic(expected, swap)?, Word::None, 5),
+            Verb::FetchAdd(add) => (atomic(add, 0)?, Word::None, 6),
+            Verb::SendInvalidate(key) => (self.receiver(send)?, Word::Invalidate(key), 9),
+        })
+    }
+
+    fn receiver<'a>(&'a self, send: &SendRequest<'_, LocalKey>) -> Result<Target<'a>, PostError> {
+        match (self.kind, send.destination) {
+            (PairKind::Rc, None) => Ok(Target::Connected),
+            (PairKind::Ud, Some(to)) => {
+                let cell = self.handles.get(usize::try_from(to.handle).unwrap_or(usize::MAX));
+                let handle = cell.and_then(core::cell::OnceCell::get);
+                let handle = handle.ok_or(Misuse::UnknownAddress)?;
+                Ok(Target::Datagram { handle, qp_num: to.qp_num, qkey: to.qkey })
+            }
+            (PairKind::Rc, Some(_)) | (PairKind::Ud, None) => Err(Misuse::UnknownAddress.into()),
+        }
+    }
+
+    /// What a doorbell answers. A queue without room (ENOMEM) has taken fewer, and will take more later; anything else is the end.
+    fn published(&self, posting: Posting) -> Published {
+        let is_over = posting.code != 0 && posting.code.abs() != libc::ENOMEM;
+        if is_over {
+            self.broken.set(true);
+        }
+        let count = u64::try_from(posting.count).unwrap_or(0);
+        Published { count, error: is_over.then_some(Fatal::QueueError) }
+    }
+}
+
+fn list<'a>(segments: &'a [Segment<LocalKey>]) -> impl Iterator<Item = sys::ibv_sge> + use<'a> {
+    segments.iter().map(|segment| sys::ibv_sge {
+        addr: segment.address,
+        length: segment.length,
+        lkey: segment.key.lkey(),
+    })
+}
+
+impl seam::QueuePair for Pair {
+    type Key = LocalKey;
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn qp_num(&self) -> u32 {
+        self.card.qp_num
+    }
+
+    fn post_send(&self, send: &SendRequest<'_, LocalKey>) -> Result<(), PostError> {
+        if self.broken.get() {
+            return Err(Fatal::QueueError.into());
+        }
+        if self.sends.is_full() {
+            return Err(Retry::SqFull.into());
+        }
+        let bytes = self.check(send.segments)?;
+        if bytes > u64::from(self.limits.message_bytes_max) {
+            return Err(Misuse::TooLong.into());
+        }
+        if self.kind == PairKind::Ud && send.verb.is_one_sided() {
+            return Err(Misuse::Unsupported.into());
+        }
+        let (target, word, opcode) = self.target(send)?;
+        let within = bytes <= u64::from(self.limits.inline_bytes_max);
+        let mut flags = 0;
+        for (bit, is_set) in [
+            (FENCE, send.flags.fence),
+            (SIGNALED, !send.flags.unsignaled),
+            (SOLICITED, send.flags.solicited),
+            (INLINE, within && bytes > 0 && !send.verb.writes_local_memory()),
+        ] {
+            flags |= if is_set { bit } else { 0 };
+        }
+        let entry = Entry { wr_id: send.wr_id.as_raw(), opcode, flags, word, target };
+        self.sends.stage(&entry, list(send.segments));
+        Ok(())
+    }
+
+    fn post_recv(&self, recv: &RecvRequest<'_, LocalKey>) -> Result<(), PostError> {
+        if self.broken.get() {
+            return Err(Fatal::QueueError.into());
+        }
+        if self.receives.is_full() {
+            return Err(Retry::RqFull.into());
+        }
+        let _bytes = self.check(recv.segments)?;
+        self.receives.stage(recv.wr_id.as_raw(), list(recv.segments));
+        Ok(())
+    }
+
+    fn ring_doorbell(&self) -> Published {
+        self.published(self.sends.post(&self.raw))
+    }
+
+    fn ring_recv_doorbell(&self) -> Published {
+        self.published(self.receives.post(&self.raw))
+    }
+}
+
+/// A first packet number that an earlier connection of the same numbers is unlikely to have used: 24 bits of the clock.
+fn psn() -> u32 {
+    use std::time::{SystemTime, UNIX_EPOCH};
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.subsec_nanos() & 0x00ff_ffff
+}

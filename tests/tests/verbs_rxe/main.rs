@@ -1,0 +1,22 @@
+//! RDMA on real devices: Soft-RoCE, in a virtual machine. Run by `tests/vm/suite`, which gives the guest `rxe0` and `rxe1`.
+//!
+//! On a machine without these devices the cases say so and check nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::host_endian_bytes,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a test"
+)]
+
+mod datagrams;
+mod faults;
+mod memory;
+mod messages;
+mod rig;
