@@ -17,6 +17,7 @@
 
 mod datagrams;
 mod faults;
+mod foreign;
 mod memory;
 mod messages;
 mod rig;
