@@ -386,25 +386,66 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     /// Takes completions, where those that were taken before are all done with.
     pub(super) fn harvest(&self, most: u32) -> u32 {
-        if self.batch_at.get() < self.batch_end.get() {
-            return 0;
+        self.ring.harvest(most.min(self.room_for_completions()), |cqe| self.keep(cqe))
+    }
+
+    /// How many completions it can take in: none before [`Streams::poll`] has made events of all that it has.
+    #[must_use]
+    pub const fn room_for_completions(&self) -> u32 {
+        if self.batch_at.get() < self.batch_end.get() { 0 } else { low(from_usize(BATCH)) }
+    }
+
+    /// Puts a completion to those that are to become events. There is room: what is cut of a chain comes on top of what was asked for.
+    fn keep(&self, cqe: Cqe) {
+        if self.batch_at.get() >= self.batch_end.get() {
+            self.batch_at.set(0);
+            self.batch_end.set(0);
         }
-        self.batch_at.set(0);
-        let mut end = 0_usize;
-        // What was cut of a chain comes on top of it.
-        let busy = self.ring.harvest(most.min(low(from_usize(BATCH))), |cqe| {
-            if let Some(place) = self.batch.get(end) {
-                place.set(Some(cqe));
-                end = end.wrapping_add(1);
-            }
-        });
-        self.batch_end.set(end);
-        busy
+        let end = self.batch_end.get();
+        if let Some(place) = self.batch.get(end) {
+            place.set(Some(cqe));
+            self.batch_end.set(end.wrapping_add(1));
+        }
     }
 
     /// The completions that were taken and are not done with.
     pub(super) fn taken(&self) -> &'m [Cell<Option<Cqe>>] {
         self.batch.get(self.batch_at.get()..self.batch_end.get()).unwrap_or_default()
+    }
+
+    /// Time passes, and completions of the ring come in, up to 64. The first half of a [`turn`](Poll::turn), for who does something in
+    /// between. Returns how many came.
+    pub fn hear(&self, now: Instant, budget: Budget) -> u32 {
+        self.pass(now);
+        let heard = self.harvest(budget.completions);
+        self.expire_all(budget.timers);
+        heard
+    }
+
+    /// What time it is.
+    fn pass(&self, now: Instant) {
+        self.now.set(now);
+        if !self.began.replace(true) {
+            self.begin(now);
+        }
+    }
+
+    fn expire_all(&self, budget: u32) {
+        if self.ring.fatal().is_some() {
+            self.lose();
+        }
+        if !self.timers.is_empty() {
+            self.expire(self.now.get(), budget);
+        }
+    }
+
+    /// Stages what up to `most` connections want, as far as the ring has room. The caller submits. The second half of a
+    /// [`turn`](Poll::turn).
+    pub fn stage(&self, most: u32) {
+        self.buffers.refill();
+        self.unpark();
+        self.relieve();
+        self.drive(most);
     }
 
     /// Hands in everything that is wanted, with one call of the kernel. [`turn`](Poll::turn) does it too; this is for who has just
@@ -505,21 +546,8 @@ impl<E: Enter> Poll for Streams<'_, E> {
     /// Takes up to 64 completions, which [`Streams::poll`] turns into events, and submits what is wanted with at most one call of
     /// the kernel.
     fn turn(&self, now: Instant, budget: Budget) -> Outcome {
-        self.now.set(now);
-        if !self.began.replace(true) {
-            self.begin(now);
-        }
-        let busy = self.harvest(budget.completions);
-        if self.ring.fatal().is_some() {
-            self.lose();
-        }
-        if !self.timers.is_empty() {
-            self.expire(now, budget.timers);
-        }
-        self.buffers.refill();
-        self.unpark();
-        self.relieve();
-        self.drive(budget.posts);
+        let busy = self.hear(now, budget);
+        self.stage(budget.posts);
         let submitted = self.ring.submit();
         let more = busy != 0
             || submitted.entered
