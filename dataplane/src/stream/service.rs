@@ -4,7 +4,7 @@ use core::cell::Cell;
 use core::fmt;
 
 use spinwire_layouts::uring::{Cqe, SockAddr};
-use spinwire_layouts::word::{from_usize, low, to_usize, widen};
+use spinwire_layouts::word::{to_usize, widen};
 
 use super::provided::{BUFFERS_MAX, Filled, ProvidedBuffers};
 use super::row::{Phase, Row, RowAddress, flag, want};
@@ -13,7 +13,6 @@ use super::{CloseReason, ConnId, StreamConfig, StreamCounters, StreamEvent};
 use crate::chain::{ChainConfig, ChainTable};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Generation, OpTag, WrId};
-use crate::poll::{Budget, Outcome, Poll};
 use crate::raw::loan::LoanPool;
 use crate::raw::place::Exhausted;
 use crate::table::{Fifos, Key, Timers, wide};
@@ -103,10 +102,10 @@ pub struct Streams<'m, E: Enter> {
     pub(super) timers: Timers<'m, ConnId>,
     pub(super) now: Cell<Instant>,
     /// There was a turn, so that it is known what time it is.
-    began: Cell<bool>,
-    batch: &'m [Cell<Option<Cqe>>],
-    batch_at: Cell<usize>,
-    batch_end: Cell<usize>,
+    pub(super) began: Cell<bool>,
+    pub(super) batch: &'m [Cell<Option<Cqe>>],
+    pub(super) batch_at: Cell<usize>,
+    pub(super) batch_end: Cell<usize>,
     /// What is left of a completion that has filled several buffers.
     pub(super) rest: Cell<Option<(ConnId, Filled)>>,
     orphans: &'m [Cell<u32>],
@@ -384,76 +383,9 @@ impl<'m, E: Enter> Streams<'m, E> {
         Ok(())
     }
 
-    /// Takes completions, where those that were taken before are all done with.
-    pub(super) fn harvest(&self, most: u32) -> u32 {
-        self.ring.harvest(most.min(self.room_for_completions()), |cqe| self.keep(cqe))
-    }
-
-    /// How many completions it can take in: none before [`Streams::poll`] has made events of all that it has.
-    #[must_use]
-    pub const fn room_for_completions(&self) -> u32 {
-        if self.batch_at.get() < self.batch_end.get() { 0 } else { low(from_usize(BATCH)) }
-    }
-
-    /// Puts a completion to those that are to become events. There is room: what is cut of a chain comes on top of what was asked for.
-    fn keep(&self, cqe: Cqe) {
-        if self.batch_at.get() >= self.batch_end.get() {
-            self.batch_at.set(0);
-            self.batch_end.set(0);
-        }
-        let end = self.batch_end.get();
-        if let Some(place) = self.batch.get(end) {
-            place.set(Some(cqe));
-            self.batch_end.set(end.wrapping_add(1));
-        }
-    }
-
     /// The completions that were taken and are not done with.
     pub(super) fn taken(&self) -> &'m [Cell<Option<Cqe>>] {
         self.batch.get(self.batch_at.get()..self.batch_end.get()).unwrap_or_default()
-    }
-
-    /// Time passes, and completions of the ring come in, up to 64. The first half of a [`turn`](Poll::turn), for who does something in
-    /// between. Returns how many came.
-    pub fn hear(&self, now: Instant, budget: Budget) -> u32 {
-        self.pass(now);
-        let heard = self.harvest(budget.completions);
-        self.expire_all(budget.timers);
-        heard
-    }
-
-    /// What time it is.
-    fn pass(&self, now: Instant) {
-        self.now.set(now);
-        if !self.began.replace(true) {
-            self.begin(now);
-        }
-    }
-
-    fn expire_all(&self, budget: u32) {
-        if self.ring.fatal().is_some() {
-            self.lose();
-        }
-        if !self.timers.is_empty() {
-            self.expire(self.now.get(), budget);
-        }
-    }
-
-    /// Stages what up to `most` connections want, as far as the ring has room. The caller submits. The second half of a
-    /// [`turn`](Poll::turn).
-    pub fn stage(&self, most: u32) {
-        self.buffers.refill();
-        self.unpark();
-        self.relieve();
-        self.drive(most);
-    }
-
-    /// Hands in everything that is wanted, with one call of the kernel. [`turn`](Poll::turn) does it too; this is for who has just
-    /// written and wants it to leave before the next.
-    pub fn flush(&self) {
-        self.buffers.refill();
-        self.drive(u32::MAX);
-        let _counted_by_the_ring = self.ring.submit();
     }
 
     /// The next event, if any.
@@ -539,26 +471,5 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// The name of an operation of a row.
     pub(super) const fn name(op: OpTag, slot: u32, row: &Row) -> u64 {
         WrId::new(op, row.generation.get(), slot).as_raw()
-    }
-}
-
-impl<E: Enter> Poll for Streams<'_, E> {
-    /// Takes up to 64 completions, which [`Streams::poll`] turns into events, and submits what is wanted with at most one call of
-    /// the kernel.
-    fn turn(&self, now: Instant, budget: Budget) -> Outcome {
-        let busy = self.hear(now, budget);
-        self.stage(budget.posts);
-        let submitted = self.ring.submit();
-        let more = busy != 0
-            || submitted.entered
-            || self.batch_at.get() < self.batch_end.get()
-            || !self.noted.is_empty(LIST)
-            || !self.wanting.is_empty(LIST)
-            || self.ring.has_news();
-        if more { Outcome::Busy } else { Outcome::Idle }
-    }
-
-    fn poll_at(&self) -> Option<Instant> {
-        self.timers.next_deadline()
     }
 }

@@ -284,15 +284,20 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             return;
         }
         self.read_waiting(out);
-        let _heard = self.streams.hear(self.now.get(), Budget::DEFAULT);
+        let hear = || self.streams.hear(self.now.get(), Budget::DEFAULT);
+        hear();
         let mut has_all = self.take_events(out);
         // What those have asked for goes with the one call of this poll.
         self.hand_in();
         for _ in 0..HARVESTS {
-            if !has_all || self.streams.hear(self.now.get(), Budget::DEFAULT) == 0 {
+            if !has_all {
                 break;
             }
+            let heard = hear();
             has_all = self.take_events(out);
+            if heard == 0 {
+                break;
+            }
         }
         if !has_all {
             self.more.set(true);
@@ -309,7 +314,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
 
     /// Hands in what is staged and wanted, with one call of the kernel where there is anything, or anything is due.
     fn hand_in(&self) {
-        self.streams.stage(Budget::DEFAULT.posts);
+        self.streams.stage(Budget::DEFAULT);
         let submitted = self.streams.ring().submit();
         self.handed_in.set(submitted.entered.then_some(self.queues.staged()));
     }
