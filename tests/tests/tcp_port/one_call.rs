@@ -216,10 +216,10 @@ fn run(seed: u64) -> (u64, u64) {
 #[test]
 fn a_turn_enters_the_kernel_once() {
     let mut messages = 0;
-    for seed in 0..24 {
+    for seed in 0..20 {
         let (there_and_back, calls_max) = run(seed);
         assert_eq!(calls_max, 1, "calls of the kernel in one turn, seed {seed}");
         messages += there_and_back;
     }
-    assert!(messages > 240, "there was traffic: {messages}");
+    assert!(messages > 200, "there was traffic: {messages}");
 }
