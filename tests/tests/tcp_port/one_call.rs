@@ -97,6 +97,8 @@ impl End<'_> {
         self.turns.set(turns);
         let _busy = self.endpoint.turn(Instant::from_nanos(turns * 1000), Budget::DEFAULT);
         self.calls_max.set(self.calls_max.get().max(self.kernel.enters() - before));
+        let due = self.endpoint.poll_at().is_some_and(|at| at.as_nanos() <= turns * 1000);
+        assert!(due || !self.endpoint.provider().streams().is_busy(), "nobody rests over that");
         while self.endpoint.poll_event().is_some() {}
         while let Some(got) = self.endpoint.poll() {
             assert_eq!(got.status, Status::Success);

@@ -314,7 +314,8 @@ impl<'m, E: Enter> TcpPort<'m, E> {
 
     /// Hands in what is staged and wanted, with one call of the kernel where there is anything, or anything is due.
     fn hand_in(&self) {
-        self.streams.stage(Budget::DEFAULT);
+        // For all connections, as a doorbell would.
+        self.streams.stage(Budget { posts: u32::MAX, ..Budget::DEFAULT });
         let submitted = self.streams.ring().submit();
         self.handed_in.set(submitted.entered.then_some(self.queues.staged()));
     }
@@ -462,6 +463,10 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
     }
 
     fn poll_at(&self) -> Option<Instant> {
+        if self.streams.is_busy() {
+            // What was heard after the one call of the last turn, and what that asks for, is for the next: nobody rests before.
+            return Some(self.now.get());
+        }
         let awaited = self.links.iter().filter(|link| link.is_awaited());
         let own = awaited.map(|link| link.deadline.get()).min();
         match (own, self.streams.poll_at()) {
