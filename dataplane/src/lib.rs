@@ -98,6 +98,7 @@
 //! | [`chain`] | linked submissions of io_uring: which entry has ended, whose memory is back, where to go on |
 //! | [`mod@file`] | reads, writes and syncs over io_uring, one by one or in chains |
 //! | [`poll`] | turns, budgets, the idle ladder, counters, histograms, the stats page |
+//! | [`services`] | streams and files on one ring |
 //! | [`stream`] | byte streams over io_uring, for services of any protocol |
 //! | [`uring`] | rings of io_uring: submissions and completions in memory that the kernel maps |
 //! | [`verbs`] | queue pairs and completion queues of RDMA devices: the seam below all that speaks RDMA |
@@ -129,6 +130,7 @@ pub mod pool;
 pub mod provider;
 #[expect(unsafe_code, reason = "the fenced yard")]
 pub mod raw;
+pub mod services;
 pub mod shm;
 pub mod stream;
 pub mod sync;

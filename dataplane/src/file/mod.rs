@@ -41,10 +41,8 @@
 //! # Files and streams on one ring
 //!
 //! Completions of files carry a tag of their own ([`OpTag::File`](crate::id::OpTag::File)), though both services have chains. So one ring can carry
-//! both: whoever turns it harvests, gives each completion to [`Files::take_in`], which takes its own and says so, stages by [`Files::stage`],
-//! and submits once. [`Files`' own turn](crate::poll::Poll::turn) does just that for a ring with files alone. [`Streams::turn`](crate::poll::Poll::turn) still
-//! takes all completions of its ring for its own; until it hands on those of others, each service wants a ring of its own, and a thread
-//! may turn both.
+//! both: [`services`](crate::services) harvests, gives each completion to whose it is ([`Files::take_in`]), stages ([`Files::stage`]), and
+//! submits once. [`Files`' own turn](crate::poll::Poll::turn) does just that for a ring with files alone.
 //!
 //! Invariants: (1) a loan is with the caller, or with one entry of one op; (2) an entry gives its loan back once, after the kernel's last word
 //! about it, and never where that word cannot come any more; (3) a row is free only when no entry names it.

@@ -337,6 +337,12 @@ impl<'m, E: Enter> Files<'m, E> {
         let _counted_by_the_ring = self.ring.submit();
     }
 
+    /// Whether there is something to report, or to submit.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.noted.is_empty(LIST) || !self.wanting.is_empty(LIST)
+    }
+
     /// What became of the next entry, if any has its result.
     #[inline]
     pub fn poll(&self) -> Option<FileCompletion<'m>> {

@@ -152,6 +152,14 @@ impl<'m> Queues<'m> {
         self.ended.is_empty()
     }
 
+    /// A poll begins: whether completions of sends go before what has come, which takes turns.
+    #[inline(always)]
+    pub fn sends_go_first(&self) -> bool {
+        let polls = self.polls.get().wrapping_add(1);
+        self.polls.set(polls);
+        polls.is_multiple_of(2)
+    }
+
     /// One poll: completions of `sends` and of receives that have ended, and what `take_in` takes in. Who comes first takes turns, so
     /// that a flood of sends does not keep out what has come, or the other way round.
     #[inline(always)]
@@ -161,9 +169,7 @@ impl<'m> Queues<'m> {
         take_in: impl FnOnce(&mut VecView<Cqe>),
         out: &mut VecView<Cqe>,
     ) {
-        let polls = self.polls.get().wrapping_add(1);
-        self.polls.set(polls);
-        if polls.is_multiple_of(2) {
+        if self.sends_go_first() {
             self.finish(sends, out);
             take_in(out);
         } else {

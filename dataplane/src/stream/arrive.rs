@@ -48,7 +48,7 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     /// Buffers of a completion that nobody wants.
     #[cold]
-    fn give_back(&self, cqe: &Cqe) {
+    pub(crate) fn give_back(&self, cqe: &Cqe) {
         if cqe.flags & cqe::BUFFER != 0 {
             let bytes = cqe.res.max(0).cast_unsigned();
             let mut filled = self.buffers.filled(cqe.flags >> cqe::BUFFER_SHIFT, bytes);

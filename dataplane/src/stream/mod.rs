@@ -22,7 +22,8 @@
 //! | file | what it does |
 //! |---|---|
 //! | [`provided`] | gives buffers to the kernel and takes them back filled |
-//! | `service` | the table of connections: how they begin, turns and events |
+//! | `service` | the table of connections: how they begin, events |
+//! | `turn` | turns, and their halves |
 //! | `close` | how they end |
 //! | `write`, `posted` | what callers hand in to be sent |
 //! | `row` | one connection, and what it wants |
@@ -61,6 +62,7 @@ pub mod provided;
 mod row;
 mod segment;
 mod service;
+mod turn;
 mod write;
 
 use core::fmt;

@@ -4,7 +4,7 @@ use core::cell::Cell;
 use core::fmt;
 
 use spinwire_layouts::uring::{Cqe, SockAddr};
-use spinwire_layouts::word::{from_usize, low, to_usize, widen};
+use spinwire_layouts::word::{to_usize, widen};
 
 use super::provided::{BUFFERS_MAX, Filled, ProvidedBuffers};
 use super::row::{Phase, Row, RowAddress, flag, want};
@@ -13,7 +13,6 @@ use super::{CloseReason, ConnId, StreamConfig, StreamCounters, StreamEvent};
 use crate::chain::{ChainConfig, ChainTable};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Generation, OpTag, WrId};
-use crate::poll::{Budget, Outcome, Poll};
 use crate::raw::loan::LoanPool;
 use crate::raw::place::Exhausted;
 use crate::table::{Fifos, Key, Timers, wide};
@@ -103,10 +102,10 @@ pub struct Streams<'m, E: Enter> {
     pub(super) timers: Timers<'m, ConnId>,
     pub(super) now: Cell<Instant>,
     /// There was a turn, so that it is known what time it is.
-    began: Cell<bool>,
-    batch: &'m [Cell<Option<Cqe>>],
-    batch_at: Cell<usize>,
-    batch_end: Cell<usize>,
+    pub(super) began: Cell<bool>,
+    pub(super) batch: &'m [Cell<Option<Cqe>>],
+    pub(super) batch_at: Cell<usize>,
+    pub(super) batch_end: Cell<usize>,
     /// What is left of a completion that has filled several buffers.
     pub(super) rest: Cell<Option<(ConnId, Filled)>>,
     orphans: &'m [Cell<u32>],
@@ -384,35 +383,9 @@ impl<'m, E: Enter> Streams<'m, E> {
         Ok(())
     }
 
-    /// Takes completions, where those that were taken before are all done with.
-    pub(super) fn harvest(&self, most: u32) -> u32 {
-        if self.batch_at.get() < self.batch_end.get() {
-            return 0;
-        }
-        self.batch_at.set(0);
-        let mut end = 0_usize;
-        // What was cut of a chain comes on top of it.
-        let busy = self.ring.harvest(most.min(low(from_usize(BATCH))), |cqe| {
-            if let Some(place) = self.batch.get(end) {
-                place.set(Some(cqe));
-                end = end.wrapping_add(1);
-            }
-        });
-        self.batch_end.set(end);
-        busy
-    }
-
     /// The completions that were taken and are not done with.
     pub(super) fn taken(&self) -> &'m [Cell<Option<Cqe>>] {
         self.batch.get(self.batch_at.get()..self.batch_end.get()).unwrap_or_default()
-    }
-
-    /// Hands in everything that is wanted, with one call of the kernel. [`turn`](Poll::turn) does it too; this is for who has just
-    /// written and wants it to leave before the next.
-    pub fn flush(&self) {
-        self.buffers.refill();
-        self.drive(u32::MAX);
-        let _counted_by_the_ring = self.ring.submit();
     }
 
     /// The next event, if any.
@@ -498,39 +471,5 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// The name of an operation of a row.
     pub(super) const fn name(op: OpTag, slot: u32, row: &Row) -> u64 {
         WrId::new(op, row.generation.get(), slot).as_raw()
-    }
-}
-
-impl<E: Enter> Poll for Streams<'_, E> {
-    /// Takes up to 64 completions, which [`Streams::poll`] turns into events, and submits what is wanted with at most one call of
-    /// the kernel.
-    fn turn(&self, now: Instant, budget: Budget) -> Outcome {
-        self.now.set(now);
-        if !self.began.replace(true) {
-            self.begin(now);
-        }
-        let busy = self.harvest(budget.completions);
-        if self.ring.fatal().is_some() {
-            self.lose();
-        }
-        if !self.timers.is_empty() {
-            self.expire(now, budget.timers);
-        }
-        self.buffers.refill();
-        self.unpark();
-        self.relieve();
-        self.drive(budget.posts);
-        let submitted = self.ring.submit();
-        let more = busy != 0
-            || submitted.entered
-            || self.batch_at.get() < self.batch_end.get()
-            || !self.noted.is_empty(LIST)
-            || !self.wanting.is_empty(LIST)
-            || self.ring.has_news();
-        if more { Outcome::Busy } else { Outcome::Idle }
-    }
-
-    fn poll_at(&self) -> Option<Instant> {
-        self.timers.next_deadline()
     }
 }

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use spinwire_dataplane::file::FileConfig;
 use spinwire_dataplane::stream::StreamConfig;
 use spinwire_layouts::uring::{self as layout, Params, setup};
 
@@ -65,6 +66,20 @@ impl UringConfig {
             files: streams.conns.saturating_add(64),
             arena_bytes: streams.arena_bytes(),
             ..Self::default()
+        }
+    }
+
+    /// A ring that carries streams and files together: see [`spinwire_dataplane::services`].
+    #[must_use]
+    pub fn for_streams_and_files(streams: &StreamConfig, files: &FileConfig) -> Self {
+        let alone = Self::for_streams(streams);
+        let entries = u32::from(files.entries_max);
+        let completions = files.operations.saturating_mul(entries);
+        Self {
+            entries: alone.entries.max(entries.next_power_of_two()),
+            completions: alone.completions.saturating_add(completions).min(COMPLETIONS_MAX),
+            arena_bytes: alone.arena_bytes.saturating_add(files.arena_bytes()),
+            ..alone
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Byte streams over a ring, from what callers ask for to what the kernel completes.
+//! Byte streams over a ring, from what callers ask for to what the kernel completes; and files on the same ring.
 
 use spinwire_dataplane::error::{Misuse, PostError, Refused};
 use spinwire_dataplane::poll::{Budget, Outcome, Poll};
 use spinwire_dataplane::raw::loan::Loan;
+use spinwire_dataplane::services::StreamsAndFiles;
 use spinwire_dataplane::stream::{ConnId, StreamEvent, Streams};
 use spinwire_dataplane::time::Instant;
 use spinwire_dataplane::uring::{Enter, EnterError};
@@ -28,6 +29,16 @@ pub extern "C" fn probe_streams_turn(
     budget: Budget,
 ) -> Outcome {
     streams.turn(now, budget)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_streams_and_files_turn(
+    both: &StreamsAndFiles<'_, '_, AnyKernel>,
+    now: Instant,
+    budget: Budget,
+) -> Outcome {
+    both.flush();
+    both.turn(now, budget)
 }
 
 #[unsafe(no_mangle)]

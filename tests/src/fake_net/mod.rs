@@ -213,6 +213,16 @@ impl<'k> FakeNet<'k> {
         while let Some(chain) = self.kernel.taken() {
             self.begin(chain.into(), rng);
         }
+        self.go_on(rng);
+    }
+
+    /// Begins a chain of network operations, for who takes what was submitted himself.
+    pub fn take(&mut self, chain: Vec<Sqe>, rng: &mut Rng) {
+        self.begin(chain.into(), rng);
+    }
+
+    /// Gets on with one thing.
+    pub fn go_on(&mut self, rng: &mut Rng) {
         if !self.operations.is_empty() {
             let at = rng.index(self.operations.len());
             self.advance(at, rng);

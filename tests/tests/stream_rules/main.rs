@@ -6,12 +6,14 @@
 //!   fixed.rs     sends out of a registered arena
 //!   ends.rs      closing, aborting, resetting, time limits, a lost ring
 //!   hostile.rs   a kernel that completes anything
+//!   one_ring     files on the same ring, here and on the real kernel
 //! ```
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
+    clippy::large_stack_frames,
     reason = "a test stops at the first thing that is not as expected"
 )]
 
@@ -19,6 +21,7 @@ mod ends;
 mod fixed;
 mod hostile;
 mod notices;
+mod one_ring;
 mod queues;
 
 use core::cell::Cell;

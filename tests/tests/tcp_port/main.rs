@@ -1,9 +1,10 @@
-//! Ports over TCP on the real kernel: strangers, hostile peers, peers that are killed, long messages at full speed.
+//! Ports over TCP, on the real kernel for the most part: strangers, hostile peers, peers that are killed, long messages at full speed.
 //!
 //! ```text
 //!   stranger.rs   a plain socket of std that speaks, or does not speak, the protocol
 //!   traffic.rs    two ports, and much between them
 //!   killed.rs     a peer in another process, which is killed
+//!   one_call.rs   on a kernel that is made up: how often a turn enters it
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -19,6 +20,7 @@
 #[path = "../host_process/mod.rs"]
 mod host_process;
 mod killed;
+mod one_call;
 mod station;
 mod stranger;
 mod traffic;

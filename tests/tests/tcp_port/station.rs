@@ -119,8 +119,12 @@ impl<'p> Station<'p> {
         self.endpoint.connect(&name(text)).unwrap()
     }
 
+    /// A turn, which enters the kernel at most once.
     pub(crate) fn turn(&self) {
+        let enters = || self.port().streams().ring().counters().enters;
+        let before = enters();
         let _busy = self.endpoint.turn(self.now(), Budget::DEFAULT);
+        assert!(enters() <= before + 1, "{} calls of the kernel in one turn", enters() - before);
         self.turns.set(self.turns.get() + 1);
         self.events.borrow_mut().extend(core::iter::from_fn(|| self.endpoint.poll_event()));
     }

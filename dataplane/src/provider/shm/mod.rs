@@ -154,7 +154,6 @@ pub struct ShmPort<'s, 'm> {
     cold: BitSet<'m>,
     sweep_next: Cell<u32>,
     turns: Cell<u32>,
-    harvests: Cell<u32>,
     epoch: Cell<u64>,
     /// The one peer of a MSG endpoint.
     only_peer: Cell<u32>,
@@ -248,7 +247,6 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             cold,
             sweep_next: Cell::new(0),
             turns: Cell::new(0),
-            harvests: Cell::new(0),
             epoch,
             only_peer: Cell::new(NIL),
             connecting: Cell::new(0),

@@ -127,17 +127,16 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// One look at everything, up to the room in `out`.
     #[inline(always)]
     pub(super) fn harvest(&self, out: &mut VecView<Cqe>) {
-        let harvests = self.harvests.get().wrapping_add(1);
-        self.harvests.set(harvests);
+        let sends_first = self.queues.sends_go_first();
         self.since_harvest.set(0);
         self.restless.set(false);
         // Who comes first takes turns, so that a flood of sends does not keep out what has come, or the other way round.
         let local = !(self.done.is_empty() && self.queues.none_ended());
-        if local && harvests.is_multiple_of(2) {
+        if local && sends_first {
             self.finish_local(out);
         }
         self.take_in(out);
-        if local && !harvests.is_multiple_of(2) {
+        if local && !sends_first {
             self.finish_local(out);
         }
         let more = !(self.done.is_empty() && self.queues.none_ended());

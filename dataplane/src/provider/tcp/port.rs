@@ -33,7 +33,7 @@ use crate::uring::Enter;
 
 /// Shorter messages are copied though their memory could be sent from: a piece of its own costs more than the copy.
 const UNCOPIED_MIN: usize = 4096;
-/// Harvests of one poll: what the kernel is about to say is heard at once, not a turn later.
+/// Harvests of one poll behind its call of the kernel: what that brings is heard at once, not a turn later.
 const HARVESTS: u32 = 3;
 /// One of so many looks polls though nothing was seen: timeouts come without news.
 const BLIND_LOOKS: u32 = 64;
@@ -55,6 +55,8 @@ pub struct TcpPort<'m, E: Enter> {
     /// Posted sends whose memory the kernel has.
     pub(super) under_way: Cell<u32>,
     looks: Cell<u32>,
+    /// The last poll has entered the kernel: how many sends were staged by then. Until the next doorbell.
+    handed_in: Cell<Option<u64>>,
     /// The link with which the next look at those that wait begins.
     pub(super) first: Cell<u32>,
     pub(super) current: Cell<Option<Current<'m>>>,
@@ -134,6 +136,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             done: Ring::place(bump, send_depth, (WrId::from_raw(0), Status::Success))?,
             under_way: Cell::new(0),
             looks: Cell::new(0),
+            handed_in: Cell::new(None),
             first: Cell::new(0),
             current: Cell::new(None),
             resting: Cell::new(false),
@@ -281,15 +284,24 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             return;
         }
         self.read_waiting(out);
+        let hear = || self.streams.hear(self.now.get(), Budget::DEFAULT);
+        hear();
+        let mut has_all = self.take_events(out);
+        // What those have asked for goes with the one call of this poll.
+        self.hand_in();
         for _ in 0..HARVESTS {
-            let _busy = self.streams.turn(self.now.get(), Budget::DEFAULT);
-            if !self.take_events(out) {
-                self.more.set(true);
-                return;
-            }
-            if !self.streams.ring().has_news() {
+            if !has_all {
                 break;
             }
+            let heard = hear();
+            has_all = self.take_events(out);
+            if heard == 0 {
+                break;
+            }
+        }
+        if !has_all {
+            self.more.set(true);
+            return;
         }
         if self.unsettled.replace(false) {
             let links = self.settle_links();
@@ -298,6 +310,14 @@ impl<'m, E: Enter> TcpPort<'m, E> {
                 self.unsettled.set(true);
             }
         }
+    }
+
+    /// Hands in what is staged and wanted, with one call of the kernel where there is anything, or anything is due.
+    fn hand_in(&self) {
+        // For all connections, as a doorbell would.
+        self.streams.stage(Budget { posts: u32::MAX, ..Budget::DEFAULT });
+        let submitted = self.streams.ring().submit();
+        self.handed_in.set(submitted.entered.then_some(self.queues.staged()));
     }
 
     /// Hands a message to the streams. Nothing is consumed where it does not go whole.
@@ -392,11 +412,15 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
 
     #[inline]
     fn ring_doorbell(&self) -> Published {
-        if self.queues.staged() > 0 && self.streams.ring().has_news() {
-            // What was staged waits behind a send that has ended by now.
-            self.streams.hear_sends();
+        // The poll of this turn may have handed in all of it: one call of the kernel a turn is enough. What it has heard since, and what
+        // that asks for, is for the next.
+        if self.handed_in.take() != Some(self.queues.staged()) {
+            if self.queues.staged() > 0 && self.streams.ring().has_news() {
+                // What was staged waits behind a send that has ended by now.
+                self.streams.hear_sends();
+            }
+            self.streams.flush();
         }
-        self.streams.flush();
         let lost = self.streams.ring().fatal().is_some();
         let error = lost.then_some(Fatal::RingLost);
         Published { count: self.queues.take_staged(), error }
@@ -439,6 +463,10 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
     }
 
     fn poll_at(&self) -> Option<Instant> {
+        if self.streams.is_busy() {
+            // What was heard after the one call of the last turn, and what that asks for, is for the next: nobody rests before.
+            return Some(self.now.get());
+        }
         let awaited = self.links.iter().filter(|link| link.is_awaited());
         let own = awaited.map(|link| link.deadline.get()).min();
         match (own, self.streams.poll_at()) {

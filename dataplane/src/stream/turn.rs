@@ -1,0 +1,138 @@
+//! Turns, and their halves: completions come in, what is wanted goes out.
+//!
+//! ```text
+//!   turn = hear: time, completions ... stage: time limits, what is wanted ... submit, which is the ring's
+//! ```
+//!
+//! Who shares the ring with others, or does something in between, calls the halves ([`services`](crate::services) does, and the provider over
+//! TCP); whoever calls [`Ring::submit`](crate::uring::Ring::submit) is who enters the kernel.
+
+use spinwire_layouts::uring::Cqe;
+use spinwire_layouts::word::{from_usize, low};
+
+use super::service::{BATCH, LIST, Streams};
+use crate::id::{OpTag, WrId};
+use crate::poll::{Budget, Outcome, Poll};
+use crate::time::Instant;
+use crate::uring::Enter;
+
+impl<E: Enter> Streams<'_, E> {
+    /// It is `now`, for all that comes in from here on.
+    #[inline]
+    pub fn set_now(&self, now: Instant) {
+        self.now.set(now);
+        if !self.began.replace(true) {
+            self.begin(now);
+        }
+    }
+
+    /// How many completions it can take in: none before [`Streams::poll`] has made events of all that it has.
+    #[must_use]
+    #[inline]
+    pub const fn room_for_completions(&self) -> u32 {
+        if self.batch_at.get() < self.batch_end.get() { 0 } else { low(from_usize(BATCH)) }
+    }
+
+    /// Takes a completion in, if it is one of streams, for [`Streams::poll`]; says whether it was. Of one
+    /// [harvest](crate::uring::Ring::harvest), and only where there was [room](Streams::room_for_completions) before it, which is also the most that it
+    /// may be asked for; what that adds of a cut chain has its place.
+    #[inline]
+    pub fn take_in(&self, cqe: &Cqe) -> bool {
+        match WrId::from_raw(cqe.user_data).parts() {
+            Some((
+                OpTag::Chain
+                | OpTag::Accept
+                | OpTag::Connect
+                | OpTag::Receive
+                | OpTag::Shutdown
+                | OpTag::Disconnect
+                | OpTag::Close,
+                ..,
+            )) => {
+                self.keep(*cqe);
+                true
+            }
+            Some((OpTag::Send | OpTag::Recv | OpTag::File, ..)) | None => false,
+        }
+    }
+
+    /// Puts a completion to those that are to become events.
+    #[inline]
+    fn keep(&self, cqe: Cqe) {
+        if self.batch_at.get() >= self.batch_end.get() {
+            self.batch_at.set(0);
+            self.batch_end.set(0);
+        }
+        let end = self.batch_end.get();
+        if let Some(place) = self.batch.get(end) {
+            place.set(Some(cqe));
+            self.batch_end.set(end.wrapping_add(1));
+        }
+    }
+
+    /// Takes completions, all of which are its own, where those that were taken before are all done with.
+    pub(super) fn harvest(&self, most: u32) -> u32 {
+        match self.room_for_completions() {
+            0 => 0,
+            room => self.ring.harvest(most.min(room), |cqe| self.keep(cqe)),
+        }
+    }
+
+    /// Time passes, and completions of a ring that carries nothing else come in. Returns how many.
+    #[inline]
+    pub fn hear(&self, now: Instant, budget: Budget) -> u32 {
+        self.set_now(now);
+        self.harvest(budget.completions)
+    }
+
+    /// Stages what connections want, as far as the ring has room, after a look at the time limits. The caller submits.
+    pub fn stage(&self, budget: Budget) {
+        if self.ring.fatal().is_some() {
+            self.lose();
+        }
+        if !self.timers.is_empty() {
+            self.expire(self.now.get(), budget.timers);
+        }
+        self.buffers.refill();
+        self.unpark();
+        self.relieve();
+        self.drive(budget.posts);
+    }
+
+    /// Stages everything that is wanted.
+    pub(crate) fn stage_all(&self) {
+        self.buffers.refill();
+        self.drive(u32::MAX);
+    }
+
+    /// Hands in everything that is wanted, with one call of the kernel. [`turn`](Poll::turn) does it too; this is for who has just
+    /// written and wants it to leave before the next.
+    pub fn flush(&self) {
+        self.stage_all();
+        let _counted_by_the_ring = self.ring.submit();
+    }
+
+    /// Whether there is something to tell, or to submit.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.batch_at.get() < self.batch_end.get()
+            || !self.noted.is_empty(LIST)
+            || !self.wanting.is_empty(LIST)
+    }
+}
+
+impl<E: Enter> Poll for Streams<'_, E> {
+    /// Takes up to 64 completions, which [`Streams::poll`] turns into events, and submits what is wanted with at most one call of
+    /// the kernel. All completions of the ring are taken for its own: see [`StreamsAndFiles`](crate::services::StreamsAndFiles).
+    fn turn(&self, now: Instant, budget: Budget) -> Outcome {
+        let heard = self.hear(now, budget);
+        self.stage(budget);
+        let submitted = self.ring.submit();
+        let more = heard != 0 || submitted.entered || self.is_busy() || self.ring.has_news();
+        if more { Outcome::Busy } else { Outcome::Idle }
+    }
+
+    fn poll_at(&self) -> Option<Instant> {
+        self.timers.next_deadline()
+    }
+}
