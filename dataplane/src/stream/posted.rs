@@ -12,7 +12,7 @@ use crate::id::{OpTag, WrId};
 use crate::provider::Sge;
 use crate::raw::kernel_memory::address_of;
 use crate::table::{count, wide};
-use crate::uring::Enter;
+use crate::uring::{Enter, Paths};
 
 impl<E: Enter> Streams<'_, E> {
     /// Whether there are so many rows besides a listener's, and as many bytes can wait for one connection.
@@ -28,6 +28,22 @@ impl<E: Enter> Streams<'_, E> {
     #[must_use]
     pub const fn features(&self) -> StreamFeatures {
         self.config.features
+    }
+
+    /// Those, with names, and the ring's. Streams always receive into provided buffers.
+    #[must_use]
+    pub const fn paths(&self) -> Paths {
+        let (features, config) = (self.config.features, &self.config);
+        let uncopied = features.send_zero_copy && config.zero_copy_min != 0;
+        self.ring
+            .paths()
+            .with(Paths::PROVIDED_BUFFERS)
+            .with_either(features.direct_files, Paths::REGISTERED_FILES, Paths::DESCRIPTORS)
+            .with_either(features.accept_multishot, Paths::MULTISHOT_ACCEPT, Paths::ONE_SHOT_ACCEPT)
+            .with_either(features.recv_multishot, Paths::MULTISHOT_RECEIVE, Paths::ONE_SHOT_RECEIVE)
+            .with_if(features.bundles, Paths::BUNDLES)
+            .with_either(uncopied, Paths::ZERO_COPY_SENDS, Paths::COPIED_SENDS)
+            .with_if(uncopied && features.fixed_buffers, Paths::REGISTERED_BUFFERS)
     }
 
     /// The descriptors that it has and would close: what is left for the host to close where the ring was given up in the middle.

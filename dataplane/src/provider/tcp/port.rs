@@ -20,7 +20,7 @@ use crate::poll::{Budget, Poll};
 use crate::provider::peers::Peers;
 use crate::provider::queues::Queues;
 use crate::provider::{
-    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Payload, Provider, Published,
+    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Paths, Payload, Provider, Published,
     RecvWr, Select, SendWr, Sight, Source, Status, Waiting,
 };
 use crate::raw::loan::LoanPool;
@@ -76,11 +76,11 @@ impl<E: Enter> fmt::Debug for TcpPort<'_, E> {
     }
 }
 
-const fn info(endpoint_type: EndpointType, config: &TcpConfig) -> Info {
+const fn info(endpoint_type: EndpointType, config: &TcpConfig, paths: Paths) -> Info {
     let longest = to_usize(widen(config.message_bytes_max));
     let send_depth = config.send_depth.next_power_of_two();
     let limits = Limits::copied(longest, config.peers_max, send_depth, &config.matching);
-    Info::of_type("tcp", endpoint_type, Caps::MATCHED, limits)
+    Info::of_type("tcp", endpoint_type, Caps::MATCHED, limits).with_paths(paths)
 }
 
 impl<'m, E: Enter> TcpPort<'m, E> {
@@ -116,7 +116,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             streams,
             config: *config,
             greeting: Greeting { name: *name, kind, limits },
-            info: info(endpoint_type, config),
+            info: info(endpoint_type, config, streams.paths()),
             peers: Peers::place(bump, config.peers_max, Row::vacant)?,
             links,
             routes: bump.slice_with(wide(config.routes_max), |_| Cell::new(None))?,
