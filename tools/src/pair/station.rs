@@ -120,7 +120,18 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
     /// shared it yields.
     #[inline(always)]
     pub(crate) fn turn(&self) {
-        let outcome = self.endpoint.turn(PlaneInstant::ORIGIN, Budget::default());
+        self.turn_at(PlaneInstant::ORIGIN);
+    }
+
+    /// One turn, for a provider that has to know what time it is.
+    #[inline(always)]
+    pub(crate) fn turn_now(&self) {
+        self.turn_at(PlaneInstant::from_nanos(self.clock.now_ns()));
+    }
+
+    #[inline(always)]
+    fn turn_at(&self, now: PlaneInstant) {
+        let outcome = self.endpoint.turn(now, Budget::default());
         if outcome.is_busy() {
             return;
         }
@@ -149,12 +160,26 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
 
     /// The next order or answer, and who sent it. Data that is still on its way is dropped.
     pub(crate) fn next_order(&self, patience: Patience) -> Result<(Addr, Order), Failure> {
+        match self.next_heard(patience, Self::turn)? {
+            Some(Heard { source, order, .. }) => Ok((source, order)),
+            None => {
+                Err("the other end sent something that is no order; is it the same version?".into())
+            }
+        }
+    }
+
+    /// What came next where orders are expected, and who sent it; `None` where it is no order.
+    pub(crate) fn next_heard(
+        &self,
+        patience: Patience,
+        turn: impl Fn(&Self),
+    ) -> Result<Option<Heard>, Failure> {
         let deadline = Deadline::new();
         loop {
-            self.turn();
+            turn(self);
             while let Some(completion) = self.endpoint.poll() {
-                if let Some(found) = self.take_order(completion)? {
-                    return Ok(found);
+                if Self::is_of_order(&completion) {
+                    return self.heard(completion);
                 }
             }
             if let Some(event) = self.endpoint.poll_event() {
@@ -171,27 +196,20 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
         }
     }
 
-    /// The order in a completion, if it is one; its buffer is posted again.
-    pub(crate) fn take_order(
-        &self,
-        completion: Completion<'m>,
-    ) -> Result<Option<(Addr, Order)>, Failure> {
-        if completion.context != ORDER_CONTEXT || completion.kind != Kind::Received {
-            return Ok(None);
-        }
+    /// Whether a completion is that of a receive for orders.
+    pub(crate) fn is_of_order(completion: &Completion<'m>) -> bool {
+        completion.context == ORDER_CONTEXT && completion.kind == Kind::Received
+    }
+
+    /// What such a completion says, if it is an order; its buffer is posted again.
+    pub(crate) fn heard(&self, completion: Completion<'m>) -> Result<Option<Heard>, Failure> {
         let order = completion.bytes().and_then(Order::decode);
-        let source = completion.source;
+        let order = order.filter(|_| completion.status == Status::Success);
+        let (source, number) = (completion.source, completion.immediate.unwrap_or(0));
         if let Some(loan) = completion.loan {
             self.post_order_receive(loan)?;
         }
-        match (source, order) {
-            (Some(source), Some(order)) if completion.status == Status::Success => {
-                Ok(Some((source, order)))
-            }
-            _ => {
-                Err("the other end sent something that is no order; is it the same version?".into())
-            }
-        }
+        Ok(source.zip(order).map(|(source, order)| Heard { source, number, order }))
     }
 
     /// Now and then: has the other end gone, or stopped? Every look at it would be one in which no message is looked for.
@@ -207,6 +225,15 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
         }
         deadline.check_now(what)
     }
+}
+
+/// An order that has come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    pub(crate) source: Addr,
+    /// The number that came with it; 0 where orders are not numbered.
+    pub(crate) number: u64,
+    pub(crate) order: Order,
 }
 
 /// Which messages are data.
@@ -292,7 +319,7 @@ impl Deadline {
     }
 
     #[cold]
-    fn check_now(&self, what: &'static str) -> Result<(), Failure> {
+    pub(crate) fn check_now(&self, what: &'static str) -> Result<(), Failure> {
         if self.has_moved.replace(false) {
             self.since.set(None);
         }

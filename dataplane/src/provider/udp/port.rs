@@ -159,6 +159,14 @@ impl<'m, E: Enter> UdpPort<'m, E> {
         self.counters.get()
     }
 
+    /// Where a peer is.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn address_of(&self, peer: Addr) -> Result<core::net::SocketAddr, Misuse> {
+        self.peers.address_of(peer)
+    }
+
     /// Peers that have a row.
     #[must_use]
     pub fn peers_len(&self) -> u32 {
