@@ -127,9 +127,10 @@ struct Measured {
 /// Messages before the first that counts, and their bytes at most.
 const WARM_UP: u64 = 20_000;
 const WARM_UP_BYTES: usize = 1 << 30;
-/// And nanoseconds about: between two machines a round trip may take long. It is looked at after so many messages.
-const WARM_UP_NS: u64 = 250_000_000;
-const WARM_UP_STEP: u64 = 200;
+/// And nanoseconds about, of which the last messages may take as many again: between two machines a round trip may take long. But so
+/// many messages at least.
+const WARM_UP_NS: u64 = 125_000_000;
+const WARM_UP_FEWEST: u64 = 200;
 /// Turns between writing a buffer of the pool and sending it.
 const TURNS_BETWEEN: u32 = 16;
 /// What is measured where the arguments say nothing: about so long per size.
@@ -201,7 +202,7 @@ fn warm_up(size: usize) -> u64 {
 fn each_of_few(few: u64, mut run: impl FnMut(u64) -> Result<u64, Failure>) -> Result<u64, Failure> {
     let (mut done, mut ns) = (0_u64, 0_u64);
     while done < few && ns < WARM_UP_NS {
-        let count = WARM_UP_STEP.min(few.saturating_sub(done));
+        let count = done.max(WARM_UP_FEWEST).min(few.saturating_sub(done));
         ns = ns.saturating_add(run(count)?);
         done = done.saturating_add(count);
     }

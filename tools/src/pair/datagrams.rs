@@ -34,9 +34,9 @@ use super::floor::Floor;
 use super::lossy::{Desk, Exchange, Quiet, Tally, obey};
 use super::network::{resolve, say_listening};
 use super::options::PairOptions;
-use super::order::Order;
+use super::order::{Marking, Order};
 use super::server::SERVER;
-use super::station::{self, Heard, PATIENCE, Patience, Role, Station};
+use super::station::{self, DataUse, Heard, Nap, PATIENCE, Role, Station};
 use crate::report::{Failure, Verdict};
 
 type Port<'p> = UdpPort<'p, RingEntry<'p>>;
@@ -297,35 +297,56 @@ pub(super) fn serve(
     obey((&desk, &station), size)
 }
 
-/// Waits for a client. Whatever is no such order is not heard.
+/// Waits for a client. Whatever is no such order is not heard, and not kept either: what is kept holds the row of its sender.
 fn meet(station: &End<'_>, routes: &Routes<'_>, most: usize) -> Result<Desk, Failure> {
-    let port = station.endpoint.provider();
+    let patience = Nap::new();
+    let dropped = (Marking::Untagged, DataUse::OneMessage);
+    station.post_one_data(dropped.0, dropped.1)?;
     loop {
-        let heard = station.next_heard(Patience::Unlimited, Station::turn_now)?;
-        let Some(Heard { source, number, order: Order::OpenFloor { port: bare, size } }) = heard
-        else {
+        station.turn_now();
+        let Some(completion) = station.endpoint.poll() else {
+            patience.rest(false);
             continue;
         };
-        let Ok(address) = port.address_of(source) else { continue };
-        // Who is only heard of may have to make room for another; who is connected to stays.
-        let name = Name::new("client")?;
-        routes.add(Route { name, address: SockAddr::new(address) })?;
-        let client = station.endpoint.connect(&name)?;
-        let desk = Desk::new(client, number);
-        if usize::try_from(size).is_ok_and(|size| size <= most) {
-            let mut address = address;
-            address.set_port(u16::try_from(bare).unwrap_or(0));
-            if station.floor.connect(address).is_ok() {
-                let value = station.floor.port()?;
-                desk.answer(station, Order::Done { value })?;
-                return Ok(desk);
-            }
-        } else {
-            let most = u64::try_from(most)?;
-            desk.answer(station, Order::TooLong { most })?;
+        patience.rest(true);
+        if !End::is_of_order(&completion) {
+            drop(completion);
+            station.post_one_data(dropped.0, dropped.1)?;
+        } else if let Some(heard) = station.heard(completion)?
+            && let Some(desk) = greet(station, routes, (heard, most))?
+        {
+            return Ok(desk);
         }
-        station.endpoint.disconnect(client)?;
     }
+}
+
+/// The client that has said hello, if that is what it has said and it can be served.
+fn greet(
+    station: &End<'_>,
+    routes: &Routes<'_>,
+    (heard, most): (Heard, usize),
+) -> Result<Option<Desk>, Failure> {
+    let Heard { source, number, order: Order::OpenFloor { port, size } } = heard else {
+        return Ok(None);
+    };
+    let Ok(mut address) = station.endpoint.provider().address_of(source) else { return Ok(None) };
+    // Who is only heard of may have to make room for another; who is connected to stays.
+    let name = Name::new("client")?;
+    routes.add(Route { name, address: SockAddr::new(address) })?;
+    let client = station.endpoint.connect(&name)?;
+    let desk = Desk::new(client, number);
+    if usize::try_from(size).is_ok_and(|size| size <= most) {
+        address.set_port(u16::try_from(port).unwrap_or(0));
+        if station.floor.connect(address).is_ok() {
+            let value = station.floor.port()?;
+            desk.answer(station, Order::Done { value })?;
+            return Ok(Some(desk));
+        }
+    } else {
+        desk.answer(station, Order::TooLong { most: u64::try_from(most)? })?;
+    }
+    station.endpoint.disconnect(client)?;
+    Ok(None)
 }
 
 /// Runs `measure` on a client that talks to its server over UDP.

@@ -30,8 +30,8 @@ const WATCH_EVERY: u32 = 1 << 12;
 const ORDER_CONTEXT: u64 = 1;
 /// Receives for data that are posted at once.
 const DATA_RECEIVES: u32 = 8;
-/// Receives for orders that are posted at once.
-const ORDER_RECEIVES: u32 = 2;
+/// Receives for orders that are posted at once. Where strangers can send, they do not find all of them.
+const ORDER_RECEIVES: u32 = 16;
 
 /// One end: who, and with how large buffers.
 #[derive(Clone, Debug)]
@@ -107,6 +107,14 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
         posted.map(|_| ()).map_err(|refused| refused.error)
     }
 
+    /// Posts one data buffer, if there is one that is not posted yet.
+    pub(crate) fn post_one_data(&self, marking: Marking, use_for: DataUse) -> Result<(), Failure> {
+        match self.data.lend() {
+            Some(loan) => Ok(self.post_data(loan, marking, use_for)?),
+            None => Ok(()),
+        }
+    }
+
     /// Posts all data buffers that are not posted yet.
     pub(crate) fn post_all_data(&self, marking: Marking, use_for: DataUse) -> Result<(), Failure> {
         while let Some(loan) = self.data.lend() {
@@ -160,38 +168,27 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
 
     /// The next order or answer, and who sent it. Data that is still on its way is dropped.
     pub(crate) fn next_order(&self, patience: Patience) -> Result<(Addr, Order), Failure> {
-        match self.next_heard(patience, Self::turn)? {
-            Some(Heard { source, order, .. }) => Ok((source, order)),
-            None => {
-                Err("the other end sent something that is no order; is it the same version?".into())
-            }
-        }
-    }
-
-    /// What came next where orders are expected, and who sent it; `None` where it is no order.
-    pub(crate) fn next_heard(
-        &self,
-        patience: Patience,
-        turn: impl Fn(&Self),
-    ) -> Result<Option<Heard>, Failure> {
-        let deadline = Deadline::new();
+        let (deadline, nap) = (Deadline::new(), Nap::new());
         loop {
-            turn(self);
+            self.turn();
             while let Some(completion) = self.endpoint.poll() {
-                if Self::is_of_order(&completion) {
-                    return self.heard(completion);
+                if !Self::is_of_order(&completion) {
+                    continue;
                 }
+                let Some(Heard { source, order, .. }) = self.heard(completion)? else {
+                    return Err(
+                        "the other end sent something that is no order; is it the same version?"
+                            .into(),
+                    );
+                };
+                return Ok((source, order));
             }
             if let Some(event) = self.endpoint.poll_event() {
                 mind(event)?;
             }
             match patience {
                 Patience::Limited => deadline.check("the other end does not answer")?,
-                Patience::Unlimited => {
-                    if deadline.is_long_past() {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
-                }
+                Patience::Unlimited => nap.rest(false),
             }
         }
     }
@@ -332,12 +329,24 @@ impl Deadline {
         }
         Ok(())
     }
+}
 
-    /// Whether nothing has come for so long that spinning is a waste.
-    fn is_long_past(&self) -> bool {
-        let looks = self.looks.get().saturating_add(1);
-        self.looks.set(looks);
-        looks > 1 << 22
+/// For who may wait for hours: after a while he looks only now and then.
+#[derive(Debug)]
+pub(crate) struct Nap(core::cell::Cell<u32>);
+
+impl Nap {
+    pub(crate) const fn new() -> Self {
+        Self(core::cell::Cell::new(0))
+    }
+
+    /// Sleeps where nothing has come for so long that spinning is a waste.
+    pub(crate) fn rest(&self, has_come: bool) {
+        let looks = if has_come { 0 } else { self.0.get().saturating_add(1) };
+        self.0.set(looks);
+        if looks > 1 << 22 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::{Completion, Kind};
 use spinwire_dataplane::provider::{Provider, Status};
+use spinwire_dataplane::raw::loan::Loan;
 
 use super::super::datagrams::DatagramFloor;
 use super::super::floor::Floor;
@@ -71,19 +72,15 @@ pub(in crate::pair) struct Desk {
     client: Addr,
     last: Cell<u64>,
     answer: Cell<Option<Order>>,
-}
-
-/// What is done with messages as they come, and what receives are posted for.
-struct Work<W> {
-    marking: Marking,
-    use_for: DataUse,
-    with: W,
+    /// What receives for messages are posted for.
+    posted: Cell<(Marking, DataUse)>,
 }
 
 impl Desk {
     /// Of the client whose first order had this number.
     pub(in crate::pair) const fn new(client: Addr, first: u64) -> Self {
-        Self { client, last: Cell::new(first), answer: Cell::new(None) }
+        let posted = Cell::new((Marking::Untagged, DataUse::OneMessage));
+        Self { client, last: Cell::new(first), answer: Cell::new(None), posted }
     }
 
     /// The number of the order that is being done.
@@ -124,15 +121,40 @@ impl Desk {
         Ok(Some(heard.order))
     }
 
-    /// One turn. The client's next order, if it has come; messages are no longer wanted.
+    /// Receives messages for this from now on.
+    fn post<P: Provider, F>(
+        &self,
+        station: &Station<'_, P, F>,
+        posted: (Marking, DataUse),
+    ) -> Result<(), Failure> {
+        self.posted.set(posted);
+        station.post_all_data(posted.0, posted.1)
+    }
+
+    /// Posts the buffer of a message again.
+    fn post_again<'m, P: Provider, F>(
+        &self,
+        station: &Station<'m, P, F>,
+        loan: Option<Loan<'m>>,
+    ) -> Result<(), Failure> {
+        let Some(loan) = loan else { return Ok(()) };
+        let (marking, use_for) = self.posted.get();
+        Ok(station.post_data(loan, marking, use_for)?)
+    }
+
+    /// One turn. The client's next order, if it has come. Messages are dropped: those of strangers must not fill the room for those that
+    /// wait.
     pub(in crate::pair) fn look<P: Provider, F>(
         &self,
         station: &Station<'_, P, F>,
     ) -> Result<Option<Order>, Failure> {
         station.turn_now();
         while let Some(completion) = station.endpoint.poll() {
-            if Station::<P, F>::is_of_order(&completion)
-                && let Some(heard) = station.heard(completion)?
+            if !Station::<P, F>::is_of_order(&completion) {
+                self.post_again(station, completion.loan)?;
+                continue;
+            }
+            if let Some(heard) = station.heard(completion)?
                 && let Some(order) = self.next_of(station, heard)?
             {
                 return Ok(Some(order));
@@ -160,9 +182,8 @@ impl Desk {
     fn work<'m, P: Provider, F: Floor>(
         &self,
         station: &Station<'m, P, F>,
-        work: &mut Work<impl FnMut(&Completion<'m>) -> Result<(), Failure>>,
+        mut each: impl FnMut(&Completion<'m>) -> Result<(), Failure>,
     ) -> Result<Order, Failure> {
-        station.post_all_data(work.marking, work.use_for)?;
         let quiet = Quiet::new();
         let mut order = None;
         let mut moved = Instant::now();
@@ -181,15 +202,13 @@ impl Desk {
                     && completion.source == Some(self.client)
                     && completion.status == Status::Success
                 {
-                    (work.with)(&completion)?;
+                    each(&completion)?;
                     quiet.moved();
                     if order.is_some() {
                         moved = Instant::now();
                     }
                 }
-                if let Some(loan) = completion.loan {
-                    station.post_data(loan, work.marking, work.use_for)?;
-                }
+                self.post_again(station, completion.loan)?;
             }
             match order {
                 Some(Order::Tally) if moved.elapsed() < SETTLED => {}
@@ -206,7 +225,7 @@ fn echo<'m, P: Provider, F: Floor>(
     marking: Marking,
 ) -> Result<Order, Failure> {
     let to = data_to(desk.client, marking);
-    let with = |completion: &Completion<'m>| {
+    let each = |completion: &Completion<'m>| {
         let to = to.immediate(completion.immediate.unwrap_or(0));
         let sent = station.endpoint.read(completion, |bytes| station.endpoint.inject(to, bytes));
         match sent {
@@ -217,25 +236,24 @@ fn echo<'m, P: Provider, F: Floor>(
         }
         Ok(())
     };
-    desk.work(station, &mut Work { marking, use_for: DataUse::OneMessage, with })
+    desk.work(station, each)
 }
 
 /// Receives and checks a stream, until the next order.
 fn drain<'m, P: Provider, F: Floor>(
     (desk, station): (&Desk, &Station<'m, P, F>),
     (count, size): (u64, u64),
-    (marking, use_for): (Marking, DataUse),
 ) -> Result<(Tally, Order), Failure> {
     let mut tally = Tally::new(desk.number(), count);
     let check = pattern::Checker::new(usize::try_from(size)?);
-    let with = |completion: &Completion<'m>| {
+    let each = |completion: &Completion<'m>| {
         let number = completion.immediate.unwrap_or(u64::MAX);
         let Some(place) = tally.note(number, station.clock.now_ns()) else { return Ok(()) };
         let good = station.endpoint.read(completion, |bytes| check.is_good(bytes, place));
         tally.changed = tally.changed.saturating_add(u64::from(good != Some(true)));
         Ok(())
     };
-    let next = desk.work(station, &mut Work { marking, use_for, with })?;
+    let next = desk.work(station, each)?;
     Ok((tally, next))
 }
 
@@ -264,16 +282,16 @@ pub(in crate::pair) fn obey<P: Provider>(
             }
             Order::Echo { marking, size, .. } => {
                 fits(size)?;
-                station.post_all_data(marking, DataUse::OneMessage)?;
+                desk.post(station, (marking, DataUse::OneMessage))?;
                 desk.answer(station, done)?;
                 echo((desk, station), marking)?
             }
             Order::Drain { count, size, marking } => {
                 fits(size)?;
                 let use_for = DataUse::ManyMessages { size: u32::try_from(size)? };
-                station.post_all_data(marking, use_for)?;
+                desk.post(station, (marking, use_for))?;
                 desk.answer(station, done)?;
-                let (took, next) = drain((desk, station), (count, size), (marking, use_for))?;
+                let (took, next) = drain((desk, station), (count, size))?;
                 tally = took;
                 next
             }
