@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -51,10 +51,17 @@ impl Drop for Server {
     }
 }
 
+/// Both ends of all these tests spin on the same two CPUs: one after the other they are done sooner.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 const UDP: &[&str] = &["--provider", "udp", "--iters", "200", "--rounds", "2", "--json"];
 
 #[test]
 fn both_report_what_came_and_what_was_lost() {
+    let _alone = one_at_a_time();
     let folder = Folder::new();
     let ran = folder.run(&[&["lat", "--tagged", "--size", "1,9k"][..], UDP].concat());
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -163,14 +170,15 @@ const MESSAGE_PACKET: usize = 1024;
 /// and every loss is counted.
 #[test]
 fn what_is_lost_repeated_or_late_is_counted_and_never_taken_for_something_else() {
+    let _alone = one_at_a_time();
     let folder = Folder::new();
     for command in ["lat", "bw"] {
         let server = Server::start(&folder, &[command, "--listen", "udp://127.0.0.1:0", "--json"]);
         let middle = Middle::start(server.address, |bytes, forth, number| {
             let is_message = bytes.len() == MESSAGE_PACKET;
-            match (is_message, forth, number % 50) {
+            match (is_message, forth, number % 25) {
                 (true, true, 7) => Fate::Drop,
-                (true, _, 11) => Fate::Twice,
+                (true, _, 1 | 11 | 21) => Fate::Twice,
                 (true, false, 17) => Fate::Held,
                 // The first order and the first answer too.
                 (false, ..) if number % 3 == 0 => Fate::Drop,
@@ -179,17 +187,17 @@ fn what_is_lost_repeated_or_late_is_counted_and_never_taken_for_something_else()
             }
         });
         let to = format!("udp://{}", middle.address);
-        let few = ["--size", "1000", "--iters", "1000", "--rounds", "2", "--lost-after", "10"];
+        let few = ["--size", "1000", "--iters", "300", "--rounds", "2", "--lost-after", "40"];
         let ran = folder.run(&[&[command, "--connect", to.as_str(), "--json"][..], &few].concat());
         assert_eq!(ran.code, 0, "{ran:?}");
         let report = ran.json();
         let loss = |field: &str| report["loss"][field].as_u64().unwrap();
-        assert!(loss("lost") >= 10, "{report}");
+        assert!(loss("lost") >= 5, "{report}");
         if command == "lat" {
-            assert_eq!((report["iters"].as_u64(), loss("sent")), (Some(1000), 1000 + loss("lost")));
-            assert!(loss("late") >= 20, "those that came twice, and those held: {report}");
+            assert_eq!((report["iters"].as_u64(), loss("sent")), (Some(300), 300 + loss("lost")));
+            assert!(loss("late") >= 10, "those that came twice, and those held: {report}");
         } else {
-            assert_eq!(report["messages"].as_u64().unwrap() + loss("lost"), 1000, "{report}");
+            assert_eq!(report["messages"].as_u64().unwrap() + loss("lost"), 300, "{report}");
             assert!(loss("repeated") >= 5, "{report}");
         }
     }
@@ -198,6 +206,7 @@ fn what_is_lost_repeated_or_late_is_counted_and_never_taken_for_something_else()
 /// Strangers send garbage, messages, orders, hellos, before the client comes and while it measures.
 #[test]
 fn strangers_are_not_heard() {
+    let _alone = one_at_a_time();
     let folder = Folder::new();
     let server = Server::start(&folder, &["lat", "--listen", "udp://127.0.0.1:0", "--json"]);
     let address = server.address;
@@ -249,11 +258,16 @@ fn strangers_are_not_heard() {
     stop.store(true, Ordering::Relaxed);
     stranger.join().unwrap();
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert_eq!(ran.json()["iters"], 500);
+    let report = ran.json();
+    assert_eq!(report["iters"], 500);
+    // Were their messages answered, there would be many more answers than there are losses.
+    let loss = |field: &str| report["loss"][field].as_u64().unwrap();
+    assert!(loss("late") <= loss("lost"), "{report}");
 }
 
 #[test]
 fn what_the_other_end_cannot_take_is_refused_with_the_remedy() {
+    let _alone = one_at_a_time();
     let folder = Folder::new();
     let server = Server::start(&folder, &["bw", "--listen", "udp://[::1]:0", "--json"]);
     let to = format!("udp://{}", server.address);
@@ -269,6 +283,7 @@ fn what_the_other_end_cannot_take_is_refused_with_the_remedy() {
 /// A killed end is seen by the other within moments.
 #[test]
 fn who_is_killed_in_the_middle_is_missed() {
+    let _alone = one_at_a_time();
     let folder = Folder::new();
     let server = Server::start(&folder, &["lat", "--listen", "udp://127.0.0.1:0", "--json"]);
     let to = format!("udp://{}", server.address);
