@@ -84,10 +84,20 @@ impl<'m, E: Enter> Streams<'m, E> {
     #[inline(never)]
     fn received_nothing(&self, (id, row): (ConnId, &'m Row), res: i32) -> Option<StreamEvent<'m>> {
         let slot = id.slot();
-        if row.phase.get() != Phase::Open {
+        let parts = row.phase.get() == Phase::Parting;
+        if row.phase.get() != Phase::Open && !parts {
             return None;
         }
         match res {
+            0 if parts => {
+                row.set(flag::PEER_CLOSED);
+                self.end(slot, row, CloseReason::Closed);
+                None
+            }
+            res if parts && res > 0 => {
+                self.drop_bytes(slot, row, res.cast_unsigned());
+                None
+            }
             0 => {
                 row.set(flag::PEER_CLOSED);
                 Some(StreamEvent::PeerClosed(id))
@@ -430,7 +440,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
         if row.phase.get() == Phase::Draining && row.is_sent() {
             if row.lingering.get() == 0 {
-                self.end(slot, row, CloseReason::Closed);
+                self.part(id, row);
             } else {
                 self.want(slot, want::SHUTDOWN);
             }
@@ -442,12 +452,15 @@ impl<'m, E: Enter> Streams<'m, E> {
 const fn again(row: &Row) -> u16 {
     match row.phase.get() {
         Phase::Listening if !row.has(flag::PAUSED) => want::ACCEPT,
-        Phase::Open if row.may_receive() && !row.has(flag::PARKED) => want::RECEIVE,
+        Phase::Open | Phase::Parting if row.may_receive() && !row.has(flag::PARKED) => {
+            want::RECEIVE
+        }
         Phase::Free
         | Phase::Listening
         | Phase::Connecting
         | Phase::Open
         | Phase::Draining
+        | Phase::Parting
         | Phase::Closing
         | Phase::Ended => 0,
     }

@@ -148,10 +148,16 @@ pub struct StreamConfig {
     pub idle_timeout: Nanos,
     /// How long what is to be sent may make no progress; also after a close.
     pub send_timeout: Nanos,
+    /// How long a connection that was closed, and has sent all, waits for the other end to close as well, so that its end is no reset:
+    /// see [`Streams::close`]. Zero for not at all: for protocols in which both ends know which bytes are the last, and for services that
+    /// need the row at once.
+    pub linger_timeout: Nanos,
+    /// More than so many bytes are not received and dropped meanwhile.
+    pub linger_bytes: u32,
 }
 
 impl StreamConfig {
-    /// 64 connections, 256 buffers of 16 KiB each way, no timeouts, no features.
+    /// 64 connections, 256 buffers of 16 KiB each way, no timeouts but of a second or 256 KiB after a close, no features.
     pub const DEFAULT: Self = Self {
         conns: 64,
         recv_buffers: (256, 16 << 10),
@@ -165,6 +171,8 @@ impl StreamConfig {
         connect_timeout: Nanos::MAX,
         idle_timeout: Nanos::MAX,
         send_timeout: Nanos::MAX,
+        linger_timeout: Nanos::from_millis(1000),
+        linger_bytes: 256 << 10,
     };
 }
 

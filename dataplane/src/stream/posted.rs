@@ -50,7 +50,7 @@ impl<E: Enter> Streams<'_, E> {
     pub fn descriptors(&self) -> impl Iterator<Item = i32> + '_ {
         self.rows.iter().filter_map(|row| {
             let is_there = match row.phase.get() {
-                Phase::Connecting | Phase::Open | Phase::Draining => true,
+                Phase::Connecting | Phase::Open | Phase::Draining | Phase::Parting => true,
                 Phase::Closing => row.wants.get() & want::CLOSE != 0,
                 Phase::Free | Phase::Listening | Phase::Ended => false,
             };

@@ -361,6 +361,9 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// `UnknownAddress` or `StaleAddress`.
     pub fn pause(&self, conn: ConnId) -> Result<(), Misuse> {
         let row = self.row(conn)?;
+        if row.phase.get() == Phase::Parting {
+            return Ok(());
+        }
         row.set(flag::PAUSED);
         self.want(conn.slot(), want::PAUSE);
         Ok(())
@@ -372,7 +375,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// `UnknownAddress` or `StaleAddress`.
     pub fn resume(&self, conn: ConnId) -> Result<(), Misuse> {
         let row = self.row(conn)?;
-        if row.phase.get() == Phase::Draining {
+        if matches!(row.phase.get(), Phase::Draining | Phase::Parting) {
             return Ok(());
         }
         row.clear(flag::PAUSED);

@@ -438,6 +438,13 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
                 if let Some(peer) = peer.filter(|_| conn.up) {
                     let all = self.net.peers[peer].incoming == conn.sent;
                     assert!(all || failed, "closed, but not all of it has arrived");
+                    let cut = self.net.peers[peer].cut;
+                    assert!(
+                        !cut || failed || !self.plan.hears_all_out(),
+                        "closed with bytes unread"
+                    );
+                    let unheard = conn.received.len() < self.told[peer];
+                    self.totals.heard_out += u64::from(unheard && !cut);
                 }
                 self.totals.closed += 1;
             }
