@@ -349,7 +349,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             self.segments.pop_front((&flight.segments.first, &flight.segments.last))
         {
             bytes = bytes.wrapping_add(self.segments.at(index).map_or(0, |s| widen(s.bytes())));
-            self.segments.finish(index, sent);
+            self.finish(index, sent);
         }
         bytes
     }
@@ -391,7 +391,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
         row.set(flag::MUTE);
         while let Some(index) = self.segments.pop_front((&row.first, &row.last)) {
-            self.segments.finish(index, false);
+            self.finish(index, false);
         }
         row.queued.set(0);
         self.want(slot, want::RECEIVE);
@@ -418,7 +418,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             whole = whole.saturating_sub(1);
             sent = sent.wrapping_add(widen(bytes));
             if let Some(index) = self.segments.pop_front(list) {
-                self.segments.finish(index, true);
+                self.finish(index, true);
             }
         }
         sent

@@ -115,7 +115,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
         row.phase.set(Phase::Closing);
         while let Some(index) = self.segments.pop_front((&row.first, &row.last)) {
-            self.segments.finish(index, false);
+            self.finish(index, false);
         }
         row.queued.set(0);
         let _not_parked = self.parked.unlink(slot);

@@ -136,6 +136,9 @@ pub struct StreamConfig {
     pub queue_low: u32,
     /// More than so many bytes are not taken for a connection.
     pub queue_max: u32,
+    /// A connection gets no more of the buffers that [`Streams::write`] copies into than it leaves to others, and one in any case. So
+    /// other ends that take nothing cannot have them all. For services whose connections have nothing to do with each other.
+    pub fair_sends: bool,
     /// From so many bytes on a piece is sent without a copy, where the kernel can; 0 for never. On loop-back it never pays, as the kernel copies
     /// there after all: a round trip took 1.1 times as long with 2 KiB, 1.6 times with 64 KiB (`spinwire echo --zero-copy`). On a
     /// network card it was not measured.
@@ -166,6 +169,7 @@ impl StreamConfig {
         queue_high: 256 << 10,
         queue_low: 64 << 10,
         queue_max: 4 << 20,
+        fair_sends: false,
         zero_copy_min: 0,
         features: StreamFeatures::NONE,
         connect_timeout: Nanos::MAX,

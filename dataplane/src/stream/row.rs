@@ -142,6 +142,8 @@ pub(super) struct Row {
     pub(super) came: Cell<Instant>,
     pub(super) went: Cell<Instant>,
     pub(super) timer: Cell<Option<Key>>,
+    /// Buffers of the service that it has, for copies of what is to be sent.
+    pub(super) copies: Cell<u32>,
     /// Bytes that are still dropped while it is parting.
     pub(super) patience: Cell<u32>,
     pub(super) cause: Cell<Option<CloseReason>>,
@@ -170,6 +172,7 @@ impl Row {
             came: Cell::new(Instant::ORIGIN),
             went: Cell::new(Instant::ORIGIN),
             timer: Cell::new(None),
+            copies: Cell::new(0),
             patience: Cell::new(0),
             cause: Cell::new(None),
             context: Cell::new(0),

@@ -274,6 +274,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         row.active.set(None);
         row.lingering.set(0);
         row.queued.set(0);
+        row.copies.set(0);
         row.cause.set(None);
         row.context.set(0);
         row.came.set(self.now.get());

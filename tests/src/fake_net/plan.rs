@@ -51,6 +51,7 @@ impl Plan {
             queue_high: queue_low + number(rng.between(1, 500)),
             queue_low,
             queue_max: number(rng.between(200, 2_000)),
+            fair_sends: false,
             zero_copy_min: number(rng.between(0, 150)),
             features: StreamFeatures {
                 accept_multishot: rng.chance(50),
@@ -91,7 +92,8 @@ impl Plan {
             1 => (Nanos::from_millis(rng.below(50) + 1), number(rng.between(0, 1_000))),
             _ => (Nanos::MAX, u32::MAX),
         };
-        let config = StreamConfig { linger_timeout, linger_bytes, ..config };
+        let fair_sends = rng.chance(50);
+        let config = StreamConfig { linger_timeout, linger_bytes, fair_sends, ..config };
         Self { seed, config, kernel, manner, peers: rng.between(1, 20), turns: 300, canary: None }
     }
 

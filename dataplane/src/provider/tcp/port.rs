@@ -313,7 +313,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             self.streams.accepts(conn, HEADER_BYTES, 1)?;
             self.streams.accepts(conn, Framing::frame_bytes(bytes.len()), 0).or_else(only_room)?;
             let header = link.framing.message(bytes.len(), envelope)?;
-            self.streams.write(conn, &header)?;
+            self.streams.write_accepted(conn, &header)?;
             self.streams.send_posted(conn, sge, wr_id.as_raw())?;
             self.under_way.set(self.under_way.get().wrapping_add(1));
             self.count(|c| c.uncopied = c.uncopied.wrapping_add(1));
@@ -321,8 +321,8 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         }
         self.streams.accepts(conn, Framing::frame_bytes(bytes.len()), 0)?;
         let header = link.framing.message(bytes.len(), envelope)?;
-        self.streams.write(conn, &header)?;
-        self.streams.write(conn, bytes)?;
+        self.streams.write_accepted(conn, &header)?;
+        self.streams.write_accepted(conn, bytes)?;
         if let Payload::Posted { wr_id, .. } = wr.payload {
             let pushed = self.done.push((wr_id, Status::Success));
             debug_assert!(pushed.is_ok(), "room was checked");
