@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   stranger.rs   a plain socket of std that speaks, or does not speak, the protocol
+//!   silent.rs     peers that say nothing, take nothing, are stopped; time limits
 //!   traffic.rs    two ports, and much between them
 //!   killed.rs     a peer in another process, which is killed
 //! ```
@@ -19,6 +20,7 @@
 #[path = "../host_process/mod.rs"]
 mod host_process;
 mod killed;
+mod silent;
 mod station;
 mod stranger;
 mod traffic;
