@@ -41,16 +41,15 @@ fn guest(hub: &Station<'_>, text: &str) -> Addr {
 
 /// Sends to somebody until he has been refused more often than it takes him to take something.
 fn fill(hub: &Station<'_>, to: Addr) {
-    let (mut refused, mut sent) = (0, 0);
+    let mut refused = 0;
     until("nothing more is taken for it", &[hub], || {
         match hub.endpoint.inject(SendTo::peer(to), &[7; 8000]) {
-            Ok(()) => (sent, refused) = (sent + 1, 0),
+            Ok(()) => refused = 0,
             Err(PostError::Retry(_)) => refused += 1,
             Err(e) => panic!("{e}"),
         }
         refused > 300
     });
-    assert!(sent > 0, "one gets through to the socket at least");
 }
 
 /// A message there, and one back.
@@ -88,7 +87,11 @@ fn who_takes_nothing_leaves_enough_for_others() {
                 strangers.push((stranger, to));
                 pass(hub, good, (to_hub, to_good));
             }
-            for _ in 0..20 {
+            for round in 0..20 {
+                // Whatever the kernel has taken meanwhile, they take its place.
+                for (_, to) in strangers.iter().filter(|_| round < 4) {
+                    fill(hub, *to);
+                }
                 pass(hub, good, (to_hub, to_good));
             }
             // All are there still.
