@@ -109,9 +109,11 @@ impl<'m, E: Enter> Streams<'m, E> {
                 self.park(slot, row);
                 None
             }
-            res if res > 0 || [-errno::ECANCELED, -errno::EINTR, -errno::EAGAIN].contains(&res) => {
+            res if res > 0 => {
+                self.garbled(id);
                 None
             }
+            res if [-errno::ECANCELED, -errno::EINTR, -errno::EAGAIN].contains(&res) => None,
             res => {
                 self.end(slot, row, CloseReason::Errno(res.wrapping_neg()));
                 None
@@ -130,9 +132,18 @@ impl<'m, E: Enter> Streams<'m, E> {
         match bytes {
             Some(bytes) => Some(StreamEvent::Received { conn, bytes }),
             None => {
-                self.count(|c| c.stale = c.stale.wrapping_add(1));
+                self.garbled(conn);
                 None
             }
+        }
+    }
+
+    /// The kernel says that bytes have come, and not where they are: what comes after them is not what the other end has sent.
+    #[cold]
+    fn garbled(&self, conn: ConnId) {
+        self.count(|c| c.stale = c.stale.wrapping_add(1));
+        if let Ok(row) = self.row(conn) {
+            self.end(conn.slot(), row, CloseReason::Garbled);
         }
     }
 

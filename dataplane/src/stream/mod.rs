@@ -202,6 +202,8 @@ pub enum CloseReason {
     IdleTimeout,
     /// What was to be sent made no progress for too long.
     SendTimeout,
+    /// The kernel has said of it what cannot be, so that bytes are missing. Others go on.
+    Garbled,
     /// The ring is lost.
     RingLost,
 }
@@ -215,6 +217,7 @@ impl fmt::Display for CloseReason {
             Self::ConnectTimeout => f.write_str("not connected in time"),
             Self::IdleTimeout => f.write_str("idle for too long"),
             Self::SendTimeout => f.write_str("the other end takes nothing for too long"),
+            Self::Garbled => f.write_str("the kernel has said of it what cannot be"),
             Self::RingLost => f.write_str("the ring is lost"),
         }
     }

@@ -456,6 +456,7 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
             CloseReason::ConnectTimeout | CloseReason::IdleTimeout | CloseReason::SendTimeout => {
                 assert!(self.plan.has_timeouts());
             }
+            CloseReason::Garbled => panic!("this kernel says nothing that cannot be"),
             CloseReason::RingLost => panic!("the ring is there"),
         }
         self.totals.failed += u64::from(reason != CloseReason::Closed);
