@@ -16,6 +16,9 @@ use crate::host_process::{again, lines, role, say, signal};
 use crate::station::{self, Station, insist, name, next_end, until, with_two_at};
 use crate::stranger::Stranger;
 
+/// Bytes of a message.
+const LENGTH: usize = 8000;
+
 /// Sockets that hold little, so that much waits in the port; and no limits of time.
 fn config() -> TcpPlaneConfig {
     let port = TcpConfig { peers_max: 8, credit_messages: 4096, ..TcpConfig::default() };
@@ -43,7 +46,7 @@ fn guest(hub: &Station<'_>, text: &str) -> Addr {
 fn fill(hub: &Station<'_>, to: Addr) {
     let mut refused = 0;
     until("nothing more is taken for it", &[hub], || {
-        match hub.endpoint.inject(SendTo::peer(to), &[7; 8000]) {
+        match hub.endpoint.inject(SendTo::peer(to), &vec![7; LENGTH]) {
             Ok(()) => refused = 0,
             Err(PostError::Retry(_)) => refused += 1,
             Err(e) => panic!("{e}"),
@@ -56,10 +59,10 @@ fn fill(hub: &Station<'_>, to: Addr) {
 fn pass<'p>(hub: &Station<'p>, neighbour: &Station<'p>, (to_hub, to_neighbour): (Addr, Addr)) {
     for (from, to, at) in [(neighbour, hub, to_hub), (hub, neighbour, to_neighbour)] {
         to.recv(1);
-        let inject = || from.endpoint.inject(SendTo::peer(at), &[9; 8000]);
+        let inject = || from.endpoint.inject(SendTo::peer(at), &vec![9; LENGTH]);
         insist("a neighbour is sent to", &[hub, neighbour], inject);
         until("it has come", &[hub, neighbour], || {
-            to.poll().is_some_and(|got| got.loan.is_some_and(|loan| loan.len() == 8000))
+            to.poll().is_some_and(|got| got.loan.is_some_and(|loan| loan.len() == LENGTH))
         });
     }
 }
@@ -130,7 +133,8 @@ fn who_is_silent_or_takes_nothing_is_given_up_in_time() {
                 let began = hub.now();
                 until("it is given up", &[hub, good], || {
                     if takes_nothing {
-                        let _refused_in_the_end = hub.endpoint.inject(SendTo::peer(to), &[7; 8000]);
+                        let _refused_in_the_end =
+                            hub.endpoint.inject(SendTo::peer(to), &vec![7; LENGTH]);
                     }
                     pass(hub, good, (to_hub, to_good));
                     while let Some(event) = hub.event() {
@@ -142,7 +146,7 @@ fn who_is_silent_or_takes_nothing_is_given_up_in_time() {
                 let least = if takes_nothing { limit.send_timeout } else { limit.idle_timeout };
                 assert!(hub.now() >= began.saturating_add(least), "not before its time");
                 until("it is closed", &[hub, good], || {
-                    let mut byte = [0; 4096];
+                    let mut byte = [0; 1024];
                     stranger.stream.set_nonblocking(true).unwrap();
                     match std::io::Read::read(&mut stranger.stream, &mut byte) {
                         Ok(count) => count == 0,
@@ -169,7 +173,8 @@ fn child(role: &str) {
         me.know("hub", hub);
         (0..8).for_each(|_| me.recv(0));
         let mut greeted = None;
-        loop {
+        // For as long as there is somebody who has started it.
+        while std::os::unix::process::parent_id() != 1 {
             me.turn();
             while let Some(got) = me.poll() {
                 if got.loan.is_some() {
@@ -206,7 +211,7 @@ fn who_is_stopped_is_given_up_and_comes_back_as_another() {
         signal(process.id(), "STOP");
         let mut end = None;
         until("it is given up", &[hub], || {
-            let _refused_in_the_end = hub.endpoint.inject(SendTo::peer(first), &[7; 8000]);
+            let _refused_in_the_end = hub.endpoint.inject(SendTo::peer(first), &vec![7; LENGTH]);
             while let Some(event) = hub.event() {
                 end = end.or(Some(event).filter(|e| !matches!(e, Event::Connected(_))));
             }

@@ -118,6 +118,19 @@ struct Losses {
     floor_lost: u64,
 }
 
+impl Losses {
+    const fn of(lost_after_ms: u64, ours: Loss, floor: Loss) -> Self {
+        Self {
+            lost_after_ms,
+            sent: ours.sent,
+            lost: ours.lost,
+            late: ours.late,
+            floor_sent: floor.sent,
+            floor_lost: floor.lost,
+        }
+    }
+}
+
 struct Measured {
     report: Report,
     trips: Histogram<u64>,
@@ -272,14 +285,7 @@ fn measure<P: Provider, F: Floor>(
         ratio_p50_best_rounds: ratio(best, best_floor),
         rounds,
         io_uring: client.station.endpoint.info().paths.names().collect(),
-        loss: client.exchange.is_some().then_some(Losses {
-            lost_after_ms: options.lost_after,
-            sent: loss.sent,
-            lost: loss.lost,
-            late: loss.late,
-            floor_sent: floor_loss.sent,
-            floor_lost: floor_loss.lost,
-        }),
+        loss: client.exchange.is_some().then(|| Losses::of(options.lost_after, loss, floor_loss)),
     };
     Ok(Measured { report, trips, floor })
 }
