@@ -391,7 +391,7 @@ fn the_last_bytes_arrive_though_not_all_was_read() {
                 assert_eq!(world.closed(conn), CloseReason::Closed);
             }
             let mut came = Vec::new();
-            let mut buffer = [0; 4096];
+            let mut buffer = [0; 1024];
             let begun = Instant::now();
             let end = loop {
                 assert!(begun.elapsed() < PATIENCE);
