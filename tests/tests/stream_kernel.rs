@@ -369,6 +369,59 @@ fn who_resets_or_never_reads_harms_nobody_else() {
     });
 }
 
+/// The client has said more than the service reads, and is slow to read the answer. Where the connection does not linger, it is reset, and
+/// the answer is lost on the way.
+#[test]
+fn the_last_bytes_arrive_though_not_all_was_read() {
+    let answer = bytes(192 << 10, 7);
+    for linger_timeout in [Nanos::ZERO, Nanos::from_millis(20_000)] {
+        let lingers = linger_timeout != Nanos::ZERO;
+        let config = StreamConfig { send_buffers: (64, 4096), linger_timeout, ..CONFIG };
+        play((&config, FeatureSet::EMPTY), |world| {
+            let (client, conn) = world.client();
+            world.streams.pause(conn).unwrap();
+            let mut unread = 0;
+            while unread < 60_000 {
+                unread += (&client).write(&bytes(60_000 - unread, 1)).unwrap_or(0);
+            }
+            world.write(conn, &answer, 4096);
+            world.streams.close(conn).unwrap();
+            if !lingers {
+                // It does not wait for the client.
+                assert_eq!(world.closed(conn), CloseReason::Closed);
+            }
+            let mut came = Vec::new();
+            let mut buffer = [0; 1024];
+            let begun = Instant::now();
+            let end = loop {
+                assert!(begun.elapsed() < PATIENCE);
+                world.turn();
+                match (&client).read(&mut buffer) {
+                    Ok(0) => break Ok(()),
+                    Ok(count) => came.extend_from_slice(&buffer[..count]),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                    Err(e) => break Err(e.kind()),
+                }
+            };
+            assert!(answer.starts_with(&came));
+            if !lingers {
+                assert_eq!(end, Err(ErrorKind::ConnectionReset));
+                return;
+            }
+            assert_eq!((end, came.len()), (Ok(()), answer.len()));
+            // It waits for the client, and what that still says changes nothing.
+            (&client).write_all(&bytes(1000, 2)).unwrap();
+            for _ in 0..20 {
+                world.turn();
+            }
+            assert!(world.streams.queued(conn).is_ok(), "it has its row");
+            drop(client);
+            assert_eq!(world.closed(conn), CloseReason::Closed);
+            assert!(world.heard.is_empty(), "nobody wants to hear it: {:?}", world.heard);
+        });
+    }
+}
+
 #[test]
 fn loans_that_went_uncopied_come_back_though_nobody_reads_them() {
     let config = StreamConfig {
@@ -580,7 +633,9 @@ const fn no_table() -> FeatureSet {
 /// Clients that come, do something at random and go, for a second or so.
 fn soak(deny: FeatureSet, before: usize) {
     let mut rng = Rng::new(23);
-    play((&StreamConfig { conns: 9, ..CONFIG }, deny), |world| {
+    // Clients that stay open are not waited for long.
+    let linger_timeout = Nanos::from_millis(2);
+    play((&StreamConfig { conns: 9, linger_timeout, ..CONFIG }, deny), |world| {
         let mut clients: Vec<(TcpStream, ConnId)> = Vec::new();
         let begun = Instant::now();
         let mut count = 0;

@@ -48,6 +48,7 @@ fn everything_arrives_once_and_in_order_and_nothing_is_left() {
     for seed in range {
         let totals = run(&Plan::any(seed));
         sum.closed += totals.closed;
+        sum.heard_out += totals.heard_out;
         sum.failed += totals.failed;
         sum.sent.0 += totals.sent.0;
         sum.sent.1 += totals.sent.1;
@@ -62,6 +63,7 @@ fn everything_arrives_once_and_in_order_and_nothing_is_left() {
     println!("{sum:?}");
     let counts = [
         sum.closed,
+        sum.heard_out,
         sum.failed,
         sum.sent.0,
         sum.sent.1,

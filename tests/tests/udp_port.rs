@@ -19,7 +19,7 @@ use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::{Completion, Endpoint, EndpointConfig, Kind, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::udp::{Route, Routes, UdpConfig, UdpCounters, UdpPort, datagram};
-use spinwire_dataplane::provider::{EndpointType, Order, Provider, Reliability, Status};
+use spinwire_dataplane::provider::{EndpointType, Order, Paths, Provider, Reliability, Status};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::shm::lane::Envelope;
 use spinwire_dataplane::time::{Instant, Nanos};
@@ -57,6 +57,11 @@ fn with(config: UdpConfig, address: &str, test: impl Fn(&End<'_>)) {
         let port = host.port(&ring, &routes).unwrap();
         let endpoint = Endpoint::new(port, &bump, &EndpointConfig::default()).unwrap();
         let pool = LoanPool::place(&bump, 32, 4096).unwrap();
+        let again = Paths::MULTISHOT_RECEIVE.with(Paths::PROVIDED_BUFFERS);
+        let once = Paths::ONE_SHOT_RECEIVE.with(Paths::OWN_BUFFERS);
+        let paths = endpoint.info().paths;
+        assert_eq!(paths.has(again), host.config().multishot, "{paths}");
+        assert_eq!(paths.has(once), !host.config().multishot, "{paths}");
         let info = endpoint.provider().info();
         assert_eq!(
             (info.endpoint_type, info.reliability, info.order),

@@ -1,6 +1,6 @@
 //! What ports are alike in, in what they say of themselves.
 
-use super::{Caps, EndpointType, Info, Limits, Order, Reliability, Source};
+use super::{Caps, EndpointType, Info, Limits, Order, Paths, Reliability, Source};
 use crate::id::Addr;
 use crate::msg::matching::MatchingConfig;
 
@@ -63,6 +63,13 @@ impl Info {
             EndpointType::Msg | EndpointType::Rdm => (Reliability::Reliable, Order::PerPeer),
             EndpointType::Dgram => (Reliability::Unreliable, Order::None),
         };
-        Self { provider, endpoint_type, caps, limits, reliability, order }
+        let paths = Paths::NONE;
+        Self { provider, endpoint_type, caps, limits, reliability, order, paths }
+    }
+
+    /// The same, by these ways through the kernel.
+    #[must_use]
+    pub const fn with_paths(self, paths: Paths) -> Self {
+        Self { paths, ..self }
     }
 }

@@ -41,6 +41,7 @@ use crate::error::{Fatal, Misuse, PostError};
 use crate::id::{Addr, Name, WrId};
 pub use crate::raw::loan::Sge;
 use crate::time::Instant;
+pub use crate::uring::Paths;
 
 mod by_reference;
 pub mod fault;
@@ -203,6 +204,8 @@ pub struct Info {
     pub reliability: Reliability,
     /// In which order.
     pub order: Order,
+    /// By which ways through the kernel; none where the transport is memory.
+    pub paths: Paths,
 }
 
 /// What a send sends.

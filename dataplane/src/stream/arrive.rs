@@ -84,10 +84,20 @@ impl<'m, E: Enter> Streams<'m, E> {
     #[inline(never)]
     fn received_nothing(&self, (id, row): (ConnId, &'m Row), res: i32) -> Option<StreamEvent<'m>> {
         let slot = id.slot();
-        if row.phase.get() != Phase::Open {
+        let parts = row.phase.get() == Phase::Parting;
+        if row.phase.get() != Phase::Open && !parts {
             return None;
         }
         match res {
+            0 if parts => {
+                row.set(flag::PEER_CLOSED);
+                self.end(slot, row, CloseReason::Closed);
+                None
+            }
+            res if parts && res > 0 => {
+                self.drop_bytes(slot, row, res.cast_unsigned());
+                None
+            }
             0 => {
                 row.set(flag::PEER_CLOSED);
                 Some(StreamEvent::PeerClosed(id))
@@ -99,9 +109,11 @@ impl<'m, E: Enter> Streams<'m, E> {
                 self.park(slot, row);
                 None
             }
-            res if res > 0 || [-errno::ECANCELED, -errno::EINTR, -errno::EAGAIN].contains(&res) => {
+            res if res > 0 => {
+                self.garbled(id);
                 None
             }
+            res if [-errno::ECANCELED, -errno::EINTR, -errno::EAGAIN].contains(&res) => None,
             res => {
                 self.end(slot, row, CloseReason::Errno(res.wrapping_neg()));
                 None
@@ -120,9 +132,18 @@ impl<'m, E: Enter> Streams<'m, E> {
         match bytes {
             Some(bytes) => Some(StreamEvent::Received { conn, bytes }),
             None => {
-                self.count(|c| c.stale = c.stale.wrapping_add(1));
+                self.garbled(conn);
                 None
             }
+        }
+    }
+
+    /// The kernel says that bytes have come, and not where they are: what comes after them is not what the other end has sent.
+    #[cold]
+    fn garbled(&self, conn: ConnId) {
+        self.count(|c| c.stale = c.stale.wrapping_add(1));
+        if let Ok(row) = self.row(conn) {
+            self.end(conn.slot(), row, CloseReason::Garbled);
         }
     }
 
@@ -339,7 +360,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             self.segments.pop_front((&flight.segments.first, &flight.segments.last))
         {
             bytes = bytes.wrapping_add(self.segments.at(index).map_or(0, |s| widen(s.bytes())));
-            self.segments.finish(index, sent);
+            self.finish(index, sent);
         }
         bytes
     }
@@ -381,7 +402,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
         row.set(flag::MUTE);
         while let Some(index) = self.segments.pop_front((&row.first, &row.last)) {
-            self.segments.finish(index, false);
+            self.finish(index, false);
         }
         row.queued.set(0);
         self.want(slot, want::RECEIVE);
@@ -408,7 +429,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             whole = whole.saturating_sub(1);
             sent = sent.wrapping_add(widen(bytes));
             if let Some(index) = self.segments.pop_front(list) {
-                self.segments.finish(index, true);
+                self.finish(index, true);
             }
         }
         sent
@@ -430,7 +451,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
         if row.phase.get() == Phase::Draining && row.is_sent() {
             if row.lingering.get() == 0 {
-                self.end(slot, row, CloseReason::Closed);
+                self.part(id, row);
             } else {
                 self.want(slot, want::SHUTDOWN);
             }
@@ -442,12 +463,15 @@ impl<'m, E: Enter> Streams<'m, E> {
 const fn again(row: &Row) -> u16 {
     match row.phase.get() {
         Phase::Listening if !row.has(flag::PAUSED) => want::ACCEPT,
-        Phase::Open if row.may_receive() && !row.has(flag::PARKED) => want::RECEIVE,
+        Phase::Open | Phase::Parting if row.may_receive() && !row.has(flag::PARKED) => {
+            want::RECEIVE
+        }
         Phase::Free
         | Phase::Listening
         | Phase::Connecting
         | Phase::Open
         | Phase::Draining
+        | Phase::Parting
         | Phase::Closing
         | Phase::Ended => 0,
     }

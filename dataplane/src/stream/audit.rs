@@ -1,7 +1,7 @@
 //! Whether a service is as its invariants say. For tests, which ask after every step; it takes time linear in all tables.
 
 use super::row::{Phase, Row, flag, want};
-use super::segment::List;
+use super::segment::{List, Report};
 use super::service::{Flight, Stage, Streams};
 use crate::table::{NIL, count};
 use crate::uring::Enter;
@@ -73,6 +73,11 @@ impl<E: Enter> Streams<'_, E> {
             claim(row.first.get() == NIL, "a row that ends has nothing to send", slot)?;
             return Ok(());
         }
+        let own = self.copies_of(row.first.get());
+        let copies = flights()
+            .map(|flight| self.copies_of(flight.segments.first.get()))
+            .fold(own, u32::wrapping_add);
+        claim(row.copies.get() == copies, "the copies of a row are counted", slot)?;
         let waiting = self.length_of(row.first.get()).1;
         let sent = flights()
             .filter(|flight| flight.stage.get() != Stage::Landed)
@@ -107,6 +112,14 @@ impl<E: Enter> Streams<'_, E> {
             claim(wants & want::PAUSE != 0 && listed, "who pauses wants to stop", slot)?;
         }
         Ok(())
+    }
+
+    /// Segments from `index` on that have a buffer of the service.
+    fn copies_of(&self, index: u32) -> u32 {
+        let all =
+            core::iter::successors(self.segments.at(index), |s| self.segments.at(s.next.get()));
+        let most = crate::table::wide(self.config.segments);
+        count(all.take(most).filter(|s| s.report.get() == Report::Nothing).count())
     }
 
     /// Segments from `index` on, and their bytes.

@@ -7,6 +7,7 @@ use super::row::{Phase, Row, flag, want};
 use super::service::Streams;
 use super::{CloseReason, ConnId};
 use crate::error::Misuse;
+use crate::time::Nanos;
 use crate::uring::Enter;
 use crate::uring::ring::UNHEARD;
 
@@ -27,9 +28,12 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// Closes a connection when what was handed in is sent, or a listener. [`StreamEvent::Closed`](super::StreamEvent::Closed) says when it is over. Until then bytes
     /// may still come; they need not be looked at.
     ///
-    /// What the other end has sent and nobody has received makes the network reset the connection (RFC 1122, 4.2.2.13), which may
-    /// overtake the last bytes on their way. A protocol in which that can happen shuts down first, and closes when
-    /// [`StreamEvent::PeerClosed`](super::StreamEvent::PeerClosed) has come.
+    /// A socket that is closed with bytes in it that nobody has received makes the network reset the connection (RFC 1122, 4.2.2.13), and
+    /// a reset may overtake the last bytes on their way: the other end would not get them. So the connection lingers: it
+    /// is shut, what still comes is received and dropped, and it is closed when the other end has closed, too, but after
+    /// [`StreamConfig::linger_timeout`](super::StreamConfig::linger_timeout) or
+    /// [`linger_bytes`](super::StreamConfig::linger_bytes) at the latest. Until then it has its row. An end that
+    /// cannot wait is an [`abort`](Self::abort).
     ///
     /// # Errors
     /// `UnknownAddress` or `StaleAddress`.
@@ -37,14 +41,15 @@ impl<'m, E: Enter> Streams<'m, E> {
         let row = self.row(conn)?;
         match row.phase.get() {
             Phase::Open if !row.is_sent() || row.lingering.get() > 0 => self.drain(conn, row),
+            Phase::Open => self.part(conn, row),
             Phase::Connecting if !row.is_sent() => {
                 self.write_no_more(conn.slot(), row);
                 row.set(flag::LAST);
             }
-            Phase::Open | Phase::Listening | Phase::Connecting => {
+            Phase::Listening | Phase::Connecting => {
                 self.end(conn.slot(), row, CloseReason::Closed);
             }
-            Phase::Draining | Phase::Closing | Phase::Ended | Phase::Free => {}
+            Phase::Draining | Phase::Parting | Phase::Closing | Phase::Ended | Phase::Free => {}
         }
         Ok(())
     }
@@ -63,6 +68,31 @@ impl<'m, E: Enter> Streams<'m, E> {
         self.want(conn.slot(), want::PAUSE | want::SEND | want::SHUTDOWN);
         row.went.set(self.now.get());
         self.watch(row, conn);
+    }
+
+    /// All is sent: closes it, when the other end has closed, too, or was waited for long enough.
+    pub(super) fn part(&self, conn: ConnId, row: &'m Row) {
+        let lingers = self.config.linger_timeout != Nanos::ZERO;
+        if !lingers || row.has(flag::PEER_CLOSED | flag::MUTE) {
+            self.end(conn.slot(), row, CloseReason::Closed);
+            return;
+        }
+        row.phase.set(Phase::Parting);
+        self.write_no_more(conn.slot(), row);
+        row.clear(flag::PAUSED | flag::CROWDED);
+        row.wants.set(row.wants.get() & !want::PAUSE);
+        row.patience.set(self.config.linger_bytes);
+        row.went.set(self.now.get());
+        self.want(conn.slot(), want::SHUTDOWN | want::RECEIVE);
+        self.watch(row, conn);
+    }
+
+    /// Bytes have come that are dropped.
+    pub(super) fn drop_bytes(&self, slot: u32, row: &'m Row, bytes: u32) {
+        match row.patience.get().checked_sub(bytes) {
+            Some(left) => row.patience.set(left),
+            None => self.end(slot, row, CloseReason::Closed),
+        }
     }
 
     /// Ends a connection at once. What was handed in and not sent comes back by [`StreamEvent::NotSent`](super::StreamEvent::NotSent).
@@ -85,7 +115,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
         row.phase.set(Phase::Closing);
         while let Some(index) = self.segments.pop_front((&row.first, &row.last)) {
-            self.segments.finish(index, false);
+            self.finish(index, false);
         }
         row.queued.set(0);
         let _not_parked = self.parked.unlink(slot);

@@ -201,6 +201,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             | Phase::Connecting
             | Phase::Open
             | Phase::Draining
+            | Phase::Parting
             | Phase::Closing
             | Phase::Ended => {}
         }
@@ -220,7 +221,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     fn finish_row(&self, slot: u32, row: &'m Row) -> Result<(), PostError> {
         let idle = row.is_sent();
         let wants = row.wants.get();
-        let open = matches!(row.phase.get(), Phase::Open | Phase::Draining);
+        let open = matches!(row.phase.get(), Phase::Open | Phase::Draining | Phase::Parting);
         if wants & want::SHUTDOWN != 0 && idle && open {
             if !row.has(flag::SHUT) {
                 self.ring.push(&[Sqe {

@@ -46,6 +46,7 @@ impl<E: Enter> Streams<'_, E> {
                 }
             }
             Phase::Draining => send(),
+            Phase::Parting => after(went, self.config.linger_timeout, CloseReason::Closed),
             Phase::Free | Phase::Listening | Phase::Closing | Phase::Ended => None,
         }
     }
@@ -54,6 +55,12 @@ impl<E: Enter> Streams<'_, E> {
     pub(super) fn watch(&self, row: &Row, id: ConnId) {
         let limits =
             [self.config.connect_timeout, self.config.idle_timeout, self.config.send_timeout];
+        if row.phase.get() == Phase::Parting {
+            if let Some((when, _)) = self.due(row) {
+                self.set_timer(row, id, when);
+            }
+            return;
+        }
         if row.phase.get() == Phase::Listening || limits == [Nanos::MAX; 3] {
             return;
         }
@@ -97,10 +104,12 @@ impl<E: Enter> Streams<'_, E> {
                     self.cancel_later(row, id);
                 }
                 Phase::Free | Phase::Closing | Phase::Ended => {}
-                Phase::Connecting | Phase::Open | Phase::Draining => match self.due(row) {
-                    Some((when, reason)) if when <= now => self.end(id.slot(), row, reason),
-                    _ => self.watch(row, id),
-                },
+                Phase::Connecting | Phase::Open | Phase::Draining | Phase::Parting => {
+                    match self.due(row) {
+                        Some((when, reason)) if when <= now => self.end(id.slot(), row, reason),
+                        _ => self.watch(row, id),
+                    }
+                }
             }
         }
     }

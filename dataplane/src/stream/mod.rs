@@ -138,6 +138,9 @@ pub struct StreamConfig {
     pub queue_low: u32,
     /// More than so many bytes are not taken for a connection.
     pub queue_max: u32,
+    /// A connection gets no more of the buffers that [`Streams::write`] copies into than it leaves to others, and one in any case. So
+    /// other ends that take nothing cannot have them all. For services whose connections have nothing to do with each other.
+    pub fair_sends: bool,
     /// From so many bytes on a piece is sent without a copy, where the kernel can; 0 for never. On loop-back it never pays, as the kernel copies
     /// there after all: a round trip took 1.1 times as long with 2 KiB, 1.6 times with 64 KiB (`spinwire echo --zero-copy`). On a
     /// network card it was not measured.
@@ -150,10 +153,16 @@ pub struct StreamConfig {
     pub idle_timeout: Nanos,
     /// How long what is to be sent may make no progress; also after a close.
     pub send_timeout: Nanos,
+    /// How long a connection that was closed, and has sent all, waits for the other end to close as well, so that its end is no reset:
+    /// see [`Streams::close`]. Zero for not at all: for protocols in which both ends know which bytes are the last, and for services that
+    /// need the row at once.
+    pub linger_timeout: Nanos,
+    /// More than so many bytes are not received and dropped meanwhile.
+    pub linger_bytes: u32,
 }
 
 impl StreamConfig {
-    /// 64 connections, 256 buffers of 16 KiB each way, no timeouts, no features.
+    /// 64 connections, 256 buffers of 16 KiB each way, no timeouts but of a second or 256 KiB after a close, no features.
     pub const DEFAULT: Self = Self {
         conns: 64,
         recv_buffers: (256, 16 << 10),
@@ -162,11 +171,14 @@ impl StreamConfig {
         queue_high: 256 << 10,
         queue_low: 64 << 10,
         queue_max: 4 << 20,
+        fair_sends: false,
         zero_copy_min: 0,
         features: StreamFeatures::NONE,
         connect_timeout: Nanos::MAX,
         idle_timeout: Nanos::MAX,
         send_timeout: Nanos::MAX,
+        linger_timeout: Nanos::from_millis(1000),
+        linger_bytes: 256 << 10,
     };
 }
 
@@ -192,6 +204,8 @@ pub enum CloseReason {
     IdleTimeout,
     /// What was to be sent made no progress for too long.
     SendTimeout,
+    /// The kernel has said of it what cannot be, so that bytes are missing. Others go on.
+    Garbled,
     /// The ring is lost.
     RingLost,
 }
@@ -205,6 +219,7 @@ impl fmt::Display for CloseReason {
             Self::ConnectTimeout => f.write_str("not connected in time"),
             Self::IdleTimeout => f.write_str("idle for too long"),
             Self::SendTimeout => f.write_str("the other end takes nothing for too long"),
+            Self::Garbled => f.write_str("the kernel has said of it what cannot be"),
             Self::RingLost => f.write_str("the ring is lost"),
         }
     }

@@ -1,7 +1,7 @@
 //! What providers of messages hand in to be sent: a message is two writes or a write and posted memory, and goes whole or not at all.
 
 use spinwire_layouts::uring::Cqe;
-use spinwire_layouts::word::{from_usize, low, to_usize, widen};
+use spinwire_layouts::word::{from_usize, low, widen};
 
 use super::row::{Phase, flag, want};
 use super::segment::Report;
@@ -12,14 +12,13 @@ use crate::id::{OpTag, WrId};
 use crate::provider::Sge;
 use crate::raw::kernel_memory::address_of;
 use crate::table::{count, wide};
-use crate::uring::Enter;
+use crate::uring::{Enter, Paths};
 
 impl<E: Enter> Streams<'_, E> {
     /// Whether there are so many rows besides a listener's, and as many bytes can wait for one connection.
     #[must_use]
     pub fn has_room_for(&self, conns: u32, bytes: usize) -> bool {
-        let copies =
-            u64::from(self.config.send_buffers.0).saturating_mul(widen(self.copies.slot_bytes()));
+        let copies = u64::from(self.copies_max()).saturating_mul(widen(self.copies.slot_bytes()));
         let bytes = from_usize(bytes);
         conns < self.config.conns && bytes <= copies.min(widen(self.config.queue_max))
     }
@@ -30,11 +29,27 @@ impl<E: Enter> Streams<'_, E> {
         self.config.features
     }
 
+    /// Those, with names, and the ring's. Streams always receive into provided buffers.
+    #[must_use]
+    pub const fn paths(&self) -> Paths {
+        let (features, config) = (self.config.features, &self.config);
+        let uncopied = features.send_zero_copy && config.zero_copy_min != 0;
+        self.ring
+            .paths()
+            .with(Paths::PROVIDED_BUFFERS)
+            .with_either(features.direct_files, Paths::REGISTERED_FILES, Paths::DESCRIPTORS)
+            .with_either(features.accept_multishot, Paths::MULTISHOT_ACCEPT, Paths::ONE_SHOT_ACCEPT)
+            .with_either(features.recv_multishot, Paths::MULTISHOT_RECEIVE, Paths::ONE_SHOT_RECEIVE)
+            .with_if(features.bundles, Paths::BUNDLES)
+            .with_either(uncopied, Paths::ZERO_COPY_SENDS, Paths::COPIED_SENDS)
+            .with_if(uncopied && features.fixed_buffers, Paths::REGISTERED_BUFFERS)
+    }
+
     /// The descriptors that it has and would close: what is left for the host to close where the ring was given up in the middle.
     pub fn descriptors(&self) -> impl Iterator<Item = i32> + '_ {
         self.rows.iter().filter_map(|row| {
             let is_there = match row.phase.get() {
-                Phase::Connecting | Phase::Open | Phase::Draining => true,
+                Phase::Connecting | Phase::Open | Phase::Draining | Phase::Parting => true,
                 Phase::Closing => row.wants.get() & want::CLOSE != 0,
                 Phase::Free | Phase::Listening | Phase::Ended => false,
             };
@@ -66,15 +81,13 @@ impl<E: Enter> Streams<'_, E> {
     #[inline]
     pub fn accepts(&self, conn: ConnId, bytes: usize, ranges: u32) -> Result<(), PostError> {
         let row = self.writable(conn, bytes)?;
-        let rest = bytes.saturating_sub(self.room_in_last(row));
-        let each = to_usize(widen(self.copies.slot_bytes())).max(1);
-        let pieces = rest.div_ceil(each);
+        let pieces = self.pieces(row, bytes);
         let segments = pieces.saturating_add(wide(ranges));
         if self.copies.free_count() >= pieces && wide(self.segments.free_count()) >= segments {
-            return Ok(());
+            return self.leaves_enough(conn, row, pieces);
         }
         let needs = (count(segments), count(pieces));
-        if needs.0 > self.config.segments || needs.1 > self.config.send_buffers.0 {
+        if needs.0 > self.config.segments || needs.1 > self.copies_max() {
             return Err(Misuse::TooLong.into());
         }
         Err(self.refuse_for_now(conn, row, needs))

@@ -3,9 +3,9 @@
 //! ```text
 //!   Free --listen--> Listening ------------------.
 //!    |   --connect-> Connecting --.              | close
-//!    |   --adopt---> Open <-------'--- close --> Draining --sent all--.
-//!    |   accepted       |  abort, error, timeout                      v
-//!    '<-- reported <----|-------------------------------------> Closing --nothing under way--> Ended
+//!    |   --adopt---> Open <-------'--- close --> Draining --sent all--> Parting --its end, or enough--.
+//!    |   accepted       |  abort, error, timeout                                                      v
+//!    '<-- reported <----|---------------------------------------------------------------------> Closing --nothing under way--> Ended
 //! ```
 
 use core::cell::Cell;
@@ -30,6 +30,8 @@ pub(super) enum Phase {
     Open,
     /// Closed by its owner; what was to be sent still is.
     Draining,
+    /// Closed by its owner, and all is sent; what the other end still sends is received and dropped, so that closing is not a reset.
+    Parting,
     /// Everything of it is being cancelled, or its descriptor closed.
     Closing,
     /// The kernel has nothing of it; it is to be reported.
@@ -140,6 +142,10 @@ pub(super) struct Row {
     pub(super) came: Cell<Instant>,
     pub(super) went: Cell<Instant>,
     pub(super) timer: Cell<Option<Key>>,
+    /// Buffers of the service that it has, for copies of what is to be sent.
+    pub(super) copies: Cell<u32>,
+    /// Bytes that are still dropped while it is parting.
+    pub(super) patience: Cell<u32>,
     pub(super) cause: Cell<Option<CloseReason>>,
     pub(super) context: Cell<u64>,
     /// What submissions point at: the address of the peer; a message header and its vector.
@@ -166,6 +172,8 @@ impl Row {
             came: Cell::new(Instant::ORIGIN),
             went: Cell::new(Instant::ORIGIN),
             timer: Cell::new(None),
+            copies: Cell::new(0),
+            patience: Cell::new(0),
             cause: Cell::new(None),
             context: Cell::new(0),
             address: Cell::new(RowAddress { words: [0; 4], length: 0 }),
@@ -218,7 +226,7 @@ impl Row {
 
     /// Whether it is to be received from, as far as it is concerned.
     pub(super) const fn may_receive(&self) -> bool {
-        matches!(self.phase.get(), Phase::Open)
+        matches!(self.phase.get(), Phase::Open | Phase::Parting)
             && !self.has(flag::PAUSED | flag::CROWDED | flag::PEER_CLOSED | flag::ARMED)
     }
 }

@@ -273,6 +273,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         row.active.set(None);
         row.lingering.set(0);
         row.queued.set(0);
+        row.copies.set(0);
         row.cause.set(None);
         row.context.set(0);
         row.came.set(self.now.get());
@@ -360,6 +361,9 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// `UnknownAddress` or `StaleAddress`.
     pub fn pause(&self, conn: ConnId) -> Result<(), Misuse> {
         let row = self.row(conn)?;
+        if row.phase.get() == Phase::Parting {
+            return Ok(());
+        }
         row.set(flag::PAUSED);
         self.want(conn.slot(), want::PAUSE);
         Ok(())
@@ -371,7 +375,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// `UnknownAddress` or `StaleAddress`.
     pub fn resume(&self, conn: ConnId) -> Result<(), Misuse> {
         let row = self.row(conn)?;
-        if row.phase.get() == Phase::Draining {
+        if matches!(row.phase.get(), Phase::Draining | Phase::Parting) {
             return Ok(());
         }
         row.clear(flag::PAUSED);

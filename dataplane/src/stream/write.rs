@@ -28,9 +28,23 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// for that connection.
     ///
     /// # Errors
-    /// `NoSlot` where there are too few buffers or segments, `NoSendRoom` where too much waits for this connection already: then
+    /// `NoSlot` where there are too few buffers or segments, or fewer would be left to others than it has
+    /// ([`StreamConfig::fair_sends`](super::StreamConfig::fair_sends)), `NoSendRoom` where too much waits for this connection already: then
     /// [`StreamEvent::Writable`] says when to try again. `TooLong` for more than can ever wait. Else as [`send`](Self::send).
     pub fn write(&self, conn: ConnId, bytes: &[u8]) -> Result<(), PostError> {
+        if self.config.fair_sends {
+            let row = self.writable(conn, bytes.len())?;
+            self.leaves_enough(conn, row, self.pieces(row, bytes.len()))?;
+        }
+        self.write_accepted(conn, bytes)
+    }
+
+    /// Sends a copy of bytes that [`accepts`](Self::accepts) has said yes to, whole or in parts: whether it leaves enough to others is not
+    /// asked again.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_accepted(&self, conn: ConnId, bytes: &[u8]) -> Result<(), PostError> {
         let row = self.writable(conn, bytes.len())?;
         if bytes.is_empty() {
             return Ok(());
@@ -40,7 +54,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         let each = to_usize(widen(self.copies.slot_bytes())).max(1);
         let pieces = rest.len().div_ceil(each);
         if self.copies.free_count() < pieces || wide(self.segments.free_count()) < pieces {
-            let all = self.config.segments.min(self.config.send_buffers.0);
+            let all = self.config.segments.min(self.copies_max());
             if pieces > wide(all) {
                 return Err(Misuse::TooLong.into());
             }
@@ -54,6 +68,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             if let Some(mut loan) = self.copies.lend() {
                 let _fits = loan.fill(piece);
                 self.queue(conn, row, (loan, Report::Nothing));
+                row.copies.set(row.copies.get().wrapping_add(1));
             }
         }
         let length = from_usize(bytes.len());
@@ -113,6 +128,73 @@ impl<'m, E: Enter> Streams<'m, E> {
             return Err(Retry::NoSendRoom.into());
         }
         Ok(row)
+    }
+
+    /// How many more buffers a copy of so many bytes takes.
+    pub(super) fn pieces(&self, row: &Row, bytes: usize) -> usize {
+        let each = to_usize(widen(self.copies.slot_bytes())).max(1);
+        bytes.saturating_sub(self.room_in_last(row)).div_ceil(each)
+    }
+
+    /// Buffers that are kept so that each connection can have one, whatever the others have.
+    fn reserve(&self) -> u32 {
+        if self.config.fair_sends {
+            self.config.conns.min(self.config.send_buffers.0 / 2)
+        } else {
+            0
+        }
+    }
+
+    /// The most buffers for copies that one write can have.
+    pub(super) fn copies_max(&self) -> u32 {
+        self.config.send_buffers.0.saturating_sub(self.reserve()).max(1)
+    }
+
+    /// Whether a connection may have so many buffers more: one in any case, a first message if it finds room, and after that not more
+    /// than it leaves to others. So those whose other ends take nothing have a half of them, a third each, a quarter each, and never all.
+    #[inline]
+    pub(super) fn leaves_enough(
+        &self,
+        conn: ConnId,
+        row: &Row,
+        pieces: usize,
+    ) -> Result<(), PostError> {
+        if !self.config.fair_sends || pieces == 0 {
+            return Ok(());
+        }
+        let (pieces, has) = (count(pieces), row.copies.get());
+        let left = count(self.copies.free_count()).saturating_sub(pieces);
+        let keeps = if has == 0 { 0 } else { has.saturating_add(pieces) };
+        let is_first = has == 0 && pieces == 1;
+        if is_first || left >= self.reserve().saturating_add(keeps) {
+            return Ok(());
+        }
+        Err(self.leaves_too_few(conn, row, pieces))
+    }
+
+    #[cold]
+    fn leaves_too_few(&self, conn: ConnId, row: &Row, pieces: u32) -> PostError {
+        if pieces > self.copies_max().min(self.config.segments) {
+            return Misuse::TooLong.into();
+        }
+        if row.copies.get() == 0 {
+            let needs = pieces.saturating_add(self.reserve());
+            return self.refuse_for_now(conn, row, (pieces, needs));
+        }
+        // Told when it has sent some of it.
+        row.set(flag::REFUSED);
+        Retry::NoSlot.into()
+    }
+
+    /// The segment is over.
+    pub(super) fn finish(&self, index: u32, sent: bool) {
+        if let Some(segment) = self.segments.at(index)
+            && segment.report.get() == Report::Nothing
+            && let Some(row) = segment.conn.get().and_then(|conn| self.row(conn).ok())
+        {
+            row.copies.set(row.copies.get().saturating_sub(1));
+        }
+        self.segments.finish(index, sent);
     }
 
     /// Too few segments and buffers for now: told when there are so many.

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`memory`] | what the host has mapped, checked against what the kernel says of it |
 //! | [`ring`] | both queues of one ring, for one thread |
+//! | `paths` | which ways through the kernel are taken, with names |
 //!
 //! The kernel runs completions of a ring with deferred task work only when it is entered with `GETEVENTS`; it says so by
 //! `TASKRUN` in the word of flags. So an idle turn is two loads of words that nobody writes, and a busy turn is one
@@ -21,9 +22,11 @@
 //! is an index before it was masked.
 
 pub mod memory;
+mod paths;
 pub mod ring;
 
 pub use memory::{BadRing, RingMemory};
+pub use paths::Paths;
 pub use ring::{Ring, RingCounters, RingModes, Submitted};
 
 use core::fmt;

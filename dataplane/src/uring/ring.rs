@@ -7,7 +7,7 @@ use spinwire_layouts::uring::{Cqe, Sqe, enter, op, setup, sq_flags, sqe};
 use spinwire_layouts::word::{join, to_usize, widen};
 
 use super::memory::{CQE_WORDS, RingMemory};
-use super::{Enter, EnterError};
+use super::{Enter, EnterError, Paths};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::raw::barrier;
 use crate::raw::kernel_memory::KernelMemory;
@@ -79,6 +79,7 @@ pub struct Ring<'m, E> {
     arena: KernelMemory<'m>,
     enter: E,
     modes: RingModes,
+    paths: Paths,
     /// Where the next entry goes, and up to where the kernel was told.
     staged: Cell<u32>,
     published: Cell<u32>,
@@ -98,6 +99,7 @@ impl<'m, E: Enter> Ring<'m, E> {
         let tail = memory.sq_tail.load(Ordering::Relaxed);
         Self {
             modes: RingModes::of(memory.setup),
+            paths: Paths::of_setup(memory.setup),
             staged: Cell::new(tail),
             published: Cell::new(tail),
             taken: Cell::new(memory.sq_head.load(Ordering::Acquire)),
@@ -116,6 +118,18 @@ impl<'m, E: Enter> Ring<'m, E> {
     #[must_use]
     pub const fn modes(&self) -> RingModes {
         self.modes
+    }
+
+    /// The ring, on which the host has seen to these ways besides those of the set-up.
+    #[must_use]
+    pub fn with_paths(self, paths: Paths) -> Self {
+        Self { paths: self.paths.with(paths), ..self }
+    }
+
+    /// Which ways through the kernel it takes.
+    #[must_use]
+    pub const fn paths(&self) -> Paths {
+        self.paths
     }
 
     /// By what it enters the kernel.

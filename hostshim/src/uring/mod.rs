@@ -32,7 +32,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use spinwire_dataplane::raw::line::{LINE_BYTES, Line};
 use spinwire_dataplane::stream::provided::ProvidedBuffers;
 use spinwire_dataplane::stream::{StreamConfig, StreamFeatures, Streams};
-use spinwire_dataplane::uring::{BadRing, Ring, RingMemory};
+use spinwire_dataplane::uring::{BadRing, Paths, Ring, RingMemory};
 use spinwire_layouts::uring::{
     BufReg, IoVec, Napi, Params, QueryOpcodes, RsrcRegister, RsrcUpdate, RsrcUpdate2,
     SyncCancelReg, Timespec, cancel, rsrc, setup,
@@ -62,6 +62,8 @@ pub struct Uring {
     files: u32,
     arena: ManuallyDrop<Option<Mapping>>,
     is_taken: Cell<bool>,
+    /// Waits for completions poll the queues of the network.
+    polls_queues: bool,
     /// Buffers that the arena is registered as.
     fixed: Cell<u32>,
     /// The index and the right to submit are this thread's.
@@ -117,6 +119,7 @@ impl Uring {
             files: 0,
             arena: ManuallyDrop::new(arena),
             is_taken: Cell::new(false),
+            polls_queues: false,
             fixed: Cell::new(0),
             stays,
         };
@@ -136,7 +139,15 @@ impl Uring {
         }
         let memory = self.memory().map_err(UringError::Bad)?;
         let arena = self.arena.as_ref().map_or_else(raw::no_arena, raw::arena);
-        Ok(Ring::new(memory, arena, self.enter_handle()))
+        Ok(Ring::new(memory, arena, self.enter_handle()).with_paths(self.paths()))
+    }
+
+    /// What of its ways through the kernel the flags of the set-up do not say.
+    const fn paths(&self) -> Paths {
+        let registered = self.index.is_some();
+        Paths::NONE
+            .with_either(registered, Paths::REGISTERED_RING, Paths::RING_BY_DESCRIPTOR)
+            .with_if(self.polls_queues, Paths::NAPI)
     }
 
     /// The pages of the arena; `None` where there is none.
@@ -324,8 +335,9 @@ impl Uring {
         let busy_poll_to = u32::try_from(how.busy_poll.as_micros()).unwrap_or(u32::MAX);
         let prefer_busy_poll = u8::from(how.prefer);
         let mut polling = Napi { busy_poll_to, prefer_busy_poll, ..Napi::ZERO };
-        if let Err(e) = raw::register(self.fd.as_fd(), Registration::Napi(&mut polling)) {
-            self.features.lacks(Feature::Napi, Why::Refused(e));
+        match raw::register(self.fd.as_fd(), Registration::Napi(&mut polling)) {
+            Ok(_none) => self.polls_queues = true,
+            Err(e) => self.features.lacks(Feature::Napi, Why::Refused(e)),
         }
     }
 }

@@ -87,6 +87,8 @@ pub struct Peer {
     pub window: usize,
     /// Nothing more will reach it.
     pub ended: bool,
+    /// Its connection was closed with bytes in it that nobody had received: real networks reset it then.
+    pub cut: bool,
     /// What it says to whoever connects: the number of errno(3), or `None` for nothing at all.
     pub refusal: Option<i32>,
     /// It answers nobody who connects.
@@ -293,7 +295,9 @@ impl<'k> FakeNet<'k> {
         );
         let socket = self.sockets.remove(&name).expect("EBADF: closed twice, or never opened");
         if socket.backlog.is_none() {
-            self.peers[socket.peer].ended = true;
+            let peer = &mut self.peers[socket.peer];
+            peer.ended = true;
+            peer.cut = socket.connected && !peer.outgoing.is_empty();
         }
         self.kernel.complete(entry.user_data, 0, 0);
     }

@@ -51,6 +51,7 @@ impl Plan {
             queue_high: queue_low + number(rng.between(1, 500)),
             queue_low,
             queue_max: number(rng.between(200, 2_000)),
+            fair_sends: false,
             zero_copy_min: number(rng.between(0, 150)),
             features: StreamFeatures {
                 accept_multishot: rng.chance(50),
@@ -63,6 +64,8 @@ impl Plan {
             connect_timeout: timeout(&mut rng),
             idle_timeout: timeout(&mut rng),
             send_timeout: timeout(&mut rng),
+            linger_timeout: Nanos::ZERO,
+            linger_bytes: u32::MAX,
         };
         let deferred = setup::DEFER_TASKRUN | setup::TASKRUN_FLAG;
         let kernel = FakeConfig {
@@ -84,6 +87,13 @@ impl Plan {
             copies: rng.below(50),
             reverses: rng.below(100),
         };
+        let (linger_timeout, linger_bytes) = match rng.below(4) {
+            0 => (Nanos::ZERO, u32::MAX),
+            1 => (Nanos::from_millis(rng.below(50) + 1), number(rng.between(0, 1_000))),
+            _ => (Nanos::MAX, u32::MAX),
+        };
+        let fair_sends = rng.chance(50);
+        let config = StreamConfig { linger_timeout, linger_bytes, fair_sends, ..config };
         Self { seed, config, kernel, manner, peers: rng.between(1, 20), turns: 300, canary: None }
     }
 
@@ -91,6 +101,12 @@ impl Plan {
     #[must_use]
     pub fn run(&self) -> Totals {
         super::world::run(self)
+    }
+
+    /// Whether a connection that is closed waits for its other end, however long.
+    pub(super) const fn hears_all_out(&self) -> bool {
+        let config = &self.config;
+        config.linger_timeout.as_nanos() == u64::MAX && config.linger_bytes == u32::MAX
     }
 
     pub(super) const fn has_timeouts(&self) -> bool {
@@ -107,6 +123,8 @@ pub struct Totals {
     pub counters: StreamCounters,
     /// Ends by [`CloseReason::Closed`](spinwire_dataplane::stream::CloseReason::Closed), after which every byte has arrived.
     pub closed: u64,
+    /// Those of them after which the other end was not reset though it had more to say than was heard.
+    pub heard_out: u64,
     /// Other ends.
     pub failed: u64,
     /// Loans that came back as sent, and as not sent.

@@ -438,6 +438,13 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
                 if let Some(peer) = peer.filter(|_| conn.up) {
                     let all = self.net.peers[peer].incoming == conn.sent;
                     assert!(all || failed, "closed, but not all of it has arrived");
+                    let cut = self.net.peers[peer].cut;
+                    assert!(
+                        !cut || failed || !self.plan.hears_all_out(),
+                        "closed with bytes unread"
+                    );
+                    let unheard = conn.received.len() < self.told[peer];
+                    self.totals.heard_out += u64::from(unheard && !cut);
                 }
                 self.totals.closed += 1;
             }
@@ -449,6 +456,7 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
             CloseReason::ConnectTimeout | CloseReason::IdleTimeout | CloseReason::SendTimeout => {
                 assert!(self.plan.has_timeouts());
             }
+            CloseReason::Garbled => panic!("this kernel says nothing that cannot be"),
             CloseReason::RingLost => panic!("the ring is there"),
         }
         self.totals.failed += u64::from(reason != CloseReason::Closed);

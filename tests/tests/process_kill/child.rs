@@ -82,7 +82,7 @@ pub(crate) fn run(role: &str) {
         next_out: 0,
         next_in: 0,
     };
-    let mut ways = [
+    let mut ways = vec![
         way("rdm", EndpointType::Rdm, "hub"),
         way("msg", EndpointType::Msg, &format!("line-{seat}")),
     ];

@@ -174,6 +174,102 @@ fn time_limits_hold_and_begin_with_the_first_turn() {
     }
 }
 
+/// A connection that is closed, has sent all, and is shut. Returns its receive.
+fn parting(rig: &Rig<'_, '_, '_>) -> (ConnId, Sqe) {
+    let (conn, receive) = rig.connection();
+    rig.streams.write(conn, b"bye").unwrap();
+    rig.streams.close(conn).unwrap();
+    assert_eq!(rig.streams.write(conn, b"x"), Err(PostError::Fatal(Fatal::PeerGone)));
+    rig.turn();
+    let entries = rig.taken();
+    let send = entries.iter().find(|entry| entry.opcode == op::SEND_ZC).unwrap();
+    assert!(entries.iter().all(|entry| entry.opcode != op::SHUTDOWN), "not all is sent");
+    rig.complete(&receive, -125, 0);
+    rig.complete(send, 3, 0);
+    assert!(rig.events().is_empty());
+    rig.turn();
+    let entries = rig.taken();
+    let [shut, receive] = entries.as_slice() else { panic!("{entries:?}") };
+    let (shut, receive) =
+        if shut.opcode == op::SHUTDOWN { (shut, receive) } else { (receive, shut) };
+    assert_eq!((shut.opcode, receive.opcode), (op::SHUTDOWN, op::RECV));
+    rig.complete(shut, 0, 0);
+    assert!(rig.events().is_empty());
+    (conn, *receive)
+}
+
+const LINGER: StreamConfig = StreamConfig {
+    linger_timeout: Nanos::from_millis(50),
+    linger_bytes: 100,
+    recv_buffers: (4, 64),
+    ..config()
+};
+
+#[test]
+fn who_is_closed_is_heard_out_until_its_other_end_closes_too() {
+    with(&LINGER, FakeConfig::default(), |rig| {
+        let (conn, receive) = parting(rig);
+        for number in 0..2 {
+            rig.complete(&receive, 50, cqe::MORE | cqe::BUFFER | number << cqe::BUFFER_SHIFT);
+        }
+        assert!(rig.events().is_empty(), "nobody wants to hear that");
+        rig.streams.close(conn).unwrap();
+        rig.streams.pause(conn).unwrap();
+        rig.streams.resume(conn).unwrap();
+        rig.turn();
+        assert_eq!(rig.taken(), [], "once is enough, and it is not to be stopped");
+        assert_eq!(rig.streams.buffers().given(), 4, "the kernel has its buffers back");
+        rig.complete(&receive, 0, 0);
+        end_of(rig, conn, CloseReason::Closed, &[]);
+    });
+    // Who has closed before is not waited for.
+    with(&LINGER, FakeConfig::default(), |rig| {
+        let (conn, receive) = rig.connection();
+        rig.complete(&receive, 0, 0);
+        assert!(matches!(rig.events().as_slice(), [StreamEvent::PeerClosed(_)]));
+        rig.streams.close(conn).unwrap();
+        end_of(rig, conn, CloseReason::Closed, &[]);
+    });
+}
+
+#[test]
+fn nobody_is_heard_out_for_ever() {
+    // For so long,
+    with(&LINGER, FakeConfig::default(), |rig| {
+        let (conn, receive) = parting(rig);
+        rig.turn_after(40);
+        rig.complete(&receive, 1, cqe::MORE | cqe::BUFFER);
+        assert!(rig.events().is_empty());
+        rig.turn_after(8);
+        assert_eq!(rig.taken(), [], "too early");
+        rig.turn_after(4);
+        let cancel = rig.submitted_one(op::ASYNC_CANCEL);
+        assert_eq!(cancel.op_flags, cancel::FD | cancel::ALL);
+        end_of(rig, conn, CloseReason::Closed, &[receive]);
+    });
+    // for so many bytes,
+    with(&LINGER, FakeConfig::default(), |rig| {
+        let (conn, receive) = parting(rig);
+        for (number, bytes) in [(0, 60), (1, 40), (2, 1)] {
+            assert_eq!(rig.submitted(op::ASYNC_CANCEL), [], "too early");
+            rig.complete(&receive, bytes, cqe::MORE | cqe::BUFFER | number << cqe::BUFFER_SHIFT);
+            assert!(rig.events().is_empty());
+        }
+        let _cancel = rig.submitted_one(op::ASYNC_CANCEL);
+        end_of(rig, conn, CloseReason::Closed, &[receive]);
+    });
+    // not when it is aborted, and not when its other end has reset it.
+    with(&LINGER, FakeConfig::default(), |rig| {
+        let (conn, receive) = parting(rig);
+        rig.streams.abort(conn).unwrap();
+        let _cancel = rig.submitted_one(op::ASYNC_CANCEL);
+        end_of(rig, conn, CloseReason::Aborted, &[receive]);
+        let (conn, receive) = parting(rig);
+        rig.complete(&receive, -104, 0);
+        end_of(rig, conn, CloseReason::Errno(104), &[]);
+    });
+}
+
 #[test]
 fn who_has_no_descriptor_tries_again_later() {
     with(&config(), FakeConfig::default(), |rig| {

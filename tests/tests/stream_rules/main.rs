@@ -29,7 +29,7 @@ use core::mem::MaybeUninit;
 
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::stream::{ConnId, StreamConfig, StreamEvent, StreamFeatures, Streams};
-use spinwire_dataplane::time::Instant;
+use spinwire_dataplane::time::{Instant, Nanos};
 use spinwire_dataplane::uring::Ring;
 use spinwire_layouts::uring::{Sqe, op};
 use spinwire_tests::fake_kernel::{FakeConfig, FakeKernel};
@@ -58,6 +58,7 @@ const fn config() -> StreamConfig {
         segments: 32,
         zero_copy_min: 1,
         features: ALL,
+        linger_timeout: Nanos::ZERO,
         ..StreamConfig::DEFAULT
     }
 }

@@ -2,7 +2,7 @@
 
 use spinwire_dataplane::error::{Misuse, PostError, Retry};
 use spinwire_dataplane::poll::{Budget, Outcome, Poll};
-use spinwire_dataplane::stream::{StreamConfig, StreamEvent};
+use spinwire_dataplane::stream::{CloseReason, StreamConfig, StreamEvent};
 use spinwire_dataplane::time::Instant;
 use spinwire_layouts::uring::{Sqe, cqe, op, sqe};
 use spinwire_tests::fake_kernel::FakeConfig;
@@ -220,18 +220,39 @@ fn what_the_kernel_names_and_does_not_have_is_not_handed_out() {
         drop(come(second));
         rig.turn();
         assert_eq!(rig.streams.buffers().given(), 3);
-        for number in [first, 4, 5, 63, 32_767, u16::MAX] {
+        // Bytes are missing then: that connection ends, and no other.
+        let none = (0, 0);
+        let named = |number: u16| (cqe::BUFFER, u32::from(number) << cqe::BUFFER_SHIFT);
+        let names = [first, 4, 5, 63, 32_767, u16::MAX].map(named);
+        for (flag, name) in names.into_iter().chain([none]) {
+            let (bad, its_receive) = rig.connection();
             let stale = rig.streams.counters().stale;
-            assert!(come(number).is_empty(), "{number}");
+            rig.complete(&its_receive, 1, cqe::MORE | flag | name);
+            assert!(rig.events().is_empty(), "{name:#x}");
             assert_eq!(
                 (rig.streams.counters().stale, rig.streams.buffers().given()),
                 (stale + 1, 3)
             );
+            let _cancel = rig.submitted_one(op::ASYNC_CANCEL);
+            rig.complete(&its_receive, -125, 0);
+            assert!(rig.events().is_empty());
+            let close = rig.submitted_one(op::CLOSE);
+            rig.complete(&close, 0, 0);
+            let events = rig.events();
+            let [StreamEvent::Closed { conn, reason: CloseReason::Garbled }] = events.as_slice()
+            else {
+                panic!("{events:?}");
+            };
+            assert_eq!(*conn, bad);
         }
-        // Of a bundle that is longer than what it has, what it has.
         let third = next();
-        rig.complete(&receive, i32::MAX, cqe::MORE | cqe::BUFFER | u32::from(third) << 16);
+        assert_eq!(come(third).len(), 1, "the other goes on");
+        rig.turn();
+        // Of a bundle that is longer than what it has, what it has.
+        let fourth = next();
+        rig.complete(&receive, i32::MAX, cqe::MORE | cqe::BUFFER | u32::from(fourth) << 16);
         assert_eq!(rig.events().len(), 3);
+        let _cancel = rig.submitted_one(op::ASYNC_CANCEL);
         drop(held);
         rig.turn();
         assert_eq!(rig.streams.buffers().given(), 4);

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   stranger.rs   a plain socket of std that speaks, or does not speak, the protocol
+//!   silent.rs     peers that say nothing, take nothing, are stopped; time limits
 //!   traffic.rs    two ports, and much between them
 //!   killed.rs     a peer in another process, which is killed
 //!   one_call.rs   on a kernel that is made up: how often a turn enters it
@@ -21,6 +22,7 @@
 mod host_process;
 mod killed;
 mod one_call;
+mod silent;
 mod station;
 mod stranger;
 mod traffic;

@@ -74,11 +74,20 @@ pub(crate) fn with_two<R>(
     endpoint_type: EndpointType,
     work: impl for<'p> FnOnce(&Station<'p>, &Station<'p>) -> R,
 ) -> R {
-    let config = config();
-    let planes = [(); 2].map(|()| TcpPlane::open(Some(anywhere()), &config).unwrap());
+    with_two_at(anywhere(), &config(), ([first, second], endpoint_type), work)
+}
+
+/// Runs `work` with two stations of those names, which listen at such an address.
+pub(crate) fn with_two_at<R>(
+    at: SocketAddr,
+    config: &TcpPlaneConfig,
+    ([first, second], endpoint_type): ([&str; 2], EndpointType),
+    work: impl for<'p> FnOnce(&Station<'p>, &Station<'p>) -> R,
+) -> R {
+    let planes = [(); 2].map(|()| TcpPlane::open(Some(at), config).unwrap());
     let [ring_a, ring_b] = [planes[0].ring().unwrap(), planes[1].ring().unwrap()];
-    let a = Station::new((&planes[0], &ring_a), (&name(first), endpoint_type), &config);
-    let b = Station::new((&planes[1], &ring_b), (&name(second), endpoint_type), &config);
+    let a = Station::new((&planes[0], &ring_a), (&name(first), endpoint_type), config);
+    let b = Station::new((&planes[1], &ring_b), (&name(second), endpoint_type), config);
     work(&a, &b)
 }
 

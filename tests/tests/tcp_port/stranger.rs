@@ -16,13 +16,13 @@ const LIMITS: Limits =
     Limits { message_bytes_max: 1 << 20, credit_messages: 1000, credit_bytes: 64 << 20 };
 
 /// Somebody who speaks the protocol by hand.
-struct Stranger {
-    stream: TcpStream,
+pub(crate) struct Stranger {
+    pub(crate) stream: TcpStream,
     framing: Framing,
 }
 
 impl Stranger {
-    fn connect(to: &Station<'_>) -> Self {
+    pub(crate) fn connect(to: &Station<'_>) -> Self {
         let stream = TcpStream::connect(to.local()).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, framing: Framing::new(LIMITS).unwrap() }
@@ -32,12 +32,12 @@ impl Stranger {
         Greeting { name: name(text), kind: EndpointKind::Rdm, limits: LIMITS }.to_wire()
     }
 
-    fn write(&mut self, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
 
     /// Says hello and waits for the answer.
-    fn greet(&mut self, text: &str, station: &Station<'_>) {
+    pub(crate) fn greet(&mut self, text: &str, station: &Station<'_>) {
         self.write(&Self::hello(text));
         self.hear_hello(station);
     }
@@ -54,7 +54,7 @@ impl Stranger {
         self.framing.next(&mut &answer[..]).unwrap();
     }
 
-    fn message(&self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn message(&self, bytes: &[u8]) -> Vec<u8> {
         let header = self.framing.message(bytes.len(), Envelope::default()).unwrap();
         [&header[..], bytes].concat()
     }

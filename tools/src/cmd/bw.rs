@@ -7,6 +7,7 @@ use spinwire_dataplane::provider::Provider;
 use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
 use crate::pair::loans::{self, Loans};
+use crate::pair::lossy::{Exchange, STREAM_MAX, Took};
 use crate::pair::options::PairOptions;
 use crate::pair::order::{Marking, Order};
 use crate::pair::server;
@@ -29,11 +30,16 @@ Over TCP, here or between two machines:
   spinwire bw --provider tcp --size 4k,1m
   spinwire bw --listen tcp://0.0.0.0:7000
   spinwire bw --connect tcp://otherhost:7000 --size 4k
+Over UDP, where messages may be lost, likewise:
+  spinwire bw --provider udp --size 64,1400
+  spinwire bw --listen udp://0.0.0.0:7000 --size 1400
+  spinwire bw --connect udp://otherhost:7000 --size 1400
 
 The receiving end checks that every message arrives once, in order and unchanged (of messages over 256 bytes: order and
 ends of each, a moving line of each, every byte of one in 64); a bad one is an error. The floor is the same
-two processes copying as many blocks in and out of as much shared memory, with one counter each way; over TCP, writing and
-reading as many on a plain socket.")]
+two processes copying as many blocks in and out of as much shared memory, with one counter each way; over TCP and UDP, writing and
+reading as many on a plain socket. Over UDP the sender does not wait for the receiver: what is measured is what has come, from the first
+message to the last by the receiver's clock, and what was lost is said; one that comes twice counts once.")]
 pub(crate) struct Args {
     #[command(flatten)]
     pair: PairOptions,
@@ -55,6 +61,54 @@ struct Report {
     ratio: f64,
     ratio_best_rounds: f64,
     rounds: u32,
+    /// Over io_uring: which of its ways were taken.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    io_uring: Vec<&'static str>,
+    /// Where messages may be lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loss: Option<Losses>,
+}
+
+/// What became of all that was sent in rounds that count.
+#[derive(Debug, Serialize)]
+struct Losses {
+    sent: u64,
+    lost: u64,
+    repeated: u64,
+    floor_sent: u64,
+    floor_lost: u64,
+}
+
+/// A stream of one round.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flow {
+    sent: u64,
+    received: u64,
+    repeated: u64,
+    seconds: f64,
+}
+
+impl Flow {
+    /// All of `count` messages came.
+    const fn whole(count: u64, seconds: f64) -> Self {
+        Self { sent: count, received: count, repeated: 0, seconds }
+    }
+
+    /// Messages a second.
+    fn rate(&self) -> f64 {
+        float(self.received) / self.seconds
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.sent = self.sent.saturating_add(other.sent);
+        self.received = self.received.saturating_add(other.received);
+        self.repeated = self.repeated.saturating_add(other.repeated);
+        self.seconds += other.seconds;
+    }
+
+    const fn lost(&self) -> u64 {
+        self.sent.saturating_sub(self.received)
+    }
 }
 
 /// What is measured where the arguments say nothing: about so long per size.
@@ -105,44 +159,52 @@ fn measure<P: Provider, F: Floor>(
     let marking = options.marking();
     let stream = Stream { client, marking, size, batch: args.batch };
     let warm_up = u64::try_from((WARM_UP_BYTES / size).clamp(WARM_UP_MESSAGES, 1 << 20))?;
-    let warm = stream.run(warm_up)? + stream.floor(warm_up)?;
+    let (warm, warm_floor) = (stream.run(warm_up)?, stream.floor(warm_up)?);
     let rounds = options.rounds;
+    let most = if client.exchange.is_some() { STREAM_MAX } else { u64::MAX };
     let per_round = match options.iters {
         Some(iters) => iters.div_ceil(u64::from(rounds)),
         None => {
-            let each = warm / float(warm_up);
+            let each = 1.0 / warm.rate() + 1.0 / warm_floor.rate();
             let seconds = options.seconds.unwrap_or(SECONDS) / f64::from(rounds);
             whole(seconds / each).max(100)
         }
     };
     let mut ratios = Vec::new();
-    let (mut seconds, mut floor_seconds) = (0.0, 0.0);
-    let (mut best, mut best_floor) = (f64::MAX, f64::MAX);
+    let (mut all, mut all_floor) = (Flow::default(), Flow::default());
+    let (mut best, mut best_floor) = (0.0_f64, 0.0_f64);
     let mut progress = Progress::new();
     for round in 0..rounds {
         progress.show(size, round, rounds);
-        let floor = stream.floor(per_round)?;
-        let ours = stream.run(per_round)?;
-        ratios.push(floor / ours);
-        seconds += ours;
-        floor_seconds += floor;
-        best = best.min(ours);
-        best_floor = best_floor.min(floor);
+        let floor = stream.floor(per_round.min(most))?;
+        let ours = stream.run(per_round.min(most))?;
+        ratios.push(ours.rate() / floor.rate());
+        best = best.max(ours.rate());
+        best_floor = best_floor.max(floor.rate());
+        all.add(&ours);
+        all_floor.add(&floor);
     }
     drop(progress);
-    let messages = per_round.saturating_mul(u64::from(rounds));
-    let bytes = float(messages) * float(u64::try_from(size)?);
+    let bytes = float(u64::try_from(size)?);
     Ok(Report {
         provider: options.provider().as_str(),
         zero_copy: options.zero_copy,
         size,
-        messages,
-        messages_per_s: float(messages) / seconds,
-        bytes_per_s: bytes / seconds,
-        floor_bytes_per_s: bytes / floor_seconds,
+        messages: all.received,
+        messages_per_s: all.rate(),
+        bytes_per_s: all.rate() * bytes,
+        floor_bytes_per_s: all_floor.rate() * bytes,
         ratio: median(&mut ratios),
-        ratio_best_rounds: best_floor / best,
+        ratio_best_rounds: best / best_floor,
         rounds,
+        io_uring: client.station.endpoint.info().paths.names().collect(),
+        loss: client.exchange.is_some().then(|| Losses {
+            sent: all.sent,
+            lost: all.lost(),
+            repeated: all.repeated,
+            floor_sent: all_floor.sent,
+            floor_lost: all_floor.lost(),
+        }),
     })
 }
 
@@ -159,6 +221,16 @@ const fn float(count: u64) -> f64 {
 )]
 const fn whole(count: f64) -> u64 {
     count as u64
+}
+
+/// What came of a stream of which some may be lost. The first message begins the time, so there are one fewer in it.
+fn came(sent: u64, took: Took) -> Result<Flow, Failure> {
+    let Took { received, repeated, ns } = took;
+    if received < 2 || ns == 0 {
+        return Err(format!("of {sent} messages {received} came, too few to say how fast; send more with --iters or --seconds").into());
+    }
+    let seconds = float(ns) / 1e9 * float(received) / float(received.saturating_sub(1));
+    Ok(Flow { sent, received, repeated, seconds })
 }
 
 /// What the other end said.
@@ -178,8 +250,19 @@ struct Stream<'c, 'p, 'm, P, F> {
 }
 
 impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
-    /// Streams `count` messages, and returns the seconds until the other end had checked the last of them.
-    fn run(&self, count: u64) -> Result<f64, Failure> {
+    /// Streams `count` messages, and says what came of them until the other end had checked the last.
+    fn run(&self, count: u64) -> Result<Flow, Failure> {
+        if let Some(exchange) = &self.client.exchange {
+            let to = (self.size, self.marking);
+            let took = exchange.stream(self.client, to, (count, u64::from(self.batch)))?;
+            return came(count, took);
+        }
+        let seconds = self.run_all(count)?;
+        Ok(Flow::whole(count, seconds))
+    }
+
+    /// As [`run`](Self::run) where nothing is lost; the seconds.
+    fn run_all(&self, count: u64) -> Result<f64, Failure> {
         if let Some(loans) = &self.client.loans {
             return self.run_loans(loans, count);
         }
@@ -214,7 +297,7 @@ impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
         told(bad, count).map(|()| seconds)
     }
 
-    /// As [`run`](Self::run), with buffers of the pool, written and checked in place.
+    /// As [`run_all`](Self::run_all), with buffers of the pool, written and checked in place.
     fn run_loans(&self, loans: &Loans<'_>, count: u64) -> Result<f64, Failure> {
         let station = &self.client.station;
         let size = u64::try_from(self.size)?;
@@ -242,16 +325,21 @@ impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
         told(bad, count).map(|()| seconds)
     }
 
-    /// Copies as many blocks through bare shared memory, and returns the seconds.
-    fn floor(&self, count: u64) -> Result<f64, Failure> {
+    /// Hands as many blocks over by the bare thing, and says what came of them.
+    fn floor(&self, count: u64) -> Result<Flow, Failure> {
         let station = &self.client.station;
         let size = u64::try_from(self.size)?;
         station.floor.reset();
         self.client.prepare(Order::CopyOut { count, size })?;
         let block = vec![0x5A; self.size];
         let begin = station.clock.now_ns();
-        station.floor.copy_in(&block, count)?;
-        Ok(float(station.clock.now_ns().saturating_sub(begin)) / 1e9)
+        let round = self.client.exchange.as_ref().map_or(0, Exchange::round);
+        station.floor.copy_in(round, &block, count)?;
+        if let Some(exchange) = &self.client.exchange {
+            return came(count, exchange.tally(self.client)?);
+        }
+        let seconds = float(station.clock.now_ns().saturating_sub(begin)) / 1e9;
+        Ok(Flow::whole(count, seconds))
     }
 }
 
@@ -275,9 +363,23 @@ fn print_table(reports: &[Report]) {
             r.ratio_best_rounds
         );
     }
+    for (r, loss) in reports.iter().filter_map(|r| r.loss.as_ref().map(|loss| (r, loss))) {
+        println!(
+            "{:>8} lost: {:.2}% of {}, {} came twice; floor: {:.2}% of {}",
+            r.size,
+            float(loss.lost) / float(loss.sent) * 100.0,
+            loss.sent,
+            loss.repeated,
+            float(loss.floor_lost) / float(loss.floor_sent) * 100.0,
+            loss.floor_sent
+        );
+    }
+    if !first.io_uring.is_empty() {
+        println!("io_uring: {}", first.io_uring.join(", "));
+    }
     println!(
         "floor: {} between the same two processes; ratio: median of {} rounds in turn, best: of the best rounds",
-        if first.provider == "tcp" { "a plain socket" } else { "a bare copy in and out" },
+        if first.provider == "shm" { "a bare copy in and out" } else { "a plain socket" },
         first.rounds
     );
 }

@@ -12,6 +12,7 @@ use spinwire_dataplane::provider::Provider;
 use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
 use crate::pair::loans::{Stamper, looks_like};
+use crate::pair::lossy::Loss;
 use crate::pair::options::PairOptions;
 use crate::pair::order::{Marking, Order};
 use crate::pair::server;
@@ -34,10 +35,15 @@ Over TCP, here or between two machines:
   spinwire lat --provider tcp --size 64,4k
   spinwire lat --listen tcp://0.0.0.0:7000
   spinwire lat --connect tcp://otherhost:7000
+Over UDP, where messages may be lost, likewise:
+  spinwire lat --provider udp --size 64,1400
+  spinwire lat --listen udp://0.0.0.0:7000 --size 1400
+  spinwire lat --connect udp://otherhost:7000 --size 1400
 
 A round trip is: send, the other end receives and sends back, receive. The floor is the same between the same two
-processes with one bare cache line and no code of ours; over TCP, with as many bytes on a plain socket on which both spin. The machine's speed drifts, so the two take turns in short
-rounds; `ratio` is the median of the rounds' ratios.")]
+processes with one bare cache line and no code of ours; over TCP and UDP, with as many bytes on a plain socket on which both spin. The machine's speed drifts, so the two take turns in short
+rounds; `ratio` is the median of the rounds' ratios. Over UDP a message that is not answered within --lost-after is lost: it is counted,
+not timed, and another is sent in its place; an answer that comes later is counted and taken for nothing else.")]
 pub(crate) struct Args {
     #[command(flatten)]
     pair: PairOptions,
@@ -60,6 +66,20 @@ struct RoundTrips {
     mean: f64,
 }
 
+impl RoundTrips {
+    fn of(trips: &Histogram<u64>) -> Self {
+        Self {
+            min: trips.min(),
+            p50: trips.value_at_quantile(0.5),
+            p90: trips.value_at_quantile(0.9),
+            p99: trips.value_at_quantile(0.99),
+            p99_9: trips.value_at_quantile(0.999),
+            max: trips.max(),
+            mean: trips.mean(),
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct FloorTrips {
     p50: u64,
@@ -79,6 +99,36 @@ struct Report {
     ratio_p50: f64,
     ratio_p50_best_rounds: f64,
     rounds: u32,
+    /// Over io_uring: which of its ways were taken.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    io_uring: Vec<&'static str>,
+    /// Where messages may be lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loss: Option<Losses>,
+}
+
+/// What became of all that was sent in rounds that count.
+#[derive(Debug, Serialize)]
+struct Losses {
+    lost_after_ms: u64,
+    sent: u64,
+    lost: u64,
+    late: u64,
+    floor_sent: u64,
+    floor_lost: u64,
+}
+
+impl Losses {
+    const fn of(lost_after_ms: u64, ours: Loss, floor: Loss) -> Self {
+        Self {
+            lost_after_ms,
+            sent: ours.sent,
+            lost: ours.lost,
+            late: ours.late,
+            floor_sent: floor.sent,
+            floor_lost: floor.lost,
+        }
+    }
 }
 
 struct Measured {
@@ -90,6 +140,10 @@ struct Measured {
 /// Messages before the first that counts, and their bytes at most.
 const WARM_UP: u64 = 20_000;
 const WARM_UP_BYTES: usize = 1 << 30;
+/// And nanoseconds about, of which the last messages may take as many again: between two machines a round trip may take long. But so
+/// many messages at least.
+const WARM_UP_NS: u64 = 125_000_000;
+const WARM_UP_FEWEST: u64 = 200;
 /// Turns between writing a buffer of the pool and sending it.
 const TURNS_BETWEEN: u32 = 16;
 /// What is measured where the arguments say nothing: about so long per size.
@@ -157,6 +211,17 @@ fn warm_up(size: usize) -> u64 {
     u64::try_from(messages).unwrap_or(u64::MAX).clamp(200, WARM_UP)
 }
 
+/// Has `run` do up to `few`, fewer where it takes long; nanoseconds of each.
+fn each_of_few(few: u64, mut run: impl FnMut(u64) -> Result<u64, Failure>) -> Result<u64, Failure> {
+    let (mut done, mut ns) = (0_u64, 0_u64);
+    while done < few && ns < WARM_UP_NS {
+        let count = done.max(WARM_UP_FEWEST).min(few.saturating_sub(done));
+        ns = ns.saturating_add(run(count)?);
+        done = done.saturating_add(count);
+    }
+    Ok(ns / done.max(1))
+}
+
 fn measure<P: Provider, F: Floor>(
     client: &Client<'_, '_, P, F>,
     options: &PairOptions,
@@ -166,30 +231,37 @@ fn measure<P: Provider, F: Floor>(
     let message = vec![0x5A; size];
     let mut stamper = options.zero_copy.then(|| Stamper::new(size));
     let mut trip = |count, into: &mut Histogram<u64>| match &mut stamper {
-        Some(stamper) => echo_loans(client, (size, marking, count), stamper, into),
-        None => echo(client, &message, marking, count, into),
+        Some(stamper) => echo_loans(client, (size, marking, count), stamper, into)
+            .map(|ns| (ns, Loss::default())),
+        None => match &client.exchange {
+            Some(exchange) => exchange.echo(client, (&message, marking), count, into),
+            None => echo(client, &message, marking, count, into).map(|ns| (ns, Loss::default())),
+        },
     };
     let mut trips = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
     let mut floor = trips.clone();
     // The warm-up also tells how many make up the time that was asked for.
     let few = warm_up(size);
-    let warm = trip(few, &mut trips)?;
-    let warm_floor = bounce(client, (few, size), &mut floor)?;
+    let warm = each_of_few(few, |count| trip(count, &mut trips).map(|(ns, _)| ns))?;
+    let bare = |count| bounce(client, (count, size), &mut floor).map(|(ns, _)| ns);
+    let warm_floor = each_of_few(few, bare)?;
     let rounds = options.rounds;
-    let per_round = per_round(options, warm.saturating_add(warm_floor) / few);
-    trips.clear();
-    floor.clear();
+    let per_round = per_round(options, warm.saturating_add(warm_floor));
+    // `clear` would keep the extremes of what is no more.
+    trips.reset();
+    floor.reset();
     let mut ratios = Vec::new();
     let (mut best, mut best_floor) = (u64::MAX, u64::MAX);
+    let (mut loss, mut floor_loss) = (Loss::default(), Loss::default());
     let mut progress = Progress::new();
     for round in 0..rounds {
         progress.show(size, round, rounds);
         let mut of_round = Histogram::<u64>::new_from(&trips);
-        bounce(client, (per_round, size), &mut of_round)?;
+        floor_loss.add(bounce(client, (per_round, size), &mut of_round)?.1);
         let floor_p50 = of_round.value_at_quantile(0.5);
         floor.add(&of_round)?;
-        of_round.clear();
-        trip(per_round, &mut of_round)?;
+        of_round.reset();
+        loss.add(trip(per_round, &mut of_round)?.1);
         let p50 = of_round.value_at_quantile(0.5);
         trips.add(&of_round)?;
         ratios.push(ratio(p50, floor_p50));
@@ -204,15 +276,7 @@ fn measure<P: Provider, F: Floor>(
         iters: trips.len(),
         cpus: client.cpus,
         page: client.page.clone(),
-        rtt_ns: RoundTrips {
-            min: trips.min(),
-            p50: trips.value_at_quantile(0.5),
-            p90: trips.value_at_quantile(0.9),
-            p99: trips.value_at_quantile(0.99),
-            p99_9: trips.value_at_quantile(0.999),
-            max: trips.max(),
-            mean: trips.mean(),
-        },
+        rtt_ns: RoundTrips::of(&trips),
         floor_rtt_ns: FloorTrips {
             p50: floor.value_at_quantile(0.5),
             p99: floor.value_at_quantile(0.99),
@@ -220,6 +284,8 @@ fn measure<P: Provider, F: Floor>(
         ratio_p50: median(&mut ratios),
         ratio_p50_best_rounds: ratio(best, best_floor),
         rounds,
+        io_uring: client.station.endpoint.info().paths.names().collect(),
+        loss: client.exchange.is_some().then(|| Losses::of(options.lost_after, loss, floor_loss)),
     };
     Ok(Measured { report, trips, floor })
 }
@@ -246,24 +312,34 @@ fn ratio(ours: u64, floor: u64) -> f64 {
     ours as f64 / floor.max(1) as f64
 }
 
-/// Bounces the bare line; records each, and returns the nanoseconds of all.
+/// Bounces the bare thing; records each that came back, and returns the nanoseconds of all. What is lost is sent anew.
 fn bounce<P: Provider, F: Floor>(
     client: &Client<'_, '_, P, F>,
     (count, size): (u64, usize),
     into: &mut Histogram<u64>,
-) -> Result<u64, Failure> {
+) -> Result<(u64, Loss), Failure> {
     let station = &client.station;
     station.floor.reset();
     client.prepare(Order::Floor { count, size: u64::try_from(size)? })?;
     let clock = &station.clock;
+    let mut loss = Loss { sent: count, ..Loss::default() };
+    let deadline = Deadline::new();
     let begin = clock.ticks();
-    for number in 0..count {
+    let mut number = 0;
+    while number < count {
         let sent = clock.ticks();
-        station.floor.bounce(number, size)?;
+        if !station.floor.bounce(number, size)? {
+            loss.add(Loss { sent: 1, lost: 1, late: 0 });
+            station.floor.is_there()?;
+            deadline.check_now("floor: the other end does not answer in time")?;
+            continue;
+        }
         let back = clock.ticks_after_loads();
         into.saturating_record(clock.ticks_to_ns(back.saturating_sub(sent)).max(1));
+        number = number.saturating_add(1);
+        deadline.moved();
     }
-    Ok(clock.ticks_to_ns(clock.ticks().saturating_sub(begin)))
+    Ok((clock.ticks_to_ns(clock.ticks().saturating_sub(begin)), loss))
 }
 
 /// Sends messages and waits for each to come back; records each, and returns the nanoseconds of all.
@@ -415,12 +491,24 @@ fn print_table(reports: &[&Report]) {
             r.ratio_p50_best_rounds
         );
     }
+    for (r, loss) in reports.iter().filter_map(|r| r.loss.as_ref().map(|loss| (r, loss))) {
+        println!(
+            "{:>8} lost: {} of {}, {} answers late; floor: {} of {}",
+            r.size, loss.lost, loss.sent, loss.late, loss.floor_lost, loss.floor_sent
+        );
+    }
+    if let Some(loss) = &first.loss {
+        println!("lost: not answered within {} ms; not timed", loss.lost_after_ms);
+    }
+    if !first.io_uring.is_empty() {
+        println!("io_uring: {}", first.io_uring.join(", "));
+    }
     println!(
         "floor: {} between the same two processes; ratio: median of {} rounds in turn, best: of the best rounds",
-        if first.provider == "tcp" {
-            "as many bytes on a plain socket"
-        } else {
+        if first.provider == "shm" {
             "one bare cache line"
+        } else {
+            "as many bytes on a plain socket"
         },
         first.rounds
     );

@@ -1,7 +1,7 @@
 //! The measuring end: starts the other end if need be, joins its domain, and drives it through rounds.
 
 use core::time::Duration;
-use std::io::IsTerminal;
+use std::io::{BufRead, BufReader, IsTerminal};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -13,8 +13,10 @@ use spinwire_hostshim::domain::{Domain, DomainConfig, DomainError};
 use spinwire_hostshim::mem::Problem;
 use spinwire_hostshim::plane::Plane;
 
+use super::datagrams;
 use super::floor::Floor;
 use super::loans::{self, Loans};
+use super::lossy::Exchange;
 use super::network;
 use super::options::{PairOptions, ProviderName};
 use super::order::Order;
@@ -31,6 +33,8 @@ pub(crate) struct Client<'p, 'm, P, F> {
     pub(crate) server: Addr,
     pub(crate) cpus: [u32; 2],
     pub(crate) page: String,
+    /// Where orders and messages may be lost.
+    pub(crate) exchange: Option<Exchange>,
 }
 
 /// What is done with a connected client, over whatever provider.
@@ -45,9 +49,12 @@ pub(crate) trait Measure {
     ) -> Result<Self::Result, Failure>;
 }
 
-impl<P: Provider, F> Client<'_, '_, P, F> {
+impl<P: Provider, F: Floor> Client<'_, '_, P, F> {
     /// Has the server prepare for an order.
     pub(crate) fn prepare(&self, order: Order) -> Result<(), Failure> {
+        if let Some(exchange) = &self.exchange {
+            return exchange.prepare(&self.station, self.server, order);
+        }
         self.station.send_order(self.server, order)?;
         self.answer().map(|_ready| ())
     }
@@ -78,6 +85,20 @@ impl Other {
             .spawn()
             .map_err(|e| format!("the second process could not be started: {e}"))?;
         Ok(Self(child))
+    }
+
+    /// Where it says that it listens.
+    pub(super) fn listening(&mut self) -> Result<String, Failure> {
+        let mut told = String::new();
+        if let Some(out) = self.0.stdout.take() {
+            BufReader::new(out).read_line(&mut told)?;
+        }
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap_or_default();
+        let Some(text) = told.get("listening").and_then(serde_json::Value::as_str) else {
+            self.check()?;
+            return Err("the second process does not say where it listens".into());
+        };
+        Ok(text.to_owned())
     }
 
     /// Fails where it has ended.
@@ -116,8 +137,10 @@ pub(crate) fn with_client<M: Measure>(
     measure: M,
 ) -> Result<M::Result, Failure> {
     options.check()?;
-    if options.provider() == ProviderName::Tcp {
-        return network::with_client(command, options, measure);
+    match options.provider() {
+        ProviderName::Tcp => return network::with_client(command, options, measure),
+        ProviderName::Udp => return datagrams::with_client(command, options, measure),
+        ProviderName::Shm => {}
     }
     if let Some(name) = &options.connect {
         let domain = join(name, None)?;
@@ -186,7 +209,8 @@ fn with_domain<M: Measure>(
     let station = Station::open(domain, &bump, &role)?;
     let server = connect(&station)?;
     let page = domain.mapping().page().to_string();
-    let client = Client { station, loans, server, cpus: [cpu, other_cpu], page };
+    let cpus = [cpu, other_cpu];
+    let client = Client { station, loans, server, cpus, page, exchange: None };
     let measured = measure.run(&client)?;
     client.station.send_order(server, Order::Bye)?;
     Ok(measured)

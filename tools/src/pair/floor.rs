@@ -21,16 +21,26 @@ const LOOKS: u32 = 1 << 16;
 /// Small blocks are handed over in batches, as messages are.
 const BATCH_BYTES: u64 = 2048;
 
-/// The bare thing that messages are compared with.
+/// The bare thing that messages are compared with: the client's half.
 pub(crate) trait Floor {
     /// As at the start. By the client, before the server is told to begin.
     fn reset(&self);
-    /// One bounce of `size` bytes, started by the client. It carries the number of the bounce there and back.
-    fn bounce(&self, number: u64, size: usize) -> Result<(), Failure>;
+    /// One bounce of `size` bytes, started by the client. It carries the number of the bounce there and back. False where it was
+    /// lost on the way, which only datagrams are.
+    fn bounce(&self, number: u64, size: usize) -> Result<bool, Failure>;
+    /// Sends `count` blocks, as room is made, and waits until the other end has them. Datagrams are only sent; the numbers in them
+    /// begin with `round`.
+    fn copy_in(&self, round: u64, block: &[u8], count: u64) -> Result<(), Failure>;
+    /// Fails where the other end can be seen to be gone.
+    fn is_there(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// The server's half, where nothing is lost.
+pub(crate) trait ServerFloor {
     /// The server's half of `count` bounces.
     fn answer(&self, count: u64, size: usize) -> Result<(), Failure>;
-    /// Sends `count` blocks, as room is made, and waits until the other end has them.
-    fn copy_in(&self, block: &[u8], count: u64) -> Result<(), Failure>;
     /// Takes `count` blocks.
     fn copy_out(&self, block: &mut [u8], count: u64) -> Result<(), Failure>;
 }
@@ -96,22 +106,13 @@ impl Floor for LaneFloor<'_> {
     }
 
     #[inline(always)]
-    fn bounce(&self, number: u64, _size: usize) -> Result<(), Failure> {
+    fn bounce(&self, number: u64, _size: usize) -> Result<bool, Failure> {
         let there = number.wrapping_mul(2).wrapping_add(1);
         self.ping.store(there, Ordering::Release);
-        self.wait(self.ping, |value| value == there.wrapping_add(1)).map(|_| ())
+        self.wait(self.ping, |value| value == there.wrapping_add(1)).map(|_| true)
     }
 
-    fn answer(&self, count: u64, _size: usize) -> Result<(), Failure> {
-        for number in 0..count {
-            let there = number.wrapping_mul(2).wrapping_add(1);
-            self.wait(self.ping, |value| value == there)?;
-            self.ping.store(there.wrapping_add(1), Ordering::Release);
-        }
-        Ok(())
-    }
-
-    fn copy_in(&self, block: &[u8], count: u64) -> Result<(), Failure> {
+    fn copy_in(&self, _round: u64, block: &[u8], count: u64) -> Result<(), Failure> {
         let size = u64::try_from(block.len()).unwrap_or(0);
         let (slots, batch) = self.blocks(size);
         let mut taken = 0;
@@ -132,6 +133,17 @@ impl Floor for LaneFloor<'_> {
             number = end;
         }
         self.wait(self.pong, |t| t == count).map(|_| ())
+    }
+}
+
+impl ServerFloor for LaneFloor<'_> {
+    fn answer(&self, count: u64, _size: usize) -> Result<(), Failure> {
+        for number in 0..count {
+            let there = number.wrapping_mul(2).wrapping_add(1);
+            self.wait(self.ping, |value| value == there)?;
+            self.ping.store(there.wrapping_add(1), Ordering::Release);
+        }
+        Ok(())
     }
 
     fn copy_out(&self, block: &mut [u8], count: u64) -> Result<(), Failure> {

@@ -9,7 +9,7 @@
 
 use core::cell::RefCell;
 use core::net::SocketAddr;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ use spinwire_hostshim::tcp::{TcpPlane, TcpPlaneConfig};
 use spinwire_hostshim::uring::RingEntry;
 
 use super::client::{Client, Measure, Other};
-use super::floor::Floor;
+use super::floor::{Floor, ServerFloor};
 use super::options::PairOptions;
 use super::order::Order;
 use super::server::{SERVER, STREAM_BUFFER_BYTES, obey};
@@ -95,13 +95,23 @@ impl Floor for SocketFloor {
     fn reset(&self) {}
 
     #[inline(always)]
-    fn bounce(&self, _number: u64, size: usize) -> Result<(), Failure> {
+    fn bounce(&self, _number: u64, size: usize) -> Result<bool, Failure> {
         let mut buffer = self.buffer.borrow_mut();
         buffer.resize(size, 0x5A);
         self.write(&buffer)?;
-        self.read(&mut buffer)
+        self.read(&mut buffer).map(|()| true)
     }
 
+    fn copy_in(&self, _round: u64, block: &[u8], count: u64) -> Result<(), Failure> {
+        for _ in 0..count {
+            self.write(block)?;
+        }
+        // The other end has all of it.
+        self.read(&mut [0])
+    }
+}
+
+impl ServerFloor for SocketFloor {
     fn answer(&self, count: u64, size: usize) -> Result<(), Failure> {
         let mut buffer = self.buffer.borrow_mut();
         buffer.resize(size, 0);
@@ -110,14 +120,6 @@ impl Floor for SocketFloor {
             self.write(&buffer)?;
         }
         Ok(())
-    }
-
-    fn copy_in(&self, block: &[u8], count: u64) -> Result<(), Failure> {
-        for _ in 0..count {
-            self.write(block)?;
-        }
-        // The other end has all of it.
-        self.read(&mut [0])
     }
 
     fn copy_out(&self, block: &mut [u8], count: u64) -> Result<(), Failure> {
@@ -129,10 +131,15 @@ impl Floor for SocketFloor {
 }
 
 /// The address in an argument.
-fn resolve(argument: &str, text: &str) -> Result<SocketAddr, Failure> {
-    let form = || format!("{argument}: with --provider tcp an address like tcp://127.0.0.1:7000");
+pub(super) fn resolve(
+    scheme: Scheme,
+    (argument, text): (&str, &str),
+) -> Result<SocketAddr, Failure> {
+    let form = || {
+        format!("{argument}: with --provider {scheme} an address like {scheme}://127.0.0.1:7000")
+    };
     let address: Address = text.parse().map_err(|e| format!("{}; {e}", form()))?;
-    if address.scheme() != Scheme::Tcp {
+    if address.scheme() != scheme {
         return Err(form().into());
     }
     address.resolve()?.first().copied().ok_or_else(|| form().into())
@@ -166,12 +173,21 @@ fn open<'p>(
     Station::over(port, SocketFloor::new(role.yields), ring.arena().bump(), role)
 }
 
+/// Says where this end listens.
+pub(super) fn say_listening(command: &str, at: &str, options: &PairOptions) {
+    if options.json {
+        println!("{}", serde_json::json!({ "listening": at }));
+    } else {
+        eprintln!("listening on {at}; in another terminal: spinwire {command} --connect {at}");
+    }
+}
+
 /// Serves one client at an address.
 pub(super) fn serve(
     (command, text): (&str, &str),
     options: &PairOptions,
 ) -> Result<Verdict, Failure> {
-    let at = resolve("--listen", text)?;
+    let at = resolve(Scheme::Tcp, ("--listen", text))?;
     let (_, cpu) = options.placement()?;
     let size = largest(options);
     let buffer_bytes = size.max(STREAM_BUFFER_BYTES);
@@ -181,16 +197,12 @@ pub(super) fn serve(
     let local = plane.local().ok_or("the port does not listen")?;
     let ring = plane.ring()?;
     let station = open(&plane, &ring, &role)?;
-    if options.json {
-        println!("{}", serde_json::json!({ "listening": format!("tcp://{local}") }));
-    } else {
-        eprintln!(
-            "listening on tcp://{local}; in another terminal: spinwire {command} --connect tcp://{local}"
-        );
+    say_listening(command, &format!("tcp://{local}"), options);
+    if !options.json {
         eprintln!("io_uring {}", plane.features());
     }
     let (client, order) = station.next_order(Patience::Unlimited)?;
-    if order != Order::OpenFloor {
+    if !matches!(order, Order::OpenFloor { .. }) {
         return Err("the client does not begin with the floor; is it the same version?".into());
     }
     let listener = TcpListener::bind(SocketAddr::new(local.ip(), 0))?;
@@ -217,19 +229,11 @@ pub(super) fn with_client<M: Measure>(
     measure: M,
 ) -> Result<M::Result, Failure> {
     if let Some(text) = &options.connect {
-        return with_server(resolve("--connect", text)?, options, measure);
+        return with_server(resolve(Scheme::Tcp, ("--connect", text))?, options, measure);
     }
     let mut other = Other::start(command, "tcp://127.0.0.1:0", options)?;
-    let mut told = String::new();
-    if let Some(out) = other.0.stdout.take() {
-        BufReader::new(out).read_line(&mut told)?;
-    }
-    let told: serde_json::Value = serde_json::from_str(&told).unwrap_or_default();
-    let Some(text) = told.get("listening").and_then(serde_json::Value::as_str) else {
-        other.check()?;
-        return Err("the second process does not say where it listens".into());
-    };
-    let measured = with_server(resolve("--listen", text)?, options, measure)?;
+    let text = other.listening()?;
+    let measured = with_server(resolve(Scheme::Tcp, ("--listen", &text))?, options, measure)?;
     other.finish().map(|()| measured)
 }
 
@@ -248,8 +252,9 @@ fn with_server<M: Measure>(
     let station = open(&plane, &ring, &role)?;
     let server = connect(&plane, &station, at)?;
     let page = plane.arena_report().map_or_else(String::new, |report| report.page().to_string());
-    let client = Client { station, loans: None, server, cpus: [cpu, other_cpu], page };
-    client.station.send_order(server, Order::OpenFloor)?;
+    let cpus = [cpu, other_cpu];
+    let client = Client { station, loans: None, server, cpus, page, exchange: None };
+    client.station.send_order(server, Order::OpenFloor { port: 0, size: 0 })?;
     let port = u16::try_from(client.answer()?)?;
     client.station.floor.set(TcpStream::connect(SocketAddr::new(at.ip(), port))?)?;
     let measured = measure.run(&client)?;

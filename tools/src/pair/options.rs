@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use spinwire_hostshim::affinity::{self, CpuList};
+use spinwire_layouts::wire::datagram::DATAGRAM_LENGTH_MAX;
 
 use super::order::Marking;
 use crate::report::Failure;
@@ -15,6 +16,8 @@ pub(crate) enum ProviderName {
     Shm,
     /// TCP, through io_uring, between two machines or two processes of this one.
     Tcp,
+    /// UDP, through io_uring, a datagram for each message; what is lost is counted.
+    Udp,
 }
 
 impl ProviderName {
@@ -22,6 +25,7 @@ impl ProviderName {
         match self {
             Self::Shm => "shm",
             Self::Tcp => "tcp",
+            Self::Udp => "udp",
         }
     }
 }
@@ -33,7 +37,7 @@ pub(crate) struct PairOptions {
     #[arg(long, value_name = "BYTES", default_value = "64", value_delimiter = ',', value_parser = parse_size)]
     pub(crate) size: Vec<usize>,
 
-    /// All powers of two from 8 bytes to 64 KiB.
+    /// All powers of two from 8 bytes to 64 KiB; over UDP to 32 KiB.
     #[arg(long, conflicts_with = "size")]
     pub(crate) all_sizes: bool,
 
@@ -67,11 +71,15 @@ pub(crate) struct PairOptions {
     #[arg(long, value_enum)]
     provider: Option<ProviderName>,
 
-    /// Be the other end only: make the segment NAME, or listen at tcp://HOST:PORT; wait for --connect, serve it, end.
+    /// Over UDP: after so many milliseconds without an answer a message is lost, and what was ordered is said again.
+    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=5000))]
+    pub(crate) lost_after: u64,
+
+    /// Be the other end only: make the segment NAME, or listen at tcp://HOST:PORT or udp://HOST:PORT; wait for --connect, serve it, end.
     #[arg(long, value_name = "NAME|URI", conflicts_with = "connect")]
     pub(crate) listen: Option<String>,
 
-    /// Be the measuring end only, against a --listen that runs already: its NAME, or tcp://HOST:PORT.
+    /// Be the measuring end only, against a --listen that runs already: its NAME, or tcp://HOST:PORT, udp://HOST:PORT.
     #[arg(long, value_name = "NAME|URI")]
     pub(crate) connect: Option<String>,
 
@@ -113,23 +121,33 @@ pub(crate) fn parse_seconds(text: &str) -> Result<f64, String> {
 impl PairOptions {
     /// The sizes to measure, in order.
     pub(crate) fn sizes(&self) -> Vec<usize> {
-        if self.all_sizes { (3..=16).map(|bits| 1 << bits).collect() } else { self.size.clone() }
+        if !self.all_sizes {
+            return self.size.clone();
+        }
+        let most = if self.provider() == ProviderName::Udp { 15 } else { 16 };
+        (3..=most).map(|bits| 1 << bits).collect()
     }
 
     /// How messages travel.
     pub(crate) fn provider(&self) -> ProviderName {
-        let is_address = |text: &&String| text.starts_with("tcp:");
-        let address = self.listen.as_ref().or(self.connect.as_ref()).filter(is_address);
-        let told = address.map(|_| ProviderName::Tcp);
+        let told = match self.listen.as_ref().or(self.connect.as_ref()) {
+            Some(text) if text.starts_with("tcp:") => Some(ProviderName::Tcp),
+            Some(text) if text.starts_with("udp:") => Some(ProviderName::Udp),
+            _ => None,
+        };
         self.provider.or(told).unwrap_or(ProviderName::Shm)
     }
 
     /// What the parser cannot see: arguments that do not go together.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        if self.provider() == ProviderName::Tcp && self.zero_copy {
+        if self.provider() != ProviderName::Shm && self.zero_copy {
             return Err(
                 "--zero-copy: hands over buffers of shared memory; use --provider shm".into()
             );
+        }
+        let largest = self.sizes().into_iter().max().unwrap_or(0);
+        if self.provider() == ProviderName::Udp && largest > DATAGRAM_LENGTH_MAX {
+            return Err(format!("--size: {largest} is more than a datagram carries, which is {DATAGRAM_LENGTH_MAX}; send less, or use --provider tcp").into());
         }
         match self.sizes().into_iter().find(|size| !size.is_multiple_of(8)) {
             Some(odd) if self.zero_copy => {

@@ -10,7 +10,8 @@ use spinwire_hostshim::domain::{Domain, DomainConfig};
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::pool::BufferPool;
 
-use super::floor::Floor;
+use super::datagrams;
+use super::floor::ServerFloor;
 use super::loans::{self, Loans};
 use super::network;
 use super::options::{PairOptions, ProviderName};
@@ -44,8 +45,10 @@ pub(crate) fn serve(
     options: &PairOptions,
 ) -> Result<Verdict, Failure> {
     options.check()?;
-    if options.provider() == ProviderName::Tcp {
-        return network::serve((command, name), options);
+    match options.provider() {
+        ProviderName::Tcp => return network::serve((command, name), options),
+        ProviderName::Udp => return datagrams::serve((command, name), options),
+        ProviderName::Shm => {}
     }
     let (_, cpu) = options.placement()?;
     let size = options.sizes().into_iter().max().unwrap_or(64).max(64 << 10);
@@ -88,7 +91,7 @@ fn serve_in(
 }
 
 /// Does what is ordered until that was all.
-pub(crate) fn obey<P: Provider, F: Floor>(
+pub(crate) fn obey<P: Provider, F: ServerFloor>(
     station: &Station<'_, P, F>,
     loans: Option<&Loans<'_>>,
     size: usize,
@@ -135,8 +138,11 @@ pub(crate) fn obey<P: Provider, F: Floor>(
                 let bad = drain_loans(station, loans, (count, size))?;
                 station.send_order(client, Order::Done { value: bad })?;
             }
-            Order::OpenFloor => return Err("the client wants a bare connection here".into()),
-            Order::Done { .. } => {
+            Order::OpenFloor { .. } => {
+                return Err("the client wants a bare connection here".into());
+            }
+            Order::Tally => return Err("the client thinks that messages may be lost here".into()),
+            Order::Done { .. } | Order::Took { .. } | Order::TooLong { .. } => {
                 return Err("the client sent an answer where an order was due".into());
             }
             Order::Bye => return Ok(Verdict::Well),

@@ -30,8 +30,8 @@ const WATCH_EVERY: u32 = 1 << 12;
 const ORDER_CONTEXT: u64 = 1;
 /// Receives for data that are posted at once.
 const DATA_RECEIVES: u32 = 8;
-/// Receives for orders that are posted at once.
-const ORDER_RECEIVES: u32 = 2;
+/// Receives for orders that are posted at once. Where strangers can send, they do not find all of them.
+const ORDER_RECEIVES: u32 = 16;
 
 /// One end: who, and with how large buffers.
 #[derive(Clone, Debug)]
@@ -107,6 +107,14 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
         posted.map(|_| ()).map_err(|refused| refused.error)
     }
 
+    /// Posts one data buffer, if there is one that is not posted yet.
+    pub(crate) fn post_one_data(&self, marking: Marking, use_for: DataUse) -> Result<(), Failure> {
+        match self.data.lend() {
+            Some(loan) => Ok(self.post_data(loan, marking, use_for)?),
+            None => Ok(()),
+        }
+    }
+
     /// Posts all data buffers that are not posted yet.
     pub(crate) fn post_all_data(&self, marking: Marking, use_for: DataUse) -> Result<(), Failure> {
         while let Some(loan) = self.data.lend() {
@@ -120,7 +128,18 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
     /// shared it yields.
     #[inline(always)]
     pub(crate) fn turn(&self) {
-        let outcome = self.endpoint.turn(PlaneInstant::ORIGIN, Budget::default());
+        self.turn_at(PlaneInstant::ORIGIN);
+    }
+
+    /// One turn, for a provider that has to know what time it is.
+    #[inline(always)]
+    pub(crate) fn turn_now(&self) {
+        self.turn_at(PlaneInstant::from_nanos(self.clock.now_ns()));
+    }
+
+    #[inline(always)]
+    fn turn_at(&self, now: PlaneInstant) {
+        let outcome = self.endpoint.turn(now, Budget::default());
         if outcome.is_busy() {
             return;
         }
@@ -149,49 +168,45 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
 
     /// The next order or answer, and who sent it. Data that is still on its way is dropped.
     pub(crate) fn next_order(&self, patience: Patience) -> Result<(Addr, Order), Failure> {
-        let deadline = Deadline::new();
+        let (deadline, nap) = (Deadline::new(), Nap::new());
         loop {
             self.turn();
             while let Some(completion) = self.endpoint.poll() {
-                if let Some(found) = self.take_order(completion)? {
-                    return Ok(found);
+                if !Self::is_of_order(&completion) {
+                    continue;
                 }
+                let Some(Heard { source, order, .. }) = self.heard(completion)? else {
+                    return Err(
+                        "the other end sent something that is no order; is it the same version?"
+                            .into(),
+                    );
+                };
+                return Ok((source, order));
             }
             if let Some(event) = self.endpoint.poll_event() {
                 mind(event)?;
             }
             match patience {
                 Patience::Limited => deadline.check("the other end does not answer")?,
-                Patience::Unlimited => {
-                    if deadline.is_long_past() {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
-                }
+                Patience::Unlimited => nap.rest(false),
             }
         }
     }
 
-    /// The order in a completion, if it is one; its buffer is posted again.
-    pub(crate) fn take_order(
-        &self,
-        completion: Completion<'m>,
-    ) -> Result<Option<(Addr, Order)>, Failure> {
-        if completion.context != ORDER_CONTEXT || completion.kind != Kind::Received {
-            return Ok(None);
-        }
+    /// Whether a completion is that of a receive for orders.
+    pub(crate) fn is_of_order(completion: &Completion<'m>) -> bool {
+        completion.context == ORDER_CONTEXT && completion.kind == Kind::Received
+    }
+
+    /// What such a completion says, if it is an order; its buffer is posted again.
+    pub(crate) fn heard(&self, completion: Completion<'m>) -> Result<Option<Heard>, Failure> {
         let order = completion.bytes().and_then(Order::decode);
-        let source = completion.source;
+        let order = order.filter(|_| completion.status == Status::Success);
+        let (source, number) = (completion.source, completion.immediate.unwrap_or(0));
         if let Some(loan) = completion.loan {
             self.post_order_receive(loan)?;
         }
-        match (source, order) {
-            (Some(source), Some(order)) if completion.status == Status::Success => {
-                Ok(Some((source, order)))
-            }
-            _ => {
-                Err("the other end sent something that is no order; is it the same version?".into())
-            }
-        }
+        Ok(source.zip(order).map(|(source, order)| Heard { source, number, order }))
     }
 
     /// Now and then: has the other end gone, or stopped? Every look at it would be one in which no message is looked for.
@@ -207,6 +222,15 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
         }
         deadline.check_now(what)
     }
+}
+
+/// An order that has come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    pub(crate) source: Addr,
+    /// The number that came with it; 0 where orders are not numbered.
+    pub(crate) number: u64,
+    pub(crate) order: Order,
 }
 
 /// Which messages are data.
@@ -292,7 +316,7 @@ impl Deadline {
     }
 
     #[cold]
-    fn check_now(&self, what: &'static str) -> Result<(), Failure> {
+    pub(crate) fn check_now(&self, what: &'static str) -> Result<(), Failure> {
         if self.has_moved.replace(false) {
             self.since.set(None);
         }
@@ -305,12 +329,24 @@ impl Deadline {
         }
         Ok(())
     }
+}
 
-    /// Whether nothing has come for so long that spinning is a waste.
-    fn is_long_past(&self) -> bool {
-        let looks = self.looks.get().saturating_add(1);
-        self.looks.set(looks);
-        looks > 1 << 22
+/// For who may wait for hours: after a while he looks only now and then.
+#[derive(Debug)]
+pub(crate) struct Nap(core::cell::Cell<u32>);
+
+impl Nap {
+    pub(crate) const fn new() -> Self {
+        Self(core::cell::Cell::new(0))
+    }
+
+    /// Sleeps where nothing has come for so long that spinning is a waste.
+    pub(crate) fn rest(&self, has_come: bool) {
+        let looks = if has_come { 0 } else { self.0.get().saturating_add(1) };
+        self.0.set(looks);
+        if looks > 1 << 22 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`echo`] | the echo service and clients of all manners |
 //! | [`holders`] | segments of processes that live, are stopped, or were killed |
 //! | [`pair`] | `lat` and `bw` |
+//! | [`datagrams`] | `lat` and `bw` over UDP: losses, strangers, ends that are gone |
 //! | [`loans`] | `lat` and `bw` with `--zero-copy` |
 //! | [`pools`] | pools of buffers, and who holds them |
 //! | [`traps`] | files that are no segments, or not any more |
@@ -23,6 +24,7 @@
 )]
 
 mod arguments;
+mod datagrams;
 mod echo;
 mod holders;
 mod loans;

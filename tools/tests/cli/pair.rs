@@ -32,6 +32,16 @@ fn arguments_that_cannot_be_meant() {
         refused(&[command, "--connect", "tcp://127.0.0.1"], "tcp://127.0.0.1:7000");
         refused(&[command, "--connect", "tcp://127.0.0.1:1"], "tcp://127.0.0.1:1");
         refused(&[command, "--provider", "tcp", "--zero-copy"], "--zero-copy");
+        refused(&[command, "--provider", "udp", "--zero-copy"], "--zero-copy");
+        refused(&[command, "--provider", "udp", "--listen", "demo"], "udp://127.0.0.1:7000");
+        refused(
+            &[command, "--provider", "tcp", "--listen", "udp://[::1]:0"],
+            "tcp://127.0.0.1:7000",
+        );
+        refused(&[command, "--connect", "udp://127.0.0.1"], "udp://127.0.0.1:7000");
+        refused(&[command, "--connect", "udp://127.0.0.1:1"], "udp://127.0.0.1:1: nobody answers");
+        refused(&[command, "--provider", "udp", "--size", "64,64k"], "--size: 65536");
+        refused(&[command, "--provider", "udp", "--lost-after", "0"], "--lost-after");
     }
 }
 
@@ -73,6 +83,8 @@ fn over_tcp_both_measure_beside_a_plain_socket() {
     for (report, size) in json.as_array().unwrap().iter().zip([64, 9216]) {
         assert_eq!((&report["provider"], &report["size"]), (&"tcp".into(), &size.into()), "{json}");
         positive(report, &["/ratio_p50", "/floor_rtt_ns/p50", "/rtt_ns/p50"]);
+        assert!(report["io_uring"].as_array().is_some_and(|paths| paths.len() > 4), "{report}");
+        assert!(report["loss"].is_null(), "{report}");
     }
     let ran = folder.run(&[&["bw"][..], &few].concat());
     assert_eq!(ran.code, 0, "{ran:?}");

@@ -136,6 +136,10 @@ impl TcpConfig {
             queue_high: u32::MAX,
             queue_low: queue_max / 2,
             queue_max,
+            // Of peers that take nothing, none is to stop the others before its timeout comes.
+            fair_sends: true,
+            // A port says goodbye in its frames, and reads what has come before it closes.
+            linger_timeout: Nanos::ZERO,
             features,
             ..StreamConfig::default()
         }

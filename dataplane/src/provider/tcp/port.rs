@@ -20,7 +20,7 @@ use crate::poll::{Budget, Poll};
 use crate::provider::peers::Peers;
 use crate::provider::queues::Queues;
 use crate::provider::{
-    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Payload, Provider, Published,
+    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Paths, Payload, Provider, Published,
     RecvWr, Select, SendWr, Sight, Source, Status, Waiting,
 };
 use crate::raw::loan::LoanPool;
@@ -78,11 +78,11 @@ impl<E: Enter> fmt::Debug for TcpPort<'_, E> {
     }
 }
 
-const fn info(endpoint_type: EndpointType, config: &TcpConfig) -> Info {
+const fn info(endpoint_type: EndpointType, config: &TcpConfig, paths: Paths) -> Info {
     let longest = to_usize(widen(config.message_bytes_max));
     let send_depth = config.send_depth.next_power_of_two();
     let limits = Limits::copied(longest, config.peers_max, send_depth, &config.matching);
-    Info::of_type("tcp", endpoint_type, Caps::MATCHED, limits)
+    Info::of_type("tcp", endpoint_type, Caps::MATCHED, limits).with_paths(paths)
 }
 
 impl<'m, E: Enter> TcpPort<'m, E> {
@@ -118,7 +118,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             streams,
             config: *config,
             greeting: Greeting { name: *name, kind, limits },
-            info: info(endpoint_type, config),
+            info: info(endpoint_type, config, streams.paths()),
             peers: Peers::place(bump, config.peers_max, Row::vacant)?,
             links,
             routes: bump.slice_with(wide(config.routes_max), |_| Cell::new(None))?,
@@ -333,7 +333,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             self.streams.accepts(conn, HEADER_BYTES, 1)?;
             self.streams.accepts(conn, Framing::frame_bytes(bytes.len()), 0).or_else(only_room)?;
             let header = link.framing.message(bytes.len(), envelope)?;
-            self.streams.write(conn, &header)?;
+            self.streams.write_accepted(conn, &header)?;
             self.streams.send_posted(conn, sge, wr_id.as_raw())?;
             self.under_way.set(self.under_way.get().wrapping_add(1));
             self.count(|c| c.uncopied = c.uncopied.wrapping_add(1));
@@ -341,8 +341,8 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         }
         self.streams.accepts(conn, Framing::frame_bytes(bytes.len()), 0)?;
         let header = link.framing.message(bytes.len(), envelope)?;
-        self.streams.write(conn, &header)?;
-        self.streams.write(conn, bytes)?;
+        self.streams.write_accepted(conn, &header)?;
+        self.streams.write_accepted(conn, bytes)?;
         if let Payload::Posted { wr_id, .. } = wr.payload {
             let pushed = self.done.push((wr_id, Status::Success));
             debug_assert!(pushed.is_ok(), "room was checked");

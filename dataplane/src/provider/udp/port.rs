@@ -15,8 +15,8 @@ use crate::id::{Addr, Name, OpTag, WrId};
 use crate::msg::matching::Matcher;
 use crate::provider::queues::Queues;
 use crate::provider::{
-    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Provider, Published, RecvWr, Select,
-    SendWr, Sight, Source, Status, Waiting,
+    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Paths, Provider, Published, RecvWr,
+    Select, SendWr, Sight, Source, Status, Waiting,
 };
 use crate::raw::loan::LoanPool;
 use crate::stream::provided::ProvidedBuffers;
@@ -82,10 +82,14 @@ impl UdpConfig {
     }
 }
 
-const fn info(config: &UdpConfig) -> Info {
+const fn info(config: &UdpConfig, ring: Paths) -> Info {
     let longest = config.message_bytes_max;
     let limits = Limits::copied(longest, config.peers_max, config.send_depth, &config.matching);
-    Info::of_type("udp", EndpointType::Dgram, Caps::MATCHED, limits)
+    let paths = ring
+        .with_either(config.multishot, Paths::MULTISHOT_RECEIVE, Paths::ONE_SHOT_RECEIVE)
+        .with_either(config.multishot, Paths::PROVIDED_BUFFERS, Paths::OWN_BUFFERS)
+        .with(Paths::COPIED_SENDS);
+    Info::of_type("udp", EndpointType::Dgram, Caps::MATCHED, limits).with_paths(paths)
 }
 
 impl<'m, E: Enter> UdpPort<'m, E> {
@@ -114,7 +118,7 @@ impl<'m, E: Enter> UdpPort<'m, E> {
             ring,
             fd,
             config: *config,
-            info: info(config),
+            info: info(config, ring.paths()),
             routes,
             peers: Peers::place(bump, config.peers_max)?,
             // Nobody is seen to come or to go.
@@ -153,6 +157,14 @@ impl<'m, E: Enter> UdpPort<'m, E> {
     #[must_use]
     pub const fn counters(&self) -> UdpCounters {
         self.counters.get()
+    }
+
+    /// Where a peer is.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn address_of(&self, peer: Addr) -> Result<core::net::SocketAddr, Misuse> {
+        self.peers.address_of(peer)
     }
 
     /// Peers that have a row.
