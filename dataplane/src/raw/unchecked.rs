@@ -3,6 +3,7 @@
 //! Invariant: who calls these knows what the flag would say.
 
 use crate::raw::mmio::Bus;
+use crate::wqe::builder::Lent;
 use crate::wqe::{Qp, RqWqe, SqWqe, UdSqWqe};
 
 impl<'m, E: Copy, B: Bus> Qp<'m, E, B> {
@@ -13,7 +14,7 @@ impl<'m, E: Copy, B: Bus> Qp<'m, E, B> {
     /// none within a closure of [`Qp::with_sq_wqe`] or its like, none of [`Qp::sq_borrow`]. The queue pair is RC.
     #[inline(always)]
     pub const unsafe fn sq_wqe_unchecked(&self) -> SqWqe<'_, 'm, E, B> {
-        SqWqe::new(self.sq())
+        SqWqe::new(Lent::new(self.sq(), None))
     }
 
     /// As [`Qp::sq_wqe_unchecked`], of a datagram.
@@ -22,7 +23,7 @@ impl<'m, E: Copy, B: Bus> Qp<'m, E, B> {
     /// As there, and the queue pair is UD.
     #[inline(always)]
     pub const unsafe fn ud_sq_wqe_unchecked(&self) -> UdSqWqe<'_, 'm, E, B> {
-        UdSqWqe::new(self.sq())
+        UdSqWqe::new(Lent::new(self.sq(), None))
     }
 
     /// As [`Qp::sq_wqe_unchecked`], of a receive WQE; `None` where the queue pair uses a shared queue.

@@ -90,12 +90,19 @@ struct Row<E> {
     /// Of a signaled work request.
     entry: Cell<Option<E>>,
     /// Of the work request that starts here.
-    blocks: Cell<u16>,
+    extent: Cell<Extent>,
     /// Unsignaled ones between the signaled one before and this signaled one.
     before: Cell<u16>,
     /// Where the signaled one after this signaled one starts.
     next: Cell<u16>,
-    is_fill: Cell<bool>,
+}
+
+/// How long a work request is, and whether it is one.
+#[derive(Clone, Copy)]
+struct Extent {
+    blocks: u16,
+    /// 1; fill is none.
+    wqes: u16,
 }
 
 /// The tracker of a send or receive queue. A row a basic block; one thread.
@@ -123,9 +130,12 @@ pub struct Ordered<'m, E: Copy> {
     signaled: Cell<u16>,
     first: Cell<u16>,
     last: Cell<u16>,
+    /// What was posted after `last` begins here.
+    trailing: Cell<u16>,
     trailing_wqes: Cell<u16>,
-    trailing_blocks: Cell<u16>,
     trailing_blocks_max: u16,
+    /// So many blocks can be posted unsignaled, at least: where it is too few, they are counted. 0 where the queue has failed.
+    unsignaled_room: Cell<u16>,
     wqe_blocks_max: u16,
     failed: Cell<bool>,
 }
@@ -148,10 +158,9 @@ impl<'m, E: Copy> Ordered<'m, E> {
         };
         let rows = bump.slice_with(usize::from(rows), |_| Row {
             entry: Cell::new(None),
-            blocks: Cell::new(0),
+            extent: Cell::new(Extent { blocks: 0, wqes: 0 }),
             before: Cell::new(0),
             next: Cell::new(0),
-            is_fill: Cell::new(false),
         })?;
         Ok(Self {
             rows,
@@ -160,9 +169,10 @@ impl<'m, E: Copy> Ordered<'m, E> {
             signaled: Cell::new(0),
             first: Cell::new(0),
             last: Cell::new(0),
+            trailing: Cell::new(0),
             trailing_wqes: Cell::new(0),
-            trailing_blocks: Cell::new(0),
             trailing_blocks_max,
+            unsignaled_room: Cell::new(0),
             wqe_blocks_max,
             failed: Cell::new(false),
         })
@@ -230,7 +240,13 @@ impl<'m, E: Copy> Ordered<'m, E> {
     #[inline]
     #[must_use]
     pub const fn unsignaled_left(&self) -> u16 {
-        self.trailing_blocks_max.saturating_sub(self.trailing_blocks.get())
+        self.trailing_blocks_max.saturating_sub(self.trailing_blocks())
+    }
+
+    /// Basic blocks of what was posted after the last signaled one.
+    #[inline(always)]
+    const fn trailing_blocks(&self) -> u16 {
+        self.pi.get().wrapping_sub(self.trailing.get())
     }
 
     /// Whether `blocks`, fill included, can be posted as a signaled work request now. Changes nothing.
@@ -272,27 +288,40 @@ impl<'m, E: Copy> Ordered<'m, E> {
     /// for a signaled one after it. [`Fatal::QueueError`] where the queue has failed. Nothing was changed.
     #[inline(always)]
     pub fn post(&self, blocks: u16, entry: Option<E>) -> Result<(), PostError> {
+        let start = self.pi.get();
+        self.post_at((start, self.place_of(start)), blocks, entry)
+    }
+
+    /// As [`Ordered::post`], for a caller who has looked at [`Ordered::pi`], and worked out where in the ring that is.
+    #[inline(always)]
+    pub(crate) fn post_at(
+        &self,
+        (at, place): (u16, usize),
+        blocks: u16,
+        entry: Option<E>,
+    ) -> Result<(), PostError> {
+        debug_assert_eq!((at, place), (self.pi.get(), self.place_of(at)), "as many blocks");
         let blocks = blocks.max(1);
         match entry {
             Some(_) => self.room_signaled(blocks)?,
-            None => self.room_unsignaled(blocks)?,
+            None if blocks > self.unsignaled_room.get() => self.count_unsignaled_room(blocks)?,
+            None => {}
         }
-        let at = self.pi.get();
-        let Some(row) = self.row(at) else {
+        let Some(row) = self.rows.get(place) else {
             return Err(PostError::Retry(Retry::SqFull));
         };
-        row.blocks.set(blocks);
-        row.is_fill.set(false);
+        row.extent.set(Extent { blocks, wqes: 1 });
         row.entry.set(entry);
-        self.pi.set(at.wrapping_add(blocks));
+        let after = at.wrapping_add(blocks);
+        self.pi.set(after);
         if entry.is_none() {
             self.trailing_wqes.set(self.trailing_wqes.get().wrapping_add(1));
-            self.trailing_blocks.set(self.trailing_blocks.get().wrapping_add(blocks));
+            self.unsignaled_room.set(self.unsignaled_room.get().wrapping_sub(blocks));
             return Ok(());
         }
-        row.before.set(self.trailing_wqes.get());
-        self.trailing_wqes.set(0);
-        self.trailing_blocks.set(0);
+        row.before.set(self.trailing_wqes.replace(0));
+        self.trailing.set(after);
+        self.unsignaled_room.set(0);
         let signaled = self.signaled.get();
         if signaled == 0 {
             self.first.set(at);
@@ -301,6 +330,15 @@ impl<'m, E: Copy> Ordered<'m, E> {
         }
         self.last.set(at);
         self.signaled.set(signaled.wrapping_add(1));
+        Ok(())
+    }
+
+    /// There seems to be too little room for an unsignaled one. It has grown since, or this says why there is none.
+    #[cold]
+    #[inline(never)]
+    fn count_unsignaled_room(&self, blocks: u16) -> Result<(), PostError> {
+        self.room_unsignaled(blocks)?;
+        self.unsignaled_room.set(self.free().min(self.unsignaled_left()));
         Ok(())
     }
 
@@ -314,19 +352,19 @@ impl<'m, E: Copy> Ordered<'m, E> {
     pub fn fill(&self, blocks: u16) -> Result<(), PostError> {
         let blocks = blocks.max(1);
         self.room_signaled(blocks)?;
-        let trailing_blocks = self.trailing_blocks.get().wrapping_add(blocks);
-        if trailing_blocks > self.size().wrapping_sub(self.wqe_blocks_max) {
+        if self.trailing_blocks().wrapping_add(blocks)
+            > self.size().wrapping_sub(self.wqe_blocks_max)
+        {
             return Err(PostError::Retry(Retry::SqFull));
         }
         let at = self.pi.get();
         let Some(row) = self.row(at) else {
             return Err(PostError::Retry(Retry::SqFull));
         };
-        row.blocks.set(blocks);
-        row.is_fill.set(true);
+        row.extent.set(Extent { blocks, wqes: 0 });
         row.entry.set(None);
         self.pi.set(at.wrapping_add(blocks));
-        self.trailing_blocks.set(trailing_blocks);
+        self.unsignaled_room.set(0);
         Ok(())
     }
 
@@ -346,7 +384,7 @@ impl<'m, E: Copy> Ordered<'m, E> {
         let Some(entry) = row.entry.take() else {
             return Err(Stale::Unsignaled);
         };
-        let after = wqe_counter.wrapping_add(row.blocks.get());
+        let after = wqe_counter.wrapping_add(row.extent.get().blocks);
         let blocks = after.wrapping_sub(self.ci.get());
         self.ci.set(after);
         self.first.set(row.next.get());
@@ -366,16 +404,17 @@ impl<'m, E: Copy> Ordered<'m, E> {
         let (row, earlier) = self.find(wqe_counter)?;
         let wqe = match row.entry.take() {
             Some(entry) => Posted::Signaled(entry),
-            None if row.is_fill.get() => Posted::Fill,
+            None if row.extent.get().wqes == 0 => Posted::Fill,
             None => Posted::Unsignaled,
         };
-        let after = wqe_counter.wrapping_add(row.blocks.get());
+        let after = wqe_counter.wrapping_add(row.extent.get().blocks);
         let blocks = after.wrapping_sub(self.ci.get());
         self.ci.set(after);
         if matches!(wqe, Posted::Signaled(_)) {
             self.first.set(row.next.get());
             self.signaled.set(self.signaled.get().wrapping_sub(1));
         }
+        self.unsignaled_room.set(0);
         let earlier = if self.failed.replace(true) {
             Earlier::Flushed(earlier)
         } else {
@@ -390,18 +429,19 @@ impl<'m, E: Copy> Ordered<'m, E> {
     #[inline(never)]
     pub fn flush(&self) -> Option<Flushed<E>> {
         self.failed.set(true);
+        self.unsignaled_room.set(0);
         for _ in 0..self.rows.len() {
             let at = self.ci.get();
             if self.is_empty() {
                 break;
             }
             let row = self.row(at)?;
-            self.ci.set(at.wrapping_add(row.blocks.get().max(1)));
+            self.ci.set(at.wrapping_add(row.extent.get().blocks.max(1)));
             let entry = row.entry.take();
             if entry.is_some() {
                 self.first.set(row.next.get());
                 self.signaled.set(self.signaled.get().wrapping_sub(1));
-            } else if row.is_fill.get() {
+            } else if row.extent.get().wqes == 0 {
                 continue;
             }
             return Some(Flushed { index: at, entry });
@@ -419,8 +459,9 @@ impl<'m, E: Copy> Ordered<'m, E> {
         }
         self.pi.set(0);
         self.ci.set(0);
+        self.trailing.set(0);
         self.trailing_wqes.set(0);
-        self.trailing_blocks.set(0);
+        self.unsignaled_room.set(0);
         self.failed.set(false);
         Ok(())
     }
@@ -432,7 +473,12 @@ impl<'m, E: Copy> Ordered<'m, E> {
 
     #[inline(always)]
     fn row(&self, index: u16) -> Option<&'m Row<E>> {
-        self.rows.get(usize::from(index) & self.rows.len().wrapping_sub(1))
+        self.rows.get(self.place_of(index))
+    }
+
+    #[inline(always)]
+    const fn place_of(&self, index: u16) -> usize {
+        wide(index) & self.rows.len().wrapping_sub(1)
     }
 
     /// The row of the work request that starts at `counter`, and how many unsignaled ones are before it.
@@ -447,12 +493,12 @@ impl<'m, E: Copy> Ordered<'m, E> {
             if at == counter {
                 return if skips { Err(Stale::Skips) } else { Ok((row, earlier)) };
             }
-            let blocks = row.blocks.get().max(1);
+            let blocks = row.extent.get().blocks.max(1);
             if counter.wrapping_sub(at) < blocks {
                 return Err(Stale::NotAStart);
             }
             skips |= row.entry.get().is_some();
-            earlier = earlier.wrapping_add(u16::from(!row.is_fill.get()));
+            earlier = earlier.wrapping_add(row.extent.get().wqes);
             at = at.wrapping_add(blocks);
         }
         Err(Stale::NotPosted)
@@ -469,6 +515,12 @@ impl<'m, E: Copy> Ordered<'m, E> {
     }
 }
 
+#[inline(always)]
+const fn wide(index: u16) -> usize {
+    spinwire_layouts::word::to_usize(spinwire_layouts::word::widen(rows_u32(index)))
+}
+
+#[inline(always)]
 const fn rows_u32(rows: u16) -> u32 {
     let [a, b] = rows.to_le_bytes();
     u32::from_le_bytes([a, b, 0, 0])

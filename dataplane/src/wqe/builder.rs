@@ -22,6 +22,7 @@ use spinwire_layouts::mlx5::{
 };
 
 use super::address::{Av, RoceGrh, UdPeer};
+use super::borrow::BorrowGuard;
 use super::segment::{Inline, List, Nothing, Part, Then, data, operands};
 use super::send::SendQueue;
 use crate::error::{Misuse, PostError};
@@ -133,10 +134,39 @@ impl Head {
     }
 }
 
+/// A queue that is lent to a builder, with the flag that falls when the builder ends.
+pub(crate) struct Lent<'a, 'm, E: Copy, B> {
+    queue: &'a SendQueue<'m, E, B>,
+    guard: Option<BorrowGuard<'a>>,
+}
+
+impl<'a, 'm, E: Copy, B: Bus> Lent<'a, 'm, E, B> {
+    /// With the flag, where it is not somebody else's business.
+    #[inline(always)]
+    pub(crate) const fn new(
+        queue: &'a SendQueue<'m, E, B>,
+        guard: Option<BorrowGuard<'a>>,
+    ) -> Self {
+        Self { queue, guard }
+    }
+
+    #[inline(always)]
+    pub(super) const fn qpn(&self) -> u32 {
+        self.queue.qpn()
+    }
+
+    /// The builder ends here: the flag falls, and what it has built is staged. No code of the caller runs in between.
+    #[inline(always)]
+    fn stage(self, head: Head, parts: impl Part, entry: Option<E>) -> Result<(), PostError> {
+        drop(self.guard);
+        self.queue.stage(head, parts, entry)
+    }
+}
+
 /// A WQE under construction: parts `P`, state `S`.
 #[must_use = "a WQE that is not finished is not staged"]
 pub struct Wqe<'a, 'm, E: Copy, B, P, S> {
-    queue: &'a SendQueue<'m, E, B>,
+    queue: Lent<'a, 'm, E, B>,
     head: Head,
     parts: P,
     state: PhantomData<S>,
@@ -144,12 +174,12 @@ pub struct Wqe<'a, 'm, E: Copy, B, P, S> {
 
 impl<'a, 'm, E: Copy, B: Bus, P: Part, S> Wqe<'a, 'm, E, B, P, S> {
     #[inline(always)]
-    pub(super) const fn new(queue: &'a SendQueue<'m, E, B>, head: Head, parts: P) -> Self {
+    pub(super) const fn new(queue: Lent<'a, 'm, E, B>, head: Head, parts: P) -> Self {
         Self { queue, head, parts, state: PhantomData }
     }
 
     #[inline(always)]
-    const fn then<Q: Part, T>(self, part: Q) -> Wqe<'a, 'm, E, B, Then<P, Q>, T> {
+    fn then<Q: Part, T>(self, part: Q) -> Wqe<'a, 'm, E, B, Then<P, Q>, T> {
         Wqe::new(self.queue, self.head, Then(self.parts, part))
     }
 }
@@ -160,7 +190,7 @@ type WithData<'a, 'm, E, B, P, Q, K> = Wqe<'a, 'm, E, B, Then<P, Q>, HasData<K>>
 impl<'a, 'm, E: Copy, B: Bus, P: Part, S: TakesData> Wqe<'a, 'm, E, B, P, S> {
     /// A range of memory.
     #[inline(always)]
-    pub const fn sge(
+    pub fn sge(
         self,
         sge: LocalSge,
     ) -> WithData<'a, 'm, E, B, P, spinwire_layouts::mlx5::DataSeg, S::Kind> {
@@ -169,10 +199,7 @@ impl<'a, 'm, E: Copy, B: Bus, P: Part, S: TakesData> Wqe<'a, 'm, E, B, P, S> {
 
     /// Ranges of memory, one after the other.
     #[inline(always)]
-    pub const fn sges<'d>(
-        self,
-        sges: &'d [LocalSge],
-    ) -> WithData<'a, 'm, E, B, P, List<'d>, S::Kind> {
+    pub fn sges<'d>(self, sges: &'d [LocalSge]) -> WithData<'a, 'm, E, B, P, List<'d>, S::Kind> {
         self.then(List(sges))
     }
 }
@@ -180,10 +207,7 @@ impl<'a, 'm, E: Copy, B: Bus, P: Part, S: TakesData> Wqe<'a, 'm, E, B, P, S> {
 impl<'a, 'm, E: Copy, B: Bus, P: Part, S: TakesData<Kind = Gather>> Wqe<'a, 'm, E, B, P, S> {
     /// The bytes themselves: they are copied into the WQE when it is finished.
     #[inline(always)]
-    pub const fn inline<'d>(
-        self,
-        bytes: &'d [u8],
-    ) -> WithData<'a, 'm, E, B, P, Inline<'d>, Gather> {
+    pub fn inline<'d>(self, bytes: &'d [u8]) -> WithData<'a, 'm, E, B, P, Inline<'d>, Gather> {
         self.then(Inline(bytes))
     }
 }
@@ -191,7 +215,7 @@ impl<'a, 'm, E: Copy, B: Bus, P: Part, S: TakesData<Kind = Gather>> Wqe<'a, 'm, 
 impl<'a, 'm, E: Copy, B: Bus, P: Part, K> Wqe<'a, 'm, E, B, P, NeedsData<K>> {
     /// No bytes.
     #[inline(always)]
-    pub const fn empty(self) -> Wqe<'a, 'm, E, B, P, Bare> {
+    pub fn empty(self) -> Wqe<'a, 'm, E, B, P, Bare> {
         Wqe::new(self.queue, self.head, self.parts)
     }
 }
@@ -202,7 +226,7 @@ impl<'a, 'm, E: Copy, B: Bus, P: Part> Wqe<'a, 'm, E, B, P, NeedsResult> {
     /// # Errors
     /// [`Misuse::BadRange`] where it has another length.
     #[inline(always)]
-    pub const fn result(
+    pub fn result(
         self,
         sge: LocalSge,
     ) -> Result<Wqe<'a, 'm, E, B, Then<P, spinwire_layouts::mlx5::DataSeg>, Bare>, Misuse> {
@@ -222,7 +246,7 @@ impl<E: Copy, B: Bus, P: Part, S: Complete> Wqe<'_, '_, E, B, P, S> {
     /// `SqFull`; [`Misuse::WqeTooLong`]; `QueueError` where the queue has failed. Nothing was written.
     #[inline(always)]
     pub fn finish_signaled(self, entry: E) -> Result<(), PostError> {
-        self.queue.stage(self.head, &self.parts, Some(entry))
+        self.queue.stage(self.head, self.parts, Some(entry))
     }
 
     /// Stages it without a completion of its own: that of the next signaled one on this queue stands for it, too.
@@ -232,7 +256,7 @@ impl<E: Copy, B: Bus, P: Part, S: Complete> Wqe<'_, '_, E, B, P, S> {
     /// unsignaled ones only.
     #[inline(always)]
     pub fn finish_unsignaled(self) -> Result<(), PostError> {
-        self.queue.stage(self.head, &self.parts, None)
+        self.queue.stage(self.head, self.parts, None)
     }
 }
 
@@ -250,18 +274,18 @@ macro_rules! entry_point {
         $(#[$doc])+
         #[must_use = "an entry point builds nothing by itself"]
         pub struct $name<'a, 'm, E: Copy, B> {
-            pub(super) queue: &'a SendQueue<'m, E, B>,
+            pub(super) queue: Lent<'a, 'm, E, B>,
         }
 
         impl<'a, 'm, E: Copy, B: Bus> $name<'a, 'm, E, B> {
             #[inline(always)]
-            pub(crate) const fn new(queue: &'a SendQueue<'m, E, B>) -> Self {
+            pub(crate) const fn new(queue: Lent<'a, 'm, E, B>) -> Self {
                 Self { queue }
             }
 
             /// Nothing, in one block.
             #[inline(always)]
-            pub const fn nop(self, flags: WqeFlags) -> Wqe<'a, 'm, E, B, Nothing, Bare> {
+            pub fn nop(self, flags: WqeFlags) -> Wqe<'a, 'm, E, B, Nothing, Bare> {
                 Wqe::new(self.queue, Head::new(op::NOP, flags), Nothing)
             }
         }
@@ -300,31 +324,31 @@ const fn remote(raddr: u64, rkey: u32) -> Then<Nothing, RaddrSeg> {
 
 impl<'a, 'm, E: Copy, B: Bus> SqWqe<'a, 'm, E, B> {
     #[inline(always)]
-    const fn out<P: Part, S>(self, head: Head, parts: P) -> Wqe<'a, 'm, E, B, P, S> {
+    fn out<P: Part, S>(self, head: Head, parts: P) -> Wqe<'a, 'm, E, B, P, S> {
         Wqe::new(self.queue, head, parts)
     }
 
     /// Sends.
     #[inline(always)]
-    pub const fn send(self, flags: WqeFlags) -> Out<'a, 'm, E, B, Nothing> {
+    pub fn send(self, flags: WqeFlags) -> Out<'a, 'm, E, B, Nothing> {
         self.out(Head::new(op::SEND, flags), Nothing)
     }
 
     /// Sends with immediate data.
     #[inline(always)]
-    pub const fn send_imm(self, flags: WqeFlags, imm: u32) -> Out<'a, 'm, E, B, Nothing> {
+    pub fn send_imm(self, flags: WqeFlags, imm: u32) -> Out<'a, 'm, E, B, Nothing> {
         self.out(Head::new(op::SEND_IMM, flags).imm(imm), Nothing)
     }
 
     /// Sends, and invalidates `rkey` at the receiver.
     #[inline(always)]
-    pub const fn send_inval(self, flags: WqeFlags, rkey: u32) -> Out<'a, 'm, E, B, Nothing> {
+    pub fn send_inval(self, flags: WqeFlags, rkey: u32) -> Out<'a, 'm, E, B, Nothing> {
         self.out(Head::new(op::SEND_INVAL, flags).imm(rkey), Nothing)
     }
 
     /// Writes to remote memory.
     #[inline(always)]
-    pub const fn write(
+    pub fn write(
         self,
         flags: WqeFlags,
         raddr: u64,
@@ -335,7 +359,7 @@ impl<'a, 'm, E: Copy, B: Bus> SqWqe<'a, 'm, E, B> {
 
     /// Writes to remote memory, and completes a receive there with immediate data.
     #[inline(always)]
-    pub const fn write_imm(
+    pub fn write_imm(
         self,
         flags: WqeFlags,
         (raddr, rkey): (u64, u32),
@@ -346,7 +370,7 @@ impl<'a, 'm, E: Copy, B: Bus> SqWqe<'a, 'm, E, B> {
 
     /// Reads from remote memory.
     #[inline(always)]
-    pub const fn read(
+    pub fn read(
         self,
         flags: WqeFlags,
         raddr: u64,
@@ -357,7 +381,7 @@ impl<'a, 'm, E: Copy, B: Bus> SqWqe<'a, 'm, E, B> {
 
     /// Swaps in `swap` where 8 remote bytes are `compare`.
     #[inline(always)]
-    pub const fn atomic_cs(
+    pub fn atomic_cs(
         self,
         flags: WqeFlags,
         (raddr, rkey): (u64, u32),
@@ -370,7 +394,7 @@ impl<'a, 'm, E: Copy, B: Bus> SqWqe<'a, 'm, E, B> {
 
     /// Adds `add` to 8 remote bytes.
     #[inline(always)]
-    pub const fn atomic_fa(
+    pub fn atomic_fa(
         self,
         flags: WqeFlags,
         (raddr, rkey): (u64, u32),
@@ -382,7 +406,7 @@ impl<'a, 'm, E: Copy, B: Bus> SqWqe<'a, 'm, E, B> {
 
     /// Compares the bits of a mask in 8 remote bytes, and swaps those of another. Pairs are (compare, swap).
     #[inline(always)]
-    pub const fn masked_cs(
+    pub fn masked_cs(
         self,
         flags: WqeFlags,
         (raddr, rkey): (u64, u32),
@@ -395,7 +419,7 @@ impl<'a, 'm, E: Copy, B: Bus> SqWqe<'a, 'm, E, B> {
 
     /// Adds to fields of 8 remote bytes; `boundary` has the highest bit of each.
     #[inline(always)]
-    pub const fn masked_fa(
+    pub fn masked_fa(
         self,
         flags: WqeFlags,
         (raddr, rkey): (u64, u32),
@@ -408,7 +432,7 @@ impl<'a, 'm, E: Copy, B: Bus> SqWqe<'a, 'm, E, B> {
 
     /// As [`SqWqe::masked_cs`], of 4 bytes.
     #[inline(always)]
-    pub const fn masked_cs32(
+    pub fn masked_cs32(
         self,
         flags: WqeFlags,
         (raddr, rkey): (u64, u32),
@@ -426,7 +450,7 @@ impl<'a, 'm, E: Copy, B: Bus> SqWqe<'a, 'm, E, B> {
 
     /// As [`SqWqe::masked_fa`], of 4 bytes.
     #[inline(always)]
-    pub const fn masked_fa32(
+    pub fn masked_fa32(
         self,
         flags: WqeFlags,
         (raddr, rkey): (u64, u32),
@@ -450,7 +474,7 @@ const fn masked(opcode: u8, flags: WqeFlags, log_bytes: u8) -> Head {
 impl<'a, 'm, E: Copy, B: Bus> UdSqWqe<'a, 'm, E, B> {
     /// To that address.
     #[inline(always)]
-    pub const fn av(self, av: &Av) -> AddressedWqe<'a, 'm, E, B> {
+    pub fn av(self, av: &Av) -> AddressedWqe<'a, 'm, E, B> {
         AddressedWqe { queue: self.queue, av: *av }
     }
 }
@@ -458,12 +482,12 @@ impl<'a, 'm, E: Copy, B: Bus> UdSqWqe<'a, 'm, E, B> {
 /// Where a datagram over RoCE begins, the route of which is known.
 #[must_use = "an entry point builds nothing by itself"]
 pub struct RoceUdSqWqe<'a, 'm, E: Copy, B> {
-    queue: &'a SendQueue<'m, E, B>,
+    queue: Lent<'a, 'm, E, B>,
     grh: RoceGrh,
 }
 
 impl<'a, 'm, E: Copy, B: Bus> RoceUdSqWqe<'a, 'm, E, B> {
-    pub(super) const fn new(queue: &'a SendQueue<'m, E, B>, grh: RoceGrh) -> Self {
+    pub(super) const fn new(queue: Lent<'a, 'm, E, B>, grh: RoceGrh) -> Self {
         Self { queue, grh }
     }
 
@@ -483,20 +507,20 @@ impl<E: Copy, B> fmt::Debug for RoceUdSqWqe<'_, '_, E, B> {
 /// A datagram with an address: what shall it do?
 #[must_use = "an entry point builds nothing by itself"]
 pub struct AddressedWqe<'a, 'm, E: Copy, B> {
-    queue: &'a SendQueue<'m, E, B>,
+    queue: Lent<'a, 'm, E, B>,
     av: Av,
 }
 
 impl<'a, 'm, E: Copy, B: Bus> AddressedWqe<'a, 'm, E, B> {
     /// Sends.
     #[inline(always)]
-    pub const fn send(self, flags: WqeFlags) -> Out<'a, 'm, E, B, Then<Nothing, Av>> {
+    pub fn send(self, flags: WqeFlags) -> Out<'a, 'm, E, B, Then<Nothing, Av>> {
         Wqe::new(self.queue, Head::new(op::SEND, flags), Then(Nothing, self.av))
     }
 
     /// Sends with immediate data.
     #[inline(always)]
-    pub const fn send_imm(self, flags: WqeFlags, imm: u32) -> Out<'a, 'm, E, B, Then<Nothing, Av>> {
+    pub fn send_imm(self, flags: WqeFlags, imm: u32) -> Out<'a, 'm, E, B, Then<Nothing, Av>> {
         Wqe::new(self.queue, Head::new(op::SEND_IMM, flags).imm(imm), Then(Nothing, self.av))
     }
 }

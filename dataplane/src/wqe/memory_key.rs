@@ -85,7 +85,7 @@ type Change<'a, 'm, E, B, T> = Wqe<'a, 'm, E, B, Then<Context, T>, Bare>;
 type Context = Then<UmrCtrlSeg, MkeyContextSeg>;
 
 impl<'a, 'm, E: Copy, B: Bus> SqWqe<'a, 'm, E, B> {
-    const fn change<T: Part>(
+    fn change<T: Part>(
         self,
         flags: WqeFlags,
         key: u32,
@@ -97,7 +97,7 @@ impl<'a, 'm, E: Copy, B: Bus> SqWqe<'a, 'm, E, B> {
     }
 
     /// Invalidates the key of a window that this queue pair has bound.
-    pub const fn local_inval(self, flags: WqeFlags, rkey: u32) -> Change<'a, 'm, E, B, Nothing> {
+    pub fn local_inval(self, flags: WqeFlags, rkey: u32) -> Change<'a, 'm, E, B, Nothing> {
         let control = UmrCtrlSeg {
             flags: umr_flag::INLINE | umr_flag::TRANSLATION_OFFSET | umr_flag::CHECK_QPN,
             mkey_mask: Be64::new(umr_mask::FREE | umr_mask::MKEY | umr_mask::QPN),

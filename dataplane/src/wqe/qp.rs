@@ -9,14 +9,14 @@
 //! ```
 //!
 //! All state is in `Cell`s, so a service holds an `Rc<Qp>` or a plain reference and needs no `RefCell`. Invariant: the flag of a queue is set
-//! while a builder by `&self` may exist, and falls with it.
+//! while a builder by `&self` may exist, and falls with it: when it is finished, or dropped.
 
 use core::fmt;
 
 use super::BadQueue;
 use super::address::RoceGrh;
-use super::borrow::BorrowGuard;
-use super::builder::{RoceUdSqWqe, SqWqe, UdSqWqe};
+use super::borrow::{BorrowGuard, Builds};
+use super::builder::{Lent, RoceUdSqWqe, SqWqe, UdSqWqe};
 use super::receive::{RecvConfig, RecvMemory, RecvQueue, RqWqe};
 use super::send::{SendConfig, SendMemory, SendQueue};
 use crate::error::{Misuse, PostError};
@@ -35,6 +35,15 @@ pub enum Transport {
     },
     /// Whoever a datagram names.
     Ud,
+}
+
+impl Transport {
+    const fn builds(&self) -> Builds {
+        match self {
+            Self::Rc { .. } => Builds::Connected,
+            Self::Ud => Builds::Datagrams,
+        }
+    }
 }
 
 /// What a queue pair is like.
@@ -113,7 +122,12 @@ impl<'m, E: Copy, B: Bus + Clone> Qp<'m, E, B> {
     ) -> Result<Self, BadQueue> {
         let record = DoorbellRecord::new(memory.record);
         let send = SendMemory { ring: memory.sq, record, uar: memory.uar };
-        let sq = SendQueue::place(bump, (config.qpn, config.send), send, bus.clone())?;
+        let sq = SendQueue::place(
+            bump,
+            (config.qpn, config.transport.builds(), config.send),
+            send,
+            bus.clone(),
+        )?;
         let recv = RecvMemory { ring: memory.rq, record };
         let rq = config.recv.map(|config| RecvQueue::place(bump, config, recv, bus));
         Ok(Self { transport: config.transport, sq, rq: rq.transpose()? })
@@ -158,24 +172,14 @@ impl<'m, E: Copy, B: Bus> Qp<'m, E, B> {
     }
 
     #[inline(always)]
-    const fn connected(&self) -> Result<&SendQueue<'m, E, B>, Misuse> {
-        match self.transport {
-            Transport::Rc { .. } => Ok(&self.sq),
-            Transport::Ud => Err(Misuse::Unsupported),
-        }
-    }
-
-    #[inline(always)]
-    const fn datagrams(&self) -> Result<&SendQueue<'m, E, B>, Misuse> {
-        match self.transport {
-            Transport::Ud => Ok(&self.sq),
-            Transport::Rc { .. } => Err(Misuse::Unsupported),
-        }
-    }
-
-    #[inline(always)]
     fn receives(&self) -> Result<&RecvQueue<'m, E, B>, Misuse> {
         self.rq.as_ref().ok_or(Misuse::Unsupported)
+    }
+
+    /// A queue pair is of one kind for good; this is for who has it alone.
+    #[inline(always)]
+    fn check(&self, wanted: Builds) -> Result<(), Misuse> {
+        if self.transport.builds() == wanted { Ok(()) } else { Err(Misuse::Unsupported) }
     }
 
     /// Builds a send WQE in a closure, which cannot take the builder out. A closure that ends without having finished it has
@@ -189,9 +193,8 @@ impl<'m, E: Copy, B: Bus> Qp<'m, E, B> {
         &self,
         build: impl for<'a> FnOnce(SqWqe<'a, 'm, E, B>) -> Result<R, X>,
     ) -> Result<R, X> {
-        let sq = self.connected().map_err(PostError::from)?;
-        let _guard = sq.flag().try_borrow().map_err(PostError::from)?;
-        build(SqWqe::new(sq))
+        let guard = self.sq.flag().try_borrow(Builds::Connected)?;
+        build(SqWqe::new(Lent::new(&self.sq, Some(guard))))
     }
 
     /// As [`Qp::with_sq_wqe`], over RoCE. The route of a connected queue pair is in the queue pair, and no WQE has one; so `grh` is compared
@@ -221,9 +224,8 @@ impl<'m, E: Copy, B: Bus> Qp<'m, E, B> {
         &self,
         build: impl for<'a> FnOnce(UdSqWqe<'a, 'm, E, B>) -> Result<R, X>,
     ) -> Result<R, X> {
-        let sq = self.datagrams().map_err(PostError::from)?;
-        let _guard = sq.flag().try_borrow().map_err(PostError::from)?;
-        build(UdSqWqe::new(sq))
+        let guard = self.sq.flag().try_borrow(Builds::Datagrams)?;
+        build(UdSqWqe::new(Lent::new(&self.sq, Some(guard))))
     }
 
     /// As [`Qp::with_ud_sq_wqe`], over RoCE by that route.
@@ -236,9 +238,8 @@ impl<'m, E: Copy, B: Bus> Qp<'m, E, B> {
         grh: &RoceGrh,
         build: impl for<'a> FnOnce(RoceUdSqWqe<'a, 'm, E, B>) -> Result<R, X>,
     ) -> Result<R, X> {
-        let sq = self.datagrams().map_err(PostError::from)?;
-        let _guard = sq.flag().try_borrow().map_err(PostError::from)?;
-        build(RoceUdSqWqe::new(sq, *grh))
+        let guard = self.sq.flag().try_borrow(Builds::Datagrams)?;
+        build(RoceUdSqWqe::new(Lent::new(&self.sq, Some(guard)), *grh))
     }
 
     /// Builds a receive WQE in a closure, which cannot take the builder out.
@@ -252,7 +253,7 @@ impl<'m, E: Copy, B: Bus> Qp<'m, E, B> {
         build: impl for<'a> FnOnce(RqWqe<'a, 'm, E, B>) -> Result<R, X>,
     ) -> Result<R, X> {
         let rq = self.receives().map_err(PostError::from)?;
-        let _guard = rq.flag().try_borrow().map_err(PostError::from)?;
+        let _guard = rq.flag().try_borrow(Builds::Receives)?;
         build(RqWqe::new(rq))
     }
 
@@ -262,7 +263,7 @@ impl<'m, E: Copy, B: Bus> Qp<'m, E, B> {
     /// `WouldBlock` where somebody has it.
     #[inline(always)]
     pub fn sq_borrow(&self) -> Result<SqBorrow<'_, 'm, E, B>, PostError> {
-        Ok(SqBorrow { _guard: self.sq.flag().try_borrow()?, qp: self })
+        Ok(SqBorrow { guard: self.sq.flag().try_borrow_any()?, sq: &self.sq })
     }
 
     /// The right to build on the receive queue, until it is dropped.
@@ -272,7 +273,7 @@ impl<'m, E: Copy, B: Bus> Qp<'m, E, B> {
     #[inline(always)]
     pub fn rq_borrow(&self) -> Result<RqBorrow<'_, 'm, E, B>, PostError> {
         let rq = self.receives()?;
-        Ok(RqBorrow { _guard: rq.flag().try_borrow()?, rq })
+        Ok(RqBorrow { _guard: rq.flag().try_borrow_any()?, rq })
     }
 
     /// A builder of a send WQE, by exclusive access.
@@ -281,7 +282,8 @@ impl<'m, E: Copy, B: Bus> Qp<'m, E, B> {
     /// [`Misuse::Unsupported`] where the queue pair is not RC.
     #[inline(always)]
     pub fn sq_wqe(&mut self) -> Result<SqWqe<'_, 'm, E, B>, PostError> {
-        Ok(SqWqe::new(self.connected()?))
+        self.check(Builds::Connected)?;
+        Ok(SqWqe::new(Lent::new(&self.sq, None)))
     }
 
     /// A builder of a datagram, by exclusive access.
@@ -290,7 +292,8 @@ impl<'m, E: Copy, B: Bus> Qp<'m, E, B> {
     /// [`Misuse::Unsupported`] where the queue pair is not UD.
     #[inline(always)]
     pub fn ud_sq_wqe(&mut self) -> Result<UdSqWqe<'_, 'm, E, B>, PostError> {
-        Ok(UdSqWqe::new(self.datagrams()?))
+        self.check(Builds::Datagrams)?;
+        Ok(UdSqWqe::new(Lent::new(&self.sq, None)))
     }
 
     /// A builder of a receive WQE, by exclusive access.
@@ -315,8 +318,8 @@ impl<E: Copy, B> fmt::Debug for Qp<'_, E, B> {
 
 /// The right to build on a send queue: one builder after the other.
 pub struct SqBorrow<'q, 'm, E: Copy, B> {
-    qp: &'q Qp<'m, E, B>,
-    _guard: BorrowGuard<'q>,
+    sq: &'q SendQueue<'m, E, B>,
+    guard: BorrowGuard<'q>,
 }
 
 impl<'m, E: Copy, B: Bus> SqBorrow<'_, 'm, E, B> {
@@ -326,7 +329,8 @@ impl<'m, E: Copy, B: Bus> SqBorrow<'_, 'm, E, B> {
     /// [`Misuse::Unsupported`] where the queue pair is not RC.
     #[inline(always)]
     pub fn sq_wqe(&mut self) -> Result<SqWqe<'_, 'm, E, B>, PostError> {
-        Ok(SqWqe::new(self.qp.connected()?))
+        self.guard.check(Builds::Connected)?;
+        Ok(SqWqe::new(Lent::new(self.sq, None)))
     }
 
     /// A builder of a datagram.
@@ -335,13 +339,14 @@ impl<'m, E: Copy, B: Bus> SqBorrow<'_, 'm, E, B> {
     /// [`Misuse::Unsupported`] where the queue pair is not UD.
     #[inline(always)]
     pub fn ud_sq_wqe(&mut self) -> Result<UdSqWqe<'_, 'm, E, B>, PostError> {
-        Ok(UdSqWqe::new(self.qp.datagrams()?))
+        self.guard.check(Builds::Datagrams)?;
+        Ok(UdSqWqe::new(Lent::new(self.sq, None)))
     }
 }
 
 impl<E: Copy, B> fmt::Debug for SqBorrow<'_, '_, E, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqBorrow").field("qp", self.qp).finish_non_exhaustive()
+        f.debug_struct("SqBorrow").field("sq", self.sq).finish_non_exhaustive()
     }
 }
 

@@ -16,7 +16,7 @@ use spinwire_layouts::mlx5::DataSeg;
 use spinwire_layouts::word::{to_usize, widen};
 
 use super::BadQueue;
-use super::borrow::BorrowFlag;
+use super::borrow::{BorrowFlag, Builds};
 use super::ring::{Run, Sink};
 use super::segment::{List, Nothing, Part, Then, data};
 use crate::error::{Misuse, PostError, Retry};
@@ -107,7 +107,7 @@ impl<'m, E: Copy, B: Bus> RecvQueue<'m, E, B> {
             stride_words,
             sge_max: u32::from(config.sge_max),
             staged: Cell::new(0),
-            flag: BorrowFlag::new(),
+            flag: BorrowFlag::new(Builds::Receives),
         })
     }
 
@@ -160,7 +160,7 @@ impl<'m, E: Copy, B: Bus> RecvQueue<'m, E, B> {
     /// # Errors
     /// [`Retry::RqFull`] where something is still under way, [`Retry::WouldBlock`] where somebody builds.
     pub fn restart(&self) -> Result<(), Retry> {
-        let _guard = self.flag.try_borrow()?;
+        let _guard = self.flag.try_borrow_any()?;
         self.tracker.restart().map_err(|_busy| Retry::RqFull)?;
         self.staged.set(0);
         self.bus.store_record(self.record.receive(), Be32::new(0));

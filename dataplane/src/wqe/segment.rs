@@ -10,7 +10,7 @@ use spinwire_layouts::mlx5::{
     AtomicSeg, DataSeg, InlineSeg, KlmSeg, MaskedCs32Seg, MaskedFa32Seg, MaskedOperandSeg,
     MkeyContextSeg, RaddrSeg, UmrCtrlSeg, words,
 };
-use spinwire_layouts::word::{from_usize, join, widen};
+use spinwire_layouts::word::{from_usize, join, low};
 
 use super::address::Av;
 use super::ring::Sink;
@@ -192,7 +192,9 @@ impl Part for Entries<'_> {
 pub struct Inline<'d>(pub(super) &'d [u8]);
 
 /// Bytes of the length in front of inline data.
-const HEAD_BYTES: u64 = 4;
+const HEAD_BYTES: u32 = 4;
+/// Bytes that are too many for any WQE.
+const TOO_LONG: usize = 1 << 16;
 
 impl sealed::Sealed for Inline<'_> {}
 
@@ -201,19 +203,16 @@ impl Part for Inline<'_> {
 
     #[inline(always)]
     fn units(&self) -> u32 {
-        if self.0.is_empty() {
-            return 0;
-        }
-        let bytes = from_usize(self.0.len()).saturating_add(HEAD_BYTES);
-        u32::try_from(bytes.div_ceil(16)).unwrap_or(u32::MAX)
+        let length = self.length();
+        if length == 0 { 0 } else { length.wrapping_add(HEAD_BYTES).div_ceil(16) }
     }
 
     #[inline(always)]
     fn put(&self, to: &mut impl Sink) {
-        if self.0.is_empty() {
+        let length = self.length();
+        if length == 0 {
             return;
         }
-        let length = crate::table::count(self.0.len());
         let head = u32::from_le_bytes(bytes_of(InlineSeg::new(length)));
         let (first, rest) = match self.0.split_first_chunk::<4>() {
             Some((first, rest)) => (*first, rest),
@@ -225,13 +224,31 @@ impl Part for Inline<'_> {
             to.put(u64::from_le_bytes(*chunk));
         }
         if !tail.is_empty() {
-            to.put(last(tail));
+            to.put(self.last_word(tail));
         }
         // The length and the bytes are an even number of words, of which the last may be nothing but zeros.
-        let put = widen(length).saturating_add(HEAD_BYTES).div_ceil(8);
-        if !put.is_multiple_of(2) {
+        if !length.wrapping_add(HEAD_BYTES).div_ceil(8).is_multiple_of(2) {
             to.put(0);
         }
+    }
+}
+
+impl Inline<'_> {
+    /// More bytes than any WQE holds are as many as no WQE holds.
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        low(from_usize(self.0.len().min(TOO_LONG)))
+    }
+
+    /// The last bytes, fewer than eight, and zeros behind them.
+    #[inline(always)]
+    const fn last_word(&self, tail: &[u8]) -> u64 {
+        let Some(last) = self.0.last_chunk::<8>() else {
+            return last(tail);
+        };
+        // Those before them go out below.
+        let before = 8_u32.wrapping_sub(crate::table::count(tail.len())).wrapping_mul(8);
+        u64::from_le_bytes(*last).wrapping_shr(before)
     }
 }
 

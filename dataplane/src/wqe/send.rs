@@ -20,7 +20,7 @@ use spinwire_layouts::mlx5::{CtrlSeg, DS_MAX, fm_ce_se, op, words};
 use spinwire_layouts::word::{high, to_usize, widen};
 
 use super::BadQueue;
-use super::borrow::BorrowFlag;
+use super::borrow::{BorrowFlag, Builds};
 use super::builder::Head;
 use super::doorbell::{BlueFlame, Uar};
 use super::ring::{Run, Sink, Straddle, Wrap};
@@ -77,33 +77,35 @@ pub struct SendQueue<'m, E: Copy, B> {
     qpn: u32,
     units_max: u32,
     config: SendConfig,
-    /// What the next WQE waits for.
-    fence: Cell<u8>,
-    /// Of the WQE that was staged last.
-    last: Cell<Last>,
-    /// WQEs since the last doorbell, and whether fill is among them.
-    staged: Cell<u16>,
+    /// The first word of every control segment, as far as it is the same in all.
+    control: u64,
+    /// What the next WQE waits for, as it stands in the second word of its control segment.
+    fence: Cell<u64>,
+    /// Where the WQE begins that was staged last.
+    last: Cell<u16>,
+    /// WQEs since the last doorbell in the low half, and in the high half how many of them have inline data.
+    staged: Cell<u32>,
+    /// Whether fill is among them.
     has_fill: Cell<bool>,
     flag: BorrowFlag,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Last {
-    start: u16,
-    is_inline: bool,
-}
+/// In `staged`: one WQE, one with inline data.
+const ONE: u32 = 1;
+const ONE_INLINE: u32 = 1 << 16 | 1;
 
 /// Units of 16 bytes in a block.
 const BLOCK_UNITS: u32 = 4;
 
 impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
-    /// Places the tracker of an empty queue at index 0, as it is after the reset state.
+    /// Places the tracker of an empty queue at index 0, as it is after the reset state. It is of the queue pair `qpn`, which `builds`
+    /// connected WQEs or datagrams.
     ///
     /// # Errors
     /// [`BadQueue`].
     pub fn place(
         bump: &Bump<'m>,
-        (qpn, config): (u32, SendConfig),
+        (qpn, builds, config): (u32, Builds, SendConfig),
         memory: SendMemory<'m>,
         bus: B,
     ) -> Result<Self, BadQueue> {
@@ -126,11 +128,12 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
             qpn: qpn & 0x00ff_ffff,
             units_max: u32::from(wqe_blocks_max).wrapping_mul(BLOCK_UNITS).min(DS_MAX),
             config,
+            control: first_word(CtrlSeg::new((0, 0, 0), qpn, 0)),
             fence: Cell::new(0),
-            last: Cell::new(Last::default()),
+            last: Cell::new(0),
             staged: Cell::new(0),
             has_fill: Cell::new(false),
-            flag: BorrowFlag::new(),
+            flag: BorrowFlag::new(builds),
         })
     }
 
@@ -165,7 +168,8 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
     #[must_use]
     #[inline]
     pub const fn staged(&self) -> u16 {
-        self.staged.get()
+        let [a, b, _, _] = self.staged.get().to_le_bytes();
+        u16::from_le_bytes([a, b])
     }
 
     /// [`Ordered::complete`].
@@ -196,7 +200,7 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
     /// # Errors
     /// [`Retry::SqFull`] where something is still under way, [`Retry::WouldBlock`] where somebody builds.
     pub fn restart(&self) -> Result<(), Retry> {
-        let _guard = self.flag.try_borrow()?;
+        let _guard = self.flag.try_borrow_any()?;
         self.tracker.restart()?;
         self.fence.set(0);
         self.staged.set(0);
@@ -210,7 +214,7 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
     pub(super) fn stage<P: Part>(
         &self,
         head: Head,
-        parts: &P,
+        parts: P,
         entry: Option<E>,
     ) -> Result<(), PostError> {
         let units = parts.units().saturating_add(1);
@@ -223,8 +227,8 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
         let Some(run) = self.ring.get(at..at.wrapping_add(to_usize(widen(blocks)))) else {
             return self.stage_at_end(head, parts, entry);
         };
-        self.tracker.post(narrow(blocks), entry)?;
-        self.write((head, entry.is_some()), start, parts, &mut Run::new(run));
+        self.tracker.post_at((start, at), narrow(blocks), entry)?;
+        self.write((head, entry.is_some()), start, &parts, &mut Run::new(run));
         Ok(())
     }
 
@@ -234,7 +238,7 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
     fn stage_at_end<P: Part>(
         &self,
         head: Head,
-        parts: &P,
+        parts: P,
         entry: Option<E>,
     ) -> Result<(), PostError> {
         let blocks = narrow(parts.units().saturating_add(1).div_ceil(BLOCK_UNITS));
@@ -244,7 +248,7 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
         let (start, after) = (self.tracker.pi(), self.ring.get(before.len()..).unwrap_or_default());
         if self.config.straddle == Straddle::Wrap {
             self.tracker.post(blocks, entry)?;
-            self.write((head, signaled), start, parts, &mut Wrap::new(after, before));
+            self.write((head, signaled), start, &parts, &mut Wrap::new(after, before));
             return Ok(());
         }
         let fill = narrow(crate::table::count(after.len()));
@@ -265,7 +269,7 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
         }
         let start = self.tracker.pi();
         self.tracker.post(blocks, entry)?;
-        self.write((head, signaled), start, parts, &mut Run::new(before));
+        self.write((head, signaled), start, &parts, &mut Run::new(before));
         Ok(())
     }
 
@@ -278,25 +282,26 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
         to: &mut impl Sink,
     ) {
         let [units, ..] = parts.units().wrapping_add(1).to_le_bytes();
-        let mut control = CtrlSeg::new((head.opmod, start, head.opcode), self.qpn, units);
+        // The number of the queue pair is in every control segment, and put into place once.
+        let mut control = CtrlSeg::new((head.opmod, start, head.opcode), 0, units);
         let flags = head.flags.bits();
         let fence = if flags & fm_ce_se::FENCE == 0 { self.fence.get() } else { 0 };
-        let completion = if signaled { fm_ce_se::CQ_UPDATE } else { 0 };
-        control.fm_ce_se = flags | fence | completion;
+        control.fm_ce_se = flags | if signaled { fm_ce_se::CQ_UPDATE } else { 0 };
         control.imm = Be32::new(head.imm);
-        for word in words::<_, 2>(&control) {
-            to.put(word);
-        }
+        let [first, second] = words::<_, 2>(&control);
+        to.put(first | self.control);
+        to.put(second | fence);
         parts.put(to);
-        self.fence.set(if head.changes_keys { fm_ce_se::INITIATOR_SMALL_FENCE } else { 0 });
-        self.last.set(Last { start, is_inline: P::IS_INLINE });
-        self.staged.set(self.staged.get().wrapping_add(1));
+        self.fence.set(if head.changes_keys { small_fence() } else { 0 });
+        self.last.set(start);
+        let one = if P::IS_INLINE { ONE_INLINE } else { ONE };
+        self.staged.set(self.staged.get().wrapping_add(one));
     }
 
     /// Publishes all that is staged by one doorbell, and returns how many WQEs that were. Fill is not counted.
     #[inline]
     pub fn ring_doorbell(&self) -> u16 {
-        let staged = self.staged.replace(0);
+        let (count, staged) = (self.staged(), self.staged.replace(0));
         if staged == 0 {
             return 0;
         }
@@ -304,8 +309,7 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
         self.bus.to_device();
         self.bus.store_record(self.record.send(), Be32::new(u32::from(self.tracker.pi())));
         self.bus.wc_start();
-        let Last { start, is_inline } = self.last.get();
-        let wqe = self.ring.get(self.place_of(start)..).unwrap_or_default();
+        let wqe = self.ring.get(self.place_of(self.last.get())..).unwrap_or_default();
         if let [first, ..] = wqe {
             let [word, ..] = first.words();
             let word = word.load(Ordering::Relaxed);
@@ -313,10 +317,10 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
             let blocks = to_usize(widen(units.div_ceil(BLOCK_UNITS)));
             let is_wanted = match self.config.blue_flame {
                 BlueFlame::Never => false,
-                BlueFlame::Inline => is_inline,
+                BlueFlame::Inline => staged == ONE_INLINE,
                 BlueFlame::Always => true,
             };
-            let is_alone = staged == 1 && !has_fill && units > 1;
+            let is_alone = count == 1 && !has_fill && units > 1;
             match wqe.get(..blocks) {
                 Some(blocks) if is_wanted && is_alone && self.uar.takes(blocks.len()) => {
                     self.uar.blue_flame(&self.bus, blocks);
@@ -325,13 +329,25 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
             }
         }
         self.bus.flush();
-        staged
+        count
     }
 
     #[inline(always)]
     fn place_of(&self, index: u16) -> usize {
         usize::from(index) & self.ring.len().wrapping_sub(1)
     }
+}
+
+fn first_word(control: CtrlSeg) -> u64 {
+    let [first, _second] = words::<_, 2>(&control);
+    first
+}
+
+/// What makes a WQE wait for changes of keys before it, in its second word.
+fn small_fence() -> u64 {
+    let control = CtrlSeg { fm_ce_se: fm_ce_se::INITIATOR_SMALL_FENCE, ..CtrlSeg::ZERO };
+    let [_first, second] = words::<_, 2>(&control);
+    second
 }
 
 /// A number of blocks: at most 32768.

@@ -18,7 +18,7 @@ use spinwire_layouts::endian::{Be16, Be32};
 use spinwire_layouts::mlx5::{DataSeg, SrqNextSeg, words};
 
 use super::BadQueue;
-use super::borrow::BorrowFlag;
+use super::borrow::{BorrowFlag, Builds};
 use super::receive::{RecvConfig, RecvMemory, put_list, wide};
 use super::ring::{Run, Sink};
 use super::segment::{List, Nothing, Part, Then, data};
@@ -70,7 +70,7 @@ impl<'m, E: Copy, B: Bus> SharedRecvQueue<'m, E, B> {
             tail: Cell::new(config.wqes.wrapping_sub(1)),
             counter: Cell::new(0),
             published: Cell::new(0),
-            flag: BorrowFlag::new(),
+            flag: BorrowFlag::new(Builds::Receives),
         };
         for slot in 0..queue.tail.get() {
             queue.link(slot, slot.wrapping_add(1));
@@ -108,7 +108,7 @@ impl<'m, E: Copy, B: Bus> SharedRecvQueue<'m, E, B> {
         &self,
         build: impl for<'a> FnOnce(SrqWqe<'a, 'm, E, B>) -> Result<R, X>,
     ) -> Result<R, X> {
-        let _guard = self.flag.try_borrow().map_err(PostError::from)?;
+        let _guard = self.flag.try_borrow(Builds::Receives)?;
         build(SrqWqe { queue: self, parts: Nothing })
     }
 

@@ -237,9 +237,7 @@ fn atomics() -> Vec<Case> {
     }));
     let segments = far(&format!(" W {b:x} W {a:x} W {d:x} W {c:x}"), &four);
     all.extend(modified((0x14, 8), 0, &segments, &move |qp: &DeviceQp, flags, signaled| {
-        qp.with_sq_wqe(|wqe| {
-            end(wqe.masked_cs32(flags, A, (a, b), (c, d)).result(four)?, signaled)
-        })
+        qp.with_sq_wqe(|wqe| end(wqe.masked_cs32(flags, A, (a, b), (c, d)).result(four)?, signaled))
     }));
     let segments = far(&format!(" W {a:x} W {d:x} W 0 W 0"), &four);
     all.extend(modified((0x15, 8), 0, &segments, &move |qp: &DeviceQp, flags, signaled| {
@@ -258,7 +256,12 @@ fn rights() -> [(Access, u8); 6] {
         (Access { remote_write: true, ..none }, 1 << 5),
         (Access { remote_atomic: true, ..none }, 1 << 6),
         (
-            Access { local_write: true, remote_read: true, remote_write: true, remote_atomic: true },
+            Access {
+                local_write: true,
+                remote_read: true,
+                remote_write: true,
+                remote_atomic: true,
+            },
             0x78,
         ),
     ]
@@ -428,7 +431,8 @@ fn built(cases: &[Case], shape: Shape, lines: &mut String) -> Vec<String> {
             (case.post)(&qp, signaled).unwrap();
             rings.push(hex(&bytes_of(memory.sq)));
             // A fence is the fourth bit from above as rdma-core sets it, solicited is 2, a completion 8.
-            let is = |flag| case.flags == flag || case.flags == WqeFlags::FENCE | WqeFlags::SOLICITED;
+            let is =
+                |flag| case.flags == flag || case.flags == WqeFlags::FENCE | WqeFlags::SOLICITED;
             let mut flags = if signaled { 8 } else { 0 };
             flags |= if is(WqeFlags::FENCE) { 0x80 } else { 0 };
             flags |= if is(WqeFlags::SOLICITED) { 2 } else { 0 };
