@@ -54,7 +54,7 @@ impl BorrowFlag {
     #[inline(always)]
     pub const fn try_borrow_any(&self) -> Result<BorrowGuard<'_>, Retry> {
         let kind = self.0.replace(Builds::Nothing);
-        if kind == Builds::Nothing {
+        if matches!(kind, Builds::Nothing) {
             return Err(Retry::WouldBlock);
         }
         Ok(BorrowGuard { flag: &self.0, kind })

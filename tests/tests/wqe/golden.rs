@@ -388,7 +388,7 @@ fn datagrams() -> Vec<Case> {
     all
 }
 
-fn index(qp: &DeviceQp) -> u16 {
+const fn index(qp: &DeviceQp) -> u16 {
     qp.sq().tracker().pi()
 }
 
