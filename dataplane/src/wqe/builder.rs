@@ -90,6 +90,7 @@ mod sealed {
 /// States in which nothing is missing.
 #[diagnostic::on_unimplemented(
     message = "this WQE lacks what its opcode needs",
+    label = "it cannot be finished",
     note = "add data (`sge`, `sges`, `inline`, or `empty` for none), or for an atomic operation its `result`"
 )]
 pub trait Complete: sealed::Sealed {}
@@ -239,13 +240,16 @@ impl<'a, 'm, E: Copy, B: Bus, P: Part> Wqe<'a, 'm, E, B, P, NeedsResult> {
     }
 }
 
-impl<E: Copy, B: Bus, P: Part, S: Complete> Wqe<'_, '_, E, B, P, S> {
+impl<E: Copy, B: Bus, P: Part, S> Wqe<'_, '_, E, B, P, S> {
     /// Stages it, and asks for a completion, which will bring `entry`. The next doorbell publishes it.
     ///
     /// # Errors
     /// `SqFull`; [`Misuse::WqeTooLong`]; `QueueError` where the queue has failed. Nothing was written.
     #[inline(always)]
-    pub fn finish_signaled(self, entry: E) -> Result<(), PostError> {
+    pub fn finish_signaled(self, entry: E) -> Result<(), PostError>
+    where
+        S: Complete,
+    {
         self.queue.stage(self.head, self.parts, Some(entry))
     }
 
@@ -255,7 +259,10 @@ impl<E: Copy, B: Bus, P: Part, S: Complete> Wqe<'_, '_, E, B, P, S> {
     /// As [`Wqe::finish_signaled`], and `SqFull` where a signaled one must come first, so that the queue never fills with
     /// unsignaled ones only.
     #[inline(always)]
-    pub fn finish_unsignaled(self) -> Result<(), PostError> {
+    pub fn finish_unsignaled(self) -> Result<(), PostError>
+    where
+        S: Complete,
+    {
         self.queue.stage(self.head, self.parts, None)
     }
 }
