@@ -180,8 +180,9 @@ impl Part for Entries<'_> {
                 to.put(word);
             }
         }
-        for _word in self.0.len().wrapping_mul(2)..self.0.len().next_multiple_of(4).wrapping_mul(2)
-        {
+        let fill = self.units().wrapping_sub(crate::table::count(self.0.len()));
+        for _unit in 0..fill {
+            to.put(0);
             to.put(0);
         }
     }

@@ -8,7 +8,7 @@ use spinwire_dataplane::raw::mmio::Device;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::sync::AtomicU32;
 use spinwire_dataplane::wqe::{
-    Qp, QpConfig, QpMemory, RecvConfig, SendConfig, SqWqe, Transport, WqeFlags,
+    Qp, QpConfig, QpMemory, RecvConfig, SendConfig, Transport, WqeFlags,
 };
 
 type Queues<'m> = Qp<'m, u64, Device>;
@@ -39,12 +39,12 @@ fn is_good(qp: &Queues<'_>, round: u64) -> Option<bool> {
     let bytes = [7; 200];
     let message = bytes.get(..usize::try_from(round % 200).ok()?)?;
     qp.with_rq_wqe(|wqe| wqe.finish(round)).ok()?;
-    let send = |wqe: SqWqe<'_, '_, u64, Device>| wqe.send(WqeFlags::NONE).inline(message);
     qp.with_sq_wqe(|wqe| wqe.write(WqeFlags::FENCE, 1, 2).empty().finish_unsignaled()).ok()?;
     qp.with_sq_wqe(|wqe| wqe.send(WqeFlags::NONE).inline(message).finish_signaled(round)).ok()?;
     let blocked = qp.with_sq_wqe(|wqe| {
-        let nested = qp.with_sq_wqe(|wqe| send(wqe).finish_unsignaled());
-        drop(send(wqe));
+        let wqe = wqe.send(WqeFlags::NONE).inline(message);
+        let nested = qp.with_sq_wqe(|wqe| wqe.nop(WqeFlags::NONE).finish_unsignaled());
+        drop(wqe);
         nested
     });
     let mut good = blocked == Err(PostError::Retry(Retry::WouldBlock));
