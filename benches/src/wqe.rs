@@ -29,10 +29,10 @@ pub const ENTRIES: &[Entry] = &[
     Entry::new("wqe/doorbell_of_one", doorbell),
 ];
 
-/// Most nanoseconds that an inline SEND of 32 bytes may take.
+/// Most instructions that an inline SEND of 32 bytes may take.
+pub const SEND_INSTRUCTIONS_MAX: f64 = 60.0;
+/// Most nanoseconds that it may take.
 pub const SEND_NS_MAX: u32 = 20;
-/// Most nanoseconds that the flag may take of them.
-pub const FLAG_NS_MAX: u32 = 1;
 /// WQEs of a round.
 pub const ROUND_OPS: u32 = 64;
 const BATCH: u64 = 64;
@@ -78,7 +78,14 @@ fn batch(
     quiet: impl Fn(&[u8; 32]),
     signaled: impl Fn(&[u8; 32], u64),
 ) {
-    for _ in 0..BATCH - 1 {
+    // By sevens, so that it is not the loop that is measured.
+    for _ in 0..(BATCH - 1) / 7 {
+        quiet(black_box(&*from));
+        quiet(black_box(&*from));
+        quiet(black_box(&*from));
+        quiet(black_box(&*from));
+        quiet(black_box(&*from));
+        quiet(black_box(&*from));
         quiet(black_box(&*from));
     }
     mark(from, round * BATCH + BATCH - 1);
@@ -218,12 +225,12 @@ fn all_signaled() -> Case {
             }
             for counter in 0..64 {
                 let done = qp.sq().complete(black_box(first.wrapping_add(counter))).unwrap();
-                hash = fold(hash, done.entry);
+                hash = done.entry.wrapping_add(hash);
             }
         }
         hash
     };
-    Case::new(rounds, |rounds| fold_below(rounds * BATCH))
+    Case::new(rounds, |rounds| (0..rounds * BATCH).fold(0, u64::wrapping_add))
 }
 
 /// Writes from registered memory, each signaled and completed.
@@ -247,12 +254,12 @@ fn write_signaled() -> Case {
             let first = qp.sq().tracker().ci();
             for counter in 0..64 {
                 let done = qp.sq().complete(black_box(first.wrapping_add(counter))).unwrap();
-                hash = fold(hash, done.entry);
+                hash = done.entry.wrapping_add(hash);
             }
         }
         hash
     };
-    Case::new(rounds, |rounds| fold_below(rounds * BATCH))
+    Case::new(rounds, |rounds| (0..rounds * BATCH).fold(0, u64::wrapping_add))
 }
 
 /// One WQE, one doorbell by BlueFlame into ordinary memory, one completion.
