@@ -29,6 +29,7 @@ use crate::sync::AtomicU32;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
     /// One other queue pair, reliably. The route is part of the queue pair, not of its WQEs; over RoCE it is kept here.
+    // tidy-allow(alloc): the reliable connection of RDMA
     Rc {
         /// Over RoCE: as the queue pair was connected.
         path: Option<RoceGrh>,
@@ -40,6 +41,7 @@ pub enum Transport {
 impl Transport {
     const fn builds(&self) -> Builds {
         match self {
+            // tidy-allow(alloc): the reliable connection of RDMA
             Self::Rc { .. } => Builds::Connected,
             Self::Ud => Builds::Datagrams,
         }
@@ -209,7 +211,9 @@ impl<'m, E: Copy, B: Bus> Qp<'m, E, B> {
         build: impl for<'a> FnOnce(SqWqe<'a, 'm, E, B>) -> Result<R, X>,
     ) -> Result<R, X> {
         match &self.transport {
+            // tidy-allow(alloc): the reliable connection of RDMA
             Transport::Rc { path: Some(path) } if path == grh => self.with_sq_wqe(build),
+            // tidy-allow(alloc): the reliable connection of RDMA
             Transport::Rc { .. } => Err(PostError::from(Misuse::WrongPeer).into()),
             Transport::Ud => Err(PostError::from(Misuse::Unsupported).into()),
         }
