@@ -192,6 +192,7 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
     /// [`Ordered::flush`]. What was staged and not published is ended, too.
     pub fn flush(&self) -> Option<Flushed<E>> {
         self.staged.set(0);
+        self.has_fill.set(false);
         self.tracker.flush()
     }
 
