@@ -1,6 +1,7 @@
 //! One builder a queue at a time: the flag falls on every exit, and a builder that is not finished has changed nothing.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use core::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 use std::rc::Rc;
 
 use spinwire_dataplane::error::{Misuse, PostError, Retry};

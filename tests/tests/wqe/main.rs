@@ -8,6 +8,7 @@
 //!   order.rs     a recorder: words, record, barriers, register, halves in turn
 //!   flag.rs      one builder at a time: the flag falls on every exit
 //!   receive.rs   receive queues, alone and shared
+//!   region.rs    ranges of memory that a WQE may name
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -26,6 +27,7 @@ mod header;
 mod host_process;
 mod order;
 mod receive;
+mod region;
 mod wrap;
 
 use core::mem::MaybeUninit;
