@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use spinwire_benches::case::{Case, Entry, Role};
-use spinwire_benches::{catalogue, idle};
+use spinwire_benches::{catalogue, idle, wqe};
 
 /// Which case the process under valgrind runs, and for how many rounds.
 const CASE: &str = "SPINWIRE_COUNT_CASE";
@@ -176,6 +176,12 @@ fn judge(counts: &BTreeMap<&str, f64>) -> ExitCode {
             "idle turn, 64 peers / 1 peer",
             idle::RATIO_MAX
         );
+    }
+    if let Some(count) = counts.get("wqe/inline_send/32") {
+        let bar = wqe::SEND_INSTRUCTIONS_MAX;
+        let verdict = if *count > bar { "OVER" } else { "" };
+        is_good &= verdict.is_empty();
+        println!("{:36} {count:12.1} {bar:>12.1} {verdict}", "inline SEND, the bar");
     }
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

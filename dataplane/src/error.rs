@@ -37,6 +37,8 @@ pub enum Retry {
     NoSendRoom,
     /// The submission queue of the ring has no room for all of it.
     SqFull,
+    /// Another builder of that queue exists: finish or drop it first.
+    WouldBlock,
     /// No socket that was opened beforehand is left to connect with.
     NoSocket,
     /// A simulated shortage (only the fault provider gives it).
@@ -83,6 +85,10 @@ pub enum Misuse {
     UnknownFile,
     /// That operation is over.
     StaleOperation,
+    /// The WQE is longer than its queue was made for.
+    WqeTooLong,
+    /// A range of registered memory that is empty, too long, of the wrong length for an atomic operation, or not inside.
+    BadRange,
     /// Direct I/O wants another offset: a multiple of `FileShape::offset_align`.
     UnalignedOffset,
     /// Direct I/O wants another length: a multiple of `FileShape::offset_align`.
@@ -152,6 +158,9 @@ impl fmt::Display for Retry {
             Self::SqFull => {
                 "submission queue full: turn the ring and retry, or open it with more entries"
             }
+            Self::WouldBlock => {
+                "would block: another builder of that queue exists; finish or drop it, and retry"
+            }
             Self::NoSocket => {
                 "no socket: those that the host had opened are used up; have it open more, and retry"
             }
@@ -188,6 +197,12 @@ impl fmt::Display for Misuse {
             Self::OpenChain => "open chain: the last of the entries must have no link",
             Self::UnknownFile => "unknown file: it was removed, or is of another service",
             Self::StaleOperation => "stale operation: it is over",
+            Self::WqeTooLong => {
+                "WQE too long: see SendConfig::wqe_blocks_max and RecvConfig::sge_max, or send fewer bytes inline"
+            }
+            Self::BadRange => {
+                "bad range: give 1 byte to 2 GiB inside of the registered memory, and to an atomic operation as many as it has"
+            }
             Self::UnalignedOffset => {
                 "unaligned offset: direct I/O wants a multiple of FileShape::offset_align"
             }

@@ -102,7 +102,9 @@
 //! | [`stream`] | byte streams over io_uring, for services of any protocol |
 //! | [`uring`] | rings of io_uring: submissions and completions in memory that the kernel maps |
 //! | [`verbs`] | queue pairs and completion queues of RDMA devices: the seam below all that speaks RDMA |
+//! | [`wqe`] | work queues of mlx5 devices: WQEs built by type, and published by a doorbell |
 //! | [`table`] | slab, lists, ring, bit set, timer wheel: fixed capacity, one thread |
+//! | [`tracker`] | what was posted to a device queue, found again by the numbers that the device brings back |
 //! | [`raw`] | the only files with `unsafe`: foreign memory, placement, loans, pause instructions |
 //! | [`id`], [`error`], [`time`], [`sync`] | ids with generations; errors by remedy; instants; the one door to atomics |
 //!
@@ -136,5 +138,7 @@ pub mod stream;
 pub mod sync;
 pub mod table;
 pub mod time;
+pub mod tracker;
 pub mod uring;
 pub mod verbs;
+pub mod wqe;

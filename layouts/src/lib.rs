@@ -13,6 +13,7 @@
 //!  wire      another host                        little-endian, fixed   hello, message, datagram: what opens a
 //!                                                                       byte stream, a frame of it, a datagram
 //!  uring     the kernel, through io_uring        the machine's own      its entries, rings and registrations
+//!  mlx5      a device (ConnectX, BlueField)      big-endian             work-queue entries and what they are made of
 //! ```
 //!
 //! The structures of one segment, in the order in which they lie in it:
@@ -40,8 +41,8 @@
 //! 5. A change of anything in `shm` or `wire` changes [`abi::LAYOUT_HASH`], and a peer that was
 //!    built with another hash is refused.
 //!
-//! What lies in `uring` is as the kernel wants it: only rule 1 holds, and tests compare it with the
-//! kernel's header and with a running kernel.
+//! What lies in `uring` and in `mlx5` is as the kernel and the device want it: only rule 1 holds, and tests
+//! compare it with their headers, and `uring` with a running kernel.
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -64,7 +65,10 @@ mod codes;
 pub mod describe;
 pub mod endian;
 #[macro_use]
+mod numbers;
+#[macro_use]
 pub mod pod;
+pub mod mlx5;
 pub mod shm;
 pub mod uring;
 pub mod wire;

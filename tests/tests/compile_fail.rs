@@ -13,10 +13,12 @@ use spinwire_dataplane::pool::{ExclusiveGuard, Pool, PoolSegment, SharedGuard};
 use spinwire_dataplane::provider::shm::ShmPort;
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::loan::{Loan, LoanPool};
+use spinwire_dataplane::raw::mmio::Device;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::shm::Segment;
 use spinwire_dataplane::shm::lane::{LaneRx, LaneTx};
 use spinwire_dataplane::table::{BitSet, Fifos, Ring, Slab, Timers};
+use spinwire_dataplane::wqe::{Qp, SharedRecvQueue};
 
 #[test]
 fn broken_promises_do_not_compile() {
@@ -79,6 +81,8 @@ fn owners_stay_on_their_thread() {
         Fifos<'static>,
         BitSet<'static>,
         Timers<'static, u64>,
+        Qp<'static, u64, Device>,
+        SharedRecvQueue<'static, u64, Device>,
     ];
     for (name, _, sync) in never_shared {
         assert!(!sync, "{name} is Sync: two threads could turn it at once");

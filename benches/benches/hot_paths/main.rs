@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use criterion::{Criterion, Throughput};
 use spinwire_benches::case::Case;
-use spinwire_benches::{catalogue, chain, copy, idle, ratio};
+use spinwire_benches::{catalogue, chain, copy, idle, ratio, wqe};
 
 /// Rounds before anything is timed. More than any ring has places, so that each has wrapped.
 const WARM_ROUNDS: u64 = 300;
@@ -74,6 +74,21 @@ fn report_ratios(samples: usize, rounds: u64) {
         found.second_ns,
         chain::CQE_NS_MAX
     );
+    for (what, other, bar) in [
+        ("RefCell", wqe::inline_send_ref_cell as fn() -> Case, "ours is faster"),
+        ("unchecked", wqe::inline_send_unchecked, "at most 1 ns more"),
+    ] {
+        let (mut ours, mut other) = (wqe::inline_send(), other());
+        let found = ratio::compare(&mut ours, &mut other, samples, rounds / 64 + 1)
+            .by_operation(wqe::ROUND_OPS);
+        println!(
+            "  inline SEND / {what:16} {:5.2}   {:8.2} ns {:8.2} ns   (bar: at most {} ns; {bar})",
+            found.ratio,
+            found.first_ns,
+            found.second_ns,
+            wqe::SEND_NS_MAX
+        );
+    }
     for size in [64, 512, 4096, 65_536] {
         let rounds = (rounds * 512 / u64::try_from(size).unwrap()).clamp(1, rounds);
         for (what, case) in

@@ -2,6 +2,16 @@
 //!
 //! Between processes the Release and Acquire of the accesses themselves do nearly all the work. What is left for a barrier is
 //! the one order that they do not give: a store before a later load of another word.
+//!
+//! Towards a device those orders say nothing: it reads memory by DMA, and its registers are memory of another kind. The four
+//! barriers for that have the names and at least the strength that they have in `util/udma_barrier.h` of rdma-core:
+//!
+//! | barrier | x86-64 | AArch64 | elsewhere, loom |
+//! |---|---|---|---|
+//! | [`to_device`] | the compiler | `dmb oshst` | full fence |
+//! | [`from_device`] | `lfence` | `dmb oshld` | full fence |
+//! | [`wc_start`] | `sfence` | `dsb st` | full fence |
+//! | [`flush_writes`] | `sfence` | `dsb st` | full fence |
 
 use crate::sync::{Ordering, fence};
 
@@ -43,4 +53,61 @@ pub fn store_before_load_of_bell() {
 pub fn swap_before_load() {
     #[cfg(not(all(target_arch = "x86_64", not(loom))))]
     fence(Ordering::SeqCst);
+}
+
+/// One instruction that orders, and that the compiler moves no access of memory across.
+#[cfg(not(loom))]
+macro_rules! ordering_instruction {
+    ($x86:literal, $arm:literal) => {{
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: at most one instruction that waits for memory accesses and has no other effect; by default `asm!` may read and
+        // write any memory, so the compiler keeps all accesses on their side.
+        unsafe {
+            core::arch::asm!($x86, options(nostack, preserves_flags));
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        unsafe {
+            core::arch::asm!($arm, options(nostack, preserves_flags));
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        fence(Ordering::SeqCst);
+    }};
+}
+
+#[cfg(loom)]
+macro_rules! ordering_instruction {
+    ($x86:literal, $arm:literal) => {
+        fence(Ordering::SeqCst)
+    };
+}
+
+/// What was stored to memory before is seen by a device that sees anything that is stored afterwards (rdma-core:
+/// `udma_to_device_barrier`). Between a WQE and the doorbell record.
+///
+/// On x86-64 stores to ordinary memory stay in order; it does not cover non-temporal stores, whose maker has to flush them.
+#[inline(always)]
+pub fn to_device() {
+    ordering_instruction!("", "dmb oshst");
+}
+
+/// What a device has stored before the word that was loaded before this is seen by loads after it (rdma-core:
+/// `udma_from_device_barrier`). Between the owner bit of a completion and the rest of it.
+#[inline(always)]
+pub fn from_device() {
+    ordering_instruction!("lfence", "dmb oshld");
+}
+
+/// What was stored before, to memory of any kind, goes before what is stored to write-combining memory afterwards (rdma-core:
+/// `mmio_wc_start`). Between the doorbell record and the doorbell. It does what [`to_device`] does, too.
+#[inline(always)]
+pub fn wc_start() {
+    ordering_instruction!("sfence", "dsb st");
+}
+
+/// What was stored to write-combining memory leaves the processor now, and is not combined with what is stored later
+/// (rdma-core: `mmio_flush_writes`). After the doorbell.
+#[inline(always)]
+pub fn flush_writes() {
+    ordering_instruction!("sfence", "dsb st");
 }

@@ -27,9 +27,6 @@
 
 use crate::describe::StructLayout;
 
-#[macro_use]
-mod numbers;
-
 mod completion;
 mod flags;
 mod registration;
@@ -37,12 +34,12 @@ mod ring;
 mod socket;
 mod submission;
 
+pub use crate::numbers::Number;
 pub use completion::{Cqe, Cqe32, cqe};
 pub use flags::{
     accept, cancel, fsync, install, message_ring, napi_op, napi_tracking, nop, notification, poll,
     recvsend, splice, timeout, uring_cmd,
 };
-pub use numbers::Number;
 pub use registration::{
     Buf, BufReg, BufStatus, FileIndexRange, FilesUpdate, GetEventsArg, Napi, Probe, ProbeOp,
     QueryHeader, QueryOpcodes, RsrcRegister, RsrcUpdate, RsrcUpdate2, SyncCancelReg, Timespec,

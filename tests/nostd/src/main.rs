@@ -1,11 +1,12 @@
 //! Link proof: a program of its own, without std, libc, loader and allocator, that sends messages to itself.
 //!
 //! It makes a segment in static memory, registers two endpoints, opens a lane and exchanges messages until both rings
-//! have wrapped many times; then endpoints talk over shared memory and over the loopback, and hand over buffers of a pool. Its exit code says which step failed; 0 is success, 101 a panic.
+//! have wrapped many times; then endpoints talk over shared memory and over the loopback, and hand over buffers of a pool; work queues of a device are filled. Its exit code says which step failed; 0 is success, 101 a panic.
 #![no_std]
 #![no_main]
 
 mod bare;
+mod device;
 mod lent;
 mod service;
 
@@ -55,6 +56,7 @@ enum Step {
     Hub = 15,
     HubTalk = 16,
     Lent = 17,
+    Queues = 18,
 }
 
 extern "C" fn main() -> ! {
@@ -75,6 +77,7 @@ fn run() -> Result<(), Step> {
     let block = TABLES.take().ok_or(Step::Arena)?;
     let bump = Bump::new(block);
     service::over_shm(segment, &bump)?;
+    device::over(&bump).ok_or(Step::Queues)?;
     service::over_loopback(&bump)
 }
 

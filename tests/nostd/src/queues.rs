@@ -1,0 +1,115 @@
+//! Work queues of devices: every builder, with arguments and ring contents of any kind.
+
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::raw::mmio::Device;
+use spinwire_dataplane::raw::region::{LocalSge, Region};
+use spinwire_dataplane::tracker::Stale;
+use spinwire_dataplane::wqe::{
+    Access, Av, KeyUpdate, Qp, RelaxedOrdering, RoceGrh, SharedRecvQueue, UdPeer, Window, WqeFlags,
+};
+
+type Queues<'m> = Qp<'m, u64, Device>;
+
+const FLAGS: WqeFlags = WqeFlags::FENCE;
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_wqe_send(
+    qp: &Queues<'_>,
+    bytes: &[u8],
+    entry: u64,
+) -> Result<(), PostError> {
+    qp.with_sq_wqe(|wqe| wqe.send(FLAGS).inline(bytes).finish_unsignaled())?;
+    qp.with_sq_wqe(|wqe| wqe.send_imm(FLAGS, 7).inline(bytes).finish_signaled(entry))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_wqe_write(
+    qp: &Queues<'_>,
+    raddr: u64,
+    sges: &[LocalSge],
+    entry: u64,
+) -> Result<(), PostError> {
+    qp.with_sq_wqe(|wqe| wqe.write(FLAGS, raddr, 1).sges(sges).finish_unsignaled())?;
+    qp.with_sq_wqe(|wqe| wqe.read(FLAGS, raddr, 1).sges(sges).finish_signaled(entry))?;
+    let mut borrow = qp.sq_borrow()?;
+    borrow.sq_wqe()?.write_imm(FLAGS, (raddr, 1), 3).empty().finish_signaled(entry)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_wqe_atomic(
+    qp: &Queues<'_>,
+    raddr: u64,
+    sge: LocalSge,
+    operand: u64,
+) -> Result<(), PostError> {
+    let (far, pair) = ((raddr, 1), (operand, operand));
+    qp.with_sq_wqe(|wqe| {
+        wqe.atomic_cs(FLAGS, far, operand, operand).result(sge)?.finish_signaled(operand)
+    })?;
+    qp.with_sq_wqe(|wqe| {
+        wqe.masked_cs(FLAGS, far, pair, pair).result(sge)?.finish_signaled(operand)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_wqe_keys(
+    qp: &Queues<'_>,
+    key: u32,
+    window: &Window,
+    memory: &[LocalSge],
+) -> Result<(), PostError> {
+    qp.with_sq_wqe(|wqe| wqe.local_inval(FLAGS, key).finish_unsignaled())?;
+    let relaxed_ordering = Some(RelaxedOrdering { writes: true, reads: true });
+    let update = KeyUpdate { access: Some(Access::default()), relaxed_ordering };
+    qp.with_sq_wqe(|wqe| wqe.update_key(FLAGS, key, &update, memory).finish_unsignaled())?;
+    let [first, ..] = memory else { return Ok(()) };
+    qp.with_sq_wqe(|wqe| wqe.bind_window(FLAGS, window, first).finish_signaled(1))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_wqe_datagram(
+    qp: &Queues<'_>,
+    av: &Av,
+    route: &RoceGrh,
+    bytes: &[u8],
+) -> Result<(), PostError> {
+    qp.with_ud_sq_wqe(|wqe| wqe.av(av).send(FLAGS).inline(bytes).finish_signaled(1))?;
+    let peer = UdPeer { qpn: 1, qkey: 2 };
+    qp.with_ud_sq_wqe_roce(route, |wqe| wqe.to(peer).send(FLAGS).inline(bytes).finish_signaled(1))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_wqe_receive(
+    qp: &Queues<'_>,
+    region: &Region<'_>,
+    offset: u64,
+    length: u32,
+) -> Result<(), PostError> {
+    let sge = region.range(offset, length)?;
+    qp.with_rq_wqe(|wqe| wqe.sge(sge).sges(&[sge; 3]).finish(offset))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_wqe_doorbell(qp: &Queues<'_>) -> u16 {
+    qp.ring_doorbell()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_wqe_end(qp: &Queues<'_>, counter: u16) -> Result<Option<u64>, Stale> {
+    let done = qp.sq().complete(counter)?;
+    qp.sq().fail(counter)?;
+    let flushed = qp.sq().flush().and_then(|flushed| flushed.entry);
+    Ok(flushed.or(qp.sq().restart().is_ok().then_some(done.entry)))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_wqe_shared(
+    queue: &SharedRecvQueue<'_, u64, Device>,
+    sges: &[LocalSge],
+    counter: u16,
+) -> Result<u16, PostError> {
+    if let Ok(entry) = queue.complete(counter) {
+        queue.with_srq_wqe(|wqe| wqe.sges(sges).finish(entry))?;
+    }
+    Ok(queue.ring_doorbell())
+}

@@ -1,0 +1,27 @@
+//! What a device says is done: trackers against naive oracles.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test stops at the first thing that is not as expected"
+)]
+
+mod ordered;
+mod unordered;
+
+use core::mem::MaybeUninit;
+
+use proptest::test_runner::Config as ProptestConfig;
+use spinwire_dataplane::raw::place::Bump;
+
+/// A failing case is printed with its smallest input, and not kept in a file.
+fn config() -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// Lets `use_it` place tables in an arena of `bytes`.
+fn with_arena<R>(bytes: usize, use_it: impl FnOnce(&Bump<'_>) -> R) -> R {
+    let mut block = vec![MaybeUninit::uninit(); bytes];
+    use_it(&Bump::new(&mut block))
+}
