@@ -219,7 +219,7 @@ macro_rules! layout {
         pub struct $name:ident, size $size:literal, align $align:literal {
             $(
                 $(#[doc = $field_doc:literal])+
-                pub $field:ident: $ty:tt @ $offset:literal
+                pub $field:ident: $ty:tt @ $offset:literal $(by $writer:ident)?
             ),+ $(,)?
         }
     ) => {
@@ -244,7 +244,7 @@ macro_rules! layout {
                         ::core::stringify!($field),
                         ::core::mem::offset_of!($name, $field),
                         ::core::concat!($($field_doc, "\n"),+).trim_ascii(),
-                    )
+                    )$(.written_by(::core::stringify!($writer)))?
                 ),+];
                 $crate::describe::StructLayout::new(
                     ::core::stringify!($name),
@@ -253,6 +253,7 @@ macro_rules! layout {
                     ::core::concat!($($doc, "\n"),+).trim_ascii(),
                     FIELDS,
                 )
+                .at(::core::file!(), ::core::line!())
             };
         }
 
@@ -264,6 +265,7 @@ macro_rules! layout {
                 ::core::concat!("offset differs: ", ::core::stringify!($field)),
             );)+
             ::core::assert!($name::LAYOUT.is_dense(), "padding, or fields out of order");
+            ::core::assert!(!$name::LAYOUT.has_rivals(), "two writers in one cache line");
         };
 
         #[allow(unsafe_code, reason = "the proof obligations are asserted above")]

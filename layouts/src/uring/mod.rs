@@ -25,12 +25,13 @@
 //! A union in C is one field here, named after what most operations use it for; its documentation
 //! lists what others do with it.
 
-use crate::describe::StructLayout;
+use crate::describe::{Number, Room, StructLayout};
 
 #[macro_use]
 mod numbers;
 
 mod completion;
+mod counterparts;
 mod flags;
 mod registration;
 mod ring;
@@ -42,7 +43,6 @@ pub use flags::{
     accept, cancel, fsync, install, message_ring, napi_op, napi_tracking, nop, notification, poll,
     recvsend, splice, timeout, uring_cmd,
 };
-pub use numbers::Number;
 pub use registration::{
     Buf, BufReg, BufStatus, FileIndexRange, FilesUpdate, GetEventsArg, Napi, Probe, ProbeOp,
     QueryHeader, QueryOpcodes, RsrcRegister, RsrcUpdate, RsrcUpdate2, SyncCancelReg, Timespec,
@@ -54,6 +54,11 @@ pub use socket::{
     SockAddrIn6,
 };
 pub use submission::{FILE_INDEX_ALLOC, Sqe, op, sqe};
+
+/// All of this room, with what others call it.
+pub const ROOM: Room = Room::own("uring", "what the kernel shares for io_uring", LAYOUTS)
+    .with_numbers(NUMBERS)
+    .known_to(counterparts::FOREIGN);
 
 /// Every structure of this room, in a fixed order.
 pub const LAYOUTS: &[&StructLayout] = &[

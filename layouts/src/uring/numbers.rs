@@ -1,16 +1,7 @@
 //! Numbers of the kernel: opcodes and flags as constants, and as data.
 //!
-//! A list in the source is at once a module of constants, for the code, and a slice of [`Number`]s
+//! A list in the source is at once a module of constants, for the code, and a slice of [`Number`](crate::describe::Number)s
 //! with the names of the kernel's header, for whoever compares or prints them.
-
-/// One constant of the kernel's interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Number {
-    /// Its name in C.
-    pub name: &'static str,
-    /// Its value; widened without a sign.
-    pub value: u64,
-}
 
 /// Widens a number of the type that the constant has; named as the types, for the macro.
 pub(super) mod widen {
@@ -56,8 +47,8 @@ macro_rules! numbers {
             $( $(#[doc = $number_doc])+ pub const $name: $int = $value; )+
 
             /// All of them, with their names in C.
-            pub const LIST: &[$crate::uring::Number] = &[$(
-                $crate::uring::Number {
+            pub const LIST: &[$crate::describe::Number] = &[$(
+                $crate::describe::Number {
                     name: name_in_c!($prefix $name $($whole)?),
                     value: $crate::uring::numbers::widen::$int($name),
                 },
