@@ -9,9 +9,7 @@
 //! bound.
 
 use super::error::Unreadable;
-use super::model::{
-    Bits, Catalog, DEPTH_MAX, Dialect, Kind, MEMBERS_MAX, Member, Shape, Type, Wanted,
-};
+use super::model::{Bits, Catalog, DEPTH_MAX, Dialect, Kind, Member, Nest, Shape, Type, Wanted};
 
 /// Where a running kernel shows its own.
 pub const KERNEL: &str = "/sys/kernel/btf/vmlinux";
@@ -146,7 +144,10 @@ impl<'b> Types<'b> {
             STRUCT | UNION => {
                 let word = if raw.kind == STRUCT { "struct" } else { "union" };
                 let shown = format!("{word} {}", if name.is_empty() { "{..}" } else { name });
-                Shape { is_shared: super::model::is_shared_name(name), ..Shape::new(&shown, &shown, Some(size)) }
+                Shape {
+                    is_shared: super::model::is_shared_name(name),
+                    ..Shape::new(&shown, &shown, Some(size))
+                }
             }
             ENUM | ENUM64 => {
                 let shape = Shape::number("", "enum", size);
@@ -183,30 +184,30 @@ impl<'b> Types<'b> {
         None
     }
 
-    fn members(&self, of: &Raw<'b>, base: u64, prefix: &str, depth: usize, out: &mut Vec<Member>) {
+    fn members(&self, of: &Raw<'b>, nest: &Nest<'_>, out: &mut Vec<Member>) {
         for raw in of.tail.chunks_exact(12) {
             let (Some(name), Some(ty), Some(place)) =
                 (u32_at(raw, 0), u32_at(raw, 4), u32_at(raw, 8))
             else {
                 continue;
             };
-            if depth >= DEPTH_MAX || out.len() >= MEMBERS_MAX {
+            if nest.is_enough(out) {
                 return;
             }
             let (bit, bit_count) =
                 if of.has_bit_fields { (place & 0x00ff_ffff, place >> 24) } else { (place, 0) };
-            let offset = base.saturating_add(u64::from(bit / 8));
+            let offset = nest.base.saturating_add(u64::from(bit / 8));
             let name = self.text(name);
             let nameless = self.aggregate(ty).filter(|(inner, _)| self.text(inner.name).is_empty());
             if name.is_empty() {
                 if let Some((inner, _)) = self.aggregate(ty) {
-                    self.members(inner, offset, prefix, depth + 1, out);
+                    self.members(inner, &nest.inner(offset, nest.prefix), out);
                 }
                 continue;
             }
-            let start = base.saturating_mul(8).saturating_add(u64::from(bit));
+            let start = nest.base.saturating_mul(8).saturating_add(u64::from(bit));
             out.push(Member {
-                name: format!("{prefix}{name}"),
+                name: format!("{}{name}", nest.prefix),
                 offset,
                 bits: (bit_count > 0).then(|| Bits { start, count: u64::from(bit_count) }),
                 shape: self.shape(ty, 0),
@@ -215,14 +216,15 @@ impl<'b> Types<'b> {
             });
             if let Some((inner, is_array)) = nameless {
                 let dot = if is_array { "[]." } else { "." };
-                self.members(inner, offset, &format!("{prefix}{name}{dot}"), depth + 1, out);
+                let prefix = format!("{}{name}{dot}", nest.prefix);
+                self.members(inner, &nest.inner(offset, &prefix), out);
             }
         }
     }
 
     fn ty(&self, raw: &Raw<'b>, name: &str) -> Type {
         let mut members = Vec::new();
-        self.members(raw, 0, "", 0, &mut members);
+        self.members(raw, &Nest::OUTERMOST, &mut members);
         Type {
             name: name.to_owned(),
             kind: if raw.kind == STRUCT { Kind::Struct } else { Kind::Union },
@@ -279,9 +281,8 @@ pub fn read(
             }
             TYPEDEF if wanted.takes(name) => {
                 let inner = types.aggregate(raw.size_or_type);
-                let inner = inner.filter(|(inner, is_array)| {
-                    !*is_array && types.text(inner.name).is_empty()
-                });
+                let inner = inner
+                    .filter(|(inner, is_array)| !*is_array && types.text(inner.name).is_empty());
                 if let Some((inner, _)) = inner {
                     catalog.add(types.ty(inner, name));
                 }

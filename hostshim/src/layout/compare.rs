@@ -162,7 +162,8 @@ pub fn mirror(left: &Catalog, right: &Catalog, renamed: &[(String, String)]) -> 
         }
     }
     met.sort_unstable();
-    let only_right = right.types().iter().filter(|ty| met.binary_search(&ty.name.as_str()).is_err());
+    let only_right =
+        right.types().iter().filter(|ty| met.binary_search(&ty.name.as_str()).is_err());
     if left.is_whole {
         found.extend(only_right.map(|ty| lacks(ty, (left, right), false)));
     }
@@ -175,11 +176,8 @@ fn lacks(ty: &Type, (left, right): (&Catalog, &Catalog), is_left: bool) -> Diffe
     let there = format!("{} of {} bytes", ty.kind.name(), ty.size);
     let none = |side: &Catalog| format!("not in {}", side.origin);
     let site = ty.site.clone();
-    let (left, left_at, right, right_at) = if is_left {
-        (there, site, none(right), None)
-    } else {
-        (none(left), None, there, site)
-    };
+    let (left, left_at, right, right_at) =
+        if is_left { (there, site, none(right), None) } else { (none(left), None, there, site) };
     Difference { what: ty.name.clone(), aspect: Aspect::Presence, left, left_at, right, right_at }
 }
 
@@ -188,7 +186,11 @@ fn numbers(left: &Catalog, right: &Catalog) -> Vec<Difference> {
         let text = |n: Option<u64>| n.map_or_else(|| "none".to_owned(), |n| format!("{n:#x}"));
         Difference {
             what: name.clone(),
-            aspect: if left.is_some() && right.is_some() { Aspect::Value } else { Aspect::Presence },
+            aspect: if left.is_some() && right.is_some() {
+                Aspect::Value
+            } else {
+                Aspect::Presence
+            },
             left: text(left),
             left_at: None,
             right: text(right),
@@ -229,7 +231,9 @@ fn types(left: &Type, right: &Type, sources: (&Catalog, &Catalog), found: &mut V
     // Debug information tells the alignment only where the source sets it: then to say nothing is to say "as its members".
     let set_only = sources.0.is_align_explicit && sources.1.is_align_explicit;
     if left.align != right.align && (set_only || left.align.is_some() && right.align.is_some()) {
-        let text = |align: Option<u64>| align.map_or_else(|| "as its members".to_owned(), |a| a.to_string());
+        let text = |align: Option<u64>| {
+            align.map_or_else(|| "as its members".to_owned(), |a| a.to_string())
+        };
         pair.differ(Aspect::Align, text(left.align), text(right.align));
     }
     found.append(&mut pair.found);
@@ -308,7 +312,9 @@ impl Naming {
         }
         let mut names = vec![ours::qualified(room, layout), layout.name.to_owned()];
         let snake = snake_case(layout.name);
-        names.extend(self.prefix.iter().flat_map(|p| [format!("{p}{snake}"), format!("{p}{}", layout.name)]));
+        names.extend(
+            self.prefix.iter().flat_map(|p| [format!("{p}{snake}"), format!("{p}{}", layout.name)]),
+        );
         names.push(snake);
         names
     }
@@ -353,7 +359,12 @@ fn opinion(found: Vec<Difference>) -> Opinion {
     if found.is_empty() { Opinion::Same } else { Opinion::Differs(found) }
 }
 
-fn whole(ours: &Type, theirs: &Type, counterpart: Option<&Counterpart>, dialect: Dialect) -> Opinion {
+fn whole(
+    ours: &Type,
+    theirs: &Type,
+    counterpart: Option<&Counterpart>,
+    dialect: Dialect,
+) -> Opinion {
     let mut pair = Pair {
         what: ours.name.clone(),
         dialects: (Dialect::Ours, dialect),

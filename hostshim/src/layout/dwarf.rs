@@ -18,7 +18,7 @@ use gimli::constants as dw;
 use super::elf::damaged;
 use super::error::Unreadable;
 use super::model::{
-    Bits, Catalog, DEPTH_MAX, Dialect, Kind, MEMBERS_MAX, Member, Order, Shape, Type, Wanted,
+    Bits, Catalog, DEPTH_MAX, Dialect, Kind, Member, Nest, Order, Shape, Type, Wanted,
     is_shared_name,
 };
 use super::units::{Entry, Place, Units};
@@ -49,7 +49,7 @@ pub(super) fn read(
 ) -> Result<Catalog, Unreadable> {
     let out = Catalog::new(origin, Dialect::C);
     let mut reader = Reader { units, wanted, shapes: HashMap::new(), out };
-    reader.out.is_align_explicit = true;
+    reader.out.is_align_explicit = units.say_alignments();
     for unit in 0..units.count() {
         reader.unit(unit).map_err(|e| damaged(origin, &e.to_string()))?;
     }
@@ -130,7 +130,7 @@ impl<'b> Reader<'_, 'b> {
 
     fn ty(&mut self, place: Place, entry: &Entry<'b>, name: String) -> Type {
         let mut members = Vec::new();
-        self.members(place, 0, "", &mut members, 0);
+        self.members(place, &Nest::OUTERMOST, &mut members);
         Type {
             name,
             kind: match entry.tag() {
@@ -141,7 +141,8 @@ impl<'b> Reader<'_, 'b> {
             align: entry.unsigned(dw::DW_AT_alignment),
             members,
             site: self.units.site(place.unit, entry),
-            is_tagged: !self.units.has_scopes(place.unit) && self.units.name(place.unit, entry).is_some(),
+            is_tagged: !self.units.has_scopes(place.unit)
+                && self.units.name(place.unit, entry).is_some(),
         }
     }
 
@@ -161,17 +162,10 @@ impl<'b> Reader<'_, 'b> {
         None
     }
 
-    fn members(
-        &mut self,
-        of: Place,
-        base: u64,
-        prefix: &str,
-        out: &mut Vec<Member>,
-        depth: usize,
-    ) {
+    fn members(&mut self, of: Place, nest: &Nest<'_>, out: &mut Vec<Member>) {
         let units = self.units;
         for child in units.children(of) {
-            if depth >= DEPTH_MAX || out.len() >= MEMBERS_MAX {
+            if nest.is_enough(out) {
                 return;
             }
             let is_base = child.tag() == dw::DW_TAG_inheritance;
@@ -183,7 +177,7 @@ impl<'b> Reader<'_, 'b> {
             let ty = units.type_of(of.unit, &child);
             let shape = ty.map_or_else(Shape::unknown, |ty| self.shape(ty, 0));
             let bits = units.bits(of.unit, &child, &shape);
-            let offset = base.saturating_add(match bits {
+            let offset = nest.base.saturating_add(match bits {
                 Some(bits) => bits.start / 8,
                 None => units.member_offset(of.unit, &child),
             });
@@ -194,16 +188,16 @@ impl<'b> Reader<'_, 'b> {
                 None => {
                     // C reaches the members of a nameless member directly.
                     if let Some((inner, _is_array)) = inner {
-                        self.members(inner, offset, prefix, out, depth + 1);
+                        self.members(inner, &nest.inner(offset, nest.prefix), out);
                     }
                     continue;
                 }
             };
             out.push(Member {
-                name: format!("{prefix}{name}"),
+                name: format!("{}{name}", nest.prefix),
                 offset,
                 bits: bits.map(|bits| Bits {
-                    start: bits.start.saturating_add(base.saturating_mul(8)),
+                    start: bits.start.saturating_add(nest.base.saturating_mul(8)),
                     ..bits
                 }),
                 shape,
@@ -215,7 +209,8 @@ impl<'b> Reader<'_, 'b> {
             });
             if let Some((inner, is_array)) = nameless {
                 let dot = if is_array { "[]." } else { "." };
-                self.members(inner, offset, &format!("{prefix}{name}{dot}"), out, depth + 1);
+                let prefix = format!("{}{name}{dot}", nest.prefix);
+                self.members(inner, &nest.inner(offset, &prefix), out);
             }
         }
     }

@@ -12,9 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gimli::{Dwarf, EndianSlice, RunTimeEndian, SectionId};
-use object::{
-    File, Object, ObjectSection, ObjectSymbol, RelocationKind, RelocationTarget,
-};
+use object::{File, Object, ObjectSection, ObjectSymbol, RelocationKind, RelocationTarget};
 
 use super::error::Unreadable;
 
@@ -45,9 +43,9 @@ impl<'b> Elf<'b> {
     /// Whether it says anything about types in DWARF.
     pub(super) fn has_dwarf(&self) -> bool {
         let filled = |name| {
-            self.file.section_by_name(name).is_some_and(|section| {
-                section.size() > 0 && section.file_range().is_some()
-            })
+            self.file
+                .section_by_name(name)
+                .is_some_and(|section| section.size() > 0 && section.file_range().is_some())
         };
         filled(".debug_info") || filled(".debug_types") || filled(".zdebug_info")
     }
@@ -88,7 +86,8 @@ impl<'b> Elf<'b> {
         let len = u64::try_from(compressed.data.len()).unwrap_or(u64::MAX);
         let most = len.saturating_mul(INFLATED_PER_BYTE_MAX);
         if compressed.uncompressed_size > most.max(len) {
-            let why = format!("{name} says that it inflates to {} bytes", compressed.uncompressed_size);
+            let why =
+                format!("{name} says that it inflates to {} bytes", compressed.uncompressed_size);
             return Err(damaged(&self.origin, &why));
         }
         let mut data = compressed.decompress().map_err(fault)?;
@@ -127,7 +126,9 @@ impl<'b> Elf<'b> {
             }
             let low = value.to_le_bytes();
             let len = place.len();
-            for (to, from) in place.iter_mut().zip(ordered(low.get(..len).unwrap_or(&low), is_little)) {
+            for (to, from) in
+                place.iter_mut().zip(ordered(low.get(..len).unwrap_or(&low), is_little))
+            {
                 *to = from;
             }
         }
@@ -185,14 +186,14 @@ pub(super) struct Sections<'b> {
 
 impl Sections<'_> {
     /// The sections as a reader takes them.
-    pub(super) fn dwarf(&self) -> Dwarf<Slice<'_>> {
-        self.loaded.borrow(|section| EndianSlice::new(section, self.endian))
+    pub(super) fn dwarf(&self) -> Box<Dwarf<Slice<'_>>> {
+        Box::new(self.loaded.borrow(|section| EndianSlice::new(section, self.endian)))
     }
 
     /// The same, with those of the file that it shares a part with.
-    pub(super) fn dwarf_with<'s>(&'s self, shared: &'s Self) -> Dwarf<Slice<'s>> {
+    pub(super) fn dwarf_with<'s>(&'s self, shared: &'s Self) -> Box<Dwarf<Slice<'s>>> {
         let borrow = |section: &'s Cow<'_, [u8]>| EndianSlice::new(section, self.endian);
-        self.loaded.borrow_with_sup(Some(&shared.loaded), borrow)
+        Box::new(self.loaded.borrow_with_sup(Some(&shared.loaded), borrow))
     }
 }
 

@@ -20,13 +20,71 @@ pub(super) const PREFIX: &str = "sw_";
 
 /// Words that no member of C or C++ can have as a name.
 const KEYWORDS: &[&str] = &[
-    "alignas", "and", "asm", "auto", "bool", "break", "case", "catch", "char", "class", "concept",
-    "const", "continue", "default", "delete", "do", "double", "else", "enum", "explicit", "export",
-    "extern", "false", "float", "for", "friend", "goto", "if", "inline", "int", "long", "mutable",
-    "namespace", "new", "not", "operator", "or", "private", "protected", "public", "register",
-    "requires", "restrict", "return", "short", "signed", "sizeof", "static", "struct", "switch",
-    "template", "this", "throw", "true", "try", "typedef", "typename", "union", "unsigned", "using",
-    "virtual", "void", "volatile", "while", "xor",
+    "alignas",
+    "and",
+    "asm",
+    "auto",
+    "bool",
+    "break",
+    "case",
+    "catch",
+    "char",
+    "class",
+    "concept",
+    "const",
+    "continue",
+    "default",
+    "delete",
+    "do",
+    "double",
+    "else",
+    "enum",
+    "explicit",
+    "export",
+    "extern",
+    "false",
+    "float",
+    "for",
+    "friend",
+    "goto",
+    "if",
+    "inline",
+    "int",
+    "long",
+    "mutable",
+    "namespace",
+    "new",
+    "not",
+    "operator",
+    "or",
+    "private",
+    "protected",
+    "public",
+    "register",
+    "requires",
+    "restrict",
+    "return",
+    "short",
+    "signed",
+    "sizeof",
+    "static",
+    "struct",
+    "switch",
+    "template",
+    "this",
+    "throw",
+    "true",
+    "try",
+    "typedef",
+    "typename",
+    "union",
+    "unsigned",
+    "using",
+    "virtual",
+    "void",
+    "volatile",
+    "while",
+    "xor",
 ];
 
 const C_HEAD: &str = "\
@@ -78,7 +136,8 @@ struct Style<'a> {
 pub fn header(rooms: &[Room], language: Language, prefix: &str) -> String {
     let style = Style { language, prefix };
     let guard = "SPINWIRE_LAYOUTS_H";
-    let mut text = format!("/* Written by `spinwire layout header`. */\n#ifndef {guard}\n#define {guard}\n\n");
+    let mut text =
+        format!("/* Written by `spinwire layout header`. */\n#ifndef {guard}\n#define {guard}\n\n");
     text.push_str(match language {
         Language::C => C_HEAD,
         Language::Cxx => CXX_HEAD,
@@ -86,13 +145,20 @@ pub fn header(rooms: &[Room], language: Language, prefix: &str) -> String {
     for number in rooms.iter().flat_map(|room| room.numbers.iter().copied().flatten()) {
         // Writing to a String does not fail.
         let _written = match language {
-            Language::C => writeln!(text, "\n#define {} UINT64_C({:#x})", number.name, number.value),
+            Language::C => {
+                writeln!(text, "\n#define {} UINT64_C({:#x})", number.name, number.value)
+            }
             Language::Cxx => {
-                writeln!(text, "\ninline constexpr std::uint64_t {} = {:#x};", number.name, number.value)
+                writeln!(
+                    text,
+                    "\ninline constexpr std::uint64_t {} = {:#x};",
+                    number.name, number.value
+                )
             }
         };
     }
-    let all: Vec<&StructLayout> = rooms.iter().flat_map(|room| room.layouts.iter().copied()).collect();
+    let all: Vec<&StructLayout> =
+        rooms.iter().flat_map(|room| room.layouts.iter().copied()).collect();
     let mut written = BTreeSet::new();
     // What is a part of others comes before them.
     for _round in 0..=all.len() {

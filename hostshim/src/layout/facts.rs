@@ -10,11 +10,12 @@
 use std::collections::BTreeMap;
 
 use spinwire_layouts::describe::LINE_BYTES;
+use spinwire_layouts::word;
 
 use super::model::{Kind, Member, Type};
 
 /// Bytes of a cache line.
-const LINE: u64 = LINE_BYTES as u64;
+const LINE: u64 = word::from_usize(LINE_BYTES);
 
 /// A run of bits that no member has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,7 +94,8 @@ pub fn straddles(member: &Member) -> bool {
 #[must_use]
 pub fn disturbances(ty: &Type) -> Vec<String> {
     let mut by_line: BTreeMap<u64, Vec<&Member>> = BTreeMap::new();
-    let outer = ty.members.iter().filter(|m| !m.is_inner() && m.bytes().is_some_and(|b| !b.is_empty()));
+    let outer =
+        ty.members.iter().filter(|m| !m.is_inner() && m.bytes().is_some_and(|b| !b.is_empty()));
     for member in outer {
         let (first, last) = lines(member);
         // A long array need not be gone through line by line: its ends are where others are.
@@ -109,7 +111,7 @@ pub fn disturbances(ty: &Type) -> Vec<String> {
         found.extend(by_line.iter().filter_map(|(line, members)| on_line(*line, members)));
     }
     let is_moved = |m: &Member| m.writer.is_some() || m.shape.is_shared;
-    if ty.members.iter().any(is_moved) && ty.size % LINE != 0 {
+    if ty.members.iter().any(is_moved) && !ty.size.is_multiple_of(LINE) {
         found.push(format!(
             "{} bytes are no whole number of lines: in an array, neighbours share some",
             ty.size
@@ -176,7 +178,8 @@ mod tests {
 
     #[test]
     fn holes_are_what_nobody_covers() {
-        let it = ty(32, vec![member("a", 0, 1, None), member("b", 8, 8, None), member("u", 8, 4, None)]);
+        let it =
+            ty(32, vec![member("a", 0, 1, None), member("b", 8, 8, None), member("u", 8, 4, None)]);
         let texts: Vec<String> = holes(&it).iter().map(Hole::text).collect();
         assert_eq!(texts, ["7 bytes at 1", "16 bytes at 16"]);
         assert!(holes(&it)[1].is_tail && !holes(&it)[0].is_tail);

@@ -46,7 +46,9 @@ pub struct Compiler {
 impl Compiler {
     fn language(&self, headers: &[String]) -> Language {
         let is_cxx = |name: &String| {
-            [".hpp", ".hh", ".hxx"].iter().any(|ending| name.trim_end_matches('>').ends_with(ending))
+            [".hpp", ".hh", ".hxx"]
+                .iter()
+                .any(|ending| name.trim_end_matches('>').ends_with(ending))
         };
         let told = if headers.iter().any(is_cxx) { Language::Cxx } else { Language::C };
         self.language.unwrap_or(told)
@@ -90,7 +92,8 @@ pub fn read(
     };
     // Writing to a String does not fail.
     for (at, name) in macros.iter().enumerate() {
-        let _written = writeln!(text, "#ifdef {name}\nenum {{ spinwire_number_{at} = ({name}) }};\n#endif");
+        let _written =
+            writeln!(text, "#ifdef {name}\nenum {{ spinwire_number_{at} = ({name}) }};\n#endif");
     }
     let seen = wanting(wanted, "spinwire_number_", macros.len());
     let mut catalog = probe.compile(&text, &seen)?;
@@ -141,7 +144,11 @@ fn include(header: &str) -> Result<String, Unreadable> {
     let name = bare.unwrap_or(header);
     if name.is_empty() || !name.chars().all(is_safe) {
         let why = "no name of a header";
-        return Err(Unreadable::new(header, why, "name a file, or <a/header.h> that the compiler finds"));
+        return Err(Unreadable::new(
+            header,
+            why,
+            "name a file, or <a/header.h> that the compiler finds",
+        ));
     }
     let file = Path::new(name);
     if bare.is_none() && file.is_file() {
@@ -189,7 +196,11 @@ impl Probe<'_> {
             .output();
         let ran = ran.map_err(|e| {
             let why = format!("the compiler '{command}' cannot be run: {e}");
-            Unreadable::new(self.origin, why, "apt-get install gcc (or g++), or name another with --cc")
+            Unreadable::new(
+                self.origin,
+                why,
+                "apt-get install gcc (or g++), or name another with --cc",
+            )
         })?;
         if !ran.status.success() {
             return Err(self.refused(&command, &String::from_utf8_lossy(&ran.stderr)));
@@ -198,7 +209,8 @@ impl Probe<'_> {
     }
 
     fn refused(&self, command: &str, said: &str) -> Unreadable {
-        let errors: Vec<&str> = said.lines().filter(|line| line.contains("error")).take(3).collect();
+        let errors: Vec<&str> =
+            said.lines().filter(|line| line.contains("error")).take(3).collect();
         let why = format!("{command} does not take it: {}", errors.join("; "));
         let remedy = if said.contains("No such file") {
             "name the folder with -I, or install the package that has the header"

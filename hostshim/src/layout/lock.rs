@@ -30,7 +30,8 @@ pub fn write(catalog: &Catalog) -> String {
     // Writing to a String does not fail.
     for ty in catalog.types() {
         let align = ty.align.unwrap_or(0);
-        let _written = writeln!(text, "\n{} {} size {} align {align}", ty.kind.name(), ty.name, ty.size);
+        let _written =
+            writeln!(text, "\n{} {} size {} align {align}", ty.kind.name(), ty.name, ty.size);
         for member in &ty.members {
             let (size, order) = (member.shape.size.unwrap_or(0), member.shape.order.name());
             let (name, shown) = (&member.name, &member.shape.shown);
@@ -72,7 +73,8 @@ pub fn read(path: &str, text: &str) -> Result<Catalog, Unreadable> {
         };
         if understood.is_none() {
             let why = format!("line {number} is not understood: '{}'", shortened(line));
-            let remedy = "take the file of the repository, or write it anew: spinwire layout lock --write";
+            let remedy =
+                "take the file of the repository, or write it anew: spinwire layout lock --write";
             return Err(Unreadable::new(path, why, remedy));
         }
     }

@@ -165,7 +165,8 @@ impl Shape {
 /// Is this one of the names by which C, C++ and Rust call what several change at a time?
 pub(super) fn is_shared_name(name: &str) -> bool {
     let last = name.split('<').next().unwrap_or(name).rsplit("::").next().unwrap_or(name);
-    let known = ["atomic_t", "atomic64_t", "atomic_long_t", "spinlock_t", "raw_spinlock_t", "atomic"];
+    let known =
+        ["atomic_t", "atomic64_t", "atomic_long_t", "spinlock_t", "raw_spinlock_t", "atomic"];
     known.contains(&last) || last.starts_with("Atomic") || last.starts_with("atomic_")
 }
 
@@ -305,7 +306,9 @@ impl Catalog {
                     site.as_ref().map_or_else(|| "somewhere".to_owned(), ToString::to_string)
                 };
                 let (name, one, other) = (&ty.name, at(&first.site), at(&ty.site));
-                let remark = format!("{name} is defined twice, differently: {one}, and {other}; the first is used");
+                let remark = format!(
+                    "{name} is defined twice, differently: {one}, and {other}; the first is used"
+                );
                 if self.remarks.len() < 20 {
                     self.remarks.push(remark);
                 }
@@ -348,6 +351,30 @@ impl Catalog {
             let bit = self.numbers.get(&format!("{name}_BIT"))?;
             1_u64.checked_shl(u32::try_from(*bit).ok()?)
         })
+    }
+}
+
+/// Where a walk through nested types is.
+pub(super) struct Nest<'a> {
+    /// Bytes from the start of the outermost type.
+    pub(super) base: u64,
+    /// What stands before the names of members.
+    pub(super) prefix: &'a str,
+    pub(super) depth: usize,
+}
+
+impl<'a> Nest<'a> {
+    /// At the outermost type.
+    pub(super) const OUTERMOST: Self = Self { base: 0, prefix: "", depth: 0 };
+
+    /// In a member that begins at `base`.
+    pub(super) const fn inner(&self, base: u64, prefix: &'a str) -> Self {
+        Self { base, prefix, depth: self.depth.saturating_add(1) }
+    }
+
+    /// Whether to go no deeper.
+    pub(super) const fn is_enough(&self, found: &[Member]) -> bool {
+        self.depth >= DEPTH_MAX || found.len() >= MEMBERS_MAX
     }
 }
 

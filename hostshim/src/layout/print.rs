@@ -127,9 +127,9 @@ pub fn of_type(ty: &Type) -> Value {
             "at": site(member.site.as_ref()),
         })
     };
-    let holes = facts::holes(ty).into_iter().map(|hole| {
-        json!({ "start_bit": hole.start_bit, "bits": hole.bits, "tail": hole.is_tail })
-    });
+    let holes = facts::holes(ty).into_iter().map(
+        |hole| json!({ "start_bit": hole.start_bit, "bits": hole.bits, "tail": hole.is_tail }),
+    );
     json!({
         "name": ty.name,
         "kind": ty.kind.name(),

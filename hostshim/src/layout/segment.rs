@@ -23,7 +23,11 @@ pub(super) fn read(name: &str) -> Result<Catalog, Unreadable> {
         Unreadable::new(&origin, e.to_string(), "see what segments there are: spinwire ps")
     })?;
     let header = copy_header(mapping.lines()).map_err(|e| {
-        Unreadable::new(&origin, e.to_string(), "wait until it is finished, or remove it: spinwire rm")
+        Unreadable::new(
+            &origin,
+            e.to_string(),
+            "wait until it is finished, or remove it: spinwire rm",
+        )
     })?;
     Ok(of(&origin, &header))
 }
@@ -60,8 +64,18 @@ fn of(origin: &str, header: &SegmentHeader) -> Catalog {
 /// Sizes of the entries of tables that lie without a gap.
 fn strides(header: &SegmentHeader) -> Vec<Type> {
     let tables = [
-        ("shm::ProcessEntry", header.process_table_offset, header.endpoint_table_offset, header.process_count),
-        ("shm::EndpointEntry", header.endpoint_table_offset, header.lane_table_offset, header.endpoint_count),
+        (
+            "shm::ProcessEntry",
+            header.process_table_offset,
+            header.endpoint_table_offset,
+            header.process_count,
+        ),
+        (
+            "shm::EndpointEntry",
+            header.endpoint_table_offset,
+            header.lane_table_offset,
+            header.endpoint_count,
+        ),
         ("shm::LaneHeader", header.lane_table_offset, header.lane_ring_offset, header.lane_count),
     ];
     let stride = |(name, from, to, count): (&str, u64, u64, u32)| {

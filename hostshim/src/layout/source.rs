@@ -14,9 +14,10 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use gimli::Dwarf;
 use spinwire_layouts::describe::Room;
 
-use super::elf::{Elf, bytes_of, damaged};
+use super::elf::{Elf, Slice, bytes_of, damaged};
 use super::error::Unreadable;
 use super::header::Compiler;
 use super::model::{Catalog, Wanted};
@@ -196,6 +197,16 @@ pub(super) fn elf(path: &Path, origin: &str, wanted: &Wanted) -> Result<Catalog,
     Err(error)
 }
 
+/// What the units of one file say.
+fn in_units(
+    origin: &str,
+    dwarf: &Dwarf<Slice<'_>>,
+    wanted: &Wanted,
+) -> Result<Catalog, Unreadable> {
+    let units = Units::of(dwarf).map_err(|e| damaged(origin, &e.to_string()))?;
+    dwarf::read(origin, &units, wanted)
+}
+
 fn with_dwarf(
     elf: &Elf<'_>,
     path: &Path,
@@ -203,14 +214,12 @@ fn with_dwarf(
     wanted: &Wanted,
 ) -> Result<Catalog, Unreadable> {
     let sections = elf.sections()?;
-    let fault = |e: gimli::Error| damaged(origin, &e.to_string());
     let mut remark = None;
     match elf.shared_part(path) {
         Some((Some(shared), _name)) => {
             let bytes = bytes_of(&shared)?;
             let shared = Elf::parse(&shared.display().to_string(), &bytes)?.sections()?;
-            let dwarf = sections.dwarf_with(&shared);
-            return dwarf::read(origin, &Units::of(&dwarf).map_err(fault)?, wanted);
+            return in_units(origin, &sections.dwarf_with(&shared), wanted);
         }
         Some((None, name)) => {
             remark = Some(format!(
@@ -220,8 +229,7 @@ fn with_dwarf(
         }
         None => {}
     }
-    let dwarf = sections.dwarf();
-    let mut catalog = dwarf::read(origin, &Units::of(&dwarf).map_err(fault)?, wanted)?;
+    let mut catalog = in_units(origin, &sections.dwarf(), wanted)?;
     catalog.remarks.extend(remark);
     Ok(catalog)
 }
@@ -235,10 +243,7 @@ pub fn elf_bytes(origin: &str, bytes: &[u8], wanted: &Wanted) -> Result<Catalog,
     if !elf.has_dwarf() {
         return Err(no_types(origin));
     }
-    let sections = elf.sections()?;
-    let dwarf = sections.dwarf();
-    let units = Units::of(&dwarf).map_err(|e| damaged(origin, &e.to_string()))?;
-    dwarf::read(origin, &units, wanted)
+    in_units(origin, &elf.sections()?.dwarf(), wanted)
 }
 
 #[cfg(test)]
@@ -247,7 +252,8 @@ mod tests {
 
     #[test]
     fn sources_are_told_by_their_names() {
-        let header = |names: &[&str]| Source::Header(names.iter().map(|n| (*n).to_owned()).collect());
+        let header =
+            |names: &[&str]| Source::Header(names.iter().map(|n| (*n).to_owned()).collect());
         for (text, source) in [
             ("ours", Source::Ours),
             ("btf", Source::Btf(PathBuf::from(btf::KERNEL))),

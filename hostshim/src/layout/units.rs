@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 
 use gimli::constants as dw;
-use gimli::{AttributeValue, DebugInfoOffset, Dwarf, Operation, Unit, UnitOffset, UnitRef, UnitType};
+use gimli::{
+    AttributeValue, DebugInfoOffset, Dwarf, Operation, Unit, UnitOffset, UnitRef, UnitType,
+};
 
 use super::elf::Slice;
 use super::model::{Bits, Shape, Site};
@@ -46,13 +48,8 @@ pub(super) struct Units<'b> {
 impl<'b> Units<'b> {
     /// Finds all units of `dwarf`.
     pub(super) fn of(dwarf: &'b Dwarf<Slice<'b>>) -> gimli::Result<Self> {
-        let mut units = Self {
-            dwarf,
-            all: Vec::new(),
-            own: 0,
-            shared: 0,
-            by_signature: HashMap::new(),
-        };
+        let mut units =
+            Self { dwarf, all: Vec::new(), own: 0, shared: 0, by_signature: HashMap::new() };
         units.take_all(dwarf, false)?;
         units.own = units.all.len();
         if let Some(shared) = dwarf.sup() {
@@ -107,6 +104,11 @@ impl<'b> Units<'b> {
 
     pub(super) const fn count(&self) -> usize {
         self.all.len()
+    }
+
+    /// Whether an alignment that the source sets is always said: since DWARF 5.
+    pub(super) fn say_alignments(&self) -> bool {
+        self.all.iter().all(|found| found.unit.header.version() >= 5)
     }
 
     /// Whether names of types are part of the names of types in them.
@@ -174,7 +176,9 @@ impl<'b> Units<'b> {
                 self.find(offset, if is_shared { self.own..self.shared } else { 0..self.own })
             }
             AttributeValue::DebugInfoRefSup(offset) => self.find(offset, self.own..self.shared),
-            AttributeValue::DebugTypesRef(signature) => self.by_signature.get(&signature.0).copied(),
+            AttributeValue::DebugTypesRef(signature) => {
+                self.by_signature.get(&signature.0).copied()
+            }
             _ => None,
         }
     }

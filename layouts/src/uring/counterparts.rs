@@ -46,7 +46,9 @@ const NAMES: &[Counterpart] = &[
         .reserved(&["pad"]),
     Counterpart::new("IoVec", "struct iovec"),
     // The kernel has one for itself and one for programs.
-    Counterpart::new("MsgHdr", "struct msghdr").in_kernel("struct user_msghdr"),
+    Counterpart::new("MsgHdr", "struct msghdr")
+        .in_kernel("struct user_msghdr")
+        .ours_only(&["pad1", "pad2"]),
     Counterpart::new("RecvMsgOut", "struct io_uring_recvmsg_out"),
     Counterpart::new("SockAddrIn", "struct sockaddr_in"),
     Counterpart::new("SockAddrIn6", "struct sockaddr_in6"),

@@ -106,6 +106,9 @@ pub(super) fn run(args: &Check, book: &Book<'_>) -> Result<Outcome, Unreadable> 
             }
             for room in &rooms {
                 trial.hear(room, &catalog, &naming, &args.select);
+                if source == Source::Btf(btf::KERNEL.into()) {
+                    trial.ask_the_kernel(room, &args.select);
+                }
             }
             trial.remarks.extend(catalog.remarks);
         }
@@ -133,7 +136,8 @@ impl Trial {
     fn enter(&mut self, room: &Room, select: &Select) {
         for layout in room.layouts {
             let name = ours::qualified(room, layout);
-            if !select.takes(&crate::layout::model::Type { name: name.clone(), ..ours::of(layout) }) {
+            if !select.takes(&crate::layout::model::Type { name: name.clone(), ..ours::of(layout) })
+            {
                 continue;
             }
             for field in layout.fields {
@@ -190,9 +194,7 @@ impl Trial {
                     Err(e) => self.not_checked.push(e),
                 }
             }
-            if room.name == uring::ROOM.name && select.only.is_empty() {
-                self.ask_the_kernel(room);
-            }
+            self.ask_the_kernel(room, select);
         }
         Ok(())
     }
@@ -209,7 +211,10 @@ impl Trial {
     }
 
     /// The masks of flags that a kernel since Linux 6.18 knows.
-    fn ask_the_kernel(&mut self, room: &Room) {
+    fn ask_the_kernel(&mut self, room: &Room, select: &Select) {
+        if room.name != uring::ROOM.name || !select.only.is_empty() {
+            return;
+        }
         let Ok(answer) = crate::uring::query() else {
             return; // Older kernels cannot be asked.
         };
@@ -225,10 +230,7 @@ impl Trial {
             catalog.numbers.extend(known.map(|number| (number.name.to_owned(), number.value)));
         }
         let numbers_only = Room { layouts: &[], ..*room };
-        self.hear(&numbers_only, &catalog, &Naming::default(), &Select {
-            only: Vec::new(),
-            renamed: Vec::new(),
-        });
+        self.hear(&numbers_only, &catalog, &Naming::default(), select);
     }
 
     /// Hears what a witness has to say of a room.
@@ -267,7 +269,13 @@ impl Trial {
     }
 
     /// A witness that speaks as we do: whatever it says of a type has to be the same.
-    fn hear_mirror(&mut self, room: &Room, witness: &Catalog, select: &Select, heard: &mut Witness) {
+    fn hear_mirror(
+        &mut self,
+        room: &Room,
+        witness: &Catalog,
+        select: &Select,
+        heard: &mut Witness,
+    ) {
         let mut ours = ours::catalog(&[*room]);
         ours.numbers.clear();
         ours.is_whole = false;
@@ -318,7 +326,8 @@ impl Trial {
             Opinion::Differs(found) => {
                 standing.is_gainsaid = true;
                 heard.gainsaid += 1;
-                let named = found.into_iter().map(|found| Difference { what: key.to_owned(), ..found });
+                let named =
+                    found.into_iter().map(|found| Difference { what: key.to_owned(), ..found });
                 self.differences.extend(named.map(|found| (heard.origin.clone(), found)));
             }
             Opinion::Silent => heard.silent += 1,
@@ -356,9 +365,7 @@ impl Trial {
     }
 
     fn as_json(&self, is_same: bool, confirmed: usize, unknown: &[&str]) -> String {
-        let witness = |w: &Witness| {
-            json!({ "source": w.origin, "confirmed": w.confirmed, "gainsaid": w.gainsaid, "unknown": w.silent })
-        };
+        let witness = |w: &Witness| json!({ "source": w.origin, "confirmed": w.confirmed, "gainsaid": w.gainsaid, "unknown": w.silent });
         let difference = |(origin, found): &(String, Difference)| {
             let mut value = print::of_differences(core::slice::from_ref(found));
             let mut value = value.get_mut(0).map(serde_json::Value::take).unwrap_or_default();
@@ -410,7 +417,11 @@ impl Trial {
         }
         let gainsaid = self.properties.values().filter(|standing| standing.is_gainsaid).count();
         let _written = match gainsaid {
-            0 => writeln!(text, "{confirmed} of {} properties are confirmed, none is gainsaid.", self.properties.len()),
+            0 => writeln!(
+                text,
+                "{confirmed} of {} properties are confirmed, none is gainsaid.",
+                self.properties.len()
+            ),
             _ => writeln!(text, "{gainsaid} of {} properties differ.", self.properties.len()),
         };
         text

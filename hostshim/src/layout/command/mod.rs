@@ -246,7 +246,11 @@ impl Select {
         let missing = self.only.iter().find(|name| !has(name))?;
         let origins: Vec<&str> = catalogs.iter().map(|catalog| catalog.origin.as_str()).collect();
         let remedy = "see what there is: spinwire layout dump SOURCE; a name that several types end with wants its namespace";
-        Some(Unreadable::new(missing, format!("no type of that name in {}", origins.join(", ")), remedy))
+        Some(Unreadable::new(
+            missing,
+            format!("no type of that name in {}", origins.join(", ")),
+            remedy,
+        ))
     }
 }
 
@@ -287,7 +291,9 @@ fn dump(args: &Dump, book: &Book<'_>) -> Result<Outcome, Unreadable> {
         print::json_text(&print::of_catalog(&catalog, &types))
     } else {
         let mut tables: Vec<String> = types.iter().map(|ty| print::table(ty)).collect();
-        tables.extend(catalog.remarks.iter().map(|remark| format!("note: {}\n", print::plain(remark))));
+        tables.extend(
+            catalog.remarks.iter().map(|remark| format!("note: {}\n", print::plain(remark))),
+        );
         tables.join("\n")
     };
     Ok(Outcome { text, is_same: true })
