@@ -201,6 +201,21 @@ impl<T: Field, const N: usize> Field for [T; N] {
 /// }
 /// ```
 ///
+/// Who alone writes a field while others read may be said; two such writers in one cache line do not
+/// compile, since each write of the one takes the line from the other:
+///
+/// ```compile_fail
+/// spinwire_layouts::layout! {
+///     /// Both ends of a queue in one line.
+///     pub struct Ends, size 16, align 8 {
+///         /// Written by who puts in.
+///         pub tail: u64 @ 0 by producer,
+///         /// Written by who takes out.
+///         pub head: u64 @ 8 by consumer,
+///     }
+/// }
+/// ```
+///
 /// Nor does a field for which some bytes are no value:
 ///
 /// ```compile_fail
