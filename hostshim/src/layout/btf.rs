@@ -9,7 +9,9 @@
 //! bound.
 
 use super::error::Unreadable;
-use super::model::{Bits, Catalog, DEPTH_MAX, Dialect, Kind, Member, Nest, Shape, Type, Wanted};
+use super::model::{
+    Bits, Catalog, DEPTH_MAX, Dialect, Kind, Member, Nest, Shape, Steps, Type, Wanted,
+};
 
 /// Where a running kernel shows its own.
 pub const KERNEL: &str = "/sys/kernel/btf/vmlinux";
@@ -47,6 +49,7 @@ struct Raw<'b> {
 struct Types<'b> {
     all: Vec<Raw<'b>>,
     strings: Vec<&'b [u8]>,
+    steps: Steps,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -191,7 +194,7 @@ impl<'b> Types<'b> {
             else {
                 continue;
             };
-            if nest.is_enough(out) {
+            if nest.is_enough(out) || !self.steps.take() {
                 return;
             }
             let (bit, bit_count) =
@@ -267,8 +270,9 @@ pub fn read(
     if bytes.get(..2) != Some(&MAGIC) {
         return Err(damaged("no BTF: it does not begin with 0xeb9f"));
     }
-    let mut types = Types { all: Vec::new(), strings: Vec::new() };
     let parts = base.into_iter().chain([bytes]);
+    let steps = Steps::for_bytes(parts.clone().map(<[u8]>::len).sum());
+    let mut types = Types { all: Vec::new(), strings: Vec::new(), steps };
     for part in parts {
         types.append(part).ok_or_else(|| damaged("damaged BTF: a length or a kind is wrong"))?;
     }
@@ -290,6 +294,9 @@ pub fn read(
             ENUM | ENUM64 => types.enumerators(raw, wanted, &mut catalog),
             _ => {}
         }
+    }
+    if types.steps.is_spent() {
+        return Err(damaged("damaged BTF: types that contain themselves"));
     }
     Ok(catalog)
 }

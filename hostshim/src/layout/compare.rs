@@ -134,7 +134,8 @@ impl Pair<'_> {
         if left.offset != right.offset {
             self.differ(Aspect::Offset, left.offset, right.offset);
         }
-        if left.shape.size != right.shape.size {
+        // BTF does not tell an array of no elements from one without a length.
+        if left.shape.size.unwrap_or(0) != right.shape.size.unwrap_or(0) {
             self.differ(Aspect::Size, bytes(left), bytes(right));
         }
         self.orders(left.shape.order, right.shape.order);

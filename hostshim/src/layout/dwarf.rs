@@ -53,6 +53,9 @@ pub(super) fn read(
     for unit in 0..units.count() {
         reader.unit(unit).map_err(|e| damaged(origin, &e.to_string()))?;
     }
+    if units.steps().is_spent() {
+        return Err(damaged(origin, "types that contain themselves"));
+    }
     Ok(reader.out)
 }
 
@@ -165,7 +168,7 @@ impl<'b> Reader<'_, 'b> {
     fn members(&mut self, of: Place, nest: &Nest<'_>, out: &mut Vec<Member>) {
         let units = self.units;
         for child in units.children(of) {
-            if nest.is_enough(out) {
+            if nest.is_enough(out) || !units.steps().take() {
                 return;
             }
             let is_base = child.tag() == dw::DW_TAG_inheritance;

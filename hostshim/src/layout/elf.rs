@@ -77,10 +77,38 @@ impl<'b> Elf<'b> {
         Ok(Sections { loaded, endian: self.endian })
     }
 
+    /// All sections of that name, one behind the other: in an object, each type may have one of its own.
     fn section(&self, name: &str) -> Result<Cow<'b, [u8]>, Unreadable> {
-        let Some(section) = self.file.section_by_name(name) else {
-            return Ok(Cow::Borrowed(&[]));
-        };
+        let mut all = Cow::Borrowed(&[][..]);
+        let mut starts = Vec::new();
+        for section in self.file.sections().filter(|section| section.name() == Ok(name)) {
+            starts.push((section.index(), all.len()));
+            let data = self.data(name, &section)?;
+            if all.is_empty() { all = data } else { all.to_mut().extend_from_slice(&data) }
+        }
+        if starts.is_empty()
+            && let Some(section) = self.file.section_by_name(name)
+        {
+            // The older way to name what is compressed: .zdebug_info.
+            return self.data(name, &section);
+        }
+        if self.file.kind() == object::ObjectKind::Relocatable {
+            for (index, start) in starts {
+                if let (Ok(section), Some(part)) =
+                    (self.file.section_by_index(index), all.to_mut().get_mut(start..))
+                {
+                    self.relocate(&section, part);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn data(
+        &self,
+        name: &str,
+        section: &object::Section<'b, '_>,
+    ) -> Result<Cow<'b, [u8]>, Unreadable> {
         let fault = |e: object::Error| damaged(&self.origin, &format!("{name}: {e}"));
         let compressed = section.compressed_data().map_err(fault)?;
         let len = u64::try_from(compressed.data.len()).unwrap_or(u64::MAX);
@@ -90,11 +118,23 @@ impl<'b> Elf<'b> {
                 format!("{name} says that it inflates to {} bytes", compressed.uncompressed_size);
             return Err(damaged(&self.origin, &why));
         }
-        let mut data = compressed.decompress().map_err(fault)?;
-        if self.file.kind() == object::ObjectKind::Relocatable {
-            self.relocate(&section, data.to_mut());
-        }
-        Ok(data)
+        compressed.decompress().map_err(fault)
+    }
+
+    /// Where the section of a symbol begins among those of its name.
+    fn start_of(&self, symbol: &object::Symbol<'b, '_>) -> u64 {
+        let Some(index) = symbol.section_index() else {
+            return 0;
+        };
+        let section = self.file.section_by_index(index);
+        // Of strings and abbreviations there is one section; types lie in many.
+        let name = match section.as_ref().map(|section| section.name()) {
+            Ok(Ok(".debug_info")) => ".debug_info",
+            Ok(Ok(".debug_types")) => ".debug_types",
+            _ => return 0,
+        };
+        let before = self.file.sections().take_while(|section| section.index() != index);
+        before.filter(|section| section.name() == Ok(name)).map(|section| section.size()).sum()
     }
 
     /// Puts the values of relocations in: in an object file, every reference from one section to another is one.
@@ -106,7 +146,8 @@ impl<'b> Elf<'b> {
             }
             let base = match relocation.target() {
                 RelocationTarget::Symbol(index) => {
-                    self.file.symbol_by_index(index).map_or(0, |symbol| symbol.address())
+                    let symbol = self.file.symbol_by_index(index);
+                    symbol.map_or(0, |symbol| symbol.address().wrapping_add(self.start_of(&symbol)))
                 }
                 _ => 0,
             };
@@ -201,7 +242,7 @@ impl Sections<'_> {
 pub(super) fn bytes_of(path: &Path) -> Result<Vec<u8>, Unreadable> {
     let name = path.display().to_string();
     if path.is_dir() {
-        return Err(Unreadable::new(name, "is a folder", "name a file"));
+        return Err(Unreadable::new(name, "is a folder", "name a file, no folder"));
     }
     fs::read(path).map_err(|e| Unreadable::file(&name, &e))
 }

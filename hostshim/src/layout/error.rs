@@ -27,6 +27,7 @@ impl Unreadable {
     pub(super) fn file(path: &str, error: &std::io::Error) -> Self {
         let remedy = match error.kind() {
             std::io::ErrorKind::NotFound => "look for a slip in the path",
+            std::io::ErrorKind::IsADirectory => "name a file, no folder",
             std::io::ErrorKind::PermissionDenied => "run as a user who may read it",
             _ => "see the reason",
         };

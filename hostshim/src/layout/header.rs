@@ -182,18 +182,36 @@ impl Probe<'_> {
             Language::C => "-std=gnu11",
             Language::Cxx => "-std=gnu++17",
         };
-        let mut words = command.split_whitespace();
-        let ran = Command::new(words.next().unwrap_or("cc"))
-            .args(words)
-            .args([standard, "-w", "-g", "-O0", "-c", "-fno-eliminate-unused-debug-types"])
-            .args(["-fno-diagnostics-show-caret", "-gno-split-dwarf", "-gz=none"])
-            .args(&self.compiler.arguments)
-            .arg("-o")
-            .args([&object, &file])
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .output();
+        // Classes with virtual functions are otherwise left to the file that defines those; GCC and Clang have different words.
+        let whole: &[&[&str]] = match self.language {
+            Language::C => &[&[]],
+            Language::Cxx => &[&["-femit-class-debug-always"], &["-fstandalone-debug"]],
+        };
+        let run = |whole: &[&str]| {
+            let mut words = command.split_whitespace();
+            Command::new(words.next().unwrap_or("cc"))
+                .args(words)
+                .args([standard, "-w", "-g", "-O0", "-c", "-fno-eliminate-unused-debug-types"])
+                .args(["-fno-diagnostics-show-caret", "-gno-split-dwarf", "-gz=none"])
+                .args(whole)
+                .args(&self.compiler.arguments)
+                .arg("-o")
+                .args([&object, &file])
+                .env("LC_ALL", "C")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .output()
+        };
+        let is_unknown = |ran: &std::process::Output| {
+            String::from_utf8_lossy(&ran.stderr).contains("emit-class-debug-always")
+        };
+        let mut ran = run(whole.first().copied().unwrap_or_default());
+        if let (Some(other), Ok(first)) = (whole.get(1), &ran)
+            && !first.status.success()
+            && is_unknown(first)
+        {
+            ran = run(other);
+        }
         let ran = ran.map_err(|e| {
             let why = format!("the compiler '{command}' cannot be run: {e}");
             Unreadable::new(

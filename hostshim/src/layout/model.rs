@@ -11,6 +11,7 @@
 //! Members of nameless structures and unions stand in the list of whoever has them, under the names by which C reaches them.
 //! A member whose type has no name is followed by its own members, with its name before theirs: `stats`, `stats.count`.
 
+use core::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 
 /// Most members that are kept of one type: the nesting of hostile debug information has no other bound.
@@ -142,13 +143,15 @@ impl Shape {
     /// An array of this; `None` where it has no length.
     pub(super) fn array(self, count: Option<u64>) -> Self {
         let size = count.map(|count| self.size.unwrap_or(0).saturating_mul(count));
-        let length = count.map_or_else(String::new, |count| count.to_string());
-        Self {
-            shown: format!("[{}; {length}]", self.shown),
-            core: format!("[{}; {length}]", self.core),
-            size,
-            ..self
-        }
+        let length = |count: Option<u64>| count.map_or_else(String::new, |count| count.to_string());
+        let shown = format!("[{}; {}]", self.shown, length(count));
+        // Rows of rows are as many elements in a row, and BTF does not tell none from an unknown number.
+        let inner = self.core.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let inner = inner.and_then(|inner| inner.rsplit_once("; "));
+        let (element, times) = inner.unwrap_or((&self.core, "1"));
+        let all = count.and_then(|count| times.parse::<u64>().ok()?.checked_mul(count));
+        let core = format!("[{element}; {}]", length(all.filter(|all| *all > 0)));
+        Self { shown, core, size, ..self }
     }
 
     /// This under another name.
@@ -165,8 +168,15 @@ impl Shape {
 /// Is this one of the names by which C, C++ and Rust call what several change at a time?
 pub(super) fn is_shared_name(name: &str) -> bool {
     let last = name.split('<').next().unwrap_or(name).rsplit("::").next().unwrap_or(name);
-    let known =
-        ["atomic_t", "atomic64_t", "atomic_long_t", "spinlock_t", "raw_spinlock_t", "atomic"];
+    let known = [
+        "atomic_t",
+        "atomic64_t",
+        "atomic_long_t",
+        "refcount_t",
+        "spinlock_t",
+        "raw_spinlock_t",
+        "atomic",
+    ];
     known.contains(&last) || last.starts_with("Atomic") || last.starts_with("atomic_")
 }
 
@@ -245,6 +255,19 @@ pub struct Type {
 }
 
 impl Type {
+    /// Whether another one lies in the same way, wherever it is defined.
+    fn lies_as(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Member, &Member)| {
+            one.name == other.name
+                && one.offset == other.offset
+                && one.bits == other.bits
+                && one.shape.size == other.shape.size
+        };
+        self.size == other.size
+            && self.members.len() == other.members.len()
+            && self.members.iter().zip(&other.members).all(same)
+    }
+
     /// The member of that name.
     #[must_use]
     pub fn member(&self, name: &str) -> Option<&Member> {
@@ -300,7 +323,7 @@ impl Catalog {
                 self.by_name.insert(ty.name.clone(), self.types.len());
                 self.types.push(ty);
             }
-            Some(first) if first.size == ty.size && first.members == ty.members => {}
+            Some(first) if first.lies_as(&ty) => {}
             Some(first) => {
                 let at = |site: &Option<Site>| {
                     site.as_ref().map_or_else(|| "somewhere".to_owned(), ToString::to_string)
@@ -351,6 +374,30 @@ impl Catalog {
             let bit = self.numbers.get(&format!("{name}_BIT"))?;
             1_u64.checked_shl(u32::try_from(*bit).ok()?)
         })
+    }
+}
+
+/// How many steps of walks through nested types are left for a file. Types that contain themselves, as no compiler writes
+/// them, would otherwise be walked through without end.
+pub(super) struct Steps(Cell<u64>);
+
+impl Steps {
+    /// As many as a file of so many bytes can have use for.
+    pub(super) fn for_bytes(bytes: usize) -> Self {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        Self(Cell::new(bytes.saturating_mul(4).saturating_add(1 << 16)))
+    }
+
+    /// Takes one; whether there was one.
+    pub(super) fn take(&self) -> bool {
+        let left = self.0.get();
+        self.0.set(left.saturating_sub(1));
+        left > 0
+    }
+
+    /// Whether none is left.
+    pub(super) const fn is_spent(&self) -> bool {
+        self.0.get() == 0
     }
 }
 

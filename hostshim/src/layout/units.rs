@@ -11,7 +11,7 @@ use gimli::{
 };
 
 use super::elf::Slice;
-use super::model::{Bits, Shape, Site};
+use super::model::{Bits, Shape, Site, Steps};
 
 pub(super) type Value<'b> = AttributeValue<Slice<'b>>;
 
@@ -43,13 +43,19 @@ pub(super) struct Units<'b> {
     own: usize,
     shared: usize,
     by_signature: HashMap<u64, Place>,
+    steps: Steps,
 }
 
 impl<'b> Units<'b> {
     /// Finds all units of `dwarf`.
     pub(super) fn of(dwarf: &'b Dwarf<Slice<'b>>) -> gimli::Result<Self> {
-        let mut units =
-            Self { dwarf, all: Vec::new(), own: 0, shared: 0, by_signature: HashMap::new() };
+        use gimli::{Reader as _, Section as _};
+        let bytes = |dwarf: &Dwarf<Slice<'b>>| {
+            dwarf.debug_info.reader().len().saturating_add(dwarf.debug_types.reader().len())
+        };
+        let steps = Steps::for_bytes(bytes(dwarf).saturating_add(dwarf.sup().map_or(0, bytes)));
+        let by_signature = HashMap::new();
+        let mut units = Self { dwarf, all: Vec::new(), own: 0, shared: 0, by_signature, steps };
         units.take_all(dwarf, false)?;
         units.own = units.all.len();
         if let Some(shared) = dwarf.sup() {
@@ -100,6 +106,11 @@ impl<'b> Units<'b> {
         drop(cursor);
         self.all.push(found);
         Ok(())
+    }
+
+    /// What is left of the walks through nested types.
+    pub(super) const fn steps(&self) -> &Steps {
+        &self.steps
     }
 
     pub(super) const fn count(&self) -> usize {
@@ -195,7 +206,10 @@ impl<'b> Units<'b> {
 
     /// The type that an entry names.
     pub(super) fn type_of(&self, unit: usize, entry: &Entry<'b>) -> Option<Place> {
-        self.resolve(unit, &entry.value(dw::DW_AT_type)?)
+        let place = self.resolve(unit, &entry.value(dw::DW_AT_type)?)?;
+        // A type that has a unit for itself leaves an entry without members where it was.
+        let elsewhere = self.entry(place).and_then(|entry| entry.value(dw::DW_AT_signature));
+        elsewhere.and_then(|value| self.resolve(place.unit, &value)).or(Some(place))
     }
 
     /// The name of an entry, or of what it completes.

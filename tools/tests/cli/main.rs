@@ -6,6 +6,7 @@
 //! | [`echo`] | the echo service and clients of all manners |
 //! | [`holders`] | segments of processes that live, are stopped, or were killed |
 //! | [`pair`] | `lat` and `bw` |
+//! | [`layout`] | the layout checker |
 //! | [`loans`] | `lat` and `bw` with `--zero-copy` |
 //! | [`pools`] | pools of buffers, and who holds them |
 //! | [`traps`] | files that are no segments, or not any more |
@@ -25,6 +26,7 @@
 mod arguments;
 mod echo;
 mod holders;
+mod layout;
 mod loans;
 mod pair;
 mod planes;

@@ -240,6 +240,16 @@ impl Select {
         self.only.is_empty() || self.only.iter().chain(others).any(is_it)
     }
 
+    /// What sources are asked for: a kernel has more types than anybody wants to wait for.
+    fn wanted(&self) -> Wanted {
+        if self.only.is_empty() {
+            return Wanted::All;
+        }
+        let others = self.renamed.iter().map(|(_, theirs)| theirs);
+        let types = self.only.iter().chain(others).cloned().collect();
+        Wanted::Named { types, numbers: Vec::new() }
+    }
+
     /// Names that no type has.
     fn missing(&self, catalogs: &[&Catalog]) -> Option<Unreadable> {
         let has = |name: &&String| catalogs.iter().any(|catalog| catalog.find(name).is_some());
@@ -282,7 +292,7 @@ fn rooms_of(names: &[String], book: &Book<'_>) -> Result<Vec<Room>, Unreadable> 
 fn dump(args: &Dump, book: &Book<'_>) -> Result<Outcome, Unreadable> {
     let compiler = args.build.compiler();
     let with = Reading { rooms: book.rooms, compiler: &compiler };
-    let catalog = Source::parse(&args.source)?.open(&with, &Wanted::All)?;
+    let catalog = Source::parse(&args.source)?.open(&with, &args.select.wanted())?;
     if let Some(error) = args.select.missing(&[&catalog]) {
         return Err(error);
     }
@@ -302,7 +312,7 @@ fn dump(args: &Dump, book: &Book<'_>) -> Result<Outcome, Unreadable> {
 fn diff(args: &Diff, book: &Book<'_>) -> Result<Outcome, Unreadable> {
     let compiler = args.build.compiler();
     let with = Reading { rooms: book.rooms, compiler: &compiler };
-    let open = |name: &str| Source::parse(name)?.open(&with, &Wanted::All);
+    let open = |name: &str| Source::parse(name)?.open(&with, &args.select.wanted());
     let (mut left, mut right) = (open(&args.left)?, open(&args.right)?);
     if let Some(error) = args.select.missing(&[&left, &right]) {
         return Err(error);
