@@ -64,6 +64,8 @@ mod codes;
 pub mod describe;
 pub mod endian;
 #[macro_use]
+mod numbers;
+#[macro_use]
 pub mod pod;
 pub mod shm;
 pub mod uring;

@@ -9,6 +9,7 @@
 use core::fmt;
 
 use spinwire_layouts::describe::{Counterpart, Room, StructLayout};
+use spinwire_layouts::word;
 
 use super::model::{Catalog, Dialect, Member, Order, Site, Type, bare};
 use super::ours;
@@ -377,7 +378,8 @@ fn whole(
     if expected != theirs.size {
         pair.differ(Aspect::Size, expected, theirs.size);
     }
-    if let (Some(left), Some(right)) = (ours.align, theirs.align)
+    let other = counterpart.and_then(|c| c.align_there).map(word::from_usize);
+    if let (Some(left), Some(right)) = (other.or(ours.align), theirs.align)
         && left != right
     {
         pair.differ(Aspect::Align, left, right);

@@ -11,15 +11,7 @@
 //! [`layout!`](crate::layout) in a crate of their own makes a room of them in the same way.
 
 use super::StructLayout;
-
-/// One constant of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Number {
-    /// Its name in C.
-    pub name: &'static str,
-    /// Its value; widened without a sign.
-    pub value: u64,
-}
+pub use crate::numbers::Number;
 
 /// Layouts and numbers that belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +70,7 @@ pub struct Foreign {
     pub is_kernel: bool,
     /// Our names and theirs.
     pub names: &'static [Counterpart],
-    /// Constants that no machine at hand could tell, as macros that are younger than its headers.
+    /// Constants and layouts that no machine at hand could tell, as macros that are younger than its headers.
     pub unconfirmed: &'static [&'static str],
 }
 
@@ -109,6 +101,8 @@ pub struct Counterpart {
     pub flexible: Option<&'static str>,
     /// Fields of ours that have no member on their side: only that they lie within it is checked.
     pub ours_only: &'static [&'static str],
+    /// Their alignment, where ours is another: a part of something larger may lie where C would not put it by itself.
+    pub align_there: Option<usize>,
 }
 
 impl Counterpart {
@@ -123,6 +117,7 @@ impl Counterpart {
             reserved: &[],
             flexible: None,
             ours_only: &[],
+            align_there: None,
         }
     }
 
@@ -154,6 +149,12 @@ impl Counterpart {
     #[must_use]
     pub const fn ours_only(self, fields: &'static [&'static str]) -> Self {
         Self { ours_only: fields, ..self }
+    }
+
+    /// With another alignment on their side.
+    #[must_use]
+    pub const fn align_there(self, align: usize) -> Self {
+        Self { align_there: Some(align), ..self }
     }
 
     /// What they call our `field`.

@@ -25,10 +25,7 @@
 //! A union in C is one field here, named after what most operations use it for; its documentation
 //! lists what others do with it.
 
-use crate::describe::{Number, Room, StructLayout};
-
-#[macro_use]
-mod numbers;
+use crate::describe::{Room, StructLayout};
 
 mod completion;
 mod counterparts;
@@ -38,6 +35,7 @@ mod ring;
 mod socket;
 mod submission;
 
+pub use crate::numbers::Number;
 pub use completion::{Cqe, Cqe32, cqe};
 pub use flags::{
     accept, cancel, fsync, install, message_ring, napi_op, napi_tracking, nop, notification, poll,

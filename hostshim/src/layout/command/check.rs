@@ -336,13 +336,16 @@ impl Trial {
 
     fn sum_up(&self, rooms: &[Room], args: &Check) -> Result<Outcome, Unreadable> {
         let confirmed = self.properties.values().filter(|standing| standing.is_confirmed).count();
-        let accepted: Vec<&str> = rooms
-            .iter()
-            .filter_map(|room| room.foreign)
-            .flat_map(|foreign| foreign.unconfirmed.iter().copied())
-            .collect();
+        let is_accepted = |key: &str| {
+            rooms.iter().any(|room| {
+                let listed = room.foreign.map_or(&[][..], |foreign| foreign.unconfirmed);
+                let own = key.strip_prefix(room.name).and_then(|rest| rest.strip_prefix("::"));
+                let layout = own.map(|own| own.split('.').next().unwrap_or(own));
+                listed.iter().any(|name| *name == key || Some(*name) == layout)
+            })
+        };
         let unknown = self.properties.iter().filter(|(key, standing)| {
-            !standing.is_confirmed && !standing.is_gainsaid && !accepted.contains(&key.as_str())
+            !standing.is_confirmed && !standing.is_gainsaid && !is_accepted(key)
         });
         let unknown: Vec<&str> = unknown.map(|(key, _)| key.as_str()).collect();
         if confirmed == 0 && self.differences.is_empty() {

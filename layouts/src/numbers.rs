@@ -1,24 +1,33 @@
-//! Numbers of the kernel: opcodes and flags as constants, and as data.
+//! Numbers of the kernel and of devices: opcodes and flags as constants, and as data.
 //!
-//! A list in the source is at once a module of constants, for the code, and a slice of [`Number`](crate::describe::Number)s
-//! with the names of the kernel's header, for whoever compares or prints them.
+//! A list in the source is at once a module of constants, for the code, and a slice of [`Number`]s
+//! with the names of the C header, for whoever compares or prints them.
+
+/// One constant of an interface that is defined in C.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Number {
+    /// Its name in C.
+    pub name: &'static str,
+    /// Its value; widened without a sign.
+    pub value: u64,
+}
 
 /// Widens a number of the type that the constant has; named as the types, for the macro.
-pub(super) mod widen {
-    pub(in crate::uring) const fn u8(value: u8) -> u64 {
+pub(crate) mod widen {
+    pub(crate) const fn u8(value: u8) -> u64 {
         u64::from_le_bytes([value, 0, 0, 0, 0, 0, 0, 0])
     }
 
-    pub(in crate::uring) const fn u16(value: u16) -> u64 {
+    pub(crate) const fn u16(value: u16) -> u64 {
         let [low, high] = value.to_le_bytes();
         u64::from_le_bytes([low, high, 0, 0, 0, 0, 0, 0])
     }
 
-    pub(in crate::uring) const fn u32(value: u32) -> u64 {
+    pub(crate) const fn u32(value: u32) -> u64 {
         crate::word::widen(value)
     }
 
-    pub(in crate::uring) const fn u64(value: u64) -> u64 {
+    pub(crate) const fn u64(value: u64) -> u64 {
         value
     }
 }
@@ -47,10 +56,10 @@ macro_rules! numbers {
             $( $(#[doc = $number_doc])+ pub const $name: $int = $value; )+
 
             /// All of them, with their names in C.
-            pub const LIST: &[$crate::describe::Number] = &[$(
-                $crate::describe::Number {
+            pub const LIST: &[$crate::uring::Number] = &[$(
+                $crate::numbers::Number {
                     name: name_in_c!($prefix $name $($whole)?),
-                    value: $crate::uring::numbers::widen::$int($name),
+                    value: $crate::numbers::widen::$int($name),
                 },
             )+];
         }
