@@ -410,13 +410,9 @@ impl Trial {
             let _written = writeln!(text, "NOT CHECKED: {}", print::plain(&error.to_string()));
         }
         if !unknown.is_empty() {
-            let _written = writeln!(
-                text,
-                "no source knows {} of {}: {}",
-                unknown.len(),
-                self.properties.len(),
-                print::plain(&unknown.join(", "))
-            );
+            let (count, all) = (unknown.len(), self.properties.len());
+            let names = print::plain(&shortened(unknown));
+            let _written = writeln!(text, "no source knows {count} of {all}: {names}");
         }
         let gainsaid = self.properties.values().filter(|standing| standing.is_gainsaid).count();
         let _written = match gainsaid {
@@ -429,4 +425,19 @@ impl Trial {
         };
         text
     }
+}
+
+/// The names of what nobody knows: of a structure that nobody knows at all only its own, and not more than can be read.
+fn shortened(unknown: &[&str]) -> String {
+    const SHOWN: usize = 24;
+    let is_part = |name: &str| {
+        name.rsplit_once('.').is_some_and(|(layout, _)| unknown.binary_search(&layout).is_ok())
+    };
+    let names: Vec<&str> = unknown.iter().copied().filter(|name| !is_part(name)).collect();
+    let shown: Vec<&str> = names.iter().copied().take(SHOWN).collect();
+    let mut text = shown.join(", ");
+    if names.len() > SHOWN {
+        let _written = write!(text, ", .. ({} names; --json has all)", names.len());
+    }
+    text
 }

@@ -191,6 +191,19 @@ fn a_live_segment_says_whether_an_equal_build_made_it() {
     holder.let_go();
 }
 
+/// The debug information of a program in Rust, our own: there the structures have their names and the lines of their source.
+#[test]
+fn the_program_itself_has_the_layouts_that_it_prints() {
+    let bench = Bench::new();
+    let program = env!("CARGO_BIN_EXE_spinwire");
+    let only = ["--only", "SegmentHeader", "--only", "PoolHeader", "--unknown", "pass", "--json"];
+    let ran = bench.layout(&[["check", "--room", "shm", program].as_slice(), &only].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let json = ran.json();
+    assert!(json["confirmed"].as_u64().unwrap() > 20, "{json}");
+    assert_eq!(json["properties"].as_u64().unwrap(), json["confirmed"].as_u64().unwrap(), "{json}");
+}
+
 layout! {
     /// What a user shares.
     pub struct Quote, size 24, align 8 {
