@@ -8,11 +8,14 @@
 //! ```
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use gimli::{Dwarf, EndianSlice, RunTimeEndian, SectionId};
-use object::{File, Object, ObjectSection, ObjectSymbol, RelocationKind, RelocationTarget};
+use object::{
+    File, Object, ObjectSection, ObjectSymbol, RelocationKind, RelocationTarget, SectionIndex,
+};
 
 use super::error::Unreadable;
 
@@ -93,11 +96,12 @@ impl<'b> Elf<'b> {
             return self.data(name, &section);
         }
         if self.file.kind() == object::ObjectKind::Relocatable {
+            let all_starts = self.starts();
             for (index, start) in starts {
                 if let (Ok(section), Some(part)) =
                     (self.file.section_by_index(index), all.to_mut().get_mut(start..))
                 {
-                    self.relocate(&section, part);
+                    self.relocate(&section, part, &all_starts);
                 }
             }
         }
@@ -121,24 +125,28 @@ impl<'b> Elf<'b> {
         compressed.decompress().map_err(fault)
     }
 
-    /// Where the section of a symbol begins among those of its name.
-    fn start_of(&self, symbol: &object::Symbol<'b, '_>) -> u64 {
-        let Some(index) = symbol.section_index() else {
-            return 0;
-        };
-        let section = self.file.section_by_index(index);
-        // Of strings and abbreviations there is one section; types lie in many.
-        let name = match section.as_ref().map(|section| section.name()) {
-            Ok(Ok(".debug_info")) => ".debug_info",
-            Ok(Ok(".debug_types")) => ".debug_types",
-            _ => return 0,
-        };
-        let before = self.file.sections().take_while(|section| section.index() != index);
-        before.filter(|section| section.name() == Ok(name)).map(|section| section.size()).sum()
+    /// Where each section of types begins among those of its name. Of strings and abbreviations there is one section.
+    fn starts(&self) -> HashMap<SectionIndex, u64> {
+        let mut starts = HashMap::new();
+        for name in [".debug_info", ".debug_types"] {
+            let mut start = 0_u64;
+            for section in self.file.sections().filter(|section| section.name() == Ok(name)) {
+                starts.insert(section.index(), start);
+                // As long as it is when it is inflated.
+                let long = section.compressed_data().map_or(0, |data| data.uncompressed_size);
+                start = start.wrapping_add(long);
+            }
+        }
+        starts
     }
 
     /// Puts the values of relocations in: in an object file, every reference from one section to another is one.
-    fn relocate(&self, section: &object::Section<'b, '_>, data: &mut [u8]) {
+    fn relocate(
+        &self,
+        section: &object::Section<'b, '_>,
+        data: &mut [u8],
+        starts: &HashMap<SectionIndex, u64>,
+    ) {
         let is_little = self.file.is_little_endian();
         for (at, relocation) in section.relocations() {
             if relocation.kind() != RelocationKind::Absolute {
@@ -147,7 +155,10 @@ impl<'b> Elf<'b> {
             let base = match relocation.target() {
                 RelocationTarget::Symbol(index) => {
                     let symbol = self.file.symbol_by_index(index);
-                    symbol.map_or(0, |symbol| symbol.address().wrapping_add(self.start_of(&symbol)))
+                    symbol.map_or(0, |symbol| {
+                        let start = symbol.section_index().and_then(|index| starts.get(&index));
+                        symbol.address().wrapping_add(start.copied().unwrap_or(0))
+                    })
                 }
                 _ => 0,
             };

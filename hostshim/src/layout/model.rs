@@ -284,6 +284,8 @@ pub struct Catalog {
     pub dialect: Dialect,
     types: Vec<Type>,
     by_name: HashMap<String, usize>,
+    /// By the last part of a name that has several; `None` where more than one type ends so.
+    by_last_name: HashMap<String, Option<usize>>,
     /// Constants by name.
     pub numbers: BTreeMap<String, u64>,
     /// What a reader of the answers ought to know of the source.
@@ -303,6 +305,7 @@ impl Catalog {
             dialect,
             types: Vec::new(),
             by_name: HashMap::new(),
+            by_last_name: HashMap::new(),
             numbers: BTreeMap::new(),
             remarks: Vec::new(),
             is_whole: true,
@@ -320,7 +323,7 @@ impl Catalog {
     pub fn add(&mut self, ty: Type) {
         match self.by_name.get(&ty.name).and_then(|at| self.types.get(*at)) {
             None => {
-                self.by_name.insert(ty.name.clone(), self.types.len());
+                self.enter(&ty.name, self.types.len());
                 self.types.push(ty);
             }
             Some(first) if first.lies_as(&ty) => {}
@@ -339,11 +342,23 @@ impl Catalog {
         }
     }
 
+    fn enter(&mut self, name: &str, at: usize) {
+        self.by_name.insert(name.to_owned(), at);
+        if let Some((_, last)) = name.rsplit_once("::") {
+            let entry = self.by_last_name.entry(last.to_owned());
+            entry.and_modify(|known| *known = None).or_insert(Some(at));
+        }
+    }
+
     /// Keeps the types that `wanted` takes.
     pub fn retain(&mut self, wanted: impl Fn(&Type) -> bool) {
         self.types.retain(wanted);
-        let names = self.types.iter().enumerate().map(|(at, ty)| (ty.name.clone(), at));
-        self.by_name = names.collect();
+        self.by_name.clear();
+        self.by_last_name.clear();
+        let names: Vec<String> = self.types.iter().map(|ty| ty.name.clone()).collect();
+        for (at, name) in names.iter().enumerate() {
+            self.enter(name, at);
+        }
     }
 
     /// Gives types their alignment.
@@ -360,10 +375,14 @@ impl Catalog {
         if let Some(at) = self.by_name.get(name) {
             return self.types.get(*at);
         }
-        let ending = format!("::{name}");
-        let mut fitting = self.types.iter().filter(|ty| ty.name.ends_with(&ending));
-        let first = fitting.next()?;
-        fitting.next().is_none().then_some(first)
+        // A name of two parts may be the end of one of three.
+        let at = match name.rsplit_once("::") {
+            None => *self.by_last_name.get(name)?,
+            Some((_, last)) => *self.by_last_name.get(last)?,
+        };
+        let found = self.types.get(at?)?;
+        let rest = found.name.strip_suffix(name)?;
+        rest.ends_with("::").then_some(found)
     }
 
     /// The number of that name. A flag may also be known by the place of its bit, under its name with `_BIT`.
