@@ -231,7 +231,7 @@ fn types(left: &Type, right: &Type, sources: (&Catalog, &Catalog), found: &mut V
         pair.differ(Aspect::Size, left.size, right.size);
     }
     // Debug information tells the alignment only where the source sets it: then to say nothing is to say "as its members".
-    let set_only = sources.0.is_align_explicit && sources.1.is_align_explicit;
+    let set_only = sources.0.aligns_by.is_some() && sources.0.aligns_by == sources.1.aligns_by;
     if left.align != right.align && (set_only || left.align.is_some() && right.align.is_some()) {
         let text = |align: Option<u64>| {
             align.map_or_else(|| "as its members".to_owned(), |a| a.to_string())

@@ -49,12 +49,20 @@ pub(super) fn read(
 ) -> Result<Catalog, Unreadable> {
     let out = Catalog::new(origin, Dialect::C);
     let mut reader = Reader { units, wanted, shapes: HashMap::new(), out };
-    reader.out.is_align_explicit = units.say_alignments();
+    reader.out.aligns_by = units.aligns_by();
     for unit in 0..units.count() {
         reader.unit(unit).map_err(|e| damaged(origin, &e.to_string()))?;
     }
     if units.steps().is_spent() {
         return Err(damaged(origin, "types that contain themselves"));
+    }
+    if units.split() > 0 {
+        let why = "the types lie in .dwo files, which are not read";
+        let remedy = "compile without -gsplit-dwarf";
+        if reader.out.types().is_empty() {
+            return Err(Unreadable::new(origin, why, remedy));
+        }
+        reader.out.remarks.push(format!("of {} units, {why}; remedy: {remedy}", units.split()));
     }
     Ok(reader.out)
 }

@@ -107,7 +107,7 @@ pub fn read(
     }
     probe.alignments(&includes, &mut catalog)?;
     catalog.origin = origin;
-    catalog.is_align_explicit = false;
+    catalog.aligns_by = None;
     Ok(catalog)
 }
 
@@ -192,7 +192,7 @@ impl Probe<'_> {
             Command::new(words.next().unwrap_or("cc"))
                 .args(words)
                 .args([standard, "-w", "-g", "-O0", "-c", "-fno-eliminate-unused-debug-types"])
-                .args(["-fno-diagnostics-show-caret", "-gno-split-dwarf", "-gz=none"])
+                .args(["-gno-split-dwarf", "-gz=none"])
                 .args(whole)
                 .args(&self.compiler.arguments)
                 .arg("-o")

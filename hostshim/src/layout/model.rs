@@ -292,8 +292,8 @@ pub struct Catalog {
     pub remarks: Vec<String>,
     /// Whether it says all there is: what it does not have is then not there.
     pub is_whole: bool,
-    /// Whether it says only those alignments that the source sets explicitly.
-    pub is_align_explicit: bool,
+    /// The compiler, where only alignments are known that the source sets explicitly; each says it of other types.
+    pub aligns_by: Option<String>,
 }
 
 impl Catalog {
@@ -309,7 +309,7 @@ impl Catalog {
             numbers: BTreeMap::new(),
             remarks: Vec::new(),
             is_whole: true,
-            is_align_explicit: false,
+            aligns_by: None,
         }
     }
 

@@ -44,6 +44,8 @@ pub(super) struct Units<'b> {
     shared: usize,
     by_signature: HashMap<u64, Place>,
     steps: Steps,
+    /// How many units have left their types in another file, with `-gsplit-dwarf`.
+    split: usize,
 }
 
 impl<'b> Units<'b> {
@@ -55,7 +57,8 @@ impl<'b> Units<'b> {
         };
         let steps = Steps::for_bytes(bytes(dwarf).saturating_add(dwarf.sup().map_or(0, bytes)));
         let by_signature = HashMap::new();
-        let mut units = Self { dwarf, all: Vec::new(), own: 0, shared: 0, by_signature, steps };
+        let mut units =
+            Self { dwarf, all: Vec::new(), own: 0, shared: 0, by_signature, steps, split: 0 };
         units.take_all(dwarf, false)?;
         units.own = units.all.len();
         if let Some(shared) = dwarf.sup() {
@@ -92,6 +95,9 @@ impl<'b> Units<'b> {
         let mut found = Found { unit, start, is_shared, has_scopes: true };
         let mut cursor = found.unit.entries();
         let root = cursor.next_dfs()?;
+        let is_split = root.is_some_and(|root| {
+            root.has_attr(dw::DW_AT_dwo_name) || root.has_attr(dw::DW_AT_GNU_dwo_name)
+        });
         let language = root.and_then(|root| root.attr_value(dw::DW_AT_language));
         if let Some(AttributeValue::Language(language)) = language {
             found.has_scopes = !matches!(
@@ -104,8 +110,14 @@ impl<'b> Units<'b> {
             );
         }
         drop(cursor);
+        self.split = self.split.saturating_add(usize::from(is_split));
         self.all.push(found);
         Ok(())
+    }
+
+    /// How many units have their types in another file.
+    pub(super) const fn split(&self) -> usize {
+        self.split
     }
 
     /// What is left of the walks through nested types.
@@ -117,9 +129,16 @@ impl<'b> Units<'b> {
         self.all.len()
     }
 
-    /// Whether an alignment that the source sets is always said: since DWARF 5.
-    pub(super) fn say_alignments(&self) -> bool {
-        self.all.iter().all(|found| found.unit.header.version() >= 5)
+    /// The first word of the compiler's name, where it says every alignment that the source sets: since DWARF 5.
+    pub(super) fn aligns_by(&self) -> Option<String> {
+        if self.all.is_empty() || self.all.iter().any(|found| found.unit.header.version() < 5) {
+            return None;
+        }
+        let first = self.all.first()?;
+        let root = Entry(first.unit.entry(first.unit.header.root_offset()).ok()?);
+        let producer = self.text(0, root.value(dw::DW_AT_producer)?)?;
+        let word = |word: &&str| ["GNU", "clang", "rustc"].contains(word);
+        producer.split_whitespace().find(word).map(str::to_owned)
     }
 
     /// Whether names of types are part of the names of types in them.
@@ -279,16 +298,17 @@ impl<'b> Units<'b> {
         if let Some(start) = entry.unsigned(dw::DW_AT_data_bit_offset) {
             return Some(Bits { start: byte.saturating_add(start), count });
         }
-        // DWARF 2 and 3 count from the most significant bit of what the field is a part of.
-        let skipped = entry.unsigned(dw::DW_AT_bit_offset).unwrap_or(0);
+        // DWARF 2 and 3 count from the most significant bit of what the field is a part of, and below it where the field
+        // goes on behind that (Clang).
+        let skipped = entry.number(dw::DW_AT_bit_offset).unwrap_or(0).cast_signed();
         let whole = entry.unsigned(dw::DW_AT_byte_size).or(shape.size).unwrap_or(0);
-        let is_little = self.is_little_endian();
-        let within = if is_little {
-            whole.saturating_mul(8).saturating_sub(skipped).saturating_sub(count)
+        let within = if self.is_little_endian() {
+            let behind = whole.saturating_mul(8).cast_signed().saturating_sub(skipped);
+            behind.saturating_sub_unsigned(count)
         } else {
             skipped
         };
-        Some(Bits { start: byte.saturating_add(within), count })
+        Some(Bits { start: byte.saturating_add_signed(within), count })
     }
 
     fn is_little_endian(&self) -> bool {

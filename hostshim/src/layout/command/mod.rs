@@ -82,16 +82,17 @@ Examples
 const CHECK_HELP: &str = "\
 A SOURCE is as in `spinwire layout diff --help`.
 
-Each property (size, alignment, each offset, each constant) is confirmed by a source, gainsaid, or not known to it. What
-nobody confirms is told; with sources that you name it is a failure, without it is not: a header or a kernel may be older.
+Each property (size, alignment, offset, constant) is confirmed by a source, gainsaid, or not known
+to it. What nobody confirms is told. With sources that you name it is a failure; without it is not,
+since a header or a kernel may be older.
 
 Exit code 0: nobody gainsays. 1: somebody does. 2: a source cannot be read.
 
 Examples
-  spinwire layout check                                       all that we ship, by who knows it
-  spinwire layout check --room uring '<linux/io_uring.h>' btf   the header and the kernel together
-  spinwire layout check --as Quote=quote_v2 quotes.h          one structure that has another name there
-  spinwire layout check shm:market                            was this segment made by an equal build?";
+  spinwire layout check                               all that we ship, by who knows it
+  spinwire layout check --room uring btf              one room, by the kernel that runs
+  spinwire layout check --as Quote=quote_v2 quotes.h  a structure with another name there
+  spinwire layout check --room shm shm:market         did an equal build make this segment?";
 
 const LOCK_HELP: &str = "\
 Examples

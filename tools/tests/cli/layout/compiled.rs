@@ -205,6 +205,34 @@ fn every_manner_of_debug_information_says_what_the_compiler_says() {
     }
 }
 
+/// Clang writes debug information in a manner of its own, and takes other flags.
+#[test]
+fn another_compiler_says_the_same() {
+    if !has("clang", "clang", "layouts by another compiler") {
+        return;
+    }
+    let bench = Bench::new();
+    bench.write("zoo.c", ZOO);
+    bench.tool("cc", &["-w", "-g", "-c", "zoo.c", "-o", "gcc.o"]);
+    for (out, flags) in [("clang5.o", ["-gdwarf-5", "-O0"]), ("clang4.o", ["-gdwarf-4", "-O2"])] {
+        bench.tool("clang", &[["-w", "-c", "zoo.c", "-o", out].as_slice(), &flags].concat());
+        // Types that nothing uses are left out.
+        let ran = bench.layout(&["diff", "gcc.o", out, "--common"]);
+        assert_eq!(ran.code, 0, "{out}: {ran:?}");
+        assert!(ran.out.contains("10 types compared: the same."), "{ran:?}");
+    }
+    bench.write("zoo.h", ZOO);
+    let by_clang = bench.dump(&["./zoo.h", "--cc", "clang"]);
+    assert_eq!(by_dump(&by_clang), by_dump(&bench.dump(&["./zoo.h"])));
+    assert_eq!(named(&by_clang, "half")["align"], 4);
+    bench.write("q.hpp", "struct Row { char c; long l; virtual ~Row(); };\n");
+    let types = bench.dump(&["./q.hpp", "--cc", "clang"]);
+    assert_eq!(
+        (&named(&types, "Row")["size"], &named(&types, "Row")["align"]),
+        (&24.into(), &8.into())
+    );
+}
+
 /// Byte orders, lines, holes and who disturbs whom.
 fn facts_of_the_zoo(types: &[Value]) {
     let zoo = named(types, "zoo");

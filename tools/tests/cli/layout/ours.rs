@@ -303,6 +303,10 @@ fn what_is_not_understood_is_refused_with_a_remedy() {
     refused(&["layout", "dump", "<stdio.h>", "--cc", "no-such-compiler"], "apt-get install gcc");
     refused(&["layout", "dump", "/bin/sh"], "-dbgsym");
     let bench = Bench::new();
+    bench.write("s.c", "struct a { int x; } a;\n");
+    bench.tool("cc", &["-g", "-gsplit-dwarf", "-c", "s.c"]);
+    let ran = bench.layout(&["dump", "s.o"]);
+    assert!(ran.code == 2 && ran.err.contains("-gsplit-dwarf"), "types in another file: {ran:?}");
     bench.write("bad.h", "struct a { nonsense x; };\n");
     let ran = bench.layout(&["dump", "./bad.h"]);
     assert!(ran.code == 2 && ran.err.contains("bad.h:1"), "the compiler's own words: {ran:?}");
