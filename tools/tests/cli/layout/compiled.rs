@@ -205,6 +205,18 @@ fn every_manner_of_debug_information_says_what_the_compiler_says() {
     }
 }
 
+/// An object for another machine, which cannot be run here.
+#[test]
+fn an_object_of_32_bits_has_their_sizes() {
+    let bench = Bench::new();
+    bench.write("a.c", "struct a { char c; long l; void *p; int x:3; long long wide; } v;\n");
+    bench.tool("cc", &["-m32", "-g", "-c", "a.c"]);
+    let types = bench.dump(&["a.o"]);
+    let members = named(&types, "a")["members"].as_array().unwrap();
+    let places: Vec<_> = members.iter().map(place).collect();
+    assert_eq!(places, [(0, 8), (32, 32), (64, 32), (96, 3), (128, 64)]);
+}
+
 /// Clang writes debug information in a manner of its own, and takes other flags.
 #[test]
 fn another_compiler_says_the_same() {
