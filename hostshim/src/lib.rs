@@ -25,6 +25,7 @@
 //!   | verbs      RDMA devices through libibverbs (feature `verbs`)           |
 //!   | idle       yield and park: the lower rungs of the idle ladder         |
 //!   | alloc_gate proof that a sealed thread allocates nothing               |
+//!   | layout     the layout checker, with the feature of that name           |
 //!   | raw        the only files with `unsafe` in them                       |
 //!   +-----------------------------------------------------------------------+
 //!               |
@@ -85,6 +86,8 @@ pub mod domain;
 pub mod error;
 pub mod file;
 pub mod idle;
+#[cfg(feature = "layout")]
+pub mod layout;
 pub mod limits;
 pub mod liveness;
 pub mod mem;

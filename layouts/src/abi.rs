@@ -9,7 +9,7 @@
 //! Hosts that talk over a network compare [`WIRE_VERSION`] and [`WIRE_HASH`] instead, over what
 //! travels between them and nothing else: they need not agree on what their memory looks like.
 
-use crate::describe::{HASH_START, StructLayout, hash_word};
+use crate::describe::{HASH_START, Number, Room, StructLayout, hash_word};
 use crate::shm::{
     AccessMode, BELL_ARMED, BufferMeta, ClassLive, Counter, DType, EndpointEntry, EndpointKind,
     HistogramHeader, HistogramId, LaneCell, LaneHeader, LaneState, LeaseState, Orphans, ParcelBody,
@@ -54,6 +54,38 @@ pub const MANIFEST: &[&StructLayout] = &[
 /// The structures that travel between hosts, in a fixed order.
 pub const WIRE_MANIFEST: &[&StructLayout] =
     &[&MessageHeader::LAYOUT, &Hello::LAYOUT, &DatagramHeader::LAYOUT];
+
+/// The structures of [`MANIFEST`] that lie in shared memory, by themselves.
+const SHM_LAYOUTS: &[&StructLayout] = &[
+    &SegmentHeader::LAYOUT,
+    &ProcessEntry::LAYOUT,
+    &EndpointEntry::LAYOUT,
+    &LaneHeader::LAYOUT,
+    &LaneCell::LAYOUT,
+    &StatsHeader::LAYOUT,
+    &HistogramHeader::LAYOUT,
+    &PoolHeader::LAYOUT,
+    &SizeClass::LAYOUT,
+    &ClassLive::LAYOUT,
+    &BufferMeta::LAYOUT,
+    &ParcelBody::LAYOUT,
+];
+
+/// What processes of one machine share.
+pub const SHM_ROOM: Room = Room::own("shm", "what processes of one machine share", SHM_LAYOUTS)
+    .with_numbers(&[&[
+        Number { name: "SPINWIRE_MAGIC", value: MAGIC },
+        Number { name: "SPINWIRE_READY", value: READY },
+        Number { name: "SPINWIRE_ABI_VERSION", value: widen(ABI_VERSION) },
+        Number { name: "SPINWIRE_LAYOUT_HASH", value: LAYOUT_HASH },
+    ]]);
+
+/// What travels between hosts.
+pub const WIRE_ROOM: Room = Room::own("wire", "what travels between hosts", WIRE_MANIFEST)
+    .with_numbers(&[&[
+        Number { name: "SPINWIRE_WIRE_VERSION", value: widen(WIRE_VERSION) },
+        Number { name: "SPINWIRE_WIRE_HASH", value: WIRE_HASH },
+    ]]);
 
 /// Hashes of the numbered states and kinds, and numbers that are part of the contract but of no
 /// structure.
@@ -216,6 +248,16 @@ mod tests {
         defined.sort();
         listed.sort();
         assert_eq!(defined, listed);
+    }
+
+    #[test]
+    fn the_rooms_hold_the_manifest() {
+        let of_rooms = SHM_ROOM.layouts.iter().chain(WIRE_ROOM.layouts).map(|l| l.name);
+        let mut of_rooms: Vec<_> = of_rooms.collect();
+        let mut manifest: Vec<_> = MANIFEST.iter().map(|l| l.name).collect();
+        of_rooms.sort_unstable();
+        manifest.sort_unstable();
+        assert_eq!(of_rooms, manifest);
     }
 
     #[test]

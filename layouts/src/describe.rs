@@ -7,6 +7,10 @@
 //! type is spelt in the source: it is computed from names, numbers and the structural facts that
 //! [`Field`] gives.
 
+mod room;
+
+pub use room::{Counterpart, Foreign, Number, Room};
+
 use crate::pod::Field;
 use crate::word;
 
@@ -67,6 +71,8 @@ pub struct FieldLayout {
     pub element_hash: u64,
     /// What the field means. May hold several lines; each but the first starts with a space.
     pub doc: &'static str,
+    /// Who alone writes it while others read, where the source says so: `by sender`. No part of the hash.
+    pub writer: Option<&'static str>,
 }
 
 impl FieldLayout {
@@ -83,7 +89,22 @@ impl FieldLayout {
             endian: T::ENDIAN,
             element_hash: T::HASH,
             doc,
+            writer: None,
         }
+    }
+
+    /// The same field, written by `writer` alone.
+    #[must_use]
+    pub const fn written_by(self, writer: &'static str) -> Self {
+        Self { writer: Some(writer), ..self }
+    }
+
+    /// The cache lines that the field touches, first and last, counted from the start of the
+    /// structure.
+    #[must_use]
+    pub const fn lines(&self) -> (usize, usize) {
+        let last = self.offset.saturating_add(self.size.saturating_sub(1));
+        (self.offset / LINE_BYTES, last / LINE_BYTES)
     }
 
     /// The type as one would write it, `u64` or `[u64; 8]`, ready to be displayed.
@@ -137,6 +158,10 @@ pub struct StructLayout {
     /// FNV-1a over name, size, alignment and, for each field, name, type, offset, size and byte
     /// order.
     pub hash: u64,
+    /// The source file in which it is defined; empty where that is not known.
+    pub file: &'static str,
+    /// The line there, from 1.
+    pub line: u32,
 }
 
 impl StructLayout {
@@ -158,7 +183,34 @@ impl StructLayout {
             hash = first.hash_into(hash);
             rest = tail;
         }
-        Self { name, size, align, doc, fields, hash }
+        Self { name, size, align, doc, fields, hash, file: "", line: 0 }
+    }
+
+    /// The same, defined at `line` of `file`.
+    #[must_use]
+    pub const fn at(self, file: &'static str, line: u32) -> Self {
+        Self { file, line, ..self }
+    }
+
+    /// Whether two fields of which the source names different writers touch the same cache line:
+    /// each write of the one then takes the line from the other.
+    #[must_use]
+    pub const fn has_rivals(&self) -> bool {
+        let mut rest = self.fields;
+        while let [first, tail @ ..] = rest {
+            let mut others = tail;
+            while let [second, more @ ..] = others {
+                if let (Some(one), Some(other)) = (first.writer, second.writer) {
+                    let ((from, to), (start, end)) = (first.lines(), second.lines());
+                    if !is_same(one.as_bytes(), other.as_bytes()) && from <= end && start <= to {
+                        return true;
+                    }
+                }
+                others = more;
+            }
+            rest = tail;
+        }
+        false
     }
 
     /// Whether the fields follow each other without a gap or an overlap, from offset 0 to the size:
@@ -193,6 +245,19 @@ impl StructLayout {
             offset.checked_sub(field.offset).is_some_and(|within| within < field.size)
         })
     }
+}
+
+/// Bytes of a cache line.
+pub const LINE_BYTES: usize = 64;
+
+const fn is_same(mut one: &[u8], mut other: &[u8]) -> bool {
+    while let ([a, rest @ ..], [b, tail @ ..]) = (one, other) {
+        if *a != *b {
+            return false;
+        }
+        (one, other) = (rest, tail);
+    }
+    one.is_empty() && other.is_empty()
 }
 
 /// Where a hash starts: the offset basis of 64-bit FNV-1a.
@@ -279,6 +344,21 @@ mod tests {
         assert!(!StructLayout::new("S", 17, 8, "", &[A, GAP]).is_dense());
         const HUGE: FieldLayout = FieldLayout { size: usize::MAX, ..B };
         assert!(!StructLayout::new("S", 7, 8, "", &[A, HUGE]).is_dense());
+    }
+
+    #[test]
+    fn two_writers_of_one_line_are_seen() {
+        const SENDER: FieldLayout = A.written_by("sender");
+        const SAME: FieldLayout = B.written_by("sender");
+        const OTHER: FieldLayout = B.written_by("receiver");
+        const LONGER: FieldLayout = FieldLayout { writer: Some("senders"), ..B };
+        const FAR: FieldLayout = FieldLayout { offset: 64, ..OTHER };
+        const WIDE: FieldLayout = FieldLayout { offset: 8, size: 120, ..OTHER };
+        let rivals = |fields| StructLayout::new("S", 192, 8, "", fields).has_rivals();
+        assert!(!rivals(&[A, B]) && !rivals(&[SENDER, B]) && !rivals(&[SENDER, SAME]));
+        assert!(rivals(&[SENDER, OTHER]) && rivals(&[SENDER, LONGER]));
+        assert!(!rivals(&[SENDER, FAR]));
+        assert!(rivals(&[WIDE, FieldLayout { offset: 70, ..SENDER }]));
     }
 
     #[test]

@@ -27,7 +27,7 @@
 //!
 //! The rooms that carry the others: [`pod`] (what may be read from raw bytes, and [`layout!`]),
 //! [`endian`] (numbers of a fixed byte order), [`word`] (numbers packed in one 64-bit word),
-//! [`describe`] (a layout as data, and its hash), `codes` (numbered states and kinds), [`abi`]
+//! [`describe`] (a layout as data, its hash, and what others call it), `codes` (numbered states and kinds), [`abi`]
 //! (magic, version, and the hash over everything above).
 //!
 //! Rules that every structure here keeps:
@@ -73,3 +73,6 @@ pub mod shm;
 pub mod uring;
 pub mod wire;
 pub mod word;
+
+/// Every room with layouts, in a fixed order: what `spinwire layout` prints, checks and locks.
+pub const ROOMS: &[describe::Room] = &[abi::SHM_ROOM, abi::WIRE_ROOM, uring::ROOM, mlx5::ROOM];

@@ -201,6 +201,21 @@ impl<T: Field, const N: usize> Field for [T; N] {
 /// }
 /// ```
 ///
+/// Who alone writes a field while others read may be said; two such writers in one cache line do not
+/// compile, since each write of the one takes the line from the other:
+///
+/// ```compile_fail
+/// spinwire_layouts::layout! {
+///     /// Both ends of a queue in one line.
+///     pub struct Ends, size 16, align 8 {
+///         /// Written by who puts in.
+///         pub tail: u64 @ 0 by producer,
+///         /// Written by who takes out.
+///         pub head: u64 @ 8 by consumer,
+///     }
+/// }
+/// ```
+///
 /// Nor does a field for which some bytes are no value:
 ///
 /// ```compile_fail
@@ -219,7 +234,7 @@ macro_rules! layout {
         pub struct $name:ident, size $size:literal, align $align:literal {
             $(
                 $(#[doc = $field_doc:literal])+
-                pub $field:ident: $ty:tt @ $offset:literal
+                pub $field:ident: $ty:tt @ $offset:literal $(by $writer:ident)?
             ),+ $(,)?
         }
     ) => {
@@ -244,7 +259,7 @@ macro_rules! layout {
                         ::core::stringify!($field),
                         ::core::mem::offset_of!($name, $field),
                         ::core::concat!($($field_doc, "\n"),+).trim_ascii(),
-                    )
+                    )$(.written_by(::core::stringify!($writer)))?
                 ),+];
                 $crate::describe::StructLayout::new(
                     ::core::stringify!($name),
@@ -253,6 +268,7 @@ macro_rules! layout {
                     ::core::concat!($($doc, "\n"),+).trim_ascii(),
                     FIELDS,
                 )
+                .at(::core::file!(), ::core::line!())
             };
         }
 
@@ -264,6 +280,7 @@ macro_rules! layout {
                 ::core::concat!("offset differs: ", ::core::stringify!($field)),
             );)+
             ::core::assert!($name::LAYOUT.is_dense(), "padding, or fields out of order");
+            ::core::assert!(!$name::LAYOUT.has_rivals(), "two writers in one cache line");
         };
 
         #[allow(unsafe_code, reason = "the proof obligations are asserted above")]

@@ -63,6 +63,8 @@ enum Command {
     Pool(cmd::pool::Args),
     /// Remove segments that dead owners left behind.
     Rm(cmd::rm::Args),
+    /// Check memory layouts, ours and other people's: print, compare, lock, export.
+    Layout(cmd::layout::Args),
 }
 
 fn main() -> ExitCode {
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Command::Ps(args) => cmd::ps::run(&args),
         Command::Pool(args) => cmd::pool::run(&args),
         Command::Rm(args) => cmd::rm::run(&args),
+        Command::Layout(args) => cmd::layout::run(&args),
     };
     report::finish(outcome)
 }

@@ -198,12 +198,12 @@ mod tests {
             let (mut b, id_b) = waiter();
             assert_eq!(watch.watch(1, id_a).unwrap(), expected);
             assert_eq!(watch.watch(2, id_b).unwrap(), expected);
-            assert_eq!(watch.poll(Duration::ZERO).unwrap(), []);
+            assert_eq!(watch.poll(Duration::ZERO).unwrap(), Vec::<u64>::new());
             b.kill().unwrap();
             assert_eq!(watch.poll(LONG).unwrap(), [2], "a zombie is dead");
             b.wait().unwrap();
             assert_eq!(watch.len(), 1);
-            assert_eq!(watch.poll(Duration::from_millis(20)).unwrap(), []);
+            assert_eq!(watch.poll(Duration::from_millis(20)).unwrap(), Vec::<u64>::new());
             a.kill().unwrap();
             a.wait().unwrap();
             assert_eq!(watch.poll(LONG).unwrap(), [1]);
@@ -241,7 +241,7 @@ mod tests {
         watch.watch(7, Identity { pid: u32::MAX, ..me }).unwrap();
         watch.watch(7, me).unwrap();
         assert_eq!(watch.len(), 1);
-        assert_eq!(watch.poll(Duration::ZERO).unwrap(), []);
+        assert_eq!(watch.poll(Duration::ZERO).unwrap(), Vec::<u64>::new());
         assert!(watch.forget(7) && !watch.forget(7));
     }
 

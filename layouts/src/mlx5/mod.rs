@@ -20,12 +20,13 @@
 //! built of them with what its inline functions write. They belong to the device and never change: so they are no part of
 //! [`abi::MANIFEST`](crate::abi::MANIFEST), but of [`LAYOUTS`].
 
-use crate::describe::StructLayout;
+use crate::describe::{Room, StructLayout};
 use crate::numbers::Number;
 use crate::pod::Pod;
 
 mod atomic;
 mod av;
+mod counterparts;
 mod ctrl;
 mod data;
 mod doorbell;
@@ -39,6 +40,11 @@ pub use data::{DataSeg, InlineSeg, SrqNextSeg, data_seg};
 pub use doorbell::{basic_block, dbr};
 pub use raddr::RaddrSeg;
 pub use umr::{KlmSeg, MkeyContextSeg, UmrCtrlSeg, mkey, mkey_access, umr_flag, umr_mask};
+
+/// All of this room, with what rdma-core calls it.
+pub const ROOM: Room = Room::own("mlx5", "what mlx5 devices read", LAYOUTS)
+    .with_numbers(NUMBERS)
+    .known_to(counterparts::FOREIGN);
 
 /// Every structure of this room, in a fixed order.
 pub const LAYOUTS: &[&StructLayout] = &[

@@ -81,11 +81,11 @@ layout! {
         pub reserved0: [u64; 3] @ 40,
 
         /// Name of the endpoint, filled up with zeros.
-        pub name: [u8; 64] @ 64,
+        pub name: [u8; 64] @ 64 by owner,
 
         /// One bit for each of the first 512 inbound lanes: bit `i % 64` of word `i / 64`. A sender
         /// sets the bit after it published; the owner takes the word and looks at the lanes named.
-        pub news: [u64; 8] @ 128,
+        pub news: [u64; 8] @ 128 by senders,
 
         /// [`BELL_ARMED`] while the owner sleeps, or is about to: whoever then publishes something that the owner has to
         /// see stores 0 here and wakes it. The low half is the futex.

@@ -111,21 +111,21 @@ layout! {
 
         /// Cells that the receiver has given back, counted from the opening of the lane. Written
         /// now and then, not for each cell.
-        pub credit_cells: u64 @ 64,
+        pub credit_cells: u64 @ 64 by receiver,
         /// Spill bytes that the receiver has given back, counted from the opening of the lane.
-        pub credit_spill_bytes: u64 @ 72,
+        pub credit_spill_bytes: u64 @ 72 by receiver,
         /// Not 0 while the receiver wants a bit in its `news`, or a wake-up, for the next message.
         pub armed: u64 @ 80,
         /// What the receiver made of the lane: not seen yet, accepted, refused.
         pub receiver_state: u64 @ 88,
         /// Parcels that the receiver has done with: it flips the bit of a parcel's number.
-        pub settled: u64 @ 96,
+        pub settled: u64 @ 96 by receiver,
         /// Zero.
         pub reserved1: [u64; 3] @ 104,
 
         /// Where both lanes between two endpoints make one connection: the lane from the receiver that this one goes with,
         /// its index in bits 0 to 31 and its generation in bits 32 to 63. Zero where the sender knows of none.
-        pub answers: u64 @ 128,
+        pub answers: u64 @ 128 by sender,
         /// Zero.
         pub reserved2: [u64; 7] @ 136,
 
@@ -139,12 +139,12 @@ layout! {
     pub struct LaneCell, size 64, align 64 {
         /// Sequence, length and flags: see [`Head`](crate::wire::message::Head). Stored with
         /// Release, and last.
-        pub head: u64 @ 0,
+        pub head: u64 @ 0 by sender,
         /// Tag of the message, where the flag TAGGED is set.
-        pub tag: u64 @ 8,
+        pub tag: u64 @ 8 by sender,
         /// The message, or its first bytes. Where the flag IMMEDIATE is set, the first 8 bytes are
         /// the immediate data.
-        pub payload: [u8; 48] @ 16,
+        pub payload: [u8; 48] @ 16 by sender,
     }
 }
 

@@ -237,37 +237,37 @@ layout! {
     /// First 256 bytes of a stats page.
     pub struct StatsHeader, size 256, align 64 {
         /// Seqlock of the header and the counters: odd while they are written.
-        pub sequence: u64 @ 0,
+        pub sequence: u64 @ 0 by plane,
         /// Process id of the plane.
-        pub writer_pid: u64 @ 8,
+        pub writer_pid: u64 @ 8 by plane,
         /// Start time of that process: field 22 of `/proc/PID/stat` (proc(5)).
-        pub writer_start_time: u64 @ 16,
+        pub writer_start_time: u64 @ 16 by plane,
         /// When the page was made: nanoseconds since 1970 UTC.
-        pub created_unix_ns: u64 @ 24,
+        pub created_unix_ns: u64 @ 24 by plane,
         /// When the page was last brought up to date: nanoseconds on the clock of the plane, which
         /// counts from an arbitrary moment. It stands still where the plane does.
-        pub updated_ns: u64 @ 32,
+        pub updated_ns: u64 @ 32 by plane,
         /// Ticks per second of the time-stamp counter by which the plane measures, or 0 where it
         /// uses a clock of the kernel.
-        pub tsc_hz: u64 @ 40,
+        pub tsc_hz: u64 @ 40 by plane,
         /// Counters with a meaning: those of [`Counter`].
-        pub counter_count: u32 @ 48,
+        pub counter_count: u32 @ 48 by plane,
         /// Histograms in the page.
-        pub histogram_count: u32 @ 52,
+        pub histogram_count: u32 @ 52 by plane,
         /// Where the counters lie: bytes from the start of the page.
-        pub counters_offset: u32 @ 56,
+        pub counters_offset: u32 @ 56 by plane,
         /// Where the first histogram lies: bytes from the start of the page.
-        pub histograms_offset: u32 @ 60,
+        pub histograms_offset: u32 @ 60 by plane,
 
         /// Name of the plane, filled up with zeros.
-        pub plane_name: [u8; 64] @ 64,
+        pub plane_name: [u8; 64] @ 64 by plane,
 
         /// Bytes from one histogram to the next.
-        pub histogram_bytes: u32 @ 128,
+        pub histogram_bytes: u32 @ 128 by plane,
         /// Bytes of the page.
-        pub page_bytes: u32 @ 132,
+        pub page_bytes: u32 @ 132 by plane,
         /// CPU to which the plane is pinned, plus one; 0 where it is not pinned.
-        pub cpu_plus_one: u64 @ 136,
+        pub cpu_plus_one: u64 @ 136 by plane,
         /// Zero.
         pub reserved: [u64; 14] @ 144,
     }
@@ -277,25 +277,25 @@ layout! {
     /// Before the buckets of a histogram.
     pub struct HistogramHeader, size 64, align 64 {
         /// Seqlock of this histogram: odd while it is written.
-        pub sequence: u64 @ 0,
+        pub sequence: u64 @ 0 by plane,
         /// Code of a [`HistogramId`].
-        pub id: u32 @ 8,
+        pub id: u32 @ 8 by plane,
         /// Code of a [`Unit`].
-        pub unit: u32 @ 12,
+        pub unit: u32 @ 12 by plane,
         /// Values recorded.
-        pub count: u64 @ 16,
+        pub count: u64 @ 16 by plane,
         /// Sum of the values recorded, modulo 2^64.
-        pub sum: u64 @ 24,
+        pub sum: u64 @ 24 by plane,
         /// Least value recorded; meaningless while `count` is 0.
-        pub min: u64 @ 32,
+        pub min: u64 @ 32 by plane,
         /// Greatest value recorded, even where it is above [`VALUE_MAX`].
-        pub max: u64 @ 40,
+        pub max: u64 @ 40 by plane,
         /// Buckets that follow, 8 bytes each: [`BUCKET_COUNT`].
-        pub bucket_count: u32 @ 48,
+        pub bucket_count: u32 @ 48 by plane,
         /// [`SUB_BUCKET_BITS`].
-        pub sub_bucket_bits: u32 @ 52,
+        pub sub_bucket_bits: u32 @ 52 by plane,
         /// Values above [`VALUE_MAX`], which are in the last bucket too.
-        pub overflow: u64 @ 56,
+        pub overflow: u64 @ 56 by plane,
     }
 }
 

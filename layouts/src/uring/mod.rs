@@ -25,9 +25,10 @@
 //! A union in C is one field here, named after what most operations use it for; its documentation
 //! lists what others do with it.
 
-use crate::describe::StructLayout;
+use crate::describe::{Room, StructLayout};
 
 mod completion;
+mod counterparts;
 mod flags;
 mod registration;
 mod ring;
@@ -51,6 +52,11 @@ pub use socket::{
     SockAddrIn6,
 };
 pub use submission::{FILE_INDEX_ALLOC, Sqe, op, sqe};
+
+/// All of this room, with what others call it.
+pub const ROOM: Room = Room::own("uring", "what the kernel shares for io_uring", LAYOUTS)
+    .with_numbers(NUMBERS)
+    .known_to(counterparts::FOREIGN);
 
 /// Every structure of this room, in a fixed order.
 pub const LAYOUTS: &[&StructLayout] = &[

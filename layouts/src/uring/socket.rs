@@ -81,8 +81,8 @@ layout! {
         pub sin6_family: u16 @ 0,
         /// Port.
         pub sin6_port: Be16 @ 2,
-        /// Traffic class and flow, as the standard library hands them on.
-        pub sin6_flowinfo: u32 @ 4,
+        /// Traffic class and flow.
+        pub sin6_flowinfo: Be32 @ 4,
         /// Address.
         pub sin6_addr: [u8; 16] @ 8,
         /// Interface, for addresses that mean something on one link only.
@@ -119,7 +119,8 @@ impl SockAddr {
                 let form = SockAddrIn6 {
                     sin6_family: AF_INET6,
                     sin6_port: Be16::new(v6.port()),
-                    sin6_flowinfo: v6.flowinfo(),
+                    // The standard library hands on the bytes as they lie.
+                    sin6_flowinfo: Be32::new(u32::from_be(v6.flowinfo())),
                     sin6_addr: v6.ip().octets(),
                     sin6_scope_id: v6.scope_id(),
                 };
@@ -150,7 +151,8 @@ impl SockAddr {
                 let form = SockAddrIn6::from_bytes(bytes.get(..size_of::<SockAddrIn6>())?)?;
                 let ip = Ipv6Addr::from(form.sin6_addr);
                 let (port, scope) = (form.sin6_port.get(), form.sin6_scope_id);
-                Some(SocketAddr::V6(SocketAddrV6::new(ip, port, form.sin6_flowinfo, scope)))
+                let flow = form.sin6_flowinfo.get().to_be();
+                Some(SocketAddr::V6(SocketAddrV6::new(ip, port, flow, scope)))
             }
             _ => None,
         }

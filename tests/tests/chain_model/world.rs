@@ -180,7 +180,7 @@ impl<'t, 'm> World<'t, 'm> {
             assert_eq!(self.table.refusal_count(*error), count, "{error:?}");
         }
         let counts = self.table.counts();
-        assert_eq!(counts.started, self.oracle.issued.iter().map(|n| u64::from(*n)).sum());
+        assert_eq!(counts.started, self.oracle.issued.iter().map(|n| u64::from(*n)).sum::<u64>());
         assert_eq!((counts.completed, counts.abandoned), (self.completed, self.abandoned));
     }
 }

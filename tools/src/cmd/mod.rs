@@ -5,6 +5,7 @@ pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod echo;
 pub(crate) mod lat;
+pub(crate) mod layout;
 pub(crate) mod pool;
 pub(crate) mod ps;
 pub(crate) mod rm;

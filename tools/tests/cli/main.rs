@@ -7,6 +7,7 @@
 //! | [`holders`] | segments of processes that live, are stopped, or were killed |
 //! | [`pair`] | `lat` and `bw` |
 //! | [`datagrams`] | `lat` and `bw` over UDP: losses, strangers, ends that are gone |
+//! | [`layout`] | the layout checker |
 //! | [`loans`] | `lat` and `bw` with `--zero-copy` |
 //! | [`pools`] | pools of buffers, and who holds them |
 //! | [`traps`] | files that are no segments, or not any more |
@@ -27,6 +28,7 @@ mod arguments;
 mod datagrams;
 mod echo;
 mod holders;
+mod layout;
 mod loans;
 mod pair;
 mod planes;

@@ -48,6 +48,11 @@ impl Folder {
         run_in(&self.0, args)
     }
 
+    /// The same with the folder as the one that it works in.
+    pub(crate) fn run_here(&self, args: &[&str]) -> Ran {
+        Ran::of(command(&self.0, args).current_dir(&self.0).output().unwrap())
+    }
+
     /// Starts the command in this folder, and lets it run.
     pub(crate) fn start(&self, args: &[&str]) -> Running {
         let mut command = command(&self.0, args);
