@@ -1,4 +1,4 @@
-//! Queues of mlx5 devices: completion queues and trackers against naive oracles.
+//! Queues of mlx5 devices: completion queues and trackers against naive oracles, and how they are opened.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -11,6 +11,9 @@
 mod compressed;
 mod device;
 mod dispatch;
+mod headers;
+mod host;
+mod library;
 mod ordered;
 mod queue;
 mod unordered;
