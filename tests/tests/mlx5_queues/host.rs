@@ -93,6 +93,12 @@ fn a_queue_pair_works_in_the_memory_that_the_library_hands_out() {
     assert!(cq.cq().arm(spinwire_dataplane::cq::Notify::Any));
     assert_eq!(words(&memory.cq_uar[0])[4].to_le_bytes(), [0, 0, 0, 2, 0, 0, 0, 0x77]);
     assert_eq!(cq.cq().entries(), u32::try_from(CQES).unwrap());
+
+    // The next doorbell goes to the other half of the register.
+    qp.with_sq_wqe(|wqe| wqe.send(WqeFlags::NONE).inline(b"again").finish_signaled(44)).unwrap();
+    assert_eq!(qp.ring_doorbell(), 1);
+    let other = &memory.uar[crate::library::BF_BYTES / 64];
+    assert_eq!(words(other)[0], words(&memory.sq[1])[0]);
 }
 
 #[test]
