@@ -3,7 +3,7 @@
 //! ```text
 //!   case      a case: its name, its set-up, what a round does and what must come out of it
 //!   memory    leaked lines and arenas; endpoints in a segment
-//!   lane tables ids copy matching round idle pool parcel chain wqe  the cases, by the part that they measure
+//!   lane tables ids copy matching round idle pool parcel chain wqe completion  the cases, by the part that they measure
 //!
 //!   catalogue() ──> benches/hot_paths      wall time, by criterion: informs
 //!              └──> benches/instructions   instruction counts, by valgrind: gates
@@ -22,6 +22,7 @@
 
 pub mod case;
 pub mod chain;
+pub mod completion;
 pub mod copy;
 pub mod idle;
 pub mod ids;
@@ -40,7 +41,7 @@ pub use case::{Case, Entry};
 /// Every case there is, not yet built.
 #[must_use]
 pub fn catalogue() -> Vec<Entry> {
-    let parts: [&[Entry]; 11] = [
+    let parts: [&[Entry]; 12] = [
         lane::ENTRIES,
         tables::ENTRIES,
         ids::ENTRIES,
@@ -52,6 +53,7 @@ pub fn catalogue() -> Vec<Entry> {
         parcel::ENTRIES,
         chain::ENTRIES,
         wqe::ENTRIES,
+        completion::ENTRIES,
     ];
     parts.concat()
 }

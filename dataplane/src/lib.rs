@@ -104,6 +104,7 @@
 //! | [`verbs`] | queue pairs and completion queues of RDMA devices: the seam below all that speaks RDMA |
 //! | [`wqe`] | work queues of mlx5 devices: WQEs built by type, and published by a doorbell |
 //! | [`table`] | slab, lists, ring, bit set, timer wheel: fixed capacity, one thread |
+//! | [`cq`] | completion queues of mlx5 devices: whose a completion is, and what it ends |
 //! | [`tracker`] | what was posted to a device queue, found again by the numbers that the device brings back |
 //! | [`raw`] | the only files with `unsafe`: foreign memory, placement, loans, pause instructions |
 //! | [`id`], [`error`], [`time`], [`sync`] | ids with generations; errors by remedy; instants; the one door to atomics |
@@ -123,6 +124,7 @@
 extern crate std;
 
 pub mod chain;
+pub mod cq;
 pub mod error;
 pub mod file;
 pub mod id;

@@ -16,6 +16,7 @@
 //!   | tcp        ring, listener and sockets of a port that talks over TCP   |
 //!   | udp        ports for messages over UDP: udp://host:port               |
 //!   | file       files, with direct I/O where there is any                  |
+//!   | mlx5       queues of ConnectX devices (unverified on hardware)        |
 //!   | mem        memory: private arenas, named segments, huge pages         |
 //!   | affinity   which CPUs, and pinning to one                             |
 //!   | clock      the time-stamp counter, calibrated                         |
@@ -92,6 +93,7 @@ pub mod limits;
 pub mod liveness;
 pub mod mem;
 pub mod membership;
+pub mod mlx5;
 pub mod plane;
 pub mod pool;
 pub mod preflight;

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use criterion::{Criterion, Throughput};
 use spinwire_benches::case::Case;
-use spinwire_benches::{catalogue, chain, copy, idle, ratio, wqe};
+use spinwire_benches::{catalogue, chain, completion, copy, idle, ratio, wqe};
 
 /// Rounds before anything is timed. More than any ring has places, so that each has wrapped.
 const WARM_ROUNDS: u64 = 300;
@@ -88,6 +88,21 @@ fn report_ratios(samples: usize, rounds: u64) {
             found.second_ns,
             wqe::SEND_NS_MAX
         );
+    }
+    for run in [1, completion::RUN] {
+        let kinds = [
+            ("mono", completion::mono(run), completion::MONO_NS_MAX),
+            ("general", completion::general(run), completion::GENERAL_NS_MAX),
+        ];
+        for (kind, mut case, bar) in kinds {
+            let floor = &mut completion::floor(run);
+            let found = ratio::compare(&mut case, floor, samples, rounds / u64::from(run) + 1)
+                .by_operation(run);
+            println!(
+                "  CQE {kind:>7}, {run:2} a poll        {:5.2}  {:8.1} ns {:8.1} ns   (bar: at most {bar} ns apart)",
+                found.ratio, found.first_ns, found.second_ns
+            );
+        }
     }
     for size in [64, 512, 4096, 65_536] {
         let rounds = (rounds * 512 / u64::try_from(size).unwrap()).clamp(1, rounds);

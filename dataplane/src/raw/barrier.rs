@@ -12,6 +12,8 @@
 //! | [`from_device`] | `lfence` | `dmb oshld` | full fence |
 //! | [`wc_start`] | `sfence` | `dsb st` | full fence |
 //! | [`flush_writes`] | `sfence` | `dsb st` | full fence |
+//!
+//! A fifth, [`loads_before_stores`], rdma-core does without.
 
 use crate::sync::{Ordering, fence};
 
@@ -110,4 +112,14 @@ pub fn wc_start() {
 #[inline(always)]
 pub fn flush_writes() {
     ordering_instruction!("sfence", "dsb st");
+}
+
+/// What was loaded before is loaded before a device sees anything that is stored afterwards. Between the last look at a completion
+/// and the doorbell record that gives its entry back.
+///
+/// x86-64 keeps loads before later stores by itself (Intel SDM volume 3, "Memory Ordering"; AMD APM volume 2, 7.2). rdma-core has no
+/// barrier there.
+#[inline(always)]
+pub fn loads_before_stores() {
+    ordering_instruction!("", "dmb oshld");
 }

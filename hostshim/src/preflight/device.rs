@@ -1,6 +1,7 @@
 //! Checks of what the providers beyond shared memory need.
 
 use super::{Check, Probe, Subject, Verdict};
+use crate::mlx5::Library;
 
 /// Open files from which on no limit is met by some thousand connections, each with its file and a bit around it.
 const OPEN_FILES_WANTED: u64 = 16_384;
@@ -8,7 +9,7 @@ const OPEN_FILES_WANTED: u64 = 16_384;
 const OPEN_FILES_REMEDY: u64 = 65_536;
 
 pub(super) fn checks(probe: &Probe) -> Vec<Check> {
-    vec![io_uring(probe), io_uring_features(probe), open_files(probe), rdma(probe)]
+    vec![io_uring(probe), io_uring_features(probe), open_files(probe), rdma(probe), mlx5(probe)]
 }
 
 fn io_uring(probe: &Probe) -> Check {
@@ -111,6 +112,35 @@ fn rdma(probe: &Probe) -> Check {
     }
 }
 
+/// The kernel's driver of a device, by the link in its folder.
+fn is_mlx5(probe: &Probe, device: &str) -> bool {
+    probe
+        .text(&format!("sys/class/infiniband/{device}/device/uevent"))
+        .is_some_and(|text| text.lines().any(|line| line == "DRIVER=mlx5_core"))
+}
+
+fn mlx5(probe: &Probe) -> Check {
+    const ABOUT: Subject = Subject {
+        id: "mlx5",
+        title: "mlx5 devices",
+        why: "queues of a ConnectX are written directly where this build links libmlx5; never run on hardware so far",
+    };
+    let devices = probe.names("sys/class/infiniband");
+    let found: Vec<_> = devices.into_iter().filter(|name| is_mlx5(probe, name)).collect();
+    if found.is_empty() {
+        return ABOUT.ok("none");
+    }
+    let found = found.join(", ");
+    match Library::linked() {
+        Ok(_library) => ABOUT.ok(format!("{found}, and this build can use them")),
+        Err(error) => ABOUT.check(
+            Verdict::Warn,
+            format!("{found}, but this build cannot use them"),
+            error.remedy().map(str::to_owned),
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,5 +229,22 @@ mod tests {
             (Verdict::Warn, "mlx5_0/1 ACTIVE, mlx5_1/1 DOWN")
         );
         assert_eq!(down.remedy.as_deref(), Some("sudo ip link set eth5 up"));
+    }
+
+    #[test]
+    fn devices_of_mlx5() {
+        let tree = Tree::new();
+        device(&tree, "rxe0", "4: ACTIVE\n");
+        assert_eq!(mlx5(&tree.probe()).found, "none");
+        tree.file(
+            "sys/class/infiniband/mlx5_0/device/uevent",
+            "DRIVER=mlx5_core\nPCI_CLASS=20000\n",
+        );
+        let check = mlx5(&tree.probe());
+        assert!(check.found.starts_with("mlx5_0, "), "{}", check.found);
+        let is_linked = Library::linked().is_ok();
+        assert_eq!(check.verdict == Verdict::Ok, is_linked);
+        let remedy = check.remedy.unwrap_or_default();
+        assert_eq!(remedy.contains("--features mlx5"), !is_linked, "{remedy}");
     }
 }

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `memory` | huge pages, transparent ones, locking, `/dev/shm`, swap |
 //! | `processor` | CPUs and quota, isolation, frequency, idle states, hardware threads, nodes, the counter |
-//! | `device` | io_uring and what it has, open files, RDMA |
+//! | `device` | io_uring and what it has, open files, RDMA, mlx5 |
 //!
 //! Nothing is changed by a check. A check that cannot find out says so ([`Verdict::Unknown`]) and is no complaint.
 
@@ -259,7 +259,7 @@ mod tests {
         let tree = crate::fake_tree::Tree::new();
         let checks = tree.probe().run();
         for c in checks {
-            let told = matches!(c.id, "shm" | "io_uring" | "io_uring_features" | "rdma");
+            let told = matches!(c.id, "shm" | "io_uring" | "io_uring_features" | "rdma" | "mlx5");
             assert_eq!(c.verdict == Verdict::Unknown, !told, "{c:?}");
         }
     }
@@ -302,6 +302,7 @@ mod tests {
             "sys/kernel/mm/transparent_hugepage/enabled",
             "sys/kernel/mm/transparent_hugepage/shmem_enabled",
             "sys/class/infiniband/mlx5_0/ports/1/state",
+            "sys/class/infiniband/mlx5_0/device/uevent",
         ];
         for text in garbage {
             let tree = crate::fake_tree::Tree::new();

@@ -8,6 +8,7 @@
 //! | [`futex`] | sleeping on a word of shared memory |
 //! | [`tsc`] | the time-stamp counter and the processor's description of itself |
 //! | [`gate`] | the allocator that counts |
+//! | [`mlx5`] | libibverbs and libmlx5: what they hand out, owned |
 //! | [`uring`] | the system calls of io_uring, and the memory of a ring |
 //! | [`socket`] | the calls on sockets that the standard library lacks |
 //! | `verbs` | libibverbs (feature `verbs`) |
@@ -16,6 +17,7 @@
 pub(crate) mod file;
 pub(crate) mod futex;
 pub(crate) mod gate;
+pub(crate) mod mlx5;
 pub(crate) mod mmap;
 pub(crate) mod socket;
 pub(crate) mod syscall;

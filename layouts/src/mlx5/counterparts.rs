@@ -8,10 +8,12 @@ pub(super) const FOREIGN: Foreign = Foreign {
     package: "libibverbs-dev",
     is_kernel: false,
     names: NAMES,
-    unconfirmed: &["MaskedOperandSeg", "MaskedCs32Seg", "MaskedFa32Seg"],
+    unconfirmed: &["MaskedOperandSeg", "MaskedCs32Seg", "MaskedFa32Seg", "MiniCqe"],
 };
 
 const NAMES: &[Counterpart] = &[
+    Counterpart::new("Cqe64", "struct mlx5_cqe64"),
+    Counterpart::new("ErrCqe", "struct mlx5_err_cqe"),
     Counterpart::new("CtrlSeg", "struct mlx5_wqe_ctrl_seg"),
     Counterpart::new("DataSeg", "struct mlx5_wqe_data_seg"),
     Counterpart::new("InlineSeg", "struct mlx5_wqe_inl_data_seg"),

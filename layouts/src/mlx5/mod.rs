@@ -1,5 +1,5 @@
-//! Work-queue entries of mlx5 devices (ConnectX, BlueField): the segments that they are made of, opcodes and flags, and where
-//! a doorbell goes.
+//! Work-queue entries of mlx5 devices (ConnectX, BlueField): the segments that they are made of, opcodes and flags, where
+//! a doorbell goes, and completions.
 //!
 //! ```text
 //!   WQE   | ctrl | av (UD) | raddr | atomic | data, data, .. or inline |     segments of 16 bytes and multiples of it (`ds`)
@@ -14,6 +14,7 @@
 //!  av        address vector of a datagram: InfiniBand and RoCE              mlx5_wqe_av
 //!  umr       memory keys that are changed by a WQE                          mlx5_wqe_umr_ctrl_seg, .._mkey_context_seg
 //!  doorbell  slots of the doorbell record                                   MLX5_RCV_DBR, MLX5_SND_DBR
+//!  cqe       completions, errors, the short form of compressed queues       mlx5_cqe64, mlx5_err_cqe, MLX5_CQE_
 //! ```
 //!
 //! Everything is big-endian. The structures are those of rdma-core; a test compares them with its header, and WQEs that are
@@ -27,6 +28,7 @@ use crate::pod::Pod;
 mod atomic;
 mod av;
 mod counterparts;
+pub mod cqe;
 mod ctrl;
 mod data;
 mod doorbell;
@@ -35,6 +37,7 @@ mod umr;
 
 pub use atomic::{AtomicSeg, MaskedCs32Seg, MaskedFa32Seg, MaskedOperandSeg, atomic_opmod};
 pub use av::{AddressVector, ud_av};
+pub use cqe::{Cqe64, ErrCqe, MiniCqe, cq_db, cqe_op, mini_format, syndrome};
 pub use ctrl::{CtrlSeg, fm_ce_se, op};
 pub use data::{DataSeg, InlineSeg, SrqNextSeg, data_seg};
 pub use doorbell::{basic_block, dbr};
@@ -42,7 +45,7 @@ pub use raddr::RaddrSeg;
 pub use umr::{KlmSeg, MkeyContextSeg, UmrCtrlSeg, mkey, mkey_access, umr_flag, umr_mask};
 
 /// All of this room, with what rdma-core calls it.
-pub const ROOM: Room = Room::own("mlx5", "what mlx5 devices read", LAYOUTS)
+pub const ROOM: Room = Room::own("mlx5", "what mlx5 devices read and write", LAYOUTS)
     .with_numbers(NUMBERS)
     .known_to(counterparts::FOREIGN);
 
@@ -61,6 +64,9 @@ pub const LAYOUTS: &[&StructLayout] = &[
     &UmrCtrlSeg::LAYOUT,
     &MkeyContextSeg::LAYOUT,
     &KlmSeg::LAYOUT,
+    &Cqe64::LAYOUT,
+    &ErrCqe::LAYOUT,
+    &MiniCqe::LAYOUT,
 ];
 
 /// Every list of numbers of this room that rdma-core's header has, too.
@@ -75,6 +81,10 @@ pub const NUMBERS: &[&[Number]] = &[
     mkey_access::LIST,
     dbr::LIST,
     basic_block::LIST,
+    cqe_op::LIST,
+    syndrome::LIST,
+    mini_format::LIST,
+    cq_db::LIST,
 ];
 
 /// Bytes of a unit in which the length of a WQE is counted (`ds`).

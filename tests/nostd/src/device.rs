@@ -1,19 +1,23 @@
-//! Work queues of a device that is not there, in static memory.
+//! Work queues and a completion queue of a device that is not there, in static memory.
 
 use core::ptr::NonNull;
 
+use spinwire_dataplane::cq::{Compression, Cq, CqMemory, EntryBytes, Event, MonoCq, QueueTable};
 use spinwire_dataplane::error::{PostError, Retry};
 use spinwire_dataplane::raw::line::lines_from_raw;
 use spinwire_dataplane::raw::mmio::Device;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::sync::{AtomicU32, Ordering};
 use spinwire_dataplane::wqe::{Qp, QpConfig, QpMemory, SendConfig, Transport, WqeFlags};
+use spinwire_layouts::mlx5::cqe::Tail;
 
 use crate::bare::Arena;
 
 const QUEUES_BYTES: usize = 4096;
 static QUEUES: Arena<QUEUES_BYTES> = Arena::zeroed();
 static RECORD: [AtomicU32; 2] = [AtomicU32::new(0), AtomicU32::new(0)];
+static CQ_RECORD: [AtomicU32; 2] = [AtomicU32::new(0), AtomicU32::new(0)];
+const CQES: usize = 8;
 const BLOCKS: usize = 16;
 
 /// Sends until the ring is full, completes, many times over; then one too many. `None` where anything is not as it should be.
@@ -28,7 +32,18 @@ pub fn over(bump: &Bump<'static>) -> Option<()> {
         send: SendConfig::DEFAULT,
         recv: None,
     };
-    let qp = Qp::<u16, _>::place(bump, config, memory, Device).ok()?;
+    let qp = &*bump.value(Qp::<u16, _>::place(bump, config, memory, Device).ok()?).ok()?;
+    let cqes = rest.get(8..8 + CQES)?;
+    let memory = CqMemory {
+        lines: cqes,
+        entry_bytes: EntryBytes::B64,
+        record: &CQ_RECORD,
+        register: None,
+        cqn: 1,
+    };
+    let cq = Cq::new(memory, Compression::Off, Device).ok()?;
+    let cq = MonoCq::new(cq, QueueTable::place(bump, 1).ok()?);
+    cq.add(qp).ok()?;
     let mut bytes = [0_u8; 200];
     for round in 0..10_000_u16 {
         bytes.fill(round.to_le_bytes()[0]);
@@ -48,8 +63,20 @@ pub fn over(bump: &Bump<'static>) -> Option<()> {
             (32 + message.len() + if message.is_empty() { 0 } else { 4 }).div_ceil(64),
         )
         .ok()?;
-        let done = qp.sq().complete(end.wrapping_sub(blocks)).ok()?;
-        (done.entry == round).then_some(())?;
+        let tail = Tail {
+            wqe_opcode: 8,
+            qpn: 5,
+            wqe_counter: end.wrapping_sub(blocks),
+            signature: 0,
+            op_own: (round / 8).to_le_bytes()[0] & 1,
+        };
+        cqes.get(usize::from(round) % CQES)?.words()[7].store(tail.pack(), Ordering::Relaxed);
+        let mut seen = None;
+        cq.poll(4, |event| match event {
+            Event::Sent { entry, .. } => seen = Some(entry),
+            _ => {}
+        });
+        (seen == Some(round)).then_some(())?;
     }
     for _ in 0..BLOCKS {
         qp.with_sq_wqe(|wqe| wqe.nop(WqeFlags::NONE).finish_signaled(1)).ok()?;

@@ -6,7 +6,7 @@
 //!
 //! To add a hot function, add a probe. `hot` probes carry messages; `cold` ones read what peers wrote while joining,
 //! connecting and cleaning up; `streams` ones read what comes over a network,
-//! `rings` ones what a kernel writes; `queues` ones build what a device reads.
+//! `rings` ones what a kernel writes; `queues` ones build what a device reads, `completions` ones read what it writes.
 #![no_std]
 #![allow(
     improper_ctypes_definitions,
@@ -14,6 +14,7 @@
 )]
 
 mod cold;
+mod completions;
 mod endpoint;
 mod files;
 mod hot;

@@ -9,6 +9,7 @@
 //!   tcp.rs        two ports over TCP, which make system calls, but use no heap
 //!   streams.rs    both ends of a connection in one service, over a ring of the kernel
 //!   queues.rs     work queues of a device that is not there
+//!   completions.rs  its completion queue
 //!   chains.rs     chains of linked submissions, and the completions of a ring that is not there
 //!   heap          a counting allocator under the whole test
 //!   syscalls      a child process under a seccomp filter that kills at the first system call but exit    seccomp.rs
@@ -32,6 +33,7 @@
 )]
 
 mod chains;
+mod completions;
 mod files;
 mod parcels;
 mod pools;
@@ -141,6 +143,24 @@ fn work_queues_need_no_heap_no_system_call_and_no_page_fault() {
         assert!(counts.is_clean(), "{counts:?}");
         assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
         let ended = without_system_calls(|| queues::run(queues, ROUNDS) == ROUNDS);
+        assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
+    });
+}
+
+#[test]
+fn completion_queues_need_no_heap_no_system_call_and_no_page_fault() {
+    let _turn = take_turn();
+    completions::with(|queues| {
+        assert_eq!(completions::run(queues, WARM_UP_ROUNDS), WARM_UP_ROUNDS);
+        let before = seccomp::page_faults();
+        let sealed = alloc_gate::seal(OnUse::Count);
+        let good = completions::run(queues, ROUNDS);
+        let counts = sealed.open();
+        let after = seccomp::page_faults();
+        assert_eq!(good, ROUNDS);
+        assert!(counts.is_clean(), "{counts:?}");
+        assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
+        let ended = without_system_calls(|| completions::run(queues, ROUNDS) == ROUNDS);
         assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
     });
 }

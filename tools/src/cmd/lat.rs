@@ -13,7 +13,8 @@ use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
 use crate::pair::loans::{Stamper, looks_like};
 use crate::pair::lossy::Loss;
-use crate::pair::options::PairOptions;
+use crate::pair::mlx5;
+use crate::pair::options::{PairOptions, ProviderName};
 use crate::pair::order::{Marking, Order};
 use crate::pair::server;
 use crate::pair::station::{DataUse, Deadline, data_to};
@@ -39,6 +40,8 @@ Over UDP, where messages may be lost, likewise:
   spinwire lat --provider udp --size 64,1400
   spinwire lat --listen udp://0.0.0.0:7000 --size 1400
   spinwire lat --connect udp://otherhost:7000 --size 1400
+Between two queue pairs of one port of an mlx5 device (unverified on hardware):
+  spinwire lat --provider mlx5
 
 A round trip is: send, the other end receives and sends back, receive. The floor is the same between the same two
 processes with one bare cache line and no code of ours; over TCP and UDP, with as many bytes on a plain socket on which both spin. The machine's speed drifts, so the two take turns in short
@@ -152,6 +155,12 @@ const SECONDS: f64 = 1.0;
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let options = &args.pair;
+    if options.provider() == ProviderName::Mlx5 {
+        if args.hgrm.is_some() {
+            return Err("--hgrm: not offered with --provider mlx5; leave it out".into());
+        }
+        return mlx5::round_trips(options);
+    }
     if let Some(name) = &options.listen {
         return server::serve(("lat", name), options);
     }

@@ -17,6 +17,7 @@ mod datagrams;
 pub(crate) mod floor;
 pub(crate) mod loans;
 pub(crate) mod lossy;
+pub(crate) mod mlx5;
 mod network;
 pub(crate) mod options;
 pub(crate) mod order;

@@ -18,6 +18,8 @@ pub(crate) enum ProviderName {
     Tcp,
     /// UDP, through io_uring, a datagram for each message; what is lost is counted.
     Udp,
+    /// The queues of an mlx5 device, between two queue pairs of one port; `lat` only. Unverified on hardware.
+    Mlx5,
 }
 
 impl ProviderName {
@@ -26,6 +28,7 @@ impl ProviderName {
             Self::Shm => "shm",
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Mlx5 => "mlx5",
         }
     }
 }
@@ -140,6 +143,11 @@ impl PairOptions {
 
     /// What the parser cannot see: arguments that do not go together.
     pub(crate) fn check(&self) -> Result<(), Failure> {
+        if self.provider() == ProviderName::Mlx5 {
+            return Err(
+                "--provider mlx5: offered by `spinwire lat` only; use --provider shm or tcp".into(),
+            );
+        }
         if self.provider() != ProviderName::Shm && self.zero_copy {
             return Err(
                 "--zero-copy: hands over buffers of shared memory; use --provider shm".into()

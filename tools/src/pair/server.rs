@@ -48,7 +48,8 @@ pub(crate) fn serve(
     match options.provider() {
         ProviderName::Tcp => return network::serve((command, name), options),
         ProviderName::Udp => return datagrams::serve((command, name), options),
-        ProviderName::Shm => {}
+        // The check has refused `mlx5`, which has two ends in one process.
+        ProviderName::Shm | ProviderName::Mlx5 => {}
     }
     let (_, cpu) = options.placement()?;
     let size = options.sizes().into_iter().max().unwrap_or(64).max(64 << 10);

@@ -153,3 +153,20 @@ fn devices_say_what_to_do_where_there_are_none() {
     }
     refused(&["devices", "--all"], "--all");
 }
+
+#[test]
+fn what_a_device_would_be_needed_for() {
+    // Without the feature it says how to build it; with it, that there is no device. Where there is one, this is no test.
+    let folder = Folder::new();
+    if fs::read_dir("/sys/class/infiniband").is_ok_and(|mut devices| devices.next().is_some()) {
+        println!("!! NOT RUN: lat --provider mlx5 without a device: this machine has RDMA devices");
+        return;
+    }
+    let ran = folder.run(&["lat", "--provider", "mlx5"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.err.contains("remedy: "), "{ran:?}");
+    assert!(ran.err.contains("--features mlx5") || ran.err.contains("no RDMA device"), "{ran:?}");
+    refused(&["bw", "--provider", "mlx5"], "offered by `spinwire lat` only");
+    refused(&["lat", "--provider", "mlx5", "--connect", "x"], "--connect: not offered");
+    refused(&["lat", "--provider", "mlx5", "--hgrm", "x"], "--hgrm: not offered");
+}

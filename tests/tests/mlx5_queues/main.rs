@@ -1,13 +1,21 @@
-//! What a device says is done: trackers against naive oracles.
+//! Queues of mlx5 devices: completion queues and trackers against naive oracles, and how they are opened.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
+    clippy::wildcard_enum_match_arm,
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+mod compressed;
+mod device;
+mod dispatch;
+mod headers;
+mod host;
+mod library;
 mod ordered;
+mod queue;
 mod unordered;
 
 use core::mem::MaybeUninit;
