@@ -108,7 +108,7 @@ fn record_and_register() {
     assert!(far.contains(&Fault::RecordMismatch), "{far:?}");
     let wrong_slot = say(|hand| {
         hand.write(0, &send(0, SIGNALED));
-        write_lines(&hand.memory[0].records, 0, &1_u32.to_be_bytes());
+        hand.store(0, 0, 0, 1_u32.to_be_bytes());
         ring(hand, 0);
     });
     assert!(wrong_slot.contains(&Fault::RecordMismatch), "{wrong_slot:?}");
@@ -120,13 +120,13 @@ fn record_and_register() {
     assert_eq!(back, [Fault::RecordBackwards]);
     let wide = say(|hand| {
         hand.write(0, &send(0, SIGNALED));
-        write_lines(&hand.memory[0].records, 4, &[1, 0, 0, 1]);
+        hand.store(0, 0, 1, [1, 0, 0, 1]);
         ring(hand, 0);
     });
     assert_eq!(wide, [Fault::RecordTooWide]);
     let little_endian = say(|hand| {
         hand.write(0, &send(0, SIGNALED));
-        write_lines(&hand.memory[0].records, 4, &[1, 0, 0, 0]);
+        hand.store(0, 0, 1, [1, 0, 0, 0]);
         ring(hand, 0);
     });
     assert_eq!(little_endian, [Fault::RecordTooWide]);
@@ -328,7 +328,7 @@ fn receive_queues() {
     assert_eq!(over, [Fault::RecvOverrun]);
     let back = say(|hand| {
         hand.fabric.listen();
-        write_lines(&hand.memory[1].records, 0, &3_u32.to_be_bytes());
+        hand.store(1, 0, 0, 3_u32.to_be_bytes());
     });
     assert_eq!(back, [Fault::RecordBackwards]);
     let shape = Shape { shared: true, ..Shape::default() };

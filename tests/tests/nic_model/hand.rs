@@ -1,6 +1,7 @@
 //! A driver that is written by hand: memory of two nodes, and bytes put where a device looks for them.
 
 use spinwire_dataplane::raw::line::Line;
+use spinwire_dataplane::sync::{AtomicU32, Ordering};
 use spinwire_tests::sim::nic::bytes::{read_ring, write_lines};
 use spinwire_tests::sim::nic::memory::Access;
 use spinwire_tests::sim::nic::wqe::{Rules, Transport};
@@ -20,7 +21,7 @@ pub(crate) const QKEY: u32 = 0x8001_0001;
 pub(crate) struct Memory {
     pub(crate) sq: Vec<Line>,
     pub(crate) rq: Vec<Line>,
-    pub(crate) records: Vec<Line>,
+    pub(crate) records: [[AtomicU32; 2]; 4],
     pub(crate) register: Vec<Line>,
     pub(crate) cqs: [Vec<Line>; 2],
     pub(crate) data: Vec<Line>,
@@ -71,7 +72,7 @@ impl Memory {
         Self {
             sq: lines(shape.blocks),
             rq: lines(RECEIVES * 64 / 64),
-            records: lines(4),
+            records: core::array::from_fn(|_| [AtomicU32::new(0), AtomicU32::new(0)]),
             register: lines(8),
             cqs: [cq(), cq()],
             data: lines(64),
@@ -132,9 +133,15 @@ impl<'m> Hand<'m> {
         }
     }
 
+    /// Stores these bytes in a slot of a record of a node: 0 of the queue pair, 1 and 2 of its completion queues, 3 of the shared one.
+    pub(crate) fn store(&self, node: usize, record: usize, slot: usize, bytes: [u8; 4]) {
+        let slot = &self.memory[node].records[record][slot];
+        slot.store(u32::from_le_bytes(bytes), Ordering::Release);
+    }
+
     /// Stores the record of the send queue of node 0.
     pub(crate) fn record(&self, end: u16) {
-        write_lines(&self.memory[0].records, 4, &u32::from(end).to_be_bytes());
+        self.store(0, 0, 1, u32::from(end).to_be_bytes());
     }
 
     /// Writes to the register of node 0: the next half.
@@ -167,8 +174,8 @@ impl<'m> Hand<'m> {
         entry.extend([0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         let slot = usize::from(number) % RECEIVES;
         write_lines(&memory.rq, slot * 64, &entry);
-        let record = if self.shape.shared { 3 * 64 } else { 0 };
-        write_lines(&memory.records, record, &u32::from(number + 1).to_be_bytes());
+        let record = if self.shape.shared { 3 } else { 0 };
+        self.store(node, record, 0, u32::from(number + 1).to_be_bytes());
     }
 
     /// The completion at that place, if it was written in that lap.
@@ -182,8 +189,7 @@ impl<'m> Hand<'m> {
 
     /// The driver of a node has consumed so many.
     pub(crate) fn consumed(&self, node: usize, cq: usize, count: u32) {
-        let record = (cq + 1) * 64;
-        write_lines(&self.memory[node].records, record, &count.to_be_bytes());
+        self.store(node, cq + 1, 0, count.to_be_bytes());
     }
 
     pub(crate) fn put(&self, node: usize, at: usize, bytes: &[u8]) {

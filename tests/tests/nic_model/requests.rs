@@ -1,7 +1,7 @@
 //! Every request, by its bytes, and what comes of it at both ends.
 
 use spinwire_tests::sim::nic::bytes::read_ring;
-use spinwire_tests::sim::nic::memory::{Access, Binding};
+use spinwire_tests::sim::nic::memory::{Access, Change};
 use spinwire_tests::sim::nic::wqe::{Atomic, opcode};
 use spinwire_tests::sim::nic::{Manner, cqe};
 
@@ -53,9 +53,13 @@ fn every_kind_of_send_arrives_as_that_kind() {
     let memory = memory(&shape);
     let mut hand = Hand::new(&memory, shape, Manner::default());
     hand.fabric.nodes[1].keys.window(0x3300, 1);
-    let binding =
-        Binding { start: 0, length: 64, access: Access::REMOTE_WRITE, target: (KEY[1], START[1]) };
-    assert!(hand.fabric.nodes[1].keys.bind(0x3300, 1, &binding));
+    let change = Change {
+        length: Some(64),
+        access: Some(Access::REMOTE_WRITE),
+        entries: vec![(KEY[1], START[1], 64)],
+        ..Change::default()
+    };
+    assert!(hand.fabric.nodes[1].keys.change(0x3300, 1, &change));
     let kinds = [
         (opcode::SEND, 0, 0x20),
         (opcode::SEND_IMM, 0xCAFE_0001, 0x30),

@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use spinwire_dataplane::raw::line::{LINE_BYTES, Line};
+use spinwire_dataplane::sync::AtomicU32;
 
 /// `length` bytes from byte `at`, in a ring that begins anew at its end.
 #[must_use]
@@ -17,6 +18,12 @@ pub fn read_ring(ring: &[Line], at: usize, length: usize) -> Vec<u8> {
     }
     bytes.truncate(length);
     bytes
+}
+
+/// What a slot of a doorbell record says.
+#[must_use]
+pub fn read_record(slot: &AtomicU32) -> u32 {
+    u32::from_be_bytes(slot.load(Ordering::Acquire).to_le_bytes())
 }
 
 /// Writes bytes from byte `at`; no others change.

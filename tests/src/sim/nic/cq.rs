@@ -12,8 +12,9 @@
 use std::collections::VecDeque;
 
 use spinwire_dataplane::raw::line::{LINE_BYTES, LINE_WORDS, Line};
+use spinwire_dataplane::sync::AtomicU32;
 
-use super::bytes::{be32, read_ring, write_lines};
+use super::bytes::{read_record, write_lines};
 use super::fault::{Fault, Syndrome};
 use crate::rng::Rng;
 
@@ -39,7 +40,7 @@ pub struct CqPlan<'m> {
     /// 64 or 128.
     pub cqe_bytes: usize,
     /// The record: how many were consumed, 24 bits, in its first 32.
-    pub record: &'m Line,
+    pub record: &'m [AtomicU32; 2],
     /// Runs of receives of one queue pair are written short (mini entries with counter and length).
     pub compress: bool,
 }
@@ -114,7 +115,7 @@ impl<'m> Queue<'m> {
 
     /// Looks at the record of the consumer.
     pub(super) fn listen(&mut self) -> Result<(), Fault> {
-        let record = be32(&read_ring(core::slice::from_ref(self.plan.record), 0, 4), 0);
+        let record = read_record(&self.plan.record[0]);
         if record >> 24 != 0 {
             return Err(Fault::RecordTooWide);
         }

@@ -32,20 +32,20 @@ impl Access {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Store<'m> {
     /// These lines, at an address that nobody else knows.
     Lines(&'m [Line]),
     /// What the machine has at that address.
     Machine,
-    /// Part of what another key names.
-    Through { key: u32, address: u64 },
+    /// Parts of what other keys name: key, address, bytes.
+    Through(Vec<(u32, u64, u64)>),
     /// Nothing: the key is free.
     Free,
 }
 
 /// What a key stands for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Region<'m> {
     domain: u32,
     start: u64,
@@ -56,45 +56,63 @@ struct Region<'m> {
     window: bool,
 }
 
-/// A place in memory that was checked.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'m> {
+struct Part<'m> {
     lines: Option<&'m [Line]>,
     at: u64,
+    length: usize,
+}
+
+/// A place in memory that was checked.
+#[derive(Clone, Debug)]
+pub struct Place<'m> {
+    parts: Vec<Part<'m>>,
 }
 
 impl Place<'_> {
     /// Its bytes.
     #[must_use]
-    pub fn read(&self, length: usize) -> Vec<u8> {
-        match self.lines {
-            _ if length == 0 => Vec::new(),
-            Some(lines) => read_ring(lines, usize::try_from(self.at).unwrap(), length),
-            None => memory::read(self.at, length),
+    pub fn read(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for Part { lines, at, length } in &self.parts {
+            match lines {
+                _ if *length == 0 => {}
+                Some(lines) => {
+                    bytes.extend(read_ring(lines, usize::try_from(*at).unwrap(), *length));
+                }
+                None => bytes.extend(memory::read(*at, *length)),
+            }
         }
+        bytes
     }
 
     /// Writes there.
-    pub fn write(&self, bytes: &[u8]) {
-        match self.lines {
-            _ if bytes.is_empty() => {}
-            Some(lines) => write_lines(lines, usize::try_from(self.at).unwrap(), bytes),
-            None => memory::write(self.at, bytes),
+    pub fn write(&self, mut bytes: &[u8]) {
+        for Part { lines, at, length } in &self.parts {
+            let (here, rest) = bytes.split_at(*length);
+            match lines {
+                _ if here.is_empty() => {}
+                Some(lines) => write_lines(lines, usize::try_from(*at).unwrap(), here),
+                None => memory::write(*at, here),
+            }
+            bytes = rest;
         }
     }
 }
 
-/// A key that a request may describe anew.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Binding {
+/// What a request changes of a key; what is `None` stays.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Change {
     /// First address.
-    pub start: u64,
+    pub start: Option<u64>,
     /// Bytes.
-    pub length: u64,
+    pub length: Option<u64>,
     /// What it allows.
-    pub access: Access,
-    /// The key whose memory it shows, and from which address of that.
-    pub target: (u32, u64),
+    pub access: Option<Access>,
+    /// It has to be free so far.
+    pub check_free: bool,
+    /// The memory that it shows from then on, one piece after the other: key, address, bytes.
+    pub entries: Vec<(u32, u64, u64)>,
 }
 
 /// The keys of one node.
@@ -136,21 +154,32 @@ impl<'m> Keys<'m> {
         self.regions.remove(&key);
     }
 
-    /// Binds a window. Whether that was possible.
-    pub fn bind(&mut self, key: u32, domain: u32, binding: &Binding) -> bool {
-        let (target, address) = binding.target;
-        let need = Access(binding.access.0 & !Access::LOCAL_READ.0);
-        let writes = Access::REMOTE_WRITE.0 | Access::REMOTE_ATOMIC.0;
-        let need = if need.0 & writes == 0 { Access::LOCAL_READ } else { Access::LOCAL_WRITE };
-        let length = usize::try_from(binding.length).unwrap();
-        let Some(_) = self.find((target, domain), address, length, need) else { return false };
-        let Some(region) = self.regions.get_mut(&key) else { return false };
-        if !region.window || region.domain != domain || !matches!(region.store, Store::Free) {
+    /// Changes a key. Whether that was possible.
+    pub fn change(&mut self, key: u32, domain: u32, change: &Change) -> bool {
+        let Some(region) = self.regions.get(&key) else { return false };
+        let is_free = matches!(region.store, Store::Free);
+        if !region.window || region.domain != domain || (change.check_free && !is_free) {
             return false;
         }
-        let store = Store::Through { key: target, address };
-        let Binding { start, length, access, .. } = *binding;
-        *region = Region { domain, start, length, access, store, window: true };
+        let access = change.access.unwrap_or(region.access);
+        let writes = Access::LOCAL_WRITE.0 | Access::REMOTE_WRITE.0 | Access::REMOTE_ATOMIC.0;
+        let need = if access.0 & writes == 0 { Access::LOCAL_READ } else { Access::LOCAL_WRITE };
+        for (target, address, bytes) in &change.entries {
+            let length = usize::try_from(*bytes).unwrap();
+            if self.find((*target, domain), *address, length, need).is_none() {
+                return false;
+            }
+        }
+        if is_free && change.entries.is_empty() {
+            return false;
+        }
+        let region = self.regions.get_mut(&key).expect("it was there");
+        region.access = access;
+        region.start = change.start.unwrap_or(region.start);
+        region.length = change.length.unwrap_or(region.length);
+        if !change.entries.is_empty() {
+            region.store = Store::Through(change.entries.clone());
+        }
         true
     }
 
@@ -185,13 +214,33 @@ impl<'m> Keys<'m> {
         if end > region.length || region.domain != domain || !granted.has(need) {
             return None;
         }
-        match region.store {
-            Store::Lines(lines) => Some(Place { lines: Some(lines), at }),
-            Store::Machine => Some(Place { lines: None, at: address }),
-            Store::Through { key, address } => {
-                self.find((key, domain), address + at, length, Access::LOCAL_READ)
-            }
+        let one = |lines, at| Some(Place { parts: vec![Part { lines, at, length }] });
+        match &region.store {
+            Store::Lines(lines) => one(Some(*lines), at),
+            Store::Machine => one(None, address),
+            Store::Through(entries) => self.through(entries, domain, (at, end)),
             Store::Free => None,
         }
+    }
+
+    /// The bytes `from..to` of a list.
+    fn through(
+        &self,
+        entries: &[(u32, u64, u64)],
+        domain: u32,
+        (from, to): (u64, u64),
+    ) -> Option<Place<'m>> {
+        let (mut parts, mut begin) = (Vec::new(), 0);
+        for (key, address, bytes) in entries {
+            let (first, last) = (from.max(begin), to.min(begin + bytes));
+            if first < last {
+                let length = usize::try_from(last - first).unwrap();
+                let at = address + (first - begin);
+                let place = self.find((*key, domain), at, length, Access::LOCAL_READ)?;
+                parts.extend(place.parts);
+            }
+            begin += bytes;
+        }
+        Some(Place { parts })
     }
 }

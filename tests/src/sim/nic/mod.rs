@@ -31,7 +31,7 @@ pub use self::fault::{Fault, Syndrome, Violation};
 use self::queue::{Pair, Posted, Shared};
 pub use self::queue::{QpPlan, Receives, SrqPlan, State};
 use crate::rng::Rng;
-use bytes::{be16, be32, read_ring};
+use bytes::{be16, be32, read_record, read_ring};
 use cq::{Completion, Queue};
 use memory::Keys;
 use wqe::{blocks_of, ds_of, parse};
@@ -393,7 +393,7 @@ struct Heard {
 
 impl Shared<'_> {
     fn listen(&mut self) -> Result<(), Fault> {
-        let record = be32(&read_ring(core::slice::from_ref(self.plan.record), 0, 4), 0);
+        let record = read_record(&self.plan.record[0]);
         let Ok(record) = u16::try_from(record) else { return Err(Fault::RecordTooWide) };
         let moved = record.wrapping_sub(self.seen);
         if moved >= 1 << 15 {
@@ -409,9 +409,9 @@ impl Shared<'_> {
 impl Pair<'_> {
     /// Takes in what was published since.
     fn listen(&mut self, heard: &mut Heard) {
-        let record = read_ring(core::slice::from_ref(self.plan.record), 0, 8);
-        self.listen_receives(be32(&record, 0), heard);
-        let record = be32(&record, 4);
+        let [receives, sends] = self.plan.record;
+        self.listen_receives(read_record(receives), heard);
+        let record = read_record(sends);
         let seen = self.sq.seen;
         let rings = self.take_register();
         let Ok(record) = u16::try_from(record) else {
@@ -454,7 +454,7 @@ impl Pair<'_> {
 
     /// The halves of the register that were written, which are empty afterwards.
     fn take_register(&self) -> Vec<(usize, Vec<u8>)> {
-        let half = self.plan.register.len() / 2;
+        let half = self.plan.register.len().div_ceil(2);
         let mut rings = Vec::new();
         for (number, lines) in self.plan.register.chunks_exact(half).enumerate() {
             let bytes = read_ring(lines, 0, half * LINE_BYTES);
@@ -470,7 +470,7 @@ impl Pair<'_> {
     fn check_register(&mut self, rings: &[(usize, Vec<u8>)], record: u16, heard: &mut Heard) {
         let seen = self.sq.seen;
         if let [(half, _)] = rings {
-            if self.sq.half == Some(*half) {
+            if self.sq.half == Some(*half) && self.plan.register.len() > 1 {
                 heard.faults.push((seen, Fault::SameHalfTwice));
             }
             self.sq.half = Some(*half);

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use spinwire_dataplane::raw::line::{LINE_BYTES, Line};
+use spinwire_dataplane::sync::AtomicU32;
 
 use super::bytes::{be16, be32, read_ring, size};
 use super::fault::{Fault, Syndrome};
@@ -29,8 +30,8 @@ pub struct QpPlan<'m> {
     /// The receives.
     pub rq: Receives<'m>,
     /// The doorbell record: 32 bits of the receive queue, then 32 of the send queue.
-    pub record: &'m Line,
-    /// The doorbell register: two halves.
+    pub record: &'m [AtomicU32; 2],
+    /// The doorbell register: one line, or two halves that are written in turn.
     pub register: &'m [Line],
     /// Completion queue of sends, and of receives.
     pub cqs: (u32, u32),
@@ -167,7 +168,7 @@ pub(super) struct Pair<'m> {
 impl<'m> Pair<'m> {
     pub(super) fn new(plan: QpPlan<'m>) -> Self {
         assert!(plan.sq.len().is_power_of_two() && plan.sq.len() <= 1 << 15);
-        assert!(plan.register.len().is_multiple_of(2), "it has two halves");
+        assert!(matches!(plan.register.len(), 1 | 2 | 4 | 8), "a line, or two halves");
         Self {
             plan,
             peer: None,
@@ -234,7 +235,7 @@ pub struct SrqPlan<'m> {
     /// Bytes of an entry.
     pub stride: usize,
     /// The record: how many were ever posted, in its first 32 bits.
-    pub record: &'m Line,
+    pub record: &'m [AtomicU32; 2],
 }
 
 /// A shared receive queue.

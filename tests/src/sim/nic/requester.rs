@@ -76,9 +76,9 @@ impl<'m> Fabric<'m> {
         match &order.what {
             What::Nop => (done, Vec::new()),
             What::Invalidate(key) if keys.invalidate(*key, domain) => (done, Vec::new()),
-            What::Bind(key, binding) if keys.bind(*key, domain, binding) => (done, Vec::new()),
+            What::Change(key, change) if keys.change(*key, domain, change) => (done, Vec::new()),
             What::Invalidate(_) => failed(Syndrome::LocalOperation),
-            What::Bind(..) => failed(Syndrome::Bind),
+            What::Change(..) => failed(Syndrome::Bind),
             What::Datagram(_) if payload.len() > DATAGRAM_BYTES_MAX => {
                 failed(Syndrome::LocalLength)
             }
@@ -115,7 +115,7 @@ impl<'m> Fabric<'m> {
                     let place =
                         self.nodes[node].keys.find((*lkey, domain), *address, *length, need)?;
                     if need == Access::LOCAL_READ {
-                        bytes.extend(place.read(*length));
+                        bytes.extend(place.read());
                     }
                 }
             }

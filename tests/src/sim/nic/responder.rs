@@ -70,7 +70,7 @@ impl Fabric<'_> {
             | What::Datagram(_)
             | What::Write(..)
             | What::Invalidate(_)
-            | What::Bind(..) => Answer::Ack(sequence),
+            | What::Change(..) => Answer::Ack(sequence),
         }
     }
 
@@ -84,7 +84,7 @@ impl Fabric<'_> {
                 let (need, length) = (Access::REMOTE_READ, request.wanted);
                 match keys.find((key, domain), address, length, need) {
                     _ if length == 0 => Answer::Data(sequence, Vec::new()),
-                    Some(place) => Answer::Data(sequence, place.read(length)),
+                    Some(place) => Answer::Data(sequence, place.read()),
                     None => refused(Syndrome::RemoteAccess),
                 }
             }
@@ -110,7 +110,7 @@ impl Fabric<'_> {
                 }
                 Answer::Ack(sequence)
             }
-            What::Nop | What::Send | What::Datagram(_) | What::Invalidate(_) | What::Bind(..) => {
+            What::Nop | What::Send | What::Datagram(_) | What::Invalidate(_) | What::Change(..) => {
                 self.message(node, qpn, request)
             }
         }
@@ -132,7 +132,7 @@ impl Fabric<'_> {
         let Some(place) = place else {
             return Answer::Refused(sequence, Syndrome::RemoteAccess);
         };
-        let bytes = place.read(size);
+        let bytes = place.read();
         let mut old = [0; 8];
         old[..size].copy_from_slice(&bytes);
         let new = atomic.apply(u64::from_le_bytes(old));

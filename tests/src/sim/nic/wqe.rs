@@ -14,7 +14,7 @@
 
 use super::bytes::{be16, be32, be64, is_poison, size};
 use super::fault::Fault;
-use super::memory::{Access, Binding};
+use super::memory::{Access, Change};
 
 /// Opcodes of requests (mlx5dv.h, `MLX5_OPCODE_*`).
 pub mod opcode {
@@ -168,8 +168,8 @@ pub enum What {
     Atomic(u64, u32, Atomic),
     /// A key is freed.
     Invalidate(u32),
-    /// A key is bound.
-    Bind(u32, Binding),
+    /// A key is given memory, rights, or both.
+    Change(u32, Change),
 }
 
 /// What a request waits for.
@@ -288,7 +288,7 @@ pub fn parse(bytes: &[u8], index: u16, rules: &Rules) -> Result<Order, Fault> {
         return Err(Fault::BadModifier);
     }
     let what = what(&mut reader, (opmod, opcode), imm, rules)?;
-    if matches!(what, What::Invalidate(_) | What::Bind(..)) && reader.at < bytes.len() {
+    if matches!(what, What::Invalidate(_) | What::Change(..)) && reader.at < bytes.len() {
         return Err(Fault::BadSize);
     }
     let pieces = pieces(&mut reader, rules)?;
@@ -411,55 +411,68 @@ fn vector(reader: &mut Reader<'_>, transport: Transport) -> Result<Vector, Fault
 mod mask {
     pub(super) const LENGTH: u64 = 1;
     pub(super) const START: u64 = 1 << 6;
-    pub(super) const KEY: u64 = 1 << 13;
-    pub(super) const QPN: u64 = 1 << 14;
-    pub(super) const LOCAL_WRITE: u64 = 1 << 18;
-    pub(super) const REMOTE_READ: u64 = 1 << 19;
-    pub(super) const REMOTE_WRITE: u64 = 1 << 20;
-    pub(super) const ATOMIC: u64 = 1 << 21;
+    const KEY: u64 = 1 << 13;
+    const QPN: u64 = 1 << 14;
+    const LOCAL_WRITE: u64 = 1 << 18;
+    const REMOTE_READ: u64 = 1 << 19;
+    const REMOTE_WRITE: u64 = 1 << 20;
+    const ATOMIC: u64 = 1 << 21;
+    pub(super) const ORDER_OF_WRITES: u64 = 1 << 24;
+    pub(super) const ORDER_OF_READS: u64 = 1 << 25;
     pub(super) const FREE: u64 = 1 << 29;
     pub(super) const KNOWN: u64 =
-        LENGTH | START | KEY | QPN | LOCAL_WRITE | REMOTE_READ | REMOTE_WRITE | ATOMIC | FREE;
+        LENGTH | START | KEY | QPN | RIGHTS | ORDER_OF_WRITES | ORDER_OF_READS | FREE;
+    pub(super) const RIGHTS: u64 = LOCAL_WRITE | REMOTE_READ | REMOTE_WRITE | ATOMIC;
 }
 
-/// A change of a key: freed, or bound to memory of another key by one entry.
+/// A change of a key: freed, or given memory of other keys by so many entries, or rights.
 fn umr(reader: &mut Reader<'_>, key: u32) -> Result<What, Fault> {
     let control = reader.take(48)?;
     reader.reserved(48, 1, 4)?;
     reader.reserved(48, 16, 48)?;
-    let (octowords, changes) = (be16(control, 4), be64(control, 8));
+    let (units, changes) = (usize::from(be16(control, 4)), be64(control, 8));
     // Inline entries, a translation offset, and the two checks.
     if control[0] & !0b1011_1000 != 0 || be16(control, 6) != 0 || changes & !mask::KNOWN != 0 {
         return Err(Fault::BadFlags);
     }
     let context = reader.take(64)?;
-    for (from, to) in [(1, 2), (3, 4), (8, 12), (36, 52), (56, 59), (60, 64)] {
+    for (from, to) in [(3, 4), (8, 12), (36, 52), (56, 59), (60, 64)] {
         reader.reserved(64, from, to)?;
     }
-    let frees = context[0] & 1 << 6 != 0;
-    if changes & mask::FREE == 0 || context[0] & !(1 << 6) != 0 {
+    // Two bits for the order on PCIe, and no others there.
+    let order = (context[1] & 4 != 0, context[59] & 0x40 != 0);
+    let may = (changes & mask::ORDER_OF_WRITES != 0, changes & mask::ORDER_OF_READS != 0);
+    let others = context[1] & !4 | context[59] & !0x40 | context[0] & !(1 << 6);
+    if others != 0 || (order.0 && !may.0) || (order.1 && !may.1) || changes & mask::FREE == 0 {
         return Err(Fault::BadFlags);
     }
-    if frees {
-        return if octowords == 0 { Ok(What::Invalidate(key)) } else { Err(Fault::BadSize) };
+    if context[0] & 1 << 6 != 0 {
+        return if units == 0 { Ok(What::Invalidate(key)) } else { Err(Fault::BadSize) };
     }
-    let needed = mask::LENGTH | mask::START;
-    if control[0] & 1 << 7 == 0 || changes & needed != needed || octowords != 4 {
+    let has_length = changes & mask::LENGTH != 0;
+    if control[0] & 1 << 7 == 0 || units % 4 != 0 || has_length != (units > 0) {
         return Err(Fault::BadSize);
     }
-    let entries = reader.take(64)?;
-    reader.reserved(64, 16, 64)?;
-    let length = be64(context, 24);
-    if u64::from(be32(entries, 0)) < length {
+    let mut change = Change {
+        start: (changes & mask::START != 0).then(|| be64(context, 16)),
+        length: has_length.then(|| be64(context, 24)),
+        access: (changes & mask::RIGHTS == mask::RIGHTS).then_some(Access(context[2])),
+        check_free: control[0] & 1 << 5 != 0,
+        entries: Vec::new(),
+    };
+    for _ in 0..units {
+        let entry = reader.take(16)?;
+        match be32(entry, 0) {
+            // What fills it up to four.
+            0 => reader.reserved(16, 0, 16)?,
+            bytes => change.entries.push((be32(entry, 4), be64(entry, 8), u64::from(bytes))),
+        }
+    }
+    let bytes: u64 = change.entries.iter().map(|(_, _, bytes)| bytes).sum();
+    if change.length.is_some_and(|length| bytes < length) {
         return Err(Fault::BadData);
     }
-    let binding = Binding {
-        start: be64(context, 16),
-        length,
-        access: Access(context[2]),
-        target: (be32(entries, 4), be64(entries, 8)),
-    };
-    Ok(What::Bind(key, binding))
+    Ok(What::Change(key, change))
 }
 
 fn pieces(reader: &mut Reader<'_>, rules: &Rules) -> Result<Vec<Piece>, Fault> {
