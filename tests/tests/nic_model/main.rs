@@ -12,6 +12,7 @@
 
 mod canaries;
 mod datagrams;
+mod driven;
 mod errors;
 mod hand;
 mod requests;
