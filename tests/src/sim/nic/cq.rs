@@ -265,7 +265,9 @@ fn entry_of(
         }
         Outcome::Failed { kind, syndrome } => {
             entry[55] = syndrome.code();
-            entry[63] = kind << 4 | entry[63] & 0xE | owner;
+            // Where data would be means nothing here; but short forms are told by it before anything else is looked at.
+            let bits = if entry[63] & 0xC == 0xC { 2 } else { 0xE };
+            entry[63] = kind << 4 | entry[63] & bits | owner;
             return (entry, None);
         }
     };

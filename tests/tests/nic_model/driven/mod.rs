@@ -164,13 +164,25 @@ fn seeds(default: u64) -> (Vec<u64>, u64) {
     }
 }
 
+/// Says on the way out of a panic how to have that run again.
+struct Again(u64, u64);
+
+impl Drop for Again {
+    #[expect(clippy::print_stderr, reason = "so that it can be had again")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("again: NIC_SEED={} NIC_MESSAGES={}", self.0, self.1);
+        }
+    }
+}
+
 fn all(breaks: bool, default: u64) -> Report {
     let (seeds, messages) = seeds(default);
     let mut sum = Report::default();
     for seed in seeds {
         let mut plan = Plan::any(seed, messages, breaks);
         plan.messages = messages / (2 * u64::try_from(plan.pairs).unwrap()) + 1;
-        println!("NIC_SEED={seed} NIC_MESSAGES={messages} {plan:?}");
+        let _again = Again(seed, messages);
         let report = run(&plan);
         sum.delivered += report.delivered;
         sum.outcome.add(&report.outcome);
@@ -184,7 +196,6 @@ fn all(breaks: bool, default: u64) -> Report {
         all.blue_flame += here.blue_flame;
         all.wrapped += here.wrapped;
     }
-    println!("{sum:?}");
     sum
 }
 

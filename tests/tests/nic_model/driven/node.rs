@@ -2,7 +2,8 @@
 
 use core::mem::MaybeUninit;
 
-use spinwire_dataplane::error::{PostError, Retry};
+use spinwire_dataplane::cq::Arrival;
+use spinwire_dataplane::error::{Fatal, PostError, Retry};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::mmio::{Device, DoorbellRecord};
 use spinwire_dataplane::raw::place::Bump;
@@ -106,7 +107,7 @@ pub(crate) struct Memory {
     data: Vec<Line>,
 }
 
-fn record() -> [AtomicU32; 2] {
+const fn record() -> [AtomicU32; 2] {
     [AtomicU32::new(0), AtomicU32::new(0)]
 }
 
@@ -184,7 +185,8 @@ impl<'m> Node<'m> {
         let start = address(&here.data);
         fabric.nodes[number].keys.lines((key(number), DOMAIN), start, &here.data, Access::ALL);
         let cqe_bytes = if plan.wide_cqe { 128 } else { 64 };
-        let cq = Reader::new(&here.cq, &here.records[0], cqe_bytes);
+        let form = (plan.wide_cqe, plan.compress);
+        let cq = Reader::new(&here.cq, &here.records[0], form);
         let (ring, record, compress) = (&here.cq, &here.records[0], plan.compress);
         fabric.cq(number, CqPlan { number: 0, ring, cqe_bytes, record, compress });
         let (ring, record) = (&here.srq, &here.records[1]);
@@ -268,7 +270,7 @@ impl<'m> Node<'m> {
         if self.plan.shared {
             self.srq.ring_doorbell();
         }
-        let seen = self.cq.poll();
+        let seen = self.cq.poll([1, 16, 64][rng.index(3)]);
         busy |= !seen.is_empty();
         for seen in seen {
             self.handle(seen);
@@ -303,7 +305,8 @@ impl<'m> Node<'m> {
                 true
             }
             Err(error) => {
-                assert_eq!(error, PostError::Retry(Retry::RqFull));
+                let failed = PostError::Fatal(Fatal::QueueError);
+                assert!(error == PostError::Retry(Retry::RqFull) || error == failed);
                 let free = if self.plan.shared {
                     &mut self.srq_free
                 } else {
@@ -350,7 +353,7 @@ impl<'m> Node<'m> {
         }
     }
 
-    fn rkey(&self, bad: bool) -> u32 {
+    const fn rkey(&self, bad: bool) -> u32 {
         if bad { 0xBAD } else { key(self.other()) }
     }
 
@@ -459,14 +462,14 @@ impl<'m> Node<'m> {
                 let over = self.pairs[pair].oracle.complete(done.entry, done.unsignaled);
                 self.check(pair, &over, (bytes, inline));
             }
-            Seen::Received { qpn, counter, kind, imm, bytes, inline } => {
+            Seen::Received { qpn, counter, arrival, bytes, inline } => {
                 let pair = self.pair_of(qpn);
                 let slot = self.take_receive(pair, counter);
-                self.arrived(pair, slot, (kind, imm, bytes), inline);
+                self.arrived(pair, slot, (arrival, bytes), inline);
             }
             Seen::Failed { send: true, qpn, counter, syndrome } => {
                 let pair = self.pair_of(qpn);
-                self.send_failed(pair, counter, syndrome == 5);
+                self.send_failed(pair, counter, syndrome.is_flush());
             }
             Seen::Failed { send: false, qpn, counter, .. } => {
                 let pair = self.pair_of(qpn);
@@ -476,7 +479,7 @@ impl<'m> Node<'m> {
                     let rq = self.pairs[pair].qp.rq().unwrap();
                     match rq.fail(counter).expect("it is under way").wqe {
                         Posted::Signaled(entry) => entry,
-                        other => panic!("a receive that is {other:?}"),
+                        Posted::Unsignaled | Posted::Fill => panic!("a receive is neither"),
                     }
                 };
                 self.give_back(pair, usize::try_from(slot).unwrap());
@@ -505,19 +508,22 @@ impl<'m> Node<'m> {
         &mut self,
         pair: usize,
         slot: usize,
-        (kind, imm, bytes): (u8, u32, u32),
+        (arrival, bytes): (Arrival, u32),
         inline: Option<Vec<u8>>,
     ) {
         let number = self.pairs[pair].oracle.delivered;
         let message = Message::new(self.plan.seed, qpn(self.other(), pair), number);
         self.pairs[pair].oracle.delivered += 1;
         assert_eq!(usize::try_from(bytes).unwrap(), message.length, "message {number}");
-        let expected = [2, 3, 1][usize::from(message.kind)];
-        assert_eq!(kind, expected);
-        assert!(kind == 2 || imm == message.imm);
+        let expected = match message.kind {
+            0 => Arrival::Send,
+            1 => Arrival::SendImm(message.imm),
+            _ => Arrival::WriteImm(message.imm),
+        };
+        assert_eq!(arrival, expected);
         let map = self.map;
         let at = if self.plan.shared { map.receive(0, slot) } else { map.receive(pair, slot) };
-        if kind != 1 {
+        if message.kind != 2 {
             let here = read_ring(self.data(), at, SLOT);
             let found = inline.as_deref().unwrap_or(&here[..message.length]);
             assert_eq!(found, message.bytes(), "message {number} of pair {pair}");
@@ -528,8 +534,11 @@ impl<'m> Node<'m> {
     }
 
     /// What is over has had its effect.
-    fn check(&mut self, pair: usize, over: &[Request], (_, inline): (u32, Option<Vec<u8>>)) {
+    fn check(&mut self, pair: usize, over: &[Request], (back, inline): (u32, Option<Vec<u8>>)) {
         let last = over.last().map(|request| request.id);
+        if let Some(Effect::Read(_, bytes)) = over.last().map(|request| &request.effect) {
+            assert_eq!(usize::try_from(back).unwrap(), bytes.len());
+        }
         for request in over {
             match &request.effect {
                 Effect::Written(at, bytes) => {
@@ -544,7 +553,7 @@ impl<'m> Node<'m> {
                         inline.cloned().unwrap_or_else(|| read_ring(self.data(), at, bytes.len()));
                     assert_eq!(found, *bytes);
                 }
-                Effect::Message | Effect::Nothing => {}
+                Effect::Message => {}
             }
         }
         self.release(pair, over);

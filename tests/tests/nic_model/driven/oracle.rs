@@ -5,8 +5,6 @@ use std::collections::VecDeque;
 /// What a work request has to have done when it is done.
 #[derive(Clone, Debug)]
 pub(crate) enum Effect {
-    /// Nothing that can be seen from here.
-    Nothing,
     /// A message of that number, which the other end sees.
     Message,
     /// Bytes at that place of the memory of the other end.
@@ -36,7 +34,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub(crate) const fn add(&mut self, other: &Self) {
         self.done += other.done;
         self.failed += other.failed;
         self.flushed += other.flushed;
