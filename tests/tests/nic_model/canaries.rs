@@ -1,6 +1,6 @@
 //! Each thing that a driver can do wrong is done once, and the model has to say which it was.
 
-use spinwire_tests::sim::nic::bytes::write_lines;
+use spinwire_tests::sim::nic::bytes::{poison, write_lines};
 use spinwire_tests::sim::nic::wqe::opcode;
 use spinwire_tests::sim::nic::{Fault, Manner};
 
@@ -319,6 +319,21 @@ fn completion_queues() {
     assert_eq!(back, [Fault::CqRecord]);
     let wide = say(|hand| hand.consumed(0, 0, 0x0100_0000));
     assert_eq!(wide, [Fault::RecordTooWide]);
+}
+
+#[test]
+fn receives_of_an_older_lap() {
+    for shared in [false, true] {
+        let shape = Shape { shared, ..Shape::default() };
+        let faults = says(shape, |hand| {
+            lap(hand);
+            // The ninth has a range, and no end behind it.
+            let at = if shared { 16 } else { 0 };
+            write_lines(&hand.memory[1].rq, at + 16, &poison(0).to_le_bytes());
+            hand.post(8, &send(8, 0));
+        });
+        assert_eq!(faults, [Fault::StaleBlock]);
+    }
 }
 
 #[test]

@@ -331,7 +331,7 @@ impl<'m> Fabric<'m> {
         for completion in written {
             totals.completions += 1;
             totals.errors += u64::from(matches!(completion.outcome, cq::Outcome::Failed { .. }));
-            nodes[node].is_written(&completion);
+            nodes[node].is_written(&completion, manner.poisons);
         }
     }
 
@@ -368,16 +368,24 @@ impl<'m> Fabric<'m> {
 
 impl Node<'_> {
     /// What a completion that was written says is over.
-    fn is_written(&mut self, completion: &Completion) {
+    fn is_written(&mut self, completion: &Completion, poisons: bool) {
         if let Some(pair) = self.pairs.get_mut(&completion.qpn) {
             match completion.retires {
                 Some(end) => pair.sq.retired = end,
-                None if completion.srqn == 0 => pair.rq.done = completion.counter.wrapping_add(1),
+                None if completion.srqn == 0 => {
+                    pair.rq.done = completion.counter.wrapping_add(1);
+                    if poisons {
+                        pair.poison_receive(completion.counter);
+                    }
+                }
                 None => {}
             }
         }
         if let Some(shared) = self.shared.get_mut(&completion.srqn) {
             shared.busy[usize::from(completion.counter)] = false;
+            if poisons {
+                shared.poison(completion.counter);
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use spinwire_dataplane::raw::line::{LINE_BYTES, Line};
 use spinwire_dataplane::sync::AtomicU32;
 
-use super::bytes::{be16, be32, read_ring, size};
+use super::bytes::{be16, be32, be64, is_poison, poison, read_ring, size, write_lines};
 use super::fault::{Fault, Syndrome};
 use super::wqe::{INVALID_KEY, Order, Rules, Transport};
 
@@ -202,8 +202,16 @@ impl<'m> Pair<'m> {
         self.rq.seen.wrapping_sub(self.rq.taken)
     }
 
+    /// Writes over a receive that has completed.
+    pub(super) fn poison_receive(&self, counter: u16) {
+        if let Receives::Ring(ring, stride) = self.plan.rq {
+            let at = usize::from(counter) % (ring.len() * LINE_BYTES / stride) * stride;
+            spoil(ring, (at, at + stride), counter);
+        }
+    }
+
     /// Takes the next receive of its own ring.
-    pub(super) fn take_receive(&mut self) -> Option<Taken> {
+    pub(super) fn take_receive(&mut self) -> Option<Result<Taken, Fault>> {
         let Receives::Ring(ring, stride) = self.plan.rq else { return None };
         if self.receives() == 0 {
             return None;
@@ -212,15 +220,30 @@ impl<'m> Pair<'m> {
         self.rq.taken = counter.wrapping_add(1);
         let entries = ring.len() * LINE_BYTES / stride;
         let at = usize::from(counter) % entries * stride;
-        Some(Taken { counter, pieces: room(&read_ring(ring, at, stride)) })
+        Some(room(&read_ring(ring, at, stride)).map(|pieces| Taken { counter, pieces }))
     }
 }
 
-/// Data segments up to the first with the key that stands for the end.
-fn room(bytes: &[u8]) -> Vec<(u64, u32, usize)> {
-    let segment = |part: &[u8]| (super::bytes::be64(part, 8), be32(part, 4), size(be32(part, 0)));
-    let segments = bytes.chunks_exact(16).map(segment);
-    segments.take_while(|(_, key, _)| *key != INVALID_KEY).collect()
+fn spoil(ring: &[Line], (from, to): (usize, usize), counter: u16) {
+    for at in (from..to).step_by(8) {
+        write_lines(ring, at, &poison(counter).to_le_bytes());
+    }
+}
+
+/// Data segments up to the first with the key that stands for the end. What follows it was not written for this receive.
+fn room(bytes: &[u8]) -> Result<Vec<(u64, u32, usize)>, Fault> {
+    let mut pieces = Vec::new();
+    for part in bytes.chunks_exact(16) {
+        if is_poison(u64::from_le_bytes(part[..8].try_into().unwrap())) {
+            return Err(Fault::StaleBlock);
+        }
+        let (address, key, length) = (be64(part, 8), be32(part, 4), size(be32(part, 0)));
+        if key == INVALID_KEY {
+            break;
+        }
+        pieces.push((address, key, length));
+    }
+    Ok(pieces)
 }
 
 /// What a device is told of a shared receive queue.
@@ -256,6 +279,12 @@ impl<'m> Shared<'m> {
         Self { plan, seen: 0, taken: 0, head: 0, busy: vec![false; entries] }
     }
 
+    /// Writes over an entry that has completed, but for its link.
+    pub(super) fn poison(&self, counter: u16) {
+        let at = usize::from(counter) * self.plan.stride;
+        spoil(self.plan.ring, (at + 16, at + self.plan.stride), counter);
+    }
+
     /// Takes the entry that is next.
     pub(super) fn take(&mut self) -> Option<Result<Taken, Fault>> {
         if self.seen == self.taken {
@@ -273,6 +302,6 @@ impl<'m> Shared<'m> {
         self.busy[at] = true;
         let counter = self.head;
         self.head = be16(&bytes, 2);
-        Some(Ok(Taken { counter, pieces: room(&bytes[16..]) }))
+        Some(room(&bytes[16..]).map(|pieces| Taken { counter, pieces }))
     }
 }

@@ -211,10 +211,14 @@ impl Fabric<'_> {
     /// The next receive, of its own or of the shared queue.
     fn take(&mut self, node: usize, qpn: u32) -> Option<Taken> {
         let pair = self.pair(node, qpn);
-        let Receives::Shared(number) = pair.plan.rq else { return pair.take_receive() };
-        let shared = self.nodes[node].shared.get_mut(&number).expect("it was made");
-        let index = shared.head;
-        match shared.take()? {
+        let (number, index, taken) = match pair.plan.rq {
+            Receives::Ring(..) => (qpn, pair.rq.taken, pair.take_receive()),
+            Receives::Shared(number) => {
+                let shared = self.nodes[node].shared.get_mut(&number).expect("it was made");
+                (number, shared.head, shared.take())
+            }
+        };
+        match taken? {
             Ok(taken) => Some(taken),
             Err(fault) => {
                 self.report(node, number, index, fault);
@@ -255,8 +259,9 @@ impl Fabric<'_> {
 
     /// One receive of a queue in error is completed as flushed.
     pub(super) fn flush_receive(&mut self, node: usize, qpn: u32) {
-        if let Some(taken) = self.pair(node, qpn).take_receive() {
-            self.receive_failed(node, qpn, taken.counter, Syndrome::Flush);
+        let counter = self.pair(node, qpn).rq.taken;
+        if self.pair(node, qpn).take_receive().is_some() {
+            self.receive_failed(node, qpn, counter, Syndrome::Flush);
         }
     }
 
