@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     wqe_blocks_max: u16,
     receives: u16,
     shared: bool,
+    /// Each queue pair has a completion queue of its own; else they share one.
+    own_cqs: bool,
     wide_cqe: bool,
     scatter: bool,
     compress: bool,
@@ -70,6 +72,7 @@ impl Plan {
             wqe_blocks_max,
             receives: 1 << rng.between(1, 5),
             shared,
+            own_cqs: rng.chance(50),
             wide_cqe,
             scatter: rng.chance(40),
             compress: !wide_cqe && rng.chance(25),

@@ -102,8 +102,8 @@ struct PairMemory {
 pub(crate) struct Memory {
     pairs: Vec<PairMemory>,
     srq: Vec<Line>,
-    records: [[AtomicU32; 2]; 2],
-    cq: Vec<Line>,
+    record: [AtomicU32; 2],
+    cqs: Vec<(Vec<Line>, [AtomicU32; 2])>,
     data: Vec<Line>,
 }
 
@@ -124,14 +124,15 @@ impl Memory {
             register: lines(plan.register_lines),
         };
         let completions = (plan.pairs * (plan.blocks + receives) + 1).next_power_of_two();
+        let cq = || (lines(completions * if plan.wide_cqe { 2 } else { 1 }), record());
         let data = lines(Map::new(plan).bytes() / 64);
         let constant: Vec<u8> = (0..SLOT).map(|at| u8::try_from(at % 253).unwrap()).collect();
         write_lines(&data, Map::new(plan).constant(), &constant);
         Self {
             pairs: (0..plan.pairs).map(|_| pair()).collect(),
             srq: lines(receives),
-            records: [record(), record()],
-            cq: lines(completions * if plan.wide_cqe { 2 } else { 1 }),
+            record: record(),
+            cqs: (0..if plan.own_cqs { plan.pairs } else { 1 }).map(|_| cq()).collect(),
             data,
         }
     }
@@ -158,7 +159,7 @@ pub(crate) struct Node<'m> {
     pub(crate) pairs: Vec<Pair<'m>>,
     srq: SharedRecvQueue<'m, u64, Device>,
     srq_free: Vec<usize>,
-    cq: Reader<'m>,
+    cqs: Vec<Reader<'m>>,
     region: Region<'m>,
     memory: &'m [Memory; 2],
 }
@@ -186,10 +187,13 @@ impl<'m> Node<'m> {
         fabric.nodes[number].keys.lines((key(number), DOMAIN), start, &here.data, Access::ALL);
         let cqe_bytes = if plan.wide_cqe { 128 } else { 64 };
         let form = (plan.wide_cqe, plan.compress);
-        let cq = Reader::new(&here.cq, &here.records[0], form);
-        let (ring, record, compress) = (&here.cq, &here.records[0], plan.compress);
-        fabric.cq(number, CqPlan { number: 0, ring, cqe_bytes, record, compress });
-        let (ring, record) = (&here.srq, &here.records[1]);
+        let mut cqs = Vec::new();
+        for (at, (ring, record)) in (0..).zip(&here.cqs) {
+            cqs.push(Reader::new(ring, record, form));
+            let compress = plan.compress;
+            fabric.cq(number, CqPlan { number: at, ring, cqe_bytes, record, compress });
+        }
+        let (ring, record) = (&here.srq, &here.record);
         fabric.srq(number, SrqPlan { number: SRQ, domain: DOMAIN, ring, stride: 64, record });
         let bump = Bump::new(arena);
         let recv = RecvConfig { wqes: plan.receives, sge_max: SGES + 1 };
@@ -198,7 +202,7 @@ impl<'m> Node<'m> {
         let pairs = (0..plan.pairs).map(|pair| {
             let at = &here.pairs[pair];
             let qpn = qpn(number, pair);
-            fabric.qp(number, device_plan(plan, at, qpn));
+            fabric.qp(number, device_plan(plan, at, (qpn, pair)));
             let config = QpConfig {
                 qpn,
                 transport: Transport::Rc { path: None },
@@ -223,7 +227,7 @@ impl<'m> Node<'m> {
         let srq_free = (0..usize::from(plan.receives)).collect();
         let (map, plan) = (Map::new(plan), *plan);
         let region = region(&here.data, key(number));
-        Self { number, plan, map, pairs, srq, srq_free, cq, region, memory }
+        Self { number, plan, map, pairs, srq, srq_free, cqs, region, memory }
     }
 
     const fn other(&self) -> usize {
@@ -270,10 +274,13 @@ impl<'m> Node<'m> {
         if self.plan.shared {
             self.srq.ring_doorbell();
         }
-        let seen = self.cq.poll([1, 16, 64][rng.index(3)]);
-        busy |= !seen.is_empty();
-        for seen in seen {
-            self.handle(seen);
+        for _ in 0..self.cqs.len() {
+            let at = rng.index(self.cqs.len());
+            let seen = self.cqs[at].poll([1, 16, 64][rng.index(3)]);
+            busy |= !seen.is_empty();
+            for seen in seen {
+                self.handle(seen);
+            }
         }
         busy
     }
@@ -627,7 +634,9 @@ fn bad_sge() -> LocalSge {
     unsafe { LocalSge::from_raw(0x1000, 8, 0xBAD) }.unwrap()
 }
 
-fn device_plan<'m>(plan: &Plan, at: &'m PairMemory, qpn: u32) -> QpPlan<'m> {
+fn device_plan<'m>(plan: &Plan, at: &'m PairMemory, (qpn, pair): (u32, usize)) -> QpPlan<'m> {
+    let cq = if plan.own_cqs { u32::try_from(pair).unwrap() } else { 0 };
+
     QpPlan {
         rules: Rules { qpn, transport: Kind::Rc, inline_max: 1024 },
         domain: DOMAIN,
@@ -635,7 +644,7 @@ fn device_plan<'m>(plan: &Plan, at: &'m PairMemory, qpn: u32) -> QpPlan<'m> {
         rq: if plan.shared { Receives::Shared(SRQ) } else { Receives::Ring(&at.rq, 32) },
         record: &at.record,
         register: &at.register,
-        cqs: (0, 0),
+        cqs: (cq, cq),
         qkey: 0,
         retries: 7,
         rnr_retries: 7,
