@@ -16,3 +16,4 @@ mod driven;
 mod errors;
 mod hand;
 mod requests;
+mod wired;

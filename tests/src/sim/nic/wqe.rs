@@ -417,8 +417,8 @@ mod mask {
     const REMOTE_READ: u64 = 1 << 19;
     const REMOTE_WRITE: u64 = 1 << 20;
     const ATOMIC: u64 = 1 << 21;
-    pub(super) const ORDER_OF_WRITES: u64 = 1 << 24;
-    pub(super) const ORDER_OF_READS: u64 = 1 << 25;
+    pub(super) const ORDER_OF_WRITES: u64 = 1 << 25;
+    pub(super) const ORDER_OF_READS: u64 = 1 << 47;
     pub(super) const FREE: u64 = 1 << 29;
     pub(super) const KNOWN: u64 =
         LENGTH | START | KEY | QPN | RIGHTS | ORDER_OF_WRITES | ORDER_OF_READS | FREE;

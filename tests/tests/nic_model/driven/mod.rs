@@ -3,7 +3,7 @@
 
 mod node;
 mod oracle;
-mod reader;
+pub(crate) mod reader;
 
 use spinwire_dataplane::wqe::{BlueFlame, Straddle};
 use spinwire_tests::rng::Rng;
