@@ -20,6 +20,7 @@ use spinwire_tests::sim::nic::memory::Access;
 use spinwire_tests::sim::nic::wqe::{Rules, Transport as Kind};
 use spinwire_tests::sim::nic::{CqPlan, Fabric, Fault, Manner, QpPlan, Receives, Totals, lines};
 
+use crate::driven::node::region;
 use crate::driven::reader::{Reader, Seen};
 
 const QPN: [u32; 2] = [0x51, 0x52];
@@ -64,12 +65,6 @@ struct Wired<'m, B> {
     cqs: Vec<Reader<'m>>,
     regions: Vec<Region<'m>>,
     grounds: &'m [Ground; 2],
-}
-
-#[expect(unsafe_code, reason = "the lines are registered with the device under that key")]
-const fn region(lines: &[Line], key: u32) -> Region<'_> {
-    // SAFETY: the device of the tests is given the same lines under the same key, and both end with the test.
-    unsafe { Region::promise(lines, key) }
 }
 
 /// Runs `act` on two nodes whose queue pairs are of that kind, over those buses.

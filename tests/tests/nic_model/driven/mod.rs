@@ -1,7 +1,7 @@
 //! The real queues drive the device: two nodes with work queues of the data plane, random work, random faults, and an oracle of every
 //! message and every work request. By seed; `NIC_SEED` runs one again, `NIC_MESSAGES` sets how many messages there are in all.
 
-mod node;
+pub(crate) mod node;
 mod oracle;
 pub(crate) mod reader;
 

@@ -165,8 +165,9 @@ pub(crate) struct Node<'m> {
 }
 
 #[expect(unsafe_code, reason = "the lines are registered with the device under that key")]
-const fn region(lines: &[Line], key: u32) -> Region<'_> {
-    // SAFETY: the device of the tests is given the same lines under the same key, and both end with the test.
+pub(crate) const fn region(lines: &[Line], key: u32) -> Region<'_> {
+    // SAFETY: the device of the tests is given the same lines under that key, or none at all, and both end with the test; nobody
+    // but this thread touches them, and all that do go through their atomics.
     unsafe { Region::promise(lines, key) }
 }
 
@@ -384,7 +385,8 @@ impl<'m> Node<'m> {
         let room = usize::from(self.plan.wqe_blocks_max) * 64 - 16 - 16 - 4;
         let inline = !bad && bytes.len() <= room && rng.chance(60);
         let target = (self.far(self.map.target(pair, slot)), self.rkey(bad));
-        let wrong = [bad_sge()];
+        // The device has no such key.
+        let wrong = [region(self.data(), 0xBAD).range(0, 8).unwrap()];
         let sges = if bad { &wrong[..] } else { &sges };
         let flags = if rng.chance(10) { WqeFlags::SOLICITED } else { WqeFlags::NONE };
         qp.with_sq_wqe(|wqe| {
@@ -626,12 +628,6 @@ impl<'m> Node<'m> {
             }
         }
     }
-}
-
-#[expect(unsafe_code, reason = "the device has no such key")]
-fn bad_sge() -> LocalSge {
-    // SAFETY: nobody has registered anything under that key, so the device refuses it before it looks at the address.
-    unsafe { LocalSge::from_raw(0x1000, 8, 0xBAD) }.unwrap()
 }
 
 fn device_plan<'m>(plan: &Plan, at: &'m PairMemory, (qpn, pair): (u32, usize)) -> QpPlan<'m> {
