@@ -46,6 +46,7 @@ mod by_reference;
 pub mod fault;
 mod info;
 pub mod loopback;
+pub mod mlx5;
 mod parcel;
 pub mod peers;
 pub mod queues;

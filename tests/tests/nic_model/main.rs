@@ -11,6 +11,7 @@
 )]
 
 mod canaries;
+mod channel;
 mod datagrams;
 mod driven;
 mod errors;
