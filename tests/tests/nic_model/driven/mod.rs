@@ -145,7 +145,9 @@ fn run(plan: &Plan) -> Report {
             report.delivered += got.delivered;
             report.outcome.add(&sent.outcome);
             // What is said to be done has arrived, once, and nothing has that was not sent.
-            assert!(sent.messages_done <= got.delivered && got.delivered <= sent.messages_posted);
+            let (done, posted) = (sent.messages_done, sent.messages_posted);
+            let fits = done <= got.delivered && got.delivered <= posted;
+            assert!(fits, "{done} done, {} delivered, {posted} posted", got.delivered);
             let broken = fabric.state(from.number, node::qpn(from.number, pair)) == State::Error;
             if !broken {
                 assert_eq!((got.delivered, sent.messages_done), (plan.messages, plan.messages));

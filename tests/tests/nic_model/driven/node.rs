@@ -275,8 +275,8 @@ impl<'m> Node<'m> {
         if self.plan.shared {
             self.srq.ring_doorbell();
         }
-        for _ in 0..self.cqs.len() {
-            let at = rng.index(self.cqs.len());
+        let first = rng.index(self.cqs.len());
+        for at in (first..self.cqs.len()).chain(0..first) {
             let seen = self.cqs[at].poll([1, 16, 64][rng.index(3)]);
             busy |= !seen.is_empty();
             for seen in seen {
