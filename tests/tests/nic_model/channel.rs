@@ -331,14 +331,14 @@ fn speak(plan: &Plan, turns: usize) -> (Totals, [u64; 2], Vec<String>) {
 #[test]
 fn messages_go_both_ways_and_the_device_never_has_to_wait() {
     let mut lost = 0;
-    for seed in 0..40 {
+    for seed in 0..16 {
         let plan = Plan::any(seed, 60);
         let (totals, delivered, faults) = speak(&plan, 60_000);
         assert_eq!((delivered, faults), ([60, 60], Vec::new()), "seed {seed}: {plan:?}");
         assert_eq!((totals.not_ready, totals.errors), (0, 0), "seed {seed}");
         lost += totals.lost;
     }
-    assert!(lost > 100, "some of it was lost on the way");
+    assert!(lost > 50, "some of it was lost on the way");
 }
 
 #[test]

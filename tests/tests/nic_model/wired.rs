@@ -83,7 +83,7 @@ fn wired<B: Bus + Clone>(
         let keys = &mut fabric.nodes[node].keys;
         keys.lines((KEY[node], DOMAIN), ground.start(), &ground.data, Access::ALL);
         keys.window(WINDOW, DOMAIN);
-        cqs.push(Reader::new(&ground.cq, &ground.cq_record, (false, false)));
+        cqs.push(Reader::new(&ground.cq, &ground.cq_record));
         let (ring, record) = (&ground.cq, &ground.cq_record);
         fabric.cq(node, CqPlan { number: 0, ring, cqe_bytes: 64, record, compress: false });
         let rules = Rules { qpn: QPN[node], transport: kind, inline_max: 256 };

@@ -1,6 +1,8 @@
 //! The real queues drive the device: two nodes with work queues of the data plane, random work, random faults, and an oracle of every
 //! message and every work request. By seed; `NIC_SEED` runs one again, `NIC_MESSAGES` sets how many messages there are in all.
 
+mod ending;
+mod ends;
 pub(crate) mod node;
 mod oracle;
 pub(crate) mod reader;
@@ -206,7 +208,7 @@ fn all(breaks: bool, default: u64) -> Report {
 
 #[test]
 fn each_message_arrives_once_and_intact() {
-    let sum = all(false, 16_000);
+    let sum = all(false, 8_000);
     let totals = sum.totals;
     assert_eq!(totals.errors, 0);
     let seen =
@@ -216,7 +218,7 @@ fn each_message_arrives_once_and_intact() {
 
 #[test]
 fn what_fails_is_told_once_and_its_neighbours_live() {
-    let sum = all(true, 8_000);
+    let sum = all(true, 5_000);
     let Outcome { done, failed, flushed } = sum.outcome;
     assert!(done > 0 && failed > 0 && flushed > 0, "{:?}", sum.outcome);
 }

@@ -1,31 +1,31 @@
 //! One end: its memory, its queues, the work that it makes up, and what it makes of completions.
 
 use core::mem::MaybeUninit;
+use std::rc::Rc;
 
-use spinwire_dataplane::cq::Arrival;
 use spinwire_dataplane::error::{Fatal, PostError, Retry};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::mmio::{Device, DoorbellRecord};
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::region::{LocalSge, Region};
 use spinwire_dataplane::sync::AtomicU32;
-use spinwire_dataplane::tracker::{Earlier, Posted};
 use spinwire_dataplane::wqe::receive::RecvMemory;
 use spinwire_dataplane::wqe::{
     Qp, QpConfig, QpMemory, RecvConfig, SendConfig, SharedRecvQueue, Transport, WqeFlags,
 };
 use spinwire_tests::rng::Rng;
-use spinwire_tests::sim::nic::bytes::{read_ring, write_lines};
+use spinwire_tests::sim::nic::bytes::write_lines;
 use spinwire_tests::sim::nic::memory::Access;
 use spinwire_tests::sim::nic::wqe::{Rules, Transport as Kind};
-use spinwire_tests::sim::nic::{CqPlan, Fabric, QpPlan, Receives, SrqPlan, State, lines};
+use spinwire_tests::sim::nic::{CqPlan, Fabric, QpPlan, Receives, SrqPlan, lines};
 
 use super::Plan;
+use super::ends::{Dispatch, Ends};
 use super::oracle::{Effect, Message, Oracle, Request};
-use super::reader::{Reader, Seen};
+use super::reader;
 
 /// Bytes of the place of a message.
-const SLOT: usize = 512;
+pub(super) const SLOT: usize = 512;
 /// Number of the shared receive queue.
 const SRQ: u32 = 0x77;
 const DOMAIN: u32 = 3;
@@ -52,7 +52,7 @@ const fn key(node: usize) -> u32 {
 /// Parts of the memory of a node that its messages lie in: of each queue pair places to send from, to receive into, to be written
 /// to; then bytes that only are read, and a sum for each.
 #[derive(Clone, Copy)]
-struct Map {
+pub(super) struct Map {
     sends: usize,
     receives: usize,
     pairs: usize,
@@ -75,7 +75,7 @@ impl Map {
         pair * self.of_pair() + (self.sends + slot) * SLOT
     }
 
-    const fn receive(self, pair: usize, slot: usize) -> usize {
+    pub(super) const fn receive(self, pair: usize, slot: usize) -> usize {
         pair * self.of_pair() + (2 * self.sends + slot) * SLOT
     }
 
@@ -83,7 +83,7 @@ impl Map {
         self.pairs * self.of_pair()
     }
 
-    const fn sum(self, pair: usize) -> usize {
+    pub(super) const fn sum(self, pair: usize) -> usize {
         self.constant() + SLOT + pair * 64
     }
 
@@ -104,7 +104,7 @@ pub(crate) struct Memory {
     srq: Vec<Line>,
     record: [AtomicU32; 2],
     cqs: Vec<(Vec<Line>, [AtomicU32; 2])>,
-    data: Vec<Line>,
+    pub(super) data: Vec<Line>,
 }
 
 const fn record() -> [AtomicU32; 2] {
@@ -144,24 +144,24 @@ pub(crate) fn arena(plan: &Plan) -> Vec<MaybeUninit<u8>> {
 }
 
 pub(crate) struct Pair<'m> {
-    qp: Qp<'m, u64, Device>,
+    pub(super) ends: Rc<Ends<'m>>,
     pub(crate) oracle: Oracle,
-    free: Vec<usize>,
-    sums: u64,
-    receives_free: Vec<usize>,
+    pub(super) free: Vec<usize>,
+    pub(super) sums: u64,
+    pub(super) receives_free: Vec<usize>,
     receives_out: usize,
 }
 
 pub(crate) struct Node<'m> {
     pub(crate) number: usize,
-    plan: Plan,
-    map: Map,
+    pub(super) plan: Plan,
+    pub(super) map: Map,
     pub(crate) pairs: Vec<Pair<'m>>,
-    srq: SharedRecvQueue<'m, u64, Device>,
-    srq_free: Vec<usize>,
-    cqs: Vec<Reader<'m>>,
+    srq: Rc<SharedRecvQueue<'m, u64, Device>>,
+    pub(super) srq_free: Vec<usize>,
+    cqs: Vec<Dispatch<'m>>,
     region: Region<'m>,
-    memory: &'m [Memory; 2],
+    pub(super) memory: &'m [Memory; 2],
 }
 
 #[expect(unsafe_code, reason = "the lines are registered with the device under that key")]
@@ -184,22 +184,23 @@ impl<'m> Node<'m> {
         fabric: &mut Fabric<'m>,
     ) -> Self {
         let here = &memory[number];
+        let bump = Bump::new(arena);
         let start = address(&here.data);
         fabric.nodes[number].keys.lines((key(number), DOMAIN), start, &here.data, Access::ALL);
         let cqe_bytes = if plan.wide_cqe { 128 } else { 64 };
         let form = (plan.wide_cqe, plan.compress);
         let mut cqs = Vec::new();
         for (at, (ring, record)) in (0..).zip(&here.cqs) {
-            cqs.push(Reader::new(ring, record, form));
+            let pairs = u32::try_from(plan.pairs).unwrap();
+            cqs.push(Dispatch::new(&bump, reader::open(ring, record, form), pairs));
             let compress = plan.compress;
             fabric.cq(number, CqPlan { number: at, ring, cqe_bytes, record, compress });
         }
         let (ring, record) = (&here.srq, &here.record);
         fabric.srq(number, SrqPlan { number: SRQ, domain: DOMAIN, ring, stride: 64, record });
-        let bump = Bump::new(arena);
         let recv = RecvConfig { wqes: plan.receives, sge_max: SGES + 1 };
         let srq_memory = RecvMemory { ring, record: DoorbellRecord::new(record) };
-        let srq = SharedRecvQueue::place(&bump, recv, srq_memory, Device).unwrap();
+        let srq = Rc::new(SharedRecvQueue::place(&bump, recv, srq_memory, Device).unwrap());
         let pairs = (0..plan.pairs).map(|pair| {
             let at = &here.pairs[pair];
             let qpn = qpn(number, pair);
@@ -215,8 +216,11 @@ impl<'m> Node<'m> {
                 recv: (!plan.shared).then_some(RecvConfig { wqes: plan.receives, sge_max: SGES }),
             };
             let memory = QpMemory { sq: &at.sq, rq: &at.rq, record: &at.record, uar: &at.register };
+            let qp = Qp::place(&bump, config, memory, Device).unwrap();
+            let ends = Rc::new(Ends { qp, srq: plan.shared.then(|| Rc::clone(&srq)) });
+            cqs[if plan.own_cqs { pair } else { 0 }].add(&ends);
             Pair {
-                qp: Qp::place(&bump, config, memory, Device).unwrap(),
+                ends,
                 oracle: Oracle::default(),
                 free: (0..plan.blocks).collect(),
                 sums: 0,
@@ -231,11 +235,11 @@ impl<'m> Node<'m> {
         Self { number, plan, map, pairs, srq, srq_free, cqs, region, memory }
     }
 
-    const fn other(&self) -> usize {
+    pub(super) const fn other(&self) -> usize {
         1 - self.number
     }
 
-    fn data(&self) -> &'m [Line] {
+    pub(super) fn data(&self) -> &'m [Line] {
         &self.memory[self.number].data
     }
 
@@ -269,7 +273,7 @@ impl<'m> Node<'m> {
                 }
             }
             if rng.chance(80) || !busy {
-                busy |= self.pairs[pair].qp.ring_doorbell() > 0;
+                busy |= self.pairs[pair].ends.qp.ring_doorbell() > 0;
             }
         }
         if self.plan.shared {
@@ -279,8 +283,8 @@ impl<'m> Node<'m> {
         for at in (first..self.cqs.len()).chain(0..first) {
             let seen = self.cqs[at].poll([1, 16, 64][rng.index(3)]);
             busy |= !seen.is_empty();
-            for seen in seen {
-                self.handle(seen);
+            for (qpn, ended) in seen {
+                self.handle(self.pair_of(qpn), ended);
             }
         }
         busy
@@ -305,7 +309,7 @@ impl<'m> Node<'m> {
         let posted = if self.plan.shared {
             self.srq.with_srq_wqe(|wqe| wqe.sges(&sges).finish(entry))
         } else {
-            self.pairs[pair].qp.with_rq_wqe(|wqe| wqe.sges(&sges).finish(entry))
+            self.pairs[pair].ends.qp.with_rq_wqe(|wqe| wqe.sges(&sges).finish(entry))
         };
         match posted {
             Ok(()) => {
@@ -376,7 +380,7 @@ impl<'m> Node<'m> {
         entry: Option<u64>,
         rng: &mut Rng,
     ) -> Result<Effect, PostError> {
-        let qp = &self.pairs[pair].qp;
+        let qp = &self.pairs[pair].ends.qp;
         let number = self.pairs[pair].oracle.messages_posted;
         let message = Message::new(self.plan.seed, qp.qpn(), number);
         let (bytes, at) = (message.bytes(), self.map.send(pair, slot));
@@ -417,7 +421,7 @@ impl<'m> Node<'m> {
         let sges = self.sges(at, bytes.len(), rng);
         let to = self.map.target(pair, slot);
         let (far, rkey) = (self.far(to), self.rkey(bad));
-        let qp = &self.pairs[pair].qp;
+        let qp = &self.pairs[pair].ends.qp;
         qp.with_sq_wqe(|wqe| finish!(wqe.write(WqeFlags::NONE, far, rkey).sges(&sges), entry))?;
         Ok(Effect::Written(u64::try_from(to).unwrap(), bytes))
     }
@@ -436,7 +440,7 @@ impl<'m> Node<'m> {
         let sges = self.sges(at, length, rng);
         let (far, rkey) = (self.far(self.map.constant() + from), self.rkey(bad));
         let flags = if rng.chance(30) { WqeFlags::FENCE } else { WqeFlags::NONE };
-        let qp = &self.pairs[pair].qp;
+        let qp = &self.pairs[pair].ends.qp;
         qp.with_sq_wqe(|wqe| finish!(wqe.read(flags, far, rkey).sges(&sges), entry))?;
         let bytes = (from..from + length).map(|at| u8::try_from(at % 253).unwrap());
         Ok(Effect::Read(u64::try_from(at).unwrap(), bytes.collect()))
@@ -451,7 +455,7 @@ impl<'m> Node<'m> {
         let at = self.map.send(pair, slot);
         let place = (self.far(self.map.sum(pair)), self.rkey(bad));
         let result = self.sge(at, 8);
-        let qp = &self.pairs[pair].qp;
+        let qp = &self.pairs[pair].ends.qp;
         qp.with_sq_wqe(|wqe| {
             finish!(wqe.atomic_fa(WqeFlags::NONE, place, 1).result(result)?, entry)
         })?;
@@ -461,172 +465,6 @@ impl<'m> Node<'m> {
 
     fn pair_of(&self, number: u32) -> usize {
         (0..self.pairs.len()).find(|pair| qpn(self.number, *pair) == number).expect("it is ours")
-    }
-
-    fn handle(&mut self, seen: Seen) {
-        match seen {
-            Seen::Sent { qpn, counter, bytes, inline } => {
-                let pair = self.pair_of(qpn);
-                let done = self.pairs[pair].qp.sq().complete(counter).expect("it is under way");
-                let over = self.pairs[pair].oracle.complete(done.entry, done.unsignaled);
-                self.check(pair, &over, (bytes, inline));
-            }
-            Seen::Received { qpn, counter, arrival, bytes, inline } => {
-                let pair = self.pair_of(qpn);
-                let slot = self.take_receive(pair, counter);
-                self.arrived(pair, slot, (arrival, bytes), inline);
-            }
-            Seen::Failed { send: true, qpn, counter, syndrome } => {
-                let pair = self.pair_of(qpn);
-                self.send_failed(pair, counter, syndrome.is_flush());
-            }
-            Seen::Failed { send: false, qpn, counter, .. } => {
-                let pair = self.pair_of(qpn);
-                let slot = if self.plan.shared {
-                    self.srq.complete(counter).expect("it is under way")
-                } else {
-                    let rq = self.pairs[pair].qp.rq().unwrap();
-                    match rq.fail(counter).expect("it is under way").wqe {
-                        Posted::Signaled(entry) => entry,
-                        Posted::Unsignaled | Posted::Fill => panic!("a receive is neither"),
-                    }
-                };
-                self.give_back(pair, usize::try_from(slot).unwrap());
-            }
-        }
-    }
-
-    fn take_receive(&self, pair: usize, counter: u16) -> usize {
-        let entry = if self.plan.shared {
-            self.srq.complete(counter).expect("it is under way")
-        } else {
-            self.pairs[pair].qp.rq().unwrap().complete(counter).expect("it is under way").entry
-        };
-        usize::try_from(entry).unwrap()
-    }
-
-    fn give_back(&mut self, pair: usize, slot: usize) {
-        let free =
-            if self.plan.shared { &mut self.srq_free } else { &mut self.pairs[pair].receives_free };
-        assert!(!free.contains(&slot), "a receive came back twice");
-        free.push(slot);
-    }
-
-    /// A message is here: the next one of that queue pair, all of it, and where it belongs.
-    fn arrived(
-        &mut self,
-        pair: usize,
-        slot: usize,
-        (arrival, bytes): (Arrival, u32),
-        inline: Option<Vec<u8>>,
-    ) {
-        let number = self.pairs[pair].oracle.delivered;
-        let message = Message::new(self.plan.seed, qpn(self.other(), pair), number);
-        self.pairs[pair].oracle.delivered += 1;
-        assert_eq!(usize::try_from(bytes).unwrap(), message.length, "message {number}");
-        let expected = match message.kind {
-            0 => Arrival::Send,
-            1 => Arrival::SendImm(message.imm),
-            _ => Arrival::WriteImm(message.imm),
-        };
-        assert_eq!(arrival, expected);
-        let map = self.map;
-        let at = if self.plan.shared { map.receive(0, slot) } else { map.receive(pair, slot) };
-        if message.kind != 2 {
-            let here = read_ring(self.data(), at, SLOT);
-            let found = inline.as_deref().unwrap_or(&here[..message.length]);
-            assert_eq!(found, message.bytes(), "message {number} of pair {pair}");
-            let rest = if inline.is_some() { 0 } else { message.length };
-            assert!(here[rest..].iter().all(|byte| *byte == 0xEE), "and nothing behind it");
-        }
-        self.give_back(pair, slot);
-    }
-
-    /// What is over has had its effect.
-    fn check(&mut self, pair: usize, over: &[Request], (back, inline): (u32, Option<Vec<u8>>)) {
-        let last = over.last().map(|request| request.id);
-        if let Some(Effect::Read(_, bytes)) = over.last().map(|request| &request.effect) {
-            assert_eq!(usize::try_from(back).unwrap(), bytes.len());
-        }
-        for request in over {
-            match &request.effect {
-                Effect::Written(at, bytes) => {
-                    let there = &self.memory[self.other()].data;
-                    let at = usize::try_from(*at).unwrap();
-                    assert_eq!(read_ring(there, at, bytes.len()), *bytes);
-                }
-                Effect::Read(at, bytes) => {
-                    let at = usize::try_from(*at).unwrap();
-                    let inline = inline.as_ref().filter(|_| last == Some(request.id));
-                    let found =
-                        inline.cloned().unwrap_or_else(|| read_ring(self.data(), at, bytes.len()));
-                    assert_eq!(found, *bytes);
-                }
-                Effect::Message => {}
-            }
-        }
-        self.release(pair, over);
-    }
-
-    fn release(&mut self, pair: usize, over: &[Request]) {
-        self.pairs[pair].free.extend(over.iter().filter_map(|request| request.slot));
-    }
-
-    fn send_failed(&mut self, pair: usize, counter: u16, is_flush: bool) {
-        let at = &mut self.pairs[pair];
-        let failed = at.qp.sq().fail(counter).expect("it is under way");
-        let (count, are_done) = match failed.earlier {
-            // Where the other end broke it, those before the first that was flushed may be done or not.
-            Earlier::Done(count) => (count, !is_flush),
-            Earlier::Flushed(count) => (count, false),
-        };
-        let over = at.oracle.earlier(count, are_done);
-        let id = match failed.wqe {
-            Posted::Signaled(entry) => Some(entry),
-            Posted::Unsignaled => None,
-            Posted::Fill => {
-                // The first error of a queue that the other end broke may name it.
-                at.oracle.broken = true;
-                return self.release(pair, &over);
-            }
-        };
-        let request = at.oracle.fail(id, is_flush);
-        self.release(pair, &over);
-        self.release(pair, &[request]);
-    }
-
-    /// Whether there is nothing more to be done here.
-    pub(crate) fn is_done(&self) -> bool {
-        let over = |pair: &Pair<'_>| {
-            let oracle = &pair.oracle;
-            let all = oracle.messages_posted == self.plan.messages && oracle.under_way.is_empty();
-            all || oracle.broken
-        };
-        self.pairs.iter().all(over)
-    }
-
-    /// Everything is quiet: what is left ends here.
-    pub(crate) fn finish(&mut self, fabric: &Fabric<'m>) {
-        for pair in 0..self.pairs.len() {
-            let broken = fabric.state(self.number, qpn(self.number, pair)) == State::Error;
-            let at = &mut self.pairs[pair];
-            if broken {
-                while let Some(flushed) = at.qp.sq().flush() {
-                    at.oracle.broken = true;
-                    let request = at.oracle.fail(flushed.entry, true);
-                    at.free.extend(request.slot);
-                }
-            }
-            let left: Vec<_> = at.oracle.under_way.iter().filter(|r| r.signaled).collect();
-            assert!(left.is_empty(), "never completed: {left:?}");
-            if broken {
-                assert!(at.oracle.under_way.is_empty() && at.qp.sq().tracker().is_empty());
-                assert_eq!(at.free.len(), self.plan.blocks, "each place is free again");
-            } else {
-                let sums = read_ring(&self.memory[1 - self.number].data, self.map.sum(pair), 8);
-                assert_eq!(sums, at.sums.to_le_bytes(), "each sum once");
-            }
-        }
     }
 }
 

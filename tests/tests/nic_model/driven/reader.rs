@@ -1,8 +1,6 @@
-//! Completions, as whoever polls gets them: out of the completion queue of the data plane, with all that they say copied out.
+//! Completions as they come out of the completion queue of the data plane, without dispatch.
 
-use spinwire_dataplane::cq::{
-    Arrival, Compression, Cq, CqMemory, Cqe, EntryBytes, Inline, MiniFormat, Side, Syndrome,
-};
+use spinwire_dataplane::cq::{Compression, Cq, CqMemory, Cqe, EntryBytes, MiniFormat, Side};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::mmio::Device;
 use spinwire_dataplane::sync::AtomicU32;
@@ -10,25 +8,30 @@ use spinwire_dataplane::sync::AtomicU32;
 /// A completion.
 #[derive(Clone, Debug)]
 pub(crate) enum Seen {
-    Sent { qpn: u32, counter: u16, bytes: u32, inline: Option<Vec<u8>> },
-    Received { qpn: u32, counter: u16, arrival: Arrival, bytes: u32, inline: Option<Vec<u8>> },
-    Failed { send: bool, qpn: u32, counter: u16, syndrome: Syndrome },
+    Sent { counter: u16 },
+    Received { counter: u16, bytes: u32 },
+    Failed { send: bool },
 }
 
-/// A completion queue.
+/// A completion queue of 64 or 128 bytes an entry, which may have short ones.
+pub(crate) fn open<'m>(
+    lines: &'m [Line],
+    record: &'m [AtomicU32; 2],
+    (is_wide, is_compressed): (bool, bool),
+) -> Cq<'m, Device> {
+    let entry_bytes = if is_wide { EntryBytes::B128 } else { EntryBytes::B64 };
+    let short = Compression::Basic(MiniFormat::Hash);
+    let compression = if is_compressed { short } else { Compression::Off };
+    let memory = CqMemory { lines, entry_bytes, record, register: None, cqn: 1 };
+    Cq::new(memory, compression, Device).unwrap()
+}
+
+/// A completion queue without dispatch.
 pub(crate) struct Reader<'m>(Cq<'m, Device>);
 
 impl<'m> Reader<'m> {
-    pub(crate) fn new(
-        lines: &'m [Line],
-        record: &'m [AtomicU32; 2],
-        (is_wide, is_compressed): (bool, bool),
-    ) -> Self {
-        let entry_bytes = if is_wide { EntryBytes::B128 } else { EntryBytes::B64 };
-        let short = Compression::Basic(MiniFormat::Hash);
-        let compression = if is_compressed { short } else { Compression::Off };
-        let memory = CqMemory { lines, entry_bytes, record, register: None, cqn: 1 };
-        Self(Cq::new(memory, compression, Device).unwrap())
+    pub(crate) fn new(lines: &'m [Line], record: &'m [AtomicU32; 2]) -> Self {
+        Self(open(lines, record, (false, false)))
     }
 
     pub(crate) fn poll(&self, budget: u32) -> Vec<Seen> {
@@ -39,35 +42,13 @@ impl<'m> Reader<'m> {
     }
 }
 
-fn copied(inline: Option<Inline<'_>>) -> Option<Vec<u8>> {
-    inline.map(|inline| {
-        let mut bytes = vec![0; inline.len()];
-        assert_eq!(inline.copy_out(&mut bytes), bytes.len());
-        bytes
-    })
-}
-
 fn seen(cqe: &Cqe<'_>) -> Seen {
     match cqe {
-        Cqe::Sent(sent) => Seen::Sent {
-            qpn: sent.qpn(),
-            counter: sent.wqe_counter(),
-            bytes: sent.bytes(),
-            inline: copied(sent.inline()),
-        },
-        Cqe::Received(received) => Seen::Received {
-            qpn: received.qpn(),
-            counter: received.wqe_counter(),
-            arrival: received.arrival(),
-            bytes: received.bytes(),
-            inline: copied(received.inline()),
-        },
-        Cqe::Failed(failure) => Seen::Failed {
-            send: failure.side == Side::Send,
-            qpn: failure.qpn,
-            counter: failure.wqe_counter,
-            syndrome: failure.syndrome,
-        },
+        Cqe::Sent(sent) => Seen::Sent { counter: sent.wqe_counter() },
+        Cqe::Received(received) => {
+            Seen::Received { counter: received.wqe_counter(), bytes: received.bytes() }
+        }
+        Cqe::Failed(failure) => Seen::Failed { send: failure.side == Side::Send },
         Cqe::Odd(odd) => panic!("the device writes nothing odd: {odd:?}"),
     }
 }
