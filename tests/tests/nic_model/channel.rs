@@ -20,7 +20,7 @@ use spinwire_layouts::shm::EndpointKind;
 use spinwire_tests::rng::{Rng, pattern};
 use spinwire_tests::sim::nic::memory::Access;
 use spinwire_tests::sim::nic::wqe::{Rules, Transport as Kind};
-use spinwire_tests::sim::nic::{CqPlan, Fabric, Manner, QpPlan, Receives, Totals, lines};
+use spinwire_tests::sim::nic::{CqPlan, Fabric, Manner, QpPlan, Receives, Short, Totals, lines};
 
 use crate::driven::node::region;
 
@@ -125,7 +125,7 @@ fn open<'m>(
     let (lines, record) = (&ground.cq[..], &ground.cq_record);
     let memory = CqMemory { lines, entry_bytes, record, register: None, cqn: 1 };
     let cq = Cq::new(memory, Compression::Off, Device).unwrap();
-    fabric.cq(node, CqPlan { number: 0, ring: lines, cqe_bytes, record, compress: false });
+    fabric.cq(node, CqPlan { number: 0, ring: lines, cqe_bytes, record, compress: Short::Never });
     let device = QpPlan {
         rules: Rules { qpn: QPN[node], transport: Kind::Rc, inline_max: 64 },
         domain: 1,

@@ -5,7 +5,9 @@ use spinwire_dataplane::sync::{AtomicU32, Ordering};
 use spinwire_tests::sim::nic::bytes::{read_ring, write_lines};
 use spinwire_tests::sim::nic::memory::Access;
 use spinwire_tests::sim::nic::wqe::{Rules, Transport};
-use spinwire_tests::sim::nic::{CqPlan, Fabric, Fault, Manner, QpPlan, Receives, SrqPlan, lines};
+use spinwire_tests::sim::nic::{
+    CqPlan, Fabric, Fault, Manner, QpPlan, Receives, Short, SrqPlan, lines,
+};
 
 /// Numbers of the queue pairs.
 pub(crate) const QPN: [u32; 2] = [0x11, 0x0A_BC22];
@@ -38,7 +40,7 @@ pub(crate) struct Shape {
     pub(crate) transport: Transport,
     pub(crate) shared: bool,
     pub(crate) scatter: bool,
-    pub(crate) compress: bool,
+    pub(crate) compress: Short,
     pub(crate) cq_entries: usize,
     pub(crate) rnr_retries: u8,
     pub(crate) seed: u64,
@@ -52,7 +54,7 @@ impl Default for Shape {
             transport: Transport::Rc,
             shared: false,
             scatter: false,
-            compress: false,
+            compress: Short::Never,
             cq_entries: 16,
             rnr_retries: 7,
             seed: 1,

@@ -18,7 +18,9 @@ use spinwire_layouts::endian::Be32;
 use spinwire_tests::sim::nic::bytes::{read_ring, write_lines};
 use spinwire_tests::sim::nic::memory::Access;
 use spinwire_tests::sim::nic::wqe::{Rules, Transport as Kind};
-use spinwire_tests::sim::nic::{CqPlan, Fabric, Fault, Manner, QpPlan, Receives, Totals, lines};
+use spinwire_tests::sim::nic::{
+    CqPlan, Fabric, Fault, Manner, QpPlan, Receives, Short, Totals, lines,
+};
 
 use crate::driven::node::region;
 use crate::driven::reader::{Reader, Seen};
@@ -85,7 +87,7 @@ fn wired<B: Bus + Clone>(
         keys.window(WINDOW, DOMAIN);
         cqs.push(Reader::new(&ground.cq, &ground.cq_record));
         let (ring, record) = (&ground.cq, &ground.cq_record);
-        fabric.cq(node, CqPlan { number: 0, ring, cqe_bytes: 64, record, compress: false });
+        fabric.cq(node, CqPlan { number: 0, ring, cqe_bytes: 64, record, compress: Short::Never });
         let rules = Rules { qpn: QPN[node], transport: kind, inline_max: 256 };
         let plan = QpPlan {
             rules,

@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use spinwire_dataplane::raw::line::{LINE_BYTES, LINE_WORDS, Line};
+use spinwire_dataplane::raw::line::{LINE_BYTES, Line};
 use spinwire_dataplane::sync::AtomicU32;
 
 use super::bytes::{read_record, write_lines};
@@ -30,6 +30,28 @@ pub mod cqe {
     pub const RESP_ERR: u8 = 14;
 }
 
+/// How runs of receives are written: in short entries of 8 bytes, which say what differs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Short {
+    /// Each has an entry of its own.
+    Never,
+    /// The first is a title that says how many there are; the next place has up to eight short ones, the other places of the run
+    /// stay as they were. With counters in the short ones, or one after the other.
+    Basic(Counters),
+    /// A full one is the title of what follows; a place with up to seven short ones stands for as many. What is valid says a count of
+    /// laps in each place (linux: `en_rx.c`, enhanced).
+    Enhanced(Counters),
+}
+
+/// Where the number of a receive is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Counters {
+    /// One more than the one before.
+    Counted,
+    /// In the short entry.
+    Told,
+}
+
 /// What a device is told of a completion queue.
 #[derive(Clone, Copy, Debug)]
 pub struct CqPlan<'m> {
@@ -41,8 +63,8 @@ pub struct CqPlan<'m> {
     pub cqe_bytes: usize,
     /// The record: how many were consumed, 24 bits, in its first 32.
     pub record: &'m [AtomicU32; 2],
-    /// Runs of receives of one queue pair are written short (mini entries with counter and length).
-    pub compress: bool,
+    /// Whether runs of receives of one queue pair are written short.
+    pub compress: Short,
 }
 
 /// What has completed.
@@ -84,6 +106,8 @@ pub(super) struct Queue<'m> {
     /// Entries consumed, ever, as far as the record was seen.
     pub(super) consumed: u32,
     pub(super) pending: VecDeque<Completion>,
+    /// The title of what follows, and the counter that would come next.
+    title: Option<(Completion, u16)>,
 }
 
 /// Where the data of a completion is.
@@ -99,7 +123,7 @@ impl<'m> Queue<'m> {
     pub(super) fn new(plan: CqPlan<'m>) -> Self {
         let entries = plan.ring.len() * LINE_BYTES / plan.cqe_bytes;
         assert!(entries.is_power_of_two() && matches!(plan.cqe_bytes, 64 | 128));
-        Self { plan, written: 0, consumed: 0, pending: VecDeque::new() }
+        Self { plan, written: 0, consumed: 0, pending: VecDeque::new(), title: None }
     }
 
     /// Entries that it holds.
@@ -162,52 +186,88 @@ impl<'m> Queue<'m> {
         if self.room() < count.max(1) {
             return Err(Fault::CqOverrun);
         }
-        if run >= 2 {
-            return Ok(self.write_run(run, rng));
+        match self.plan.compress {
+            Short::Basic(_) if run >= 2 => return Ok(self.write_basic(run, rng)),
+            Short::Enhanced(_) if run >= 1 => return Ok(self.write_enhanced(run, rng)),
+            Short::Never | Short::Basic(_) | Short::Enhanced(_) => {}
         }
         let Some(completion) = self.pending.pop_front() else { return Ok(Vec::new()) };
         let (at, owner) = self.next(0);
-        let (entry, data) = entry_of(&completion, owner, rng);
+        let (mut entry, data) = entry_of(&completion, owner, rng);
         if let Some(data) = data {
             write_lines(self.plan.ring, at - 64, &data);
         }
-        let (words, _) = entry.as_chunks::<8>();
-        let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
-        self.write(at, &words);
+        if let Short::Enhanced(_) = self.plan.compress {
+            entry[62] = self.lap();
+        }
+        self.write_block(at, &entry);
         self.written = self.written.wrapping_add(1);
+        self.title = Some((completion.clone(), completion.counter.wrapping_add(1)));
         Ok(vec![completion])
     }
 
-    /// Receives of one queue pair in a row that differ in length only, as far as one block of mini entries goes.
-    fn run(&self) -> usize {
-        let Some(first) = self.pending.front().filter(|_| self.plan.compress) else { return 0 };
-        let same = |completion: &&Completion| {
-            let plain = |outcome: &Outcome| match outcome {
-                Outcome::Received { kind, solicited, from, inline, .. } => {
-                    inline.is_empty().then_some((*kind, *solicited, *from))
-                }
-                Outcome::Sent { .. } | Outcome::Failed { .. } => None,
-            };
-            let same = (completion.qpn, completion.srqn) == (first.qpn, first.srqn);
-            let (one, other) = (plain(&completion.outcome), plain(&first.outcome));
-            let short = matches!(other, Some((cqe::RESP_SEND, _, _)));
-            same && short && one == other
-        };
-        let run = self.pending.iter().take(8).take_while(same);
-        let mut length = 0;
-        for (number, completion) in run.enumerate() {
-            let number = u16::try_from(number).unwrap();
-            // The counters of a run count up by one; of a shared queue they do not, and so are not written short.
-            if completion.counter != first.counter.wrapping_add(number) || completion.srqn != 0 {
-                break;
-            }
-            length += 1;
-        }
-        length
+    /// The lap in which the next entry lies, of which eight bits are written.
+    fn lap(&self) -> u8 {
+        (self.written / self.entries()).to_le_bytes()[0]
     }
 
-    /// A title with the number of entries, then an entry of eight lengths; the places of the others stay as they are.
-    fn write_run(&mut self, run: usize, rng: &mut Rng) -> Vec<Completion> {
+    fn write_block(&self, at: usize, bytes: &[u8; LINE_BYTES]) {
+        let words: Vec<u64> =
+            bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        self.write(at, &words);
+    }
+
+    /// How many that wait can be written short: receives of one queue pair in a row that differ in length and counter only.
+    fn run(&self) -> usize {
+        let (first, next, most, counters) = match (self.plan.compress, self.pending.front()) {
+            (Short::Basic(counters), Some(first)) => (first, first.counter, 8, counters),
+            (Short::Enhanced(counters), Some(_)) => match &self.title {
+                Some((title, next)) => (title, *next, 7, counters),
+                None => return 0,
+            },
+            (Short::Never, _) | (_, None) => return 0,
+        };
+        let plain = |outcome: &Outcome| match outcome {
+            Outcome::Received { kind, solicited, from, inline, .. } => {
+                let short = *kind == cqe::RESP_SEND && inline.is_empty();
+                short.then_some((*solicited, *from))
+            }
+            Outcome::Sent { .. } | Outcome::Failed { .. } => None,
+        };
+        if plain(&first.outcome).is_none() {
+            return 0;
+        }
+        let fits = |(number, completion): &(usize, &Completion)| {
+            let same = (completion.qpn, completion.srqn) == (first.qpn, first.srqn)
+                && plain(&completion.outcome) == plain(&first.outcome);
+            let counted = next.wrapping_add(u16::try_from(*number).unwrap());
+            same && (counters == Counters::Told || completion.counter == counted)
+        };
+        self.pending.iter().take(most).enumerate().take_while(fits).count()
+    }
+
+    /// Short entries: checksum or hash, or the counter in its second half; and the length.
+    fn minis(&self, done: &[Completion], rng: &mut Rng) -> [u8; LINE_BYTES] {
+        let mut minis = [0; LINE_BYTES];
+        for chunk in minis.chunks_exact_mut(8) {
+            chunk.copy_from_slice(&rng.word().to_le_bytes());
+        }
+        let counters = match self.plan.compress {
+            Short::Basic(counters) | Short::Enhanced(counters) => counters,
+            Short::Never => Counters::Counted,
+        };
+        for (mini, completion) in minis.chunks_exact_mut(8).zip(done) {
+            let Outcome::Received { bytes, .. } = completion.outcome else { continue };
+            if counters == Counters::Told {
+                mini[2..4].copy_from_slice(&completion.counter.to_be_bytes());
+            }
+            mini[4..].copy_from_slice(&bytes.to_be_bytes());
+        }
+        minis
+    }
+
+    /// A title with the number of entries, then a place of short ones; the places of the others stay as they are.
+    fn write_basic(&mut self, run: usize, rng: &mut Rng) -> Vec<Completion> {
         let done: Vec<Completion> = self.pending.drain(..run).collect();
         let (at, owner) = self.next(0);
         let (mut title, _) = entry_of(&done[0], owner, rng);
@@ -215,25 +275,27 @@ impl<'m> Queue<'m> {
         title[44..48].copy_from_slice(&count.to_be_bytes());
         title[63] |= 3 << 2;
         let (minis_at, _) = self.next(1);
-        let mut minis = [0; LINE_BYTES];
-        for (mini, completion) in minis.chunks_exact_mut(8).zip(&done) {
-            let Outcome::Received { bytes, .. } = completion.outcome else { continue };
-            mini[..4].copy_from_slice(&count_bits(rng));
-            mini[4..].copy_from_slice(&bytes.to_be_bytes());
-        }
-        for (bytes, at) in [(minis, minis_at), (title, at)] {
-            let words: Vec<u64> =
-                bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
-            assert_eq!(words.len(), LINE_WORDS);
-            self.write(at, &words);
-        }
+        let minis = self.minis(&done, rng);
+        self.write_block(minis_at, &minis);
+        self.write_block(at, &title);
         self.written = self.written.wrapping_add(count);
         done
     }
-}
 
-fn count_bits(rng: &mut Rng) -> [u8; 4] {
-    rng.word().to_le_bytes()[..4].try_into().unwrap()
+    /// A place of short ones, for as many.
+    fn write_enhanced(&mut self, run: usize, rng: &mut Rng) -> Vec<Completion> {
+        let done: Vec<Completion> = self.pending.drain(..run).collect();
+        let (at, owner) = self.next(0);
+        let mut minis = self.minis(&done, rng);
+        minis[62] = self.lap();
+        minis[63] = (u8::try_from(run).unwrap() - 1) << 4 | 3 << 2 | owner;
+        self.write_block(at, &minis);
+        self.written = self.written.wrapping_add(u32::try_from(run).unwrap());
+        if let (Some((_, next)), Some(last)) = (&mut self.title, done.last()) {
+            *next = last.counter.wrapping_add(1);
+        }
+        done
+    }
 }
 
 /// The 64 bytes of an entry, and the 64 before it where the data is there.

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 
 use spinwire_dataplane::raw::line::{LINE_BYTES, Line};
 
-pub use self::cq::{CqPlan, cqe};
+pub use self::cq::{Counters, CqPlan, Short, cqe};
 pub use self::fault::{Fault, Syndrome, Violation};
 use self::queue::{Pair, Posted, Shared};
 pub use self::queue::{QpPlan, Receives, SrqPlan, State};
@@ -327,6 +327,7 @@ impl<'m> Fabric<'m> {
                 return self.report(node, number, index, fault);
             }
         };
+        // A place of an enhanced queue may hold a single short one, which is not counted.
         totals.compressed += u64::try_from(written.len().saturating_sub(1)).unwrap();
         for completion in written {
             totals.completions += 1;

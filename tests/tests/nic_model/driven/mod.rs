@@ -9,7 +9,7 @@ pub(crate) mod reader;
 
 use spinwire_dataplane::wqe::{BlueFlame, Straddle};
 use spinwire_tests::rng::Rng;
-use spinwire_tests::sim::nic::{Fabric, Flush, Manner, State, Totals};
+use spinwire_tests::sim::nic::{Counters, Fabric, Flush, Manner, Short, State, Totals};
 
 use node::{Memory, Node};
 use oracle::Outcome;
@@ -27,7 +27,7 @@ pub(crate) struct Plan {
     own_cqs: bool,
     wide_cqe: bool,
     scatter: bool,
-    compress: bool,
+    compress: Short,
     straddle: Straddle,
     blue_flame: BlueFlame,
     register_lines: usize,
@@ -52,6 +52,14 @@ impl Plan {
         let blocks = least << rng.index(4);
         let shared = rng.chance(30);
         let wide_cqe = rng.chance(40);
+        let short = [
+            Short::Never,
+            Short::Never,
+            Short::Basic(Counters::Counted),
+            Short::Basic(Counters::Told),
+            Short::Enhanced(Counters::Counted),
+            Short::Enhanced(Counters::Told),
+        ];
         let some = |rng: &mut Rng, percent: u64, most: u64| {
             if rng.chance(percent) { rng.below(most) } else { 0 }
         };
@@ -77,7 +85,7 @@ impl Plan {
             own_cqs: rng.chance(50),
             wide_cqe,
             scatter: rng.chance(40),
-            compress: !wide_cqe && rng.chance(25),
+            compress: if wide_cqe { Short::Never } else { short[rng.index(6)] },
             straddle: if rng.chance(50) { Straddle::Fill } else { Straddle::Wrap },
             blue_flame: [BlueFlame::Never, BlueFlame::Inline, BlueFlame::Always][rng.index(3)],
             register_lines: [1, 2, 4, 8][rng.index(4)],

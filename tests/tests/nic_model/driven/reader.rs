@@ -4,6 +4,7 @@ use spinwire_dataplane::cq::{Compression, Cq, CqMemory, Cqe, EntryBytes, MiniFor
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::mmio::Device;
 use spinwire_dataplane::sync::AtomicU32;
+use spinwire_tests::sim::nic::{Counters, Short};
 
 /// A completion.
 #[derive(Clone, Debug)]
@@ -17,11 +18,16 @@ pub(crate) enum Seen {
 pub(crate) fn open<'m>(
     lines: &'m [Line],
     record: &'m [AtomicU32; 2],
-    (is_wide, is_compressed): (bool, bool),
+    (is_wide, short): (bool, Short),
 ) -> Cq<'m, Device> {
     let entry_bytes = if is_wide { EntryBytes::B128 } else { EntryBytes::B64 };
-    let short = Compression::Basic(MiniFormat::Hash);
-    let compression = if is_compressed { short } else { Compression::Off };
+    let compression = match short {
+        Short::Never => Compression::Off,
+        Short::Basic(Counters::Counted) => Compression::Basic(MiniFormat::Hash),
+        Short::Basic(Counters::Told) => Compression::Basic(MiniFormat::ChecksumStride),
+        Short::Enhanced(Counters::Counted) => Compression::Enhanced(MiniFormat::Checksum),
+        Short::Enhanced(Counters::Told) => Compression::Enhanced(MiniFormat::ChecksumStride),
+    };
     let memory = CqMemory { lines, entry_bytes, record, register: None, cqn: 1 };
     Cq::new(memory, compression, Device).unwrap()
 }
@@ -31,7 +37,7 @@ pub(crate) struct Reader<'m>(Cq<'m, Device>);
 
 impl<'m> Reader<'m> {
     pub(crate) fn new(lines: &'m [Line], record: &'m [AtomicU32; 2]) -> Self {
-        Self(open(lines, record, (false, false)))
+        Self(open(lines, record, (false, Short::Never)))
     }
 
     pub(crate) fn poll(&self, budget: u32) -> Vec<Seen> {
