@@ -68,6 +68,21 @@ pub struct Manner {
     pub poisons: bool,
     /// The other end does not hear anything.
     pub cut: bool,
+    /// In so many of 100 cases the device is broken in this way, which an oracle has to find out.
+    pub broken: Option<(Broken, u64)>,
+}
+
+/// What a device may do wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Broken {
+    /// A byte of a message is another one.
+    Spoils,
+    /// A message is delivered twice.
+    Repeats,
+    /// A message is acknowledged, and not delivered.
+    Swallows,
+    /// A completion of a request is not written.
+    Forgets,
 }
 
 impl Default for Manner {
@@ -83,6 +98,7 @@ impl Default for Manner {
             flush: Flush::Every,
             poisons: true,
             cut: false,
+            broken: None,
         }
     }
 }
@@ -259,6 +275,11 @@ impl<'m> Fabric<'m> {
                 }
             }
         }
+    }
+
+    /// Whether the device is broken just now, and in that way.
+    fn is_broken(&mut self, broken: Broken) -> bool {
+        self.manner.broken.is_some_and(|(what, percent)| what == broken && self.rng.chance(percent))
     }
 
     fn report(&mut self, node: usize, queue: u32, index: u16, fault: Fault) {

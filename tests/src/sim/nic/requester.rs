@@ -5,7 +5,7 @@ use super::fault::{Fault, Syndrome};
 use super::memory::Access;
 use super::queue::{Answer, Flight, Pair, Posted, Progress, Request, State};
 use super::wqe::{Fence, Order, Piece, Transport, What, opcode};
-use super::{Datagram, Fabric, Flush};
+use super::{Broken, Datagram, Fabric, Flush};
 
 /// Most bytes of a datagram.
 const DATAGRAM_BYTES_MAX: usize = 4096;
@@ -309,7 +309,7 @@ impl<'m> Fabric<'m> {
                 }
                 Progress::Done(bytes, ref inline) => {
                     let order = flight.posted.order.as_ref().expect("a bad one has failed");
-                    if order.signaled {
+                    if order.signaled && !self.is_broken(Broken::Forgets) {
                         let inline = inline.clone();
                         let outcome = Outcome::Sent { opcode: order.opcode, bytes, inline };
                         self.send_completion(node, qpn, (*index, *blocks), outcome);

@@ -5,7 +5,7 @@ use super::fault::Syndrome;
 use super::memory::Access;
 use super::queue::{Answer, Receives, Request, State, Taken};
 use super::wqe::{Atomic, What, opcode};
-use super::{Datagram, Fabric};
+use super::{Broken, Datagram, Fabric};
 
 /// Bytes before a datagram: the global route that it came by.
 const ROUTE_BYTES: usize = 40;
@@ -40,7 +40,15 @@ impl Fabric<'_> {
         let answer = if request.sequence < expected {
             self.again(node, qpn, &request)
         } else {
-            let answer = self.perform(node, qpn, &request);
+            let sends = matches!(request.order.what, What::Send);
+            let answer = if sends && self.is_broken(Broken::Swallows) {
+                Answer::Ack(request.sequence)
+            } else {
+                self.perform(node, qpn, &request)
+            };
+            if sends && matches!(answer, Answer::Ack(_)) && self.is_broken(Broken::Repeats) {
+                let _twice = self.perform(node, qpn, &request);
+            }
             if !matches!(answer, Answer::NotReady(_)) {
                 self.pair(node, qpn).expected += 1;
             }
@@ -162,7 +170,13 @@ impl Fabric<'_> {
             }
         }
         let arrived = arrived(request, kind);
-        match self.put(node, qpn, &taken, (&arrived, &request.payload)) {
+        let mut payload = request.payload.clone();
+        if let Some(last) = payload.last_mut()
+            && self.is_broken(Broken::Spoils)
+        {
+            *last ^= 0x10;
+        }
+        match self.put(node, qpn, &taken, (&arrived, &payload)) {
             Ok(()) => Answer::Ack(sequence),
             Err(Syndrome::LocalLength) => Answer::Refused(sequence, Syndrome::RemoteInvalidRequest),
             Err(_) => Answer::Refused(sequence, Syndrome::RemoteOperation),

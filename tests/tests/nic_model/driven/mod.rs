@@ -9,7 +9,7 @@ pub(crate) mod reader;
 
 use spinwire_dataplane::wqe::{BlueFlame, Straddle};
 use spinwire_tests::rng::Rng;
-use spinwire_tests::sim::nic::{Counters, Fabric, Flush, Manner, Short, State, Totals};
+use spinwire_tests::sim::nic::{Broken, Counters, Fabric, Flush, Manner, Short, State, Totals};
 
 use node::{Memory, Node};
 use oracle::Outcome;
@@ -41,6 +41,8 @@ pub(crate) struct Plan {
     bad: u64,
     /// Steps of the device between two turns of the drivers.
     steps: usize,
+    /// After so many turns it has failed.
+    turns_max: u32,
 }
 
 impl Plan {
@@ -74,6 +76,7 @@ impl Plan {
             flush: if rng.chance(50) { Flush::Every } else { Flush::Signaled },
             poisons: true,
             cut: false,
+            broken: None,
         };
         Self {
             seed,
@@ -95,6 +98,7 @@ impl Plan {
             messages,
             bad: if breaks { rng.below(100) + 5 } else { 0 },
             steps: [1, 10, 60][rng.index(3)],
+            turns_max: 400_000,
         }
     }
 }
@@ -127,7 +131,7 @@ fn run(plan: &Plan) -> Report {
             busy |= node.turn(&mut rng);
         }
         turns += 1;
-        assert!(turns < 400_000, "no end");
+        assert!(turns < plan.turns_max, "no end");
         for _ in 0..rng.between(1, plan.steps) {
             busy |= fabric.step();
         }
@@ -229,4 +233,19 @@ fn what_fails_is_told_once_and_its_neighbours_live() {
     let sum = all(true, 5_000);
     let Outcome { done, failed, flushed } = sum.outcome;
     assert!(done > 0 && failed > 0 && flushed > 0, "{:?}", sum.outcome);
+}
+
+/// The oracle finds a device out that is broken in any way, over some seeds.
+#[test]
+fn a_broken_device_is_found_out() {
+    let ways = [Broken::Spoils, Broken::Repeats, Broken::Swallows, Broken::Forgets];
+    for broken in ways {
+        let is_found = |seed: u64| {
+            let mut plan = Plan::any(seed, 60, false);
+            plan.manner.broken = Some((broken, 20));
+            plan.turns_max = 3000;
+            std::panic::catch_unwind(|| run(&plan)).is_err()
+        };
+        assert!((1..=3).all(is_found), "{broken:?}");
+    }
 }
