@@ -7,6 +7,7 @@
 //!   conformance   one suite; a provider is one `Rig`                       tests/provider_conformance.rs
 //!   model         what matching should do, in the plainest code            tests/matching_model.rs
 //!   sim           endpoints, faults and deaths by seed, and the checkers   tests/msg_sim.rs
+//!   sim::nic      mlx5 devices that read queues and write completions      tests/nic_model
 //! ```
 #![allow(
     clippy::unwrap_used,

@@ -12,6 +12,7 @@
 //! | [`shm`] | lanes of a segment, between processes |
 //! | [`tcp`] | connections of TCP on a ring of io_uring, between machines |
 //! | [`udp`] | packets of a UDP socket on a ring of io_uring, a message each; nothing promised |
+//! | [`mlx5`] | reliable connections of mlx5 devices: so far the byte stream that a port can stand on |
 //! | [`loopback`] | ports of one thread, without foreign memory: the simplest transport that there is |
 //! | [`fault`] | a wrapper that drops, delays, reorders, fails and repeats, by seed |
 //! | [`trace`] | a wrapper that keeps the newest calls and completions for a post-mortem |
@@ -47,6 +48,7 @@ mod by_reference;
 pub mod fault;
 mod info;
 pub mod loopback;
+pub mod mlx5;
 mod parcel;
 pub mod peers;
 pub mod queues;

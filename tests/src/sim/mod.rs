@@ -20,6 +20,7 @@ mod actor;
 pub mod canary;
 mod ledger;
 mod lending;
+pub mod nic;
 
 use actor::{Actor, Taste};
 pub use ledger::{Checked, Violation};
