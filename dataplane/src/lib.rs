@@ -102,6 +102,7 @@
 //! | [`stream`] | byte streams over io_uring, for services of any protocol |
 //! | [`uring`] | rings of io_uring: submissions and completions in memory that the kernel maps |
 //! | [`verbs`] | queue pairs and completion queues of RDMA devices: the seam below all that speaks RDMA |
+//! | [`vqp`] | queue pairs and completion queues of several devices that act as one |
 //! | [`table`] | slab, lists, ring, bit set, timer wheel: fixed capacity, one thread |
 //! | [`raw`] | the only files with `unsafe`: foreign memory, placement, loans, pause instructions |
 //! | [`id`], [`error`], [`time`], [`sync`] | ids with generations; errors by remedy; instants; the one door to atomics |
@@ -138,3 +139,4 @@ pub mod table;
 pub mod time;
 pub mod uring;
 pub mod verbs;
+pub mod vqp;

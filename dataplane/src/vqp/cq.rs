@@ -1,0 +1,325 @@
+//! The virtual completion queue: polls the completion queues of the devices, and hands out what is over.
+//!
+//! ```text
+//!   device 0: CQ ---\                       /--> virtual QP 0: paths, rows --\
+//!   device 1: CQ ----+-- wr_id, qp_num ----+---> virtual QP 1                 +--> Completion, one by one
+//!   device 2: CQ ---/    checked            \--> virtual QP 2               --/
+//! ```
+//!
+//! A completion is found its path by the `wr_id` that this room has given, and is taken only where the device it came from and the
+//! number of the queue pair are that path's: numbers of queue pairs of two devices may be the same. All else is counted.
+//!
+//! A turn is bounded: by the completions and posts of its budget, and by a fixed number of virtual queue pairs that are
+//! looked at beside those that had completions.
+
+use core::cell::Cell;
+use core::fmt;
+
+use heapless::{Vec, VecView};
+
+use super::config::PlanError;
+use super::device::{PhysicalCq, PhysicalQp, Wc};
+use super::qp::{PATH_BITS, Remains, State, VirtualQp, bit};
+use super::request::{Completion, Direction};
+use crate::id::OpTag;
+use crate::poll::{Budget, Outcome, Poll};
+use crate::raw::place::{Bump, Exhausted};
+use crate::table::{BitSet, wide};
+use crate::time::{Instant, Nanos};
+
+/// Completions taken from a device at a time.
+const BATCH: usize = 16;
+/// Virtual queue pairs that a turn looks at although nothing came for them.
+const VISITS: u32 = 16;
+/// Virtual queue pairs of one virtual completion queue at most.
+const SLOTS_MAX: u32 = 1 << (32 - PATH_BITS);
+/// How often the times of paths are looked at.
+const TICK: Nanos = Nanos::from_micros(100);
+
+/// Completions that belonged to nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Strays {
+    /// Their id, device or queue pair is of no path.
+    pub unknown: u64,
+    /// They were late, repeated, or out of order.
+    pub stale: u64,
+}
+
+/// Completion queues of several devices that act as one. One thread.
+pub struct VirtualCq<'m, P: PhysicalQp, C> {
+    cqs: &'m [(C, u32)],
+    slots: &'m [Cell<Option<&'m VirtualQp<'m, P>>>],
+    /// Those with completions since they were last served, and those that may have something to hand out.
+    touched: BitSet<'m>,
+    ready: BitSet<'m>,
+    first_cq: Cell<usize>,
+    visit: Cell<u32>,
+    taking: Cell<u32>,
+    tick: Cell<Instant>,
+    serial: Cell<u32>,
+    /// Those that are served.
+    live: BitSet<'m>,
+    strays: Cell<Strays>,
+}
+
+impl<P: PhysicalQp, C> fmt::Debug for VirtualCq<'_, P, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VirtualCq")
+            .field("cqs", &self.cqs.len())
+            .field("attached", &self.live.count())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'m, P: PhysicalQp, C: PhysicalCq> VirtualCq<'m, P, C> {
+    /// Places one over `cqs`, each with the number of its device, for `capacity` virtual queue pairs.
+    ///
+    /// # Errors
+    /// The arena has too little room left.
+    pub fn place(bump: &Bump<'m>, cqs: &[(C, u32)], capacity: u32) -> Result<&'m Self, Exhausted>
+    where
+        C: Clone,
+    {
+        let too_large = Exhausted { wanted_bytes: usize::MAX, free_bytes: bump.free_bytes() };
+        let first = cqs.first().ok_or(too_large)?;
+        let capacity = capacity.clamp(1, SLOTS_MAX);
+        let vcq = Self {
+            cqs: bump.slice_with(cqs.len(), |at| cqs.get(at).unwrap_or(first).clone())?,
+            slots: bump.slice_with(wide(capacity), |_| Cell::new(None))?,
+            touched: BitSet::place(bump, capacity)?,
+            ready: BitSet::place(bump, capacity)?,
+            first_cq: Cell::new(0),
+            visit: Cell::new(0),
+            taking: Cell::new(0),
+            tick: Cell::new(Instant::ORIGIN),
+            serial: Cell::new(0),
+            live: BitSet::place(bump, capacity)?,
+            strays: Cell::new(Strays::default()),
+        };
+        Ok(bump.value(vcq)?)
+    }
+
+    /// Serves `vqp` from now on, and gives it its number. In DQPLB its receives of no bytes are posted.
+    ///
+    /// # Errors
+    /// A completion queue could overflow: then the relation of sizes that does not hold; or there is no room.
+    pub fn attach(&self, vqp: &'m VirtualQp<'m, P>) -> Result<u32, PlanError> {
+        if vqp.state.get() != State::Detached {
+            return Err(PlanError::Attached);
+        }
+        let found = (0_u32..).zip(self.slots).find(|(_, slot)| slot.get().is_none());
+        let (number, slot) = found.ok_or(PlanError::NoRoom)?;
+        for path in vqp.paths {
+            if !self.cqs.iter().any(|(_, device)| *device == path.device) {
+                return Err(PlanError::NoCq { device: path.device });
+            }
+        }
+        for (cq, device) in self.cqs {
+            let others = self.slots.iter().filter_map(Cell::get);
+            let wanted = others.chain([vqp]).fold(0_u64, |sum, vqp| {
+                let paths = vqp.paths.iter().filter(|path| path.device == *device).count();
+                let depths = vqp.config.send_depth.saturating_add(vqp.config.recv_depth);
+                let paths = u64::from(crate::table::count(paths));
+                sum.saturating_add(paths.saturating_mul(u64::from(depths)))
+            });
+            if wanted > u64::from(cq.depth()) {
+                return Err(PlanError::CqTooSmall { device: *device, wanted, depth: cq.depth() });
+            }
+        }
+        slot.set(Some(vqp));
+        let _known = self.live.insert(number);
+        self.serial.set(self.serial.get().wrapping_add(1));
+        vqp.open(number, self.serial.get());
+        vqp.ring_doorbell();
+        Ok(number)
+    }
+
+    /// Lets go of a virtual queue pair that was closed and has nothing left; it stays closed.
+    ///
+    /// # Errors
+    /// What is not over yet. Nothing was changed: turn and take until it is.
+    pub fn detach(&self, vqp: &VirtualQp<'m, P>) -> Result<(), Remains> {
+        let remains = vqp.remains();
+        if vqp.state.get() != State::Closing || remains != Remains::default() {
+            return Err(remains);
+        }
+        let slot = self.slots.get(wide(vqp.slot()));
+        if let Some(slot) = slot.filter(|slot| slot.get().is_some_and(|it| core::ptr::eq(it, vqp)))
+        {
+            slot.set(None);
+            let _known = self.live.remove(vqp.slot());
+        }
+        Ok(())
+    }
+
+    /// Takes up to `budget` completions of the devices in. Says how many there were.
+    #[inline]
+    fn harvest(&self, now: Instant, budget: u32) -> u32 {
+        let count = self.cqs.len();
+        let first = self.first_cq.get();
+        let mut left = budget;
+        for step in 0..count {
+            let at = first.wrapping_add(step);
+            let at = if at >= count { at.wrapping_sub(count) } else { at };
+            let Some((cq, device)) = self.cqs.get(at) else { break };
+            // What is left is shared out, so that no device waits for another.
+            let rest = crate::table::count(count.wrapping_sub(step)).max(1);
+            let mut share = left.div_ceil(rest);
+            while share > 0 {
+                let mut batch = Vec::<Wc, BATCH>::new();
+                cq.poll_cq(&mut batch);
+                for wc in &batch {
+                    self.route(wc, *device, now);
+                }
+                let seen = crate::table::count(batch.len());
+                left = left.saturating_sub(seen);
+                share = if wide(seen) < BATCH { 0 } else { share.saturating_sub(seen) };
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        let next = first.wrapping_add(1);
+        self.first_cq.set(if next >= count { 0 } else { next });
+        budget.wrapping_sub(left)
+    }
+
+    #[inline]
+    fn route(&self, wc: &Wc, device: u32, now: Instant) {
+        let found = wc.wr_id().parts().and_then(|(tag, generation, slot)| {
+            let direction = direction_of(tag)?;
+            let number = slot.wrapping_shr(PATH_BITS);
+            let at = slot & (1_u32.wrapping_shl(PATH_BITS).wrapping_sub(1));
+            let vqp = self.slots.get(wide(number))?.get()?;
+            let path = vqp.paths.get(wide(at))?;
+            let is_ours = path.qp_num == wc.qp_num() && path.device == device;
+            is_ours.then_some((direction, generation, number, at, vqp))
+        });
+        let Some((direction, generation, number, at, vqp)) = found else {
+            let strays = self.strays.get();
+            let unknown = strays.unknown.wrapping_add(1);
+            self.strays.set(Strays { unknown, ..strays });
+            return;
+        };
+        vqp.now.set(now);
+        if !vqp.on_wc(direction, (at, generation), wc) {
+            let strays = self.strays.get();
+            self.strays.set(Strays { stale: strays.stale.wrapping_add(1), ..strays });
+        }
+        // Numbers of slots are below the capacity of both sets.
+        let _known = self.touched.insert(number);
+    }
+
+    #[inline]
+    fn serve(&self, number: u32, posts: u32) -> bool {
+        let Some(vqp) = self.slots.get(wide(number)).and_then(Cell::get) else {
+            return false;
+        };
+        let is_more = vqp.progress(posts);
+        let _known = self.ready.insert(number);
+        is_more
+    }
+
+    /// The next request that is over. In posting order of each direction of each virtual queue pair, these by turns.
+    #[inline]
+    pub fn take(&self) -> Option<Completion> {
+        while let Some(number) = self.ready.next_from(self.taking.get()) {
+            let vqp = self.slots.get(wide(number)).and_then(Cell::get);
+            if let Some(completion) = vqp.and_then(VirtualQp::take) {
+                self.taking.set(number.wrapping_add(1));
+                return Some(completion);
+            }
+            let _known = self.ready.remove(number);
+        }
+        None
+    }
+
+    /// A turn with [`Budget::DEFAULT`], then takes what is over until there is no more, or `out` is full.
+    pub fn poll_cq(&self, now: Instant, out: &mut VecView<Completion>) {
+        let _busy_or_idle = self.turn(now, Budget::DEFAULT);
+        while !out.is_full() {
+            let Some(completion) = self.take() else { break };
+            // There is room: it is not full.
+            let _fits = out.push(completion);
+        }
+    }
+
+    /// Completions that belonged to nobody.
+    #[must_use]
+    pub const fn strays(&self) -> Strays {
+        self.strays.get()
+    }
+
+    /// Virtual queue pairs that are served.
+    #[must_use]
+    pub const fn attached(&self) -> u32 {
+        self.live.count()
+    }
+
+    /// Devices whose completion queues are polled, as a set.
+    #[must_use]
+    pub fn devices(&self) -> u64 {
+        self.cqs.iter().fold(0, |set, (_, device)| set | bit(*device))
+    }
+
+    /// The virtual queue pair of that number.
+    #[must_use]
+    pub fn get(&self, number: u32) -> Option<&'m VirtualQp<'m, P>> {
+        self.slots.get(wide(number))?.get()
+    }
+}
+
+impl<P: PhysicalQp, C: PhysicalCq> Poll for VirtualCq<'_, P, C> {
+    #[inline]
+    fn turn(&self, now: Instant, budget: Budget) -> Outcome {
+        let seen = self.harvest(now, budget.completions);
+        let mut is_more = false;
+        // As many as were touched now: who is touched again by serving waits for the next turn.
+        for _ in 0..self.touched.count() {
+            let Some(number) = self.touched.next_from(0) else { break };
+            let _known = self.touched.remove(number);
+            is_more |= self.serve(number, budget.posts);
+        }
+        for _ in 0..VISITS.min(self.live.count()) {
+            let Some(number) = self.live.next_from(self.visit.get()) else { break };
+            self.visit.set(number.wrapping_add(1));
+            let vqp = self.slots.get(wide(number)).and_then(Cell::get);
+            if vqp.is_some_and(VirtualQp::wants_turn) {
+                is_more |= self.serve(number, budget.posts);
+            }
+        }
+        if now >= self.tick.get() {
+            self.tick.set(now.saturating_add(TICK));
+            for (number, vqp) in (0_u32..).zip(self.slots) {
+                if let Some(vqp) = vqp.get() {
+                    vqp.on_time(now);
+                    let _known = self.touched.insert(number);
+                }
+            }
+        }
+        if seen > 0 || is_more || !self.ready.is_empty() { Outcome::Busy } else { Outcome::Idle }
+    }
+
+    #[inline]
+    fn poll_at(&self) -> Option<Instant> {
+        (self.attached() > 0).then(|| self.tick.get())
+    }
+}
+
+#[inline]
+const fn direction_of(tag: OpTag) -> Option<Direction> {
+    match tag {
+        OpTag::VirtualSend => Some(Direction::Send),
+        OpTag::VirtualRecv => Some(Direction::Recv),
+        OpTag::Send
+        | OpTag::Recv
+        | OpTag::Chain
+        | OpTag::Accept
+        | OpTag::Connect
+        | OpTag::Receive
+        | OpTag::Shutdown
+        | OpTag::Disconnect
+        | OpTag::Close
+        | OpTag::File => None,
+    }
+}
