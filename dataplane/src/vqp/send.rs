@@ -753,13 +753,12 @@ impl<P: PhysicalQp> VirtualQp<'_, P> {
             if row.outstanding.get() > 0 {
                 return None;
             }
-            if side.broken_at.get() == Some(position) {
-                // What comes behind it is behind it for good.
-                side.broken_at.set(Some(position.wrapping_add(1)));
-            } else if side.broken_at.get().is_some_and(|broken| is_behind(position, broken))
-                && row.op.get().notifies()
-            {
-                row.fail(Cause::SequenceLost);
+            if side.broken_at.get().is_some_and(|broken| is_behind(position, broken)) {
+                // What comes behind the break is behind it for good.
+                side.broken_at.set(Some(position));
+                if row.op.get().notifies() {
+                    row.fail(Cause::SequenceLost);
+                }
             }
             side.head.set(position.wrapping_add(1));
             let outcome = match row.cause.get() {
