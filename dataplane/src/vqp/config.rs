@@ -2,12 +2,12 @@
 
 use core::fmt;
 
-use super::device::Limits;
 use super::region::{DEVICES_MAX, RegionId};
 use super::request::SGE_MAX;
 use super::sequence::SequenceCodec;
 use crate::raw::place::Exhausted;
 use crate::time::Nanos;
+use crate::verbs::Limits;
 
 /// Paths of one virtual queue pair at most, the one for notifications among them: the bits of a word.
 pub const PATHS_MAX: u32 = 64;

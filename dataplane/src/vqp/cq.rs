@@ -18,7 +18,6 @@ use core::fmt;
 use heapless::{Vec, VecView};
 
 use super::config::PlanError;
-use super::device::{PhysicalCq, PhysicalQp, Wc};
 use super::qp::{PATH_BITS, Remains, State, VirtualQp, bit};
 use super::request::{Completion, Direction};
 use crate::id::OpTag;
@@ -26,6 +25,7 @@ use crate::poll::{Budget, Outcome, Poll};
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::{BitSet, wide};
 use crate::time::{Instant, Nanos};
+use crate::verbs::{CompletionQueue, QueuePair, Wc};
 
 /// Completions taken from a device at a time.
 const BATCH: usize = 16;
@@ -46,7 +46,7 @@ pub struct Strays {
 }
 
 /// Completion queues of several devices that act as one. One thread.
-pub struct VirtualCq<'m, P: PhysicalQp, C> {
+pub struct VirtualCq<'m, P: QueuePair, C> {
     cqs: &'m [(C, u32)],
     slots: &'m [Cell<Option<&'m VirtualQp<'m, P>>>],
     /// Those with completions since they were last served, and those that may have something to hand out.
@@ -62,7 +62,7 @@ pub struct VirtualCq<'m, P: PhysicalQp, C> {
     strays: Cell<Strays>,
 }
 
-impl<P: PhysicalQp, C> fmt::Debug for VirtualCq<'_, P, C> {
+impl<P: QueuePair, C> fmt::Debug for VirtualCq<'_, P, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VirtualCq")
             .field("cqs", &self.cqs.len())
@@ -71,7 +71,7 @@ impl<P: PhysicalQp, C> fmt::Debug for VirtualCq<'_, P, C> {
     }
 }
 
-impl<'m, P: PhysicalQp, C: PhysicalCq> VirtualCq<'m, P, C> {
+impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
     /// Places one over `cqs`, each with the number of its device, for `capacity` virtual queue pairs.
     ///
     /// # Errors
@@ -269,7 +269,7 @@ impl<'m, P: PhysicalQp, C: PhysicalCq> VirtualCq<'m, P, C> {
     }
 }
 
-impl<P: PhysicalQp, C: PhysicalCq> Poll for VirtualCq<'_, P, C> {
+impl<P: QueuePair, C: CompletionQueue> Poll for VirtualCq<'_, P, C> {
     #[inline]
     fn turn(&self, now: Instant, budget: Budget) -> Outcome {
         let seen = self.harvest(now, budget.completions);

@@ -8,7 +8,7 @@
 //!      path 0   | path 1 |   path 2 |   path 3 | (notify)                      | every completion checked:
 //!     device 0  | dev. 1 |   dev. 0 |   dev. 0 |                               | id, device, queue pair, order
 //!        |          |          |          |                                    |
-//!        +----------+----------+----------+------ PhysicalQp, PhysicalCq ------+
+//!        +----------+----------+----------+------ QueuePair, CompletionQueue ------+
 //!                              |
 //!                verbs, queues of a device, or the simulator of the tests
 //! ```
@@ -42,7 +42,6 @@
 
 mod config;
 mod cq;
-mod device;
 mod flight;
 mod path;
 mod qp;
@@ -55,10 +54,6 @@ pub mod sequence;
 
 pub use config::{PATHS_MAX, PlanError, Replay, Scheme, Spread, Visibility, VqpConfig};
 pub use cq::{Strays, VirtualCq};
-pub use device::{
-    Limits, PhysicalCq, PhysicalQp, PhysicalRecv, PhysicalSend, Received, RemotePlace, Segment,
-    Verb, Wc, WcFields, WcStatus,
-};
 pub use path::{Health, PathFigures};
 pub use qp::{Remains, Setup, VirtualQp};
 pub use refusal::{CallError, Cause, Refusal};

@@ -16,10 +16,10 @@
 use core::cell::Cell;
 use core::fmt;
 
-use super::device::PhysicalQp;
 use super::flight::Flight;
 use super::refusal::Cause;
 use crate::time::Instant;
+use crate::verbs::QueuePair;
 
 /// How a path fares.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -97,7 +97,7 @@ pub(super) struct Path<'m, P> {
     pub stale: Cell<u64>,
 }
 
-impl<'m, P: PhysicalQp> Path<'m, P> {
+impl<'m, P: QueuePair> Path<'m, P> {
     pub(super) fn new((qp, device): (P, u32), sends: Flight<'m>, recvs: Flight<'m>) -> Self {
         let zero = || Cell::new(0);
         Self {

@@ -6,7 +6,6 @@ use core::cell::Cell;
 use core::fmt;
 
 use super::config::{PlanError, Scheme, Spread, Visibility, VqpConfig, prove};
-use super::device::{PhysicalQp, Received, Wc};
 use super::flight::{Flight, InFlight, Match};
 use super::path::{Health, Path, PathFigures, count};
 use super::receive::RecvSide;
@@ -19,6 +18,7 @@ use crate::id::{Generation, OpTag, WrId};
 use crate::raw::place::Bump;
 use crate::table::wide;
 use crate::time::Instant;
+use crate::verbs::{QueuePair, Received, Wc};
 
 /// How messages travel, with the scheme and the number of paths taken together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +40,7 @@ pub(super) enum State {
 
 /// What a virtual queue pair is made of.
 #[derive(Debug)]
-pub struct Setup<'a, 'm, P: PhysicalQp> {
+pub struct Setup<'a, 'm, P: QueuePair> {
     /// The queue pairs that carry data, each with the number of its device, connected to the peer's in the same order.
     /// Devices that take turns spread a message best.
     pub paths: &'a [(P, u32)],
@@ -64,7 +64,7 @@ pub struct Remains {
 }
 
 /// Several queue pairs that act as one. Placed once and never moved; one thread.
-pub struct VirtualQp<'m, P: PhysicalQp> {
+pub struct VirtualQp<'m, P: QueuePair> {
     pub(super) config: VqpConfig,
     pub(super) mode: Mode,
     pub(super) paths: &'m [Path<'m, P>],
@@ -91,7 +91,7 @@ pub struct VirtualQp<'m, P: PhysicalQp> {
     takes_recv_first: Cell<bool>,
 }
 
-impl<P: PhysicalQp> fmt::Debug for VirtualQp<'_, P> {
+impl<P: QueuePair> fmt::Debug for VirtualQp<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VirtualQp")
             .field("mode", &self.mode)
@@ -100,7 +100,7 @@ impl<P: PhysicalQp> fmt::Debug for VirtualQp<'_, P> {
     }
 }
 
-impl<'m, P: PhysicalQp + Clone> VirtualQp<'m, P> {
+impl<'m, P: QueuePair + Clone> VirtualQp<'m, P> {
     /// Places a virtual queue pair over `setup.paths`. [`VirtualCq::attach`](super::VirtualCq::attach) puts it to work.
     ///
     /// # Errors
@@ -164,7 +164,7 @@ impl<'m, P: PhysicalQp + Clone> VirtualQp<'m, P> {
 }
 
 /// What the virtual completion queue does with it.
-impl<P: PhysicalQp> VirtualQp<'_, P> {
+impl<P: QueuePair> VirtualQp<'_, P> {
     /// Opens it under number `slot` of a virtual completion queue. `serial` differs from one such opening to the next.
     pub(super) fn open(&self, slot: u32, serial: u32) {
         // The golden ratio scatters the generations of those who use the same queue pair one after the other.
@@ -321,7 +321,7 @@ impl<P: PhysicalQp> VirtualQp<'_, P> {
 }
 
 /// Health of paths.
-impl<P: PhysicalQp> VirtualQp<'_, P> {
+impl<P: QueuePair> VirtualQp<'_, P> {
     /// Takes a path out: what is on its way there is waited for, or taken for flushed in time.
     pub(super) fn fail_path(&self, at: u32, cause: Cause) {
         let Some(path) = self.paths.get(wide(at)).filter(|path| path.is_up()) else {
@@ -414,7 +414,7 @@ impl<P: PhysicalQp> VirtualQp<'_, P> {
 }
 
 /// For the caller.
-impl<P: PhysicalQp> VirtualQp<'_, P> {
+impl<P: QueuePair> VirtualQp<'_, P> {
     /// Tells the devices of everything that was staged. A turn does it too.
     #[inline]
     pub fn ring_doorbell(&self) {
@@ -445,14 +445,14 @@ impl<P: PhysicalQp> VirtualQp<'_, P> {
     /// The path is not down; or a part of the sequence was lost, which no path can mend.
     pub fn readmit(&self, path: u32) -> Result<(), Refusal> {
         let found = self.paths.get(wide(path)).ok_or(CallError::UnknownPath)?;
+        if let Some(cause) = self.broken() {
+            return Err(Refusal::Down(cause));
+        }
         if found.health.get() != Health::Down {
             return Err(CallError::NotDown.into());
         }
         if self.state.get() != State::Open {
             return Err(CallError::Closing.into());
-        }
-        if let Some(cause) = self.broken() {
-            return Err(Refusal::Down(cause));
         }
         found.is_silent.set(false);
         found.since.set(self.now.get());

@@ -17,7 +17,6 @@ use core::cell::Cell;
 use heapless::Vec;
 
 use super::config::{Spread, VqpConfig};
-use super::device::{PhysicalQp, PhysicalRecv, Received, Segment};
 use super::flight::{InFlight, Kind};
 use super::path::count;
 use super::qp::{Mode, State, VirtualQp, bit};
@@ -29,6 +28,7 @@ use crate::id::OpTag;
 use crate::provider::Published;
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::wide;
+use crate::verbs::{QueuePair, Received, RecvRequest, Segment};
 
 const SEGMENTS_MAX: usize = 4;
 
@@ -100,7 +100,7 @@ impl<'m> RecvSide<'m> {
     }
 }
 
-impl<P: PhysicalQp> VirtualQp<'_, P> {
+impl<P: QueuePair> VirtualQp<'_, P> {
     /// Posts a receive. It is reported once, in posting order.
     ///
     /// # Errors
@@ -207,7 +207,7 @@ impl<P: PhysicalQp> VirtualQp<'_, P> {
     ) -> Result<(), Refusal> {
         let path = self.paths.get(wide(at)).ok_or(CallError::UnknownPath)?;
         let wr_id = self.wr_id(OpTag::VirtualRecv, at, path.recvs.next());
-        match path.qp.post_recv(&PhysicalRecv { wr_id, segments }) {
+        match path.qp.post_recv(&RecvRequest { wr_id, segments }) {
             Ok(()) => {
                 path.recvs.push(entry);
                 path.staged_recvs.set(path.staged_recvs.get().wrapping_add(1));

@@ -2,9 +2,9 @@
 
 use core::fmt;
 
-use super::device::WcStatus;
 use super::sequence::SequenceFault;
 use crate::error::{PostError, Retry};
+use crate::verbs::WcStatus;
 
 /// Why a request, a path or a whole virtual queue pair has failed. The first cause is the one that is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -19,7 +19,6 @@ use heapless::Vec;
 use spinwire_layouts::word::{low, widen};
 
 use super::config::{Scheme, Spread, Visibility, VqpConfig};
-use super::device::{PhysicalQp, PhysicalSend, RemotePlace, Segment, Verb};
 use super::flight::{InFlight, Kind};
 use super::path::Path;
 use super::qp::{Mode, State, VirtualQp, bit, lowest};
@@ -31,6 +30,7 @@ use crate::error::{PostError, Retry};
 use crate::id::OpTag;
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::{Ring, wide};
+use crate::verbs::{QueuePair, RemotePlace, Segment, SendRequest, Verb};
 
 const SEGMENTS_MAX: usize = 4;
 const _: () = assert!(wide(SGE_MAX) == SEGMENTS_MAX);
@@ -193,7 +193,7 @@ impl<'m> SendSide<'m> {
 }
 
 /// Posting.
-impl<P: PhysicalQp> VirtualQp<'_, P> {
+impl<P: QueuePair> VirtualQp<'_, P> {
     /// Takes a request over, and stages what there is room for. It is reported once, in posting order.
     ///
     /// # Errors
@@ -386,7 +386,9 @@ impl<P: PhysicalQp> VirtualQp<'_, P> {
         };
         let wr_id = self.wr_id(OpTag::VirtualSend, at, path.sends.next());
         let verb = self.verb(entry, row);
-        match path.qp.post_send(&PhysicalSend { wr_id, verb, segments: &segments, remote }) {
+        let request = SendRequest::new(wr_id, verb, &segments);
+        let request = remote.map_or(request, |place| request.at(place));
+        match path.qp.post_send(&request) {
             Ok(()) => {
                 if path.sends.is_empty() {
                     path.since.set(self.now.get());
@@ -437,7 +439,7 @@ impl<P: PhysicalQp> VirtualQp<'_, P> {
 }
 
 /// The pump.
-impl<P: PhysicalQp> VirtualQp<'_, P> {
+impl<P: QueuePair> VirtualQp<'_, P> {
     /// Stages what there is room for, `steps` steps at most. Says whether it ran out of steps.
     #[inline]
     pub(super) fn pump(&self, steps: u32) -> bool {
@@ -619,7 +621,7 @@ impl<P: PhysicalQp> VirtualQp<'_, P> {
 }
 
 /// What becomes of what was staged.
-impl<P: PhysicalQp> VirtualQp<'_, P> {
+impl<P: QueuePair> VirtualQp<'_, P> {
     /// A fragment has succeeded.
     #[inline]
     pub(super) fn finish(&self, path: &Path<'_, P>, entry: &InFlight) {

@@ -25,7 +25,7 @@
 //! | a notify queue pair is made and never used | `sizes::a_notify_path_that_would_not_be_used_is_refused` |
 //! | writes of no bytes are refused | `rules::a_write_of_no_bytes_is_posted_and_completed` |
 //! | one segment only | `rules::several_segments_are_gathered_across_fragments` |
-//! | segments of no bytes are a null pointer | a slice is none (`PhysicalSend::segments`) |
+//! | segments of no bytes are a null pointer | a slice is none (`SendRequest::segments`) |
 //! | keys are copied with every post | keys lie in `Regions`; a request names a region |
 //! | without a limit no receives are posted beforehand | `sizes::every_depth_is_at_least_one` |
 //! | the peer is notified although a fragment failed | `orders::every_order_of_completions_with_an_error_at_each_place` |

@@ -9,14 +9,22 @@ use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::Published;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::time::Instant;
+use spinwire_dataplane::verbs::{
+    CompletionQueue, Limits, QueuePair, RecvRequest, RemotePlace, SendRequest, Verb, Wc, WcFields,
+    WcStatus,
+};
 use spinwire_dataplane::vqp::{
-    Completion, Limits, Op, PhysicalCq, PhysicalQp, PhysicalRecv, PhysicalSend, RegionId, Regions,
-    Remote, RemotePlace, SendWr, Setup, Sge, Signal, Verb, VirtualCq, VirtualQp, VqpConfig, Wc,
-    WcFields, WcStatus,
+    Completion, Op, RegionId, Regions, Remote, SendWr, Setup, Sge, Signal, VirtualCq, VirtualQp,
+    VqpConfig,
 };
 
-pub(crate) const LIMITS: Limits =
-    Limits { send_depth: 1024, recv_depth: 1024, sge_max: 4, message_bytes_max: 1 << 31 };
+pub(crate) const LIMITS: Limits = Limits {
+    send_depth: 1024,
+    recv_depth: 1024,
+    sge_max: 4,
+    message_bytes_max: 1 << 31,
+    inline_bytes_max: 0,
+};
 
 /// A send that a device was given.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +58,7 @@ pub(crate) struct ManualQp {
     pub(crate) publish: Cell<Option<(u64, Option<Fatal>)>>,
 }
 
-impl PhysicalQp for ManualQp {
+impl QueuePair for ManualQp {
     type Key = u32;
 
     fn limits(&self) -> Limits {
@@ -61,7 +69,7 @@ impl PhysicalQp for ManualQp {
         self.number
     }
 
-    fn post_send(&self, send: &PhysicalSend<'_, u32>) -> Result<(), PostError> {
+    fn post_send(&self, send: &SendRequest<'_, u32>) -> Result<(), PostError> {
         if let Some(error) = self.refuse.get() {
             return Err(error);
         }
@@ -72,7 +80,7 @@ impl PhysicalQp for ManualQp {
         Ok(())
     }
 
-    fn post_recv(&self, recv: &PhysicalRecv<'_, u32>) -> Result<(), PostError> {
+    fn post_recv(&self, recv: &RecvRequest<'_, u32>) -> Result<(), PostError> {
         if let Some(error) = self.refuse.get() {
             return Err(error);
         }
@@ -103,7 +111,7 @@ pub(crate) struct ManualCq {
     pub(crate) ready: RefCell<VecDeque<WcFields>>,
 }
 
-impl PhysicalCq for ManualCq {
+impl CompletionQueue for ManualCq {
     fn depth(&self) -> u32 {
         1 << 20
     }
@@ -222,7 +230,8 @@ impl Bench<'_> {
     ) {
         let device = usize::try_from(self.devices[path]).unwrap();
         let qp_num = self.qps[path].number;
-        let fields = WcFields { wr_id, qp_num, status, vendor: 0x77, byte_len, immediate };
+        let (vendor, source_qp) = (0x77, 0xBAD);
+        let fields = WcFields { wr_id, qp_num, status, vendor, byte_len, immediate, source_qp };
         self.cqs[device].ready.borrow_mut().push_back(fields);
     }
 

@@ -1,9 +1,8 @@
 //! Every order in which fragments can be completed, with an error at every place.
 
+use spinwire_dataplane::verbs::{Verb, WcStatus};
 use spinwire_dataplane::vqp::sequence::SequenceCodec;
-use spinwire_dataplane::vqp::{
-    Cause, Done, Op, Replay, Scheme, Verb, Visibility, VqpConfig, WcStatus,
-};
+use spinwire_dataplane::vqp::{Cause, Done, Op, Replay, Scheme, Visibility, VqpConfig};
 
 use crate::manual::Bench;
 

@@ -2,10 +2,11 @@
 
 use spinwire_dataplane::error::{Fatal, PostError, Retry};
 use spinwire_dataplane::poll::Budget;
+use spinwire_dataplane::verbs::{Verb, WcFields, WcStatus};
 use spinwire_dataplane::vqp::sequence::{SequenceCodec, SequenceFault};
 use spinwire_dataplane::vqp::{
     CallError, Cause, Direction, Done, Health, Op, RecvKind, RecvWr, Refusal, Remains, Remote,
-    Replay, Scheme, SendWr, Signal, Spread, Verb, Visibility, VqpConfig, WcFields, WcStatus,
+    Replay, Scheme, SendWr, Signal, Spread, Visibility, VqpConfig,
 };
 
 use crate::manual::{Bench, LOCAL_BASE, REMOTE_BASE};
@@ -340,8 +341,15 @@ fn equal_queue_pair_numbers_on_two_devices_are_kept_apart() {
         bench.post(1, Op::WriteNotify, 2000);
         // Path 1's completion, seen on device 0: not its own.
         let wr_id = bench.qps[1].sent.borrow()[0].wr_id;
-        let fields =
-            WcFields { wr_id, qp_num: 7, status: OK, vendor: 0, byte_len: 0, immediate: None };
+        let fields = WcFields {
+            wr_id,
+            qp_num: 7,
+            status: OK,
+            vendor: 0,
+            byte_len: 0,
+            immediate: None,
+            source_qp: 0,
+        };
         bench.stray(0, fields);
         assert!(bench.drain().is_empty());
         assert_eq!(bench.vcq.strays().unknown, 1);

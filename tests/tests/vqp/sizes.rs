@@ -1,16 +1,22 @@
 //! Sizes are proved to fit together before anything is posted; the answer names the relation that does not hold.
 
 use spinwire_dataplane::raw::place::Bump;
+use spinwire_dataplane::verbs::Limits;
 use spinwire_dataplane::vqp::sequence::SequenceCodec;
 use spinwire_dataplane::vqp::{
-    Limits, PlanError, Regions, Scheme, Setup, Spread, VirtualCq, VirtualQp, Visibility, VqpConfig,
+    PlanError, Regions, Scheme, Setup, Spread, VirtualCq, VirtualQp, Visibility, VqpConfig,
 };
 use spinwire_tests::sim::fabric::{Fabric, Links, SimQp};
 
 use crate::manual::{block, keys};
 
-const LIMITS: Limits =
-    Limits { send_depth: 128, recv_depth: 128, sge_max: 4, message_bytes_max: 1 << 31 };
+const LIMITS: Limits = Limits {
+    send_depth: 128,
+    recv_depth: 128,
+    sge_max: 4,
+    message_bytes_max: 1 << 31,
+    inline_bytes_max: 0,
+};
 const DQPLB: VqpConfig = VqpConfig { scheme: Scheme::Dqplb(SequenceCodec::Clean), ..BASE };
 const BASE: VqpConfig = base();
 
@@ -85,7 +91,7 @@ fn a_completion_queue_that_could_overflow_is_refused() {
 
 #[test]
 fn a_window_that_could_wrap_is_refused() {
-    let narrow = VqpConfig { window: 1 << 20, ..DQPLB };
+    let narrow = VqpConfig { window: 1 << 16, ..DQPLB };
     assert_eq!(plan((&[0, 0], None), &narrow, 1000), Ok(()));
     // 2 * (2^20 + 48 * 128 * ..) is more than half of all numbers only with very many receives.
     let wide = VqpConfig { window: 1 << 20, recv_depth: 1 << 16, ..DQPLB };

@@ -26,9 +26,7 @@ use std::cell::RefCell;
 
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::provider::Published;
-use spinwire_dataplane::vqp::{
-    Limits, PhysicalCq, PhysicalQp, PhysicalRecv, PhysicalSend, Wc, WcStatus,
-};
+use spinwire_dataplane::verbs::{CompletionQueue, Limits, QueuePair, RecvRequest, SendRequest, Wc};
 
 pub use world::{Death, Faults, Links};
 use world::{State, Work};
@@ -74,6 +72,16 @@ impl Fabric {
     #[must_use]
     pub const fn cq(&self, host: usize, device: usize, depth: u32) -> SimCq<'_> {
         SimCq { fabric: self, host, device, depth }
+    }
+
+    /// Devices do not look at keys any more.
+    pub fn accept_any_key(&self) {
+        self.state.borrow_mut().is_lax = true;
+    }
+
+    /// Completion queues hold so many, whatever they say.
+    pub fn limit_cqs(&self, depth: u32) {
+        self.state.borrow_mut().cq_limit = depth;
     }
 
     /// From now on, faults by seed.
@@ -137,7 +145,7 @@ impl Fabric {
     }
 }
 
-impl PhysicalQp for SimQp<'_> {
+impl QueuePair for SimQp<'_> {
     type Key = u32;
 
     fn limits(&self) -> Limits {
@@ -148,12 +156,12 @@ impl PhysicalQp for SimQp<'_> {
         self.fabric.state.borrow().qps[self.index].number
     }
 
-    fn post_send(&self, send: &PhysicalSend<'_, u32>) -> Result<(), PostError> {
+    fn post_send(&self, send: &SendRequest<'_, u32>) -> Result<(), PostError> {
         let depth = self.limits.send_depth;
         self.fabric.state.borrow_mut().post_send(self.index, Work::of(send), depth)
     }
 
-    fn post_recv(&self, recv: &PhysicalRecv<'_, u32>) -> Result<(), PostError> {
+    fn post_recv(&self, recv: &RecvRequest<'_, u32>) -> Result<(), PostError> {
         let depth = self.limits.recv_depth;
         self.fabric.state.borrow_mut().post_recv(self.index, recv, depth)
     }
@@ -167,7 +175,7 @@ impl PhysicalQp for SimQp<'_> {
     }
 }
 
-impl PhysicalCq for SimCq<'_> {
+impl CompletionQueue for SimCq<'_> {
     fn depth(&self) -> u32 {
         self.depth
     }
@@ -181,6 +189,3 @@ impl PhysicalCq for SimCq<'_> {
         }
     }
 }
-
-/// The status of what was cut off.
-pub const CUT_OFF: WcStatus = WcStatus::RETRY_EXCEEDED;

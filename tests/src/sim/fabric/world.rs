@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use spinwire_dataplane::error::{Fatal, PostError, Retry};
 use spinwire_dataplane::provider::Published;
-use spinwire_dataplane::vqp::{PhysicalRecv, PhysicalSend, RemotePlace, Verb, WcFields, WcStatus};
+use spinwire_dataplane::verbs::{RecvRequest, RemotePlace, SendRequest, Verb, WcFields, WcStatus};
 
 use super::queue::Queue;
 use crate::rng::Rng;
@@ -16,18 +16,19 @@ pub struct Links {
     pub latency_ns: u64,
     /// Up to so many more, drawn for each message.
     pub jitter_ns: u64,
-    /// Nanoseconds from a device to memory, at most; drawn for each write.
-    pub dma_ns: u64,
+    /// Nanoseconds from a device to memory, at most, of either host; drawn for each write.
+    pub dma_ns: [u64; 2],
     /// Nanoseconds that a message occupies a link beside its bytes.
     pub message_ns: u64,
 }
 
 impl Links {
     /// Of a quiet network: 1 us, no jitter.
-    pub const QUIET: Self = Self { latency_ns: 1000, jitter_ns: 0, dma_ns: 100, message_ns: 20 };
+    pub const QUIET: Self =
+        Self { latency_ns: 1000, jitter_ns: 0, dma_ns: [100; 2], message_ns: 20 };
     /// Of a network in which everything overtakes everything that it may.
     pub const WILD: Self =
-        Self { latency_ns: 1000, jitter_ns: 40_000, dma_ns: 20_000, message_ns: 20 };
+        Self { latency_ns: 1000, jitter_ns: 40_000, dma_ns: [2000, 60_000], message_ns: 20 };
 }
 
 /// How a connection dies.
@@ -56,6 +57,10 @@ pub struct Faults {
     pub short_doorbells: u64,
     /// A post is refused for the moment.
     pub refusals: u64,
+    /// Planted: a byte changes on the way. No device does that.
+    pub corruptions: u64,
+    /// Planted: a message is acknowledged, and was not executed. No device does that.
+    pub losses: u64,
 }
 
 /// A send as it was posted.
@@ -68,7 +73,7 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn of(send: &PhysicalSend<'_, u32>) -> Self {
+    pub(super) fn of(send: &SendRequest<'_, u32>) -> Self {
         let segments = send.segments.iter().map(|s| (s.address, s.length, s.key)).collect();
         Self { wr_id: send.wr_id.as_raw(), verb: send.verb, segments, remote: send.remote }
     }
@@ -143,6 +148,10 @@ pub(super) struct State {
     pub(super) qps: Vec<Qp>,
     events: Queue<Event>,
     pub(super) violation: Option<String>,
+    /// Keys are not looked at.
+    pub(super) is_lax: bool,
+    /// What completion queues really hold.
+    pub(super) cq_limit: u32,
 }
 
 pub(super) const fn key(host: usize, device: usize) -> u32 {
@@ -167,6 +176,8 @@ impl State {
             qps: Vec::new(),
             events: Queue::new(),
             violation: None,
+            is_lax: false,
+            cq_limit: u32::MAX,
         }
     }
 
@@ -212,7 +223,7 @@ impl State {
         }
         let host = self.qps[qp].host;
         let device = self.qps[qp].device;
-        if work.segments.iter().any(|segment| segment.2 != key(host, device)) {
+        if !self.is_lax && work.segments.iter().any(|segment| segment.2 != key(host, device)) {
             self.violate(|| format!("a local key of another device on {device}"));
         }
         let queue = &mut self.qps[qp];
@@ -227,7 +238,7 @@ impl State {
     pub(super) fn post_recv(
         &mut self,
         qp: usize,
-        recv: &PhysicalRecv<'_, u32>,
+        recv: &RecvRequest<'_, u32>,
         depth: u32,
     ) -> Result<(), PostError> {
         let queue = &mut self.qps[qp];
@@ -441,25 +452,29 @@ impl State {
     fn execute(&mut self, qp: usize, work: &Work) -> Result<u64, Option<WcStatus>> {
         let (host, device) = (self.qps[qp].host, self.qps[qp].device);
         let there = host ^ 1;
-        let wants_receive = matches!(work.verb, Verb::Send | Verb::SendImm(_) | Verb::WriteImm(_));
+        let wants_receive = !work.verb.is_one_sided() || matches!(work.verb, Verb::WriteImm(_));
         if wants_receive && self.qps[qp ^ 1].rq.is_empty() {
             return Err(None);
         }
         let length = work.bytes();
         if let Some(remote) = work.remote {
             let end = usize::try_from(remote.address + length).expect("an address");
-            if remote.key != key(there, device) || end > self.memory[there].len() {
+            let is_ours = self.is_lax || remote.key == key(there, device);
+            if !is_ours || end > self.memory[there].len() {
                 return Err(Some(WcStatus::REMOTE_ACCESS));
             }
         }
         let remote = work.remote.map_or(0, |remote| remote.address);
+        if self.fault(self.faults.losses) {
+            return Ok(self.now);
+        }
         match work.verb {
             Verb::Write => self.dma(there, device, remote, self.gather(host, &work.segments)),
             Verb::WriteImm(immediate) => {
                 self.dma(there, device, remote, self.gather(host, &work.segments));
                 self.received(qp ^ 1, length, Some(immediate));
             }
-            Verb::Send | Verb::SendImm(_) => {
+            Verb::Send | Verb::SendImm(_) | Verb::SendInvalidate(_) => {
                 let bytes = self.gather(host, &work.segments);
                 let receive = self.qps[qp ^ 1].rq.front().cloned().expect("seen above");
                 let room: u64 = receive.segments.iter().map(|s| u64::from(s.1)).sum();
@@ -547,7 +562,11 @@ impl State {
         }
     }
 
-    fn dma(&mut self, host: usize, device: usize, at: u64, bytes: Vec<u8>) {
+    fn dma(&mut self, host: usize, device: usize, at: u64, mut bytes: Vec<u8>) {
+        if !bytes.is_empty() && self.fault(self.faults.corruptions) {
+            let wrong = self.rng.index(bytes.len());
+            bytes[wrong] ^= 1;
+        }
         let when = self.dma_time(host, device);
         if !bytes.is_empty() {
             self.events.push(when, Event::Dma { host, device, at, bytes });
@@ -556,7 +575,7 @@ impl State {
 
     /// When something that a device writes now reaches memory: behind all that it wrote before.
     fn dma_time(&mut self, host: usize, device: usize) -> u64 {
-        let delay = self.rng.below(self.links.dma_ns + 1);
+        let delay = self.rng.below(self.links.dma_ns[host] + 1);
         let when = (self.now + delay).max(self.dma_last[host][device]);
         self.dma_last[host][device] = when;
         when
@@ -634,6 +653,7 @@ impl State {
             vendor: u32::from(a),
             byte_len: u32::from_le_bytes([a, b, c, d]),
             immediate: Some(u32::from_le_bytes([e, f, g, h])),
+            source_qp: u32::from_le_bytes([h, a, c, e]),
         }
     }
 
@@ -644,6 +664,7 @@ impl State {
             return;
         }
         self.cqs[host][device].push_back(fields);
+        self.check_depth(host, device, self.cq_limit);
         if self.fault(self.faults.repeats) {
             let later = self.now + self.rng.below(50_000);
             self.events.push(later, Event::Complete { qp, fields });
