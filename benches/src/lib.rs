@@ -3,7 +3,7 @@
 //! ```text
 //!   case      a case: its name, its set-up, what a round does and what must come out of it
 //!   memory    leaked lines and arenas; endpoints in a segment
-//!   lane tables ids copy matching round idle pool parcel chain  the cases, by the part that they measure
+//!   lane tables ids copy matching round idle pool parcel chain vqp  the cases, by the part that they measure
 //!
 //!   catalogue() ──> benches/hot_paths      wall time, by criterion: informs
 //!              └──> benches/instructions   instruction counts, by valgrind: gates
@@ -33,13 +33,14 @@ pub mod pool;
 pub mod ratio;
 pub mod round;
 pub mod tables;
+pub mod vqp;
 
 pub use case::{Case, Entry};
 
 /// Every case there is, not yet built.
 #[must_use]
 pub fn catalogue() -> Vec<Entry> {
-    let parts: [&[Entry]; 10] = [
+    let parts: [&[Entry]; 11] = [
         lane::ENTRIES,
         tables::ENTRIES,
         ids::ENTRIES,
@@ -50,6 +51,7 @@ pub fn catalogue() -> Vec<Entry> {
         pool::ENTRIES,
         parcel::ENTRIES,
         chain::ENTRIES,
+        vqp::ENTRIES,
     ];
     parts.concat()
 }

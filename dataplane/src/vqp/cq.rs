@@ -29,6 +29,8 @@ use crate::verbs::{CompletionQueue, QueuePair, Wc};
 
 /// Completions taken from a device at a time.
 const BATCH: usize = 16;
+/// Completions that one virtual queue pair hands out before another has its turn.
+const BURST: u32 = 16;
 /// Virtual queue pairs that a turn looks at although nothing came for them.
 const VISITS: u32 = 16;
 /// Virtual queue pairs of one virtual completion queue at most.
@@ -55,6 +57,9 @@ pub struct VirtualCq<'m, P: QueuePair, C> {
     first_cq: Cell<usize>,
     visit: Cell<u32>,
     taking: Cell<u32>,
+    /// The one that is being emptied, and how many it may hand out yet before another has its turn.
+    current: Cell<Option<&'m VirtualQp<'m, P>>>,
+    burst: Cell<u32>,
     tick: Cell<Instant>,
     serial: Cell<u32>,
     /// Those that are served.
@@ -91,6 +96,8 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
             first_cq: Cell::new(0),
             visit: Cell::new(0),
             taking: Cell::new(0),
+            current: Cell::new(None),
+            burst: Cell::new(0),
             tick: Cell::new(Instant::ORIGIN),
             serial: Cell::new(0),
             live: BitSet::place(bump, capacity)?,
@@ -147,6 +154,7 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
         if let Some(slot) = slot.filter(|slot| slot.get().is_some_and(|it| core::ptr::eq(it, vqp)))
         {
             slot.set(None);
+            self.current.set(None);
             let _known = self.live.remove(vqp.slot());
         }
         Ok(())
@@ -158,6 +166,7 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
         let count = self.cqs.len();
         let first = self.first_cq.get();
         let mut left = budget;
+        let mut last = None;
         for step in 0..count {
             let at = first.wrapping_add(step);
             let at = if at >= count { at.wrapping_sub(count) } else { at };
@@ -169,7 +178,7 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
                 let mut batch = Vec::<Wc, BATCH>::new();
                 cq.poll_cq(&mut batch);
                 for wc in &batch {
-                    self.route(wc, *device, now);
+                    self.route(wc, *device, &mut last, now);
                 }
                 let seen = crate::table::count(batch.len());
                 left = left.saturating_sub(seen);
@@ -184,30 +193,46 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
         budget.wrapping_sub(left)
     }
 
-    #[inline]
-    fn route(&self, wc: &Wc, device: u32, now: Instant) {
-        let found = wc.wr_id().parts().and_then(|(tag, generation, slot)| {
-            let direction = direction_of(tag)?;
-            let number = slot.wrapping_shr(PATH_BITS);
-            let at = slot & (1_u32.wrapping_shl(PATH_BITS).wrapping_sub(1));
-            let vqp = self.slots.get(wide(number))?.get()?;
-            let path = vqp.paths.get(wide(at))?;
-            let is_ours = path.qp_num == wc.qp_num() && path.device == device;
-            is_ours.then_some((direction, generation, number, at, vqp))
-        });
-        let Some((direction, generation, number, at, vqp)) = found else {
-            let strays = self.strays.get();
-            let unknown = strays.unknown.wrapping_add(1);
-            self.strays.set(Strays { unknown, ..strays });
-            return;
+    /// Takes in one completion. `last` is the virtual queue pair of the one before.
+    #[inline(always)]
+    fn route(
+        &self,
+        wc: &Wc,
+        device: u32,
+        last: &mut Option<(u32, &'m VirtualQp<'m, P>)>,
+        now: Instant,
+    ) {
+        let Some((tag, generation, slot)) = wc.wr_id().parts() else { return self.stray() };
+        let Some(direction) = direction_of(tag) else { return self.stray() };
+        let number = slot.wrapping_shr(PATH_BITS);
+        let at = slot & (1_u32.wrapping_shl(PATH_BITS).wrapping_sub(1));
+        let vqp = match *last {
+            Some((known, vqp)) if known == number => vqp,
+            _ => {
+                let Some(vqp) = self.slots.get(wide(number)).and_then(Cell::get) else {
+                    return self.stray();
+                };
+                *last = Some((number, vqp));
+                vqp.now.set(now);
+                // Numbers of slots are below the capacity of the set.
+                let _known = self.touched.insert(number);
+                vqp
+            }
         };
-        vqp.now.set(now);
-        if !vqp.on_wc(direction, (at, generation), wc) {
+        let path = vqp.paths.get(wide(at));
+        let Some(path) = path.filter(|p| p.qp_num == wc.qp_num() && p.device == device) else {
+            return self.stray();
+        };
+        if !vqp.on_wc(direction, (at, path, generation), wc) {
             let strays = self.strays.get();
             self.strays.set(Strays { stale: strays.stale.wrapping_add(1), ..strays });
         }
-        // Numbers of slots are below the capacity of both sets.
-        let _known = self.touched.insert(number);
+    }
+
+    #[cold]
+    fn stray(&self) {
+        let strays = self.strays.get();
+        self.strays.set(Strays { unknown: strays.unknown.wrapping_add(1), ..strays });
     }
 
     #[inline]
@@ -223,10 +248,28 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
     /// The next request that is over. In posting order of each direction of each virtual queue pair, these by turns.
     #[inline]
     pub fn take(&self) -> Option<Completion> {
+        if let Some(vqp) = self.current.get() {
+            let burst = self.burst.get();
+            if burst > 0
+                && let Some(completion) = vqp.take()
+            {
+                self.burst.set(burst.wrapping_sub(1));
+                return Some(completion);
+            }
+        }
+        self.take_from_next()
+    }
+
+    fn take_from_next(&self) -> Option<Completion> {
+        self.current.set(None);
         while let Some(number) = self.ready.next_from(self.taking.get()) {
             let vqp = self.slots.get(wide(number)).and_then(Cell::get);
-            if let Some(completion) = vqp.and_then(VirtualQp::take) {
+            if let Some(vqp) = vqp
+                && let Some(completion) = vqp.take()
+            {
                 self.taking.set(number.wrapping_add(1));
+                self.current.set(Some(vqp));
+                self.burst.set(BURST);
                 return Some(completion);
             }
             let _known = self.ready.remove(number);

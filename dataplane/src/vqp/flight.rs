@@ -129,7 +129,7 @@ impl<'m> Flight<'m> {
     }
 
     /// Appends what was staged. The caller has seen that there is room.
-    #[inline]
+    #[inline(always)]
     pub(super) fn push(&self, entry: InFlight) {
         let tail = self.tail.get();
         if let Some(slot) = self.slot(tail) {
@@ -146,8 +146,14 @@ impl<'m> Flight<'m> {
         Some(entry)
     }
 
+    /// Removes the front, which the caller has seen.
+    #[inline(always)]
+    pub(super) fn retire(&self) {
+        self.head.set(self.head.get().wrapping_add(1));
+    }
+
     /// The entry behind `skip` others.
-    #[inline]
+    #[inline(always)]
     pub(super) fn peek(&self, skip: u32) -> Option<InFlight> {
         if skip >= self.len() {
             return None;
@@ -160,7 +166,7 @@ impl<'m> Flight<'m> {
         self.tail.set(self.tail.get().wrapping_sub(count.min(self.len())));
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(&self, generation: Generation) -> Match {
         match self.peek(0) {
             None => Match::Stale,

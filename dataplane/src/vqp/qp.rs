@@ -185,16 +185,13 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     }
 
     /// Takes in a completion for `path`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn on_wc(
         &self,
         direction: Direction,
-        (at, generation): (u32, Generation),
+        (at, path, generation): (u32, &Path<'_, P>, Generation),
         wc: &Wc,
     ) -> bool {
-        let Some(path) = self.paths.get(wide(at)) else {
-            return false;
-        };
         let (flight, staged) = match direction {
             Direction::Send => (&path.sends, &path.staged),
             Direction::Recv => (&path.recvs, &path.staged_recvs),
@@ -212,10 +209,10 @@ impl<P: QueuePair> VirtualQp<'_, P> {
                 return false;
             }
         };
-        let _front = flight.pop();
+        flight.retire();
         path.since.set(self.now.get());
         match wc.outcome() {
-            Ok(received) => self.succeed(at, &entry, received, direction),
+            Ok(received) => self.succeed((at, path), &entry, received, direction),
             Err((status, vendor)) => {
                 let cause = Cause::Device { status, vendor };
                 count(&path.errors, 1);
@@ -235,9 +232,14 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         true
     }
 
-    #[inline]
-    fn succeed(&self, at: u32, entry: &InFlight, received: Received, direction: Direction) {
-        let Some(path) = self.paths.get(wide(at)) else { return };
+    #[inline(always)]
+    fn succeed(
+        &self,
+        (at, path): (u32, &Path<'_, P>),
+        entry: &InFlight,
+        received: Received,
+        direction: Direction,
+    ) {
         if direction == Direction::Send {
             self.roomy.set(self.roomy.get() | bit(at));
             count(&path.fragments, 1);
@@ -295,7 +297,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     }
 
     /// The next finished request, if there is one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&self) -> Option<Completion> {
         let recv_first = self.takes_recv_first.get();
         let (first, second) = if recv_first {
@@ -310,7 +312,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         self.take_from(second)
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_from(&self, direction: Direction) -> Option<Completion> {
         let (context, outcome) = match direction {
             Direction::Send => self.take_send()?,

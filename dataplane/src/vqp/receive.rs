@@ -224,7 +224,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     }
 
     /// A receive on path `at` has succeeded.
-    #[inline]
+    #[inline(always)]
     pub(super) fn arrive(&self, at: u32, entry: &InFlight, received: Received) {
         if entry.kind != Kind::Credit {
             let bytes = u64::from(received.bytes);
@@ -363,7 +363,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     }
 
     /// The oldest receive, if it is over.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take_recv(&self) -> Option<(u64, Result<Done, Cause>)> {
         let side = &self.recv;
         if side.head.get() == side.claimed.get() {

@@ -95,6 +95,7 @@ impl<'m, K: Copy> Regions<'m, K> {
     }
 
     /// Where `length` bytes from `offset` of a region lie, if every device of the set `devices` has a key for them.
+    #[inline(always)]
     pub(super) fn resolve(
         &self,
         id: RegionId,
@@ -115,7 +116,7 @@ impl<'m, K: Copy> Regions<'m, K> {
     }
 
     /// The key of a region for a device.
-    #[inline]
+    #[inline(always)]
     pub(super) fn key(&self, id: RegionId, device: u32) -> Option<K> {
         self.ranges.check(id.0).ok()?;
         self.cell(id.0.slot(), device)?.get()
