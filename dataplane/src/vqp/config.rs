@@ -6,6 +6,7 @@ use super::region::{DEVICES_MAX, RegionId};
 use super::request::SGE_MAX;
 use super::sequence::SequenceCodec;
 use crate::raw::place::Exhausted;
+use crate::table::NIL;
 use crate::time::Nanos;
 use crate::verbs::Limits;
 
@@ -287,7 +288,7 @@ pub(super) fn prove(
             return Err(PlanError::OutOfRange { field, value, most });
         }
     }
-    for (path, (limits, device)) in (0_u32..).zip(paths.clone()) {
+    for (path, (limits, device)) in (0..NIL).zip(paths.clone()) {
         if device >= DEVICES_MAX {
             return Err(PlanError::Device { device });
         }

@@ -16,14 +16,15 @@ use core::cell::Cell;
 use core::fmt;
 
 use heapless::{Vec, VecView};
+use spinwire_layouts::shm::stats::PATH_SLOT_COUNT;
 
 use super::config::PlanError;
 use super::qp::{PATH_BITS, Remains, State, VirtualQp, bit};
 use super::request::{Completion, Direction};
 use crate::id::OpTag;
-use crate::poll::{Budget, Outcome, Poll};
+use crate::poll::{Budget, Outcome, PathStats, Poll, StatsWriter};
 use crate::raw::place::{Bump, Exhausted};
-use crate::table::{BitSet, wide};
+use crate::table::{BitSet, NIL, wide};
 use crate::time::{Instant, Nanos};
 use crate::verbs::{CompletionQueue, QueuePair, Wc};
 
@@ -65,6 +66,10 @@ pub struct VirtualCq<'m, P: QueuePair, C> {
     /// Those that are served.
     live: BitSet<'m>,
     strays: Cell<Strays>,
+    /// The next row of the stats page, the path that is shown there, and when a round of rows begins.
+    row: Cell<usize>,
+    shown: Cell<(u32, u32)>,
+    round: Cell<Instant>,
 }
 
 impl<P: QueuePair, C> fmt::Debug for VirtualCq<'_, P, C> {
@@ -102,6 +107,9 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
             serial: Cell::new(0),
             live: BitSet::place(bump, capacity)?,
             strays: Cell::new(Strays::default()),
+            row: Cell::new(0),
+            shown: Cell::new((0, 0)),
+            round: Cell::new(Instant::ORIGIN),
         };
         Ok(bump.value(vcq)?)
     }
@@ -114,7 +122,7 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
         if vqp.state.get() != State::Detached {
             return Err(PlanError::Attached);
         }
-        let found = (0_u32..).zip(self.slots).find(|(_, slot)| slot.get().is_none());
+        let found = (0..NIL).zip(self.slots).find(|(_, slot)| slot.get().is_none());
         let (number, slot) = found.ok_or(PlanError::NoRoom)?;
         for path in vqp.paths {
             if !self.cqs.iter().any(|(_, device)| *device == path.device) {
@@ -124,10 +132,9 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
         for (cq, device) in self.cqs {
             let others = self.slots.iter().filter_map(Cell::get);
             let wanted = others.chain([vqp]).fold(0_u64, |sum, vqp| {
-                let paths = vqp.paths.iter().filter(|path| path.device == *device).count();
                 let depths = vqp.config.send_depth.saturating_add(vqp.config.recv_depth);
-                let paths = u64::from(crate::table::count(paths));
-                sum.saturating_add(paths.saturating_mul(u64::from(depths)))
+                let here = vqp.paths.iter().filter(|path| path.device == *device);
+                here.fold(sum, |sum, _| sum.saturating_add(u64::from(depths)))
             });
             if wanted > u64::from(cq.depth()) {
                 return Err(PlanError::CqTooSmall { device: *device, wanted, depth: cq.depth() });
@@ -287,6 +294,48 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
         }
     }
 
+    /// Shows the paths on the stats page of the plane, a row at a time, in rounds as often as that is brought up to date. Once
+    /// a turn; paths beyond its last row are not shown.
+    pub fn publish(&self, page: &StatsWriter<'_>, now: Instant) {
+        if now < self.round.get() {
+            return;
+        }
+        let row = self.row.get();
+        let path = self.next_shown();
+        page.publish_path(row, path.as_ref());
+        self.row.set(row.wrapping_add(1));
+        // The rows behind the last path are cleared in the same round: one that was shown may be gone.
+        if row.wrapping_add(1) >= PATH_SLOT_COUNT {
+            self.row.set(0);
+            self.shown.set((0, 0));
+            self.round.set(now.saturating_add(page.interval()));
+        }
+    }
+
+    /// The figures of the next path in order of numbers.
+    fn next_shown(&self) -> Option<PathStats> {
+        let (number, path) = self.shown.get();
+        let number = self.live.first_at_least(number)?;
+        let path = if number == self.shown.get().0 { path } else { 0 };
+        let vqp = self.get(number)?;
+        let figures = vqp.path(path)?;
+        let after = path.wrapping_add(1);
+        let is_last = after >= vqp.path_count();
+        self.shown.set(if is_last { (number.wrapping_add(1), 0) } else { (number, after) });
+        Some(PathStats {
+            vqp: number,
+            path,
+            device: figures.device,
+            qp_num: figures.qp_num,
+            health: figures.health.shown(),
+            in_flight: figures.sends_in_flight,
+            fragments: figures.fragments,
+            bytes: figures.bytes,
+            errors: figures.errors,
+            stale: figures.stale,
+        })
+    }
+
     /// Completions that belonged to nobody.
     #[must_use]
     pub const fn strays(&self) -> Strays {
@@ -333,7 +382,7 @@ impl<P: QueuePair, C: CompletionQueue> Poll for VirtualCq<'_, P, C> {
         }
         if now >= self.tick.get() {
             self.tick.set(now.saturating_add(TICK));
-            for (number, vqp) in (0_u32..).zip(self.slots) {
+            for (number, vqp) in (0..NIL).zip(self.slots) {
                 if let Some(vqp) = vqp.get() {
                     vqp.on_time(now);
                     let _known = self.touched.insert(number);

@@ -18,6 +18,7 @@ use core::fmt;
 
 use super::flight::Flight;
 use super::refusal::Cause;
+use crate::poll::PathHealth;
 use crate::time::Instant;
 use crate::verbs::QueuePair;
 
@@ -35,6 +36,19 @@ pub enum Health {
     Down = 4,
     /// In use again, and nothing was completed yet.
     Recovered = 5,
+}
+
+impl Health {
+    /// As the stats page says it.
+    pub(super) const fn shown(self) -> PathHealth {
+        match self {
+            Self::Ok => PathHealth::Ok,
+            Self::Suspect => PathHealth::Suspect,
+            Self::Draining => PathHealth::Draining,
+            Self::Down => PathHealth::Down,
+            Self::Recovered => PathHealth::Recovered,
+        }
+    }
 }
 
 impl fmt::Display for Health {

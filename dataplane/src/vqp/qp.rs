@@ -16,7 +16,7 @@ use super::send::{Fate, SendSide};
 use super::sequence::SequenceCodec;
 use crate::id::{Generation, OpTag, WrId};
 use crate::raw::place::Bump;
-use crate::table::wide;
+use crate::table::{NIL, wide};
 use crate::time::Instant;
 use crate::verbs::{QueuePair, Received, Wc};
 
@@ -274,7 +274,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     /// What is due at `now`. One path is flushed at most.
     pub(super) fn on_time(&self, now: Instant) {
         self.now.set(now);
-        for (at, path) in (0_u32..).zip(self.paths) {
+        for (at, path) in (0..NIL).zip(self.paths) {
             let quiet = now.saturating_since(path.since.get());
             match path.health.get() {
                 Health::Ok | Health::Recovered | Health::Suspect => {
@@ -350,7 +350,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
 
     fn set_down(&self, at: u32) {
         self.set_health(at, Health::Down);
-        let is_left = (0_u32..)
+        let is_left = (0..NIL)
             .zip(self.paths)
             .any(|(at, path)| self.data & bit(at) != 0 && path.health.get() != Health::Down);
         if !is_left {
@@ -462,6 +462,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         self.set_health(path, Health::Recovered);
         if matches!(self.mode, Mode::Sequence(_)) {
             found.owed.set(self.config.recv_depth);
+            self.recv.owe(path);
             self.replenish();
         }
         Ok(())
@@ -472,7 +473,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     /// Everything is reported as ever; then [`VirtualCq::detach`](super::VirtualCq::detach) lets go of it.
     pub fn close(&self) {
         self.state.set(State::Closing);
-        for (at, _) in (0_u32..).zip(self.paths) {
+        for (at, _) in (0..NIL).zip(self.paths) {
             let _known = self.exclude(at);
         }
         self.pump(u32::MAX);

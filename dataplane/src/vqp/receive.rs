@@ -27,7 +27,7 @@ use crate::error::{PostError, Retry};
 use crate::id::OpTag;
 use crate::provider::Published;
 use crate::raw::place::{Bump, Exhausted};
-use crate::table::wide;
+use crate::table::{NIL, wide};
 use crate::verbs::{QueuePair, Received, RecvRequest, Segment};
 
 const SEGMENTS_MAX: usize = 4;
@@ -85,6 +85,12 @@ impl<'m> RecvSide<'m> {
     #[inline]
     pub(super) const fn len(&self) -> u32 {
         self.tail.get().wrapping_sub(self.head.get())
+    }
+
+    /// A path is owed credits.
+    #[inline]
+    pub(super) fn owe(&self, path: u32) {
+        self.owing.set(self.owing.get() | bit(path));
     }
 
     #[inline]
@@ -236,7 +242,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
             return;
         };
         path.owed.set(path.owed.get().wrapping_add(1));
-        self.recv.owing.set(self.recv.owing.get() | bit(at));
+        self.recv.owe(at);
         let accepted = match received.immediate {
             Some(immediate) => window.accept(immediate, received.bytes),
             None => Err(SequenceFault::Missing),
@@ -305,7 +311,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
 
     fn post_credits(&self) {
         let mut owing = 0;
-        for (at, path) in (0_u32..).zip(self.paths) {
+        for (at, path) in (0..NIL).zip(self.paths) {
             // Bounded by the depth of the path.
             while path.owed.get() > 0 && path.is_up() && path.recvs.has_room() {
                 if self.stage_recv(at, InFlight::new(Kind::Credit, 0), &[]).is_err() {
@@ -349,7 +355,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
             path.recvs.take_back(1);
             if entry.kind == Kind::Credit {
                 path.owed.set(path.owed.get().wrapping_add(1));
-                self.recv.owing.set(self.recv.owing.get() | bit(at));
+                self.recv.owe(at);
             }
             self.lose_recv(&entry, cause);
         }

@@ -6,7 +6,7 @@
 //!
 //! To add a hot function, add a probe. `hot` probes carry messages; `cold` ones read what peers wrote while joining,
 //! connecting and cleaning up; `streams` ones read what comes over a network,
-//! `rings` ones what a kernel writes.
+//! `rings` ones what a kernel writes, `paths` ones what devices complete.
 #![no_std]
 #![allow(
     improper_ctypes_definitions,
@@ -19,6 +19,7 @@ mod files;
 mod hot;
 mod panic;
 mod parcels;
+mod paths;
 mod rings;
 mod streams;
 

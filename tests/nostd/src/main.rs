@@ -1,13 +1,14 @@
 //! Link proof: a program of its own, without std, libc, loader and allocator, that sends messages to itself.
 //!
 //! It makes a segment in static memory, registers two endpoints, opens a lane and exchanges messages until both rings
-//! have wrapped many times; then endpoints talk over shared memory and over the loopback, and hand over buffers of a pool. Its exit code says which step failed; 0 is success, 101 a panic.
+//! have wrapped many times; then endpoints talk over shared memory and over the loopback, hand over buffers of a pool, and a virtual queue pair stripes over two devices. Its exit code says which step failed; 0 is success, 101 a panic.
 #![no_std]
 #![no_main]
 
 mod bare;
 mod lent;
 mod service;
+mod striped;
 
 use core::ptr::NonNull;
 
@@ -55,6 +56,7 @@ enum Step {
     Hub = 15,
     HubTalk = 16,
     Lent = 17,
+    Striped = 18,
 }
 
 extern "C" fn main() -> ! {
@@ -75,7 +77,8 @@ fn run() -> Result<(), Step> {
     let block = TABLES.take().ok_or(Step::Arena)?;
     let bump = Bump::new(block);
     service::over_shm(segment, &bump)?;
-    service::over_loopback(&bump)
+    service::over_loopback(&bump)?;
+    striped::over_two_devices(&bump).ok_or(Step::Striped)
 }
 
 /// One process, two endpoints, one lane between them.

@@ -50,6 +50,7 @@ mod manual;
 mod orders;
 mod pair;
 mod rules;
+mod shown;
 mod sizes;
 mod soak;
 mod striping;

@@ -574,6 +574,22 @@ fn messages_without_a_receive_hold_the_peer_back() {
 }
 
 #[test]
+fn a_path_that_is_taken_in_again_has_all_its_credits() {
+    Bench::with((&[0, 1], None), &dqplb(), |bench| {
+        bench.drain();
+        bench.vqp.exclude(0).unwrap();
+        for _ in 0..4 {
+            bench.receive(0, WcStatus::FLUSHED, 0, 0);
+        }
+        bench.drain();
+        assert_eq!(bench.vqp.path(0).unwrap().health, Health::Down);
+        bench.vqp.readmit(0).unwrap();
+        bench.vqp.ring_doorbell();
+        assert_eq!(bench.qps[0].recvs.borrow().len(), 4);
+    });
+}
+
+#[test]
 fn fragments_out_of_order_wait_for_their_predecessors() {
     let numbers = [0xFF_FFFE, 0xFF_FFFF, 0, 1];
     let config = VqpConfig { first_sequence: 0xFF_FFFE, ..dqplb() };

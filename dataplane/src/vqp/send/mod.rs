@@ -28,7 +28,7 @@ use super::request::{Op, SGE_MAX, SendWr, Sge, Signal};
 use super::sequence::SendWindow;
 use crate::error::Retry;
 use crate::raw::place::{Bump, Exhausted};
-use crate::table::{Ring, wide};
+use crate::table::{NIL, Ring, wide};
 use crate::verbs::QueuePair;
 
 const SEGMENTS_MAX: usize = 4;
@@ -249,7 +249,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
             return Err(CallError::TooManySegments);
         }
         let mut length = 0_u64;
-        for (index, sge) in (0_u32..).zip(wr.sges) {
+        for (index, sge) in (0..NIL).zip(wr.sges) {
             length = length.checked_add(sge.length).ok_or(CallError::TooLong)?;
             let range = self.resolve_local(sge)?;
             if let Some(cell) = self.send.sge(position, index) {

@@ -3,6 +3,7 @@
 use spinwire_layouts::word::{low, widen};
 
 use super::{Row, Staging, Step};
+use crate::table::NIL;
 use crate::verbs::QueuePair;
 use crate::vqp::config::Spread;
 use crate::vqp::flight::{InFlight, Kind};
@@ -189,6 +190,6 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     /// Data paths on a device.
     pub(super) fn paths_on(&self, device: u32) -> u64 {
         let on = |(at, path): (u32, &Path<'_, P>)| if path.device == device { bit(at) } else { 0 };
-        self.data & (0_u32..).zip(self.paths).map(on).fold(0, |set, one| set | one)
+        self.data & (0..NIL).zip(self.paths).map(on).fold(0, |set, one| set | one)
     }
 }
