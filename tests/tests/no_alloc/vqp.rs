@@ -36,7 +36,7 @@ pub(crate) struct Mirror {
 
 #[derive(Debug)]
 pub(crate) struct Done {
-    places: [Cell<Option<WcFields>>; PLACES],
+    places: &'static [Cell<Option<WcFields>>],
     head: Cell<usize>,
     tail: Cell<usize>,
 }
@@ -131,9 +131,9 @@ pub(crate) struct Work {
 /// Set up once; leaked, as a plane's memory is.
 pub(crate) fn place() -> Work {
     let bump = Bump::new(Box::leak(vec![MaybeUninit::uninit(); 1 << 20].into_boxed_slice()));
-    let cells = [const { Cell::new(None) }; PLACES];
+    let places = (0..PLACES).map(|_| Cell::new(None)).collect::<Vec<_>>().leak();
     let cq: &'static Done =
-        Box::leak(Box::new(Done { places: cells, head: Cell::new(0), tail: Cell::new(0) }));
+        Box::leak(Box::new(Done { places, head: Cell::new(0), tail: Cell::new(0) }));
     let qps = [1, 2, 3, 4].map(|number| {
         &*Box::leak(Box::new(Mirror {
             number,

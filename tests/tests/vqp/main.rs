@@ -46,6 +46,7 @@
 )]
 
 mod canaries;
+mod failures;
 mod manual;
 mod orders;
 mod pair;

@@ -19,10 +19,11 @@
 //!
 //! It knows nothing of virtual queue pairs, and everything is decided by a seed.
 
+mod execute;
 mod queue;
 mod world;
 
-use std::cell::RefCell;
+use core::cell::RefCell;
 
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::provider::Published;

@@ -1,6 +1,6 @@
 //! What happens next: events by time, and by age where times are equal.
 
-use std::cmp::{Ordering, Reverse};
+use core::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 /// Something that will happen.

@@ -67,9 +67,9 @@ pub struct Faults {
 #[derive(Clone, Debug)]
 pub(super) struct Work {
     wr_id: u64,
-    verb: Verb,
-    segments: Vec<(u64, u32, u32)>,
-    remote: Option<RemotePlace>,
+    pub(super) verb: Verb,
+    pub(super) segments: Vec<(u64, u32, u32)>,
+    pub(super) remote: Option<RemotePlace>,
 }
 
 impl Work {
@@ -78,7 +78,7 @@ impl Work {
         Self { wr_id: send.wr_id.as_raw(), verb: send.verb, segments, remote: send.remote }
     }
 
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| u64::from(segment.1)).sum()
     }
 }
@@ -86,7 +86,7 @@ impl Work {
 #[derive(Clone, Debug)]
 pub(super) struct Receive {
     wr_id: u64,
-    segments: Vec<(u64, u32, u32)>,
+    pub(super) segments: Vec<(u64, u32, u32)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,8 +98,8 @@ enum Condition {
 
 #[derive(Debug)]
 pub(super) struct Qp {
-    host: usize,
-    device: usize,
+    pub(super) host: usize,
+    pub(super) device: usize,
     pub(super) number: u32,
     condition: Condition,
     staged: Vec<Work>,
@@ -119,7 +119,7 @@ pub(super) struct Qp {
 }
 
 #[derive(Debug)]
-enum Event {
+pub(super) enum Event {
     /// The oldest message under way on a queue pair has arrived at the other end.
     Arrive { qp: usize, life: u64 },
     /// The other end looks again whether there is a receive.
@@ -137,16 +137,16 @@ enum Event {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) now: u64,
-    rng: Rng,
-    links: Links,
+    pub(super) rng: Rng,
+    pub(super) links: Links,
     pub(super) faults: Faults,
     pub(super) memory: [Vec<u8>; 2],
     pub(super) cqs: [Vec<VecDeque<WcFields>>; 2],
     /// When a link is free again, and when the last write of a device will have reached memory: by host and device.
-    link_free: [Vec<u64>; 2],
-    dma_last: [Vec<u64>; 2],
+    pub(super) link_free: [Vec<u64>; 2],
+    pub(super) dma_last: [Vec<u64>; 2],
     pub(super) qps: Vec<Qp>,
-    events: Queue<Event>,
+    pub(super) events: Queue<Event>,
     pub(super) violation: Option<String>,
     /// Keys are not looked at.
     pub(super) is_lax: bool,
@@ -213,7 +213,7 @@ impl State {
         first
     }
 
-    fn fault(&mut self, of_10_000: u64) -> bool {
+    pub(super) const fn fault(&mut self, of_10_000: u64) -> bool {
         of_10_000 > 0 && self.rng.below(10_000) < of_10_000
     }
 
@@ -252,7 +252,7 @@ impl State {
     }
 
     pub(super) fn ring(&mut self, qp: usize) -> Published {
-        let staged = std::mem::take(&mut self.qps[qp].staged);
+        let staged = core::mem::take(&mut self.qps[qp].staged);
         let whole = staged.len();
         let is_partial = self.fault(self.faults.partial_doorbells);
         let is_short = self.fault(self.faults.short_doorbells);
@@ -270,13 +270,13 @@ impl State {
     }
 
     pub(super) fn ring_recv(&mut self, qp: usize) -> Published {
-        let staged = std::mem::take(&mut self.qps[qp].staged_recvs);
+        let staged = core::mem::take(&mut self.qps[qp].staged_recvs);
         let count = u64::try_from(staged.len()).expect("a count");
         self.qps[qp].rq.extend(staged);
         if self.qps[qp].condition == Condition::Error {
             let flushed = self.qps[qp].rq.drain(..).collect::<Vec<_>>();
             for receive in flushed {
-                self.complete(qp, receive.wr_id, WcStatus::FLUSHED, None, 10);
+                self.complete(qp, receive.wr_id, WcStatus::FLUSHED, 10);
             }
         }
         Published { count, error: None }
@@ -298,7 +298,7 @@ impl State {
             Condition::Silent => return,
             Condition::Error => {
                 self.qps[qp].sent.pop_back();
-                self.complete(qp, wr_id, WcStatus::FLUSHED, None, 10);
+                self.complete(qp, wr_id, WcStatus::FLUSHED, 10);
                 return;
             }
         }
@@ -310,7 +310,7 @@ impl State {
     }
 
     /// Puts bytes on a link; when the last of them has left. 100 Gb/s are 12.5 bytes in a nanosecond.
-    fn occupy(&mut self, host: usize, device: usize, bytes: u64) -> u64 {
+    pub(super) fn occupy(&mut self, host: usize, device: usize, bytes: u64) -> u64 {
         let free = &mut self.link_free[host][device];
         *free = (*free).max(self.now) + bytes * 2 / 25 + self.links.message_ns;
         *free
@@ -321,10 +321,10 @@ impl State {
         if self.qps[qp].condition != Condition::Good {
             return;
         }
-        if death == Death::AnswerLost {
-            if let Some((work, _)) = self.qps[qp].sent.get(self.qps[qp].executed).cloned() {
-                let _done = self.execute(qp, &work);
-            }
+        if death == Death::AnswerLost
+            && let Some((work, _)) = self.qps[qp].sent.get(self.qps[qp].executed).cloned()
+        {
+            let _done = self.execute(qp, &work);
         }
         let both = [qp, qp ^ 1];
         for end in both {
@@ -363,7 +363,7 @@ impl State {
     pub(super) fn mute(&mut self, qp: usize, is_muted: bool) {
         self.qps[qp].is_muted = is_muted;
         if !is_muted {
-            let held = std::mem::take(&mut self.qps[qp].held);
+            let held = core::mem::take(&mut self.qps[qp].held);
             let (host, device) = (self.qps[qp].host, self.qps[qp].device);
             self.cqs[host][device].extend(held);
         }
@@ -448,141 +448,8 @@ impl State {
         }
     }
 
-    /// One message at the other end. When it is acknowledged; `None` where a receive is missing.
-    fn execute(&mut self, qp: usize, work: &Work) -> Result<u64, Option<WcStatus>> {
-        let (host, device) = (self.qps[qp].host, self.qps[qp].device);
-        let there = host ^ 1;
-        let wants_receive = !work.verb.is_one_sided() || matches!(work.verb, Verb::WriteImm(_));
-        if wants_receive && self.qps[qp ^ 1].rq.is_empty() {
-            return Err(None);
-        }
-        let length = work.bytes();
-        if let Some(remote) = work.remote {
-            let end = usize::try_from(remote.address + length).expect("an address");
-            let is_ours = self.is_lax || remote.key == key(there, device);
-            if !is_ours || end > self.memory[there].len() {
-                return Err(Some(WcStatus::REMOTE_ACCESS));
-            }
-        }
-        let remote = work.remote.map_or(0, |remote| remote.address);
-        if self.fault(self.faults.losses) {
-            return Ok(self.now);
-        }
-        match work.verb {
-            Verb::Write => self.dma(there, device, remote, self.gather(host, &work.segments)),
-            Verb::WriteImm(immediate) => {
-                self.dma(there, device, remote, self.gather(host, &work.segments));
-                self.received(qp ^ 1, length, Some(immediate));
-            }
-            Verb::Send | Verb::SendImm(_) | Verb::SendInvalidate(_) => {
-                let bytes = self.gather(host, &work.segments);
-                let receive = self.qps[qp ^ 1].rq.front().cloned().expect("seen above");
-                let room: u64 = receive.segments.iter().map(|s| u64::from(s.1)).sum();
-                if room < length {
-                    return Err(Some(WcStatus::from_raw(9)));
-                }
-                self.scatter((there, device), &receive.segments, &bytes);
-                let immediate =
-                    if let Verb::SendImm(immediate) = work.verb { Some(immediate) } else { None };
-                self.received(qp ^ 1, length, immediate);
-            }
-            Verb::Read => return Ok(self.read_back(qp, work, remote)),
-            Verb::FetchAdd(_) | Verb::CompareSwap { .. } => self.compute(qp, work, remote),
-        }
-        Ok(self.now)
-    }
-
-    fn read_back(&mut self, qp: usize, work: &Work, remote: u64) -> u64 {
-        let (host, device) = (self.qps[qp].host, self.qps[qp].device);
-        let there = host ^ 1;
-        // What this device wrote before is in memory before it reads.
-        let ready = self.dma_last[there][device].max(self.now);
-        self.settle((there, device), ready);
-        let from = usize::try_from(remote).expect("an address");
-        let length = usize::try_from(work.bytes()).expect("a length");
-        let bytes = self.memory[there][from..from + length].to_vec();
-        let free = self.occupy(there, device, work.bytes());
-        self.scatter((host, device), &work.segments, &bytes);
-        free.max(ready)
-    }
-
-    /// What is to be in memory by `until` is read as if it were: a read at that time sees it.
-    fn settle(&mut self, (host, device): (usize, usize), until: u64) {
-        let mut kept = Vec::new();
-        while let Some(at) = self.events.next_at().filter(|at| *at <= until) {
-            let Some(event) = self.events.pop() else { break };
-            match event {
-                Event::Dma { host: to, device: by, at, bytes } if (to, by) == (host, device) => {
-                    let at = usize::try_from(at).expect("an address");
-                    self.memory[to][at..at + bytes.len()].copy_from_slice(&bytes);
-                }
-                other => kept.push((at, other)),
-            }
-        }
-        for (at, event) in kept {
-            self.events.push(at, event);
-        }
-    }
-
-    fn compute(&mut self, qp: usize, work: &Work, remote: u64) {
-        let (host, device) = (self.qps[qp].host, self.qps[qp].device);
-        let at = usize::try_from(remote).expect("an address");
-        let cell = &mut self.memory[host ^ 1][at..at + 8];
-        let before = u64::from_le_bytes(cell.try_into().expect("8 bytes"));
-        let after = match work.verb {
-            Verb::FetchAdd(amount) => before.wrapping_add(amount),
-            Verb::CompareSwap { expected, swap } if expected == before => swap,
-            _ => before,
-        };
-        cell.copy_from_slice(&after.to_le_bytes());
-        self.scatter((host, device), &work.segments, &before.to_le_bytes());
-    }
-
-    fn gather(&self, host: usize, segments: &[(u64, u32, u32)]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for (address, length, _) in segments {
-            let at = usize::try_from(*address).expect("an address");
-            let length = usize::try_from(*length).expect("a length");
-            bytes.extend_from_slice(&self.memory[host][at..at + length]);
-        }
-        bytes
-    }
-
-    fn scatter(
-        &mut self,
-        (host, device): (usize, usize),
-        segments: &[(u64, u32, u32)],
-        bytes: &[u8],
-    ) {
-        let mut rest = bytes;
-        for (address, length, _) in segments {
-            let (here, behind) = rest.split_at(rest.len().min((*length).try_into().expect("u32")));
-            self.dma(host, device, *address, here.to_vec());
-            rest = behind;
-        }
-    }
-
-    fn dma(&mut self, host: usize, device: usize, at: u64, mut bytes: Vec<u8>) {
-        if !bytes.is_empty() && self.fault(self.faults.corruptions) {
-            let wrong = self.rng.index(bytes.len());
-            bytes[wrong] ^= 1;
-        }
-        let when = self.dma_time(host, device);
-        if !bytes.is_empty() {
-            self.events.push(when, Event::Dma { host, device, at, bytes });
-        }
-    }
-
-    /// When something that a device writes now reaches memory: behind all that it wrote before.
-    fn dma_time(&mut self, host: usize, device: usize) -> u64 {
-        let delay = self.rng.below(self.links.dma_ns[host] + 1);
-        let when = (self.now + delay).max(self.dma_last[host][device]);
-        self.dma_last[host][device] = when;
-        when
-    }
-
     /// A receive of the end `qp` is used up.
-    fn received(&mut self, qp: usize, length: u64, immediate: Option<u32>) {
+    pub(super) fn received(&mut self, qp: usize, length: u64, immediate: Option<u32>) {
         let Some(receive) = self.qps[qp].rq.pop_front() else { return };
         let (host, device) = (self.qps[qp].host, self.qps[qp].device);
         let when = self.dma_time(host, device);
@@ -610,33 +477,23 @@ impl State {
 
     fn fail(&mut self, qp: usize, status: WcStatus, flushes: bool) {
         self.qps[qp].condition = Condition::Error;
-        let sent = std::mem::take(&mut self.qps[qp].sent);
+        let sent = core::mem::take(&mut self.qps[qp].sent);
         let mut status = status;
         for (work, _) in sent {
-            self.complete(qp, work.wr_id, status, None, 0);
+            self.complete(qp, work.wr_id, status, 0);
             status = WcStatus::FLUSHED;
             if !flushes {
                 break;
             }
         }
-        let receives = std::mem::take(&mut self.qps[qp].rq);
+        let receives = core::mem::take(&mut self.qps[qp].rq);
         for receive in receives.into_iter().filter(|_| flushes) {
-            self.complete(qp, receive.wr_id, WcStatus::FLUSHED, None, 0);
+            self.complete(qp, receive.wr_id, WcStatus::FLUSHED, 0);
         }
     }
 
-    fn complete(
-        &mut self,
-        qp: usize,
-        wr_id: u64,
-        status: WcStatus,
-        immediate: Option<u32>,
-        after: u64,
-    ) {
-        let mut fields = self.fields(qp, wr_id, status);
-        if status == WcStatus::SUCCESS {
-            fields.immediate = immediate;
-        }
+    fn complete(&mut self, qp: usize, wr_id: u64, status: WcStatus, after: u64) {
+        let fields = self.fields(qp, wr_id, status);
         let when = self.dma_time(self.qps[qp].host, self.qps[qp].device).max(self.now + after);
         self.dma_last[self.qps[qp].host][self.qps[qp].device] = when;
         self.events.push(when, Event::Complete { qp, fields });
