@@ -7,6 +7,7 @@
 //!   conformance   one suite; a provider is one `Rig`                       tests/provider_conformance.rs
 //!   model         what matching should do, in the plainest code            tests/matching_model.rs
 //!   sim           endpoints, faults and deaths by seed, and the checkers   tests/msg_sim.rs
+//!   sim::fabric   hosts, devices and links in virtual time                 tests/vqp
 //! ```
 #![allow(
     clippy::unwrap_used,
