@@ -46,7 +46,7 @@ pub const BARS_NS: [f64; 4] = [10.0, 60.0, 5.0, 15.0];
 /// Where completions lie.
 #[derive(Debug)]
 struct Ring {
-    ids: [Cell<(u64, u32)>; RING],
+    ids: &'static [Cell<(u64, u32)>],
     head: Cell<usize>,
     tail: Cell<usize>,
 }
@@ -133,7 +133,7 @@ impl CompletionQueue for Ring {
 }
 
 fn ring() -> &'static Ring {
-    let ids = [const { Cell::new((0, 0)) }; RING];
+    let ids = (0..RING).map(|_| Cell::new((0, 0))).collect::<Vec<_>>().leak();
     Box::leak(Box::new(Ring { ids, head: Cell::new(0), tail: Cell::new(0) }))
 }
 

@@ -1,8 +1,8 @@
 //! A device that does what the test says, one completion at a time.
 
-use std::cell::{Cell, RefCell};
+use core::cell::{Cell, RefCell};
+use core::mem::MaybeUninit;
 use std::collections::VecDeque;
-use std::mem::MaybeUninit;
 
 use spinwire_dataplane::error::{Fatal, PostError};
 use spinwire_dataplane::poll::{Budget, Poll};
@@ -191,7 +191,7 @@ impl Bench<'_> {
         test(&Bench { vqp, vcq, qps, devices, cqs, local, remote, here, there, now });
     }
 
-    pub(crate) fn sge(&self, offset: u64, length: u64) -> Sge {
+    pub(crate) const fn sge(&self, offset: u64, length: u64) -> Sge {
         Sge { region: self.here, offset, length }
     }
 

@@ -28,7 +28,7 @@ pub(crate) struct Plan {
 }
 
 /// Times that fit a network of microseconds.
-pub(crate) fn quick(config: VqpConfig) -> VqpConfig {
+pub(crate) const fn quick(config: VqpConfig) -> VqpConfig {
     VqpConfig {
         suspect_after: Nanos::from_micros(2000),
         silent_after: Nanos::from_micros(20_000),
@@ -132,7 +132,7 @@ impl Pair<'_> {
         [0, 1].map(|host: usize| {
             let end = &self.ends[host];
             let _outcome = end.vcq.turn(now, Budget::DEFAULT);
-            std::iter::from_fn(|| end.vcq.take()).collect()
+            core::iter::from_fn(|| end.vcq.take()).collect()
         })
     }
 

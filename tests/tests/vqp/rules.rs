@@ -6,7 +6,7 @@ use spinwire_dataplane::verbs::{Verb, WcFields, WcStatus};
 use spinwire_dataplane::vqp::sequence::{SequenceCodec, SequenceFault};
 use spinwire_dataplane::vqp::{
     CallError, Cause, Direction, Done, Health, Op, RecvKind, RecvWr, Refusal, Remains, Remote,
-    Replay, Scheme, SendWr, Signal, Spread, Visibility, VqpConfig,
+    Scheme, SendWr, Signal, Spread, Visibility, VqpConfig,
 };
 
 use crate::manual::{Bench, LOCAL_BASE, REMOTE_BASE};
@@ -522,7 +522,7 @@ fn a_read_uses_up_no_sequence_number() {
     });
 }
 
-fn notification(context: u64) -> RecvWr<'static> {
+const fn notification(context: u64) -> RecvWr<'static> {
     RecvWr { context, kind: RecvKind::Notification, sges: &[] }
 }
 

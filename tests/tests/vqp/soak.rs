@@ -222,7 +222,9 @@ impl Run<'_, '_> {
         let length = match op {
             Op::FetchAdd(_) => 8,
             Op::Send | Op::SendImm(_) => length.min(500),
-            _ => length,
+            Op::Write | Op::WriteImm(_) | Op::WriteNotify | Op::Read | Op::CompareSwap { .. } => {
+                length
+            }
         };
         let end = &self.pair.ends[0];
         let bytes = pattern(number, length);
@@ -474,6 +476,9 @@ const FAULTS: Faults = Faults {
 /// Faults that break no promise to a request.
 const NUISANCES: Faults = Faults { deaths: 0, partial_doorbells: 0, ..FAULTS };
 
+/// Scheme, what becomes of lost fragments, devices of the data paths and of the one for notifications, faults.
+type Soaked<'c> = (Scheme, Replay, &'c [u32], Option<u32>, Faults);
+
 /// `SPINWIRE_VQP_MESSAGES` makes it longer.
 fn messages() -> u64 {
     asked("SPINWIRE_VQP_MESSAGES", 100_000)
@@ -488,7 +493,7 @@ fn a_hundred_thousand_messages_in_every_scheme() {
     let never = Replay::Never;
     let again = Replay::Idempotent;
     let mut total = Report::default();
-    let cases: [(Scheme, Replay, &[u32], Option<u32>, Faults); 7] = [
+    let cases: [Soaked<'_>; 7] = [
         (spray, never, &[0, 0, 0, 0], Some(0), FAULTS),
         (spray, again, &[0, 0, 0], Some(0), FAULTS),
         (spray, never, &[0], None, FAULTS),
