@@ -3,7 +3,7 @@
 //! ```text
 //!   case      a case: its name, its set-up, what a round does and what must come out of it
 //!   memory    leaked lines and arenas; endpoints in a segment
-//!   lane tables ids copy matching round idle pool parcel chain wqe completion  the cases, by the part that they measure
+//!   lane tables ids copy matching round idle pool parcel chain vqp wqe completion  the cases, by the part that they measure
 //!
 //!   catalogue() ──> benches/hot_paths      wall time, by criterion: informs
 //!              └──> benches/instructions   instruction counts, by valgrind: gates
@@ -34,6 +34,7 @@ pub mod pool;
 pub mod ratio;
 pub mod round;
 pub mod tables;
+pub mod vqp;
 pub mod wqe;
 
 pub use case::{Case, Entry};
@@ -41,7 +42,7 @@ pub use case::{Case, Entry};
 /// Every case there is, not yet built.
 #[must_use]
 pub fn catalogue() -> Vec<Entry> {
-    let parts: [&[Entry]; 12] = [
+    let parts: [&[Entry]; 13] = [
         lane::ENTRIES,
         tables::ENTRIES,
         ids::ENTRIES,
@@ -52,6 +53,7 @@ pub fn catalogue() -> Vec<Entry> {
         pool::ENTRIES,
         parcel::ENTRIES,
         chain::ENTRIES,
+        vqp::ENTRIES,
         wqe::ENTRIES,
         completion::ENTRIES,
     ];

@@ -80,6 +80,10 @@ pub enum OpTag {
     Close = 9,
     /// An entry of a chain of reads, writes and syncs ([`file`](crate::file)).
     File = 10,
+    /// Something on the send queue of a path of a virtual queue pair ([`vqp`](crate::vqp)).
+    VirtualSend = 11,
+    /// Something on the receive queue of such a path.
+    VirtualRecv = 12,
 }
 
 impl OpTag {
@@ -95,6 +99,8 @@ impl OpTag {
             8 => Some(Self::Disconnect),
             9 => Some(Self::Close),
             10 => Some(Self::File),
+            11 => Some(Self::VirtualSend),
+            12 => Some(Self::VirtualRecv),
             _ => None,
         }
     }
@@ -111,6 +117,8 @@ impl OpTag {
             Self::Disconnect => 8,
             Self::Close => 9,
             Self::File => 10,
+            Self::VirtualSend => 11,
+            Self::VirtualRecv => 12,
         }
     }
 }
@@ -287,6 +295,8 @@ mod tests {
             (OpTag::Disconnect, 8),
             (OpTag::Close, 9),
             (OpTag::File, 10),
+            (OpTag::VirtualSend, 11),
+            (OpTag::VirtualRecv, 12),
         ];
         for (op, tag) in all {
             for raw in [1, 2, 0x12_3456, 0xff_ffff] {
@@ -302,10 +312,10 @@ mod tests {
 
     #[test]
     fn a_word_of_no_known_operation_or_of_generation_zero_means_nothing() {
-        for tag in (0..=255_u64).filter(|tag| !(1..=10).contains(tag)) {
+        for tag in (0..=255_u64).filter(|tag| !(1..=12).contains(tag)) {
             assert_eq!(WrId::from_raw(tag << 56 | 1 << 32).parts(), None, "tag {tag}");
         }
-        for tag in 1..=10_u64 {
+        for tag in 1..=12_u64 {
             assert_eq!(WrId::from_raw(tag << 56 | 0xffff_ffff).parts(), None);
         }
     }

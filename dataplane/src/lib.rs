@@ -103,6 +103,7 @@
 //! | [`uring`] | rings of io_uring: submissions and completions in memory that the kernel maps |
 //! | [`verbs`] | queue pairs and completion queues of RDMA devices: the seam below all that speaks RDMA |
 //! | [`wqe`] | work queues of mlx5 devices: WQEs built by type, and published by a doorbell |
+//! | [`vqp`] | queue pairs and completion queues of several devices that act as one |
 //! | [`table`] | slab, lists, ring, bit set, timer wheel: fixed capacity, one thread |
 //! | [`cq`] | completion queues of mlx5 devices: whose a completion is, and what it ends |
 //! | [`tracker`] | what was posted to a device queue, found again by the numbers that the device brings back |
@@ -143,4 +144,5 @@ pub mod time;
 pub mod tracker;
 pub mod uring;
 pub mod verbs;
+pub mod vqp;
 pub mod wqe;

@@ -263,6 +263,13 @@ impl<'p, 'm> Plane<'p, 'm> {
         self.writer.publish(&self.stats, now);
     }
 
+    /// The writer of the stats page, for what shows figures of its own there
+    /// ([`VirtualCq::publish`](spinwire_dataplane::vqp::VirtualCq::publish)).
+    #[must_use]
+    pub const fn page(&self) -> &StatsWriter<'p> {
+        &self.writer
+    }
+
     /// Set-up is over: from here on this thread allocates nothing. Where the program's allocator is the
     /// [`CountingAlloc`](crate::alloc_gate::CountingAlloc), an allocation while the seal lives aborts the process.
     pub fn seal(&self) -> Sealed {

@@ -13,8 +13,8 @@ use crate::describe::{HASH_START, Number, Room, StructLayout, hash_word};
 use crate::shm::{
     AccessMode, BELL_ARMED, BufferMeta, ClassLive, Counter, DType, EndpointEntry, EndpointKind,
     HistogramHeader, HistogramId, LaneCell, LaneHeader, LaneState, LeaseState, Orphans, ParcelBody,
-    PoolHeader, ProcessEntry, SegmentHeader, SegmentKind, SizeClass, SlotHome, StatsHeader,
-    StorageType, Unit, lane, pool, stats,
+    PathHealth, PathRow, PoolHeader, ProcessEntry, SegmentHeader, SegmentKind, SizeClass, SlotHome,
+    StatsHeader, StorageType, Unit, lane, pool, stats,
 };
 use crate::wire::{ControlKind, DatagramHeader, Hello, MessageHeader, datagram, hello, message};
 use crate::word::widen;
@@ -41,6 +41,7 @@ pub const MANIFEST: &[&StructLayout] = &[
     &LaneCell::LAYOUT,
     &StatsHeader::LAYOUT,
     &HistogramHeader::LAYOUT,
+    &PathRow::LAYOUT,
     &MessageHeader::LAYOUT,
     &PoolHeader::LAYOUT,
     &SizeClass::LAYOUT,
@@ -97,6 +98,7 @@ const NUMBERS: &[u64] = &[
     Counter::HASH,
     HistogramId::HASH,
     Unit::HASH,
+    PathHealth::HASH,
     DType::HASH,
     StorageType::HASH,
     AccessMode::HASH,
@@ -113,6 +115,7 @@ const NUMBERS: &[u64] = &[
     crate::word::from_usize(stats::HISTOGRAM_SLOT_COUNT),
     crate::word::from_usize(stats::BUCKET_COUNT),
     widen(stats::SUB_BUCKET_BITS),
+    crate::word::from_usize(stats::PATH_SLOT_COUNT),
     BELL_ARMED,
 ];
 
@@ -179,6 +182,7 @@ mod tests {
         ("LaneCell", 0x32d0_a49a_2c50_31dd),
         ("StatsHeader", 0x7bce_bbc8_7bd5_d693),
         ("HistogramHeader", 0x6767_9656_cff9_120a),
+        ("PathRow", 0x8ecb_563a_3bc0_63c8),
         ("MessageHeader", 0x8512_402f_3b49_ac94),
         ("PoolHeader", 0x5c5a_440d_e3cb_696c),
         ("SizeClass", 0xef4e_080d_308a_371a),
@@ -191,7 +195,7 @@ mod tests {
 
     const GOLDEN_WIRE_HASH: u64 = 0xc6b9_beb0_e2ca_3fb8;
 
-    const GOLDEN_LAYOUT_HASH: u64 = 0xff84_2a43_6aac_2d5a;
+    const GOLDEN_LAYOUT_HASH: u64 = 0x058e_ff84_6038_17f5;
 
     #[test]
     fn the_hashes_are_those_of_version_1() {
@@ -263,7 +267,7 @@ mod tests {
     #[test]
     fn no_enumeration_is_missing_from_the_hash() {
         let defined = names_after(&shared_sources(), "pub enum ", ':');
-        assert_eq!(defined.len(), 13, "{defined:?}");
+        assert_eq!(defined.len(), 14, "{defined:?}");
         let source = include_str!("abi.rs");
         for name in defined {
             assert!(source.contains(&std::format!("    {name}::HASH,\n")), "{name}");

@@ -8,6 +8,7 @@
 //!   model         what matching should do, in the plainest code            tests/matching_model.rs
 //!   sim           endpoints, faults and deaths by seed, and the checkers   tests/msg_sim.rs
 //!   sim::nic      mlx5 devices that read queues and write completions      tests/nic_model
+//!   sim::fabric   hosts, devices and links in virtual time                 tests/vqp
 //! ```
 #![allow(
     clippy::unwrap_used,

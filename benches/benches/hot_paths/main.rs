@@ -7,6 +7,7 @@
     clippy::arithmetic_side_effects,
     reason = "a bench stops at the first thing that is not as expected"
 )]
+#![allow(clippy::float_arithmetic, reason = "times are for people")]
 #![allow(clippy::print_stdout, reason = "a bench reports")]
 
 use core::hint::black_box;
@@ -15,7 +16,7 @@ use std::time::Instant;
 
 use criterion::{Criterion, Throughput};
 use spinwire_benches::case::Case;
-use spinwire_benches::{catalogue, chain, completion, copy, idle, ratio, wqe};
+use spinwire_benches::{catalogue, chain, completion, copy, idle, ratio, vqp, wqe};
 
 /// Rounds before anything is timed. More than any ring has places, so that each has wrapped.
 const WARM_ROUNDS: u64 = 300;
@@ -42,6 +43,7 @@ fn main() {
     criterion.final_summary();
     let (samples, rounds) = if is_measured { (101, 20_000) } else { (3, 64) };
     report_ratios(samples, rounds);
+    report_queue_pairs(if is_measured { 20_001 } else { 3 });
 }
 
 fn timed(case: &mut Case, rounds: u64) -> Duration {
@@ -116,5 +118,22 @@ fn report_ratios(samples: usize, rounds: u64) {
                 found.ratio, found.first_ns, found.second_ns
             );
         }
+    }
+}
+
+fn report_queue_pairs(samples: usize) {
+    println!("\nvirtual queue pairs, median of {samples} times 64 work requests (ns for each)");
+    let splits = vqp::split(samples);
+    let [alone, ..] = splits;
+    let [one_post, many_post, one_poll, many_poll] = vqp::BARS_NS;
+    let bars = [(0.0, 0.0), (one_post, one_poll), (many_post, many_poll), (many_post, many_poll)];
+    for ((what, split), (post, poll)) in vqp::SPLITS.iter().zip(splits).zip(bars) {
+        println!(
+            "  {what:20} post {:5.1} (+{:5.1}, bar {post})   poll {:5.1} (+{:5.1}, bar {poll})",
+            split.post_ns,
+            split.post_ns - alone.post_ns,
+            split.poll_ns,
+            split.poll_ns - alone.poll_ns
+        );
     }
 }

@@ -31,7 +31,10 @@ pub use histogram::{Histogram, HistogramId, HistogramSnapshot};
 pub use idle::{IdleLadder, Rest, Rester, Rung, Thresholds};
 pub use outcome::Outcome;
 pub use seqlock::{ReadError, Section, SectionReader, SectionWriter};
-pub use stats::{PlaneIdentity, PlaneSnapshot, Stats, StatsError, StatsReader, StatsWriter};
+pub use stats::{
+    PathHealth, PathStats, PlaneIdentity, PlaneSnapshot, Stats, StatsError, StatsReader,
+    StatsWriter,
+};
 pub use trace::{TraceEvent, TraceRing};
 pub use turn::{Poll, Rotation, Sources};
 pub use wake::{Armed, WakeSource};

@@ -196,9 +196,13 @@ impl<'m, E: Enter> Streams<'m, E> {
                 self.over(slot, row);
                 None
             }
-            OpTag::Send | OpTag::Recv | OpTag::Receive | OpTag::Chain | OpTag::File => {
-                self.stale(cqe)
-            }
+            OpTag::Send
+            | OpTag::Recv
+            | OpTag::Receive
+            | OpTag::Chain
+            | OpTag::File
+            | OpTag::VirtualSend
+            | OpTag::VirtualRecv => self.stale(cqe),
         }
     }
 

@@ -52,7 +52,11 @@ impl<E: Enter> Streams<'_, E> {
                 self.keep(*cqe);
                 true
             }
-            Some((OpTag::Send | OpTag::Recv | OpTag::File, ..)) | None => false,
+            Some((
+                OpTag::Send | OpTag::Recv | OpTag::File | OpTag::VirtualSend | OpTag::VirtualRecv,
+                ..,
+            ))
+            | None => false,
         }
     }
 

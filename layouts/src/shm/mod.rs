@@ -33,4 +33,4 @@ pub use pool::{
 };
 pub use process::{Lease, LeaseState, ProcessEntry};
 pub use segment::{SegmentHeader, SegmentKind};
-pub use stats::{Counter, HistogramHeader, HistogramId, StatsHeader, Unit};
+pub use stats::{Counter, HistogramHeader, HistogramId, PathHealth, PathRow, StatsHeader, Unit};

@@ -7,6 +7,7 @@
 //!  offset 768      histogram 0: HistogramHeader 1 line     seqlock of its own: `sequence` covers header and buckets
 //!                               592 buckets    74 lines
 //!                  histogram 1 ... 7
+//!  offset 39168    PathRow 0 ... 63             1 line     of virtual queue pairs; a seqlock each
 //!                  zeros up to 64 KiB
 //! ```
 //!
@@ -62,6 +63,17 @@ pub const BUCKET_COUNT: usize = 592;
 /// Bytes of one histogram in the page: its header and its buckets.
 pub const HISTOGRAM_BYTES: usize = 4800;
 
+/// Rows for paths of virtual queue pairs in a stats page.
+pub const PATH_SLOT_COUNT: usize = 64;
+
+/// Where the first row of a path lies: bytes from the start of the page.
+pub const PATHS_OFFSET: usize = 39_168;
+
+const _: () = assert!(PATHS_OFFSET == HISTOGRAMS_OFFSET + HISTOGRAM_SLOT_COUNT * HISTOGRAM_BYTES);
+const _: () = assert!(
+    PATHS_OFFSET + PATH_SLOT_COUNT * size_of::<PathRow>() <= STATS_PAGE_BYTES,
+    "the rows of paths do not fit into the page"
+);
 const _: () = assert!(COUNTERS_OFFSET == size_of::<StatsHeader>());
 const _: () = assert!(HISTOGRAMS_OFFSET == COUNTERS_OFFSET + COUNTER_SLOT_COUNT * 8);
 const _: () = assert!(HISTOGRAM_BYTES == size_of::<HistogramHeader>() + BUCKET_COUNT * 8);
@@ -194,6 +206,24 @@ codes! {
     }
 }
 
+codes! {
+    /// How a path of a virtual queue pair fares.
+    pub enum PathHealth: u32 {
+        /// The row is not in use.
+        None = 0 "",
+        /// In use.
+        Ok = 1 "ok",
+        /// Something is on its way and nothing was completed for long.
+        Suspect = 2 "suspect",
+        /// No longer in use; what is on its way is being flushed.
+        Draining = 3 "draining",
+        /// No longer in use, and nothing is on its way.
+        Down = 4 "down",
+        /// In use again, and nothing was completed yet.
+        Recovered = 5 "recovered",
+    }
+}
+
 impl HistogramId {
     /// What the values count; of the user's own histograms [`Unit::None`].
     #[must_use]
@@ -296,6 +326,34 @@ layout! {
         pub sub_bucket_bits: u32 @ 52 by plane,
         /// Values above [`VALUE_MAX`], which are in the last bucket too.
         pub overflow: u64 @ 56 by plane,
+    }
+}
+
+layout! {
+    /// A path of a virtual queue pair: one physical queue pair of it.
+    pub struct PathRow, size 64, align 64 {
+        /// Seqlock of this row: odd while it is written.
+        pub sequence: u64 @ 0,
+        /// Number of the virtual queue pair.
+        pub vqp: u32 @ 8,
+        /// Number of the path in it.
+        pub path: u32 @ 12,
+        /// Number of its device.
+        pub device: u32 @ 16,
+        /// Number of its queue pair on that device.
+        pub qp_num: u32 @ 20,
+        /// Code of a [`PathHealth`].
+        pub health: u32 @ 24,
+        /// Sends on their way.
+        pub in_flight: u32 @ 28,
+        /// Work requests of the send queue that were completed without error.
+        pub fragments: u64 @ 32,
+        /// Bytes of them.
+        pub bytes: u64 @ 40,
+        /// Completions with errors.
+        pub errors: u64 @ 48,
+        /// Completions that were nobody's: late, repeated, out of order.
+        pub stale: u64 @ 56,
     }
 }
 

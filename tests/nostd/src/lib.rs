@@ -6,7 +6,8 @@
 //!
 //! To add a hot function, add a probe. `hot` probes carry messages; `cold` ones read what peers wrote while joining,
 //! connecting and cleaning up; `streams` ones read what comes over a network,
-//! `rings` ones what a kernel writes; `queues` ones build what a device reads, `completions` ones read what it writes.
+//! `rings` ones what a kernel writes; `queues` ones build what a device reads, `completions` ones read what it writes,
+//! `paths` ones what several devices complete.
 #![no_std]
 #![allow(
     improper_ctypes_definitions,
@@ -21,6 +22,7 @@ mod files;
 mod hot;
 mod panic;
 mod parcels;
+mod paths;
 mod queues;
 mod rings;
 mod streams;

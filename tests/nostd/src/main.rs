@@ -1,7 +1,8 @@
 //! Link proof: a program of its own, without std, libc, loader and allocator, that sends messages to itself.
 //!
 //! It makes a segment in static memory, registers two endpoints, opens a lane and exchanges messages until both rings
-//! have wrapped many times; then endpoints talk over shared memory and over the loopback, and hand over buffers of a pool; work queues of a device are filled. Its exit code says which step failed; 0 is success, 101 a panic.
+//! have wrapped many times; then endpoints talk over shared memory and over the loopback, and hand over buffers of a pool; work queues of
+//! a device are filled; a virtual queue pair stripes over two devices. Its exit code says which step failed; 0 is success, 101 a panic.
 #![no_std]
 #![no_main]
 
@@ -9,6 +10,7 @@ mod bare;
 mod device;
 mod lent;
 mod service;
+mod striped;
 
 use core::ptr::NonNull;
 
@@ -57,6 +59,7 @@ enum Step {
     HubTalk = 16,
     Lent = 17,
     Queues = 18,
+    Striped = 19,
 }
 
 extern "C" fn main() -> ! {
@@ -78,7 +81,8 @@ fn run() -> Result<(), Step> {
     let bump = Bump::new(block);
     service::over_shm(segment, &bump)?;
     device::over(&bump).ok_or(Step::Queues)?;
-    service::over_loopback(&bump)
+    service::over_loopback(&bump)?;
+    striped::over_two_devices(&bump).ok_or(Step::Striped)
 }
 
 /// One process, two endpoints, one lane between them.

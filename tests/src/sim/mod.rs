@@ -18,6 +18,7 @@
 
 mod actor;
 pub mod canary;
+pub mod fabric;
 mod ledger;
 mod lending;
 pub mod nic;

@@ -10,6 +10,7 @@
 //!   streams.rs    both ends of a connection in one service, over a ring of the kernel
 //!   queues.rs     work queues of a device that is not there
 //!   completions.rs  its completion queue
+//!   vqp.rs        a virtual queue pair loses paths and gets them back
 //!   chains.rs     chains of linked submissions, and the completions of a ring that is not there
 //!   heap          a counting allocator under the whole test
 //!   syscalls      a child process under a seccomp filter that kills at the first system call but exit    seccomp.rs
@@ -43,6 +44,7 @@ mod streams;
 mod tcp;
 mod traffic;
 mod udp;
+mod vqp;
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -163,6 +165,23 @@ fn completion_queues_need_no_heap_no_system_call_and_no_page_fault() {
         let ended = without_system_calls(|| completions::run(queues, ROUNDS) == ROUNDS);
         assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
     });
+}
+
+#[test]
+fn virtual_queue_pairs_need_no_heap_no_system_call_and_no_page_fault() {
+    let _turn = take_turn();
+    let work = vqp::place();
+    assert_eq!(vqp::run(&work, WARM_UP_ROUNDS), WARM_UP_ROUNDS);
+    let before = seccomp::page_faults();
+    let sealed = alloc_gate::seal(OnUse::Count);
+    let good = vqp::run(&work, ROUNDS);
+    let counts = sealed.open();
+    let after = seccomp::page_faults();
+    assert_eq!(good, ROUNDS);
+    assert!(counts.is_clean(), "{counts:?}");
+    assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
+    let ended = without_system_calls(|| vqp::run(&work, ROUNDS) == ROUNDS);
+    assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
 }
 
 /// The system calls are those of the ring: at most one a turn.

@@ -5,6 +5,7 @@
 //!   Counters     --- section 0 --->  | header, counters     | 12 lines  ---> PlaneSnapshot
 //!   Histogram 0  --- section 1 --->  | totals, 592 buckets  | 75 lines  ---> HistogramSnapshot
 //!   ..                               | ..                   |
+//!   paths        --- a row each ---> | path 0 .. 63         | 1 line    ---> PathStats
 //! ```
 //!
 //! The layout is in [`spinwire_layouts::shm::stats`]. Every so often the writer starts a round: one section a turn,
@@ -16,14 +17,16 @@ use core::mem::offset_of;
 
 use spinwire_layouts::shm::stats::{
     BUCKET_COUNT, COUNTERS_OFFSET, Counter, HISTOGRAM_BYTES, HISTOGRAM_SLOT_COUNT,
-    HISTOGRAMS_OFFSET, HistogramHeader, HistogramId, STATS_PAGE_BYTES, SUB_BUCKET_BITS,
-    StatsHeader,
+    HISTOGRAMS_OFFSET, HistogramHeader, HistogramId, PATH_SLOT_COUNT, PATHS_OFFSET, PathRow,
+    STATS_PAGE_BYTES, SUB_BUCKET_BITS, StatsHeader,
 };
 use spinwire_layouts::word::join;
 
+mod path;
 mod reader;
 mod writer;
 
+pub use path::{PathHealth, PathStats};
 pub use reader::{PlaneSnapshot, StatsReader};
 pub use writer::StatsWriter;
 
@@ -223,5 +226,10 @@ impl<'s> Sections<'s> {
 
     fn histogram(&self, id: HistogramId) -> Option<Section<'s>> {
         self.section(id.offset(), HISTOGRAM_BYTES)
+    }
+
+    fn path(&self, row: usize) -> Option<Section<'s>> {
+        let offset = row.checked_mul(size_of::<PathRow>())?.checked_add(PATHS_OFFSET)?;
+        if row < PATH_SLOT_COUNT { self.section(offset, size_of::<PathRow>()) } else { None }
     }
 }

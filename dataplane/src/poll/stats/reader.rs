@@ -31,8 +31,8 @@ impl PlaneSnapshot {
 /// Reads the stats page of another plane. What it finds there is checked before it is believed.
 #[derive(Clone, Copy, Debug)]
 pub struct StatsReader<'s> {
-    sections: Sections<'s>,
-    attempts: u32,
+    pub(super) sections: Sections<'s>,
+    pub(super) attempts: u32,
 }
 
 impl<'s> StatsReader<'s> {

@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 
-use spinwire_layouts::shm::stats::{Counter, HistogramId};
+use spinwire_layouts::shm::stats::{Counter, HistogramId, PATH_SLOT_COUNT};
 use spinwire_layouts::word::join;
 
 use super::{GEOMETRY, PlaneIdentity, Sections, Stats, StatsError, WORD_BYTES, bucket, header};
@@ -13,7 +13,7 @@ use crate::time::{Instant, Nanos};
 /// The one writer of a stats page.
 #[derive(Debug)]
 pub struct StatsWriter<'s> {
-    sections: Sections<'s>,
+    pub(super) sections: Sections<'s>,
     interval: Nanos,
     due: Cell<Instant>,
     /// The section to write next: 0 the counters, then a histogram each.
@@ -40,6 +40,11 @@ impl<'s> StatsWriter<'s> {
                 });
             }
         }
+        for row in 0..PATH_SLOT_COUNT {
+            if let Some(section) = sections.path(row) {
+                section.write(SectionWriter::clear);
+            }
+        }
         if let Some(section) = sections.plane() {
             section.write(|words| introduce(words, plane));
         }
@@ -53,6 +58,12 @@ impl<'s> StatsWriter<'s> {
         if now >= self.due.get() {
             self.publish_section(stats, now);
         }
+    }
+
+    /// How long it is from one round to the next.
+    #[must_use]
+    pub const fn interval(&self) -> Nanos {
+        self.interval
     }
 
     /// Writes everything that changed, at once: before a long rest, and at the end.

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use spinwire_dataplane::poll::{
-    Counter, HistogramId, HistogramSnapshot, PlaneSnapshot, StatsError, StatsReader,
+    Counter, HistogramId, HistogramSnapshot, PathStats, PlaneSnapshot, StatsError, StatsReader,
 };
 use spinwire_dataplane::shm::copy_header;
 use spinwire_dataplane::time::Instant;
@@ -31,6 +31,7 @@ pub(super) struct Look {
     pub(super) row: PlaneRow,
     pub(super) plane: PlaneSnapshot,
     histograms: Vec<(HistogramId, Box<HistogramSnapshot>)>,
+    paths: Vec<PathStats>,
 }
 
 /// All pages at one moment, by segment name; and why some could not be read.
@@ -76,7 +77,8 @@ fn look_at(name: &str) -> Result<Look, Failure> {
     for id in HistogramId::ALL {
         histograms.push((*id, copy_of(&reader, *id)?));
     }
-    Ok(Look { row, plane, histograms })
+    let paths = reader.paths().collect();
+    Ok(Look { row, plane, histograms, paths })
 }
 
 fn copy_of(
@@ -109,6 +111,8 @@ pub(super) struct Rates {
     pub(super) trouble: Trouble,
     pub(super) counters: Vec<Count>,
     pub(super) histograms: Vec<Spread>,
+    /// Paths of its virtual queue pairs.
+    pub(super) paths: Vec<PathLine>,
 }
 
 /// Counts of what should be rare, since the plane began.
@@ -186,6 +190,7 @@ pub(super) fn between(before: Option<&Look>, after: &Look) -> Rates {
             .map(|c| Count { name: c.name(), total: after.plane.get(*c), per_s: rate(*c) })
             .collect(),
         histograms: spreads(before, after),
+        paths: paths(before, after, span_ns),
     }
 }
 
@@ -206,6 +211,48 @@ fn trouble(plane: &PlaneSnapshot) -> Trouble {
         corrupt: sum(&[Counter::CorruptDrops, Counter::Quarantined]),
         peers_gone: plane.get(Counter::PeersGone),
     }
+}
+
+/// One path of a virtual queue pair: how it fares, and what it carried between the looks.
+#[derive(Debug, Serialize)]
+pub(super) struct PathLine {
+    pub(super) vqp: u32,
+    pub(super) path: u32,
+    pub(super) device: u32,
+    pub(super) qp_num: u32,
+    pub(super) health: &'static str,
+    pub(super) in_flight: u32,
+    pub(super) fragments_per_s: u64,
+    pub(super) bytes_per_s: u64,
+    pub(super) errors: u64,
+    pub(super) stale: u64,
+}
+
+fn paths(before: Option<&Look>, after: &Look, span_ns: u64) -> Vec<PathLine> {
+    let line = |path: &PathStats| {
+        let is_same = |old: &&PathStats| {
+            (old.vqp, old.path, old.device, old.qp_num)
+                == (path.vqp, path.path, path.device, path.qp_num)
+        };
+        let old = before.and_then(|before| before.paths.iter().find(is_same));
+        let rate = |figure: fn(&PathStats) -> u64| {
+            let grown = old.map_or(0, |old| figure(path).saturating_sub(figure(old)));
+            per_second(grown, span_ns)
+        };
+        PathLine {
+            vqp: path.vqp,
+            path: path.path,
+            device: path.device,
+            qp_num: path.qp_num,
+            health: path.health.name(),
+            in_flight: path.in_flight,
+            fragments_per_s: rate(|path| path.fragments),
+            bytes_per_s: rate(|path| path.bytes),
+            errors: path.errors,
+            stale: path.stale,
+        }
+    };
+    after.paths.iter().map(line).collect()
 }
 
 fn spreads(before: Option<&Look>, after: &Look) -> Vec<Spread> {

@@ -23,7 +23,7 @@ use ratatui::{DefaultTerminal, Frame};
 
 use super::compare;
 use super::sample::{Looks, Rates, look};
-use super::text::{COLUMNS, SPREAD_COLUMNS, cells, spread_cells};
+use super::text::{COLUMNS, PATH_COLUMNS, SPREAD_COLUMNS, cells, path_cells, spread_cells};
 use crate::cmd::ps::table::{Lean, plain, thousands};
 use crate::report::Failure;
 
@@ -119,7 +119,12 @@ impl Screen {
         let chosen = self.chosen.selected().and_then(|at| self.planes.get(at));
         let chosen = chosen.or(self.planes.last());
         if let Some(rates) = chosen {
-            let [counters, histograms] = split(details, rates);
+            let lines = u16::try_from(rates.paths.len()).unwrap_or(u16::MAX);
+            let lines = if lines == 0 { 0 } else { lines.saturating_add(3) };
+            let [paths, rest] =
+                Layout::vertical([Constraint::Length(lines), Constraint::Min(3)]).areas(details);
+            draw_paths(frame, paths, rates);
+            let [counters, histograms] = split(rest, rates);
             draw_counters(frame, counters, rates);
             draw_histograms(frame, histograms, rates);
         } else {
@@ -159,6 +164,9 @@ const COUNTER_COLUMNS: [(&str, Lean); 3] =
     [("COUNTER", Lean::Left), ("PER SECOND", Lean::Right), ("TOTAL", Lean::Right)];
 const COUNTER_WIDTHS: [u16; 3] = [16, 10, 9];
 const COUNTER_RANKS: [usize; 3] = [0, 1, 2];
+/// The same of the list of paths.
+const PATH_WIDTHS: [u16; 9] = [6, 6, 8, 9, 9, 11, 10, 7, 7];
+const PATH_RANKS: [usize; 9] = [0, 3, 4, 6, 7, 1, 2, 5, 8];
 /// From this width on counters and histograms have room side by side.
 const SIDE_BY_SIDE: u16 = 124;
 
@@ -240,6 +248,17 @@ fn draw_histograms(frame: &mut Frame<'_>, area: Rect, rates: &Rates) {
     let shown = Shown::of(&SPREAD_COLUMNS, &SPREAD_WIDTHS, &SPREAD_RANKS, area);
     let rows = rates.histograms.iter().map(|spread| shown.row(&spread_cells(spread)));
     let title = format!(" {}: histograms ", plain(&rates.row.name));
+    let table = shown.table(rows.collect()).block(Block::bordered().title(title));
+    frame.render_widget(table, area);
+}
+
+fn draw_paths(frame: &mut Frame<'_>, area: Rect, rates: &Rates) {
+    if area.height == 0 {
+        return;
+    }
+    let shown = Shown::of(&PATH_COLUMNS, &PATH_WIDTHS, &PATH_RANKS, area);
+    let rows = rates.paths.iter().map(|path| shown.row(&path_cells(path)));
+    let title = format!(" {}: paths of virtual queue pairs ", plain(&rates.row.name));
     let table = shown.table(rows.collect()).block(Block::bordered().title(title));
     frame.render_widget(table, area);
 }

@@ -2,7 +2,7 @@
 
 use core::fmt::Write;
 
-use super::sample::{Rates, Since, Spread};
+use super::sample::{PathLine, Rates, Since, Spread};
 use crate::cmd::ps::survey::word;
 use crate::cmd::ps::table::{Lean, Table, bytes, nanoseconds, plain, thousands};
 
@@ -93,7 +93,35 @@ pub(super) fn spread_cells(spread: &Spread) -> [String; 7] {
     ]
 }
 
-/// All planes, each with its histograms.
+/// The columns of the list of paths.
+pub(super) const PATH_COLUMNS: [(&str, Lean); 9] = [
+    ("PATH", Lean::Left),
+    ("DEVICE", Lean::Right),
+    ("QP", Lean::Right),
+    ("HEALTH", Lean::Left),
+    ("IN FLIGHT", Lean::Right),
+    ("FRAGMENTS/S", Lean::Right),
+    ("OUT/S", Lean::Right),
+    ("ERRORS", Lean::Right),
+    ("STALE", Lean::Right),
+];
+
+/// One path of a virtual queue pair as a row of that list.
+pub(super) fn path_cells(path: &PathLine) -> [String; 9] {
+    [
+        format!("{}.{}", path.vqp, path.path),
+        path.device.to_string(),
+        path.qp_num.to_string(),
+        path.health.to_owned(),
+        path.in_flight.to_string(),
+        thousands(path.fragments_per_s),
+        bytes(path.bytes_per_s),
+        thousands(path.errors),
+        thousands(path.stale),
+    ]
+}
+
+/// All planes, each with its histograms and paths.
 pub(super) fn in_words(planes: &[Rates], refused: &[(String, String)]) -> String {
     let mut text = String::new();
     if planes.is_empty() {
@@ -107,6 +135,11 @@ pub(super) fn in_words(planes: &[Rates], refused: &[(String, String)]) -> String
         let mut table = Table::new(&SPREAD_COLUMNS);
         rates.histograms.iter().for_each(|spread| table.row(spread_cells(spread)));
         // Writing to a String does not fail.
+        let _written = write!(text, "\n{}\n{}", plain(&rates.row.name), table.text("  "));
+    }
+    for rates in planes.iter().filter(|rates| !rates.paths.is_empty()) {
+        let mut table = Table::new(&PATH_COLUMNS);
+        rates.paths.iter().for_each(|path| table.row(path_cells(path)));
         let _written = write!(text, "\n{}\n{}", plain(&rates.row.name), table.text("  "));
     }
     for (name, why) in refused {

@@ -1,0 +1,168 @@
+//! A path: one physical queue pair of a virtual one, with what is on its way on it and how it fares.
+//!
+//! ```text
+//!            nothing completed for long         an error, a refused post, silence, taken out
+//!   +----+ ----------------------------> +---------+ ----> +----------+    all flushed, or     +------+
+//!   | Ok | <---------------------------- | Suspect |       | Draining | --- flushed by time -> | Down |
+//!   +----+       something completed     +---------+   +-> +----------+                        +------+
+//!      ^  \____________________________________________/         ^                                |
+//!      |              something completed            +-----------+   VirtualQp::readmit           |
+//!      +-------------------------------------------- | Recovered | <------------------------------+
+//!                                                    +-----------+
+//! ```
+//!
+//! New work goes to paths that are Ok or Recovered, and to suspect ones only where there are no others.
+
+use core::cell::Cell;
+use core::fmt;
+
+use super::flight::Flight;
+use super::refusal::Cause;
+use crate::poll::PathHealth;
+use crate::time::Instant;
+use crate::verbs::QueuePair;
+
+/// How a path fares.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Health {
+    /// In use.
+    Ok = 1,
+    /// Something is on its way and nothing was completed for long.
+    Suspect = 2,
+    /// No longer in use; what is on its way is being flushed.
+    Draining = 3,
+    /// No longer in use, and nothing is on its way.
+    Down = 4,
+    /// In use again, and nothing was completed yet.
+    Recovered = 5,
+}
+
+impl Health {
+    /// As the stats page says it.
+    pub(super) const fn shown(self) -> PathHealth {
+        match self {
+            Self::Ok => PathHealth::Ok,
+            Self::Suspect => PathHealth::Suspect,
+            Self::Draining => PathHealth::Draining,
+            Self::Down => PathHealth::Down,
+            Self::Recovered => PathHealth::Recovered,
+        }
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "ok",
+            Self::Suspect => "suspect",
+            Self::Draining => "draining",
+            Self::Down => "down",
+            Self::Recovered => "recovered",
+        })
+    }
+}
+
+/// What is known of a path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PathFigures {
+    /// Number of its device.
+    pub device: u32,
+    /// Number of its queue pair there.
+    pub qp_num: u32,
+    /// How it fares.
+    pub health: Health,
+    /// Why it went down last; kept until it does so again.
+    pub cause: Option<Cause>,
+    /// Sends on their way.
+    pub sends_in_flight: u32,
+    /// Receives posted.
+    pub recvs_in_flight: u32,
+    /// Fragments, sends, reads, atomics and notifications completed without error.
+    pub fragments: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Completions with errors.
+    pub errors: u64,
+    /// Completions that were nobody's: late, repeated or out of order.
+    pub stale: u64,
+}
+
+pub(super) struct Path<'m, P> {
+    pub qp: P,
+    pub qp_num: u32,
+    pub device: u32,
+    pub sends: Flight<'m>,
+    pub recvs: Flight<'m>,
+    pub health: Cell<Health>,
+    pub cause: Cell<Option<Cause>>,
+    /// Whether it is down without a word of the device, which may thus still execute what it has.
+    pub is_silent: Cell<bool>,
+    /// The youngest sends that the device was not told of yet.
+    pub staged: Cell<u32>,
+    pub staged_recvs: Cell<u32>,
+    /// Receives of no bytes that are to be posted.
+    pub owed: Cell<u32>,
+    /// When something was last completed, or posted where nothing was on its way; while draining, since when.
+    pub since: Cell<Instant>,
+    pub fragments: Cell<u64>,
+    pub bytes: Cell<u64>,
+    pub errors: Cell<u64>,
+    pub stale: Cell<u64>,
+}
+
+impl<'m, P: QueuePair> Path<'m, P> {
+    pub(super) fn new((qp, device): (P, u32), sends: Flight<'m>, recvs: Flight<'m>) -> Self {
+        let zero = || Cell::new(0);
+        Self {
+            qp_num: qp.qp_num(),
+            qp,
+            device,
+            sends,
+            recvs,
+            health: Cell::new(Health::Ok),
+            cause: Cell::new(None),
+            is_silent: Cell::new(false),
+            staged: Cell::new(0),
+            staged_recvs: Cell::new(0),
+            owed: Cell::new(0),
+            since: Cell::new(Instant::ORIGIN),
+            fragments: zero(),
+            bytes: zero(),
+            errors: zero(),
+            stale: zero(),
+        }
+    }
+
+    /// Whether new work may go there.
+    #[inline]
+    pub(super) const fn is_up(&self) -> bool {
+        matches!(self.health.get(), Health::Ok | Health::Recovered | Health::Suspect)
+    }
+
+    #[inline]
+    pub(super) const fn is_empty(&self) -> bool {
+        self.sends.is_empty() && self.recvs.is_empty()
+    }
+
+    pub(super) const fn figures(&self) -> PathFigures {
+        PathFigures {
+            device: self.device,
+            qp_num: self.qp_num,
+            health: self.health.get(),
+            cause: self.cause.get(),
+            sends_in_flight: self.sends.len(),
+            recvs_in_flight: self.recvs.len(),
+            fragments: self.fragments.get(),
+            bytes: self.bytes.get(),
+            errors: self.errors.get(),
+            stale: self.stale.get(),
+        }
+    }
+}
+
+/// Counts one more.
+#[inline]
+pub(super) fn count(cell: &Cell<u64>, amount: u64) {
+    cell.set(cell.get().wrapping_add(amount));
+}

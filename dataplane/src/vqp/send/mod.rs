@@ -1,0 +1,304 @@
+//! Sends: requests in posting order, cut into fragments, put together again.
+//!
+//! ```text
+//!   rows      reported | waits for its fragments .. | data there, not notified | being cut .. | not begun |
+//!                      ^ head                       ^ decided                  ^ cursor                   ^ tail
+//!   lost      fragments of a failed path that another one is to carry; they go first
+//! ```
+//!
+//! Invariants:
+//! 1. `head <= decided <= cursor <= tail` (wrapping), and requests are reported in that order.
+//! 2. A fragment that was staged is on the flight list of one path, or in `lost`, and is counted in `outstanding` of its request: so
+//!    a request that is cut and has none outstanding is over, whatever has become of the rest.
+//! 3. There are no more entries in `lost` than places on all flight lists, because nothing new is cut while there are any.
+//! 4. The first cause of a request stays.
+
+mod outcome;
+mod pump;
+mod stage;
+
+use core::cell::Cell;
+
+use super::config::{Spread, VqpConfig};
+use super::flight::{InFlight, Kind};
+use super::qp::{Mode, State, VirtualQp, bit};
+use super::refusal::{CallError, Cause, Refusal};
+use super::region::RegionId;
+use super::request::{Op, SGE_MAX, SendWr, Sge, Signal};
+use super::sequence::SendWindow;
+use crate::error::Retry;
+use crate::raw::place::{Bump, Exhausted};
+use crate::table::{NIL, Ring, wide};
+use crate::verbs::QueuePair;
+
+const SEGMENTS_MAX: usize = 4;
+const _: () = assert!(wide(SGE_MAX) == SEGMENTS_MAX);
+
+/// A range of local memory, as it was resolved when the request was posted.
+#[derive(Clone, Copy)]
+pub(super) struct LocalRange {
+    address: u64,
+    length: u64,
+    region: Option<RegionId>,
+}
+
+/// A request.
+struct Row {
+    context: Cell<u64>,
+    op: Cell<Op>,
+    signal: Cell<Signal>,
+    length: Cell<u64>,
+    /// The byte that the next fragment begins with.
+    offset: Cell<u64>,
+    remote_address: Cell<u64>,
+    remote: Cell<Option<RegionId>>,
+    sge_count: Cell<u32>,
+    /// Fragments, reads and notifications that are staged, on their way, or in `lost`.
+    outstanding: Cell<u32>,
+    /// Of them the bytes that are read back.
+    flushes: Cell<u32>,
+    /// Devices over which data has arrived and was not read back.
+    devices: Cell<u64>,
+    cause: Cell<Option<Cause>>,
+}
+
+impl Row {
+    const fn vacant() -> Self {
+        Self {
+            context: Cell::new(0),
+            op: Cell::new(Op::Send),
+            signal: Cell::new(Signal::Always),
+            length: Cell::new(0),
+            offset: Cell::new(0),
+            remote_address: Cell::new(0),
+            remote: Cell::new(None),
+            sge_count: Cell::new(0),
+            outstanding: Cell::new(0),
+            flushes: Cell::new(0),
+            devices: Cell::new(0),
+            cause: Cell::new(None),
+        }
+    }
+
+    fn fail(&self, cause: Cause) {
+        if self.cause.get().is_none() {
+            self.cause.set(Some(cause));
+        }
+    }
+
+    #[inline]
+    fn hold(&self, kind: Kind) {
+        self.outstanding.set(self.outstanding.get().wrapping_add(1));
+        if kind == Kind::Flush {
+            self.flushes.set(self.flushes.get().wrapping_add(1));
+        }
+    }
+
+    #[inline]
+    fn release(&self, kind: Kind) {
+        self.outstanding.set(self.outstanding.get().wrapping_sub(1));
+        if kind == Kind::Flush {
+            self.flushes.set(self.flushes.get().wrapping_sub(1));
+        }
+    }
+}
+
+/// What is known of a fragment that did not succeed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fate {
+    /// The device never had it.
+    Unposted,
+    /// The device had it, and may have executed it; where it is silent it may do so yet.
+    Executed { is_silent: bool },
+}
+
+/// What became of an attempt to stage.
+enum Staging {
+    Staged,
+    /// No path that may carry it has room.
+    Blocked,
+    /// It can be tried again at once: another path is left.
+    Again,
+    /// It cannot be staged at all.
+    Dead(Cause),
+}
+
+/// What became of one step of the pump.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Moved,
+    Blocked,
+}
+
+pub(super) struct SendSide<'m> {
+    rows: &'m [Row],
+    sges: &'m [Cell<LocalRange>],
+    head: Cell<u32>,
+    decided: Cell<u32>,
+    cursor: Cell<u32>,
+    tail: Cell<u32>,
+    lost: Ring<'m, InFlight>,
+    window: Option<SendWindow<'m>>,
+    /// The request at which the sequence broke off.
+    broken_at: Cell<Option<u32>>,
+    /// Whose turn a send is.
+    turn: Cell<u32>,
+}
+
+impl<'m> SendSide<'m> {
+    pub(super) fn place(
+        bump: &Bump<'m>,
+        config: &VqpConfig,
+        (paths, mode): (usize, Mode),
+    ) -> Result<Self, Exhausted> {
+        let count = wide(config.sends.next_power_of_two());
+        let empty = LocalRange { address: 0, length: 0, region: None };
+        let window = match mode {
+            Mode::Sequence(codec) => {
+                Some(SendWindow::place(bump, codec, config.window, config.first_sequence)?)
+            }
+            Mode::Single | Mode::Spray => None,
+        };
+        let in_flight = crate::table::count(paths).saturating_mul(config.send_depth);
+        Ok(Self {
+            rows: bump.slice_with(count, |_| Row::vacant())?,
+            sges: bump.slice_with(count.saturating_mul(SEGMENTS_MAX), |_| Cell::new(empty))?,
+            head: Cell::new(0),
+            decided: Cell::new(0),
+            cursor: Cell::new(0),
+            tail: Cell::new(0),
+            lost: Ring::place(bump, in_flight, InFlight::new(Kind::Data, 0))?,
+            window,
+            broken_at: Cell::new(None),
+            turn: Cell::new(0),
+        })
+    }
+
+    #[inline]
+    pub(super) const fn len(&self) -> u32 {
+        self.tail.get().wrapping_sub(self.head.get())
+    }
+
+    #[inline]
+    fn row(&self, position: u32) -> Option<&'m Row> {
+        self.rows.get(wide(position) & self.rows.len().wrapping_sub(1))
+    }
+
+    #[inline]
+    fn sge(&self, position: u32, index: u32) -> Option<&'m Cell<LocalRange>> {
+        let row = wide(position) & self.rows.len().wrapping_sub(1);
+        self.sges.get(row.wrapping_mul(SEGMENTS_MAX).wrapping_add(wide(index)))
+    }
+}
+
+/// Posting.
+impl<P: QueuePair> VirtualQp<'_, P> {
+    /// Takes a request over, and stages what there is room for. It is reported once, in posting order.
+    ///
+    /// # Errors
+    /// Nothing was taken over.
+    #[inline]
+    pub fn post_send(&self, wr: &SendWr<'_>) -> Result<(), Refusal> {
+        if self.state.get() != State::Open {
+            return Err(self.not_open());
+        }
+        let side = &self.send;
+        if side.len() >= self.config.sends {
+            return Err(Retry::SqFull.into());
+        }
+        let allowed = self.may_carry(wr.op);
+        if side.broken_at.get().is_some() || !self.is_any_up(allowed) {
+            return Err(Refusal::Down(self.broken().unwrap_or_else(|| self.cause_of(allowed))));
+        }
+        let position = side.tail.get();
+        let (length, remote_address) = self.resolve(wr, position)?;
+        let Some(row) = side.row(position) else {
+            return Err(Retry::SqFull.into());
+        };
+        row.context.set(wr.context);
+        row.op.set(wr.op);
+        row.signal.set(wr.signal);
+        row.length.set(length);
+        row.offset.set(0);
+        row.remote_address.set(remote_address);
+        row.remote.set(wr.remote.map(|remote| remote.region));
+        row.sge_count.set(crate::table::count(wr.sges.len()));
+        row.outstanding.set(0);
+        row.flushes.set(0);
+        row.devices.set(0);
+        row.cause.set(None);
+        side.tail.set(position.wrapping_add(1));
+        let is_whole = self.mode == Mode::Single && length <= u64::from(self.config.max_message);
+        if !(is_whole && self.stage_whole(position, row, length)) {
+            self.pump(self.config.post_burst);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    pub(super) fn not_open(&self) -> Refusal {
+        let is_closing = self.state.get() == State::Closing;
+        if is_closing { CallError::Closing } else { CallError::NotAttached }.into()
+    }
+
+    /// Checks shape, ranges and keys; writes the local ranges to their row. Gives the length and the remote address.
+    #[inline(always)]
+    fn resolve(&self, wr: &SendWr<'_>, position: u32) -> Result<(u64, u64), CallError> {
+        self.check_carried(wr.op)?;
+        if wr.sges.len() > wide(self.config.sge_max) {
+            return Err(CallError::TooManySegments);
+        }
+        let mut length = 0_u64;
+        for (index, sge) in (0..NIL).zip(wr.sges) {
+            length = length.checked_add(sge.length).ok_or(CallError::TooLong)?;
+            let range = self.resolve_local(sge)?;
+            if let Some(cell) = self.send.sge(position, index) {
+                cell.set(range);
+            }
+        }
+        if !wr.op.is_divisible() && length > u64::from(self.config.max_message) {
+            return Err(CallError::TooLong);
+        }
+        let remote_address = match wr.remote {
+            None if wr.op.is_send() => 0,
+            None => return Err(CallError::NoRemote),
+            Some(_) if wr.op.is_send() => return Err(CallError::UnwantedRemote),
+            Some(place) => {
+                self.remote.resolve(place.region, (place.offset, length), self.devices)?
+            }
+        };
+        if wr.op.is_atomic()
+            && (length != 8 || wr.sges.len() != 1 || remote_address.trailing_zeros() < 3)
+        {
+            return Err(CallError::AtomicShape);
+        }
+        Ok((length, remote_address))
+    }
+
+    #[inline(always)]
+    pub(super) fn resolve_local(&self, sge: &Sge) -> Result<LocalRange, CallError> {
+        let address = self.local.resolve(sge.region, (sge.offset, sge.length), self.devices)?;
+        Ok(LocalRange { address, length: sge.length, region: Some(sge.region) })
+    }
+
+    /// What the peer could not be told of is not accepted, instead of letting it wait.
+    #[inline]
+    const fn check_carried(&self, op: Op) -> Result<(), CallError> {
+        match (self.mode, op) {
+            (Mode::Sequence(_), Op::WriteImm(_)) => Err(CallError::ImmediateNotCarried),
+            (Mode::Sequence(_), Op::Write | Op::Send | Op::SendImm(_)) => {
+                Err(CallError::NotCarried)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The paths that may carry an operation of that kind.
+    #[inline]
+    const fn may_carry(&self, op: Op) -> u64 {
+        match self.config.spread {
+            Spread::Pinned(path) if !op.is_divisible() => bit(path),
+            Spread::Pinned(_) | Spread::Rotation => self.data,
+        }
+    }
+}

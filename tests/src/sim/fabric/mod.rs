@@ -1,0 +1,192 @@
+//! Two hosts with several devices each, in virtual time: what is below virtual queue pairs.
+//!
+//! ```text
+//!   host 0                                                             host 1
+//!   memory <-- dma -- device 0 ====== link, 100 Gb/s each way ====== device 0 -- dma --> memory
+//!   memory <-- dma -- device 1 ====== link                    ====== device 1 -- dma --> memory
+//!                                                                        \-- completions, behind the writes of
+//!                                                                            the same device only
+//! ```
+//!
+//! What is modelled because something may go wrong by it:
+//! - Messages of one queue pair arrive in order, those of two do not; delays are drawn by seed.
+//! - A write is acknowledged when the device has it. It is seen in memory later, behind what the same device wrote before, and in no
+//!   order with what others wrote. A read pushes the writes of its own device before it.
+//! - A receive that is missing makes the queue pair wait (receiver not ready).
+//! - An error puts both ends of a connection into the error state. What is behind it is flushed, or never spoken of again.
+//! - On error, all that is undefined in a completion is garbage.
+//! - Queues have depths: what would overflow one is noted, and found by [`Fabric::violation`].
+//!
+//! It knows nothing of virtual queue pairs, and everything is decided by a seed.
+
+mod execute;
+mod queue;
+mod world;
+
+use core::cell::RefCell;
+
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::provider::Published;
+use spinwire_dataplane::verbs::{CompletionQueue, Limits, QueuePair, RecvRequest, SendRequest, Wc};
+
+pub use world::{Death, Faults, Links};
+use world::{State, Work};
+
+/// Everything: hosts, devices, links and the time.
+#[derive(Debug)]
+pub struct Fabric {
+    state: RefCell<State>,
+}
+
+/// One end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct SimQp<'f> {
+    fabric: &'f Fabric,
+    index: usize,
+    limits: Limits,
+}
+
+/// The completion queue of a device of a host.
+#[derive(Clone, Copy, Debug)]
+pub struct SimCq<'f> {
+    fabric: &'f Fabric,
+    host: usize,
+    device: usize,
+    depth: u32,
+}
+
+impl Fabric {
+    /// Two hosts with `devices` devices each and `memory` bytes, all zero.
+    #[must_use]
+    pub fn new(devices: usize, memory: usize, links: Links, seed: u64) -> Self {
+        Self { state: RefCell::new(State::new(devices, memory, links, seed)) }
+    }
+
+    /// Connects a queue pair of device `device` of host 0 with one of the same device of host 1.
+    pub fn connect(&self, device: usize, limits: Limits) -> (SimQp<'_>, SimQp<'_>) {
+        let first = self.state.borrow_mut().connect(device);
+        let end = |index| SimQp { fabric: self, index, limits };
+        (end(first), end(first + 1))
+    }
+
+    /// The completion queue of a device.
+    #[must_use]
+    pub const fn cq(&self, host: usize, device: usize, depth: u32) -> SimCq<'_> {
+        SimCq { fabric: self, host, device, depth }
+    }
+
+    /// Devices do not look at keys any more.
+    pub fn accept_any_key(&self) {
+        self.state.borrow_mut().is_lax = true;
+    }
+
+    /// Completion queues hold so many, whatever they say.
+    pub fn limit_cqs(&self, depth: u32) {
+        self.state.borrow_mut().cq_limit = depth;
+    }
+
+    /// From now on, faults by seed.
+    pub fn set_faults(&self, faults: Faults) {
+        self.state.borrow_mut().faults = faults;
+    }
+
+    /// The connection of `qp` dies, as `death` says.
+    pub fn kill(&self, qp: &SimQp<'_>, death: Death) {
+        self.state.borrow_mut().kill(qp.index, death);
+    }
+
+    /// The connection of `qp` is set up anew: what it had is forgotten. What lies in completion queues stays there.
+    pub fn reset(&self, qp: &SimQp<'_>) {
+        self.state.borrow_mut().reset(qp.index);
+    }
+
+    /// What completes for `qp` from now on is held back until it is set to false.
+    pub fn mute(&self, qp: &SimQp<'_>, is_muted: bool) {
+        self.state.borrow_mut().mute(qp.index, is_muted);
+    }
+
+    /// The time, in nanoseconds.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.state.borrow().now
+    }
+
+    /// Moves on to the next thing that happens, or by `most_ns` at most. Says whether anything has happened.
+    pub fn advance(&self, most_ns: u64) -> bool {
+        self.state.borrow_mut().advance(most_ns)
+    }
+
+    /// Writes to the memory of a host.
+    pub fn write(&self, host: usize, at: usize, bytes: &[u8]) {
+        self.state.borrow_mut().memory[host][at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Reads the memory of a host.
+    #[must_use]
+    pub fn read(&self, host: usize, at: usize, length: usize) -> Vec<u8> {
+        self.state.borrow().memory[host][at..at + length].to_vec()
+    }
+
+    /// The key of a device for the memory of its host.
+    #[must_use]
+    pub const fn key(host: usize, device: usize) -> u32 {
+        world::key(host, device)
+    }
+
+    /// The first rule that whoever uses the devices has broken.
+    #[must_use]
+    pub fn violation(&self) -> Option<String> {
+        self.state.borrow().violation.clone()
+    }
+
+    /// Receives posted at the end `qp`.
+    #[must_use]
+    pub fn credits(&self, qp: &SimQp<'_>) -> usize {
+        self.state.borrow().qps[qp.index].rq.len()
+    }
+}
+
+impl QueuePair for SimQp<'_> {
+    type Key = u32;
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn qp_num(&self) -> u32 {
+        self.fabric.state.borrow().qps[self.index].number
+    }
+
+    fn post_send(&self, send: &SendRequest<'_, u32>) -> Result<(), PostError> {
+        let depth = self.limits.send_depth;
+        self.fabric.state.borrow_mut().post_send(self.index, Work::of(send), depth)
+    }
+
+    fn post_recv(&self, recv: &RecvRequest<'_, u32>) -> Result<(), PostError> {
+        let depth = self.limits.recv_depth;
+        self.fabric.state.borrow_mut().post_recv(self.index, recv, depth)
+    }
+
+    fn ring_doorbell(&self) -> Published {
+        self.fabric.state.borrow_mut().ring(self.index)
+    }
+
+    fn ring_recv_doorbell(&self) -> Published {
+        self.fabric.state.borrow_mut().ring_recv(self.index)
+    }
+}
+
+impl CompletionQueue for SimCq<'_> {
+    fn depth(&self) -> u32 {
+        self.depth
+    }
+
+    fn poll_cq(&self, out: &mut heapless::VecView<Wc>) {
+        let mut state = self.fabric.state.borrow_mut();
+        state.check_depth(self.host, self.device, self.depth);
+        while !out.is_full() {
+            let Some(fields) = state.cqs[self.host][self.device].pop_front() else { break };
+            let _fits = out.push(Wc::new(fields));
+        }
+    }
+}

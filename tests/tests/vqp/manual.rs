@@ -1,0 +1,275 @@
+//! A device that does what the test says, one completion at a time.
+
+use core::cell::{Cell, RefCell};
+use core::mem::MaybeUninit;
+use std::collections::VecDeque;
+
+use spinwire_dataplane::error::{Fatal, PostError};
+use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::provider::Published;
+use spinwire_dataplane::raw::place::Bump;
+use spinwire_dataplane::time::Instant;
+use spinwire_dataplane::verbs::{
+    CompletionQueue, Limits, QueuePair, RecvRequest, RemotePlace, SendRequest, Verb, Wc, WcFields,
+    WcStatus,
+};
+use spinwire_dataplane::vqp::{
+    Completion, Op, RegionId, Regions, Remote, SendWr, Setup, Sge, Signal, VirtualCq, VirtualQp,
+    VqpConfig,
+};
+
+pub(crate) const LIMITS: Limits = Limits {
+    send_depth: 1024,
+    recv_depth: 1024,
+    sge_max: 4,
+    message_bytes_max: 1 << 31,
+    inline_bytes_max: 0,
+};
+
+/// A send that a device was given.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sent {
+    pub(crate) wr_id: u64,
+    pub(crate) verb: Verb,
+    /// Address, length, key.
+    pub(crate) segments: Vec<(u64, u32, u32)>,
+    pub(crate) remote: Option<RemotePlace>,
+}
+
+impl Sent {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| u64::from(segment.1)).sum()
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ManualQp {
+    number: u32,
+    staged: RefCell<Vec<Sent>>,
+    staged_recvs: RefCell<Vec<u64>>,
+    /// What the device has and was not completed.
+    pub(crate) sent: RefCell<VecDeque<Sent>>,
+    pub(crate) recvs: RefCell<VecDeque<u64>>,
+    /// Everything that it ever had.
+    pub(crate) log: RefCell<Vec<Sent>>,
+    /// The next posts are refused like that.
+    pub(crate) refuse: Cell<Option<PostError>>,
+    /// The next doorbell publishes so many, and fails or not.
+    pub(crate) publish: Cell<Option<(u64, Option<Fatal>)>>,
+}
+
+impl QueuePair for ManualQp {
+    type Key = u32;
+
+    fn limits(&self) -> Limits {
+        LIMITS
+    }
+
+    fn qp_num(&self) -> u32 {
+        self.number
+    }
+
+    fn post_send(&self, send: &SendRequest<'_, u32>) -> Result<(), PostError> {
+        if let Some(error) = self.refuse.get() {
+            return Err(error);
+        }
+        let segments = send.segments.iter().map(|s| (s.address, s.length, s.key)).collect();
+        let wr_id = send.wr_id.as_raw();
+        let sent = Sent { wr_id, verb: send.verb, segments, remote: send.remote };
+        self.staged.borrow_mut().push(sent);
+        Ok(())
+    }
+
+    fn post_recv(&self, recv: &RecvRequest<'_, u32>) -> Result<(), PostError> {
+        if let Some(error) = self.refuse.get() {
+            return Err(error);
+        }
+        self.staged_recvs.borrow_mut().push(recv.wr_id.as_raw());
+        Ok(())
+    }
+
+    fn ring_doorbell(&self) -> Published {
+        let staged = self.staged.take();
+        let whole = u64::try_from(staged.len()).unwrap();
+        let (count, error) = self.publish.take().unwrap_or((whole, None));
+        let taken: Vec<_> = staged.into_iter().take(usize::try_from(count).unwrap()).collect();
+        self.log.borrow_mut().extend(taken.iter().cloned());
+        self.sent.borrow_mut().extend(taken);
+        Published { count, error }
+    }
+
+    fn ring_recv_doorbell(&self) -> Published {
+        let staged = self.staged_recvs.take();
+        let count = u64::try_from(staged.len()).unwrap();
+        self.recvs.borrow_mut().extend(staged);
+        Published { count, error: None }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ManualCq {
+    pub(crate) ready: RefCell<VecDeque<WcFields>>,
+}
+
+impl CompletionQueue for ManualCq {
+    fn depth(&self) -> u32 {
+        1 << 20
+    }
+
+    fn poll_cq(&self, out: &mut heapless::VecView<Wc>) {
+        while !out.is_full() {
+            let Some(fields) = self.ready.borrow_mut().pop_front() else { break };
+            let _fits = out.push(Wc::new(fields));
+        }
+    }
+}
+
+/// One virtual queue pair over devices that do what they are told.
+pub(crate) struct Bench<'m> {
+    pub(crate) vqp: &'m VirtualQp<'m, &'m ManualQp>,
+    pub(crate) vcq: &'m VirtualCq<'m, &'m ManualQp, &'m ManualCq>,
+    /// In the order of the paths; that for notifications is the last.
+    pub(crate) qps: Vec<&'m ManualQp>,
+    devices: Vec<u32>,
+    cqs: &'m [ManualCq],
+    pub(crate) local: &'m Regions<'m, u32>,
+    pub(crate) remote: &'m Regions<'m, u32>,
+    pub(crate) here: RegionId,
+    pub(crate) there: RegionId,
+    now: Cell<u64>,
+}
+
+pub(crate) fn block(bytes: usize) -> Box<[MaybeUninit<u8>]> {
+    Box::<[u8]>::new_uninit_slice(bytes)
+}
+
+/// Local keys are 1000 + device, remote ones 2000 + device.
+pub(crate) fn keys(base: u32, devices: u32) -> Vec<Option<u32>> {
+    (0..devices).map(|device| Some(base + device)).collect()
+}
+
+pub(crate) const LOCAL_BASE: u64 = 1 << 40;
+pub(crate) const REMOTE_BASE: u64 = 1 << 44;
+
+impl Bench<'_> {
+    /// Data paths on the devices `data`, and one for notifications on `notify`.
+    pub(crate) fn with(
+        (data, notify): (&[u32], Option<u32>),
+        config: &VqpConfig,
+        test: impl FnOnce(&Bench<'_>),
+    ) {
+        let mut block = block(4 << 20);
+        let bump = Bump::new(&mut block);
+        let devices: Vec<u32> = data.iter().copied().chain(notify).collect();
+        let count = devices.iter().max().unwrap() + 1;
+        let local = &*bump.value(Regions::place(&bump, 8, count).unwrap()).unwrap();
+        let remote = &*bump.value(Regions::place(&bump, 8, count).unwrap()).unwrap();
+        let here = local.register(LOCAL_BASE, 1 << 36, &keys(1000, count)).unwrap();
+        let there = remote.register(REMOTE_BASE, 1 << 36, &keys(2000, count)).unwrap();
+        // Devices number their queue pairs alike: a number names one only together with the device.
+        let mut used = vec![0; usize::try_from(count).unwrap()];
+        let made: Vec<ManualQp> = devices
+            .iter()
+            .map(|device| {
+                let on = &mut used[usize::try_from(*device).unwrap()];
+                *on += 1;
+                ManualQp { number: 6 + *on, ..ManualQp::default() }
+            })
+            .collect();
+        let qps: Vec<&ManualQp> = made.iter().collect();
+        let paths: Vec<_> = qps.iter().copied().zip(devices.iter().copied()).collect();
+        let (data_paths, rest) = paths.split_at(data.len());
+        let notify = rest.first().copied();
+        let setup = Setup { paths: data_paths, notify, local, remote };
+        let vqp = VirtualQp::place(&bump, &setup, config).unwrap();
+        let cqs: Vec<ManualCq> = (0..count).map(|_| ManualCq::default()).collect();
+        let with_devices: Vec<_> = cqs.iter().zip(0..).collect();
+        let vcq = VirtualCq::place(&bump, &with_devices, 4).unwrap();
+        vcq.attach(vqp).unwrap();
+        let now = Cell::new(0);
+        let cqs = &*cqs;
+        test(&Bench { vqp, vcq, qps, devices, cqs, local, remote, here, there, now });
+    }
+
+    pub(crate) const fn sge(&self, offset: u64, length: u64) -> Sge {
+        Sge { region: self.here, offset, length }
+    }
+
+    /// Posts a request with local memory from 0 and remote memory from 0.
+    pub(crate) fn post(&self, context: u64, op: Op, length: u64) {
+        self.post_as(context, op, length, Signal::Always);
+    }
+
+    pub(crate) fn post_as(&self, context: u64, op: Op, length: u64, signal: Signal) {
+        let is_send = matches!(op, Op::Send | Op::SendImm(_));
+        let remote = (!is_send).then_some(Remote { region: self.there, offset: 0 });
+        let sges = [self.sge(0, length)];
+        self.vqp.post_send(&SendWr { context, op, sges: &sges, remote, signal }).unwrap();
+        self.vqp.ring_doorbell();
+    }
+
+    /// The oldest send of a path is completed.
+    pub(crate) fn complete(&self, path: usize, status: WcStatus) -> Sent {
+        let sent = self.qps[path].sent.borrow_mut().pop_front().expect("something on its way");
+        self.completes(path, sent.wr_id, status, (0xDEAD_BEEF, Some(0x8BAD_F00D)));
+        sent
+    }
+
+    /// The oldest receive of a path is completed.
+    pub(crate) fn receive(&self, path: usize, status: WcStatus, bytes: u32, immediate: u32) {
+        let wr_id = self.qps[path].recvs.borrow_mut().pop_front().expect("a receive");
+        self.completes(path, wr_id, status, (bytes, Some(immediate)));
+    }
+
+    pub(crate) fn completes(
+        &self,
+        path: usize,
+        wr_id: u64,
+        status: WcStatus,
+        (byte_len, immediate): (u32, Option<u32>),
+    ) {
+        let device = usize::try_from(self.devices[path]).unwrap();
+        let qp_num = self.qps[path].number;
+        let (vendor, source_qp) = (0x77, 0xBAD);
+        let fields = WcFields { wr_id, qp_num, status, vendor, byte_len, immediate, source_qp };
+        self.cqs[device].ready.borrow_mut().push_back(fields);
+    }
+
+    /// A completion as any device might write it.
+    pub(crate) fn stray(&self, device: usize, fields: WcFields) {
+        self.cqs[device].ready.borrow_mut().push_back(fields);
+    }
+
+    /// A turn, later by `ns`.
+    pub(crate) fn turn_after(&self, ns: u64, budget: Budget) {
+        self.now.set(self.now.get() + ns);
+        let _outcome = self.vcq.turn(Instant::from_nanos(self.now.get()), budget);
+    }
+
+    /// Turns until nothing changes, and what was over then.
+    pub(crate) fn drain(&self) -> Vec<Completion> {
+        let mut all = Vec::new();
+        for _ in 0..8 {
+            self.turn_after(1, Budget::DEFAULT);
+            while let Some(completion) = self.vcq.take() {
+                all.push(completion);
+            }
+        }
+        all
+    }
+
+    /// The same, `ns` later.
+    pub(crate) fn drain_after(&self, ns: u64) -> Vec<Completion> {
+        let mut all = Vec::new();
+        for _ in 0..8 {
+            self.now.set(self.now.get() + ns / 8 + 100_000);
+            all.extend(self.drain());
+        }
+        all
+    }
+
+    /// How much each path has on its way.
+    pub(crate) fn loads(&self) -> Vec<usize> {
+        self.qps.iter().map(|qp| qp.sent.borrow().len()).collect()
+    }
+}

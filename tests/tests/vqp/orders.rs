@@ -1,0 +1,210 @@
+//! Every order in which fragments can be completed, with an error at every place.
+
+use spinwire_dataplane::verbs::{Verb, WcStatus};
+use spinwire_dataplane::vqp::sequence::SequenceCodec;
+use spinwire_dataplane::vqp::{Cause, Done, Op, Replay, Scheme, Visibility, VqpConfig};
+
+use crate::manual::Bench;
+
+const PART: u64 = 1000;
+
+fn config(scheme: Scheme, replay: Replay) -> VqpConfig {
+    VqpConfig {
+        scheme,
+        replay,
+        max_message: 1000,
+        sends: 8,
+        send_depth: 8,
+        recv_depth: 8,
+        window: 16,
+        ..VqpConfig::default()
+    }
+}
+
+/// All orders in which paths can complete what they have, one by one: the path of each step.
+fn interleavings(loads: &mut Vec<usize>, so_far: &mut Vec<usize>, found: &mut Vec<Vec<usize>>) {
+    if loads.iter().all(|load| *load == 0) {
+        found.push(so_far.clone());
+        return;
+    }
+    for path in 0..loads.len() {
+        if loads[path] > 0 {
+            loads[path] -= 1;
+            so_far.push(path);
+            interleavings(loads, so_far, found);
+            so_far.pop();
+            loads[path] += 1;
+        }
+    }
+}
+
+/// Of `fragments` over `paths`, completed in `order` with an error at `error`. What was notified.
+fn run(
+    scheme: Scheme,
+    replay: Replay,
+    (fragments, paths): (u64, u32),
+    order: &[usize],
+    error: usize,
+) {
+    let is_spray = matches!(scheme, Scheme::Spray(_)) && paths > 1;
+    let data: Vec<u32> = (0..paths).map(|_| 0).collect();
+    let notify = is_spray.then_some(0);
+    Bench::with((&data, notify), &config(scheme, replay), |bench| {
+        check(bench, (scheme, replay), (fragments, paths), order, error);
+    });
+}
+
+fn check(
+    bench: &Bench<'_>,
+    (scheme, replay): (Scheme, Replay),
+    (fragments, paths): (u64, u32),
+    order: &[usize],
+    error: usize,
+) {
+    let data = usize::try_from(paths).unwrap();
+    let is_spray = matches!(scheme, Scheme::Spray(_)) && paths > 1;
+    bench.post(7, Op::WriteNotify, fragments * PART);
+    let mut dead = vec![false; data];
+    for (step, path) in order.iter().enumerate() {
+        let is_error = step == error;
+        let status = match (is_error, dead[*path]) {
+            (_, true) => WcStatus::FLUSHED,
+            (true, _) => WcStatus::REMOTE_ACCESS,
+            _ => WcStatus::SUCCESS,
+        };
+        dead[*path] |= is_error;
+        let early: Vec<_> = bench.drain();
+        assert!(early.is_empty(), "reported before it was over: {early:?} in {order:?} at {step}");
+        if is_spray {
+            assert!(bench.qps[data].log.borrow().is_empty(), "notified too early: {order:?}");
+        }
+        bench.complete(*path, status);
+    }
+    let mut over = bench.drain();
+    // What was replayed, and the notification.
+    for _ in 0..fragments + 2 {
+        for path in 0..bench.qps.len() {
+            while bench.loads()[path] > 0 {
+                bench.complete(path, WcStatus::SUCCESS);
+            }
+        }
+        over.extend(bench.drain());
+    }
+    let has_error = error < order.len();
+    let is_replayed = replay == Replay::Idempotent && paths > 1;
+    assert_eq!(over.len(), 1, "{order:?}, error at {error}: {over:?}");
+    assert_eq!(over[0].context, 7);
+    let notified = bench
+        .qps
+        .last()
+        .unwrap()
+        .log
+        .borrow()
+        .iter()
+        .any(|sent| matches!(sent.verb, Verb::WriteImm(_)) && sent.bytes() == 0);
+    if has_error && !is_replayed {
+        let expected = Cause::Device { status: WcStatus::REMOTE_ACCESS, vendor: 0x77 };
+        assert_eq!(over[0].outcome, Err(expected), "the first cause, not a flush: {order:?}");
+        assert!(!notified, "the peer was told of what is not there: {order:?}, error at {error}");
+    } else {
+        let done = Done { bytes: fragments * PART, immediate: None };
+        assert_eq!(over[0].outcome, Ok(done), "{order:?}, error at {error}");
+        assert_eq!(notified, is_spray);
+        // Every byte was written by somebody who succeeded: what failed was posted a second time.
+        let mut parts = vec![0_u64; usize::try_from(fragments).unwrap()];
+        for qp in &bench.qps {
+            for sent in qp.log.borrow().iter().filter(|sent| sent.bytes() > 0) {
+                let offset = sent.remote.unwrap().address - crate::manual::REMOTE_BASE;
+                parts[usize::try_from(offset / PART).unwrap()] += 1;
+            }
+        }
+        assert!(parts.iter().all(|count| *count >= 1), "{parts:?}");
+    }
+    assert_eq!(bench.vqp.remains().sends, 0);
+}
+
+#[test]
+fn every_order_of_completions_with_an_error_at_each_place() {
+    let spray = Scheme::Spray(Visibility::OneDevice);
+    let mut cases = 0;
+    for scheme in [spray, Scheme::Dqplb(SequenceCodec::Clean)] {
+        for paths in 1..=3_u32 {
+            for fragments in 1..=6_u64 {
+                let mut loads: Vec<usize> = vec![0; usize::try_from(paths).unwrap()];
+                for fragment in 0..fragments {
+                    loads[usize::try_from(fragment % u64::from(paths)).unwrap()] += 1;
+                }
+                let mut found = Vec::new();
+                interleavings(&mut loads, &mut Vec::new(), &mut found);
+                for order in &found {
+                    for error in 0..=order.len() {
+                        for replay in [Replay::Never, Replay::Idempotent] {
+                            run(scheme, replay, (fragments, paths), order, error);
+                            cases += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(cases > 3000, "{cases}");
+}
+
+/// Devices that break their promise: any of all 720 orders of six fragments, whichever queue they were on.
+#[test]
+fn devices_that_complete_in_any_order_cause_no_false_success() {
+    let mut order: Vec<usize> = (0..6).collect();
+    let mut orders = Vec::new();
+    permute(&mut order, 0, &mut orders);
+    assert_eq!(orders.len(), 720);
+    for order in &orders {
+        let scheme = Scheme::Spray(Visibility::OneDevice);
+        let config = VqpConfig {
+            flush_after: spinwire_dataplane::time::Nanos::from_micros(10),
+            ..config(scheme, Replay::Never)
+        };
+        Bench::with((&[0, 0, 0], Some(0)), &config, |bench| complete_in(order, bench));
+    }
+}
+
+fn complete_in(order: &[usize], bench: &Bench<'_>) {
+    {
+        bench.post(7, Op::Write, 6 * PART);
+        let all: Vec<(usize, u64)> = (0..3)
+            .flat_map(|path| {
+                let sent = bench.qps[path].sent.borrow();
+                sent.iter().map(|sent| (path, sent.wr_id)).collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(all.len(), 6);
+        let mut over = Vec::new();
+        let mut last = [None; 3];
+        let mut is_honest = true;
+        for at in order {
+            let (path, wr_id) = all[*at];
+            is_honest &= last[path].is_none_or(|before| before < *at);
+            last[path] = Some(*at);
+            bench.completes(path, wr_id, WcStatus::SUCCESS, (0, None));
+            over.extend(bench.drain());
+        }
+        over.extend(bench.drain_after(10_000_000));
+        assert_eq!(over.len(), 1, "{order:?}: {over:?}");
+        if is_honest {
+            assert_eq!(over[0].outcome, Ok(Done { bytes: 6 * PART, immediate: None }));
+        } else {
+            assert_eq!(over[0].outcome, Err(Cause::Disorder), "{order:?}");
+        }
+    }
+}
+
+fn permute(order: &mut Vec<usize>, from: usize, found: &mut Vec<Vec<usize>>) {
+    if from == order.len() {
+        found.push(order.clone());
+        return;
+    }
+    for at in from..order.len() {
+        order.swap(from, at);
+        permute(order, from + 1, found);
+        order.swap(from, at);
+    }
+}
