@@ -65,6 +65,7 @@ const SHM_LAYOUTS: &[&StructLayout] = &[
     &LaneCell::LAYOUT,
     &StatsHeader::LAYOUT,
     &HistogramHeader::LAYOUT,
+    &PathRow::LAYOUT,
     &PoolHeader::LAYOUT,
     &SizeClass::LAYOUT,
     &ClassLive::LAYOUT,
@@ -169,6 +170,16 @@ mod tests {
                 assert_ne!(layout.hash, other.hash);
             }
         }
+    }
+
+    #[test]
+    fn every_structure_is_in_a_room() {
+        let mut rooms: Vec<&str> =
+            SHM_LAYOUTS.iter().chain(WIRE_MANIFEST).map(|layout| layout.name).collect();
+        let mut manifest: Vec<&str> = MANIFEST.iter().map(|layout| layout.name).collect();
+        rooms.sort_unstable();
+        manifest.sort_unstable();
+        assert_eq!(rooms, manifest);
     }
 
     /// The hashes of version 1. A difference means that builds from before and after your change
