@@ -6,7 +6,7 @@
 //!     1      ..
 //! ```
 //!
-//! There is one table for local memory, whose keys are the device's ([`QueuePair::Key`](super::QueuePair::Key)), and one for
+//! There is one table for local memory, whose keys are the device's ([`QueuePair::Key`](crate::verbs::QueuePair::Key)), and one for
 //! the peer's, whose keys are numbers that the peer has told. A remote key belongs to the device at the *other* end; the table
 //! has it under the number of the device at this end, because that is what a path knows.
 //!
