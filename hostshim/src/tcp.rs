@@ -216,6 +216,7 @@ impl TcpPlane {
             .transpose()?;
         let mut streams = StreamConfig {
             zero_copy_min: config.zero_copy_min,
+            backlog: config.backlog,
             connect_timeout: config.connect_timeout,
             idle_timeout: config.idle_timeout,
             send_timeout: config.send_timeout,

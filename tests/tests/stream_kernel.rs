@@ -39,6 +39,8 @@ const CONFIG: StreamConfig = StreamConfig {
     send_buffers: (32, 4096),
     segments: 128,
     zero_copy_min: 16 << 10,
+    // Half of the rows: listeners go both ways.
+    backlog: 8,
     ..StreamConfig::DEFAULT
 };
 

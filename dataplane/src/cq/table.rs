@@ -111,6 +111,9 @@ impl<'m, H> QueueTable<'m, H> {
     /// Takes the queue pair of number `qpn` out. `None` where there is none, and where it is in use just now (a handler that removes
     /// its own): then its handle is dropped after that use.
     pub fn remove(&self, qpn: u32) -> Option<H> {
+        if qpn == NONE {
+            return None; // what stands in free slots
+        }
         let mut hole = self.find(qpn)?;
         let handle = self.slot(hole)?.handle.take();
         let mut at = hole;

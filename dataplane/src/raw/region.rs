@@ -21,7 +21,7 @@ use super::loan::Sge;
 use crate::error::Misuse;
 
 /// Most bytes of a range.
-pub const RANGE_BYTES_MAX: u32 = 1 << 31;
+pub const RANGE_BYTES_MAX: u32 = (1 << 31) - 1;
 
 /// A range of registered memory, as a WQE names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -224,6 +224,9 @@ impl<'m, E: Enter> Streams<'m, E> {
         let conn = if listens { self.open(Phase::Open, cqe.res, direct).ok() } else { None };
         if listens && self.is_full() {
             self.starved.set(true);
+        }
+        if listens && (self.is_full() || (row.has(flag::ARMED) && !self.may_accept_many())) {
+            // Of those that wait there may be more than there are rows.
             self.want(slot, want::PAUSE);
         }
         let Some(conn) = conn else {

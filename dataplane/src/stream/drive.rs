@@ -181,7 +181,7 @@ impl<'m, E: Enter> Streams<'m, E> {
                     let features = self.config.features;
                     let direct = features.direct_files;
                     self.ring.push(&[Sqe {
-                        ioprio: if features.accept_multishot { accept::MULTISHOT } else { 0 },
+                        ioprio: if self.may_accept_many() { accept::MULTISHOT } else { 0 },
                         op_flags: if direct { 0 } else { CLOSE_ON_EXEC },
                         file_index: if direct { FILE_INDEX_ALLOC } else { 0 },
                         user_data: Self::name(OpTag::Accept, slot, row),

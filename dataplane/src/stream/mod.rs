@@ -147,6 +147,9 @@ pub struct StreamConfig {
     pub zero_copy_min: u32,
     /// What the kernel can do.
     pub features: StreamFeatures,
+    /// How many connections a listener may bring at once: what its socket was made to let wait (listen(2)). Only while more rows than that are
+    /// free does one accept bring many; else they are accepted one by one, so that none is taken in for which there is no row.
+    pub backlog: u32,
     /// How long to connect may take; `MAX` for any time. So are the others.
     pub connect_timeout: Nanos,
     /// How long nothing may come and nothing go.
@@ -174,6 +177,7 @@ impl StreamConfig {
         fair_sends: false,
         zero_copy_min: 0,
         features: StreamFeatures::NONE,
+        backlog: 128,
         connect_timeout: Nanos::MAX,
         idle_timeout: Nanos::MAX,
         send_timeout: Nanos::MAX,

@@ -288,6 +288,11 @@ impl<'m, E: Enter> Streams<'m, E> {
         self.free.is_empty(LIST)
     }
 
+    /// Whether the kernel may bring as many connections as wait, without asking for each.
+    pub(super) fn may_accept_many(&self) -> bool {
+        self.config.features.accept_multishot && self.free.len(LIST) > self.config.backlog
+    }
+
     /// The row is nobody's any more.
     pub(super) fn release(&self, slot: u32, row: &Row) {
         row.phase.set(Phase::Free);

@@ -105,6 +105,9 @@ impl fmt::Debug for Pair {
 /// Address handles of one pair.
 pub(super) const HANDLES_MAX: u32 = 1024;
 
+/// No message is longer, and some devices take a length of 2^31 for something else.
+const RECV_BYTES_MAX: u64 = (1 << 31) - 1;
+
 // enum ibv_send_flags
 const FENCE: u32 = 1;
 const SIGNALED: u32 = 2;
@@ -207,6 +210,12 @@ impl Pair {
     #[must_use]
     pub const fn domain(&self) -> &ProtectionDomain {
         &self.domain
+    }
+
+    /// What was staged and not rung for is no request of the next connection.
+    pub(super) fn forget_staged(&self) {
+        self.sends.clear();
+        self.receives.clear();
     }
 
     /// Whether each segment is memory that this pair's domain has registered, and how many bytes they have.
@@ -332,7 +341,9 @@ impl seam::QueuePair for Pair {
         if self.receives.is_full() {
             return Err(Retry::RqFull.into());
         }
-        let _bytes = self.check(recv.segments)?;
+        if self.check(recv.segments)? > RECV_BYTES_MAX {
+            return Err(Misuse::TooLong.into());
+        }
         self.receives.stage(recv.wr_id.as_raw(), list(recv.segments));
         Ok(())
     }

@@ -227,6 +227,7 @@ impl Pair {
     /// # Errors
     /// What the library says.
     pub fn reset(&self) -> Result<(), VerbsError> {
+        self.forget_staged();
         let mut attributes = raw::pair_attributes();
         self.modify("ibv_modify_qp(Reset)", &mut attributes, STATE)
     }

@@ -61,6 +61,8 @@ impl Plan {
                 fixed_buffers: false,
                 direct_files: rng.chance(50),
             },
+            // 0: as many as the kernel likes, and those that are too many are turned away.
+            backlog: number(rng.between(0, 2)) * (conns / 2),
             connect_timeout: timeout(&mut rng),
             idle_timeout: timeout(&mut rng),
             send_timeout: timeout(&mut rng),

@@ -4,7 +4,7 @@ use spinwire_dataplane::error::{Fatal, PostError};
 use spinwire_dataplane::stream::{CloseReason, ConnId, StreamConfig, StreamEvent};
 use spinwire_dataplane::time::Nanos;
 use spinwire_dataplane::uring::EnterError;
-use spinwire_layouts::uring::{SockAddr, Sqe, cancel, cqe, op, recvsend};
+use spinwire_layouts::uring::{SockAddr, Sqe, accept, cancel, cqe, op, recvsend};
 use spinwire_tests::fake_kernel::FakeConfig;
 use spinwire_tests::fake_net::memory;
 
@@ -409,6 +409,33 @@ fn who_waits_for_buffers_when_it_ends_waits_no_more() {
         end_of(rig, conn, CloseReason::Aborted, &[]);
         drop(held);
         let (_other, _receive) = rig.connection();
+    });
+}
+
+/// An accept that brings many brings more than there are rows, where more than that wait.
+#[test]
+fn where_fewer_rows_are_free_than_may_wait_guests_are_let_in_one_by_one() {
+    let config = StreamConfig { conns: 4, backlog: 2, ..config() };
+    with(&config, FakeConfig::default(), |rig| {
+        let _listener = rig.streams.listen(3).unwrap();
+        let is_many = |entry: &Sqe| entry.ioprio & accept::MULTISHOT != 0;
+        let many = rig.submitted_one(op::ACCEPT);
+        assert!(is_many(&many), "three rows are free, and two may wait");
+        rig.complete(&many, 10, cqe::MORE);
+        assert_eq!(rig.events().len(), 1);
+        rig.turn();
+        let stop = |entry: &&Sqe| entry.opcode == op::ASYNC_CANCEL && entry.addr == many.user_data;
+        assert_eq!(rig.taken().iter().filter(stop).count(), 1, "two rows, and two may wait");
+        rig.complete(&many, -125, 0);
+        for fd in 11..13 {
+            assert!(rig.events().len() <= 1);
+            let one = rig.submitted_one(op::ACCEPT);
+            assert!(!is_many(&one));
+            rig.complete(&one, fd, 0);
+        }
+        assert_eq!(rig.events().len(), 1);
+        assert_eq!(rig.submitted(op::ACCEPT), [], "there is no row");
+        assert_eq!(rig.streams.counters().turned_away, 0);
     });
 }
 

@@ -58,6 +58,7 @@ const fn config() -> StreamConfig {
         segments: 32,
         zero_copy_min: 1,
         features: ALL,
+        backlog: 0,
         linger_timeout: Nanos::ZERO,
         ..StreamConfig::DEFAULT
     }

@@ -22,7 +22,10 @@ const LENGTH: usize = 8000;
 /// Sockets that hold little, so that much waits in the port; and no limits of time.
 fn config() -> TcpPlaneConfig {
     let port = TcpConfig { peers_max: 8, credit_messages: 4096, ..TcpConfig::default() };
-    let socket = SocketOptions { send_bytes: Some(8 << 10), ..SocketOptions::default() };
+    // Small, so that the kernels of both ends do not take all for which there is credit.
+    let bytes = Some(8 << 10);
+    let socket =
+        SocketOptions { send_bytes: bytes, receive_bytes: bytes, ..SocketOptions::default() };
     TcpPlaneConfig {
         port,
         socket,

@@ -34,6 +34,7 @@ const CONFIG: StreamConfig = StreamConfig {
     recv_buffers: (1024, 16 << 10),
     send_buffers: (1024, Client::reply_bytes_max(LIMITS).next_multiple_of(4096)),
     segments: 1024,
+    backlog: CLIENTS,
     ..StreamConfig::DEFAULT
 };
 

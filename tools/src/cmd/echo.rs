@@ -173,6 +173,7 @@ fn config(args: &Args) -> StreamConfig {
         segments: buffers,
         // What waits lies in buffers that were received into: there are no more of those.
         queue_max: u32::MAX,
+        backlog: args.connections,
         send_timeout: STUCK,
         zero_copy_min: args.zero_copy,
         idle_timeout: args.idle.map_or(Nanos::MAX, nanos),

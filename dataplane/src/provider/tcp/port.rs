@@ -435,8 +435,10 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
 
     #[inline(always)]
     fn look(&self) -> Sight {
+        // Busy: what a doorbell has heard beside ends of sends lies where the next poll finds it.
         let something = self.streams.ring().has_news()
             || self.more.get()
+            || self.streams.is_busy()
             || self.unsettled.get()
             || !self.done.is_empty()
             || !self.queues.none_ended();

@@ -107,6 +107,11 @@ impl SendList {
         self.staged.get() >= self.wrs.len()
     }
 
+    /// Forgets what is staged.
+    pub(crate) fn clear(&self) {
+        self.staged.set(0);
+    }
+
     /// Appends a request. The caller has seen that there is room, and that there are not too many segments.
     #[inline]
     pub(crate) fn stage(&self, entry: &Entry<'_>, segments: impl Iterator<Item = sys::ibv_sge>) {
@@ -166,9 +171,10 @@ impl SendList {
     }
 }
 
-/// How many of `staged` entries the library took: all, or those before the bad one.
+/// How many of `staged` entries the library took: all, or those before the bad one. Where it names none, it has failed after it had taken them
+/// (the doorbell of Soft-RoCE is a system call), so all of them may be under way.
 fn taken(code: i32, staged: usize, head: usize, bad: usize, size: usize) -> usize {
-    if code == 0 {
+    if code == 0 || bad == 0 {
         return staged;
     }
     bad.checked_sub(head).map_or(0, |bytes| bytes.checked_div(size).unwrap_or(0)).min(staged)
@@ -203,6 +209,11 @@ impl RecvList {
 
     pub(crate) fn is_full(&self) -> bool {
         self.staged.get() >= self.wrs.len()
+    }
+
+    /// Forgets what is staged.
+    pub(crate) fn clear(&self) {
+        self.staged.set(0);
     }
 
     /// Appends a request. The caller has seen that there is room, and that there are not too many segments.

@@ -12,7 +12,7 @@ mod list;
 
 use core::ffi::CStr;
 use core::fmt;
-use core::mem::{MaybeUninit, offset_of};
+use core::mem::{ManuallyDrop, MaybeUninit, offset_of};
 use core::ptr::{self, NonNull};
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
@@ -268,7 +268,7 @@ impl Drop for Domain {
 /// Memory of this process that a device may touch, with the memory.
 pub(crate) struct Registration {
     raw: NonNull<sys::ibv_mr>,
-    memory: Mapping,
+    memory: ManuallyDrop<Mapping>,
     /// Outlives the registration.
     _domain: Rc<Domain>,
 }
@@ -285,10 +285,18 @@ impl Registration {
         let access = i32::try_from(access).unwrap_or(0);
         // SAFETY: private memory of that length, which stays mapped until after the registration ends (see `drop`).
         let raw = unsafe { sys::ibv_reg_mr(domain.as_ptr(), address, memory.len(), access) };
-        Ok(Self { raw: made(raw)?, memory, _domain: Rc::clone(domain) })
+        let memory = ManuallyDrop::new(memory);
+        let raw = match made(raw) {
+            Ok(raw) => raw,
+            Err(e) => {
+                drop(ManuallyDrop::into_inner(memory));
+                return Err(e);
+            }
+        };
+        Ok(Self { raw, memory, _domain: Rc::clone(domain) })
     }
 
-    pub(crate) const fn memory(&self) -> &Mapping {
+    pub(crate) fn memory(&self) -> &Mapping {
         &self.memory
     }
 
@@ -309,8 +317,13 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // SAFETY: made by us. The memory is unmapped after this, as a field.
-        let _ended = unsafe { sys::ibv_dereg_mr(self.raw.as_ptr()) };
+        // SAFETY: made by us. The memory is unmapped after this, by the other field.
+        let answer = unsafe { sys::ibv_dereg_mr(self.raw.as_ptr()) };
+        if answer == 0 {
+            // SAFETY: once, here, and nobody looks at it any more.
+            unsafe { ManuallyDrop::drop(&mut self.memory) };
+        }
+        // Else the device may still get at it, and it stays mapped for good.
     }
 }
 
@@ -356,14 +369,14 @@ impl Completions {
     /// Up to `most` completions, at most [`BATCH`], each handed to `take`. Returns how many there were; negative: the queue is broken.
     #[inline]
     pub(crate) fn poll(&self, most: usize, mut take: impl FnMut(WcFields)) -> i32 {
-        let mut room: [MaybeUninit<sys::ibv_wc>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
+        // Zeroed: drivers leave fields alone that have no meaning for an entry.
+        let mut room: [MaybeUninit<sys::ibv_wc>; BATCH] = [const { MaybeUninit::zeroed() }; BATCH];
         let asked = i32::try_from(most.min(BATCH)).unwrap_or(0);
         let into = room.as_mut_ptr().cast();
         // SAFETY: a live queue, used by this thread alone, and room for as many entries as asked for.
         let count = unsafe { (self.poll)(self.raw.as_ptr(), asked, into) };
         for entry in room.iter().take(usize::try_from(count).unwrap_or(0)) {
-            // SAFETY: the library has written the first `count` entries, all fields that are read here; those without meaning hold
-            // whatever they held, which is some number.
+            // SAFETY: numbers only, which were zero before the library has written some of them.
             take(fields(unsafe { entry.assume_init_ref() }));
         }
         count
@@ -385,7 +398,7 @@ fn fields(wc: &sys::ibv_wc) -> WcFields {
         wr_id: wc.wr_id,
         qp_num: wc.qp_num,
         status: WcStatus::from_raw(u8::try_from(wc.status).unwrap_or(u8::MAX)),
-        vendor: wc.vendor_err,
+        vendor: if is_good { 0 } else { wc.vendor_err },
         byte_len: if is_good { wc.byte_len } else { 0 },
         immediate,
         source_qp: if is_good { wc.src_qp } else { 0 },

@@ -230,6 +230,8 @@ impl Exchange {
         station.post_all_data(marking, DataUse::OneMessage)?;
         let size = u64::try_from(message.len())?;
         client.prepare(Order::Echo { count, size, marking })?;
+        // What came from elsewhere in the meantime has used some of them up.
+        station.post_all_data(marking, DataUse::OneMessage)?;
         let clock = &station.clock;
         let mut loss = Loss::default();
         let begin = clock.ticks();
