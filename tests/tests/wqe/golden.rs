@@ -116,7 +116,7 @@ const A: (u64, u32) = (0x1122_3344_5566_7788, 0x99aa_bbcc);
 fn ranges() -> [LocalSge; 9] {
     core::array::from_fn(|i| {
         let i = u32::try_from(i).unwrap();
-        sge(0xffee_ddcc_0000_0000 + u64::from(i), 1 << (31 - 3 * i), 0x0102_0304 + i)
+        sge(0xffee_ddcc_0000_0000 + u64::from(i), u32::MAX >> (1 + 3 * i), 0x0102_0304 + i)
     })
 }
 
