@@ -277,7 +277,7 @@ fn keys() -> Vec<Case> {
     });
     for (access, bits) in rights() {
         for zero_based in [false, true] {
-            let memory = sge(0xaabb_0000, 0x8000_0000, 0x77);
+            let memory = sge(0xaabb_0000, 0x7fff_fff8, 0x77);
             let start = if zero_based { 0 } else { memory.addr() };
             let qpn_mkey = QPN << 8 | 0x43;
             let window = Window { rkey, new_rkey: 0x0001_2343, access, zero_based };
