@@ -33,12 +33,14 @@ impl<E: Enter> Streams<'_, E> {
     #[must_use]
     pub const fn paths(&self) -> Paths {
         let (features, config) = (self.config.features, &self.config);
+        // With fewer rows than may wait, no accept ever brings many.
+        let accepts_many = features.accept_multishot && config.conns > config.backlog;
         let uncopied = features.send_zero_copy && config.zero_copy_min != 0;
         self.ring
             .paths()
             .with(Paths::PROVIDED_BUFFERS)
             .with_either(features.direct_files, Paths::REGISTERED_FILES, Paths::DESCRIPTORS)
-            .with_either(features.accept_multishot, Paths::MULTISHOT_ACCEPT, Paths::ONE_SHOT_ACCEPT)
+            .with_either(accepts_many, Paths::MULTISHOT_ACCEPT, Paths::ONE_SHOT_ACCEPT)
             .with_either(features.recv_multishot, Paths::MULTISHOT_RECEIVE, Paths::ONE_SHOT_RECEIVE)
             .with_if(features.bundles, Paths::BUNDLES)
             .with_either(uncopied, Paths::ZERO_COPY_SENDS, Paths::COPIED_SENDS)

@@ -235,6 +235,21 @@ fn who_is_stopped_is_given_up_and_comes_back_as_another() {
     });
 }
 
+/// A port with fewer rows than may wait does not say that one accept brings many, whatever the kernel has.
+#[test]
+fn a_port_says_how_it_accepts_and_not_how_it_could() {
+    for (backlog, said) in [(2, Paths::MULTISHOT_ACCEPT), (128, Paths::ONE_SHOT_ACCEPT)] {
+        let config = TcpPlaneConfig { backlog, ..config() };
+        station::with("hub", EndpointType::Rdm, &config, |hub| {
+            if hub.plane.features().has(Feature::MultishotAccept) {
+                assert!(hub.endpoint.info().paths.has(said), "backlog {backlog}");
+            } else {
+                assert!(hub.endpoint.info().paths.has(Paths::ONE_SHOT_ACCEPT));
+            }
+        });
+    }
+}
+
 /// Over IPv6, with what the kernel has and without: and the port says by which ways it goes.
 #[test]
 fn ports_meet_over_ipv6_and_say_by_which_ways_they_go() {
@@ -245,7 +260,7 @@ fn ports_meet_over_ipv6_and_say_by_which_ways_they_go() {
         Feature::RegisteredRing,
     ];
     for deny in [FeatureSet::EMPTY, one_by_one.into_iter().collect()] {
-        let config = TcpPlaneConfig { deny, ..config() };
+        let config = TcpPlaneConfig { deny, backlog: 2, ..config() };
         let at = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
         with_two_at(at, &config, (["hub", "good"], EndpointType::Rdm), |hub, good| {
             assert!(hub.local().is_ipv6());
