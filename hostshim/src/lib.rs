@@ -7,6 +7,7 @@
 //!             tools            the command line
 //!               |
 //!   +---------- hostshim ---------------------------------------------------+
+//!   | discover   which endpoints this machine can open, asked before one is  |
 //!   | domain     segments that processes meet in                            |
 //!   | pool       buffers that processes share                               |
 //!   | membership what both have in common; the watcher of deaths            |
@@ -15,6 +16,7 @@
 //!   | socket     TCP and UDP sockets, and their addresses                   |
 //!   | tcp        ring, listener and sockets of a port that talks over TCP   |
 //!   | udp        ports for messages over UDP: udp://host:port               |
+//!   | uri        where endpoints are found: shm://market, tcp://host:port  |
 //!   | file       files, with direct I/O where there is any                  |
 //!   | mlx5       queues of ConnectX devices (unverified on hardware)        |
 //!   | mem        memory: private arenas, named segments, huge pages         |
@@ -83,6 +85,7 @@
 pub mod affinity;
 pub mod alloc_gate;
 pub mod clock;
+pub mod discover;
 pub mod domain;
 pub mod error;
 pub mod file;
@@ -100,6 +103,7 @@ pub mod preflight;
 pub mod socket;
 pub mod tcp;
 pub mod udp;
+pub mod uri;
 pub mod uring;
 #[cfg(feature = "verbs")]
 pub mod verbs;
