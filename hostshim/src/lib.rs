@@ -8,6 +8,7 @@
 //!               |
 //!   +---------- hostshim ---------------------------------------------------+
 //!   | discover   which endpoints this machine can open, asked before one is  |
+//!   | negotiate  which of them a program gets that asks for capabilities    |
 //!   | domain     segments that processes meet in                            |
 //!   | pool       buffers that processes share                               |
 //!   | membership what both have in common; the watcher of deaths            |
@@ -97,6 +98,7 @@ pub mod liveness;
 pub mod mem;
 pub mod membership;
 pub mod mlx5;
+pub mod negotiate;
 pub mod plane;
 pub mod pool;
 pub mod preflight;
