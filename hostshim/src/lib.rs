@@ -7,6 +7,8 @@
 //!             tools            the command line
 //!               |
 //!   +---------- hostshim ---------------------------------------------------+
+//!   | discover   which endpoints this machine can open, asked before one is  |
+//!   | negotiate  which of them a program gets that asks for capabilities    |
 //!   | domain     segments that processes meet in                            |
 //!   | pool       buffers that processes share                               |
 //!   | membership what both have in common; the watcher of deaths            |
@@ -15,6 +17,7 @@
 //!   | socket     TCP and UDP sockets, and their addresses                   |
 //!   | tcp        ring, listener and sockets of a port that talks over TCP   |
 //!   | udp        ports for messages over UDP: udp://host:port               |
+//!   | uri        where endpoints are found: shm://market, tcp://host:port  |
 //!   | file       files, with direct I/O where there is any                  |
 //!   | mlx5       queues of ConnectX devices (unverified on hardware)        |
 //!   | mem        memory: private arenas, named segments, huge pages         |
@@ -83,6 +86,7 @@
 pub mod affinity;
 pub mod alloc_gate;
 pub mod clock;
+pub mod discover;
 pub mod domain;
 pub mod error;
 pub mod file;
@@ -94,12 +98,14 @@ pub mod liveness;
 pub mod mem;
 pub mod membership;
 pub mod mlx5;
+pub mod negotiate;
 pub mod plane;
 pub mod pool;
 pub mod preflight;
 pub mod socket;
 pub mod tcp;
 pub mod udp;
+pub mod uri;
 pub mod uring;
 #[cfg(feature = "verbs")]
 pub mod verbs;

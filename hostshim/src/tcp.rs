@@ -12,21 +12,21 @@
 
 use core::fmt;
 use core::net::SocketAddr;
-use core::str::FromStr;
 use std::os::fd::{AsRawFd, IntoRawFd};
 
 use spinwire_dataplane::error::PostError;
-use spinwire_dataplane::id::{Name, NameError};
-use spinwire_dataplane::provider::EndpointType;
+use spinwire_dataplane::id::Name;
 use spinwire_dataplane::provider::tcp::{PortOpenError, SpareSocket, TcpConfig, TcpPort};
+use spinwire_dataplane::provider::{EndpointType, Paths};
 use spinwire_dataplane::stream::{StreamConfig, Streams};
 use spinwire_dataplane::time::Nanos;
 use spinwire_dataplane::uring::Ring;
 use spinwire_layouts::uring::SockAddr;
 
+use crate::discover::{Found, Hints, Transport};
 use crate::mem::PageReport;
-use crate::socket::{self, Address, AddressError, Bound, Scheme, SocketError, SocketOptions};
-use crate::uring::{FeatureSet, Features, RingEntry, Uring, UringConfig, UringError};
+use crate::socket::{self, Bound, SocketError, SocketOptions};
+use crate::uring::{self, FeatureSet, Features, RingEntry, Uring, UringConfig, UringError};
 
 /// What a plane for TCP shall be like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,71 +129,15 @@ impl From<PostError> for TcpError {
     }
 }
 
-/// Where an endpoint listens, and its name: `tcp://host:port/name`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Whereabouts {
-    /// The address.
-    pub address: Address,
-    /// The name.
-    pub name: Name,
-}
-
-/// A text that says nobody's whereabouts.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum WhereaboutsError {
-    /// It has no name behind the port.
-    NoName {
-        /// The text.
-        given: String,
-    },
-    /// What stands there is no name.
-    Name(NameError),
-    /// What stands before it is no address.
-    Address(AddressError),
-    /// It is an address of something else than TCP.
-    Scheme {
-        /// The text.
-        given: String,
-    },
-}
-
-impl fmt::Display for WhereaboutsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoName { given } => {
-                write!(f, "{given:?} names no endpoint; remedy: write tcp://HOST:PORT/NAME")
-            }
-            Self::Name(e) => write!(f, "the name of the endpoint: {e}"),
-            Self::Address(e) => e.fmt(f),
-            Self::Scheme { given } => {
-                write!(f, "{given:?} is not spoken over TCP; remedy: write tcp://HOST:PORT/NAME")
-            }
-        }
+/// What TCP has to offer.
+pub(crate) fn found(hints: &Hints) -> Vec<Found> {
+    if let Err(why) = uring::is_allowed() {
+        return vec![Found::absent(Transport::Tcp, None, why.into())];
     }
-}
-
-impl core::error::Error for WhereaboutsError {}
-
-impl FromStr for Whereabouts {
-    type Err = WhereaboutsError;
-
-    fn from_str(text: &str) -> Result<Self, WhereaboutsError> {
-        let no_name = || WhereaboutsError::NoName { given: text.to_owned() };
-        let start = text.find("://").map_or(0, |at| at + 3);
-        let slash = text[start..].find('/').ok_or_else(no_name)? + start;
-        let address: Address = text[..slash].parse().map_err(WhereaboutsError::Address)?;
-        if address.scheme() != Scheme::Tcp {
-            return Err(WhereaboutsError::Scheme { given: text.to_owned() });
-        }
-        let name = Name::new(&text[slash + 1..]).map_err(WhereaboutsError::Name)?;
-        Ok(Self { address, name })
-    }
-}
-
-impl fmt::Display for Whereabouts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.name)
-    }
+    let port = hints.sizes.tcp().port;
+    [EndpointType::Rdm, EndpointType::Msg]
+        .map(|kind| Found::ready(Transport::Tcp, None, port.info(kind, Paths::NONE)))
+        .to_vec()
 }
 
 /// What a port over TCP stands on. Belongs to the thread that opened it.
@@ -337,27 +281,4 @@ fn hand_over(
     // The port's from now on.
     let _its_number = socket.into_raw_fd();
     true
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whereabouts_are_read_and_written() {
-        for text in ["tcp://127.0.0.1:7000/quotes", "tcp://[::1]:1/a.b-c_d", "tcp://host:65535/x"] {
-            assert_eq!(text.parse::<Whereabouts>().unwrap().to_string(), text);
-        }
-        for (text, says) in [
-            ("tcp://127.0.0.1:7000", "names no endpoint"),
-            ("", "names no endpoint"),
-            ("tcp://127.0.0.1:7000/", "name"),
-            ("tcp://127.0.0.1:7000/a/b", "name"),
-            ("tcp://127.0.0.1/a", "port"),
-            ("udp://127.0.0.1:1/a", "not spoken over TCP"),
-        ] {
-            let e = text.parse::<Whereabouts>().unwrap_err().to_string();
-            assert!(e.contains(says), "{text:?}: {e}");
-        }
-    }
 }

@@ -13,11 +13,13 @@ use std::os::fd::AsRawFd;
 use spinwire_dataplane::error::Retry;
 use spinwire_dataplane::id::Name;
 use spinwire_dataplane::provider::udp::{Route, Routes, UdpConfig, UdpPlaceError, UdpPort};
+use spinwire_dataplane::provider::{Info, Paths};
 use spinwire_dataplane::uring::Ring;
 use spinwire_layouts::uring::SockAddr;
 
+use crate::discover::{Found, Hints, Transport};
 use crate::socket::{self, Address, AddressError, Bound, Scheme, SocketError, SocketOptions};
-use crate::uring::{Feature, RingEntry, Uring, UringConfig, UringError};
+use crate::uring::{self, Feature, RingEntry, Uring, UringConfig, UringError};
 
 /// The number of the group of provided buffers: the ring carries one port.
 const GROUP: u16 = 0;
@@ -66,6 +68,15 @@ impl fmt::Display for UdpError {
 }
 
 impl core::error::Error for UdpError {}
+
+/// What UDP has to offer.
+pub(crate) fn found(hints: &Hints) -> Vec<Found> {
+    if let Err(why) = uring::is_allowed() {
+        return vec![Found::absent(Transport::Udp, None, why.into())];
+    }
+    let info = Info { paths: Paths::NONE, ..hints.sizes.udp().port.info(Paths::NONE) };
+    vec![Found::ready(Transport::Udp, None, info)]
+}
 
 /// What a port needs of the host: a socket that is bound, and a ring.
 #[derive(Debug)]

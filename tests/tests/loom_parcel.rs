@@ -27,8 +27,9 @@ use spinwire_dataplane::msg::{Endpoint, EndpointConfig, Kind, Lender, Parcel, Re
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::pool::{Guard, Mode, NoHost, Pool, PoolError, PoolGeometry, Shared};
 use spinwire_dataplane::provider::{
-    Buffer, CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Order, ParcelWr, Paths,
-    Provider, Published, RecvWr, Reliability, Select, SendWr, Source, Status, Waiting,
+    Buffer, CancelError, Caps, Cqe, EndpointType, Event, Info, LatencyClass, Limits, Modes, Order,
+    ParcelWr, Paths, Provider, Published, RecvWr, Reliability, Select, SendWr, Source, Status,
+    Waiting,
 };
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::loan::LoanPool;
@@ -84,6 +85,9 @@ const INFO: Info = Info {
     reliability: Reliability::Reliable,
     order: Order::PerPeer,
     paths: Paths::NONE,
+    modes: Modes::NONE,
+    latency: LatencyClass::Memory,
+    immediate_bits: 0,
 };
 
 impl Provider for Wire {

@@ -53,6 +53,8 @@ enum Command {
     Echo(cmd::echo::Args),
     /// Say what stands between this machine and low latency, and the command that mends it.
     Doctor(cmd::doctor::Args),
+    /// List the endpoints that this machine can open, ranked by what a program needs.
+    Providers(cmd::providers::Args),
     /// List the RDMA devices of this machine, and what they can do.
     Devices(cmd::devices::Args),
     /// Watch running planes by their stats pages.
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Bw(args) => cmd::bw::run(&args),
         Command::Echo(args) => cmd::echo::run(&args),
         Command::Doctor(args) => cmd::doctor::run(&args),
+        Command::Providers(args) => cmd::providers::run(&args),
         Command::Devices(args) => cmd::devices::run(&args),
         Command::Top(args) => cmd::top::run(&args),
         Command::Ps(args) => cmd::ps::run(&args),

@@ -37,6 +37,7 @@ use core::fmt;
 
 use heapless::VecView;
 
+pub use self::info::{LatencyClass, Modes};
 pub use self::parcel::ParcelWr;
 use crate::error::{Fatal, Misuse, PostError};
 use crate::id::{Addr, Name, WrId};
@@ -208,6 +209,12 @@ pub struct Info {
     pub order: Order,
     /// By which ways through the kernel; none where the transport is memory.
     pub paths: Paths,
+    /// What it asks of its user.
+    pub modes: Modes,
+    /// What lies between the two ends.
+    pub latency: LatencyClass,
+    /// Bits of immediate data that a message carries; 0 without [`Caps::IMMEDIATE`].
+    pub immediate_bits: u8,
 }
 
 /// What a send sends.

@@ -5,6 +5,8 @@ use core::net::SocketAddr;
 use core::str::FromStr;
 use std::net::ToSocketAddrs;
 
+use crate::uri::{Part, Place, Uri, UriError};
+
 /// What is spoken at an address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Scheme {
@@ -43,21 +45,8 @@ pub struct Address {
 /// A text that is no address, or one that leads nowhere.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AddressError {
-    /// It does not begin with `tcp://` or `udp://`.
-    Scheme {
-        /// The text.
-        given: String,
-    },
-    /// There is no host between the scheme and the port.
-    Host {
-        /// The text.
-        given: String,
-    },
-    /// It does not end in a colon and a port from 0 to 65535.
-    Port {
-        /// The text.
-        given: String,
-    },
+    /// It is no URI, or one with more in it than an address.
+    Uri(UriError),
     /// The host has no address.
     Unresolved {
         /// The host.
@@ -69,15 +58,8 @@ pub enum AddressError {
 
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const FORM: &str =
-            "remedy: write tcp://HOST:PORT or udp://HOST:PORT, numbers of IPv6 in brackets";
         match self {
-            Self::Scheme { given } => write!(f, "{given:?} has no scheme; {FORM}"),
-            Self::Host { given } => write!(
-                f,
-                "{given:?} has no host; {FORM} (0.0.0.0 and [::] are all addresses of this machine)"
-            ),
-            Self::Port { given } => write!(f, "{given:?} has no port from 0 to 65535; {FORM}"),
+            Self::Uri(e) => e.fmt(f),
             Self::Unresolved { host, why } => {
                 write!(f, "the host {host:?} has no address: {why}; remedy: getent ahosts {host}")
             }
@@ -90,42 +72,39 @@ impl core::error::Error for AddressError {}
 impl FromStr for Address {
     type Err = AddressError;
 
+    /// A URI of TCP or UDP that names no endpoint.
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let given = || text.to_owned();
-        let (scheme, rest) = [Scheme::Tcp, Scheme::Udp]
-            .into_iter()
-            .find_map(|scheme| {
-                let rest = text.strip_prefix(scheme.name())?.strip_prefix("://")?;
-                Some((scheme, rest))
-            })
-            .ok_or_else(|| AddressError::Scheme { given: given() })?;
-        let no_port = || AddressError::Port { given: given() };
-        let (host, port) = rest.rsplit_once(':').ok_or_else(no_port)?;
-        // A sign would be taken for part of a number.
-        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-        let port = port.parse().ok().filter(|_| digits).ok_or_else(no_port)?;
-        let no_host = || AddressError::Host { given: given() };
-        let host = match host.strip_prefix('[') {
-            Some(inner) => inner.strip_suffix(']').filter(|inner| inner.contains(':')),
-            None => (!host.contains([':', '[', ']', '/', '@'])).then_some(host),
-        };
-        let host = host.filter(|host| !host.is_empty()).ok_or_else(no_host)?;
-        Ok(Self { scheme, host: host.to_owned(), port })
+        let uri: Uri = text.parse().map_err(AddressError::Uri)?;
+        let unwanted = |part| AddressError::Uri(UriError::unwanted(text, uri.transport(), part));
+        match uri.place() {
+            Place::Socket(_) if uri.endpoint().is_some() => Err(unwanted(Part::Endpoint)),
+            Place::Socket(address) => Ok(address.clone()),
+            Place::Shm { .. } | Place::Device { .. } | Place::Fabric { .. } => {
+                Err(unwanted(Part::Scheme))
+            }
+        }
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scheme, host, port } = self;
-        if host.contains(':') {
-            write!(f, "{scheme}://[{host}]:{port}")
-        } else {
-            write!(f, "{scheme}://{host}:{port}")
-        }
+        write!(f, "{}://{}", self.scheme, self.authority())
     }
 }
 
 impl Address {
+    /// What was checked by the one parser, [`Uri`].
+    pub(crate) fn new(scheme: Scheme, host: &str, port: u16) -> Self {
+        Self { scheme, host: host.to_owned(), port }
+    }
+
+    /// `host:port`, a number of IPv6 in brackets.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
     /// What is spoken there.
     #[must_use]
     pub const fn scheme(&self) -> Scheme {
@@ -177,34 +156,24 @@ mod tests {
 
     #[test]
     fn what_is_none_is_refused_with_the_form() {
-        let scheme = ["", "tcp", "http://a:1", "tcp:/a:1", "127.0.0.1:7000", "TCP://a:1"];
-        let host = [
-            "tcp://:1",
-            "tcp://[]:1",
-            "tcp://[abc]:1",
-            "tcp://::1:7000",
-            "tcp://a/b:1",
-            "tcp://[::1:7",
-            "udp://u@h:1",
-        ];
-        let port = [
-            "tcp://a",
-            "tcp://a:",
-            "tcp://a:x",
-            "tcp://a:65536",
-            "tcp://a:-1",
-            "tcp://a:+1",
-            "tcp://a:1/",
-        ];
-        let check = |texts: &[&str], is: fn(&AddressError) -> bool| {
-            for text in texts {
-                let e = text.parse::<Address>().unwrap_err();
-                assert!(is(&e) && e.to_string().contains("remedy: write tcp://HOST:PORT"), "{e}");
-            }
-        };
-        check(&scheme, |e| matches!(e, AddressError::Scheme { .. }));
-        check(&host, |e| matches!(e, AddressError::Host { .. }));
-        check(&port, |e| matches!(e, AddressError::Port { .. }));
+        for (text, says) in [
+            ("", "the scheme is missing; remedy: write tcp://HOST:PORT"),
+            ("tcp://:1", "the host is missing; remedy: write tcp://HOST:PORT"),
+            ("tcp://a", "the port is missing; remedy: write tcp://HOST:PORT"),
+            (
+                "udp://a:65536",
+                "the port is no number from 0 to 65535; remedy: write udp://HOST:PORT",
+            ),
+            (
+                "tcp://a:1/b",
+                "the name of the endpoint has no place here; remedy: leave it out: tcp://HOST:PORT",
+            ),
+            ("shm://a", "the scheme has no place here; remedy: write tcp://HOST:PORT or udp://"),
+            ("ofi://tcp/h:1", "the scheme has no place here"),
+        ] {
+            let e = text.parse::<Address>().unwrap_err().to_string();
+            assert!(e.contains(says), "{e}");
+        }
     }
 
     #[test]

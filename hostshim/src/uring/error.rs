@@ -72,6 +72,12 @@ pub enum UringError {
     Os(OsError),
 }
 
+impl From<UringError> for crate::discover::Absence {
+    fn from(why: UringError) -> Self {
+        Self { why: why.matter(), remedy: why.remedy() }
+    }
+}
+
 impl UringError {
     /// May the same succeed in a moment, when the kernel has taken apart rings that are closed already?
     pub(super) const fn may_pass(&self) -> bool {

@@ -70,6 +70,20 @@ pub struct Uring {
     stays: PhantomData<*const ()>,
 }
 
+/// Whether this process may open rings: the kernel is asked for one without entries, which it refuses as such where it would give
+/// one with some (io_uring_setup(2)). Nothing is opened.
+///
+/// # Errors
+/// [`UringError`] says why there is none, and what to do.
+pub fn is_allowed() -> Result<(), UringError> {
+    let mut of_nothing = Params::ZERO;
+    match raw::setup(0, &mut of_nothing) {
+        Ok(_a_ring) => Ok(()),
+        Err(e) if e.number() == libc::EINVAL => Ok(()),
+        Err(e) => Err(explain("io_uring_setup", e, 0)),
+    }
+}
+
 impl Uring {
     /// Opens a ring for the calling thread. Where little memory may be locked and closed rings still count, it waits for that, for half
     /// a second at most.

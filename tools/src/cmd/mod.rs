@@ -7,6 +7,7 @@ pub(crate) mod echo;
 pub(crate) mod lat;
 pub(crate) mod layout;
 pub(crate) mod pool;
+pub(crate) mod providers;
 pub(crate) mod ps;
 pub(crate) mod rm;
 pub(crate) mod top;

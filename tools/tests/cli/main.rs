@@ -10,6 +10,7 @@
 //! | [`layout`] | the layout checker |
 //! | [`loans`] | `lat` and `bw` with `--zero-copy` |
 //! | [`pools`] | pools of buffers, and who holds them |
+//! | [`providers`] | what this machine can open, by what is asked for |
 //! | [`traps`] | files that are no segments, or not any more |
 //! | [`planes`] | stats pages |
 #![allow(
@@ -33,6 +34,7 @@ mod loans;
 mod pair;
 mod planes;
 mod pools;
+mod providers;
 mod rig;
 mod traps;
 

@@ -13,8 +13,8 @@ use crate::msg::matching::{Incoming, Matcher};
 use crate::provider::peers::{Peers, Standing};
 use crate::provider::queues::{Found, Queues};
 use crate::provider::{
-    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Payload, Provider, Published,
-    RecvWr, Select, SendWr, Source, Status, Waiting,
+    CancelError, Caps, Cqe, EndpointType, Event, Info, LatencyClass, Limits, Payload, Provider,
+    Published, RecvWr, Select, SendWr, Source, Status, Waiting,
 };
 use crate::raw::place::Bump;
 use crate::shm::lane::Envelope;
@@ -54,6 +54,7 @@ const fn info(hub: &Hub<'_>, endpoint_type: EndpointType, config: &PortConfig) -
     let send_depth = config.send_depth.next_power_of_two();
     let limits = Limits::copied(longest, config.peers_max, send_depth, &config.matching);
     Info::of_type("loopback", endpoint_type, Caps::MATCHED, limits)
+        .with_latency(LatencyClass::Memory)
 }
 
 impl<'h, 'm> Port<'h, 'm> {

@@ -51,8 +51,8 @@ use crate::msg::matching::{Matcher, MatchingConfig};
 use crate::provider::peers::{Peers, Standing};
 use crate::provider::queues::Queues;
 use crate::provider::{
-    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, ParcelWr, Payload, Provider,
-    Published, RecvWr, Select, SendWr, Sight, Source, Waiting,
+    CancelError, Caps, Cqe, EndpointType, Event, Info, LatencyClass, Limits, ParcelWr, Payload,
+    Provider, Published, RecvWr, Select, SendWr, Sight, Source, Waiting,
 };
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::{Envelope, LaneMemory, ReceiverState};
@@ -180,11 +180,15 @@ impl fmt::Debug for ShmPort<'_, '_> {
     }
 }
 
-const fn info(segment: &Segment<'_>, endpoint_type: EndpointType, config: &ShmConfig) -> Info {
-    let longest = segment.geometry().message_bytes_max();
-    let send_depth = config.send_depth.next_power_of_two();
-    let limits = Limits::copied(longest, config.peers_max, send_depth, &config.matching);
-    Info::of_type("shm", endpoint_type, Caps::MATCHED.with(Caps::PARCEL), limits)
+impl ShmConfig {
+    /// What an endpoint will say of itself in a segment whose lanes carry messages of up to `message_bytes_max` bytes.
+    #[must_use]
+    pub const fn info(&self, endpoint_type: EndpointType, message_bytes_max: usize) -> Info {
+        let send_depth = self.send_depth.next_power_of_two();
+        let limits = Limits::copied(message_bytes_max, self.peers_max, send_depth, &self.matching);
+        Info::of_type("shm", endpoint_type, Caps::MATCHED.with(Caps::PARCEL), limits)
+            .with_latency(LatencyClass::Memory)
+    }
 }
 
 /// What the directory calls an endpoint of that type; shared memory has no datagrams.
@@ -222,7 +226,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         let ring = |n: u32| n.max(2);
         let done = Ring::place(bump, ring(config.send_depth), WrId::from_raw(0))?;
         let dirty = Ring::place(bump, ring(config.peers_max), NIL)?;
-        let info = info(&segment, endpoint_type, config);
+        let info = config.info(endpoint_type, segment.geometry().message_bytes_max());
         let epoch = Cell::new(segment.liveness_epoch());
         // Last, so that an endpoint that others see is one that works.
         let me = directory::register(&segment, &lease, name, kind)?;

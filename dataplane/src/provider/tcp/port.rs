@@ -78,11 +78,15 @@ impl<E: Enter> fmt::Debug for TcpPort<'_, E> {
     }
 }
 
-const fn info(endpoint_type: EndpointType, config: &TcpConfig, paths: Paths) -> Info {
-    let longest = to_usize(widen(config.message_bytes_max));
-    let send_depth = config.send_depth.next_power_of_two();
-    let limits = Limits::copied(longest, config.peers_max, send_depth, &config.matching);
-    Info::of_type("tcp", endpoint_type, Caps::MATCHED, limits).with_paths(paths)
+impl TcpConfig {
+    /// What a port will say of itself on a ring that takes these ways.
+    #[must_use]
+    pub const fn info(&self, endpoint_type: EndpointType, paths: Paths) -> Info {
+        let longest = to_usize(widen(self.message_bytes_max));
+        let send_depth = self.send_depth.next_power_of_two();
+        let limits = Limits::copied(longest, self.peers_max, send_depth, &self.matching);
+        Info::of_type("tcp", endpoint_type, Caps::MATCHED, limits).with_paths(paths)
+    }
 }
 
 impl<'m, E: Enter> TcpPort<'m, E> {
@@ -118,7 +122,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             streams,
             config: *config,
             greeting: Greeting { name: *name, kind, limits },
-            info: info(endpoint_type, config, streams.paths()),
+            info: config.info(endpoint_type, streams.paths()),
             peers: Peers::place(bump, config.peers_max, Row::vacant)?,
             links,
             routes: bump.slice_with(wide(config.routes_max), |_| Cell::new(None))?,

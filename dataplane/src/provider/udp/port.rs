@@ -82,14 +82,18 @@ impl UdpConfig {
     }
 }
 
-const fn info(config: &UdpConfig, ring: Paths) -> Info {
-    let longest = config.message_bytes_max;
-    let limits = Limits::copied(longest, config.peers_max, config.send_depth, &config.matching);
-    let paths = ring
-        .with_either(config.multishot, Paths::MULTISHOT_RECEIVE, Paths::ONE_SHOT_RECEIVE)
-        .with_either(config.multishot, Paths::PROVIDED_BUFFERS, Paths::OWN_BUFFERS)
-        .with(Paths::COPIED_SENDS);
-    Info::of_type("udp", EndpointType::Dgram, Caps::MATCHED, limits).with_paths(paths)
+impl UdpConfig {
+    /// What a port will say of itself on a ring that takes these ways.
+    #[must_use]
+    pub const fn info(&self, ring: Paths) -> Info {
+        let longest = self.message_bytes_max;
+        let limits = Limits::copied(longest, self.peers_max, self.send_depth, &self.matching);
+        let paths = ring
+            .with_either(self.multishot, Paths::MULTISHOT_RECEIVE, Paths::ONE_SHOT_RECEIVE)
+            .with_either(self.multishot, Paths::PROVIDED_BUFFERS, Paths::OWN_BUFFERS)
+            .with(Paths::COPIED_SENDS);
+        Info::of_type("udp", EndpointType::Dgram, Caps::MATCHED, limits).with_paths(paths)
+    }
 }
 
 impl<'m, E: Enter> UdpPort<'m, E> {
@@ -118,7 +122,7 @@ impl<'m, E: Enter> UdpPort<'m, E> {
             ring,
             fd,
             config: *config,
-            info: info(config, ring.paths()),
+            info: config.info(ring.paths()),
             routes,
             peers: Peers::place(bump, config.peers_max)?,
             // Nobody is seen to come or to go.

@@ -1,0 +1,88 @@
+//! RDMA devices, by what `/sys` says of them: none is opened.
+
+use super::{Absence, Found, Hints, Transport};
+
+/// Where the kernel lists them.
+const CLASS: &str = "sys/class/infiniband";
+
+/// A port of a device.
+struct Port {
+    /// `rxe0/1`.
+    name: String,
+    device: String,
+    /// `ACTIVE`, `DOWN`, ..
+    state: String,
+    is_mlx5: bool,
+}
+
+/// Every port of every device.
+fn ports(hints: &Hints) -> Vec<Port> {
+    let ports_of = |device: String| {
+        let driver = hints.text(format!("{CLASS}/{device}/device/uevent")).unwrap_or_default();
+        let is_mlx5 = driver.lines().any(|line| line == "DRIVER=mlx5_core");
+        let numbers = hints.names(&format!("{CLASS}/{device}/ports")).into_iter();
+        let each = numbers.map(move |number| {
+            // `4: ACTIVE`
+            let state = hints.text(format!("{CLASS}/{device}/ports/{number}/state"));
+            let state = state.unwrap_or_default();
+            let state = state.split_once(':').map_or(state.as_str(), |(_number, word)| word);
+            let state = state.trim().to_owned();
+            Port { name: format!("{device}/{number}"), device: device.clone(), state, is_mlx5 }
+        });
+        each.collect::<Vec<_>>()
+    };
+    hints.names(CLASS).into_iter().flat_map(ports_of).collect()
+}
+
+/// What there is of `transport`: verbs or mlx5.
+pub(super) fn found(transport: Transport, hints: &Hints) -> Vec<Found> {
+    let direct = transport == Transport::Mlx5;
+    let ports: Vec<Port> = ports(hints).into_iter().filter(|p| p.is_mlx5 || !direct).collect();
+    if ports.is_empty() {
+        let why = if direct {
+            Absence::beyond_remedy("no device of the mlx5 driver (ConnectX)")
+        } else {
+            Absence::new(
+                "no RDMA device",
+                "sudo modprobe rdma_rxe && sudo rdma link add rxe0 type rxe netdev eth0 # Soft-RoCE over a network card",
+            )
+        };
+        return vec![Found::absent(transport, None, why)];
+    }
+    ports.into_iter().flat_map(|port| of_port(transport, port, hints)).collect()
+}
+
+fn of_port(transport: Transport, port: Port, hints: &Hints) -> Vec<Found> {
+    let absent = |why| vec![Found::absent(transport, Some(port.name.clone()), why)];
+    let built =
+        [(Transport::Verbs, cfg!(feature = "verbs")), (Transport::Mlx5, cfg!(feature = "mlx5"))];
+    if !built.contains(&(transport, true)) {
+        return absent(Absence::new(
+            format!("this build is without {transport}"),
+            format!("cargo build --release --features {transport}"),
+        ));
+    }
+    if !hints.names("dev/infiniband").iter().any(|name| name.starts_with("uverbs")) {
+        return absent(Absence::new("no /dev/infiniband/uverbs*", "sudo modprobe ib_uverbs"));
+    }
+    if port.state != "ACTIVE" {
+        let interface =
+            hints.text(format!("{CLASS}/{}/gid_attrs/ndevs/0", port.name.replace('/', "/ports/")));
+        let interface = interface.map_or(port.device, |text| text.trim().to_owned());
+        return vec![Found::absent(
+            transport,
+            Some(port.name),
+            Absence::new(
+                format!(
+                    "the port is {}",
+                    if port.state.is_empty() { "silent" } else { &port.state }
+                ),
+                format!("sudo ip link set {interface} up"),
+            ),
+        )];
+    }
+    absent(Absence::new(
+        "endpoints over it cannot be opened by this version",
+        "use its queue pairs (hostshim::verbs), or shm, tcp or udp",
+    ))
+}

@@ -1,0 +1,97 @@
+//! How much an endpoint is to hold, whatever it goes over.
+
+use spinwire_dataplane::provider::shm::ShmConfig;
+use spinwire_dataplane::provider::tcp::TcpConfig;
+use spinwire_dataplane::provider::udp::UdpConfig;
+use spinwire_dataplane::shm::Geometry;
+use spinwire_layouts::wire::datagram::DATAGRAM_LENGTH_MAX;
+
+use crate::domain::DomainConfig;
+use crate::tcp::TcpPlaneConfig;
+use crate::udp::UdpOptions;
+
+/// Longest message of a stream: a length of 24 bits.
+const STREAM_BYTES_MAX: usize = (1 << 24) - 1;
+/// Longest message of a lane is half its spill, which is a power of two.
+const LANE_BYTES_MAX: usize = 8 << 20;
+
+/// How much an endpoint is to hold, whatever it goes over. Where nothing is said, each transport has its own default.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sizes {
+    /// Longest message, in bytes. Each transport takes it, or as much as it can.
+    pub message_bytes: Option<usize>,
+    /// Rows of the address table.
+    pub peers: Option<u32>,
+    /// Sends whose completions may be outstanding.
+    pub send_depth: Option<u32>,
+    /// Receives that may be posted.
+    pub recv_depth: Option<u32>,
+}
+
+impl Sizes {
+    /// For messages of up to so many bytes.
+    #[must_use]
+    pub fn messages_of(bytes: usize) -> Self {
+        Self { message_bytes: Some(bytes), ..Self::default() }
+    }
+
+    /// For a domain that is made anew.
+    #[must_use]
+    pub fn domain(&self) -> DomainConfig {
+        let default = DomainConfig::default();
+        let mut geometry = default.geometry;
+        if let Some(bytes) = self.message_bytes {
+            let spill = bytes.min(LANE_BYTES_MAX).saturating_mul(2).next_power_of_two();
+            let spill = u32::try_from(spill).unwrap_or(u32::MAX).max(geometry.lane_spill_bytes);
+            // Long lanes are few, so that the segment stays of a size that a machine has.
+            let lanes = (1 << 26) / spill.max(1);
+            geometry = Geometry {
+                lane_spill_bytes: spill,
+                lane_count: geometry.lane_count.min(lanes.max(8)),
+                ..geometry
+            };
+        }
+        DomainConfig { geometry, ..default }
+    }
+
+    /// For an endpoint in a domain.
+    #[must_use]
+    pub fn shm(&self) -> ShmConfig {
+        let mut config = ShmConfig::default();
+        config.peers_max = self.peers.unwrap_or(config.peers_max);
+        config.send_depth = self.send_depth.unwrap_or(config.send_depth);
+        config.matching.recv_depth = self.recv_depth.unwrap_or(config.matching.recv_depth);
+        config
+    }
+
+    /// For a plane over TCP.
+    #[must_use]
+    pub fn tcp(&self) -> TcpPlaneConfig {
+        let mut port = TcpConfig::default();
+        port.peers_max = self.peers.unwrap_or(port.peers_max);
+        port.routes_max = port.routes_max.max(port.peers_max);
+        port.sockets_max = port.sockets_max.max(port.peers_max);
+        port.send_depth = self.send_depth.unwrap_or(port.send_depth);
+        port.matching.recv_depth = self.recv_depth.unwrap_or(port.matching.recv_depth);
+        if let Some(bytes) = self.message_bytes {
+            let most = u32::try_from(bytes.min(STREAM_BYTES_MAX)).unwrap_or(u32::MAX);
+            port.message_bytes_max = most;
+            port.credit_bytes = port.credit_bytes.max(most.saturating_mul(2));
+        }
+        TcpPlaneConfig { port, ..TcpPlaneConfig::default() }
+    }
+
+    /// For a port over UDP.
+    #[must_use]
+    pub fn udp(&self) -> UdpOptions {
+        let mut port = UdpConfig::default();
+        port.peers_max = self.peers.unwrap_or(port.peers_max);
+        port.send_depth = self.send_depth.unwrap_or(port.send_depth);
+        port.matching.recv_depth = self.recv_depth.unwrap_or(port.matching.recv_depth);
+        if let Some(bytes) = self.message_bytes {
+            port.message_bytes_max = bytes.min(DATAGRAM_LENGTH_MAX);
+            port.matching.unexpected_bytes_max = port.message_bytes_max;
+        }
+        UdpOptions { port, ..UdpOptions::default() }
+    }
+}

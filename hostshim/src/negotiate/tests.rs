@@ -1,0 +1,175 @@
+use spinwire_dataplane::provider::{Caps, Paths};
+
+use super::*;
+use crate::discover::{Absence, Sizes};
+
+fn info(transport: Transport, kind: EndpointType) -> Info {
+    let sizes = Sizes::default();
+    match (transport, kind) {
+        (Transport::Shm, _) => sizes.shm().info(kind, 65_536),
+        (_, EndpointType::Dgram) => sizes.udp().port.info(Paths::NONE),
+        (Transport::Verbs | Transport::Mlx5, _) => {
+            sizes.tcp().port.info(kind, Paths::NONE).with_latency(LatencyClass::Device)
+        }
+        _ => sizes.tcp().port.info(kind, Paths::NONE),
+    }
+}
+
+/// A machine that has everything.
+fn everything() -> Vec<Found> {
+    let kinds = [EndpointType::Msg, EndpointType::Rdm];
+    let mut found = vec![];
+    // In another order than that of any rank.
+    for (transport, device) in [
+        (Transport::Ofi, Some("tcp")),
+        (Transport::Tcp, None),
+        (Transport::Verbs, Some("rxe0/1")),
+        (Transport::Shm, None),
+    ] {
+        let device = device.map(str::to_owned);
+        found.extend(
+            kinds.map(|kind| Found::ready(transport, device.clone(), info(transport, kind))),
+        );
+    }
+    found.push(Found::ready(Transport::Udp, None, info(Transport::Udp, EndpointType::Dgram)));
+    found.push(Found::absent(Transport::Mlx5, None, Absence::beyond_remedy("no device")));
+    found
+}
+
+fn names(plan: &Plan) -> Vec<String> {
+    plan.choices.iter().map(Choice::to_string).collect()
+}
+
+#[test]
+fn the_preferred_type_comes_first_then_memory_devices_and_the_kernel() {
+    let plan = negotiate(&Requirements::default(), &everything());
+    assert_eq!(
+        names(&plan),
+        [
+            "shm rdm",
+            "verbs rxe0/1 rdm",
+            "tcp rdm",
+            "ofi tcp rdm",
+            "shm msg",
+            "verbs rxe0/1 msg",
+            "tcp msg",
+            "ofi tcp msg",
+        ]
+    );
+    assert_eq!(plan.rejected.len(), 2, "{plan}");
+    assert_eq!(plan.rejected[0].unmet.len(), 1, "{plan}");
+    assert!(
+        plan.to_string().contains("1. shm rdm: rdm is preferred, shared memory, if the peer"),
+        "{plan}"
+    );
+    let msg_first = Requirements::default().of_types(&[EndpointType::Msg, EndpointType::Rdm]);
+    assert_eq!(names(&negotiate(&msg_first, &everything()))[0], "shm msg");
+    assert_eq!(names(&negotiate(&Requirements::datagrams(), &everything())), ["udp dgram"]);
+    assert_eq!(negotiate(&Requirements::anything(), &everything()).choices.len(), 9);
+}
+
+#[test]
+fn where_the_peer_is_decides_about_shared_memory() {
+    let elsewhere = Requirements { peer: Peer::OtherHost, ..Requirements::default() };
+    let plan = negotiate(&elsewhere, &everything());
+    assert_eq!(names(&plan)[0], "verbs rxe0/1 rdm");
+    assert!(
+        plan.rejected.iter().any(|it| it.to_string().contains("shm rdm: reaches this host alone"))
+    );
+    let here = Requirements { peer: Peer::ThisHost, ..Requirements::default() };
+    assert!(negotiate(&here, &everything()).choices[0].reasons.contains(&Reason::MemoryHere));
+    let at = [
+        "tcp://h:1",
+        "shm://a",
+        "tcp://g:1",
+        "verbs://rxe0/h:1",
+        "verbs://rxe1/h:1",
+        "ofi://shm/x",
+    ];
+    let at = at.map(|text| text.parse().unwrap());
+    let plan = negotiate(&Requirements::default().for_peer_at(&at), &everything());
+    let found = names(&plan);
+    assert_eq!(
+        found[..4],
+        [
+            "shm rdm shm://a",
+            "verbs rxe0/1 rdm verbs://rxe0/h:1",
+            "tcp rdm tcp://h:1",
+            "tcp rdm tcp://g:1"
+        ]
+    );
+    assert!(
+        plan.rejected
+            .iter()
+            .any(|it| it.to_string().contains("ofi tcp rdm: the peer has no address ofi://"))
+    );
+}
+
+#[test]
+fn each_requirement_can_reject_and_all_that_do_are_named() {
+    let asks: [(Requirements, &str); 8] = [
+        (Requirements::default().with_caps(Caps::PARCEL), "capabilities: lacks parcel"),
+        (
+            Requirements::default().for_messages_of(1 << 20),
+            "bytes a message: has 65536, wanted 1048576",
+        ),
+        (
+            Requirements { inject_bytes: 1 << 20, ..Requirements::default() },
+            "bytes injected: has 65536",
+        ),
+        (Requirements { peers: 100, ..Requirements::default() }, "peers: has 16, wanted 100"),
+        (
+            Requirements { immediate_bits: 65, ..Requirements::default() },
+            "bits of immediate data: has 64",
+        ),
+        (
+            Requirements { ordered: true, ..Requirements::datagrams() },
+            "order: messages may overtake",
+        ),
+        (
+            Requirements { transports: vec![Transport::Shm], ..Requirements::default() },
+            "is not among the transports",
+        ),
+        (Requirements::datagrams(), "type: has rdm, wanted dgram"),
+    ];
+    for (wanted, says) in asks {
+        let plan = negotiate(&wanted, &everything());
+        let said: Vec<String> = plan.rejected.iter().map(Rejected::to_string).collect();
+        assert!(said.iter().any(|text| text.contains(says)), "{says}: {said:?}");
+    }
+    let both = Requirements { peers: 100, ..Requirements::default().with_caps(Caps::PARCEL) };
+    let plan = negotiate(&both, &everything());
+    let tcp = plan.rejected.iter().find(|it| it.found.to_string() == "tcp rdm").unwrap();
+    assert_eq!(tcp.unmet.len(), 2);
+}
+
+#[test]
+fn words_ask_for_types_and_capabilities() {
+    let wanted: Requirements = "tagged, msg,rdm,ordered".parse().unwrap();
+    assert_eq!(wanted.types, [EndpointType::Msg, EndpointType::Rdm]);
+    assert!(wanted.ordered && wanted.caps == Caps::TAGGED);
+    assert_eq!("".parse::<Requirements>().unwrap(), Requirements::anything());
+    let e = "tagged,fast".parse::<Requirements>().unwrap_err().to_string();
+    assert!(e.contains("\"fast\"") && e.contains("multi-recv"), "{e}");
+}
+
+#[test]
+fn a_walk_ends_with_the_first_that_opens_and_keeps_what_the_others_said() {
+    let plan = negotiate(&Requirements::default(), &everything());
+    let mut tried = Vec::new();
+    let walked = plan
+        .walk(|choice| {
+            tried.push(choice.to_string());
+            if choice.found.transport == Transport::Tcp { Ok(7) } else { Err("no") }
+        })
+        .unwrap();
+    assert_eq!(tried, ["shm rdm", "verbs rxe0/1 rdm", "tcp rdm"]);
+    assert_eq!((walked.value, walked.choice.to_string().as_str()), (7, "tcp rdm"));
+    assert_eq!(walked.failed[1].to_string(), "verbs rxe0/1 rdm: no");
+    let no_path = plan.walk(|_| Err::<(), _>("never")).unwrap_err();
+    let text = no_path.to_string();
+    assert_eq!((no_path.failed.len(), no_path.rejected.len()), (8, 2));
+    assert!(text.contains("ofi tcp msg: never") && text.contains("mlx5: no device"), "{text}");
+    let none = Plan::default().walk(|_| Ok::<(), &str>(())).unwrap_err().to_string();
+    assert!(none.starts_with("nothing here fulfils"), "{none}");
+}
