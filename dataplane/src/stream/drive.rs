@@ -54,6 +54,9 @@ impl<'m, E: Enter> Streams<'m, E> {
         if wants & (want::CANCEL | want::PAUSE) != 0 {
             self.stop(slot, row)?;
         }
+        if wants & want::WITHDRAW != 0 {
+            self.withdraw(row)?;
+        }
         if wants & want::RECEIVE != 0 {
             self.receive(slot, row)?;
         }

@@ -109,7 +109,6 @@ impl<E: Enter> Streams<'_, E> {
             return Err(self.refuse_for_now(conn, row, (1, 0)));
         };
         let length = from_usize(sge.length());
-        segment.from.set(0);
         segment.to.set(low(length));
         segment.address.set(address_of(sge.start()));
         segment.report.set(Report::Poster { context });

@@ -14,6 +14,8 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+mod operations;
+
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::io::{ErrorKind, Read, Write};
