@@ -104,6 +104,8 @@ pub struct StreamFeatures {
     pub bundles: bool,
     /// Sends without a copy (`SEND_ZC`); else all are copied.
     pub send_zero_copy: bool,
+    /// And of messages of many parts (`SENDMSG_ZC`); else such a message is a chain. Only where no buffers are registered.
+    pub sendmsg_zero_copy: bool,
     /// The arena of the ring is registered, so that what is sent without a copy is not pinned for each send.
     pub fixed_buffers: bool,
     /// Accepted connections live in the ring's own table of files, which the host has registered; else they are descriptors.
@@ -117,6 +119,7 @@ impl StreamFeatures {
         recv_multishot: false,
         bundles: false,
         send_zero_copy: false,
+        sendmsg_zero_copy: false,
         fixed_buffers: false,
         direct_files: false,
     };

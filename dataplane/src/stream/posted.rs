@@ -45,6 +45,7 @@ impl<E: Enter> Streams<'_, E> {
             .with_if(features.bundles, Paths::BUNDLES)
             .with_either(uncopied, Paths::ZERO_COPY_SENDS, Paths::COPIED_SENDS)
             .with_if(uncopied && features.fixed_buffers, Paths::REGISTERED_BUFFERS)
+            .with_if(uncopied && self.gathers_uncopied(), Paths::ZERO_COPY_MESSAGES)
     }
 
     /// The descriptors that it has and would close: what is left for the host to close where the ring was given up in the middle.

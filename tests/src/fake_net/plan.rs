@@ -60,6 +60,7 @@ impl Plan {
                 recv_multishot: rng.chance(60),
                 bundles: rng.chance(50),
                 send_zero_copy: rng.chance(60),
+                sendmsg_zero_copy: rng.chance(50),
                 fixed_buffers: false,
                 direct_files: rng.chance(50),
             },

@@ -211,6 +211,8 @@ fn denials() -> Vec<FeatureSet> {
         Feature::MultishotReceive,
         Feature::Bundles,
         Feature::SendZc,
+        // Then messages of many parts go uncopied as one.
+        Feature::Buffers,
         Feature::Files,
         Feature::PromptClose,
         Feature::DeferTaskrun,

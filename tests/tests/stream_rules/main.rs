@@ -48,6 +48,7 @@ const ALL: StreamFeatures = StreamFeatures {
     recv_multishot: true,
     bundles: true,
     send_zero_copy: true,
+    sendmsg_zero_copy: false,
     fixed_buffers: false,
     direct_files: false,
 };
