@@ -52,6 +52,8 @@ fn everything_arrives_once_and_in_order_and_nothing_is_left() {
         sum.failed += totals.failed;
         sum.sent.0 += totals.sent.0;
         sum.sent.1 += totals.sent.1;
+        sum.taken_back += totals.taken_back;
+        sum.late += totals.late;
         sum.writable += totals.writable;
         sum.cut += totals.cut;
         sum.overflows += totals.overflows;
@@ -67,6 +69,8 @@ fn everything_arrives_once_and_in_order_and_nothing_is_left() {
         sum.failed,
         sum.sent.0,
         sum.sent.1,
+        sum.taken_back,
+        sum.late,
         sum.writable,
         sum.cut,
         sum.overflows,

@@ -9,6 +9,7 @@ use super::{CloseReason, ConnId, StreamEvent};
 use crate::chain::{Cause, ChainEvent, ChainId, ChainOutcome, Remains, Why};
 use crate::id::{Generation, OpTag, WrId};
 use crate::table::NIL;
+use crate::time::Instant;
 use crate::uring::Enter;
 
 /// Numbers of errno(3) that say something about what to do next.
@@ -58,6 +59,9 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     fn received(&self, generation: Generation, slot: u32, cqe: &Cqe) -> Option<StreamEvent<'m>> {
         let Some((id, row)) = self.row_of(generation, slot) else { return self.stale(cqe) };
+        if row.late.get() {
+            self.heard_late(slot, row, cqe.res);
+        }
         if cqe.flags & cqe::MORE == 0 {
             row.clear(flag::ARMED | flag::STOPPING | flag::ONE_SHOT);
             row.end();
@@ -71,6 +75,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
         if cqe.res > 0 && row.phase.get() == Phase::Open && cqe.flags & cqe::BUFFER != 0 {
             row.came.set(self.now.get());
+            row.expects.set(Instant::NEVER);
             let bytes = cqe.res.cast_unsigned();
             self.count(|c| c.received_bytes = c.received_bytes.wrapping_add(widen(bytes)));
             let filled = self.buffers.filled(cqe.flags >> cqe::BUFFER_SHIFT, bytes);
@@ -100,6 +105,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             }
             0 => {
                 row.set(flag::PEER_CLOSED);
+                row.expects.set(Instant::NEVER);
                 Some(StreamEvent::PeerClosed(id))
             }
             res if res == -errno::ENOBUFS => {
@@ -303,6 +309,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         row.end();
         if !whole {
             self.want(id.slot(), 0);
+            self.settle_stranded((id, row), chain, flight);
             return;
         }
         let mut bytes = 0_u64;
@@ -386,14 +393,19 @@ impl<'m, E: Enter> Streams<'m, E> {
         if copied {
             row.set(flag::COPIED);
         }
-        let goes_on = open && exact && (copied || is_passing(cause));
+        let passes = open && exact && (copied || is_passing(cause));
+        let list = (&flight.segments.first, &flight.segments.last);
+        let torn = passes && self.drop_marked(row, list);
+        let goes_on = passes && !torn;
         if goes_on {
             let rest = (flight.segments.first.replace(NIL), flight.segments.last.replace(NIL));
             self.segments.prepend((&row.first, &row.last), rest);
         }
         self.leave((id, row), sent);
         self.finish_all(flight, false);
-        if open && !goes_on {
+        if torn {
+            self.end(id.slot(), row, CloseReason::Torn);
+        } else if open && !goes_on {
             let errno = cause.errno().unwrap_or(errno::EIO);
             self.not_taken(id.slot(), row, errno);
         }
@@ -443,7 +455,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// Less is queued than before: receives again, tells that there is room, and closes what was to be closed then.
-    fn eased(&self, id: ConnId, row: &'m Row) {
+    pub(super) fn eased(&self, id: ConnId, row: &'m Row) {
         let slot = id.slot();
         let low = widen(self.config.queue_low);
         if row.has(flag::CROWDED) && row.queued.get() <= low {

@@ -118,6 +118,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             self.finish(index, false);
         }
         row.queued.set(0);
+        row.late.set(false);
         let _not_parked = self.parked.unlink(slot);
         self.write_no_more(slot, row);
         row.wants.set(0);

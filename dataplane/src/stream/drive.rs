@@ -3,7 +3,7 @@
 //! What there is no room for stays wanted, and its row at the front of the list.
 
 use spinwire_layouts::uring::{FILE_INDEX_ALLOC, Sqe, accept, cancel, op, recvsend, sqe};
-use spinwire_layouts::word::{to_usize, widen};
+use spinwire_layouts::word::{from_usize, to_usize, widen};
 
 use super::row::{PARTS_MAX, Phase, Row, RowAddress, flag, want};
 use super::service::{LIST, Stage, Streams};
@@ -53,6 +53,9 @@ impl<'m, E: Enter> Streams<'m, E> {
         let wants = row.wants.get();
         if wants & (want::CANCEL | want::PAUSE) != 0 {
             self.stop(slot, row)?;
+        }
+        if wants & want::WITHDRAW != 0 {
+            self.withdraw(row)?;
         }
         if wants & want::RECEIVE != 0 {
             self.receive(slot, row)?;
@@ -303,7 +306,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         let least = self.config.zero_copy_min;
         let large = |bytes: u32| can && least != 0 && bytes >= least;
         let uncopied = parts.iter().take(count).any(|(_, bytes)| large(*bytes));
-        let gathered = count > 1 && !uncopied;
+        let gathered = count > 1 && (!uncopied || self.gathers_uncopied());
         if !gathered {
             // A chain that is longer than the queue would wait for room for ever.
             count = count.min(to_usize(widen(self.ring.entries().0)));
@@ -312,7 +315,11 @@ impl<'m, E: Enter> Streams<'m, E> {
         let id = row.id(slot);
         if gathered {
             let entry = [Entry::bytes(bytes, 0)];
-            return self.launch::<1>(id, row, (&entry, true, false), |chain, out| {
+            let opcode = if uncopied { op::SENDMSG_ZC } else { op::SENDMSG };
+            return self.launch::<1>(id, row, (&entry, true, uncopied), |chain, out| {
+                if uncopied {
+                    self.count(|c| c.zero_copy = c.zero_copy.wrapping_add(from_usize(count)));
+                }
                 row.gather(parts);
                 let name = chain.user_data(0).map_or(UNHEARD, |name| name.as_raw());
                 let Some(place) = out.first_mut() else { return };
@@ -321,7 +328,7 @@ impl<'m, E: Enter> Streams<'m, E> {
                     len: 1,
                     op_flags: SEND_FLAGS,
                     user_data: name,
-                    ..Self::on(row, op::SENDMSG)
+                    ..Self::on(row, opcode)
                 };
             });
         }
@@ -354,6 +361,13 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
         let entries = entries.get(..count).unwrap_or(&[]);
         self.launch::<PARTS_MAX>(id, row, (entries, false, uncopied), build)
+    }
+
+    /// Whether many parts go uncopied as one message. Not where the arena is registered: the parts of a message would be pinned and counted as
+    /// locked memory each time, which entries of a chain that name a registered buffer are not.
+    pub(super) const fn gathers_uncopied(&self) -> bool {
+        let features = &self.config.features;
+        features.sendmsg_zero_copy && !features.fixed_buffers
     }
 
     /// A send without a copy, out of the registered arena where it is that.

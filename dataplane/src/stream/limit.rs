@@ -15,6 +15,15 @@ const ACCEPT_AGAIN: Nanos = Nanos::from_millis(10);
 /// How long a connection that ends waits for its operations before they are cancelled again.
 const CANCEL_AGAIN: Nanos = Nanos::from_millis(10);
 
+/// What is due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Due {
+    /// The end of the connection.
+    End(CloseReason),
+    /// The time of an operation is up.
+    Operation,
+}
+
 impl<E: Enter> Streams<'_, E> {
     /// The first turn: what began before it began now.
     #[cold]
@@ -26,7 +35,24 @@ impl<E: Enter> Streams<'_, E> {
     }
 
     /// When a row is due, and why.
-    fn due(&self, row: &Row) -> Option<(Instant, CloseReason)> {
+    fn due(&self, row: &Row) -> Option<(Instant, Due)> {
+        let end = self.end_due(row).map(|(when, why)| (when, Due::End(why)));
+        let until = match row.phase.get() {
+            Phase::Open => row.soonest.get().min(row.expects.get()),
+            Phase::Connecting | Phase::Draining => row.soonest.get(),
+            Phase::Free | Phase::Listening | Phase::Parting | Phase::Closing | Phase::Ended => {
+                Instant::NEVER
+            }
+        };
+        if until == Instant::NEVER || end.is_some_and(|(when, _)| when <= until) {
+            end
+        } else {
+            Some((until, Due::Operation))
+        }
+    }
+
+    /// When a row is to end, and why.
+    fn end_due(&self, row: &Row) -> Option<(Instant, CloseReason)> {
         let after = |since: Instant, limit: Nanos, why| {
             (limit != Nanos::MAX).then(|| (since.saturating_add(limit), why))
         };
@@ -53,22 +79,20 @@ impl<E: Enter> Streams<'_, E> {
 
     /// Starts the timer of a row, or moves it to the sooner.
     pub(super) fn watch(&self, row: &Row, id: ConnId) {
+        let phase = row.phase.get();
+        if phase == Phase::Listening {
+            return;
+        }
         let limits =
             [self.config.connect_timeout, self.config.idle_timeout, self.config.send_timeout];
-        if row.phase.get() == Phase::Parting {
-            if let Some((when, _)) = self.due(row) {
-                self.set_timer(row, id, when);
-            }
-            return;
-        }
-        if row.phase.get() == Phase::Listening || limits == [Nanos::MAX; 3] {
-            return;
-        }
         // What is queued later has a limit of its own: it is looked at no later than that.
         let within = limits.into_iter().min().unwrap_or(Nanos::MAX);
-        let soonest = self.now.get().saturating_add(within);
-        let when = self.due(row).map_or(soonest, |(when, _)| when.min(soonest));
-        self.set_timer(row, id, when);
+        let looks = within != Nanos::MAX && phase != Phase::Parting;
+        let look = looks.then(|| self.now.get().saturating_add(within));
+        let due = self.due(row).map(|(when, _)| when);
+        if let Some(when) = look.into_iter().chain(due).min() {
+            self.set_timer(row, id, when);
+        }
     }
 
     fn set_timer(&self, row: &Row, id: ConnId, when: Instant) {
@@ -106,7 +130,13 @@ impl<E: Enter> Streams<'_, E> {
                 Phase::Free | Phase::Closing | Phase::Ended => {}
                 Phase::Connecting | Phase::Open | Phase::Draining | Phase::Parting => {
                     match self.due(row) {
-                        Some((when, reason)) if when <= now => self.end(id.slot(), row, reason),
+                        Some((when, Due::End(reason))) if when <= now => {
+                            self.end(id.slot(), row, reason);
+                        }
+                        Some((when, Due::Operation)) if when <= now => {
+                            self.expire_operations((id, row), now);
+                            self.watch(row, id);
+                        }
                         _ => self.watch(row, id),
                     }
                 }

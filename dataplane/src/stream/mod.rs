@@ -31,6 +31,7 @@
 //! | `drive` | turns wants into submissions, as far as there is room for them |
 //! | `arrive` | turns completions into events |
 //! | `limit` | timeouts |
+//! | `operation` | time limits of single operations, and what is taken back |
 //! | `audit` | whether all tables are as they should be, for tests |
 //!
 //! *A connection wants things of the ring* (to receive, to send, to be cancelled, to be closed), a bit each. A turn goes through the
@@ -57,6 +58,7 @@ mod audit;
 mod close;
 mod drive;
 mod limit;
+mod operation;
 mod posted;
 pub mod provided;
 mod row;
@@ -102,6 +104,8 @@ pub struct StreamFeatures {
     pub bundles: bool,
     /// Sends without a copy (`SEND_ZC`); else all are copied.
     pub send_zero_copy: bool,
+    /// And of messages of many parts (`SENDMSG_ZC`); else such a message is a chain. Only where no buffers are registered.
+    pub sendmsg_zero_copy: bool,
     /// The arena of the ring is registered, so that what is sent without a copy is not pinned for each send.
     pub fixed_buffers: bool,
     /// Accepted connections live in the ring's own table of files, which the host has registered; else they are descriptors.
@@ -115,6 +119,7 @@ impl StreamFeatures {
         recv_multishot: false,
         bundles: false,
         send_zero_copy: false,
+        sendmsg_zero_copy: false,
         fixed_buffers: false,
         direct_files: false,
     };
@@ -208,6 +213,9 @@ pub enum CloseReason {
     IdleTimeout,
     /// What was to be sent made no progress for too long.
     SendTimeout,
+    /// A part of what was handed in has gone when its own time was up, or it was to be taken back: what follows would be taken for the
+    /// rest of it.
+    Torn,
     /// The kernel has said of it what cannot be, so that bytes are missing. Others go on.
     Garbled,
     /// The ring is lost.
@@ -223,10 +231,22 @@ impl fmt::Display for CloseReason {
             Self::ConnectTimeout => f.write_str("not connected in time"),
             Self::IdleTimeout => f.write_str("idle for too long"),
             Self::SendTimeout => f.write_str("the other end takes nothing for too long"),
+            Self::Torn => f.write_str("a part of what was taken back has gone"),
             Self::Garbled => f.write_str("the kernel has said of it what cannot be"),
             Self::RingLost => f.write_str("the ring is lost"),
         }
     }
+}
+
+/// Why a loan was not sent.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Undone {
+    /// The connection has ended. A part of it may have gone.
+    Ended,
+    /// Its time was up ([`Streams::send_until`]), and no byte of it has gone.
+    TimedOut,
+    /// It was taken back ([`Streams::cancel_send`]), and no byte of it has gone.
+    Cancelled,
 }
 
 /// What happened.
@@ -264,7 +284,7 @@ pub enum StreamEvent<'m> {
         /// The buffer.
         loan: Loan<'m>,
     },
-    /// A loan was not sent, or not all of it, because the connection has ended.
+    /// A loan was not sent, or not all of it: the connection has ended, or it was taken back.
     NotSent {
         /// Where to.
         conn: ConnId,
@@ -272,6 +292,8 @@ pub enum StreamEvent<'m> {
         context: u64,
         /// The buffer.
         loan: Loan<'m>,
+        /// Why not.
+        why: Undone,
     },
     /// Posted memory is its poster's again.
     RangeBack {
@@ -284,6 +306,9 @@ pub enum StreamEvent<'m> {
     },
     /// There is room again, after a write or a send was refused.
     Writable(ConnId),
+    /// Nothing has come by the time that [`Streams::receive_until`] was given. Nothing is received until it is called again, or
+    /// [`Streams::resume`].
+    ReceiveTimedOut(ConnId),
     /// The other end sends no more. It may still receive.
     PeerClosed(ConnId),
     /// The connection is over, and its id is stale. What was handed in for it has come back before.

@@ -45,6 +45,7 @@ impl<E: Enter> Streams<'_, E> {
             .with_if(features.bundles, Paths::BUNDLES)
             .with_either(uncopied, Paths::ZERO_COPY_SENDS, Paths::COPIED_SENDS)
             .with_if(uncopied && features.fixed_buffers, Paths::REGISTERED_BUFFERS)
+            .with_if(uncopied && self.gathers_uncopied(), Paths::ZERO_COPY_MESSAGES)
     }
 
     /// The descriptors that it has and would close: what is left for the host to close where the ring was given up in the middle.
@@ -109,7 +110,6 @@ impl<E: Enter> Streams<'_, E> {
             return Err(self.refuse_for_now(conn, row, (1, 0)));
         };
         let length = from_usize(sge.length());
-        segment.from.set(0);
         segment.to.set(low(length));
         segment.address.set(address_of(sge.start()));
         segment.report.set(Report::Poster { context });

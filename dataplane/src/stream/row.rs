@@ -51,6 +51,8 @@ pub(super) mod want {
     /// All operations are to be cancelled.
     pub(crate) const CANCEL: u16 = 1 << 6;
     pub(crate) const CLOSE: u16 = 1 << 7;
+    /// What it sends just now is to be cancelled: some of it is taken back.
+    pub(crate) const WITHDRAW: u16 = 1 << 8;
 }
 
 /// What is true of a row: bits.
@@ -141,6 +143,11 @@ pub(super) struct Row {
     /// When something last came, and when something last went.
     pub(super) came: Cell<Instant>,
     pub(super) went: Cell<Instant>,
+    /// Not later than any time by which something of it is to be sent.
+    pub(super) soonest: Cell<Instant>,
+    /// When something is to come by, and whether nothing has, so that its receive is being stopped.
+    pub(super) expects: Cell<Instant>,
+    pub(super) late: Cell<bool>,
     pub(super) timer: Cell<Option<Key>>,
     /// Buffers of the service that it has, for copies of what is to be sent.
     pub(super) copies: Cell<u32>,
@@ -171,6 +178,9 @@ impl Row {
             queued: Cell::new(0),
             came: Cell::new(Instant::ORIGIN),
             went: Cell::new(Instant::ORIGIN),
+            soonest: Cell::new(Instant::NEVER),
+            expects: Cell::new(Instant::NEVER),
+            late: Cell::new(false),
             timer: Cell::new(None),
             copies: Cell::new(0),
             patience: Cell::new(0),

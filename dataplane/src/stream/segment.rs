@@ -10,10 +10,11 @@ use core::fmt;
 
 use spinwire_layouts::word::{to_usize, widen};
 
-use super::ConnId;
+use super::{ConnId, Undone};
 use crate::raw::loan::Loan;
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::NIL;
+use crate::time::Instant;
 
 /// What becomes of the buffer of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +43,10 @@ pub(super) struct Segment<'m> {
     pub(super) report: Cell<Report>,
     pub(super) conn: Cell<Option<ConnId>>,
     pub(super) sent: Cell<bool>,
+    /// When it is to be sent by.
+    pub(super) until: Cell<Instant>,
+    /// It is to be taken back, or was.
+    pub(super) undone: Cell<Option<Undone>>,
     pub(super) next: Cell<u32>,
 }
 
@@ -97,6 +102,8 @@ impl<'m> Segments<'m> {
                 report: Cell::new(Report::Nothing),
                 conn: Cell::new(None),
                 sent: Cell::new(false),
+                until: Cell::new(Instant::NEVER),
+                undone: Cell::new(None),
                 next: Cell::new(if next < count { next } else { NIL }),
             }
         })?;
@@ -134,6 +141,9 @@ impl<'m> Segments<'m> {
         let segment = self.at(index)?;
         self.free.set(segment.next.replace(NIL));
         self.free_count.set(self.free_count.get().wrapping_sub(1));
+        segment.from.set(0);
+        segment.until.set(Instant::NEVER);
+        segment.undone.set(None);
         Some((index, segment))
     }
 

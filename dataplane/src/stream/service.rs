@@ -9,7 +9,7 @@ use spinwire_layouts::word::{to_usize, widen};
 use super::provided::{BUFFERS_MAX, Filled, ProvidedBuffers};
 use super::row::{Phase, Row, RowAddress, flag, want};
 use super::segment::{List, Report, Segment, Segments};
-use super::{CloseReason, ConnId, StreamConfig, StreamCounters, StreamEvent};
+use super::{CloseReason, ConnId, StreamConfig, StreamCounters, StreamEvent, Undone};
 use crate::chain::{ChainConfig, ChainTable};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Generation, OpTag, WrId};
@@ -276,6 +276,9 @@ impl<'m, E: Enter> Streams<'m, E> {
         row.copies.set(0);
         row.cause.set(None);
         row.context.set(0);
+        row.soonest.set(Instant::NEVER);
+        row.expects.set(Instant::NEVER);
+        row.late.set(false);
         row.came.set(self.now.get());
         row.went.set(self.now.get());
         let id = row.id(slot);
@@ -374,7 +377,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         Ok(())
     }
 
-    /// Receives, or accepts, again.
+    /// Receives, or accepts, again. Whoever does so before he is told that a receive was late is not told.
     ///
     /// # Errors
     /// `UnknownAddress` or `StaleAddress`.
@@ -384,6 +387,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             return Ok(());
         }
         row.clear(flag::PAUSED);
+        row.late.set(false);
         if !row.has(flag::CROWDED) {
             row.wants.set(row.wants.get() & !want::PAUSE);
         }
@@ -421,6 +425,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         while let Some((index, segment)) = self.segments.next_ended() {
             let (loan, conn) = (segment.loan.take(), segment.conn.get());
             let (sent, report) = (segment.sent.get(), segment.report.get());
+            let why = segment.undone.get().unwrap_or(Undone::Ended);
             self.segments.put_free(index);
             if let (Some(conn), Report::Poster { context }) = (conn, report) {
                 return Some(StreamEvent::RangeBack { conn, context, sent });
@@ -429,7 +434,7 @@ impl<'m, E: Enter> Streams<'m, E> {
                 return Some(if sent {
                     StreamEvent::Sent { conn, context, loan }
                 } else {
-                    StreamEvent::NotSent { conn, context, loan }
+                    StreamEvent::NotSent { conn, context, loan, why }
                 });
             }
         }
@@ -440,6 +445,13 @@ impl<'m, E: Enter> Streams<'m, E> {
                 let reason = row.cause.get().unwrap_or(CloseReason::Closed);
                 self.release(slot, row);
                 return Some(StreamEvent::Closed { conn: id, reason });
+            }
+            if row.late.get() && row.phase.get() == Phase::Open && !row.has(flag::ARMED) {
+                row.late.set(false);
+                if row.has(flag::WRITABLE) {
+                    let _not_in_the_list = self.noted.push_back(LIST, slot);
+                }
+                return Some(StreamEvent::ReceiveTimedOut(id));
             }
             if row.has(flag::WRITABLE) {
                 row.clear(flag::WRITABLE | flag::REFUSED);

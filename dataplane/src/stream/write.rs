@@ -6,12 +6,13 @@ use super::ConnId;
 #[cfg(doc)]
 use super::StreamEvent;
 use super::row::{Phase, Row, flag, want};
-use super::segment::Report;
+use super::segment::{Report, Segment};
 use super::service::{LIST, Streams};
 use crate::error::{Fatal, Misuse, PostError, Refused, Retry};
 use crate::raw::kernel_memory::address_of;
 use crate::raw::loan::Loan;
 use crate::table::{count, wide};
+use crate::time::Instant;
 use crate::uring::Enter;
 
 /// The most that one operation sends (`MAX_RW_COUNT` of the kernel, for pages of 4 KiB).
@@ -67,7 +68,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         for piece in rest.chunks(each) {
             if let Some(mut loan) = self.copies.lend() {
                 let _fits = loan.fill(piece);
-                self.queue(conn, row, (loan, Report::Nothing));
+                let _there_is_one = self.queue(conn, row, (loan, Report::Nothing));
                 row.copies.set(row.copies.get().wrapping_add(1));
             }
         }
@@ -90,6 +91,22 @@ impl<'m, E: Enter> Streams<'m, E> {
         loan: Loan<'m>,
         context: u64,
     ) -> Result<(), Refused<Loan<'m>>> {
+        self.send_until(conn, (loan, context), Instant::NEVER)
+    }
+
+    /// Sends the bytes of a loan, which are to be with the network by `until`. If they are not, the kernel is asked to cancel what it does of
+    /// them, and when it has, [`StreamEvent::NotSent`] gives the loan back ([`Undone::TimedOut`](super::Undone::TimedOut)); the connection
+    /// goes on. Where a part of them has gone the connection ends ([`CloseReason::Torn`](super::CloseReason::Torn)), as what would
+    /// follow could not be told from the rest.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_until(
+        &self,
+        conn: ConnId,
+        (loan, context): (Loan<'m>, u64),
+        until: Instant,
+    ) -> Result<(), Refused<Loan<'m>>> {
         let row = match self.writable(conn, loan.len()) {
             Ok(row) => row,
             Err(error) => return Err(Refused::new(error, loan)),
@@ -101,9 +118,16 @@ impl<'m, E: Enter> Streams<'m, E> {
             return Err(Refused::new(self.refuse_for_now(conn, row, (1, 0)), loan));
         }
         let length = from_usize(loan.len());
-        self.queue(conn, row, (loan, Report::Owner { context }));
+        let queued = self.queue(conn, row, (loan, Report::Owner { context }));
         self.queued_more(row, length);
         self.want(conn.slot(), want::SEND);
+        if until < row.soonest.get() {
+            row.soonest.set(until);
+            self.watch(row, conn);
+        }
+        if let Some(segment) = queued {
+            segment.until.set(until);
+        }
         Ok(())
     }
 
@@ -188,6 +212,10 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     /// The segment is over.
     pub(super) fn finish(&self, index: u32, sent: bool) {
+        if let Some(segment) = self.segments.at(index) {
+            // Whatever was meant with it: it was sent, or its connection has ended.
+            segment.undone.set(None);
+        }
         if let Some(segment) = self.segments.at(index)
             && segment.report.get() == Report::Nothing
             && let Some(row) = segment.conn.get().and_then(|conn| self.row(conn).ok())
@@ -255,15 +283,20 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// There is a segment.
-    fn queue(&self, conn: ConnId, row: &Row, (loan, report): (Loan<'m>, Report)) {
-        let Some((index, segment)) = self.segments.take_free() else { return };
-        segment.from.set(0);
+    fn queue(
+        &self,
+        conn: ConnId,
+        row: &Row,
+        (loan, report): (Loan<'m>, Report),
+    ) -> Option<&'m Segment<'m>> {
+        let (index, segment) = self.segments.take_free()?;
         segment.to.set(low(from_usize(loan.len())));
         segment.address.set(address_of(loan.range().0));
         segment.report.set(report);
         segment.conn.set(Some(conn));
         segment.loan.set(Some(loan));
         self.segments.push_back((&row.first, &row.last), index);
+        Some(segment)
     }
 
     pub(super) fn queued_more(&self, row: &Row, bytes: u64) {

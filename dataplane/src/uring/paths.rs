@@ -63,6 +63,8 @@ paths! {
     COPIED_SENDS = 18 "copied-sends";
     /// The memory that is sent from is registered (`IORING_REGISTER_BUFFERS2`), and not pinned for each send.
     REGISTERED_BUFFERS = 19 "registered-buffers";
+    /// Instead: it is pinned for each send, and messages of many parts go as one (`IORING_OP_SENDMSG_ZC`).
+    ZERO_COPY_MESSAGES = 20 "zero-copy-messages";
 }
 
 impl Paths {

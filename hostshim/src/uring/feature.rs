@@ -87,7 +87,7 @@ features! {
     /// `IORING_OP_SEND_ZC`.
     SendZc = 18 "send_zc", 0, "what is sent is copied";
     /// `IORING_OP_SENDMSG_ZC`.
-    SendMsgZc = 19 "sendmsg_zc", 0, "what is sent is copied";
+    SendMsgZc = 19 "sendmsg_zc", 0, "messages of many parts go as a chain of sends";
     /// A slot of the table of files lets go of its file at once, and not when every operation that is under way has ended, as before
     /// Linux 6.12 or so.
     PromptClose = 20 "prompt_close", 0, "accepted connections are descriptors of the process";

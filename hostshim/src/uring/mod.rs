@@ -213,6 +213,7 @@ impl Uring {
             recv_multishot: has(Feature::MultishotReceive),
             bundles: has(Feature::Bundles),
             send_zero_copy: has(Feature::SendZc),
+            sendmsg_zero_copy: has(Feature::SendZc) && has(Feature::SendMsgZc),
             fixed_buffers: self.fixed.get() > 0,
             direct_files: self.files > 0 && has(Feature::PromptClose),
         }

@@ -268,6 +268,7 @@ impl<'k> FakeNet<'k> {
             | op::SEND
             | op::SENDMSG
             | op::SEND_ZC
+            | op::SENDMSG_ZC
             | op::SHUTDOWN => {
                 assert!(self.sockets.contains_key(&name), "EBADF: {entry:?}");
                 let operation = Operation { entry, name, done: 0, behind: chain };

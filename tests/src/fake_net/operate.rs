@@ -22,7 +22,7 @@ fn result(bytes: usize) -> i32 {
 
 /// What it sends: addresses and lengths.
 fn pieces(entry: &Sqe) -> Vec<(u64, usize)> {
-    if entry.opcode != op::SENDMSG {
+    if !matches!(entry.opcode, op::SENDMSG | op::SENDMSG_ZC) {
         return vec![(entry.addr, usize::try_from(entry.len).unwrap())];
     }
     // `struct msghdr`: the vector is its third word, and its length the fourth.
@@ -32,6 +32,11 @@ fn pieces(entry: &Sqe) -> Vec<(u64, usize)> {
         (memory::word(at), usize::try_from(memory::word(at + 8)).unwrap())
     };
     (0..length).map(piece).collect()
+}
+
+/// Whether its completion may be followed by a notification.
+const fn is_zero_copy(entry: &Sqe) -> bool {
+    matches!(entry.opcode, op::SEND_ZC | op::SENDMSG_ZC)
 }
 
 fn bytes_of(entry: &Sqe) -> Vec<u8> {
@@ -81,14 +86,14 @@ impl FakeNet<'_> {
 
     /// What never began. A zero-copy send has a notification even so, announced or not.
     fn cancel_linked(&mut self, entry: &Sqe, rng: &mut Rng) {
-        let zero_copy = entry.opcode == op::SEND_ZC && rng.chance(50);
+        let zero_copy = is_zero_copy(entry) && rng.chance(50);
         let flags = if zero_copy { cqe::MORE } else { 0 };
         self.kernel.complete(entry.user_data, ECANCELED, flags);
         if zero_copy {
             let name = (entry.flags & sqe::FIXED_FILE != 0, entry.fd);
             let notice = Notice { user_data: entry.user_data, name, pieces: Vec::new() };
             self.notices.push(notice);
-        } else if entry.opcode == op::SEND_ZC && rng.chance(50) {
+        } else if is_zero_copy(entry) && rng.chance(50) {
             self.kernel.complete(entry.user_data, 0, cqe::NOTIF);
         }
     }
@@ -190,7 +195,7 @@ impl FakeNet<'_> {
             entry.op_flags & WHOLE == WHOLE,
             "a short send would not break its chain, or kills"
         );
-        let zero_copy = entry.opcode == op::SEND_ZC;
+        let zero_copy = is_zero_copy(entry);
         let socket = &self.sockets[&name];
         let (peer, gone) = (socket.peer, socket.shut || !socket.connected);
         let bytes = bytes_of(entry);
@@ -217,7 +222,7 @@ impl FakeNet<'_> {
 
     /// A zero-copy send that failed before anything else: with a notification or without.
     fn fail(&mut self, at: usize, res: i32, rng: &mut Rng) {
-        let zero_copy = self.operations[at].entry.opcode == op::SEND_ZC;
+        let zero_copy = is_zero_copy(&self.operations[at].entry);
         if zero_copy && rng.chance(50) {
             self.sent(at, res, rng)
         } else {
@@ -231,8 +236,13 @@ impl FakeNet<'_> {
             return self.end(at, res, 0, rng);
         }
         let Operation { entry, name, done, .. } = self.operations[at];
-        let pieces =
-            if done > 0 { vec![(entry.addr, memory::read(entry.addr, done))] } else { Vec::new() };
+        let mut left = done;
+        let pieces = pieces(&entry).into_iter().filter_map(|(at, length)| {
+            let part = length.min(left);
+            left -= part;
+            (part > 0).then(|| (at, memory::read(at, part)))
+        });
+        let pieces = pieces.collect();
         self.end(at, res, cqe::MORE, rng);
         self.notices.push(Notice { user_data: entry.user_data, name, pieces });
         if rng.chance(self.manner.notifies) {
@@ -268,8 +278,8 @@ impl FakeNet<'_> {
         match (entry.opcode, done) {
             // That runs, and ends soon.
             (op::SHUTDOWN, _) => {}
-            (op::SEND_ZC, 0) => self.fail(at, ECANCELED, rng),
-            (op::SEND_ZC, done) => self.sent(at, result(done), rng),
+            (op::SEND_ZC | op::SENDMSG_ZC, 0) => self.fail(at, ECANCELED, rng),
+            (op::SEND_ZC | op::SENDMSG_ZC, done) => self.sent(at, result(done), rng),
             (_, 0) => self.end(at, ECANCELED, 0, rng),
             (_, done) => self.end(at, result(done), 0, rng),
         }

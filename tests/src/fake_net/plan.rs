@@ -23,6 +23,8 @@ pub struct Plan {
     pub peers: usize,
     /// Turns of chaos.
     pub turns: usize,
+    /// Of 100 sends of loans, so many have a time limit of their own.
+    pub limits: u64,
     /// The oracle takes this byte of every connection for another: it has to find that out.
     pub canary: Option<usize>,
 }
@@ -58,6 +60,7 @@ impl Plan {
                 recv_multishot: rng.chance(60),
                 bundles: rng.chance(50),
                 send_zero_copy: rng.chance(60),
+                sendmsg_zero_copy: rng.chance(50),
                 fixed_buffers: false,
                 direct_files: rng.chance(50),
             },
@@ -96,7 +99,9 @@ impl Plan {
         };
         let fair_sends = rng.chance(50);
         let config = StreamConfig { linger_timeout, linger_bytes, fair_sends, ..config };
-        Self { seed, config, kernel, manner, peers: rng.between(1, 20), turns: 300, canary: None }
+        let peers = rng.between(1, 20);
+        let limits = percent(&mut rng, 60);
+        Self { seed, config, kernel, manner, peers, turns: 300, limits, canary: None }
     }
 
     /// Runs it, and panics where anything is not as it should be.
@@ -131,6 +136,10 @@ pub struct Totals {
     pub failed: u64,
     /// Loans that came back as sent, and as not sent.
     pub sent: (u64, u64),
+    /// Loans that came back because their time was up or the application wanted them, and nothing of them had gone.
+    pub taken_back: u64,
+    /// Times that nothing came when something was to.
+    pub late: u64,
     /// Times that the application was told to write again.
     pub writable: u64,
     /// Entries of chains that were cut.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use spinwire_dataplane::error::{PostError, Refused};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::raw::loan::Loan;
-use spinwire_dataplane::stream::{CloseReason, ConnId, StreamEvent, Streams};
+use spinwire_dataplane::stream::{CloseReason, ConnId, StreamEvent, Streams, Undone};
 use spinwire_dataplane::time::Instant;
 use spinwire_dataplane::uring::{EnterError, Ring};
 use spinwire_layouts::uring::SockAddr;
@@ -48,7 +48,13 @@ struct Conn {
     dialled: Option<usize>,
     up: bool,
     received: Vec<u8>,
-    sent: Vec<u8>,
+    /// What was handed in, and not taken back, with the number of what may be.
+    sent: Vec<(Option<u64>, Vec<u8>)>,
+    /// Some of it had a time limit, or was taken back.
+    limited: bool,
+    /// When something is to come by; and whether it was told that nothing has.
+    expects: Option<u64>,
+    late: bool,
     todo: VecDeque<Vec<u8>>,
     blocked: bool,
     heard_end: bool,
@@ -60,6 +66,10 @@ struct Conn {
 }
 
 impl Conn {
+    fn sent(&self) -> Vec<u8> {
+        self.sent.iter().flat_map(|(_, bytes)| bytes).copied().collect()
+    }
+
     fn peer(&self) -> Option<usize> {
         let first = self.received.get(..2)?;
         self.dialled.or_else(|| Some(usize::from(u16::from_le_bytes(first.try_into().unwrap()))))
@@ -72,6 +82,14 @@ impl Conn {
             None => (0..net.peers.len()).any(|peer| net.has_failed(peer)),
         }
     }
+}
+
+/// A loan that is being sent.
+struct Lent {
+    to: ConnId,
+    bytes: Vec<u8>,
+    until: Instant,
+    taken_back: bool,
 }
 
 struct World<'p, 'k, 's, 'm> {
@@ -88,7 +106,7 @@ struct World<'p, 'k, 's, 'm> {
     /// Bytes of each script that were let go.
     told: Vec<usize>,
     held: Vec<Loan<'m>>,
-    lent: BTreeMap<u64, (ConnId, Vec<u8>)>,
+    lent: BTreeMap<u64, Lent>,
     next_context: u64,
     totals: Totals,
     settling: bool,
@@ -269,13 +287,39 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
             }
             94..=95 => self.streams.pause(self.listener).unwrap(),
             96..=97 => self.streams.resume(self.listener).unwrap(),
+            98 => self.take_back(at),
+            _ if self.rng.chance(self.plan.limits) => self.expect(at),
             _ => {}
         }
     }
 
+    /// Takes back what it has sent last, if it may be.
+    fn take_back(&mut self, at: usize) {
+        let (id, conn) = &mut self.conns[at];
+        let of = |lent: &&mut Lent| lent.to == *id && self.plan.limits > 0;
+        let Some((context, lent)) =
+            self.lent.iter_mut().rev().find(|(_, lent)| of(lent)).map(|(c, l)| (*c, l))
+        else {
+            return;
+        };
+        if self.streams.cancel_send(*id, context).is_ok() {
+            lent.taken_back = true;
+            conn.limited = true;
+        }
+    }
+
+    /// Something is to come soon.
+    fn expect(&mut self, at: usize) {
+        let until = self.now + self.rng.below(30_000_000);
+        self.streams.receive_until(self.conns[at].0, Instant::from_nanos(until)).unwrap();
+        let conn = &mut self.conns[at].1;
+        (conn.expects, conn.late, conn.paused) = (Some(until), false, false);
+    }
+
     fn resume(&mut self, at: usize) {
         self.streams.resume(self.conns[at].0).unwrap();
-        self.conns[at].1.paused = false;
+        let conn = &mut self.conns[at].1;
+        (conn.paused, conn.late) = (false, false);
     }
 
     fn close(&mut self, at: usize) {
@@ -293,7 +337,7 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
             && let Some(bytes) = conn.todo.pop_front()
         {
             match self.streams.write(*id, &bytes) {
-                Ok(()) => conn.sent.extend(bytes),
+                Ok(()) => conn.sent.push((None, bytes)),
                 Err(PostError::Retry(_)) => {
                     conn.blocked = true;
                     conn.todo.push_front(bytes);
@@ -301,7 +345,7 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
                 Err(PostError::Misuse(_)) => assert!(bytes.len() > 1, "one byte always fits"),
                 Err(PostError::Fatal(_)) => {
                     let gone = conn.closing || conn.shut || conn.may_fail(&self.net);
-                    assert!(gone || self.plan.has_timeouts(), "{conn:?}");
+                    assert!(gone || conn.limited || self.plan.has_timeouts(), "{conn:?}");
                     conn.todo.clear();
                 }
             }
@@ -327,11 +371,16 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
             conn.todo.push_back(bytes);
             return;
         }
-        match self.streams.send(*id, loan, context) {
+        let until = match self.rng.chance(self.plan.limits) {
+            true => Instant::from_nanos(self.now + self.rng.below(30_000_000)),
+            false => Instant::NEVER,
+        };
+        match self.streams.send_until(*id, (loan, context), until) {
             Ok(()) => {
                 self.next_context += 1;
-                conn.sent.extend(&bytes);
-                self.lent.insert(context, (*id, bytes));
+                conn.limited |= until != Instant::NEVER;
+                conn.sent.push((Some(context), bytes.clone()));
+                self.lent.insert(context, Lent { to: *id, bytes, until, taken_back: false });
             }
             Err(Refused { error: PostError::Retry(_), item }) => {
                 assert!(*item == *bytes);
@@ -363,9 +412,28 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
                 self.came_back((conn, context), &loan);
                 self.totals.sent.0 += 1;
             }
-            StreamEvent::NotSent { conn, context, loan } => {
-                self.came_back((conn, context), &loan);
+            StreamEvent::NotSent { conn, context, loan, why } => {
+                let lent = self.came_back((conn, context), &loan);
                 self.totals.sent.1 += 1;
+                let at = self.find(conn);
+                match why {
+                    Undone::Ended => return,
+                    Undone::TimedOut => assert!(lent.until.as_nanos() <= self.now, "too early"),
+                    Undone::Cancelled => assert!(lent.taken_back, "nobody has taken it back"),
+                }
+                self.totals.taken_back += 1;
+                self.conns[at].1.sent.retain(|(of, _)| *of != Some(context));
+            }
+            StreamEvent::ReceiveTimedOut(id) => {
+                let at = self.find(id);
+                let conn = &mut self.conns[at].1;
+                assert!(conn.expects.take().is_some_and(|until| until <= self.now), "too early");
+                self.totals.late += 1;
+                if self.settling {
+                    self.resume(at);
+                } else {
+                    (conn.late, conn.paused) = (true, true);
+                }
             }
             StreamEvent::Writable(id) => {
                 let at = self.find(id);
@@ -387,16 +455,19 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
         }
     }
 
-    fn came_back(&mut self, (conn, context): (ConnId, u64), loan: &Loan<'m>) {
-        let (of, bytes) = self.lent.remove(&context).expect("a loan that came back before");
-        assert!(of == conn && **loan == *bytes, "another loan");
+    fn came_back(&mut self, (conn, context): (ConnId, u64), loan: &Loan<'m>) -> Lent {
+        let lent = self.lent.remove(&context).expect("a loan that came back before");
+        assert!(lent.to == conn && **loan == *lent.bytes, "another loan");
         let (_, conn) = &self.conns[self.find(conn)];
         assert!(conn.over.is_none(), "after its connection was closed");
+        lent
     }
 
     fn received(&mut self, at: usize, loan: Loan<'m>) {
         let conn = &mut self.conns[at].1;
         assert!(conn.up && conn.over.is_none() && !conn.heard_end);
+        assert!(!conn.late, "after it was told that nothing has come");
+        conn.expects = None;
         conn.received.extend(&*loan);
         if let Some(peer) = conn.peer() {
             let script = &self.scripts[peer];
@@ -428,7 +499,7 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
         let conn = &mut self.conns[at].1;
         assert!(conn.over.is_none(), "closed twice");
         conn.over = Some(reason);
-        let owed = self.lent.values().filter(|(of, _)| *of == id).count();
+        let owed = self.lent.values().filter(|lent| lent.to == id).count();
         assert!(owed == 0, "{owed} loans of a closed connection have not come back");
         let failed = conn.may_fail(&self.net);
         match reason {
@@ -436,7 +507,7 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
                 assert!(conn.closing, "nobody closed it");
                 let peer = conn.peer().or(conn.dialled);
                 if let Some(peer) = peer.filter(|_| conn.up) {
-                    let all = self.net.peers[peer].incoming == conn.sent;
+                    let all = self.net.peers[peer].incoming == conn.sent();
                     assert!(all || failed, "closed, but not all of it has arrived");
                     let cut = self.net.peers[peer].cut;
                     assert!(
@@ -456,6 +527,7 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
             CloseReason::ConnectTimeout | CloseReason::IdleTimeout | CloseReason::SendTimeout => {
                 assert!(self.plan.has_timeouts());
             }
+            CloseReason::Torn => assert!(conn.limited, "nothing was taken back"),
             CloseReason::Garbled => panic!("this kernel says nothing that cannot be"),
             CloseReason::RingLost => panic!("the ring is there"),
         }
@@ -522,7 +594,7 @@ impl<'p, 'k, 's, 'm> World<'p, 'k, 's, 'm> {
             let Some(peer) = conn.peer() else { continue };
             assert!(seen.insert(peer), "one peer has two connections");
             let incoming = &self.net.peers[peer].incoming;
-            assert!(conn.sent.starts_with(incoming), "what has arrived is not what was sent");
+            assert!(conn.sent().starts_with(incoming), "what has arrived is not what was sent");
         }
     }
 }

@@ -77,6 +77,7 @@ impl<E: Enter> Echo<'_, '_, E> {
                         | StreamEvent::Connected(_)
                         | StreamEvent::NotSent { .. }
                         | StreamEvent::Writable(_)
+                        | StreamEvent::ReceiveTimedOut(_)
                         | StreamEvent::PeerClosed(_)
                         | StreamEvent::RangeBack { .. }
                         | StreamEvent::Closed { .. } => return done,

@@ -74,6 +74,7 @@ impl<'m> Victim<'m> {
             StreamEvent::AcceptFailed { .. }
             | StreamEvent::RangeBack { .. }
             | StreamEvent::Writable(_)
+            | StreamEvent::ReceiveTimedOut(_)
             | StreamEvent::PeerClosed(_) => {}
         }
         check(&self.held);

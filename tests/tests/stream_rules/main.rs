@@ -5,6 +5,7 @@
 //!   queues.rs    submission queues of every size, full at every position; the ring of provided buffers, round and round
 //!   fixed.rs     sends out of a registered arena
 //!   ends.rs      closing, aborting, resetting, time limits, a lost ring
+//!   operations.rs  time limits of single operations, and what is taken back
 //!   hostile.rs   a kernel that completes anything
 //!   one_ring     files on the same ring, here and on the real kernel
 //! ```
@@ -22,6 +23,7 @@ mod fixed;
 mod hostile;
 mod notices;
 mod one_ring;
+mod operations;
 mod queues;
 
 use core::cell::Cell;
@@ -46,6 +48,7 @@ const ALL: StreamFeatures = StreamFeatures {
     recv_multishot: true,
     bundles: true,
     send_zero_copy: true,
+    sendmsg_zero_copy: false,
     fixed_buffers: false,
     direct_files: false,
 };

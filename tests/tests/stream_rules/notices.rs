@@ -1,11 +1,13 @@
 //! Results, announcements and notifications of zero-copy sends.
 
-use spinwire_dataplane::stream::{CloseReason, StreamEvent};
+use spinwire_dataplane::stream::{CloseReason, StreamConfig, StreamEvent, StreamFeatures};
 use spinwire_dataplane::uring::EnterError;
-use spinwire_layouts::uring::{cqe, op};
+use spinwire_layouts::uring::{Sqe, cqe, op};
+use spinwire_layouts::word::low;
 use spinwire_tests::fake_kernel::FakeConfig;
+use spinwire_tests::fake_net::memory;
 
-use super::{Rig, config, with};
+use super::{ALL, Rig, config, with};
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Outcome {
@@ -152,4 +154,78 @@ fn where_nothing_can_go_uncopied_it_is_copied() {
             assert!(matches!(rig.events().as_slice(), [StreamEvent::Sent { .. }]));
         });
     }
+}
+
+/// Three loans as one message, whose result stops at any byte: one notification for all, and only if it was announced.
+#[test]
+fn a_message_of_many_parts_has_one_notification_and_goes_on_from_the_exact_byte() {
+    let features = StreamFeatures { sendmsg_zero_copy: true, ..ALL };
+    let config = StreamConfig { features, zero_copy_min: 8, ..config() };
+    let lengths = [3_u32, 16, 9];
+    for sent in 0..=28_u32 {
+        for announced in [false, true] {
+            with(&config, FakeConfig::default(), |rig| {
+                let (conn, _receive) = rig.connection();
+                rig.send(conn, b"abc", 0);
+                rig.send(conn, BYTES, 1);
+                rig.send(conn, b"nine more", 2);
+                let entry = rig.submitted_one(op::SENDMSG_ZC);
+                assert_eq!(parts(&entry).map(|(_, length)| length).collect::<Vec<_>>(), lengths);
+                let first = parts(&entry).collect::<Vec<_>>();
+                let res = if sent == 0 { -125 } else { sent.cast_signed() };
+                rig.complete(&entry, res, if announced { cqe::MORE } else { 0 });
+                let mut back = rig.events();
+                if announced {
+                    assert!(back.is_empty(), "{sent}: the network has it");
+                    rig.complete(&entry, 0, cqe::NOTIF);
+                    back = rig.events();
+                }
+                // What was sent whole comes back; the rest is submitted from the byte where it stopped.
+                let (mut left, mut expected) = (sent, Vec::new());
+                let mut whole = 0;
+                for (address, length) in first {
+                    let part = length.min(left);
+                    left -= part;
+                    if part == length {
+                        whole += 1;
+                    } else {
+                        expected.push((address + u64::from(part), length - part));
+                    }
+                }
+                let contexts = back.iter().map(|event| {
+                    let StreamEvent::Sent { context, .. } = event else { panic!("{event:?}") };
+                    *context
+                });
+                assert_eq!(contexts.collect::<Vec<_>>(), (0..whole).collect::<Vec<_>>());
+                rig.turn();
+                let taken = rig.taken();
+                let again: Vec<_> = taken.iter().flat_map(parts).collect();
+                assert_eq!(again, expected, "{sent}");
+            });
+        }
+    }
+}
+
+/// A chain where the arena is registered: entries that name a registered buffer have nothing pinned.
+#[test]
+fn registered_memory_goes_as_a_chain() {
+    let features = StreamFeatures { sendmsg_zero_copy: true, fixed_buffers: true, ..ALL };
+    with(&StreamConfig { features, ..config() }, FakeConfig::default(), |rig| {
+        let (conn, _receive) = rig.connection();
+        rig.send(conn, BYTES, 0);
+        rig.send(conn, BYTES, 1);
+        assert_eq!(rig.submitted(op::SEND_ZC).len(), 2);
+    });
+}
+
+/// What an entry sends: addresses and lengths.
+fn parts(entry: &Sqe) -> impl Iterator<Item = (u64, u32)> {
+    let many = matches!(entry.opcode, op::SENDMSG | op::SENDMSG_ZC);
+    let (vector, count) =
+        if many { (memory::word(entry.addr + 16), memory::word(entry.addr + 24)) } else { (0, 1) };
+    let (addr, len) = (entry.addr, entry.len);
+    (0..count).map(move |at| match many {
+        true => (memory::word(vector + at * 16), low(memory::word(vector + at * 16 + 8))),
+        false => (addr, len),
+    })
 }

@@ -84,6 +84,7 @@ pub(crate) fn serve(address: &str, store: &mut Store) -> Result<Infallible, Fail
                 StreamEvent::AcceptFailed { .. }
                 | StreamEvent::Connected(_)
                 | StreamEvent::RangeBack { .. }
+                | StreamEvent::ReceiveTimedOut(_)
                 | StreamEvent::Writable(_) => {}
             }
             let conn = starved.pop_front().unwrap_or(conn);
@@ -111,6 +112,7 @@ const fn conn_of(event: &StreamEvent<'_>) -> Option<ConnId> {
         StreamEvent::AcceptFailed { .. }
         | StreamEvent::Connected(_)
         | StreamEvent::RangeBack { .. }
+        | StreamEvent::ReceiveTimedOut(_)
         | StreamEvent::Writable(_) => None,
     }
 }

@@ -230,6 +230,7 @@ fn answer<'m, E: Enter>(streams: &Streams<'m, E>, event: StreamEvent<'m>) -> Res
         | StreamEvent::NotSent { .. }
         | StreamEvent::RangeBack { .. }
         | StreamEvent::Writable(_)
+        | StreamEvent::ReceiveTimedOut(_)
         | StreamEvent::Closed { .. } => {}
     }
     Ok(())

@@ -49,6 +49,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             | StreamEvent::Sent { .. }
             | StreamEvent::NotSent { .. }
             | StreamEvent::Writable(_)
+            | StreamEvent::ReceiveTimedOut(_)
             | StreamEvent::PeerClosed(_)
             | StreamEvent::Closed { .. }) => self.take_rare(&rare),
         }
@@ -82,6 +83,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             | StreamEvent::Sent { .. }
             | StreamEvent::NotSent { .. }
             | StreamEvent::RangeBack { .. }
+            | StreamEvent::ReceiveTimedOut(_)
             | StreamEvent::Writable(_) => {}
         }
     }

@@ -109,6 +109,7 @@ impl<'s, 'm, E: Enter> LoggedEcho<'s, 'm, E> {
             | StreamEvent::Sent { .. }
             | StreamEvent::RangeBack { .. }
             | StreamEvent::Writable(_)
+            | StreamEvent::ReceiveTimedOut(_)
             | StreamEvent::Closed { .. } => {}
         }
     }
