@@ -27,9 +27,9 @@ use spinwire_dataplane::msg::{Endpoint, EndpointConfig, Kind, Lender, Parcel, Re
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::pool::{Guard, Mode, NoHost, Pool, PoolError, PoolGeometry, Shared};
 use spinwire_dataplane::provider::{
-    Buffer, CancelError, Caps, Cqe, EndpointType, Event, Info, LatencyClass, Limits, Modes, Order,
-    ParcelWr, Paths, Provider, Published, RecvWr, Reliability, Select, SendWr, Source, Status,
-    Waiting,
+    Buffer, CancelError, Caps, Cqe, EndpointType, Event, Info, KeepsPosted, LatencyClass, Limits,
+    Modes, Order, ParcelWr, Paths, Provider, Published, RecvWr, Reliability, Select, SendWr,
+    Source, Status, Waiting,
 };
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::loan::LoanPool;
@@ -89,6 +89,10 @@ const INFO: Info = Info {
     latency: LatencyClass::Memory,
     immediate_bits: 0,
 };
+
+#[expect(unsafe_code, reason = "a promise that is easily kept")]
+// SAFETY: of a request it keeps the id alone.
+unsafe impl KeepsPosted for Wire {}
 
 impl Provider for Wire {
     fn info(&self) -> &Info {

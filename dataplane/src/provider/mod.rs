@@ -31,7 +31,8 @@
 //! wants none of it disconnects the old address; what is in the unexpected queue stays there.
 //!
 //! *Posted memory* belongs to the provider from a successful post to the completion. A [`Sge`] can be made only from a loan
-//! that the context table keeps that long, or by an unsafe promise.
+//! that the context table keeps that long, or by an unsafe promise. What a provider does with one, and when it reports the completion, is
+//! a promise, too: [`KeepsPosted`].
 
 use core::fmt;
 
@@ -42,10 +43,10 @@ pub use self::parcel::ParcelWr;
 use crate::error::{Fatal, Misuse, PostError};
 use crate::id::{Addr, Name, WrId};
 pub use crate::raw::loan::Sge;
+pub use crate::raw::posted::KeepsPosted;
 use crate::time::Instant;
 pub use crate::uring::Paths;
 
-mod by_reference;
 pub mod fault;
 mod info;
 pub mod loopback;
@@ -497,7 +498,7 @@ pub enum Sight {
 
 /// Whatever moves messages for one endpoint. `&self` throughout: an endpoint belongs to one thread, and its counters are
 /// `Cell`s.
-pub trait Provider {
+pub trait Provider: KeepsPosted {
     /// What the endpoint is and can do.
     fn info(&self) -> &Info;
 

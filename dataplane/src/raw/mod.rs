@@ -11,6 +11,7 @@
 //! | [`region`] | memory that a device may read and write, and the ranges of it that are named to it |
 //! | [`unchecked`] | builders without a look at the borrow flag |
 //! | [`payload`] | the bytes of a shared buffer, by copies or as plain slices |
+//! | [`posted`] | what a transport promises of memory that it is posted |
 //! | [`pause`] | the instructions of the idle ladder |
 //! | [`words`] | memory that the kernel maps too, as a bounded slice of 32-bit atomics |
 //! | `step` | the question before each write, in builds for step tests |
@@ -23,6 +24,7 @@ pub mod mmio;
 pub mod pause;
 pub mod payload;
 pub mod place;
+pub mod posted;
 pub mod region;
 #[cfg(spinwire_asked)]
 pub(crate) mod step;

@@ -12,8 +12,8 @@ use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name, WrId};
 use spinwire_dataplane::provider::tcp::{TcpConfig, TcpPort};
 use spinwire_dataplane::provider::{
-    CancelError, Cqe, EndpointType, Event, Info, Provider, Published, RecvWr, Select, SendWr,
-    Sight, Source, Waiting,
+    CancelError, Cqe, EndpointType, Event, Info, KeepsPosted, Provider, Published, RecvWr, Select,
+    SendWr, Sight, Source, Waiting,
 };
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
@@ -79,6 +79,10 @@ impl<'m> NamedPort<'m> {
         }
     }
 }
+
+#[expect(unsafe_code, reason = "a promise, which its port keeps")]
+// SAFETY: it hands everything on to its port, which goes with it, or is never turned again.
+unsafe impl KeepsPosted for NamedPort<'_> {}
 
 impl Provider for NamedPort<'_> {
     fn info(&self) -> &Info {

@@ -6,8 +6,8 @@ use heapless::VecView;
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name, WrId};
 use spinwire_dataplane::provider::{
-    CancelError, Cqe, EndpointType, Event, Info, ParcelWr, Payload, Provider, Published, RecvWr,
-    Select, SendWr, Source, Waiting,
+    Buffer, CancelError, Cqe, EndpointType, Event, Info, KeepsPosted, ParcelWr, Payload, Provider,
+    Published, RecvWr, Select, SendWr, Source, Waiting,
 };
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
@@ -78,7 +78,7 @@ impl<P: Provider, const FLAW: u8> Broken<P, FLAW> {
     fn now_and_then(&self) -> bool {
         self.calls.set(self.calls.get() + 1);
         // There are fewer of these.
-        let every = if FLAW == flaw::KEEPS { 3 } else { EVERY };
+        let every = if [flaw::KEEPS, flaw::CONFUSES].contains(&FLAW) { 3 } else { EVERY };
         self.calls.get().is_multiple_of(every)
     }
 
@@ -98,6 +98,10 @@ impl<P: Provider, const FLAW: u8> Broken<P, FLAW> {
         self.inner.post_send(&SendWr { payload: Payload::Inject(&bytes), ..*wr })
     }
 }
+
+#[expect(unsafe_code, reason = "a promise, which its flaws keep")]
+// SAFETY: it hands requests on, or copies what they send within the post; what it reports twice, or one for the other, is over by then.
+unsafe impl<P: Provider, const FLAW: u8> KeepsPosted for Broken<P, FLAW> {}
 
 impl<P: Provider, const FLAW: u8> Provider for Broken<P, FLAW> {
     fn info(&self) -> &Info {
@@ -166,7 +170,10 @@ impl<P: Provider, const FLAW: u8> Provider for Broken<P, FLAW> {
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
         self.inner.poll_cq(now, out);
         let completing = [flaw::FORGETS, flaw::STUTTERS, flaw::CONFUSES];
-        if out.is_empty() || !completing.contains(&FLAW) || !self.now_and_then() {
+        // Buffers that stay posted are left alone: nobody is to write what another reads.
+        let ended = out.iter().filter(|cqe| cqe.buffer == Buffer::Returned).count();
+        let wanted = if FLAW == flaw::CONFUSES { 2 } else { 1 };
+        if !completing.contains(&FLAW) || ended < wanted || !self.now_and_then() {
             return;
         }
         match FLAW {
@@ -177,12 +184,13 @@ impl<P: Provider, const FLAW: u8> Provider for Broken<P, FLAW> {
                 let again = out[0];
                 let _full = out.push(again).is_err();
             }
-            _ if out.len() > 1 => {
-                let first = out[0].wr_id;
-                out[0].wr_id = out[1].wr_id;
-                out[1].wr_id = first;
+            _ => {
+                let back = |cqe: &&mut Cqe| cqe.buffer == Buffer::Returned;
+                let mut back = out.iter_mut().filter(back);
+                if let (Some(one), Some(other)) = (back.next(), back.next()) {
+                    core::mem::swap(&mut one.wr_id, &mut other.wr_id);
+                }
             }
-            _ => {}
         }
     }
 

@@ -1,0 +1,56 @@
+//! Who may be handed posted memory: what a transport promises of it.
+//!
+//! ```text
+//!   Loan ── post ──> Sge in a request ──> KeepsPosted ── completion ──> Loan
+//!                    the loan waits in the context table       who believes it gives the loan back
+//! ```
+//!
+//! A [`Sge`](super::loan::Sge) is plain data: it can be copied, and its bytes can be reached without `unsafe`. That is sound because
+//! none is in the hands of anybody but a transport that made this promise: an endpoint makes them, and hands them to its provider only.
+//! A completion that comes too early would give a loan to its owner while something still writes to it; so the promise covers completions, too.
+//!
+//! The transports of this crate make it here, in one place.
+
+use crate::provider::Provider;
+use crate::provider::fault::Fault;
+use crate::provider::loopback::Port;
+use crate::provider::shm::ShmPort;
+use crate::provider::tcp::TcpPort;
+use crate::provider::trace::Trace;
+use crate::provider::udp::UdpPort;
+use crate::uring::Enter;
+
+/// A transport that keeps to the rules of posted memory. Every [`Provider`](crate::provider::Provider) makes this promise.
+///
+/// # Safety
+/// 1. A range that a request names is used (read, written, handed to a device, the kernel, or another provider) only after the
+///    request was taken, and no more when its completion is reported. Of a request that was refused nothing is kept. Bytes to inject
+///    are read during the call only.
+/// 2. A completion that gives a buffer back (`Buffer::Returned`) is reported of an operation that has let go of its range, whichever way
+///    it ended, and never of one that goes on. The same id is posted again afterwards, and has a new range.
+/// 3. Of a range that stays posted (`Buffer::StillPosted`), bytes that were reported are written no more.
+/// 4. What was dropped uses no range any more, and neither does what it had handed them on to.
+/// 5. It is of one endpoint, since ids are those of one endpoint. A reference to a provider is none, therefore: two endpoints could
+///    have it, and take each other's completions.
+pub unsafe trait KeepsPosted {}
+
+// SAFETY: (1) sends are copied within the post; a receive's range is in the table of `queues` from post to completion, and written only
+// when a message is taken for it. (2), (3) `queues` takes it out of the table as it completes, and its multi-receives move on behind
+// what was reported. (4) the table goes with the port.
+unsafe impl KeepsPosted for ShmPort<'_, '_> {}
+
+// SAFETY: as of `ShmPort`.
+unsafe impl KeepsPosted for Port<'_, '_> {}
+
+// SAFETY: as of `ShmPort`; what the kernel reads and writes are buffers of the ring, never a range that was posted.
+unsafe impl<E: Enter> KeepsPosted for TcpPort<'_, E> {}
+
+// SAFETY: as of `TcpPort`.
+unsafe impl<E: Enter> KeepsPosted for UdpPort<'_, E> {}
+
+// SAFETY: it hands requests on, or copies what they send within the post; completions are those of the inner provider, or of sends
+// that it has not handed on.
+unsafe impl<P: Provider> KeepsPosted for Fault<'_, P> {}
+
+// SAFETY: it hands everything on, and keeps lengths and ids only.
+unsafe impl<P: KeepsPosted> KeepsPosted for Trace<'_, P> {}
