@@ -84,6 +84,14 @@ pub enum OpTag {
     VirtualSend = 11,
     /// Something on the receive queue of such a path.
     VirtualRecv = 12,
+    /// A write to memory of a peer.
+    Write = 13,
+    /// A read from memory of a peer.
+    Read = 14,
+    /// An atomic operation on memory of a peer.
+    Atomic = 15,
+    /// Memory that peers are let into.
+    Expose = 16,
 }
 
 impl OpTag {
@@ -101,6 +109,10 @@ impl OpTag {
             10 => Some(Self::File),
             11 => Some(Self::VirtualSend),
             12 => Some(Self::VirtualRecv),
+            13 => Some(Self::Write),
+            14 => Some(Self::Read),
+            15 => Some(Self::Atomic),
+            16 => Some(Self::Expose),
             _ => None,
         }
     }
@@ -119,6 +131,10 @@ impl OpTag {
             Self::File => 10,
             Self::VirtualSend => 11,
             Self::VirtualRecv => 12,
+            Self::Write => 13,
+            Self::Read => 14,
+            Self::Atomic => 15,
+            Self::Expose => 16,
         }
     }
 }
@@ -297,6 +313,10 @@ mod tests {
             (OpTag::File, 10),
             (OpTag::VirtualSend, 11),
             (OpTag::VirtualRecv, 12),
+            (OpTag::Write, 13),
+            (OpTag::Read, 14),
+            (OpTag::Atomic, 15),
+            (OpTag::Expose, 16),
         ];
         for (op, tag) in all {
             for raw in [1, 2, 0x12_3456, 0xff_ffff] {
@@ -312,10 +332,10 @@ mod tests {
 
     #[test]
     fn a_word_of_no_known_operation_or_of_generation_zero_means_nothing() {
-        for tag in (0..=255_u64).filter(|tag| !(1..=12).contains(tag)) {
+        for tag in (0..=255_u64).filter(|tag| !(1..=16).contains(tag)) {
             assert_eq!(WrId::from_raw(tag << 56 | 1 << 32).parts(), None, "tag {tag}");
         }
-        for tag in 1..=12_u64 {
+        for tag in 1..=16_u64 {
             assert_eq!(WrId::from_raw(tag << 56 | 0xffff_ffff).parts(), None);
         }
     }

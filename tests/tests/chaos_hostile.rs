@@ -53,6 +53,7 @@ const SIZES: Sizes = Sizes {
     unexpected_depth: 4,
     unexpected_bytes_max: 128,
     contexts_max: 16,
+    regions_max: 1,
 };
 
 fn number_of(variable: &str, otherwise: u64) -> u64 {

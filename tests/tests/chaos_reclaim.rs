@@ -57,6 +57,7 @@ const SIZES: Sizes = Sizes {
     unexpected_depth: 16,
     unexpected_bytes_max: 512,
     contexts_max: 64,
+    regions_max: 1,
 };
 
 /// What the threads tell each other outside of the segment.

@@ -41,6 +41,7 @@ const SIZES: Sizes = Sizes {
     unexpected_depth: 16,
     unexpected_bytes_max: 64,
     contexts_max: 16,
+    regions_max: 1,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

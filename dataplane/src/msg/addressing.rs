@@ -1,7 +1,7 @@
 //! Where messages go and which ones a receive takes, in the words of a caller.
 
 use crate::id::Addr;
-use crate::provider::{Select, Source};
+use crate::provider::{RemotePlace, Select, Source};
 
 /// Where a message goes, and what goes with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,5 +63,21 @@ impl RecvFrom {
     #[inline(always)]
     pub const fn tag_ignoring(self, tag: u64, ignore: u64) -> Self {
         Self { select: Select::Tagged { tag, ignore }, ..self }
+    }
+}
+
+/// Where in whose memory a one-sided operation works.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub struct Target {
+    pub(super) peer: Addr,
+    pub(super) place: RemotePlace,
+}
+
+impl Target {
+    /// At `place` of what `peer` has exposed: see [`RemoteRegion::place`](crate::provider::RemoteRegion::place).
+    #[inline(always)]
+    pub const fn new(peer: Addr, place: RemotePlace) -> Self {
+        Self { peer, place }
     }
 }

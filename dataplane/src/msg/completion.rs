@@ -19,6 +19,12 @@ pub enum Kind {
     /// A receive is over without a message: see the status. With `Success` it is a multi-receive whose rest was too short
     /// for the next message.
     RecvEnded,
+    /// A write to a peer's memory.
+    Written,
+    /// A read from a peer's memory: the loan holds what was there.
+    Read,
+    /// An atomic operation on a peer's memory: see [`Completion::before`].
+    Atomic,
 }
 
 /// The end of an operation, or one message of a multi-receive. Read `status` first.
@@ -32,7 +38,7 @@ pub struct Completion<'m> {
     pub kind: Kind,
     /// How it ended.
     pub status: Status,
-    /// Received: bytes of the message that were delivered; of a run, of each of its messages.
+    /// Received: bytes of the message that were delivered; of a run, of each of its messages. One-sided operations: bytes done.
     pub length: usize,
     /// Received: where in the buffer they start.
     pub offset: usize,
@@ -62,6 +68,14 @@ impl Completion<'_> {
         let guard = self.parcel.as_ref().ok_or(PoolError::NoReference)?.open(pool)?;
         self.parcel = None;
         Ok(guard)
+    }
+
+    /// Of an atomic operation that succeeded: what was there before.
+    #[must_use]
+    pub fn before(&self) -> Option<u64> {
+        let is_done = self.kind == Kind::Atomic && self.status == Status::Success;
+        let bytes = self.loan.as_ref().filter(|_| is_done)?.first_chunk()?;
+        Some(u64::from_le_bytes(*bytes))
     }
 
     /// The message, where its buffer came back with it. Of a run: all of it, see [`Completion::messages`].

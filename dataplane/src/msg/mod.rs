@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Endpoint<P>       posts, polls, contexts, owned buffers           endpoint
-//!     SendTo, RecvFrom, Completion                                    addressing, completion
+//!     SendTo, RecvFrom, Target, Completion                                    addressing, completion
 //!     Lender, Parcel  buffers of a pool as messages                   lender, parcel
 //!     P: Provider     whatever moves the bytes
 //!       Matcher       posted receives and unexpected messages         matching
@@ -16,9 +16,9 @@ pub mod matching;
 pub mod parcel;
 pub mod totals;
 
-pub use addressing::{RecvFrom, SendTo};
+pub use addressing::{RecvFrom, SendTo, Target};
 pub use completion::{Completion, Kind};
-pub use endpoint::{Endpoint, EndpointConfig};
+pub use endpoint::{Endpoint, EndpointConfig, Exposed};
 pub use lender::Lender;
 pub use parcel::{Parcel, Untaken};
 pub use totals::Totals;

@@ -39,8 +39,11 @@ use core::fmt;
 use heapless::VecView;
 
 pub use self::info::{LatencyClass, Modes};
+pub use self::one_sided::{Access, ExposeWr, OneSided, OneSidedWr, RemotePlace, RemoteRegion};
+pub use self::outcome::{Buffer, CancelError, Cqe, Event, Published, Sight, Status, Waiting};
 pub use self::parcel::ParcelWr;
-use crate::error::{Fatal, Misuse, PostError};
+pub use self::request::{Payload, RecvWr, Select, SendWr, Source, Use};
+use crate::error::{Misuse, PostError};
 use crate::id::{Addr, Name, WrId};
 pub use crate::raw::loan::Sge;
 pub use crate::raw::posted::KeepsPosted;
@@ -51,9 +54,12 @@ pub mod fault;
 mod info;
 pub mod loopback;
 pub mod mlx5;
+pub mod one_sided;
+mod outcome;
 mod parcel;
 pub mod peers;
 pub mod queues;
+mod request;
 pub mod shm;
 pub mod tcp;
 pub mod trace;
@@ -108,8 +114,14 @@ impl Caps {
     pub const CANCEL: Self = Self(1 << 8);
     /// Buffers of a pool as messages, uncopied.
     pub const PARCEL: Self = Self(1 << 9);
+    /// Reads and writes of memory that a peer has exposed ([`one_sided`]).
+    pub const RMA: Self = Self(1 << 10);
+    /// Atomic operations on such memory.
+    pub const ATOMIC: Self = Self(1 << 11);
+    /// Memory of one's own can be exposed to peers.
+    pub const EXPOSE: Self = Self(1 << 12);
 
-    const NAMES: [(Self, &'static str); 10] = [
+    const NAMES: [(Self, &'static str); 13] = [
         (Self::MESSAGE, "message"),
         (Self::TAGGED, "tagged"),
         (Self::INJECT, "inject"),
@@ -120,6 +132,9 @@ impl Caps {
         (Self::PEEK, "peek"),
         (Self::CANCEL, "cancel"),
         (Self::PARCEL, "parcel"),
+        (Self::RMA, "rma"),
+        (Self::ATOMIC, "atomic"),
+        (Self::EXPOSE, "expose"),
     ];
 
     /// Both sets together.
@@ -218,284 +233,6 @@ pub struct Info {
     pub immediate_bits: u8,
 }
 
-/// What a send sends.
-#[derive(Clone, Copy, Debug)]
-pub enum Payload<'a> {
-    /// These bytes, copied before the call returns. No completion.
-    Inject(&'a [u8]),
-    /// This range, which is the provider's until the completion with this id.
-    Posted {
-        /// The id of the completion.
-        wr_id: WrId,
-        /// The range.
-        sge: Sge,
-    },
-}
-
-impl Payload<'_> {
-    /// The bytes.
-    #[must_use]
-    #[inline(always)]
-    pub const fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Inject(bytes) => bytes,
-            Self::Posted { sge, .. } => sge.bytes(),
-        }
-    }
-}
-
-/// A send request.
-#[derive(Clone, Copy, Debug)]
-pub struct SendWr<'a> {
-    /// To whom.
-    pub to: Addr,
-    /// What.
-    pub payload: Payload<'a>,
-    /// The tag; `None` for an untagged message.
-    pub tag: Option<u64>,
-    /// Immediate data.
-    pub immediate: Option<u64>,
-}
-
-/// Whose messages a receive takes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Source {
-    /// Anybody's.
-    Any,
-    /// This peer's only.
-    Only(Addr),
-}
-
-impl Source {
-    /// Whether a message of `sender` is meant.
-    #[must_use]
-    #[inline(always)]
-    pub fn takes(self, sender: Addr) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Only(addr) => addr == sender,
-        }
-    }
-}
-
-/// Which messages a receive takes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Select {
-    /// Untagged ones.
-    Untagged,
-    /// Tagged ones with this tag, except in the bits of `ignore`.
-    Tagged {
-        /// The tag.
-        tag: u64,
-        /// Bits that do not count.
-        ignore: u64,
-    },
-}
-
-impl Select {
-    /// Whether a message with this tag, or without one, is meant.
-    #[must_use]
-    #[inline(always)]
-    pub const fn takes(self, message: Option<u64>) -> bool {
-        match (self, message) {
-            (Self::Untagged, None) => true,
-            (Self::Tagged { tag, ignore }, Some(message)) => (tag ^ message) & !ignore == 0,
-            _ => false,
-        }
-    }
-}
-
-/// How a receive uses its buffer.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Use {
-    /// For one message.
-    Single,
-    /// For one message after the other, back to back in steps of 8 bytes, until fewer than `room_bytes_min` are free
-    /// (`FI_MULTI_RECV` of `fi_msg(3)`). A completion a message.
-    Multi {
-        /// With fewer free bytes than this the buffer is given back.
-        room_bytes_min: u32,
-    },
-    /// Like `Multi`, but a run of messages of one sender with the same length and tag, without immediate data, may be
-    /// reported as one completion with their count. It ends where `Multi` gives the buffer back.
-    Runs {
-        /// With fewer free bytes than this the buffer is given back.
-        room_bytes_min: u32,
-    },
-}
-
-/// A receive request.
-#[derive(Clone, Copy, Debug)]
-pub struct RecvWr {
-    /// The id of its completions.
-    pub wr_id: WrId,
-    /// Where to.
-    pub sge: Sge,
-    /// Whose messages.
-    pub from: Source,
-    /// Which messages.
-    pub select: Select,
-    /// For how many.
-    pub buffer: Use,
-}
-
-/// How an operation ended.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(u8)]
-pub enum Status {
-    /// As asked.
-    Success,
-    /// A receive whose buffer was shorter than the message; `length` bytes were delivered, the rest is gone.
-    Truncated,
-    /// Taken back by its owner.
-    Cancelled,
-    /// The peer is gone.
-    PeerGone,
-    /// The peer wrote nonsense.
-    Corrupt,
-    /// A simulated failure.
-    Injected,
-    /// As asked, and the message is a buffer of a pool: see [`Cqe::parcel`].
-    Parcel,
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Success => "success",
-            Self::Truncated => "truncated: the receive was shorter than the message",
-            Self::Cancelled => "cancelled",
-            Self::PeerGone => "peer gone",
-            Self::Corrupt => "corrupt: the peer wrote nonsense",
-            Self::Injected => "injected failure",
-            Self::Parcel => "success: the message is a buffer of a pool",
-        })
-    }
-}
-
-/// Whether the buffer of an operation is its owner's again.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(u8)]
-pub enum Buffer {
-    /// The operation is over; the buffer is back.
-    Returned,
-    /// A multi-receive goes on; only the bytes of this completion are the owner's.
-    StillPosted,
-}
-
-/// A completion as a provider reports it. Read `status` first: unless it is `Success`, `Truncated` or `Parcel`, only `wr_id` and
-/// `buffer` mean anything.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Cqe {
-    /// Which operation.
-    pub wr_id: WrId,
-    /// How it ended.
-    pub status: Status,
-    /// Whether its buffer is back.
-    pub buffer: Buffer,
-    /// Receives: where in the buffer the message starts.
-    pub offset: u32,
-    /// Receives: bytes delivered, of each message.
-    pub length: u32,
-    /// Receives: messages in it. More than one only for [`Use::Runs`]; they start every `length` bytes, rounded up to 8.
-    pub count: u32,
-    /// Receives: the tag.
-    pub tag: Option<u64>,
-    /// Receives: the immediate data.
-    pub immediate: Option<u64>,
-    /// Receives: the sender. `None` for sends, and for receives that ended without a message.
-    pub source: Option<Addr>,
-}
-
-impl Cqe {
-    /// The end of an operation without a message.
-    #[must_use]
-    pub const fn without_message(wr_id: WrId, status: Status) -> Self {
-        Self {
-            wr_id,
-            status,
-            buffer: Buffer::Returned,
-            offset: 0,
-            length: 0,
-            count: 0,
-            tag: None,
-            immediate: None,
-            source: None,
-        }
-    }
-}
-
-/// What happened to a peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// The connection to it is up, or it has opened one to here.
-    Connected(Addr),
-    /// It is gone. Of what it had published, whatever was asked for was delivered before this, and the receives that waited for it
-    /// alone have failed. What nobody had asked for waits: receives that are posted later get it, from this address.
-    PeerGone(Addr),
-    /// It is cut off, because it wrote what no correct peer writes.
-    PeerCorrupt(Addr),
-    /// It did not take the connection.
-    Refused(Addr),
-    /// A completion named an operation that is over, or never was. It was matched with nothing.
-    StaleCompletion(WrId),
-}
-
-/// A message that waits for a receive.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Waiting {
-    /// Its sender.
-    pub source: Addr,
-    /// Its bytes.
-    pub length: usize,
-    /// Its tag.
-    pub tag: Option<u64>,
-    /// Its immediate data.
-    pub immediate: Option<u64>,
-}
-
-/// What one doorbell has published.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Published {
-    /// How many staged sends are the transport's now: exactly so many, whatever `error` says.
-    pub count: u64,
-    /// Why not all of them.
-    pub error: Option<Fatal>,
-}
-
-/// Why an operation was not cancelled.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(u8)]
-pub enum CancelError {
-    /// No such operation is posted: it has completed already, or never was.
-    NotPosted,
-    /// This provider cannot cancel that kind of operation.
-    Unsupported,
-}
-
-impl fmt::Display for CancelError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotPosted => "not posted: it has completed already, or never was",
-            Self::Unsupported => "unsupported: this provider cannot cancel that",
-        })
-    }
-}
-
-impl core::error::Error for CancelError {}
-
-/// What a look at a provider says; see [`Provider::look`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(u8)]
-pub enum Sight {
-    /// There is nothing to do.
-    Nothing,
-    /// A message has come that [`Provider::take_ready`] can hand out.
-    Ready,
-    /// There is something to do; [`Provider::poll_cq`] does it.
-    Work,
-}
-
 /// Whatever moves messages for one endpoint. `&self` throughout: an endpoint belongs to one thread, and its counters are
 /// `Cell`s.
 pub trait Provider: KeepsPosted {
@@ -539,6 +276,31 @@ pub trait Provider: KeepsPosted {
 
     /// This end has done with parcels of that peer, a bit each by their numbers: it has references of its own, or wants none.
     fn settle(&self, _source: Addr, _numbers: u64) {}
+
+    /// Stages a one-sided operation. Its completion is a [`Cqe::without_message`] with the number of bytes done as its length.
+    ///
+    /// # Errors
+    /// [`PostError`]; nothing was consumed. `Unsupported` without [`Caps::RMA`], for atomics [`Caps::ATOMIC`]; `TooLong` and
+    /// `BadRange` for a local range that cannot be right. What is wrong with the remote place is said by the completion.
+    fn post_one_sided(&self, _wr: &OneSidedWr) -> Result<(), PostError> {
+        Err(Misuse::Unsupported.into())
+    }
+
+    /// Lets peers into local memory, from now on until it is withdrawn. May take a system call: for set-up.
+    ///
+    /// # Errors
+    /// [`PostError`]; nothing was consumed. `Unsupported` without [`Caps::EXPOSE`], or for rights that cannot be given.
+    fn expose(&self, _wr: &ExposeWr) -> Result<RemoteRegion, PostError> {
+        Err(Misuse::Unsupported.into())
+    }
+
+    /// Takes exposed memory back: nobody is let in any more, and the provider does not touch it again.
+    ///
+    /// # Errors
+    /// `NotPosted` where nothing of that id is exposed; `Unsupported` where it stays exposed as long as the provider lives.
+    fn withdraw(&self, _wr_id: WrId) -> Result<(), CancelError> {
+        Err(CancelError::Unsupported)
+    }
 
     /// Posts a receive. It completes at a poll, never within this call.
     ///

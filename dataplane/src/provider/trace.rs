@@ -20,8 +20,8 @@ use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Generation, Name, WrId};
 use crate::poll::{TraceEvent, TraceRing};
 use crate::provider::{
-    CancelError, Cqe, Event, Info, ParcelWr, Payload, Provider, Published, RecvWr, Select, SendWr,
-    Source, Status, Waiting,
+    CancelError, Cqe, Event, ExposeWr, Info, OneSidedWr, ParcelWr, Payload, Provider, Published,
+    RecvWr, RemoteRegion, Select, SendWr, Source, Status, Waiting,
 };
 use crate::raw::place::{Bump, Exhausted};
 use crate::time::Instant;
@@ -52,11 +52,19 @@ pub enum TraceId {
     Event,
     /// A receive that was taken back. `a`: its id.
     Cancel,
+    /// A one-sided operation that was staged. `a`: the address. `b`: bytes, and the low half of its id.
+    OneSided,
+    /// One that was refused. `a`: the address. `b`: why.
+    OneSidedRefused,
+    /// Memory that was exposed. `a`: its id. `b`: bytes.
+    Expose,
+    /// Memory that was withdrawn. `a`: its id.
+    Withdraw,
 }
 
 impl TraceId {
     /// All of them, by number.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Connect,
         Self::ConnectRefused,
         Self::Disconnect,
@@ -68,6 +76,10 @@ impl TraceId {
         Self::Completion,
         Self::Event,
         Self::Cancel,
+        Self::OneSided,
+        Self::OneSidedRefused,
+        Self::Expose,
+        Self::Withdraw,
     ];
 
     /// The `id` of a [`TraceEvent`]; 0 is none.
@@ -97,12 +109,16 @@ impl TraceId {
             Self::Completion => "completion",
             Self::Event => "event",
             Self::Cancel => "cancel",
+            Self::OneSided => "rma",
+            Self::OneSidedRefused => "rma-refused",
+            Self::Expose => "expose",
+            Self::Withdraw => "withdraw",
         }
     }
 }
 
 /// Every refusal, by number.
-const REFUSALS: [PostError; 19] = [
+const REFUSALS: [PostError; 20] = [
     PostError::Retry(Retry::NoCredit),
     PostError::Retry(Retry::NoSpill),
     PostError::Retry(Retry::NoLane),
@@ -122,9 +138,10 @@ const REFUSALS: [PostError; 19] = [
     PostError::Misuse(Misuse::StaleAddress),
     PostError::Misuse(Misuse::Unsupported),
     PostError::Misuse(Misuse::WrongPeer),
+    PostError::Misuse(Misuse::BadRange),
 ];
 
-const STATUSES: [Status; 7] = [
+const STATUSES: [Status; 8] = [
     Status::Success,
     Status::Truncated,
     Status::Cancelled,
@@ -132,6 +149,7 @@ const STATUSES: [Status; 7] = [
     Status::Corrupt,
     Status::Injected,
     Status::Parcel,
+    Status::RemoteAccess,
 ];
 
 const EVENTS: [&str; 4] = ["connected", "peer gone", "peer corrupt", "refused"];
@@ -190,7 +208,12 @@ impl Record {
     /// Why a recorded call was refused.
     #[must_use]
     pub fn refused(&self) -> Option<PostError> {
-        let refusals = [TraceId::ConnectRefused, TraceId::SendRefused, TraceId::RecvRefused];
+        let refusals = [
+            TraceId::ConnectRefused,
+            TraceId::SendRefused,
+            TraceId::RecvRefused,
+            TraceId::OneSidedRefused,
+        ];
         if refusals.contains(&self.id) { self.refusal() } else { None }
     }
 }
@@ -202,18 +225,18 @@ impl fmt::Display for Record {
         match self.id {
             TraceId::Connect | TraceId::Disconnect => write!(f, "{}", ShownAddr(a)),
             TraceId::ConnectRefused => self.show_refusal(f),
-            TraceId::Send => {
+            TraceId::Send | TraceId::OneSided => {
                 write!(f, "to {}  {} bytes", ShownAddr(a), word::low(b))?;
                 match word::high(b) {
                     u32::MAX => f.write_str("  injected"),
                     slot => write!(f, "  slot {slot}"),
                 }
             }
-            TraceId::SendRefused => {
+            TraceId::SendRefused | TraceId::OneSidedRefused => {
                 write!(f, "to {}  ", ShownAddr(a))?;
                 self.show_refusal(f)
             }
-            TraceId::Recv => write!(f, "{:?}  {b} bytes", WrId::from_raw(a)),
+            TraceId::Recv | TraceId::Expose => write!(f, "{:?}  {b} bytes", WrId::from_raw(a)),
             TraceId::RecvRefused => {
                 write!(f, "{:?}  ", WrId::from_raw(a))?;
                 self.show_refusal(f)
@@ -230,7 +253,7 @@ impl fmt::Display for Record {
                 let event = u16::try_from(b).ok().and_then(|b| named_in(&EVENTS, b));
                 write!(f, "{} {}", event.unwrap_or("stale completion"), ShownAddr(a))
             }
-            TraceId::Cancel => write!(f, "{:?}", WrId::from_raw(a)),
+            TraceId::Cancel | TraceId::Withdraw => write!(f, "{:?}", WrId::from_raw(a)),
         }
     }
 }
@@ -342,6 +365,36 @@ impl<P: Provider> Provider for Trace<'_, P> {
 
     fn settle(&self, source: Addr, numbers: u64) {
         self.inner.settle(source, numbers);
+    }
+
+    fn post_one_sided(&self, wr: &OneSidedWr) -> Result<(), PostError> {
+        let posted = self.inner.post_one_sided(wr);
+        let to = addr_word(wr.to);
+        match posted {
+            Ok(()) => {
+                let b = word::join(low_half(wr.local.length()), word::low(wr.wr_id.as_raw()));
+                self.record(TraceId::OneSided, to, b);
+            }
+            Err(refusal) => self.record_refusal(TraceId::OneSidedRefused, to, refusal),
+        }
+        posted
+    }
+
+    fn expose(&self, wr: &ExposeWr) -> Result<RemoteRegion, PostError> {
+        let exposed = self.inner.expose(wr);
+        if exposed.is_ok() {
+            let bytes = word::from_usize(wr.sge.length());
+            self.record(TraceId::Expose, wr.wr_id.as_raw(), bytes);
+        }
+        exposed
+    }
+
+    fn withdraw(&self, wr_id: WrId) -> Result<(), CancelError> {
+        let withdrawn = self.inner.withdraw(wr_id);
+        if withdrawn.is_ok() {
+            self.record(TraceId::Withdraw, wr_id.as_raw(), 0);
+        }
+        withdrawn
     }
 
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {

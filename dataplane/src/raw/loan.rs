@@ -17,7 +17,7 @@ use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
-use super::line;
+use super::line::{self, Line};
 use super::place::{Bump, Exhausted};
 
 /// A pool of equal buffers in private memory. Single-threaded.
@@ -274,6 +274,24 @@ impl<'m> Posted<'m> {
     /// The whole buffer, for a receive.
     pub(crate) const fn whole(&self) -> Sge {
         Sge { address: self.loan.address, length: self.loan.pool.slot_bytes }
+    }
+
+    /// The first `length` bytes of the buffer, or `None` where it has fewer.
+    pub(crate) fn first(&self, length: usize) -> Option<Sge> {
+        let length = u32::try_from(length).ok()?;
+        let fits = length <= self.loan.pool.slot_bytes;
+        fits.then_some(Sge { address: self.loan.address, length })
+    }
+
+    /// The whole buffer as lines, which others may write meanwhile.
+    pub(crate) fn lines(&self) -> &[Line] {
+        // Under loom a line is not what it is in memory.
+        let real = size_of::<Line>() == line::LINE_BYTES;
+        let count = if real { self.loan.capacity().div_euclid(line::LINE_BYTES) } else { 0 };
+        let lines = NonNull::slice_from_raw_parts(self.loan.address.cast::<Line>(), count);
+        // SAFETY: the slot belongs to this loan alone (invariant 1), is initialised and mapped (invariant 3), begins at a line and
+        // has whole ones (`place_at`), and any bytes are a line; whoever else touches it does so while no slice of its bytes exists.
+        unsafe { lines.as_ref() }
     }
 
     /// Where its bytes begin.

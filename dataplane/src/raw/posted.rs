@@ -29,8 +29,9 @@ use crate::uring::Enter;
 /// 2. A completion that gives a buffer back (`Buffer::Returned`) is reported of an operation that has let go of its range, whichever way
 ///    it ended, and never of one that goes on. The same id is posted again afterwards, and has a new range.
 /// 3. Of a range that stays posted (`Buffer::StillPosted`), bytes that were reported are written no more.
-/// 4. What was dropped uses no range any more, and neither does what it had handed them on to.
-/// 5. It is of one endpoint, since ids are those of one endpoint. A reference to a provider is none, therefore: two endpoints could
+/// 4. Exposed memory is used until it was withdrawn, and no more when [`withdraw`](crate::provider::Provider::withdraw) says yes.
+/// 5. What was dropped uses no range any more, and neither does what it had handed them on to.
+/// 6. It is of one endpoint, since ids are those of one endpoint. A reference to a provider is none, therefore: two endpoints could
 ///    have it, and take each other's completions.
 pub unsafe trait KeepsPosted {}
 
@@ -39,7 +40,8 @@ pub unsafe trait KeepsPosted {}
 // what was reported. (4) the table goes with the port.
 unsafe impl KeepsPosted for ShmPort<'_, '_> {}
 
-// SAFETY: as of `ShmPort`.
+// SAFETY: as of `ShmPort`. One-sided operations copy out within the post, and in as they leave the table of the port's own; exposed memory
+// is in the port's table until it is withdrawn, and touched by the port's own polls only.
 unsafe impl KeepsPosted for Port<'_, '_> {}
 
 // SAFETY: as of `ShmPort`; what the kernel reads and writes are buffers of the ring, never a range that was posted.

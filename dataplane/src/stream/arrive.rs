@@ -208,7 +208,11 @@ impl<'m, E: Enter> Streams<'m, E> {
             | OpTag::Chain
             | OpTag::File
             | OpTag::VirtualSend
-            | OpTag::VirtualRecv => self.stale(cqe),
+            | OpTag::VirtualRecv
+            | OpTag::Write
+            | OpTag::Read
+            | OpTag::Atomic
+            | OpTag::Expose => self.stale(cqe),
         }
     }
 

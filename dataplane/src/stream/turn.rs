@@ -53,7 +53,15 @@ impl<E: Enter> Streams<'_, E> {
                 true
             }
             Some((
-                OpTag::Send | OpTag::Recv | OpTag::File | OpTag::VirtualSend | OpTag::VirtualRecv,
+                OpTag::Send
+                | OpTag::Recv
+                | OpTag::File
+                | OpTag::VirtualSend
+                | OpTag::VirtualRecv
+                | OpTag::Write
+                | OpTag::Read
+                | OpTag::Atomic
+                | OpTag::Expose,
                 ..,
             ))
             | None => false,

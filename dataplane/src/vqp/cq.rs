@@ -412,6 +412,10 @@ const fn direction_of(tag: OpTag) -> Option<Direction> {
         | OpTag::Shutdown
         | OpTag::Disconnect
         | OpTag::Close
-        | OpTag::File => None,
+        | OpTag::File
+        | OpTag::Write
+        | OpTag::Read
+        | OpTag::Atomic
+        | OpTag::Expose => None,
     }
 }

@@ -45,7 +45,7 @@ pub fn over_loopback(bump: &Bump<'static>) -> Result<(), Step> {
     let hub = HubConfig { ports_max: 2, link_depth: 16, messages_max: 16, message_bytes_max: 1024 };
     let hub = Hub::place(bump, &hub).map_err(|_| Step::Hub)?;
     let hub: &'static Hub<'static> = bump.value(hub).map_err(|_| Step::Arena)?;
-    let config = PortConfig { peers_max: 4, send_depth: 8, matching: MATCHING };
+    let config = PortConfig { peers_max: 4, send_depth: 8, matching: MATCHING, regions_max: 1 };
     let open = |name: &Name| {
         let port = Port::open(hub, bump, (name, EndpointType::Rdm), &config);
         Endpoint::new(port.map_err(|_| Step::Hub)?, bump, &CONTEXTS).map_err(|_| Step::Arena)

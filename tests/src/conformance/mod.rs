@@ -21,6 +21,7 @@ pub mod fairness;
 pub mod limits;
 pub mod matching;
 pub mod multi;
+pub mod one_sided;
 pub mod order;
 pub mod parcels;
 pub mod peers;
@@ -85,6 +86,11 @@ macro_rules! conformance_cases {
                 a_lender_is_full, a_lane_carries_sixty_four, the_last_reference_may_write,
                 a_dead_receiver_keeps_nothing, a_dead_sender_keeps_nothing, a_lender_that_goes_lets_go,
                 disconnecting_gives_back, what_the_gone_have_left_keeps_none_of_the_living, parcels_fill_no_buffer;
+            one_sided: writes_and_reads_arrive, atomics_bring_what_was_there, atomics_of_many_meet_once,
+                ranges_rights_and_keys_are_checked, a_withdrawn_key_is_stale, withdrawing_waits_for_nobody,
+                local_ranges_are_checked, without_one_sided_the_loan_comes_back,
+                writes_are_there_before_later_messages, a_flood_ends_once_each, the_gone_let_nobody_in,
+                initiators_that_go_leave_nothing, a_fenced_endpoint_ends_one_sided;
             fairness: eight_senders_share, a_fast_receiver_hears_all, a_flood_of_sends_keeps_nothing_out, cold_peers_are_heard,
                 a_short_batch_serves_all;
             raw: one_completion_at_a_time, a_full_batch_is_left_alone, doorbells_count_exactly,

@@ -6,12 +6,15 @@ use std::collections::VecDeque;
 
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::{Addr, Name, WrId};
-use spinwire_dataplane::msg::{Completion, Endpoint, Kind, Parcel, RecvFrom, SendTo};
+use spinwire_dataplane::msg::{
+    Completion, Endpoint, Exposed, Kind, Parcel, RecvFrom, SendTo, Target,
+};
 use spinwire_dataplane::poll::{Budget, Poll};
-use spinwire_dataplane::provider::{Event, Status};
+use spinwire_dataplane::provider::{Access, Event, OneSided, Status};
 use spinwire_dataplane::raw::loan::{Loan, LoanPool};
 use spinwire_dataplane::time::Instant;
 
+use super::one_sided::Local;
 use super::rig::Rig;
 use super::world::past_injected;
 
@@ -26,8 +29,10 @@ pub struct Got {
     pub kind: Kind,
     /// How it ended.
     pub status: Status,
-    /// The message.
+    /// The message; of one-sided operations the local range.
     pub bytes: Vec<u8>,
+    /// Bytes of it, or bytes done.
+    pub length: usize,
     /// Where it was in its buffer.
     pub offset: usize,
     /// Its tag.
@@ -93,6 +98,8 @@ impl<'m, R: Rig> Node<'m, R> {
         let messages: Vec<Vec<u8>> = if completion.kind == Kind::Received {
             let split = |bytes: &[u8]| completion.messages(bytes).map(<[u8]>::to_vec).collect();
             self.endpoint.read(completion, split).expect("a message that has arrived")
+        } else if matches!(completion.kind, Kind::Written | Kind::Read | Kind::Atomic) {
+            vec![completion.loan.as_deref().expect("it is over").to_vec()]
         } else {
             vec![Vec::new()]
         };
@@ -105,6 +112,7 @@ impl<'m, R: Rig> Node<'m, R> {
                 kind: completion.kind,
                 status: completion.status,
                 bytes,
+                length: completion.length,
                 offset: completion.offset + at * stride,
                 tag: completion.tag,
                 immediate: completion.immediate,
@@ -219,6 +227,46 @@ impl<'m, R: Rig> Node<'m, R> {
                 .post_run_recv(from, self.loan(&[]), room_bytes_min, context)
                 .map_err(|refused| refused.error)
         })
+    }
+
+    /// Posts a one-sided operation, whatever is simulated.
+    ///
+    /// # Errors
+    /// As [`Endpoint::post_write`].
+    pub fn one_sided(
+        &self,
+        op: OneSided,
+        target: Target,
+        local: Local<'_>,
+        context: u64,
+    ) -> Result<WrId, PostError> {
+        let (bytes, length) = match local {
+            Local::Bytes(bytes) => (bytes, bytes.len()),
+            Local::Length(length) => (&[][..], length),
+        };
+        past_injected(|| {
+            let loan = self.loan(bytes);
+            let posted = match op {
+                OneSided::Write => self.endpoint.post_write(target, loan, context),
+                OneSided::Read => self.endpoint.post_read(target, loan, length, context),
+                OneSided::FetchAdd(add) => self.endpoint.post_fetch_add(target, loan, add, context),
+                OneSided::CompareSwap { expected, swap } => {
+                    self.endpoint.post_compare_swap(target, loan, (expected, swap), context)
+                }
+            };
+            posted.map_err(|refused| {
+                assert_eq!(&*refused.item, bytes, "a refused loan comes back as it was");
+                refused.error
+            })
+        })
+    }
+
+    /// Exposes a buffer that begins with `bytes`.
+    ///
+    /// # Errors
+    /// As [`Endpoint::expose`].
+    pub fn expose(&self, bytes: &[u8], access: Access) -> Result<Exposed, PostError> {
+        self.endpoint.expose(self.loan(bytes), access).map_err(|refused| refused.error)
     }
 
     /// All events so far.

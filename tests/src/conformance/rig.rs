@@ -42,6 +42,8 @@ pub struct Sizes {
     pub unexpected_bytes_max: usize,
     /// Operations of an endpoint.
     pub contexts_max: u32,
+    /// Ranges of memory that an endpoint may expose, where it can.
+    pub regions_max: u32,
 }
 
 impl Default for Sizes {
@@ -57,6 +59,7 @@ impl Default for Sizes {
             unexpected_depth: 8,
             unexpected_bytes_max: 256,
             contexts_max: 64,
+            regions_max: 4,
         }
     }
 }
@@ -110,6 +113,10 @@ pub trait Rig: Sized + 'static {
     const MEETS: bool = false;
     /// Whether a port that others hold for dead finds that out. Where nobody can take its connections away from it, it is not.
     const FENCES: bool = true;
+    /// Whether exposed memory ends where its region does. A key that opens a whole arena lets one into what is beside it.
+    const BOUNDS: bool = true;
+    /// Whether a write has to complete before a message that is to be seen after it may be posted.
+    const WRITES_COMPLETE_FIRST: bool = false;
     /// Begins to meet a peer, where that takes turns. Whether they have met.
     fn has_met(_port: &Self::Port<'_>, _peer: Addr) -> bool {
         true
@@ -171,6 +178,7 @@ impl Rig for Loopback {
             peers_max: sizes.peers_max,
             send_depth: sizes.send_depth,
             matching: sizes.matching(),
+            regions_max: sizes.regions_max,
         };
         Port::open(hub, bump, who, &config).map_err(|e| e.to_string())
     }
@@ -180,9 +188,9 @@ impl Rig for Loopback {
     }
 
     fn leftovers<'m>(hub: &'m Hub<'m>) -> String {
-        match hub.messages_len() {
-            0 => String::new(),
-            count => format!("{count} messages"),
+        match (hub.messages_len(), hub.requests_len()) {
+            (0, 0) => String::new(),
+            (messages, requests) => format!("{messages} messages, {requests} requests"),
         }
     }
 }

@@ -61,6 +61,7 @@ const SIZES: Sizes = Sizes {
     unexpected_depth: 6,
     unexpected_bytes_max: 256,
     contexts_max: 48,
+    regions_max: 1,
 };
 
 /// What can happen in a step.

@@ -31,8 +31,8 @@ use self::hold::{Holding, Place};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Generation, Name, WrId};
 use crate::provider::{
-    CancelError, Caps, Cqe, Event, Info, Order, ParcelWr, Payload, Provider, Published, RecvWr,
-    Reliability, Select, SendWr, Source, Status, Waiting,
+    CancelError, Caps, Cqe, Event, ExposeWr, Info, OneSidedWr, Order, ParcelWr, Payload, Provider,
+    Published, RecvWr, Reliability, RemoteRegion, Select, SendWr, Source, Status, Waiting,
 };
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::{Ring, wide};
@@ -425,6 +425,25 @@ impl<P: Provider> Provider for Fault<'_, P> {
 
     fn settle(&self, source: Addr, numbers: u64) {
         self.inner.settle(source, numbers);
+    }
+
+    /// One-sided operations are refused now and then, and never lost or held.
+    fn post_one_sided(&self, wr: &OneSidedWr) -> Result<(), PostError> {
+        let needed = if wr.op.is_atomic() { Caps::ATOMIC } else { Caps::RMA };
+        if self.inner.info().caps.has(needed) && self.roll(self.config.refuse_ppm) {
+            return Err(self.refuse());
+        }
+        self.inner.post_one_sided(wr)?;
+        self.staged.set(self.staged.get().wrapping_add(1));
+        Ok(())
+    }
+
+    fn expose(&self, wr: &ExposeWr) -> Result<RemoteRegion, PostError> {
+        self.inner.expose(wr)
+    }
+
+    fn withdraw(&self, wr_id: WrId) -> Result<(), CancelError> {
+        self.inner.withdraw(wr_id)
     }
 
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {

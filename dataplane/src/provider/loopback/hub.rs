@@ -3,6 +3,7 @@
 use core::cell::Cell;
 
 use super::link::{Link, LinkState};
+use super::one_sided::Requests;
 use super::{HubConfig, PortOpenError};
 use crate::error::{Fatal, PostError, Retry};
 use crate::id::{Generation, Name};
@@ -53,6 +54,7 @@ pub struct Hub<'m> {
     queues: Fifos<'m>,
     messages: Slab<'m, Message<'m>>,
     bodies: &'m LoanPool<'m>,
+    pub(super) requests: Requests<'m>,
 }
 
 impl<'m> Hub<'m> {
@@ -74,6 +76,7 @@ impl<'m> Hub<'m> {
             queues: Fifos::place(bump, config.messages_max, pairs)?,
             messages: Slab::place(bump, config.messages_max)?,
             bodies: LoanPool::place(bump, config.messages_max, config.message_bytes_max)?,
+            requests: Requests::place(bump, config.messages_max, ports)?,
         })
     }
 
@@ -99,6 +102,17 @@ impl<'m> Hub<'m> {
     #[must_use]
     pub const fn messages_len(&self) -> u32 {
         self.messages.len()
+    }
+
+    /// One-sided operations under way, staged and answered ones included.
+    #[must_use]
+    pub const fn requests_len(&self) -> u32 {
+        self.requests.len()
+    }
+
+    /// A body for the bytes of a one-sided operation.
+    pub(super) fn lend(&self) -> Option<Loan<'m>> {
+        self.bodies.lend()
     }
 
     /// The places of all ports.
@@ -154,6 +168,7 @@ impl<'m> Hub<'m> {
             entry.port.set(None);
             entry.generation.set(id.generation.next());
         }
+        self.requests.leave(id, how);
     }
 
     const fn number(&self, from: u32, to: u32) -> u32 {

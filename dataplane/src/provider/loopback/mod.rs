@@ -12,15 +12,19 @@
 //! Published means here: counted in, so that the receiver sees it. What a port staged and did not publish is lost when it is
 //! killed, and not when it is dropped in good order.
 //!
+//! One-sided operations of MSG and RDM ports go the same way: they are copied into the hub, done by the owner of the memory when it polls
+//! ([`one_sided`](super::one_sided)), and answered. So the owner's thread is all that ever touches exposed memory.
+//!
 //! | refusal | what is full |
 //! |---|---|
 //! | `NoCredit` | the link to that peer |
-//! | `NoSpill` | the hub's pool, which all links share |
+//! | `NoSpill` | the hub's pool, which all links and one-sided operations share |
 //! | `NoLane` | the link still holds messages of an earlier port in the same place |
 //! | `CqFull`, `RqFull`, `AddressesFull` | the port's own tables |
 
 mod hub;
 mod link;
+mod one_sided;
 mod peers;
 mod port;
 
@@ -61,10 +65,12 @@ pub struct PortConfig {
     pub send_depth: u32,
     /// Receives and unexpected messages.
     pub matching: MatchingConfig,
+    /// Ranges of memory that may be exposed at once.
+    pub regions_max: u32,
 }
 
 impl Default for PortConfig {
-    /// 16 peers, 64 sends, 64 receives, 64 unexpected messages of up to 1 KiB.
+    /// 16 peers, 64 sends, 64 receives, 64 unexpected messages of up to 1 KiB, 8 exposed ranges.
     fn default() -> Self {
         Self {
             peers_max: 16,
@@ -74,6 +80,7 @@ impl Default for PortConfig {
                 unexpected_depth: 64,
                 unexpected_bytes_max: 1024,
             },
+            regions_max: 8,
         }
     }
 }

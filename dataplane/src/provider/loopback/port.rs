@@ -5,6 +5,7 @@ use core::cell::Cell;
 use heapless::VecView;
 
 use super::hub::{Hub, Leave, PortId};
+use super::one_sided::OneSidedState;
 use super::peers::Row;
 use super::{PortConfig, PortOpenError};
 use crate::error::{Misuse, PostError, Retry};
@@ -13,8 +14,8 @@ use crate::msg::matching::{Incoming, Matcher};
 use crate::provider::peers::{Peers, Standing};
 use crate::provider::queues::{Found, Queues};
 use crate::provider::{
-    CancelError, Caps, Cqe, EndpointType, Event, Info, LatencyClass, Limits, Payload, Provider,
-    Published, RecvWr, Select, SendWr, Source, Status, Waiting,
+    CancelError, Caps, Cqe, EndpointType, Event, ExposeWr, Info, LatencyClass, Limits, OneSidedWr,
+    Payload, Provider, Published, RecvWr, RemoteRegion, Select, SendWr, Source, Status, Waiting,
 };
 use crate::raw::place::Bump;
 use crate::shm::lane::Envelope;
@@ -47,14 +48,21 @@ pub struct Port<'h, 'm> {
     done: Ring<'m, WrId>,
     /// The row with which the next poll begins.
     first: Cell<u32>,
+    /// What peers are let into, and one's own operations on theirs.
+    pub(super) one_sided: OneSidedState<'m>,
 }
 
 const fn info(hub: &Hub<'_>, endpoint_type: EndpointType, config: &PortConfig) -> Info {
     let longest = hub.config().message_bytes_max;
     let send_depth = config.send_depth.next_power_of_two();
     let limits = Limits::copied(longest, config.peers_max, send_depth, &config.matching);
-    Info::of_type("loopback", endpoint_type, Caps::MATCHED, limits)
-        .with_latency(LatencyClass::Memory)
+    let caps = match endpoint_type {
+        EndpointType::Msg | EndpointType::Rdm => {
+            Caps::MATCHED.with(Caps::RMA).with(Caps::ATOMIC).with(Caps::EXPOSE)
+        }
+        EndpointType::Dgram => Caps::MATCHED,
+    };
+    Info::of_type("loopback", endpoint_type, caps, limits).with_latency(LatencyClass::Memory)
 }
 
 impl<'h, 'm> Port<'h, 'm> {
@@ -73,6 +81,7 @@ impl<'h, 'm> Port<'h, 'm> {
         let events = config.peers_max.saturating_mul(2);
         let queues = Queues::place(bump, &config.matching, events).map_err(arena)?;
         let done = Ring::place(bump, config.send_depth, WrId::from_raw(0)).map_err(arena)?;
+        let one_sided = OneSidedState::place(bump, config).map_err(arena)?;
         Ok(Self {
             hub,
             me: hub.register(name, endpoint_type)?,
@@ -81,6 +90,7 @@ impl<'h, 'm> Port<'h, 'm> {
             queues,
             done,
             first: Cell::new(0),
+            one_sided,
         })
     }
 
@@ -234,6 +244,18 @@ impl Provider for Port<'_, '_> {
         }
     }
 
+    fn post_one_sided(&self, wr: &OneSidedWr) -> Result<(), PostError> {
+        self.ask(wr)
+    }
+
+    fn expose(&self, wr: &ExposeWr) -> Result<RemoteRegion, PostError> {
+        self.let_in(wr)
+    }
+
+    fn withdraw(&self, wr_id: WrId) -> Result<(), CancelError> {
+        self.shut_out(wr_id)
+    }
+
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
         if let Source::Only(addr) = wr.from
             && self.peers.find(addr).map_or(true, |row| row.state.is_lost())
@@ -245,6 +267,8 @@ impl Provider for Port<'_, '_> {
 
     fn ring_doorbell(&self) -> Published {
         if self.hub.is_live(self.me) {
+            // Before the messages, which must not be seen earlier than what was written before them.
+            self.hub.publish_requests(self.me);
             for (_, row) in self.peers.in_use().filter(|(_, row)| row.sends.get()) {
                 self.hub.publish(self.me.slot, row.remote.get().slot);
             }
@@ -253,10 +277,15 @@ impl Provider for Port<'_, '_> {
     }
 
     fn poll_cq(&self, _now: Instant, out: &mut VecView<Cqe>) {
-        if !self.hub.is_live(self.me) {
+        if self.hub.is_live(self.me) {
+            self.serve();
+        } else {
             self.fence();
         }
-        let sends = || Some(Cqe::without_message(self.done.pop()?, Status::Success));
+        let sends = || match self.done.pop() {
+            Some(wr_id) => Some(Cqe::without_message(wr_id, Status::Success)),
+            None => self.next_answer(),
+        };
         self.queues.poll(sends, |out| self.take_in(out), out);
     }
 

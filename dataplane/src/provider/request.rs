@@ -1,0 +1,125 @@
+//! What a provider is asked to do: sends and receives.
+
+use super::Sge;
+use crate::id::{Addr, WrId};
+
+/// What a send sends.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// These bytes, copied before the call returns. No completion.
+    Inject(&'a [u8]),
+    /// This range, which is the provider's until the completion with this id.
+    Posted {
+        /// The id of the completion.
+        wr_id: WrId,
+        /// The range.
+        sge: Sge,
+    },
+}
+
+impl Payload<'_> {
+    /// The bytes.
+    #[must_use]
+    #[inline(always)]
+    pub const fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Inject(bytes) => bytes,
+            Self::Posted { sge, .. } => sge.bytes(),
+        }
+    }
+}
+
+/// A send request.
+#[derive(Clone, Copy, Debug)]
+pub struct SendWr<'a> {
+    /// To whom.
+    pub to: Addr,
+    /// What.
+    pub payload: Payload<'a>,
+    /// The tag; `None` for an untagged message.
+    pub tag: Option<u64>,
+    /// Immediate data.
+    pub immediate: Option<u64>,
+}
+
+/// Whose messages a receive takes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Source {
+    /// Anybody's.
+    Any,
+    /// This peer's only.
+    Only(Addr),
+}
+
+impl Source {
+    /// Whether a message of `sender` is meant.
+    #[must_use]
+    #[inline(always)]
+    pub fn takes(self, sender: Addr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Only(addr) => addr == sender,
+        }
+    }
+}
+
+/// Which messages a receive takes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Select {
+    /// Untagged ones.
+    Untagged,
+    /// Tagged ones with this tag, except in the bits of `ignore`.
+    Tagged {
+        /// The tag.
+        tag: u64,
+        /// Bits that do not count.
+        ignore: u64,
+    },
+}
+
+impl Select {
+    /// Whether a message with this tag, or without one, is meant.
+    #[must_use]
+    #[inline(always)]
+    pub const fn takes(self, message: Option<u64>) -> bool {
+        match (self, message) {
+            (Self::Untagged, None) => true,
+            (Self::Tagged { tag, ignore }, Some(message)) => (tag ^ message) & !ignore == 0,
+            _ => false,
+        }
+    }
+}
+
+/// How a receive uses its buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Use {
+    /// For one message.
+    Single,
+    /// For one message after the other, back to back in steps of 8 bytes, until fewer than `room_bytes_min` are free
+    /// (`FI_MULTI_RECV` of `fi_msg(3)`). A completion a message.
+    Multi {
+        /// With fewer free bytes than this the buffer is given back.
+        room_bytes_min: u32,
+    },
+    /// Like `Multi`, but a run of messages of one sender with the same length and tag, without immediate data, may be
+    /// reported as one completion with their count. It ends where `Multi` gives the buffer back.
+    Runs {
+        /// With fewer free bytes than this the buffer is given back.
+        room_bytes_min: u32,
+    },
+}
+
+/// A receive request.
+#[derive(Clone, Copy, Debug)]
+pub struct RecvWr {
+    /// The id of its completions.
+    pub wr_id: WrId,
+    /// Where to.
+    pub sge: Sge,
+    /// Whose messages.
+    pub from: Source,
+    /// Which messages.
+    pub select: Select,
+    /// For how many.
+    pub buffer: Use,
+}
