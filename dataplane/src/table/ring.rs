@@ -114,6 +114,15 @@ impl<'m, T: Copy> Ring<'m, T> {
         self.slot(self.head.get().wrapping_add(skip)).map(Cell::get)
     }
 
+    /// Puts the oldest `count` items behind all others, in their order.
+    pub fn rotate(&self, count: u32) {
+        // A ring that is full has no room to push before it pops.
+        for _ in 0..count.min(self.len()) {
+            let Some(item) = self.pop() else { break };
+            let _there_is_room = self.push(item);
+        }
+    }
+
     /// All items, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = T> + use<'_, 'm, T> {
         (0..self.len()).map_while(|skip| self.peek(skip))

@@ -4,7 +4,7 @@ use core::fmt;
 
 use super::region::{DEVICES_MAX, RegionId};
 use super::request::SGE_MAX;
-use super::sequence::SequenceCodec;
+use super::sequence::{FRAGMENT_MAX, SequenceCodec};
 use crate::raw::place::Exhausted;
 use crate::table::NIL;
 use crate::time::Nanos;
@@ -17,11 +17,11 @@ pub const PATHS_MAX: u32 = 64;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Visibility {
     /// All paths are on one device at each end: its writes to memory, the one of the notification's completion too, are
-    /// seen in their order.
+    /// seen in their order, which is that of PCI Express. Memory that is registered for relaxed ordering has none.
     OneDevice,
     /// Paths are on several devices. After all data has completed, a byte is read back over each device that is not the
-    /// notification's: the answer cannot overtake what that device wrote before. The byte goes to this region, which needs 8
-    /// bytes and a key for each device.
+    /// notification's: the answer cannot overtake what that device wrote before. When all answers are there, the notification is
+    /// posted. The byte goes to this region, which needs 8 bytes and a key for each device.
     FlushingRead(RegionId),
 }
 
@@ -40,7 +40,9 @@ pub enum Spread {
     /// To one data path, so that they arrive in order.
     Pinned(u32),
     /// Sends to one data path after the other, and receives likewise, so that the n-th send meets the n-th receive: both ends
-    /// choose this. A path that is down has its turn too, and fails what falls to it. Atomics go wherever there is room.
+    /// choose this. A path that is down has its turn too, and fails what falls to it; what no device was given because of its
+    /// memory (no key, misuse) has none. When a path is taken in again, turns begin anew, so that may be done only while
+    /// nothing is posted, at both ends. Atomics go wherever there is room.
     Rotation,
 }
 
@@ -81,7 +83,9 @@ pub struct VqpConfig {
     pub first_sequence: u32,
     /// Fragments that one post stages at most; the others are staged by turns.
     pub post_burst: u32,
-    /// A path on which something is on its way and nothing was completed for so long is used only where there is no other.
+    /// A path on which a send is on its way and none was completed for so long is used only where there is no other. This and
+    /// the other times are counted in turns: of the time between two turns a quarter of the least of the three counts at most
+    /// (and 100 us in any case), because in a pause of the caller nobody looks at what the device has done.
     pub suspect_after: Nanos,
     /// After so long it is down.
     pub silent_after: Nanos,
@@ -156,6 +160,11 @@ pub enum PlanError {
         /// What the device allows.
         allowed: u32,
     },
+    /// A time must not be zero.
+    NoTime {
+        /// Name of the field of `VqpConfig`.
+        field: &'static str,
+    },
     /// SPRAY over several data paths needs a path for notifications.
     NoNotifyPath,
     /// With one data path, or with DQPLB, a path for notifications would never be used.
@@ -223,6 +232,7 @@ impl fmt::Display for PlanError {
                 f,
                 "{field} <= what the device allows does not hold: {wanted} > {allowed} on path {path}"
             ),
+            Self::NoTime { field } => write!(f, "{field} is zero: give a time"),
             Self::NoNotifyPath => f.write_str(
                 "SPRAY over several data paths: give a path for notifications",
             ),
@@ -288,6 +298,15 @@ pub(super) fn prove(
             return Err(PlanError::OutOfRange { field, value, most });
         }
     }
+    for (field, time) in [
+        ("suspect_after", config.suspect_after),
+        ("silent_after", config.silent_after),
+        ("flush_after", config.flush_after),
+    ] {
+        if time == Nanos::new(0) {
+            return Err(PlanError::NoTime { field });
+        }
+    }
     for (path, (limits, device)) in (0..NIL).zip(paths.clone()) {
         if device >= DEVICES_MAX {
             return Err(PlanError::Device { device });
@@ -331,6 +350,11 @@ pub(super) fn prove(
 fn prove_window(config: &VqpConfig, codec: SequenceCodec, data: u32) -> Result<Proof, PlanError> {
     if !config.window.is_power_of_two() {
         return Err(PlanError::NotPowerOfTwo { field: "window", value: config.window });
+    }
+    // A slot of the receive window holds the bytes plus one in 31 bits.
+    if config.max_message > FRAGMENT_MAX {
+        let (field, value) = ("max_message", config.max_message);
+        return Err(PlanError::OutOfRange { field, value, most: FRAGMENT_MAX });
     }
     let modulus = codec.modulus();
     if config.first_sequence >= modulus {

@@ -9,8 +9,9 @@
 //! A completion is found its path by the `wr_id` that this room has given, and is taken only where the device it came from and the
 //! number of the queue pair are that path's: numbers of queue pairs of two devices may be the same. All else is counted.
 //!
-//! A turn is bounded: by the completions (rounded up to 16 for each device) and posts of its budget, and by a fixed number of
-//! virtual queue pairs that are looked at beside those that had completions. Every 100 us one looks at the times of all.
+//! A turn is bounded: by the completions (rounded up to 16 for each device) and posts of its budget, which the virtual queue pairs
+//! share, and by a fixed number of those that are looked at although nothing came for them, for something to do and for the
+//! times of their paths. Looks at the times go round: a new round begins every 100 us, and takes as many turns as it needs.
 
 use core::cell::Cell;
 use core::fmt;
@@ -37,7 +38,7 @@ const VISITS: u32 = 16;
 /// Virtual queue pairs of one virtual completion queue at most.
 const SLOTS_MAX: u32 = 1 << (32 - PATH_BITS);
 /// How often the times of paths are looked at.
-const TICK: Nanos = Nanos::from_micros(100);
+pub(super) const TICK: Nanos = Nanos::from_micros(100);
 
 /// Completions that belonged to nobody.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -56,7 +57,10 @@ pub struct VirtualCq<'m, P: QueuePair, C> {
     touched: BitSet<'m>,
     ready: BitSet<'m>,
     first_cq: Cell<usize>,
+    /// Who is next: to be served, to be looked at, to have its times looked at.
+    served: Cell<u32>,
     visit: Cell<u32>,
+    sweep: Cell<u32>,
     taking: Cell<u32>,
     /// The one that is being emptied, and how many it may hand out yet before another has its turn.
     current: Cell<Option<&'m VirtualQp<'m, P>>>,
@@ -99,7 +103,9 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
             touched: BitSet::place(bump, capacity)?,
             ready: BitSet::place(bump, capacity)?,
             first_cq: Cell::new(0),
+            served: Cell::new(0),
             visit: Cell::new(0),
+            sweep: Cell::new(0),
             taking: Cell::new(0),
             current: Cell::new(None),
             burst: Cell::new(0),
@@ -169,7 +175,7 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
 
     /// Takes up to `budget` completions of the devices in. Says how many there were.
     #[inline]
-    fn harvest(&self, now: Instant, budget: u32) -> u32 {
+    fn harvest(&self, budget: u32) -> u32 {
         let count = self.cqs.len();
         let first = self.first_cq.get();
         let mut left = budget;
@@ -185,7 +191,7 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
                 let mut batch = Vec::<Wc, BATCH>::new();
                 cq.poll_cq(&mut batch);
                 for wc in &batch {
-                    self.route(wc, *device, &mut last, now);
+                    self.route(wc, *device, &mut last);
                 }
                 let seen = crate::table::count(batch.len());
                 left = left.saturating_sub(seen);
@@ -202,13 +208,7 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
 
     /// Takes in one completion. `last` is the virtual queue pair of the one before.
     #[inline(always)]
-    fn route(
-        &self,
-        wc: &Wc,
-        device: u32,
-        last: &mut Option<(u32, &'m VirtualQp<'m, P>)>,
-        now: Instant,
-    ) {
+    fn route(&self, wc: &Wc, device: u32, last: &mut Option<(u32, &'m VirtualQp<'m, P>)>) {
         let Some((tag, generation, slot)) = wc.wr_id().parts() else { return self.stray() };
         let Some(direction) = direction_of(tag) else { return self.stray() };
         let number = slot.wrapping_shr(PATH_BITS);
@@ -220,7 +220,6 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
                     return self.stray();
                 };
                 *last = Some((number, vqp));
-                vqp.now.set(now);
                 // Numbers of slots are below the capacity of the set.
                 let _known = self.touched.insert(number);
                 vqp
@@ -242,14 +241,57 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
         self.strays.set(Strays { unknown: strays.unknown.wrapping_add(1), ..strays });
     }
 
+    /// Lets all that were touched go on, with so many posts together. Who comes after the one that has used up the last of them is
+    /// the first of the next turn. Says whether somebody has more to do.
     #[inline]
-    fn serve(&self, number: u32, posts: u32) -> bool {
-        let Some(vqp) = self.slots.get(wide(number)).and_then(Cell::get) else {
-            return false;
-        };
-        let is_more = vqp.progress(posts);
-        let _known = self.ready.insert(number);
+    fn serve(&self, mut posts: u32) -> bool {
+        let mut is_more = false;
+        let mut at = self.served.get();
+        // As many as are touched now: who is touched again by serving waits for the next turn.
+        for _ in 0..self.touched.count() {
+            let Some(number) = self.touched.next_from(at) else { break };
+            at = number.wrapping_add(1);
+            let _known = self.touched.remove(number);
+            let Some(vqp) = self.get(number) else { continue };
+            let taken = vqp.progress(posts);
+            if taken > 0 && taken == posts {
+                self.served.set(at);
+            }
+            posts = posts.wrapping_sub(taken);
+            let _known = self.ready.insert(number);
+            if posts == 0 && vqp.wants_turn() {
+                is_more = true;
+                let _known = self.touched.insert(number);
+            }
+        }
         is_more
+    }
+
+    /// Touches those that have something to do although nothing came for them: of a few.
+    #[inline]
+    fn visit(&self) {
+        for _ in 0..VISITS.min(self.live.count()) {
+            let Some(number) = self.live.next_from(self.visit.get()) else { break };
+            self.visit.set(number.wrapping_add(1));
+            if self.get(number).is_some_and(VirtualQp::wants_turn) {
+                let _known = self.touched.insert(number);
+            }
+        }
+    }
+
+    /// Looks at the times of a few.
+    fn look_at_times(&self, now: Instant) {
+        for _ in 0..VISITS {
+            let Some(number) = self.live.first_at_least(self.sweep.get()) else {
+                self.sweep.set(0);
+                self.tick.set(now.saturating_add(TICK));
+                break;
+            };
+            self.sweep.set(number.wrapping_add(1));
+            if self.get(number).is_some_and(|vqp| vqp.on_time(now)) {
+                let _known = self.touched.insert(number);
+            }
+        }
     }
 
     /// The next request that is over. In posting order of each direction of each virtual queue pair, these by turns.
@@ -364,31 +406,12 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
 impl<P: QueuePair, C: CompletionQueue> Poll for VirtualCq<'_, P, C> {
     #[inline]
     fn turn(&self, now: Instant, budget: Budget) -> Outcome {
-        let seen = self.harvest(now, budget.completions);
-        let mut is_more = false;
-        // As many as were touched now: who is touched again by serving waits for the next turn.
-        for _ in 0..self.touched.count() {
-            let Some(number) = self.touched.next_from(0) else { break };
-            let _known = self.touched.remove(number);
-            is_more |= self.serve(number, budget.posts);
-        }
-        for _ in 0..VISITS.min(self.live.count()) {
-            let Some(number) = self.live.next_from(self.visit.get()) else { break };
-            self.visit.set(number.wrapping_add(1));
-            let vqp = self.slots.get(wide(number)).and_then(Cell::get);
-            if vqp.is_some_and(VirtualQp::wants_turn) {
-                is_more |= self.serve(number, budget.posts);
-            }
-        }
+        let seen = self.harvest(budget.completions);
+        self.visit();
         if now >= self.tick.get() {
-            self.tick.set(now.saturating_add(TICK));
-            for number in self.live.iter() {
-                if let Some(vqp) = self.slots.get(wide(number)).and_then(Cell::get) {
-                    vqp.on_time(now);
-                    let _known = self.touched.insert(number);
-                }
-            }
+            self.look_at_times(now);
         }
+        let is_more = self.serve(budget.posts);
         if seen > 0 || is_more || !self.ready.is_empty() { Outcome::Busy } else { Outcome::Idle }
     }
 

@@ -146,6 +146,12 @@ impl<'m> Flight<'m> {
         Some(entry)
     }
 
+    /// The same, where `is_wanted`.
+    #[inline]
+    pub(super) fn pop_if(&self, is_wanted: bool) -> Option<InFlight> {
+        if is_wanted { self.pop() } else { None }
+    }
+
     /// Removes the front, which the caller has seen.
     #[inline(always)]
     pub(super) fn retire(&self) {

@@ -43,6 +43,7 @@
 mod config;
 mod cq;
 mod flight;
+mod health;
 mod path;
 mod qp;
 mod receive;

@@ -12,6 +12,10 @@
 //! ```
 //!
 //! New work goes to paths that are Ok or Recovered, and to suspect ones only where there are no others.
+//!
+//! Of sends alone is seen that nothing completes: a receive may wait for ever. A path of DQPLB that is down for want of an answer, or
+//! because the caller has taken it out, keeps its receives: the peer may not know yet, and what it still writes there has
+//! its number.
 
 use core::cell::Cell;
 use core::fmt;
@@ -103,8 +107,10 @@ pub(super) struct Path<'m, P> {
     pub staged_recvs: Cell<u32>,
     /// Receives of no bytes that are to be posted.
     pub owed: Cell<u32>,
-    /// When something was last completed, or posted where nothing was on its way; while draining, since when.
+    /// By the clock of the virtual queue pair: when a send was last seen to be completed, or nothing to be on its way; while draining,
+    /// since when. And how many had been completed then.
     pub since: Cell<Instant>,
+    pub seen: Cell<u64>,
     pub fragments: Cell<u64>,
     pub bytes: Cell<u64>,
     pub errors: Cell<u64>,
@@ -127,6 +133,7 @@ impl<'m, P: QueuePair> Path<'m, P> {
             staged_recvs: Cell::new(0),
             owed: Cell::new(0),
             since: Cell::new(Instant::ORIGIN),
+            seen: zero(),
             fragments: zero(),
             bytes: zero(),
             errors: zero(),
@@ -138,6 +145,18 @@ impl<'m, P: QueuePair> Path<'m, P> {
     #[inline]
     pub(super) const fn is_up(&self) -> bool {
         matches!(self.health.get(), Health::Ok | Health::Recovered | Health::Suspect)
+    }
+
+    /// Whether the device has sends that it was told of.
+    #[inline]
+    pub(super) const fn is_waiting(&self) -> bool {
+        self.sends.len() > self.staged.get()
+    }
+
+    /// Sends that were completed, in whichever way.
+    #[inline]
+    pub(super) const fn completed(&self) -> u64 {
+        self.fragments.get().wrapping_add(self.errors.get())
     }
 
     #[inline]

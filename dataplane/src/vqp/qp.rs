@@ -12,7 +12,7 @@ use super::receive::RecvSide;
 use super::refusal::{CallError, Cause, Refusal};
 use super::region::Regions;
 use super::request::{Completion, Direction};
-use super::send::{Fate, SendSide};
+use super::send::SendSide;
 use super::sequence::SequenceCodec;
 use crate::id::{Generation, OpTag, WrId};
 use crate::raw::place::Bump;
@@ -75,17 +75,21 @@ pub struct VirtualQp<'m, P: QueuePair> {
     pub(super) remote: &'m Regions<'m, u32>,
     /// Sets of paths: in use without doubt, in use for want of others, with room for a send.
     pub(super) up: Cell<u64>,
-    suspect: Cell<u64>,
+    pub(super) suspect: Cell<u64>,
     pub(super) roomy: Cell<u64>,
     /// Paths whose doorbell is to be rung.
     pub(super) dirty: Cell<u64>,
     /// The path to begin with.
-    turn: Cell<u32>,
+    pub(super) turn: Cell<u32>,
+    /// In rotation, whether a send or a receive has had a turn.
+    pub(super) has_rotated: Cell<bool>,
     pub(super) state: Cell<State>,
     slot: Cell<u32>,
-    pub(super) now: Cell<Instant>,
+    /// The last look at the times of paths, and the clock that they are told by: it stands still while nobody polls.
+    pub(super) looked: Cell<Instant>,
+    pub(super) clock: Cell<Instant>,
     /// The first cause since all paths were up.
-    cause: Cell<Option<Cause>>,
+    pub(super) cause: Cell<Option<Cause>>,
     pub(super) send: SendSide<'m>,
     pub(super) recv: RecvSide<'m>,
     takes_recv_first: Cell<bool>,
@@ -151,12 +155,14 @@ impl<'m, P: QueuePair + Clone> VirtualQp<'m, P> {
             roomy: Cell::new(all_paths),
             dirty: Cell::new(0),
             turn: Cell::new(0),
+            has_rotated: Cell::new(false),
             state: Cell::new(State::Detached),
             slot: Cell::new(0),
-            now: Cell::new(Instant::ORIGIN),
+            looked: Cell::new(Instant::ORIGIN),
+            clock: Cell::new(Instant::ORIGIN),
             cause: Cell::new(None),
             send: SendSide::place(bump, config, (total, mode))?,
-            recv: RecvSide::place(bump, config, (proof.slots, mode))?,
+            recv: RecvSide::place(bump, config, (total, proof.slots, mode))?,
             takes_recv_first: Cell::new(false),
         };
         Ok(bump.value(vqp)?)
@@ -210,20 +216,10 @@ impl<P: QueuePair> VirtualQp<'_, P> {
             }
         };
         flight.retire();
-        path.since.set(self.now.get());
         match wc.outcome() {
             Ok(received) => self.succeed((at, path), &entry, received, direction),
             Err((status, vendor)) => {
-                let cause = Cause::Device { status, vendor };
-                count(&path.errors, 1);
-                self.fail_path(at, cause);
-                path.is_silent.set(false);
-                match direction {
-                    Direction::Send => {
-                        self.lose(&entry, cause, Fate::Executed { is_silent: false })
-                    }
-                    Direction::Recv => self.lose_recv(&entry, cause),
-                }
+                self.fail((at, path), &entry, Cause::Device { status, vendor }, direction);
             }
         }
         if path.health.get() == Health::Draining && path.is_empty() {
@@ -248,52 +244,27 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         } else {
             self.arrive(at, entry, received);
         }
-        if matches!(path.health.get(), Health::Suspect | Health::Recovered) {
+        // What is received says nothing of a send that is stuck.
+        if path.health.get() == Health::Recovered
+            || (path.health.get() == Health::Suspect && direction == Direction::Send)
+        {
             self.set_health(at, Health::Ok);
-            if self.up.get() & self.data == self.data {
-                self.cause.set(None);
-            }
         }
     }
 
-    /// Stages what there is room for, posts receives, notifies, rings doorbells: `posts` steps at most. Says whether there is more.
+    /// Stages what there is room for, posts receives, notifies, rings doorbells: `posts` steps at most. Says how many it took.
     #[inline]
-    pub(super) fn progress(&self, posts: u32) -> bool {
-        let is_more = self.pump(posts);
+    pub(super) fn progress(&self, posts: u32) -> u32 {
+        let taken = self.pump(posts);
         self.replenish();
         self.ring_doorbell();
-        is_more
+        taken
     }
 
     /// Whether a turn would do something for it although no completion has come.
     #[inline]
     pub(super) fn wants_turn(&self) -> bool {
         self.dirty.get() != 0 || self.send_wants_turn() || self.recv_wants_turn()
-    }
-
-    /// What is due at `now`. One path is flushed at most.
-    pub(super) fn on_time(&self, now: Instant) {
-        self.now.set(now);
-        for (at, path) in (0..NIL).zip(self.paths) {
-            let quiet = now.saturating_since(path.since.get());
-            match path.health.get() {
-                Health::Ok | Health::Recovered | Health::Suspect => {
-                    if path.sends.is_empty() {
-                        path.since.set(now);
-                    } else if quiet >= self.config.silent_after {
-                        self.fail_path(at, Cause::Silent);
-                    } else if quiet >= self.config.suspect_after {
-                        self.set_health(at, Health::Suspect);
-                    }
-                }
-                Health::Draining if path.is_empty() => self.set_down(at),
-                Health::Draining if quiet >= self.config.flush_after => {
-                    self.flush(at);
-                    return;
-                }
-                Health::Draining | Health::Down => {}
-            }
-        }
     }
 
     /// The next finished request, if there is one.
@@ -322,91 +293,15 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     }
 }
 
-/// Health of paths.
+/// Names.
 impl<P: QueuePair> VirtualQp<'_, P> {
-    /// Takes a path out: what is on its way there is waited for, or taken for flushed in time.
-    pub(super) fn fail_path(&self, at: u32, cause: Cause) {
-        let Some(path) = self.paths.get(wide(at)).filter(|path| path.is_up()) else {
-            return;
-        };
-        path.cause.set(Some(cause));
-        path.is_silent.set(true);
-        path.since.set(self.now.get());
-        if self.cause.get().is_none() {
-            self.cause.set(Some(cause));
-        }
-        self.set_health(at, Health::Draining);
-    }
-
-    fn set_health(&self, at: u32, health: Health) {
-        let Some(path) = self.paths.get(wide(at)) else { return };
-        path.health.set(health);
-        let put = |set: &Cell<u64>, is_in: bool| {
-            set.set((set.get() & !bit(at)) | if is_in { bit(at) } else { 0 });
-        };
-        put(&self.up, matches!(health, Health::Ok | Health::Recovered));
-        put(&self.suspect, health == Health::Suspect);
-    }
-
-    fn set_down(&self, at: u32) {
-        self.set_health(at, Health::Down);
-        let is_left = (0..NIL)
-            .zip(self.paths)
-            .any(|(at, path)| self.data & bit(at) != 0 && path.health.get() != Health::Down);
-        if !is_left {
-            self.fail_unclaimed(self.first_cause());
-        }
-    }
-
-    /// What the device has not flushed is taken for flushed. It may come yet, and is stale then.
-    fn flush(&self, at: u32) {
-        let Some(path) = self.paths.get(wide(at)) else { return };
-        let cause = path.cause.get().unwrap_or(Cause::Silent);
-        let fate = Fate::Executed { is_silent: path.is_silent.get() };
-        while let Some(entry) = path.sends.pop() {
-            self.lose(&entry, cause, fate);
-        }
-        while let Some(entry) = path.recvs.pop() {
-            self.lose_recv(&entry, cause);
-        }
-        path.staged.set(0);
-        path.staged_recvs.set(0);
-        self.set_down(at);
-    }
-
-    /// The first cause of what is wrong now.
-    pub(super) fn first_cause(&self) -> Cause {
-        self.cause.get().unwrap_or(Cause::Closed)
-    }
-
-    /// Whether one of those paths can take work, now or later.
-    #[inline]
-    pub(super) const fn is_any_up(&self, allowed: u64) -> bool {
-        (self.up.get() | self.suspect.get()) & allowed != 0
-    }
-
-    /// One of those paths that has room: in turn, suspect ones only where no other is up.
-    #[inline]
-    pub(super) fn pick(&self, allowed: u64) -> Option<u32> {
-        let up = self.up.get() & allowed;
-        let set = if up == 0 { self.suspect.get() & allowed } else { up };
-        let ready = set & self.roomy.get();
-        if ready == 0 {
-            return None;
-        }
-        let later = ready & u64::MAX.wrapping_shl(self.turn.get());
-        let chosen = if later == 0 { ready } else { later }.trailing_zeros();
-        self.turn.set(chosen.wrapping_add(1) & 63);
-        Some(chosen)
-    }
-
     /// The name that a work request of a path goes by.
     #[inline]
     pub(super) const fn wr_id(&self, tag: OpTag, at: u32, generation: Generation) -> WrId {
         WrId::new(tag, generation, self.slot.get().wrapping_shl(PATH_BITS) | at)
     }
 
-    /// How many notifications, sends and atomics have one path only.
+    /// The one path of sends and atomics, where they have one.
     pub(super) const fn pinned(&self) -> Option<u32> {
         match self.config.spread {
             Spread::Pinned(path) => Some(path),
@@ -428,7 +323,8 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         }
     }
 
-    /// Takes a path out of use, for maintenance: nothing new is posted there, and what is on its way is waited for.
+    /// Takes a path out of use, for maintenance: nothing new is posted there, and what is on its way is waited for. The peer may go
+    /// on writing there until it has taken the path out as well; in DQPLB nothing of that is lost.
     ///
     /// # Errors
     /// There is no such path.
@@ -441,10 +337,12 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         Ok(())
     }
 
-    /// Takes a path into use again after its queue pair was reset and connected anew, at both ends.
+    /// Takes a path into use again after its queue pair was reset and connected anew, at both ends. Before the reset, put the queue
+    /// pair into the error state and turn until [`path`](Self::path) says that no receive is in flight: what had
+    /// arrived is taken in so. What is left of its receives is forgotten.
     ///
     /// # Errors
-    /// The path is not down; or a part of the sequence was lost, which no path can mend.
+    /// The path is not down; something is posted in rotation; or a part of the sequence was lost, which no path can mend.
     pub fn readmit(&self, path: u32) -> Result<(), Refusal> {
         let found = self.paths.get(wide(path)).ok_or(CallError::UnknownPath)?;
         if let Some(cause) = self.broken() {
@@ -456,8 +354,17 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         if self.state.get() != State::Open {
             return Err(CallError::Closing.into());
         }
+        if self.has_rotated.get() {
+            if self.send.len() > 0 || self.recv.len() > 0 {
+                return Err(CallError::NotIdle.into());
+            }
+            self.begin_turns();
+        }
+        while let Some(entry) = found.recvs.pop() {
+            self.lose_recv(&entry, Cause::Closed);
+        }
         found.is_silent.set(false);
-        found.since.set(self.now.get());
+        found.since.set(self.clock.get());
         self.roomy.set(self.roomy.get() | bit(path));
         self.set_health(path, Health::Recovered);
         if matches!(self.mode, Mode::Sequence(_)) {
@@ -473,10 +380,15 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     /// Everything is reported as ever; then [`VirtualCq::detach`](super::VirtualCq::detach) lets go of it.
     pub fn close(&self) {
         self.state.set(State::Closing);
-        for (at, _) in (0..NIL).zip(self.paths) {
+        for (at, path) in (0..NIL).zip(self.paths) {
             let _known = self.exclude(at);
+            // Receives that a path has kept are let go of in time.
+            if path.health.get() == Health::Down && !path.is_empty() {
+                path.since.set(self.clock.get());
+                self.set_health(at, Health::Draining);
+            }
         }
-        self.pump(u32::MAX);
+        let _steps = self.pump(u32::MAX);
     }
 
     /// What is not over yet; nothing of it, and it can be detached.

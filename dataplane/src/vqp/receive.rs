@@ -10,11 +10,14 @@
 //! peer's window is wide, credits are not posted anew: the peer's device waits (receiver not ready), nothing is lost and nothing
 //! aborts.
 //!
+//! Receives that a doorbell has left behind are posted again, in their place: nothing else is posted before them.
+//!
 //! Invariant: `head <= claimed <= tail` (wrapping). Outside of DQPLB a row is claimed as it is posted.
 
 use core::cell::Cell;
 
 use heapless::Vec;
+use spinwire_layouts::word::low;
 
 use super::config::{Spread, VqpConfig};
 use super::flight::{InFlight, Kind};
@@ -22,23 +25,28 @@ use super::path::count;
 use super::qp::{Mode, State, VirtualQp, bit};
 use super::refusal::{CallError, Cause, Refusal};
 use super::request::{Done, RecvKind, RecvWr, Sge};
+use super::send::LocalRange;
 use super::sequence::{ReceiveWindow, SequenceFault};
 use crate::error::{PostError, Retry};
 use crate::id::OpTag;
 use crate::provider::Published;
 use crate::raw::place::{Bump, Exhausted};
-use crate::table::{NIL, wide};
+use crate::table::{NIL, Ring, wide};
 use crate::verbs::{QueuePair, Received, RecvRequest, Segment};
 
 const SEGMENTS_MAX: usize = 4;
 
 struct Row {
     context: Cell<u64>,
+    sge_count: Cell<u32>,
     outcome: Cell<Option<Result<Done, Cause>>>,
 }
 
 pub(super) struct RecvSide<'m> {
     rows: &'m [Row],
+    sges: &'m [Cell<LocalRange>],
+    /// What a doorbell has left behind; `number` is its path.
+    lost: Ring<'m, InFlight>,
     head: Cell<u32>,
     claimed: Cell<u32>,
     tail: Cell<u32>,
@@ -57,12 +65,18 @@ impl<'m> RecvSide<'m> {
     pub(super) fn place(
         bump: &Bump<'m>,
         config: &VqpConfig,
-        (slots, mode): (u32, Mode),
+        (paths, slots, mode): (usize, u32, Mode),
     ) -> Result<Self, Exhausted> {
-        let rows = bump.slice_with(wide(config.recvs.next_power_of_two()), |_| Row {
+        let count = wide(config.recvs.next_power_of_two());
+        let rows = bump.slice_with(count, |_| Row {
             context: Cell::new(0),
+            sge_count: Cell::new(0),
             outcome: Cell::new(None),
         })?;
+        let total = count.saturating_mul(SEGMENTS_MAX);
+        let sges = bump.slice_with(total, |_| Cell::new(LocalRange::EMPTY))?;
+        let posted = crate::table::count(paths).saturating_mul(config.recv_depth).min(config.recvs);
+        let lost = Ring::place(bump, posted, InFlight::new(Kind::Receive, 0))?;
         let window = match mode {
             Mode::Sequence(codec) => {
                 Some(ReceiveWindow::place(bump, codec, slots, config.first_sequence)?)
@@ -71,6 +85,8 @@ impl<'m> RecvSide<'m> {
         };
         Ok(Self {
             rows,
+            sges,
+            lost,
             head: Cell::new(0),
             claimed: Cell::new(0),
             tail: Cell::new(0),
@@ -99,6 +115,12 @@ impl<'m> RecvSide<'m> {
     }
 
     #[inline]
+    fn sge(&self, position: u32, index: u32) -> Option<&'m Cell<LocalRange>> {
+        let row = wide(position) & self.rows.len().wrapping_sub(1);
+        self.sges.get(row.wrapping_mul(SEGMENTS_MAX).wrapping_add(wide(index)))
+    }
+
+    #[inline]
     fn finish(&self, position: u32, outcome: Result<Done, Cause>) {
         if let Some(row) = self.row(position).filter(|row| row.outcome.get().is_none()) {
             row.outcome.set(Some(outcome));
@@ -119,8 +141,11 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         if side.len() >= self.config.recvs {
             return Err(Retry::RqFull.into());
         }
-        if let Some(cause) = side.broken.get() {
-            return Err(Refusal::Down(cause));
+        if !side.lost.is_empty() {
+            self.carry_lost_recvs();
+            if !side.lost.is_empty() {
+                return Err(Retry::RqFull.into());
+            }
         }
         if wr.kind == RecvKind::Notification && !wr.sges.is_empty() {
             return Err(CallError::UnwantedSegments.into());
@@ -129,11 +154,18 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         match (self.mode, wr.kind) {
             (Mode::Sequence(_), RecvKind::Buffer) => return Err(CallError::NotCarried.into()),
             (Mode::Sequence(_), RecvKind::Notification) => {
-                if !self.is_any_up(self.data) {
-                    return Err(Refusal::Down(self.first_cause()));
-                }
                 self.append(position, wr.context);
                 self.deliver();
+                // What has arrived is handed out in any case.
+                if side.claimed.get() == position.wrapping_add(1) {
+                    return Ok(());
+                }
+                let is_up = self.is_any_up(self.data);
+                let broken = side.broken.get();
+                if let Some(cause) = broken.or_else(|| (!is_up).then(|| self.first_cause())) {
+                    side.tail.set(position);
+                    return Err(Refusal::Down(cause));
+                }
             }
             (Mode::Spray, RecvKind::Notification) => {
                 let at = self.path_count().wrapping_sub(1);
@@ -156,10 +188,18 @@ impl<P: QueuePair> VirtualQp<'_, P> {
                 if self.config.spread == Spread::Rotation {
                     let next = side.turn.get().wrapping_add(1);
                     side.turn.set(if next >= self.data.count_ones() { 0 } else { next });
+                    self.has_rotated.set(true);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Turns begin with the first path.
+    pub(super) fn begin_turns(&self) {
+        self.recv.turn.set(0);
+        self.send.begin_turns();
+        self.has_rotated.set(false);
     }
 
     fn is_turn_taken(&self) -> bool {
@@ -185,9 +225,22 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         }
         let path = self.paths.get(wide(at)).ok_or(CallError::UnknownPath)?;
         let mut segments = Vec::<_, SEGMENTS_MAX>::new();
+        let mut room = 0_u32;
         for sge in wr.sges {
             let segment = self.recv_segment(sge, path.device)?;
+            // To a device a segment of no bytes may mean the most that there is.
+            if segment.length == 0 {
+                continue;
+            }
+            room = room.saturating_add(segment.length);
+            if let Some(cell) = self.recv.sge(position, crate::table::count(segments.len())) {
+                let (address, length) = (segment.address, sge.length);
+                cell.set(LocalRange { address, length, region: Some(sge.region) });
+            }
             segments.push(segment).map_err(|_full| CallError::TooManySegments)?;
+        }
+        if let Some(row) = self.recv.row(position) {
+            row.sge_count.set(crate::table::count(segments.len()));
         }
         if !path.is_up() {
             return Err(Refusal::Down(path.cause.get().unwrap_or_else(|| self.first_cause())));
@@ -195,7 +248,10 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         if !path.recvs.has_room() {
             return Err(Retry::RqFull.into());
         }
-        self.stage_recv(at, InFlight::new(Kind::Receive, position), &segments)
+        // The bytes of a write of which the peer notifies are not in a buffer.
+        let length = if wr.kind == RecvKind::Notification { u32::MAX } else { room };
+        let entry = InFlight { length, number: at, ..InFlight::new(Kind::Receive, position) };
+        self.stage_recv(at, entry, &segments)
     }
 
     fn recv_segment(&self, sge: &Sge, device: u32) -> Result<Segment<P::Key>, CallError> {
@@ -221,7 +277,8 @@ impl<P: QueuePair> VirtualQp<'_, P> {
                 Ok(())
             }
             Err(PostError::Retry(retry)) => Err(Refusal::Retry(retry)),
-            Err(error @ (PostError::Fatal(_) | PostError::Misuse(_))) => {
+            Err(PostError::Misuse(misuse)) => Err(CallError::Device(misuse).into()),
+            Err(error @ PostError::Fatal(_)) => {
                 let cause = Cause::Refused(error);
                 self.fail_path(at, cause);
                 Err(Refusal::Down(cause))
@@ -233,9 +290,11 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     #[inline(always)]
     pub(super) fn arrive(&self, at: u32, entry: &InFlight, received: Received) {
         if entry.kind != Kind::Credit {
-            let bytes = u64::from(received.bytes);
-            let done = Done { bytes, immediate: received.immediate };
-            self.recv.finish(entry.row, Ok(done));
+            let bytes = received.bytes;
+            let done = Done { bytes: u64::from(bytes), immediate: received.immediate };
+            let is_overlong = bytes > entry.length;
+            let outcome = if is_overlong { Err(Cause::Overlong { bytes }) } else { Ok(done) };
+            self.recv.finish(entry.row, outcome);
             return;
         }
         let (Some(path), Some(window)) = (self.paths.get(wide(at)), &self.recv.window) else {
@@ -243,6 +302,9 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         };
         path.owed.set(path.owed.get().wrapping_add(1));
         self.recv.owe(at);
+        if self.recv.broken.get().is_some() {
+            return;
+        }
         let accepted = match received.immediate {
             Some(immediate) => window.accept(immediate, received.bytes),
             None => Err(SequenceFault::Missing),
@@ -254,7 +316,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
             Err(fault @ (SequenceFault::Beyond | SequenceFault::Malformed)) => {
                 count(&path.errors, 1);
                 let cause = Cause::Sequence(fault);
-                self.recv.broken.set(Some(self.recv.broken.get().unwrap_or(cause)));
+                self.recv.broken.set(Some(cause));
                 self.fail_unclaimed(cause);
             }
         }
@@ -264,9 +326,6 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     fn deliver(&self) {
         let side = &self.recv;
         let Some(window) = &side.window else { return };
-        if side.broken.get().is_some() {
-            return;
-        }
         // Bounded by the slots of the window: each step empties one.
         while let Some(next) = window.front() {
             let is_claimable = side.claimed.get() != side.tail.get();
@@ -303,10 +362,19 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     /// Posts the credits that are owed, while not too many fragments wait for their predecessors or for rows.
     #[inline]
     pub(super) fn replenish(&self) {
-        let Some(window) = &self.recv.window else { return };
-        if self.recv.owing.get() != 0 && window.waiting() < self.config.window {
+        if !self.recv.lost.is_empty() {
+            self.carry_lost_recvs();
+        }
+        if self.wants_credits() {
             self.post_credits();
         }
+    }
+
+    #[inline]
+    const fn wants_credits(&self) -> bool {
+        let Some(window) = &self.recv.window else { return false };
+        let owing = self.recv.owing.get();
+        owing != 0 && self.is_any_up(owing) && window.waiting() < self.config.window
     }
 
     fn post_credits(&self) {
@@ -314,8 +382,14 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         for (at, path) in (0..NIL).zip(self.paths) {
             // Bounded by the depth of the path.
             while path.owed.get() > 0 && path.is_up() && path.recvs.has_room() {
-                if self.stage_recv(at, InFlight::new(Kind::Credit, 0), &[]).is_err() {
-                    break;
+                match self.stage_recv(at, InFlight::new(Kind::Credit, 0), &[]) {
+                    Ok(()) => {}
+                    // Nothing is asked of it but what every device must take.
+                    Err(Refusal::Misuse(CallError::Device(misuse))) => {
+                        self.fail_path(at, Cause::Refused(misuse.into()));
+                        break;
+                    }
+                    Err(_) => break,
                 }
                 path.owed.set(path.owed.get().wrapping_sub(1));
             }
@@ -348,22 +422,74 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         if let Some(error) = error {
             self.fail_path(at, Cause::Refused(error));
         }
-        let cause = error.map_or(Cause::Silent, Cause::Refused);
+        let is_wanted = path.is_up() && self.state.get() == State::Open;
+        let cause = path.cause.get().filter(|_| !path.is_up()).unwrap_or(Cause::Closed);
+        let older = self.recv.lost.len();
         let missing = u64::from(staged).saturating_sub(published.count);
-        for _ in 0..missing {
-            let Some(entry) = path.recvs.peek(path.recvs.len().saturating_sub(1)) else { break };
-            path.recvs.take_back(1);
+        let first = u64::from(path.recvs.len()).saturating_sub(missing);
+        for skip in low(first)..path.recvs.len() {
+            let Some(entry) = path.recvs.peek(skip) else { break };
             if entry.kind == Kind::Credit {
                 path.owed.set(path.owed.get().wrapping_add(1));
                 self.recv.owe(at);
+            } else if !is_wanted || self.recv.lost.push(entry).is_err() {
+                self.lose_recv(&entry, cause);
             }
-            self.lose_recv(&entry, cause);
         }
+        path.recvs.take_back(low(missing));
+        // Those that were left behind before are younger.
+        self.recv.lost.rotate(older);
+    }
+
+    /// Posts again what a doorbell has left behind.
+    #[cold]
+    fn carry_lost_recvs(&self) {
+        // Bounded by the receives of the caller: each step takes one.
+        while let Some(entry) = self.recv.lost.front() {
+            let outcome = match self.repost(&entry) {
+                Err(Refusal::Retry(_)) => return,
+                Err(Refusal::Down(cause)) => Err(cause),
+                Err(Refusal::Misuse(CallError::Device(misuse))) => {
+                    Err(Cause::Refused(misuse.into()))
+                }
+                Err(Refusal::Misuse(_)) => {
+                    let path = self.paths.get(wide(entry.number));
+                    Err(Cause::NoKey { device: path.map_or(0, |path| path.device) })
+                }
+                Ok(()) => Ok(()),
+            };
+            let _carried = self.recv.lost.pop();
+            if let Err(cause) = outcome {
+                self.lose_recv(&entry, cause);
+            }
+        }
+    }
+
+    fn repost(&self, entry: &InFlight) -> Result<(), Refusal> {
+        let at = entry.number;
+        let path = self.paths.get(wide(at)).ok_or(CallError::UnknownPath)?;
+        if !path.is_up() || self.state.get() != State::Open {
+            return Err(Refusal::Down(path.cause.get().unwrap_or(Cause::Closed)));
+        }
+        let mut segments = Vec::<_, SEGMENTS_MAX>::new();
+        let count = self.recv.row(entry.row).map_or(0, |row| row.sge_count.get());
+        for index in 0..count {
+            let Some(range) = self.recv.sge(entry.row, index).map(Cell::get) else { break };
+            let device = path.device;
+            let key = range.region.and_then(|region| self.local.key(region, device));
+            let key = key.ok_or(CallError::NoKey { device })?;
+            let segment = Segment { address: range.address, length: low(range.length), key };
+            segments.push(segment).map_err(|_full| CallError::TooManySegments)?;
+        }
+        self.stage_recv(at, *entry, &segments)
     }
 
     #[inline]
     pub(super) fn recv_wants_turn(&self) -> bool {
         let side = &self.recv;
+        if !side.lost.is_empty() || self.wants_credits() {
+            return true;
+        }
         let head = side.head.get();
         head != side.claimed.get() && side.row(head).is_some_and(|row| row.outcome.get().is_some())
     }

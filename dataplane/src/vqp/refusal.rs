@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::sequence::SequenceFault;
-use crate::error::{PostError, Retry};
+use crate::error::{Misuse, PostError, Retry};
 use crate::verbs::WcStatus;
 
 /// Why a request, a path or a whole virtual queue pair has failed. The first cause is the one that is kept.
@@ -31,6 +31,12 @@ pub enum Cause {
     SequenceLost,
     /// What the peer wrote as sequence cannot be right.
     Sequence(SequenceFault),
+    /// More bytes came than the receive has room for: the peer has written with an immediate where a send was expected, or the
+    /// device is wrong. They are not in the buffer.
+    Overlong {
+        /// How many the device says.
+        bytes: u32,
+    },
     /// The virtual queue pair was closed, or the path taken out, before it was done.
     Closed,
 }
@@ -40,6 +46,11 @@ impl Cause {
     #[must_use]
     pub const fn is_flush(self) -> bool {
         matches!(self, Self::Device { status: WcStatus::FLUSHED, .. })
+    }
+
+    /// Whether it says less than any other: an echo, or that the caller wanted it so.
+    pub(super) const fn is_weak(self) -> bool {
+        self.is_flush() || matches!(self, Self::Closed)
     }
 }
 
@@ -59,6 +70,10 @@ impl fmt::Display for Cause {
                 f.write_str("an earlier part of the sequence was lost: connect anew")
             }
             Self::Sequence(fault) => write!(f, "the peer's sequence: {fault}"),
+            Self::Overlong { bytes } => write!(
+                f,
+                "{bytes} bytes came, more than the receive has room for: the peer wrote where it should send"
+            ),
             Self::Closed => f.write_str("closed before it was done"),
         }
     }
@@ -102,6 +117,10 @@ pub enum CallError {
     UnknownPath,
     /// The path is not down, so it cannot be taken in again.
     NotDown,
+    /// In rotation a path is taken in again only while no send and no receive is posted: the turns begin anew.
+    NotIdle,
+    /// The device says that the request cannot be right.
+    Device(Misuse),
 }
 
 impl fmt::Display for CallError {
@@ -130,6 +149,10 @@ impl fmt::Display for CallError {
             Self::UnwantedSegments => "segments: a notification brings no bytes",
             Self::UnknownPath => "unknown path: see VirtualQp::path_count",
             Self::NotDown => "not down: a path is taken in again when it is down",
+            Self::NotIdle => {
+                "not idle: in rotation a path is taken in again while nothing is posted, at both ends"
+            }
+            Self::Device(misuse) => return write!(f, "the device refused it: {misuse}"),
         })
     }
 }

@@ -27,6 +27,8 @@ use crate::table::wide;
 /// Marks the last fragment of a message.
 const LAST: u32 = 1 << 31;
 const NUMBER_MASK: u32 = 0x00ff_ffff;
+/// Bytes of a fragment at most, for the slots of the receive window.
+pub(super) const FRAGMENT_MAX: u32 = LAST.wrapping_sub(2);
 
 /// How sequence numbers follow each other.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -244,7 +246,7 @@ impl<'m> ReceiveWindow<'m> {
         if slot.get() != 0 {
             return Err(SequenceFault::Duplicate);
         }
-        let bytes = bytes.min(LAST.wrapping_sub(2)).wrapping_add(1);
+        let bytes = bytes.min(FRAGMENT_MAX).wrapping_add(1);
         slot.set(bytes | if is_last { LAST } else { 0 });
         self.waiting.set(self.waiting.get().wrapping_add(1));
         Ok(())

@@ -7,7 +7,7 @@ use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::Published;
 use spinwire_dataplane::raw::place::Bump;
-use spinwire_dataplane::time::Instant;
+use spinwire_dataplane::time::{Instant, Nanos};
 use spinwire_dataplane::verbs::{
     CompletionQueue, Limits, QueuePair, RecvRequest, SendRequest, Verb, Wc, WcFields, WcStatus,
 };
@@ -161,6 +161,7 @@ pub(crate) fn place() -> Work {
         send_depth: 16,
         recv_depth: 16,
         window: 32,
+        flush_after: Nanos::from_millis(1),
         ..VqpConfig::default()
     };
     let paths = qps.map(|qp| (qp, 0));
@@ -201,8 +202,7 @@ fn is_good(work: &Work, round: u64) -> Option<bool> {
     if dies {
         // What the mirror still had of its receives is never flushed.
         let at = u32::try_from(path).ok()?;
-        work.now.set(work.now.get() + 2_000_000_000);
-        for _ in 0..4 {
+        for _ in 0..8 {
             work.now.set(work.now.get() + 1_000_000);
             let _outcome = work.vcq.turn(Instant::from_nanos(work.now.get()), Budget::DEFAULT);
         }

@@ -47,6 +47,7 @@
 
 mod canaries;
 mod failures;
+mod faults;
 mod manual;
 mod orders;
 mod pair;

@@ -14,8 +14,8 @@ use spinwire_dataplane::verbs::{
     WcStatus,
 };
 use spinwire_dataplane::vqp::{
-    Completion, Op, RegionId, Regions, Remote, SendWr, Setup, Sge, Signal, VirtualCq, VirtualQp,
-    VqpConfig,
+    Completion, Op, Refusal, RegionId, Regions, Remote, SendWr, Setup, Sge, Signal, VirtualCq,
+    VirtualQp, VqpConfig,
 };
 
 pub(crate) const LIMITS: Limits = Limits {
@@ -50,12 +50,31 @@ pub(crate) struct ManualQp {
     /// What the device has and was not completed.
     pub(crate) sent: RefCell<VecDeque<Sent>>,
     pub(crate) recvs: RefCell<VecDeque<u64>>,
+    /// Lengths of the segments of every receive that was staged.
+    pub(crate) buffers: RefCell<Vec<Vec<u32>>>,
     /// Everything that it ever had.
     pub(crate) log: RefCell<Vec<Sent>>,
     /// The next posts are refused like that.
     pub(crate) refuse: Cell<Option<PostError>>,
     /// The next doorbell publishes so many, and fails or not.
     pub(crate) publish: Cell<Option<(u64, Option<Fatal>)>>,
+    /// The same for receives.
+    pub(crate) publish_recvs: Cell<Option<u64>>,
+    /// So many posts are refused, as `refuse` says, and no more; 0 is without end.
+    pub(crate) refusals: Cell<u32>,
+}
+
+impl ManualQp {
+    fn refused(&self) -> Option<PostError> {
+        let error = self.refuse.get();
+        if error.is_some() && self.refusals.get() > 0 {
+            self.refusals.set(self.refusals.get() - 1);
+            if self.refusals.get() == 0 {
+                self.refuse.set(None);
+            }
+        }
+        error
+    }
 }
 
 impl QueuePair for ManualQp {
@@ -70,7 +89,7 @@ impl QueuePair for ManualQp {
     }
 
     fn post_send(&self, send: &SendRequest<'_, u32>) -> Result<(), PostError> {
-        if let Some(error) = self.refuse.get() {
+        if let Some(error) = self.refused() {
             return Err(error);
         }
         let segments = send.segments.iter().map(|s| (s.address, s.length, s.key)).collect();
@@ -81,9 +100,10 @@ impl QueuePair for ManualQp {
     }
 
     fn post_recv(&self, recv: &RecvRequest<'_, u32>) -> Result<(), PostError> {
-        if let Some(error) = self.refuse.get() {
+        if let Some(error) = self.refused() {
             return Err(error);
         }
+        self.buffers.borrow_mut().push(recv.segments.iter().map(|s| s.length).collect());
         self.staged_recvs.borrow_mut().push(recv.wr_id.as_raw());
         Ok(())
     }
@@ -100,8 +120,9 @@ impl QueuePair for ManualQp {
 
     fn ring_recv_doorbell(&self) -> Published {
         let staged = self.staged_recvs.take();
-        let count = u64::try_from(staged.len()).unwrap();
-        self.recvs.borrow_mut().extend(staged);
+        let whole = u64::try_from(staged.len()).unwrap();
+        let count = self.publish_recvs.take().unwrap_or(whole);
+        self.recvs.borrow_mut().extend(staged.into_iter().take(usize::try_from(count).unwrap()));
         Published { count, error: None }
     }
 }
@@ -130,6 +151,9 @@ pub(crate) struct Bench<'m> {
     pub(crate) vcq: &'m VirtualCq<'m, &'m ManualQp, &'m ManualCq>,
     /// In the order of the paths; that for notifications is the last.
     pub(crate) qps: Vec<&'m ManualQp>,
+    /// Others, and their queue pairs.
+    pub(crate) neighbours: Vec<&'m VirtualQp<'m, &'m ManualQp>>,
+    pub(crate) more: &'m [Vec<ManualQp>],
     devices: Vec<u32>,
     cqs: &'m [ManualCq],
     pub(crate) local: &'m Regions<'m, u32>,
@@ -158,7 +182,18 @@ impl Bench<'_> {
         config: &VqpConfig,
         test: impl FnOnce(&Bench<'_>),
     ) {
-        let mut block = block(4 << 20);
+        Self::beside(0, (data, notify), config, test);
+    }
+
+    /// The same beside `others` of its kind, which were attached before it.
+    pub(crate) fn beside(
+        others: usize,
+        (data, notify): (&[u32], Option<u32>),
+        config: &VqpConfig,
+        test: impl FnOnce(&Bench<'_>),
+    ) {
+        let rows = usize::try_from(config.sends).unwrap();
+        let mut block = block((4 << 20) + (others << 16) + rows * 512);
         let bump = Bump::new(&mut block);
         let devices: Vec<u32> = data.iter().copied().chain(notify).collect();
         let count = devices.iter().max().unwrap() + 1;
@@ -177,18 +212,40 @@ impl Bench<'_> {
             })
             .collect();
         let qps: Vec<&ManualQp> = made.iter().collect();
-        let paths: Vec<_> = qps.iter().copied().zip(devices.iter().copied()).collect();
-        let (data_paths, rest) = paths.split_at(data.len());
-        let notify = rest.first().copied();
-        let setup = Setup { paths: data_paths, notify, local, remote };
-        let vqp = VirtualQp::place(&bump, &setup, config).unwrap();
         let cqs: Vec<ManualCq> = (0..count).map(|_| ManualCq::default()).collect();
         let with_devices: Vec<_> = cqs.iter().zip(0..).collect();
-        let vcq = VirtualCq::place(&bump, &with_devices, 4).unwrap();
-        vcq.attach(vqp).unwrap();
+        let room = u32::try_from(others).unwrap() + 4;
+        let vcq = VirtualCq::place(&bump, &with_devices, room).unwrap();
+        let number = 6;
+        let more: Vec<Vec<ManualQp>> = (0..others)
+            .map(|_| devices.iter().map(|_| ManualQp { number, ..ManualQp::default() }).collect())
+            .collect();
+        let mut vqps = Vec::new();
+        for qps in more.iter().chain([&made]) {
+            let paths: Vec<_> = qps.iter().zip(devices.iter().copied()).collect();
+            let (paths, rest) = paths.split_at(data.len());
+            let setup = Setup { paths, notify: rest.first().copied(), local, remote };
+            let vqp = VirtualQp::place(&bump, &setup, config).unwrap();
+            vcq.attach(vqp).unwrap();
+            vqps.push(vqp);
+        }
+        let (vqp, neighbours) = (vqps.pop().unwrap(), vqps);
         let now = Cell::new(0);
         let cqs = &*cqs;
-        test(&Bench { vqp, vcq, qps, devices, cqs, local, remote, here, there, now });
+        test(&Bench {
+            vqp,
+            vcq,
+            qps,
+            neighbours,
+            more: &more,
+            devices,
+            cqs,
+            local,
+            remote,
+            here,
+            there,
+            now,
+        });
     }
 
     pub(crate) const fn sge(&self, offset: u64, length: u64) -> Sge {
@@ -206,6 +263,20 @@ impl Bench<'_> {
         let sges = [self.sge(0, length)];
         self.vqp.post_send(&SendWr { context, op, sges: &sges, remote, signal }).unwrap();
         self.vqp.ring_doorbell();
+    }
+
+    /// The same, and no doorbell is rung.
+    pub(crate) fn stage(&self, context: u64, op: Op, length: u64) -> Result<(), Refusal> {
+        let is_send = matches!(op, Op::Send | Op::SendImm(_));
+        let remote = (!is_send).then_some(Remote { region: self.there, offset: 0 });
+        let sges = [self.sge(0, length)];
+        let signal = Signal::Always;
+        self.vqp.post_send(&SendWr { context, op, sges: &sges, remote, signal })
+    }
+
+    /// What the device of a path was given, in bytes.
+    pub(crate) fn given(&self, path: usize) -> Vec<u64> {
+        self.qps[path].log.borrow().iter().map(Sent::bytes).collect()
     }
 
     /// The oldest send of a path is completed.
@@ -235,6 +306,16 @@ impl Bench<'_> {
         self.cqs[device].ready.borrow_mut().push_back(fields);
     }
 
+    /// Queue pair `qp_num` of a device has completed something.
+    pub(crate) fn completes_for(&self, device: usize, qp_num: u32, wr_id: u64) {
+        let (vendor, byte_len, immediate, source_qp) = (0, 0, None, 0);
+        let status = WcStatus::SUCCESS;
+        self.stray(
+            device,
+            WcFields { wr_id, qp_num, status, vendor, byte_len, immediate, source_qp },
+        );
+    }
+
     /// A completion as any device might write it.
     pub(crate) fn stray(&self, device: usize, fields: WcFields) {
         self.cqs[device].ready.borrow_mut().push_back(fields);
@@ -258,13 +339,18 @@ impl Bench<'_> {
         all
     }
 
-    /// The same, `ns` later.
+    /// The same, `ns` later, polled all the time.
     pub(crate) fn drain_after(&self, ns: u64) -> Vec<Completion> {
+        let until = self.now.get() + ns + 100_000;
         let mut all = Vec::new();
-        for _ in 0..8 {
-            self.now.set(self.now.get() + ns / 8 + 100_000);
-            all.extend(self.drain());
+        while self.now.get() < until {
+            let step = (until - self.now.get()).min(20_000_000).min(ns / 16 + 1);
+            self.turn_after(step, Budget::DEFAULT);
+            while let Some(completion) = self.vcq.take() {
+                all.push(completion);
+            }
         }
+        all.extend(self.drain());
         all
     }
 

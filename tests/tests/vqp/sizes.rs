@@ -43,7 +43,7 @@ const fn base() -> VqpConfig {
 }
 
 /// What comes of `data` paths and perhaps one for notifications, on those devices.
-fn plan(
+pub(crate) fn plan(
     (data, notify): (&[u32], Option<u32>),
     config: &VqpConfig,
     cq_depth: u32,
@@ -105,6 +105,8 @@ fn a_window_that_could_wrap_is_refused() {
     let expected = PlanError::NotPowerOfTwo { field: "window", value: 48 };
     assert_eq!(plan((&[0, 0], None), &odd, 1000), Err(expected));
     let compatible = Scheme::Dqplb(SequenceCodec::Compatible);
+    let long = VqpConfig { max_message: (1 << 31) - 1, ..DQPLB };
+    says(plan((&[0, 0], None), &long, 1000).unwrap_err(), "max_message");
     let far = VqpConfig { scheme: compatible, first_sequence: 0xFF_FFFF, ..DQPLB };
     says(plan((&[0, 0], None), &far, 1000).unwrap_err(), "first_sequence");
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   rows      reported | waits for its fragments .. | data there, not notified | being cut .. | not begun |
 //!                      ^ head                       ^ decided                  ^ cursor                   ^ tail
-//!   lost      fragments of a failed path that another one is to carry; they go first
+//!   lost      fragments of a failed path that another one is to carry, and what a doorbell has left behind; they go first
 //! ```
 //!
 //! Invariants:
@@ -11,7 +11,8 @@
 //! 2. A fragment that was staged is on the flight list of one path, or in `lost`, and is counted in `outstanding` of its request: so
 //!    a request that is cut and has none outstanding is over, whatever has become of the rest.
 //! 3. There are no more entries in `lost` than places on all flight lists, because nothing new is cut while there are any.
-//! 4. The first cause of a request stays.
+//! 4. The first cause of a request stays, unless it is an echo.
+//! 5. What is to go over one path (pinned sends, notifications) goes in posting order, whatever doorbells leave behind.
 
 mod outcome;
 mod pump;
@@ -37,9 +38,13 @@ const _: () = assert!(wide(SGE_MAX) == SEGMENTS_MAX);
 /// A range of local memory, as it was resolved when the request was posted.
 #[derive(Clone, Copy)]
 pub(super) struct LocalRange {
-    address: u64,
-    length: u64,
-    region: Option<RegionId>,
+    pub(super) address: u64,
+    pub(super) length: u64,
+    pub(super) region: Option<RegionId>,
+}
+
+impl LocalRange {
+    pub(super) const EMPTY: Self = Self { address: 0, length: 0, region: None };
 }
 
 /// A request.
@@ -81,7 +86,7 @@ impl Row {
     }
 
     fn fail(&self, cause: Cause) {
-        if self.cause.get().is_none() {
+        if self.cause.get().is_none_or(|first| first.is_flush() && !cause.is_flush()) {
             self.cause.set(Some(cause));
         }
     }
@@ -152,7 +157,6 @@ impl<'m> SendSide<'m> {
         (paths, mode): (usize, Mode),
     ) -> Result<Self, Exhausted> {
         let count = wide(config.sends.next_power_of_two());
-        let empty = LocalRange { address: 0, length: 0, region: None };
         let window = match mode {
             Mode::Sequence(codec) => {
                 Some(SendWindow::place(bump, codec, config.window, config.first_sequence)?)
@@ -162,7 +166,8 @@ impl<'m> SendSide<'m> {
         let in_flight = crate::table::count(paths).saturating_mul(config.send_depth);
         Ok(Self {
             rows: bump.slice_with(count, |_| Row::vacant())?,
-            sges: bump.slice_with(count.saturating_mul(SEGMENTS_MAX), |_| Cell::new(empty))?,
+            sges: bump
+                .slice_with(count.saturating_mul(SEGMENTS_MAX), |_| Cell::new(LocalRange::EMPTY))?,
             head: Cell::new(0),
             decided: Cell::new(0),
             cursor: Cell::new(0),
@@ -172,6 +177,11 @@ impl<'m> SendSide<'m> {
             broken_at: Cell::new(None),
             turn: Cell::new(0),
         })
+    }
+
+    /// Turns begin with the first path.
+    pub(super) fn begin_turns(&self) {
+        self.turn.set(0);
     }
 
     #[inline]
@@ -210,6 +220,9 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         if side.broken_at.get().is_some() || !self.is_any_up(allowed) {
             return Err(Refusal::Down(self.broken().unwrap_or_else(|| self.cause_of(allowed))));
         }
+        if let Some(cause) = self.is_untold(wr.op) {
+            return Err(Refusal::Down(cause));
+        }
         let position = side.tail.get();
         let (length, remote_address) = self.resolve(wr, position)?;
         let Some(row) = side.row(position) else {
@@ -230,7 +243,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         side.tail.set(position.wrapping_add(1));
         let is_whole = self.mode == Mode::Single && length <= u64::from(self.config.max_message);
         if !(is_whole && self.stage_whole(position, row, length)) {
-            self.pump(self.config.post_burst);
+            self.pump_posted(self.config.post_burst);
         }
         Ok(())
     }

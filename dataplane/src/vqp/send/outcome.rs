@@ -44,13 +44,14 @@ impl<P: QueuePair> VirtualQp<'_, P> {
             }
         };
         let is_wanted = row.cause.get().is_none()
-            && self.broken().is_none()
+            && !self.is_cut_off(entry.row, row)
             && self.state.get() == State::Open
             && self.is_any_up(self.carriers(entry, row));
         if is_replayed && is_wanted && self.send.lost.push(*entry).is_ok() {
             return;
         }
-        self.give_up(entry, row, cause);
+        let is_cut_off = self.is_cut_off(entry.row, row);
+        self.give_up(entry, row, if is_cut_off { Cause::SequenceLost } else { cause });
     }
 
     pub(super) fn give_up(&self, entry: &InFlight, row: &Row, cause: Cause) {
@@ -70,17 +71,17 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         let is_earlier = |broken: u32| {
             position.wrapping_sub(self.send.head.get()) < broken.wrapping_sub(self.send.head.get())
         };
+        // Rows behind it that are not cut yet fail when it is their turn.
         if self.send.broken_at.get().is_none_or(is_earlier) {
             self.send.broken_at.set(Some(position));
         }
-        // Rows behind it that are not cut yet.
-        let mut at = self.send.cursor.get();
-        while at != self.send.tail.get() {
-            if let Some(row) = self.send.row(at) {
-                row.fail(Cause::SequenceLost);
-            }
-            at = at.wrapping_add(1);
-        }
+    }
+
+    /// Whether the peer will never come to that request, because it waits for a number before it.
+    #[inline]
+    pub(super) fn is_cut_off(&self, position: u32, row: &Row) -> bool {
+        self.send.broken_at.get().is_some_and(|broken| is_behind(position, broken))
+            && row.op.get().notifies()
     }
 
     /// Why no more can be sent although paths are up.
@@ -110,7 +111,9 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         if let Some(error) = error {
             self.fail_path(at, Cause::Refused(error));
         }
-        let cause = error.map_or(Cause::Silent, Cause::Refused);
+        // The cause of those that no path is to carry any more.
+        let cause = path.cause.get().filter(|_| !path.is_up()).unwrap_or(Cause::Closed);
+        let older = self.send.lost.len();
         let first = path.sends.len().saturating_sub(missing);
         for skip in first..path.sends.len() {
             if let Some(entry) = path.sends.peek(skip) {
@@ -118,6 +121,8 @@ impl<P: QueuePair> VirtualQp<'_, P> {
             }
         }
         path.sends.take_back(missing);
+        // Those that were lost before are younger.
+        self.send.lost.rotate(older);
         self.roomy.set(self.roomy.get() | bit(at));
     }
 

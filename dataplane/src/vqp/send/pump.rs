@@ -14,9 +14,17 @@ use crate::vqp::request::Op;
 use crate::vqp::sequence::SendWindow;
 
 impl<P: QueuePair> VirtualQp<'_, P> {
-    /// Stages what there is room for, `steps` steps at most. Says whether it ran out of steps.
+    /// Stages what there is room for, `steps` steps at most. Says how many it took.
     #[inline]
-    pub(in crate::vqp) fn pump(&self, steps: u32) -> bool {
+    pub(in crate::vqp) fn pump(&self, steps: u32) -> u32 {
+        // Notifications first: fragments that always find room must not starve them.
+        let told = self.notify(steps);
+        told.wrapping_add(self.pump_posted(steps.wrapping_sub(told)))
+    }
+
+    /// The same, with fragments first.
+    #[inline]
+    pub(super) fn pump_posted(&self, steps: u32) -> u32 {
         let mut left = steps;
         while left > 0 {
             let step = if !self.send.lost.is_empty() {
@@ -31,12 +39,20 @@ impl<P: QueuePair> VirtualQp<'_, P> {
             }
             left = left.wrapping_sub(1);
         }
-        if self.mode == Mode::Spray {
+        left = left.wrapping_sub(self.notify(left));
+        steps.wrapping_sub(left)
+    }
+
+    /// Notifies the peer of what has arrived, except while a notification may wait among what is lost: they keep their order.
+    #[inline]
+    fn notify(&self, steps: u32) -> u32 {
+        let mut left = steps;
+        if self.mode == Mode::Spray && self.send.lost.is_empty() {
             while left > 0 && self.decide() == Step::Moved {
                 left = left.wrapping_sub(1);
             }
         }
-        left == 0
+        steps.wrapping_sub(left)
     }
 
     /// The oldest lost fragment goes on another path, or is given up with its request.
@@ -45,7 +61,8 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         let Some(entry) = self.send.lost.front() else { return Step::Blocked };
         let Some(row) = self.send.row(entry.row) else { return Step::Blocked };
         let is_closing = self.state.get() == State::Closing;
-        let staging = match row.cause.get().or_else(|| self.broken()) {
+        let cut_off = self.is_cut_off(entry.row, row).then_some(Cause::SequenceLost);
+        let staging = match row.cause.get().or(cut_off) {
             Some(cause) => Staging::Dead(cause),
             None if is_closing => Staging::Dead(Cause::Closed),
             None => self.stage(&entry, row, self.carriers(&entry, row)),
@@ -69,8 +86,8 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         match entry.kind {
             Kind::Notify => self.notify_path(),
             Kind::Flush => self.paths_on(entry.number),
-            // A send in rotation has had its turn.
-            Kind::Data if self.pinned().is_none() && row.op.get().is_send() => 0,
+            // A send in rotation has had its turn, and a receive waits for it there.
+            Kind::Data if self.pinned().is_none() && row.op.get().is_send() => bit(entry.number),
             Kind::Data | Kind::Receive | Kind::Credit => self.may_carry(row.op.get()),
         }
     }
@@ -86,6 +103,10 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         let is_bare = length == 0 && self.mode == Mode::Spray && op.notifies();
         if self.state.get() == State::Closing {
             row.fail(Cause::Closed);
+        } else if self.is_cut_off(position, row) {
+            row.fail(Cause::SequenceLost);
+        } else if let Some(cause) = self.is_untold(op) {
+            row.fail(cause);
         }
         if row.cause.get().is_some() || is_bare {
             side.cursor.set(position.wrapping_add(1));
@@ -97,14 +118,14 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         let part = if left > widen(most) { most } else { low(left) };
         let is_numbered = op.notifies();
         let window = side.window.as_ref().filter(|_| is_numbered);
+        let turn = self.turn_of(op);
         let number = match window.map(SendWindow::peek) {
-            None => 0,
+            None => turn.unwrap_or(0),
             Some(Some(number)) => number,
             Some(None) => return Step::Blocked,
         };
         let entry =
             InFlight { offset, length: part, number, ..InFlight::new(Kind::Data, position) };
-        let turn = self.turn_of(op);
         let allowed = turn.map_or_else(|| self.may_carry(op), bit);
         match self.stage(&entry, row, allowed) {
             Staging::Staged => {
@@ -123,6 +144,10 @@ impl<P: QueuePair> VirtualQp<'_, P> {
                 row.fail(cause);
                 side.cursor.set(position.wrapping_add(1));
                 self.break_behind(position, row, offset);
+                // What could not be sent because of its memory has no turn: its receive is that of the next one.
+                if self.is_any_up(allowed) {
+                    return Step::Moved;
+                }
             }
         }
         if turn.is_some() {
@@ -140,6 +165,17 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     pub(super) fn next_turn(&self) {
         let next = self.send.turn.get().wrapping_add(1);
         self.send.turn.set(if next >= self.data.count_ones() { 0 } else { next });
+        self.has_rotated.set(true);
+    }
+
+    /// Why the peer could not be notified of an operation, where it would have to be.
+    #[inline]
+    pub(super) fn is_untold(&self, op: Op) -> Option<Cause> {
+        if self.mode != Mode::Spray || !op.notifies() {
+            return None;
+        }
+        let notify = self.notify_path();
+        (!self.is_any_up(notify)).then(|| self.cause_of(notify))
     }
 
     /// Notifies the peer of the oldest write that it has not heard of, once all its data is there, and only then.

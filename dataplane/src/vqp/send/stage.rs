@@ -111,6 +111,10 @@ impl<P: QueuePair> VirtualQp<'_, P> {
             let key = range.region.and_then(|region| self.local.key(region, path.device));
             let Some(key) = key else { return false };
             let (address, length) = (range.address, low(range.length));
+            // To a device a segment of no bytes may mean the most that there is.
+            if length == 0 {
+                continue;
+            }
             // There are no more than SEGMENTS_MAX segments of a request.
             let _fits = segments.push(Segment { address, length, key });
         }
@@ -148,9 +152,6 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         let request = remote.map_or(request, |place| request.at(place));
         match path.qp.post_send(&request) {
             Ok(()) => {
-                if path.sends.is_empty() {
-                    path.since.set(self.now.get());
-                }
                 path.sends.push(*entry);
                 path.staged.set(path.staged.get().wrapping_add(1));
                 self.dirty.set(self.dirty.get() | bit(at));
@@ -168,7 +169,9 @@ impl<P: QueuePair> VirtualQp<'_, P> {
                 self.roomy.set(self.roomy.get() & !bit(at));
                 Staging::Again
             }
-            Err(error @ (PostError::Fatal(_) | PostError::Misuse(_))) => {
+            // It is the caller's: the path has nothing to do with it.
+            Err(error @ PostError::Misuse(_)) => Staging::Dead(Cause::Refused(error)),
+            Err(error @ PostError::Fatal(_)) => {
                 self.fail_path(at, Cause::Refused(error));
                 Staging::Again
             }
