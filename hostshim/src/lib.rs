@@ -9,6 +9,7 @@
 //!   +---------- hostshim ---------------------------------------------------+
 //!   | discover   which endpoints this machine can open, asked before one is  |
 //!   | negotiate  which of them a program gets that asks for capabilities    |
+//!   | open       endpoints of any transport, along a plan or at a URI        |
 //!   | domain     segments that processes meet in                            |
 //!   | pool       buffers that processes share                               |
 //!   | membership what both have in common; the watcher of deaths            |
@@ -99,6 +100,7 @@ pub mod mem;
 pub mod membership;
 pub mod mlx5;
 pub mod negotiate;
+pub mod open;
 pub mod plane;
 pub mod pool;
 pub mod preflight;

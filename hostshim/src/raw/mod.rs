@@ -9,6 +9,7 @@
 //! | [`tsc`] | the time-stamp counter and the processor's description of itself |
 //! | [`gate`] | the allocator that counts |
 //! | [`mlx5`] | libibverbs and libmlx5: what they hand out, owned |
+//! | `posted` | what ports of this crate promise of posted memory |
 //! | [`uring`] | the system calls of io_uring, and the memory of a ring |
 //! | [`socket`] | the calls on sockets that the standard library lacks |
 //! | `verbs` | libibverbs (feature `verbs`) |
@@ -19,6 +20,7 @@ pub(crate) mod futex;
 pub(crate) mod gate;
 pub(crate) mod mlx5;
 pub(crate) mod mmap;
+mod posted;
 pub(crate) mod socket;
 pub(crate) mod syscall;
 pub(crate) mod tsc;

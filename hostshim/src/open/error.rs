@@ -1,0 +1,120 @@
+//! Why an endpoint could not be opened, or its peer not be reached.
+
+use core::fmt;
+
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::provider::EndpointType;
+use spinwire_dataplane::provider::tcp::FrameFault;
+use spinwire_dataplane::raw::place::Exhausted;
+
+use crate::discover::Transport;
+use crate::domain::{DomainError, EndpointError};
+use crate::mem::MapError;
+use crate::socket::AddressError;
+use crate::tcp::TcpError;
+use crate::udp::UdpError;
+use crate::uring::UringError;
+
+/// Why an endpoint could not be opened, or its peer not be reached. The text names the remedy where there is one.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The transport has no such endpoints.
+    Type {
+        /// The transport.
+        transport: Transport,
+        /// The type.
+        wanted: EndpointType,
+    },
+    /// Endpoints over this transport cannot be opened by this build.
+    Transport(Transport),
+    /// There is no address to open it at.
+    NoUri,
+    /// The address leads nowhere.
+    Address(AddressError),
+    /// The domain.
+    Domain(DomainError),
+    /// The endpoint in the domain.
+    Endpoint(EndpointError),
+    /// What stands on TCP.
+    Tcp(TcpError),
+    /// What stands on UDP.
+    Udp(UdpError),
+    /// The ring.
+    Ring(UringError),
+    /// Memory for the tables.
+    Map(MapError),
+    /// The arena is too small.
+    Arena(Exhausted),
+    /// The peer could not be entered, or a connection not be begun.
+    Post(PostError),
+    /// Nobody is there.
+    Nobody {
+        /// Where.
+        at: String,
+    },
+    /// Somebody is there who says what this end does not understand: another version, or no endpoint at all.
+    Nonsense {
+        /// Where.
+        at: String,
+        /// What was wrong with it.
+        fault: FrameFault,
+    },
+    /// Somebody is there, and does not take the connection: an endpoint of another name or type, or of another version.
+    Refused {
+        /// Where.
+        at: String,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Type { transport, wanted } => {
+                write!(f, "{transport} has no {wanted} endpoints; remedy: spinwire providers")
+            }
+            Self::Transport(transport) => {
+                write!(
+                    f,
+                    "endpoints over {transport} cannot be opened by this build; remedy: spinwire providers"
+                )
+            }
+            Self::NoUri => f.write_str("no address; remedy: give a URI, as shm://demo"),
+            Self::Address(e) => e.fmt(f),
+            Self::Domain(e) => e.fmt(f),
+            Self::Endpoint(e) => e.fmt(f),
+            Self::Tcp(e) => e.fmt(f),
+            Self::Udp(e) => e.fmt(f),
+            Self::Ring(e) => e.fmt(f),
+            Self::Map(e) => e.fmt(f),
+            Self::Arena(e) => e.fmt(f),
+            Self::Post(e) => e.fmt(f),
+            Self::Nobody { at } => {
+                write!(f, "nobody answers at {at}; remedy: spinwire serve {at} # there")
+            }
+            Self::Nonsense { at, fault } => write!(f, "what answers at {at}: {fault}"),
+            Self::Refused { at } => write!(
+                f,
+                "the connection was not taken at {at}: an endpoint of another name or type, or of another version; remedy: name the \
+                 endpoint behind the address, and run the same version at both ends"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for OpenError {}
+
+/// Each room's error is one of these.
+macro_rules! from {
+    ($($error:ty => $variant:ident),+ $(,)?) => {
+        $(impl From<$error> for OpenError {
+            fn from(e: $error) -> Self {
+                Self::$variant(e)
+            }
+        })+
+    };
+}
+
+from! {
+    AddressError => Address, DomainError => Domain, EndpointError => Endpoint, TcpError => Tcp, UdpError => Udp,
+    UringError => Ring, MapError => Map, Exhausted => Arena, PostError => Post,
+}

@@ -1,0 +1,102 @@
+//! A port over any transport, chosen while the program runs.
+
+use core::fmt;
+
+use heapless::VecView;
+use spinwire_dataplane::error::{Misuse, PostError};
+use spinwire_dataplane::id::{Addr, Name, WrId};
+use spinwire_dataplane::provider::shm::ShmPort;
+use spinwire_dataplane::provider::tcp::TcpPort;
+use spinwire_dataplane::provider::udp::UdpPort;
+use spinwire_dataplane::provider::{
+    CancelError, Cqe, Event, Info, ParcelWr, Provider, Published, RecvWr, Select, SendWr, Sight,
+    Source, Waiting,
+};
+use spinwire_dataplane::time::Instant;
+
+use crate::uring::RingEntry;
+
+/// A port over one of the transports, each behind a branch and no pointer to a function: a program that is generic over providers takes it
+/// like any other.
+pub enum AnyPort<'a> {
+    /// In a segment.
+    Shm(ShmPort<'a, 'a>),
+    /// Over connections of TCP.
+    Tcp(TcpPort<'a, RingEntry<'a>>),
+    /// Over packets of UDP.
+    Udp(UdpPort<'a, RingEntry<'a>>),
+}
+
+/// The same of whichever it is.
+macro_rules! of {
+    ($any:expr, $port:ident => $what:expr) => {
+        match $any {
+            AnyPort::Shm($port) => $what,
+            AnyPort::Tcp($port) => $what,
+            AnyPort::Udp($port) => $what,
+        }
+    };
+}
+
+impl fmt::Debug for AnyPort<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        of!(self, port => port.fmt(f))
+    }
+}
+
+impl Provider for AnyPort<'_> {
+    fn info(&self) -> &Info {
+        of!(self, port => port.info())
+    }
+    fn connect(&self, name: &Name) -> Result<Addr, PostError> {
+        of!(self, port => port.connect(name))
+    }
+    fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
+        of!(self, port => port.disconnect(addr))
+    }
+    #[inline]
+    fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
+        of!(self, port => port.post_send(wr))
+    }
+    fn post_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
+        of!(self, port => port.post_parcel(wr))
+    }
+    fn is_settled(&self, to: Addr, number: u8) -> bool {
+        of!(self, port => port.is_settled(to, number))
+    }
+    fn settle(&self, source: Addr, numbers: u64) {
+        of!(self, port => port.settle(source, numbers));
+    }
+    #[inline]
+    fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
+        of!(self, port => port.post_recv(wr))
+    }
+    #[inline]
+    fn ring_doorbell(&self) -> Published {
+        of!(self, port => port.ring_doorbell())
+    }
+    #[inline]
+    fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
+        of!(self, port => port.poll_cq(now, out));
+    }
+    #[inline]
+    fn look(&self) -> Sight {
+        of!(self, port => port.look())
+    }
+    #[inline]
+    fn take_ready(&self) -> Option<Cqe> {
+        of!(self, port => port.take_ready())
+    }
+    fn poll_event(&self) -> Option<Event> {
+        of!(self, port => port.poll_event())
+    }
+    fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
+        of!(self, port => port.cancel(wr_id))
+    }
+    fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
+        of!(self, port => port.peek(from, select))
+    }
+    fn poll_at(&self) -> Option<Instant> {
+        of!(self, port => port.poll_at())
+    }
+}

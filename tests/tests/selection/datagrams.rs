@@ -1,0 +1,251 @@
+//! Endpoints of datagrams: addresses packet by packet, what is cut, what is lost. Over the providers that the environment names.
+//!
+//! ```text
+//!   SPINWIRE_TEST_DGRAM_PROVIDERS=udp,ofi                                  which; udp where it says nothing
+//!   SPINWIRE_TEST_DGRAM_HINTS='udp:cq_size=64,av_count=8;ofi:cq_wait=fd'   how, in the words of fi_cq(3) and fi_av(3)
+//! ```
+//!
+//! | hint | values | what it does here |
+//! |---|---|---|
+//! | `cq_format` | `context` `msg` `data` `tagged` | so much of each completion is looked at |
+//! | `cq_wait` | `none` `yield` | between two turns |
+//! | `cq_size` | a number | receives that can be posted |
+//! | `av_type` | `table` | addresses are rows of a table |
+//! | `av_count` | a number | rows of it |
+
+use std::collections::BTreeMap;
+
+use spinwire_dataplane::msg::{RecvFrom, SendTo};
+use spinwire_dataplane::provider::{EndpointType, Status};
+use spinwire_dataplane::raw::loan::LoanPool;
+use spinwire_hostshim::clock::TscClock;
+use spinwire_hostshim::discover::{Hints, Sizes, Transport, discover};
+use spinwire_hostshim::open::{AnyPort, Host, OpenConfig};
+use spinwire_hostshim::uri::Uri;
+
+use crate::{message, send, until};
+
+/// How much of a completion is looked at: each format has what those before it have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Format {
+    Context,
+    Msg,
+    Data,
+    Tagged,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DgramHints {
+    format: Format,
+    cq_size: u32,
+    av_count: u32,
+}
+
+impl DgramHints {
+    const DEFAULT: Self = Self { format: Format::Tagged, cq_size: 64, av_count: 8 };
+
+    /// `key=value,key=value`.
+    fn read(text: &str) -> Result<Self, String> {
+        let mut hints = Self::DEFAULT;
+        for hint in text.split(',').filter(|hint| !hint.is_empty()) {
+            let (key, value) =
+                hint.split_once('=').ok_or_else(|| format!("{hint:?}: write KEY=VALUE"))?;
+            let number = || match value.parse() {
+                Ok(number @ 1..=65_536) => Ok(number),
+                _ => Err(format!("{key}: {value:?} is no number from 1 to 65536")),
+            };
+            match (key, value) {
+                ("cq_format", "context") => hints.format = Format::Context,
+                ("cq_format", "msg") => hints.format = Format::Msg,
+                ("cq_format", "data") => hints.format = Format::Data,
+                ("cq_format", "tagged") => hints.format = Format::Tagged,
+                ("cq_wait", "none" | "yield") | ("av_type", "table") => {}
+                ("cq_size", _) => hints.cq_size = number()?,
+                ("av_count", _) => hints.av_count = number()?,
+                ("cq_format", _) => {
+                    return Err(format!("cq_format: {value:?}; take context, msg, data or tagged"));
+                }
+                ("cq_wait", _) => {
+                    return Err(format!(
+                        "cq_wait: {value:?}; these endpoints are polled: take none or yield"
+                    ));
+                }
+                ("av_type", _) => {
+                    return Err(format!("av_type: {value:?}; addresses are rows: take table"));
+                }
+                _ => {
+                    return Err(format!(
+                        "{key:?}: take cq_format, cq_wait, cq_size, av_type or av_count"
+                    ));
+                }
+            }
+        }
+        Ok(hints)
+    }
+
+    const fn sizes(&self, message_bytes: usize) -> Sizes {
+        Sizes {
+            message_bytes: Some(message_bytes),
+            peers: Some(self.av_count),
+            send_depth: None,
+            recv_depth: Some(self.cq_size),
+        }
+    }
+}
+
+/// The providers, with a hint each. What is not understood ends the tests: nobody should believe that it was run.
+fn read(providers: &str, hints: &str) -> Result<Vec<(Transport, DgramHints)>, String> {
+    let mut of = BTreeMap::new();
+    for each in hints.split(';').filter(|each| !each.is_empty()) {
+        let (provider, hints) =
+            each.split_once(':').ok_or_else(|| format!("{each:?}: write PROVIDER:KEY=VALUE"))?;
+        of.insert(provider, DgramHints::read(hints).map_err(|e| format!("{provider}: {e}"))?);
+    }
+    let names = if providers.is_empty() { "udp" } else { providers };
+    let read = names.split(',').map(|name| match Transport::of_name(name) {
+        Some(transport) => Ok((transport, of.remove(name).unwrap_or(DgramHints::DEFAULT))),
+        None => Err(format!("{name:?} is no provider; take of udp, verbs, ofi")),
+    });
+    let read = read.collect::<Result<Vec<_>, _>>()?;
+    match of.keys().next() {
+        Some(other) => Err(format!("{other:?} has hints and is not among the providers")),
+        None => Ok(read),
+    }
+}
+
+/// Runs `test` over each provider that was asked for.
+fn each(test: impl Fn(&Uri, &DgramHints)) {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    let asked =
+        read(&variable("SPINWIRE_TEST_DGRAM_PROVIDERS"), &variable("SPINWIRE_TEST_DGRAM_HINTS"));
+    for (transport, hints) in asked.unwrap() {
+        let found = discover(&Hints::only(&[transport]));
+        if !found.iter().any(|found| found.supports_endpoint_type(EndpointType::Dgram)) {
+            let why: Vec<String> = found
+                .iter()
+                .map(|it| match &it.offer {
+                    Ok(_) => it.to_string(),
+                    Err(absence) => format!("{it}: {absence}"),
+                })
+                .collect();
+            println!("!! NOT RUN: datagrams over {transport}: {}", why.join("; "));
+            continue;
+        }
+        assert_eq!(transport, Transport::Udp, "a test over another needs an address of it here");
+        let uri = "udp://127.0.0.1:0/hub";
+        test(&uri.parse().unwrap(), &hints);
+    }
+}
+
+#[test]
+fn each_packet_names_its_sender_and_goes_where_it_is_sent() {
+    each(|uri, hints| {
+        let sizes = hints.sizes(1024);
+        let clock = TscClock::calibrate();
+        let mut hub =
+            Host::open(uri, EndpointType::Dgram, &OpenConfig::listen().with_sizes(sizes)).unwrap();
+        let at = hub.uri();
+        let seat = hub.seat().unwrap();
+        let server = seat.endpoint().unwrap();
+        let buffers = LoanPool::place(seat.bump(), hints.cq_size.min(4), 1024).unwrap();
+        let config = OpenConfig::connect().with_sizes(sizes);
+        let mut hosts = [(); 2].map(|()| Host::open(&at, EndpointType::Dgram, &config).unwrap());
+        let [one, two] = &mut hosts;
+        let (one, two) = (one.seat().unwrap(), two.seat().unwrap());
+        let clients = [&one, &two].map(|seat| {
+            let client = seat.endpoint().unwrap();
+            let peer = seat.connect(&client, &at, &clock).unwrap();
+            (client, peer, LoanPool::place(seat.bump(), 1, 1024).unwrap())
+        });
+        let mut sources = Vec::new();
+        // Each asks and is answered, so that loss would be seen as such: nothing is under way beside it.
+        for (number, (client, peer, answers)) in (1..).zip(&clients) {
+            server
+                .post_recv(RecvFrom::any().tag_ignoring(0, u64::MAX), buffers.lend().unwrap(), 40)
+                .unwrap();
+            client
+                .post_recv(RecvFrom::peer(*peer).tag(number), answers.lend().unwrap(), 41)
+                .unwrap();
+            send(
+                client,
+                SendTo::peer(*peer).tag(number).immediate(number + 7),
+                &[7; 100],
+                &[client],
+            );
+            let asked = message(&server, &[&server]);
+            assert_eq!((asked.context, asked.status), (40, Status::Success));
+            if hints.format >= Format::Msg {
+                assert_eq!(asked.bytes(), Some(&[7; 100][..]));
+            }
+            if hints.format >= Format::Data {
+                assert_eq!(asked.immediate, Some(number + 7));
+            }
+            if hints.format >= Format::Tagged {
+                assert_eq!(asked.tag, Some(number));
+            }
+            let source = asked.source.unwrap();
+            send(&server, SendTo::peer(source).tag(number), b"answer", &[&server]);
+            let answer = message(client, &[client]);
+            assert_eq!((answer.context, answer.source), (41, Some(*peer)));
+            sources.push(source);
+        }
+        assert_ne!(sources[0], sources[1], "a row for each sender");
+    });
+}
+
+#[test]
+fn what_is_cut_and_what_is_lost_is_told() {
+    each(|uri, hints| {
+        let config = OpenConfig::listen().with_sizes(hints.sizes(1024));
+        let clock = TscClock::calibrate();
+        let mut hub = Host::open(uri, EndpointType::Dgram, &config).unwrap();
+        let at = hub.uri();
+        let seat = hub.seat().unwrap();
+        let server = seat.endpoint().unwrap();
+        let short = LoanPool::place(seat.bump(), 1, 64).unwrap();
+        let mut client = Host::open(&at, EndpointType::Dgram, &OpenConfig::connect()).unwrap();
+        let client_seat = client.seat().unwrap();
+        let client = client_seat.endpoint().unwrap();
+        let peer = client_seat.connect(&client, &at, &clock).unwrap();
+        server.post_recv(RecvFrom::any(), short.lend().unwrap(), 1).unwrap();
+        send(&client, SendTo::peer(peer), &[9; 500], &[&client]);
+        let cut = message(&server, &[&server]);
+        assert_eq!((cut.status, cut.length), (Status::Truncated, 64));
+        // More than the queue of unexpected messages holds, and nobody asks.
+        let room = server.info().limits.unexpected_depth;
+        for _ in 0..=room * 2 {
+            send(&client, SendTo::peer(peer).tag(1), &[1; 16], &[&client, &server]);
+        }
+        let AnyPort::Udp(port) = server.provider() else { panic!("a counter for this provider") };
+        until("losses are counted", &[&client, &server], || {
+            let counters = port.counters();
+            (counters.unasked + counters.overflowed > 0).then_some(())
+        });
+    });
+}
+
+#[test]
+fn hints_are_read_and_what_is_none_is_named() {
+    let hints =
+        read("udp,ofi", "udp:cq_size=16,av_count=4,cq_wait=none;ofi:cq_format=data,av_type=table")
+            .unwrap();
+    assert_eq!(
+        hints[0],
+        (Transport::Udp, DgramHints { format: Format::Tagged, cq_size: 16, av_count: 4 })
+    );
+    assert_eq!(hints[1].1.format, Format::Data);
+    assert_eq!(read("", "").unwrap(), [(Transport::Udp, DgramHints::DEFAULT)]);
+    for (providers, hints, says) in [
+        ("efa", "", "\"efa\" is no provider"),
+        ("udp", "ofi:cq_size=1", "\"ofi\" has hints"),
+        ("udp", "udp:cq_size=0", "udp: cq_size: \"0\""),
+        ("udp", "udp:cq_format=all", "take context, msg, data or tagged"),
+        ("udp", "udp:cq_wait=fd", "cq_wait: \"fd\""),
+        ("udp", "udp:av_type=map", "take table"),
+        ("udp", "udp:depth=1", "take cq_format, cq_wait, cq_size, av_type or av_count"),
+        ("udp", "cq_size=1", "write PROVIDER:KEY=VALUE"),
+    ] {
+        let e = read(providers, hints).unwrap_err();
+        assert!(e.contains(says), "{e}");
+    }
+}

@@ -1,0 +1,75 @@
+//! Endpoints that are chosen by what they can do: discovery keeps its word, plans are walked, URIs are read, other builds are refused.
+//!
+//! | file | what is tried |
+//! |---|---|
+//! | [`offers`] | what discovery says of an endpoint is what the endpoint says of itself; two ends over each of them |
+//! | [`walks`] | what fails to open, or to be reached, is passed over, and told |
+//! | [`datagrams`] | endpoints of datagrams, of providers and with hints that the environment says |
+//! | [`builds`] | processes of different builds |
+//! | [`texts`] | any text is a URI or refused; any plan is whole and in order |
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::large_stack_frames,
+    clippy::print_stdout,
+    reason = "a test stops at the first thing that is not as expected"
+)]
+
+mod builds;
+mod datagrams;
+mod offers;
+mod texts;
+mod walks;
+
+use core::time::Duration;
+use std::time::Instant as Clock;
+
+use spinwire_dataplane::error::{PostError, Retry};
+use spinwire_dataplane::msg::{Completion, Endpoint, Kind, SendTo};
+use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_hostshim::clock::TscClock;
+use spinwire_hostshim::open::AnyPort;
+
+type Any<'a> = Endpoint<'a, AnyPort<'a>>;
+
+/// How long anything may take before it is held to be stuck.
+const STUCK: Duration = Duration::from_secs(20);
+
+/// Turns all until there is something.
+fn until<T>(what: &str, ends: &[&dyn Poll], mut there: impl FnMut() -> Option<T>) -> T {
+    thread_local!(static CLOCK: TscClock = TscClock::calibrate());
+    let since = Clock::now();
+    loop {
+        let now = CLOCK.with(TscClock::now);
+        for end in ends {
+            if !end.turn(now, Budget::DEFAULT).is_busy() {
+                std::thread::yield_now();
+            }
+        }
+        if let Some(it) = there() {
+            return it;
+        }
+        assert!(since.elapsed() < STUCK, "{what}");
+    }
+}
+
+/// The next message of an end.
+fn message<'a>(end: &Any<'a>, ends: &[&dyn Poll]) -> Completion<'a> {
+    until("a message", ends, || end.poll().filter(|completion| completion.kind == Kind::Received))
+}
+
+/// Sends a copy, as soon as there is room and a connection.
+fn send(end: &Any<'_>, to: SendTo, bytes: &[u8], ends: &[&dyn Poll]) {
+    until("a send", ends, || match end.inject(to, bytes) {
+        Ok(()) => {
+            end.flush();
+            Some(())
+        }
+        Err(PostError::Retry(
+            Retry::NoCredit | Retry::NotConnected | Retry::NoSpill | Retry::SqFull,
+        )) => None,
+        Err(refused) => panic!("{refused}"),
+    });
+}

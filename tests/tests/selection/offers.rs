@@ -1,0 +1,142 @@
+//! What discovery says of an endpoint is what the endpoint says of itself; and two ends over each of them.
+
+use spinwire_dataplane::msg::{RecvFrom, SendTo};
+use spinwire_dataplane::provider::{Info, Paths};
+use spinwire_dataplane::raw::loan::LoanPool;
+use spinwire_hostshim::clock::TscClock;
+use spinwire_hostshim::discover::{Found, Hints, Sizes, Transport, discover};
+use spinwire_hostshim::negotiate::{Peer, Plan, Requirements, negotiate};
+use spinwire_hostshim::open::{Host, OpenConfig, with};
+
+use crate::{message, send};
+
+/// What the kernel decides when a ring is opened is not in an offer.
+const fn without_paths(info: &Info) -> Info {
+    Info { paths: Paths::NONE, ..*info }
+}
+
+fn plan_of(found: Found) -> Plan {
+    negotiate(&Requirements::anything(), &[found])
+}
+
+#[test]
+fn endpoints_are_what_was_offered() {
+    let sizes = Sizes {
+        message_bytes: Some(100_000),
+        peers: Some(3),
+        send_depth: Some(16),
+        recv_depth: Some(32),
+    };
+    let mut opened = Vec::new();
+    for sizes in [Sizes::default(), sizes] {
+        for found in discover(&Hints::default().with_sizes(sizes)) {
+            let Some(offer) = found.info().copied() else {
+                println!("!! NOT RUN: {found}: {}", found.offer.as_ref().unwrap_err());
+                continue;
+            };
+            let name = found.to_string();
+            let config = OpenConfig::listen().with_sizes(sizes);
+            with(&plan_of(found), &config, |end| {
+                assert_eq!(without_paths(end.info()), offer, "{name}");
+                let is_memory = offer.provider == "shm";
+                assert_eq!(end.info().paths.is_empty(), is_memory, "{name}");
+                assert!(end.to_string().starts_with(&name), "{end}");
+            })
+            .unwrap();
+            opened.push(name);
+        }
+    }
+    assert!(opened.iter().any(|name| name == "shm rdm"), "{opened:?}");
+}
+
+/// One program, whatever the transport: a round trip, tagged, with immediate data.
+#[test]
+fn two_ends_talk_over_each_offer() {
+    for found in discover(&Hints::default()) {
+        if found.offer.is_err() {
+            continue;
+        }
+        let name = found.to_string();
+        let config = OpenConfig::listen();
+        with(&plan_of(found.clone()), &config, |server| {
+            let wanted = Requirements {
+                peer: Peer::At(vec![server.uri.clone()]),
+                ..Requirements::anything()
+            };
+            let plan = negotiate(&wanted, &[found]);
+            // In one thread nobody turns the other end while this one connects.
+            std::thread::scope(|scope| {
+                let client = scope.spawn(|| {
+                    with(&plan, &OpenConfig::connect(), |client| {
+                        let buffers = LoanPool::place(client.bump(), 1, 64).unwrap();
+                        let loan = buffers.lend().unwrap();
+                        client.endpoint.post_recv(RecvFrom::any().tag(8), loan, 1).unwrap();
+                        let to = SendTo::peer(client.peer.unwrap()).tag(7).immediate(9);
+                        send(&client.endpoint, to, b"ask", &[&client.endpoint]);
+                        let answer = message(&client.endpoint, &[&client.endpoint]);
+                        (answer.bytes().unwrap().to_vec(), answer.source == client.peer)
+                    })
+                });
+                let end = &server.endpoint;
+                let buffers = LoanPool::place(server.bump(), 1, 64).unwrap();
+                end.post_recv(RecvFrom::any().tag(7), buffers.lend().unwrap(), 1).unwrap();
+                let asked = message(end, &[end]);
+                assert_eq!(
+                    (asked.bytes(), asked.immediate),
+                    (Some(&b"ask"[..]), Some(9)),
+                    "{name}"
+                );
+                send(end, SendTo::peer(asked.source.unwrap()).tag(8), b"answer", &[end]);
+                crate::until("the client ends", &[end], || client.is_finished().then_some(()));
+                assert_eq!(client.join().unwrap().unwrap(), (b"answer".to_vec(), true), "{name}");
+            });
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn types_that_a_transport_lacks_are_refused_before_anything_is_opened() {
+    use spinwire_dataplane::provider::EndpointType::{Dgram, Msg, Rdm};
+    for (uri, kind, says) in [
+        ("shm://selection-none", Dgram, "shm has no dgram endpoints"),
+        ("tcp://127.0.0.1:0", Dgram, "tcp has no dgram"),
+        ("udp://127.0.0.1:0", Rdm, "udp has no rdm"),
+        ("udp://127.0.0.1:0", Msg, "udp has no msg"),
+        ("mlx5://mlx5_0/h:1", Rdm, "cannot be opened by this build"),
+    ] {
+        let e = Host::open(&uri.parse().unwrap(), kind, &OpenConfig::listen()).unwrap_err();
+        assert!(e.to_string().contains(says), "{e}");
+    }
+    assert!(spinwire_hostshim::mem::list().unwrap().iter().all(|it| it.name != "selection-none"));
+}
+
+/// The seat of a host, step by step: what `with` does.
+#[test]
+fn a_host_says_where_it_is_found_and_takes_several() {
+    let uri = format!("shm://selection-{}/hub", std::process::id()).parse().unwrap();
+    let kind = spinwire_dataplane::provider::EndpointType::Rdm;
+    let clock = TscClock::calibrate();
+    let mut hub = Host::open(&uri, kind, &OpenConfig::listen()).unwrap();
+    assert_eq!(hub.uri(), uri);
+    let seat = hub.seat().unwrap();
+    let server = seat.endpoint().unwrap();
+    let buffers = LoanPool::place(seat.bump(), 1, 64).unwrap();
+    let mut hosts = [(); 2].map(|()| Host::open(&uri, kind, &OpenConfig::connect()).unwrap());
+    for host in &mut hosts {
+        let seat = host.seat().unwrap();
+        let client = seat.endpoint().unwrap();
+        let peer = seat.connect(&client, &uri, &clock).unwrap();
+        server.post_recv(RecvFrom::any(), buffers.lend().unwrap(), 1).unwrap();
+        send(&client, SendTo::peer(peer), b"hello", &[&client, &server]);
+        assert_eq!(message(&server, &[&client, &server]).bytes(), Some(&b"hello"[..]));
+    }
+    drop(server);
+    drop(hub);
+    let missing = Host::open(&uri, kind, &OpenConfig::connect()).unwrap_err();
+    assert!(
+        missing.to_string().contains("selection-"),
+        "who made the segment removed its name: {missing}"
+    );
+    assert_eq!(uri.transport(), Transport::Shm);
+}
