@@ -3,7 +3,7 @@
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
 use spinwire_dataplane::provider::EndpointType;
 use spinwire_tests::conformance;
-use spinwire_tests::conformance::{Faulty, Loopback, Shm, Sizes, Tcp, Traced, run};
+use spinwire_tests::conformance::{Faulty, Loopback, Rdma, Shm, Sizes, Tcp, Traced, run};
 
 conformance! {
     loopback: Loopback,
@@ -16,6 +16,8 @@ conformance! {
     faulty_shm: Faulty<Shm, 5>,
     traced_faulty_shm: Traced<Faulty<Shm, 77>>,
     tcp: Tcp,
+    rdma: Rdma<false>,
+    rdma_uncopied: Rdma<true>,
 }
 
 /// What only shared memory has: lanes that nobody looks at until their sender says so.

@@ -12,6 +12,7 @@
 //! | [`shm`] | lanes of a segment, between processes |
 //! | [`tcp`] | connections of TCP on a ring of io_uring, between machines |
 //! | [`udp`] | packets of a UDP socket on a ring of io_uring, a message each; nothing promised |
+//! | [`rdma`] | reliable connections of RDMA devices, between machines |
 //! | [`mlx5`] | reliable connections of mlx5 devices: so far the byte stream that a port can stand on |
 //! | [`loopback`] | ports of one thread, without foreign memory: the simplest transport that there is |
 //! | [`fault`] | a wrapper that drops, delays, reorders, fails and repeats, by seed |
@@ -59,7 +60,9 @@ mod outcome;
 mod parcel;
 pub mod peers;
 pub mod queues;
+pub mod rdma;
 mod request;
+
 pub mod shm;
 pub mod tcp;
 pub mod trace;

@@ -109,6 +109,21 @@ impl<'m> Region<'m> {
     }
 }
 
+/// Says that a queue pair is no more, so that its device touches no memory by it.
+#[derive(Clone, Copy, Debug)]
+pub struct Destroyed(());
+
+impl Destroyed {
+    /// The queue pair that this is said of is no more.
+    ///
+    /// # Safety
+    /// It was destroyed, or reset (`IBV_QPS_RESET`): its device neither reads nor writes any memory that a request of it had named.
+    #[must_use]
+    pub const unsafe fn promise() -> Self {
+        Self(())
+    }
+}
+
 /// An arena under one key, in which loans are.
 #[derive(Clone, Copy, Debug)]
 pub struct Registered {

@@ -11,6 +11,7 @@
 //! Time is virtual. No case waits: it turns its nodes until something is so, at most [`TURNS_MAX`] times.
 
 mod node;
+mod rdma;
 mod rig;
 mod tcp;
 mod udp;
@@ -32,6 +33,7 @@ pub mod transfer;
 pub mod unexpected;
 
 pub use node::{Got, Node};
+pub use rdma::{HostedPort, Rdma, RdmaGround};
 pub use rig::{Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};
 pub use tcp::{NamedPort, Tcp, TcpGround};
 pub use udp::{Udp, UdpGround, UdpOneByOne};

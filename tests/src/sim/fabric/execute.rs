@@ -2,22 +2,20 @@
 
 use spinwire_dataplane::verbs::{Verb, WcStatus};
 
-use super::world::{Event, State, Work, key};
+use super::world::{Event, State, Work};
 
 impl State {
     /// One message at the other end. When it is acknowledged; `None` where a receive is missing.
     pub(super) fn execute(&mut self, qp: usize, work: &Work) -> Result<u64, Option<WcStatus>> {
-        let (host, device) = (self.qps[qp].host, self.qps[qp].device);
-        let there = host ^ 1;
+        let host = self.qps[qp].host;
+        let (there, device) = (self.qps[qp ^ 1].host, self.qps[qp ^ 1].device);
         let wants_receive = !work.verb.is_one_sided() || matches!(work.verb, Verb::WriteImm(_));
         if wants_receive && self.qps[qp ^ 1].rq.is_empty() {
             return Err(None);
         }
         let length = work.bytes();
         if let Some(remote) = work.remote {
-            let end = usize::try_from(remote.address + length).expect("an address");
-            let is_ours = self.is_lax || remote.key == key(there, device);
-            if !is_ours || end > self.memory[there].len() {
+            if !self.lets_in((there, device), remote.key, (remote.address, length)) {
                 return Err(Some(WcStatus::REMOTE_ACCESS));
             }
         }
@@ -50,28 +48,25 @@ impl State {
     }
 
     fn read_back(&mut self, qp: usize, work: &Work, remote: u64) -> u64 {
-        let (host, device) = (self.qps[qp].host, self.qps[qp].device);
-        let there = host ^ 1;
+        let here = (self.qps[qp].host, self.qps[qp].device);
+        let (there, device) = (self.qps[qp ^ 1].host, self.qps[qp ^ 1].device);
         // What this device wrote before is in memory before it reads.
         let ready = self.dma_last[there][device].max(self.now);
         self.settle((there, device), ready);
-        let from = usize::try_from(remote).expect("an address");
-        let length = usize::try_from(work.bytes()).expect("a length");
-        let bytes = self.memory[there][from..from + length].to_vec();
+        let bytes = self.memory[there].load(remote, work.bytes());
         let free = self.occupy(there, device, work.bytes());
-        self.scatter((host, device), &work.segments, &bytes);
+        self.scatter(here, &work.segments, &bytes);
         free.max(ready)
     }
 
     /// What is to be in memory by `until` is read as if it were: a read at that time sees it.
-    fn settle(&mut self, (host, device): (usize, usize), until: u64) {
+    pub(super) fn settle(&mut self, (host, device): (usize, usize), until: u64) {
         let mut kept = Vec::new();
         while let Some(at) = self.events.next_at().filter(|at| *at <= until) {
             let Some(event) = self.events.pop() else { break };
             match event {
                 Event::Dma { host: to, device: by, at, bytes } if (to, by) == (host, device) => {
-                    let at = usize::try_from(at).expect("an address");
-                    self.memory[to][at..at + bytes.len()].copy_from_slice(&bytes);
+                    self.memory[to].store(at, &bytes);
                 }
                 other @ (Event::Dma { .. }
                 | Event::Arrive { .. }
@@ -88,8 +83,8 @@ impl State {
 
     fn compute(&mut self, qp: usize, work: &Work, remote: u64) {
         let (host, device) = (self.qps[qp].host, self.qps[qp].device);
-        let at = usize::try_from(remote).expect("an address");
-        let cell = &mut self.memory[host ^ 1][at..at + 8];
+        let there = self.qps[qp ^ 1].host;
+        let cell = self.memory[there].load(remote, 8);
         let before = u64::from_le_bytes(cell.try_into().expect("8 bytes"));
         let after = if let Verb::FetchAdd(amount) = work.verb {
             before.wrapping_add(amount)
@@ -98,16 +93,14 @@ impl State {
         } else {
             before
         };
-        cell.copy_from_slice(&after.to_le_bytes());
+        self.memory[there].store(remote, &after.to_le_bytes());
         self.scatter((host, device), &work.segments, &before.to_le_bytes());
     }
 
     fn gather(&self, host: usize, segments: &[(u64, u32, u32)]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (address, length, _) in segments {
-            let at = usize::try_from(*address).expect("an address");
-            let length = usize::try_from(*length).expect("a length");
-            bytes.extend_from_slice(&self.memory[host][at..at + length]);
+            bytes.extend(self.memory[host].load(*address, u64::from(*length)));
         }
         bytes
     }
@@ -139,7 +132,7 @@ impl State {
 
     /// When something that a device writes now reaches memory: behind all that it wrote before.
     pub(super) fn dma_time(&mut self, host: usize, device: usize) -> u64 {
-        let delay = self.rng.below(self.links.dma_ns[host] + 1);
+        let delay = self.rng.below(self.links.dma_ns[host & 1] + 1);
         let when = (self.now + delay).max(self.dma_last[host][device]);
         self.dma_last[host][device] = when;
         when

@@ -64,9 +64,36 @@ impl Fabric {
 
     /// Connects a queue pair of device `device` of host 0 with one of the same device of host 1.
     pub fn connect(&self, device: usize, limits: Limits) -> (SimQp<'_>, SimQp<'_>) {
-        let first = self.state.borrow_mut().connect(device);
+        self.connect_hosts([(0, device), (1, device)], limits)
+    }
+
+    /// Connects a queue pair of one host and device with one of another.
+    pub fn connect_hosts(
+        &self,
+        ends: [(usize, usize); 2],
+        limits: Limits,
+    ) -> (SimQp<'_>, SimQp<'_>) {
+        let first = self.state.borrow_mut().connect(ends);
         let end = |index| SimQp { fabric: self, index, limits };
         (end(first), end(first + 1))
+    }
+
+    /// Adds a host with one device, whose memory is that of this process as far as it is [registered](Fabric::register). Its number.
+    pub fn add_host(&self) -> usize {
+        self.state.borrow_mut().add_host()
+    }
+
+    /// Lets the device of a host, and whoever it is connected with, into a range of memory of this process, under that key. It has to stay for
+    /// as long as time goes on.
+    pub fn register(&self, host: usize, key: u32, (start, bytes): (u64, u64)) {
+        if let world::Memory::Machine(ranges) = &mut self.state.borrow_mut().memory[host] {
+            ranges.push((key, start, bytes));
+        }
+    }
+
+    /// A queue pair is no more. The other end finds that out when it sends.
+    pub fn destroy(&self, qp: &SimQp<'_>) {
+        self.state.borrow_mut().destroy(qp.index);
     }
 
     /// The completion queue of a device.
@@ -118,13 +145,14 @@ impl Fabric {
 
     /// Writes to the memory of a host.
     pub fn write(&self, host: usize, at: usize, bytes: &[u8]) {
-        self.state.borrow_mut().memory[host][at..at + bytes.len()].copy_from_slice(bytes);
+        self.state.borrow_mut().memory[host].store(at.try_into().expect("an address"), bytes);
     }
 
     /// Reads the memory of a host.
     #[must_use]
     pub fn read(&self, host: usize, at: usize, length: usize) -> Vec<u8> {
-        self.state.borrow().memory[host][at..at + length].to_vec()
+        let number = |value: usize| value.try_into().expect("a number");
+        self.state.borrow().memory[host].load(number(at), number(length))
     }
 
     /// The key of a device for the memory of its host.

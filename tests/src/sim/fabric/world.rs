@@ -7,6 +7,7 @@ use spinwire_dataplane::provider::Published;
 use spinwire_dataplane::verbs::{RecvRequest, RemotePlace, SendRequest, Verb, WcFields, WcStatus};
 
 use super::queue::Queue;
+use crate::fake_net::memory;
 use crate::rng::Rng;
 
 /// How links and devices behave.
@@ -114,6 +115,7 @@ pub(super) struct Qp {
     pub(super) rq: VecDeque<Receive>,
     /// Which life of the connection this is; events of earlier ones mean nothing.
     life: u64,
+    is_destroyed: bool,
     is_muted: bool,
     held: Vec<WcFields>,
 }
@@ -134,17 +136,56 @@ pub(super) enum Event {
     Fail { qp: usize, life: u64, status: WcStatus, flushes: bool },
 }
 
+/// The memory of a host.
+#[derive(Debug)]
+pub(super) enum Memory {
+    /// So many bytes from 0 on.
+    Own(Vec<u8>),
+    /// What this process has, as far as it is registered: key, address, bytes.
+    Machine(Vec<(u32, u64, u64)>),
+}
+
+impl Memory {
+    pub(super) fn names(&self, key: u32, at: u64, length: u64) -> bool {
+        let Self::Machine(ranges) = self else { return false };
+        ranges.iter().any(|(of, start, bytes)| {
+            *of == key && *start <= at && at.saturating_add(length) <= start + bytes
+        })
+    }
+
+    pub(super) fn load(&self, at: u64, length: u64) -> Vec<u8> {
+        let length = usize::try_from(length).expect("a length");
+        match self {
+            Self::Own(bytes) => {
+                let at = usize::try_from(at).expect("an address");
+                bytes[at..at + length].to_vec()
+            }
+            Self::Machine(_) => memory::read(at, length),
+        }
+    }
+
+    pub(super) fn store(&mut self, at: u64, from: &[u8]) {
+        match self {
+            Self::Own(bytes) => {
+                let at = usize::try_from(at).expect("an address");
+                bytes[at..at + from.len()].copy_from_slice(from);
+            }
+            Self::Machine(_) => memory::write(at, from),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) now: u64,
     pub(super) rng: Rng,
     pub(super) links: Links,
     pub(super) faults: Faults,
-    pub(super) memory: [Vec<u8>; 2],
-    pub(super) cqs: [Vec<VecDeque<WcFields>>; 2],
+    pub(super) memory: Vec<Memory>,
+    pub(super) cqs: Vec<Vec<VecDeque<WcFields>>>,
     /// When a link is free again, and when the last write of a device will have reached memory: by host and device.
-    pub(super) link_free: [Vec<u64>; 2],
-    pub(super) dma_last: [Vec<u64>; 2],
+    pub(super) link_free: Vec<Vec<u64>>,
+    pub(super) dma_last: Vec<Vec<u64>>,
     pub(super) qps: Vec<Qp>,
     pub(super) events: Queue<Event>,
     pub(super) violation: Option<String>,
@@ -163,14 +204,14 @@ pub(super) const fn key(host: usize, device: usize) -> u32 {
 impl State {
     pub(super) fn new(devices: usize, memory: usize, links: Links, seed: u64) -> Self {
         let cqs = || (0..devices).map(|_| VecDeque::new()).collect();
-        let times = || [vec![0; devices], vec![0; devices]];
+        let times = || vec![vec![0; devices], vec![0; devices]];
         Self {
             now: 0,
             rng: Rng::new(seed),
             links,
             faults: Faults::default(),
-            memory: [vec![0; memory], vec![0; memory]],
-            cqs: [cqs(), cqs()],
+            memory: vec![Memory::Own(vec![0; memory]), Memory::Own(vec![0; memory])],
+            cqs: vec![cqs(), cqs()],
             link_free: times(),
             dma_last: times(),
             qps: Vec::new(),
@@ -187,11 +228,37 @@ impl State {
         }
     }
 
-    pub(super) fn connect(&mut self, device: usize) -> usize {
+    /// Another host, with one device, whose memory is that of this process.
+    pub(super) fn add_host(&mut self) -> usize {
+        self.memory.push(Memory::Machine(Vec::new()));
+        self.cqs.push(vec![VecDeque::new()]);
+        self.link_free.push(vec![0]);
+        self.dma_last.push(vec![0]);
+        self.memory.len() - 1
+    }
+
+    /// Whether a key of a device lets the other end into a range.
+    pub(super) fn lets_in(
+        &self,
+        (host, device): (usize, usize),
+        its_key: u32,
+        (at, length): (u64, u64),
+    ) -> bool {
+        match &self.memory[host] {
+            Memory::Own(bytes) => {
+                let end = usize::try_from(at + length).expect("an address");
+                (self.is_lax || its_key == key(host, device)) && end <= bytes.len()
+            }
+            Memory::Machine(_) => self.memory[host].names(its_key, at, length),
+        }
+    }
+
+    pub(super) fn connect(&mut self, ends: [(usize, usize); 2]) -> usize {
         let first = self.qps.len();
-        // The numbers of two devices are the same: only both together name a queue pair.
-        let on_device = self.qps.iter().filter(|qp| qp.device == device && qp.host == 0).count();
-        for host in 0..2 {
+        for (host, device) in ends {
+            // The numbers of two devices are the same: only both together name a queue pair.
+            let is_there = |qp: &&Qp| (qp.host, qp.device) == (host, device);
+            let on_device = self.qps.iter().filter(is_there).count();
             self.qps.push(Qp {
                 host,
                 device,
@@ -206,11 +273,22 @@ impl State {
                 staged_recvs: Vec::new(),
                 rq: VecDeque::new(),
                 life: 0,
+                is_destroyed: false,
                 is_muted: false,
                 held: Vec::new(),
             });
         }
         first
+    }
+
+    /// Memory of this process is named with the key that it was registered under.
+    fn check_local(&mut self, host: usize, segments: &[(u64, u32, u32)]) {
+        if let Memory::Machine(_) = &self.memory[host] {
+            let named = |s: &(u64, u32, u32)| self.memory[host].names(s.2, s.0, u64::from(s.1));
+            if !segments.iter().all(named) {
+                self.violate(|| format!("memory that host {host} has not registered"));
+            }
+        }
     }
 
     pub(super) const fn fault(&mut self, of_10_000: u64) -> bool {
@@ -223,7 +301,10 @@ impl State {
         }
         let host = self.qps[qp].host;
         let device = self.qps[qp].device;
-        if !self.is_lax && work.segments.iter().any(|segment| segment.2 != key(host, device)) {
+        if let Memory::Machine(_) = &self.memory[host] {
+            self.check_local(host, &work.segments);
+        } else if !self.is_lax && work.segments.iter().any(|segment| segment.2 != key(host, device))
+        {
             self.violate(|| format!("a local key of another device on {device}"));
         }
         let queue = &mut self.qps[qp];
@@ -241,12 +322,13 @@ impl State {
         recv: &RecvRequest<'_, u32>,
         depth: u32,
     ) -> Result<(), PostError> {
+        let segments: Vec<_> = recv.segments.iter().map(|s| (s.address, s.length, s.key)).collect();
+        self.check_local(self.qps[qp].host, &segments);
         let queue = &mut self.qps[qp];
         if queue.staged_recvs.len() + queue.rq.len() >= usize::try_from(depth).expect("a depth") {
             self.violate(|| "a receive queue would overflow".to_owned());
             return Err(PostError::Retry(Retry::RqFull));
         }
-        let segments = recv.segments.iter().map(|s| (s.address, s.length, s.key)).collect();
         queue.staged_recvs.push(Receive { wr_id: recv.wr_id.as_raw(), segments });
         Ok(())
     }
@@ -341,6 +423,20 @@ impl State {
         self.events.push(later, Event::Fail { qp: qp ^ 1, life, status: other, flushes });
     }
 
+    pub(super) fn destroy(&mut self, qp: usize) {
+        let here = (self.qps[qp].host, self.qps[qp].device);
+        // What its device was about to write is written; nothing more will be.
+        self.settle(here, u64::MAX);
+        let queue = &mut self.qps[qp];
+        queue.is_destroyed = true;
+        queue.condition = Condition::Silent;
+        queue.staged.clear();
+        queue.sent.clear();
+        queue.rq.clear();
+        queue.staged_recvs.clear();
+        (queue.executed, queue.arrived) = (0, 0);
+    }
+
     pub(super) fn reset(&mut self, qp: usize) {
         for end in [qp & !1, qp | 1] {
             let queue = &mut self.qps[end];
@@ -404,8 +500,7 @@ impl State {
             Event::Acked { qp, life } if self.is_alive(qp, life) => self.acked(qp),
             Event::Arrive { .. } | Event::Again { .. } | Event::Acked { .. } => {}
             Event::Dma { host, at, bytes, .. } => {
-                let at = usize::try_from(at).expect("an address");
-                self.memory[host][at..at + bytes.len()].copy_from_slice(&bytes);
+                self.memory[host].store(at, &bytes);
             }
             Event::Complete { qp, fields } => self.see(qp, fields),
             Event::Fail { qp, life, status, flushes } => {
@@ -427,7 +522,13 @@ impl State {
                 return;
             };
             let life = self.qps[qp].life;
-            match self.execute(qp, &work) {
+            let is_nobody_there = self.qps[qp ^ 1].is_destroyed;
+            let executed = if is_nobody_there {
+                Err(Some(WcStatus::RETRY_EXCEEDED))
+            } else {
+                self.execute(qp, &work)
+            };
+            match executed {
                 Ok(after) => {
                     self.qps[qp].executed += 1;
                     self.events.push(after + self.links.latency_ns, Event::Acked { qp, life });

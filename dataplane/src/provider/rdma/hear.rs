@@ -1,0 +1,258 @@
+//! What the device says: completions, each looked up in the list of the queue that it belongs to.
+//!
+//! Of a completion its status is looked at before anything else. What was done is known from the list, never from the completion.
+
+use heapless::Vec;
+use spinwire_layouts::wire::hello::HELLO_BYTES;
+
+use super::link::{Done, Link, Piece, Sent, Stage};
+use super::memory::short;
+use super::out::pieces;
+use super::piece::{self, Content, HEADER_BYTES};
+use super::port::RdmaPort;
+use crate::error::Fatal;
+use crate::id::OpTag;
+use crate::provider::Status;
+use crate::provider::tcp::frame::{FrameFault, Greeting};
+use crate::shm::lane::Envelope;
+use crate::table::wide;
+use crate::verbs::{CompletionQueue, QueuePair, Wc};
+
+/// Completions that are taken at once.
+const BATCH: usize = 16;
+/// Batches of one poll.
+const BATCHES: u32 = 8;
+
+impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
+    /// Takes what the device has completed.
+    #[inline]
+    pub(super) fn hear(&self) {
+        for _ in 0..BATCHES {
+            let mut batch = Vec::<Wc, BATCH>::new();
+            self.cq.poll_cq(&mut batch);
+            for wc in &batch {
+                self.take(wc);
+            }
+            if !batch.is_full() {
+                self.is_drained.set(true);
+                return;
+            }
+        }
+        self.is_drained.set(false);
+    }
+
+    #[inline]
+    fn take(&self, wc: &Wc) {
+        let parts = wc.wr_id().parts();
+        let Some((op, of_link, number)) = parts else { return self.stray() };
+        let at = of_link.as_raw().wrapping_sub(1);
+        let link = self.link(at).filter(|link| link.is_of(wc.qp_num()));
+        let Some(link) = link else { return self.stray() };
+        if op == OpTag::Recv {
+            self.take_received((at, link), number, wc);
+        } else if op == OpTag::Send {
+            self.take_sent((at, link), number, wc);
+        } else {
+            self.stray();
+        }
+    }
+
+    /// A completion of nothing that is known.
+    #[cold]
+    fn stray(&self) {
+        self.count(|c| c.strays = c.strays.wrapping_add(1));
+    }
+
+    #[inline]
+    fn take_sent(&self, (at, link): (u32, &'m Link<'m, Q>), number: u32, wc: &Wc) {
+        let (status, has_failed) = match wc.outcome() {
+            Ok(_) => (Status::Success, false),
+            Err(error) => {
+                self.last_error.set(Some(error));
+                (Status::PeerGone, true)
+            }
+        };
+        let over = |sent: Sent, status| self.over_with(sent, status);
+        if !link.sent(number, status, over) {
+            self.stray();
+            self.fail(at, link, Fatal::QueueError);
+        } else if has_failed {
+            self.fail(at, link, Fatal::PeerGone);
+        }
+    }
+
+    pub(super) fn over_with(&self, sent: Sent, status: Status) {
+        match sent.done {
+            Done::Nobody | Done::Known => {}
+            Done::Sender(wr_id) => {
+                self.under_way.set(self.under_way.get().saturating_sub(1));
+                self.finish_send(wr_id, status);
+            }
+        }
+    }
+
+    #[inline]
+    fn take_received(&self, (at, link): (u32, &'m Link<'m, Q>), number: u32, wc: &Wc) {
+        let outcome = wc.outcome();
+        let Some(slot) = link.received(number) else {
+            self.stray();
+            return self.fail(at, link, Fatal::QueueError);
+        };
+        match outcome {
+            Err(error) => {
+                self.last_error.set(Some(error));
+                self.fail(at, link, Fatal::PeerGone);
+            }
+            Ok(received) => {
+                if let Err(fault) = self.arrive((at, link), slot, received.bytes) {
+                    self.cut(at, link, fault);
+                }
+            }
+        }
+    }
+
+    /// A piece has come.
+    #[inline]
+    fn arrive(
+        &self,
+        (at, link): (u32, &'m Link<'m, Q>),
+        slot: u32,
+        bytes: u32,
+    ) -> Result<(), FrameFault> {
+        match link.stage.get() {
+            Stage::Up => {}
+            Stage::Offered | Stage::Accepted => return self.hello((at, link), slot, bytes),
+            Stage::Held => {
+                // It was not answered, so that it can have nothing else to say.
+                self.goodbye(slot, bytes, FrameFault::Overrun)?;
+                self.close(at, link);
+                return Ok(());
+            }
+            Stage::Free | Stage::Asked | Stage::Over | Stage::Leaving | Stage::Closing => {
+                return Ok(());
+            }
+        }
+        if link.body_left.get() > 0 {
+            return self.go_on((at, link), slot, bytes);
+        }
+        if wide(bytes) < HEADER_BYTES {
+            return Err(FrameFault::Length);
+        }
+        let mut header = [0; HEADER_BYTES];
+        self.slots.read(slot, 0, &mut header);
+        let (content, grant) = piece::read(&header, link.sequence_in.get())?;
+        link.sequence_in.set(link.sequence_in.get().wrapping_add(1));
+        let credit = link.credit.get().checked_add(grant.messages);
+        let credit = credit.filter(|credit| *credit <= link.peer_slots.get());
+        let control = link.control_credit.get().checked_add(grant.control);
+        let control = control.filter(|control| *control <= super::link::CONTROL_RECEIVES);
+        link.credit.set(credit.ok_or(FrameFault::Credit)?);
+        link.control_credit.set(control.ok_or(FrameFault::Credit)?);
+        let body = bytes.saturating_sub(short(HEADER_BYTES));
+        match content {
+            Content::Message { length, envelope } => {
+                if length > self.config.message_bytes_max {
+                    return Err(FrameFault::Length);
+                }
+                let room = link.piece_bytes.get().saturating_sub(short(HEADER_BYTES));
+                if body != length.min(room) {
+                    return Err(FrameFault::Length);
+                }
+                link.body_left.set(length.saturating_sub(body));
+                let pieces = pieces(length, link.piece_bytes.get());
+                self.keep((at, link), Piece { slot, pieces, length, envelope })
+            }
+            Content::Credit | Content::Goodbye if body != 0 => Err(FrameFault::Length),
+            Content::Credit => {
+                self.release((at, link), slot, true);
+                Ok(())
+            }
+            Content::Goodbye => {
+                self.end(at, link, Fatal::PeerGone);
+                Ok(())
+            }
+        }
+    }
+
+    /// More of a message.
+    fn go_on(
+        &self,
+        (at, link): (u32, &'m Link<'m, Q>),
+        slot: u32,
+        bytes: u32,
+    ) -> Result<(), FrameFault> {
+        let left = link.body_left.get();
+        if bytes != left.min(link.piece_bytes.get()) {
+            return Err(FrameFault::Length);
+        }
+        link.body_left.set(left.saturating_sub(bytes));
+        self.keep((at, link), Piece { slot, pieces: 0, length: 0, envelope: Envelope::default() })
+    }
+
+    #[inline]
+    fn keep(&self, (at, link): (u32, &'m Link<'m, Q>), piece: Piece) -> Result<(), FrameFault> {
+        if link.arrived.len() >= self.config.slots {
+            // It has used receives that are for control.
+            return Err(FrameFault::Overrun);
+        }
+        let kept = link.arrived.push(piece);
+        debug_assert!(kept.is_ok(), "there are as many places as receives");
+        if link.body_left.get() == 0 {
+            self.make_readable(at, link);
+        }
+        Ok(())
+    }
+
+    /// A link has something to read.
+    #[inline]
+    pub(super) fn make_readable(&self, at: u32, link: &Link<'m, Q>) {
+        if !link.is_ready.replace(true) {
+            let pushed = self.ready.push(at);
+            debug_assert!(pushed.is_ok(), "there is a place for every link");
+        }
+    }
+
+    /// The receive of a piece is done with.
+    #[inline]
+    pub(super) fn release(&self, (at, link): (u32, &'m Link<'m, Q>), slot: u32, is_control: bool) {
+        link.repost(at, slot, is_control, &self.slots);
+        if link.is_much_due() || link.failed.get().is_some() {
+            self.soil(at, link);
+        }
+    }
+
+    /// A goodbye before a hello of this direction, which is not counted. Anything else is that fault.
+    fn goodbye(&self, slot: u32, bytes: u32, else_fault: FrameFault) -> Result<(), FrameFault> {
+        if wide(bytes) != HEADER_BYTES {
+            return Err(else_fault);
+        }
+        let mut header = [0; HEADER_BYTES];
+        self.slots.read(slot, 0, &mut header);
+        match piece::read(&header, 0)? {
+            (Content::Goodbye, _) => Ok(()),
+            (Content::Message { .. } | Content::Credit, _) => Err(else_fault),
+        }
+    }
+
+    fn hello(
+        &self,
+        (at, link): (u32, &'m Link<'m, Q>),
+        slot: u32,
+        bytes: u32,
+    ) -> Result<(), FrameFault> {
+        if link.stage.get() == Stage::Offered && wide(bytes) == HEADER_BYTES {
+            self.goodbye(slot, bytes, FrameFault::Magic)?;
+            self.not_taken(at, link);
+            return Ok(());
+        }
+        if wide(bytes) != HELLO_BYTES {
+            return Err(FrameFault::Magic);
+        }
+        let mut hello = [0; HELLO_BYTES];
+        self.slots.read(slot, 0, &mut hello);
+        let greeting = Greeting::from_wire(&hello)?;
+        self.greeted((at, link), greeting)?;
+        self.release((at, link), slot, true);
+        Ok(())
+    }
+}

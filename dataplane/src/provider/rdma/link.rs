@@ -1,0 +1,514 @@
+//! One connection: its queue pair, what is posted on it, and credit in both directions.
+//!
+//! ```text
+//!   Free -- connect --> Asked -- the host has connected it --> Offered -- its hello --.
+//!    |                                                                                v
+//!    '-- the host has accepted it --> Accepted -- its hello --> (decision) --------> Up -- goodbye, failure, loss --> Over
+//!                                                                |    ^               |                                |
+//!                                                                v    |               '-- disconnect --> Leaving       |
+//!                                                                Held-'                                     |          |
+//!   Free <-- the host has destroyed the queue pair -- Closing <---------------------------------------------'----------'
+//! ```
+//!
+//! Both queues of the pair are lists in the order of posting. A completion is taken only if it is one that may come next; any other
+//! ends this connection and no other.
+//!
+//! Invariants:
+//! 1. Receives that are posted, hold a piece that was not read, or are to be posted sum up to [`RdmaConfig::receives`](super::RdmaConfig::receives).
+//! 2. `credit` and `control_credit` are at most what the other end has posted, so that its device always finds a receive.
+//! 3. A slot is written only while the device does not have it: slot `n` of the sends is that of request `n` modulo their number.
+
+use core::cell::Cell;
+
+use super::memory::{Slots, short};
+use super::piece::{self, Content, Grant};
+use crate::error::{Fatal, PostError, Retry};
+use crate::id::{Addr, Generation, OpTag, WrId};
+use crate::provider::Status;
+use crate::provider::tcp::frame::Greeting;
+use crate::raw::place::{Bump, Exhausted};
+use crate::shm::lane::Envelope;
+use crate::table::Ring;
+use crate::time::Instant;
+use crate::verbs::{QueuePair, RecvRequest, RemotePlace, Segment, SendFlags, SendRequest, Verb};
+
+/// Receives for control: hello, credit, goodbye. They are never held up by messages that nobody has asked for.
+pub(super) const CONTROL_RECEIVES: u32 = 4;
+
+/// What a connection is good for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// Nobody's.
+    Free,
+    /// The host is to connect it.
+    Asked,
+    /// It is connected, and its other end has to answer.
+    Offered,
+    /// Somebody has connected it, and has to say who it is.
+    Accepted,
+    /// It is known who that is, and not yet whether it is taken.
+    Held,
+    /// Messages go both ways.
+    Up,
+    /// Nothing more comes by it. What has come is in its slots.
+    Over,
+    /// Given up by this end; its last sends are under way.
+    Leaving,
+    /// Given up; the host is to destroy the queue pair.
+    Closing,
+}
+
+/// A send, as long as the device has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    /// Who is told when it is done.
+    pub(super) done: Done,
+    /// Whether a completion comes of it though it does not fail.
+    pub(super) is_signaled: bool,
+    /// Whether a message ends with it.
+    pub(super) is_last: bool,
+}
+
+/// Who is told when a send is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Done {
+    /// Nobody: its bytes were copied.
+    Nobody,
+    /// Nobody, but it is to be known here.
+    Known,
+    /// Whoever has posted the buffer that it was sent from.
+    Sender(WrId),
+}
+
+/// A piece that has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    pub(super) slot: u32,
+    /// Pieces of the message that begins with it; 0 where it goes on with one.
+    pub(super) pieces: u32,
+    /// Bytes of that message.
+    pub(super) length: u32,
+    pub(super) envelope: Envelope,
+}
+
+/// Sizes of both directions of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Depths {
+    /// Receives for messages.
+    pub(super) slots: u32,
+    /// Receives in all.
+    pub(super) receives: u32,
+    /// Sends; a power of two.
+    pub(super) sends: u32,
+}
+
+/// A connection.
+pub(super) struct Link<'m, Q> {
+    pub(super) stage: Cell<Stage>,
+    /// Which use of this row it is.
+    pub(super) life: Cell<u32>,
+    pair: Cell<Option<Q>>,
+    qp_num: Cell<u32>,
+    /// The host has the queue pair and was not yet heard to have destroyed it.
+    pub(super) is_with_host: Cell<bool>,
+    /// The host was asked to connect it.
+    pub(super) is_asked: Cell<bool>,
+    /// Whose it is.
+    pub(super) peer: Cell<Option<Addr>>,
+    pub(super) greeting: Cell<Option<Greeting>>,
+    pub(super) doubted: Cell<bool>,
+    pub(super) deadline: Cell<Instant>,
+    /// Why nothing more goes or comes.
+    pub(super) failed: Cell<Option<Fatal>>,
+    /// In the list of those with something to read, and in that of those with something to publish.
+    pub(super) is_ready: Cell<bool>,
+    pub(super) is_dirty: Cell<bool>,
+    /// Its oldest message has to stay in its slots until somebody asks for it.
+    pub(super) is_stalled: Cell<bool>,
+    depths: Depths,
+    first_slot: u32,
+    /// Bytes of a piece, the same for both ends.
+    pub(super) piece_bytes: Cell<u32>,
+    pub(super) peer_slots: Cell<u32>,
+    pub(super) sends: Ring<'m, Sent>,
+    /// The number of the oldest send that the device has.
+    oldest_send: Cell<u32>,
+    pub(super) staged: Cell<u32>,
+    unsignaled: Cell<u32>,
+    pub(super) sequence_out: Cell<u32>,
+    pub(super) credit: Cell<u32>,
+    pub(super) control_credit: Cell<u32>,
+    receives: Ring<'m, u32>,
+    oldest_receive: Cell<u32>,
+    /// Receives that were staged again, and those of them that the device has and the other end does not know of.
+    pub(super) reposted: Cell<(u32, u32)>,
+    pub(super) due: Cell<(u32, u32)>,
+    pub(super) was_due: Cell<bool>,
+    pub(super) arrived: Ring<'m, Piece>,
+    pub(super) sequence_in: Cell<u32>,
+    /// Bytes of the message that is coming in whose pieces have not come.
+    pub(super) body_left: Cell<u32>,
+}
+
+/// The number that a work request carries: that of its link, and its own in its queue.
+pub(super) fn wr_id(op: OpTag, link: u32, number: u32) -> WrId {
+    let of_link = Generation::from_raw(link.wrapping_add(1)).unwrap_or(Generation::FIRST);
+    WrId::new(op, of_link, number)
+}
+
+impl<'m, Q: QueuePair> Link<'m, Q> {
+    pub(super) fn place(
+        bump: &Bump<'m>,
+        depths: Depths,
+        first_slot: u32,
+    ) -> Result<Self, Exhausted> {
+        let sent = Sent { done: Done::Nobody, is_signaled: false, is_last: false };
+        let piece = Piece { slot: 0, pieces: 0, length: 0, envelope: Envelope::default() };
+        Ok(Self {
+            stage: Cell::new(Stage::Free),
+            life: Cell::new(0),
+            pair: Cell::new(None),
+            qp_num: Cell::new(0),
+            is_with_host: Cell::new(false),
+            is_asked: Cell::new(false),
+            peer: Cell::new(None),
+            greeting: Cell::new(None),
+            doubted: Cell::new(false),
+            deadline: Cell::new(Instant::ORIGIN),
+            failed: Cell::new(None),
+            is_ready: Cell::new(false),
+            is_dirty: Cell::new(false),
+            is_stalled: Cell::new(false),
+            depths,
+            first_slot,
+            piece_bytes: Cell::new(0),
+            peer_slots: Cell::new(0),
+            sends: Ring::place(bump, depths.sends, sent)?,
+            oldest_send: Cell::new(0),
+            staged: Cell::new(0),
+            unsignaled: Cell::new(0),
+            sequence_out: Cell::new(0),
+            credit: Cell::new(0),
+            control_credit: Cell::new(0),
+            receives: Ring::place(bump, depths.receives, 0)?,
+            oldest_receive: Cell::new(0),
+            reposted: Cell::new((0, 0)),
+            due: Cell::new((0, 0)),
+            was_due: Cell::new(false),
+            arrived: Ring::place(bump, depths.slots, piece)?,
+            sequence_in: Cell::new(0),
+            body_left: Cell::new(0),
+        })
+    }
+
+    /// A connection begins, without a queue pair so far. Numbers of work requests go on, so that what is late is seen to be.
+    pub(super) fn begin(&self, stage: Stage) {
+        self.stage.set(stage);
+        self.life.set(self.life.get().wrapping_add(1));
+        self.is_asked.set(false);
+        self.peer.set(None);
+        self.greeting.set(None);
+        self.doubted.set(false);
+        self.failed.set(None);
+        self.is_stalled.set(false);
+        self.piece_bytes.set(0);
+        self.peer_slots.set(0);
+        self.staged.set(0);
+        self.unsignaled.set(0);
+        self.sequence_out.set(0);
+        self.sequence_in.set(0);
+        self.credit.set(0);
+        // The hello of either end takes one.
+        self.control_credit.set(CONTROL_RECEIVES);
+        self.reposted.set((0, 0));
+        self.due.set((0, 0));
+        self.was_due.set(false);
+        self.body_left.set(0);
+        self.arrived.clear();
+    }
+
+    /// Takes its queue pair, and posts its receives.
+    pub(super) fn equip(
+        &self,
+        at: u32,
+        pair: Q,
+        slots: &Slots<'m, Q::Key>,
+    ) -> Result<(), (PostError, Q)> {
+        self.qp_num.set(pair.qp_num());
+        self.oldest_receive.set(self.oldest_receive.get().wrapping_add(self.receives.len()));
+        self.receives.clear();
+        self.pair.set(Some(pair));
+        let all = self.first_slot..self.first_slot.saturating_add(self.depths.receives);
+        for slot in all {
+            if let Err(refused) = self.post_receive(at, slot, slots) {
+                return self.unequip(refused);
+            }
+        }
+        match self.ring_receives(self.depths.receives) {
+            Ok(()) => Ok(()),
+            Err(refused) => self.unequip(refused),
+        }
+    }
+
+    fn unequip(&self, refused: PostError) -> Result<(), (PostError, Q)> {
+        self.pair.take().map_or(Ok(()), |pair| Err((refused, pair)))
+    }
+
+    /// The queue pair, for the host to destroy.
+    pub(super) fn hand_out(&self) -> Option<Q> {
+        let pair = self.pair.take()?;
+        self.is_with_host.set(true);
+        Some(pair)
+    }
+
+    /// The port goes: a goodbye, where the connection is up.
+    pub(super) fn part_for_good(&self, at: u32, slots: &Slots<'m, Q::Key>) {
+        let header = piece::write(self.sequence_out.get(), Content::Goodbye, Grant::default());
+        let may = self.stage.get() == Stage::Up && self.failed.get().is_none();
+        if may && self.control_credit.get() > 0 && !self.sends.is_full() {
+            let slot = self.next_slot();
+            slots.write(slot, 0, &header);
+            let segments = [slots.segment(slot, short(header.len()))];
+            let nobody = (Done::Nobody, false);
+            let _said = self.stage_send(at, (Verb::Send, None), &segments, nobody);
+        }
+        let _lost = self.publish();
+    }
+
+    pub(super) fn has_pair(&self) -> bool {
+        self.with_pair(|_| ()).is_some()
+    }
+
+    #[inline]
+    pub(super) fn with_pair<R>(&self, use_it: impl FnOnce(&Q) -> R) -> Option<R> {
+        let pair = self.pair.take()?;
+        let result = use_it(&pair);
+        self.pair.set(Some(pair));
+        Some(result)
+    }
+
+    /// Whether a completion of that queue pair may be one of this connection.
+    pub(super) fn is_of(&self, qp_num: u32) -> bool {
+        self.qp_num.get() == qp_num && (self.is_with_host.get() || self.has_pair())
+    }
+
+    /// Whether the other end has yet to do something before there is a deadline no more.
+    pub(super) const fn is_awaited(&self) -> bool {
+        matches!(
+            self.stage.get(),
+            Stage::Asked | Stage::Offered | Stage::Accepted | Stage::Held | Stage::Leaving
+        )
+    }
+
+    /// Whether nothing is to be waited for before it can be used anew.
+    pub(super) fn is_bare(&self) -> bool {
+        !self.is_with_host.get() && !self.has_pair()
+    }
+
+    pub(super) fn fail(&self, fatal: Fatal) {
+        if self.failed.get().is_none() {
+            self.failed.set(Some(fatal));
+        }
+    }
+
+    // Sends.
+
+    /// Whether so many work requests of messages would be taken now.
+    #[inline]
+    pub(super) fn accepts(&self, pieces: u32) -> Result<(), PostError> {
+        if let Some(fatal) = self.failed.get() {
+            return Err(fatal.into());
+        }
+        if pieces > self.credit.get() {
+            return Err(Retry::NoCredit.into());
+        }
+        self.has_room(pieces)
+    }
+
+    /// Whether there is room for so many sends besides what control may need.
+    #[inline]
+    pub(super) const fn has_room(&self, requests: u32) -> Result<(), PostError> {
+        let least = self.sends.len().saturating_add(requests).saturating_add(CONTROL_RECEIVES);
+        if least > self.depths.sends {
+            return Err(PostError::Retry(Retry::SqFull));
+        }
+        Ok(())
+    }
+
+    /// The slot of the next send.
+    #[inline]
+    pub(super) const fn next_slot(&self) -> u32 {
+        let number = self.oldest_send.get().wrapping_add(self.sends.len());
+        let place = number & self.depths.sends.wrapping_sub(1);
+        self.first_slot.wrapping_add(self.depths.receives).wrapping_add(place)
+    }
+
+    /// Stages a work request. There is room for it.
+    #[inline]
+    pub(super) fn stage_send(
+        &self,
+        at: u32,
+        request: (Verb, Option<RemotePlace>),
+        segments: &[Segment<Q::Key>],
+        (done, is_last): (Done, bool),
+    ) -> Result<(), PostError> {
+        let (verb, remote) = request;
+        let number = self.oldest_send.get().wrapping_add(self.sends.len());
+        // Of as many as there is room for, four are signaled at least, so that room comes back.
+        let many = self.unsignaled.get().saturating_add(1) >= self.depths.sends / 4;
+        let is_signaled = many || done != Done::Nobody;
+        let flags = SendFlags { unsignaled: !is_signaled, ..SendFlags::default() };
+        let id = wr_id(OpTag::Send, at, number);
+        let plain = SendRequest::new(id, verb, segments).with(flags);
+        let request = SendRequest { remote, ..plain };
+        self.with_pair(|pair| pair.post_send(&request)).unwrap_or(Err(Fatal::QueueError.into()))?;
+        let pushed = self.sends.push(Sent { done, is_signaled, is_last });
+        debug_assert!(pushed.is_ok(), "room was checked");
+        self.unsignaled.set(if is_signaled { 0 } else { self.unsignaled.get().saturating_add(1) });
+        self.staged.set(self.staged.get().saturating_add(1));
+        Ok(())
+    }
+
+    /// Hands what is staged to the device. Returns how many messages it has not taken: then the connection is done.
+    pub(super) fn publish(&self) -> u32 {
+        let staged = self.staged.replace(0);
+        if staged == 0 {
+            return 0;
+        }
+        let published = self.with_pair(QueuePair::ring_doorbell).unwrap_or_default();
+        let count = u32::try_from(published.count).unwrap_or(u32::MAX).min(staged);
+        if count == staged && published.error.is_none() {
+            return 0;
+        }
+        self.fail(Fatal::QueueError);
+        let left = staged.saturating_sub(count);
+        let first = self.sends.len().saturating_sub(left);
+        let lost = (first..self.sends.len()).filter_map(|skip| self.sends.peek(skip));
+        crate::table::count(lost.filter(|sent| sent.is_last).count())
+    }
+
+    /// A completion of a send. `over` is told of each that it ends, whatever the status; whether it was one that may come.
+    pub(super) fn sent(
+        &self,
+        number: u32,
+        status: Status,
+        mut over: impl FnMut(Sent, Status),
+    ) -> bool {
+        let skipped = number.wrapping_sub(self.oldest_send.get());
+        if skipped >= self.sends.len().saturating_sub(self.staged.get()) {
+            return false;
+        }
+        let left_out = (0..skipped).filter_map(|skip| self.sends.peek(skip));
+        if left_out.clone().any(|sent| sent.is_signaled) {
+            return false;
+        }
+        for _ in 0..skipped {
+            if let Some(sent) = self.pop_sent() {
+                over(sent, Status::Success);
+            }
+        }
+        if let Some(sent) = self.pop_sent() {
+            over(sent, status);
+        }
+        true
+    }
+
+    pub(super) fn pop_sent(&self) -> Option<Sent> {
+        let sent = self.sends.pop()?;
+        self.oldest_send.set(self.oldest_send.get().wrapping_add(1));
+        Some(sent)
+    }
+
+    // Receives.
+
+    pub(super) fn post_receive(
+        &self,
+        at: u32,
+        slot: u32,
+        slots: &Slots<'m, Q::Key>,
+    ) -> Result<(), PostError> {
+        let number = self.oldest_receive.get().wrapping_add(self.receives.len());
+        let segments = [slots.whole(slot)];
+        let request = RecvRequest { wr_id: wr_id(OpTag::Recv, at, number), segments: &segments };
+        self.with_pair(|pair| pair.post_recv(&request)).unwrap_or(Err(Fatal::QueueError.into()))?;
+        let pushed = self.receives.push(slot);
+        debug_assert!(pushed.is_ok(), "there are as many places as slots");
+        Ok(())
+    }
+
+    fn ring_receives(&self, staged: u32) -> Result<(), PostError> {
+        let published = self.with_pair(QueuePair::ring_recv_doorbell).unwrap_or_default();
+        if published.error.is_some() || published.count != u64::from(staged) {
+            return Err(Fatal::QueueError.into());
+        }
+        Ok(())
+    }
+
+    /// A completion of a receive: its slot, if it is the one that comes next.
+    pub(super) fn received(&self, number: u32) -> Option<u32> {
+        if number != self.oldest_receive.get() {
+            return None;
+        }
+        let slot = self.receives.pop()?;
+        self.oldest_receive.set(number.wrapping_add(1));
+        Some(slot)
+    }
+
+    /// A receive is done with: it is posted again. `is_control` says what it was used for.
+    #[inline]
+    pub(super) fn repost(&self, at: u32, slot: u32, is_control: bool, slots: &Slots<'m, Q::Key>) {
+        if self.failed.get().is_some() || self.stage.get() == Stage::Over {
+            return;
+        }
+        if self.post_receive(at, slot, slots).is_err() {
+            self.fail(Fatal::QueueError);
+            return;
+        }
+        let (messages, control) = self.reposted.get();
+        self.reposted.set(if is_control {
+            (messages, control.saturating_add(1))
+        } else {
+            (messages.saturating_add(1), control)
+        });
+    }
+
+    /// So many receives for messages are given back at once, and so many for control.
+    const fn much(&self) -> (u32, u32) {
+        (self.depths.slots.div_ceil(4), CONTROL_RECEIVES / 2)
+    }
+
+    /// Whether so much is to be given back that the other end has to hear of it.
+    #[inline]
+    pub(super) const fn is_much_due(&self) -> bool {
+        let ((messages, control), (a, b)) = (self.due.get(), self.reposted.get());
+        let much = self.much();
+        messages.saturating_add(a) >= much.0 || control.saturating_add(b) >= much.1
+    }
+
+    /// Hands the receives that were posted again to the device, where they are many.
+    #[inline]
+    pub(super) fn publish_receives(&self) {
+        let (messages, control) = self.reposted.get();
+        let staged = messages.saturating_add(control);
+        if staged == 0 || !self.is_much_due() {
+            return;
+        }
+        self.reposted.set((0, 0));
+        if self.ring_receives(staged).is_err() {
+            self.fail(Fatal::QueueError);
+            return;
+        }
+        let due = self.due.get();
+        self.due.set((due.0.saturating_add(messages), due.1.saturating_add(control)));
+    }
+
+    /// Most receives of the other end that a message may need: however few of them are due and not said to be, there will be credit for it.
+    #[inline]
+    pub(super) const fn pieces_max(&self) -> u32 {
+        let peer = self.peer_slots.get();
+        let sure = peer.saturating_sub(peer.div_ceil(4)).saturating_add(1);
+        let own = self.depths.sends.saturating_sub(self.depths.sends / 4);
+        let own = own.saturating_sub(CONTROL_RECEIVES);
+        if sure < own { sure } else { own }
+    }
+}

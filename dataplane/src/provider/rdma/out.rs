@@ -1,0 +1,252 @@
+//! Messages into pieces, and credit.
+//!
+//! ```text
+//!   short, or not of the arena     copy -> slot, slot ..         one send each; what fits into a work request goes within it
+//!   long, of the arena of loans    header -> slot, and the buffer itself      gathered by the device; done when it says so
+//! ```
+
+use super::link::{CONTROL_RECEIVES, Done, Link, Stage};
+use super::memory::short;
+use super::piece::{self, Content, Grant, HEADER_BYTES};
+use super::port::RdmaPort;
+use crate::error::{Misuse, PostError, Retry};
+use crate::provider::{Payload, SendWr, Status};
+use crate::shm::lane::Envelope;
+use crate::table::wide;
+use crate::verbs::{CompletionQueue, QueuePair, Segment, Verb};
+
+/// Bytes of a header, as a length of a segment.
+const HEADER: u32 = {
+    assert!(HEADER_BYTES == 32, "a length is told to devices in 32 bits");
+    32
+};
+
+/// Pieces of a message.
+#[inline]
+pub(super) const fn pieces(length: u32, piece_bytes: u32) -> u32 {
+    let beyond = length.saturating_sub(piece_bytes.saturating_sub(HEADER));
+    let more = if beyond == 0 {
+        0
+    } else {
+        beyond.div_ceil(if piece_bytes == 0 { 1 } else { piece_bytes })
+    };
+    more.saturating_add(1)
+}
+
+impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
+    /// Stages a message on a link that is up. Nothing is consumed where it does not go whole.
+    #[inline]
+    pub(super) fn stage(
+        &self,
+        (at, link): (u32, &'m Link<'m, Q>),
+        wr: &SendWr<'_>,
+    ) -> Result<(), PostError> {
+        let bytes = wr.payload.bytes();
+        let length = short(bytes.len());
+        let pieces = pieces(length, link.piece_bytes.get());
+        let longest = link.greeting.get().map_or(0, |greeting| greeting.limits.message_bytes_max);
+        if length > longest || pieces > link.pieces_max() {
+            return Err(Misuse::TooLong.into());
+        }
+        link.accepts(pieces)?;
+        let content = Content::Message {
+            length,
+            envelope: Envelope { tag: wr.tag, immediate: wr.immediate },
+        };
+        if let Payload::Posted { wr_id, sge } = &wr.payload
+            && length >= self.config.uncopied_bytes_min
+            && let Some(segment) = self.loans.and_then(|loans| loans.segment(sge))
+        {
+            self.send_pieces((at, link), content, (&[], Some(segment)), Done::Sender(*wr_id))?;
+            self.under_way.set(self.under_way.get().saturating_add(1));
+            self.count(|c| c.uncopied = c.uncopied.wrapping_add(1));
+            return Ok(());
+        }
+        self.send_pieces((at, link), content, (bytes, None), Done::Nobody)?;
+        if let Payload::Posted { wr_id, .. } = wr.payload {
+            self.finish_send(wr_id, Status::Success);
+        }
+        Ok(())
+    }
+
+    /// All pieces of a message, copied from `bytes` or gathered from `whole`. There is room for them.
+    #[inline]
+    fn send_pieces(
+        &self,
+        (at, link): (u32, &'m Link<'m, Q>),
+        content: Content,
+        (mut bytes, whole): (&[u8], Option<Segment<Q::Key>>),
+        done: Done,
+    ) -> Result<(), PostError> {
+        let piece = link.piece_bytes.get();
+        let mut rest = whole;
+        let (mut length, mut room) = (HEADER, piece.saturating_sub(HEADER));
+        let mut at_start = Some(content);
+        loop {
+            let slot = link.next_slot();
+            let mut start = 0;
+            if let Some(content) = at_start {
+                let grant = grant(link);
+                self.slots.write(slot, 0, &piece::write(link.sequence_out.get(), content, grant));
+                start = HEADER_BYTES;
+            }
+            let own;
+            let both;
+            let segments: &[Segment<Q::Key>] = if let Some(segment) = rest {
+                let here = segment.length.min(room);
+                let body = Segment { length: here, ..segment };
+                let address = segment.address.wrapping_add(u64::from(here));
+                let left = segment.length.saturating_sub(here);
+                rest = Some(Segment { address, length: left, ..segment });
+                if at_start.is_some() {
+                    both = [self.slots.segment(slot, HEADER), body];
+                    &both
+                } else {
+                    own = [body];
+                    &own
+                }
+            } else {
+                let here = bytes.len().min(wide(room));
+                let (copied, left) = bytes.split_at_checked(here).unwrap_or_default();
+                self.slots.write(slot, start, copied);
+                length = length.saturating_add(short(here));
+                bytes = left;
+                own = [self.slots.segment(slot, length)];
+                &own
+            };
+            let is_last = bytes.is_empty() && rest.is_none_or(|segment| segment.length == 0);
+            let told = if is_last { done } else { Done::Nobody };
+            if let Err(refused) = link.stage_send(at, (Verb::Send, None), segments, (told, is_last))
+            {
+                return self.refused((at, link), refused, at_start.is_some());
+            }
+            if at_start.take().is_some() {
+                self.spend(link);
+            }
+            link.credit.set(link.credit.get().saturating_sub(1));
+            if is_last {
+                self.soil(at, link);
+                return Ok(());
+            }
+            (length, room) = (0, piece);
+        }
+    }
+
+    /// The queue pair does not take a piece. Where a part of the message was staged, the connection cannot go on.
+    #[cold]
+    fn refused(
+        &self,
+        (at, link): (u32, &'m Link<'m, Q>),
+        refused: PostError,
+        is_first: bool,
+    ) -> Result<(), PostError> {
+        match refused {
+            PostError::Retry(_) if is_first => return Err(refused),
+            PostError::Retry(_) | PostError::Fatal(_) | PostError::Misuse(_) => {}
+        }
+        self.fail(at, link, crate::error::Fatal::QueueError);
+        Err(crate::error::Fatal::QueueError.into())
+    }
+
+    /// A header was staged: its number is used, and the other end is told of what was due.
+    fn spend(&self, link: &Link<'m, Q>) {
+        link.sequence_out.set(link.sequence_out.get().wrapping_add(1));
+        link.due.set((0, 0));
+        link.was_due.set(false);
+    }
+
+    /// A link has something for the next doorbell.
+    #[inline]
+    pub(super) fn soil(&self, at: u32, link: &Link<'m, Q>) {
+        if !link.is_dirty.replace(true) {
+            let pushed = self.dirty.push(at);
+            debug_assert!(pushed.is_ok(), "there is a place for every link");
+        }
+    }
+
+    /// Stages a piece of control. One receive for control is kept for the goodbye.
+    pub(super) fn say(
+        &self,
+        (at, link): (u32, &'m Link<'m, Q>),
+        content: Content,
+    ) -> Result<(), PostError> {
+        let is_goodbye = content == Content::Goodbye;
+        let kept = if is_goodbye { 0 } else { 1 };
+        let header = piece::write(link.sequence_out.get(), content, grant(link));
+        self.say_bytes((at, link), &header, (kept, is_goodbye))?;
+        self.spend(link);
+        Ok(())
+    }
+
+    pub(super) fn say_bytes(
+        &self,
+        (at, link): (u32, &'m Link<'m, Q>),
+        bytes: &[u8],
+        (kept, is_known): (u32, bool),
+    ) -> Result<(), PostError> {
+        if let Some(fatal) = link.failed.get() {
+            return Err(fatal.into());
+        }
+        if link.control_credit.get() <= kept || link.sends.is_full() {
+            return Err(Retry::NoCredit.into());
+        }
+        let slot = link.next_slot();
+        self.slots.write(slot, 0, bytes);
+        let segments = [self.slots.segment(slot, short(bytes.len()))];
+        let done = if is_known { Done::Known } else { Done::Nobody };
+        link.stage_send(at, (Verb::Send, None), &segments, (done, false))?;
+        link.control_credit.set(link.control_credit.get().saturating_sub(1));
+        self.soil(at, link);
+        Ok(())
+    }
+
+    /// Tells the other end what is due, where that is much and no message has taken it along since the last doorbell.
+    pub(super) fn give_credit(&self, at: u32, link: &'m Link<'m, Q>) {
+        if link.stage.get() != Stage::Up {
+            return;
+        }
+        link.publish_receives();
+        if link.failed.get().is_some() {
+            self.fail(at, link, crate::error::Fatal::QueueError);
+            return;
+        }
+        if !link.is_much_due() {
+            return;
+        }
+        if !link.was_due.replace(true) {
+            // Whoever answers what has come takes it along.
+            self.soil(at, link);
+            return;
+        }
+        if self.say((at, link), Content::Credit).is_err() {
+            self.soil(at, link);
+        }
+    }
+
+    /// Hands everything that is staged to the device. Returns how many messages were not taken.
+    pub(super) fn publish(&self) -> u32 {
+        let mut lost = 0_u32;
+        for _ in 0..self.dirty.len() {
+            let Some(at) = self.dirty.pop() else { break };
+            let Some(link) = self.link(at) else { continue };
+            link.is_dirty.set(false);
+            self.give_credit(at, link);
+            let not_taken = link.publish();
+            lost = lost.saturating_add(not_taken);
+            if link.failed.get().is_some() {
+                self.fail(at, link, crate::error::Fatal::QueueError);
+            }
+        }
+        lost
+    }
+}
+
+/// What is due to the other end of a link.
+#[inline]
+const fn grant<Q>(link: &Link<'_, Q>) -> Grant {
+    let (messages, control) = link.due.get();
+    Grant { messages, control }
+}
+
+const _: () =
+    assert!(CONTROL_RECEIVES >= 4, "hello, goodbye, and credit that is under way in turn");

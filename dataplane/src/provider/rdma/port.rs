@@ -1,0 +1,309 @@
+//! One port: posting, and polling the completion queue below.
+
+use core::cell::Cell;
+use core::fmt;
+
+use heapless::VecView;
+use spinwire_layouts::shm::EndpointKind;
+use spinwire_layouts::word::{to_usize, widen};
+
+use super::link::{Depths, Link};
+use super::memory::{Loans, Memory, Slots, short};
+use super::peers::Row;
+use super::{PortOpenError, RdmaConfig, RdmaCounters};
+use crate::error::{Misuse, PostError, Retry};
+use crate::id::{Addr, Name, WrId};
+use crate::msg::matching::Matcher;
+use crate::provider::peers::Peers;
+use crate::provider::queues::Queues;
+use crate::provider::tcp::frame::{FrameFault, Greeting};
+use crate::provider::{
+    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Payload, Provider, Published,
+    RecvWr, Select, SendWr, Source, Status, Waiting,
+};
+use crate::raw::place::Bump;
+use crate::table::{Ring, wide};
+use crate::time::Instant;
+use crate::verbs::{CompletionQueue, QueuePair, WcStatus};
+
+/// A port over reliable connections of one device. Belongs to one thread.
+pub struct RdmaPort<'m, Q: QueuePair, C> {
+    pub(super) cq: C,
+    pub(super) config: RdmaConfig,
+    pub(super) greeting: Greeting,
+    pub(super) info: Info,
+    pub(super) slots: Slots<'m, Q::Key>,
+    pub(super) loans: Option<Loans<Q::Key>>,
+    pub(super) peers: Peers<'m, Row>,
+    /// None is missing.
+    pub(super) links: &'m [Option<Link<'m, Q>>],
+    pub(super) routes: &'m [Cell<Option<Name>>],
+    pub(super) queues: Queues<'m>,
+    /// Sends that are over and whose completions were not yet polled.
+    done: Ring<'m, (WrId, Status)>,
+    /// Posted sends whose memory the device has.
+    pub(super) under_way: Cell<u32>,
+    /// Links with messages that have come whole, and links with something for the next doorbell.
+    pub(super) ready: Ring<'m, u32>,
+    pub(super) dirty: Ring<'m, u32>,
+    /// The last look has come to all of the ready ones.
+    pub(super) went_round: Cell<bool>,
+    /// The device had nothing more when it was asked last.
+    pub(super) is_drained: Cell<bool>,
+    /// There may be links or rows that are to become something else.
+    pub(super) unsettled: Cell<bool>,
+    /// There may be something that the host has to do.
+    pub(super) asks: Cell<bool>,
+    pub(super) now: Cell<Instant>,
+    pub(super) last_fault: Cell<Option<FrameFault>>,
+    pub(super) last_error: Cell<Option<(WcStatus, u32)>>,
+    counters: Cell<RdmaCounters>,
+}
+
+impl<Q: QueuePair, C> fmt::Debug for RdmaPort<'_, Q, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RdmaPort").field("greeting", &self.greeting).finish_non_exhaustive()
+    }
+}
+
+const fn info(endpoint_type: EndpointType, config: &RdmaConfig) -> Info {
+    let longest = to_usize(widen(config.message_bytes_max));
+    let send_depth = config.send_depth.next_power_of_two();
+    let limits = Limits::copied(longest, config.peers_max, send_depth, &config.matching);
+    Info::of_type("rdma", endpoint_type, Caps::MATCHED, limits)
+}
+
+impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
+    /// Opens a port under `name`, of type MSG or RDM, over whatever queue pairs the host will connect, all of which complete in `cq`; places its tables
+    /// in `bump`.
+    ///
+    /// # Errors
+    /// [`PortOpenError`] names the relation that does not hold.
+    pub fn place(
+        bump: &Bump<'m>,
+        (name, endpoint_type): (&Name, EndpointType),
+        config: &RdmaConfig,
+        cq: C,
+        memory: Memory<'m, Q::Key>,
+    ) -> Result<Self, PortOpenError> {
+        let kind = match endpoint_type {
+            EndpointType::Msg => EndpointKind::Msg,
+            EndpointType::Rdm => EndpointKind::Rdm,
+            EndpointType::Dgram => return Err(PortOpenError::Type),
+        };
+        config.check()?;
+        if config.completions() > cq.depth() {
+            let (needed, depth) = (config.completions(), cq.depth());
+            return Err(PortOpenError::CompletionQueue { needed, depth });
+        }
+        let each = config.receives().saturating_add(config.sends());
+        let slots = Slots::new(&memory, config.slot_bytes, each.saturating_mul(config.links))
+            .ok_or(PortOpenError::Memory { needed: config.memory_bytes() })?;
+        let depths =
+            Depths { slots: config.slots, receives: config.receives(), sends: config.sends() };
+        let mut exhausted = None;
+        let links = bump.slice_with(wide(config.links), |at| {
+            let first_slot = short(at).saturating_mul(each);
+            Link::place(bump, depths, first_slot).map_err(|e| exhausted = Some(e)).ok()
+        })?;
+        if let Some(exhausted) = exhausted {
+            return Err(exhausted.into());
+        }
+        let nothing = (WrId::from_raw(0), Status::Success);
+        Ok(Self {
+            cq,
+            config: *config,
+            greeting: Greeting { name: *name, kind, limits: config.limits() },
+            info: info(endpoint_type, config),
+            slots,
+            loans: memory.loans,
+            peers: Peers::place(bump, config.peers_max, Row::vacant)?,
+            links,
+            routes: bump.slice_with(wide(config.routes_max), |_| Cell::new(None))?,
+            queues: Queues::place(
+                bump,
+                &config.matching,
+                config.peers_max.saturating_mul(2).saturating_add(2),
+            )?,
+            done: Ring::place(bump, config.send_depth, nothing)?,
+            under_way: Cell::new(0),
+            ready: Ring::place(bump, config.links, 0)?,
+            dirty: Ring::place(bump, config.links, 0)?,
+            went_round: Cell::new(false),
+            is_drained: Cell::new(false),
+            unsettled: Cell::new(false),
+            asks: Cell::new(false),
+            now: Cell::new(Instant::ORIGIN),
+            last_fault: Cell::new(None),
+            last_error: Cell::new(None),
+            counters: Cell::new(RdmaCounters::default()),
+        })
+    }
+
+    /// Opens the connection to a peer ahead of the first message. Whether it is up.
+    ///
+    /// # Errors
+    /// As [`Provider::post_send`]; what is not up yet is no error.
+    pub fn reach(&self, peer: Addr) -> Result<bool, PostError> {
+        match self.make_ready(peer.slot(), self.peers.find(peer)?) {
+            Ok(_link) => Ok(true),
+            Err(PostError::Retry(Retry::NotConnected)) => Ok(false),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    /// Posted receives and unexpected messages, for those who count them.
+    #[must_use]
+    pub const fn matcher(&self) -> &Matcher<'m> {
+        self.queues.matcher()
+    }
+
+    /// What was wrong with the last connection that was cut off.
+    #[must_use]
+    pub const fn last_fault(&self) -> Option<FrameFault> {
+        self.last_fault.get()
+    }
+
+    /// How the last work request failed that did: the status, and the device's own number.
+    #[must_use]
+    pub const fn last_error(&self) -> Option<(WcStatus, u32)> {
+        self.last_error.get()
+    }
+
+    /// What it has seen and done.
+    #[must_use]
+    pub const fn counters(&self) -> RdmaCounters {
+        self.counters.get()
+    }
+
+    pub(super) fn count(&self, change: impl FnOnce(&mut RdmaCounters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+
+    /// A posted send is over. A place was kept for it.
+    #[inline]
+    pub(super) fn finish_send(&self, wr_id: WrId, status: Status) {
+        let pushed = self.done.push((wr_id, status));
+        debug_assert!(pushed.is_ok(), "post_send keeps a place for it");
+    }
+
+    /// What has come.
+    #[inline]
+    fn take_in(&self, out: &mut VecView<Cqe>) {
+        if out.is_full() || !self.queues.matcher().settle(out) {
+            return;
+        }
+        self.deliver(out);
+        if self.unsettled.replace(false) {
+            self.settle(out);
+        }
+    }
+
+    #[cold]
+    fn settle(&self, out: &mut VecView<Cqe>) {
+        let links = self.settle_links();
+        let rows = self.bury_all(out);
+        if links || rows {
+            self.unsettled.set(true);
+        }
+    }
+}
+
+impl<Q: QueuePair, C: CompletionQueue> Provider for RdmaPort<'_, Q, C> {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn connect(&self, name: &Name) -> Result<Addr, PostError> {
+        self.connect_to(name)
+    }
+
+    fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
+        let row = self.peers.find(addr)?;
+        self.vacate(addr.slot(), row);
+        self.queues.end_hopeless(addr);
+        self.unsettled.set(true);
+        // The other end is told now: whoever gives up a peer need not turn for it.
+        let _lost = self.publish();
+        Ok(())
+    }
+
+    #[inline]
+    fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
+        let row = self.peers.find(wr.to)?;
+        if wr.payload.bytes().len() > self.info.limits.message_bytes_max {
+            return Err(Misuse::TooLong.into());
+        }
+        let link = self.make_ready(wr.to.slot(), row)?;
+        if let Payload::Posted { .. } = wr.payload {
+            let owed = self.under_way.get().saturating_add(self.done.len());
+            if owed >= self.info.limits.send_depth {
+                return Err(Retry::CqFull.into());
+            }
+        }
+        self.stage(link, wr)?;
+        self.queues.count_staged();
+        Ok(())
+    }
+
+    #[inline]
+    fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
+        if let Source::Only(addr) = wr.from
+            && self.peers.find(addr).map_or(true, |row| row.state.is_lost())
+        {
+            self.ask_the_gone(addr, wr.select)?;
+        }
+        self.queues.post(wr)
+    }
+
+    #[inline]
+    fn ring_doorbell(&self) -> Published {
+        let lost = if self.dirty.is_empty() { 0 } else { self.publish() };
+        let count = self.queues.take_staged().saturating_sub(widen(lost));
+        let error = (lost > 0).then_some(crate::error::Fatal::QueueError);
+        Published { count, error }
+    }
+
+    fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
+        self.now.set(now);
+        if !self.dirty.is_empty() && self.queues.staged() == 0 {
+            // Answers to hellos, and credit that nothing has taken along, go though nobody rings.
+            let _none = self.publish();
+        }
+        self.hear();
+        let sends = || self.done.pop().map(|(wr_id, status)| Cqe::without_message(wr_id, status));
+        self.queues.poll(sends, |out| self.take_in(out), out);
+    }
+
+    fn poll_event(&self) -> Option<Event> {
+        let event = self.queues.next_event()?;
+        self.note(event);
+        Some(event)
+    }
+
+    fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
+        self.queues.cancel(wr_id)
+    }
+
+    fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
+        self.peek_all(from, select)
+    }
+
+    fn poll_at(&self) -> Option<Instant> {
+        let awaited = self.all_links().filter(|(_, link)| link.is_awaited());
+        awaited.map(|(_, link)| link.deadline.get()).min()
+    }
+}
+
+impl<Q: QueuePair, C> Drop for RdmaPort<'_, Q, C> {
+    /// Queue pairs that are still there go with the port; whoever wants its last messages to arrive disconnects its peers first, and turns
+    /// until the port [is quiet](RdmaPort::is_quiet).
+    fn drop(&mut self) {
+        for (at, link) in (0..u32::MAX).zip(self.links.iter().flatten()) {
+            link.part_for_good(at, &self.slots);
+            drop(link.hand_out());
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Messages out of the slots into receives.
+
+use heapless::VecView;
+use spinwire_layouts::word::{to_usize, widen};
+
+use super::link::{Link, Piece, Stage};
+use super::piece::HEADER_BYTES;
+use super::port::RdmaPort;
+use crate::msg::matching::Incoming;
+use crate::provider::queues::Found;
+use crate::provider::{Cqe, Select, Source, Waiting};
+use crate::verbs::{CompletionQueue, QueuePair};
+
+/// Messages taken from one connection before the next has its turn.
+const LINK_QUOTA: u32 = 32;
+
+/// How a look at a connection ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// All that has come whole is taken.
+    Drained,
+    /// The next message has to wait: nobody asked for it and the unexpected queue does not take it.
+    Stalled,
+    /// There is more.
+    More,
+}
+
+impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
+    /// Hands out what has come.
+    #[inline]
+    pub(super) fn deliver(&self, out: &mut VecView<Cqe>) {
+        let count = self.ready.len();
+        if self.went_round.replace(true)
+            && count > 1
+            && let Some(first) = self.ready.pop()
+        {
+            // Where all have to wait for room, another is the first to find some.
+            let _there = self.ready.push(first);
+        }
+        for _ in 0..count {
+            if out.is_full() {
+                self.went_round.set(false);
+                return;
+            }
+            let Some(at) = self.ready.pop() else { return };
+            let Some(link) = self.link(at) else { continue };
+            link.is_ready.set(false);
+            let look = self.drain((at, link), out);
+            link.is_stalled.set(look == Look::Stalled);
+            if look != Look::Drained {
+                self.make_readable(at, link);
+            } else if link.stage.get() == Stage::Over {
+                self.unsettled.set(true);
+            }
+        }
+    }
+
+    /// The oldest message of a link, where it has come whole.
+    #[inline]
+    fn front(&self, link: &Link<'m, Q>) -> Option<(Piece, Incoming)> {
+        let source = link.peer.get()?;
+        let piece = link.arrived.front()?;
+        let length = to_usize(widen(piece.length));
+        let message = Incoming { source, envelope: piece.envelope, length };
+        (link.arrived.len() >= piece.pieces).then_some((piece, message))
+    }
+
+    #[inline]
+    fn drain(&self, (at, link): (u32, &'m Link<'m, Q>), out: &mut VecView<Cqe>) -> Look {
+        for _ in 0..LINK_QUOTA {
+            let Some((piece, message)) = self.front(link) else {
+                if link.stage.get() == Stage::Over {
+                    // The rest of it will never come.
+                    link.arrived.clear();
+                }
+                return Look::Drained;
+            };
+            match self.queues.find_receive(&message, out) {
+                Found::Receive(mut landing) => {
+                    if let Some(bytes) = landing.place() {
+                        self.copy_front(link, piece, bytes);
+                    }
+                    self.drop_front((at, link), piece);
+                    self.queues.land(&landing, &message, out);
+                }
+                Found::Nobody => {
+                    let copy = |bytes: &mut [u8]| self.copy_front(link, piece, bytes);
+                    if !self.queues.matcher().stash(&message, copy) {
+                        return Look::Stalled;
+                    }
+                    self.drop_front((at, link), piece);
+                }
+                Found::NoRoom => return Look::More,
+            }
+        }
+        Look::More
+    }
+
+    /// The first bytes of the oldest message of a link, as many as fit into `bytes`.
+    #[inline]
+    fn copy_front(&self, link: &Link<'m, Q>, first: Piece, bytes: &mut [u8]) {
+        let piece = to_usize(widen(link.piece_bytes.get()));
+        let room = piece.saturating_sub(HEADER_BYTES).min(bytes.len());
+        let Some((start, rest)) = bytes.split_at_mut_checked(room) else { return };
+        self.slots.read(first.slot, HEADER_BYTES, start);
+        for (skip, part) in (1..first.pieces).zip(rest.chunks_mut(piece.max(1))) {
+            if let Some(Piece { slot, .. }) = link.arrived.peek(skip) {
+                self.slots.read(slot, 0, part);
+            }
+        }
+    }
+
+    #[inline]
+    fn drop_front(&self, (at, link): (u32, &'m Link<'m, Q>), first: Piece) {
+        for _ in 0..first.pieces {
+            if let Some(Piece { slot, .. }) = link.arrived.pop() {
+                self.release((at, link), slot, false);
+            }
+        }
+    }
+
+    /// Of the messages that have to stay in their slots, one that such a receive would take.
+    pub(super) fn peek_in_slots(&self, from: Source, select: Select) -> Option<Waiting> {
+        self.all_links().filter(|(_, link)| link.is_stalled.get()).find_map(|(_, link)| {
+            let (_, Incoming { source, envelope, length }) = self.front(link)?;
+            let (tag, immediate) = (envelope.tag, envelope.immediate);
+            let meant = from.takes(source) && select.takes(tag);
+            meant.then_some(Waiting { source, length, tag, immediate })
+        })
+    }
+}
