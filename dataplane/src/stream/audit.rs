@@ -36,6 +36,9 @@ impl<E: Enter> Streams<'_, E> {
             free = free.wrapping_add(u32::from(row.phase.get() == Phase::Free));
             self.audit_row(slot, row)?;
         }
+        let lost = self.ring.fatal().is_some();
+        let holders = count(self.rows.iter().filter(|row| row.copies.get() > 0).count());
+        claim(lost || holders == self.holders.get(), "who has copies is counted", holders)?;
         claim(free == self.config.conns.wrapping_sub(self.len()), "rows are free or not", free)?;
         claim(pieces == self.config.segments, "a segment is in one place", pieces)?;
         self.buffers.audit()

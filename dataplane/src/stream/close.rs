@@ -119,6 +119,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
         row.queued.set(0);
         row.late.set(false);
+        self.no_longer_owed(slot);
         let _not_parked = self.parked.unlink(slot);
         self.write_no_more(slot, row);
         row.wants.set(0);

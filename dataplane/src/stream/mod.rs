@@ -26,6 +26,7 @@
 //! | `turn` | turns, and their halves |
 //! | `close` | how they end |
 //! | `write`, `posted` | what callers hand in to be sent |
+//! | `share` | who may have how many of the buffers that are written into |
 //! | `row` | one connection, and what it wants |
 //! | `segment` | queues of what is to be sent |
 //! | `drive` | turns wants into submissions, as far as there is room for them |
@@ -64,6 +65,7 @@ pub mod provided;
 mod row;
 mod segment;
 mod service;
+mod share;
 mod turn;
 mod write;
 
@@ -144,7 +146,8 @@ pub struct StreamConfig {
     /// More than so many bytes are not taken for a connection.
     pub queue_max: u32,
     /// A connection gets no more of the buffers that [`Streams::write`] copies into than it leaves to others, and one in any case. So
-    /// other ends that take nothing cannot have them all. For services whose connections have nothing to do with each other.
+    /// other ends that take nothing cannot have them all. For services whose connections have nothing to do with each other. One for each
+    /// connection is kept (at most half of all), and one write takes at most half of the others: more is `TooLong`.
     pub fair_sends: bool,
     /// From so many bytes on a piece is sent without a copy, where the kernel can; 0 for never. On loop-back it never pays, as the kernel copies
     /// there after all: a round trip took 1.1 times as long with 2 KiB, 1.6 times with 64 KiB (`spinwire echo --zero-copy`). On a

@@ -85,15 +85,24 @@ impl<E: Enter> Streams<'_, E> {
     pub fn accepts(&self, conn: ConnId, bytes: usize, ranges: u32) -> Result<(), PostError> {
         let row = self.writable(conn, bytes)?;
         let pieces = self.pieces(row, bytes);
+        self.leaves_enough(conn, row, pieces)?;
         let segments = pieces.saturating_add(wide(ranges));
         if self.copies.free_count() >= pieces && wide(self.segments.free_count()) >= segments {
-            return self.leaves_enough(conn, row, pieces);
+            return Ok(());
         }
         let needs = (count(segments), count(pieces));
         if needs.0 > self.config.segments || needs.1 > self.copies_max() {
             return Err(Misuse::TooLong.into());
         }
         Err(self.refuse_for_now(conn, row, needs))
+    }
+
+    /// Whether so many bytes can wait for a connection besides what does, however they are handed in.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn has_send_room(&self, conn: ConnId, bytes: usize) -> Result<(), PostError> {
+        self.writable(conn, bytes).map(drop)
     }
 
     /// Sends posted memory, uncopied. [`StreamEvent::RangeBack`](super::StreamEvent::RangeBack) gives `context` back when the kernel

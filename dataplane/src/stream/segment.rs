@@ -21,6 +21,8 @@ use crate::time::Instant;
 pub(super) enum Report {
     /// It is the service's own.
     Nothing,
+    /// It is the service's own, for frames of a port.
+    Frame,
     /// Its owner waits for it.
     Owner {
         /// His number for it.
@@ -189,7 +191,7 @@ impl<'m> Segments<'m> {
         let Some(segment) = self.at(index) else { return };
         segment.sent.set(sent);
         match segment.report.get() {
-            Report::Nothing => self.put_free(index),
+            Report::Nothing | Report::Frame => self.put_free(index),
             Report::Owner { .. } | Report::Poster { .. } => {
                 self.push_back((&self.ended.first, &self.ended.last), index)
             }

@@ -9,6 +9,7 @@ use spinwire_layouts::word::{to_usize, widen};
 use super::provided::{BUFFERS_MAX, Filled, ProvidedBuffers};
 use super::row::{Phase, Row, RowAddress, flag, want};
 use super::segment::{List, Report, Segment, Segments};
+use super::share::{FRAME_BYTES, Owed};
 use super::{CloseReason, ConnId, StreamConfig, StreamCounters, StreamEvent, Undone};
 use crate::chain::{ChainConfig, ChainTable};
 use crate::error::{Fatal, Misuse, PostError, Retry};
@@ -92,6 +93,10 @@ pub struct Streams<'m, E: Enter> {
     pub(super) noted: Fifos<'m>,
     /// Rows to which something was refused that others have.
     pub(super) refused: Fifos<'m>,
+    /// Connections that have buffers of the service for what they send.
+    pub(super) holders: Cell<u32>,
+    /// Who waits for many buffers at once.
+    pub(super) owed: Cell<Option<Owed>>,
     /// A listener waits for a row to come free.
     pub(super) starved: Cell<bool>,
     pub(super) segments: Segments<'m>,
@@ -99,6 +104,7 @@ pub struct Streams<'m, E: Enter> {
     pub(super) flights: &'m [Flight],
     pub(super) buffers: ProvidedBuffers<'m>,
     pub(super) copies: &'m LoanPool<'m>,
+    pub(super) frames: &'m LoanPool<'m>,
     pub(super) timers: Timers<'m, ConnId>,
     pub(super) now: Cell<Instant>,
     /// There was a turn, so that it is known what time it is.
@@ -133,6 +139,7 @@ impl StreamConfig {
             recv.saturating_mul(per_recv),
             wide(self.send_buffers.0).saturating_mul(per_send),
             segments.saturating_mul(chain),
+            wide(self.frames()).saturating_mul(80),
             128 << 10,
         ]
         .into_iter()
@@ -171,6 +178,8 @@ impl<'m, E: Enter> Streams<'m, E> {
             parked: Fifos::place(bump, conns, 1)?,
             noted: Fifos::place(bump, conns, 1)?,
             refused: Fifos::place(bump, conns, 1)?,
+            holders: Cell::new(0),
+            owed: Cell::new(None),
             starved: Cell::new(false),
             segments: Segments::place(bump, config.segments)?,
             chains: ChainTable::place(bump, config_of_chains).map_err(PlaceError::Chains)?,
@@ -183,6 +192,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             })?,
             buffers,
             copies: LoanPool::place(bump, config.send_buffers.0, config.send_buffers.1)?,
+            frames: LoanPool::place(bump, config.frames(), FRAME_BYTES)?,
             timers: Timers::place(bump, conns, TICK)?,
             now: Cell::new(Instant::ORIGIN),
             began: Cell::new(false),
@@ -273,7 +283,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         row.active.set(None);
         row.lingering.set(0);
         row.queued.set(0);
-        row.copies.set(0);
+        self.gives_copies(row, row.copies.get());
         row.cause.set(None);
         row.context.set(0);
         row.soonest.set(Instant::NEVER);

@@ -47,6 +47,11 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// As [`write`](Self::write).
     pub fn write_accepted(&self, conn: ConnId, bytes: &[u8]) -> Result<(), PostError> {
         let row = self.writable(conn, bytes.len())?;
+        self.copy_in(conn, row, bytes)
+    }
+
+    /// Copies bytes into buffers that wait to be sent.
+    pub(super) fn copy_in(&self, conn: ConnId, row: &Row, bytes: &[u8]) -> Result<(), PostError> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -69,12 +74,13 @@ impl<'m, E: Enter> Streams<'m, E> {
             if let Some(mut loan) = self.copies.lend() {
                 let _fits = loan.fill(piece);
                 let _there_is_one = self.queue(conn, row, (loan, Report::Nothing));
-                row.copies.set(row.copies.get().wrapping_add(1));
+                self.takes_copy(row);
             }
         }
         let length = from_usize(bytes.len());
         self.queued_more(row, length);
         self.want(conn.slot(), want::SEND);
+        self.no_longer_owed(conn.slot());
         Ok(())
     }
 
@@ -131,8 +137,8 @@ impl<'m, E: Enter> Streams<'m, E> {
         Ok(())
     }
 
-    /// The row of a connection that takes so many bytes more.
-    pub(super) fn writable(&self, conn: ConnId, bytes: usize) -> Result<&'m Row, PostError> {
+    /// The row of a connection that something may be sent to.
+    pub(super) fn takes_more(&self, conn: ConnId) -> Result<&'m Row, PostError> {
         let row = self.row(conn)?;
         let open = matches!(row.phase.get(), Phase::Open | Phase::Connecting);
         if !open
@@ -141,6 +147,12 @@ impl<'m, E: Enter> Streams<'m, E> {
         {
             return Err(Fatal::PeerGone.into());
         }
+        Ok(row)
+    }
+
+    /// The row of a connection that takes so many bytes more.
+    pub(super) fn writable(&self, conn: ConnId, bytes: usize) -> Result<&'m Row, PostError> {
+        let row = self.takes_more(conn)?;
         let most = widen(self.config.queue_max);
         let length = from_usize(bytes);
         if length > most.min(widen(SEND_MAX)) {
@@ -160,56 +172,6 @@ impl<'m, E: Enter> Streams<'m, E> {
         bytes.saturating_sub(self.room_in_last(row)).div_ceil(each)
     }
 
-    /// Buffers that are kept so that each connection can have one, whatever the others have.
-    fn reserve(&self) -> u32 {
-        if self.config.fair_sends {
-            self.config.conns.min(self.config.send_buffers.0 / 2)
-        } else {
-            0
-        }
-    }
-
-    /// The most buffers for copies that one write can have.
-    pub(super) fn copies_max(&self) -> u32 {
-        self.config.send_buffers.0.saturating_sub(self.reserve()).max(1)
-    }
-
-    /// Whether a connection may have so many buffers more: one in any case, a first message if it finds room, and after that not more
-    /// than it leaves to others. So those whose other ends take nothing have a half of them, a third each, a quarter each, and never all.
-    #[inline]
-    pub(super) fn leaves_enough(
-        &self,
-        conn: ConnId,
-        row: &Row,
-        pieces: usize,
-    ) -> Result<(), PostError> {
-        if !self.config.fair_sends || pieces == 0 {
-            return Ok(());
-        }
-        let (pieces, has) = (count(pieces), row.copies.get());
-        let left = count(self.copies.free_count()).saturating_sub(pieces);
-        let keeps = if has == 0 { 0 } else { has.saturating_add(pieces) };
-        let is_first = has == 0 && pieces == 1;
-        if is_first || left >= self.reserve().saturating_add(keeps) {
-            return Ok(());
-        }
-        Err(self.leaves_too_few(conn, row, pieces))
-    }
-
-    #[cold]
-    fn leaves_too_few(&self, conn: ConnId, row: &Row, pieces: u32) -> PostError {
-        if pieces > self.copies_max().min(self.config.segments) {
-            return Misuse::TooLong.into();
-        }
-        if row.copies.get() == 0 {
-            let needs = pieces.saturating_add(self.reserve());
-            return self.refuse_for_now(conn, row, (pieces, needs));
-        }
-        // Told when it has sent some of it.
-        row.set(flag::REFUSED);
-        Retry::NoSlot.into()
-    }
-
     /// The segment is over.
     pub(super) fn finish(&self, index: u32, sent: bool) {
         if let Some(segment) = self.segments.at(index) {
@@ -220,7 +182,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             && segment.report.get() == Report::Nothing
             && let Some(row) = segment.conn.get().and_then(|conn| self.row(conn).ok())
         {
-            row.copies.set(row.copies.get().saturating_sub(1));
+            self.gives_copies(row, 1);
         }
         self.segments.finish(index, sent);
     }
@@ -246,8 +208,8 @@ impl<'m, E: Enter> Streams<'m, E> {
         for _ in 0..self.refused.len(LIST) {
             let Some(slot) = self.refused.pop_front(LIST) else { return };
             let Some(row) = self.row_at(slot) else { return };
-            let (segments, copies) = row.needs.get();
-            if self.segments.free_count() < segments || self.copies.free_count() < wide(copies) {
+            let (segments, copies) = (row.needs.get().0, wide(self.needed(slot, row)));
+            if self.segments.free_count() < segments || self.copies.free_count() < copies {
                 let _goes_round = self.refused.push_back(LIST, slot);
             } else {
                 self.tell_writable(slot, row);
@@ -283,7 +245,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// There is a segment.
-    fn queue(
+    pub(super) fn queue(
         &self,
         conn: ConnId,
         row: &Row,

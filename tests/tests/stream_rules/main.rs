@@ -6,6 +6,7 @@
 //!   fixed.rs     sends out of a registered arena
 //!   ends.rs      closing, aborting, resetting, time limits, a lost ring
 //!   operations.rs  time limits of single operations, and what is taken back
+//!   shares.rs    who gets how many of the buffers that writes copy into
 //!   hostile.rs   a kernel that completes anything
 //!   one_ring     files on the same ring, here and on the real kernel
 //! ```
@@ -25,6 +26,7 @@ mod notices;
 mod one_ring;
 mod operations;
 mod queues;
+mod shares;
 
 use core::cell::Cell;
 use core::mem::MaybeUninit;

@@ -219,7 +219,7 @@ fn registered_memory_goes_as_a_chain() {
 }
 
 /// What an entry sends: addresses and lengths.
-fn parts(entry: &Sqe) -> impl Iterator<Item = (u64, u32)> {
+pub(super) fn parts(entry: &Sqe) -> impl Iterator<Item = (u64, u32)> {
     let many = matches!(entry.opcode, op::SENDMSG | op::SENDMSG_ZC);
     let (vector, count) =
         if many { (memory::word(entry.addr + 16), memory::word(entry.addr + 24)) } else { (0, 1) };

@@ -164,10 +164,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         if held.doubted.get() {
             return;
         }
-        if self.streams.accepts(conn, super::frame::HEADER_BYTES, 0).is_ok()
-            && let Some(frame) = link.framing.sign_of_life()
-        {
-            let _accepted = self.streams.write(conn, &frame);
+        if self.streams.write_control(conn, || link.framing.sign_of_life()) {
             held.doubted.set(true);
         }
     }
@@ -310,15 +307,8 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         link.peer.set(None);
         // The other end closes when it has read it. Where there is no room for it, the end of the stream has to do, for which the kernel
         // needs a thread of its own.
-        match self.streams.accepts(conn, super::frame::HEADER_BYTES, 0) {
-            Ok(()) => {
-                if let Some(frame) = link.framing.goodbye() {
-                    let _accepted = self.streams.write(conn, &frame);
-                }
-            }
-            Err(_no_room) => {
-                let _there = self.streams.shutdown(conn);
-            }
+        if !self.streams.write_control(conn, || link.framing.goodbye()) {
+            let _there = self.streams.shutdown(conn);
         }
         link.stage.set(Stage::Leaving);
         self.expect(link);

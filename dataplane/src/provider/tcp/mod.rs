@@ -127,12 +127,15 @@ impl TcpConfig {
         let queue_max = frame.max(256 << 10);
         let each = 16_u32 << 10;
         let most = queue_max.saturating_mul(2).max(self.conns().saturating_mul(1 << 10));
-        let send = most.div_ceil(each).saturating_add(self.conns());
+        // Half of what is shared holds the longest message; one for each connection is kept.
+        let rows = self.conns().saturating_add(1);
+        let send = most.div_ceil(each).saturating_add(1).saturating_add(rows);
+        let depth = self.send_depth.next_power_of_two();
         StreamConfig {
-            conns: self.conns().saturating_add(1),
+            conns: rows,
             recv_buffers: (self.conns().saturating_mul(2).clamp(16, 512), to_usize(widen(each))),
             send_buffers: (send, to_usize(widen(each))),
-            segments: send.saturating_add(self.send_depth.next_power_of_two()),
+            segments: send.saturating_add(depth).saturating_add(rows),
             queue_high: u32::MAX,
             queue_low: queue_max / 2,
             queue_max,

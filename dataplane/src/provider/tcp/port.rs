@@ -335,7 +335,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             && self.streams.ring().arena().covers_posted(sge)
         {
             self.streams.accepts(conn, HEADER_BYTES, 1)?;
-            self.streams.accepts(conn, Framing::frame_bytes(bytes.len()), 0).or_else(only_room)?;
+            self.streams.has_send_room(conn, Framing::frame_bytes(bytes.len()))?;
             let header = link.framing.message(bytes.len(), envelope)?;
             self.streams.write_accepted(conn, &header)?;
             self.streams.send_posted(conn, sge, wr_id.as_raw())?;
@@ -352,14 +352,6 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             debug_assert!(pushed.is_ok(), "room was checked");
         }
         Ok(())
-    }
-}
-
-/// Buffers for copies are not needed for what goes uncopied; room in the queue of the connection is.
-const fn only_room(refused: PostError) -> Result<(), PostError> {
-    match refused {
-        PostError::Retry(Retry::NoSlot) => Ok(()),
-        PostError::Retry(_) | PostError::Fatal(_) | PostError::Misuse(_) => Err(refused),
     }
 }
 

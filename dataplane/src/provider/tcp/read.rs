@@ -282,13 +282,9 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         let Some(conn) = link.conn.get().filter(|_| up && link.framing.is_credit_due()) else {
             return;
         };
-        if self.streams.accepts(conn, super::frame::HEADER_BYTES, 0).is_err() {
+        if !self.streams.write_control(conn, || link.framing.credit_frame()) {
             // Tried again when there is room.
             self.unsettled.set(true);
-            return;
-        }
-        if let Some(frame) = link.framing.credit_frame() {
-            let _accepted = self.streams.write(conn, &frame);
         }
     }
 }
