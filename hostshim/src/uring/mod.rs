@@ -174,6 +174,10 @@ impl Uring {
     ///
     /// # Errors
     /// [`UringError::Place`] where the arena is too small ([`StreamConfig::arena_bytes`]); those of [`Uring::provide`].
+    #[expect(
+        clippy::large_stack_frames,
+        reason = "set-up: the streams are made here, and moved out"
+    )]
     pub fn streams<'m>(
         &self,
         ring: &'m Ring<'m, RingEntry<'m>>,

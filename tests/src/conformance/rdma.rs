@@ -11,8 +11,8 @@ use spinwire_dataplane::provider::rdma::{
     LinkId, Loans, Memory, RdmaConfig, RdmaPort, Request, Unreachable,
 };
 use spinwire_dataplane::provider::{
-    CancelError, Cqe, EndpointType, Event, Info, Provider, Published, RecvWr, Select, SendWr,
-    Sight, Source, Waiting,
+    CancelError, Cqe, EndpointType, Event, Info, KeepsPosted, Provider, Published, RecvWr, Select,
+    SendWr, Sight, Source, Waiting,
 };
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
@@ -44,7 +44,7 @@ struct Station<'m> {
     host: usize,
     is_dead: Cell<bool>,
     /// Who has connected to here and was not accepted yet.
-    calls: RefCell<VecDeque<(Weak<Station<'m>>, LinkId)>>,
+    calls: RefCell<VecDeque<(Weak<Self>, LinkId)>>,
     ends: RefCell<Vec<End<'m>>>,
 }
 
@@ -153,6 +153,10 @@ impl<'m> HostedPort<'m> {
         &self.station().port
     }
 }
+
+#[expect(unsafe_code, reason = "a promise, which its port keeps")]
+// SAFETY: it hands everything on to its port, which goes with it, or is never turned again.
+unsafe impl KeepsPosted for HostedPort<'_> {}
 
 impl Provider for HostedPort<'_> {
     fn info(&self) -> &Info {
