@@ -3,6 +3,7 @@
 //! ```text
 //!   Region       lines of shared memory under one key       range(offset, length) ─┐
 //!   Registered   an arena with loans, under one key         posted(sge)           ─┴─> LocalSge: address, length, key
+//!   Loans        the same, under a key of any device
 //! ```
 //!
 //! A WQE can have the device write to any registered address at any later time. So a builder takes a [`LocalSge`] and nothing else,
@@ -152,6 +153,38 @@ impl Registered {
         let offset = address_of(sge.start()).wrapping_sub(self.start);
         let length = u32::try_from(sge.length()).map_err(|_long| Misuse::BadRange)?;
         within((self.start, self.bytes), offset, length, self.lkey)
+    }
+}
+
+/// An arena in which buffers of an endpoint lie, registered under the addresses that they have here, with a key of any device.
+#[derive(Clone, Copy, Debug)]
+pub struct Loans<K> {
+    start: u64,
+    bytes: u64,
+    key: K,
+}
+
+impl<K: Copy> Loans<K> {
+    /// Memory that is registered.
+    ///
+    /// # Safety
+    /// `start..start+bytes` is registered under `key`, and stays registered and mapped as long as a queue pair lives that is told of it. The devices
+    /// of those queue pairs use a range that a request names until they have completed that request and no longer, and none once
+    /// the queue pair was dropped.
+    #[must_use]
+    pub const unsafe fn promise(start: u64, bytes: u64, key: K) -> Self {
+        Self { start, bytes, key }
+    }
+
+    /// Posted memory, as the device is told it: address, length and key; `None` where it is empty or not inside.
+    #[must_use]
+    #[inline]
+    pub fn posted(&self, sge: &Sge) -> Option<(u64, u32, K)> {
+        let address = address_of(sge.start());
+        let length = u32::try_from(sge.length()).ok()?;
+        let offset = address.checked_sub(self.start)?;
+        let end = offset.checked_add(u64::from(length))?;
+        (length > 0 && end <= self.bytes).then_some((address, length, self.key))
     }
 }
 

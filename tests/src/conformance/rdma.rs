@@ -143,7 +143,7 @@ pub struct HostedPort<'m> {
 }
 
 impl<'m> HostedPort<'m> {
-    fn station(&self) -> &Rc<Station<'m>> {
+    const fn station(&self) -> &Rc<Station<'m>> {
         self.station.as_ref().expect("until it is dropped")
     }
 
@@ -250,6 +250,7 @@ impl<const UNCOPIED: bool> Rig for Rdma<UNCOPIED> {
         RdmaGround { fabric: Fabric::new(1, 0, Links::QUIET, 1), listed: RefCell::default() }
     }
 
+    #[expect(unsafe_code, reason = "the rig says what is registered")]
     fn open<'m>(
         ground: &'m RdmaGround<'m>,
         bump: &Bump<'m>,
@@ -269,7 +270,9 @@ impl<const UNCOPIED: bool> Rig for Rdma<UNCOPIED> {
         let address = u64::try_from(lines.as_ptr().expose_provenance()).unwrap();
         ground.fabric.register(host, KEYS[0], (address, config.memory_bytes()));
         ground.fabric.register(host, KEYS[1], (0, u64::MAX));
-        let loans = UNCOPIED.then_some(Loans { start: 0, bytes: u64::MAX, key: KEYS[1] });
+        // SAFETY: all memory of the world outlives its ports and the network. Simulated devices use what requests name until they have completed
+        // them; what they may read after that, where a port has gone with sends under way, is the world's.
+        let loans = UNCOPIED.then(|| unsafe { Loans::promise(0, u64::MAX, KEYS[1]) });
         let memory = Memory { lines, address, key: KEYS[0], loans };
         let cq = ground.fabric.cq(host, 0, config.completions());
         let port = RdmaPort::place(bump, (name, endpoint_type), &config, cq, memory)

@@ -7,33 +7,9 @@
 
 use spinwire_layouts::word::{from_usize, to_usize, widen};
 
-use crate::raw::kernel_memory::address_of;
 use crate::raw::line::{self, LINE_BYTES, Line};
-use crate::raw::loan::Sge;
+use crate::raw::region::Loans;
 use crate::verbs::Segment;
-
-/// An arena in which buffers of the endpoint lie, registered under the addresses that they have here.
-#[derive(Clone, Copy, Debug)]
-pub struct Loans<K> {
-    /// Its first byte.
-    pub start: u64,
-    /// Its bytes.
-    pub bytes: u64,
-    /// The key that lets the device into it.
-    pub key: K,
-}
-
-impl<K: Copy> Loans<K> {
-    /// The range as the device is told it; `None` where it is not inside, or empty.
-    #[inline]
-    pub(super) fn segment(&self, sge: &Sge) -> Option<Segment<K>> {
-        let address = address_of(sge.start());
-        let length = u32::try_from(sge.length()).ok().filter(|length| *length > 0)?;
-        let offset = address.checked_sub(self.start)?;
-        let end = offset.checked_add(widen(length))?;
-        (end <= self.bytes).then_some(Segment { address, length, key: self.key })
-    }
-}
 
 /// What a port has registered with its device.
 #[derive(Clone, Copy, Debug)]

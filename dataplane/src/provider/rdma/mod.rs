@@ -40,6 +40,7 @@ use spinwire_layouts::wire::hello::HELLO_BYTES;
 use spinwire_layouts::word::{from_usize, to_usize, widen};
 
 use super::tcp::frame::{Limits as FrameLimits, LimitsError};
+use super::{Caps, EndpointType, Info, LatencyClass, Limits as PortLimits, Modes};
 use crate::msg::matching::MatchingConfig;
 use crate::raw::line::LINE_BYTES;
 use crate::raw::place::Exhausted;
@@ -57,8 +58,9 @@ pub mod piece;
 mod port;
 mod read;
 
+pub use crate::raw::region::Loans;
 pub use host::{LinkId, Rejected, Request, Unreachable};
-pub use memory::{Loans, Memory};
+pub use memory::Memory;
 pub use port::RdmaPort;
 
 /// Least receives for messages.
@@ -116,6 +118,17 @@ impl Default for RdmaConfig {
 }
 
 impl RdmaConfig {
+    /// What such a port says of itself. Memory that is to be sent from where it lies has to be registered.
+    #[must_use]
+    pub const fn info(&self, endpoint_type: EndpointType) -> Info {
+        let longest = to_usize(widen(self.message_bytes_max));
+        let send_depth = self.send_depth.next_power_of_two();
+        let limits = PortLimits::copied(longest, self.peers_max, send_depth, &self.matching);
+        Info::of_type("rdma", endpoint_type, Caps::MATCHED, limits)
+            .with_latency(LatencyClass::Device)
+            .with_modes(Modes::REGISTRATION)
+    }
+
     /// Receives that are posted on each connection: one a slot, and those for control.
     #[must_use]
     pub const fn receives(&self) -> u32 {

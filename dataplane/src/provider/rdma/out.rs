@@ -55,8 +55,9 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
         };
         if let Payload::Posted { wr_id, sge } = &wr.payload
             && length >= self.config.uncopied_bytes_min
-            && let Some(segment) = self.loans.and_then(|loans| loans.segment(sge))
+            && let Some((address, length, key)) = self.loans.and_then(|loans| loans.posted(sge))
         {
+            let segment = Segment { address, length, key };
             self.send_pieces((at, link), content, (&[], Some(segment)), Done::Sender(*wr_id))?;
             self.under_way.set(self.under_way.get().saturating_add(1));
             self.count(|c| c.uncopied = c.uncopied.wrapping_add(1));

@@ -5,12 +5,12 @@ use core::fmt;
 
 use heapless::VecView;
 use spinwire_layouts::shm::EndpointKind;
-use spinwire_layouts::word::{to_usize, widen};
+use spinwire_layouts::word::widen;
 
 use super::link::{Depths, Link};
-use super::memory::{Loans, Memory, Slots, short};
+use super::memory::{Memory, Slots, short};
 use super::peers::Row;
-use super::{PortOpenError, RdmaConfig, RdmaCounters};
+use super::{Loans, PortOpenError, RdmaConfig, RdmaCounters};
 use crate::error::{Misuse, PostError, Retry};
 use crate::id::{Addr, Name, WrId};
 use crate::msg::matching::Matcher;
@@ -18,8 +18,8 @@ use crate::provider::peers::Peers;
 use crate::provider::queues::Queues;
 use crate::provider::tcp::frame::{FrameFault, Greeting};
 use crate::provider::{
-    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Payload, Provider, Published,
-    RecvWr, Select, SendWr, Source, Status, Waiting,
+    CancelError, Cqe, EndpointType, Event, Info, Payload, Provider, Published, RecvWr, Select,
+    SendWr, Source, Status, Waiting,
 };
 use crate::raw::place::Bump;
 use crate::table::{Ring, wide};
@@ -66,13 +66,6 @@ impl<Q: QueuePair, C> fmt::Debug for RdmaPort<'_, Q, C> {
     }
 }
 
-const fn info(endpoint_type: EndpointType, config: &RdmaConfig) -> Info {
-    let longest = to_usize(widen(config.message_bytes_max));
-    let send_depth = config.send_depth.next_power_of_two();
-    let limits = Limits::copied(longest, config.peers_max, send_depth, &config.matching);
-    Info::of_type("rdma", endpoint_type, Caps::MATCHED, limits)
-}
-
 impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
     /// Opens a port under `name`, of type MSG or RDM, over whatever queue pairs the host will connect, all of which complete in `cq`; places its tables
     /// in `bump`.
@@ -114,7 +107,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
             cq,
             config: *config,
             greeting: Greeting { name: *name, kind, limits: config.limits() },
-            info: info(endpoint_type, config),
+            info: config.info(endpoint_type),
             slots,
             loans: memory.loans,
             peers: Peers::place(bump, config.peers_max, Row::vacant)?,

@@ -14,10 +14,10 @@ impl State {
             return Err(None);
         }
         let length = work.bytes();
-        if let Some(remote) = work.remote {
-            if !self.lets_in((there, device), remote.key, (remote.address, length)) {
-                return Err(Some(WcStatus::REMOTE_ACCESS));
-            }
+        if let Some(remote) = work.remote
+            && !self.lets_in((there, device), remote.key, (remote.address, length))
+        {
+            return Err(Some(WcStatus::REMOTE_ACCESS));
         }
         let remote = work.remote.map_or(0, |remote| remote.address);
         if self.fault(self.faults.losses) {

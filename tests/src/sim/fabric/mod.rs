@@ -20,6 +20,7 @@
 //! It knows nothing of virtual queue pairs, and everything is decided by a seed.
 
 mod execute;
+mod memory;
 mod queue;
 mod world;
 
@@ -86,7 +87,7 @@ impl Fabric {
     /// Lets the device of a host, and whoever it is connected with, into a range of memory of this process, under that key. It has to stay for
     /// as long as time goes on.
     pub fn register(&self, host: usize, key: u32, (start, bytes): (u64, u64)) {
-        if let world::Memory::Machine(ranges) = &mut self.state.borrow_mut().memory[host] {
+        if let memory::Memory::Machine(ranges) = &mut self.state.borrow_mut().memory[host] {
             ranges.push((key, start, bytes));
         }
     }

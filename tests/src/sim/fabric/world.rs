@@ -6,8 +6,8 @@ use spinwire_dataplane::error::{Fatal, PostError, Retry};
 use spinwire_dataplane::provider::Published;
 use spinwire_dataplane::verbs::{RecvRequest, RemotePlace, SendRequest, Verb, WcFields, WcStatus};
 
+use super::memory::Memory;
 use super::queue::Queue;
-use crate::fake_net::memory;
 use crate::rng::Rng;
 
 /// How links and devices behave.
@@ -136,45 +136,6 @@ pub(super) enum Event {
     Fail { qp: usize, life: u64, status: WcStatus, flushes: bool },
 }
 
-/// The memory of a host.
-#[derive(Debug)]
-pub(super) enum Memory {
-    /// So many bytes from 0 on.
-    Own(Vec<u8>),
-    /// What this process has, as far as it is registered: key, address, bytes.
-    Machine(Vec<(u32, u64, u64)>),
-}
-
-impl Memory {
-    pub(super) fn names(&self, key: u32, at: u64, length: u64) -> bool {
-        let Self::Machine(ranges) = self else { return false };
-        ranges.iter().any(|(of, start, bytes)| {
-            *of == key && *start <= at && at.saturating_add(length) <= start + bytes
-        })
-    }
-
-    pub(super) fn load(&self, at: u64, length: u64) -> Vec<u8> {
-        let length = usize::try_from(length).expect("a length");
-        match self {
-            Self::Own(bytes) => {
-                let at = usize::try_from(at).expect("an address");
-                bytes[at..at + length].to_vec()
-            }
-            Self::Machine(_) => memory::read(at, length),
-        }
-    }
-
-    pub(super) fn store(&mut self, at: u64, from: &[u8]) {
-        match self {
-            Self::Own(bytes) => {
-                let at = usize::try_from(at).expect("an address");
-                bytes[at..at + from.len()].copy_from_slice(from);
-            }
-            Self::Machine(_) => memory::write(at, from),
-        }
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) now: u64,
@@ -222,7 +183,7 @@ impl State {
         }
     }
 
-    fn violate(&mut self, what: impl FnOnce() -> String) {
+    pub(super) fn violate(&mut self, what: impl FnOnce() -> String) {
         if self.violation.is_none() {
             self.violation = Some(what());
         }
@@ -235,22 +196,6 @@ impl State {
         self.link_free.push(vec![0]);
         self.dma_last.push(vec![0]);
         self.memory.len() - 1
-    }
-
-    /// Whether a key of a device lets the other end into a range.
-    pub(super) fn lets_in(
-        &self,
-        (host, device): (usize, usize),
-        its_key: u32,
-        (at, length): (u64, u64),
-    ) -> bool {
-        match &self.memory[host] {
-            Memory::Own(bytes) => {
-                let end = usize::try_from(at + length).expect("an address");
-                (self.is_lax || its_key == key(host, device)) && end <= bytes.len()
-            }
-            Memory::Machine(_) => self.memory[host].names(its_key, at, length),
-        }
     }
 
     pub(super) fn connect(&mut self, ends: [(usize, usize); 2]) -> usize {
@@ -279,16 +224,6 @@ impl State {
             });
         }
         first
-    }
-
-    /// Memory of this process is named with the key that it was registered under.
-    fn check_local(&mut self, host: usize, segments: &[(u64, u32, u32)]) {
-        if let Memory::Machine(_) = &self.memory[host] {
-            let named = |s: &(u64, u32, u32)| self.memory[host].names(s.2, s.0, u64::from(s.1));
-            if !segments.iter().all(named) {
-                self.violate(|| format!("memory that host {host} has not registered"));
-            }
-        }
     }
 
     pub(super) const fn fault(&mut self, of_10_000: u64) -> bool {
