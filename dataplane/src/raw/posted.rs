@@ -19,8 +19,9 @@ use crate::provider::shm::ShmPort;
 use crate::provider::tcp::TcpPort;
 use crate::provider::trace::Trace;
 use crate::provider::udp::UdpPort;
+use crate::raw::region::Registrar;
 use crate::uring::Enter;
-use crate::verbs::QueuePair;
+use crate::verbs::{CompletionQueue, QueuePair};
 
 /// A transport that keeps to the rules of posted memory. Every [`Provider`](crate::provider::Provider) makes this promise.
 ///
@@ -54,8 +55,9 @@ unsafe impl<E: Enter> KeepsPosted for UdpPort<'_, E> {}
 
 // SAFETY: as of `ShmPort`, but for ranges inside of its `Loans`, which it names to a queue pair. Those it takes back when the request has completed
 // (a completion ends what the list of that queue has it for, and that only once), or when it was promised that the queue pair is no more; what it
-// has of queue pairs goes with it. That devices keep to the same is promised with the `Loans`.
-unsafe impl<Q: QueuePair, C> KeepsPosted for RdmaPort<'_, Q, C> {}
+// has of queue pairs goes with it. That devices keep to the same is promised with the `Loans`. Exposed memory it hands to a `Registrar`, and takes back
+// from it when that is withdrawn, or the port goes.
+unsafe impl<Q: QueuePair, C: CompletionQueue, X: Registrar> KeepsPosted for RdmaPort<'_, Q, C, X> {}
 
 // SAFETY: it hands requests on, or copies what they send within the post; completions are those of the inner provider, or of sends
 // that it has not handed on.

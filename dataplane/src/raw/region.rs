@@ -19,7 +19,8 @@ use spinwire_layouts::word::from_usize;
 use super::kernel_memory::address_of;
 use super::line::Line;
 use super::loan::Sge;
-use crate::error::Misuse;
+use crate::error::{Misuse, PostError};
+use crate::provider::Access;
 
 /// Most bytes of a range.
 pub const RANGE_BYTES_MAX: u32 = (1 << 31) - 1;
@@ -185,6 +186,38 @@ impl<K: Copy> Loans<K> {
         let offset = address.checked_sub(self.start)?;
         let end = offset.checked_add(u64::from(length))?;
         (length > 0 && end <= self.bytes).then_some((address, length, self.key))
+    }
+}
+
+/// Lets the other ends of queue pairs into memory that was posted, by registering it with their device. `()` never does.
+///
+/// # Safety
+/// Nobody is let in but as [`register`](Registrar::register) was asked to, and the device touches the memory no more when
+/// [`unregister`](Registrar::unregister) has said yes, or when this was dropped.
+pub unsafe trait Registrar {
+    /// Whether it can let anybody in at all.
+    const EXPOSES: bool = true;
+
+    /// Lets whoever knows the key into `memory`, as far as `access` says. May take a system call. Returns the key.
+    ///
+    /// # Errors
+    /// Nothing is registered: `Unsupported` for rights that cannot be given, `Retry` where there is no room.
+    fn register(&self, memory: &Sge, access: Access) -> Result<u32, PostError>;
+
+    /// Takes the memory of a key back. Whether nobody is let in any more.
+    fn unregister(&self, key: u32) -> bool;
+}
+
+// SAFETY: it registers nothing.
+unsafe impl Registrar for () {
+    const EXPOSES: bool = false;
+
+    fn register(&self, _memory: &Sge, _access: Access) -> Result<u32, PostError> {
+        Err(Misuse::Unsupported.into())
+    }
+
+    fn unregister(&self, _key: u32) -> bool {
+        false
     }
 }
 

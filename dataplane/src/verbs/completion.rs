@@ -11,6 +11,8 @@ impl WcStatus {
     pub const SUCCESS: Self = Self(0);
     /// The queue pair was in error already.
     pub const FLUSHED: Self = Self(5);
+    /// The peer's device found the request to be none that can be done: an atomic operation on memory that is not aligned, say.
+    pub const REMOTE_INVALID_REQUEST: Self = Self(9);
     /// The peer's memory was not to be accessed like that.
     pub const REMOTE_ACCESS: Self = Self(10);
     /// The peer did not answer.

@@ -33,7 +33,7 @@ pub mod transfer;
 pub mod unexpected;
 
 pub use node::{Got, Node};
-pub use rdma::{HostedPort, Rdma, RdmaGround};
+pub use rdma::{HostedPort, Keys, Pair, Rdma, RdmaGround};
 pub use rig::{Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};
 pub use tcp::{NamedPort, Tcp, TcpGround};
 pub use udp::{Udp, UdpGround, UdpOneByOne};

@@ -8,26 +8,87 @@ use heapless::VecView;
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name, WrId};
 use spinwire_dataplane::provider::rdma::{
-    LinkId, Loans, Memory, RdmaConfig, RdmaPort, Request, Unreachable,
+    LinkId, Loans, Memory, RdmaConfig, RdmaPort, Registrar, Request, Unreachable,
 };
 use spinwire_dataplane::provider::{
-    CancelError, Cqe, EndpointType, Event, Info, KeepsPosted, Provider, Published, RecvWr, Select,
-    SendWr, Sight, Source, Waiting,
+    Access, CancelError, Cqe, EndpointType, Event, ExposeWr, Info, KeepsPosted, OneSidedWr,
+    Provider, Published, RecvWr, RemoteRegion, Select, SendWr, Sge, Sight, Source, Waiting,
 };
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::region::Destroyed;
 use spinwire_dataplane::time::Instant;
-use spinwire_dataplane::verbs::Limits;
+use spinwire_dataplane::verbs::{Limits, QueuePair, RecvRequest, SendRequest};
 
 use super::{Rig, Sizes};
 use crate::sim::fabric::{Fabric, Links, SimCq, SimQp};
 
-/// Ports over simulated reliable connections. `UNCOPIED`: their buffers are registered.
+/// Ports over simulated reliable connections. `UNCOPIED`: longer messages go from where they lie.
 #[derive(Debug)]
 pub struct Rdma<const UNCOPIED: bool>;
 
-type Port<'m> = RdmaPort<'m, SimQp<'m>, SimCq<'m>>;
+type Port<'m> = RdmaPort<'m, Pair<'m>, SimCq<'m>, Keys<'m>>;
+
+/// A queue pair that is destroyed when it is dropped, as those of libraries are: what is under way then is lost.
+#[derive(Debug)]
+pub struct Pair<'m> {
+    fabric: &'m Fabric,
+    inner: SimQp<'m>,
+}
+
+impl QueuePair for Pair<'_> {
+    type Key = u32;
+
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+    fn qp_num(&self) -> u32 {
+        self.inner.qp_num()
+    }
+    fn post_send(&self, send: &SendRequest<'_, u32>) -> Result<(), PostError> {
+        self.inner.post_send(send)
+    }
+    fn post_recv(&self, recv: &RecvRequest<'_, u32>) -> Result<(), PostError> {
+        self.inner.post_recv(recv)
+    }
+    fn ring_doorbell(&self) -> Published {
+        self.inner.ring_doorbell()
+    }
+    fn ring_recv_doorbell(&self) -> Published {
+        self.inner.ring_recv_doorbell()
+    }
+}
+
+impl Drop for Pair<'_> {
+    fn drop(&mut self) {
+        self.fabric.destroy(&self.inner);
+    }
+}
+
+/// Registers memory of a host, where anything is registered at all.
+#[derive(Debug)]
+pub struct Keys<'m> {
+    fabric: &'m Fabric,
+    host: usize,
+    next: Cell<u32>,
+}
+
+#[expect(unsafe_code, reason = "a promise about simulated devices")]
+// SAFETY: the network lets in whom it is told to, and settles what is under way when a range is taken back.
+unsafe impl Registrar for Keys<'_> {
+    fn register(&self, memory: &Sge, access: Access) -> Result<u32, PostError> {
+        let key = self.next.get();
+        self.next.set(key + 5);
+        let start = u64::try_from(memory.bytes().as_ptr().expose_provenance()).unwrap();
+        let bytes = u64::try_from(memory.length()).unwrap();
+        self.fabric.register(self.host, key, (start, bytes), access);
+        Ok(key)
+    }
+
+    fn unregister(&self, key: u32) -> bool {
+        self.fabric.unregister(self.host, key)
+    }
+}
 
 /// One end of a connection, and where the other one is.
 #[derive(Debug)]
@@ -89,7 +150,7 @@ impl<'m> RdmaGround<'m> {
                     None => station.port.not_connected(link, Unreachable::Refused),
                 },
                 Request::Close { link, pair } => {
-                    self.fabric.destroy(&pair);
+                    drop(pair);
                     station.ends.borrow_mut().retain(|end| end.link != link);
                     // SAFETY: it was destroyed just now.
                     station.port.destroyed(link, unsafe { Destroyed::promise() });
@@ -102,14 +163,14 @@ impl<'m> RdmaGround<'m> {
             };
             let ends = [(there.host, 0), (station.host, 0)];
             let (theirs, ours) = self.fabric.connect_hosts(ends, PAIR);
-            let Ok(accepted) = station.port.accept(ours) else {
+            let pair = |inner| Pair { fabric: &self.fabric, inner };
+            let Ok(accepted) = station.port.accept(pair(ours)) else {
                 there.port.not_connected(link, Unreachable::Refused);
                 continue;
             };
             let other = (caller, link);
             station.ends.borrow_mut().push(End { link: accepted, pair: ours, other });
-            if there.port.connected(link, theirs).is_err() {
-                self.fabric.destroy(&theirs);
+            if there.port.connected(link, pair(theirs)).is_err() {
                 station.port.lost(accepted);
                 continue;
             }
@@ -179,6 +240,15 @@ impl Provider for HostedPort<'_> {
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
         self.rdma().post_recv(wr)
     }
+    fn post_one_sided(&self, wr: &OneSidedWr) -> Result<(), PostError> {
+        self.rdma().post_one_sided(wr)
+    }
+    fn expose(&self, wr: &ExposeWr) -> Result<RemoteRegion, PostError> {
+        self.rdma().expose(wr)
+    }
+    fn withdraw(&self, wr_id: WrId) -> Result<(), CancelError> {
+        self.rdma().withdraw(wr_id)
+    }
     fn ring_doorbell(&self) -> Published {
         self.rdma().ring_doorbell()
     }
@@ -216,14 +286,13 @@ impl Drop for HostedPort<'_> {
         let Some(station) = self.station.take() else { return };
         station.is_dead.set(true);
         let (ends, calls) = (station.ends.take(), station.calls.take());
-        // It says goodbye.
+        // Its queue pairs are destroyed.
         drop(Rc::into_inner(station).expect("nobody else has it"));
-        self.ground.settle();
         self.ground.end(ends, calls);
     }
 }
 
-fn config_of(endpoint_type: EndpointType, sizes: &Sizes) -> RdmaConfig {
+fn config_of(endpoint_type: EndpointType, sizes: &Sizes, is_uncopied: bool) -> RdmaConfig {
     RdmaConfig {
         peers_max: sizes.peers_max,
         links: if endpoint_type == EndpointType::Msg { 4 } else { sizes.peers_max + 4 },
@@ -232,7 +301,7 @@ fn config_of(endpoint_type: EndpointType, sizes: &Sizes) -> RdmaConfig {
         message_bytes_max: sizes.message_bytes_max,
         slots: sizes.link_depth,
         slot_bytes: 1024,
-        uncopied_bytes_min: 300,
+        uncopied_bytes_min: if is_uncopied { 300 } else { u32::MAX },
         routes_max: sizes.endpoints + 4,
         ..RdmaConfig::default()
     }
@@ -245,6 +314,7 @@ impl<const UNCOPIED: bool> Rig for Rdma<UNCOPIED> {
     const SPILLS: bool = false;
     const MEETS: bool = true;
     const FENCES: bool = false;
+    const REFUSALS_END: bool = true;
 
     fn lay<'m>(_lines: &'m [Line], _bump: &Bump<'m>, _sizes: &Sizes) -> RdmaGround<'m> {
         RdmaGround { fabric: Fabric::new(1, 0, Links::QUIET, 1), listed: RefCell::default() }
@@ -263,19 +333,21 @@ impl<const UNCOPIED: bool> Rig for Rdma<UNCOPIED> {
         if ground.listed.borrow().len() == usize::try_from(sizes.endpoints).unwrap() {
             return Err("there are too many".into());
         }
-        let config = config_of(endpoint_type, sizes);
+        let config = config_of(endpoint_type, sizes, UNCOPIED);
         let bytes = usize::try_from(config.memory_bytes()).unwrap();
         let lines: &'m [Line] = bump.slice_with(bytes.div_ceil(64), |_| Line::zeroed()).unwrap();
         let host = ground.fabric.add_host();
         let address = u64::try_from(lines.as_ptr().expose_provenance()).unwrap();
-        ground.fabric.register(host, KEYS[0], (address, config.memory_bytes()));
-        ground.fabric.register(host, KEYS[1], (0, u64::MAX));
+        ground.fabric.register(host, KEYS[0], (address, config.memory_bytes()), Access::NONE);
+        ground.fabric.register(host, KEYS[1], (0, u64::MAX), Access::NONE);
         // SAFETY: all memory of the world outlives its ports and the network. Simulated devices use what requests name until they have completed
-        // them; what they may read after that, where a port has gone with sends under way, is the world's.
-        let loans = UNCOPIED.then(|| unsafe { Loans::promise(0, u64::MAX, KEYS[1]) });
-        let memory = Memory { lines, address, key: KEYS[0], loans };
+        // them, or the queue pair was destroyed, as it is when it is dropped.
+        let loans = unsafe { Loans::promise(0, u64::MAX, KEYS[1]) };
+        let memory = Memory { lines, address, key: KEYS[0], loans: Some(loans) };
         let cq = ground.fabric.cq(host, 0, config.completions());
-        let port = RdmaPort::place(bump, (name, endpoint_type), &config, cq, memory)
+        let keys = Keys { fabric: &ground.fabric, host, next: Cell::new(0x1000) };
+        let who = (name, endpoint_type);
+        let port = RdmaPort::place_with(bump, who, &config, (cq, keys), memory)
             .map_err(|e| e.to_string())?;
         let station = Rc::new(Station {
             port,

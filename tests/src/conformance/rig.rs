@@ -113,6 +113,8 @@ pub trait Rig: Sized + 'static {
     const MEETS: bool = false;
     /// Whether a port that others hold for dead finds that out. Where nobody can take its connections away from it, it is not.
     const FENCES: bool = true;
+    /// Whether what is refused on the memory of a peer ends the connection to it.
+    const REFUSALS_END: bool = false;
     /// Whether exposed memory ends where its region does. A key that opens a whole arena lets one into what is beside it.
     const BOUNDS: bool = true;
     /// Whether a write has to complete before a message that is to be seen after it may be posted.

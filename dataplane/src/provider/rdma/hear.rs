@@ -14,16 +14,17 @@ use crate::error::Fatal;
 use crate::id::OpTag;
 use crate::provider::Status;
 use crate::provider::tcp::frame::{FrameFault, Greeting};
+use crate::raw::region::Registrar;
 use crate::shm::lane::Envelope;
 use crate::table::wide;
-use crate::verbs::{CompletionQueue, QueuePair, Wc};
+use crate::verbs::{CompletionQueue, QueuePair, Wc, WcStatus};
 
 /// Completions that are taken at once.
 const BATCH: usize = 16;
 /// Batches of one poll.
 const BATCHES: u32 = 8;
 
-impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
+impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     /// Takes what the device has completed.
     #[inline]
     pub(super) fn hear(&self) {
@@ -65,30 +66,39 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
 
     #[inline]
     fn take_sent(&self, (at, link): (u32, &'m Link<'m, Q>), number: u32, wc: &Wc) {
-        let (status, has_failed) = match wc.outcome() {
-            Ok(_) => (Status::Success, false),
+        let failure = match wc.outcome() {
+            Ok(_) => None,
             Err(error) => {
                 self.last_error.set(Some(error));
-                (Status::PeerGone, true)
+                Some(error.0)
             }
         };
-        let over = |sent: Sent, status| self.over_with(sent, status);
-        if !link.sent(number, status, over) {
+        let over = |sent: Sent, failure| self.over_with(sent, failure);
+        if !link.sent(number, failure, over) {
             self.stray();
             self.fail(at, link, Fatal::QueueError);
-        } else if has_failed {
+        } else if failure.is_some() {
             self.fail(at, link, Fatal::PeerGone);
         }
     }
 
-    pub(super) fn over_with(&self, sent: Sent, status: Status) {
-        match sent.done {
-            Done::Nobody | Done::Known => {}
-            Done::Sender(wr_id) => {
-                self.under_way.set(self.under_way.get().saturating_sub(1));
-                self.finish_send(wr_id, status);
-            }
-        }
+    /// A send is over: it was done, or has failed like that.
+    pub(super) fn over_with(&self, sent: Sent, failure: Option<WcStatus>) {
+        let (wr_id, bytes) = match sent.done {
+            Done::Nobody | Done::Known => return,
+            Done::Sender(wr_id) => (wr_id, 0),
+            Done::Initiator(wr_id, bytes) => (wr_id, bytes),
+        };
+        self.under_way.set(self.under_way.get().saturating_sub(1));
+        let (status, bytes) = match (failure, sent.done) {
+            (None, _) => (Status::Success, bytes),
+            (
+                Some(WcStatus::REMOTE_ACCESS | WcStatus::REMOTE_INVALID_REQUEST),
+                Done::Initiator(..),
+            ) => (Status::RemoteAccess, 0),
+            (Some(_), _) => (Status::PeerGone, 0),
+        };
+        self.finish_send(wr_id, status, bytes);
     }
 
     #[inline]

@@ -19,10 +19,9 @@ use super::link::Stage;
 use super::port::RdmaPort;
 use crate::error::{Misuse, PostError, Retry};
 use crate::id::Name;
-use crate::provider::Status;
 use crate::provider::peers::Standing;
-use crate::raw::region::Destroyed;
-use crate::verbs::{CompletionQueue, QueuePair};
+use crate::raw::region::{Destroyed, Registrar};
+use crate::verbs::{CompletionQueue, QueuePair, WcStatus};
 
 /// A connection of a port: a row, and which use of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -82,7 +81,7 @@ impl<Q> fmt::Display for Rejected<Q> {
 
 impl<Q> core::error::Error for Rejected<Q> {}
 
-impl<Q: QueuePair, C: CompletionQueue> RdmaPort<'_, Q, C> {
+impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
     /// Says that the endpoint of that name can be connected to.
     ///
     /// # Errors
@@ -245,7 +244,7 @@ impl<Q: QueuePair, C: CompletionQueue> RdmaPort<'_, Q, C> {
             return;
         }
         while let Some(sent) = link.pop_sent() {
-            self.over_with(sent, Status::PeerGone);
+            self.over_with(sent, Some(WcStatus::FLUSHED));
         }
         link.staged.set(0);
         if link.stage.get() == Stage::Closing {

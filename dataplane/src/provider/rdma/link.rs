@@ -24,13 +24,14 @@ use super::memory::{Slots, short};
 use super::piece::{self, Content, Grant};
 use crate::error::{Fatal, PostError, Retry};
 use crate::id::{Addr, Generation, OpTag, WrId};
-use crate::provider::Status;
 use crate::provider::tcp::frame::Greeting;
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::Envelope;
 use crate::table::Ring;
 use crate::time::Instant;
-use crate::verbs::{QueuePair, RecvRequest, RemotePlace, Segment, SendFlags, SendRequest, Verb};
+use crate::verbs::{
+    QueuePair, RecvRequest, RemotePlace, Segment, SendFlags, SendRequest, Verb, WcStatus,
+};
 
 /// Receives for control: hello, credit, goodbye. They are never held up by messages that nobody has asked for.
 pub(super) const CONTROL_RECEIVES: u32 = 4;
@@ -78,6 +79,8 @@ pub(super) enum Done {
     Known,
     /// Whoever has posted the buffer that it was sent from.
     Sender(WrId),
+    /// Whoever has posted a one-sided operation, of so many bytes.
+    Initiator(WrId, u32),
 }
 
 /// A piece that has come.
@@ -387,12 +390,13 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         crate::table::count(lost.filter(|sent| sent.is_last).count())
     }
 
-    /// A completion of a send. `over` is told of each that it ends, whatever the status; whether it was one that may come.
+    /// A completion of a send, which has failed with that status if it has. `over` is told of each that it ends. Whether it was one that
+    /// may come.
     pub(super) fn sent(
         &self,
         number: u32,
-        status: Status,
-        mut over: impl FnMut(Sent, Status),
+        failure: Option<WcStatus>,
+        mut over: impl FnMut(Sent, Option<WcStatus>),
     ) -> bool {
         let skipped = number.wrapping_sub(self.oldest_send.get());
         if skipped >= self.sends.len().saturating_sub(self.staged.get()) {
@@ -404,11 +408,11 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         }
         for _ in 0..skipped {
             if let Some(sent) = self.pop_sent() {
-                over(sent, Status::Success);
+                over(sent, None);
             }
         }
         if let Some(sent) = self.pop_sent() {
-            over(sent, status);
+            over(sent, failure);
         }
         true
     }

@@ -21,6 +21,7 @@ use crate::id::{Addr, Name};
 use crate::provider::peers::Standing;
 use crate::provider::tcp::frame::{FrameFault, Greeting, LimitsError};
 use crate::provider::{EndpointType, Event};
+use crate::raw::region::Registrar;
 use crate::table::wide;
 use crate::verbs::{CompletionQueue, QueuePair};
 
@@ -34,13 +35,15 @@ enum Answer<'m> {
     Refuse,
 }
 
-impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
+impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     #[inline]
     pub(super) fn link(&self, at: u32) -> Option<&'m Link<'m, Q>> {
         self.links.get(wide(at))?.as_ref()
     }
 
-    pub(super) fn all_links(&self) -> impl Iterator<Item = (u32, &'m Link<'m, Q>)> + use<'m, Q, C> {
+    pub(super) fn all_links(
+        &self,
+    ) -> impl Iterator<Item = (u32, &'m Link<'m, Q>)> + use<'m, Q, C, X> {
         (0..u32::MAX).zip(self.links.iter().flatten())
     }
 
@@ -51,7 +54,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
     pub(super) fn links_of(
         &self,
         addr: Addr,
-    ) -> impl Iterator<Item = (u32, &'m Link<'m, Q>)> + use<'m, Q, C> {
+    ) -> impl Iterator<Item = (u32, &'m Link<'m, Q>)> + use<'m, Q, C, X> {
         self.all_links().filter(move |(_, link)| link.peer.get() == Some(addr))
     }
 

@@ -17,6 +17,7 @@
 //! | `out` | messages into pieces |
 //! | `hear` | completions, and what has come with them |
 //! | `read` | messages out of their slots into receives |
+//! | `one_sided` | reads, writes and atomics on memory of peers; memory that peers are let into |
 //! | `peers`, `meet` | the address table; how connections begin and end |
 //! | `host` | what the host is asked for, and answers |
 //!
@@ -30,6 +31,9 @@
 //!
 //! *Who makes queue pairs* is the host ([`Request`]): one port serves MSG and RDM, over one connection or over as many as there are peers that are
 //! spoken to.
+//!
+//! *One-sided operations* are the device's own. What the peer's device does not let in ends with `RemoteAccess`, and with it ends the connection, as
+//! reliable connections have it: the peer is gone then, and has to be connected to anew.
 //!
 //! *The end.* A peer that leaves says goodbye. One that dies is noticed by a send that fails, or by the host ([`RdmaPort::lost`]): a reliable
 //! connection on which nothing is sent says nothing of its other end.
@@ -52,13 +56,14 @@ mod host;
 mod link;
 mod meet;
 mod memory;
+mod one_sided;
 mod out;
 mod peers;
 pub mod piece;
 mod port;
 mod read;
 
-pub use crate::raw::region::Loans;
+pub use crate::raw::region::{Loans, Registrar};
 pub use host::{LinkId, Rejected, Request, Unreachable};
 pub use memory::Memory;
 pub use port::RdmaPort;
@@ -90,6 +95,8 @@ pub struct RdmaConfig {
     pub uncopied_bytes_min: u32,
     /// Names that may be connected to.
     pub routes_max: u32,
+    /// Buffers that peers may be let into at once, where there is a [`Registrar`].
+    pub exposed_max: u32,
     /// How long the other end may take to say hello, to answer, or to let go, and the host to connect.
     pub greeting_timeout: Nanos,
 }
@@ -112,6 +119,7 @@ impl Default for RdmaConfig {
             slot_bytes: 8 << 10,
             uncopied_bytes_min: 4096,
             routes_max: 4,
+            exposed_max: 16,
             greeting_timeout: Nanos::from_millis(5000),
         }
     }
@@ -119,6 +127,8 @@ impl Default for RdmaConfig {
 
 impl RdmaConfig {
     /// What such a port says of itself. Memory that is to be sent from where it lies has to be registered.
+    ///
+    /// One that is told of an arena of loans has [`Caps::RMA`] and [`Caps::ATOMIC`] besides, one with a [`Registrar`] [`Caps::EXPOSE`].
     #[must_use]
     pub const fn info(&self, endpoint_type: EndpointType) -> Info {
         let longest = to_usize(widen(self.message_bytes_max));
@@ -182,6 +192,7 @@ impl RdmaConfig {
             many(self.matching.recv_depth, 384),
             many(self.send_depth.next_power_of_two(), 32),
             many(self.routes_max, 128),
+            many(self.exposed_max, 32),
             16 << 10,
         ]
         .into_iter()

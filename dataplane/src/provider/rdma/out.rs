@@ -11,6 +11,7 @@ use super::piece::{self, Content, Grant, HEADER_BYTES};
 use super::port::RdmaPort;
 use crate::error::{Misuse, PostError, Retry};
 use crate::provider::{Payload, SendWr, Status};
+use crate::raw::region::Registrar;
 use crate::shm::lane::Envelope;
 use crate::table::wide;
 use crate::verbs::{CompletionQueue, QueuePair, Segment, Verb};
@@ -33,7 +34,7 @@ pub(super) const fn pieces(length: u32, piece_bytes: u32) -> u32 {
     more.saturating_add(1)
 }
 
-impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
+impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     /// Stages a message on a link that is up. Nothing is consumed where it does not go whole.
     #[inline]
     pub(super) fn stage(
@@ -65,7 +66,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
         }
         self.send_pieces((at, link), content, (bytes, None), Done::Nobody)?;
         if let Payload::Posted { wr_id, .. } = wr.payload {
-            self.finish_send(wr_id, Status::Success);
+            self.finish_send(wr_id, Status::Success, 0);
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ use crate::error::{Misuse, PostError, Retry};
 use crate::id::{Addr, Name};
 use crate::provider::peers::{PeerState, Standing};
 use crate::provider::{Cqe, EndpointType, Event, Select, Source, Waiting};
+use crate::raw::region::Registrar;
 use crate::table::NIL;
 use crate::verbs::{CompletionQueue, QueuePair};
 
@@ -47,7 +48,7 @@ impl AsRef<PeerState> for Row {
     }
 }
 
-impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
+impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     /// The row of a peer that is not lost. One that is, and has come back since, gets a new row.
     pub(super) fn row_of(&self, name: &Name) -> Option<(u32, &'m Row)> {
         self.peers

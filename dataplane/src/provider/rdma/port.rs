@@ -18,17 +18,21 @@ use crate::provider::peers::Peers;
 use crate::provider::queues::Queues;
 use crate::provider::tcp::frame::{FrameFault, Greeting};
 use crate::provider::{
-    CancelError, Cqe, EndpointType, Event, Info, Payload, Provider, Published, RecvWr, Select,
-    SendWr, Source, Status, Waiting,
+    CancelError, Caps, Cqe, EndpointType, Event, ExposeWr, Info, OneSidedWr, Payload, Provider,
+    Published, RecvWr, RemoteRegion, Select, SendWr, Source, Status, Waiting,
 };
 use crate::raw::place::Bump;
+use crate::raw::region::Registrar;
 use crate::table::{Ring, wide};
 use crate::time::Instant;
 use crate::verbs::{CompletionQueue, QueuePair, WcStatus};
 
 /// A port over reliable connections of one device. Belongs to one thread.
-pub struct RdmaPort<'m, Q: QueuePair, C> {
+pub struct RdmaPort<'m, Q: QueuePair, C, X: Registrar = ()> {
     pub(super) cq: C,
+    pub(super) registrar: X,
+    /// What peers are let into: by which id, and with which key.
+    pub(super) exposed: &'m [Cell<Option<(WrId, u32)>>],
     pub(super) config: RdmaConfig,
     pub(super) greeting: Greeting,
     pub(super) info: Info,
@@ -40,7 +44,7 @@ pub struct RdmaPort<'m, Q: QueuePair, C> {
     pub(super) routes: &'m [Cell<Option<Name>>],
     pub(super) queues: Queues<'m>,
     /// Sends that are over and whose completions were not yet polled.
-    done: Ring<'m, (WrId, Status)>,
+    done: Ring<'m, (WrId, Status, u32)>,
     /// Posted sends whose memory the device has.
     pub(super) under_way: Cell<u32>,
     /// Links with messages that have come whole, and links with something for the next doorbell.
@@ -60,7 +64,7 @@ pub struct RdmaPort<'m, Q: QueuePair, C> {
     counters: Cell<RdmaCounters>,
 }
 
-impl<Q: QueuePair, C> fmt::Debug for RdmaPort<'_, Q, C> {
+impl<Q: QueuePair, C, X: Registrar> fmt::Debug for RdmaPort<'_, Q, C, X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RdmaPort").field("greeting", &self.greeting).finish_non_exhaustive()
     }
@@ -74,9 +78,25 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
     /// [`PortOpenError`] names the relation that does not hold.
     pub fn place(
         bump: &Bump<'m>,
-        (name, endpoint_type): (&Name, EndpointType),
+        who: (&Name, EndpointType),
         config: &RdmaConfig,
         cq: C,
+        memory: Memory<'m, Q::Key>,
+    ) -> Result<Self, PortOpenError> {
+        Self::place_with(bump, who, config, (cq, ()), memory)
+    }
+}
+
+impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
+    /// The same, with somebody who lets peers into memory: then it can be [exposed](Provider::expose).
+    ///
+    /// # Errors
+    /// As of [`place`](RdmaPort::place).
+    pub fn place_with(
+        bump: &Bump<'m>,
+        (name, endpoint_type): (&Name, EndpointType),
+        config: &RdmaConfig,
+        (cq, registrar): (C, X),
         memory: Memory<'m, Q::Key>,
     ) -> Result<Self, PortOpenError> {
         let kind = match endpoint_type {
@@ -102,12 +122,22 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
         if let Some(exhausted) = exhausted {
             return Err(exhausted.into());
         }
-        let nothing = (WrId::from_raw(0), Status::Success);
+        let nothing = (WrId::from_raw(0), Status::Success, 0);
+        let exposed_max = if X::EXPOSES { config.exposed_max } else { 0 };
+        let mut info = config.info(endpoint_type);
+        if memory.loans.is_some() {
+            info.caps = info.caps.with(Caps::RMA).with(Caps::ATOMIC);
+        }
+        if X::EXPOSES {
+            info.caps = info.caps.with(Caps::EXPOSE);
+        }
         Ok(Self {
             cq,
+            registrar,
+            exposed: bump.slice_with(wide(exposed_max), |_| Cell::new(None))?,
             config: *config,
             greeting: Greeting { name: *name, kind, limits: config.limits() },
-            info: config.info(endpoint_type),
+            info,
             slots,
             loans: memory.loans,
             peers: Peers::place(bump, config.peers_max, Row::vacant)?,
@@ -177,9 +207,16 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
 
     /// A posted send is over. A place was kept for it.
     #[inline]
-    pub(super) fn finish_send(&self, wr_id: WrId, status: Status) {
-        let pushed = self.done.push((wr_id, status));
+    pub(super) fn finish_send(&self, wr_id: WrId, status: Status, bytes: u32) {
+        let pushed = self.done.push((wr_id, status, bytes));
         debug_assert!(pushed.is_ok(), "post_send keeps a place for it");
+    }
+
+    /// Whether there is a place for one more completion of a send.
+    #[inline]
+    pub(super) const fn may_owe(&self) -> Result<(), Retry> {
+        let owed = self.under_way.get().saturating_add(self.done.len());
+        if owed >= self.info.limits.send_depth { Err(Retry::CqFull) } else { Ok(()) }
     }
 
     /// What has come.
@@ -204,7 +241,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
     }
 }
 
-impl<Q: QueuePair, C: CompletionQueue> Provider for RdmaPort<'_, Q, C> {
+impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q, C, X> {
     fn info(&self) -> &Info {
         &self.info
     }
@@ -231,14 +268,23 @@ impl<Q: QueuePair, C: CompletionQueue> Provider for RdmaPort<'_, Q, C> {
         }
         let link = self.make_ready(wr.to.slot(), row)?;
         if let Payload::Posted { .. } = wr.payload {
-            let owed = self.under_way.get().saturating_add(self.done.len());
-            if owed >= self.info.limits.send_depth {
-                return Err(Retry::CqFull.into());
-            }
+            self.may_owe()?;
         }
         self.stage(link, wr)?;
         self.queues.count_staged();
         Ok(())
+    }
+
+    fn post_one_sided(&self, wr: &OneSidedWr) -> Result<(), PostError> {
+        self.ask(wr)
+    }
+
+    fn expose(&self, wr: &ExposeWr) -> Result<RemoteRegion, PostError> {
+        self.let_in(wr)
+    }
+
+    fn withdraw(&self, wr_id: WrId) -> Result<(), CancelError> {
+        self.shut_out(wr_id)
     }
 
     #[inline]
@@ -266,7 +312,10 @@ impl<Q: QueuePair, C: CompletionQueue> Provider for RdmaPort<'_, Q, C> {
             let _none = self.publish();
         }
         self.hear();
-        let sends = || self.done.pop().map(|(wr_id, status)| Cqe::without_message(wr_id, status));
+        let sends = || {
+            let (wr_id, status, length) = self.done.pop()?;
+            Some(Cqe { length, ..Cqe::without_message(wr_id, status) })
+        };
         self.queues.poll(sends, |out| self.take_in(out), out);
     }
 
@@ -290,13 +339,16 @@ impl<Q: QueuePair, C: CompletionQueue> Provider for RdmaPort<'_, Q, C> {
     }
 }
 
-impl<Q: QueuePair, C> Drop for RdmaPort<'_, Q, C> {
+impl<Q: QueuePair, C, X: Registrar> Drop for RdmaPort<'_, Q, C, X> {
     /// Queue pairs that are still there go with the port; whoever wants its last messages to arrive disconnects its peers first, and turns
     /// until the port [is quiet](RdmaPort::is_quiet).
     fn drop(&mut self) {
         for (at, link) in (0..u32::MAX).zip(self.links.iter().flatten()) {
             link.part_for_good(at, &self.slots);
             drop(link.hand_out());
+        }
+        for (_, key) in self.exposed.iter().filter_map(Cell::take) {
+            let _gone = self.registrar.unregister(key);
         }
     }
 }

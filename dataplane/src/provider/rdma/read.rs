@@ -9,6 +9,7 @@ use super::port::RdmaPort;
 use crate::msg::matching::Incoming;
 use crate::provider::queues::Found;
 use crate::provider::{Cqe, Select, Source, Waiting};
+use crate::raw::region::Registrar;
 use crate::verbs::{CompletionQueue, QueuePair};
 
 /// Messages taken from one connection before the next has its turn.
@@ -25,7 +26,7 @@ enum Look {
     More,
 }
 
-impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
+impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     /// Hands out what has come.
     #[inline]
     pub(super) fn deliver(&self, out: &mut VecView<Cqe>) {

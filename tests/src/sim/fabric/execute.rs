@@ -15,9 +15,13 @@ impl State {
         }
         let length = work.bytes();
         if let Some(remote) = work.remote
-            && !self.lets_in((there, device), remote.key, (remote.address, length))
+            && !self.lets_in((there, device), remote.key, (remote.address, length), work.verb)
         {
             return Err(Some(WcStatus::REMOTE_ACCESS));
+        }
+        let is_atomic = matches!(work.verb, Verb::FetchAdd(_) | Verb::CompareSwap { .. });
+        if is_atomic && work.remote.is_some_and(|remote| !remote.address.is_multiple_of(8)) {
+            return Err(Some(WcStatus::REMOTE_INVALID_REQUEST));
         }
         let remote = work.remote.map_or(0, |remote| remote.address);
         if self.fault(self.faults.losses) {

@@ -27,7 +27,7 @@ mod world;
 use core::cell::RefCell;
 
 use spinwire_dataplane::error::PostError;
-use spinwire_dataplane::provider::Published;
+use spinwire_dataplane::provider::{Access, Published};
 use spinwire_dataplane::verbs::{CompletionQueue, Limits, QueuePair, RecvRequest, SendRequest, Wc};
 
 pub use world::{Death, Faults, Links};
@@ -84,12 +84,22 @@ impl Fabric {
         self.state.borrow_mut().add_host()
     }
 
-    /// Lets the device of a host, and whoever it is connected with, into a range of memory of this process, under that key. It has to stay for
-    /// as long as time goes on.
-    pub fn register(&self, host: usize, key: u32, (start, bytes): (u64, u64)) {
+    /// Lets the device of a host into a range of memory of this process, and with that key the other ends of its queue pairs, as far as `rights`
+    /// say. It has to stay for as long as time goes on, or until it is taken back.
+    pub fn register(&self, host: usize, key: u32, (start, bytes): (u64, u64), rights: Access) {
         if let memory::Memory::Machine(ranges) = &mut self.state.borrow_mut().memory[host] {
-            ranges.push((key, start, bytes));
+            ranges.push(memory::Range { key, start, bytes, rights });
         }
+    }
+
+    /// Takes a range back. What the device was about to write there is written; nothing more will be.
+    pub fn unregister(&self, host: usize, key: u32) -> bool {
+        let mut state = self.state.borrow_mut();
+        state.settle((host, 0), u64::MAX);
+        let memory::Memory::Machine(ranges) = &mut state.memory[host] else { return false };
+        let before = ranges.len();
+        ranges.retain(|range| range.key != key);
+        ranges.len() < before
     }
 
     /// A queue pair is no more. The other end finds that out when it sends.
