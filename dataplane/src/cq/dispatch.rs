@@ -14,7 +14,7 @@ use super::entry::{Cqe, Failure, Odd, Received, Sent, Side};
 use super::queue::{Cq, CqCounts, Sink};
 use super::table::{QueueTable, TableError};
 use crate::raw::mmio::Bus;
-use crate::tracker::{Completed, Earlier, Failed, Ordered, Posted, Stale};
+use crate::tracker::{Completed, Earlier, Failed, FailedBy, Ordered, Posted, Stale};
 
 /// A queue pair, as a completion queue sees it.
 pub trait Queues {
@@ -36,7 +36,7 @@ pub trait Queues {
     ///
     /// # Errors
     /// Nothing like that is under way.
-    fn fail_send(&self, wqe_counter: u16) -> Result<Failed<Self::Send>, Stale>;
+    fn fail_send(&self, wqe_counter: u16, by: FailedBy) -> Result<Failed<Self::Send>, Stale>;
 
     /// A receive is done.
     ///
@@ -136,7 +136,7 @@ fn resolve<'q, Q: Queues + ?Sized>(queues: &Q, cqe: &Cqe<'q>) -> Event<'q, Q::Se
 fn failed<Q: Queues + ?Sized>(queues: &Q, failure: Failure) -> Event<'static, Q::Send, Q::Receive> {
     let event = match failure.side {
         Side::Send => queues
-            .fail_send(failure.wqe_counter)
+            .fail_send(failure.wqe_counter, failure.failed_by())
             .map(|Failed { wqe, earlier, .. }| Event::SendFailed { wqe, earlier, failure }),
         Side::Receive => queues
             .fail_receive(failure.wqe_counter)
@@ -525,8 +525,8 @@ impl<S: Copy, R: Copy> Queues for Tracked<'_, S, R> {
         self.send.complete(wqe_counter)
     }
 
-    fn fail_send(&self, wqe_counter: u16) -> Result<Failed<S>, Stale> {
-        self.send.fail(wqe_counter)
+    fn fail_send(&self, wqe_counter: u16, by: FailedBy) -> Result<Failed<S>, Stale> {
+        self.send.fail(wqe_counter, by)
     }
 
     #[inline(always)]
@@ -535,7 +535,7 @@ impl<S: Copy, R: Copy> Queues for Tracked<'_, S, R> {
     }
 
     fn fail_receive(&self, wqe_counter: u16) -> Result<R, Stale> {
-        match self.receive.fail(wqe_counter)?.wqe {
+        match self.receive.fail(wqe_counter, FailedBy::Itself)?.wqe {
             Posted::Signaled(entry) => Ok(entry),
             Posted::Unsignaled | Posted::Fill => Err(Stale::Unsignaled),
         }

@@ -17,6 +17,7 @@ use spinwire_layouts::word::{to_usize, widen};
 use super::Syndrome;
 use crate::raw::line::{self, Line};
 use crate::sync::Ordering;
+use crate::tracker::FailedBy;
 
 /// Words of an entry.
 pub(super) const WORDS: usize = 8;
@@ -64,6 +65,14 @@ pub struct Failure {
     pub syndrome: Syndrome,
     /// More about it, as this maker's manuals explain it.
     pub vendor: u8,
+}
+
+impl Failure {
+    /// Whether the work request failed, or was flushed.
+    #[must_use]
+    pub const fn failed_by(&self) -> FailedBy {
+        if self.syndrome.is_flush() { FailedBy::Flush } else { FailedBy::Itself }
+    }
 }
 
 /// A completion that makes no sense here: of an offload that is not used, with a form that the queue was not made for, or

@@ -24,6 +24,7 @@
 //! is that of the kernel's driver (`en_rx.c`). Never run on hardware: it is verified against those, and against a model.
 
 mod compressed;
+mod discard;
 mod dispatch;
 mod entry;
 mod pair;

@@ -2,7 +2,7 @@
 
 use super::Queues;
 use crate::raw::mmio::Bus;
-use crate::tracker::{Completed, Failed, Posted, Stale};
+use crate::tracker::{Completed, Failed, FailedBy, Posted, Stale};
 use crate::wqe::Qp;
 
 /// Sends and receives with the same kind of entry. A queue pair whose receives are in a shared queue has none of its own: let a
@@ -21,8 +21,8 @@ impl<E: Copy, B: Bus> Queues for Qp<'_, E, B> {
         self.sq().complete(wqe_counter)
     }
 
-    fn fail_send(&self, wqe_counter: u16) -> Result<Failed<E>, Stale> {
-        self.sq().fail(wqe_counter)
+    fn fail_send(&self, wqe_counter: u16, by: FailedBy) -> Result<Failed<E>, Stale> {
+        self.sq().fail(wqe_counter, by)
     }
 
     #[inline(always)]

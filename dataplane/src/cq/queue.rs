@@ -90,11 +90,11 @@ pub struct Cq<'m, B> {
     register: Option<&'m AtomicU64>,
     cqn: u32,
     arm_sn: Cell<u32>,
-    polling: Cell<bool>,
+    pub(super) polling: Cell<bool>,
     pub(super) compression: Compression,
     pub(super) session: Session,
     counts: Cell<CqCounts>,
-    bus: B,
+    pub(super) bus: B,
 }
 
 /// Where completions go: a closure, but one that is always compiled into the poll.
@@ -112,7 +112,7 @@ impl<F: FnMut(Cqe<'_>)> Sink for Closure<F> {
 }
 
 /// Ends a poll, on every way out.
-struct Turn<'a>(&'a Cell<bool>);
+pub(super) struct Turn<'a>(pub(super) &'a Cell<bool>);
 
 impl Drop for Turn<'_> {
     #[inline(always)]
@@ -286,7 +286,7 @@ impl<'m, B: Bus> Cq<'m, B> {
 
     /// How many entries from `ci` on are ours, up to `limit`.
     #[inline(always)]
-    fn ready(&self, limit: u32) -> u32 {
+    pub(super) fn ready(&self, limit: u32) -> u32 {
         let ci = self.ci.get();
         let mut run = 0_u32;
         while run < limit {
@@ -329,7 +329,7 @@ impl<'m, B: Bus> Cq<'m, B> {
 
     /// The lower 64 bytes of the entry of index `at`, in a queue of 128-byte entries.
     #[cold]
-    fn before(&self, at: u32) -> Option<&'m Line> {
+    pub(super) fn before(&self, at: u32) -> Option<&'m Line> {
         let index = self.line_index(at).checked_sub(1)?;
         if self.shift == 0 { None } else { self.lines.get(index) }
     }
@@ -341,7 +341,7 @@ impl<'m, B: Bus> Cq<'m, B> {
 
     /// Tells the device which entries are free.
     #[inline(always)]
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         barrier::loads_before_stores();
         if let Some(slot) = self.record.get(RECORD_CI) {
             self.bus.store_record(slot, Be32::new(self.ci.get() & CI_MASK));

@@ -28,7 +28,7 @@ mod unordered;
 
 use core::fmt;
 
-pub use ordered::{Completed, Earlier, Failed, Flushed, Ordered, OrderedConfig, Posted};
+pub use ordered::{Completed, Earlier, Failed, FailedBy, Flushed, Ordered, OrderedConfig, Posted};
 pub use unordered::{Ticket, Unordered};
 
 use crate::raw::place::Exhausted;

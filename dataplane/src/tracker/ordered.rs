@@ -71,10 +71,19 @@ pub enum Posted<E> {
 /// Unsignaled work requests that an error ended along with the one that it names. Fill is not counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Earlier {
-    /// The error is the first one: so many before it had ended well.
+    /// The error is the first one, and of the work request itself: so many before it had ended well.
     Done(u16),
-    /// The queue had failed before: so many were flushed.
+    /// The queue had failed before, or was put into error: so many were flushed, or may have been, as nothing was said of them.
     Flushed(u16),
+}
+
+/// What an error says of the work request that it names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FailedBy {
+    /// It failed by itself, so that the device was done with those before it.
+    Itself,
+    /// It was flushed, because the queue was in error: after an error of another one, or because somebody has put it there.
+    Flush,
 }
 
 /// One work request that a flush ended.
@@ -133,7 +142,6 @@ pub struct Ordered<'m, E: Copy> {
     /// What was posted after `last` begins here.
     trailing: Cell<u16>,
     trailing_wqes: Cell<u16>,
-    trailing_blocks_max: u16,
     /// So many blocks can be posted unsignaled, at least: where it is too few, they are counted. 0 where the queue has failed.
     unsignaled_room: Cell<u16>,
     wqe_blocks_max: u16,
@@ -152,10 +160,9 @@ impl<'m, E: Copy> Ordered<'m, E> {
         }
         // The longest one, and in front of it, at worst, fill of one block less.
         let reserve = wqe_blocks_max.checked_mul(2).and_then(|twice| twice.checked_sub(1));
-        let Some(trailing_blocks_max) = reserve.and_then(|reserve| rows.checked_sub(reserve))
-        else {
+        if reserve.is_none_or(|reserve| reserve > rows) {
             return Err(PlaceError::Longest { wqe_blocks_max, rows });
-        };
+        }
         let rows = bump.slice_with(usize::from(rows), |_| Row {
             entry: Cell::new(None),
             extent: Cell::new(Extent { blocks: 0, wqes: 0 }),
@@ -171,7 +178,6 @@ impl<'m, E: Copy> Ordered<'m, E> {
             last: Cell::new(0),
             trailing: Cell::new(0),
             trailing_wqes: Cell::new(0),
-            trailing_blocks_max,
             unsignaled_room: Cell::new(0),
             wqe_blocks_max,
             failed: Cell::new(false),
@@ -240,7 +246,17 @@ impl<'m, E: Copy> Ordered<'m, E> {
     #[inline]
     #[must_use]
     pub const fn unsignaled_left(&self) -> u16 {
-        self.trailing_blocks_max.saturating_sub(self.trailing_blocks())
+        self.trailing_blocks_max().saturating_sub(self.trailing_blocks())
+    }
+
+    /// How many blocks the unsignaled ones behind the last signaled one may have, so that the longest signaled one fits behind them,
+    /// with the fill before it. Where they begin so close behind the start of the ring that it would not fit before them, they have
+    /// to end where it fits without fill.
+    #[inline]
+    const fn trailing_blocks_max(&self) -> u16 {
+        let most = self.size().wrapping_sub(self.wqe_blocks_max);
+        let start = self.trailing.get() & self.size().wrapping_sub(1);
+        if start >= self.wqe_blocks_max { most } else { most.saturating_sub(start) }
     }
 
     /// Basic blocks of what was posted after the last signaled one.
@@ -393,14 +409,14 @@ impl<'m, E: Copy> Ordered<'m, E> {
     }
 
     /// An error for the work request that starts at `wqe_counter`, signaled or not: it and everything before it is retired,
-    /// and the queue has failed. The device goes on with errors for the rest, which is given to this call too, or
+    /// and the queue has failed. `by` says what the error says: whether this one failed, or was flushed. The device goes on with errors for the rest, which is given to this call too, or
     /// [`Ordered::flush`] ends it here.
     ///
     /// # Errors
     /// [`Stale`] where no work request that is under way starts there, or a signaled one is before it. Nothing was changed.
     #[cold]
     #[inline(never)]
-    pub fn fail(&self, wqe_counter: u16) -> Result<Failed<E>, Stale> {
+    pub fn fail(&self, wqe_counter: u16, by: FailedBy) -> Result<Failed<E>, Stale> {
         let (row, earlier) = self.find(wqe_counter)?;
         let wqe = match row.entry.take() {
             Some(entry) => Posted::Signaled(entry),
@@ -415,7 +431,7 @@ impl<'m, E: Copy> Ordered<'m, E> {
             self.signaled.set(self.signaled.get().wrapping_sub(1));
         }
         self.unsignaled_room.set(0);
-        let earlier = if self.failed.replace(true) {
+        let earlier = if self.failed.replace(true) || by == FailedBy::Flush {
             Earlier::Flushed(earlier)
         } else {
             Earlier::Done(earlier)

@@ -19,7 +19,7 @@
 //! | [`memory_key`] | keys that are changed by a WQE: windows, lists, invalidation |
 //! | [`ring`] | the blocks of a ring, and the two ways past its end |
 //! | [`send`] | a send queue: room, fill, fences, doorbell |
-//! | [`receive`], [`shared`] | a receive queue; one that queue pairs share |
+//! | [`receive_ring`], [`receive`], [`shared`] | what receive queues have in common; one of a queue pair; one that queue pairs share |
 //! | [`doorbell`] | the order of record, barriers and register |
 //! | [`borrow`] | the flag: one builder a queue at a time |
 //! | [`qp`] | a queue pair: its entry points |
@@ -43,6 +43,7 @@ pub mod doorbell;
 pub mod memory_key;
 pub mod qp;
 pub mod receive;
+pub mod receive_ring;
 pub mod ring;
 pub mod segment;
 pub mod send;
@@ -54,6 +55,7 @@ pub use doorbell::{BlueFlame, Uar};
 pub use memory_key::{Access, KeyUpdate, RelaxedOrdering, Window};
 pub use qp::{Qp, QpConfig, QpMemory, RqBorrow, SqBorrow, Transport};
 pub use receive::{RecvConfig, RecvQueue, RqWqe};
+pub use receive_ring::{RecvWqe, TakesReceives};
 pub use ring::Straddle;
 pub use send::{SendConfig, SendQueue};
 pub use shared::{SharedRecvQueue, SrqWqe};

@@ -30,7 +30,7 @@ use crate::raw::line::Line;
 use crate::raw::mmio::{Bus, DoorbellRecord};
 use crate::raw::place::Bump;
 use crate::sync::Ordering;
-use crate::tracker::{Completed, Failed, Flushed, Ordered, OrderedConfig, Stale};
+use crate::tracker::{Completed, Failed, FailedBy, Flushed, Ordered, OrderedConfig, Stale};
 
 /// What a send queue is like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -185,8 +185,8 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
     ///
     /// # Errors
     /// [`Stale`].
-    pub fn fail(&self, wqe_counter: u16) -> Result<Failed<E>, Stale> {
-        self.tracker.fail(wqe_counter)
+    pub fn fail(&self, wqe_counter: u16, by: FailedBy) -> Result<Failed<E>, Stale> {
+        self.tracker.fail(wqe_counter, by)
     }
 
     /// [`Ordered::flush`]. What was staged and not published is ended, too.
@@ -196,7 +196,8 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
         self.tracker.flush()
     }
 
-    /// Begins anew at index 0, after the queue pair went through the reset state and all was flushed.
+    /// Begins anew at index 0, after the queue pair went through the reset state, all was flushed, and what the completion queue still had of it
+    /// was taken out ([`Cq::discard`](crate::cq::Cq::discard)).
     ///
     /// # Errors
     /// [`Retry::SqFull`] where something is still under way, [`Retry::WouldBlock`] where somebody builds.

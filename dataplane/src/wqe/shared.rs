@@ -14,19 +14,18 @@
 use core::cell::Cell;
 use core::fmt;
 
-use spinwire_layouts::endian::{Be16, Be32};
-use spinwire_layouts::mlx5::{DataSeg, SrqNextSeg, words};
+use spinwire_layouts::endian::Be16;
+use spinwire_layouts::mlx5::{SrqNextSeg, words};
 
 use super::BadQueue;
-use super::borrow::{BorrowFlag, Builds};
-use super::receive::{RecvConfig, RecvMemory, put_list, wide};
-use super::ring::{Run, Sink};
-use super::segment::{List, Nothing, Part, Then, data};
-use crate::error::{Misuse, PostError, Retry};
-use crate::raw::line::Line;
-use crate::raw::mmio::{Bus, DoorbellRecord};
+use super::borrow::Builds;
+use super::receive::{RecvConfig, RecvMemory};
+use super::receive_ring::{ReceiveRing, RecvWqe, TakesReceives};
+use super::ring::Sink;
+use super::segment::{Nothing, Part};
+use crate::error::{Fatal, PostError, Retry};
+use crate::raw::mmio::Bus;
 use crate::raw::place::Bump;
-use crate::raw::region::LocalSge;
 use crate::tracker::{Stale, Unordered};
 
 /// Words of the head of a WQE.
@@ -34,18 +33,16 @@ const HEAD_WORDS: usize = 2;
 
 /// A shared receive queue. One thread.
 pub struct SharedRecvQueue<'m, E: Copy, B> {
-    ring: &'m [Line],
     tracker: Unordered<'m, E>,
-    record: DoorbellRecord<'m>,
-    bus: B,
-    stride_words: usize,
-    sge_max: u32,
+    places: ReceiveRing<'m, B>,
     tail: Cell<u16>,
-    /// WQEs that were ever staged, and those of them that were published.
+    /// WQEs that were ever staged.
     counter: Cell<u16>,
-    published: Cell<u16>,
-    flag: BorrowFlag,
+    failed: Cell<bool>,
 }
+
+/// A receive WQE of a shared queue under construction.
+pub type SrqWqe<'a, 'm, E, B, P = Nothing> = RecvWqe<'a, SharedRecvQueue<'m, E, B>, P>;
 
 impl<'m, E: Copy, B: Bus> SharedRecvQueue<'m, E, B> {
     /// Places the tracker of an empty queue, and links its WQEs.
@@ -58,19 +55,13 @@ impl<'m, E: Copy, B: Bus> SharedRecvQueue<'m, E, B> {
         memory: RecvMemory<'m>,
         bus: B,
     ) -> Result<Self, BadQueue> {
-        let RecvMemory { ring, record } = memory;
-        let stride_words = config.stride_words(1, ring)?;
+        let places = ReceiveRing::new(config, 1, memory, bus)?;
         let queue = Self {
-            ring,
             tracker: Unordered::place(bump, config.wqes)?,
-            record,
-            bus,
-            stride_words,
-            sge_max: u32::from(config.sge_max),
+            places,
             tail: Cell::new(config.wqes.wrapping_sub(1)),
             counter: Cell::new(0),
-            published: Cell::new(0),
-            flag: BorrowFlag::new(Builds::Receives),
+            failed: Cell::new(false),
         };
         for slot in 0..queue.tail.get() {
             queue.link(slot, slot.wrapping_add(1));
@@ -96,7 +87,7 @@ impl<'m, E: Copy, B: Bus> SharedRecvQueue<'m, E, B> {
     #[must_use]
     #[inline]
     pub const fn staged(&self) -> u16 {
-        self.counter.get().wrapping_sub(self.published.get())
+        self.places.staged()
     }
 
     /// Builds a WQE in a closure, which cannot take the builder out.
@@ -108,8 +99,8 @@ impl<'m, E: Copy, B: Bus> SharedRecvQueue<'m, E, B> {
         &self,
         build: impl for<'a> FnOnce(SrqWqe<'a, 'm, E, B>) -> Result<R, X>,
     ) -> Result<R, X> {
-        let _guard = self.flag.try_borrow(Builds::Receives)?;
-        build(SrqWqe { queue: self, parts: Nothing })
+        let _guard = self.places.flag().try_borrow(Builds::Receives)?;
+        build(SrqWqe::new(self))
     }
 
     /// The WQE that a completion names has ended, well or not: its entry, and its place is free. `wqe_counter` is the
@@ -124,89 +115,51 @@ impl<'m, E: Copy, B: Bus> SharedRecvQueue<'m, E, B> {
         Ok(entry)
     }
 
-    /// Ends what is under way in the lowest place, after a fatal error; see [`Unordered::flush`].
+    /// Ends what is under way in the lowest place, after a fatal error of this queue; see [`Unordered::flush`]. What was staged and not
+    /// published is ended, too, and the queue takes nothing any more: the device goes on from place to place, and it is not known at
+    /// which it stands. Destroy it, and open another.
     pub fn flush(&self, from: &mut u16) -> Option<(u16, E)> {
-        self.published.set(self.counter.get());
-        let (slot, entry) = self.tracker.flush(from)?;
-        self.link(self.tail.replace(slot), slot);
-        Some((slot, entry))
+        self.failed.set(true);
+        self.places.forget_staged();
+        self.tracker.flush(from)
     }
 
     fn link(&self, from: u16, to: u16) {
         let head = SrqNextSeg { next_wqe_index: Be16::new(to), ..SrqNextSeg::ZERO };
-        let mut at = Run::from_word(self.ring, wide(from).wrapping_mul(self.stride_words));
+        let mut at = self.places.place(usize::from(from));
         for word in words::<_, HEAD_WORDS>(&head) {
             at.put(word);
         }
     }
 
+    /// Publishes all that is staged, and returns how many WQEs that were.
+    #[inline]
+    pub fn ring_doorbell(&self) -> u16 {
+        self.places.ring_doorbell(self.counter.get())
+    }
+}
+
+impl<E: Copy, B: Bus> TakesReceives for SharedRecvQueue<'_, E, B> {
+    type Entry = E;
+
     #[inline(always)]
     fn stage<P: Part>(&self, parts: &P, entry: E) -> Result<(), PostError> {
-        if parts.units() > self.sge_max {
-            return Err(Misuse::WqeTooLong.into());
+        self.places.fits(parts)?;
+        if self.failed.get() {
+            return Err(Fatal::QueueError.into());
         }
         if self.room() == 0 {
             return Err(Retry::RqFull.into());
         }
         let slot = self.tracker.acquire(entry)?.slot();
-        let first = wide(slot).wrapping_mul(self.stride_words).wrapping_add(HEAD_WORDS);
-        put_list(parts, self.sge_max, &mut Run::from_word(self.ring, first));
+        self.places.put(usize::from(slot), parts);
         self.counter.set(self.counter.get().wrapping_add(1));
         Ok(())
-    }
-
-    /// Publishes all that is staged, and returns how many WQEs that were.
-    #[inline]
-    pub fn ring_doorbell(&self) -> u16 {
-        let staged = self.staged();
-        if staged > 0 {
-            let counter = self.counter.get();
-            self.published.set(counter);
-            self.bus.to_device();
-            self.bus.store_record(self.record.receive(), Be32::new(u32::from(counter)));
-        }
-        staged
     }
 }
 
 impl<E: Copy, B> fmt::Debug for SharedRecvQueue<'_, E, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedRecvQueue").field("tracker", &self.tracker).finish_non_exhaustive()
-    }
-}
-
-/// A receive WQE of a shared queue under construction.
-#[must_use = "a WQE that is not finished is not staged"]
-pub struct SrqWqe<'a, 'm, E: Copy, B, P = Nothing> {
-    queue: &'a SharedRecvQueue<'m, E, B>,
-    parts: P,
-}
-
-impl<'a, 'm, E: Copy, B: Bus, P: Part> SrqWqe<'a, 'm, E, B, P> {
-    /// A range of memory.
-    #[inline(always)]
-    pub const fn sge(self, sge: LocalSge) -> SrqWqe<'a, 'm, E, B, Then<P, DataSeg>> {
-        SrqWqe { queue: self.queue, parts: Then(self.parts, data(sge)) }
-    }
-
-    /// Ranges of memory, one after the other.
-    #[inline(always)]
-    pub const fn sges<'d>(self, sges: &'d [LocalSge]) -> SrqWqe<'a, 'm, E, B, Then<P, List<'d>>> {
-        SrqWqe { queue: self.queue, parts: Then(self.parts, List(sges)) }
-    }
-
-    /// Stages it; its completion will bring `entry`. The next doorbell publishes it.
-    ///
-    /// # Errors
-    /// `RqFull`; [`Misuse::WqeTooLong`]. Nothing was written.
-    #[inline(always)]
-    pub fn finish(self, entry: E) -> Result<(), PostError> {
-        self.queue.stage(&self.parts, entry)
-    }
-}
-
-impl<E: Copy, B, P: fmt::Debug> fmt::Debug for SrqWqe<'_, '_, E, B, P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SrqWqe").field("parts", &self.parts).finish_non_exhaustive()
     }
 }

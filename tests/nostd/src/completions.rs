@@ -5,7 +5,9 @@ use spinwire_dataplane::cq::{
 };
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::raw::mmio::Device;
-use spinwire_dataplane::tracker::{Completed, Failed, Flushed, Ordered, Stale, Ticket, Unordered};
+use spinwire_dataplane::tracker::{
+    Completed, Failed, FailedBy, Flushed, Ordered, Stale, Ticket, Unordered,
+};
 
 type Pair<'m> = Tracked<'m, u64, u64>;
 
@@ -32,8 +34,9 @@ pub extern "C" fn probe_tracker_complete(
 pub extern "C" fn probe_tracker_fail(
     queue: &Ordered<'_, u64>,
     counter: u16,
+    by: FailedBy,
 ) -> Result<Failed<u64>, Stale> {
-    queue.fail(counter)
+    queue.fail(counter, by)
 }
 
 #[unsafe(no_mangle)]

@@ -3,7 +3,7 @@
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::raw::mmio::Device;
 use spinwire_dataplane::raw::region::{LocalSge, Region};
-use spinwire_dataplane::tracker::Stale;
+use spinwire_dataplane::tracker::{FailedBy, Stale};
 use spinwire_dataplane::wqe::{
     Access, Av, KeyUpdate, Qp, RelaxedOrdering, RoceGrh, SharedRecvQueue, UdPeer, Window, WqeFlags,
 };
@@ -97,7 +97,7 @@ pub extern "C" fn probe_wqe_doorbell(qp: &Queues<'_>) -> u16 {
 #[unsafe(no_mangle)]
 pub extern "C" fn probe_wqe_end(qp: &Queues<'_>, counter: u16) -> Result<Option<u64>, Stale> {
     let done = qp.sq().complete(counter)?;
-    qp.sq().fail(counter)?;
+    qp.sq().fail(counter, FailedBy::Itself)?;
     let flushed = qp.sq().flush().and_then(|flushed| flushed.entry);
     Ok(flushed.or(qp.sq().restart().is_ok().then_some(done.entry)))
 }

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use spinwire_dataplane::error::{Fatal, PostError, Retry};
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::tracker::{
-    Completed, Earlier, Failed, Flushed, Ordered, OrderedConfig, PlaceError, Posted, Stale,
+    Completed, Earlier, Failed, FailedBy, Flushed, Ordered, OrderedConfig, PlaceError, Posted,
+    Stale,
 };
 use spinwire_tests::rng::Rng;
 
@@ -19,7 +20,7 @@ enum Op {
     Fill { blocks: u16 },
     CompleteOldest,
     Complete { at: u16 },
-    Fail { at: u16 },
+    Fail { at: u16, by: FailedBy },
     Flush,
     Restart,
 }
@@ -76,10 +77,12 @@ impl Oracle {
     fn why_refused(&self, blocks: u16, kind: Kind) -> Option<PostError> {
         let OrderedConfig { rows, wqe_blocks_max } = self.config;
         let room_after = rows.saturating_sub(self.trailing()).saturating_sub(blocks);
+        // Behind it the longest one goes, with fill before it where it would pass the end of the ring.
+        let to_end = rows - (index(self.pi).wrapping_add(blocks) & (rows - 1));
         let wanted = match kind {
             Kind::Signaled => 0,
-            Kind::Unsignaled => 2 * wqe_blocks_max - 1,
-            Kind::Fill => wqe_blocks_max,
+            Kind::Unsignaled if to_end < wqe_blocks_max => to_end + wqe_blocks_max,
+            Kind::Unsignaled | Kind::Fill => wqe_blocks_max,
         };
         if self.failed {
             Some(PostError::Fatal(Fatal::QueueError))
@@ -133,7 +136,7 @@ impl Oracle {
         Ok(Completed { entry: wqe.id, unsignaled, blocks })
     }
 
-    fn fail(&mut self, counter: u16) -> Result<Failed<usize>, Stale> {
+    fn fail(&mut self, counter: u16, by: FailedBy) -> Result<Failed<usize>, Stale> {
         let found = self.locate(counter)?;
         let (wqe, earlier, blocks) = self.end(found);
         let posted = match wqe.kind {
@@ -142,7 +145,8 @@ impl Oracle {
             Kind::Fill => Posted::Fill,
         };
         let first = !core::mem::replace(&mut self.failed, true);
-        let earlier = if first { Earlier::Done(earlier) } else { Earlier::Flushed(earlier) };
+        let known = first && by == FailedBy::Itself;
+        let earlier = if known { Earlier::Done(earlier) } else { Earlier::Flushed(earlier) };
         Ok(Failed { wqe: posted, earlier, blocks })
     }
 
@@ -203,9 +207,9 @@ impl<'m> Rig<'m> {
                 let counter = index(ci).wrapping_add(at);
                 assert_eq!(tracker.complete(counter), oracle.complete(counter));
             }
-            Op::Fail { at } => {
+            Op::Fail { at, by } => {
                 let counter = index(ci).wrapping_add(at);
-                assert_eq!(tracker.fail(counter), oracle.fail(counter));
+                assert_eq!(tracker.fail(counter, by), oracle.fail(counter, by));
             }
             Op::Flush => assert_eq!(tracker.flush(), oracle.flush()),
             Op::Restart => {
@@ -257,8 +261,9 @@ fn every_sequence_on_a_ring_of_four() {
         Op::Complete { at: 0 },
         Op::Complete { at: 1 },
         Op::CompleteOldest,
-        Op::Fail { at: 0 },
-        Op::Fail { at: 1 },
+        Op::Fail { at: 0, by: FailedBy::Itself },
+        Op::Fail { at: 0, by: FailedBy::Flush },
+        Op::Fail { at: 1, by: FailedBy::Itself },
         Op::Flush,
     ];
     let length = 5_u32;
@@ -283,7 +288,10 @@ fn op(blocks: u16) -> impl Strategy<Value = Op> {
         4 => Just(Op::CompleteOldest),
         2 => (0..20_u16).prop_map(|at| Op::Complete { at }),
         1 => any::<u16>().prop_map(|at| Op::Complete { at }),
-        1 => (0..20_u16).prop_map(|at| Op::Fail { at }),
+        1 => (0..20_u16, any::<bool>()).prop_map(|(at, itself)| {
+            let by = if itself { FailedBy::Itself } else { FailedBy::Flush };
+            Op::Fail { at, by }
+        }),
         1 => Just(Op::Flush),
         1 => Just(Op::Restart),
     ]
@@ -352,12 +360,12 @@ fn an_error_of_an_unsignaled_one_retires_up_to_it_and_says_so() {
         for entry in [None, None, None, Some('s'), None] {
             tracker.post(2, entry).unwrap();
         }
-        let failed = tracker.fail(2).unwrap();
+        let failed = tracker.fail(2, FailedBy::Itself).unwrap();
         assert_eq!(failed.wqe, Posted::Unsignaled);
         assert_eq!((failed.earlier, failed.blocks), (Earlier::Done(1), 4));
         // The device flushes the rest, and names only what it wants to.
         assert_eq!(tracker.complete(6), Err(Stale::Failed));
-        let failed = tracker.fail(6).unwrap();
+        let failed = tracker.fail(6, FailedBy::Flush).unwrap();
         assert_eq!((failed.wqe, failed.earlier), (Posted::Signaled('s'), Earlier::Flushed(1)));
         assert_eq!(tracker.post(1, Some('t')), Err(PostError::Fatal(Fatal::QueueError)));
         assert_eq!(tracker.flush(), Some(Flushed { index: 8, entry: None }));

@@ -2,12 +2,14 @@
 
 use core::cell::{Cell, RefCell};
 use core::panic::AssertUnwindSafe;
+use std::collections::VecDeque;
 use std::panic::catch_unwind;
 
 use spinwire_dataplane::cq::{
     Arrival, Compression, Cq, CqError, CqMemory, Cqe, EntryBytes, Failure, MiniFormat, Notify, Odd,
     Side, Syndrome,
 };
+use spinwire_dataplane::error::{Misuse, Retry};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::mmio::{Bus, Device};
 use spinwire_dataplane::sync::{AtomicU32, AtomicU64, Ordering};
@@ -331,4 +333,64 @@ fn what_cannot_be_a_queue_says_why() {
     assert_eq!(open(&lines[..5], EntryBytes::B128, off), Err(CqError::Entries { entries: 2 }));
     let packed = Compression::Basic(MiniFormat::Hash);
     assert_eq!(open(&lines[..4], EntryBytes::B128, packed), Err(CqError::CompressedWide));
+}
+
+/// What a completion says, data within it included.
+fn told(cqe: &Cqe<'_>) -> (u32, u16, Vec<u8>) {
+    match cqe {
+        Cqe::Sent(cqe) => (cqe.qpn(), cqe.wqe_counter(), Vec::new()),
+        Cqe::Received(cqe) => {
+            let mut bytes = [0; 64];
+            let length = cqe.inline().map_or(0, |inline| inline.copy_out(&mut bytes));
+            (cqe.qpn(), cqe.wqe_counter(), bytes[..length].to_vec())
+        }
+        Cqe::Failed(failure) => (failure.qpn, failure.wqe_counter, vec![failure.syndrome.0]),
+        Cqe::Odd(odd) => panic!("{odd:?}"),
+    }
+}
+
+#[test]
+fn what_a_queue_pair_left_behind_is_taken_out_and_nothing_else() {
+    let mut rng = Rng::new(5);
+    for (entries, bytes) in [(1, 64), (2, 128), (8, 64), (8, 128), (64, 64)] {
+        let ring = Ring::new(entries, bytes);
+        let cq = ring.cq(Compression::Off);
+        let (mut waiting, mut next) = (VecDeque::new(), 0_u16);
+        for round in 0..1500 {
+            for _ in 0..rng.index(ring.room() + 1) {
+                let qpn = 0x40 + u32::try_from(rng.index(3)).unwrap();
+                let opcode = [REQ, RESP_SEND, REQ_ERR, RESP_ERR][rng.index(4)];
+                let fields = Fields { opcode, qpn, counter: next, ..Fields::default() };
+                let (fields, data) = match opcode {
+                    RESP_SEND if bytes == 128 => {
+                        let data = next.to_be_bytes().repeat(32);
+                        (Fields { format: 2, bytes: 64, ..fields }, data)
+                    }
+                    REQ_ERR | RESP_ERR => (Fields { syndrome: 5, ..fields }, vec![5]),
+                    _ => (fields, Vec::new()),
+                };
+                if let Ok(data) = data.as_slice().try_into() {
+                    ring.write_line(ring.pi.get() % entries * 2, data);
+                }
+                ring.push(fields);
+                waiting.push_back((qpn, next, data));
+                next = next.wrapping_add(1);
+            }
+            let qpn = 0x40 + u32::try_from(rng.index(4)).unwrap();
+            let (taken, left): (VecDeque<_>, VecDeque<_>) =
+                waiting.into_iter().partition(|(of, ..)| *of == qpn);
+            let mut seen = VecDeque::new();
+            let count = cq.discard(qpn, |cqe| seen.push_back(told(&cqe))).unwrap();
+            assert_eq!((usize::try_from(count).unwrap(), &seen), (taken.len(), &taken), "{round}");
+            assert_eq!(ring.told(), cq.ci());
+            waiting = left;
+            cq.poll(u32::try_from(rng.index(12)).unwrap(), |cqe| {
+                assert_eq!(Some(told(&cqe)), waiting.pop_front());
+                assert_eq!(cq.discard(0x40, |_| ()), Err(Retry::WouldBlock.into()), "in a poll");
+            });
+        }
+    }
+    let ring = Ring::new(8, 64);
+    let cq = ring.cq(Compression::Basic(MiniFormat::Hash));
+    assert_eq!(cq.discard(1, |_| ()), Err(Misuse::Unsupported.into()));
 }

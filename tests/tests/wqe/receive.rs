@@ -1,6 +1,6 @@
 //! Receive queues: lists that end, rings that come round, and the linked list of a shared one against a device that walks it.
 
-use spinwire_dataplane::error::{Misuse, Retry};
+use spinwire_dataplane::error::{Fatal, Misuse, Retry};
 use spinwire_dataplane::raw::mmio::{Device, DoorbellRecord};
 use spinwire_dataplane::raw::region::LocalSge;
 use spinwire_dataplane::sync::{AtomicU32, Ordering};
@@ -144,6 +144,27 @@ fn a_device_that_walks_the_links_finds_what_was_posted() {
         left += 1;
     }
     assert_eq!((left, srq.room()), (posted.len() + held.len(), WQES - 1));
+}
+
+#[test]
+fn a_shared_queue_that_was_flushed_publishes_nothing_any_more() {
+    let record: &'static [AtomicU32; 2] =
+        Box::leak(Box::new([AtomicU32::new(0), AtomicU32::new(0)]));
+    let memory = RecvMemory { ring: lines(8), record: DoorbellRecord::new(record) };
+    let config = RecvConfig { wqes: 8, sge_max: 3 };
+    let srq = SharedRecvQueue::<u64, _>::place(&arena(1 << 12), config, memory, Device).unwrap();
+    let published = || u32::from_be(record[0].load(Ordering::Relaxed));
+    srq.with_srq_wqe(|w| w.finish(0)).unwrap();
+    assert_eq!((srq.ring_doorbell(), published()), (1, 1));
+    srq.with_srq_wqe(|w| w.finish(1)).unwrap();
+    let mut from = 0;
+    assert_eq!(srq.flush(&mut from), Some((0, 0)));
+    assert_eq!(srq.flush(&mut from), Some((1, 1)), "staged only");
+    assert_eq!(srq.flush(&mut from), None);
+    // The device goes from place to place, and where it stands is not known.
+    assert_eq!((srq.staged(), srq.ring_doorbell(), published()), (0, 0, 1));
+    assert_eq!(srq.with_srq_wqe(|w| w.finish(2)), Err(Fatal::QueueError.into()));
+    assert_eq!((srq.ring_doorbell(), published()), (0, 1));
 }
 
 #[test]

@@ -95,8 +95,10 @@ impl Oracle {
         let left = self.blocks - self.pi % self.blocks;
         let is_filled = blocks > left && self.straddle == Straddle::Fill;
         let all = blocks + if is_filled { left } else { 0 };
-        let reserve = 2 * self.blocks_max - 1;
-        let too_many = !signaled && self.trailing() + all > self.blocks - reserve;
+        // Behind an unsignaled one the longest signaled one goes, with fill before it where it would pass the end.
+        let to_end = self.blocks - self.pi.wrapping_add(all) % self.blocks;
+        let reserve = self.blocks_max + if to_end < self.blocks_max { to_end } else { 0 };
+        let too_many = !signaled && self.trailing() + all + reserve > self.blocks;
         if self.used() + all > self.blocks || too_many {
             return Err(FULL);
         }

@@ -312,7 +312,8 @@ impl<'q, 'm, B: Bus> Channel<'q, 'm, B> {
             Cqe::Failed(failure) => {
                 match failure.side {
                     Side::Send => {
-                        if let Ok(failed) = self.qp.sq().fail(failure.wqe_counter)
+                        if let Ok(failed) =
+                            self.qp.sq().fail(failure.wqe_counter, failure.failed_by())
                             && let Posted::Signaled(entry) = failed.wqe
                         {
                             self.free(entry);

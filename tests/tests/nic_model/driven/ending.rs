@@ -97,8 +97,7 @@ impl<'m> Node<'m> {
     fn send_failed(&mut self, pair: usize, wqe: Posted<u64>, (earlier, is_flush): (Earlier, bool)) {
         let at = &mut self.pairs[pair];
         let (count, are_done) = match earlier {
-            // Where the other end broke it, those before the first that was flushed may be done or not.
-            Earlier::Done(count) => (count, !is_flush),
+            Earlier::Done(count) => (count, true),
             Earlier::Flushed(count) => (count, false),
         };
         let over = at.oracle.earlier(count, are_done);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use spinwire_dataplane::cq::{Arrival, Cq, Event, Inline, MonoCq, QueueTable, Queues};
 use spinwire_dataplane::raw::mmio::Device;
 use spinwire_dataplane::raw::place::Bump;
-use spinwire_dataplane::tracker::{Completed, Earlier, Failed, Posted, Stale};
+use spinwire_dataplane::tracker::{Completed, Earlier, Failed, FailedBy, Posted, Stale};
 use spinwire_dataplane::wqe::{Qp, SharedRecvQueue};
 
 /// A queue pair, and the shared queue that it receives from, if so.
@@ -26,8 +26,8 @@ impl Queues for Ends<'_> {
         self.qp.sq().complete(wqe_counter)
     }
 
-    fn fail_send(&self, wqe_counter: u16) -> Result<Failed<u64>, Stale> {
-        self.qp.sq().fail(wqe_counter)
+    fn fail_send(&self, wqe_counter: u16, by: FailedBy) -> Result<Failed<u64>, Stale> {
+        self.qp.sq().fail(wqe_counter, by)
     }
 
     fn complete_receive(&self, wqe_counter: u16) -> Result<u64, Stale> {

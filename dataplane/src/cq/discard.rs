@@ -1,0 +1,91 @@
+//! What a queue pair leaves behind when it goes through the reset state.
+//!
+//! ```text
+//!   ci                                        7 begins anew
+//!   | 5 | 7 | 5 | 7 | 7 | invalid ..    -->   | . | . | . | 5 | 5 | invalid ..      those of others move up, in their order
+//!                                                           ci
+//! ```
+//!
+//! A queue pair that begins anew has the same number as before, and its work requests are counted from 0 again: completions of its
+//! former life that nobody has polled would end new ones. The order of work is that of rdma-core (`mlx5_cq_clean`).
+//!
+//! Invariant: the device has written all entries that are looked at, and writes none of them before the record says that it may.
+
+use super::entry::{Body, Cqe, Done, decode, load};
+use super::queue::{Cq, Turn, tail};
+use super::{Compression, entry};
+use crate::error::{Misuse, PostError, Retry};
+use crate::raw::line::Line;
+use crate::raw::mmio::Bus;
+use crate::sync::Ordering;
+use spinwire_layouts::mlx5::cqe::{OWNER, Tail};
+
+impl<B: Bus> Cq<'_, B> {
+    /// Takes out the completions of the queue pair `qpn` that wait here, and hands them to `each`: those of a shared receive queue still name
+    /// receives to give back. Says how many there were.
+    ///
+    /// After the queue pair was put into the reset state, which ends its completions, and before its queues restart.
+    ///
+    /// # Errors
+    /// [`Misuse::Unsupported`] of a compressed queue, in which they cannot be told apart without being taken: there, poll until it is empty after
+    /// the reset, while the trackers are flushed, so that nothing is ended by them. [`Retry::WouldBlock`] within a poll. Nothing was changed.
+    pub fn discard(&self, qpn: u32, mut each: impl FnMut(Cqe<'_>)) -> Result<u32, PostError> {
+        if self.compression != Compression::Off {
+            return Err(Misuse::Unsupported.into());
+        }
+        if self.polling.replace(true) {
+            return Err(Retry::WouldBlock.into());
+        }
+        let _turn = Turn(&self.polling);
+        let first = self.ci.get();
+        let after = first.wrapping_add(self.ready(self.entries()));
+        self.wait_for_device();
+        for at in indices(first, after) {
+            if let Some(line) = self.slot(at).filter(|line| tail(line).qpn == qpn) {
+                let (body, before) = (Body::Entry(line), self.before(at));
+                each(decode(Done { tail: tail(line), body, before }));
+            }
+        }
+        let mut to = after;
+        for at in indices(first, after).rev() {
+            if self.slot(at).is_some_and(|line| tail(line).qpn != qpn) {
+                to = to.wrapping_sub(1);
+                if to != at {
+                    self.transfer(at, to);
+                }
+            }
+        }
+        self.ci.set(to);
+        let discarded = to.wrapping_sub(first);
+        if discarded > 0 {
+            self.bus.to_device();
+            self.publish();
+        }
+        Ok(discarded)
+    }
+
+    /// Copies the entry of index `from` to that of `to`, where it is valid in the lap of that one.
+    fn transfer(&self, from: u32, to: u32) {
+        if let Some((source, target)) = self.before(from).zip(self.before(to)) {
+            copy(source, target);
+        }
+        if let Some((source, target)) = self.slot(from).zip(self.slot(to)) {
+            copy(source, target);
+            let tail = tail(source);
+            let op_own = tail.op_own & !OWNER | self.lap(to) & OWNER;
+            let [.., last] = target.words();
+            last.store(Tail { op_own, ..tail }.pack(), Ordering::Relaxed);
+        }
+    }
+}
+
+fn copy(from: &Line, to: &Line) {
+    for (index, word) in (0..entry::WORDS).zip(to.words()) {
+        word.store(load(from, index), Ordering::Relaxed);
+    }
+}
+
+/// Free-running indices, of which there are at most as many as a queue has entries.
+fn indices(first: u32, after: u32) -> impl DoubleEndedIterator<Item = u32> {
+    (0..after.wrapping_sub(first)).map(move |offset| first.wrapping_add(offset))
+}
