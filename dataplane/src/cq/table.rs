@@ -139,7 +139,7 @@ impl<'m, H> QueueTable<'m, H> {
 
     /// Lets `use_it` see the queue pair of number `qpn`. `None` where there is none.
     #[inline(always)]
-    pub(super) fn with<R>(&self, qpn: u32, use_it: impl FnOnce(&H::Target) -> R) -> Option<R>
+    pub fn with<R>(&self, qpn: u32, use_it: impl FnOnce(&H::Target) -> R) -> Option<R>
     where
         H: Deref,
     {

@@ -1,9 +1,10 @@
 //! Memory that a device may read and write by itself, and the ranges of it that are named to it.
 //!
 //! ```text
-//!   Region       lines of shared memory under one key       range(offset, length) ─┐
-//!   Registered   an arena with loans, under one key         posted(sge)           ─┴─> LocalSge: address, length, key
-//!   Loans        the same, under a key of any device
+//!   Region       lines of shared memory under one key       range(offset, length)  ─┐
+//!   Registered   an arena with loans, under one key         posted(sge)            ─┼─> LocalSge: address, length, key
+//!   MemoryKey    a range of addresses under one key         range(address, length) ─┘
+//!   Loans        an arena with loans, under a key of any device
 //! ```
 //!
 //! A WQE can have the device write to any registered address at any later time. So a builder takes a [`LocalSge`] and nothing else,
@@ -12,9 +13,10 @@
 //!
 //! Invariant: a range is not empty (0 bytes would mean 2 GiB to the device), at most 2 GiB long, and inside of its memory.
 
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use spinwire_layouts::word::from_usize;
+use spinwire_layouts::word::{from_usize, to_usize, widen};
 
 use super::kernel_memory::address_of;
 use super::line::Line;
@@ -100,6 +102,14 @@ impl<'m> Region<'m> {
         self.lines
     }
 
+    /// All of it, for requests that name addresses.
+    #[must_use]
+    pub fn key(&self) -> MemoryKey<'m> {
+        let start = address_of(NonNull::from_ref(self.lines));
+        let bytes = from_usize(self.lines.len()).wrapping_mul(64);
+        MemoryKey { start, bytes, lkey: self.lkey, memory: PhantomData }
+    }
+
     /// `length` bytes from `offset` on.
     ///
     /// # Errors
@@ -124,6 +134,131 @@ impl Destroyed {
     pub const unsafe fn promise() -> Self {
         Self(())
     }
+}
+
+/// What lets a device into a range of memory by its address: the capability of requests that name addresses. Whoever has it may have the
+/// device read and write there at any time, and this processor in the place of the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemoryKey<'m> {
+    start: u64,
+    bytes: u64,
+    lkey: u32,
+    memory: PhantomData<&'m [Line]>,
+}
+
+impl MemoryKey<'_> {
+    /// Memory that is registered.
+    ///
+    /// # Safety
+    /// For all of `'m`, `start..start+bytes` is mapped for reading and writing and initialised; it is registered under `lkey`, and stays so until no queue
+    /// has anything under way that names it. This key is handed to such only as name a part of it while it is theirs: from the post of
+    /// a request to its completion nobody else reads it where the request writes, nor writes it where it reads.
+    #[must_use]
+    pub unsafe fn promise(start: NonNull<u8>, bytes: u64, lkey: u32) -> Self {
+        Self { start: address_of(start), bytes, lkey, memory: PhantomData }
+    }
+
+    /// `length` bytes from `address` on.
+    ///
+    /// # Errors
+    /// [`Misuse::ForeignKey`] where they are not inside; [`Misuse::BadRange`] where they are none, or too many.
+    #[inline]
+    pub const fn range(&self, address: u64, length: u32) -> Result<LocalSge, Misuse> {
+        if !self.covers(address, length) {
+            return Err(Misuse::ForeignKey);
+        }
+        LocalSge::checked(address, length, self.lkey)
+    }
+
+    /// Whether so many bytes from `address` on are inside.
+    #[must_use]
+    #[inline]
+    pub const fn covers(&self, address: u64, length: u32) -> bool {
+        let offset = address.wrapping_sub(self.start);
+        match offset.checked_add(widen(length)) {
+            Some(end) => end <= self.bytes,
+            None => false,
+        }
+    }
+
+    /// Copies what is at `address` into all of `to`: for requests that carry their bytes. Whether it is inside.
+    #[must_use]
+    #[inline]
+    pub(crate) fn copy_out(&self, address: u64, to: &mut [u8]) -> bool {
+        let Ok(length) = u32::try_from(to.len()) else { return false };
+        if !self.covers(address, length) {
+            return false;
+        }
+        let from = core::ptr::with_exposed_provenance::<u8>(to_usize(address));
+        // SAFETY: inside of what was promised to be mapped, and exposed when the promise was made; `to` is ours; what a device or another
+        // process writes there meanwhile gives other bytes and nothing worse, as the copy is opaque.
+        unsafe { copy(from, to.as_mut_ptr(), to.len()) };
+        true
+    }
+
+    /// Copies `from` to `address`, in the place of the device: what it has put into a completion. Whether it is inside.
+    #[must_use]
+    #[inline]
+    pub(crate) fn copy_in(&self, address: u64, from: &[u8]) -> bool {
+        let Ok(length) = u32::try_from(from.len()) else { return false };
+        if !self.covers(address, length) {
+            return false;
+        }
+        let to = core::ptr::with_exposed_provenance_mut::<u8>(to_usize(address));
+        // SAFETY: as in `copy_out`; a request under way names it, so that nobody else reads or writes it as plain memory.
+        unsafe { copy(from.as_ptr(), to, from.len()) };
+        true
+    }
+}
+
+/// Copies without the compiler looking on.
+///
+/// # Safety
+/// `from` is readable and `to` writable for `bytes`; they do not overlap.
+#[cfg(all(target_arch = "x86_64", not(loom)))]
+#[inline]
+unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
+    // SAFETY: copies eight bytes a step while there are so many, then one; ends behind the last; scratch registers and flags are declared.
+    unsafe {
+        core::arch::asm!(
+            "cmp {left}, 8",
+            "jb 3f",
+            "2:",
+            "mov {word}, [{from}]",
+            "mov [{to}], {word}",
+            "add {from}, 8",
+            "add {to}, 8",
+            "sub {left}, 8",
+            "cmp {left}, 8",
+            "jae 2b",
+            "3:",
+            "test {left}, {left}",
+            "jz 5f",
+            "4:",
+            "mov {word:l}, [{from}]",
+            "mov [{to}], {word:l}",
+            "inc {from}",
+            "inc {to}",
+            "dec {left}",
+            "jnz 4b",
+            "5:",
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            left = inout(reg) bytes => _,
+            word = out(reg) _,
+            options(nostack),
+        );
+    }
+}
+
+/// Copies, as the compiler does it.
+///
+/// # Safety
+/// As of the other one.
+#[cfg(not(all(target_arch = "x86_64", not(loom))))]
+unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
+    // SAFETY: the caller's promise; devices are outside of Rust's memory model, and other threads keep away while a request names it.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, bytes) };
 }
 
 /// An arena under one key, in which loans are.

@@ -442,13 +442,22 @@ impl<'m, E: Copy> Ordered<'m, E> {
     /// Ends the oldest work request that is under way, signaled or not, after a fatal error of the queue; the queue has
     /// failed from then on. `None` where nothing is left.
     #[cold]
-    #[inline(never)]
     pub fn flush(&self) -> Option<Flushed<E>> {
+        self.flush_before(self.pi.get())
+    }
+
+    /// As [`Ordered::flush`], of those that begin before the index `end`, which [`Ordered::reach`] has said. `None` where none is left.
+    #[cold]
+    #[inline(never)]
+    pub fn flush_before(&self, end: u16) -> Option<Flushed<E>> {
         self.failed.set(true);
         self.unsignaled_room.set(0);
+        if end.wrapping_sub(self.ci.get()) > self.in_use() {
+            return None;
+        }
         for _ in 0..self.rows.len() {
             let at = self.ci.get();
-            if self.is_empty() {
+            if at == end || self.is_empty() {
                 break;
             }
             let row = self.row(at)?;
@@ -463,6 +472,16 @@ impl<'m, E: Copy> Ordered<'m, E> {
             return Some(Flushed { index: at, entry });
         }
         None
+    }
+
+    /// Index behind the work request that starts at `wqe_counter`, which an error may name now.
+    ///
+    /// # Errors
+    /// As [`Ordered::fail`].
+    #[cold]
+    pub fn reach(&self, wqe_counter: u16) -> Result<u16, Stale> {
+        let (row, _earlier) = self.find(wqe_counter)?;
+        Ok(wqe_counter.wrapping_add(row.extent.get().blocks))
     }
 
     /// Begins anew at index 0, after the queue pair went through the reset state.

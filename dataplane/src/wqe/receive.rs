@@ -73,6 +73,13 @@ impl<'m, E: Copy, B: Bus> RecvQueue<'m, E, B> {
         self.places.flag()
     }
 
+    /// Segments of a WQE.
+    #[must_use]
+    #[inline]
+    pub const fn sge_max(&self) -> u32 {
+        self.places.sge_max()
+    }
+
     /// WQEs that no doorbell has published.
     #[must_use]
     #[inline]

@@ -77,6 +77,11 @@ impl<'m, B: Bus> ReceiveRing<'m, B> {
     }
 
     #[inline(always)]
+    pub(super) const fn sge_max(&self) -> u32 {
+        self.sge_max
+    }
+
+    #[inline(always)]
     pub(super) const fn staged(&self) -> u16 {
         self.staged.get()
     }

@@ -164,6 +164,19 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
         &self.flag
     }
 
+    /// Index of the first block of the WQE that was staged last.
+    #[must_use]
+    #[inline(always)]
+    pub const fn newest(&self) -> u16 {
+        self.last.get()
+    }
+
+    /// Blocks of its longest WQE.
+    #[must_use]
+    pub const fn wqe_blocks_max(&self) -> u16 {
+        self.config.wqe_blocks_max
+    }
+
     /// WQEs that no doorbell has published.
     #[must_use]
     #[inline]

@@ -17,4 +17,5 @@ mod driven;
 mod errors;
 mod hand;
 mod requests;
+mod verbs;
 mod wired;

@@ -1,12 +1,28 @@
-//! Messages over reliable connections of mlx5 devices.
+//! Reliable connections and datagrams of mlx5 devices: their queues as [`verbs`](crate::verbs) has queues, so that everything that stands on
+//! those runs on these rings, without a library between.
+//!
+//! ```text
+//!   ports, virtual queue pairs        generic over verbs::{QueuePair, CompletionQueue}
+//!        | post_send, post_recv                  ^ poll_cq
+//!        v                                       |
+//!      Pair ── WQE ──> Qp            Completions <── CQE ── Cq
+//!        '─────── ids, what was posted ───────'
+//! ```
 //!
 //! | file | what it does |
 //! |---|---|
+//! | [`pair`] | a queue pair: verbs to WQEs, short ones inline, ids for those that ask for no completion |
+//! | [`completions`] | a completion queue: CQEs to completions, each work request once, errors in order |
+//! | `landing` | where data goes that the device has put into a completion |
 //! | [`channel`] | a connection as a byte stream: eager copies into receives that are posted beforehand, and credit for them |
 //!
-//! What is spoken on a channel is what is spoken over TCP ([`frame`](super::tcp::frame)): a greeting, then frames with credit of their own for what
-//! nobody has asked for yet. A port over channels is not there yet.
+//! Nothing of it was ever run on a device: see [`wqe`](crate::wqe) and [`cq`](crate::cq).
 
 pub mod channel;
+pub mod completions;
+mod landing;
+pub mod pair;
 
 pub use channel::{BadChannel, Channel, ChannelConfig};
+pub use completions::{Completions, CompletionsError};
+pub use pair::{BadPair, Pair, PairConfig, Posting, Route};
