@@ -96,9 +96,14 @@ impl<'m, B: Bus, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
         Ok(())
     }
 
-    /// Takes a pair out, whose queue pair was destroyed. What it has over is not told.
-    pub fn remove(&self, qpn: u32) -> Option<H> {
-        let pair = self.pairs.remove(qpn)?;
+    /// Takes a pair out, whose queue pair was destroyed or put into the reset state, and its completions that wait here. What was under way on
+    /// it is not told. `None` where it is not there.
+    ///
+    /// # Errors
+    /// As [`Cq::discard`]. Nothing was changed.
+    pub fn remove(&self, qpn: u32) -> Result<Option<H>, PostError> {
+        let _taken = self.cq.discard(qpn, |_| ())?;
+        let Some(pair) = self.pairs.remove(qpn) else { return Ok(None) };
         for _ in 0..self.list.len() {
             let other = self.list.pop().filter(|listed| *listed != qpn);
             let kept = other.map_or(Ok(()), |other| self.list.push(other));
@@ -106,7 +111,7 @@ impl<'m, B: Bus, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
         }
         pair.listed.set(false);
         self.needed.set(self.needed.get().saturating_sub(pair.completions_max()));
-        Some(pair)
+        Ok(Some(pair))
     }
 
     /// The device does nothing more of what is under way on that pair: its queue pair was destroyed, or put into the reset state. Its

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | [`pair`] | a queue pair: verbs to WQEs, short ones inline, ids for those that ask for no completion |
 //! | [`completions`] | a completion queue: CQEs to completions, each work request once, errors in order |
+//! | [`config`] | sizes of a pair, and addresses of datagrams |
 //! | `landing` | where data goes that the device has put into a completion |
 //! | [`channel`] | a connection as a byte stream: eager copies into receives that are posted beforehand, and credit for them |
 //!
@@ -20,9 +21,11 @@
 
 pub mod channel;
 pub mod completions;
+pub mod config;
 mod landing;
 pub mod pair;
 
 pub use channel::{BadChannel, Channel, ChannelConfig};
 pub use completions::{Completions, CompletionsError};
-pub use pair::{BadPair, Pair, PairConfig, Posting, Route};
+pub use config::{BadPair, PairConfig, Route};
+pub use pair::{Pair, Posting};

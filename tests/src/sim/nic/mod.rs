@@ -17,6 +17,7 @@ pub mod bytes;
 mod cq;
 mod fault;
 pub mod memory;
+mod node;
 mod queue;
 mod requester;
 mod responder;
@@ -28,6 +29,7 @@ use spinwire_dataplane::raw::line::{LINE_BYTES, Line};
 
 pub use self::cq::{Counters, CqPlan, Short, cqe};
 pub use self::fault::{Fault, Syndrome, Violation};
+pub use self::node::Node;
 use self::queue::{Pair, Posted, Shared};
 pub use self::queue::{QpPlan, Receives, SrqPlan, State};
 use crate::rng::Rng;
@@ -103,20 +105,6 @@ impl Default for Manner {
     }
 }
 
-/// A device.
-#[derive(Debug)]
-pub struct Node<'m> {
-    /// Its registered memory.
-    pub keys: Keys<'m>,
-    /// How it is found on InfiniBand: its local identifier.
-    pub lid: u16,
-    /// How it is found on Ethernet.
-    pub mac: [u8; 6],
-    pairs: BTreeMap<u32, Pair<'m>>,
-    shared: BTreeMap<u32, Shared<'m>>,
-    queues: BTreeMap<u32, Queue<'m>>,
-}
-
 /// A datagram on its way.
 #[derive(Debug)]
 struct Datagram {
@@ -182,16 +170,8 @@ impl<'m> Fabric<'m> {
     /// Devices without anything.
     #[must_use]
     pub fn new(seed: u64, nodes: u16, manner: Manner) -> Self {
-        let node = |number: u16| Node {
-            keys: Keys::default(),
-            lid: number + 1,
-            mac: [2, 0, 0, 0, 0, u8::try_from(number + 1).unwrap()],
-            pairs: BTreeMap::new(),
-            shared: BTreeMap::new(),
-            queues: BTreeMap::new(),
-        };
         Self {
-            nodes: (0..nodes).map(node).collect(),
+            nodes: (0..nodes).map(Node::new).collect(),
             manner,
             violations: Vec::new(),
             totals: Totals::default(),
@@ -199,6 +179,13 @@ impl<'m> Fabric<'m> {
             now: 1,
             rng: Rng::new(seed),
         }
+    }
+
+    /// Adds a device. Its number.
+    pub fn node(&mut self) -> usize {
+        let number = self.nodes.len();
+        self.nodes.push(Node::new(u16::try_from(number).unwrap()));
+        number
     }
 
     /// Makes a completion queue.
@@ -234,9 +221,16 @@ impl<'m> Fabric<'m> {
         self.put_in_error(node, qpn);
     }
 
-    /// Takes a queue pair away, with what is under way of it.
+    /// Takes a queue pair away, with what is under way of it. Its completions are written before, as they are before the library says that it
+    /// is gone.
     pub fn destroy(&mut self, node: usize, qpn: u32) {
         self.nodes[node].pairs.remove(&qpn);
+        let numbers: Vec<u32> = self.nodes[node].queues.keys().copied().collect();
+        for number in numbers {
+            while !self.nodes[node].queues[&number].pending.is_empty() {
+                self.write(node, number);
+            }
+        }
     }
 
     /// Listens, and does one thing. Whether there was one.
