@@ -7,7 +7,7 @@ store=${SPINWIRE_VM_DIR:-${XDG_CACHE_HOME:-${HOME:?}/.cache}/spinwire-vm}/1
 
 # Programs of the host that `run` starts, and the guest uses by the host's files; and the Debian packages that they are in.
 programs=(qemu-system-x86_64:qemu-system-x86 cpio:cpio modprobe:kmod setpriv:util-linux timeout:coreutils bash:bash)
-rxe_programs=(ip:iproute2 rdma:iproute2 ibv_devices:ibverbs-utils)
+rxe_programs=(ip:iproute2 rdma:iproute2 ibv_devices:ibverbs-utils rping:rdmacm-utils)
 
 # fail CODE PROBLEM REMEDY
 fail() {

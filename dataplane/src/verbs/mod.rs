@@ -29,7 +29,7 @@ pub use request::{
 
 use heapless::VecView;
 
-use crate::error::PostError;
+use crate::error::{Fatal, PostError};
 use crate::provider::Published;
 
 /// A queue pair of a device. One thread owns it.
@@ -103,8 +103,14 @@ pub trait CompletionQueue {
     /// Completions that it has room for.
     fn depth(&self) -> u32;
 
-    /// Appends completions to `out` until there are no more or it is full.
+    /// Appends completions to `out` until there are no more or it is full. One that is broken brings none.
     fn poll_cq(&self, out: &mut VecView<Wc>);
+
+    /// Why it will bring no more: told once. Completions are lost then, so every queue pair that completes here is done. To be asked
+    /// after a poll that has brought nothing, now and then.
+    fn take_error(&self) -> Option<Fatal> {
+        None
+    }
 }
 
 impl<C: CompletionQueue + ?Sized> CompletionQueue for &C {
@@ -116,5 +122,10 @@ impl<C: CompletionQueue + ?Sized> CompletionQueue for &C {
     #[inline]
     fn poll_cq(&self, out: &mut VecView<Wc>) {
         (**self).poll_cq(out);
+    }
+
+    #[inline]
+    fn take_error(&self) -> Option<Fatal> {
+        (**self).take_error()
     }
 }

@@ -1,27 +1,54 @@
-//! Completion queues.
+//! Completion queues, and the promise that none overruns.
+//!
+//! Each queue pair is promised room for all that may be posted on it, in the queues where that completes. A pair for which there is no more room is
+//! not made; so, of pairs whose completions are polled before more is posted than they were made for, no number overruns a queue.
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use heapless::VecView;
+use spinwire_dataplane::error::Fatal;
 use spinwire_dataplane::verbs as seam;
 use spinwire_dataplane::verbs::Wc;
 
 use super::device::Device;
 use super::error::{VerbsError, within};
+use super::event::{Event, EventKind};
+use super::shared::SharedReceives;
 use crate::raw::verbs::{self as raw, BATCH};
 
 /// A completion queue. Shared by reference: `Rc`.
 #[derive(Debug)]
 pub struct CompletionQueue {
     pub(super) raw: Rc<raw::Completions>,
-    /// Polls that the library has failed.
-    failed: Cell<u64>,
+    trouble: Trouble,
+    /// Entries that pairs were promised.
+    promised: Cell<u32>,
+    /// Shared receives that complete here, by number, and how many pairs bring them.
+    shared: RefCell<Vec<(u32, u32)>>,
+}
+
+/// What went wrong with a queue: counted each time, told once.
+#[derive(Debug, Default)]
+struct Trouble {
+    count: Cell<u64>,
+    is_untold: Cell<bool>,
+}
+
+impl Trouble {
+    fn note(&self) {
+        if self.count.replace(self.count.get().saturating_add(1)) == 0 {
+            self.is_untold.set(true);
+        }
+    }
+
+    fn take(&self) -> Option<Fatal> {
+        self.is_untold.replace(false).then_some(Fatal::QueueError)
+    }
 }
 
 impl CompletionQueue {
-    /// A queue with room for `depth` completions. One that overruns fails all pairs that use it, so `depth` must be at least what may
-    /// be posted on all of them together.
+    /// A queue with room for `depth` completions: for all that may be posted on all pairs that use it, together.
     ///
     /// # Errors
     /// [`VerbsError::Limit`], or what the library says.
@@ -30,13 +57,34 @@ impl CompletionQueue {
         within("completion queue depth", depth, most)?;
         let raw = raw::Completions::make(device.context(), depth)
             .map_err(|e| VerbsError::os("ibv_create_cq", e))?;
-        Ok(Rc::new(Self { raw, failed: Cell::new(0) }))
+        let (promised, shared) = (Cell::new(0), RefCell::default());
+        Ok(Rc::new(Self { raw, trouble: Trouble::default(), promised, shared }))
     }
 
-    /// Polls that the library has failed: the queue has overrun, or the device is lost. An event says which.
+    /// Polls that the library has failed, and events of overruns that it was shown.
     #[must_use]
-    pub const fn failed_polls(&self) -> u64 {
-        self.failed.get()
+    pub const fn failures(&self) -> u64 {
+        self.trouble.count.get()
+    }
+
+    /// Its number: what an [`EventKind::CqError`] is about.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.raw.number()
+    }
+
+    /// Entries that are promised to the pairs that use it. What a pair has left here when it is dropped is to be polled before
+    /// another one takes its place.
+    #[must_use]
+    pub const fn promised(&self) -> u32 {
+        self.promised.get()
+    }
+
+    /// Takes note of an event of its device. Some devices (Soft-RoCE) tell of an overrun in this way only.
+    pub fn note(&self, event: Event) {
+        if event.kind == EventKind::CqError && event.about == self.number() {
+            self.trouble.note();
+        }
     }
 }
 
@@ -56,11 +104,90 @@ impl seam::CompletionQueue for CompletionQueue {
                 debug_assert!(pushed.is_ok(), "no more were asked for than there is room");
             });
             if count < 0 {
-                self.failed.set(self.failed.get().wrapping_add(1));
+                self.trouble.note();
             }
             if usize::try_from(count).unwrap_or(0) < room {
                 return;
             }
         }
+    }
+
+    fn take_error(&self) -> Option<Fatal> {
+        self.trouble.take()
+    }
+}
+
+/// Room in a queue that a pair has for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Promise {
+    queue: Rc<CompletionQueue>,
+    entries: u32,
+    shared: Option<Rc<SharedReceives>>,
+}
+
+impl Promise {
+    /// Room for `entries`, and for all receives of `shared`: once, however many pairs take from it.
+    pub(super) fn of(
+        queue: &Rc<CompletionQueue>,
+        entries: u32,
+        shared: Option<&Rc<SharedReceives>>,
+    ) -> Result<Self, VerbsError> {
+        use seam::CompletionQueue as _;
+        let mut known = queue.shared.borrow_mut();
+        let row = shared.and_then(|shared| known.iter().position(|row| row.0 == shared.number()));
+        let new = shared.filter(|_| row.is_none()).map_or(0, |shared| shared.depth());
+        let sum = queue.promised.get().saturating_add(entries).saturating_add(new);
+        let room = queue.depth();
+        if sum > room {
+            let rule = "send depths + receive depths of all pairs <= completion queue depth";
+            return Err(VerbsError::Relation { rule, left: sum.into(), right: room.into() });
+        }
+        if let Some(shared) = shared {
+            match row.and_then(|row| known.get_mut(row)) {
+                Some((_, pairs)) => *pairs = pairs.saturating_add(1),
+                None => known.push((shared.number(), 1)),
+            }
+        }
+        queue.promised.set(sum);
+        Ok(Self { queue: Rc::clone(queue), entries, shared: shared.map(Rc::clone) })
+    }
+
+    pub(super) const fn queue(&self) -> &Rc<CompletionQueue> {
+        &self.queue
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        let mut back = self.entries;
+        if let Some(shared) = &self.shared {
+            let mut known = self.queue.shared.borrow_mut();
+            if let Some(row) = known.iter().position(|row| row.0 == shared.number()) {
+                match known.get_mut(row) {
+                    Some((_, pairs)) if *pairs > 1 => *pairs = pairs.saturating_sub(1),
+                    _ => {
+                        known.swap_remove(row);
+                        back = back.saturating_add(shared.depth());
+                    }
+                }
+            }
+        }
+        self.queue.promised.set(self.queue.promised.get().saturating_sub(back));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_is_counted_each_time_and_told_once() {
+        let trouble = Trouble::default();
+        assert_eq!(trouble.take(), None);
+        trouble.note();
+        trouble.note();
+        assert_eq!((trouble.count.get(), trouble.take()), (2, Some(Fatal::QueueError)));
+        trouble.note();
+        assert_eq!((trouble.count.get(), trouble.take()), (3, None));
     }
 }

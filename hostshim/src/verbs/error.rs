@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use super::cm::CmNews;
 use super::connect::CardError;
 use crate::error::{Errno, OsError};
 use crate::mem::MapError;
@@ -61,6 +62,13 @@ pub enum VerbsError {
     },
     /// No memory to register.
     Memory(MapError),
+    /// The other end cannot be reached, or does not want to be.
+    Unreached {
+        /// What was under way.
+        step: &'static str,
+        /// What came instead.
+        why: CmNews,
+    },
     /// What the other end said of itself cannot be right.
     Card(CardError),
     /// The library or the kernel refused.
@@ -101,6 +109,7 @@ impl fmt::Display for VerbsError {
                 )
             }
             Self::WrongKind { call, wants } => write!(f, "{call} needs {wants}"),
+            Self::Unreached { step, why } => write!(f, "{step}: {why}"),
             Self::Memory(e) => e.fmt(f),
             Self::Card(e) => e.fmt(f),
             Self::Os(e) => {
@@ -108,6 +117,9 @@ impl fmt::Display for VerbsError {
                 match (e.operation(), e.errno().number()) {
                     ("ibv_reg_mr", libc::ENOMEM) => f.write_str(
                         ": too little memory may be locked (ulimit -l), or the device has no room for another registration",
+                    ),
+                    ("rdma_create_event_channel", libc::ENODEV | libc::ENOENT) => f.write_str(
+                        ": connections by address need the module rdma_ucm; remedy: modprobe rdma_ucm",
                     ),
                     ("ibv_open_device", libc::EACCES | libc::EPERM) => {
                         f.write_str(": /dev/infiniband/uverbs* must be readable and writable")
@@ -131,6 +143,7 @@ impl core::error::Error for VerbsError {
             | Self::NoGid { .. }
             | Self::Limit { .. }
             | Self::Relation { .. }
+            | Self::Unreached { .. }
             | Self::WrongKind { .. } => None,
         }
     }

@@ -41,14 +41,14 @@ pub enum EventKind {
 pub struct Event {
     /// What has happened.
     pub kind: EventKind,
-    /// To which port or queue pair; 0 where it is about neither.
+    /// To which port, queue pair or completion queue; 0 where it is about none of them.
     pub about: u32,
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            EventKind::CqError => f.write_str("a completion queue has failed"),
+            EventKind::CqError => write!(f, "completion queue {} has failed", self.about),
             EventKind::PairFatal => write!(f, "queue pair {} has failed", self.about),
             EventKind::PairRequest => write!(f, "queue pair {} got an invalid request", self.about),
             EventKind::PairAccess => write!(f, "queue pair {} was refused access", self.about),

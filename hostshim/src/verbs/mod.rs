@@ -7,8 +7,11 @@
 //!     └─ ProtectionDomain
 //!          ├─ register() ── Region    memory that the device may touch; LocalKey, RemoteKey
 //!          ├─ CompletionQueue  ◄─┐
-//!          └─ Pair ──────────────┘    RC or UD; dataplane::verbs::QueuePair
+//!          ├─ SharedReceives ──┐ │    receives that several pairs take from
+//!          └─ Pair ────────────┴─┘    RC or UD; dataplane::verbs::QueuePair
 //!               └─ connect            states of ibv_modify_qp(3); cards travel over TCP: `exchange`
+//!
+//!   CmChannel ── Listener, Link        the same by librdmacm, with a pair of ours: `CmChannel::call`, `CmChannel::answer`
 //! ```
 //!
 //! What is made of something keeps it alive, so a [`Pair`] may outlive the [`Device`] that it was made of. Everything belongs to the thread that
@@ -16,6 +19,7 @@
 //!
 //! Run on Soft-RoCE (`rdma_rxe`) in a virtual machine. **Unverified on hardware**: there is no RDMA device here.
 
+mod cm;
 mod completion;
 mod connect;
 mod device;
@@ -24,8 +28,10 @@ mod event;
 mod gid;
 mod pair;
 mod region;
+mod shared;
 mod states;
 
+pub use cm::{CmChannel, CmEvent, CmNews, Link, LinkId, Listener, PrivateData};
 pub use completion::CompletionQueue;
 pub use connect::{Card, CardError, ConnectError, exchange};
 pub use device::{Device, DeviceInfo, LinkLayer, Mtu, PortInfo, PortState, devices};
@@ -34,4 +40,5 @@ pub use event::{Event, EventKind};
 pub use gid::{Gid, GidEntry, GidKind};
 pub use pair::{Pair, PairConfig, PairKind};
 pub use region::{Access, LocalKey, ProtectionDomain, Region, RemoteKey};
+pub use shared::SharedReceives;
 pub use states::{AddressOf, ConnectConfig, PairState, QKEY_DEFAULT};

@@ -13,11 +13,12 @@ use spinwire_dataplane::provider::Published;
 use spinwire_dataplane::verbs as seam;
 use spinwire_dataplane::verbs::{Limits, RecvRequest, Segment, SendRequest, Verb};
 
-use super::completion::CompletionQueue;
+use super::completion::{CompletionQueue, Promise};
 use super::connect::Card;
 use super::device::Mtu;
 use super::error::{VerbsError, within};
 use super::region::{Access, LocalKey, ProtectionDomain};
+use super::shared::SharedReceives;
 use crate::raw::verbs::{
     self as raw, AddressHandle, Entry, Posting, RecvList, SendList, Target, Word,
 };
@@ -82,7 +83,9 @@ pub struct Pair {
     sends: SendList,
     receives: RecvList,
     pub(super) domain: ProtectionDomain,
-    completions: (Rc<CompletionQueue>, Rc<CompletionQueue>),
+    /// Room for its sends, and for its receives.
+    completions: (Promise, Promise),
+    shared: Option<Rc<SharedReceives>>,
     pub(super) kind: PairKind,
     limits: Limits,
     pub(super) config: PairConfig,
@@ -102,11 +105,17 @@ impl fmt::Debug for Pair {
     }
 }
 
+impl AsRef<Self> for Pair {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 /// Address handles of one pair.
 pub(super) const HANDLES_MAX: u32 = 1024;
 
 /// No message is longer, and some devices take a length of 2^31 for something else.
-const RECV_BYTES_MAX: u64 = (1 << 31) - 1;
+pub(super) const RECV_BYTES_MAX: u64 = (1 << 31) - 1;
 
 // enum ibv_send_flags
 const FENCE: u32 = 1;
@@ -123,25 +132,47 @@ impl Pair {
     pub fn new(
         domain: &ProtectionDomain,
         kind: PairKind,
-        (send_cq, recv_cq): (&Rc<CompletionQueue>, &Rc<CompletionQueue>),
+        queues: (&Rc<CompletionQueue>, &Rc<CompletionQueue>),
         config: &PairConfig,
     ) -> Result<Self, VerbsError> {
-        use seam::CompletionQueue as _;
+        Self::make(domain, kind, queues, config, None)
+    }
+
+    /// The same, of a pair in the domain of `shared` that takes its receives from a queue that others take from, too. `config.recv_depth` means nothing then, and a receive that
+    /// is posted on the pair itself is refused.
+    ///
+    /// # Errors
+    /// As of [`Pair::new`].
+    pub fn with_shared(
+        shared: &Rc<SharedReceives>,
+        kind: PairKind,
+        queues: (&Rc<CompletionQueue>, &Rc<CompletionQueue>),
+        config: &PairConfig,
+    ) -> Result<Self, VerbsError> {
+        let config = PairConfig { recv_depth: 0, ..*config };
+        Self::make(shared.domain(), kind, queues, &config, Some(shared))
+    }
+
+    fn make(
+        domain: &ProtectionDomain,
+        kind: PairKind,
+        (send_cq, recv_cq): (&Rc<CompletionQueue>, &Rc<CompletionQueue>),
+        config: &PairConfig,
+        shared: Option<&Rc<SharedReceives>>,
+    ) -> Result<Self, VerbsError> {
         let device = domain.device();
         let has = device.info()?;
         within("send depth", config.send_depth, has.depth_max)?;
         within("receive depth", config.recv_depth, has.depth_max)?;
         within("segments of a request", config.sge_max, has.sge_max)?;
-        let needed = if Rc::ptr_eq(send_cq, recv_cq) {
-            config.send_depth.saturating_add(config.recv_depth)
+        // In one sum where it is one queue.
+        let (sends, receives) = if Rc::ptr_eq(send_cq, recv_cq) {
+            (0, config.send_depth.saturating_add(config.recv_depth))
         } else {
-            config.send_depth.max(config.recv_depth)
+            (config.send_depth, config.recv_depth)
         };
-        let room = send_cq.depth().min(recv_cq.depth());
-        if needed > room {
-            let rule = "send depth + receive depth <= completion queue depth";
-            return Err(VerbsError::Relation { rule, left: needed.into(), right: room.into() });
-        }
+        let sends = Promise::of(send_cq, sends, None)?;
+        let receives = Promise::of(recv_cq, receives, shared)?;
         let port = device.port(config.port)?;
         let gid = device.gid(config.port, config.gid_index)?;
         let cap = sys::ibv_qp_cap {
@@ -151,7 +182,9 @@ impl Pair {
             max_recv_sge: config.sge_max.max(1),
             max_inline_data: config.inline_bytes,
         };
-        let raw = raw::Pair::make(domain.raw(), (&send_cq.raw, &recv_cq.raw), kind.code(), cap)
+        let queues = (&send_cq.raw, &recv_cq.raw);
+        let queue = shared.map(|shared| &shared.raw);
+        let raw = raw::Pair::make(domain.raw(), queues, queue, kind.code(), cap)
             .map_err(|e| VerbsError::os("ibv_create_qp", e))?;
         let mtu = port.mtu.unwrap_or(Mtu::B1024);
         let message_bytes_max = match kind {
@@ -178,7 +211,8 @@ impl Pair {
             sends: SendList::new(depth(config.send_depth), sges),
             receives: RecvList::new(depth(config.recv_depth), sges),
             domain: domain.clone(),
-            completions: (Rc::clone(send_cq), Rc::clone(recv_cq)),
+            completions: (sends, receives),
+            shared: shared.map(Rc::clone),
             kind,
             limits,
             config: *config,
@@ -203,7 +237,13 @@ impl Pair {
     /// Where its sends and its receives complete.
     #[must_use]
     pub const fn completion_queues(&self) -> (&Rc<CompletionQueue>, &Rc<CompletionQueue>) {
-        (&self.completions.0, &self.completions.1)
+        (self.completions.0.queue(), self.completions.1.queue())
+    }
+
+    /// Whether it takes its receives from a queue that others take from, too.
+    #[must_use]
+    pub const fn has_shared_receives(&self) -> bool {
+        self.shared.is_some()
     }
 
     /// Its domain.
@@ -216,22 +256,6 @@ impl Pair {
     pub(super) fn forget_staged(&self) {
         self.sends.clear();
         self.receives.clear();
-    }
-
-    /// Whether each segment is memory that this pair's domain has registered, and how many bytes they have.
-    #[inline]
-    fn check(&self, segments: &[Segment<LocalKey>]) -> Result<u64, PostError> {
-        if segments.len() > usize::try_from(self.limits.sge_max).unwrap_or(0) {
-            return Err(Misuse::TooLong.into());
-        }
-        let mut bytes = 0_u64;
-        for segment in segments {
-            if !segment.key.covers(self.domain.number(), segment.address, segment.length) {
-                return Err(Misuse::ForeignKey.into());
-            }
-            bytes = bytes.saturating_add(u64::from(segment.length));
-        }
-        Ok(bytes)
     }
 
     #[inline]
@@ -274,9 +298,9 @@ impl Pair {
         }
     }
 
-    /// What a doorbell answers. A queue without room (ENOMEM) has taken fewer, and will take more later; anything else is the end.
+    /// What a doorbell answers.
     fn published(&self, posting: Posting) -> Published {
-        let is_over = posting.code != 0 && posting.code.abs() != libc::ENOMEM;
+        let is_over = is_over(posting.code);
         if is_over {
             self.broken.set(true);
         }
@@ -285,7 +309,14 @@ impl Pair {
     }
 }
 
-fn list<'a>(segments: &'a [Segment<LocalKey>]) -> impl Iterator<Item = sys::ibv_sge> + use<'a> {
+/// Whether that answer of a doorbell is the end: a queue without room (ENOMEM) has taken fewer, and will take more later.
+pub(super) const fn is_over(code: i32) -> bool {
+    code != 0 && code.saturating_abs() != libc::ENOMEM
+}
+
+pub(super) fn list<'a>(
+    segments: &'a [Segment<LocalKey>],
+) -> impl Iterator<Item = sys::ibv_sge> + use<'a> {
     segments.iter().map(|segment| sys::ibv_sge {
         addr: segment.address,
         length: segment.length,
@@ -311,7 +342,7 @@ impl seam::QueuePair for Pair {
         if self.sends.is_full() {
             return Err(Retry::SqFull.into());
         }
-        let bytes = self.check(send.segments)?;
+        let bytes = self.domain.check(send.segments, self.limits.sge_max)?;
         if bytes > u64::from(self.limits.message_bytes_max) {
             return Err(Misuse::TooLong.into());
         }
@@ -338,10 +369,13 @@ impl seam::QueuePair for Pair {
         if self.broken.get() {
             return Err(Fatal::QueueError.into());
         }
+        if self.shared.is_some() {
+            return Err(Misuse::Unsupported.into());
+        }
         if self.receives.is_full() {
             return Err(Retry::RqFull.into());
         }
-        if self.check(recv.segments)? > RECV_BYTES_MAX {
+        if self.domain.check(recv.segments, self.limits.sge_max)? > RECV_BYTES_MAX {
             return Err(Misuse::TooLong.into());
         }
         self.receives.stage(recv.wr_id.as_raw(), list(recv.segments));

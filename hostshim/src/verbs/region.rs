@@ -9,6 +9,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::rc::Rc;
 
+use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::verbs::{RemotePlace, Segment};
 
@@ -165,6 +166,26 @@ impl ProtectionDomain {
 
     pub(super) fn number(&self) -> u32 {
         self.inner.number
+    }
+
+    /// Whether each segment is memory that this domain has registered, and how many bytes they have together.
+    #[inline]
+    pub(super) fn check(
+        &self,
+        segments: &[Segment<LocalKey>],
+        sge_max: u32,
+    ) -> Result<u64, PostError> {
+        if segments.len() > usize::try_from(sge_max).unwrap_or(0) {
+            return Err(Misuse::TooLong.into());
+        }
+        let mut bytes = 0_u64;
+        for segment in segments {
+            if !segment.key.covers(self.number(), segment.address, segment.length) {
+                return Err(Misuse::ForeignKey.into());
+            }
+            bytes = bytes.saturating_add(u64::from(segment.length));
+        }
+        Ok(bytes)
     }
 
     /// Bytes registered.

@@ -14,6 +14,7 @@ use super::device::Mtu;
 use super::error::VerbsError;
 use super::gid::Gid;
 use super::pair::{HANDLES_MAX, Pair, PairKind};
+use crate::raw::verbs::cm::Id;
 use crate::raw::verbs::{self as raw, AddressHandle};
 
 /// Where a pair is between made and gone (`ibv_modify_qp(3)`).
@@ -230,6 +231,37 @@ impl Pair {
         self.forget_staged();
         let mut attributes = raw::pair_attributes();
         self.modify("ibv_modify_qp(Reset)", &mut attributes, STATE)
+    }
+
+    /// Goes into the next state as librdmacm says for a connection; `how` has the last word on times and tries. Its traffic class, service level,
+    /// hop limit and partition are not looked at: those are the connection's.
+    pub(super) fn follow(
+        &self,
+        id: &Id,
+        how: &ConnectConfig,
+        state: u32,
+    ) -> Result<(), VerbsError> {
+        let (mut of, mask) =
+            id.attributes(state).map_err(|e| VerbsError::os("rdma_init_qp_attr", e))?;
+        let operation = match state {
+            1 => {
+                of.qp_access_flags = self.config.access.bits();
+                "ibv_modify_qp(Init)"
+            }
+            2 => {
+                of.path_mtu = how.mtu.map_or(of.path_mtu, |mtu| u32::from(mtu.code()));
+                of.min_rnr_timer = how.rnr_timer;
+                "ibv_modify_qp(ReadyToReceive)"
+            }
+            _ => {
+                (of.timeout, of.retry_cnt) = (how.timeout, how.retry_count);
+                of.rnr_retry = how.rnr_retry;
+                "ibv_modify_qp(ReadyToSend)"
+            }
+        };
+        self.modify(operation, &mut of, mask)?;
+        self.broken.set(false);
+        Ok(())
     }
 
     fn modify(

@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use super::rig::devices;
 
-/// The example `rc_pingpong`, which `tests/vm/suite` has built beside this program.
-fn ours() -> PathBuf {
+/// An example, which `tests/vm/suite` has built beside this program.
+fn example(name: &str) -> PathBuf {
     let mut path = std::env::current_exe().unwrap();
     path.pop();
     path.pop();
-    path.join("examples/rc_pingpong")
+    path.join("examples").join(name)
 }
 
 fn theirs(device: &str) -> Command {
@@ -57,10 +57,49 @@ fn pingpong_of_rdma_core_plays_with_ours_at_either_end() {
         return;
     }
     let ours = |device: &str| {
-        let mut command = Command::new(ours());
+        let mut command = Command::new(example("rc_pingpong"));
         command.arg(device);
         command
     };
     play(ours("rxe0"), theirs("rxe1"));
     play(theirs("rxe0"), ours("rxe1"));
+}
+
+/// Both ends of `rping`: the first one listens at 10.77.0.2.
+fn ping(listens: Command, connects: impl Fn() -> Command) {
+    let mut server = start(listens);
+    let until = Instant::now() + Duration::from_secs(30);
+    // The listener takes one caller only, and the callers of either program give up where nobody listens.
+    let ran = loop {
+        let ran = start(connects()).wait_with_output().unwrap();
+        if ran.status.success() {
+            break ran;
+        }
+        let gone = server.try_wait().unwrap();
+        assert!(gone.is_none() && Instant::now() < until, "{gone:?} {ran:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let served = server.wait_with_output().unwrap();
+    assert!(served.status.success(), "{served:?}, called by {ran:?}");
+    let out = String::from_utf8_lossy(&[ran.stdout, served.stdout].concat()).into_owned();
+    assert!(out.contains("10 rounds"), "{out}");
+    assert!(out.contains("ping data: rdma-ping-9"), "what rping says of it: {out}");
+}
+
+#[test]
+fn rping_of_rdma_core_plays_with_ours_at_either_end() {
+    if devices().is_none() {
+        return;
+    }
+    let with = |program: PathBuf, words: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(words);
+        command
+    };
+    let ours = |words: &[&str]| with(example("rping"), words);
+    let theirs = |words: &[&str]| with("rping".into(), words);
+    ping(ours(&["serve", "10.77.0.2"]), || {
+        theirs(&["-c", "-v", "-V", "-C", "10", "-a", "10.77.0.2", "-I", "10.77.0.1"])
+    });
+    ping(theirs(&["-s", "-v", "-a", "10.77.0.2"]), || ours(&["call", "10.77.0.2", "10.77.0.1"]));
 }

@@ -15,9 +15,11 @@
     reason = "a test"
 )]
 
+mod cm;
 mod datagrams;
 mod faults;
 mod foreign;
 mod memory;
 mod messages;
 mod rig;
+mod shared;

@@ -14,7 +14,7 @@ use core::ptr;
 
 use rdma_sys as sys;
 
-use super::{AddressHandle, Pair, zeroed};
+use super::{AddressHandle, Pair, SharedQueue, zeroed};
 
 /// What one call has posted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,20 +55,6 @@ pub(crate) enum Target<'a> {
     Datagram { handle: &'a AddressHandle, qp_num: u32, qkey: u32 },
 }
 
-/// Sends.
-pub(crate) struct SendList {
-    wrs: Box<[Cell<sys::ibv_send_wr>]>,
-    sges: Box<[Cell<sys::ibv_sge>]>,
-    sge_max: usize,
-    staged: Cell<usize>,
-}
-
-impl fmt::Debug for SendList {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SendList").field("staged", &self.staged.get()).finish_non_exhaustive()
-    }
-}
-
 fn sges(count: usize) -> Box<[Cell<sys::ibv_sge>]> {
     (0..count).map(|_| Cell::new(sys::ibv_sge { addr: 0, length: 0, lkey: 0 })).collect()
 }
@@ -90,31 +76,62 @@ fn fill(
     (room.as_ptr().cast::<sys::ibv_sge>().cast_mut(), count)
 }
 
-impl SendList {
-    pub(crate) fn new(depth: usize, sge_max: usize) -> Self {
-        // SAFETY: numbers and pointers, which may be null.
-        let empty = || Cell::new(unsafe { zeroed() });
+/// A work request as the library links them.
+trait Linked {
+    fn next(&mut self) -> &mut *mut Self;
+}
+
+impl Linked for sys::ibv_send_wr {
+    fn next(&mut self) -> &mut *mut Self {
+        &mut self.next
+    }
+}
+
+impl Linked for sys::ibv_recv_wr {
+    fn next(&mut self) -> &mut *mut Self {
+        &mut self.next
+    }
+}
+
+/// Where a request that is being staged finds what it names.
+struct Place<W> {
+    next: *mut W,
+    sg_list: *mut sys::ibv_sge,
+    num_sge: i32,
+}
+
+/// Requests of one kind.
+struct List<W> {
+    wrs: Box<[Cell<W>]>,
+    sges: Box<[Cell<sys::ibv_sge>]>,
+    sge_max: usize,
+    staged: Cell<usize>,
+}
+
+impl<W> fmt::Debug for List<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("List").field("staged", &self.staged.get()).finish_non_exhaustive()
+    }
+}
+
+impl<W: Linked> List<W> {
+    fn new(depth: usize, sge_max: usize, empty: impl Fn() -> W) -> Self {
         let sge_max = sge_max.max(1);
         Self {
-            wrs: (0..depth).map(|_| empty()).collect(),
+            wrs: (0..depth).map(|_| Cell::new(empty())).collect(),
             sges: sges(depth.saturating_mul(sge_max)),
             sge_max,
             staged: Cell::new(0),
         }
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.staged.get() >= self.wrs.len()
-    }
-
-    /// Forgets what is staged.
-    pub(crate) fn clear(&self) {
-        self.staged.set(0);
-    }
-
-    /// Appends a request. The caller has seen that there is room, and that there are not too many segments.
+    /// Appends what `make` makes. The caller has seen that there is room, and that there are not too many segments.
     #[inline]
-    pub(crate) fn stage(&self, entry: &Entry<'_>, segments: impl Iterator<Item = sys::ibv_sge>) {
+    fn stage(
+        &self,
+        segments: impl Iterator<Item = sys::ibv_sge>,
+        make: impl FnOnce(Place<W>) -> W,
+    ) {
         let index = self.staged.get();
         let Some(cell) = self.wrs.get(index) else {
             debug_assert!(false, "the caller has seen that there is room");
@@ -122,53 +139,89 @@ impl SendList {
         };
         let next = self.wrs.get(index.wrapping_add(1)).map_or(ptr::null_mut(), Cell::as_ptr);
         let (sg_list, num_sge) = fill(&self.sges, (index, self.sge_max), segments);
-        // SAFETY: numbers and pointers, which may be null.
-        let mut wr: sys::ibv_send_wr = unsafe { zeroed() };
-        (wr.wr_id, wr.next, wr.sg_list, wr.num_sge) = (entry.wr_id, next, sg_list, num_sge);
-        (wr.opcode, wr.send_flags) = (entry.opcode, entry.flags);
-        match entry.word {
-            Word::None => {}
-            Word::Immediate(value) => {
-                wr.imm_data_invalidated_rkey_union.imm_data = value.to_be();
-            }
-            Word::Invalidate(key) => wr.imm_data_invalidated_rkey_union.invalidated_rkey = key,
-        }
-        match entry.target {
-            Target::Connected => {}
-            Target::Memory { address, key } => {
-                wr.wr.rdma = sys::rdma_t { remote_addr: address, rkey: key };
-            }
-            Target::Atomic { address, key, compare_add, swap } => {
-                wr.wr.atomic = sys::atomic_t { remote_addr: address, compare_add, swap, rkey: key };
-            }
-            Target::Datagram { handle, qp_num, qkey } => {
-                wr.wr.ud = sys::ud_t { ah: handle.as_ptr(), remote_qpn: qp_num, remote_qkey: qkey };
-            }
-        }
-        cell.set(wr);
+        cell.set(make(Place { next, sg_list, num_sge }));
         self.staged.set(index.wrapping_add(1));
+    }
+
+    /// Hands what is staged to `call`, which posts a list and names the first one that it did not take; forgets all of it.
+    #[inline]
+    fn post(&self, call: impl FnOnce(*mut W, *mut *mut W) -> i32) -> Posting {
+        let staged = self.staged.replace(0);
+        let Some(last) = staged.checked_sub(1).and_then(|last| self.wrs.get(last)) else {
+            return Posting { count: 0, code: 0 };
+        };
+        // SAFETY: a cell of this list, which no other reference is to.
+        let request = unsafe { &mut *last.as_ptr() };
+        *request.next() = ptr::null_mut();
+        let head = self.wrs.as_ptr().cast::<W>().cast_mut();
+        let mut bad = ptr::null_mut();
+        let code = call(head, &raw mut bad);
+        Posting { count: taken(code, staged, head.addr(), bad.addr(), size_of::<W>()), code }
+    }
+}
+
+/// Sends.
+#[derive(Debug)]
+pub(crate) struct SendList(List<sys::ibv_send_wr>);
+
+impl SendList {
+    pub(crate) fn new(depth: usize, sge_max: usize) -> Self {
+        // SAFETY: numbers and pointers, which may be null.
+        Self(List::new(depth, sge_max, || unsafe { zeroed() }))
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.staged.get() >= self.0.wrs.len()
+    }
+
+    /// Forgets what is staged.
+    pub(crate) fn clear(&self) {
+        self.0.staged.set(0);
+    }
+
+    /// Appends a request. The caller has seen that there is room, and that there are not too many segments.
+    #[inline]
+    pub(crate) fn stage(&self, entry: &Entry<'_>, segments: impl Iterator<Item = sys::ibv_sge>) {
+        self.0.stage(segments, |place| send(entry, &place));
     }
 
     /// Posts what is staged, and forgets what the library did not take.
     #[inline]
     pub(crate) fn post(&self, pair: &Pair) -> Posting {
-        let staged = self.staged.replace(0);
-        let Some(last) = staged.checked_sub(1).and_then(|last| self.wrs.get(last)) else {
-            return Posting { count: 0, code: 0 };
-        };
-        // SAFETY: a cell of this list, which no reference is to.
-        unsafe { (*last.as_ptr()).next = ptr::null_mut() };
-        let head = self.wrs.as_ptr().cast::<sys::ibv_send_wr>().cast_mut();
-        let mut bad = ptr::null_mut();
         let (raw, post_send, _) = pair.parts();
-        // SAFETY: a live pair of this thread, and a list of `staged` entries that ends with null, whose segments are in cells of
+        // SAFETY: a live pair of this thread, and a list that ends with null, whose segments are in cells of
         // the list, and whose memory is registered with the pair's domain (`verbs::pair` has checked each key).
-        let code = unsafe { post_send(raw, head, &raw mut bad) };
-        Posting {
-            count: taken(code, staged, head.addr(), bad.addr(), size_of::<sys::ibv_send_wr>()),
-            code,
+        self.0.post(|head, bad| unsafe { post_send(raw, head, bad) })
+    }
+}
+
+#[inline]
+const fn send(entry: &Entry<'_>, place: &Place<sys::ibv_send_wr>) -> sys::ibv_send_wr {
+    // SAFETY: numbers and pointers, which may be null.
+    let mut wr: sys::ibv_send_wr = unsafe { zeroed() };
+    (wr.wr_id, wr.next, wr.sg_list, wr.num_sge) =
+        (entry.wr_id, place.next, place.sg_list, place.num_sge);
+    (wr.opcode, wr.send_flags) = (entry.opcode, entry.flags);
+    match entry.word {
+        Word::None => {}
+        Word::Immediate(value) => {
+            wr.imm_data_invalidated_rkey_union.imm_data = value.to_be();
+        }
+        Word::Invalidate(key) => wr.imm_data_invalidated_rkey_union.invalidated_rkey = key,
+    }
+    match entry.target {
+        Target::Connected => {}
+        Target::Memory { address, key } => {
+            wr.wr.rdma = sys::rdma_t { remote_addr: address, rkey: key };
+        }
+        Target::Atomic { address, key, compare_add, swap } => {
+            wr.wr.atomic = sys::atomic_t { remote_addr: address, compare_add, swap, rkey: key };
+        }
+        Target::Datagram { handle, qp_num, qkey } => {
+            wr.wr.ud = sys::ud_t { ah: handle.as_ptr(), remote_qpn: qp_num, remote_qkey: qkey };
         }
     }
+    wr
 }
 
 /// How many of `staged` entries the library took: all, or those before the bad one. Where it names none, it has failed after it had taken them
@@ -181,72 +234,49 @@ fn taken(code: i32, staged: usize, head: usize, bad: usize, size: usize) -> usiz
 }
 
 /// Receives.
-pub(crate) struct RecvList {
-    wrs: Box<[Cell<sys::ibv_recv_wr>]>,
-    sges: Box<[Cell<sys::ibv_sge>]>,
-    sge_max: usize,
-    staged: Cell<usize>,
-}
-
-impl fmt::Debug for RecvList {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecvList").field("staged", &self.staged.get()).finish_non_exhaustive()
-    }
-}
+#[derive(Debug)]
+pub(crate) struct RecvList(List<sys::ibv_recv_wr>);
 
 impl RecvList {
     pub(crate) fn new(depth: usize, sge_max: usize) -> Self {
         let (next, sg_list) = (ptr::null_mut(), ptr::null_mut());
         let empty = sys::ibv_recv_wr { wr_id: 0, next, sg_list, num_sge: 0 };
-        let sge_max = sge_max.max(1);
-        Self {
-            wrs: (0..depth).map(|_| Cell::new(empty)).collect(),
-            sges: sges(depth.saturating_mul(sge_max)),
-            sge_max,
-            staged: Cell::new(0),
-        }
+        Self(List::new(depth, sge_max, || empty))
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.staged.get() >= self.wrs.len()
+        self.0.staged.get() >= self.0.wrs.len()
     }
 
     /// Forgets what is staged.
     pub(crate) fn clear(&self) {
-        self.staged.set(0);
+        self.0.staged.set(0);
     }
 
     /// Appends a request. The caller has seen that there is room, and that there are not too many segments.
     #[inline]
     pub(crate) fn stage(&self, wr_id: u64, segments: impl Iterator<Item = sys::ibv_sge>) {
-        let index = self.staged.get();
-        let Some(cell) = self.wrs.get(index) else {
-            debug_assert!(false, "the caller has seen that there is room");
-            return;
-        };
-        let next = self.wrs.get(index.wrapping_add(1)).map_or(ptr::null_mut(), Cell::as_ptr);
-        let (sg_list, num_sge) = fill(&self.sges, (index, self.sge_max), segments);
-        cell.set(sys::ibv_recv_wr { wr_id, next, sg_list, num_sge });
-        self.staged.set(index.wrapping_add(1));
+        self.0.stage(segments, |Place { next, sg_list, num_sge }| sys::ibv_recv_wr {
+            wr_id,
+            next,
+            sg_list,
+            num_sge,
+        });
     }
 
-    /// Posts what is staged, and forgets what the library did not take.
+    /// Posts what is staged to a pair, and forgets what the library did not take.
     #[inline]
     pub(crate) fn post(&self, pair: &Pair) -> Posting {
-        let staged = self.staged.replace(0);
-        let Some(last) = staged.checked_sub(1).and_then(|last| self.wrs.get(last)) else {
-            return Posting { count: 0, code: 0 };
-        };
-        let cut = last.get();
-        last.set(sys::ibv_recv_wr { next: ptr::null_mut(), ..cut });
-        let head = self.wrs.as_ptr().cast::<sys::ibv_recv_wr>().cast_mut();
-        let mut bad = ptr::null_mut();
         let (raw, _, post_recv) = pair.parts();
         // SAFETY: as in `SendList::post`.
-        let code = unsafe { post_recv(raw, head, &raw mut bad) };
-        Posting {
-            count: taken(code, staged, head.addr(), bad.addr(), size_of::<sys::ibv_recv_wr>()),
-            code,
-        }
+        self.0.post(|head, bad| unsafe { post_recv(raw, head, bad) })
+    }
+
+    /// The same, to a queue that several pairs take from.
+    #[inline]
+    pub(crate) fn post_shared(&self, queue: &SharedQueue) -> Posting {
+        let (raw, post_recv) = queue.parts();
+        // SAFETY: as in `SendList::post`, with the domain of the queue.
+        self.0.post(|head, bad| unsafe { post_recv(raw, head, bad) })
     }
 }

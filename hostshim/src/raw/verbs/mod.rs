@@ -4,11 +4,17 @@
 //!   Context ── Domain ── Registration          each holds (Rc) what it was made of, so that the order of
 //!        \         \                           closing is always from the outside in
 //!         Completions ── Pair ── AddressHandle
+//!                         |
+//!                    SharedQueue
 //! ```
+//!
+//! [`cm`] has the same for librdmacm.
 //!
 //! Everything of one context is used by one thread: `Rc` makes these types neither `Send` nor `Sync`.
 
+pub(crate) mod cm;
 mod list;
+mod shared;
 
 use core::ffi::CStr;
 use core::fmt;
@@ -22,6 +28,7 @@ use spinwire_dataplane::raw::line::{Line, lines_from_raw};
 use spinwire_dataplane::verbs::{WcFields, WcStatus};
 
 pub(crate) use list::{Entry, Posting, RecvList, SendList, Target, Word};
+pub(crate) use shared::SharedQueue;
 
 use crate::error::Errno;
 use crate::mem::Mapping;
@@ -137,7 +144,7 @@ impl fmt::Debug for Context {
 pub(crate) struct RawEvent {
     /// `enum ibv_event_type`.
     pub(crate) kind: u32,
-    /// The number of the port or of the queue pair it is about; 0 where it is about neither.
+    /// The number of the port, of the queue pair or of the completion queue it is about; 0 where it is about none of them.
     pub(crate) about: u32,
 }
 
@@ -214,6 +221,13 @@ impl Context {
             9..=13 | 17 | 18 => {
                 // SAFETY: events of these kinds are about a port.
                 u32::try_from(unsafe { element.port_num }).unwrap_or(0)
+            }
+            // IBV_EVENT_CQ_ERR
+            0 => {
+                // SAFETY: events of this kind are about a completion queue.
+                let queue = unsafe { element.cq };
+                // SAFETY: as of queue pairs.
+                unsafe { queue.as_ref() }.map_or(0, |queue| queue.handle)
             }
             _ => 0,
         };
@@ -362,6 +376,12 @@ impl Completions {
         u32::try_from(raw.cqe).unwrap_or(0)
     }
 
+    /// The number that the kernel knows it by: those of one context are told apart by it.
+    pub(crate) const fn number(&self) -> u32 {
+        // SAFETY: alive until dropped.
+        unsafe { self.raw.as_ref() }.handle
+    }
+
     pub(crate) const fn as_ptr(&self) -> *mut sys::ibv_cq {
         self.raw.as_ptr()
     }
@@ -421,6 +441,7 @@ pub(crate) struct Pair {
     /// Outlive the pair.
     _domain: Rc<Domain>,
     _completions: (Rc<Completions>, Rc<Completions>),
+    _shared: Option<Rc<SharedQueue>>,
 }
 
 impl fmt::Debug for Pair {
@@ -430,10 +451,12 @@ impl fmt::Debug for Pair {
 }
 
 impl Pair {
-    /// `kind` is of `enum ibv_qp_type`; `cap` says what is wanted, and afterwards [`Pair::cap`] what there is.
+    /// `kind` is of `enum ibv_qp_type`; `cap` says what is wanted, and afterwards [`Pair::cap`] what there is. Its receives are those of
+    /// `shared`, where there is one.
     pub(crate) fn make(
         domain: &Rc<Domain>,
         (send_cq, recv_cq): (&Rc<Completions>, &Rc<Completions>),
+        shared: Option<&Rc<SharedQueue>>,
         kind: u32,
         cap: sys::ibv_qp_cap,
     ) -> Result<Self, Errno> {
@@ -443,7 +466,7 @@ impl Pair {
             qp_context: ptr::null_mut(),
             send_cq: send_cq.as_ptr(),
             recv_cq: recv_cq.as_ptr(),
-            srq: ptr::null_mut(),
+            srq: shared.map_or(ptr::null_mut(), |shared| shared.parts().0),
             cap,
             qp_type: kind,
             sq_sig_all: 0,
@@ -457,6 +480,7 @@ impl Pair {
             cap: wanted.cap,
             _domain: Rc::clone(domain),
             _completions: (Rc::clone(send_cq), Rc::clone(recv_cq)),
+            _shared: shared.map(Rc::clone),
         })
     }
 
