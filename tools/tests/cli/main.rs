@@ -42,6 +42,8 @@ use std::time::{Duration, Instant};
 
 use spinwire_dataplane::id::Name;
 use spinwire_dataplane::poll::Counter;
+use spinwire_dataplane::provider::EndpointType;
+use spinwire_dataplane::provider::shm::ShmConfig;
 use spinwire_dataplane::shm::Geometry;
 use spinwire_dataplane::time::Nanos;
 use spinwire_hostshim::domain::{Domain, DomainConfig};
@@ -92,6 +94,7 @@ fn hold(role: &str) {
             let bump = Plane::arena(&mut memory);
             let config = PlaneConfig { cpu: None, stats_every: Nanos::from_millis(1) };
             let plane = Plane::open(&name, &page, &bump, &config).unwrap();
+            plane.goes_by(&ShmConfig::default().info(EndpointType::Rdm, 64));
             let turn = || {
                 plane.stats().counters().increment(Counter::MessagesSent);
                 plane.stats().counters().add(Counter::BytesSent, 32);
