@@ -9,6 +9,7 @@
 //! | [`datagrams`] | `lat` and `bw` over UDP: losses, strangers, ends that are gone |
 //! | [`layout`] | the layout checker |
 //! | [`loans`] | `lat` and `bw` with `--zero-copy` |
+//! | [`ping`] | `serve` and `ping`, and `lat` and `bw` by a URI |
 //! | [`pools`] | pools of buffers, and who holds them |
 //! | [`providers`] | what this machine can open, by what is asked for |
 //! | [`traps`] | files that are no segments, or not any more |
@@ -32,6 +33,7 @@ mod holders;
 mod layout;
 mod loans;
 mod pair;
+mod ping;
 mod planes;
 mod pools;
 mod providers;
