@@ -15,6 +15,7 @@ use core::fmt;
 use spinwire_dataplane::id::{Name, NameError};
 use spinwire_dataplane::msg::Totals;
 use spinwire_dataplane::poll::{Counter, PlaneIdentity, Stats, StatsError, StatsWriter};
+use spinwire_dataplane::provider::Info;
 use spinwire_dataplane::raw::place::{Bump, Exhausted};
 use spinwire_dataplane::shm::JoinError;
 use spinwire_dataplane::shm::segment::{STATS_SEGMENT_BYTES, attach_stats, format_stats};
@@ -255,6 +256,15 @@ impl<'p, 'm> Plane<'p, 'm> {
         counters.set(Counter::ParksRung, parks.rung);
         counters.set(Counter::ParksSpurious, parks.spurious);
         counters.set(Counter::BellsRung, bells_rung);
+    }
+
+    /// Says on the stats page by what this plane's messages go: provider and type of the endpoint that `info` is of. At set-up, or when
+    /// another path was taken; never in a turn.
+    pub fn goes_by(&self, info: &Info) {
+        // A provider whose name is no word cannot be shown.
+        if let Ok(path) = Name::new(&format!("{}.{}", info.provider, info.endpoint_type)) {
+            self.writer.show_path(&path);
+        }
     }
 
     /// Brings the stats page up to date where that is due: a bounded piece of it a turn.

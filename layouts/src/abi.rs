@@ -191,7 +191,7 @@ mod tests {
         ("EndpointEntry", 0x60de_1e12_da65_e8c7),
         ("LaneHeader", 0xb6e9_23c3_5da9_18cd),
         ("LaneCell", 0x32d0_a49a_2c50_31dd),
-        ("StatsHeader", 0x7bce_bbc8_7bd5_d693),
+        ("StatsHeader", 0xa943_5358_7b85_4192),
         ("HistogramHeader", 0x6767_9656_cff9_120a),
         ("PathRow", 0x8ecb_563a_3bc0_63c8),
         ("MessageHeader", 0x8512_402f_3b49_ac94),
@@ -206,7 +206,7 @@ mod tests {
 
     const GOLDEN_WIRE_HASH: u64 = 0xc6b9_beb0_e2ca_3fb8;
 
-    const GOLDEN_LAYOUT_HASH: u64 = 0x058e_ff84_6038_17f5;
+    const GOLDEN_LAYOUT_HASH: u64 = 0x4a4f_0f5a_358f_5d3a;
 
     #[test]
     fn the_hashes_are_those_of_version_1() {

@@ -49,6 +49,10 @@ enum Command {
     Lat(cmd::lat::Args),
     /// Measure one-way streaming between two pinned processes, beside a bare copy.
     Bw(cmd::bw::Args),
+    /// Send back every message, at any URI, for `spinwire ping`.
+    Serve(cmd::serve::Args),
+    /// Measure round trips to a `spinwire serve`, one by one.
+    Ping(cmd::ping::Args),
     /// Send back whatever comes over TCP.
     Echo(cmd::echo::Args),
     /// Say what stands between this machine and low latency, and the command that mends it.
@@ -73,6 +77,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Lat(args) => cmd::lat::run(&args),
         Command::Bw(args) => cmd::bw::run(&args),
+        Command::Serve(args) => cmd::serve::run(&args),
+        Command::Ping(args) => cmd::ping::run(&args),
         Command::Echo(args) => cmd::echo::run(&args),
         Command::Doctor(args) => cmd::doctor::run(&args),
         Command::Providers(args) => cmd::providers::run(&args),

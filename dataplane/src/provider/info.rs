@@ -257,6 +257,18 @@ impl Info {
         self.caps.has(Caps::DIRECTED_RECV)
     }
 
+    /// Whether memory that a peer exposes can be read and written.
+    #[must_use]
+    pub const fn supports_rma(&self) -> bool {
+        self.caps.has(Caps::RMA)
+    }
+
+    /// Whether numbers in it can be changed in one step.
+    #[must_use]
+    pub const fn supports_atomics(&self) -> bool {
+        self.caps.has(Caps::ATOMIC)
+    }
+
     /// Whether a message of so many bytes can be sent whose buffer is the caller's again at once.
     #[must_use]
     pub const fn supports_inject(&self, bytes: usize) -> bool {

@@ -95,8 +95,8 @@ impl Requirements {
 
     /// The same, for a peer that is found at one of these.
     #[must_use]
-    pub fn for_peer_at(self, uris: &[Uri]) -> Self {
-        Self { peer: Peer::At(uris.to_vec()), ..self }
+    pub fn for_peer_at<'u>(self, uris: impl IntoIterator<Item = &'u Uri>) -> Self {
+        Self { peer: Peer::At(uris.into_iter().cloned().collect()), ..self }
     }
 }
 

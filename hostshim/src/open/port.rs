@@ -9,8 +9,8 @@ use spinwire_dataplane::provider::shm::ShmPort;
 use spinwire_dataplane::provider::tcp::TcpPort;
 use spinwire_dataplane::provider::udp::UdpPort;
 use spinwire_dataplane::provider::{
-    CancelError, Cqe, Event, Info, ParcelWr, Provider, Published, RecvWr, Select, SendWr, Sight,
-    Source, Waiting,
+    CancelError, Cqe, Event, ExposeWr, Info, OneSidedWr, ParcelWr, Provider, Published, RecvWr,
+    RemoteRegion, Select, SendWr, Sight, Source, Waiting,
 };
 use spinwire_dataplane::time::Instant;
 
@@ -66,6 +66,15 @@ impl Provider for AnyPort<'_> {
     }
     fn settle(&self, source: Addr, numbers: u64) {
         of!(self, port => port.settle(source, numbers));
+    }
+    fn post_one_sided(&self, wr: &OneSidedWr) -> Result<(), PostError> {
+        of!(self, port => port.post_one_sided(wr))
+    }
+    fn expose(&self, wr: &ExposeWr) -> Result<RemoteRegion, PostError> {
+        of!(self, port => port.expose(wr))
+    }
+    fn withdraw(&self, wr_id: WrId) -> Result<(), CancelError> {
+        of!(self, port => port.withdraw(wr_id))
     }
     #[inline]
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {

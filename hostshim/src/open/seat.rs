@@ -167,6 +167,9 @@ impl Wait<'_, '_> {
         let peer = loop {
             match self.endpoint.connect(name) {
                 Err(PostError::Misuse(Misuse::UnknownAddress)) => self.turn()?,
+                Err(PostError::Misuse(Misuse::Unsupported)) => {
+                    return Err(OpenError::Refused { at: self.uri.to_string() });
+                }
                 other => break other?,
             }
         };

@@ -298,8 +298,11 @@ layout! {
         pub page_bytes: u32 @ 132 by plane,
         /// CPU to which the plane is pinned, plus one; 0 where it is not pinned.
         pub cpu_plus_one: u64 @ 136 by plane,
+        /// By what its messages go, as provider and type of endpoint (`tcp.rdm`), filled up with
+        /// zeros; all zero where it does not say.
+        pub path: [u8; 64] @ 144 by plane,
         /// Zero.
-        pub reserved: [u64; 14] @ 144,
+        pub reserved: [u64; 6] @ 208,
     }
 }
 

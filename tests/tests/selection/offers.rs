@@ -140,3 +140,18 @@ fn a_host_says_where_it_is_found_and_takes_several() {
     );
     assert_eq!(uri.transport(), Transport::Shm);
 }
+
+/// A call that is not handed on would be the default of the trait, in silence.
+#[test]
+fn a_port_of_any_transport_hands_every_call_on() {
+    let calls = |source: &'static str, from: &str| {
+        let body = source.split_once(from).unwrap().1.split_once("\n}\n").unwrap().0;
+        let names = body.lines().filter_map(|line| line.trim().strip_prefix("fn "));
+        names.map(|line| line.split('(').next().unwrap()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let all = include_str!("../../../dataplane/src/provider/mod.rs");
+    let handed_on = include_str!("../../../hostshim/src/open/port.rs");
+    let all = calls(all, "pub trait Provider");
+    assert!(all.len() > 15, "{all:?}");
+    assert_eq!(all, calls(handed_on, "impl Provider for AnyPort<'_> {"));
+}

@@ -26,6 +26,8 @@ Both ends in one command:
 Apart, as two terminals:
   spinwire bw --listen demo --cpus 1
   spinwire bw --connect demo --cpus 0 --size 4k
+By a URI, both ends at once:
+  spinwire bw --uri tcp://127.0.0.1:0 --size 64k
 Over TCP, here or between two machines:
   spinwire bw --provider tcp --size 4k,1m
   spinwire bw --listen tcp://0.0.0.0:7000
@@ -119,7 +121,7 @@ const WARM_UP_MESSAGES: usize = 2_000;
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
-    let options = &args.pair;
+    let options = &args.pair.with_names_of_domains()?;
     if let Some(name) = &options.listen {
         return server::serve(("bw", name), options);
     }

@@ -32,6 +32,9 @@ Both ends in one command:
 Apart, as two terminals:
   spinwire lat --listen demo --cpus 1
   spinwire lat --connect demo --cpus 0 --size 64
+By a URI, both ends at once:
+  spinwire lat --uri tcp://127.0.0.1:0
+  spinwire lat --uri shm://demo
 Over TCP, here or between two machines:
   spinwire lat --provider tcp --size 64,4k
   spinwire lat --listen tcp://0.0.0.0:7000
@@ -154,7 +157,7 @@ const SECONDS: f64 = 1.0;
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
-    let options = &args.pair;
+    let options = &args.pair.with_names_of_domains()?;
     if options.provider() == ProviderName::Mlx5 {
         if args.hgrm.is_some() {
             return Err("--hgrm: not offered with --provider mlx5; leave it out".into());

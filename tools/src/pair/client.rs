@@ -147,7 +147,8 @@ pub(crate) fn with_client<M: Measure>(
         let domain = join(name, None)?;
         return with_domain(name, &domain, options, measure);
     }
-    let name = format!("{command}-{}", std::process::id());
+    let own = || format!("{command}-{}", std::process::id());
+    let name = options.meeting_place()?.unwrap_or_else(own);
     let mut other = Other::start(command, &name, options)?;
     let measured = join(&name, Some(&mut other))
         .and_then(|domain| with_domain(&name, &domain, options, measure));

@@ -358,7 +358,8 @@ pub(super) fn with_client<M: Measure>(
     if let Some(text) = &options.connect {
         return with_server(resolve(Scheme::Udp, ("--connect", text))?, options, measure);
     }
-    let mut other = Other::start(command, "udp://127.0.0.1:0", options)?;
+    let place = options.meeting_place()?.unwrap_or_else(|| "udp://127.0.0.1:0".to_owned());
+    let mut other = Other::start(command, &place, options)?;
     let text = other.listening()?;
     let at = resolve(Scheme::Udp, ("--listen", &text))?;
     let measured = with_server(at, options, measure)?;

@@ -231,7 +231,8 @@ pub(super) fn with_client<M: Measure>(
     if let Some(text) = &options.connect {
         return with_server(resolve(Scheme::Tcp, ("--connect", text))?, options, measure);
     }
-    let mut other = Other::start(command, "tcp://127.0.0.1:0", options)?;
+    let place = options.meeting_place()?.unwrap_or_else(|| "tcp://127.0.0.1:0".to_owned());
+    let mut other = Other::start(command, &place, options)?;
     let text = other.listening()?;
     let measured = with_server(resolve(Scheme::Tcp, ("--listen", &text))?, options, measure)?;
     other.finish().map(|()| measured)

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use spinwire_hostshim::affinity::{self, CpuList};
+use spinwire_hostshim::uri::{Place, Transport, Uri};
 use spinwire_layouts::wire::datagram::DATAGRAM_LENGTH_MAX;
 
 use super::order::Marking;
@@ -78,11 +79,15 @@ pub(crate) struct PairOptions {
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=5000))]
     pub(crate) lost_after: u64,
 
-    /// Be the other end only: make the segment NAME, or listen at tcp://HOST:PORT or udp://HOST:PORT; wait for --connect, serve it, end.
+    /// Both ends by the transport and at the place of this URI: shm://DOMAIN, tcp://HOST:PORT or udp://HOST:PORT; port 0 is any that is free.
+    #[arg(long, value_name = "URI", conflicts_with_all = ["provider", "listen", "connect"])]
+    pub(crate) uri: Option<Uri>,
+
+    /// Be the other end only: make the segment NAME or shm://NAME, or listen at tcp://HOST:PORT or udp://HOST:PORT; wait for --connect, serve it, end.
     #[arg(long, value_name = "NAME|URI", conflicts_with = "connect")]
     pub(crate) listen: Option<String>,
 
-    /// Be the measuring end only, against a --listen that runs already: its NAME, or tcp://HOST:PORT, udp://HOST:PORT.
+    /// Be the measuring end only, against a --listen that runs already: its NAME or shm://NAME, or tcp://HOST:PORT, udp://HOST:PORT.
     #[arg(long, value_name = "NAME|URI")]
     pub(crate) connect: Option<String>,
 
@@ -121,6 +126,21 @@ pub(crate) fn parse_seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// The name of the domain or the address in a URI.
+fn place(uri: &Uri) -> Result<String, Failure> {
+    if let Some(name) = uri.endpoint() {
+        return Err(format!("{uri}: the ends have names of their own; leave out /{name}").into());
+    }
+    match uri.place() {
+        Place::Shm { domain } => Ok(domain.to_string()),
+        Place::Socket(address) => Ok(address.to_string()),
+        Place::Device { .. } | Place::Fabric { .. } => {
+            let transport = uri.transport();
+            Err(format!("{uri}: measured over shm, tcp and udp; for {transport} see --provider, and spinwire providers").into())
+        }
+    }
+}
+
 impl PairOptions {
     /// The sizes to measure, in order.
     pub(crate) fn sizes(&self) -> Vec<usize> {
@@ -138,7 +158,33 @@ impl PairOptions {
             Some(text) if text.starts_with("udp:") => Some(ProviderName::Udp),
             _ => None,
         };
-        self.provider.or(told).unwrap_or(ProviderName::Shm)
+        let asked = self.uri.as_ref().and_then(|uri| match uri.transport() {
+            Transport::Tcp => Some(ProviderName::Tcp),
+            Transport::Udp => Some(ProviderName::Udp),
+            Transport::Mlx5 => Some(ProviderName::Mlx5),
+            Transport::Shm | Transport::Verbs | Transport::Ofi => None,
+        });
+        self.provider.or(told).or(asked).unwrap_or(ProviderName::Shm)
+    }
+
+    /// The same, with domains that are given as URIs by their names, as the ends know them.
+    pub(crate) fn with_names_of_domains(&self) -> Result<Self, Failure> {
+        let bare = |argument: &str, text: &Option<String>| match text {
+            Some(text) if text.starts_with("shm:") => {
+                let uri = text.parse().map_err(|e| format!("{argument}: {e}"))?;
+                place(&uri).map(Some)
+            }
+            text => Ok(text.clone()),
+        };
+        let listen = bare("--listen", &self.listen)?;
+        let connect = bare("--connect", &self.connect)?;
+        self.uri.as_ref().map(place).transpose()?;
+        Ok(Self { listen, connect, ..self.clone() })
+    }
+
+    /// Where both ends meet, where that was said: the name of a domain, or an address.
+    pub(crate) fn meeting_place(&self) -> Result<Option<String>, Failure> {
+        self.uri.as_ref().map(place).transpose()
     }
 
     /// What the parser cannot see: arguments that do not go together.

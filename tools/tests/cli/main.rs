@@ -9,6 +9,7 @@
 //! | [`datagrams`] | `lat` and `bw` over UDP: losses, strangers, ends that are gone |
 //! | [`layout`] | the layout checker |
 //! | [`loans`] | `lat` and `bw` with `--zero-copy` |
+//! | [`ping`] | `serve` and `ping`, and `lat` and `bw` by a URI |
 //! | [`pools`] | pools of buffers, and who holds them |
 //! | [`providers`] | what this machine can open, by what is asked for |
 //! | [`traps`] | files that are no segments, or not any more |
@@ -32,6 +33,7 @@ mod holders;
 mod layout;
 mod loans;
 mod pair;
+mod ping;
 mod planes;
 mod pools;
 mod providers;
@@ -42,6 +44,8 @@ use std::time::{Duration, Instant};
 
 use spinwire_dataplane::id::Name;
 use spinwire_dataplane::poll::Counter;
+use spinwire_dataplane::provider::EndpointType;
+use spinwire_dataplane::provider::shm::ShmConfig;
 use spinwire_dataplane::shm::Geometry;
 use spinwire_dataplane::time::Nanos;
 use spinwire_hostshim::domain::{Domain, DomainConfig};
@@ -92,6 +96,7 @@ fn hold(role: &str) {
             let bump = Plane::arena(&mut memory);
             let config = PlaneConfig { cpu: None, stats_every: Nanos::from_millis(1) };
             let plane = Plane::open(&name, &page, &bump, &config).unwrap();
+            plane.goes_by(&ShmConfig::default().info(EndpointType::Rdm, 64));
             let turn = || {
                 plane.stats().counters().increment(Counter::MessagesSent);
                 plane.stats().counters().add(Counter::BytesSent, 32);

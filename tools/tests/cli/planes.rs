@@ -33,7 +33,7 @@ fn rates_of_a_live_plane() {
     let number = |field: &str| plane[field].as_u64().unwrap_or_else(|| panic!("{field}: {plane}"));
     assert_eq!(plane["name"], "quotes", "{plane}");
     assert_eq!(plane["pid"], holder.pid(), "{plane}");
-    assert_eq!(plane["life"], "alive", "{plane}");
+    assert_eq!((&plane["life"], &plane["path"]), (&"alive".into(), &"shm.rdm".into()), "{plane}");
     assert!(number("span_ns") > 0 && number("messages_sent_per_s") > 0, "{plane}");
     // Each turn is busy and sends one message of 32 bytes, whatever their number; rates are rounded.
     assert_eq!(number("busy_percent"), 100, "{plane}");
@@ -44,7 +44,10 @@ fn rates_of_a_live_plane() {
     );
     assert_eq!(number("messages_received_per_s"), 0, "{plane}");
     let words = folder.run(&["top", "--once", "--interval", "50", "quotes"]);
-    assert!(words.out.contains("quotes") && words.out.contains("alive"), "{words:?}");
+    assert!(
+        ["quotes", "alive", "PATH", "shm.rdm"].iter().all(|word| words.out.contains(word)),
+        "{words:?}"
+    );
     assert_eq!(folder.run(&["top", "--json", "other"]).json(), serde_json::json!([]));
 }
 

@@ -53,6 +53,7 @@ mod header {
     pub(super) const NAME: usize = offset_of!(StatsHeader, plane_name) / WORD_BYTES;
     pub(super) const SIZES: usize = offset_of!(StatsHeader, histogram_bytes) / WORD_BYTES;
     pub(super) const CPU: usize = offset_of!(StatsHeader, cpu_plus_one) / WORD_BYTES;
+    pub(super) const PATH: usize = offset_of!(StatsHeader, path) / WORD_BYTES;
     pub(super) const COUNTERS: usize = COUNTERS_OFFSET / WORD_BYTES;
 }
 

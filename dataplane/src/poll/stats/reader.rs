@@ -15,6 +15,8 @@ use crate::time::Instant;
 pub struct PlaneSnapshot {
     /// Who wrote it.
     pub plane: PlaneIdentity,
+    /// By what its messages go, as provider and type of endpoint (`tcp.rdm`), where it says so.
+    pub path: Option<Name>,
     /// The plane's time when it last wrote; its origin is the plane's own.
     pub updated: Instant,
     counters: [u64; COUNTER_SLOT_COUNT],
@@ -126,10 +128,13 @@ fn parse_plane(copy: &[u64]) -> Result<PlaneSnapshot, StatsError> {
             return Err(StatsError::Foreign { field, found, expected });
         }
     }
-    let mut field = [0; NAME_BYTES];
-    for (index, chunk) in field.as_chunks_mut::<WORD_BYTES>().0.iter_mut().enumerate() {
-        *chunk = word(header::NAME.wrapping_add(index)).to_le_bytes();
-    }
+    let field_at = |first: usize| {
+        let mut field = [0; NAME_BYTES];
+        for (index, chunk) in field.as_chunks_mut::<WORD_BYTES>().0.iter_mut().enumerate() {
+            *chunk = word(first.wrapping_add(index)).to_le_bytes();
+        }
+        field
+    };
     let pid = word(header::PID);
     if high(pid) != 0 {
         return Err(StatsError::Foreign {
@@ -139,7 +144,7 @@ fn parse_plane(copy: &[u64]) -> Result<PlaneSnapshot, StatsError> {
         });
     }
     let plane = PlaneIdentity {
-        name: Name::from_field(&field).map_err(StatsError::BadName)?,
+        name: Name::from_field(&field_at(header::NAME)).map_err(StatsError::BadName)?,
         pid: low(pid),
         start_time: word(header::START_TIME),
         created_unix_ns: word(header::CREATED),
@@ -150,7 +155,10 @@ fn parse_plane(copy: &[u64]) -> Result<PlaneSnapshot, StatsError> {
     for (index, value) in counters.iter_mut().enumerate() {
         *value = word(header::COUNTERS.wrapping_add(index));
     }
-    Ok(PlaneSnapshot { plane, updated: Instant::from_nanos(word(header::UPDATED)), counters })
+    // Nobody needs it to read the rest: what is no name is none.
+    let path = Name::from_field(&field_at(header::PATH)).ok();
+    let updated = Instant::from_nanos(word(header::UPDATED));
+    Ok(PlaneSnapshot { plane, path, updated, counters })
 }
 
 fn copy_histogram(

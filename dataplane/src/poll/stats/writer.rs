@@ -6,6 +6,7 @@ use spinwire_layouts::shm::stats::{Counter, HistogramId, PATH_SLOT_COUNT};
 use spinwire_layouts::word::join;
 
 use super::{GEOMETRY, PlaneIdentity, Sections, Stats, StatsError, WORD_BYTES, bucket, header};
+use crate::id::Name;
 use crate::poll::{Counters, Histogram, SectionWriter};
 use crate::raw::line::Line;
 use crate::time::{Instant, Nanos};
@@ -49,6 +50,13 @@ impl<'s> StatsWriter<'s> {
             section.write(|words| introduce(words, plane));
         }
         Ok(Self { sections, interval, due: Cell::new(Instant::ORIGIN), next: Cell::new(0) })
+    }
+
+    /// Says by what the plane's messages go, as provider and type: `tcp.rdm`. What was said before is no more.
+    pub fn show_path(&self, path: &Name) {
+        if let Some(section) = self.sections.plane() {
+            section.write(|words| set_name(words, header::PATH, path));
+        }
     }
 
     /// Writes the next section where a round is due. Once a turn; it is not work that should keep a plane from
@@ -140,11 +148,15 @@ fn introduce(words: &SectionWriter<'_>, plane: &PlaneIdentity) {
     words.set(header::CREATED, plane.created_unix_ns);
     words.set(header::TSC_HZ, plane.tsc_hz);
     words.set(header::CPU, plane.cpu.map_or(0, |cpu| u64::from(cpu).wrapping_add(1)));
-    let (name, _) = plane.name.as_field().as_chunks::<WORD_BYTES>();
-    for (index, chunk) in name.iter().enumerate() {
-        words.set(header::NAME.wrapping_add(index), u64::from_le_bytes(*chunk));
-    }
+    set_name(words, header::NAME, &plane.name);
     for (_, word, value) in GEOMETRY {
         words.set(word, value);
+    }
+}
+
+fn set_name(words: &SectionWriter<'_>, first: usize, name: &Name) {
+    let (chunks, _) = name.as_field().as_chunks::<WORD_BYTES>();
+    for (index, chunk) in chunks.iter().enumerate() {
+        words.set(first.wrapping_add(index), u64::from_le_bytes(*chunk));
     }
 }

@@ -142,6 +142,8 @@ pub(crate) struct PlaneRow {
     #[serde(flatten)]
     pub(crate) party: Party,
     pub(crate) cpu: Option<u32>,
+    /// Provider and type of the endpoint by which its messages go, where it says so.
+    pub(crate) path: Option<String>,
 }
 
 /// What a file that is no segment seems to be.
@@ -323,13 +325,14 @@ pub(crate) fn members<'s>(segment: &impl Members<'s>, header: &SegmentHeader) ->
     processes
 }
 
-pub(crate) fn plane_row(plane: &PlaneSnapshot, boot_id: [u8; 16]) -> PlaneRow {
-    let plane = &plane.plane;
+pub(crate) fn plane_row(snapshot: &PlaneSnapshot, boot_id: [u8; 16]) -> PlaneRow {
+    let plane = &snapshot.plane;
     let identity = Identity { pid: plane.pid, start_time: plane.start_time, boot_id };
     PlaneRow {
         name: plane.name.to_string(),
         party: Party { pid: plane.pid, life: identity.life() },
         cpu: plane.cpu,
+        path: snapshot.path.map(|path| path.to_string()),
     }
 }
 

@@ -154,8 +154,8 @@ impl Screen {
 }
 
 /// Widths of the columns of the list of planes, and which of them are wanted most where there is no room for all.
-const PLANE_WIDTHS: [u16; 11] = [20, 8, 4, 8, 9, 10, 10, 10, 9, 5, 12];
-const PLANE_RANKS: [usize; 11] = [0, 3, 4, 5, 9, 10, 1, 6, 7, 8, 2];
+const PLANE_WIDTHS: [u16; 12] = [20, 8, 4, 9, 8, 9, 10, 10, 10, 9, 5, 12];
+const PLANE_RANKS: [usize; 12] = [0, 4, 5, 6, 10, 11, 1, 7, 8, 9, 3, 2];
 /// The same of the list of histograms.
 const SPREAD_WIDTHS: [u16; 7] = [16, 8, 9, 9, 9, 9, 9];
 const SPREAD_RANKS: [usize; 7] = [0, 2, 4, 6, 1, 5, 3];

@@ -7,10 +7,11 @@ use crate::cmd::ps::survey::word;
 use crate::cmd::ps::table::{Lean, Table, bytes, nanoseconds, plain, thousands};
 
 /// The columns of the list of planes.
-pub(super) const COLUMNS: [(&str, Lean); 11] = [
+pub(super) const COLUMNS: [(&str, Lean); 12] = [
     ("PLANE", Lean::Left),
     ("PID", Lean::Right),
     ("CPU", Lean::Right),
+    ("PATH", Lean::Left),
     ("STATE", Lean::Left),
     ("SENT/S", Lean::Right),
     ("RECEIVED/S", Lean::Right),
@@ -22,11 +23,12 @@ pub(super) const COLUMNS: [(&str, Lean); 11] = [
 ];
 
 /// One plane as a row of that list.
-pub(super) fn cells(rates: &Rates) -> [String; 11] {
+pub(super) fn cells(rates: &Rates) -> [String; 12] {
     [
         plain(&rates.row.name),
         rates.row.party.pid.to_string(),
         rates.row.cpu.map_or_else(|| "-".to_owned(), |cpu| cpu.to_string()),
+        rates.row.path.as_deref().map_or_else(|| "-".to_owned(), plain),
         state(rates),
         thousands(rates.messages_sent_per_s),
         thousands(rates.messages_received_per_s),

@@ -1,0 +1,246 @@
+//! `spinwire serve`: an endpoint at each URI that sends back whatever comes, for any number of clients.
+
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::msg::{Completion, Endpoint, RecvFrom, SendTo};
+use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::provider::{EndpointType, Status};
+use spinwire_dataplane::raw::loan::LoanPool;
+use spinwire_dataplane::raw::pause::pause;
+use spinwire_hostshim::affinity;
+use spinwire_hostshim::clock::TscClock;
+use spinwire_hostshim::discover::{Sizes, Transport};
+use spinwire_hostshim::open::{AnyPort, Host, OpenConfig, Seat};
+use spinwire_hostshim::uri::Uri;
+
+use crate::pair::options::parse_size;
+use crate::report::{self, Failure, Verdict};
+
+/// Arguments of `spinwire serve`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  spinwire serve shm://demo                            then, in another terminal: spinwire ping shm://demo
+  spinwire serve tcp://0.0.0.0:7000 udp://0.0.0.0:7000 from another host: spinwire ping tcp://thishost:7000
+  spinwire serve shm://market/echo --nap               sleeps while nothing comes; answers come later then
+  spinwire serve tcp://127.0.0.1:0 --json              any free port; the first line says which
+
+A URI is shm://DOMAIN, tcp://HOST:PORT or udp://HOST:PORT, with /NAME behind it where the endpoint is not to be called
+`server`. Over shm and tcp endpoints are of type rdm, over udp dgram. Every message goes back to its sender as it came, with
+its tag and its immediate data, by any program that uses endpoints. It polls and never sleeps, unless told to: give it a
+CPU of its own. It ends with SIGINT (Ctrl-C) or SIGTERM and says what it has done.
+
+Exit codes: 0 it has served, 2 it could not be found at one of its URIs.")]
+pub(crate) struct Args {
+    /// Where to be found; several are served together.
+    #[arg(required = true, value_name = "URI")]
+    uris: Vec<Uri>,
+
+    /// The longest message that is answered, in bytes, with an optional k or m. Over udp at most what a datagram holds.
+    #[arg(long, value_name = "BYTES", default_value = "64k", value_parser = parse_size)]
+    message: usize,
+
+    /// Clients at the same time, at each URI.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    clients: u32,
+
+    /// The CPU to run on.
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
+
+    /// Sleep for a millisecond at a time while nothing has come for a while.
+    #[arg(long)]
+    nap: bool,
+
+    /// Print JSON for machines: a line when it is found, an object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What it has done.
+#[derive(Debug, Default, Serialize)]
+struct Done {
+    messages: u64,
+    bytes: u64,
+    answered: u64,
+    /// Answers that their client did not take.
+    dropped: u64,
+    /// Messages longer than what is answered.
+    cut: u64,
+    clients_gone: u64,
+}
+
+/// Messages that are received at once, of each kind.
+const RECEIVES: u32 = 16;
+/// An answer that a client does not take for so long is given up: it holds a buffer.
+const STUCK: Duration = Duration::from_secs(1);
+/// Turns without anything before a nap.
+const QUIET: u32 = 100_000;
+
+/// An answer that could not be sent yet.
+struct Owed<'a> {
+    message: Completion<'a>,
+    since: Instant,
+}
+
+/// One endpoint at work.
+struct Service<'a> {
+    endpoint: Endpoint<'a, AnyPort<'a>>,
+    owed: VecDeque<Owed<'a>>,
+}
+
+const fn kind_of(uri: &Uri) -> EndpointType {
+    match uri.transport() {
+        Transport::Udp => EndpointType::Dgram,
+        Transport::Shm | Transport::Tcp | Transport::Verbs | Transport::Mlx5 | Transport::Ofi => {
+            EndpointType::Rdm
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
+    let stop = Arc::default();
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    if let Some(cpu) = args.cpus {
+        affinity::pin(cpu)?;
+    }
+    let sizes =
+        Sizes { message_bytes: Some(args.message), peers: Some(args.clients), ..Sizes::default() };
+    let buffers = usize::try_from(RECEIVES)? * 2 * (args.message + 256);
+    let config = OpenConfig::listen().with_sizes(sizes).with_arena(buffers + (1 << 20));
+    let open = |uri: &Uri| {
+        Host::open(uri, kind_of(uri), &config).map_err(|e| Failure::from(format!("{uri}: {e}")))
+    };
+    let mut hosts = args.uris.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let found_at: Vec<String> = hosts.iter().map(|host| host.uri().to_string()).collect();
+    let seats = hosts.iter_mut().map(Host::seat).collect::<Result<Vec<_>, _>>()?;
+    let mut services = Vec::new();
+    for seat in &seats {
+        services.push(Service::open(seat, args.message)?);
+    }
+    announce(&services, &found_at, args.json)?;
+    let clock = TscClock::calibrate();
+    let mut done = Done::default();
+    let mut quiet = 0_u32;
+    while !stop.load(Ordering::Relaxed) {
+        let mut is_busy = false;
+        for service in &mut services {
+            is_busy |= service.turn(&clock, &mut done)?;
+        }
+        quiet = if is_busy { 0 } else { quiet.saturating_add(1) };
+        if args.nap && quiet > QUIET {
+            std::thread::sleep(Duration::from_millis(1));
+        } else if quiet > 0 {
+            pause();
+        }
+    }
+    say(&done, args.json)
+}
+
+impl<'a> Service<'a> {
+    fn open(seat: &Seat<'a>, message_bytes: usize) -> Result<Self, Failure> {
+        let endpoint = seat.endpoint()?;
+        let longest = message_bytes.min(endpoint.info().limits.message_bytes_max);
+        let buffers = LoanPool::place(seat.bump(), RECEIVES * 2, longest)?;
+        let service = Self { endpoint, owed: VecDeque::new() };
+        for context in [UNTAGGED, TAGGED].repeat(usize::try_from(RECEIVES)?) {
+            let loan = buffers.lend().ok_or("there are as many buffers as receives")?;
+            service.endpoint.post_recv(from(context), loan, context).map_err(|e| e.error)?;
+        }
+        Ok(service)
+    }
+
+    /// Answers what has come; whether there was anything.
+    fn turn(&mut self, clock: &TscClock, done: &mut Done) -> Result<bool, Failure> {
+        let mut is_busy = self.endpoint.turn(clock.now(), Budget::DEFAULT).is_busy();
+        while let Some(message) = self.endpoint.poll() {
+            if message.status == Status::Truncated {
+                done.cut += 1;
+                self.post_again(message)?;
+                continue;
+            }
+            done.messages += 1;
+            done.bytes += u64::try_from(message.length)?;
+            self.owed.push_back(Owed { message, since: Instant::now() });
+        }
+        // Who takes nothing does not hold up the others.
+        for _ in 0..self.owed.len() {
+            let Some(owed) = self.owed.pop_front() else { break };
+            is_busy = true;
+            match self.answer(&owed.message) {
+                Ok(()) => done.answered += 1,
+                Err(PostError::Retry(_)) if owed.since.elapsed() < STUCK => {
+                    self.owed.push_back(owed);
+                    continue;
+                }
+                Err(_gone) => done.dropped += 1,
+            }
+            self.post_again(owed.message)?;
+        }
+        self.endpoint.flush();
+        while let Some(event) = self.endpoint.poll_event() {
+            use spinwire_dataplane::provider::Event;
+            done.clients_gone += u64::from(matches!(event, Event::PeerGone(_)));
+        }
+        Ok(is_busy)
+    }
+
+    fn answer(&self, message: &Completion<'_>) -> Result<(), PostError> {
+        let (Some(peer), Some(bytes)) = (message.source, message.bytes()) else { return Ok(()) };
+        let to = SendTo::peer(peer);
+        let to = message.tag.map_or(to, |tag| to.tag(tag));
+        let to = message.immediate.map_or(to, |immediate| to.immediate(immediate));
+        self.endpoint.inject(to, bytes)
+    }
+
+    fn post_again(&self, message: Completion<'a>) -> Result<(), Failure> {
+        if let Some(loan) = message.loan {
+            let from = from(message.context);
+            self.endpoint.post_recv(from, loan, message.context).map_err(|e| e.error)?;
+        }
+        Ok(())
+    }
+}
+
+/// Contexts of receives.
+const UNTAGGED: u64 = 0;
+const TAGGED: u64 = 1;
+
+const fn from(context: u64) -> RecvFrom {
+    if context == TAGGED { RecvFrom::any().tag_ignoring(0, u64::MAX) } else { RecvFrom::any() }
+}
+
+fn announce(services: &[Service<'_>], found_at: &[String], json: bool) -> Result<(), Failure> {
+    if json {
+        println!("{}", serde_json::to_string(&serde_json::json!({ "serving": found_at }))?);
+        return Ok(());
+    }
+    for (service, uri) in services.iter().zip(found_at) {
+        let info = service.endpoint.info();
+        println!("serving {} {} at {uri}", info.provider, info.endpoint_type);
+    }
+    println!("in another terminal: spinwire ping {}", found_at.join(" "));
+    Ok(())
+}
+
+fn say(done: &Done, json: bool) -> Result<Verdict, Failure> {
+    if json {
+        report::print_json(core::slice::from_ref(done))?;
+    } else {
+        println!(
+            "{} messages, {} bytes; {} answered, {} not taken by their client, {} too long; {} clients have gone",
+            done.messages, done.bytes, done.answered, done.dropped, done.cut, done.clients_gone
+        );
+    }
+    Ok(Verdict::Well)
+}

@@ -1,0 +1,164 @@
+//! `serve` and `ping`: round trips over every transport, several clients at once, ends that go.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::arguments::refused;
+use crate::rig::{Folder, Ran, command};
+
+/// A service at work in a folder of segments.
+struct Service {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    uris: Vec<String>,
+}
+
+impl Service {
+    fn start(folder: &Folder, uris: &[&str]) -> Self {
+        let mut command = command(folder.path(), &["serve", "--json", "--nap"]);
+        let mut child = command.args(uris).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        let said: Value = serde_json::from_str(&line).unwrap();
+        let uris = said["serving"].as_array().unwrap().iter();
+        let uris = uris.map(|uri| uri.as_str().unwrap().to_owned()).collect();
+        Self { child, out, uris }
+    }
+
+    /// Ends it as a user does, and hears what it has done.
+    fn stop(mut self) -> Value {
+        let kill = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        let mut text = String::new();
+        self.out.read_to_string(&mut text).unwrap();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{text}");
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _gone_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+fn ping(folder: &Folder, args: &[&str]) -> Ran {
+    folder.run(&[&["ping", "--json", "--interval", "0", "--timeout", "10"], args].concat())
+}
+
+#[test]
+fn one_service_answers_several_clients_over_each_transport() {
+    let folder = Folder::new();
+    let places = ["shm://demo/echo", "tcp://127.0.0.1:0", "udp://127.0.0.1:0/other"];
+    let service = Service::start(&folder, &places);
+    std::thread::scope(|scope| {
+        for uri in &service.uris {
+            for size in ["1", "1400"] {
+                let folder = &folder;
+                scope.spawn(move || {
+                    let ran = ping(folder, &[uri, "--count", "20", "--size", size]);
+                    let said = ran.json();
+                    assert_eq!((ran.code, &said["received"]), (0, &20.into()), "{ran:?}");
+                    assert!(uri.starts_with(said["provider"].as_str().unwrap()), "{ran:?}");
+                    assert!(said["ratio"].as_f64().unwrap() >= 1.0, "{ran:?}");
+                });
+            }
+        }
+    });
+    // The first of each client is not counted by it.
+    let done = service.stop();
+    assert_eq!((&done["messages"], &done["answered"]), (&126.into(), &126.into()), "{done}");
+    assert!(!folder.has("demo"), "the name goes with who made it");
+}
+
+#[test]
+fn the_best_way_is_taken_and_the_others_are_named() {
+    let folder = Folder::new();
+    let service = Service::start(&folder, &["tcp://127.0.0.1:0"]);
+    let at = service.uris[0].as_str();
+    let ran = ping(&folder, &["shm://missing", at, "--count", "1"]);
+    let said = ran.json();
+    assert_eq!((ran.code, &said["uri"]), (0, &at.into()), "{ran:?}");
+    assert!(
+        said["passed_over"][0].as_str().unwrap().starts_with("shm rdm shm://missing: "),
+        "{ran:?}"
+    );
+    let words = folder.run(&["ping", at, "--count", "2", "--interval", "0"]);
+    for word in [
+        "PING tcp rdm tcp://",
+        "seq=2 time=",
+        "2 sent, 2 received, 0.0% lost",
+        "rtt min/p50/p99/max",
+        "ratio ",
+    ] {
+        assert!(words.out.contains(word), "{word}: {words:?}");
+    }
+    let wrong_name = format!("{at}/quotes");
+    let ran = ping(&folder, &[&wrong_name]);
+    assert!(ran.code == 2 && ran.err.contains("another name or type"), "{ran:?}");
+}
+
+#[test]
+fn ends_that_go_are_seen_and_what_nobody_answers_is_lost() {
+    let folder = Folder::new();
+    for uri in ["shm://demo", "tcp://127.0.0.1:0"] {
+        let mut service = Service::start(&folder, &[uri]);
+        let pinging = folder.start(&[
+            "ping",
+            &service.uris[0],
+            "--json",
+            "--interval",
+            "0",
+            "--timeout",
+            "20",
+        ]);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        service.child.kill().unwrap();
+        service.child.wait().unwrap();
+        let ran = pinging.ran();
+        assert!(ran.code == 2 && ran.err.contains("the service is gone"), "{uri}: {ran:?}");
+        let _left_by_the_killed = folder.run(&["rm", "--dead"]);
+    }
+    // A datagram is lost without a word.
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let uri = format!("udp://{}", nobody.local_addr().unwrap());
+    let ran = folder.run(&[
+        "ping",
+        &uri,
+        "--json",
+        "--count",
+        "2",
+        "--interval",
+        "0",
+        "--timeout",
+        "0.05",
+    ]);
+    assert_eq!((ran.code, &ran.json()["loss_percent"]), (1, &100.0.into()), "{ran:?}");
+    let nobody = folder.run(&["ping", "shm://nobody", "--count", "1"]);
+    assert!(nobody.code == 2 && nobody.err.contains("does not exist"), "{nobody:?}");
+    refused(&["ping"], "URI");
+    refused(&["serve", "tcp://host"], "the port is missing");
+    refused(&["serve", "ofi://tcp"], "cannot be opened by this build");
+}
+
+#[test]
+fn pairs_are_measured_by_a_uri() {
+    let folder = Folder::new();
+    let brief = ["--iters", "100", "--rounds", "1", "--json"];
+    for (command, uri) in
+        [("lat", "shm://pair"), ("lat", "udp://127.0.0.1:0"), ("bw", "tcp://127.0.0.1:0")]
+    {
+        let ran = folder.run(&[&[command, "--uri", uri][..], &brief].concat());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(uri.starts_with(ran.json()["provider"].as_str().unwrap()), "{ran:?}");
+    }
+    assert!(!folder.has("pair"));
+    refused(&["lat", "--uri", "tcp://127.0.0.1:0", "--provider", "udp"], "--provider");
+    refused(&["bw", "--uri", "tcp://127.0.0.1:0/quotes"], "leave out /quotes");
+    refused(&["lat", "--uri", "ofi://tcp"], "measured over shm, tcp and udp");
+    refused(&["lat", "--listen", "shm://"], "--listen: \"shm://\": the domain is missing");
+}
