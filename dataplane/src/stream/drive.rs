@@ -155,15 +155,15 @@ impl<'m, E: Enter> Streams<'m, E> {
         let _parked_already = self.parked.push_back(LIST, slot);
     }
 
-    /// Receives again for rows that were parked: for one and once where buffers are few, for all when a quarter of those is there that
-    /// the kernel is to have.
+    /// Receives again for rows that were parked: for one each and once where buffers are few, for good when a quarter of those is there that
+    /// the kernel is to have. At most two for each buffer: where all have bytes each takes one, and the others are parked again.
     pub(super) fn unpark(&self) {
-        if self.parked.is_empty(LIST) || self.buffers.given() == 0 {
+        let given = self.buffers.given();
+        if self.parked.is_empty(LIST) || given == 0 {
             return;
         }
-        let plenty = self.buffers.given() >= (self.buffers.wanted() / 4).max(1);
-        let most = if plenty { self.config.conns } else { self.buffers.given() };
-        for _ in 0..most {
+        let plenty = given >= (self.buffers.wanted() / 4).max(1);
+        for _ in 0..if plenty { given.saturating_mul(2) } else { given } {
             let Some(slot) = self.parked.pop_front(LIST) else { return };
             let Some(row) = self.row_at(slot) else { return };
             row.clear(flag::PARKED | flag::ONE_SHOT);

@@ -350,3 +350,40 @@ fn the_kernel_has_as_many_buffers_as_stay_warm() {
         assert_eq!(rig.streams.buffers().given(), 128, "as many again as before");
     });
 }
+
+/// Two hundred connections with more to say than there are buffers. A turn asks for no more than two for each buffer that has come back; all
+/// the others would be refused, and that over and over.
+#[test]
+fn many_that_wait_for_few_buffers_are_not_all_asked_for_at_once() {
+    let config = StreamConfig { conns: 200, recv_buffers: (8, 64), ..config() };
+    let rings = FakeConfig { sq_entries: 256, cq_entries: 256, ..FakeConfig::default() };
+    with(&config, rings, |rig| {
+        for fd in 0..200 {
+            rig.streams.adopt(fd).unwrap();
+        }
+        let mut ring = BufferRing::new(rig.streams.buffers().registration());
+        let (mut asked, mut served) = (0, 0);
+        while served < 800 {
+            rig.turn();
+            let receives: Vec<Sqe> =
+                rig.taken().into_iter().filter(|entry| entry.opcode == op::RECV).collect();
+            // When all have been asked once, a turn no more than so many.
+            if asked >= 1_000 {
+                assert!(receives.len() <= 16, "{} for 8 buffers", receives.len());
+            }
+            asked += receives.len();
+            // All of them have bytes, and go on until there is no buffer.
+            for receive in receives {
+                if ring.available() > 0 {
+                    let name = u32::from(ring.peek().2) << cqe::BUFFER_SHIFT;
+                    ring.advance();
+                    rig.complete(&receive, 64, cqe::MORE | cqe::BUFFER | name);
+                    served += 1;
+                }
+                rig.complete(&receive, -ENOBUFS, 0);
+            }
+            while rig.streams.poll().is_some() {}
+        }
+        assert!(asked <= 200 + 4 * served, "{asked} asked for to serve {served}");
+    });
+}
