@@ -1,5 +1,6 @@
 //! What a program asks for, and what of that something lacks.
 
+use core::borrow::Borrow;
 use core::fmt;
 use core::str::FromStr;
 
@@ -95,8 +96,8 @@ impl Requirements {
 
     /// The same, for a peer that is found at one of these.
     #[must_use]
-    pub fn for_peer_at<'u>(self, uris: impl IntoIterator<Item = &'u Uri>) -> Self {
-        Self { peer: Peer::At(uris.into_iter().cloned().collect()), ..self }
+    pub fn for_peer_at<U: Borrow<Uri>>(self, uris: impl IntoIterator<Item = U>) -> Self {
+        Self { peer: Peer::At(uris.into_iter().map(|uri| uri.borrow().clone()).collect()), ..self }
     }
 }
 

@@ -23,8 +23,6 @@ mod requester;
 mod responder;
 pub mod wqe;
 
-use std::collections::BTreeMap;
-
 use spinwire_dataplane::raw::line::{LINE_BYTES, Line};
 
 pub use self::cq::{Counters, CqPlan, Short, cqe};
@@ -35,7 +33,7 @@ pub use self::queue::{QpPlan, Receives, SrqPlan, State};
 use crate::rng::Rng;
 use bytes::{be16, be32, read_record, read_ring};
 use cq::{Completion, Queue};
-use memory::Keys;
+
 use wqe::{blocks_of, ds_of, parse};
 
 /// Which requests of a queue in error have a completion.
