@@ -29,12 +29,12 @@ fn the_next_address_has_its_turn_where_the_first_leads_nowhere() {
     let found = discover(&Hints::default());
     let missing = format!("shm://selection-missing-{}", std::process::id());
     let nobody = nobody();
-    let listen = Requirements::default().for_peer_at(&uris(&["tcp://127.0.0.1:0/quotes"]));
+    let listen = Requirements::default().for_peer_at(uris(&["tcp://127.0.0.1:0/quotes"]));
     with(&negotiate(&listen, &found), &OpenConfig::listen(), |server| {
         let at = server.uri.to_string();
         let wrong_name = at.replace("/quotes", "/orders");
         let plan =
-            Requirements::default().for_peer_at(&uris(&[&nobody, &missing, &wrong_name, &at]));
+            Requirements::default().for_peer_at(uris(&[&nobody, &missing, &wrong_name, &at]));
         let plan = negotiate(&plan.of_types(&[EndpointType::Rdm]), &found);
         std::thread::scope(|scope| {
             let client = scope.spawn(|| {
@@ -69,7 +69,7 @@ fn the_next_address_has_its_turn_where_the_first_leads_nowhere() {
 fn nothing_is_left_over_where_everything_fails_and_every_error_is_told() {
     let found = discover(&Hints::default());
     let missing = format!("shm://selection-missing-{}", std::process::id());
-    let wanted = Requirements::default().for_peer_at(&uris(&[&missing, &nobody()]));
+    let wanted = Requirements::default().for_peer_at(uris(&[&missing, &nobody()]));
     let no_path = with(&negotiate(&wanted, &found), &OpenConfig::connect(), |_| panic!("opened"))
         .unwrap_err();
     assert_eq!(no_path.failed.len(), 4, "rdm and msg, by both: {no_path}");
@@ -85,7 +85,7 @@ fn nothing_is_left_over_where_everything_fails_and_every_error_is_told() {
 fn a_program_that_listens_falls_back_too() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("tcp://{}", taken.local_addr().unwrap());
-    let wanted = Requirements::default().for_peer_at(&uris(&[&uri, "tcp://127.0.0.1:0"]));
+    let wanted = Requirements::default().for_peer_at(uris(&[&uri, "tcp://127.0.0.1:0"]));
     let plan = negotiate(&wanted, &discover(&Hints::default()));
     let (failed, at) = with(&plan, &OpenConfig::listen(), |end| {
         (end.failed.iter().map(ToString::to_string).collect::<Vec<_>>(), end.uri.to_string())
