@@ -23,7 +23,7 @@ use crate::raw::region::Registrar;
 use crate::uring::Enter;
 use crate::verbs::{CompletionQueue, QueuePair};
 
-/// A transport that keeps to the rules of posted memory. Every [`Provider`](crate::provider::Provider) makes this promise.
+/// A transport that keeps to the rules of posted memory. Every [`Provider`] makes this promise.
 ///
 /// # Safety
 /// 1. A range that a request names is used (read, written, handed to a device, the kernel, or another provider) only after the
