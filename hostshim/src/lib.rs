@@ -75,6 +75,9 @@
 //!   [`mem::PageReport`].
 //! - A name in `/dev/shm` (or the folder in `SPINWIRE_SHM_DIR`) stays until [`domain::Domain::unlink`], or `spinwire rm`.
 //!
+//! [`guide`] is a book in eight chapters: the model, choosing a transport, buffers, completions, polling, datagrams, tuning, and the way from one machine to
+//! a cluster.
+//!
 //! # Errors
 //! Each room has its error type; all of them keep what the kernel said (operation, path, number: [`error::OsError`]) and
 //! print the remedy.
@@ -91,6 +94,7 @@ pub mod discover;
 pub mod domain;
 pub mod error;
 pub mod file;
+pub mod guide;
 pub mod idle;
 #[cfg(feature = "layout")]
 pub mod layout;
