@@ -4,8 +4,8 @@ use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::msg::matching::MatchingConfig;
 use spinwire_dataplane::msg::{Endpoint, EndpointConfig};
 use spinwire_dataplane::poll::{Budget, Outcome, Poll as _};
-use spinwire_dataplane::provider::EndpointType;
 use spinwire_dataplane::provider::shm::{ShmConfig, ShmPort};
+use spinwire_dataplane::provider::{EndpointType, Provider};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::shm::lane::LaneMemory;
@@ -81,22 +81,33 @@ pub fn endpoint(
     called: &str,
     recv_depth: u32,
 ) -> ShmEndpoint {
+    endpoint_over(segment, bump, (called, recv_depth), |port| port)
+}
+
+/// The same, over what is made of the port.
+#[must_use]
+pub fn endpoint_over<P: Provider>(
+    segment: Segment<'static>,
+    bump: &Bump<'static>,
+    (called, recv_depth): (&str, u32),
+    over: impl FnOnce(ShmPort<'static, 'static>) -> P,
+) -> Endpoint<'static, P> {
     let joiner = lease::Joiner { pid: 1, start_time: 1, joined_unix_ns: 0, command: [0; 64] };
     let lease = lease::join(&segment, &joiner).unwrap();
     let matching = MatchingConfig { recv_depth, unexpected_depth: 64, unexpected_bytes_max: 64 };
     let config = ShmConfig { peers_max: 64, send_depth: 64, matching };
     let port = ShmPort::open(segment, lease, bump, (&name(called), EndpointType::Rdm), &config);
     let contexts = EndpointConfig { contexts_max: recv_depth + 64 };
-    Endpoint::new(port.unwrap(), bump, &contexts).unwrap()
+    Endpoint::new(over(port.unwrap()), bump, &contexts).unwrap()
 }
 
 /// A sender, a receiver, and the receiver's address.
 #[derive(Debug)]
-pub struct Pair {
+pub struct Pair<P = ShmPort<'static, 'static>> {
     /// Who sends.
-    pub sender: ShmEndpoint,
+    pub sender: Endpoint<'static, P>,
     /// Who receives.
-    pub receiver: ShmEndpoint,
+    pub receiver: Endpoint<'static, P>,
     /// Of the receiver.
     pub to: Addr,
 }
@@ -104,15 +115,25 @@ pub struct Pair {
 /// Two endpoints in a segment of their own, connected. The receiver's tables and buffers are placed in `bump`.
 #[must_use]
 pub fn pair(bump: &Bump<'static>, recv_depth: u32) -> Pair {
+    pair_over(bump, recv_depth, |port| port)
+}
+
+/// The same, over what is made of their ports.
+#[must_use]
+pub fn pair_over<P: Provider>(
+    bump: &Bump<'static>,
+    recv_depth: u32,
+    over: fn(ShmPort<'static, 'static>) -> P,
+) -> Pair<P> {
     let segment = segment(2);
-    let sender = endpoint(segment, bump, "sender", 16);
-    let receiver = endpoint(segment, bump, "receiver", recv_depth);
+    let sender = endpoint_over(segment, bump, ("sender", 16), over);
+    let receiver = endpoint_over(segment, bump, ("receiver", recv_depth), over);
     let to = sender.connect(&name("receiver")).unwrap();
     Pair { sender, receiver, to }
 }
 
 /// One turn, at an instant that is always the same.
 #[inline(always)]
-pub fn turn(endpoint: &ShmEndpoint) -> Outcome {
+pub fn turn<P: Provider>(endpoint: &Endpoint<'_, P>) -> Outcome {
     endpoint.turn(Instant::ORIGIN, Budget::DEFAULT)
 }

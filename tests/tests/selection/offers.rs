@@ -155,3 +155,59 @@ fn a_port_of_any_transport_hands_every_call_on() {
     assert!(all.len() > 15, "{all:?}");
     assert_eq!(all, calls(handed_on, "impl Provider for AnyPort<'_> {"));
 }
+
+/// Says that this process is the one that opens and closes, with nothing beside it.
+const ALONE: &str = "SELECTION_TEST_ALONE";
+
+/// So many endpoints are opened and closed: over each transport a third.
+fn endpoints() -> usize {
+    std::env::var("SPINWIRE_TEST_ENDPOINTS").map_or(Ok(120), |text| text.parse()).unwrap()
+}
+
+/// Descriptors, mappings and threads of this process.
+fn held() -> [usize; 3] {
+    let entries = |folder: &str| std::fs::read_dir(folder).unwrap().count();
+    let mappings = std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+    [entries("/proc/self/fd"), mappings, entries("/proc/self/task")]
+}
+
+#[test]
+fn endpoints_that_are_opened_and_closed_leave_nothing() {
+    if std::env::var_os(ALONE).is_none() {
+        let this = std::env::current_exe().unwrap();
+        let name = "offers::endpoints_that_are_opened_and_closed_leave_nothing";
+        let alone =
+            std::process::Command::new(this).args(["--exact", name]).env(ALONE, "1").output();
+        let alone = alone.unwrap();
+        assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stdout));
+        return;
+    }
+    use spinwire_dataplane::provider::EndpointType::{Dgram, Rdm};
+    let uri = format!("shm://selection-many-{}", std::process::id()).parse().unwrap();
+    let hub = Host::open(&uri, Rdm, &OpenConfig::listen()).unwrap();
+    let once = || {
+        let udp = "udp://127.0.0.1:0".parse().unwrap();
+        let tcp = "tcp://127.0.0.1:0".parse().unwrap();
+        for (uri, kind, config) in [
+            (&uri, Rdm, OpenConfig::connect()),
+            (&tcp, Rdm, OpenConfig::listen()),
+            (&udp, Dgram, OpenConfig::listen()),
+        ] {
+            let mut host = Host::open(uri, kind, &config).unwrap();
+            let seat = host.seat().unwrap();
+            let _endpoint = seat.endpoint().unwrap();
+        }
+    };
+    // What the first ones leave is there once: memory that the allocator keeps, say.
+    for _ in 0..3 {
+        once();
+    }
+    let before = held();
+    for _ in 0..endpoints() / 3 {
+        once();
+    }
+    let after = held();
+    assert_eq!((after[0], after[2]), (before[0], before[2]), "descriptors, threads");
+    assert!(after[1] <= before[1] + 8, "mappings: {} before, {} after", before[1], after[1]);
+    drop(hub);
+}
