@@ -54,7 +54,7 @@ impl Provider for AnyPort<'_> {
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
         of!(self, port => port.disconnect(addr))
     }
-    #[inline]
+    #[inline(always)]
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
         of!(self, port => port.post_send(wr))
     }
@@ -76,23 +76,23 @@ impl Provider for AnyPort<'_> {
     fn withdraw(&self, wr_id: WrId) -> Result<(), CancelError> {
         of!(self, port => port.withdraw(wr_id))
     }
-    #[inline]
+    #[inline(always)]
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
         of!(self, port => port.post_recv(wr))
     }
-    #[inline]
+    #[inline(always)]
     fn ring_doorbell(&self) -> Published {
         of!(self, port => port.ring_doorbell())
     }
-    #[inline]
+    #[inline(always)]
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
         of!(self, port => port.poll_cq(now, out));
     }
-    #[inline]
+    #[inline(always)]
     fn look(&self) -> Sight {
         of!(self, port => port.look())
     }
-    #[inline]
+    #[inline(always)]
     fn take_ready(&self) -> Option<Cqe> {
         of!(self, port => port.take_ready())
     }

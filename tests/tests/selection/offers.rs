@@ -22,7 +22,7 @@ fn plan_of(found: Found) -> Plan {
 #[test]
 fn endpoints_are_what_was_offered() {
     let sizes = Sizes {
-        message_bytes: Some(100_000),
+        message_bytes: Some(300_000),
         peers: Some(3),
         send_depth: Some(16),
         recv_depth: Some(32),
