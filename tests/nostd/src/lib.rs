@@ -7,7 +7,7 @@
 //! To add a hot function, add a probe. `hot` probes carry messages; `cold` ones read what peers wrote while joining,
 //! connecting and cleaning up; `streams` ones read what comes over a network,
 //! `rings` ones what a kernel writes; `queues` ones build what a device reads, `completions` ones read what it writes,
-//! `paths` ones what several devices complete.
+//! `paths` ones what several devices complete, `connections` ones what a host answers to a port over them.
 #![no_std]
 #![allow(
     improper_ctypes_definitions,
@@ -17,6 +17,7 @@
 mod channels;
 mod cold;
 mod completions;
+mod connections;
 mod endpoint;
 mod files;
 mod hot;

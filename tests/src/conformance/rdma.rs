@@ -96,6 +96,8 @@ struct End<'m> {
     link: LinkId,
     pair: SimQp<'m>,
     other: (Weak<Station<'m>>, LinkId),
+    /// How often the host has found it dead.
+    looks: Cell<u32>,
 }
 
 /// A port, and what its host knows of it.
@@ -114,7 +116,12 @@ struct Station<'m> {
 pub struct RdmaGround<'m> {
     fabric: Fabric,
     listed: RefCell<BTreeMap<String, Rc<Station<'m>>>>,
+    /// Nanoseconds that pass with each poll; `None`: until nothing happens any more.
+    pace_ns: Cell<Option<u64>>,
 }
+
+/// A host notices after so many polls that a connection is dead, whatever its device says.
+const HOST_LOOKS: u32 = 2000;
 
 const PAIR: Limits = Limits {
     send_depth: 1024,
@@ -128,8 +135,26 @@ const PAIR: Limits = Limits {
 const KEYS: [u32; 2] = [0x51, 0x10];
 
 impl<'m> RdmaGround<'m> {
-    /// Lets everything that is under way happen.
+    /// The network.
+    #[must_use]
+    pub const fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
+    /// From now on so much time passes with each poll.
+    pub fn set_pace(&self, ns: Option<u64>) {
+        self.pace_ns.set(ns);
+    }
+
+    /// Lets everything that is under way happen, or so much as there is time for.
     fn settle(&self) {
+        if let Some(pace) = self.pace_ns.get() {
+            let end = self.fabric.now() + pace;
+            while self.fabric.now() < end {
+                self.fabric.advance(end - self.fabric.now());
+            }
+            return;
+        }
         for _ in 0..10_000 {
             if !self.fabric.advance(3_000) {
                 return;
@@ -157,6 +182,12 @@ impl<'m> RdmaGround<'m> {
                 }
             }
         }
+        for end in station.ends.borrow().iter().filter(|end| self.fabric.is_dead(&end.pair)) {
+            end.looks.set(end.looks.get() + 1);
+            if end.looks.get() == HOST_LOOKS {
+                station.port.lost(end.link);
+            }
+        }
         while let Some((caller, link)) = station.calls.borrow_mut().pop_front() {
             let Some(there) = caller.upgrade().filter(|there| !there.is_dead.get()) else {
                 continue;
@@ -169,13 +200,18 @@ impl<'m> RdmaGround<'m> {
                 continue;
             };
             let other = (caller, link);
-            station.ends.borrow_mut().push(End { link: accepted, pair: ours, other });
+            station.ends.borrow_mut().push(End {
+                link: accepted,
+                pair: ours,
+                other,
+                looks: Cell::new(0),
+            });
             if there.port.connected(link, pair(theirs)).is_err() {
                 station.port.lost(accepted);
                 continue;
             }
             let other = (Rc::downgrade(station), accepted);
-            there.ends.borrow_mut().push(End { link, pair: theirs, other });
+            there.ends.borrow_mut().push(End { link, pair: theirs, other, looks: Cell::new(0) });
         }
     }
 
@@ -317,7 +353,11 @@ impl<const UNCOPIED: bool> Rig for Rdma<UNCOPIED> {
     const REFUSALS_END: bool = true;
 
     fn lay<'m>(_lines: &'m [Line], _bump: &Bump<'m>, _sizes: &Sizes) -> RdmaGround<'m> {
-        RdmaGround { fabric: Fabric::new(1, 0, Links::QUIET, 1), listed: RefCell::default() }
+        RdmaGround {
+            fabric: Fabric::new(1, 0, Links::QUIET, 1),
+            listed: RefCell::default(),
+            pace_ns: Cell::new(None),
+        }
     }
 
     #[expect(unsafe_code, reason = "the rig says what is registered")]

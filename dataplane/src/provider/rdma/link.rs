@@ -20,6 +20,7 @@
 
 use core::cell::Cell;
 
+use super::LinkFigures;
 use super::memory::{Slots, short};
 use super::piece::{self, Content, Grant};
 use crate::error::{Fatal, PostError, Retry};
@@ -314,6 +315,15 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         }
     }
 
+    pub(super) const fn figures(&self) -> LinkFigures {
+        LinkFigures {
+            credit: self.credit.get(),
+            due: self.due.get().0.saturating_add(self.reposted.get().0),
+            unread: self.arrived.len(),
+            sends: self.sends.len(),
+        }
+    }
+
     // Sends.
 
     /// Whether so many work requests of messages would be taken now.
@@ -387,7 +397,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         let left = staged.saturating_sub(count);
         let first = self.sends.len().saturating_sub(left);
         let lost = (first..self.sends.len()).filter_map(|skip| self.sends.peek(skip));
-        crate::table::count(lost.filter(|sent| sent.is_last).count())
+        lost.fold(0, |lost, sent| lost.saturating_add(u32::from(sent.is_last)))
     }
 
     /// A completion of a send, which has failed with that status if it has. `over` is told of each that it ends. Whether it was one that

@@ -243,6 +243,19 @@ pub struct RdmaCounters {
     pub strays: u64,
 }
 
+/// How a connection stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LinkFigures {
+    /// Pieces of messages that may be sent.
+    pub credit: u32,
+    /// Receives for messages that were posted again, and that the other end was not told of.
+    pub due: u32,
+    /// Pieces that have come and were not read.
+    pub unread: u32,
+    /// Sends that the device has, or that are staged.
+    pub sends: u32,
+}
+
 /// Why a port could not be opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PortOpenError {

@@ -10,7 +10,7 @@ use spinwire_layouts::word::widen;
 use super::link::{Depths, Link};
 use super::memory::{Memory, Slots, short};
 use super::peers::Row;
-use super::{Loans, PortOpenError, RdmaConfig, RdmaCounters};
+use super::{LinkFigures, Loans, PortOpenError, RdmaConfig, RdmaCounters};
 use crate::error::{Misuse, PostError, Retry};
 use crate::id::{Addr, Name, WrId};
 use crate::msg::matching::Matcher;
@@ -191,6 +191,15 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     #[must_use]
     pub const fn last_error(&self) -> Option<(WcStatus, u32)> {
         self.last_error.get()
+    }
+
+    /// How the connection to a peer stands; nothing where there is none.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn figures(&self, peer: Addr) -> Result<LinkFigures, Misuse> {
+        let row = self.peers.find(peer)?;
+        Ok(self.link(row.link.get()).map_or(LinkFigures::default(), Link::figures))
     }
 
     /// What it has seen and done.

@@ -128,6 +128,17 @@ impl Fabric {
         self.state.borrow_mut().faults = faults;
     }
 
+    /// From now on, other links.
+    pub fn set_links(&self, links: Links) {
+        self.state.borrow_mut().links = links;
+    }
+
+    /// Whether the connection of `qp` works no more, noticed or not.
+    #[must_use]
+    pub fn is_dead(&self, qp: &SimQp<'_>) -> bool {
+        self.state.borrow().is_dead(qp.index)
+    }
+
     /// The connection of `qp` dies, as `death` says.
     pub fn kill(&self, qp: &SimQp<'_>, death: Death) {
         self.state.borrow_mut().kill(qp.index, death);

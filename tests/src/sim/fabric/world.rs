@@ -372,6 +372,10 @@ impl State {
         (queue.executed, queue.arrived) = (0, 0);
     }
 
+    pub(super) fn is_dead(&self, qp: usize) -> bool {
+        self.qps[qp].condition != Condition::Good || self.qps[qp ^ 1].is_destroyed
+    }
+
     pub(super) fn reset(&mut self, qp: usize) {
         for end in [qp & !1, qp | 1] {
             let queue = &mut self.qps[end];

@@ -1,0 +1,267 @@
+//! Ports over RDMA connections on a network in which everything goes wrong that may: what was sent arrives once, in order and intact until a
+//! connection ends; every buffer comes back once; credit is neither lost nor made; a connection that ends harms no other.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test stops at the first thing that is not as expected"
+)]
+
+use core::cell::Cell;
+use core::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::id::Addr;
+use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
+use spinwire_dataplane::provider::{EndpointType, Event, Status};
+use spinwire_tests::conformance::{Node, Rdma, Sizes, World, run};
+use spinwire_tests::rng::{Rng, pattern};
+use spinwire_tests::sim::fabric::{Faults, Links};
+
+type Rig = Rdma<true>;
+
+/// Messages of a run, at least; `SPINWIRE_RDMA_MESSAGES` asks for more.
+fn messages() -> u64 {
+    std::env::var("SPINWIRE_RDMA_MESSAGES").map_or(1_500, |text| text.parse().unwrap())
+}
+
+/// One end: what it has sent and heard.
+struct End<'w, 'm> {
+    node: &'w Node<'m, Rig>,
+    peer: Cell<Option<Addr>>,
+    /// Which connection it is, as this end counts, and what is sent next on it.
+    epoch: Cell<u64>,
+    next: Cell<u64>,
+    /// The connection and the number of the message that was heard last.
+    heard: Cell<Option<(u64, u64)>>,
+    sends: Cell<u64>,
+    sends_over: Cell<u64>,
+    received: Cell<u64>,
+    ends: Cell<u64>,
+}
+
+fn text(epoch: u64, number: u64, length: usize) -> Vec<u8> {
+    pattern(epoch * 1_000_003 + number, length)
+}
+
+impl<'w, 'm> End<'w, 'm> {
+    fn new(node: &'w Node<'m, Rig>) -> Self {
+        let zero = || Cell::new(0);
+        Self {
+            node,
+            peer: Cell::new(None),
+            epoch: zero(),
+            next: zero(),
+            heard: Cell::new(None),
+            sends: zero(),
+            sends_over: zero(),
+            received: zero(),
+            ends: zero(),
+        }
+    }
+
+    /// Sends a message, if there is somebody and room.
+    fn send(&self, rng: &mut Rng) {
+        let Some(to) = self.peer.get() else { return };
+        let length = match rng.below(10) {
+            0..5 => rng.index(200),
+            5..9 => rng.index(3000),
+            _ => rng.index(8193),
+        };
+        let (epoch, number) = (self.epoch.get(), self.next.get());
+        let to = SendTo::peer(to).immediate(epoch << 32 | number);
+        let bytes = text(epoch, number, length);
+        let posted = rng.chance(60);
+        let sent = if posted {
+            self.node.send(to, &bytes, number).map(|_| ())
+        } else {
+            self.node.inject(to, &bytes)
+        };
+        match sent {
+            Ok(()) => {
+                self.next.set(number + 1);
+                self.sends.set(self.sends.get() + u64::from(posted));
+            }
+            Err(PostError::Retry(_) | PostError::Fatal(_)) => {}
+            Err(PostError::Misuse(misuse)) => panic!("{misuse}"),
+        }
+    }
+
+    /// Takes what has come.
+    fn take(&self) {
+        while let Some(got) = self.node.take() {
+            match got.kind {
+                Kind::Sent => self.sends_over.set(self.sends_over.get() + 1),
+                Kind::Received => {
+                    assert_eq!(got.status, Status::Success);
+                    let immediate = got.immediate.expect("every message has one");
+                    let (epoch, number) = (immediate >> 32, immediate & 0xffff_ffff);
+                    let expected = match self.heard.get() {
+                        Some((before, last)) if before == epoch => last + 1,
+                        Some((before, _)) => {
+                            assert!(epoch > before, "a message of an old connection: {epoch}");
+                            0
+                        }
+                        None => 0,
+                    };
+                    assert_eq!(number, expected, "once and in order, epoch {epoch}");
+                    assert!(got.bytes == text(epoch, number, got.bytes.len()), "intact");
+                    self.heard.set(Some((epoch, number)));
+                    self.received.set(self.received.get() + 1);
+                }
+                Kind::RecvEnded => assert_eq!(got.status, Status::PeerGone),
+                Kind::Parcel | Kind::Written | Kind::Read | Kind::Atomic => panic!("{got:?}"),
+            }
+        }
+        while let Some(event) = self.node.poll_event() {
+            match event {
+                Event::Connected(peer) => {
+                    self.peer.set(Some(peer));
+                    self.epoch.set(self.epoch.get() + 1);
+                    self.next.set(0);
+                }
+                Event::PeerGone(peer) | Event::Refused(peer) => {
+                    if self.peer.get() == Some(peer) {
+                        self.peer.set(None);
+                    }
+                    self.ends.set(self.ends.get() + 1);
+                }
+                Event::PeerCorrupt(_) | Event::StaleCompletion(_) => panic!("{event:?}"),
+            }
+        }
+    }
+}
+
+/// Both ends send as fast as they may, and connect again when the connection has ended.
+fn soak(seed: u64, faults: Faults, messages: u64) -> u64 {
+    let ends = Cell::new(0);
+    run::<Rig>(EndpointType::Msg, Sizes::default(), |world| {
+        let mut rng = Rng::new(seed);
+        let (a, b) = (world.node("a"), world.node("b"));
+        let free = world.pool().free_count();
+        world.ground().fabric().set_links(Links::WILD);
+        world.ground().set_pace(Some(2_000));
+        let both = [End::new(&a), End::new(&b)];
+        world.ground().fabric().set_faults(faults);
+        let done = || both.iter().map(|end| end.received.get()).sum::<u64>() >= messages;
+        let mut turns = 0;
+        while !done() {
+            step(world, &both, &mut rng, true);
+            turns += 1;
+            assert!(turns < messages * 200, "no progress: {seed}, {}", state(&both));
+        }
+        world.ground().fabric().set_faults(Faults::default());
+        let mut quiet = 0;
+        while quiet < 200 {
+            step(world, &both, &mut rng, false);
+            let over = |end: &End<'_, '_>| end.sends.get() == end.sends_over.get();
+            quiet = if both.iter().all(over) { quiet + 1 } else { 0 };
+            turns += 1;
+            assert!(turns < messages * 400, "sends are not over: {seed}, {}", state(&both));
+        }
+        for end in &both {
+            assert_eq!(end.sends.get(), end.sends_over.get(), "each send is over once");
+        }
+        if let (Some(to_b), Some(to_a)) = (both[0].peer.get(), both[1].peer.get()) {
+            for (from, to, there, back) in [(&a, to_b, &b, to_a), (&b, to_a, &a, to_b)] {
+                let here = from.provider().rdma().figures(to).unwrap();
+                let there = there.provider().rdma().figures(back).unwrap();
+                // What is due may be on its way; it is not lost.
+                assert_eq!(there.unread, 0);
+                assert_eq!(here.credit + there.due, world.sizes().link_depth, "credit is kept");
+            }
+        }
+        ends.set(both.iter().map(|end| end.ends.get()).sum());
+        drop((a, b));
+        assert_eq!(world.pool().free_count(), free, "every buffer is back");
+    });
+    ends.get()
+}
+
+fn state(both: &[End<'_, '_>; 2]) -> String {
+    let of = |end: &End<'_, '_>| {
+        let port = end.node.provider().rdma();
+        let figures = end.peer.get().map(|peer| port.figures(peer));
+        format!("{:?} {figures:?} {:?}", end.heard.get(), port.counters())
+    };
+    both.iter().map(of).collect::<Vec<_>>().join("; ")
+}
+
+fn step<'m>(world: &World<'m, Rig>, both: &[End<'_, 'm>; 2], rng: &mut Rng, sends: bool) {
+    for end in both {
+        if sends && end.peer.get().is_none() && rng.chance(10) {
+            let other = if end.node.name().as_str() == "a" { "b" } else { "a" };
+            match end.node.connect(&spinwire_tests::conformance::name(other)) {
+                Ok(_) | Err(PostError::Retry(_)) => {}
+                Err(refused) => panic!("{refused}"),
+            }
+        }
+        for _ in 0..rng.index(4) {
+            if sends {
+                end.send(rng);
+            }
+        }
+        for _ in 0..rng.index(4) {
+            // Refused when there are as many as there can be.
+            let _posted = end.node.recv(RecvFrom::any(), 0);
+        }
+        if !sends {
+            let _posted = end.node.recv(RecvFrom::any(), 0);
+        }
+        world.turn(&[end.node]);
+        end.take();
+    }
+}
+
+#[test]
+fn without_faults_no_connection_ends() {
+    for seed in 1..4 {
+        assert_eq!(soak(seed, Faults::default(), messages()), 0);
+    }
+}
+
+#[test]
+fn what_dies_harms_nothing_else() {
+    let faults = Faults { deaths: 10, ..Faults::default() };
+    for seed in 10..14 {
+        assert!(soak(seed, faults, messages()) > 4, "connections have died");
+    }
+}
+
+#[test]
+fn devices_that_misbehave_cost_their_connection() {
+    for (seed, faults) in [
+        (20, Faults { repeats: 10, ..Faults::default() }),
+        (21, Faults { partial_doorbells: 10, ..Faults::default() }),
+        (22, Faults { short_doorbells: 10, ..Faults::default() }),
+        (23, Faults { refusals: 20, ..Faults::default() }),
+        (
+            24,
+            Faults {
+                deaths: 5,
+                repeats: 5,
+                partial_doorbells: 5,
+                refusals: 5,
+                ..Faults::default()
+            },
+        ),
+    ] {
+        assert!(soak(seed, faults, messages()) > 0, "connections have ended");
+    }
+}
+
+/// The checks find what no device does.
+#[test]
+fn canaries_are_found() {
+    for faults in [
+        Faults { corruptions: 20, ..Faults::default() },
+        Faults { losses: 20, ..Faults::default() },
+    ] {
+        let found = catch_unwind(AssertUnwindSafe(|| soak(30, faults, messages())));
+        assert!(found.is_err() || found.is_ok_and(|ends| ends > 0), "{faults:?}");
+    }
+}
