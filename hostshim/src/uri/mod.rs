@@ -3,7 +3,7 @@
 //! ```text
 //!   shm://DOMAIN[/NAME]                            a segment of this machine
 //!   tcp://HOST:PORT[/NAME]   udp://HOST:PORT[/NAME]
-//!   verbs://DEVICE[:PORT]/HOST:PORT[/NAME]         the two ends meet over TCP at HOST:PORT
+//!   verbs://DEVICE[:PORT]/HOST:PORT[/NAME]         the two ends meet through librdmacm at HOST:PORT
 //!   mlx5://DEVICE[:PORT]/HOST:PORT[/NAME]
 //!   ofi://PROVIDER[/HOST:PORT][/NAME]              a provider of libfabric
 //! ```
@@ -106,7 +106,7 @@ pub enum Place {
     },
     /// An address of TCP or UDP.
     Socket(Address),
-    /// A port of an RDMA device. The ends tell each other their queue pairs over TCP.
+    /// A port of an RDMA device. The ends meet through librdmacm.
     Device {
         /// Whether its queues are written directly.
         direct: bool,

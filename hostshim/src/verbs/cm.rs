@@ -460,13 +460,29 @@ impl Link {
     /// # Errors
     /// [`VerbsError::WrongKind`], or what the library says: EINVAL for more than 196 bytes of data.
     pub fn accept(&self, pair: &Pair, how: &ConnectConfig, data: &[u8]) -> Result<(), VerbsError> {
+        let params = self.ready(pair, how, data)?;
+        self.welcome(&params)
+    }
+
+    /// The first half of an accept: the pair.
+    pub(super) fn ready<'a>(
+        &self,
+        pair: &Pair,
+        how: &ConnectConfig,
+        data: &'a [u8],
+    ) -> Result<Params<'a>, VerbsError> {
         self.suits("accept", pair)?;
         for state in 1..=3 {
             pair.follow(&self.raw, how, state)?;
         }
         let (theirs, answered) = self.reads.unwrap_or_default();
         let reads = (how.reads.min(theirs), how.reads.min(answered));
-        self.raw.accept(&params(pair, how, reads, data)).map_err(os("rdma_accept"))
+        Ok(params(pair, how, reads, data))
+    }
+
+    /// The other half: the other end.
+    pub(super) fn welcome(&self, params: &Params<'_>) -> Result<(), VerbsError> {
+        self.raw.accept(params).map_err(os("rdma_accept"))
     }
 
     /// Refuses a request. The caller sees up to 148 bytes of data.

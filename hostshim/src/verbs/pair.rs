@@ -10,6 +10,7 @@ use std::rc::Rc;
 use rdma_sys as sys;
 use spinwire_dataplane::error::{Fatal, Misuse, PostError, Retry};
 use spinwire_dataplane::provider::Published;
+use spinwire_dataplane::raw::region::Destroyed;
 use spinwire_dataplane::verbs as seam;
 use spinwire_dataplane::verbs::{Limits, RecvRequest, Segment, SendRequest, Verb};
 
@@ -222,6 +223,14 @@ impl Pair {
         })
     }
 
+    /// Destroys it: nothing that was posted completes any more, and the device touches no memory by it.
+    ///
+    /// # Errors
+    /// What the library says; then nothing of that is certain.
+    pub fn destroy(self) -> Result<Destroyed, VerbsError> {
+        self.raw.destroy().map_err(|e| VerbsError::os("ibv_destroy_qp", e))
+    }
+
     /// What the peer must know.
     #[must_use]
     pub const fn card(&self) -> &Card {
@@ -388,6 +397,39 @@ impl seam::QueuePair for Pair {
 
     fn ring_recv_doorbell(&self) -> Published {
         self.published(self.receives.post(&self.raw))
+    }
+}
+
+/// As who owns one hands it to a port.
+impl seam::QueuePair for Box<Pair> {
+    type Key = LocalKey;
+
+    fn limits(&self) -> Limits {
+        (**self).limits()
+    }
+
+    fn qp_num(&self) -> u32 {
+        (**self).qp_num()
+    }
+
+    #[inline]
+    fn post_send(&self, send: &SendRequest<'_, LocalKey>) -> Result<(), PostError> {
+        (**self).post_send(send)
+    }
+
+    #[inline]
+    fn post_recv(&self, recv: &RecvRequest<'_, LocalKey>) -> Result<(), PostError> {
+        (**self).post_recv(recv)
+    }
+
+    #[inline]
+    fn ring_doorbell(&self) -> Published {
+        (**self).ring_doorbell()
+    }
+
+    #[inline]
+    fn ring_recv_doorbell(&self) -> Published {
+        (**self).ring_recv_doorbell()
     }
 }
 

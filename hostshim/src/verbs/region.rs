@@ -11,6 +11,8 @@ use std::rc::Rc;
 
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::raw::line::Line;
+use spinwire_dataplane::raw::place::Bump;
+use spinwire_dataplane::raw::region::Loans;
 use spinwire_dataplane::verbs::{RemotePlace, Segment};
 
 use super::device::Device;
@@ -201,14 +203,54 @@ impl ProtectionDomain {
     /// [`VerbsError::Memory`], or what the library says: ENOMEM where so much may not be locked, EOPNOTSUPP for `on_demand` on devices
     /// without.
     pub fn register(&self, bytes: usize, access: Access) -> Result<Region, VerbsError> {
-        let memory = Mapping::anonymous(bytes, PagePolicy::Best).map_err(VerbsError::Memory)?;
-        let registration = Registration::make(&self.inner.domain, memory, access.bits())
-            .map_err(|e| VerbsError::os("ibv_reg_mr", e))?;
-        let length = u64::try_from(registration.memory().len()).unwrap_or(0);
-        let registration = Rc::new(registration);
-        self.inner.regions.borrow_mut().push(Rc::clone(&registration));
-        self.inner.registered.set(self.inner.registered.get().saturating_add(length));
+        let registration = Rc::new(self.registration(bytes, access)?);
+        self.keep(&registration);
         Ok(Region { registration, domain: self.clone() })
+    }
+
+    /// The same, for tables and buffers of this process: lent once, and seen by no peer.
+    pub(super) fn register_arena(&self, bytes: usize) -> Result<Arena, VerbsError> {
+        let arena = raw::Arena::of(self.registration(bytes, Access::LOCAL)?);
+        self.keep(arena.registration());
+        Ok(Arena { raw: arena, domain: self.clone() })
+    }
+
+    fn registration(&self, bytes: usize, access: Access) -> Result<Registration, VerbsError> {
+        let memory = Mapping::anonymous(bytes, PagePolicy::Best).map_err(VerbsError::Memory)?;
+        Registration::make(&self.inner.domain, memory, access.bits())
+            .map_err(|e| VerbsError::os("ibv_reg_mr", e))
+    }
+
+    fn keep(&self, registration: &Rc<Registration>) {
+        let length = u64::try_from(registration.memory().len()).unwrap_or(0);
+        self.inner.regions.borrow_mut().push(Rc::clone(registration));
+        self.inner.registered.set(self.inner.registered.get().saturating_add(length));
+    }
+
+    fn key_of(&self, registration: &Registration) -> LocalKey {
+        let ((lkey, _), memory) = (registration.keys(), registration.memory());
+        let start = u64::try_from(memory.as_ptr().as_ptr().expose_provenance()).unwrap_or(0);
+        let end = start.saturating_add(u64::try_from(memory.len()).unwrap_or(0));
+        LocalKey { lkey, domain: self.number(), start, end }
+    }
+}
+
+/// Memory that the device of a domain may touch where it was posted, and that is this process's own else.
+#[derive(Debug)]
+pub(super) struct Arena {
+    raw: raw::Arena,
+    domain: ProtectionDomain,
+}
+
+impl Arena {
+    /// The memory. Once.
+    pub(super) fn bump(&self) -> Option<Bump<'_>> {
+        self.raw.bump()
+    }
+
+    /// What a port must know to hand buffers in it to the device.
+    pub(super) fn loans(&self) -> Loans<LocalKey> {
+        self.raw.loans(self.domain.key_of(self.raw.registration()))
     }
 }
 
@@ -257,15 +299,10 @@ impl Region {
         u64::try_from(self.registration.memory().as_ptr().as_ptr().expose_provenance()).unwrap_or(0)
     }
 
-    fn end(&self) -> u64 {
-        self.address().saturating_add(u64::try_from(self.len()).unwrap_or(0))
-    }
-
     /// What lets this end's device into all of it.
     #[must_use]
     pub fn local_key(&self) -> LocalKey {
-        let (lkey, _) = self.registration.keys();
-        LocalKey { lkey, domain: self.domain.number(), start: self.address(), end: self.end() }
+        self.domain.key_of(&self.registration)
     }
 
     /// A part of it, for a work request; `None` where it does not lie within.

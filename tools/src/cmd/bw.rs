@@ -36,10 +36,14 @@ Over UDP, where messages may be lost, likewise:
   spinwire bw --provider udp --size 64,1400
   spinwire bw --listen udp://0.0.0.0:7000 --size 1400
   spinwire bw --connect udp://otherhost:7000 --size 1400
+On RDMA devices, in builds with --features verbs, likewise (spinwire devices lists them):
+  spinwire bw --provider verbs --device rxe0,rxe1
+  spinwire bw --listen verbs://rxe1/10.0.0.2:7000
+  spinwire bw --connect verbs://rxe0/10.0.0.2:7000
 
 The receiving end checks that every message arrives once, in order and unchanged (of messages over 256 bytes: order and
 ends of each, a moving line of each, every byte of one in 64); a bad one is an error. The floor is the same
-two processes copying as many blocks in and out of as much shared memory, with one counter each way; over TCP and UDP, writing and
+two processes copying as many blocks in and out of as much shared memory, with one counter each way; over TCP, UDP and RDMA, writing and
 reading as many on a plain socket. Over UDP the sender does not wait for the receiver: what is measured is what has come, from the first
 message to the last by the receiver's clock, and what was lost is said; one that comes twice counts once.")]
 pub(crate) struct Args {

@@ -43,11 +43,15 @@ Over UDP, where messages may be lost, likewise:
   spinwire lat --provider udp --size 64,1400
   spinwire lat --listen udp://0.0.0.0:7000 --size 1400
   spinwire lat --connect udp://otherhost:7000 --size 1400
+On RDMA devices, in builds with --features verbs, likewise (spinwire devices lists them):
+  spinwire lat --provider verbs --device rxe0,rxe1
+  spinwire lat --listen verbs://rxe1/10.0.0.2:7000
+  spinwire lat --connect verbs://rxe0/10.0.0.2:7000
 Between two queue pairs of one port of an mlx5 device (unverified on hardware):
   spinwire lat --provider mlx5
 
 A round trip is: send, the other end receives and sends back, receive. The floor is the same between the same two
-processes with one bare cache line and no code of ours; over TCP and UDP, with as many bytes on a plain socket on which both spin. The machine's speed drifts, so the two take turns in short
+processes with one bare cache line and no code of ours; over TCP, UDP and RDMA, with as many bytes on a plain socket on which both spin. The machine's speed drifts, so the two take turns in short
 rounds; `ratio` is the median of the rounds' ratios. Over UDP a message that is not answered within --lost-after is lost: it is counted,
 not timed, and another is sent in its place; an answer that comes later is counted and taken for nothing else.")]
 pub(crate) struct Args {

@@ -140,7 +140,11 @@ pub(crate) fn with_client<M: Measure>(
     match options.provider() {
         ProviderName::Tcp => return network::with_client(command, options, measure),
         ProviderName::Udp => return datagrams::with_client(command, options, measure),
-        // The check has refused `mlx5`, which has two ends in one process.
+        #[cfg(feature = "verbs")]
+        ProviderName::Verbs => return super::verbs::with_client(command, options, measure),
+        // The check has refused what is not in this build, and `mlx5`, which has two ends in one process.
+        #[cfg(not(feature = "verbs"))]
+        ProviderName::Verbs => {}
         ProviderName::Shm | ProviderName::Mlx5 => {}
     }
     if let Some(name) = &options.connect {

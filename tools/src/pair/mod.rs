@@ -9,7 +9,7 @@
 //!
 //! Both ends are processes of their own, pinned, in one domain that the server makes. Floors are measured by the same two
 //! processes on the same two CPUs, in the memory of a lane that nobody else uses, in turn with the measurements proper. Over TCP the
-//! server listens instead (`network`), and the floor is a plain socket beside the measured one. Over UDP (`datagrams`) orders and messages
+//! server listens instead (`network`), and the floor is a plain socket beside the measured one; so it is on RDMA devices (`verbs`). Over UDP (`datagrams`) orders and messages
 //! have numbers, and what is lost is sent again or counted (`lossy`).
 
 pub(crate) mod client;
@@ -23,3 +23,5 @@ pub(crate) mod options;
 pub(crate) mod order;
 pub(crate) mod server;
 pub(crate) mod station;
+#[cfg(feature = "verbs")]
+mod verbs;

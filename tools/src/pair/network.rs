@@ -8,14 +8,14 @@
 //! ```
 
 use core::cell::RefCell;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
 use spinwire_dataplane::id::{Addr, Name};
-use spinwire_dataplane::provider::EndpointType;
 use spinwire_dataplane::provider::tcp::{TcpConfig, TcpPort};
+use spinwire_dataplane::provider::{EndpointType, Provider};
 use spinwire_dataplane::uring::Ring;
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::socket::{Address, Scheme};
@@ -42,11 +42,11 @@ pub(crate) struct SocketFloor {
 }
 
 impl SocketFloor {
-    fn new(yields: bool) -> Self {
+    pub(super) fn new(yields: bool) -> Self {
         Self { stream: RefCell::default(), buffer: RefCell::default(), yields }
     }
 
-    fn set(&self, stream: TcpStream) -> Result<(), Failure> {
+    pub(super) fn set(&self, stream: TcpStream) -> Result<(), Failure> {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         self.stream.replace(Some(stream));
@@ -160,7 +160,7 @@ fn config(largest: usize, role: &Role) -> Result<TcpPlaneConfig, Failure> {
 }
 
 /// Messages that both ends take: at least 64 KiB, so that a listening end need not be told.
-fn largest(options: &PairOptions) -> usize {
+pub(super) fn largest(options: &PairOptions) -> usize {
     options.sizes().into_iter().max().unwrap_or(64).max(64 << 10)
 }
 
@@ -201,11 +201,20 @@ pub(super) fn serve(
     if !options.json {
         eprintln!("io_uring {}", plane.features());
     }
+    meet_on_a_socket(&station, local.ip())?;
+    obey(&station, None, size)
+}
+
+/// Waits for a client that asks for the floor, and opens it at an address of this machine.
+pub(super) fn meet_on_a_socket<P: Provider>(
+    station: &Station<'_, P, SocketFloor>,
+    at: IpAddr,
+) -> Result<(), Failure> {
     let (client, order) = station.next_order(Patience::Unlimited)?;
     if !matches!(order, Order::OpenFloor { .. }) {
         return Err("the client does not begin with the floor; is it the same version?".into());
     }
-    let listener = TcpListener::bind(SocketAddr::new(local.ip(), 0))?;
+    let listener = TcpListener::bind(SocketAddr::new(at, 0))?;
     let port = u64::from(listener.local_addr()?.port());
     station.send_order(client, Order::Done { value: port })?;
     listener.set_nonblocking(true)?;
@@ -218,8 +227,7 @@ pub(super) fn serve(
         }
         station.watch(&deadline, "the client opens no bare connection")?;
     };
-    station.floor.set(bare)?;
-    obey(&station, None, size)
+    station.floor.set(bare)
 }
 
 /// Runs `measure` on a client that is connected over TCP.

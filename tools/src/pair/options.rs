@@ -19,6 +19,9 @@ pub(crate) enum ProviderName {
     Tcp,
     /// UDP, through io_uring, a datagram for each message; what is lost is counted.
     Udp,
+    /// RDMA devices through libibverbs, between two machines or two processes of this one. In builds with `--features verbs`; run on
+    /// Soft-RoCE only.
+    Verbs,
     /// The queues of an mlx5 device, between two queue pairs of one port; `lat` only. Unverified on hardware.
     Mlx5,
 }
@@ -29,6 +32,7 @@ impl ProviderName {
             Self::Shm => "shm",
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Verbs => "verbs",
             Self::Mlx5 => "mlx5",
         }
     }
@@ -75,19 +79,27 @@ pub(crate) struct PairOptions {
     #[arg(long, value_enum)]
     provider: Option<ProviderName>,
 
+    /// With --provider verbs: the RDMA devices of the two ends, "A,B", or one for both. Default: the first whose port is up and has an
+    /// address of RoCE v2.
+    #[arg(long, value_name = "A[,B]", value_delimiter = ',')]
+    pub(crate) device: Vec<String>,
+
     /// Over UDP: after so many milliseconds without an answer a message is lost, and what was ordered is said again.
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=5000))]
     pub(crate) lost_after: u64,
 
-    /// Both ends by the transport and at the place of this URI: shm://DOMAIN, tcp://HOST:PORT or udp://HOST:PORT; port 0 is any that is free.
+    /// Both ends by the transport and at the place of this URI: shm://DOMAIN, tcp://HOST:PORT, udp://HOST:PORT or verbs://DEVICE/HOST:PORT; port 0 is any that is
+    /// free.
     #[arg(long, value_name = "URI", conflicts_with_all = ["provider", "listen", "connect"])]
     pub(crate) uri: Option<Uri>,
 
-    /// Be the other end only: make the segment NAME or shm://NAME, or listen at tcp://HOST:PORT or udp://HOST:PORT; wait for --connect, serve it, end.
+    /// Be the other end only: make the segment NAME or shm://NAME, or listen at tcp://HOST:PORT, udp://HOST:PORT or
+    /// verbs://DEVICE/HOST:PORT; wait for --connect, serve it, end.
     #[arg(long, value_name = "NAME|URI", conflicts_with = "connect")]
     pub(crate) listen: Option<String>,
 
-    /// Be the measuring end only, against a --listen that runs already: its NAME or shm://NAME, or tcp://HOST:PORT, udp://HOST:PORT.
+    /// Be the measuring end only, against a --listen that runs already: its NAME or shm://NAME, or tcp://HOST:PORT, udp://HOST:PORT,
+    /// verbs://DEVICE/HOST:PORT with the device of this end.
     #[arg(long, value_name = "NAME|URI")]
     pub(crate) connect: Option<String>,
 
@@ -134,9 +146,11 @@ fn place(uri: &Uri) -> Result<String, Failure> {
     match uri.place() {
         Place::Shm { domain } => Ok(domain.to_string()),
         Place::Socket(address) => Ok(address.to_string()),
+        // Where the other end listens, on the same device.
+        Place::Device { direct: false, .. } => Ok(uri.to_string()),
         Place::Device { .. } | Place::Fabric { .. } => {
             let transport = uri.transport();
-            Err(format!("{uri}: measured over shm, tcp and udp; for {transport} see --provider, and spinwire providers").into())
+            Err(format!("{uri}: measured over shm, tcp, udp and verbs; for {transport} see --provider, and spinwire providers").into())
         }
     }
 }
@@ -156,13 +170,15 @@ impl PairOptions {
         let told = match self.listen.as_ref().or(self.connect.as_ref()) {
             Some(text) if text.starts_with("tcp:") => Some(ProviderName::Tcp),
             Some(text) if text.starts_with("udp:") => Some(ProviderName::Udp),
+            Some(text) if text.starts_with("verbs:") => Some(ProviderName::Verbs),
             _ => None,
         };
         let asked = self.uri.as_ref().and_then(|uri| match uri.transport() {
             Transport::Tcp => Some(ProviderName::Tcp),
             Transport::Udp => Some(ProviderName::Udp),
             Transport::Mlx5 => Some(ProviderName::Mlx5),
-            Transport::Shm | Transport::Verbs | Transport::Ofi => None,
+            Transport::Verbs => Some(ProviderName::Verbs),
+            Transport::Shm | Transport::Ofi => None,
         });
         self.provider.or(told).or(asked).unwrap_or(ProviderName::Shm)
     }
@@ -193,6 +209,14 @@ impl PairOptions {
             return Err(
                 "--provider mlx5: offered by `spinwire lat` only; use --provider shm or tcp".into(),
             );
+        }
+        if self.provider() == ProviderName::Verbs && !cfg!(feature = "verbs") {
+            return Err("--provider verbs: this build is without it; remedy: cargo build --release --features verbs (Debian: \
+                        apt-get install libibverbs-dev librdmacm-dev libclang-dev)"
+                .into());
+        }
+        if self.provider() != ProviderName::Verbs && !self.device.is_empty() {
+            return Err("--device: names RDMA devices; use it with --provider verbs".into());
         }
         if self.provider() != ProviderName::Shm && self.zero_copy {
             return Err(

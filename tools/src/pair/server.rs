@@ -48,7 +48,11 @@ pub(crate) fn serve(
     match options.provider() {
         ProviderName::Tcp => return network::serve((command, name), options),
         ProviderName::Udp => return datagrams::serve((command, name), options),
-        // The check has refused `mlx5`, which has two ends in one process.
+        #[cfg(feature = "verbs")]
+        ProviderName::Verbs => return super::verbs::serve((command, name), options),
+        // The check has refused what is not in this build, and `mlx5`, which has two ends in one process.
+        #[cfg(not(feature = "verbs"))]
+        ProviderName::Verbs => {}
         ProviderName::Shm | ProviderName::Mlx5 => {}
     }
     let (_, cpu) = options.placement()?;

@@ -12,6 +12,7 @@
 //!
 //! Everything of one context is used by one thread: `Rc` makes these types neither `Send` nor `Sync`.
 
+mod arena;
 pub(crate) mod cm;
 mod list;
 mod shared;
@@ -25,8 +26,11 @@ use std::rc::Rc;
 
 use rdma_sys as sys;
 use spinwire_dataplane::raw::line::{Line, lines_from_raw};
+use spinwire_dataplane::raw::region::Destroyed;
 use spinwire_dataplane::verbs::{WcFields, WcStatus};
 
+pub(crate) use arena::Arena;
+pub use arena::Grants;
 pub(crate) use list::{Entry, Posting, RecvList, SendList, Target, Word};
 pub(crate) use shared::SharedQueue;
 
@@ -442,6 +446,7 @@ pub(crate) struct Pair {
     _domain: Rc<Domain>,
     _completions: (Rc<Completions>, Rc<Completions>),
     _shared: Option<Rc<SharedQueue>>,
+    is_gone: bool,
 }
 
 impl fmt::Debug for Pair {
@@ -481,6 +486,7 @@ impl Pair {
             _domain: Rc::clone(domain),
             _completions: (Rc::clone(send_cq), Rc::clone(recv_cq)),
             _shared: shared.map(Rc::clone),
+            is_gone: false,
         })
     }
 
@@ -520,6 +526,15 @@ impl Pair {
         Ok(attributes.qp_state)
     }
 
+    /// Destroys it, and says so where that was done.
+    pub(crate) fn destroy(mut self) -> Result<Destroyed, Errno> {
+        self.is_gone = true;
+        // SAFETY: made by us; it is not destroyed again.
+        answer(unsafe { sys::ibv_destroy_qp(self.raw.as_ptr()) })?;
+        // SAFETY: it was.
+        Ok(unsafe { Destroyed::promise() })
+    }
+
     pub(super) const fn parts(&self) -> (*mut sys::ibv_qp, PostSend, PostRecv) {
         (self.raw.as_ptr(), self.post_send, self.post_recv)
     }
@@ -527,8 +542,10 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        // SAFETY: made by us. Afterwards the device touches no memory for it any more, and nothing of it is posted.
-        let _closed = unsafe { sys::ibv_destroy_qp(self.raw.as_ptr()) };
+        if !self.is_gone {
+            // SAFETY: made by us. Afterwards the device touches no memory for it any more, and nothing of it is posted.
+            let _closed = unsafe { sys::ibv_destroy_qp(self.raw.as_ptr()) };
+        }
     }
 }
 

@@ -1,0 +1,418 @@
+//! What a port over RDMA stands on: a device, registered memory, a completion queue, and somebody who makes connections.
+//!
+//! ```text
+//!   VerbsPlane::open    device, domain, completion queue, slots and arena; listens by librdmacm
+//!      .port()          the port, placed in the arena
+//!      .introduce()     where somebody listens
+//!      .attend(&port)   between turns: makes the queue pairs that the port asks for, answers those who call, closes what is over
+//! ```
+//!
+//! `attend` never waits. While connections begin or end it looks at every call, else once in a thousand calls, since a look is a system call. It
+//! is the cold half of a port: what it makes is allocated, by this process and by the kernel. A thread that never calls it again keeps its
+//! connections, and hears of a peer that is gone by the next send alone.
+
+use core::cell::{Cell, RefCell};
+use core::fmt;
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+use core::time::Duration;
+use std::rc::Rc;
+
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::id::Name;
+use spinwire_dataplane::provider::EndpointType;
+use spinwire_dataplane::provider::rdma::{
+    self, Memory, PortOpenError, RdmaConfig, RdmaPort, Request, Unreachable,
+};
+use spinwire_dataplane::raw::place::Bump;
+
+use super::cm::{CmChannel, CmEvent, CmNews, Link, Listener};
+use super::completion::CompletionQueue;
+use super::device::Device;
+use super::error::VerbsError;
+use super::gid::GidKind;
+use super::pair::{Pair, PairConfig, PairKind};
+use super::region::{Access, Arena, ProtectionDomain, Region};
+use super::states::ConnectConfig;
+use crate::mem::PageReport;
+use crate::raw::verbs::Grants;
+
+/// A port over a device.
+pub type VerbsPort<'p> = RdmaPort<'p, Box<Pair>, &'p CompletionQueue, Grants>;
+
+/// Calls of `attend` for each look where nothing begins or ends.
+pub(super) const LOOKS: u32 = 1024;
+
+/// What such a plane shall be like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VerbsPlaneConfig {
+    /// How much the port holds.
+    pub port: RdmaConfig,
+    /// How its queue pairs talk to their peers.
+    pub connect: ConnectConfig,
+    /// The port of the device, from 1.
+    pub device_port: u8,
+    /// The entry of its table of addresses; the best one where `None`.
+    pub gid_index: Option<u8>,
+    /// Bytes that a queue pair shall take within a request.
+    pub inline_bytes: u32,
+    /// Who may wait to be answered.
+    pub backlog: u32,
+    /// Bytes of the arena beside what the port takes: for the endpoint's tables, and for buffers.
+    pub arena_bytes: usize,
+}
+
+impl Default for VerbsPlaneConfig {
+    fn default() -> Self {
+        Self {
+            port: RdmaConfig::default(),
+            connect: ConnectConfig::default(),
+            device_port: 1,
+            gid_index: None,
+            inline_bytes: 128,
+            backlog: 16,
+            arena_bytes: 4 << 20,
+        }
+    }
+}
+
+/// Why there is no such plane or port.
+#[derive(Debug)]
+pub enum VerbsPlaneError {
+    /// The device, or what is made of it.
+    Verbs(VerbsError),
+    /// The port.
+    Port(PortOpenError),
+    /// A table of the port.
+    Post(PostError),
+}
+
+impl fmt::Display for VerbsPlaneError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Verbs(e) => e.fmt(f),
+            Self::Port(e) => e.fmt(f),
+            Self::Post(e) => e.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for VerbsPlaneError {}
+
+macro_rules! from {
+    ($($error:ty => $variant:ident),+ $(,)?) => {
+        $(impl From<$error> for VerbsPlaneError {
+            fn from(e: $error) -> Self {
+                Self::$variant(e)
+            }
+        })+
+    };
+}
+
+from! { VerbsError => Verbs, PortOpenError => Port, PostError => Post }
+
+/// How far a connection is.
+#[derive(Debug)]
+enum Stage {
+    /// The address, then the way is looked for.
+    Looking,
+    /// The other end was asked.
+    Asked(Box<Pair>),
+    /// It is the port's.
+    Handed,
+}
+
+/// A connection.
+#[derive(Debug)]
+struct Row {
+    link: Link,
+    stage: Stage,
+    /// What the port calls it.
+    of_port: rdma::LinkId,
+    /// Where it leads, and how often the address is still asked for: only of those that this end begins.
+    to: Option<(SocketAddr, u32)>,
+}
+
+/// How often an address is asked for, and for how long each time.
+const TRIES: u32 = 5;
+const TRY_LIMIT: Duration = Duration::from_secs(1);
+
+/// What a port over RDMA stands on. Belongs to the thread that opened it.
+#[derive(Debug)]
+pub struct VerbsPlane {
+    rows: RefCell<Vec<Row>>,
+    routes: RefCell<Vec<(Name, SocketAddr)>>,
+    listener: Option<Listener>,
+    channel: CmChannel,
+    slots: Region,
+    cq: Rc<CompletionQueue>,
+    domain: ProtectionDomain,
+    address: IpAddr,
+    config: VerbsPlaneConfig,
+    arena: Arena,
+    idle: Cell<u32>,
+}
+
+/// The address that librdmacm knows a port by.
+fn address_of(device: &Device, config: &VerbsPlaneConfig) -> Result<IpAddr, VerbsError> {
+    let entry = device.gid(config.device_port, config.gid_index)?;
+    let address = Ipv6Addr::from(entry.gid.bytes());
+    if entry.kind != GidKind::RoceV2 || entry.gid.is_link_local() {
+        return Err(VerbsError::NoGid {
+            device: device.name().to_owned(),
+            port: config.device_port,
+            wanted: "routable RoCE v2".to_owned(),
+        });
+    }
+    Ok(address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4))
+}
+
+impl VerbsPlane {
+    /// Opens a device for one port, and where `listen` says so listens at that port number of librdmacm, on the device's own address; 0 takes
+    /// a free one.
+    ///
+    /// # Errors
+    /// [`VerbsPlaneError`] says what could not be had, and the remedy.
+    pub fn open(
+        device: &str,
+        listen: Option<u16>,
+        config: &VerbsPlaneConfig,
+    ) -> Result<Self, VerbsPlaneError> {
+        let device = Device::open(device)?;
+        let address = address_of(&device, config)?;
+        let domain = ProtectionDomain::new(&device)?;
+        let cq = CompletionQueue::new(&device, config.port.completions())?;
+        let bytes = usize::try_from(config.port.memory_bytes()).unwrap_or(usize::MAX);
+        let slots = domain.register(bytes, Access::LOCAL)?;
+        let channel = CmChannel::open()?;
+        let listener = listen
+            .map(|port| channel.listen(SocketAddr::new(address, port), config.backlog))
+            .transpose()?;
+        let bytes = config.port.arena_bytes().saturating_add(config.arena_bytes);
+        let arena = domain.register_arena(bytes)?;
+        let (rows, routes) = (RefCell::default(), RefCell::default());
+        let (config, idle) = (*config, Cell::new(0));
+        Ok(Self {
+            rows,
+            routes,
+            listener,
+            channel,
+            slots,
+            cq,
+            domain,
+            address,
+            config,
+            arena,
+            idle,
+        })
+    }
+
+    /// The address of its device.
+    #[must_use]
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.listener.as_ref().and_then(Listener::local_addr)
+    }
+
+    /// Its device.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        self.domain.device()
+    }
+
+    /// The pages of the slots.
+    #[must_use]
+    pub fn slots_report(&self) -> &PageReport {
+        self.slots.report()
+    }
+
+    /// The arena that the port and its endpoint are placed in. Buffers in it are sent from where they lie. Once; `None` afterwards.
+    #[must_use]
+    pub fn arena(&self) -> Option<Bump<'_>> {
+        self.arena.bump()
+    }
+
+    /// The port, placed in `bump`.
+    ///
+    /// # Errors
+    /// [`VerbsPlaneError::Port`].
+    pub fn port<'p>(
+        &'p self,
+        bump: &Bump<'p>,
+        who: (&Name, EndpointType),
+    ) -> Result<VerbsPort<'p>, VerbsPlaneError> {
+        let key = self.slots.local_key();
+        let (lines, address) = (self.slots.lines(), self.slots.address());
+        let memory = Memory { lines, address, key, loans: Some(self.arena.loans()) };
+        let below = (&*self.cq, Grants::new(self.domain.raw()));
+        Ok(RdmaPort::place_with(bump, who, &self.config.port, below, memory)?)
+    }
+
+    /// Says where the endpoint of that name listens.
+    ///
+    /// # Errors
+    /// [`VerbsPlaneError::Post`] where the port's table of routes is full.
+    pub fn introduce(
+        &self,
+        port: &VerbsPort<'_>,
+        name: &Name,
+        at: SocketAddr,
+    ) -> Result<(), VerbsPlaneError> {
+        port.set_route(name)?;
+        let mut routes = self.routes.borrow_mut();
+        routes.retain(|(known, _)| known != name);
+        routes.push((*name, at));
+        Ok(())
+    }
+
+    /// Connections that were handed to the port and not yet closed.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.rows.borrow().iter().filter(|row| matches!(row.stage, Stage::Handed)).count()
+    }
+
+    /// Does what the port wants of its host, and answers those who call. To be called between turns.
+    ///
+    /// # Errors
+    /// What the library says of the channel itself; what a single connection comes to, the port is told.
+    pub fn attend(&self, port: &VerbsPort<'_>) -> Result<(), VerbsPlaneError> {
+        let mut has_moved = false;
+        while let Some(request) = port.next_request() {
+            has_moved = true;
+            match request {
+                Request::Connect { link, to } => self.begin(port, link, &to),
+                Request::Close { link, pair } => self.close(port, link, *pair),
+            }
+        }
+        let is_quiet =
+            !has_moved && self.rows.borrow().iter().all(|row| matches!(row.stage, Stage::Handed));
+        let looks = self.idle.get().wrapping_add(1);
+        if is_quiet && looks < LOOKS && self.listener.is_none() | (self.connections() > 0) {
+            self.idle.set(looks);
+            return Ok(());
+        }
+        self.idle.set(0);
+        while let Some(event) = self.channel.next_event()? {
+            self.hear(port, event);
+        }
+        Ok(())
+    }
+
+    /// Looks for the way to a peer.
+    fn begin(&self, port: &VerbsPort<'_>, of_port: rdma::LinkId, to: &Name) {
+        let at = self.routes.borrow().iter().find(|(name, _)| name == to).map(|(_, at)| *at);
+        let link = at.and_then(|at| {
+            let link = self.channel.resolve(Some(self.address), at, TRY_LIMIT).ok()?;
+            Some((link, at))
+        });
+        match link {
+            Some((link, at)) => {
+                let to = Some((at, TRIES));
+                self.rows.borrow_mut().push(Row { link, stage: Stage::Looking, of_port, to });
+            }
+            None => port.not_connected(of_port, Unreachable::Gone),
+        }
+    }
+
+    /// Destroys a queue pair. One that cannot be destroyed keeps its slots for good.
+    fn close(&self, port: &VerbsPort<'_>, of_port: rdma::LinkId, pair: Pair) {
+        let destroyed = pair.destroy();
+        // The other end hears of it now.
+        self.rows.borrow_mut().retain(|row| row.of_port != of_port);
+        if let Ok(proof) = destroyed {
+            port.destroyed(of_port, proof);
+        }
+    }
+
+    fn pair(&self) -> Result<Box<Pair>, VerbsError> {
+        let limits = self.config.port.pair();
+        let config = PairConfig {
+            send_depth: limits.send_depth,
+            recv_depth: limits.recv_depth,
+            sge_max: limits.sge_max,
+            inline_bytes: self.config.inline_bytes,
+            port: self.config.device_port,
+            gid_index: self.config.gid_index,
+            access: Access::REMOTE,
+        };
+        Pair::new(&self.domain, PairKind::Rc, (&self.cq, &self.cq), &config).map(Box::new)
+    }
+
+    fn hear(&self, port: &VerbsPort<'_>, event: CmEvent) {
+        if let Some(link) = event.link {
+            self.answer(port, link);
+            return;
+        }
+        let mut rows = self.rows.borrow_mut();
+        let Some(at) = rows.iter().position(|row| row.link.id() == event.about) else { return };
+        let row = rows.swap_remove(at);
+        match self.step(port, row, event.news) {
+            Ok(row) => rows.push(row),
+            Err((of_port, why)) => port.not_connected(of_port, why),
+        }
+    }
+
+    /// What a connection that has that news becomes; or it is none.
+    fn step(
+        &self,
+        port: &VerbsPort<'_>,
+        mut row: Row,
+        news: CmNews,
+    ) -> Result<Row, (rdma::LinkId, Unreachable)> {
+        let of_port = row.of_port;
+        let gone = |_why: VerbsError| (of_port, Unreachable::Gone);
+        row.stage = match (row.stage, news) {
+            (Stage::Looking, CmNews::AddressResolved) => {
+                row.link.route(TRY_LIMIT).map_err(gone)?;
+                Stage::Looking
+            }
+            (Stage::Looking, CmNews::RouteResolved) => {
+                let pair = self.pair().map_err(gone)?;
+                row.link.connect(&pair, &self.config.connect, &[]).map_err(gone)?;
+                Stage::Asked(pair)
+            }
+            (Stage::Looking, CmNews::Failed(libc::ETIMEDOUT)) => {
+                let (at, tries) = row.to.unwrap_or((SocketAddr::new(self.address, 0), 0));
+                let tries = tries.checked_sub(1).ok_or((of_port, Unreachable::Gone))?;
+                let from = Some(self.address);
+                row.link = self.channel.resolve(from, at, TRY_LIMIT).map_err(gone)?;
+                row.to = Some((at, tries));
+                Stage::Looking
+            }
+            (Stage::Asked(pair), CmNews::Answered) => {
+                row.link.establish(&pair, &self.config.connect).map_err(gone)?;
+                // Where it is not wanted any more, it is dropped with its link.
+                port.connected(of_port, pair).map_err(|_back| (of_port, Unreachable::Gone))?;
+                Stage::Handed
+            }
+            (Stage::Asked(_), CmNews::Rejected(_)) => {
+                return Err((of_port, Unreachable::Refused));
+            }
+            (Stage::Handed, CmNews::Disconnected | CmNews::DeviceRemoved) => {
+                port.lost(of_port);
+                Stage::Handed
+            }
+            (Stage::Looking | Stage::Asked(_), _) => return Err((of_port, Unreachable::Gone)),
+            (Stage::Handed, _) => Stage::Handed,
+        };
+        Ok(row)
+    }
+
+    /// Somebody calls. The port's receives are posted before the caller may send.
+    fn answer(&self, port: &VerbsPort<'_>, link: Link) {
+        let how = &self.config.connect;
+        let made = self.pair().and_then(|pair| link.prepare(&pair, how).map(|()| pair));
+        let Ok(pair) = made else { return };
+        // The pair is the port's once it has accepted it, so it goes through its states before. Nobody sends yet.
+        let Ok(params) = link.ready(&pair, how, &[]) else { return };
+        let Ok(of_port) = port.accept(pair) else { return };
+        if link.welcome(&params).is_err() {
+            port.lost(of_port);
+        }
+        self.rows.borrow_mut().push(Row { link, stage: Stage::Handed, of_port, to: None });
+    }
+}
