@@ -160,6 +160,10 @@ impl Uring {
     ///
     /// # Errors
     /// [`UringError::Place`] where the arena is too small ([`StreamConfig::arena_bytes`]); those of [`Uring::provide`].
+    #[expect(
+        clippy::large_stack_frames,
+        reason = "at set-up only: the tables of a service are moved once or twice"
+    )]
     pub fn streams<'m>(
         &self,
         ring: &'m Ring<'m, RingEntry<'m>>,
