@@ -13,7 +13,7 @@ use super::{
 };
 use crate::chain::{ChainConfig, ChainTable};
 use crate::error::{Misuse, PostError, Refused, Retry};
-use crate::id::Generation;
+use crate::id::{Generation, OpTag, WrId};
 use crate::poll::{Budget, Outcome, Poll};
 use crate::raw::loan::{Loan, LoanPool};
 use crate::raw::place::Exhausted;
@@ -74,7 +74,7 @@ pub(super) struct Row {
 
 /// Files of one ring, for one thread. See the [module](super).
 #[derive(Debug)]
-pub struct Files<'m, E> {
+pub struct Files<'m, E: Enter> {
     ring: &'m Ring<'m, E>,
     pub(super) config: FileConfig,
     rows: &'m [Row],
@@ -156,7 +156,11 @@ impl<'m, E: Enter> Files<'m, E> {
             chains: ChainTable::place(bump, config_of_chains).map_err(PlaceError::Chains)?,
             buffers: LoanPool::place_pages(bump, config.buffers.0, config.buffers.1)?,
             lost: Cell::new(false),
-            counters: Cell::new(FileCounters::default()),
+            counters: {
+                // The last: nothing can fail any more.
+                ring.joined();
+                Cell::new(FileCounters::default())
+            },
         })
     }
 
@@ -460,9 +464,10 @@ impl<'m, E: Enter> Files<'m, E> {
 }
 
 impl<E: Enter> Poll for Files<'_, E> {
-    /// Takes completions in, which [`Files::poll`] reports, and submits what waits with at most one call of the kernel.
+    /// Takes completions in, which [`Files::poll`] reports, and submits what waits with at most one call of the kernel. What is of streams on
+    /// the same ring is left, and what came behind it: see [`StreamsAndFiles`](crate::services::StreamsAndFiles).
     fn turn(&self, _now: Instant, budget: Budget) -> Outcome {
-        let harvested = self.ring.harvest(budget.completions, |cqe| {
+        let harvested = self.ring.harvest_own(budget.completions, not_of_streams, |cqe| {
             if !self.arrived(&cqe) {
                 self.count(|c| c.stale = c.stale.wrapping_add(1));
             }
@@ -476,4 +481,29 @@ impl<E: Enter> Poll for Files<'_, E> {
     fn poll_at(&self) -> Option<Instant> {
         None
     }
+}
+
+impl<E: Enter> Drop for Files<'_, E> {
+    /// What is still to come of it is nobody's.
+    fn drop(&mut self) {
+        self.ring.left();
+    }
+}
+
+/// Whether a completion is for files to take, or for nobody.
+const fn not_of_streams(user_data: u64) -> bool {
+    let parts = WrId::from_raw(user_data).parts();
+    !matches!(
+        parts,
+        Some((
+            OpTag::Chain
+                | OpTag::Accept
+                | OpTag::Connect
+                | OpTag::Receive
+                | OpTag::Shutdown
+                | OpTag::Disconnect
+                | OpTag::Close,
+            ..,
+        ))
+    )
 }

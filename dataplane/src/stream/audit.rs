@@ -2,7 +2,7 @@
 
 use super::row::{Phase, Row, flag, want};
 use super::segment::{List, Report};
-use super::service::{Flight, Stage, Streams};
+use super::service::{Flight, PARTING, Stage, Streams};
 use crate::table::{NIL, count};
 use crate::uring::Enter;
 
@@ -36,6 +36,12 @@ impl<E: Enter> Streams<'_, E> {
             free = free.wrapping_add(u32::from(row.phase.get() == Phase::Free));
             self.audit_row(slot, row)?;
         }
+        let is_ending = |row: &&Row| matches!(row.phase.get(), Phase::Closing | Phase::Ended);
+        let ending = count(self.rows.iter().filter(is_ending).count());
+        claim(ending == self.ending.get(), "rows that end are counted", ending)?;
+        let is_parting = |row: &&Row| row.phase.get() == Phase::Parting;
+        let parting = count(self.rows.iter().filter(is_parting).count());
+        claim(parting == self.refused.len(PARTING), "rows that linger are in the list", parting)?;
         let lost = self.ring.fatal().is_some();
         let holders = count(self.rows.iter().filter(|row| row.copies.get() > 0).count());
         claim(lost || holders == self.holders.get(), "who has copies is counted", holders)?;

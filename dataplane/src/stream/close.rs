@@ -4,7 +4,7 @@ use spinwire_layouts::uring::Sqe;
 
 use super::drive::close_of;
 use super::row::{Phase, Row, flag, want};
-use super::service::Streams;
+use super::service::{PARTING, Streams};
 use super::{CloseReason, ConnId};
 use crate::error::Misuse;
 use crate::time::Nanos;
@@ -32,7 +32,8 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// a reset may overtake the last bytes on their way: the other end would not get them. So the connection lingers: it
     /// is shut, what still comes is received and dropped, and it is closed when the other end has closed, too, but after
     /// [`StreamConfig::linger_timeout`](super::StreamConfig::linger_timeout) or
-    /// [`linger_bytes`](super::StreamConfig::linger_bytes) at the latest. Until then it has its row. An end that
+    /// [`linger_bytes`](super::StreamConfig::linger_bytes) at the latest. Until then it has its row; where a listener lacks one, 10 ms at the
+    /// latest, the oldest first. An end that
     /// cannot wait is an [`abort`](Self::abort).
     ///
     /// # Errors
@@ -79,6 +80,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
         row.phase.set(Phase::Parting);
         self.write_no_more(conn.slot(), row);
+        let _in_no_list = self.refused.push_back(PARTING, conn.slot());
         row.clear(flag::PAUSED | flag::CROWDED);
         row.wants.set(row.wants.get() & !want::PAUSE);
         row.patience.set(self.config.linger_bytes);
@@ -105,6 +107,12 @@ impl<'m, E: Enter> Streams<'m, E> {
         Ok(())
     }
 
+    /// A row is about to come free.
+    pub(super) fn begin_end(&self, slot: u32) {
+        self.ending.set(self.ending.get().wrapping_add(1));
+        let _does_not_linger = self.refused.unlink(slot);
+    }
+
     /// Cancels whatever the kernel has of a connection; it is closed when that is over. The first cause stands.
     pub(super) fn end(&self, slot: u32, row: &'m Row, reason: CloseReason) {
         if row.cause.get().is_none() {
@@ -114,6 +122,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             return;
         }
         row.phase.set(Phase::Closing);
+        self.begin_end(slot);
         while let Some(index) = self.segments.pop_front((&row.first, &row.last)) {
             self.finish(index, false);
         }
@@ -134,6 +143,7 @@ impl<'m, E: Enter> Streams<'m, E> {
 impl<E: Enter> Drop for Streams<'_, E> {
     /// Closes the descriptors of all connections. Those in the table of files of the ring go with it.
     fn drop(&mut self) {
+        self.ring.left();
         for row in self.rows {
             let owned = !row.has(flag::DIRECT | flag::BORROWED);
             let submitted = row.phase.get() == Phase::Closing && row.wants.get() & want::CLOSE == 0;

@@ -266,6 +266,9 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     /// The kernel has nothing of the row any more.
     pub(super) fn over(&self, slot: u32, row: &Row) {
+        if row.phase.get() != Phase::Closing {
+            self.begin_end(slot);
+        }
         row.phase.set(Phase::Ended);
         let _not_parked = self.parked.unlink(slot);
         let _not_refused = self.refused.unlink(slot);

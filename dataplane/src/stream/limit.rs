@@ -4,7 +4,7 @@
 //! whose predecessor has just ended. So one that ends is cancelled again after a while for as long as the kernel has operations of it.
 
 use super::row::{Phase, Row, flag, want};
-use super::service::Streams;
+use super::service::{PARTING, Streams};
 use super::{CloseReason, ConnId};
 use crate::time::{Instant, Nanos};
 use crate::uring::Enter;
@@ -14,6 +14,9 @@ const ACCEPT_AGAIN: Nanos = Nanos::from_millis(10);
 
 /// How long a connection that ends waits for its operations before they are cancelled again.
 const CANCEL_AGAIN: Nanos = Nanos::from_millis(10);
+
+/// How long a connection may linger while a listener has no row for the next.
+const HURRIED: Nanos = Nanos::from_millis(10);
 
 /// What is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +34,19 @@ impl<E: Enter> Streams<'_, E> {
         for row in self.rows {
             row.came.set(now);
             row.went.set(now);
+        }
+    }
+
+    /// A listener lacks a row: the connection that has lingered for longest does so no longer, unless one comes free already.
+    pub(super) fn hurry(&self) {
+        let for_ever = self.config.linger_timeout == Nanos::MAX;
+        if !self.starved.get() || self.ending.get() > 0 || for_ever {
+            return;
+        }
+        if let Some(slot) = self.refused.front(PARTING)
+            && let Some(row) = self.row_at(slot)
+        {
+            self.watch(row, row.id(slot));
         }
     }
 
@@ -72,7 +88,12 @@ impl<E: Enter> Streams<'_, E> {
                 }
             }
             Phase::Draining => send(),
-            Phase::Parting => after(went, self.config.linger_timeout, CloseReason::Closed),
+            Phase::Parting => {
+                let linger = self.config.linger_timeout;
+                let hurries = self.starved.get() && linger != Nanos::MAX;
+                let limit = if hurries { linger.min(HURRIED) } else { linger };
+                after(went, limit, CloseReason::Closed)
+            }
             Phase::Free | Phase::Listening | Phase::Closing | Phase::Ended => None,
         }
     }

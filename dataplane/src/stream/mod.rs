@@ -166,7 +166,7 @@ pub struct StreamConfig {
     pub send_timeout: Nanos,
     /// How long a connection that was closed, and has sent all, waits for the other end to close as well, so that its end is no reset:
     /// see [`Streams::close`]. Zero for not at all: for protocols in which both ends know which bytes are the last, and for services that
-    /// need the row at once.
+    /// need the row at once. `MAX` for however long it takes; else 10 ms where a listener lacks a row.
     pub linger_timeout: Nanos,
     /// More than so many bytes are not received and dropped meanwhile.
     pub linger_bytes: u32,

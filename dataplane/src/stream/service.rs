@@ -56,6 +56,8 @@ const TICK: Nanos = Nanos::from_millis(1);
 
 /// Lists of rows that want something, and of rows that wait for buffers, and of rows that have something to report.
 pub(super) const LIST: u32 = 0;
+/// The list of rows that linger.
+pub(super) const PARTING: u32 = 1;
 
 /// What a chain carries.
 #[derive(Debug)]
@@ -91,12 +93,15 @@ pub struct Streams<'m, E: Enter> {
     pub(super) wanting: Fifos<'m>,
     pub(super) parked: Fifos<'m>,
     pub(super) noted: Fifos<'m>,
-    /// Rows to which something was refused that others have.
+    /// Rows to which something was refused that others have; and in a list of their own ([`PARTING`]) those that linger, the oldest first, to
+    /// which nobody writes any more.
     pub(super) refused: Fifos<'m>,
     /// Connections that have buffers of the service for what they send.
     pub(super) holders: Cell<u32>,
     /// Who waits for many buffers at once.
     pub(super) owed: Cell<Option<Owed>>,
+    /// Rows that are about to come free.
+    pub(super) ending: Cell<u32>,
     /// A listener waits for a row to come free.
     pub(super) starved: Cell<bool>,
     pub(super) segments: Segments<'m>,
@@ -177,9 +182,10 @@ impl<'m, E: Enter> Streams<'m, E> {
             wanting: Fifos::place(bump, conns, 1)?,
             parked: Fifos::place(bump, conns, 1)?,
             noted: Fifos::place(bump, conns, 1)?,
-            refused: Fifos::place(bump, conns, 1)?,
+            refused: Fifos::place(bump, conns, 2)?,
             holders: Cell::new(0),
             owed: Cell::new(None),
+            ending: Cell::new(0),
             starved: Cell::new(false),
             segments: Segments::place(bump, config.segments)?,
             chains: ChainTable::place(bump, config_of_chains).map_err(PlaceError::Chains)?,
@@ -202,7 +208,11 @@ impl<'m, E: Enter> Streams<'m, E> {
             rest: Cell::new(None),
             orphans: bump.slice_with(ORPHANS, |_| Cell::new(0))?,
             orphan_count: Cell::new(0),
-            counters: Cell::new(StreamCounters::default()),
+            counters: {
+                // The last: nothing can fail any more.
+                ring.joined();
+                Cell::new(StreamCounters::default())
+            },
         })
     }
 
@@ -309,6 +319,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// The row is nobody's any more.
     pub(super) fn release(&self, slot: u32, row: &Row) {
         row.phase.set(Phase::Free);
+        self.ending.set(self.ending.get().saturating_sub(1));
         row.generation.set(row.generation.get().next());
         let _not_in_a_list = self.free.push_front(LIST, slot);
         if self.starved.replace(false) {

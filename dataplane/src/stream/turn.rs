@@ -82,15 +82,16 @@ impl<E: Enter> Streams<'_, E> {
         }
     }
 
-    /// Takes completions, all of which are its own, where those that were taken before are all done with.
+    /// Takes completions, where those that were taken before are all done with: all, unless another service is on the ring, too.
     pub(super) fn harvest(&self, most: u32) -> u32 {
         match self.room_for_completions() {
             0 => 0,
-            room => self.ring.harvest(most.min(room), |cqe| self.keep(cqe)),
+            room => self.ring.harvest_own(most.min(room), not_of_files, |cqe| self.keep(cqe)),
         }
     }
 
-    /// Time passes, and completions of a ring that carries nothing else come in. Returns how many.
+    /// Time passes, and completions come in. Returns how many. Of a ring that carries files, too, those before the first of a file: that
+    /// one stays for [`StreamsAndFiles`](crate::services::StreamsAndFiles) or [`Files`](crate::file::Files).
     #[inline]
     pub fn hear(&self, now: Instant, budget: Budget) -> u32 {
         self.set_now(now);
@@ -102,6 +103,7 @@ impl<E: Enter> Streams<'_, E> {
         if self.ring.fatal().is_some() {
             self.lose();
         }
+        self.hurry();
         if !self.timers.is_empty() {
             self.expire(self.now.get(), budget.timers);
         }
@@ -135,7 +137,8 @@ impl<E: Enter> Streams<'_, E> {
 
 impl<E: Enter> Poll for Streams<'_, E> {
     /// Takes up to 64 completions, which [`Streams::poll`] turns into events, and submits what is wanted with at most one call of
-    /// the kernel. All completions of the ring are taken for its own: see [`StreamsAndFiles`](crate::services::StreamsAndFiles).
+    /// the kernel. Who has files on the same ring turns both by [`StreamsAndFiles`](crate::services::StreamsAndFiles): here what is of files
+    /// is left, and what came behind it.
     fn turn(&self, now: Instant, budget: Budget) -> Outcome {
         let heard = self.hear(now, budget);
         self.stage(budget);
@@ -147,4 +150,9 @@ impl<E: Enter> Poll for Streams<'_, E> {
     fn poll_at(&self) -> Option<Instant> {
         self.timers.next_deadline()
     }
+}
+
+/// Whether a completion is for streams to take, or for nobody.
+const fn not_of_files(user_data: u64) -> bool {
+    !matches!(WrId::from_raw(user_data).parts(), Some((OpTag::File, ..)))
 }

@@ -90,6 +90,8 @@ pub struct Ring<'m, E> {
     cut: [Cell<u64>; CHAIN_MAX],
     cut_count: Cell<usize>,
     fatal: Cell<Option<i32>>,
+    /// Services that were placed on it.
+    services: Cell<u32>,
     counters: Cell<RingCounters>,
 }
 
@@ -107,6 +109,7 @@ impl<'m, E: Enter> Ring<'m, E> {
             cut: [const { Cell::new(UNHEARD) }; CHAIN_MAX],
             cut_count: Cell::new(0),
             fatal: Cell::new(None),
+            services: Cell::new(0),
             counters: Cell::new(RingCounters::default()),
             memory,
             arena,
@@ -377,6 +380,49 @@ impl<'m, E: Enter> Ring<'m, E> {
         self.memory.cq_head.store(next, Ordering::Release);
         self.count(|c| c.harvested = c.harvested.wrapping_add(u64::from(count)));
         count
+    }
+
+    /// As [`harvest`](Self::harvest), for a service that may not be alone on the ring: where there is another, it stops before the first
+    /// completion that is not `own`, which stays where it is for that other.
+    #[inline]
+    pub(crate) fn harvest_own(
+        &self,
+        max: u32,
+        own: impl Fn(u64) -> bool,
+        each: impl FnMut(Cqe),
+    ) -> u32 {
+        let most = if self.services.get() > 1 { self.own_ones(max, own) } else { max };
+        if most == 0 { 0 } else { self.harvest(most, each) }
+    }
+
+    /// How many completions, up to `max`, come before the first that is not `own`.
+    #[cold]
+    fn own_ones(&self, max: u32, own: impl Fn(u64) -> bool) -> u32 {
+        let cut = self.cut.iter().take(self.cut_count.get()).map(Cell::get);
+        if !cut.into_iter().all(&own) {
+            return 0;
+        }
+        let head = self.cq_head.get();
+        // With the kernel: Acquire pairs with the Release store of the kernel: the completions are written.
+        let ready = self.memory.cq_tail.load(Ordering::Acquire).wrapping_sub(head);
+        let most = ready.min(self.memory.cq_entries()).min(max);
+        let is_own = |index: &u32| {
+            let user_data = self.cqe(head.wrapping_add(*index)).user_data;
+            user_data == UNHEARD || own(user_data)
+        };
+        let count = crate::table::count((0..most).take_while(is_own).count());
+        // What was cut is reported by the harvest, if there are no others either.
+        if count == 0 && ready == 0 && self.cut_count.get() > 0 { 1 } else { count }
+    }
+
+    /// A service was placed on it, or is no more.
+    pub(crate) fn joined(&self) {
+        self.services.set(self.services.get().wrapping_add(1));
+    }
+
+    /// See [`joined`](Self::joined).
+    pub(crate) fn left(&self) {
+        self.services.set(self.services.get().saturating_sub(1));
     }
 
     #[cold]

@@ -8,13 +8,13 @@ use spinwire_hostshim::uring::{RingEntry, Uring, UringConfig};
 
 const BLOCK: usize = 4096;
 
-pub(crate) struct Store<'m> {
-    files: &'m Files<'m, RingEntry<'m>>,
+pub(crate) struct Store<'s, 'm> {
+    files: &'s Files<'m, RingEntry<'m>>,
     file: FileId,
 }
 
 /// Runs `work` with a file of its own.
-pub(crate) fn with<R>(work: impl FnOnce(&Store<'_>) -> R) -> R {
+pub(crate) fn with<R>(work: impl FnOnce(&Store<'_, '_>) -> R) -> R {
     let path = std::env::temp_dir().join(format!("no-alloc-file-{}", std::process::id()));
     let options = FileOptions { preallocate: 1 << 20, ..FileOptions::default() };
     let file = HostFile::open(&path, &options).expect("a file");
@@ -29,7 +29,7 @@ pub(crate) fn with<R>(work: impl FnOnce(&Store<'_>) -> R) -> R {
     work(&Store { files: &files, file: id })
 }
 
-impl Store<'_> {
+impl Store<'_, '_> {
     /// So many chains, each of which is read back. How many were as they should be, and how many turns called the kernel more
     /// than once.
     pub(crate) fn run(&self, rounds: u64) -> (u64, u64) {

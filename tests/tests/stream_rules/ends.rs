@@ -501,3 +501,37 @@ fn where_buffers_are_few_they_go_one_by_one() {
         assert_eq!(rig.submitted(op::RECV), [receive], "as before");
     });
 }
+
+/// All rows are taken, two of them by connections that linger, and a listener waits. The oldest of them lingers no longer, and not before it
+/// had a little while; the other goes on.
+#[test]
+fn who_lingers_makes_room_for_who_wants_to_come_in() {
+    let config = StreamConfig { conns: 4, ..LINGER };
+    with(&config, FakeConfig::default(), |rig| {
+        let listener = rig.streams.listen(3).unwrap();
+        let accept = rig.submitted_one(op::ACCEPT);
+        let (first, receive) = parting(rig);
+        rig.turn_after(2);
+        let (_second, _other_receive) = parting(rig);
+        rig.complete(&accept, 9, 0);
+        let events = rig.events();
+        assert!(matches!(events.as_slice(), [StreamEvent::Accepted { .. }]), "{events:?}");
+        let taken = rig.submitted(op::ACCEPT);
+        assert_eq!(taken, [], "there is no row for another");
+        rig.turn_after(6);
+        assert_eq!(rig.submitted(op::ASYNC_CANCEL), [], "it may linger for a little while");
+        rig.turn_after(3);
+        let cancel = rig.submitted_one(op::ASYNC_CANCEL);
+        rig.turn_after(8);
+        assert_eq!(rig.submitted(op::ASYNC_CANCEL), [], "one is enough");
+        assert_eq!(cancel.fd, 7);
+        end_of(rig, first, CloseReason::Closed, &[receive]);
+        let accept = rig.submitted_one(op::ACCEPT);
+        rig.turn_after(20);
+        assert_eq!(rig.submitted(op::ASYNC_CANCEL), [], "nobody has to hurry now");
+        rig.complete(&accept, 10, 0);
+        let events = rig.events();
+        let accepted = |event: &StreamEvent<'_>| matches!(event, StreamEvent::Accepted { listener: of, .. } if *of == listener);
+        assert!(events.iter().any(accepted), "{events:?}");
+    });
+}

@@ -6,6 +6,7 @@
 //!
 //! On a kernel that is made up (`fake`), which has a disk and a network and does what it wants, and on the real one (`real`).
 
+mod alone;
 mod fake;
 mod real;
 
