@@ -18,17 +18,23 @@ use core::fmt;
 
 use heapless::{Vec, VecView};
 use spinwire_layouts::shm::stats::PATH_SLOT_COUNT;
+use spinwire_layouts::word::low;
 
 use super::config::PlanError;
+use super::path::Path;
 use super::qp::{PATH_BITS, Remains, State, VirtualQp, bit};
 use super::request::{Completion, Direction};
-use crate::id::OpTag;
+use crate::id::{Generation, OpTag, WrId};
 use crate::poll::{Budget, Outcome, PathStats, Poll, StatsWriter};
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::{BitSet, NIL, wide};
 use crate::time::{Instant, Nanos};
 use crate::verbs::{CompletionQueue, QueuePair, Wc};
 
+/// Where the tag is in a `wr_id`, and which are ours.
+const TAG_SHIFT: u32 = 56;
+const SEND_TAG: u64 = tag_of(OpTag::VirtualSend);
+const RECV_TAG: u64 = tag_of(OpTag::VirtualRecv);
 /// Completions taken from a device at a time.
 const BATCH: usize = 16;
 /// Completions that one virtual queue pair hands out before another has its turn.
@@ -48,6 +54,23 @@ pub struct Strays {
     /// They were late, repeated, or out of order.
     pub stale: u64,
 }
+
+/// Where a completion belongs.
+struct Way<'m, P: QueuePair> {
+    /// The lower half of its id: virtual queue pair and path.
+    slot: u32,
+    at: u32,
+    vqp: &'m VirtualQp<'m, P>,
+    path: &'m Path<'m, P>,
+}
+
+impl<P: QueuePair> Clone for Way<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: QueuePair> Copy for Way<'_, P> {}
 
 /// Completion queues of several devices that act as one. One thread.
 pub struct VirtualCq<'m, P: QueuePair, C> {
@@ -179,7 +202,6 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
         let count = self.cqs.len();
         let first = self.first_cq.get();
         let mut left = budget;
-        let mut last = None;
         for step in 0..count {
             let at = first.wrapping_add(step);
             let at = if at >= count { at.wrapping_sub(count) } else { at };
@@ -187,6 +209,7 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
             // What is left is shared out, so that no device waits for another.
             let rest = crate::table::count(count.wrapping_sub(step)).max(1);
             let mut share = left.div_ceil(rest);
+            let mut last = None;
             while share > 0 {
                 let mut batch = Vec::<Wc, BATCH>::new();
                 cq.poll_cq(&mut batch);
@@ -206,33 +229,52 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
         budget.wrapping_sub(left)
     }
 
-    /// Takes in one completion. `last` is the virtual queue pair of the one before.
+    /// Takes in one completion. `last` is where the one before belonged.
     #[inline(always)]
-    fn route(&self, wc: &Wc, device: u32, last: &mut Option<(u32, &'m VirtualQp<'m, P>)>) {
-        let Some((tag, generation, slot)) = wc.wr_id().parts() else { return self.stray() };
-        let Some(direction) = direction_of(tag) else { return self.stray() };
-        let number = slot.wrapping_shr(PATH_BITS);
-        let at = slot & (1_u32.wrapping_shl(PATH_BITS).wrapping_sub(1));
-        let vqp = match *last {
-            Some((known, vqp)) if known == number => vqp,
+    fn route(&self, wc: &Wc, device: u32, last: &mut Option<Way<'m, P>>) {
+        let raw = wc.wr_id().as_raw();
+        let slot = low(raw);
+        let way = match last {
+            Some(way) if way.slot == slot => *way,
             _ => {
-                let Some(vqp) = self.slots.get(wide(number)).and_then(Cell::get) else {
+                let Some(way) = self.way_to(slot, device, last.as_ref()) else {
                     return self.stray();
                 };
-                *last = Some((number, vqp));
+                *last = Some(way);
+                way
+            }
+        };
+        let Way { at, vqp, path, .. } = way;
+        if path.qp_num != wc.qp_num() {
+            return self.stray();
+        }
+        let is_known = match raw.wrapping_shr(TAG_SHIFT) {
+            SEND_TAG => vqp.on_send_wc((at, path), wc),
+            RECV_TAG => vqp.on_recv_wc((at, path), wc),
+            _ => return self.stray(),
+        };
+        if !is_known {
+            let strays = self.strays.get();
+            self.strays.set(Strays { stale: strays.stale.wrapping_add(1), ..strays });
+        }
+    }
+
+    /// Where completions of `device` with such a slot in their id belong.
+    #[inline]
+    fn way_to(&self, slot: u32, device: u32, last: Option<&Way<'m, P>>) -> Option<Way<'m, P>> {
+        let number = slot.wrapping_shr(PATH_BITS);
+        let at = slot & (1_u32.wrapping_shl(PATH_BITS).wrapping_sub(1));
+        let vqp = match last {
+            Some(way) if way.slot.wrapping_shr(PATH_BITS) == number => way.vqp,
+            _ => {
+                let vqp = self.get(number)?;
                 // Numbers of slots are below the capacity of the set.
                 let _known = self.touched.insert(number);
                 vqp
             }
         };
-        let path = vqp.paths.get(wide(at));
-        let Some(path) = path.filter(|p| p.qp_num == wc.qp_num() && p.device == device) else {
-            return self.stray();
-        };
-        if !vqp.on_wc(direction, (at, path, generation), wc) {
-            let strays = self.strays.get();
-            self.strays.set(Strays { stale: strays.stale.wrapping_add(1), ..strays });
-        }
+        let path = vqp.paths.get(wide(at)).filter(|path| path.device == device)?;
+        Some(Way { slot, at, vqp, path })
     }
 
     #[cold]
@@ -295,8 +337,24 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
     }
 
     /// The next request that is over. In posting order of each direction of each virtual queue pair, these by turns.
-    #[inline]
+    #[inline(always)]
     pub fn take(&self) -> Option<Completion> {
+        if let Some(vqp) = self.current.get() {
+            let burst = self.burst.get();
+            if burst > 0
+                && let Some((context, done)) = vqp.take_plain()
+            {
+                self.burst.set(burst.wrapping_sub(1));
+                let (vqp, direction) = (vqp.slot(), Direction::Send);
+                return Some(Completion { vqp, direction, context, outcome: Ok(done) });
+            }
+        }
+        self.take_any()
+    }
+
+    /// The same, whatever it is.
+    #[inline(never)]
+    fn take_any(&self) -> Option<Completion> {
         if let Some(vqp) = self.current.get() {
             let burst = self.burst.get();
             if burst > 0
@@ -421,24 +479,6 @@ impl<P: QueuePair, C: CompletionQueue> Poll for VirtualCq<'_, P, C> {
     }
 }
 
-#[inline]
-const fn direction_of(tag: OpTag) -> Option<Direction> {
-    match tag {
-        OpTag::VirtualSend => Some(Direction::Send),
-        OpTag::VirtualRecv => Some(Direction::Recv),
-        OpTag::Send
-        | OpTag::Recv
-        | OpTag::Chain
-        | OpTag::Accept
-        | OpTag::Connect
-        | OpTag::Receive
-        | OpTag::Shutdown
-        | OpTag::Disconnect
-        | OpTag::Close
-        | OpTag::File
-        | OpTag::Write
-        | OpTag::Read
-        | OpTag::Atomic
-        | OpTag::Expose => None,
-    }
+const fn tag_of(tag: OpTag) -> u64 {
+    WrId::new(tag, Generation::FIRST, 0).as_raw().wrapping_shr(TAG_SHIFT)
 }

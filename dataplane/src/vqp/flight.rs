@@ -6,14 +6,14 @@
 //! ```
 //!
 //! A device completes a queue in order, so only the front can be completed. Which fragment that was, and in which direction,
-//! is said by the entry, never by the completion. Each entry has a generation of its own, which its `wr_id` carries: a
-//! completion that is not the front's is one that came before (stale), or one whose predecessors the device has left out.
+//! is said by the entry, never by the completion. Each entry has a `wr_id` with a generation of its own: a
+//! completion that has not the front's is one that came before (stale), or one whose predecessors the device has left out.
 //!
 //! Invariant: generations rise by one from entry to entry, also over those that were taken back.
 
 use core::cell::Cell;
 
-use crate::id::Generation;
+use crate::id::{Generation, WrId};
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::wide;
 
@@ -35,7 +35,8 @@ pub(super) enum Kind {
 /// One work request on its way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct InFlight {
-    pub generation: Generation,
+    /// What the device knows it by, once it was staged.
+    pub wr_id: WrId,
     /// Position of the request that it belongs to.
     pub row: u32,
     /// Bytes from the start of the request.
@@ -48,7 +49,7 @@ pub(super) struct InFlight {
 
 impl InFlight {
     const EMPTY: Self = Self {
-        generation: Generation::FIRST,
+        wr_id: WrId::from_raw(0),
         row: 0,
         offset: 0,
         length: 0,
@@ -56,21 +57,10 @@ impl InFlight {
         kind: Kind::Credit,
     };
 
-    /// An entry without a generation of its own yet.
+    /// An entry that was not staged yet.
     pub(super) const fn new(kind: Kind, row: u32) -> Self {
         Self { row, kind, ..Self::EMPTY }
     }
-}
-
-/// What a completion is to a queue.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Match {
-    /// That of the front.
-    Front(InFlight),
-    /// One that was there before, or never.
-    Stale,
-    /// One of an entry behind the front.
-    Ahead,
 }
 
 #[derive(Debug)]
@@ -128,12 +118,12 @@ impl<'m> Flight<'m> {
         self.next.get()
     }
 
-    /// Appends what was staged. The caller has seen that there is room.
+    /// Appends what was staged under `wr_id`, with the next generation. The caller has seen that there is room.
     #[inline(always)]
-    pub(super) fn push(&self, entry: InFlight) {
+    pub(super) fn push(&self, wr_id: WrId, entry: InFlight) {
         let tail = self.tail.get();
         if let Some(slot) = self.slot(tail) {
-            slot.set(InFlight { generation: self.next.get(), ..entry });
+            slot.set(InFlight { wr_id, ..entry });
         }
         self.tail.set(tail.wrapping_add(1));
         self.next.set(self.next.get().next());
@@ -172,21 +162,18 @@ impl<'m> Flight<'m> {
         self.tail.set(self.tail.get().wrapping_sub(count.min(self.len())));
     }
 
+    /// The front, if it is `wr_id`, and the device was told of more than the youngest `staged`: what it was not told of it cannot
+    /// have completed.
     #[inline(always)]
-    pub(super) fn find(&self, generation: Generation) -> Match {
-        match self.peek(0) {
-            None => Match::Stale,
-            Some(front) if front.generation == generation => Match::Front(front),
-            Some(_) => self.find_behind(generation),
-        }
+    pub(super) fn front(&self, wr_id: WrId, staged: u32) -> Option<&Cell<InFlight>> {
+        let slot = self.slot(self.head.get())?;
+        (slot.get().wr_id == wr_id && self.len() > staged).then_some(slot)
     }
 
+    /// Whether `wr_id` is an entry behind the front.
     #[cold]
-    fn find_behind(&self, generation: Generation) -> Match {
-        let found = (1..self.len())
-            .filter_map(|skip| self.peek(skip))
-            .any(|entry| entry.generation == generation);
-        if found { Match::Ahead } else { Match::Stale }
+    pub(super) fn is_behind_front(&self, wr_id: WrId) -> bool {
+        (1..self.len()).filter_map(|skip| self.peek(skip)).any(|entry| entry.wr_id == wr_id)
     }
 
     #[inline]

@@ -58,6 +58,18 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         }
     }
 
+    /// Something was completed on a path that is not well.
+    #[cold]
+    pub(super) fn look_at(&self, at: u32, path: &Path<'_, P>, direction: Direction) {
+        match path.health.get() {
+            // What is received says nothing of a send that is stuck.
+            Health::Suspect if direction == Direction::Recv => {}
+            Health::Suspect | Health::Recovered => self.set_health(at, Health::Ok),
+            Health::Draining if path.is_empty() => self.set_down(at),
+            Health::Draining | Health::Ok | Health::Down => {}
+        }
+    }
+
     /// Takes a path out: what is on its way there is waited for, or taken for flushed in time.
     pub(super) fn fail_path(&self, at: u32, cause: Cause) {
         let Some(path) = self.paths.get(wide(at)).filter(|path| path.is_up()) else {

@@ -6,19 +6,19 @@ use core::cell::Cell;
 use core::fmt;
 
 use super::config::{PlanError, Scheme, Spread, Visibility, VqpConfig, prove};
-use super::flight::{Flight, InFlight, Match};
+use super::flight::Flight;
 use super::path::{Health, Path, PathFigures, count};
 use super::receive::RecvSide;
 use super::refusal::{CallError, Cause, Refusal};
 use super::region::Regions;
-use super::request::{Completion, Direction};
+use super::request::{Completion, Direction, Done};
 use super::send::SendSide;
 use super::sequence::SequenceCodec;
 use crate::id::{Generation, OpTag, WrId};
 use crate::raw::place::Bump;
 use crate::table::{NIL, wide};
 use crate::time::Instant;
-use crate::verbs::{QueuePair, Received, Wc};
+use crate::verbs::{QueuePair, Wc};
 
 /// How messages travel, with the scheme and the number of paths taken together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,65 +190,57 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         }
     }
 
-    /// Takes in a completion for `path`.
+    /// Takes in a completion of a send for `path`. Says whether it was somebody's.
     #[inline(always)]
-    pub(super) fn on_wc(
-        &self,
-        direction: Direction,
-        (at, path, generation): (u32, &Path<'_, P>, Generation),
-        wc: &Wc,
-    ) -> bool {
-        let (flight, staged) = match direction {
-            Direction::Send => (&path.sends, &path.staged),
-            Direction::Recv => (&path.recvs, &path.staged_recvs),
+    pub(super) fn on_send_wc(&self, (at, path): (u32, &Path<'_, P>), wc: &Wc) -> bool {
+        let Some(entry) = path.sends.front(wc.wr_id(), path.staged.get()) else {
+            self.on_stray_wc((at, path), &path.sends, wc);
+            return false;
         };
-        let entry = match flight.find(generation) {
-            // What the device was not told of it cannot have completed.
-            Match::Front(entry) if flight.len() > staged.get() => entry,
-            Match::Front(_) | Match::Stale => {
-                count(&path.stale, 1);
-                return false;
-            }
-            Match::Ahead => {
-                count(&path.stale, 1);
-                self.fail_path(at, Cause::Disorder);
-                return false;
-            }
-        };
-        flight.retire();
-        match wc.outcome() {
-            Ok(received) => self.succeed((at, path), &entry, received, direction),
-            Err((status, vendor)) => {
-                self.fail((at, path), &entry, Cause::Device { status, vendor }, direction);
-            }
+        path.sends.retire();
+        if let Err((status, vendor)) = wc.outcome() {
+            let cause = Cause::Device { status, vendor };
+            self.fail((at, path), &entry.get(), cause, Direction::Send);
+        } else {
+            self.roomy.set(self.roomy.get() | bit(at));
+            count(&path.fragments, 1);
+            count(&path.bytes, u64::from(entry.get().length));
+            self.finish(path, entry);
         }
-        if path.health.get() == Health::Draining && path.is_empty() {
-            self.set_down(at);
+        if path.health.get() != Health::Ok {
+            self.look_at(at, path, Direction::Send);
         }
         true
     }
 
-    #[inline(always)]
-    fn succeed(
-        &self,
-        (at, path): (u32, &Path<'_, P>),
-        entry: &InFlight,
-        received: Received,
-        direction: Direction,
-    ) {
-        if direction == Direction::Send {
-            self.roomy.set(self.roomy.get() | bit(at));
-            count(&path.fragments, 1);
-            count(&path.bytes, u64::from(entry.length));
-            self.finish(path, entry);
-        } else {
-            self.arrive(at, entry, received);
+    /// The same for a receive.
+    #[inline]
+    pub(super) fn on_recv_wc(&self, (at, path): (u32, &Path<'_, P>), wc: &Wc) -> bool {
+        let Some(entry) = path.recvs.front(wc.wr_id(), path.staged_recvs.get()).map(Cell::get)
+        else {
+            self.on_stray_wc((at, path), &path.recvs, wc);
+            return false;
+        };
+        path.recvs.retire();
+        match wc.outcome() {
+            Ok(received) => self.arrive(at, &entry, received),
+            Err((status, vendor)) => {
+                let cause = Cause::Device { status, vendor };
+                self.fail((at, path), &entry, cause, Direction::Recv);
+            }
         }
-        // What is received says nothing of a send that is stuck.
-        if path.health.get() == Health::Recovered
-            || (path.health.get() == Health::Suspect && direction == Direction::Send)
-        {
-            self.set_health(at, Health::Ok);
+        if path.health.get() != Health::Ok {
+            self.look_at(at, path, Direction::Recv);
+        }
+        true
+    }
+
+    /// A completion that is not the front's: one that came before, or one whose predecessors the device has left out.
+    #[cold]
+    fn on_stray_wc(&self, (at, path): (u32, &Path<'_, P>), flight: &Flight<'_>, wc: &Wc) {
+        count(&path.stale, 1);
+        if flight.is_behind_front(wc.wr_id()) {
+            self.fail_path(at, Cause::Disorder);
         }
     }
 
@@ -265,6 +257,12 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     #[inline]
     pub(super) fn wants_turn(&self) -> bool {
         self.dirty.get() != 0 || self.send_wants_turn() || self.recv_wants_turn()
+    }
+
+    /// The oldest request, if it is a send that is over without anything to be said of it, and no receive is before it.
+    #[inline(always)]
+    pub(super) fn take_plain(&self) -> Option<(u64, Done)> {
+        if self.recv.is_quiet() { self.take_done() } else { None }
     }
 
     /// The next finished request, if there is one.

@@ -103,6 +103,12 @@ impl<'m> RecvSide<'m> {
         self.tail.get().wrapping_sub(self.head.get())
     }
 
+    /// Whether no receive was posted that could be over.
+    #[inline(always)]
+    pub(super) const fn is_quiet(&self) -> bool {
+        self.head.get() == self.claimed.get()
+    }
+
     /// A path is owed credits.
     #[inline]
     pub(super) fn owe(&self, path: u32) {
@@ -271,7 +277,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         let wr_id = self.wr_id(OpTag::VirtualRecv, at, path.recvs.next());
         match path.qp.post_recv(&RecvRequest { wr_id, segments }) {
             Ok(()) => {
-                path.recvs.push(entry);
+                path.recvs.push(wr_id, entry);
                 path.staged_recvs.set(path.staged_recvs.get().wrapping_add(1));
                 self.dirty.set(self.dirty.get() | bit(at));
                 Ok(())
@@ -498,7 +504,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     #[inline(always)]
     pub(super) fn take_recv(&self) -> Option<(u64, Result<Done, Cause>)> {
         let side = &self.recv;
-        if side.head.get() == side.claimed.get() {
+        if side.is_quiet() {
             return None;
         }
         let row = side.row(side.head.get())?;

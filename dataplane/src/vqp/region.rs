@@ -115,6 +115,24 @@ impl<'m, K: Copy> Regions<'m, K> {
         Ok(range.base.wrapping_add(offset))
     }
 
+    /// Where `length` bytes from `offset` of a region lie, and its key for `device`; nothing where it has none, or they are outside.
+    #[inline(always)]
+    pub(super) fn locate(
+        &self,
+        id: RegionId,
+        (offset, length): (u64, u64),
+        device: u32,
+    ) -> Option<(u64, K)> {
+        let range = self.ranges.get(id.0).ok()?;
+        let end = offset.checked_add(length)?;
+        if end > range.length {
+            return None;
+        }
+        let key = self.cell(id.0.slot(), device)?.get()?;
+        // `register` has cut the length so that the sum is a number.
+        Some((range.base.wrapping_add(offset), key))
+    }
+
     /// The key of a region for a device.
     #[inline(always)]
     pub(super) fn key(&self, id: RegionId, device: u32) -> Option<K> {

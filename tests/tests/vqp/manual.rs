@@ -248,6 +248,29 @@ impl Bench<'_> {
         });
     }
 
+    /// Another virtual queue pair over the same devices, when the first one was let go of.
+    pub(crate) fn again(&self, config: &VqpConfig, test: impl FnOnce(&Bench<'_>)) {
+        // As long as the completion queue, which knows it.
+        let bump = Bump::new(Box::leak(block(1 << 20)));
+        let paths: Vec<_> = self.qps.iter().copied().zip(self.devices.iter().copied()).collect();
+        let count = paths.len() - 1;
+        let (data, rest) = paths.split_at(count);
+        let (local, remote) = (self.local, self.remote);
+        let setup = Setup { paths: data, notify: rest.first().copied(), local, remote };
+        let vqp = VirtualQp::place(&bump, &setup, config).unwrap();
+        self.vcq.attach(vqp).unwrap();
+        let number = vqp.slot();
+        test(&Bench {
+            vqp,
+            qps: self.qps.clone(),
+            neighbours: Vec::new(),
+            devices: self.devices.clone(),
+            now: self.now.clone(),
+            ..*self
+        });
+        assert_eq!(number, self.vqp.slot());
+    }
+
     pub(crate) const fn sge(&self, offset: u64, length: u64) -> Sge {
         Sge { region: self.here, offset, length }
     }

@@ -2,7 +2,9 @@
 
 use spinwire_dataplane::verbs::{Verb, WcStatus};
 use spinwire_dataplane::vqp::sequence::SequenceCodec;
-use spinwire_dataplane::vqp::{Cause, Done, Op, Replay, Scheme, Visibility, VqpConfig};
+use spinwire_dataplane::vqp::{
+    CallError, Cause, Done, Op, Refusal, Replay, Scheme, Visibility, VqpConfig,
+};
 
 use crate::manual::Bench;
 
@@ -78,9 +80,12 @@ fn check(
         if is_spray {
             assert!(bench.qps[data].log.borrow().is_empty(), "notified too early: {order:?}");
         }
-        bench.complete(*path, status);
+        let sent = bench.complete(*path, status);
+        // It comes twice, and the second time with another outcome.
+        bench.completes(*path, sent.wr_id, WcStatus::SUCCESS, (0, None));
     }
     let mut over = bench.drain();
+    assert_eq!(bench.vcq.strays().stale, fragments, "{order:?}");
     // What was replayed, and the notification.
     for _ in 0..fragments + 2 {
         for path in 0..bench.qps.len() {
@@ -194,6 +199,124 @@ fn complete_in(order: &[usize], bench: &Bench<'_>) {
         } else {
             assert_eq!(over[0].outcome, Err(Cause::Disorder), "{order:?}");
         }
+    }
+}
+
+/// Arrivals at a receiver in all orders of six fragments (messages of two), around the wrap, each twice.
+#[test]
+fn every_order_of_arrivals_is_put_in_order() {
+    let mut order: Vec<usize> = (0..6).collect();
+    let mut orders = Vec::new();
+    permute(&mut order, 0, &mut orders);
+    for (codec, numbers) in [
+        (SequenceCodec::Clean, [0xFF_FFFE, 0xFF_FFFF, 0, 1, 2, 3]),
+        (SequenceCodec::Compatible, [0xFF_FFFD, 0xFF_FFFE, 0, 1, 2, 3]),
+    ] {
+        let config = config(Scheme::Dqplb(codec), Replay::Never);
+        let config = VqpConfig { first_sequence: numbers[0], ..config };
+        for order in &orders {
+            Bench::with((&[0, 0, 0], None), &config, |bench| arrive_in(order, &numbers, bench));
+        }
+    }
+}
+
+fn arrive_in(order: &[usize], numbers: &[u32; 6], bench: &Bench<'_>) {
+    for context in 0..3 {
+        bench.vqp.post_recv(&crate::rules::notification(context)).unwrap();
+    }
+    let mut has_come = [false; 6];
+    let mut next = 0;
+    for (step, at) in order.iter().enumerate() {
+        let last = if at % 2 == 1 { 1 << 31 } else { 0 };
+        let id = bench.qps[step % 3].recvs.borrow()[0];
+        bench.receive(step % 3, WcStatus::SUCCESS, 1 << at, numbers[*at] | last);
+        bench.completes(step % 3, id, WcStatus::SUCCESS, (7, Some(numbers[0])));
+        has_come[*at] = true;
+        let over = bench.drain();
+        let ready = has_come.iter().take_while(|has| **has).count() / 2;
+        assert_eq!(over.len(), ready - next, "{order:?} at {step}");
+        for completion in over {
+            let bytes = 3 << (2 * next);
+            let done = Ok(Done { bytes, immediate: None });
+            assert_eq!(
+                (completion.context, completion.outcome),
+                (u64::try_from(next).unwrap(), done)
+            );
+            next += 1;
+        }
+    }
+    assert_eq!((next, bench.vcq.strays().stale), (3, 6));
+}
+
+#[test]
+fn a_notification_waits_for_a_read_over_each_other_device() {
+    // The region for the byte is the first that is registered.
+    let scratch = std::cell::Cell::new(None);
+    Bench::with((&[0], None), &config(Scheme::Spray(Visibility::OneDevice), Replay::Never), |b| {
+        scratch.set(Some(b.here));
+    });
+    let scheme = Scheme::Spray(Visibility::FlushingRead(scratch.get().unwrap()));
+    Bench::with((&[0, 1, 2, 1], Some(0)), &config(scheme, Replay::Never), |bench| {
+        bench.post(7, Op::WriteImm(9), 4 * PART);
+        let reads = || -> Vec<usize> {
+            let is_read = |sent: &&crate::manual::Sent| sent.verb == Verb::Read;
+            let logs = bench.qps.iter().map(|qp| qp.log.borrow());
+            logs.map(|log| log.iter().filter(is_read).count()).collect()
+        };
+        let is_notified = || !bench.qps[4].log.borrow().is_empty();
+        for path in [3, 1, 0, 2] {
+            assert_eq!((reads().iter().sum::<usize>(), is_notified()), (0, false));
+            bench.complete(path, WcStatus::SUCCESS);
+            bench.drain();
+        }
+        let reads = reads();
+        assert_eq!((reads[0], reads[1] + reads[3], reads[2], reads[4]), (0, 1, 1, 0));
+        for path in [2, if reads[1] > 0 { 1 } else { 3 }] {
+            assert!(!is_notified());
+            let read = bench.complete(path, WcStatus::SUCCESS);
+            assert_eq!((read.verb, read.bytes()), (Verb::Read, 1));
+            bench.drain();
+        }
+        assert!(is_notified());
+        bench.complete(4, WcStatus::SUCCESS);
+        assert_eq!(bench.drain()[0].outcome, Ok(Done { bytes: 4 * PART, immediate: None }));
+    });
+}
+
+#[test]
+fn late_completions_of_a_former_user_of_the_queue_pairs_match_nothing() {
+    let config = config(Scheme::Spray(Visibility::OneDevice), Replay::Never);
+    Bench::with((&[0, 0], Some(0)), &config, |bench| {
+        bench.post(1, Op::Write, 6 * PART);
+        bench.vqp.close();
+        bench.drain_after(3_000_000_000);
+        bench.vcq.detach(bench.vqp).unwrap();
+        let late: Vec<_> = bench.qps.iter().map(|qp| qp.sent.take()).collect();
+        // Another one on the same queue pairs, with the same number.
+        bench.again(&config, |bench| {
+            bench.post(2, Op::Write, 6 * PART);
+            for (path, sent) in late.iter().enumerate() {
+                for sent in sent {
+                    bench.completes(path, sent.wr_id, WcStatus::SUCCESS, (0, None));
+                }
+            }
+            assert!(bench.drain().is_empty());
+            assert_eq!(bench.vqp.remains().in_flight, 6);
+            assert_eq!(bench.vcq.strays().stale, 6);
+        });
+    });
+}
+
+#[test]
+fn a_send_of_more_than_one_message_is_refused() {
+    for (paths, notify) in [(&[0][..], None), (&[0, 0][..], Some(0))] {
+        let config = config(Scheme::Spray(Visibility::OneDevice), Replay::Never);
+        Bench::with((paths, notify), &config, |bench| {
+            let refused = Err(Refusal::Misuse(CallError::TooLong));
+            assert_eq!(bench.stage(1, Op::Send, PART + 1), refused);
+            assert_eq!(bench.stage(1, Op::SendImm(1), u64::from(u32::MAX) + 2), refused);
+            assert_eq!(bench.stage(2, Op::Send, PART), Ok(()));
+        });
     }
 }
 

@@ -15,6 +15,7 @@
 //! 5. What is to go over one path (pinned sends, notifications) goes in posting order, whatever doorbells leave behind.
 
 mod outcome;
+mod pass;
 mod pump;
 mod stage;
 
@@ -47,24 +48,25 @@ impl LocalRange {
     pub(super) const EMPTY: Self = Self { address: 0, length: 0, region: None };
 }
 
-/// A request.
+/// A request. What a completion looks at is on the first line.
+#[repr(C, align(64))]
 struct Row {
     context: Cell<u64>,
-    op: Cell<Op>,
-    signal: Cell<Signal>,
     length: Cell<u64>,
     /// The byte that the next fragment begins with.
     offset: Cell<u64>,
+    /// Fragments, reads and notifications that are staged, on their way, or in `lost`.
+    outstanding: Cell<u32>,
+    cause: Cell<Option<Cause>>,
+    signal: Cell<Signal>,
+    op: Cell<Op>,
     remote_address: Cell<u64>,
     remote: Cell<Option<RegionId>>,
     sge_count: Cell<u32>,
-    /// Fragments, reads and notifications that are staged, on their way, or in `lost`.
-    outstanding: Cell<u32>,
-    /// Of them the bytes that are read back.
+    /// Of those outstanding the bytes that are read back.
     flushes: Cell<u32>,
     /// Devices over which data has arrived and was not read back.
     devices: Cell<u64>,
-    cause: Cell<Option<Cause>>,
 }
 
 impl Row {
@@ -209,6 +211,11 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     /// Nothing was taken over.
     #[inline]
     pub fn post_send(&self, wr: &SendWr<'_>) -> Result<(), Refusal> {
+        if self.mode == Mode::Single && self.pass(wr) { Ok(()) } else { self.post_rows(wr) }
+    }
+
+    /// The same, whatever it takes.
+    fn post_rows(&self, wr: &SendWr<'_>) -> Result<(), Refusal> {
         if self.state.get() != State::Open {
             return Err(self.not_open());
         }
@@ -228,23 +235,11 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         let Some(row) = side.row(position) else {
             return Err(Retry::SqFull.into());
         };
-        row.context.set(wr.context);
-        row.op.set(wr.op);
-        row.signal.set(wr.signal);
-        row.length.set(length);
-        row.offset.set(0);
-        row.remote_address.set(remote_address);
-        row.remote.set(wr.remote.map(|remote| remote.region));
-        row.sge_count.set(crate::table::count(wr.sges.len()));
-        row.outstanding.set(0);
+        row.begin(wr, (length, remote_address));
         row.flushes.set(0);
         row.devices.set(0);
-        row.cause.set(None);
         side.tail.set(position.wrapping_add(1));
-        let is_whole = self.mode == Mode::Single && length <= u64::from(self.config.max_message);
-        if !(is_whole && self.stage_whole(position, row, length)) {
-            self.pump_posted(self.config.post_burst);
-        }
+        self.pump_posted(self.config.post_burst);
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! What becomes of what was staged: it succeeds, is lost, is taken back; and requests that are over.
 
+use core::cell::Cell;
+
 use spinwire_layouts::word::low;
 
 use super::{Fate, Row};
@@ -16,9 +18,17 @@ use crate::vqp::request::{Done, Signal};
 impl<P: QueuePair> VirtualQp<'_, P> {
     /// A fragment has succeeded.
     #[inline(always)]
-    pub(in crate::vqp) fn finish(&self, path: &Path<'_, P>, entry: &InFlight) {
-        let Some(row) = self.send.row(entry.row) else { return };
-        row.release(entry.kind);
+    pub(in crate::vqp) fn finish(&self, path: &Path<'_, P>, entry: &Cell<InFlight>) {
+        let Some(row) = self.send.row(entry.get().row) else { return };
+        row.outstanding.set(row.outstanding.get().wrapping_sub(1));
+        // On one path there is nothing but data, and nobody asks over which devices it went.
+        if self.mode != Mode::Single {
+            self.finish_on(path, &entry.get(), row);
+        }
+    }
+
+    #[inline(always)]
+    fn finish_on(&self, path: &Path<'_, P>, entry: &InFlight, row: &Row) {
         if entry.kind == Kind::Data {
             if self.mode == Mode::Spray {
                 row.devices.set(row.devices.get() | bit(path.device));
@@ -26,6 +36,8 @@ impl<P: QueuePair> VirtualQp<'_, P> {
             if let Some(window) = self.send.window.as_ref().filter(|_| row.op.get().notifies()) {
                 window.acknowledge(entry.number);
             }
+        } else if entry.kind == Kind::Flush {
+            row.flushes.set(row.flushes.get().wrapping_sub(1));
         }
     }
 
@@ -140,6 +152,24 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         }
         let head = side.head.get();
         head != side.tail.get() && side.row(head).is_some_and(|row| row.outstanding.get() == 0)
+    }
+
+    /// The oldest request, if it has succeeded, and that is to be said.
+    #[inline(always)]
+    pub(in crate::vqp) fn take_done(&self) -> Option<(u64, Done)> {
+        let side = &self.send;
+        let position = side.head.get();
+        let row = side.row(position)?;
+        let is_plain = position != self.limit()
+            && row.outstanding.get() == 0
+            && row.cause.get().is_none()
+            && row.signal.get() == Signal::Always
+            && side.broken_at.get().is_none();
+        if !is_plain {
+            return None;
+        }
+        side.head.set(position.wrapping_add(1));
+        Some((row.context.get(), Done { bytes: row.length.get(), immediate: None }))
     }
 
     /// The oldest request, if it is over.

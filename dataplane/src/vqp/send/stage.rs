@@ -7,7 +7,7 @@ use spinwire_layouts::word::{low, widen};
 
 use super::{Row, SEGMENTS_MAX, Staging};
 use crate::error::PostError;
-use crate::id::OpTag;
+use crate::id::{OpTag, WrId};
 use crate::table::wide;
 use crate::verbs::{QueuePair, RemotePlace, Segment, SendRequest, Verb};
 use crate::vqp::config::{Scheme, Visibility};
@@ -97,36 +97,6 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         self.stage_on((at, path), entry, row, &segments)
     }
 
-    /// Stages a request that is one message on the one path there is. Where that cannot be just now, it is left to the pump.
-    #[inline(always)]
-    pub(super) fn stage_whole(&self, position: u32, row: &Row, length: u64) -> bool {
-        let side = &self.send;
-        let is_next = side.cursor.get() == position && side.lost.is_empty();
-        let can = (self.up.get() & self.roomy.get()) & 1 != 0;
-        let Some(path) = self.paths.first().filter(|_| is_next && can) else { return false };
-        let entry = InFlight { length: low(length), ..InFlight::new(Kind::Data, position) };
-        let mut segments = Vec::<_, SEGMENTS_MAX>::new();
-        for index in 0..row.sge_count.get() {
-            let Some(range) = side.sge(position, index).map(Cell::get) else { return false };
-            let key = range.region.and_then(|region| self.local.key(region, path.device));
-            let Some(key) = key else { return false };
-            let (address, length) = (range.address, low(range.length));
-            // To a device a segment of no bytes may mean the most that there is.
-            if length == 0 {
-                continue;
-            }
-            // There are no more than SEGMENTS_MAX segments of a request.
-            let _fits = segments.push(Segment { address, length, key });
-        }
-        if !matches!(self.stage_on((0, path), &entry, row, &segments), Staging::Staged) {
-            return false;
-        }
-        row.outstanding.set(1);
-        row.offset.set(length);
-        side.cursor.set(position.wrapping_add(1));
-        true
-    }
-
     /// Gives a work request to a path that has room.
     #[inline(always)]
     fn stage_on(
@@ -152,12 +122,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         let request = remote.map_or(request, |place| request.at(place));
         match path.qp.post_send(&request) {
             Ok(()) => {
-                path.sends.push(*entry);
-                path.staged.set(path.staged.get().wrapping_add(1));
-                self.dirty.set(self.dirty.get() | bit(at));
-                if !path.sends.has_room() {
-                    self.roomy.set(self.roomy.get() & !bit(at));
-                }
+                self.note_staged((at, path), wr_id, entry);
                 Staging::Staged
             }
             Err(PostError::Retry(_)) => {
@@ -175,6 +140,17 @@ impl<P: QueuePair> VirtualQp<'_, P> {
                 self.fail_path(at, Cause::Refused(error));
                 Staging::Again
             }
+        }
+    }
+
+    /// A path has taken a send.
+    #[inline(always)]
+    pub(super) fn note_staged(&self, (at, path): (u32, &Path<'_, P>), id: WrId, entry: &InFlight) {
+        path.sends.push(id, *entry);
+        path.staged.set(path.staged.get().wrapping_add(1));
+        self.dirty.set(self.dirty.get() | bit(at));
+        if !path.sends.has_room() {
+            self.roomy.set(self.roomy.get() & !bit(at));
         }
     }
 
