@@ -22,7 +22,7 @@ use crate::provider::udp::UdpPort;
 use crate::uring::Enter;
 use crate::verbs::QueuePair;
 
-/// A transport that keeps to the rules of posted memory. Every [`Provider`](crate::provider::Provider) makes this promise.
+/// A transport that keeps to the rules of posted memory. Every [`Provider`] makes this promise.
 ///
 /// # Safety
 /// 1. A range that a request names is used (read, written, handed to a device, the kernel, or another provider) only after the
