@@ -15,6 +15,7 @@
 
 mod one_sided;
 mod parcels;
+mod parts;
 mod post;
 
 use core::cell::Cell;
@@ -23,10 +24,12 @@ use core::fmt;
 use heapless::VecView;
 
 pub use self::one_sided::Exposed;
-use self::one_sided::{filled_without_message, kind_without_message};
+use self::one_sided::filled_without_message;
 use self::parcels::Arrived;
+use self::parts::Further;
+pub use self::parts::{PARTS_MAX, Parts};
 use super::parcel::Desk;
-use super::totals::{Tally, Totals, add};
+use super::totals::{Count, Counted, Tally, Totals, add};
 use super::{Completion, Kind, RecvFrom};
 use crate::error::PostError;
 use crate::id::{Addr, Name, OpTag, WrId};
@@ -41,6 +44,8 @@ use spinwire_layouts::word::{to_usize, widen};
 
 /// Completions taken from the provider at once.
 pub const BATCH_MAX: usize = 64;
+/// Messages of several parts that may be posted, or whose parts were not taken back yet, at once.
+pub const FURTHER_MAX: u32 = 16;
 /// Stale completions that are kept for [`Endpoint::poll_event`]; more are counted only.
 const STALE_KEPT: u32 = 16;
 /// The operation tag of sends, in place.
@@ -69,10 +74,10 @@ struct Row {
     readers: Cell<u32>,
 }
 
-/// The loans that the provider holds. They go back to their pools with the endpoint.
-struct PostedLoans<'m>(Slab<'m, Posted<'m>>);
+/// What the provider holds. It goes back to the pools with the endpoint.
+struct Held<'m, T>(Slab<'m, T>);
 
-impl Drop for PostedLoans<'_> {
+impl<T> Drop for Held<'_, T> {
     fn drop(&mut self) {
         for key in self.0.keys() {
             drop(self.0.remove(key));
@@ -84,7 +89,7 @@ impl Drop for PostedLoans<'_> {
 pub struct Endpoint<'m, P> {
     /// Dropped before the loans that it was posted: until then they are its own.
     provider: P,
-    posted: PostedLoans<'m>,
+    posted: Held<'m, Posted<'m>>,
     rows: &'m [Row],
     /// Completions of the last harvest; out of the cell only while the provider fills it.
     batch: Cell<Option<&'m mut VecView<Cqe>>>,
@@ -95,6 +100,8 @@ pub struct Endpoint<'m, P> {
     /// How many of them the caller has had.
     taken: Cell<usize>,
     stale: Ring<'m, WrId>,
+    /// The buffers but the first of messages of several parts.
+    further: Held<'m, Further<'m>>,
     /// Where parcels are given up.
     desk: Desk<'m>,
     totals: Tally,
@@ -118,11 +125,13 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         let contexts = config.contexts_max;
         let info = provider.info();
         let senders = if info.caps.has(Caps::PARCEL) { info.limits.peers_max } else { 0 };
+        let of_parts = info.caps.has(Caps::GATHER) || info.caps.has(Caps::SCATTER);
+        let further = if of_parts { contexts.min(FURTHER_MAX) } else { 0 };
         let batch: &'m mut VecView<Cqe> =
             bump.value(heapless::Vec::<Cqe, BATCH_MAX>::new())?.as_mut_view();
         Ok(Self {
             provider,
-            posted: PostedLoans(Slab::place(bump, contexts)?),
+            posted: Held(Slab::place(bump, contexts)?),
             rows: bump.slice_with(usize::try_from(contexts).unwrap_or(usize::MAX), |_| Row {
                 context: Cell::new(0),
                 sge: Cell::new(None),
@@ -133,6 +142,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             harvested: Cell::new(0),
             taken: Cell::new(0),
             stale: Ring::place(bump, STALE_KEPT, WrId::from_raw(0))?,
+            further: Held(Slab::place(bump, further)?),
             desk: Desk::place(bump, senders)?,
             totals: Tally::default(),
         })
@@ -309,6 +319,10 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             }
         };
         let kind = if is_send {
+            add(&self.totals.sends_ended, 1);
+            if cqe.status != Status::Success {
+                add(&self.totals.sends_failed, 1);
+            }
             Kind::Sent
         } else if cqe.source.is_some() {
             let count = u64::from(cqe.count);
@@ -316,7 +330,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             add(&self.totals.bytes_received, u64::from(cqe.length).wrapping_mul(count));
             Kind::Received
         } else {
-            kind_without_message(cqe.wr_id)
+            self.kind_without_message(cqe)
         };
         Ok(Completion {
             id: cqe.wr_id,
@@ -366,10 +380,23 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         }
     }
 
+    /// Whether an operation of that id is posted, and its completion was not had.
+    #[must_use]
+    pub fn is_posted(&self, id: WrId) -> bool {
+        let key = id.parts().map(|(_, generation, slot)| Key::new(slot, generation));
+        key.is_some_and(|key| self.posted.0.check(key).is_ok())
+    }
+
     /// Operations that are posted.
     #[must_use]
     pub const fn posted_count(&self) -> u32 {
         self.posted.0.len()
+    }
+
+    /// How much of that has ended since the endpoint was made, well and otherwise: a counter of `fi_cntr(3)`, read like a variable.
+    #[must_use]
+    pub const fn count(&self, what: Counted) -> Count {
+        self.totals.count(what)
     }
 
     /// Totals since the endpoint was made.

@@ -25,6 +25,7 @@ pub mod multi;
 pub mod one_sided;
 pub mod order;
 pub mod parcels;
+pub mod parts;
 pub mod peers;
 pub mod peers_msg;
 pub mod raw;
@@ -67,7 +68,7 @@ macro_rules! conformance_cases {
                 can_be_cancelled_half_full, runs_keep_every_message, runs_end_where_many_end;
             contexts: forged_completions_match_nothing, cancel_gives_the_loan_back,
                 a_late_cancel_is_refused, cancelled_receives_take_nothing, a_flood_of_cancels_loses_none,
-                ids_are_not_used_twice;
+                ids_are_not_used_twice, failures_say_what_is_known, counters_count_what_ended;
             limits: receive_queue_full, completion_queue_full, context_table_full, no_credit,
                 no_spill, address_table_full, names_are_taken_once;
             peers: a_dropped_peer_is_reported_after_its_messages, a_killed_peer_is_reported_after_its_messages,
@@ -93,6 +94,7 @@ macro_rules! conformance_cases {
                 local_ranges_are_checked, without_one_sided_the_loan_comes_back,
                 writes_are_there_before_later_messages, a_flood_ends_once_each, the_gone_let_nobody_in,
                 initiators_that_go_leave_nothing, a_fenced_endpoint_ends_one_sided;
+            parts: several_parts_arrive_as_one, parts_are_refused_whole;
             fairness: eight_senders_share, a_fast_receiver_hears_all, a_flood_of_sends_keeps_nothing_out, cold_peers_are_heard,
                 a_short_batch_serves_all;
             raw: one_completion_at_a_time, a_full_batch_is_left_alone, doorbells_count_exactly,
