@@ -251,7 +251,7 @@ fn arrive_in(order: &[usize], numbers: &[u32; 6], bench: &Bench<'_>) {
 #[test]
 fn a_notification_waits_for_a_read_over_each_other_device() {
     // The region for the byte is the first that is registered.
-    let scratch = std::cell::Cell::new(None);
+    let scratch = core::cell::Cell::new(None);
     Bench::with((&[0], None), &config(Scheme::Spray(Visibility::OneDevice), Replay::Never), |b| {
         scratch.set(Some(b.here));
     });
