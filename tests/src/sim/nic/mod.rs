@@ -33,7 +33,6 @@ pub use self::queue::{QpPlan, Receives, SrqPlan, State};
 use crate::rng::Rng;
 use bytes::{be16, be32, read_record, read_ring};
 use cq::{Completion, Queue};
-
 use wqe::{blocks_of, ds_of, parse};
 
 /// Which requests of a queue in error have a completion.
