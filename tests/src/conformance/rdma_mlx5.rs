@@ -176,7 +176,7 @@ fn unit<'m>(bump: &Bump<'m>, qpn: u32, config: &RdmaConfig) -> Unit<'m> {
         sq: lines(bump, blocks.into()),
         rq: lines(bump, (usize::from(wqes) * STRIDE).div_ceil(64)),
         record: record(bump),
-        uar: lines(bump, 8),
+        uar: lines(bump, 2),
     };
     let transport = Transport::Rc { path: None };
     let send = SendConfig {
