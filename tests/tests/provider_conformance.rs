@@ -3,7 +3,7 @@
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
 use spinwire_dataplane::provider::EndpointType;
 use spinwire_tests::conformance;
-use spinwire_tests::conformance::{Faulty, Loopback, Rdma, Shm, Sizes, Tcp, Traced, run};
+use spinwire_tests::conformance::{Faulty, Loopback, Mlx5, Rdma, Shm, Sizes, Tcp, Traced, run};
 
 conformance! {
     loopback: Loopback,
@@ -18,6 +18,7 @@ conformance! {
     tcp: Tcp,
     rdma: Rdma<false>,
     rdma_uncopied: Rdma<true>,
+    mlx5: Mlx5<true>,
 }
 
 /// What only shared memory has: lanes that nobody looks at until their sender says so.

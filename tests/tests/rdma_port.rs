@@ -143,10 +143,10 @@ fn soak(seed: u64, faults: Faults, messages: u64) -> u64 {
         let mut rng = Rng::new(seed);
         let (a, b) = (world.node("a"), world.node("b"));
         let free = world.pool().free_count();
-        world.ground().fabric().set_links(Links::WILD);
+        world.ground().network().set_links(Links::WILD);
         world.ground().set_pace(Some(2_000));
         let both = [End::new(&a), End::new(&b)];
-        world.ground().fabric().set_faults(faults);
+        world.ground().network().set_faults(faults);
         let done = || both.iter().map(|end| end.received.get()).sum::<u64>() >= messages;
         let mut turns = 0;
         while !done() {
@@ -154,7 +154,7 @@ fn soak(seed: u64, faults: Faults, messages: u64) -> u64 {
             turns += 1;
             assert!(turns < messages * 200, "no progress: {seed}, {}", state(&both));
         }
-        world.ground().fabric().set_faults(Faults::default());
+        world.ground().network().set_faults(Faults::default());
         let mut quiet = 0;
         while quiet < 200 {
             step(world, &both, &mut rng, false);

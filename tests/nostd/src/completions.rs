@@ -88,6 +88,16 @@ pub extern "C" fn probe_cq_poll(
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn probe_cq_discard(
+    cq: &Cq<'_, Device>,
+    qpn: u32,
+    out: &mut [u8],
+    total: &mut u64,
+) -> Result<u32, PostError> {
+    cq.discard(qpn, |cqe| *total ^= look(&cqe, out))
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn probe_cq_mono(
     cq: &MonoCq<'_, Device, &Pair<'_>>,
     budget: u32,

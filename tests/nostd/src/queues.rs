@@ -1,9 +1,12 @@
 //! Work queues of devices: every builder, with arguments and ring contents of any kind.
 
+use heapless::VecView;
 use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::provider::mlx5::Completions;
 use spinwire_dataplane::raw::mmio::Device;
-use spinwire_dataplane::raw::region::{LocalSge, Region};
+use spinwire_dataplane::raw::region::{LocalSge, MemoryKey, Region};
 use spinwire_dataplane::tracker::{FailedBy, Stale};
+use spinwire_dataplane::verbs::{CompletionQueue, QueuePair, RecvRequest, SendRequest, Wc};
 use spinwire_dataplane::wqe::{
     Access, Av, KeyUpdate, Qp, RelaxedOrdering, RoceGrh, SharedRecvQueue, UdPeer, Window, WqeFlags,
 };
@@ -112,4 +115,31 @@ pub extern "C" fn probe_wqe_shared(
         queue.with_srq_wqe(|wqe| wqe.sges(sges).finish(entry))?;
     }
     Ok(queue.ring_doorbell())
+}
+
+/// A queue pair as verbs have it.
+type VerbsPair<'m> = spinwire_dataplane::provider::mlx5::Pair<'m, Device>;
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_mlx5_post<'m>(
+    pair: &VerbsPair<'m>,
+    send: &SendRequest<'_, MemoryKey<'m>>,
+    recv: &RecvRequest<'_, MemoryKey<'m>>,
+) -> Result<u64, PostError> {
+    pair.post_send(send)?;
+    pair.post_recv(recv)?;
+    pair.renew()?;
+    Ok(pair.ring_doorbell().count ^ pair.ring_recv_doorbell().count)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_mlx5_poll<'m>(
+    cq: &Completions<'m, Device, &'m VerbsPair<'m>>,
+    out: &mut VecView<Wc>,
+    qpn: u32,
+) -> Result<bool, PostError> {
+    cq.poll_cq(out);
+    let Some(pair) = cq.remove(qpn)? else { return Ok(false) };
+    cq.end(pair)?;
+    Ok(cq.add(pair).is_ok())
 }

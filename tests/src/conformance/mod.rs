@@ -12,6 +12,7 @@
 
 mod node;
 mod rdma;
+mod rdma_mlx5;
 mod rig;
 mod tcp;
 mod udp;
@@ -34,7 +35,10 @@ pub mod transfer;
 pub mod unexpected;
 
 pub use node::{Got, Node};
-pub use rdma::{HostedPort, Keys, Pair, Rdma, RdmaGround};
+pub use rdma::{
+    Host, HostedPort, Keys, Network, NetworkKind, Pair, Rdma, RdmaGround, RdmaRig, Simulated,
+};
+pub use rdma_mlx5::{Connected, DeviceKeys, Devices, Mlx5, Mlx5Model};
 pub use rig::{Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};
 pub use tcp::{NamedPort, Tcp, TcpGround};
 pub use udp::{Udp, UdpGround, UdpOneByOne};

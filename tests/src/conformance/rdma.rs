@@ -1,6 +1,9 @@
-//! Ports over reliable connections of simulated devices. The rig is the host: it makes queue pairs, connects them, and destroys them.
+//! Ports over reliable connections of devices: simulated ones of verbs, or queues of mlx5 over a model of the device. The rig is the host: it has
+//! queue pairs made, connected and destroyed.
 
 use core::cell::{Cell, RefCell};
+use core::fmt;
+use core::marker::PhantomData;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 
@@ -18,16 +21,80 @@ use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::region::Destroyed;
 use spinwire_dataplane::time::Instant;
-use spinwire_dataplane::verbs::{Limits, QueuePair, RecvRequest, SendRequest};
+use spinwire_dataplane::verbs::{CompletionQueue, Limits, QueuePair, RecvRequest, SendRequest};
 
 use super::{Rig, Sizes};
 use crate::sim::fabric::{Fabric, Links, SimCq, SimQp};
 
-/// Ports over simulated reliable connections. `UNCOPIED`: longer messages go from where they lie.
-#[derive(Debug)]
-pub struct Rdma<const UNCOPIED: bool>;
+/// What the queue pairs of a rig run on: devices, and what is between them.
+pub trait Network<'m>: Sized + 'm {
+    /// A queue pair that is destroyed when it is dropped.
+    type Pair: QueuePair;
+    /// A completion queue.
+    type Cq: CompletionQueue;
+    /// Whoever lets peers into memory.
+    type Keys: Registrar;
 
-type Port<'m> = RdmaPort<'m, Pair<'m>, SimCq<'m>, Keys<'m>>;
+    /// Nobody is there yet.
+    fn lay() -> Self;
+
+    /// Adds a host with one device.
+    fn host(&'m self, bump: &Bump<'m>, config: &RdmaConfig) -> Host<'m, Self>;
+
+    /// Makes a queue pair on each of two hosts, connected with each other.
+    fn connect(&'m self, hosts: [usize; 2]) -> [Self::Pair; 2];
+
+    /// Destroys a queue pair of that number on a host, if it is still there.
+    fn destroy(&'m self, host: usize, qp_num: u32);
+
+    /// Lets everything that is under way happen, or so much as there is time for in so many nanoseconds.
+    fn settle(&self, pace_ns: Option<u64>);
+
+    /// Whether a queue pair of that number on a host does nothing any more.
+    fn is_dead(&self, host: usize, qp_num: u32) -> bool;
+
+    /// What a port has done that no device allows.
+    fn violation(&self) -> Option<String>;
+}
+
+/// What a port of a host stands on.
+pub struct Host<'m, N: Network<'m>> {
+    /// Its number.
+    pub number: usize,
+    /// Its completion queue.
+    pub cq: N::Cq,
+    /// Who lets peers in.
+    pub keys: N::Keys,
+    /// What is registered.
+    pub memory: Memory<'m, <N::Pair as QueuePair>::Key>,
+}
+
+impl<'m, N: Network<'m>> fmt::Debug for Host<'m, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// Which network.
+pub trait NetworkKind: fmt::Debug + 'static {
+    /// It.
+    type Network<'m>: Network<'m>;
+}
+
+/// Ports over reliable connections of such a network. `UNCOPIED`: longer messages go from where they lie.
+#[derive(Debug)]
+pub struct RdmaRig<K, const UNCOPIED: bool>(PhantomData<K>);
+
+/// Devices that are simulated at the traits of verbs.
+#[derive(Debug)]
+pub struct Simulated;
+
+impl NetworkKind for Simulated {
+    type Network<'m> = Fabric;
+}
+
+/// Ports over such.
+pub type Rdma<const UNCOPIED: bool> = RdmaRig<Simulated, UNCOPIED>;
 
 /// A queue pair that is destroyed when it is dropped, as those of libraries are: what is under way then is lost.
 #[derive(Debug)]
@@ -90,39 +157,6 @@ unsafe impl Registrar for Keys<'_> {
     }
 }
 
-/// One end of a connection, and where the other one is.
-#[derive(Debug)]
-struct End<'m> {
-    link: LinkId,
-    pair: SimQp<'m>,
-    other: (Weak<Station<'m>>, LinkId),
-    /// How often the host has found it dead.
-    looks: Cell<u32>,
-}
-
-/// A port, and what its host knows of it.
-#[derive(Debug)]
-struct Station<'m> {
-    port: Port<'m>,
-    host: usize,
-    is_dead: Cell<bool>,
-    /// Who has connected to here and was not accepted yet.
-    calls: RefCell<VecDeque<(Weak<Self>, LinkId)>>,
-    ends: RefCell<Vec<End<'m>>>,
-}
-
-/// The network, and who is there.
-#[derive(Debug)]
-pub struct RdmaGround<'m> {
-    fabric: Fabric,
-    listed: RefCell<BTreeMap<String, Rc<Station<'m>>>>,
-    /// Nanoseconds that pass with each poll; `None`: until nothing happens any more.
-    pace_ns: Cell<Option<u64>>,
-}
-
-/// A host notices after so many polls that a connection is dead, whatever its device says.
-const HOST_LOOKS: u32 = 2000;
-
 const PAIR: Limits = Limits {
     send_depth: 1024,
     recv_depth: 1024,
@@ -131,14 +165,120 @@ const PAIR: Limits = Limits {
     inline_bytes_max: 0,
 };
 
-/// The key of the slots, and that of the loans.
-const KEYS: [u32; 2] = [0x51, 0x10];
+/// The key of the slots, and that of the loans; those of exposed memory come after.
+pub(super) const KEYS: [u32; 3] = [0x51, 0x10, 0x1000];
 
-impl<'m> RdmaGround<'m> {
+/// Memory for the slots of a port, and where it begins.
+pub(super) fn slots<'m>(bump: &Bump<'m>, config: &RdmaConfig) -> (&'m [Line], u64) {
+    let bytes = usize::try_from(config.memory_bytes()).unwrap();
+    let lines: &'m [Line] = bump.slice_with(bytes.div_ceil(64), |_| Line::zeroed()).unwrap();
+    (lines, u64::try_from(lines.as_ptr().expose_provenance()).unwrap())
+}
+
+impl<'m> Network<'m> for Fabric {
+    type Pair = Pair<'m>;
+    type Cq = SimCq<'m>;
+    type Keys = Keys<'m>;
+
+    fn lay() -> Self {
+        Self::new(1, 0, Links::QUIET, 1)
+    }
+
+    #[expect(unsafe_code, reason = "the rig says what is registered")]
+    fn host(&'m self, bump: &Bump<'m>, config: &RdmaConfig) -> Host<'m, Self> {
+        let (lines, address) = slots(bump, config);
+        let number = self.add_host();
+        self.register(number, KEYS[0], (address, config.memory_bytes()), Access::NONE);
+        self.register(number, KEYS[1], (0, u64::MAX), Access::NONE);
+        // SAFETY: all memory of the world outlives its ports and the network. Simulated devices use what requests name until they have completed
+        // them, or the queue pair was destroyed, as it is when it is dropped.
+        let loans = unsafe { Loans::promise(0, u64::MAX, KEYS[1]) };
+        let memory = Memory { lines, address, key: KEYS[0], loans: Some(loans) };
+        let cq = self.cq(number, 0, config.completions());
+        let keys = Keys { fabric: self, host: number, next: Cell::new(KEYS[2]) };
+        Host { number, cq, keys, memory }
+    }
+
+    fn connect(&'m self, hosts: [usize; 2]) -> [Pair<'m>; 2] {
+        let (one, other) = self.connect_hosts(hosts.map(|host| (host, 0)), PAIR);
+        [one, other].map(|inner| Pair { fabric: self, inner })
+    }
+
+    fn destroy(&'m self, host: usize, qp_num: u32) {
+        Self::destroy_numbered(self, host, qp_num);
+    }
+
+    fn settle(&self, pace_ns: Option<u64>) {
+        if let Some(pace) = pace_ns {
+            let end = self.now() + pace;
+            while self.now() < end {
+                self.advance(end - self.now());
+            }
+            return;
+        }
+        for _ in 0..10_000 {
+            if !self.advance(3_000) {
+                return;
+            }
+        }
+        panic!("the network does not come to rest");
+    }
+
+    fn is_dead(&self, host: usize, qp_num: u32) -> bool {
+        self.is_dead_numbered(host, qp_num)
+    }
+
+    fn violation(&self) -> Option<String> {
+        Self::violation(self).map(|violation| format!("{violation:?}"))
+    }
+}
+
+type Port<'m, N> =
+    RdmaPort<'m, <N as Network<'m>>::Pair, <N as Network<'m>>::Cq, <N as Network<'m>>::Keys>;
+/// A port, where it still is, and the number of a connection of it.
+type Call<'m, N> = (Weak<Station<'m, N>>, LinkId);
+
+/// One end of a connection, and where the other one is.
+struct End<'m, N: Network<'m>> {
+    link: LinkId,
+    qp_num: u32,
+    other: Call<'m, N>,
+    /// How often the host has found it dead.
+    looks: Cell<u32>,
+}
+
+/// A port, and what its host knows of it.
+struct Station<'m, N: Network<'m>> {
+    port: Port<'m, N>,
+    host: usize,
+    is_dead: Cell<bool>,
+    /// Who has connected to here and was not accepted yet.
+    calls: RefCell<VecDeque<Call<'m, N>>>,
+    ends: RefCell<Vec<End<'m, N>>>,
+}
+
+/// The network, and who is there.
+pub struct RdmaGround<'m, N: Network<'m>> {
+    network: N,
+    listed: RefCell<BTreeMap<String, Rc<Station<'m, N>>>>,
+    /// Nanoseconds that pass with each poll; `None`: until nothing happens any more.
+    pace_ns: Cell<Option<u64>>,
+}
+
+/// A host notices after so many polls that a connection is dead, whatever its device says.
+const HOST_LOOKS: u32 = 2000;
+
+impl<'m, N: Network<'m>> fmt::Debug for RdmaGround<'m, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RdmaGround").finish_non_exhaustive()
+    }
+}
+
+impl<'m, N: Network<'m>> RdmaGround<'m, N> {
     /// The network.
     #[must_use]
-    pub const fn fabric(&self) -> &Fabric {
-        &self.fabric
+    pub const fn network(&self) -> &N {
+        &self.network
     }
 
     /// From now on so much time passes with each poll.
@@ -146,26 +286,13 @@ impl<'m> RdmaGround<'m> {
         self.pace_ns.set(ns);
     }
 
-    /// Lets everything that is under way happen, or so much as there is time for.
     fn settle(&self) {
-        if let Some(pace) = self.pace_ns.get() {
-            let end = self.fabric.now() + pace;
-            while self.fabric.now() < end {
-                self.fabric.advance(end - self.fabric.now());
-            }
-            return;
-        }
-        for _ in 0..10_000 {
-            if !self.fabric.advance(3_000) {
-                return;
-            }
-        }
-        panic!("the network does not come to rest");
+        self.network.settle(self.pace_ns.get());
     }
 
     /// Does what the port of a station wants of its host.
     #[expect(unsafe_code, reason = "the host says that a queue pair is no more")]
-    fn serve(&'m self, station: &Rc<Station<'m>>) {
+    fn serve(&'m self, station: &Rc<Station<'m, N>>) {
         while let Some(request) = station.port.next_request() {
             match request {
                 Request::Connect { link, to } => match self.listed.borrow().get(to.as_str()) {
@@ -182,7 +309,12 @@ impl<'m> RdmaGround<'m> {
                 }
             }
         }
-        for end in station.ends.borrow().iter().filter(|end| self.fabric.is_dead(&end.pair)) {
+        for end in station
+            .ends
+            .borrow()
+            .iter()
+            .filter(|end| self.network.is_dead(station.host, end.qp_num))
+        {
             end.looks.set(end.looks.get() + 1);
             if end.looks.get() == HOST_LOOKS {
                 station.port.lost(end.link);
@@ -192,33 +324,38 @@ impl<'m> RdmaGround<'m> {
             let Some(there) = caller.upgrade().filter(|there| !there.is_dead.get()) else {
                 continue;
             };
-            let ends = [(there.host, 0), (station.host, 0)];
-            let (theirs, ours) = self.fabric.connect_hosts(ends, PAIR);
-            let pair = |inner| Pair { fabric: &self.fabric, inner };
-            let Ok(accepted) = station.port.accept(pair(ours)) else {
+            let pairs = self.network.connect([there.host, station.host]);
+            let numbers = pairs.each_ref().map(QueuePair::qp_num);
+            let [theirs, ours] = pairs;
+            let Ok(accepted) = station.port.accept(ours) else {
                 there.port.not_connected(link, Unreachable::Refused);
                 continue;
             };
             let other = (caller, link);
             station.ends.borrow_mut().push(End {
                 link: accepted,
-                pair: ours,
+                qp_num: numbers[1],
                 other,
                 looks: Cell::new(0),
             });
-            if there.port.connected(link, pair(theirs)).is_err() {
+            if there.port.connected(link, theirs).is_err() {
                 station.port.lost(accepted);
                 continue;
             }
             let other = (Rc::downgrade(station), accepted);
-            there.ends.borrow_mut().push(End { link, pair: theirs, other, looks: Cell::new(0) });
+            there.ends.borrow_mut().push(End {
+                link,
+                qp_num: numbers[0],
+                other,
+                looks: Cell::new(0),
+            });
         }
     }
 
     /// What the kernels do when a process ends: its queue pairs go, and so do the connections by which the hosts have met.
-    fn end(&self, ends: Vec<End<'m>>, calls: VecDeque<(Weak<Station<'m>>, LinkId)>) {
+    fn end(&'m self, host: usize, ends: Vec<End<'m, N>>, calls: VecDeque<Call<'m, N>>) {
         for end in ends {
-            self.fabric.destroy(&end.pair);
+            self.network.destroy(host, end.qp_num);
             if let Some(there) = end.other.0.upgrade() {
                 there.port.lost(end.other.1);
             }
@@ -232,30 +369,35 @@ impl<'m> RdmaGround<'m> {
 }
 
 /// A port that has its host served as it is polled.
-#[derive(Debug)]
-pub struct HostedPort<'m> {
-    station: Option<Rc<Station<'m>>>,
+pub struct HostedPort<'m, N: Network<'m>> {
+    station: Option<Rc<Station<'m, N>>>,
     name: Name,
-    ground: &'m RdmaGround<'m>,
+    ground: &'m RdmaGround<'m, N>,
 }
 
-impl<'m> HostedPort<'m> {
-    const fn station(&self) -> &Rc<Station<'m>> {
+impl<'m, N: Network<'m>> fmt::Debug for HostedPort<'m, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostedPort").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<'m, N: Network<'m>> HostedPort<'m, N> {
+    const fn station(&self) -> &Rc<Station<'m, N>> {
         self.station.as_ref().expect("until it is dropped")
     }
 
     /// The port itself.
     #[must_use]
-    pub fn rdma(&self) -> &Port<'m> {
+    pub fn rdma(&self) -> &Port<'m, N> {
         &self.station().port
     }
 }
 
 #[expect(unsafe_code, reason = "a promise, which its port keeps")]
 // SAFETY: it hands everything on to its port, which goes with it, or is never turned again.
-unsafe impl KeepsPosted for HostedPort<'_> {}
+unsafe impl<'m, N: Network<'m>> KeepsPosted for HostedPort<'m, N> {}
 
-impl Provider for HostedPort<'_> {
+impl<'m, N: Network<'m>> Provider for HostedPort<'m, N> {
     fn info(&self) -> &Info {
         self.rdma().info()
     }
@@ -293,7 +435,7 @@ impl Provider for HostedPort<'_> {
         self.ground.serve(self.station());
         self.rdma().poll_cq(now, out);
         self.ground.serve(self.station());
-        assert_eq!(self.ground.fabric.violation(), None);
+        assert_eq!(self.ground.network.violation(), None);
     }
     fn look(&self) -> Sight {
         self.rdma().look()
@@ -315,7 +457,7 @@ impl Provider for HostedPort<'_> {
     }
 }
 
-impl Drop for HostedPort<'_> {
+impl<'m, N: Network<'m>> Drop for HostedPort<'m, N> {
     fn drop(&mut self) {
         let listed = self.ground.listed.borrow_mut().remove(self.name.as_str());
         drop(listed);
@@ -323,8 +465,10 @@ impl Drop for HostedPort<'_> {
         station.is_dead.set(true);
         let (ends, calls) = (station.ends.take(), station.calls.take());
         // Its queue pairs are destroyed.
-        drop(Rc::into_inner(station).expect("nobody else has it"));
-        self.ground.end(ends, calls);
+        let (host, station) = (station.host, Rc::into_inner(station));
+        assert!(station.is_some(), "nobody else has it");
+        drop(station);
+        self.ground.end(host, ends, calls);
     }
 }
 
@@ -343,30 +487,29 @@ fn config_of(endpoint_type: EndpointType, sizes: &Sizes, is_uncopied: bool) -> R
     }
 }
 
-impl<const UNCOPIED: bool> Rig for Rdma<UNCOPIED> {
-    type Ground<'m> = RdmaGround<'m>;
-    type Port<'m> = HostedPort<'m>;
+impl<K: NetworkKind, const UNCOPIED: bool> Rig for RdmaRig<K, UNCOPIED> {
+    type Ground<'m> = RdmaGround<'m, K::Network<'m>>;
+    type Port<'m> = HostedPort<'m, K::Network<'m>>;
     const TYPES: &'static [EndpointType] = &[EndpointType::Msg, EndpointType::Rdm];
     const SPILLS: bool = false;
     const MEETS: bool = true;
     const FENCES: bool = false;
     const REFUSALS_END: bool = true;
 
-    fn lay<'m>(_lines: &'m [Line], _bump: &Bump<'m>, _sizes: &Sizes) -> RdmaGround<'m> {
+    fn lay<'m>(_lines: &'m [Line], _bump: &Bump<'m>, _sizes: &Sizes) -> Self::Ground<'m> {
         RdmaGround {
-            fabric: Fabric::new(1, 0, Links::QUIET, 1),
+            network: K::Network::lay(),
             listed: RefCell::default(),
             pace_ns: Cell::new(None),
         }
     }
 
-    #[expect(unsafe_code, reason = "the rig says what is registered")]
     fn open<'m>(
-        ground: &'m RdmaGround<'m>,
+        ground: &'m Self::Ground<'m>,
         bump: &Bump<'m>,
         (name, endpoint_type): (&Name, EndpointType),
         sizes: &Sizes,
-    ) -> Result<HostedPort<'m>, String> {
+    ) -> Result<Self::Port<'m>, String> {
         if ground.listed.borrow().contains_key(name.as_str()) {
             return Err("the name is taken".into());
         }
@@ -374,18 +517,8 @@ impl<const UNCOPIED: bool> Rig for Rdma<UNCOPIED> {
             return Err("there are too many".into());
         }
         let config = config_of(endpoint_type, sizes, UNCOPIED);
-        let bytes = usize::try_from(config.memory_bytes()).unwrap();
-        let lines: &'m [Line] = bump.slice_with(bytes.div_ceil(64), |_| Line::zeroed()).unwrap();
-        let host = ground.fabric.add_host();
-        let address = u64::try_from(lines.as_ptr().expose_provenance()).unwrap();
-        ground.fabric.register(host, KEYS[0], (address, config.memory_bytes()), Access::NONE);
-        ground.fabric.register(host, KEYS[1], (0, u64::MAX), Access::NONE);
-        // SAFETY: all memory of the world outlives its ports and the network. Simulated devices use what requests name until they have completed
-        // them, or the queue pair was destroyed, as it is when it is dropped.
-        let loans = unsafe { Loans::promise(0, u64::MAX, KEYS[1]) };
-        let memory = Memory { lines, address, key: KEYS[0], loans: Some(loans) };
-        let cq = ground.fabric.cq(host, 0, config.completions());
-        let keys = Keys { fabric: &ground.fabric, host, next: Cell::new(0x1000) };
+        let host = ground.network.host(bump, &config);
+        let Host { number: host, cq, keys, memory } = host;
         let who = (name, endpoint_type);
         let port = RdmaPort::place_with(bump, who, &config, (cq, keys), memory)
             .map_err(|e| e.to_string())?;
@@ -400,18 +533,18 @@ impl<const UNCOPIED: bool> Rig for Rdma<UNCOPIED> {
         Ok(HostedPort { station: Some(station), name: *name, ground })
     }
 
-    fn has_met(port: &HostedPort<'_>, peer: Addr) -> bool {
+    fn has_met(port: &Self::Port<'_>, peer: Addr) -> bool {
         port.rdma().reach(peer) == Ok(true)
     }
 
-    fn kill<'m>(ground: &'m RdmaGround<'m>, who: &Name) {
+    fn kill<'m>(ground: &'m Self::Ground<'m>, who: &Name) {
         let station =
             ground.listed.borrow_mut().remove(who.as_str()).expect("there is such a port");
         station.is_dead.set(true);
-        ground.end(station.ends.take(), station.calls.take());
+        ground.end(station.host, station.ends.take(), station.calls.take());
     }
 
-    fn leftovers<'m>(ground: &'m RdmaGround<'m>) -> String {
+    fn leftovers<'m>(ground: &'m Self::Ground<'m>) -> String {
         ground.listed.borrow().keys().cloned().collect::<Vec<_>>().join(", ")
     }
 }

@@ -107,6 +107,21 @@ impl Fabric {
         self.state.borrow_mut().destroy(qp.index);
     }
 
+    /// As [`destroy`](Fabric::destroy), of the queue pair of that number on a host with one device.
+    pub fn destroy_numbered(&self, host: usize, number: u32) {
+        let mut state = self.state.borrow_mut();
+        if let Some(index) = state.numbered(host, number) {
+            state.destroy(index);
+        }
+    }
+
+    /// As [`is_dead`](Fabric::is_dead), of the queue pair of that number on a host with one device.
+    #[must_use]
+    pub fn is_dead_numbered(&self, host: usize, number: u32) -> bool {
+        let state = self.state.borrow();
+        state.numbered(host, number).is_none_or(|index| state.is_dead(index))
+    }
+
     /// The completion queue of a device.
     #[must_use]
     pub const fn cq(&self, host: usize, device: usize, depth: u32) -> SimCq<'_> {

@@ -358,6 +358,11 @@ impl State {
         self.events.push(later, Event::Fail { qp: qp ^ 1, life, status: other, flushes });
     }
 
+    /// The newest queue pair of that number on a host with one device.
+    pub(super) fn numbered(&self, host: usize, number: u32) -> Option<usize> {
+        self.qps.iter().rposition(|qp| qp.host == host && qp.number == number)
+    }
+
     pub(super) fn destroy(&mut self, qp: usize) {
         let here = (self.qps[qp].host, self.qps[qp].device);
         // What its device was about to write is written; nothing more will be.

@@ -22,6 +22,8 @@ impl Access {
     pub const REMOTE_WRITE: Self = Self(1 << 5);
     /// The other end may do atomics.
     pub const REMOTE_ATOMIC: Self = Self(1 << 6);
+    /// What needs no rights of the other end.
+    pub const LOCAL: Self = Self(Self::LOCAL_READ.0 | Self::LOCAL_WRITE.0);
     /// All of it.
     pub const ALL: Self = Self(0b111_1100);
 
@@ -149,9 +151,9 @@ impl<'m> Keys<'m> {
             .insert(key, Region { domain, start: 0, length: 0, access, store, window: true });
     }
 
-    /// Takes a key back.
-    pub fn remove(&mut self, key: u32) {
-        self.regions.remove(&key);
+    /// Takes a key back. Whether it was there.
+    pub fn remove(&mut self, key: u32) -> bool {
+        self.regions.remove(&key).is_some()
     }
 
     /// Changes a key. Whether that was possible.

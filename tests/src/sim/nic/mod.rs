@@ -24,6 +24,7 @@ mod responder;
 pub mod wqe;
 
 use spinwire_dataplane::raw::line::{LINE_BYTES, Line};
+use spinwire_dataplane::sync::Ordering;
 
 pub use self::cq::{Counters, CqPlan, Short, cqe};
 pub use self::fault::{Fault, Syndrome, Violation};
@@ -33,7 +34,6 @@ pub use self::queue::{QpPlan, Receives, SrqPlan, State};
 use crate::rng::Rng;
 use bytes::{be16, be32, read_record, read_ring};
 use cq::{Completion, Queue};
-
 use wqe::{blocks_of, ds_of, parse};
 
 /// Which requests of a queue in error have a completion.
@@ -234,6 +234,11 @@ impl<'m> Fabric<'m> {
     /// Listens, and does one thing. Whether there was one.
     pub fn step(&mut self) -> bool {
         self.listen();
+        self.act()
+    }
+
+    /// Does one thing, if there is one.
+    fn act(&mut self) -> bool {
         let mut actions = Vec::new();
         for node in 0..self.nodes.len() {
             self.find_actions(node, &mut actions);
@@ -259,8 +264,10 @@ impl<'m> Fabric<'m> {
 
     /// Steps until there is nothing to do but to wait for drivers; waits for what is late. So many steps at most.
     pub fn settle(&mut self, most: usize) {
+        // The drivers do nothing meanwhile.
+        self.listen();
         for _ in 0..most {
-            if !self.step() {
+            if !self.act() {
                 match self.next_timer() {
                     Some(then) => self.now = then.max(self.now),
                     None => return,
@@ -283,6 +290,9 @@ impl<'m> Fabric<'m> {
 
     fn find_actions(&self, node: usize, actions: &mut Vec<Action>) {
         for (&qpn, pair) in &self.nodes[node].pairs {
+            if pair.is_idle() {
+                continue;
+            }
             if pair.state == State::Error {
                 if !pair.sq.flights.is_empty() || !pair.sq.posted.is_empty() {
                     actions.push(Action::FlushSend(node, qpn));
@@ -479,8 +489,10 @@ impl Pair<'_> {
         let half = self.plan.register.len().div_ceil(2);
         let mut rings = Vec::new();
         for (number, lines) in self.plan.register.chunks_exact(half).enumerate() {
-            let bytes = read_ring(lines, 0, half * LINE_BYTES);
-            if bytes.iter().any(|byte| *byte != 0) {
+            let written =
+                |line: &Line| line.words().iter().any(|word| word.load(Ordering::Relaxed) != 0);
+            if lines.iter().any(written) {
+                let bytes = read_ring(lines, 0, half * LINE_BYTES);
                 bytes::write_lines(lines, 0, &vec![0; bytes.len()]);
                 rings.push((number, bytes));
             }

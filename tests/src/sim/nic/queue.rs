@@ -202,6 +202,13 @@ impl<'m> Pair<'m> {
         self.rq.seen.wrapping_sub(self.rq.taken)
     }
 
+    /// Whether there is nothing that it could do.
+    pub(super) fn is_idle(&self) -> bool {
+        let sends = self.sq.flights.is_empty() && self.sq.posted.is_empty();
+        let heard = self.requests.is_empty() && self.answers.is_empty();
+        sends && heard && (self.state != State::Error || self.receives() == 0)
+    }
+
     /// Writes over a receive that has completed.
     pub(super) fn poison_receive(&self, counter: u16) {
         if let Receives::Ring(ring, stride) = self.plan.rq {

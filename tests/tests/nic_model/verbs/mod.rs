@@ -349,6 +349,17 @@ impl<'m> End<'m> {
         !out.is_empty()
     }
 
+    /// Nothing is under way, and nothing was ever counted.
+    fn begin_anew(&mut self) {
+        self.free = (0..SLOTS).collect();
+        self.free_receives = (0..SLOTS).collect();
+        self.sends.clear();
+        self.receives.clear();
+        self.coming.clear();
+        (self.staged, self.failed, self.sums) = ([0; 2], None, 0);
+        write_lines(self.data, SUM, &[0; 8]);
+    }
+
     fn sent(&mut self, wc: &Wc) {
         let id = wc.wr_id().as_raw();
         self.ended[0] += 1;
