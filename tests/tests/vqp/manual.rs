@@ -297,6 +297,11 @@ impl Bench<'_> {
         self.vqp.post_send(&SendWr { context, op, sges: &sges, remote, signal })
     }
 
+    /// Names of what was staged on a path, and its device was not told of.
+    pub(crate) fn staged(&self, path: usize) -> Vec<u64> {
+        self.qps[path].staged.borrow().iter().map(|sent| sent.wr_id).collect()
+    }
+
     /// What the device of a path was given, in bytes.
     pub(crate) fn given(&self, path: usize) -> Vec<u64> {
         self.qps[path].log.borrow().iter().map(Sent::bytes).collect()

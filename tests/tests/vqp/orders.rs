@@ -283,6 +283,68 @@ fn a_notification_waits_for_a_read_over_each_other_device() {
     });
 }
 
+/// Reads over other devices take their time: those of one message do not wait for those of another, the notifications do.
+#[test]
+fn reads_of_one_message_do_not_wait_for_those_of_another() {
+    let scratch = core::cell::Cell::new(None);
+    Bench::with((&[0], None), &config(Scheme::Spray(Visibility::OneDevice), Replay::Never), |b| {
+        scratch.set(Some(b.here));
+    });
+    let scheme = Scheme::Spray(Visibility::FlushingRead(scratch.get().unwrap()));
+    Bench::with((&[1, 2], Some(0)), &config(scheme, Replay::Never), |bench| {
+        for context in 1..=3 {
+            bench.post(context, Op::WriteImm(u32::try_from(context).unwrap()), 2 * PART);
+        }
+        for _ in 0..3 {
+            bench.complete(0, WcStatus::SUCCESS);
+            bench.complete(1, WcStatus::SUCCESS);
+        }
+        bench.drain();
+        assert_eq!(bench.loads(), [3, 3, 0], "all reads are on their way");
+        for _ in 0..2 {
+            bench.complete(1, WcStatus::SUCCESS);
+        }
+        bench.drain();
+        assert_eq!(bench.loads(), [3, 1, 0]);
+        for _ in 0..2 {
+            bench.complete(0, WcStatus::SUCCESS);
+        }
+        bench.drain();
+        assert_eq!(bench.loads(), [1, 1, 2], "of those that are there the peer knows");
+        bench.complete(0, WcStatus::REMOTE_ACCESS);
+        bench.complete(1, WcStatus::SUCCESS);
+        let over = crate::rules::settle(bench);
+        let failed = Err(crate::rules::failed(WcStatus::REMOTE_ACCESS));
+        assert!(over[..2].iter().all(|over| over.1.is_ok()), "{over:?}");
+        assert_eq!((over.len(), over[2]), (3, (3, failed)));
+    });
+}
+
+#[test]
+fn what_a_device_was_not_told_of_it_cannot_have_completed() {
+    for (paths, notify) in [(&[0][..], None), (&[0, 0][..], Some(0))] {
+        let config = config(Scheme::Spray(Visibility::OneDevice), Replay::Never);
+        Bench::with((paths, notify), &config, |bench| {
+            bench.stage(1, Op::Write, 10).unwrap();
+            let id = bench.staged(0)[0];
+            bench.completes(0, id, WcStatus::SUCCESS, (0, None));
+            assert!(bench.drain().is_empty());
+            assert_eq!((bench.vcq.strays().stale, bench.loads()[0]), (1, 1));
+            // Nor what it did not take.
+            bench.complete(0, WcStatus::SUCCESS);
+            assert_eq!(bench.drain().len(), 1);
+            bench.stage(2, Op::Write, 10).unwrap();
+            let id = bench.staged(0).first().copied();
+            bench.qps[0].publish.set(Some((0, None)));
+            bench.vqp.ring_doorbell();
+            if let Some(id) = id {
+                bench.completes(0, id, WcStatus::SUCCESS, (0, None));
+            }
+            assert!(bench.drain().is_empty());
+        });
+    }
+}
+
 #[test]
 fn late_completions_of_a_former_user_of_the_queue_pairs_match_nothing() {
     let config = config(Scheme::Spray(Visibility::OneDevice), Replay::Never);

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Invariants:
-//! 1. `head <= decided <= cursor <= tail` (wrapping), and requests are reported in that order.
+//! 1. `head <= decided <= cursor <= tail` (wrapping), and requests are reported in that order. Where data is read back,
+//!    `decided <= read_back <= cursor`: reads of one request are not waited for before those of the next.
 //! 2. A fragment that was staged is on the flight list of one path, or in `lost`, and is counted in `outstanding` of its request: so
 //!    a request that is cut and has none outstanding is over, whatever has become of the rest.
 //! 3. There are no more entries in `lost` than places on all flight lists, because nothing new is cut while there are any.
@@ -142,6 +143,8 @@ pub(super) struct SendSide<'m> {
     sges: &'m [Cell<LocalRange>],
     head: Cell<u32>,
     decided: Cell<u32>,
+    /// Behind the last request whose data was read back as far as that is to be done, where there is any such reading.
+    read_back: Cell<u32>,
     cursor: Cell<u32>,
     tail: Cell<u32>,
     lost: Ring<'m, InFlight>,
@@ -172,6 +175,7 @@ impl<'m> SendSide<'m> {
                 .slice_with(count.saturating_mul(SEGMENTS_MAX), |_| Cell::new(LocalRange::EMPTY))?,
             head: Cell::new(0),
             decided: Cell::new(0),
+            read_back: Cell::new(0),
             cursor: Cell::new(0),
             tail: Cell::new(0),
             lost: Ring::place(bump, in_flight, InFlight::new(Kind::Data, 0))?,

@@ -5,7 +5,7 @@ use spinwire_layouts::word::{low, widen};
 use super::{Row, Staging, Step};
 use crate::table::NIL;
 use crate::verbs::QueuePair;
-use crate::vqp::config::Spread;
+use crate::vqp::config::{Scheme, Spread, Visibility};
 use crate::vqp::flight::{InFlight, Kind};
 use crate::vqp::path::Path;
 use crate::vqp::qp::{Mode, State, VirtualQp, bit, lowest};
@@ -181,42 +181,73 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     /// Notifies the peer of the oldest write that it has not heard of, once all its data is there, and only then.
     pub(super) fn decide(&self) -> Step {
         let side = &self.send;
+        let is_read_back = matches!(self.config.scheme, Scheme::Spray(Visibility::FlushingRead(_)));
+        if is_read_back && self.read_back() == Step::Moved {
+            return Step::Moved;
+        }
         let position = side.decided.get();
         if position == side.cursor.get() {
             return Step::Blocked;
         }
         let Some(row) = side.row(position) else { return Step::Blocked };
+        let next = position.wrapping_add(1);
+        let is_unread = is_read_back && side.read_back.get() == position;
         if row.cause.get().is_some() || !row.op.get().notifies() {
-            side.decided.set(position.wrapping_add(1));
+            if is_unread {
+                side.read_back.set(next);
+            }
+            side.decided.set(next);
             return Step::Moved;
         }
-        let notify = self.notify_path();
-        let notify_device = self.paths.last().map_or(0, |path| bit(path.device));
-        let (kind, number, allowed) = match lowest(row.devices.get() & !notify_device) {
-            Some(device) if row.outstanding.get() == row.flushes.get() => {
-                (Kind::Flush, device, self.paths_on(device))
-            }
-            None if row.outstanding.get() == 0 => (Kind::Notify, 0, notify),
-            _ => return Step::Blocked,
-        };
-        let entry = InFlight { number, ..InFlight::new(kind, position) };
-        match self.stage(&entry, row, allowed) {
-            Staging::Staged => {
-                row.hold(kind);
-                if kind == Kind::Notify {
-                    side.decided.set(position.wrapping_add(1));
-                } else {
-                    row.devices.set(row.devices.get() & !bit(number));
-                }
-                Step::Moved
-            }
-            Staging::Again => Step::Moved,
-            Staging::Blocked => Step::Blocked,
-            Staging::Dead(cause) => {
-                row.fail(cause);
-                Step::Moved
-            }
+        if is_unread || row.outstanding.get() != 0 {
+            return Step::Blocked;
         }
+        match self.stage(&InFlight::new(Kind::Notify, position), row, self.notify_path()) {
+            Staging::Staged => {
+                row.hold(Kind::Notify);
+                side.decided.set(next);
+            }
+            Staging::Again => {}
+            Staging::Blocked => return Step::Blocked,
+            Staging::Dead(cause) => row.fail(cause),
+        }
+        Step::Moved
+    }
+
+    /// Reads a byte back over each device that has brought data of the oldest write that was not read back, once all of that has
+    /// completed; but not over the device of the notification.
+    #[cold]
+    fn read_back(&self) -> Step {
+        let side = &self.send;
+        let position = side.read_back.get();
+        if position == side.cursor.get() {
+            return Step::Blocked;
+        }
+        let Some(row) = side.row(position) else { return Step::Blocked };
+        let next = position.wrapping_add(1);
+        if row.cause.get().is_some() || !row.op.get().notifies() {
+            side.read_back.set(next);
+            return Step::Moved;
+        }
+        if row.outstanding.get() != row.flushes.get() {
+            return Step::Blocked;
+        }
+        let notify_device = self.paths.last().map_or(0, |path| bit(path.device));
+        let Some(device) = lowest(row.devices.get() & !notify_device) else {
+            side.read_back.set(next);
+            return Step::Moved;
+        };
+        let entry = InFlight { number: device, ..InFlight::new(Kind::Flush, position) };
+        match self.stage(&entry, row, self.paths_on(device)) {
+            Staging::Staged => {
+                row.hold(Kind::Flush);
+                row.devices.set(row.devices.get() & !bit(device));
+            }
+            Staging::Again => {}
+            Staging::Blocked => return Step::Blocked,
+            Staging::Dead(cause) => row.fail(cause),
+        }
+        Step::Moved
     }
 
     pub(super) const fn notify_path(&self) -> u64 {
