@@ -1,5 +1,6 @@
 //! What the wrappers do beyond the conformance suite: faults that only an unreliable type may have, the same ones for the
-//! same seed, and none that was not asked for; and a trace that can be read.
+//! same seed, and none that was not asked for; and a trace that can be read. And receives of several parts, of a provider that has
+//! them: none of the suite's has.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -8,16 +9,21 @@
 )]
 #![allow(clippy::large_stack_frames, reason = "a test has a whole stack to itself")]
 
+use core::cell::RefCell;
 use core::mem::MaybeUninit;
 
-use spinwire_dataplane::error::{Fatal, PostError};
-use spinwire_dataplane::id::Name;
-use spinwire_dataplane::msg::{Endpoint, EndpointConfig, Kind, RecvFrom, SendTo};
+use heapless::VecView;
+use spinwire_dataplane::error::{Fatal, Misuse, PostError};
+use spinwire_dataplane::id::{Addr, Generation, Name};
+use spinwire_dataplane::msg::{Endpoint, EndpointConfig, Kind, Parts, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::fault::{Fault, FaultConfig, FaultCounts};
 use spinwire_dataplane::provider::loopback::{Hub, HubConfig, Port, PortConfig};
 use spinwire_dataplane::provider::trace::{Trace, TraceId};
-use spinwire_dataplane::provider::{EndpointType, Status};
+use spinwire_dataplane::provider::{
+    CancelError, Caps, Cqe, EndpointType, Event, Info, KeepsPosted, Limits, Provider, Published,
+    RecvPartsWr, RecvWr, Select, SendWr, Source, Status, Waiting,
+};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::time::Instant;
@@ -296,4 +302,101 @@ fn every_trace_number_comes_back() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), TraceId::ALL.len());
+}
+
+/// A provider that fills receives of several parts with the numbers from 0 on, as many as `lengths` says.
+struct Filling {
+    info: Info,
+    lengths: Vec<u32>,
+    ended: RefCell<Vec<Cqe>>,
+}
+
+#[expect(unsafe_code, reason = "the test has a provider of its own")]
+// SAFETY: it writes within the post only, and completes each post once.
+unsafe impl KeepsPosted for Filling {}
+
+impl Provider for Filling {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+    fn connect(&self, _: &Name) -> Result<Addr, PostError> {
+        Err(Misuse::Unsupported.into())
+    }
+    fn disconnect(&self, _: Addr) -> Result<(), Misuse> {
+        Err(Misuse::Unsupported)
+    }
+    fn post_send(&self, _: &SendWr<'_>) -> Result<(), PostError> {
+        Err(Misuse::Unsupported.into())
+    }
+    fn post_recv(&self, _: &RecvWr) -> Result<(), PostError> {
+        Err(Misuse::Unsupported.into())
+    }
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        let mut ended = self.ended.borrow_mut();
+        let Some(&length) = self.lengths.get(ended.len()) else {
+            return Err(Misuse::TooLong.into());
+        };
+        let mut number = 0..length;
+        for part in wr.parts {
+            let mut part = *part;
+            let whole = part.length();
+            for (place, number) in part.part(0, whole).unwrap().iter_mut().zip(&mut number) {
+                *place = number.to_le_bytes()[0];
+            }
+        }
+        let source = Some(Addr::new(0, Generation::FIRST));
+        ended.push(Cqe { source, count: 1, ..Cqe::of_bytes(wr.wr_id, Status::Success, length) });
+        Ok(())
+    }
+    fn ring_doorbell(&self) -> Published {
+        Published::default()
+    }
+    fn poll_cq(&self, _: Instant, out: &mut VecView<Cqe>) {
+        out.extend(self.ended.borrow().iter().copied());
+    }
+    fn poll_event(&self) -> Option<Event> {
+        None
+    }
+    fn cancel(&self, _: spinwire_dataplane::id::WrId) -> Result<(), CancelError> {
+        Err(CancelError::NotPosted)
+    }
+    fn peek(&self, _: Source, _: Select) -> Option<Waiting> {
+        None
+    }
+}
+
+#[test]
+fn a_message_is_spread_over_several_parts() {
+    with_arena(|bump| {
+        let pool = LoanPool::place(bump, 16, 64).unwrap();
+        let matching = PortConfig::default().matching;
+        let limits = Limits { sge_max: 3, ..Limits::copied(4096, 4, 16, &matching) };
+        let caps = Caps::MATCHED.with(Caps::SCATTER);
+        let info = Info::of_type("filling", EndpointType::Rdm, caps, limits);
+        let lengths = vec![0, 64, 65, 150, 192];
+        let ended = RefCell::default();
+        let filling = Filling { info, lengths: lengths.clone(), ended };
+        let endpoint = Endpoint::new(filling, bump, &EndpointConfig::default()).unwrap();
+        for &length in &lengths {
+            let mut parts = Parts::of((0..3).map(|_| pool.lend().unwrap()));
+            endpoint.post_recvv(RecvFrom::any(), &mut parts, length.into()).unwrap();
+            assert_eq!(parts.iter().count(), 0);
+        }
+        let mut more = Parts::of((0..1).map(|_| pool.lend().unwrap()));
+        let refused = endpoint.post_recvv(RecvFrom::any(), &mut more, 1);
+        assert_eq!((refused, more.iter().count()), (Err(Misuse::TooLong.into()), 1));
+        drop(more);
+        assert!(endpoint.turn(Instant::ORIGIN, Budget::DEFAULT).is_busy());
+        for &length in &lengths {
+            let mut completion = endpoint.poll().unwrap();
+            let length = usize::try_from(length).unwrap();
+            assert_eq!((completion.kind, completion.length), (Kind::Received, length));
+            let parts = endpoint.take_parts(&mut completion).unwrap();
+            let each: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+            assert_eq!(each, [0, 64, 128].map(|before| length.saturating_sub(before).min(64)));
+            let bytes: Vec<u8> = parts.into_loans().flat_map(|part| part.to_vec()).collect();
+            assert!(bytes.iter().enumerate().all(|(at, &byte)| usize::from(byte) == at % 256));
+        }
+        assert_eq!(pool.free_count(), 16);
+    });
 }

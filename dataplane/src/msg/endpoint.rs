@@ -15,6 +15,7 @@
 
 mod one_sided;
 mod parcels;
+mod parts;
 mod post;
 
 use core::cell::Cell;
@@ -25,6 +26,8 @@ use heapless::VecView;
 pub use self::one_sided::Exposed;
 use self::one_sided::{filled_without_message, kind_without_message};
 use self::parcels::Arrived;
+use self::parts::Further;
+pub use self::parts::{PARTS_MAX, Parts};
 use super::parcel::Desk;
 use super::totals::{Tally, Totals, add};
 use super::{Completion, Kind, RecvFrom};
@@ -41,6 +44,8 @@ use spinwire_layouts::word::{to_usize, widen};
 
 /// Completions taken from the provider at once.
 pub const BATCH_MAX: usize = 64;
+/// Messages of several parts that may be posted, or whose parts were not taken back yet, at once.
+pub const FURTHER_MAX: u32 = 16;
 /// Stale completions that are kept for [`Endpoint::poll_event`]; more are counted only.
 const STALE_KEPT: u32 = 16;
 /// The operation tag of sends, in place.
@@ -69,10 +74,10 @@ struct Row {
     readers: Cell<u32>,
 }
 
-/// The loans that the provider holds. They go back to their pools with the endpoint.
-struct PostedLoans<'m>(Slab<'m, Posted<'m>>);
+/// What the provider holds. It goes back to the pools with the endpoint.
+struct Held<'m, T>(Slab<'m, T>);
 
-impl Drop for PostedLoans<'_> {
+impl<T> Drop for Held<'_, T> {
     fn drop(&mut self) {
         for key in self.0.keys() {
             drop(self.0.remove(key));
@@ -84,7 +89,7 @@ impl Drop for PostedLoans<'_> {
 pub struct Endpoint<'m, P> {
     /// Dropped before the loans that it was posted: until then they are its own.
     provider: P,
-    posted: PostedLoans<'m>,
+    posted: Held<'m, Posted<'m>>,
     rows: &'m [Row],
     /// Completions of the last harvest; out of the cell only while the provider fills it.
     batch: Cell<Option<&'m mut VecView<Cqe>>>,
@@ -95,6 +100,8 @@ pub struct Endpoint<'m, P> {
     /// How many of them the caller has had.
     taken: Cell<usize>,
     stale: Ring<'m, WrId>,
+    /// The buffers but the first of messages of several parts.
+    further: Held<'m, Further<'m>>,
     /// Where parcels are given up.
     desk: Desk<'m>,
     totals: Tally,
@@ -118,11 +125,13 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         let contexts = config.contexts_max;
         let info = provider.info();
         let senders = if info.caps.has(Caps::PARCEL) { info.limits.peers_max } else { 0 };
+        let of_parts = info.caps.has(Caps::GATHER) || info.caps.has(Caps::SCATTER);
+        let further = if of_parts { contexts.min(FURTHER_MAX) } else { 0 };
         let batch: &'m mut VecView<Cqe> =
             bump.value(heapless::Vec::<Cqe, BATCH_MAX>::new())?.as_mut_view();
         Ok(Self {
             provider,
-            posted: PostedLoans(Slab::place(bump, contexts)?),
+            posted: Held(Slab::place(bump, contexts)?),
             rows: bump.slice_with(usize::try_from(contexts).unwrap_or(usize::MAX), |_| Row {
                 context: Cell::new(0),
                 sge: Cell::new(None),
@@ -133,6 +142,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             harvested: Cell::new(0),
             taken: Cell::new(0),
             stale: Ring::place(bump, STALE_KEPT, WrId::from_raw(0))?,
+            further: Held(Slab::place(bump, further)?),
             desk: Desk::place(bump, senders)?,
             totals: Tally::default(),
         })

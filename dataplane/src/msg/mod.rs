@@ -18,7 +18,7 @@ pub mod totals;
 
 pub use addressing::{RecvFrom, SendTo, Target};
 pub use completion::{Completion, Kind};
-pub use endpoint::{Endpoint, EndpointConfig, Exposed};
+pub use endpoint::{Endpoint, EndpointConfig, Exposed, Parts};
 pub use lender::Lender;
 pub use parcel::{Parcel, Untaken};
 pub use totals::Totals;

@@ -43,7 +43,7 @@ pub use self::info::{LatencyClass, Modes};
 pub use self::one_sided::{Access, ExposeWr, OneSided, OneSidedWr, RemotePlace, RemoteRegion};
 pub use self::outcome::{Buffer, CancelError, Cqe, Event, Published, Sight, Status, Waiting};
 pub use self::parcel::ParcelWr;
-pub use self::request::{Payload, RecvWr, Select, SendWr, Source, Use};
+pub use self::request::{Payload, RecvPartsWr, RecvWr, Select, SendPartsWr, SendWr, Source, Use};
 use crate::error::{Misuse, PostError};
 use crate::id::{Addr, Name, WrId};
 pub use crate::raw::loan::Sge;
@@ -123,8 +123,12 @@ impl Caps {
     pub const ATOMIC: Self = Self(1 << 11);
     /// Memory of one's own can be exposed to peers.
     pub const EXPOSE: Self = Self(1 << 12);
+    /// Sends of several ranges, up to [`Limits::sge_max`].
+    pub const GATHER: Self = Self(1 << 13);
+    /// Receives into several ranges, up to [`Limits::sge_max`].
+    pub const SCATTER: Self = Self(1 << 14);
 
-    const NAMES: [(Self, &'static str); 13] = [
+    const NAMES: [(Self, &'static str); 15] = [
         (Self::MESSAGE, "message"),
         (Self::TAGGED, "tagged"),
         (Self::INJECT, "inject"),
@@ -138,6 +142,8 @@ impl Caps {
         (Self::RMA, "rma"),
         (Self::ATOMIC, "atomic"),
         (Self::EXPOSE, "expose"),
+        (Self::GATHER, "gather"),
+        (Self::SCATTER, "scatter"),
     ];
 
     /// Both sets together.
@@ -197,7 +203,7 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// Longest injected message, in bytes.
     pub inject_bytes_max: usize,
-    /// Ranges in one send or receive.
+    /// Ranges in one send ([`Caps::GATHER`]) or receive ([`Caps::SCATTER`]).
     pub sge_max: u32,
     /// Sends whose completions may be outstanding.
     pub send_depth: u32,
@@ -262,6 +268,22 @@ pub trait Provider: KeepsPosted {
     /// # Errors
     /// [`PostError`]; nothing was consumed.
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError>;
+
+    /// Stages a send of several ranges.
+    ///
+    /// # Errors
+    /// [`PostError`]; nothing was consumed. `Unsupported` without [`Caps::GATHER`].
+    fn post_send_parts(&self, _wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        Err(Misuse::Unsupported.into())
+    }
+
+    /// Posts a receive into several ranges. It completes like one into a single range.
+    ///
+    /// # Errors
+    /// [`PostError`]; nothing was consumed. `Unsupported` without [`Caps::SCATTER`].
+    fn post_recv_parts(&self, _wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        Err(Misuse::Unsupported.into())
+    }
 
     /// Stages a buffer of a pool as a message, uncopied. Returns the number of the parcel. The buffer stays the sender's to keep
     /// until [`Provider::is_settled`]. It is not visible before the next [`Provider::ring_doorbell`] or post.

@@ -42,6 +42,39 @@ pub struct SendWr<'a> {
     pub immediate: Option<u64>,
 }
 
+/// A request to send several ranges as one message, one behind the other.
+#[derive(Clone, Copy, Debug)]
+pub struct SendPartsWr<'a> {
+    /// The id of the completion.
+    pub wr_id: WrId,
+    /// To whom.
+    pub to: Addr,
+    /// The ranges, at most `sge_max`: the provider's until the completion. The slice itself is the caller's again at return.
+    pub parts: &'a [Sge],
+    /// The tag; `None` for an untagged message.
+    pub tag: Option<u64>,
+    /// Immediate data.
+    pub immediate: Option<u64>,
+}
+
+impl SendPartsWr<'_> {
+    /// Bytes of the message; `None` where there are more than an address can count.
+    #[must_use]
+    pub fn length(&self) -> Option<usize> {
+        self.parts.iter().try_fold(0_usize, |sum, part| sum.checked_add(part.length()))
+    }
+
+    /// Copies the message into `to`, which has as many bytes as it.
+    pub fn copy_to(&self, to: &mut [u8]) {
+        let mut rest = to;
+        for part in self.parts {
+            let Some((here, after)) = rest.split_at_mut_checked(part.length()) else { return };
+            here.copy_from_slice(part.bytes());
+            rest = after;
+        }
+    }
+}
+
 /// Whose messages a receive takes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Source {
@@ -122,4 +155,17 @@ pub struct RecvWr {
     pub select: Select,
     /// For how many.
     pub buffer: Use,
+}
+
+/// A request to receive one message into several ranges, one behind the other.
+#[derive(Clone, Copy, Debug)]
+pub struct RecvPartsWr<'a> {
+    /// The id of its completion.
+    pub wr_id: WrId,
+    /// Where to: at most `sge_max` ranges. The slice itself is the caller's again at return.
+    pub parts: &'a [Sge],
+    /// Whose messages.
+    pub from: Source,
+    /// Which messages.
+    pub select: Select,
 }

@@ -21,7 +21,7 @@ use crate::id::{Addr, Generation, Name, WrId};
 use crate::poll::{TraceEvent, TraceRing};
 use crate::provider::{
     CancelError, Cqe, Event, ExposeWr, Info, OneSidedWr, ParcelWr, Payload, Provider, Published,
-    RecvWr, RemoteRegion, Select, SendWr, Source, Status, Waiting,
+    RecvPartsWr, RecvWr, RemoteRegion, Select, SendPartsWr, SendWr, Sge, Source, Status, Waiting,
 };
 use crate::raw::place::{Bump, Exhausted};
 use crate::time::Instant;
@@ -345,6 +345,33 @@ impl<P: Provider> Provider for Trace<'_, P> {
                 self.record(TraceId::Send, to, word::join(bytes, slot));
             }
             Err(refusal) => self.record_refusal(TraceId::SendRefused, to, refusal),
+        }
+        posted
+    }
+
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        let posted = self.inner.post_send_parts(wr);
+        let to = addr_word(wr.to);
+        match posted {
+            Ok(()) => {
+                let bytes = low_half(wr.length().unwrap_or(usize::MAX));
+                let slot = word::low(wr.wr_id.as_raw());
+                self.record(TraceId::Send, to, word::join(bytes, slot));
+            }
+            Err(refusal) => self.record_refusal(TraceId::SendRefused, to, refusal),
+        }
+        posted
+    }
+
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        let posted = self.inner.post_recv_parts(wr);
+        let id = wr.wr_id.as_raw();
+        match posted {
+            Ok(()) => {
+                let bytes = wr.parts.iter().map(Sge::length).fold(0, usize::saturating_add);
+                self.record(TraceId::Recv, id, word::from_usize(bytes));
+            }
+            Err(refusal) => self.record_refusal(TraceId::RecvRefused, id, refusal),
         }
         posted
     }

@@ -93,6 +93,13 @@ impl<'m, R: Rig> Node<'m, R> {
         }
     }
 
+    /// One turn, and the first completion that came of it, as it is.
+    pub fn completion(&self, now: Instant) -> Option<Completion<'m>> {
+        // What it found is looked for next.
+        let _busy = self.endpoint.turn(now, Budget::DEFAULT).is_busy();
+        self.endpoint.poll()
+    }
+
     /// Puts a completion into the inbox; of a run, each of its messages.
     fn keep(&self, completion: &Completion<'m>) {
         let messages: Vec<Vec<u8>> = if completion.kind == Kind::Received {

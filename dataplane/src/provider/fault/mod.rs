@@ -32,7 +32,8 @@ use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Generation, Name, WrId};
 use crate::provider::{
     CancelError, Caps, Cqe, Event, ExposeWr, Info, OneSidedWr, Order, ParcelWr, Payload, Provider,
-    Published, RecvWr, Reliability, RemoteRegion, Select, SendWr, Source, Status, Waiting,
+    Published, RecvPartsWr, RecvWr, Reliability, RemoteRegion, Select, SendPartsWr, SendWr, Source,
+    Status, Waiting,
 };
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::{Ring, wide};
@@ -425,6 +426,21 @@ impl<P: Provider> Provider for Fault<'_, P> {
 
     fn settle(&self, source: Addr, numbers: u64) {
         self.inner.settle(source, numbers);
+    }
+
+    /// Like parcels, sends of several ranges are refused now and then, and never lost or held, nor overtake what is.
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        let can = self.inner.info().caps.has(Caps::GATHER);
+        if can && (self.roll(self.config.refuse_ppm) || self.held.holds_up(wr.to)) {
+            return Err(self.refuse());
+        }
+        self.inner.post_send_parts(wr)?;
+        self.staged.set(self.staged.get().wrapping_add(1));
+        Ok(())
+    }
+
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        self.inner.post_recv_parts(wr)
     }
 
     /// One-sided operations are refused now and then, and never lost or held.

@@ -199,11 +199,11 @@ impl<'m> Hub<'m> {
         Ok(uses)
     }
 
-    /// Puts a copy of a message into an open link, behind the others. It is not visible yet.
+    /// Puts a copy of a message of `length` bytes into an open link, behind the others. It is not visible yet.
     pub(super) fn stage(
         &self,
         (from, to): (u32, u32),
-        payload: &[u8],
+        (length, copy): (usize, impl FnOnce(&mut [u8])),
         envelope: Envelope,
     ) -> Result<(), PostError> {
         let list = self.number(from, to);
@@ -211,7 +211,8 @@ impl<'m> Hub<'m> {
             return Err(Retry::NoCredit.into());
         }
         let mut body = self.bodies.lend().ok_or(Retry::NoSpill)?;
-        body.fill(payload).map_err(|_too_small| crate::error::Misuse::TooLong)?;
+        body.set_len(length).map_err(|_too_small| crate::error::Misuse::TooLong)?;
+        copy(&mut body);
         let key =
             self.messages.insert(Message { envelope, body }).map_err(|_full| Retry::NoSpill)?;
         let linked = self.queues.push_back(list, key.slot());

@@ -15,15 +15,20 @@ use crate::provider::peers::{Peers, Standing};
 use crate::provider::queues::{Found, Queues};
 use crate::provider::{
     CancelError, Caps, Cqe, EndpointType, Event, ExposeWr, Info, LatencyClass, Limits, OneSidedWr,
-    Payload, Provider, Published, RecvWr, RemoteRegion, Select, SendWr, Source, Status, Waiting,
+    Payload, Provider, Published, RecvWr, RemoteRegion, Select, SendPartsWr, SendWr, Source,
+    Status, Waiting,
 };
 use crate::raw::place::Bump;
 use crate::shm::lane::Envelope;
 use crate::table::Ring;
 use crate::time::Instant;
+use spinwire_layouts::word::{from_usize, low};
 
 /// Messages taken from one link before the next has its turn.
 const LINK_QUOTA: u32 = 32;
+
+/// Ranges in one send.
+const SGE_MAX: u32 = 4;
 
 /// How a look at a link ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,6 +67,7 @@ const fn info(hub: &Hub<'_>, endpoint_type: EndpointType, config: &PortConfig) -
         }
         EndpointType::Dgram => Caps::MATCHED,
     };
+    let (caps, limits) = (caps.with(Caps::GATHER), Limits { sge_max: SGE_MAX, ..limits });
     Info::of_type("loopback", endpoint_type, caps, limits).with_latency(LatencyClass::Memory)
 }
 
@@ -199,8 +205,32 @@ impl<'h, 'm> Port<'h, 'm> {
     fn stage(&self, row: &Row, wr: &SendWr<'_>) -> Result<(), PostError> {
         let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
         let link = (self.me.slot, row.remote.get().slot);
-        self.hub.stage(link, wr.payload.bytes(), envelope)?;
+        let bytes = wr.payload.bytes();
+        let copy = |body: &mut [u8]| body.copy_from_slice(bytes);
+        self.hub.stage(link, (bytes.len(), copy), envelope)?;
         self.queues.count_staged();
+        Ok(())
+    }
+
+    /// Copies the ranges of a send into its link.
+    fn stage_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        let row = self.peers.find(wr.to)?;
+        let limits = &self.info.limits;
+        let length = wr.length().filter(|&bytes| bytes <= limits.message_bytes_max);
+        let length = length.ok_or(Misuse::TooLong)?;
+        if low(from_usize(wr.parts.len())) > limits.sge_max {
+            return Err(Misuse::Unsupported.into());
+        }
+        self.make_ready(row)?;
+        if self.done.is_full() {
+            return Err(Retry::CqFull.into());
+        }
+        let link = (self.me.slot, row.remote.get().slot);
+        let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
+        self.hub.stage(link, (length, |body: &mut [u8]| wr.copy_to(body)), envelope)?;
+        self.queues.count_staged();
+        let pushed = self.done.push(wr.wr_id);
+        debug_assert!(pushed.is_ok(), "room was checked");
         Ok(())
     }
 }
@@ -242,6 +272,10 @@ impl Provider for Port<'_, '_> {
                 Ok(())
             }
         }
+    }
+
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        self.stage_parts(wr)
     }
 
     fn post_one_sided(&self, wr: &OneSidedWr) -> Result<(), PostError> {
