@@ -1,4 +1,17 @@
 //! What comes back: the end of an operation, or one message of a multi-receive.
+//!
+//! A [`Completion`] is all four formats of a completion queue in one (`fi_cq(3)`), and its error entry:
+//!
+//! | format | fields |
+//! |---|---|
+//! | `FI_CQ_FORMAT_CONTEXT` | `context` (and `id`, which nobody can forge unnoticed) |
+//! | `FI_CQ_FORMAT_MSG` | the same, [`flags`](Completion::flags), `length` |
+//! | `FI_CQ_FORMAT_DATA` | the same, `offset` in the `loan` for the address, `immediate` for the data |
+//! | `FI_CQ_FORMAT_TAGGED` | the same, `tag` |
+//! | `fi_cq_err_entry` | [`failure`](Completion::failure): status for `err`, code for `prov_errno`, flags, length, tag, data |
+//! | `fi_cq_readfrom` | `source`; an address of 0 is as good as any, *none* is `None` |
+//!
+//! Nothing is kept apart for errors: a failed operation completes in its turn, with its context and its buffer, like any other.
 
 use super::parcel::Parcel;
 use crate::id::{Addr, WrId};
@@ -40,7 +53,7 @@ pub struct Completion<'m> {
     pub status: Status,
     /// Received: bytes of the message that were delivered; of a run, of each of its messages. One-sided operations: bytes done.
     pub length: usize,
-    /// Received: where in the buffer they start.
+    /// Received: where in the buffer they start. Of what failed it has no meaning.
     pub offset: usize,
     /// Received: how many messages; more than one only for a run.
     pub count: u32,
@@ -56,7 +69,109 @@ pub struct Completion<'m> {
     pub parcel: Option<Parcel<'m>>,
 }
 
+/// What an operation was, in the bits of `fi_cq(3)`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Flags(u16);
+
+impl Flags {
+    /// It was a send.
+    pub const SEND: Self = Self(1);
+    /// It was a receive.
+    pub const RECV: Self = Self(1 << 1);
+    /// It was about memory of a peer.
+    pub const RMA: Self = Self(1 << 2);
+    /// It wrote there.
+    pub const WRITE: Self = Self(1 << 3);
+    /// It read there.
+    pub const READ: Self = Self(1 << 4);
+    /// It was an atomic operation there.
+    pub const ATOMIC: Self = Self(1 << 5);
+    /// The message has a tag.
+    pub const TAGGED: Self = Self(1 << 6);
+    /// The message has immediate data.
+    pub const IMMEDIATE: Self = Self(1 << 7);
+    /// The buffer stays posted, for more messages.
+    pub const MORE: Self = Self(1 << 8);
+
+    /// Whether all of `wanted` are set.
+    #[must_use]
+    pub const fn has(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+
+    const fn with_if(self, flag: Self, so: bool) -> Self {
+        if so { Self(self.0 | flag.0) } else { self }
+    }
+}
+
+/// What is known of an operation that did not do what was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// Which operation.
+    pub id: WrId,
+    /// What the caller posted it with.
+    pub context: u64,
+    /// What it was.
+    pub flags: Flags,
+    /// How it ended.
+    pub status: Status,
+    /// The provider's own number of the error; 0 where it has none.
+    pub code: u32,
+    /// Bytes delivered: only where a message was cut short are there any.
+    pub length: usize,
+    /// The tag, of a message that was cut short.
+    pub tag: Option<u64>,
+    /// The immediate data, of a message that was cut short.
+    pub immediate: Option<u64>,
+    /// The sender, of a message that was cut short.
+    pub source: Option<Addr>,
+}
+
+impl core::fmt::Display for Failure {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}", self.status)?;
+        if self.code == 0 { Ok(()) } else { write!(f, " (the provider's number: {})", self.code) }
+    }
+}
+
+impl core::error::Error for Failure {}
+
 impl Completion<'_> {
+    /// What the operation was.
+    #[must_use]
+    pub fn flags(&self) -> Flags {
+        let what = match self.kind {
+            Kind::Sent => Flags::SEND,
+            Kind::Received | Kind::Parcel | Kind::RecvEnded => Flags::RECV,
+            Kind::Written => Flags(Flags::RMA.0 | Flags::WRITE.0),
+            Kind::Read => Flags(Flags::RMA.0 | Flags::READ.0),
+            Kind::Atomic => Flags(Flags::RMA.0 | Flags::ATOMIC.0),
+        };
+        what.with_if(Flags::TAGGED, self.tag.is_some())
+            .with_if(Flags::IMMEDIATE, self.immediate.is_some())
+            .with_if(Flags::MORE, self.loan.is_none() && self.kind == Kind::Received)
+    }
+
+    /// The error entry, where the operation did not do what was asked; else `None`.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failure> {
+        if matches!(self.status, Status::Success | Status::Parcel) {
+            return None;
+        }
+        let code = if self.status.is_failure() { self.offset } else { 0 };
+        Some(Failure {
+            id: self.id,
+            context: self.context,
+            flags: self.flags(),
+            status: self.status,
+            code: u32::try_from(code).unwrap_or(u32::MAX),
+            length: self.length,
+            tag: self.tag,
+            immediate: self.immediate,
+            source: self.source,
+        })
+    }
+
     /// A guard for the buffer that has come. The parcel is spent by that.
     ///
     /// # Errors

@@ -24,12 +24,12 @@ use core::fmt;
 use heapless::VecView;
 
 pub use self::one_sided::Exposed;
-use self::one_sided::{filled_without_message, kind_without_message};
+use self::one_sided::filled_without_message;
 use self::parcels::Arrived;
 use self::parts::Further;
 pub use self::parts::{PARTS_MAX, Parts};
 use super::parcel::Desk;
-use super::totals::{Tally, Totals, add};
+use super::totals::{Count, Counted, Tally, Totals, add};
 use super::{Completion, Kind, RecvFrom};
 use crate::error::PostError;
 use crate::id::{Addr, Name, OpTag, WrId};
@@ -319,6 +319,10 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             }
         };
         let kind = if is_send {
+            add(&self.totals.sends_ended, 1);
+            if cqe.status != Status::Success {
+                add(&self.totals.sends_failed, 1);
+            }
             Kind::Sent
         } else if cqe.source.is_some() {
             let count = u64::from(cqe.count);
@@ -326,7 +330,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             add(&self.totals.bytes_received, u64::from(cqe.length).wrapping_mul(count));
             Kind::Received
         } else {
-            kind_without_message(cqe.wr_id)
+            self.kind_without_message(cqe)
         };
         Ok(Completion {
             id: cqe.wr_id,
@@ -376,10 +380,23 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         }
     }
 
+    /// Whether an operation of that id is posted, and its completion was not had.
+    #[must_use]
+    pub fn is_posted(&self, id: WrId) -> bool {
+        let key = id.parts().map(|(_, generation, slot)| Key::new(slot, generation));
+        key.is_some_and(|key| self.posted.0.check(key).is_ok())
+    }
+
     /// Operations that are posted.
     #[must_use]
     pub const fn posted_count(&self) -> u32 {
         self.posted.0.len()
+    }
+
+    /// How much of that has ended since the endpoint was made, well and otherwise: a counter of `fi_cntr(3)`, read like a variable.
+    #[must_use]
+    pub const fn count(&self, what: Counted) -> Count {
+        self.totals.count(what)
     }
 
     /// Totals since the endpoint was made.

@@ -19,10 +19,37 @@ pub struct Totals {
     pub retries: u64,
     /// Completions that named no live operation.
     pub stale_ids: u64,
+    /// Posted sends that have ended, failed ones too. (Injected ones never end.)
+    pub sends_ended: u64,
+    /// One-sided operations that have ended, failed ones too.
+    pub one_sided_ended: u64,
+    /// Of all these, and of receives, those that failed, cancelled ones included. A message that was cut short was received.
+    pub errors: u64,
     /// Turns that found something to do.
     pub turns_busy: u64,
     /// Turns that did not.
     pub turns_idle: u64,
+}
+
+/// What a counter counts (`fi_cntr(3)`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Counted {
+    /// Posted sends.
+    Sends,
+    /// Messages received.
+    Receives,
+    /// Reads, writes and atomics on the memory of peers.
+    OneSided,
+}
+
+/// What a counter says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Count {
+    /// What ended as asked.
+    pub done: u64,
+    /// What ended otherwise.
+    pub errors: u64,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +61,11 @@ pub(super) struct Tally {
     pub(super) batches_published: Cell<u64>,
     pub(super) retries: Cell<u64>,
     pub(super) stale_ids: Cell<u64>,
+    pub(super) sends_ended: Cell<u64>,
+    pub(super) one_sided_ended: Cell<u64>,
+    pub(super) sends_failed: Cell<u64>,
+    pub(super) receives_failed: Cell<u64>,
+    pub(super) one_sided_failed: Cell<u64>,
     pub(super) turns_busy: Cell<u64>,
     pub(super) turns_idle: Cell<u64>,
 }
@@ -48,9 +80,31 @@ impl Tally {
             batches_published: self.batches_published.get(),
             retries: self.retries.get(),
             stale_ids: self.stale_ids.get(),
+            sends_ended: self.sends_ended.get(),
+            one_sided_ended: self.one_sided_ended.get(),
+            errors: self
+                .sends_failed
+                .get()
+                .wrapping_add(self.receives_failed.get())
+                .wrapping_add(self.one_sided_failed.get()),
             turns_busy: self.turns_busy.get(),
             turns_idle: self.turns_idle.get(),
         }
+    }
+}
+
+impl Tally {
+    pub(super) const fn count(&self, what: Counted) -> Count {
+        let (ended, errors) = match what {
+            Counted::Sends => (self.sends_ended.get(), self.sends_failed.get()),
+            Counted::OneSided => (self.one_sided_ended.get(), self.one_sided_failed.get()),
+            // Those that end without a message are not among them.
+            Counted::Receives => {
+                let errors = self.receives_failed.get();
+                return Count { done: self.messages_received.get(), errors };
+            }
+        };
+        Count { done: ended.wrapping_sub(errors), errors }
     }
 }
 

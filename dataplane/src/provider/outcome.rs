@@ -27,6 +27,14 @@ pub enum Status {
     Parcel,
 }
 
+impl Status {
+    /// Whether there is neither a message nor what was asked for: anything but `Success`, `Truncated` and `Parcel`.
+    #[must_use]
+    pub const fn is_failure(self) -> bool {
+        !matches!(self, Self::Success | Self::Truncated | Self::Parcel)
+    }
+}
+
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -54,8 +62,8 @@ pub enum Buffer {
     StillPosted,
 }
 
-/// A completion as a provider reports it. Read `status` first: unless it is `Success`, `Truncated` or `Parcel`, only `wr_id` and
-/// `buffer` mean anything.
+/// A completion as a provider reports it. Read `status` first: unless it is `Success`, `Truncated` or `Parcel`, only `wr_id`,
+/// `buffer` and [`code`](Cqe::code) mean anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cqe {
     /// Which operation.
@@ -64,7 +72,7 @@ pub struct Cqe {
     pub status: Status,
     /// Whether its buffer is back.
     pub buffer: Buffer,
-    /// Receives: where in the buffer the message starts.
+    /// Receives: where in the buffer the message starts. Of what failed: see [`Cqe::code`].
     pub offset: u32,
     /// Receives: bytes delivered, of each message. One-sided operations: bytes done.
     pub length: u32,
@@ -93,6 +101,19 @@ impl Cqe {
             immediate: None,
             source: None,
         }
+    }
+
+    /// The same with the provider's own number of the error (a vendor's syndrome, an `errno`), for people who look for the cause. Only of
+    /// what failed.
+    #[must_use]
+    pub const fn with_code(self, code: u32) -> Self {
+        Self { offset: code, ..self }
+    }
+
+    /// The provider's own number of the error, where it failed and the provider has said one; else 0.
+    #[must_use]
+    pub const fn code(&self) -> u32 {
+        if self.status.is_failure() { self.offset } else { 0 }
     }
 
     /// The end of a one-sided operation that has done `length` bytes.

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use heapless::VecView;
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Generation, Name, OpTag, WrId};
-use spinwire_dataplane::msg::{Endpoint, EndpointConfig, Kind, RecvFrom, SendTo};
+use spinwire_dataplane::msg::{
+    Count, Counted, Endpoint, EndpointConfig, Flags, Kind, RecvFrom, SendTo,
+};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::{
     Buffer, CancelError, Cqe, Event, Info, KeepsPosted, ParcelWr, Provider, Published, RecvWr,
@@ -227,4 +229,79 @@ pub fn ids_are_not_used_twice<R: Rig>(world: &World<'_, R>) {
         world.insist(&[&a, &b], || a.inject(SendTo::peer(to_b), b""));
         world.until("it is there", &[&a, &b], || b.take().is_some());
     }
+}
+
+/// What did not do what was asked says all that is known of it: a cancelled receive, a message that was cut short, a failure with the
+/// provider's own number.
+pub fn failures_say_what_is_known<R: Rig>(world: &World<'_, R>) {
+    let (a, b, to_b, _) = world.pair();
+    let mut small = world.pool().lend().unwrap();
+    small.set_len(0).unwrap();
+    let capacity = small.capacity();
+    drop(small);
+    let cancelled = b.recv(RecvFrom::any().tag(9), 4).unwrap();
+    b.cancel(cancelled).unwrap();
+    let mut failure = None;
+    world.until("it is over", &[&a], || {
+        failure = b.completion(world.now()).map(|completion| completion.failure().unwrap());
+        failure.is_some()
+    });
+    let seen = failure.unwrap();
+    assert_eq!((seen.id, seen.context, seen.status), (cancelled, 4, Status::Cancelled));
+    assert_eq!((seen.code, seen.length, seen.tag, seen.source), (0, 0, None, None));
+    assert!(seen.flags.has(Flags::RECV) && !seen.flags.has(Flags::TAGGED));
+    // What came as asked says nothing.
+    b.recv(RecvFrom::any(), 5).unwrap();
+    world.insist(&[&a], || a.inject(SendTo::peer(to_b).immediate(8), b"fine"));
+    let mut fine = None;
+    world.until("it is there", &[&a], || {
+        fine = b.completion(world.now());
+        fine.is_some()
+    });
+    let fine = fine.unwrap();
+    assert!(fine.failure().is_none() && capacity > 4);
+    assert!(fine.flags().has(Flags::RECV) && fine.flags().has(Flags::IMMEDIATE));
+    // A failure with a number.
+    let config = EndpointConfig { contexts_max: 8 };
+    let forger = Forger { inner: world.port("c"), forged: RefCell::default() };
+    let c = Endpoint::new(forger, world.bump(), &config).unwrap();
+    let id = past_injected(|| {
+        c.post_recv(RecvFrom::any(), world.pool().lend().unwrap(), 6).map_err(|r| r.error)
+    });
+    let forged = Cqe::without_message(id.unwrap(), Status::Corrupt).with_code(0xBAD_C0DE);
+    c.provider().forged.borrow_mut().push(forged);
+    assert!(c.turn(world.now(), Budget::DEFAULT).is_busy());
+    let completion = c.poll().unwrap();
+    assert_eq!((completion.kind, completion.status), (Kind::RecvEnded, Status::Corrupt));
+    assert_eq!(completion.loan.as_ref().unwrap().len(), 0, "no byte has come");
+    assert_eq!(completion.failure().unwrap().code, 0xBAD_C0DE);
+    assert!(completion.failure().unwrap().to_string().ends_with("195936478)"));
+    assert_eq!(c.count(Counted::Receives), Count { done: 0, errors: 1 });
+}
+
+/// Counters count what has ended, each operation once, well or otherwise.
+pub fn counters_count_what_ended<R: Rig>(world: &World<'_, R>) {
+    let (a, b, to_b, _) = world.pair();
+    let (mut sent, mut failed) = (0_u64, 0);
+    for round in 0..20_u64 {
+        b.recv(RecvFrom::any(), round).unwrap();
+        world.insist(&[&a, &b], || a.send(SendTo::peer(to_b), b"m", round));
+        world.until("it is sent", &[&a, &b], || a.inbox_len() > 0);
+        let is_sent = a.take().unwrap().status == Status::Success;
+        *(if is_sent { &mut sent } else { &mut failed }) += 1;
+        assert_eq!(a.count(Counted::Sends), Count { done: sent, errors: failed });
+    }
+    world.until("all that were sent are there", &[&a, &b], || {
+        b.count(Counted::Receives) == Count { done: sent, errors: 0 }
+    });
+    let waiting = core::iter::from_fn(|| b.take()).count();
+    assert_eq!(u64::try_from(waiting).unwrap(), sent);
+    let left = b.posted_count();
+    assert_eq!(u64::from(left), failed, "a send that failed used no receive");
+    let id = b.recv(RecvFrom::any(), 99).unwrap();
+    b.cancel(id).unwrap();
+    world.until("it is over", &[&b], || b.take().is_some_and(|got| got.context == 99));
+    assert_eq!(b.count(Counted::Receives), Count { done: sent, errors: 1 });
+    assert_eq!(b.count(Counted::OneSided), Count::default());
+    assert_eq!((a.totals().errors, a.totals().sends_ended), (failed, sent + failed));
 }

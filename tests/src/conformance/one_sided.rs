@@ -3,7 +3,7 @@
 
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, WrId};
-use spinwire_dataplane::msg::{Exposed, Kind, RecvFrom, SendTo, Target};
+use spinwire_dataplane::msg::{Counted, Exposed, Kind, RecvFrom, SendTo, Target};
 use spinwire_dataplane::provider::{
     Access, CancelError, Caps, EndpointType, Event, OneSided, RemotePlace, RemoteRegion, Status,
 };
@@ -231,6 +231,8 @@ pub fn ranges_rights_and_keys_are_checked<R: Rig>(world: &World<'_, R>) {
             refused(OneSided::Read, RemotePlace { address, key }, Local::Length(length));
         }
     }
+    let errors = scene.a.count(Counted::OneSided).errors;
+    assert!(errors >= 10 && scene.a.count(Counted::OneSided).done == 0);
     // And it still works.
     let got = scene.done(world, OneSided::Read, first, Local::Length(8));
     assert_eq!((got.status, got.bytes), (Status::Success, vec![0; 8]));

@@ -3,7 +3,7 @@
 //! Exposed memory is a posted loan like any other: the provider's, until it is withdrawn or the endpoint goes. Its owner looks into it
 //! by copies, [`Endpoint::copy_exposed`] and [`Endpoint::fill_exposed`], because a device may write it at any time.
 
-use super::Endpoint;
+use super::{Endpoint, add};
 use crate::error::{Misuse, PostError, Refused};
 use crate::id::{OpTag, WrId};
 use crate::msg::addressing::Target;
@@ -164,6 +164,27 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     }
 }
 
+impl<P: Provider> Endpoint<'_, P> {
+    /// What a completion without a message is about. Counts it.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn kind_without_message(&self, cqe: &Cqe) -> Kind {
+        let failed = u64::from(cqe.status.is_failure());
+        let kind = match cqe.wr_id.parts() {
+            Some((OpTag::Write, ..)) => Kind::Written,
+            Some((OpTag::Read, ..)) => Kind::Read,
+            Some((OpTag::Atomic, ..)) => Kind::Atomic,
+            _ => {
+                add(&self.totals.receives_failed, failed);
+                return Kind::RecvEnded;
+            }
+        };
+        add(&self.totals.one_sided_ended, 1);
+        add(&self.totals.one_sided_failed, failed);
+        kind
+    }
+}
+
 const fn exposed_key(id: WrId) -> Option<Key> {
     match id.parts() {
         Some((OpTag::Expose, generation, slot)) => Some(Key::new(slot, generation)),
@@ -176,17 +197,7 @@ const fn exposed_key(id: WrId) -> Option<Key> {
 pub(super) const fn filled_without_message(cqe: &Cqe) -> Option<usize> {
     match cqe.wr_id.parts() {
         Some((OpTag::Write, ..)) => None,
-        _ => Some(to_usize(widen(cqe.offset.saturating_add(cqe.length)))),
-    }
-}
-
-/// What a completion without a message is about.
-#[cold]
-pub(super) const fn kind_without_message(wr_id: WrId) -> Kind {
-    match wr_id.parts() {
-        Some((OpTag::Write, ..)) => Kind::Written,
-        Some((OpTag::Read, ..)) => Kind::Read,
-        Some((OpTag::Atomic, ..)) => Kind::Atomic,
-        _ => Kind::RecvEnded,
+        // Of what failed, and of the end of a multi-receive, that is none.
+        _ => Some(to_usize(widen(cqe.length))),
     }
 }
