@@ -10,6 +10,7 @@
 //!   | discover   which endpoints this machine can open, asked before one is  |
 //!   | negotiate  which of them a program gets that asks for capabilities    |
 //!   | open       endpoints of any transport, along a plan or at a URI        |
+//!   | desk       one operation at a time, with deadlines; futures          |
 //!   | domain     segments that processes meet in                            |
 //!   | pool       buffers that processes share                               |
 //!   | membership what both have in common; the watcher of deaths            |
@@ -90,6 +91,7 @@
 pub mod affinity;
 pub mod alloc_gate;
 pub mod clock;
+pub mod desk;
 pub mod discover;
 pub mod domain;
 pub mod error;

@@ -26,7 +26,7 @@ use spinwire_layouts::uring::SockAddr;
 use crate::discover::{Found, Hints, Transport};
 use crate::mem::PageReport;
 use crate::socket::{self, Bound, SocketError, SocketOptions};
-use crate::uring::{self, FeatureSet, Features, RingEntry, Uring, UringConfig, UringError};
+use crate::uring::{self, FeatureSet, Features, News, RingEntry, Uring, UringConfig, UringError};
 
 /// What a plane for TCP shall be like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -188,6 +188,14 @@ impl TcpPlane {
     #[must_use]
     pub const fn features(&self) -> &Features {
         self.uring.features()
+    }
+
+    /// A descriptor that tells when there is something to turn for, to sleep on: see [`Uring::news`].
+    ///
+    /// # Errors
+    /// [`UringError`].
+    pub fn news(&self) -> Result<News, UringError> {
+        self.uring.news()
     }
 
     /// The pages of the arena.

@@ -9,8 +9,8 @@ use spinwire_dataplane::provider::shm::ShmPort;
 use spinwire_dataplane::provider::tcp::TcpPort;
 use spinwire_dataplane::provider::udp::UdpPort;
 use spinwire_dataplane::provider::{
-    CancelError, Cqe, Event, ExposeWr, Info, OneSidedWr, ParcelWr, Provider, Published, RecvWr,
-    RemoteRegion, Select, SendWr, Sight, Source, Waiting,
+    CancelError, Cqe, Event, ExposeWr, Info, OneSidedWr, ParcelWr, Provider, Published,
+    RecvPartsWr, RecvWr, RemoteRegion, Select, SendPartsWr, SendWr, Sight, Source, Waiting,
 };
 use spinwire_dataplane::time::Instant;
 
@@ -57,6 +57,12 @@ impl Provider for AnyPort<'_> {
     #[inline(always)]
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
         of!(self, port => port.post_send(wr))
+    }
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        of!(self, port => port.post_send_parts(wr))
+    }
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        of!(self, port => port.post_recv_parts(wr))
     }
     fn post_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
         of!(self, port => port.post_parcel(wr))

@@ -179,6 +179,12 @@ pub(crate) fn pid_exists(pid: u32) -> bool {
     answer == 0 || Errno::last().number() != libc::ESRCH
 }
 
+/// An eventfd at 0, close-on-exec, whose reads do not wait. eventfd(2).
+pub(crate) fn eventfd() -> Result<OwnedFd, Errno> {
+    // SAFETY: takes numbers.
+    own(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+}
+
 /// A descriptor of which one wants to know whether it is readable. Same layout as `pollfd`.
 #[repr(transparent)]
 #[derive(Clone, Copy)]

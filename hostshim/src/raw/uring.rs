@@ -97,6 +97,8 @@ pub(crate) enum Registration<'a> {
     Napi(&'a mut Napi),
     /// No longer.
     NoNapi(&'a mut Napi),
+    /// An eventfd that is told when there is something to turn for. The ring keeps it by itself.
+    EventFd(&'a RawFd),
 }
 
 /// io_uring_register(2).
@@ -127,6 +129,9 @@ pub(crate) fn register(ring: BorrowedFd<'_>, what: Registration<'_>) -> Result<u
         Registration::Napi(napi) => (register::NAPI, core::ptr::from_mut(napi).cast(), 1),
         Registration::NoNapi(napi) => {
             (register::UNREGISTER_NAPI, core::ptr::from_mut(napi).cast(), 1)
+        }
+        Registration::EventFd(fd) => {
+            (register::EVENTFD, core::ptr::from_ref(fd).cast_mut().cast(), 1)
         }
     };
     call(ring.as_raw_fd(), op, argument, count)

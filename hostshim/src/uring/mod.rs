@@ -7,6 +7,7 @@
 //!                   Uring ── ring()          both queues, the system call of a turn, memory for buffers: dataplane::uring::Ring
 //!                         ── streams()       connections on it
 //!                         ── provide()       buffers that the kernel receives into
+//!                         ── news()          a descriptor that tells when there is something to turn for
 //!                         ── features()      which paths are taken, which fallbacks and why
 //!                         ── table of files, buffers, rings of provided buffers
 //! ```
@@ -19,6 +20,7 @@ mod entry;
 mod error;
 mod feature;
 mod fixed;
+mod news;
 mod probe;
 mod provided;
 mod settle;
@@ -42,6 +44,7 @@ pub use config::{COMPLETIONS_MAX, ENTRIES_MAX, NapiConfig, PROVIDED_MAX, SqPoll,
 pub use entry::RingEntry;
 pub use error::UringError;
 pub use feature::{Feature, FeatureSet, Features, Why};
+pub use news::News;
 pub use provided::{ProvidedRing, UseUp};
 
 use crate::error::Errno;

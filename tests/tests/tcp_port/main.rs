@@ -5,6 +5,7 @@
 //!   silent.rs     peers that say nothing, take nothing, are stopped; time limits
 //!   traffic.rs    two ports, and much between them
 //!   killed.rs     a peer in another process, which is killed
+//!   sleeps.rs     a thread that sleeps on a descriptor
 //!   one_call.rs   on a kernel that is made up: how often a turn enters it
 //! ```
 #![allow(
@@ -23,6 +24,7 @@ mod host_process;
 mod killed;
 mod one_call;
 mod silent;
+mod sleeps;
 mod station;
 mod stranger;
 mod traffic;

@@ -1,0 +1,418 @@
+//! A desk: one operation at a time, for programs that wait for it; and futures, for those that have an executor.
+//!
+//! ```text
+//!   desk.send(to, bytes, wait)      a loan, a post, turns until its completion is there
+//!   desk.recv(from, into, wait)         |
+//!                                       v
+//!   drive()   turn, poll --------> whose is it?
+//!                                    waited for ....... to who waits (and wakes its task)
+//!                                    given up ......... its buffer goes back to the pool; counted; a message becomes a letter
+//!                                    anybody else's ... a letter, for the plane's own loop: next_letter()
+//! ```
+//!
+//! For set-up, tools and services that have time: it allocates, and each wait turns the endpoint until it is over. A plane that
+//! counts nanoseconds polls its endpoint itself.
+//!
+//! *Borrowed slices* are staged through loans of the desk's pool: nothing but the desk ever writes into the caller's memory, and it
+//! does so before its call returns. On a timeout the operation is taken back; one that cannot be taken back keeps its loan until it
+//! completes, long after the caller has gone on. What it brings then is not lost: it is a letter.
+//!
+//! *Others' completions* are never consumed. Whatever a wait finds that is not its own is kept, in order, with a copy of its bytes where
+//! they lie in a buffer that goes on (a multi-receive).
+//!
+//! *How it waits* is the caller's: after each turn that found nothing [`Desk::resting`] is called, which may spin, yield, climb an
+//! [`IdleLadder`](spinwire_dataplane::poll::IdleLadder), turn other endpoints of the thread, or sleep on a
+//! descriptor where the transport has one ([`News`](crate::uring::News): TCP, UDP). The bell of an endpoint in shared memory is a futex, for
+//! [`HostRester`](crate::idle::HostRester); no descriptor tells of it. A wait of no time looks once.
+//!
+//! Invariants: (1) an operation that was given up is known until its completion has come; (2) a completion goes to one place, once.
+
+mod error;
+#[cfg(feature = "async")]
+mod operation;
+mod wait;
+
+use core::cell::{Cell, RefCell};
+use core::fmt;
+use core::task::Waker;
+use std::collections::{HashMap, VecDeque};
+
+use spinwire_dataplane::error::{Misuse, PostError, Refused, Retry};
+use spinwire_dataplane::id::{Addr, WrId};
+use spinwire_dataplane::msg::{Completion, Count, Counted, Endpoint, Kind, RecvFrom, SendTo};
+use spinwire_dataplane::poll::{Budget, Outcome, Poll};
+use spinwire_dataplane::provider::{Provider, Status};
+use spinwire_dataplane::raw::loan::{Loan, LoanPool};
+use spinwire_dataplane::time::Instant;
+
+pub use error::WaitError;
+#[cfg(feature = "async")]
+pub use operation::Operation;
+pub use wait::{CancelToken, Wait};
+
+/// Turns within which a receive that was taken back comes back. Providers report it with the next poll; the fault wrapper may hold it.
+const LAST_TURNS: u32 = 64;
+
+/// A message that came for a [`Desk::recv`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Received {
+    /// Bytes of it, all of them in the caller's slice.
+    pub length: usize,
+    /// Its tag.
+    pub tag: Option<u64>,
+    /// Its immediate data.
+    pub immediate: Option<u64>,
+    /// Its sender, where the provider tells. An address of 0 is as good as any other.
+    pub source: Option<Addr>,
+}
+
+/// A completion that nobody waits for at the desk.
+#[derive(Debug)]
+pub struct Letter<'m> {
+    /// The completion.
+    pub completion: Completion<'m>,
+    copy: Option<Vec<u8>>,
+}
+
+impl Letter<'_> {
+    /// The message, or the run of messages: a copy where its buffer went on.
+    #[must_use]
+    pub fn bytes(&self) -> Option<&[u8]> {
+        self.copy.as_deref().or_else(|| self.completion.bytes())
+    }
+}
+
+/// What has happened at a desk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DeskCounts {
+    /// Waits that ended with their completion.
+    pub met: u64,
+    /// Operations that were given up and could not be taken back.
+    pub given_up: u64,
+    /// Of these, the ones whose completion has come since.
+    pub late: u64,
+    /// Completions that were nobody's here, and became letters.
+    pub letters: u64,
+}
+
+/// How an operation stands that somebody waits for, or did.
+enum Stand<'m> {
+    Awaited(Option<Waker>),
+    Here(Completion<'m>),
+    GivenUp,
+}
+
+/// A desk at an endpoint. Belongs to its thread.
+pub struct Desk<'e, 'm, P> {
+    endpoint: &'e Endpoint<'m, P>,
+    buffers: &'m LoanPool<'m>,
+    now: Box<dyn Fn() -> Instant + 'e>,
+    rest: Box<dyn Fn(Outcome) + 'e>,
+    stands: RefCell<HashMap<u64, Stand<'m>>>,
+    letters: RefCell<VecDeque<Letter<'m>>>,
+    counts: Cell<DeskCounts>,
+}
+
+impl<P> fmt::Debug for Desk<'_, '_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk").field("counts", &self.counts.get()).finish_non_exhaustive()
+    }
+}
+
+impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
+    /// A desk at `endpoint`, with buffers of a pool for what is borrowed, and the clock of the plane. It spins while it waits, and yields the
+    /// CPU now and then.
+    pub fn new(
+        endpoint: &'e Endpoint<'m, P>,
+        buffers: &'m LoanPool<'m>,
+        now: impl Fn() -> Instant + 'e,
+    ) -> Self {
+        let idle = Cell::new(0_u32);
+        Self {
+            endpoint,
+            buffers,
+            now: Box::new(now),
+            rest: Box::new(move |outcome| {
+                idle.set(if outcome.is_busy() { 0 } else { idle.get().wrapping_add(1) });
+                if idle.get() % 64 == 63 {
+                    std::thread::yield_now()
+                } else {
+                    core::hint::spin_loop()
+                }
+            }),
+            stands: RefCell::default(),
+            letters: RefCell::default(),
+            counts: Cell::default(),
+        }
+    }
+
+    /// The same, resting in its own way after each turn that has not brought what is waited for.
+    #[must_use]
+    pub fn resting(self, rest: impl Fn(Outcome) + 'e) -> Self {
+        Self { rest: Box::new(rest), ..self }
+    }
+
+    /// The endpoint.
+    #[must_use]
+    pub const fn endpoint(&self) -> &'e Endpoint<'m, P> {
+        self.endpoint
+    }
+
+    /// Sends `bytes`, and waits until the provider is done with them: what that means of their arrival is what a completion of the provider
+    /// means. The slice is the caller's at return, whatever comes of it.
+    ///
+    /// # Errors
+    /// [`WaitError`]. After `Timeout` and `Cancelled` the message may still arrive: sends cannot be taken back.
+    pub fn send(&self, to: SendTo, bytes: &[u8], wait: Wait<'_>) -> Result<(), WaitError> {
+        let too_long = WaitError::Refused(Misuse::TooLong.into());
+        let fill = |loan: &mut Loan<'m>| loan.fill(bytes).map_err(|_too_small| too_long);
+        let post = |loan| self.endpoint.post_send(to, loan, 0);
+        let id = self.post(fill, post, wait)?;
+        let completion = self.meet(id, wait)?;
+        completion.failure().map_or(Ok(()), |failure| Err(failure.into()))
+    }
+
+    /// Waits for a message, and copies it to the beginning of `into`.
+    ///
+    /// # Errors
+    /// [`WaitError`]. After `Timeout` and `Cancelled` no message was taken; one that comes later goes to another receive. Where the provider
+    /// cannot take the receive back, the message that comes for it later is a [letter](Desk::next_letter).
+    pub fn recv(
+        &self,
+        from: RecvFrom,
+        into: &mut [u8],
+        wait: Wait<'_>,
+    ) -> Result<Received, WaitError> {
+        let too_long = WaitError::Refused(Misuse::TooLong.into());
+        let fits = |loan: &mut Loan<'m>| {
+            if loan.capacity() < into.len() { Err(too_long) } else { Ok(()) }
+        };
+        let post = |loan| self.endpoint.post_recv(from, loan, 0);
+        let id = self.post(fits, post, wait)?;
+        let completion = self.meet(id, wait)?;
+        if completion.kind == Kind::Parcel {
+            self.keep(completion, None);
+            return Err(WaitError::Parcel);
+        }
+        if completion.kind != Kind::Received {
+            let failure = completion.failure().ok_or(WaitError::UnknownContext)?;
+            return Err(failure.into());
+        }
+        let bytes = completion.bytes().unwrap_or_default();
+        let delivered = bytes.len().min(into.len());
+        if let (Some(place), Some(bytes)) = (into.get_mut(..delivered), bytes.get(..delivered)) {
+            place.copy_from_slice(bytes);
+        }
+        if completion.status == Status::Truncated || delivered < bytes.len() {
+            return Err(WaitError::Truncated { delivered });
+        }
+        let Completion { tag, immediate, source, .. } = completion;
+        Ok(Received { length: delivered, tag, immediate, source })
+    }
+
+    /// Waits for the completion of an operation that was posted at the endpoint itself, by its id. It may have been found by another wait
+    /// already. After a timeout the operation goes on, and can be waited for again.
+    ///
+    /// # Errors
+    /// `NoCompletion` where the time is over, `Cancelled`; `UnknownContext` where no such operation is posted or waits among the letters.
+    pub fn wait(&self, id: WrId, wait: Wait<'_>) -> Result<Completion<'m>, WaitError> {
+        if let Some(completion) = self.letter_of(id) {
+            return Ok(completion);
+        }
+        if !self.endpoint.is_posted(id) {
+            return Err(WaitError::UnknownContext);
+        }
+        self.await_from_now(id);
+        let until = self.until(wait);
+        loop {
+            let outcome = self.drive();
+            if let Some(completion) = self.take_here(id) {
+                return Ok(completion);
+            }
+            if let Some(why) = until.is_over((self.now)()) {
+                self.stands.borrow_mut().remove(&id.as_raw());
+                return Err(if why == WaitError::Timeout { WaitError::NoCompletion } else { why });
+            }
+            (self.rest)(outcome);
+        }
+    }
+
+    /// Waits until so many operations have ended, well or not.
+    ///
+    /// # Errors
+    /// `Timeout`, `Cancelled`.
+    pub fn wait_for_count(
+        &self,
+        what: Counted,
+        ended: u64,
+        wait: Wait<'_>,
+    ) -> Result<Count, WaitError> {
+        let until = self.until(wait);
+        loop {
+            let outcome = self.drive();
+            let count = self.endpoint.count(what);
+            if count.done.saturating_add(count.errors) >= ended {
+                return Ok(count);
+            }
+            if let Some(why) = until.is_over((self.now)()) {
+                return Err(why);
+            }
+            (self.rest)(outcome);
+        }
+    }
+
+    /// The oldest completion that nobody has waited for here: what the plane's own loop works on. It turns nothing.
+    pub fn next_letter(&self) -> Option<Letter<'m>> {
+        self.letters.borrow_mut().pop_front()
+    }
+
+    /// What has happened here.
+    #[must_use]
+    pub const fn counts(&self) -> DeskCounts {
+        self.counts.get()
+    }
+
+    /// One turn: whatever has completed goes to who waits for it, or becomes a letter. What a loop with futures calls.
+    pub fn drive(&self) -> Outcome {
+        let outcome = self.endpoint.turn((self.now)(), Budget::DEFAULT);
+        while let Some(completion) = self.endpoint.poll() {
+            self.sort(completion);
+        }
+        outcome
+    }
+
+    /// Brings a completion to its place.
+    fn sort(&self, completion: Completion<'m>) {
+        if completion.kind == Kind::Received && completion.loan.is_none() {
+            let copy = self.endpoint.read(&completion, <[u8]>::to_vec);
+            self.keep(completion, copy);
+            return;
+        }
+        let number = completion.id.as_raw();
+        let before = self.stands.borrow_mut().remove(&number);
+        match before {
+            Some(Stand::Awaited(waker)) => {
+                self.stands.borrow_mut().insert(number, Stand::Here(completion));
+                // Last: a task may look at once.
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            Some(Stand::GivenUp) => {
+                if completion.status != Status::Cancelled {
+                    self.count(|counts| counts.late += 1);
+                }
+                if matches!(completion.kind, Kind::Received | Kind::Parcel) {
+                    self.keep(completion, None);
+                }
+            }
+            // An id completes once with its loan, so that nothing is here yet.
+            Some(Stand::Here(_)) | None => self.keep(completion, None),
+        }
+    }
+
+    fn keep(&self, completion: Completion<'m>, copy: Option<Vec<u8>>) {
+        self.count(|counts| counts.letters += 1);
+        self.letters.borrow_mut().push_back(Letter { completion, copy });
+    }
+
+    fn count(&self, change: impl FnOnce(&mut DeskCounts)) {
+        let mut counts = self.counts.get();
+        change(&mut counts);
+        self.counts.set(counts);
+    }
+
+    /// The letter that is the end of an operation.
+    fn letter_of(&self, id: WrId) -> Option<Completion<'m>> {
+        let mut letters = self.letters.borrow_mut();
+        let is_end = |letter: &Letter<'m>| letter.completion.id == id && letter.copy.is_none();
+        let at = letters.iter().position(is_end)?;
+        letters.remove(at).map(|letter| letter.completion)
+    }
+
+    fn await_from_now(&self, id: WrId) {
+        self.stands.borrow_mut().insert(id.as_raw(), Stand::Awaited(None));
+    }
+
+    /// The completion that somebody waits for, if it is here.
+    fn take_here(&self, id: WrId) -> Option<Completion<'m>> {
+        let mut stands = self.stands.borrow_mut();
+        if !matches!(stands.get(&id.as_raw()), Some(Stand::Here(_))) {
+            return None;
+        }
+        let Some(Stand::Here(completion)) = stands.remove(&id.as_raw()) else { return None };
+        self.count(|counts| counts.met += 1);
+        Some(completion)
+    }
+
+    fn until<'c>(&self, wait: Wait<'c>) -> wait::Until<'c> {
+        wait.from((self.now)())
+    }
+
+    /// Lends a buffer and posts it, trying again for as long as that may take.
+    fn post(
+        &self,
+        prepare: impl Fn(&mut Loan<'m>) -> Result<(), WaitError>,
+        post: impl Fn(Loan<'m>) -> Result<WrId, Refused<Loan<'m>>>,
+        wait: Wait<'_>,
+    ) -> Result<WrId, WaitError> {
+        let until = self.until(wait);
+        let mut held = None;
+        loop {
+            let refusal = match held.take().or_else(|| self.buffers.lend()) {
+                Some(mut loan) => {
+                    prepare(&mut loan)?;
+                    match post(loan) {
+                        Ok(id) => {
+                            self.await_from_now(id);
+                            return Ok(id);
+                        }
+                        Err(Refused { error: error @ PostError::Retry(_), item }) => {
+                            held = Some(item);
+                            WaitError::Refused(error)
+                        }
+                        Err(Refused { error, .. }) => return Err(error.into()),
+                    }
+                }
+                None => WaitError::Refused(Retry::PoolFull.into()),
+            };
+            let outcome = self.drive();
+            if let Some(why) = until.is_over((self.now)()) {
+                // What was in the way tells more than that the time is over.
+                return Err(if why == WaitError::Timeout { refusal } else { why });
+            }
+            (self.rest)(outcome);
+        }
+    }
+
+    /// Waits for an operation of the desk's own.
+    fn meet(&self, id: WrId, wait: Wait<'_>) -> Result<Completion<'m>, WaitError> {
+        let until = self.until(wait);
+        loop {
+            let outcome = self.drive();
+            if let Some(completion) = self.take_here(id) {
+                return Ok(completion);
+            }
+            if let Some(why) = until.is_over((self.now)()) {
+                return self.give_up(id).ok_or(why);
+            }
+            (self.rest)(outcome);
+        }
+    }
+
+    /// Takes an operation back. Where it was done meanwhile that was in time, and its completion is the answer; where it cannot be taken
+    /// back it is known until it completes.
+    fn give_up(&self, id: WrId) -> Option<Completion<'m>> {
+        let taken_back = self.endpoint.cancel(id).is_ok();
+        for _ in 0..if taken_back { LAST_TURNS } else { 1 } {
+            // What it finds is sorted.
+            let _outcome = self.drive();
+            if let Some(completion) = self.take_here(id) {
+                return (completion.status != Status::Cancelled).then_some(completion);
+            }
+        }
+        self.stands.borrow_mut().insert(id.as_raw(), Stand::GivenUp);
+        self.count(|counts| counts.given_up += 1);
+        None
+    }
+}

@@ -1,0 +1,173 @@
+//! Operations as futures, under an executor of a few lines: a task runs when it was woken, and at no other time.
+
+use core::future::Future;
+use core::pin::{Pin, pin};
+use core::task::{Context, Poll, Waker};
+use std::sync::Arc;
+
+use std::task::Wake;
+
+use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo, Target};
+use spinwire_dataplane::provider::{Access, Status};
+use spinwire_dataplane::sync::{AtomicU64, Ordering};
+use spinwire_hostshim::desk::{Desk, Wait};
+
+use super::end::with_scene;
+
+/// How often a task was woken.
+#[derive(Default)]
+struct Bell(AtomicU64);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs tasks until all are over; `drive` is the plane's loop. Returns how often they were polled.
+fn run(mut tasks: Vec<Pin<&mut dyn Future<Output = ()>>>, drive: impl Fn()) -> u64 {
+    let bells: Vec<Arc<Bell>> = tasks.iter().map(|_| Arc::default()).collect();
+    let mut heard: Vec<Option<u64>> = vec![Some(u64::MAX); tasks.len()];
+    let mut polls = 0;
+    for _ in 0..10_000 {
+        for ((task, bell), heard) in tasks.iter_mut().zip(&bells).zip(&mut heard) {
+            let rung = bell.0.load(Ordering::Relaxed);
+            if heard.is_some_and(|heard| heard != rung) {
+                *heard = Some(rung);
+                polls += 1;
+                let waker = Waker::from(Arc::clone(bell));
+                if task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                    *heard = None;
+                }
+            }
+        }
+        if heard.iter().all(Option::is_none) {
+            return polls;
+        }
+        drive();
+    }
+    panic!("a task was not woken");
+}
+
+#[test]
+fn two_tasks_talk_and_are_polled_only_when_something_has_come() {
+    with_scene(|scene| {
+        let at_a = Desk::new(&scene.a, scene.pool, || scene.now());
+        let at_b = Desk::new(&scene.b, scene.pool, || scene.now());
+        let asks = pin!(async {
+            for number in 0..20_u64 {
+                let mut loan = scene.pool.lend().unwrap();
+                loan.fill(&number.to_le_bytes()).unwrap();
+                let answer = at_a.recv_later(RecvFrom::any().tag(2), scene.pool.lend().unwrap());
+                let sent = at_a.send_later(SendTo::peer(scene.to_b).tag(1), loan).unwrap().await;
+                assert_eq!((sent.kind, sent.status), (Kind::Sent, Status::Success));
+                let answer = answer.unwrap().await;
+                assert_eq!(answer.bytes(), Some(&(number * 2).to_le_bytes()[..]));
+            }
+        });
+        let answers = pin!(async {
+            for _ in 0..20 {
+                let loan = scene.pool.lend().unwrap();
+                let asked = at_b.recv_later(RecvFrom::any().tag(1), loan).unwrap().await;
+                let number = u64::from_le_bytes(asked.bytes().unwrap().try_into().unwrap());
+                let mut loan = asked.loan.unwrap();
+                loan.fill(&(number * 2).to_le_bytes()).unwrap();
+                let to = SendTo::peer(asked.source.unwrap()).tag(2);
+                at_b.send_later(to, loan).unwrap().await;
+            }
+        });
+        let polls = run(vec![asks, answers], || {
+            let _outcomes = (at_a.drive(), at_b.drive());
+        });
+        // Each is polled once to begin with, and once for each of its two operations a round.
+        assert!(polls <= 2 + 2 * 40, "{polls} polls");
+        assert!(scene.is_at_rest());
+        assert_eq!((at_a.counts().letters, at_b.counts().letters), (0, 0));
+    });
+}
+
+#[test]
+fn an_operation_that_is_dropped_is_taken_back() {
+    with_scene(|scene| {
+        let at_b = Desk::new(&scene.b, scene.pool, || scene.now());
+        let loan = || scene.pool.lend().unwrap();
+        drop(at_b.recv_later(RecvFrom::any(), loan()).unwrap());
+        scene.a.inject(SendTo::peer(scene.to_b), b"one").unwrap();
+        scene.a.flush();
+        let mut into = [0; 8];
+        let received = at_b.recv(RecvFrom::any(), &mut into, Wait::FOREVER).unwrap();
+        assert_eq!(&into[..received.length], b"one", "the dropped one took nothing");
+        assert!(scene.is_at_rest());
+        // One that is over when it is dropped: nobody has looked, and the message is a letter.
+        let operation = at_b.recv_later(RecvFrom::any(), loan()).unwrap();
+        scene.a.inject(SendTo::peer(scene.to_b), b"two").unwrap();
+        scene.a.flush();
+        while scene.b.posted_count() > 0 {
+            let _outcome = at_b.drive();
+        }
+        drop(operation);
+        assert_eq!(at_b.next_letter().unwrap().bytes(), Some(&b"two"[..]));
+        // One that cannot be taken back.
+        scene.b.provider().keeps_receives.set(true);
+        drop(at_b.recv_later(RecvFrom::any(), loan()).unwrap());
+        scene.a.inject(SendTo::peer(scene.to_b), b"three").unwrap();
+        scene.a.flush();
+        while scene.b.posted_count() > 0 {
+            let _outcome = at_b.drive();
+        }
+        assert_eq!(at_b.next_letter().unwrap().bytes(), Some(&b"three"[..]));
+        assert_eq!((at_b.counts().given_up, at_b.counts().late), (1, 1));
+        assert!(scene.is_at_rest());
+    });
+}
+
+#[test]
+fn what_was_posted_at_the_endpoint_can_be_awaited() {
+    with_scene(|scene| {
+        let at_a = Desk::new(&scene.a, scene.pool, || scene.now());
+        let exposed = scene.b.expose(scene.pool.lend().unwrap(), Access::ALL).unwrap();
+        let task = pin!(async {
+            let target = Target::new(scene.to_b, exposed.region.place(0, 8).unwrap());
+            let add = |add| {
+                let loan = scene.pool.lend().unwrap();
+                scene.a.post_fetch_add(target, loan, add, 0).unwrap()
+            };
+            let first = at_a.operation(add(40)).await;
+            let second = at_a.operation(add(2)).await;
+            assert_eq!((first.before(), second.before()), (Some(0), Some(40)));
+            // One whose completion is among the letters already.
+            let third = add(1);
+            while scene.a.posted_count() > 0 {
+                let _outcome = at_a.drive();
+                scene.turn_b();
+            }
+            assert_eq!(at_a.operation(third).await.before(), Some(42));
+        });
+        run(vec![task], || {
+            let _outcome = at_a.drive();
+            scene.turn_b();
+        });
+        assert!(at_a.next_letter().is_none());
+    });
+}
+
+#[test]
+fn a_task_hears_of_it_through_its_newest_waker() {
+    with_scene(|scene| {
+        let at_b = Desk::new(&scene.b, scene.pool, || scene.now());
+        let mut operation =
+            pin!(at_b.recv_later(RecvFrom::any(), scene.pool.lend().unwrap()).unwrap());
+        let bells: [Arc<Bell>; 2] = [Arc::default(), Arc::default()];
+        for bell in &bells {
+            let waker = Waker::from(Arc::clone(bell));
+            let polled = operation.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(matches!(polled, Poll::Pending));
+        }
+        scene.a.inject(SendTo::peer(scene.to_b), b"m").unwrap();
+        scene.a.flush();
+        while scene.b.posted_count() > 0 {
+            let _outcome = at_b.drive();
+        }
+        assert_eq!(bells.map(|bell| bell.0.load(Ordering::Relaxed)), [0, 1]);
+    });
+}
