@@ -44,6 +44,34 @@ impl fmt::Debug for AnyPort<'_> {
     }
 }
 
+/// What a turn calls, for transports to which one more call is nothing: so the way through shared memory stays short where it is inlined.
+impl AnyPort<'_> {
+    #[inline(never)]
+    fn post_send_by_network(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
+        of!(self, port => port.post_send(wr))
+    }
+    #[inline(never)]
+    fn post_recv_by_network(&self, wr: &RecvWr) -> Result<(), PostError> {
+        of!(self, port => port.post_recv(wr))
+    }
+    #[inline(never)]
+    fn ring_doorbell_by_network(&self) -> Published {
+        of!(self, port => port.ring_doorbell())
+    }
+    #[inline(never)]
+    fn poll_cq_by_network(&self, now: Instant, out: &mut VecView<Cqe>) {
+        of!(self, port => port.poll_cq(now, out));
+    }
+    #[inline(never)]
+    fn look_by_network(&self) -> Sight {
+        of!(self, port => port.look())
+    }
+    #[inline(never)]
+    fn take_ready_by_network(&self) -> Option<Cqe> {
+        of!(self, port => port.take_ready())
+    }
+}
+
 impl Provider for AnyPort<'_> {
     fn info(&self) -> &Info {
         of!(self, port => port.info())
@@ -56,7 +84,10 @@ impl Provider for AnyPort<'_> {
     }
     #[inline(always)]
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
-        of!(self, port => port.post_send(wr))
+        match self {
+            Self::Shm(port) => port.post_send(wr),
+            Self::Tcp(_) | Self::Udp(_) => self.post_send_by_network(wr),
+        }
     }
     fn post_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
         of!(self, port => port.post_parcel(wr))
@@ -78,23 +109,38 @@ impl Provider for AnyPort<'_> {
     }
     #[inline(always)]
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
-        of!(self, port => port.post_recv(wr))
+        match self {
+            Self::Shm(port) => port.post_recv(wr),
+            Self::Tcp(_) | Self::Udp(_) => self.post_recv_by_network(wr),
+        }
     }
     #[inline(always)]
     fn ring_doorbell(&self) -> Published {
-        of!(self, port => port.ring_doorbell())
+        match self {
+            Self::Shm(port) => port.ring_doorbell(),
+            Self::Tcp(_) | Self::Udp(_) => self.ring_doorbell_by_network(),
+        }
     }
     #[inline(always)]
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
-        of!(self, port => port.poll_cq(now, out));
+        match self {
+            Self::Shm(port) => port.poll_cq(now, out),
+            Self::Tcp(_) | Self::Udp(_) => self.poll_cq_by_network(now, out),
+        }
     }
     #[inline(always)]
     fn look(&self) -> Sight {
-        of!(self, port => port.look())
+        match self {
+            Self::Shm(port) => port.look(),
+            Self::Tcp(_) | Self::Udp(_) => self.look_by_network(),
+        }
     }
     #[inline(always)]
     fn take_ready(&self) -> Option<Cqe> {
-        of!(self, port => port.take_ready())
+        match self {
+            Self::Shm(port) => port.take_ready(),
+            Self::Tcp(_) | Self::Udp(_) => self.take_ready_by_network(),
+        }
     }
     fn poll_event(&self) -> Option<Event> {
         of!(self, port => port.poll_event())
