@@ -9,12 +9,14 @@ use spinwire_dataplane::provider::shm::ShmPort;
 use spinwire_dataplane::provider::tcp::TcpPort;
 use spinwire_dataplane::provider::udp::UdpPort;
 use spinwire_dataplane::provider::{
-    CancelError, Cqe, Event, ExposeWr, Info, OneSidedWr, ParcelWr, Provider, Published, RecvWr,
-    RemoteRegion, Select, SendWr, Sight, Source, Waiting,
+    CancelError, Cqe, Event, ExposeWr, Info, OneSidedWr, ParcelWr, Provider, Published,
+    RecvPartsWr, RecvWr, RemoteRegion, Select, SendPartsWr, SendWr, Sight, Source, Waiting,
 };
 use spinwire_dataplane::time::Instant;
 
 use crate::uring::RingEntry;
+#[cfg(feature = "verbs")]
+use crate::verbs::{VerbsPlane, VerbsPort};
 
 /// A port over one of the transports, each behind a branch and no pointer to a function: a program that is generic over providers takes it
 /// like any other.
@@ -25,6 +27,9 @@ pub enum AnyPort<'a> {
     Tcp(TcpPort<'a, RingEntry<'a>>),
     /// Over packets of UDP.
     Udp(UdpPort<'a, RingEntry<'a>>),
+    /// Over an RDMA device, with what makes its connections: every poll attends to that.
+    #[cfg(feature = "verbs")]
+    Verbs(VerbsPort<'a>, &'a VerbsPlane),
 }
 
 /// The same of whichever it is.
@@ -34,6 +39,8 @@ macro_rules! of {
             AnyPort::Shm($port) => $what,
             AnyPort::Tcp($port) => $what,
             AnyPort::Udp($port) => $what,
+            #[cfg(feature = "verbs")]
+            AnyPort::Verbs($port, _) => $what,
         }
     };
 }
@@ -41,34 +48,6 @@ macro_rules! of {
 impl fmt::Debug for AnyPort<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         of!(self, port => port.fmt(f))
-    }
-}
-
-/// What a turn calls, for transports to which one more call is nothing: so the way through shared memory stays short where it is inlined.
-impl AnyPort<'_> {
-    #[inline(never)]
-    fn post_send_by_network(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
-        of!(self, port => port.post_send(wr))
-    }
-    #[inline(never)]
-    fn post_recv_by_network(&self, wr: &RecvWr) -> Result<(), PostError> {
-        of!(self, port => port.post_recv(wr))
-    }
-    #[inline(never)]
-    fn ring_doorbell_by_network(&self) -> Published {
-        of!(self, port => port.ring_doorbell())
-    }
-    #[inline(never)]
-    fn poll_cq_by_network(&self, now: Instant, out: &mut VecView<Cqe>) {
-        of!(self, port => port.poll_cq(now, out));
-    }
-    #[inline(never)]
-    fn look_by_network(&self) -> Sight {
-        of!(self, port => port.look())
-    }
-    #[inline(never)]
-    fn take_ready_by_network(&self) -> Option<Cqe> {
-        of!(self, port => port.take_ready())
     }
 }
 
@@ -84,10 +63,13 @@ impl Provider for AnyPort<'_> {
     }
     #[inline(always)]
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
-        match self {
-            Self::Shm(port) => port.post_send(wr),
-            Self::Tcp(_) | Self::Udp(_) => self.post_send_by_network(wr),
-        }
+        of!(self, port => port.post_send(wr))
+    }
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        of!(self, port => port.post_send_parts(wr))
+    }
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        of!(self, port => port.post_recv_parts(wr))
     }
     fn post_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
         of!(self, port => port.post_parcel(wr))
@@ -109,38 +91,28 @@ impl Provider for AnyPort<'_> {
     }
     #[inline(always)]
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
-        match self {
-            Self::Shm(port) => port.post_recv(wr),
-            Self::Tcp(_) | Self::Udp(_) => self.post_recv_by_network(wr),
-        }
+        of!(self, port => port.post_recv(wr))
     }
     #[inline(always)]
     fn ring_doorbell(&self) -> Published {
-        match self {
-            Self::Shm(port) => port.ring_doorbell(),
-            Self::Tcp(_) | Self::Udp(_) => self.ring_doorbell_by_network(),
-        }
+        of!(self, port => port.ring_doorbell())
     }
     #[inline(always)]
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
-        match self {
-            Self::Shm(port) => port.poll_cq(now, out),
-            Self::Tcp(_) | Self::Udp(_) => self.poll_cq_by_network(now, out),
+        #[cfg(feature = "verbs")]
+        if let AnyPort::Verbs(port, plane) = self {
+            // A channel that is broken makes no connections any more. Those that are wanted end by their time limits; the others live on.
+            let _no_new_ones = plane.attend(port);
         }
+        of!(self, port => port.poll_cq(now, out));
     }
     #[inline(always)]
     fn look(&self) -> Sight {
-        match self {
-            Self::Shm(port) => port.look(),
-            Self::Tcp(_) | Self::Udp(_) => self.look_by_network(),
-        }
+        of!(self, port => port.look())
     }
     #[inline(always)]
     fn take_ready(&self) -> Option<Cqe> {
-        match self {
-            Self::Shm(port) => port.take_ready(),
-            Self::Tcp(_) | Self::Udp(_) => self.take_ready_by_network(),
-        }
+        of!(self, port => port.take_ready())
     }
     fn poll_event(&self) -> Option<Event> {
         of!(self, port => port.poll_event())
