@@ -1,5 +1,7 @@
 //! RDMA devices, by what `/sys` says of them: none is opened.
 
+use spinwire_dataplane::provider::{Caps, EndpointType, Info};
+
 use super::{Absence, Found, Hints, Transport};
 
 /// Where the kernel lists them.
@@ -81,8 +83,18 @@ fn of_port(transport: Transport, port: Port, hints: &Hints) -> Vec<Found> {
             ),
         )];
     }
-    absent(Absence::new(
-        "endpoints over it cannot be opened by this version",
-        "use its queue pairs (hostshim::verbs), or shm, tcp or udp",
-    ))
+    if transport == Transport::Mlx5 {
+        return absent(Absence::new(
+            "endpoints over its queues cannot be opened by this version",
+            "use verbs, which goes over the same device, or its queues themselves (hostshim::mlx5)",
+        ));
+    }
+    // Its plane registers the arena, and what peers are let into.
+    let beside = Caps::RMA.with(Caps::ATOMIC).with(Caps::EXPOSE);
+    let offer = |kind| {
+        let info = hints.sizes.rdma().info(kind);
+        let info = Info { caps: info.caps.with(beside), ..info };
+        Found::ready(transport, Some(port.name.clone()), info)
+    };
+    [EndpointType::Rdm, EndpointType::Msg].map(offer).to_vec()
 }

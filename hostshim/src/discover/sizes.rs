@@ -1,5 +1,6 @@
 //! How much an endpoint is to hold, whatever it goes over.
 
+use spinwire_dataplane::provider::rdma::RdmaConfig;
 use spinwire_dataplane::provider::shm::ShmConfig;
 use spinwire_dataplane::provider::tcp::TcpConfig;
 use spinwire_dataplane::provider::udp::UdpConfig;
@@ -93,5 +94,32 @@ impl Sizes {
             port.matching.unexpected_bytes_max = port.message_bytes_max;
         }
         UdpOptions { port, ..UdpOptions::default() }
+    }
+
+    /// For a port over an RDMA device.
+    #[must_use]
+    pub fn rdma(&self) -> RdmaConfig {
+        let mut port = RdmaConfig::default();
+        port.peers_max = self.peers.unwrap_or(port.peers_max);
+        port.links = port.peers_max.saturating_add(2);
+        port.routes_max = port.routes_max.max(port.peers_max);
+        port.send_depth = self.send_depth.unwrap_or(port.send_depth);
+        port.matching.recv_depth = self.recv_depth.unwrap_or(port.matching.recv_depth);
+        if let Some(bytes) = self.message_bytes {
+            let most = u32::try_from(bytes.min(STREAM_BYTES_MAX)).unwrap_or(u32::MAX);
+            port.message_bytes_max = most;
+            // A message fits into three quarters of the slots, 32 bytes of each being the header.
+            let pieces = most.div_ceil(port.slot_bytes.saturating_sub(32).max(1));
+            let slots = pieces.saturating_mul(4).div_ceil(3).saturating_add(4);
+            port.slots = port.slots.max(slots);
+        }
+        port
+    }
+
+    /// For what it stands on.
+    #[cfg(feature = "verbs")]
+    #[must_use]
+    pub fn verbs(&self) -> crate::verbs::VerbsPlaneConfig {
+        crate::verbs::VerbsPlaneConfig { port: self.rdma(), ..Default::default() }
     }
 }

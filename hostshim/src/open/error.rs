@@ -39,6 +39,9 @@ pub enum OpenError {
     Tcp(TcpError),
     /// What stands on UDP.
     Udp(UdpError),
+    /// What stands on an RDMA device.
+    #[cfg(feature = "verbs")]
+    Verbs(crate::verbs::VerbsPlaneError),
     /// The ring.
     Ring(UringError),
     /// Memory for the tables.
@@ -84,6 +87,8 @@ impl fmt::Display for OpenError {
             Self::Endpoint(e) => e.fmt(f),
             Self::Tcp(e) => e.fmt(f),
             Self::Udp(e) => e.fmt(f),
+            #[cfg(feature = "verbs")]
+            Self::Verbs(e) => e.fmt(f),
             Self::Ring(e) => e.fmt(f),
             Self::Map(e) => e.fmt(f),
             Self::Arena(e) => e.fmt(f),
@@ -118,3 +123,6 @@ from! {
     AddressError => Address, DomainError => Domain, EndpointError => Endpoint, TcpError => Tcp, UdpError => Udp,
     UringError => Ring, MapError => Map, Exhausted => Arena, PostError => Post,
 }
+
+#[cfg(feature = "verbs")]
+from! { crate::verbs::VerbsPlaneError => Verbs }

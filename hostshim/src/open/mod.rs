@@ -39,6 +39,8 @@ use crate::socket::{Address, Scheme};
 use crate::tcp::TcpPlane;
 use crate::udp::UdpHost;
 use crate::uri::{Place, Uri};
+#[cfg(feature = "verbs")]
+use crate::verbs::VerbsPlane;
 
 /// Memory for what stands beside the arena of a ring: the ring itself, and routes.
 const BESIDE_BYTES: usize = 256 << 10;
@@ -123,6 +125,8 @@ enum Ground {
     },
     Tcp(Box<TcpPlane>),
     Udp(Box<UdpHost>),
+    #[cfg(feature = "verbs")]
+    Verbs(Box<VerbsPlane>),
 }
 
 /// What an endpoint stands on: descriptors and memory. Belongs to the thread that opened it.
@@ -153,6 +157,8 @@ impl Host {
         let is_datagram = kind == EndpointType::Dgram;
         match (transport, is_datagram) {
             (Transport::Shm | Transport::Tcp, false) | (Transport::Udp, true) => {}
+            #[cfg(feature = "verbs")]
+            (Transport::Verbs, false) => {}
             (Transport::Shm | Transport::Tcp | Transport::Udp, _) => {
                 return Err(OpenError::Type { transport, wanted: kind });
             }
@@ -170,6 +176,10 @@ impl Host {
             }
             Place::Socket(address) if is_datagram => (open_udp(address, config)?, BESIDE_BYTES),
             Place::Socket(address) => (open_tcp(address, config)?, BESIDE_BYTES),
+            #[cfg(feature = "verbs")]
+            Place::Device { direct: false, device, port, meet } => {
+                (open_verbs((device, *port), meet, config)?, BESIDE_BYTES)
+            }
             Place::Device { .. } | Place::Fabric { .. } => {
                 return Err(OpenError::Transport(transport));
             }
@@ -185,11 +195,19 @@ impl Host {
             Ground::Shm { .. } => None,
             Ground::Tcp(plane) => plane.local(),
             Ground::Udp(host) => Some(host.local()),
+            #[cfg(feature = "verbs")]
+            Ground::Verbs(plane) => plane.local(),
         };
         match (self.config.role, self.uri.place(), local) {
             (Role::Listen, Place::Socket(asked), Some(local)) => {
                 let address = Address::new(asked.scheme(), asked.host(), local.port());
                 Uri::new(Place::Socket(address), self.uri.endpoint().copied())
+            }
+            (Role::Listen, Place::Device { direct, device, port, meet }, Some(local)) => {
+                let meet = Address::new(meet.scheme(), meet.host(), local.port());
+                let place =
+                    Place::Device { direct: *direct, device: device.clone(), port: *port, meet };
+                Uri::new(place, self.uri.endpoint().copied())
             }
             _ => self.uri.clone(),
         }
@@ -263,6 +281,22 @@ fn open_udp(address: &Address, config: &OpenConfig) -> Result<Ground, OpenError>
     let mut udp = config.sizes.udp();
     udp.ring.arena_bytes = udp.port.arena_bytes() + config.arena_bytes + (2 << 20);
     Ok(Ground::Udp(Box::new(UdpHost::open(&local, &udp)?)))
+}
+
+#[cfg(feature = "verbs")]
+fn open_verbs(
+    (device, port): (&str, Option<u8>),
+    meet: &Address,
+    config: &OpenConfig,
+) -> Result<Ground, OpenError> {
+    let listen = match config.role {
+        Role::Listen => Some(meet.port()),
+        Role::Connect => None,
+    };
+    let mut plane = config.sizes.verbs();
+    plane.device_port = port.unwrap_or(plane.device_port);
+    plane.arena_bytes = config.arena_bytes.saturating_add(2 << 20);
+    Ok(Ground::Verbs(Box::new(VerbsPlane::open(device, listen, &plane)?)))
 }
 
 /// An endpoint that is open, and how it came to be.

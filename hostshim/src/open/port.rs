@@ -15,6 +15,8 @@ use spinwire_dataplane::provider::{
 use spinwire_dataplane::time::Instant;
 
 use crate::uring::RingEntry;
+#[cfg(feature = "verbs")]
+use crate::verbs::{VerbsPlane, VerbsPort};
 
 /// A port over one of the transports, each behind a branch and no pointer to a function: a program that is generic over providers takes it
 /// like any other.
@@ -25,6 +27,9 @@ pub enum AnyPort<'a> {
     Tcp(TcpPort<'a, RingEntry<'a>>),
     /// Over packets of UDP.
     Udp(UdpPort<'a, RingEntry<'a>>),
+    /// Over an RDMA device, with what makes its connections: every poll attends to that.
+    #[cfg(feature = "verbs")]
+    Verbs(VerbsPort<'a>, &'a VerbsPlane),
 }
 
 /// The same of whichever it is.
@@ -34,6 +39,8 @@ macro_rules! of {
             AnyPort::Shm($port) => $what,
             AnyPort::Tcp($port) => $what,
             AnyPort::Udp($port) => $what,
+            #[cfg(feature = "verbs")]
+            AnyPort::Verbs($port, _) => $what,
         }
     };
 }
@@ -92,6 +99,11 @@ impl Provider for AnyPort<'_> {
     }
     #[inline(always)]
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
+        #[cfg(feature = "verbs")]
+        if let AnyPort::Verbs(port, plane) = self {
+            // A channel that is broken makes no connections any more. Those that are wanted end by their time limits; the others live on.
+            let _no_new_ones = plane.attend(port);
+        }
         of!(self, port => port.poll_cq(now, out));
     }
     #[inline(always)]

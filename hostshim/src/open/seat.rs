@@ -16,12 +16,17 @@ use spinwire_dataplane::uring::Ring;
 
 use super::{AnyPort, Ground, OpenConfig, OpenError, first_of};
 use crate::clock::TscClock;
+use crate::discover::Transport;
 use crate::domain::{Domain, EndpointError};
 use crate::socket::Address;
 use crate::tcp::TcpPlane;
 use crate::udp::{self, UdpHost};
 use crate::uri::{Place, Uri};
 use crate::uring::RingEntry;
+#[cfg(feature = "verbs")]
+use crate::uring::UringError;
+#[cfg(feature = "verbs")]
+use crate::verbs::VerbsPlane;
 
 type HostRing<'a> = Ring<'a, RingEntry<'a>>;
 
@@ -30,6 +35,8 @@ enum Floor<'a> {
     Shm(&'a Domain, Bump<'a>),
     Tcp(&'a TcpPlane, &'a HostRing<'a>),
     Udp(&'a UdpHost, &'a HostRing<'a>, &'a Routes<'a>),
+    #[cfg(feature = "verbs")]
+    Verbs(&'a VerbsPlane, Bump<'a>),
 }
 
 /// Where the tables of one endpoint are placed, and those of the program.
@@ -64,6 +71,8 @@ impl<'a> Seat<'a> {
                 let routes = bump.value(Routes::place(&bump, host.config().peers_max)?)?;
                 Floor::Udp(host, ring, routes)
             }
+            #[cfg(feature = "verbs")]
+            Ground::Verbs(plane) => Floor::Verbs(plane, plane.arena().ok_or(UringError::Taken)?),
         };
         Ok(Self { floor, name, kind, config })
     }
@@ -79,6 +88,8 @@ impl<'a> Seat<'a> {
     pub const fn bump(&self) -> &Bump<'a> {
         match &self.floor {
             Floor::Shm(_, bump) => bump,
+            #[cfg(feature = "verbs")]
+            Floor::Verbs(_, bump) => bump,
             Floor::Tcp(_, ring) | Floor::Udp(_, ring, _) => ring.arena().bump(),
         }
     }
@@ -100,6 +111,8 @@ impl<'a> Seat<'a> {
             }
             Floor::Tcp(plane, ring) => AnyPort::Tcp(plane.port(ring, who)?),
             Floor::Udp(host, ring, routes) => AnyPort::Udp(host.port(ring, routes)?),
+            #[cfg(feature = "verbs")]
+            Floor::Verbs(plane, bump) => AnyPort::Verbs(plane.port(bump, who)?, plane),
         };
         Ok(Endpoint::new(port, self.bump(), &EndpointConfig::default())?)
     }
@@ -123,6 +136,12 @@ impl<'a> Seat<'a> {
             (Floor::Shm(..), Place::Shm { .. }, _) => wait.in_domain(&name, self.kind),
             (Floor::Tcp(plane, _), Place::Socket(address), AnyPort::Tcp(port)) => {
                 plane.introduce(port, &name, first_of(address)?)?;
+                let peer = endpoint.connect(&name)?;
+                wait.until(peer, || port.reach(peer))
+            }
+            #[cfg(feature = "verbs")]
+            (Floor::Verbs(..), Place::Device { meet, .. }, AnyPort::Verbs(port, plane)) => {
+                plane.introduce(port, &name, first_of(meet)?)?;
                 let peer = endpoint.connect(&name)?;
                 wait.until(peer, || port.reach(peer))
             }
@@ -195,6 +214,9 @@ impl Wait<'_, '_> {
 
     /// The port does not tell nobody from somebody who hangs up: so it is tried once more, by a plain socket.
     fn somebody_listens(&self) -> bool {
+        if self.uri.transport() != Transport::Tcp {
+            return true;
+        }
         let found = self.uri.address().and_then(|address| first_of(address).ok());
         found.is_some_and(|at| TcpStream::connect_timeout(&at, Duration::from_millis(500)).is_ok())
     }
@@ -215,9 +237,13 @@ impl Wait<'_, '_> {
                 break Err(nobody);
             }
         };
-        if let AnyPort::Tcp(port) = self.endpoint.provider()
-            && let Some(fault) = port.last_fault()
-        {
+        let fault = match self.endpoint.provider() {
+            AnyPort::Tcp(port) => port.last_fault(),
+            #[cfg(feature = "verbs")]
+            AnyPort::Verbs(port, _) => port.last_fault(),
+            AnyPort::Shm(_) | AnyPort::Udp(_) => None,
+        };
+        if let Some(fault) = fault {
             return Err(OpenError::Nonsense { at: self.uri.to_string(), fault });
         }
         let refused = self.endpoint.poll_event() == Some(Event::Refused(peer));
