@@ -11,6 +11,8 @@
 //! Time is virtual. No case waits: it turns its nodes until something is so, at most [`TURNS_MAX`] times.
 
 mod node;
+#[cfg(feature = "libfabric")]
+mod ofi;
 mod rdma;
 mod rig;
 mod tcp;
@@ -33,6 +35,8 @@ pub mod transfer;
 pub mod unexpected;
 
 pub use node::{Got, Node};
+#[cfg(feature = "libfabric")]
+pub use ofi::{Ofi, OfiChoice, OfiEnd, OfiGround, run_on};
 pub use rdma::{HostedPort, Keys, Pair, Rdma, RdmaGround};
 pub use rig::{Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};
 pub use tcp::{NamedPort, Tcp, TcpGround};
