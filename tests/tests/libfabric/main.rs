@@ -35,7 +35,7 @@ const UDP: OfiChoice = OfiChoice::new("udp", Rdm);
 const ALL: &[OfiChoice] = &[TCP, TCP_MSG, SOCKETS, SOCKETS_MSG, SHM, UDP];
 /// Connections of `tcp` have no tags.
 const TAGGED: &[OfiChoice] = &[TCP, SOCKETS, SOCKETS_MSG, SHM, UDP];
-/// `sockets` loses the immediate data of messages that have waited.
+/// `sockets` loses the immediate data of messages that have waited; and its threads run when they run, whatever number of turns a case counts.
 const WAITING: &[OfiChoice] = &[TCP, TCP_MSG, SHM, UDP];
 const WAITING_TAGGED: &[OfiChoice] = &[TCP, SHM, UDP];
 /// `shm` does not find messages that have waited by masks.
@@ -71,20 +71,21 @@ cases! {
         peers: addresses_are_checked, nothing_leaks_by_connecting_and_disconnecting;
         peers_msg: a_second_is_refused, disconnect_ends_the_other_end;
         parcels: without_parcels_the_guard_comes_back;
-        raw: one_completion_at_a_time, a_full_batch_is_left_alone, doorbells_count_exactly;
+        raw: doorbells_count_exactly;
     }
     TAGGED {
         transfer: tags_and_immediate_data_arrive;
-        matching: the_first_posted_wins, many_tags_find_their_receives;
+        matching: many_tags_find_their_receives;
         peers: disconnect_gives_directed_receives_back;
     }
     WAITING {
         order: messages_of_a_peer_stay_in_order;
         matching: directed_receives_take_their_peer, a_post_never_completes_by_itself;
         limits: no_credit;
+        raw: one_completion_at_a_time, a_full_batch_is_left_alone;
     }
     WAITING_TAGGED {
-        matching: tags_match_exactly, tagged_and_untagged_never_mix;
+        matching: the_first_posted_wins, tags_match_exactly, tagged_and_untagged_never_mix;
         unexpected: a_long_one_stalls_and_resolves;
     }
     WAITING_MASKED {
