@@ -21,6 +21,7 @@
 //!   | udp        ports for messages over UDP: udp://host:port               |
 //!   | uri        where endpoints are found: shm://market, tcp://host:port  |
 //!   | file       files, with direct I/O where there is any                  |
+//!   | libfabric  ports over libfabric's providers (feature `libfabric`)     |
 //!   | mlx5       queues of ConnectX devices (unverified on hardware)        |
 //!   | mem        memory: private arenas, named segments, huge pages         |
 //!   | affinity   which CPUs, and pinning to one                             |
@@ -100,6 +101,8 @@ pub mod guide;
 pub mod idle;
 #[cfg(feature = "layout")]
 pub mod layout;
+#[cfg(feature = "libfabric")]
+pub mod libfabric;
 pub mod limits;
 pub mod liveness;
 pub mod mem;

@@ -10,6 +10,7 @@
 //! | [`gate`] | the allocator that counts |
 //! | [`mlx5`] | libibverbs and libmlx5: what they hand out, owned |
 //! | `posted` | what ports of this crate promise of posted memory |
+//! | `ofi` | libfabric (feature `libfabric`) |
 //! | [`uring`] | the system calls of io_uring, and the memory of a ring |
 //! | [`socket`] | the calls on sockets that the standard library lacks |
 //! | `verbs` | libibverbs (feature `verbs`) |
@@ -20,6 +21,8 @@ pub(crate) mod futex;
 pub(crate) mod gate;
 pub(crate) mod mlx5;
 pub(crate) mod mmap;
+#[cfg(feature = "libfabric")]
+pub(crate) mod ofi;
 mod posted;
 pub(crate) mod socket;
 pub(crate) mod syscall;

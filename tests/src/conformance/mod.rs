@@ -11,6 +11,8 @@
 //! Time is virtual. No case waits: it turns its nodes until something is so, at most [`TURNS_MAX`] times.
 
 mod node;
+#[cfg(feature = "libfabric")]
+mod ofi;
 mod rdma;
 mod rdma_mlx5;
 mod rig;
@@ -35,6 +37,8 @@ pub mod transfer;
 pub mod unexpected;
 
 pub use node::{Got, Node};
+#[cfg(feature = "libfabric")]
+pub use ofi::{Ofi, OfiChoice, OfiEnd, OfiGround, run_on};
 pub use rdma::{
     Host, HostedPort, Keys, Network, NetworkKind, Pair, Rdma, RdmaGround, RdmaRig, Simulated,
 };

@@ -1,5 +1,5 @@
 //! Dependency direction: layouts <- dataplane <- hostshim <- tools, capi. Tests and benches see the first three, nothing sees
-//! them, and nothing in Rust sees the C library.
+//! them, and nothing in Rust sees the C library. What libfabric declares is seen by hostshim alone.
 //!
 //! The facts come from `cargo metadata`, so that renames, targets and workspace inheritance are seen as cargo sees them.
 
@@ -22,6 +22,7 @@ struct Member {
 const LAYOUTS: &str = "spinwire-layouts";
 const DATAPLANE: &str = "spinwire-dataplane";
 const HOSTSHIM: &str = "spinwire-hostshim";
+const OFI_SYS: &str = "spinwire-ofi-sys";
 
 const MEMBERS: &[Member] = &[
     Member { name: LAYOUTS, folder: "layouts", ours: &[], foreign: Some(&["static_assertions"]) },
@@ -31,7 +32,13 @@ const MEMBERS: &[Member] = &[
         ours: &[LAYOUTS],
         foreign: Some(&["heapless", "static_assertions"]),
     },
-    Member { name: HOSTSHIM, folder: "hostshim", ours: &[LAYOUTS, DATAPLANE], foreign: None },
+    Member {
+        name: HOSTSHIM,
+        folder: "hostshim",
+        ours: &[LAYOUTS, DATAPLANE, OFI_SYS],
+        foreign: None,
+    },
+    Member { name: OFI_SYS, folder: "hostshim/ofi-sys", ours: &[], foreign: None },
     Member {
         name: "spinwire-capi",
         folder: "hostshim/capi",

@@ -1,0 +1,209 @@
+//! Type MSG: one connection, to one peer.
+//!
+//! ```text
+//!   connect(name)    fi_connect with a hello: who speaks       request    hello of no version of ours, another peer: fi_reject
+//!                                                                         else fi_accept
+//!   Connected        receives that were posted before go to the endpoint, in their order
+//!   Shutdown         what has come is read; then all operations end, then the peer's end is told
+//! ```
+//!
+//! Both ends may connect at the same time. Then the connection of the lower name stays: its owner holds the other request, unanswered, until its
+//! own is; the higher name gives up its own and accepts. Nobody is refused by an answer that overtakes a request.
+
+use spinwire_dataplane::error::{Fatal, Misuse, PostError};
+use spinwire_dataplane::id::{Addr, Name};
+use spinwire_dataplane::provider::peers::Standing;
+use spinwire_dataplane::provider::{Event, Status};
+
+use super::contexts::{Operation, What};
+use super::port::OfiPort;
+use crate::raw::ofi::{Active, NOBODY, Offer, Told};
+
+/// What a hello begins with: what speaks, and the version of that.
+const GREETING: [u8; 8] = *b"spwofi\x00\x01";
+/// Bytes of a hello: greeting and name.
+const HELLO_BYTES: usize = GREETING.len() + 64;
+/// Events that one poll takes.
+const EVENTS_MAX: u32 = 8;
+
+fn hello_of(name: &Name) -> [u8; HELLO_BYTES] {
+    let mut hello = [0; HELLO_BYTES];
+    for (to, from) in hello.iter_mut().zip(GREETING.iter().chain(name.as_field())) {
+        *to = *from;
+    }
+    hello
+}
+
+/// Who says hello, where that is one of ours.
+fn read_hello(hello: &[u8]) -> Option<Name> {
+    let field = hello.strip_prefix(&GREETING)?.first_chunk::<64>()?;
+    Name::from_field(field).ok()
+}
+
+impl OfiPort<'_> {
+    /// Begins to connect to the one peer.
+    pub(super) fn connect_one(&self, name: &Name) -> Result<Addr, PostError> {
+        let address = self.find(name);
+        if let Some(peer) = self.peer.get() {
+            let row = self.peers.find(peer)?;
+            let same = row.name.get() == Some(*name) && !row.state.is_lost();
+            // A name that nobody has is that before it is another's.
+            return if same {
+                Ok(peer)
+            } else {
+                address.and(Err(Misuse::WrongPeer)).map_err(Into::into)
+            };
+        }
+        let address = address?;
+        let (slot, row) = self.peers.vacant()?;
+        let active = Active::open(&self.offer, &self.bound).map_err(|_failed| Fatal::QueueError)?;
+        active.connect(address.bytes(), &hello_of(&self.name)).map_err(|_failed| Fatal::Refused)?;
+        self.active.set(Some(active));
+        row.name.set(Some(*name));
+        row.fresh();
+        row.number.set(NOBODY);
+        row.state.set_standing(Standing::Connecting);
+        let peer = row.state.addr(slot);
+        self.peer.set(Some(peer));
+        Ok(peer)
+    }
+
+    /// What has happened to connections.
+    #[cold]
+    pub(super) fn hear(&self) {
+        let Some(events) = &self.bound.events else { return };
+        for _ in 0..EVENTS_MAX {
+            match events.read() {
+                Ok(Some(Told::Request { offer, hello })) => self.asked(offer, &hello),
+                Ok(Some(Told::Connected(fid))) if self.is_active(fid) => self.connected(),
+                Ok(Some(Told::Shutdown(fid))) if self.is_active(fid) => self.broken(Standing::Gone),
+                Ok(Some(Told::Failed(fid))) if self.is_active(fid) => {
+                    self.broken(Standing::Refused)
+                }
+                // About an endpoint that was given up.
+                Ok(Some(_)) => {}
+                Ok(None) => return,
+                Err(failed) => {
+                    self.lost.set(Some(failed.code));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn is_active(&self, fid: usize) -> bool {
+        self.with_active(|active| active.is(fid)) == Some(true)
+    }
+
+    /// Somebody wants to connect.
+    fn asked(&self, offer: Offer, hello: &[u8]) {
+        let Some(name) = read_hello(hello) else { return self.reject(&offer) };
+        if self.is_connecting_to(&name) && self.name.as_str() < name.as_str() {
+            let before = self.crossing.replace(Some(offer));
+            before.iter().for_each(|other| self.reject(other));
+        } else if !self.accept(&offer, &name) {
+            self.reject(&offer);
+        }
+    }
+
+    fn reject(&self, offer: &Offer) {
+        if let Some(passive) = &self.passive {
+            // Who has given up meanwhile needs no answer.
+            let _answer = passive.reject(offer);
+        }
+    }
+
+    fn is_connecting_to(&self, name: &Name) -> bool {
+        let row = self.peer.get().and_then(|peer| self.peers.find(peer).ok());
+        row.is_some_and(|row| {
+            row.state.standing() == Standing::Connecting && row.name.get() == Some(*name)
+        })
+    }
+
+    fn accept(&self, offer: &Offer, name: &Name) -> bool {
+        let row = match self.peer.get() {
+            Some(peer) => {
+                let Ok(row) = self.peers.find(peer) else { return false };
+                if !self.is_connecting_to(name) {
+                    return false;
+                }
+                drop(self.active.take());
+                row
+            }
+            None => {
+                let Ok((slot, row)) = self.peers.vacant() else { return false };
+                row.name.set(Some(*name));
+                row.fresh();
+                row.number.set(NOBODY);
+                row.state.set_standing(Standing::Connecting);
+                self.peer.set(Some(row.state.addr(slot)));
+                row
+            }
+        };
+        let opened = Active::open(offer, &self.bound);
+        let accepted = opened.and_then(|active| active.accept().map(|()| active));
+        if let Ok(active) = accepted {
+            self.active.set(Some(active));
+            return true;
+        }
+        // Nobody was told of it.
+        row.name.set(None);
+        row.state.vacate();
+        self.peer.set(None);
+        false
+    }
+
+    fn connected(&self) {
+        let Some(peer) = self.peer.get() else { return };
+        let Ok(row) = self.peers.find(peer) else { return };
+        row.state.set_standing(Standing::Up);
+        self.crossing.take().iter().for_each(|other| self.reject(other));
+        let told = self.events.push(Event::Connected(peer));
+        debug_assert!(told.is_ok(), "there is room for the start of every peer");
+        self.release_held();
+    }
+
+    /// Hands the receives over that were posted before there was an endpoint.
+    fn release_held(&self) {
+        while let Some((space, operation)) = self.contexts.first(|operation| operation.held) {
+            let operation = Operation { held: false, ..operation };
+            self.contexts.set(space, operation);
+            if self.receive(&operation, space) != Ok(true) {
+                // As many fit as its `recv_depth` says.
+                self.end_without(space, Status::Cancelled);
+            }
+        }
+    }
+
+    fn broken(&self, standing: Standing) {
+        let Some(peer) = self.peer.get() else { return };
+        let Ok(row) = self.peers.find(peer) else { return };
+        let connecting = row.state.standing() == Standing::Connecting;
+        if let (Some(offer), Some(name)) = (self.crossing.take(), row.name.get())
+            && connecting
+            && self.accept(&offer, &name)
+        {
+            // The other connection comes instead.
+            return;
+        }
+        self.lose(peer, if connecting { standing } else { Standing::Gone });
+    }
+
+    /// Closes the connection. First what has come is read; then each operation ends with the status that `how` says, or is held for the next
+    /// connection where it says none.
+    pub(super) fn close(&self, how: impl Fn(&Operation) -> Option<Status>) {
+        self.read_all();
+        drop(self.active.take());
+        // The library may tell of what it has given up.
+        self.read_all();
+        while let Some((space, operation)) = self.contexts.first(|operation| !operation.held) {
+            match how(&operation) {
+                Some(status) => self.end_without(space, status),
+                None if matches!(operation.what, What::Receive(_)) && operation.ends.is_none() => {
+                    self.contexts.set(space, Operation { held: true, ..operation });
+                }
+                None => self.end_without(space, Status::Cancelled),
+            }
+        }
+    }
+}

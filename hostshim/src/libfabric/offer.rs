@@ -1,0 +1,258 @@
+//! What libfabric's providers offer, in the words of this house.
+
+use spinwire_dataplane::provider::{Caps, EndpointType, Info, Limits};
+use spinwire_layouts::word::widen;
+use spinwire_ofi_sys as sys;
+
+use super::error::OfiError;
+use super::setup::OfiConfig;
+use crate::raw::ofi::{Offer, Wanted};
+
+/// What may be asked of the providers. What is `None` may be anything.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct OfiHints {
+    /// The provider, as `fi_info -p` takes it: `tcp`, `tcp;ofi_rxm`, `sockets`, `shm`, ..
+    pub provider: Option<String>,
+    /// What the endpoint is to be.
+    pub endpoint_type: Option<EndpointType>,
+    /// The address to be at: a host, or an address of an interface.
+    pub node: Option<String>,
+}
+
+/// What a provider asks of those who use it: `mode` and `mr_mode` of `fi_getinfo(3)`, `fi_mr(3)`. The port does all of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OfiModes {
+    /// Memory for each operation that is posted.
+    pub context: bool,
+    /// Buffers of messages lie in registered memory.
+    pub local: bool,
+    /// Memory of others is named by its address, not by its distance from the start of the region.
+    pub virtual_address: bool,
+    /// Memory that is registered has pages already.
+    pub allocated: bool,
+    /// The provider chooses the keys.
+    pub provider_key: bool,
+}
+
+/// An endpoint that can be had.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OfiOffer {
+    /// The provider, as `fi_info` names it.
+    pub provider: String,
+    /// The fabric: who are on the same one may reach each other.
+    pub fabric: String,
+    /// The domain: a network interface, a device.
+    pub domain: String,
+    /// What a port of it is and can do, with the limits of the provider alone.
+    pub info: Info,
+    /// What it asks for.
+    pub modes: OfiModes,
+    /// Whether messages make progress without being polled for.
+    pub automatic_progress: bool,
+}
+
+/// All endpoints that can be had, in libfabric's order: the best first. Nothing is opened.
+///
+/// # Errors
+/// What `fi_getinfo(3)` says; that nothing is offered is an empty list.
+pub fn found(hints: &OfiHints) -> Result<Vec<OfiOffer>, OfiError> {
+    let wanted = Wanted {
+        endpoint_type: hints.endpoint_type.map_or(sys::FI_EP_UNSPEC, type_number),
+        provider: hints.provider.as_deref(),
+        node: hints.node.as_deref(),
+        ..Wanted::default()
+    };
+    let offers = offers(&wanted)?;
+    Ok(offers.iter().filter_map(describe).collect())
+}
+
+/// What is offered; nothing is no error.
+fn offers(wanted: &Wanted<'_>) -> Result<Vec<Offer>, OfiError> {
+    match Offer::list(wanted) {
+        Err(failed) if failed.code == libc::ENODATA => Ok(Vec::new()),
+        other => Ok(other?),
+    }
+}
+
+fn describe(offer: &Offer) -> Option<OfiOffer> {
+    let endpoint_type = type_of(offer.endpoint().type_)?;
+    let longest = offer.endpoint().max_msg_size;
+    let limits = Limits {
+        message_bytes_max: longest,
+        inject_bytes_max: offer.transmit().inject_size,
+        sge_max: 1,
+        send_depth: u32::try_from(offer.transmit().size).unwrap_or(u32::MAX),
+        recv_depth: u32::try_from(offer.receive().size).unwrap_or(u32::MAX),
+        unexpected_depth: u32::MAX,
+        unexpected_bytes_max: longest,
+        peers_max: if endpoint_type == EndpointType::Msg { 1 } else { u32::MAX },
+    };
+    let provider = offer.provider();
+    let mut caps = caps(offer, endpoint_type);
+    if faults(&provider).loses_immediate {
+        caps = caps.without(Caps::IMMEDIATE);
+    }
+    Some(OfiOffer {
+        fabric: offer.fabric(),
+        domain: offer.domain_name(),
+        info: Info::of_type(label(&provider), endpoint_type, caps, limits),
+        modes: modes(offer),
+        automatic_progress: offer.domain().data_progress == sys::FI_PROGRESS_AUTO,
+        provider,
+    })
+}
+
+/// What the ports of a provider are called, in `Info`.
+pub(super) fn label(provider: &str) -> &'static str {
+    match provider {
+        "tcp" => "ofi:tcp",
+        "tcp;ofi_rxm" => "ofi:tcp;ofi_rxm",
+        "net" => "ofi:net",
+        "net;ofi_rxm" => "ofi:net;ofi_rxm",
+        "sockets" => "ofi:sockets",
+        "udp" => "ofi:udp",
+        "udp;ofi_rxd" => "ofi:udp;ofi_rxd",
+        "shm" => "ofi:shm",
+        "verbs" => "ofi:verbs",
+        "verbs;ofi_rxm" => "ofi:verbs;ofi_rxm",
+        "verbs;ofi_rxd" => "ofi:verbs;ofi_rxd",
+        "efa" => "ofi:efa",
+        _ => "ofi",
+    }
+}
+
+/// What a provider does about ranges, rights and keys of memory that others may touch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Guard {
+    /// It checks them.
+    #[default]
+    Checks,
+    /// It has no rights; who has a wrong key is cut off, or waits for ever.
+    KeysOnly,
+    /// It lets everybody in, even after the key was withdrawn.
+    None,
+}
+
+/// What a provider is known to do wrong, in silence.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Faults {
+    /// The completion of a receive that took a message which had waited does not say that there is immediate data.
+    pub(super) loses_immediate: bool,
+    /// A receive with a mask is not compared with the messages that wait.
+    pub(super) misses_masks: bool,
+    /// What it does about memory.
+    pub(super) memory_guard: Guard,
+}
+
+/// Those of libfabric 1.17; later versions were not looked at.
+pub(super) fn faults(provider: &str) -> Faults {
+    let memory_guard = match provider {
+        "shm" => Guard::None,
+        "tcp" | "net" | "tcp;ofi_rxm" | "net;ofi_rxm" | "udp;ofi_rxd" => Guard::KeysOnly,
+        _ => Guard::Checks,
+    };
+    Faults { loses_immediate: provider == "sockets", misses_masks: provider == "shm", memory_guard }
+}
+
+const fn type_of(number: u32) -> Option<EndpointType> {
+    match number {
+        sys::FI_EP_MSG => Some(EndpointType::Msg),
+        sys::FI_EP_RDM => Some(EndpointType::Rdm),
+        sys::FI_EP_DGRAM => Some(EndpointType::Dgram),
+        _ => None,
+    }
+}
+
+const fn type_number(of: EndpointType) -> u32 {
+    match of {
+        EndpointType::Msg => sys::FI_EP_MSG,
+        EndpointType::Rdm => sys::FI_EP_RDM,
+        EndpointType::Dgram => sys::FI_EP_DGRAM,
+    }
+}
+
+/// What a port can do over it. Not among them: looks at waiting messages and buffers for many messages, because what libfabric has of
+/// these is something else; see the room's comment.
+pub(super) fn caps(offer: &Offer, endpoint_type: EndpointType) -> Caps {
+    let has = |bits: u32| offer.info().caps & u64::from(bits) != 0;
+    let has_wide = |bits: u64| offer.info().caps & bits != 0;
+    let connected = endpoint_type == EndpointType::Msg;
+    // A connected endpoint hears one peer, whatever the provider says of that.
+    [
+        (has(sys::FI_MSG), Caps::MESSAGE),
+        (has(sys::FI_TAGGED), Caps::TAGGED),
+        (true, Caps::INJECT),
+        (offer.domain().cq_data_size >= 8, Caps::IMMEDIATE),
+        (connected || has_wide(sys::FI_DIRECTED_RECV), Caps::DIRECTED_RECV),
+        (connected || has_wide(sys::FI_SOURCE), Caps::SOURCE),
+    ]
+    .into_iter()
+    .filter(|(there, _)| *there)
+    .fold(Caps::NONE, |all, (_, cap)| all.with(cap))
+}
+
+pub(super) fn modes(offer: &Offer) -> OfiModes {
+    let mode = offer.domain().mr_mode;
+    let has = |bit: u32| i32::try_from(bit).is_ok_and(|bit| mode & bit != 0);
+    OfiModes {
+        context: offer.info().mode & (sys::FI_CONTEXT | sys::FI_CONTEXT2) != 0,
+        local: has(sys::FI_MR_LOCAL),
+        virtual_address: has(sys::FI_MR_VIRT_ADDR),
+        allocated: has(sys::FI_MR_ALLOCATED),
+        provider_key: has(sys::FI_MR_PROV_KEY),
+    }
+}
+
+/// The bits of tags that the provider carries: all up to the highest of its format (`mem_tag_format` of `fi_endpoint(3)`).
+pub(super) const fn tag_bits(offer: &Offer) -> u64 {
+    match offer.endpoint().mem_tag_format {
+        0 => 0,
+        format => u64::MAX >> format.leading_zeros(),
+    }
+}
+
+/// Whether memory can be read and written from afar, in both directions.
+pub(super) const fn has_memory(offer: &Offer) -> bool {
+    has_all(
+        offer,
+        sys::FI_RMA | sys::FI_READ | sys::FI_WRITE | sys::FI_REMOTE_READ | sys::FI_REMOTE_WRITE,
+    )
+}
+
+/// Whether there are atomic operations at all.
+pub(super) const fn has_atomics(offer: &Offer) -> bool {
+    has_all(offer, sys::FI_ATOMIC)
+}
+
+const fn has_all(offer: &Offer, bits: u32) -> bool {
+    let bits = widen(bits);
+    offer.info().caps & bits == bits
+}
+
+/// The best offer for such a port: with as many of the capabilities as one has, those that matter most first.
+pub(super) fn choose(config: &OfiConfig) -> Result<Offer, OfiError> {
+    let message = u64::from(sys::FI_MSG);
+    let tagged = message | u64::from(sys::FI_TAGGED);
+    let who = tagged | sys::FI_SOURCE | sys::FI_DIRECTED_RECV;
+    let memory = u64::from(sys::FI_RMA);
+    let mut all = vec![who, tagged | sys::FI_SOURCE, tagged, message | sys::FI_SOURCE, message];
+    if config.one_sided {
+        let beside = [memory | u64::from(sys::FI_ATOMIC), memory, 0];
+        all = beside.iter().flat_map(|more| all.iter().map(move |caps| caps | more)).collect();
+    }
+    for caps in all {
+        let wanted = Wanted {
+            endpoint_type: type_number(config.endpoint_type),
+            caps,
+            in_order: config.endpoint_type != EndpointType::Dgram,
+            provider: config.provider.as_deref(),
+            node: config.node.as_deref(),
+            service: config.service.as_deref(),
+        };
+        if let Some(best) = offers(&wanted)?.into_iter().next() {
+            return Ok(best);
+        }
+    }
+    let wanted = format!("endpoint of type {}", config.endpoint_type);
+    Err(OfiError::NoOffer { provider: config.provider.clone(), wanted })
+}

@@ -1,0 +1,221 @@
+//! Opening a port: by the best offer for what is asked.
+
+use core::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use spinwire_dataplane::id::{Name, WrId};
+use spinwire_dataplane::provider::peers::Peers;
+use spinwire_dataplane::provider::{Caps, Cqe, EndpointType, Event, Info, Limits, Status};
+use spinwire_dataplane::raw::place::Bump;
+use spinwire_dataplane::table::Ring;
+use spinwire_dataplane::time::{Instant, Nanos};
+
+use super::contexts::Contexts;
+use super::error::{OfiError, OfiFailure};
+use super::names::Names;
+use super::offer::{self, Guard};
+use super::port::{OfiCounters, OfiPort, Row, wide};
+use crate::raw::ofi::{
+    Active, AddressVector, Bound, Completions, Copies, Domain, Events, Fabric, Offer, Passive,
+    Spaces,
+};
+
+/// Failures that are kept for [`OfiPort::poll_failure`].
+const FAILURES_KEPT: u32 = 16;
+/// The first key that a port gives out, where they are its own: no number that comes about by itself.
+const FIRST_KEY: u64 = 0x6F66_6900;
+
+/// What a port is to be like.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OfiConfig {
+    /// The provider, as `fi_info -p` takes it; `None` for the one that libfabric holds for the best.
+    pub provider: Option<String>,
+    /// What the endpoint is to be.
+    pub endpoint_type: EndpointType,
+    /// The address to be at: a host, or an address of an interface. `None` where the provider chooses, as `shm` has to.
+    pub node: Option<String>,
+    /// Its port there, or whatever the provider calls a service.
+    pub service: Option<String>,
+    /// Rows of the address table.
+    pub peers_max: u32,
+    /// Posted sends whose completions were not polled; a power of two.
+    pub send_depth: u32,
+    /// Posted receives.
+    pub recv_depth: u32,
+    /// Longest message, in bytes.
+    pub message_bytes_max: u32,
+    /// Messages under way that were injected and that the library does not copy: those longer than its `inject_size`, and for each peer
+    /// one of so many, by whose end the port sees that the others have left. Each has a slot for the longest. At least 1.
+    pub copies_max: u32,
+    /// How long a peer may take nothing, or not be there to be connected to, before it is held for gone.
+    pub patience: Nanos,
+    /// Whether there are to be one-sided operations, where the provider has them.
+    pub one_sided: bool,
+    /// Whether to do what the provider is known to do wrong, instead of refusing it: see the room's comment.
+    pub accept_faults: bool,
+    /// Whether a thread may sleep until something comes ([`OfiPort::descriptors`]). That costs each completion something.
+    pub waits: bool,
+}
+
+impl Default for OfiConfig {
+    /// RDM, 64 peers, 256 sends and 1024 receives, messages up to 64 KiB, 16 copies, ten seconds of patience.
+    fn default() -> Self {
+        Self {
+            provider: None,
+            endpoint_type: EndpointType::Rdm,
+            node: None,
+            service: None,
+            peers_max: 64,
+            send_depth: 256,
+            recv_depth: 1024,
+            message_bytes_max: 64 << 10,
+            copies_max: 16,
+            patience: Nanos::from_millis(10_000),
+            one_sided: false,
+            accept_faults: false,
+            waits: false,
+        }
+    }
+}
+
+fn info(offer: &Offer, config: &OfiConfig) -> Info {
+    let longest = offer.endpoint().max_msg_size.min(wide(config.message_bytes_max));
+    let least = |own: u32, theirs: usize| own.min(u32::try_from(theirs).unwrap_or(u32::MAX));
+    let limits = Limits {
+        message_bytes_max: longest,
+        inject_bytes_max: longest,
+        sge_max: 1,
+        send_depth: least(config.send_depth.max(4), offer.transmit().size),
+        recv_depth: least(config.recv_depth, offer.receive().size),
+        unexpected_depth: u32::MAX,
+        unexpected_bytes_max: longest,
+        peers_max: config.peers_max,
+    };
+    let caps = offer::caps(offer, config.endpoint_type);
+    Info::of_type(offer::label(&offer.provider()), config.endpoint_type, caps, limits)
+}
+
+impl<'m> OfiPort<'m> {
+    /// Opens a port under `name`, and places its tables in `bump`. `names` says where others are when it connects.
+    ///
+    /// # Errors
+    /// [`OfiError`].
+    pub fn open(
+        bump: &Bump<'m>,
+        names: &'m Names,
+        name: &Name,
+        config: &OfiConfig,
+    ) -> Result<Self, OfiError> {
+        let offer = offer::choose(config)?;
+        let faults = offer::faults(&offer.provider());
+        let mut info = info(&offer, config);
+        let copies_max = config.copies_max.max(1);
+        let copies = Copies::new(copies_max, info.limits.message_bytes_max);
+        let operations =
+            wide(info.limits.send_depth) + wide(info.limits.recv_depth) + wide(copies_max);
+        let fabric = Fabric::open(&offer)?;
+        let domain = Domain::open(&fabric, &offer)?;
+        let bound = bind(&domain, (config, &info), operations)?;
+        let listen = |events| Passive::listen(&fabric, &offer, events);
+        let passive = bound.events.as_ref().map(listen).transpose()?;
+        let active = if passive.is_some() { None } else { Some(Active::open(&offer, &bound)?) };
+        info.caps = caps_of(&offer, config, active.as_ref());
+        let ends = u32::try_from(operations).unwrap_or(u32::MAX).next_power_of_two();
+        let event = Event::StaleCompletion(WrId::from_raw(0));
+        let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
+        let mut port = Self {
+            active: Cell::new(active),
+            passive,
+            crossing: Cell::new(None),
+            contexts: Contexts::place(bump, operations)?,
+            copies,
+            regions: Vec::new(),
+            exposed: RefCell::default(),
+            keys: Cell::new(FIRST_KEY),
+            modes: offer::modes(&offer),
+            tag_bits: offer::tag_bits(&offer),
+            inject_bytes_max: offer.transmit().inject_size,
+            info,
+            name: *name,
+            names,
+            peers: Peers::place(bump, config.peers_max, Row::vacant)?,
+            by_number: bump
+                .slice_with(wide(config.peers_max).saturating_mul(4), |_| Cell::new(None))?,
+            peer: Cell::new(None),
+            ended: Ring::place(bump, ends, filler)?,
+            events: Ring::place(
+                bump,
+                config.peers_max.saturating_mul(2).saturating_add(16),
+                event,
+            )?,
+            failures: Ring::place(bump, FAILURES_KEPT, OfiFailure::NONE)?,
+            sends: Cell::new(0),
+            receives: Cell::new(0),
+            staged: Cell::new(0),
+            polls: Cell::new(0),
+            lost: Cell::new(None),
+            counters: Cell::new(OfiCounters::default()),
+            now: Cell::new(Instant::ORIGIN),
+            patience: config.patience,
+            memory_guard: faults.memory_guard,
+            misses_masks: faults.misses_masks && !config.accept_faults,
+            offer,
+            bound,
+        };
+        port.know_copies()?;
+        Ok(port)
+    }
+
+    /// Registers the slots of copies, where the provider asks for that.
+    fn know_copies(&mut self) -> Result<(), OfiError> {
+        if self.modes.local {
+            let range = self.copies.range();
+            if range.1 > 0 {
+                let region = crate::raw::ofi::register_copies(self.domain(), &self.copies)?;
+                self.regions.push(region);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the port can do, now that it is known whether the endpoint takes back and has atomics. Of type MSG there is none yet to ask.
+fn caps_of(offer: &Offer, config: &OfiConfig, active: Option<&Active>) -> Caps {
+    let faults = offer::faults(&offer.provider());
+    let mut caps = offer::caps(offer, config.endpoint_type);
+    if faults.loses_immediate && !config.accept_faults {
+        caps = caps.without(Caps::IMMEDIATE);
+    }
+    // What takes nothing back says so of nothing, too.
+    let refuses =
+        |active: &Active| matches!(active.cancel(0), Err(libc::ENOSYS | libc::EOPNOTSUPP));
+    if !active.is_some_and(refuses) {
+        caps = caps.with(Caps::CANCEL);
+    }
+    let trusted = faults.memory_guard == Guard::Checks || config.accept_faults;
+    if config.one_sided && trusted && offer::has_memory(offer) {
+        caps = caps.with(Caps::RMA).with(Caps::EXPOSE);
+        if offer::has_atomics(offer) && active.is_none_or(Active::has_atomics) {
+            caps = caps.with(Caps::ATOMIC);
+        }
+    }
+    caps
+}
+
+/// Queue, address vector or events, and the memory of contexts.
+fn bind(
+    domain: &Rc<Domain>,
+    (config, info): (&OfiConfig, &Info),
+    operations: usize,
+) -> Result<Bound, OfiError> {
+    let tagged = info.caps.has(Caps::TAGGED);
+    let completions = Completions::open(domain, operations + 16, (tagged, config.waits))?;
+    let connected = config.endpoint_type == EndpointType::Msg;
+    let (addresses, events) = if connected {
+        (None, Some(Events::open(domain.fabric(), config.waits)?))
+    } else {
+        (Some(AddressVector::open(domain, wide(config.peers_max))?), None)
+    };
+    let spaces = Spaces::new(Contexts::spaces(operations));
+    Ok(Bound { completions, addresses, events, spaces })
+}

@@ -1,0 +1,55 @@
+//! How the end of a peer of type RDM is found out: by sending to it.
+
+use spinwire_dataplane::error::{Fatal, Misuse, PostError};
+use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
+use spinwire_dataplane::provider::{Event, Status};
+use spinwire_dataplane::time::Nanos;
+use spinwire_hostshim::libfabric::OfiConfig;
+
+use super::pair::{config, named, on_ground};
+use super::{SOCKETS, TCP, UDP};
+
+/// Sends to one who is gone are refused, at the latest when it has taken nothing for as long as the port has patience. Then the receives that wait
+/// for it alone end, then its end is told, and its address is stale. Others are not touched by any of it.
+#[test]
+fn who_takes_nothing_is_held_for_gone() {
+    for choice in [TCP, SOCKETS, UDP] {
+        on_ground(|ground| {
+            let patience = Nanos::from_millis(1500);
+            let config = OfiConfig { patience, ..config(&choice) };
+            let (a, b, to_b, to_a) = ground.pair(&config);
+            let c = ground.end("c", &config);
+            let to_c = a.connect(&named("c")).unwrap();
+            for (from, to, addr) in [(&a, &b, to_b), (&b, &a, to_a), (&a, &c, to_c)] {
+                to.post_recv(RecvFrom::any(), ground.loan(), 1).unwrap();
+                let send = || from.inject(SendTo::peer(addr), b"m").is_ok();
+                ground.until("it is taken", &[&a, &b, &c], send);
+                assert_eq!(ground.next(to, &[&a, &b, &c]).kind, Kind::Received);
+            }
+            a.post_recv(RecvFrom::peer(to_b), ground.loan(), 5).unwrap();
+            a.post_recv(RecvFrom::any(), ground.loan(), 6).unwrap();
+            drop(b);
+            let mut refused = None;
+            ground.until("a send is refused", &[&a, &c], || {
+                refused = a.inject(SendTo::peer(to_b), b"m").err();
+                !matches!(refused, None | Some(PostError::Retry(_)))
+            });
+            assert_eq!(refused, Some(PostError::Fatal(Fatal::PeerGone)), "{choice:?}");
+            let ended = ground.next(&a, &[&a, &c]);
+            let expected = (5, Kind::RecvEnded, Status::PeerGone);
+            assert_eq!((ended.context, ended.kind, ended.status), expected, "{choice:?}");
+            let mut event = None;
+            ground.until("its end is told", &[&a, &c], || {
+                event = a.poll_event();
+                event.is_some()
+            });
+            assert_eq!(event, Some(Event::PeerGone(to_b)), "{choice:?}");
+            let stale = Err(PostError::Misuse(Misuse::StaleAddress));
+            assert_eq!(a.inject(SendTo::peer(to_b), b"m"), stale);
+            c.post_recv(RecvFrom::any(), ground.loan(), 7).unwrap();
+            ground.until("it is taken", &[&a, &c], || a.inject(SendTo::peer(to_c), b"on").is_ok());
+            assert_eq!(ground.next(&c, &[&a, &c]).bytes(), Some(&b"on"[..]));
+            assert_eq!((a.poll_event(), a.posted_count()), (None, 1));
+        });
+    }
+}
