@@ -114,6 +114,8 @@ pub struct Streams<'m, E: Enter> {
     pub(super) now: Cell<Instant>,
     /// There was a turn, so that it is known what time it is.
     pub(super) began: Cell<bool>,
+    /// The thread was away: turns that it has to hear all that came meanwhile.
+    pub(super) deaf: Cell<u32>,
     pub(super) batch: &'m [Cell<Option<Cqe>>],
     pub(super) batch_at: Cell<usize>,
     pub(super) batch_end: Cell<usize>,
@@ -202,6 +204,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             timers: Timers::place(bump, conns, TICK)?,
             now: Cell::new(Instant::ORIGIN),
             began: Cell::new(false),
+            deaf: Cell::new(0),
             batch: bump.slice_with(BATCH.saturating_add(CHAIN_MAX), |_| Cell::new(None))?,
             batch_at: Cell::new(0),
             batch_end: Cell::new(0),

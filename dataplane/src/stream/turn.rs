@@ -13,14 +13,22 @@ use spinwire_layouts::word::{from_usize, low};
 use super::service::{BATCH, LIST, Streams};
 use crate::id::{OpTag, WrId};
 use crate::poll::{Budget, Outcome, Poll};
-use crate::time::Instant;
+use crate::time::{Instant, Nanos};
 use crate::uring::Enter;
+
+/// A thread that has not turned for so long was away.
+const ABSENT: Nanos = Nanos::from_millis(100);
+/// Turns in which it hears what came meanwhile, if there is so much.
+const CATCH_UP: u32 = 64;
 
 impl<E: Enter> Streams<'_, E> {
     /// It is `now`, for all that comes in from here on.
     #[inline]
     pub fn set_now(&self, now: Instant) {
-        self.now.set(now);
+        let before = self.now.replace(now);
+        if now.saturating_since(before) > ABSENT {
+            self.deaf.set(CATCH_UP);
+        }
         if !self.began.replace(true) {
             self.begin(now);
         }
@@ -104,13 +112,25 @@ impl<E: Enter> Streams<'_, E> {
             self.lose();
         }
         self.hurry();
-        if !self.timers.is_empty() {
+        if self.has_heard_all() && !self.timers.is_empty() {
             self.expire(self.now.get(), budget.timers);
         }
         self.buffers.refill();
         self.unpark();
         self.relieve();
         self.drive(budget.posts);
+    }
+
+    /// Whether time limits may be judged. Not after the thread was away for long (stopped, or its machine was): what came meanwhile came in
+    /// time, and is heard first.
+    #[inline]
+    fn has_heard_all(&self) -> bool {
+        let turns = self.deaf.get();
+        if turns > 0 {
+            let more = self.ring.has_news() || self.room_for_completions() == 0;
+            self.deaf.set(if more { turns.wrapping_sub(1) } else { 0 });
+        }
+        self.deaf.get() == 0
     }
 
     /// Stages everything that is wanted.

@@ -183,3 +183,15 @@ fn what_is_not_held_cannot_be_released() {
     assert!(framing.release(10).is_ok());
     assert!(framing.release(0).is_err());
 }
+
+/// The other end makes use of three messages where forty are allowed: a quarter of the three is due, or it would wait for ever.
+#[test]
+fn credit_is_due_by_what_the_other_end_makes_use_of() {
+    let framing = Framing::new(OWN).unwrap();
+    framing.next(&mut &greeting(PEER).to_wire()[..]).unwrap();
+    framing.send_evenly();
+    let frame = raw_frame(0, 1, 0, 0);
+    assert!(framing.next(&mut &frame[..]).unwrap().is_some());
+    framing.release(0).unwrap();
+    assert_eq!(half(&framing.credit_frame().expect("1 of 3"), 24), 1);
+}

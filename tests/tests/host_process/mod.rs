@@ -36,6 +36,24 @@ pub(crate) fn again(name: &str, role: &str) -> Command {
     command
 }
 
+/// A process that is killed when the test ends, however it ends: one that was stopped would stay for ever, and with it the
+/// pipe that whoever runs the tests reads to its end.
+pub(crate) struct Kept(pub(crate) Child);
+
+impl Kept {
+    /// Starts it.
+    pub(crate) fn new(mut command: Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _over_already = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
 /// What a process started by [`again`] says with [`say`], line by line. What its test harness prints is left out.
 pub(crate) fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
     let out = BufReader::new(child.stdout.take().unwrap());

@@ -14,6 +14,7 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+mod descriptors;
 mod operations;
 
 use core::net::SocketAddr;

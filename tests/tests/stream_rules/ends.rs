@@ -535,3 +535,26 @@ fn who_lingers_makes_room_for_who_wants_to_come_in() {
         assert!(events.iter().any(accepted), "{events:?}");
     });
 }
+
+/// The thread was away for longer than any limit. What the kernel did meanwhile was in time; what it did not do was not.
+#[test]
+fn who_was_away_hears_first_and_judges_then() {
+    let limit = Nanos::from_millis(1_000);
+    let config = StreamConfig { send_timeout: limit, idle_timeout: limit, ..config() };
+    for answered in [true, false] {
+        with(&config, FakeConfig::default(), |rig| {
+            let (conn, receive) = rig.connection();
+            rig.send(conn, b"x", 1);
+            let send = rig.submitted_one(op::SEND_ZC);
+            if answered {
+                rig.complete(&send, 1, 0);
+                rig.complete(&receive, 1, cqe::MORE | cqe::BUFFER);
+            }
+            rig.turn_after(5_000);
+            let events: Vec<_> = core::iter::from_fn(|| rig.streams.poll()).collect();
+            assert_eq!(events.len(), if answered { 2 } else { 0 }, "{events:?}");
+            let cancels = rig.submitted(op::ASYNC_CANCEL).len();
+            assert_eq!(cancels, usize::from(!answered));
+        });
+    }
+}

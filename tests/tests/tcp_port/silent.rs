@@ -12,7 +12,7 @@ use spinwire_hostshim::socket::SocketOptions;
 use spinwire_hostshim::tcp::TcpPlaneConfig;
 use spinwire_hostshim::uring::{Feature, FeatureSet};
 
-use crate::host_process::{again, lines, role, say, signal};
+use crate::host_process::{Kept, again, lines, role, say, signal};
 use crate::station::{self, Station, insist, name, next_end, until, with_two_at};
 use crate::stranger::Stranger;
 
@@ -176,8 +176,9 @@ fn child(role: &str) {
         me.know("hub", hub);
         (0..8).for_each(|_| me.recv(0));
         let mut greeted = None;
-        // For as long as there is somebody who has started it.
-        while std::os::unix::process::parent_id() != 1 {
+        // For as long as whoever has started it is there; orphans need not become children of process 1.
+        let parent = std::os::unix::process::parent_id();
+        while std::os::unix::process::parent_id() == parent {
             me.turn();
             while let Some(got) = me.poll() {
                 if got.loan.is_some() {
@@ -206,12 +207,12 @@ fn who_is_stopped_is_given_up_and_comes_back_as_another() {
     let limit = TcpPlaneConfig { send_timeout: Nanos::from_millis(200), ..config() };
     station::with("hub", EndpointType::Rdm, &limit, |hub| {
         (0..8).for_each(|_| hub.recv(0));
-        let mut process = again(STOPPED, &hub.local().to_string()).spawn().unwrap();
-        let mut out = lines(&mut process);
+        let mut process = Kept::new(again(STOPPED, &hub.local().to_string()));
+        let mut out = lines(&mut process.0);
         let first = guest(hub, "sleeper");
         until("it is heard", &[hub], || hub.poll().is_some());
         assert_eq!(out.next().as_deref(), Some("awake"));
-        signal(process.id(), "STOP");
+        signal(process.0.id(), "STOP");
         let mut end = None;
         until("it is given up", &[hub], || {
             let _refused_in_the_end = hub.endpoint.inject(SendTo::peer(first), &vec![7; LENGTH]);
@@ -221,17 +222,67 @@ fn who_is_stopped_is_given_up_and_comes_back_as_another() {
             end.is_some()
         });
         assert_eq!(end, Some(Event::PeerGone(first)));
-        signal(process.id(), "CONT");
+        signal(process.0.id(), "CONT");
         let mut again = None;
         until("it comes again", &[hub], || {
             again = again.or_else(|| hub.poll().and_then(|got| got.source));
             again.is_some()
         });
         assert_ne!(again, Some(first), "as another");
-        process.kill().unwrap();
-        process.wait().unwrap();
+        drop(process);
         assert_eq!(next_end(hub), Event::PeerGone(again.unwrap()));
         assert_eq!(hub.port().counters().corrupt, 0, "{:?}", hub.port().last_fault());
+    });
+}
+
+const SATED: &str =
+    "silent::who_is_stopped_is_noticed_though_its_kernel_takes_all_there_is_credit_for";
+
+/// Its kernel has room for all that there is credit for, so that nothing waits here. Before that, what is short of a quarter of the credit is not
+/// returned for any time, and nobody is given up for it.
+#[test]
+fn who_is_stopped_is_noticed_though_its_kernel_takes_all_there_is_credit_for() {
+    if let Some(role) = role() {
+        child(&role);
+        return;
+    }
+    let port = TcpConfig {
+        peers_max: 8,
+        credit_messages: 64,
+        credit_timeout: Nanos::from_millis(150),
+        ..TcpConfig::default()
+    };
+    let limit = TcpPlaneConfig { port, ..config() };
+    station::with("hub", EndpointType::Rdm, &limit, |hub| {
+        (0..8).for_each(|_| hub.recv(0));
+        let mut process = Kept::new(again(SATED, &hub.local().to_string()));
+        let mut out = lines(&mut process.0);
+        let first = guest(hub, "sleeper");
+        until("it is heard", &[hub], || hub.poll().is_some());
+        assert_eq!(out.next().as_deref(), Some("awake"));
+        let inject = || hub.endpoint.inject(SendTo::peer(first), b"short");
+        let ended =
+            || core::iter::from_fn(|| hub.event()).find(|e| !matches!(e, Event::Connected(_)));
+        // More than all credit goes while it is awake, and some of it is never returned.
+        for _ in 0..200 {
+            insist("it is sent to", &[hub], inject);
+        }
+        let quiet = hub.now().saturating_add(Nanos::from_millis(400));
+        until("a while has passed", &[hub], || hub.now() >= quiet);
+        assert_eq!(ended(), None, "who returns credit when it is due is not given up");
+        signal(process.0.id(), "STOP");
+        until("there is no credit", &[hub], || inject().is_err());
+        let began = hub.now();
+        let mut end = None;
+        until("it is given up", &[hub], || {
+            // What it had returned before it was stopped may still come.
+            let _refused_in_the_end = inject();
+            end = end.or_else(ended);
+            end.is_some()
+        });
+        assert_eq!(end, Some(Event::PeerGone(first)));
+        assert!(hub.now() >= began.saturating_add(Nanos::from_millis(140)), "not before its time");
+        assert_eq!(hub.port().counters().expired, 1);
     });
 }
 

@@ -161,7 +161,9 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
 
 /// Buffers for all, and no fewer than two for each while there are not too many connections.
 fn config(args: &Args) -> StreamConfig {
-    let buffers = args.connections.saturating_mul(2).clamp(64, 4096);
+    // What has come and cannot wait to be sent back ends its connection: so there is a place for every buffer, and of those there are a power
+    // of two.
+    let buffers = args.connections.saturating_mul(2).clamp(64, 4096).next_power_of_two();
     let nanos = |seconds: f64| {
         let span = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
         Nanos::new(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))

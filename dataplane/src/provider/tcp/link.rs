@@ -74,6 +74,8 @@ pub(super) struct Link<'m> {
     pub(super) doubted: Cell<bool>,
     /// When it is given up, where it waits for the other end.
     pub(super) deadline: Cell<Instant>,
+    /// A send was refused for want of credit: since when, and how often credit had come by then.
+    pub(super) starved: Cell<Option<(Instant, u32)>>,
     backlog: Cell<Option<Loan<'m>>>,
     /// Where the backlog begins.
     from: Cell<u32>,
@@ -90,6 +92,7 @@ impl<'m> Link<'m> {
             arriving: Cell::new(None),
             doubted: Cell::new(false),
             deadline: Cell::new(Instant::ORIGIN),
+            starved: Cell::new(None),
             backlog: Cell::new(None),
             from: Cell::new(0),
         }
@@ -101,6 +104,13 @@ impl<'m> Link<'m> {
             self.stage.get(),
             Stage::Opening | Stage::Offered | Stage::Accepted | Stage::Held | Stage::Leaving
         )
+    }
+
+    /// Since when a send lacks credit of which none has come.
+    pub(super) fn starved_since(&self) -> Option<Instant> {
+        let (since, returns) = self.starved.get()?;
+        let up = self.stage.get() == Stage::Up;
+        (up && returns == self.framing.credit_returns()).then_some(since)
     }
 
     /// Whether something has come by it that is to be delivered.

@@ -12,11 +12,13 @@ use super::frame::{FrameFault, Greeting};
 use super::link::{Link, Stage};
 use super::peers::Row;
 use super::port::TcpPort;
+use crate::error::{PostError, Retry};
 use crate::id::{Addr, Name};
 use crate::provider::peers::Standing;
 use crate::provider::{EndpointType, Event};
 use crate::stream::{CloseReason, ConnId};
 use crate::table::wide;
+use crate::time::Nanos;
 use crate::uring::Enter;
 
 /// `ECONNREFUSED` of errno(3): nobody listens there.
@@ -64,6 +66,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         link.conn.set(Some(conn));
         link.peer.set(None);
         link.doubted.set(false);
+        link.starved.set(None);
         self.expect(link);
         let _there = self.streams.set_context(conn, u64::from(at).wrapping_add(1));
     }
@@ -320,6 +323,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         for (at, link) in (0..u32::MAX).zip(self.links) {
             if link.stage.get() == Stage::Up {
                 self.give_credit(link);
+                again |= self.expire_starved(link);
                 continue;
             }
             if link.stage.get() == Stage::Over && !link.has_rest() && !self.is_current(at) {
@@ -338,6 +342,32 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             }
         }
         again
+    }
+
+    /// Gives up a peer that has returned no credit for too long. Whether the link has to be looked at again.
+    fn expire_starved(&self, link: &'m Link<'m>) -> bool {
+        let Some(since) = link.starved_since() else {
+            link.starved.set(None);
+            return false;
+        };
+        if since.saturating_add(self.config.credit_timeout) > self.now.get() {
+            return true;
+        }
+        self.count(|c| c.expired = c.expired.wrapping_add(1));
+        if let Some(addr) = link.peer.get() {
+            self.lose(addr, Standing::Gone);
+        }
+        false
+    }
+
+    /// A send was refused.
+    #[cold]
+    pub(super) fn note_refusal(&self, link: &Link<'m>, refused: PostError) {
+        let lacks = refused == PostError::Retry(Retry::NoCredit);
+        if lacks && self.config.credit_timeout != Nanos::MAX && link.starved_since().is_none() {
+            link.starved.set(Some((self.now.get(), link.framing.credit_returns())));
+            self.unsettled.set(true);
+        }
     }
 
     /// The other end takes too long.

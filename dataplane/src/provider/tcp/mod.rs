@@ -78,11 +78,16 @@ pub struct TcpConfig {
     pub sockets_max: u32,
     /// How long the other end may take to say hello, to answer, or to let go.
     pub greeting_timeout: Nanos,
+    /// How long a send may lack credit while the other end returns none. The kernel of a process that is stopped takes all that there is credit
+    /// for, and answers every question of the network, so that nothing else tells that nobody reads. `MAX`, the default, for any time: a
+    /// peer that turns and whose owner asks for nothing returns no credit either, and is not to be given up for that. Whoever
+    /// sets it says how long an owner may take.
+    pub credit_timeout: Nanos,
 }
 
 impl Default for TcpConfig {
     /// 16 peers; 256 sends, 256 receives, 256 unexpected messages of up to 4 KiB; messages of up to 64 KiB, 64 of them or 256 KiB
-    /// under way from each peer; five seconds to greet.
+    /// under way from each peer; five seconds to greet, and any time to return credit.
     fn default() -> Self {
         Self {
             peers_max: 16,
@@ -98,6 +103,7 @@ impl Default for TcpConfig {
             routes_max: 16,
             sockets_max: 16,
             greeting_timeout: Nanos::from_millis(5000),
+            credit_timeout: Nanos::MAX,
         }
     }
 }
@@ -193,7 +199,7 @@ pub struct TcpCounters {
     pub corrupt: u64,
     /// Connections that were not taken.
     pub refused: u64,
-    /// Connections whose other end did not greet, answer or let go in time.
+    /// Connections whose other end did not greet, answer, return credit or let go in time.
     pub expired: u64,
     /// Messages that were put into the backlog of their connection.
     pub kept: u64,

@@ -328,7 +328,10 @@ impl<'m, E: Enter> TcpPort<'m, E> {
     fn stage(&self, link: &Link<'m>, wr: &SendWr<'_>) -> Result<(), PostError> {
         let bytes = wr.payload.bytes();
         let conn = link.conn.get().ok_or(Fatal::PeerGone)?;
-        link.framing.may_send(bytes.len())?;
+        if let Err(refused) = link.framing.may_send(bytes.len()) {
+            self.note_refusal(link, refused);
+            return Err(refused);
+        }
         let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
         if let Payload::Posted { wr_id, sge } = &wr.payload
             && bytes.len() >= UNCOPIED_MIN
@@ -466,7 +469,10 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
             return Some(self.now.get());
         }
         let awaited = self.links.iter().filter(|link| link.is_awaited());
-        let own = awaited.map(|link| link.deadline.get()).min();
+        let limit = self.config.credit_timeout;
+        let starved = self.links.iter().filter_map(Link::starved_since);
+        let starved = starved.map(|since| since.saturating_add(limit));
+        let own = awaited.map(|link| link.deadline.get()).chain(starved).min();
         match (own, self.streams.poll_at()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (one, other) => one.or(other),

@@ -79,6 +79,8 @@ impl core::error::Error for NotHeld {}
 #[derive(Debug)]
 pub struct Incoming {
     limits: Limits,
+    /// Messages that the other end makes use of.
+    used: Cell<u32>,
     /// Came, and not released.
     held: Cell<Grant>,
     /// Released, and not given back.
@@ -89,11 +91,17 @@ impl Incoming {
     /// A book in which nothing has come yet. The limits have been checked.
     #[must_use]
     pub const fn new(limits: Limits) -> Self {
-        Self { limits, held: Cell::new(Grant::NONE), due: Cell::new(Grant::NONE) }
+        Self {
+            limits,
+            used: Cell::new(limits.credit_messages),
+            held: Cell::new(Grant::NONE),
+            due: Cell::new(Grant::NONE),
+        }
     }
 
     /// As new.
     pub fn reset(&self) {
+        self.used.set(self.limits.credit_messages);
         self.held.set(Grant::NONE);
         self.due.set(Grant::NONE);
     }
@@ -103,6 +111,8 @@ impl Incoming {
     #[must_use]
     pub fn evened(&self, of_peer: Limits) -> Limits {
         let credit_messages = of_peer.credit_messages.min(self.limits.credit_messages);
+        // It does the same, and waits for credit when it has used that up.
+        self.used.set(credit_messages);
         Limits { credit_messages, ..of_peer }
     }
 
@@ -141,7 +151,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// Whether what is due has to go back now: it is a quarter of what is allowed, or while it is due the sender may lack the
+    /// Whether what is due has to go back now: it is a quarter of what is allowed and made use of, or while it is due the sender may lack the
     /// bytes for the longest message.
     #[must_use]
     #[inline]
@@ -151,7 +161,7 @@ impl Incoming {
             return false;
         }
         let rest = self.limits.credit_bytes.saturating_sub(due.bytes);
-        due.messages >= self.limits.credit_messages.div_ceil(4)
+        due.messages >= self.used.get().div_ceil(4)
             || due.bytes >= self.limits.credit_bytes.div_ceil(4)
             || rest < self.limits.message_bytes_max
     }
@@ -170,13 +180,15 @@ pub struct Outgoing {
     limits: Cell<Option<Limits>>,
     /// Sent, and not given back.
     open: Cell<Grant>,
+    /// Times that some was given back.
+    returns: Cell<u32>,
 }
 
 impl Outgoing {
     /// A book of a peer that has not said what it allows.
     #[must_use]
     pub const fn closed() -> Self {
-        Self { limits: Cell::new(None), open: Cell::new(Grant::NONE) }
+        Self { limits: Cell::new(None), open: Cell::new(Grant::NONE), returns: Cell::new(0) }
     }
 
     /// As [`Outgoing::closed`].
@@ -200,6 +212,12 @@ impl Outgoing {
     #[must_use]
     pub const fn is_drained(&self) -> bool {
         self.open.get().messages == 0
+    }
+
+    /// How many times the peer has given something back. Comes round.
+    #[must_use]
+    pub const fn returns(&self) -> u32 {
+        self.returns.get()
     }
 
     /// Whether a message of `length` bytes may be sent now.
@@ -243,6 +261,8 @@ impl Outgoing {
     #[inline]
     pub fn give_back(&self, grant: Grant) -> Result<(), FrameFault> {
         self.open.set(self.open.get().minus(grant).ok_or(FrameFault::Credit)?);
+        let some = u32::from(grant != Grant::NONE);
+        self.returns.set(self.returns.get().wrapping_add(some));
         Ok(())
     }
 }

@@ -243,6 +243,12 @@ impl Framing {
         self.outgoing.is_drained()
     }
 
+    /// How many times the other end has given credit back. Comes round.
+    #[must_use]
+    pub const fn credit_returns(&self) -> u32 {
+        self.outgoing.returns()
+    }
+
     fn head(&self, length: usize, flags: u8) -> u64 {
         let sequence = self.sequence.get();
         self.sequence.set(sequence.wrapping_add(1));
