@@ -243,25 +243,12 @@ impl Device {
     /// # Errors
     /// [`VerbsError::UnknownPort`], or what the library says.
     pub fn port(&self, port: u8) -> Result<PortInfo, VerbsError> {
-        let count = self.attributes()?.phys_port_cnt;
-        if port == 0 || port > count {
-            return Err(VerbsError::UnknownPort { port, count });
-        }
-        let has =
-            self.context.port_attributes(port).map_err(|e| VerbsError::os("ibv_query_port", e))?;
+        let has = self.port_attributes(port)?;
         let link = match has.link_layer {
             1 => LinkLayer::Infiniband,
             2 => LinkLayer::Ethernet,
             _ => LinkLayer::Unspecified,
         };
-        let is_ethernet = link == LinkLayer::Ethernet;
-        let most = u8::try_from(has.gid_tbl_len).unwrap_or(u8::MAX);
-        let gids = (0..most).filter_map(|index| {
-            // Empty entries of RoCE are errors to some drivers.
-            let gid = Gid::from_bytes(self.context.gid(port, index).ok()?);
-            let kind = gid::kind_of(&self.name, port, index, is_ethernet);
-            (!gid.is_zero()).then_some(GidEntry { index, gid, kind })
-        });
         Ok(PortInfo {
             port,
             state: match has.state {
@@ -276,7 +263,27 @@ impl Device {
             lid: has.lid,
             mtu: Mtu::from_code(has.active_mtu),
             message_bytes_max: has.max_msg_sz,
-            gids: gids.collect(),
+            gids: self.gids(port, &has).collect(),
+        })
+    }
+
+    pub(super) fn port_attributes(&self, port: u8) -> Result<sys::ibv_port_attr, VerbsError> {
+        let count = self.attributes()?.phys_port_cnt;
+        if port == 0 || port > count {
+            return Err(VerbsError::UnknownPort { port, count });
+        }
+        self.context.port_attributes(port).map_err(|e| VerbsError::os("ibv_query_port", e))
+    }
+
+    /// The addresses of a port, without empty entries: a system call for each of up to 255.
+    fn gids(&self, port: u8, has: &sys::ibv_port_attr) -> impl Iterator<Item = GidEntry> {
+        let is_ethernet = has.link_layer == 2;
+        let most = u8::try_from(has.gid_tbl_len).unwrap_or(u8::MAX);
+        (0..most).filter_map(move |index| {
+            // Empty entries of RoCE are errors to some drivers.
+            let gid = Gid::from_bytes(self.context.gid(port, index).ok()?);
+            let kind = || gid::kind_of(&self.name, port, index, is_ethernet);
+            (!gid.is_zero()).then(|| GidEntry { index, gid, kind: kind() })
         })
     }
 
@@ -285,11 +292,12 @@ impl Device {
     /// # Errors
     /// [`VerbsError::NoGid`], and those of [`Device::port`].
     pub fn gid(&self, port: u8, index: Option<u8>) -> Result<GidEntry, VerbsError> {
-        let has = self.port(port)?;
-        let found = index.map_or_else(
-            || gid::best(&has.gids),
-            |index| has.gids.iter().find(|entry| entry.index == index).copied(),
-        );
+        let has = self.port_attributes(port)?;
+        let mut gids = self.gids(port, &has);
+        let found = match index {
+            Some(index) => gids.find(|entry| entry.index == index),
+            None => gid::best(&gids.collect::<Vec<_>>()),
+        };
         found.ok_or_else(|| VerbsError::NoGid {
             device: self.name.clone(),
             port,

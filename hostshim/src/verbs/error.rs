@@ -121,6 +121,9 @@ impl fmt::Display for VerbsError {
                     ("rdma_create_event_channel", libc::ENODEV | libc::ENOENT) => f.write_str(
                         ": connections by address need the module rdma_ucm; remedy: modprobe rdma_ucm",
                     ),
+                    ("ibv_reg_mr", libc::EOPNOTSUPP | libc::EINVAL) => f.write_str(
+                        ": the device does not know such access; remedy: without on_demand, or without relaxed_ordering",
+                    ),
                     ("ibv_open_device", libc::EACCES | libc::EPERM) => {
                         f.write_str(": /dev/infiniband/uverbs* must be readable and writable")
                     }

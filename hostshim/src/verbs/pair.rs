@@ -162,10 +162,11 @@ impl Pair {
         shared: Option<&Rc<SharedReceives>>,
     ) -> Result<Self, VerbsError> {
         let device = domain.device();
-        let has = device.info()?;
-        within("send depth", config.send_depth, has.depth_max)?;
-        within("receive depth", config.recv_depth, has.depth_max)?;
-        within("segments of a request", config.sge_max, has.sge_max)?;
+        let has = device.attributes()?;
+        let most = |number| u32::try_from(number).unwrap_or(0);
+        within("send depth", config.send_depth, most(has.max_qp_wr))?;
+        within("receive depth", config.recv_depth, most(has.max_qp_wr))?;
+        within("segments of a request", config.sge_max, most(has.max_sge))?;
         // In one sum where it is one queue.
         let (sends, receives) = if Rc::ptr_eq(send_cq, recv_cq) {
             (0, config.send_depth.saturating_add(config.recv_depth))
@@ -174,7 +175,7 @@ impl Pair {
         };
         let sends = Promise::of(send_cq, sends, None)?;
         let receives = Promise::of(recv_cq, receives, shared)?;
-        let port = device.port(config.port)?;
+        let port = device.port_attributes(config.port)?;
         let gid = device.gid(config.port, config.gid_index)?;
         let cap = sys::ibv_qp_cap {
             max_send_wr: config.send_depth,
@@ -187,9 +188,9 @@ impl Pair {
         let queue = shared.map(|shared| &shared.raw);
         let raw = raw::Pair::make(domain.raw(), queues, queue, kind.code(), cap)
             .map_err(|e| VerbsError::os("ibv_create_qp", e))?;
-        let mtu = port.mtu.unwrap_or(Mtu::B1024);
+        let mtu = Mtu::from_code(port.active_mtu).unwrap_or(Mtu::B1024);
         let message_bytes_max = match kind {
-            PairKind::Rc => port.message_bytes_max,
+            PairKind::Rc => port.max_msg_sz,
             PairKind::Ud => mtu.bytes(),
         };
         let limits = Limits {

@@ -215,8 +215,27 @@ impl ProtectionDomain {
         Ok(Arena { raw: arena, domain: self.clone() })
     }
 
+    /// Registers the memory of a region of another domain, of another device perhaps, with this one, too: both see the same bytes.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn register_also(&self, region: &Region, access: Access) -> Result<Region, VerbsError> {
+        let memory = Rc::clone(region.registration.memory());
+        let registration = Rc::new(self.registration_of(memory, access)?);
+        self.keep(&registration);
+        Ok(Region { registration, domain: self.clone() })
+    }
+
     fn registration(&self, bytes: usize, access: Access) -> Result<Registration, VerbsError> {
         let memory = Mapping::anonymous(bytes, PagePolicy::Best).map_err(VerbsError::Memory)?;
+        self.registration_of(Rc::new(memory), access)
+    }
+
+    fn registration_of(
+        &self,
+        memory: Rc<Mapping>,
+        access: Access,
+    ) -> Result<Registration, VerbsError> {
         Registration::make(&self.inner.domain, memory, access.bits())
             .map_err(|e| VerbsError::os("ibv_reg_mr", e))
     }

@@ -65,7 +65,9 @@ impl Default for Sizes {
 }
 
 impl Sizes {
-    pub(super) const fn matching(&self) -> MatchingConfig {
+    /// The queues of an endpoint.
+    #[must_use]
+    pub const fn matching(&self) -> MatchingConfig {
         MatchingConfig {
             recv_depth: self.recv_depth,
             unexpected_depth: self.unexpected_depth,

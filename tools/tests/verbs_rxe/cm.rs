@@ -16,7 +16,7 @@ fn address(text: &str) -> SocketAddr {
     SocketAddr::new(text.parse().unwrap(), 0)
 }
 
-fn end_on(link: &Link) -> End {
+pub(crate) fn end_on(link: &Link) -> End {
     End::open(&link.open_device().unwrap(), PairKind::Rc, &PairConfig::default())
 }
 

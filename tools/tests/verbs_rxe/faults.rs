@@ -109,7 +109,7 @@ fn sizes_that_do_not_go_together_are_named() {
 }
 
 /// Runs a command of iproute2 in the guest. Not elsewhere: that would be this machine's own network.
-fn network(command: &str) -> bool {
+pub(crate) fn network(command: &str) -> bool {
     if std::env::var_os("SPINWIRE_VM").is_none() {
         eprintln!("!! NOT RUN: {command}: only in the guest of tests/vm");
         return false;
@@ -149,7 +149,7 @@ fn what_is_lost_on_the_way_is_sent_again() {
 }
 
 /// Puts the network in order again, whatever the test has come to.
-struct Mended(&'static str);
+pub(crate) struct Mended(pub &'static str);
 
 impl Drop for Mended {
     fn drop(&mut self) {

@@ -6,7 +6,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use super::rig::devices;
+use spinwire_dataplane::verbs::{SendRequest, Verb, WcStatus};
+use spinwire_hostshim::verbs::{CmChannel, CmNews, Link, VerbsError};
+
+use super::cm::end_on;
+use super::rig::{devices, quick, wr};
 
 /// An example, which `tests/vm/suite` has built beside this program.
 fn example(name: &str) -> PathBuf {
@@ -102,4 +106,44 @@ fn rping_of_rdma_core_plays_with_ours_at_either_end() {
         theirs(&["-c", "-v", "-V", "-C", "10", "-a", "10.77.0.2", "-I", "10.77.0.1"])
     });
     ping(theirs(&["-s", "-v", "-a", "10.77.0.2"]), || ours(&["call", "10.77.0.2", "10.77.0.1"]));
+}
+
+#[test]
+fn a_process_that_is_killed_is_told_of_by_the_next_send_and_by_the_channel() {
+    if devices().is_none() {
+        return;
+    }
+    let mut command = Command::new(example("rping"));
+    command.args(["serve", "10.77.0.2"]);
+    let mut peer = start(command);
+    let channel = CmChannel::open().unwrap();
+    let to = "10.77.0.2:7174".parse().unwrap();
+    let make = |link: &Link| Ok::<_, VerbsError>(end_on(link));
+    let until = Instant::now() + Duration::from_secs(30);
+    let how = quick();
+    let (link, end, _data) = loop {
+        match channel.call((None, to), (&how, &[]), Duration::from_secs(10), make) {
+            Ok(called) => break called,
+            Err(e) => assert!(Instant::now() < until, "{e}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    // Something that it answers, so that it is known to be well.
+    end.recv(1, &[end.segment(64, 16)]);
+    end.write(0, &[0; 16]);
+    peer.kill().unwrap();
+    peer.wait().unwrap();
+    let event = loop {
+        let event = channel.wait(Duration::from_secs(30)).unwrap().expect("no word of it in 30 s");
+        if event.about == link.id() {
+            break event;
+        }
+    };
+    assert_eq!(event.news, CmNews::Disconnected);
+    let from = Instant::now();
+    end.send(&SendRequest::new(wr(2), Verb::Send, &[end.segment(0, 16)]));
+    end.failed(2, WcStatus::RETRY_EXCEEDED);
+    end.failed(1, WcStatus::FLUSHED);
+    // Four tries of 4 ms each; the emulated guest takes its time, and yet this is no 60 s.
+    assert!(from.elapsed() < Duration::from_secs(20), "{:?}", from.elapsed());
 }

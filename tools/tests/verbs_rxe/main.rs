@@ -23,3 +23,4 @@ mod memory;
 mod messages;
 mod rig;
 mod shared;
+mod striped;

@@ -1,9 +1,9 @@
 //! One-sided operations: reads, writes and atomics on the peer's memory.
 
 use spinwire_dataplane::verbs::{SendFlags, SendRequest, Verb, WcStatus};
-use spinwire_hostshim::verbs::{Access, PairConfig};
+use spinwire_hostshim::verbs::{Access, PairConfig, ProtectionDomain};
 
-use super::rig::{connected, quick, wr};
+use super::rig::{connected, devices, quick, wr};
 
 #[test]
 fn writes_and_reads_reach_the_peers_memory() {
@@ -83,4 +83,16 @@ fn a_key_lets_in_as_far_as_it_says() {
         a.send(&SendRequest::new(wr(1), Verb::Write, &[a.segment(0, 8)]).at(place));
         a.failed(1, WcStatus::REMOTE_ACCESS);
     }
+}
+
+#[test]
+fn pages_on_demand_are_refused_where_the_device_has_none() {
+    let Some([device, _]) = devices() else { return };
+    let domain = ProtectionDomain::new(&device).unwrap();
+    let on_demand = Access { on_demand: true, ..Access::REMOTE };
+    let refused = domain.register(4096, on_demand).unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains("ibv_reg_mr") && text.contains("without on_demand"), "{text}");
+    assert_eq!(domain.registered_bytes(), 0);
+    domain.register(4096, Access::REMOTE).unwrap();
 }

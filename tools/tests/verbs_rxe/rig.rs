@@ -53,6 +53,12 @@ pub(crate) fn devices() -> Option<[Device; 2]> {
     }
 }
 
+impl AsRef<Pair> for End {
+    fn as_ref(&self) -> &Pair {
+        &self.pair
+    }
+}
+
 impl End {
     pub(crate) fn open(device: &Device, kind: PairKind, config: &PairConfig) -> Self {
         let domain = ProtectionDomain::new(device).unwrap();

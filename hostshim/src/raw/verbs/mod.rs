@@ -283,10 +283,10 @@ impl Drop for Domain {
     }
 }
 
-/// Memory of this process that a device may touch, with the memory.
+/// Memory of this process that a device may touch, with the memory, which other devices may touch, too.
 pub(crate) struct Registration {
     raw: NonNull<sys::ibv_mr>,
-    memory: ManuallyDrop<Mapping>,
+    memory: ManuallyDrop<Rc<Mapping>>,
     /// Outlives the registration.
     _domain: Rc<Domain>,
 }
@@ -298,7 +298,11 @@ impl fmt::Debug for Registration {
 }
 
 impl Registration {
-    pub(crate) fn make(domain: &Rc<Domain>, memory: Mapping, access: u32) -> Result<Self, Errno> {
+    pub(crate) fn make(
+        domain: &Rc<Domain>,
+        memory: Rc<Mapping>,
+        access: u32,
+    ) -> Result<Self, Errno> {
         let address = memory.as_ptr().as_ptr().cast();
         let access = i32::try_from(access).unwrap_or(0);
         // SAFETY: private memory of that length, which stays mapped until after the registration ends (see `drop`).
@@ -314,14 +318,14 @@ impl Registration {
         Ok(Self { raw, memory, _domain: Rc::clone(domain) })
     }
 
-    pub(crate) fn memory(&self) -> &Mapping {
+    pub(crate) fn memory(&self) -> &Rc<Mapping> {
         &self.memory
     }
 
     /// The memory as the data plane sees what others write too.
     pub(crate) fn lines(&self) -> &[Line] {
-        // SAFETY: mapped for `len` bytes as long as this lives; this process touches it by this view only, and what the device
-        // does is outside of Rust's model.
+        // SAFETY: mapped for `len` bytes as long as this lives; this process touches it by such views only, and what devices
+        // do is outside of Rust's model.
         unsafe { lines_from_raw(self.memory.as_ptr(), self.memory.len()) }.unwrap_or_default()
     }
 

@@ -1,0 +1,20 @@
+//! Messages over real devices against the conformance suite: Soft-RoCE, in the guest of `tests/vm`. See `spinwire_tests::conformance`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test"
+)]
+
+mod rig;
+
+use rig::Verbs;
+use spinwire_tests::conformance;
+
+conformance! {
+    verbs: Verbs,
+}
