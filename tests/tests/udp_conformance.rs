@@ -1,9 +1,10 @@
-//! Ports over UDP against the conformance suite, on the kernel that runs: with one submission for all packets, and one for each.
+//! Ports for datagrams against the conformance suite: over UDP on the kernel that runs, with one submission for all packets and one for each, and over
+//! simulated RDMA devices.
 //!
-//! Left out are the cases of what UDP does not promise: that nothing is lost where a receiver has no room, that the end of a peer is heard
+//! Left out are the cases of what datagrams do not promise: that nothing is lost where a receiver has no room, that the end of a peer is heard
 //! of, that senders share. What it does instead is tried in `udp_port`.
 
-use spinwire_tests::conformance::{Udp, UdpOneByOne};
+use spinwire_tests::conformance::{RdmaDgram, Udp, UdpOneByOne};
 
 macro_rules! cases {
     ($($module:ident: $rig:ty;)+) => {$(
@@ -40,4 +41,5 @@ macro_rules! cases {
 cases! {
     by_one_submission: Udp;
     one_by_one: UdpOneByOne;
+    over_rdma: RdmaDgram;
 }

@@ -14,7 +14,7 @@
 use crate::provider::Provider;
 use crate::provider::fault::Fault;
 use crate::provider::loopback::Port;
-use crate::provider::rdma::RdmaPort;
+use crate::provider::rdma::{RdmaDatagrams, RdmaPort};
 use crate::provider::shm::ShmPort;
 use crate::provider::tcp::TcpPort;
 use crate::provider::trace::Trace;
@@ -58,6 +58,9 @@ unsafe impl<E: Enter> KeepsPosted for UdpPort<'_, E> {}
 // has of queue pairs goes with it. That devices keep to the same is promised with the `Loans`. Exposed memory it hands to a `Registrar`, and takes back
 // from it when that is withdrawn, or the port goes.
 unsafe impl<Q: QueuePair, C: CompletionQueue, X: Registrar> KeepsPosted for RdmaPort<'_, Q, C, X> {}
+
+// SAFETY: as of `ShmPort`; what the device reads and writes are slots, never a range that was posted.
+unsafe impl<Q: QueuePair, C> KeepsPosted for RdmaDatagrams<'_, Q, C> {}
 
 // SAFETY: it hands requests on, or copies what they send within the post; completions are those of the inner provider, or of sends
 // that it has not handed on.

@@ -3,7 +3,8 @@
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::provider::rdma::{
-    LinkId, RdmaCounters, RdmaPort, Registrar, Request, Unreachable, piece,
+    Gid, LinkId, Mailbox, RdmaCounters, RdmaDatagrams, RdmaPort, Registrar, Request, Unreachable,
+    piece,
 };
 use spinwire_dataplane::provider::tcp::frame::FrameFault;
 use spinwire_dataplane::provider::{Access, OneSidedWr, Provider, Sge};
@@ -30,6 +31,7 @@ unsafe impl Registrar for AnyRegistrar {
 }
 
 pub type AnyPort<'a> = RdmaPort<'a, AnyQp, AnyCq, AnyRegistrar>;
+pub type AnyDatagrams<'a> = RdmaDatagrams<'a, AnyQp, AnyCq>;
 
 #[unsafe(no_mangle)]
 pub extern "C" fn probe_rdma_one_sided(
@@ -76,6 +78,21 @@ pub extern "C" fn probe_rdma_route(
     port.set_route(name)?;
     port.forget_route(name);
     port.reach(peer)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_rdma_mailboxes(
+    port: &AnyDatagrams<'_>,
+    name: &Name,
+    mailbox: Mailbox,
+) -> Result<Option<(Addr, Gid, u32)>, PostError> {
+    port.forget_route(name);
+    port.set_route(name, mailbox)?;
+    let unresolved = port.next_unresolved();
+    if let Some((peer, _, _)) = unresolved {
+        port.resolve(peer, mailbox.to)?;
+    }
+    Ok(unresolved)
 }
 
 #[unsafe(no_mangle)]

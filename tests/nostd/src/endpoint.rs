@@ -29,7 +29,7 @@ impl Enter for Kernel {
     }
 }
 
-use crate::connections::AnyPort;
+use crate::connections::{AnyDatagrams, AnyPort};
 use crate::files::Answers;
 
 /// The probes of one endpoint type.
@@ -124,3 +124,4 @@ endpoint_probes!(fault, Fault<'a, Port<'a, 'a>>);
 endpoint_probes!(trace, Trace<'a, ShmPort<'a, 'a>>);
 endpoint_probes!(udp, UdpPort<'a, Answers>);
 endpoint_probes!(rdma, AnyPort<'a>);
+endpoint_probes!(rdma_datagrams, AnyDatagrams<'a>);

@@ -14,6 +14,7 @@ mod node;
 #[cfg(feature = "libfabric")]
 mod ofi;
 mod rdma;
+mod rdma_datagrams;
 mod rdma_mlx5;
 mod rig;
 mod tcp;
@@ -43,6 +44,7 @@ pub use rdma::{
     Host, HostedPort, Keys, Network, NetworkKind, Pair, Rdma, RdmaGround, RdmaRig, Simulated,
 };
 pub use rdma_mlx5::{Connected, DeviceKeys, Devices, Mlx5, Mlx5Model};
+pub use rdma_datagrams::{HostedDgram, RdmaDgram, RdmaDgramGround};
 pub use rig::{Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};
 pub use tcp::{NamedPort, Tcp, TcpGround};
 pub use udp::{Udp, UdpGround, UdpOneByOne};

@@ -31,7 +31,8 @@ use crate::shm::lane::Envelope;
 use crate::table::Ring;
 use crate::time::Instant;
 use crate::verbs::{
-    QueuePair, RecvRequest, RemotePlace, Segment, SendFlags, SendRequest, Verb, WcStatus,
+    Destination, QueuePair, RecvRequest, RemotePlace, Segment, SendFlags, SendRequest, Verb,
+    WcStatus,
 };
 
 /// Receives for control: hello, credit, goodbye. They are never held up by messages that nobody has asked for.
@@ -82,6 +83,17 @@ pub(super) enum Done {
     Sender(WrId),
     /// Whoever has posted a one-sided operation, of so many bytes.
     Initiator(WrId, u32),
+}
+
+/// Where a send goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Aim {
+    /// To the other end.
+    Connected,
+    /// To memory of the other end.
+    Memory(RemotePlace),
+    /// To whoever that is.
+    Datagram(Destination),
 }
 
 /// A piece that has come.
@@ -274,7 +286,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
             slots.write(slot, 0, &header);
             let segments = [slots.segment(slot, short(header.len()))];
             let nobody = (Done::Nobody, false);
-            let _said = self.stage_send(at, (Verb::Send, None), &segments, nobody);
+            let _said = self.stage_send(at, (Verb::Send, Aim::Connected), &segments, nobody);
         }
         let _lost = self.publish();
     }
@@ -361,11 +373,10 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     pub(super) fn stage_send(
         &self,
         at: u32,
-        request: (Verb, Option<RemotePlace>),
+        (verb, aim): (Verb, Aim),
         segments: &[Segment<Q::Key>],
         (done, is_last): (Done, bool),
     ) -> Result<(), PostError> {
-        let (verb, remote) = request;
         let number = self.oldest_send.get().wrapping_add(self.sends.len());
         // Of as many as there is room for, four are signaled at least, so that room comes back.
         let many = self.unsignaled.get().saturating_add(1) >= self.depths.sends / 4;
@@ -373,7 +384,11 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         let flags = SendFlags { unsignaled: !is_signaled, ..SendFlags::default() };
         let id = wr_id(OpTag::Send, at, number);
         let plain = SendRequest::new(id, verb, segments).with(flags);
-        let request = SendRequest { remote, ..plain };
+        let request = match aim {
+            Aim::Connected => plain,
+            Aim::Memory(place) => plain.at(place),
+            Aim::Datagram(to) => plain.to(to),
+        };
         self.with_pair(|pair| pair.post_send(&request)).unwrap_or(Err(Fatal::QueueError.into()))?;
         let pushed = self.sends.push(Sent { done, is_signaled, is_last });
         debug_assert!(pushed.is_ok(), "room was checked");

@@ -17,6 +17,7 @@
 //! | `out` | messages into pieces |
 //! | `hear` | completions, and what has come with them |
 //! | `read` | messages out of their slots into receives |
+//! | `datagrams`, `source` | the port for datagrams (UD), and who has sent one |
 //! | `one_sided` | reads, writes and atomics on memory of peers; memory that peers are let into |
 //! | `peers`, `meet` | the address table; how connections begin and end |
 //! | `host` | what the host is asked for, and answers |
@@ -51,6 +52,7 @@ use crate::raw::place::Exhausted;
 use crate::time::Nanos;
 use crate::verbs::Limits;
 
+mod datagrams;
 mod hear;
 mod host;
 mod link;
@@ -62,11 +64,14 @@ mod peers;
 pub mod piece;
 mod port;
 mod read;
+mod source;
 
 pub use crate::raw::region::{Loans, Registrar};
+pub use datagrams::{DatagramCounters, Mailbox, RdmaDatagrams, RdmaDatagramsConfig};
 pub use host::{LinkId, Rejected, Request, Unreachable};
 pub use memory::Memory;
 pub use port::RdmaPort;
+pub use source::Gid;
 
 /// Least receives for messages.
 const PAIR_SLOTS_MIN: u32 = 8;
@@ -269,6 +274,8 @@ pub enum PortOpenError {
     SlotBytes,
     /// The longest message needs more slots than three quarters of those of a connection.
     MessageBytesMax,
+    /// The queue pair takes less than it has to.
+    QueuePair,
     /// The completion queue could overrun.
     CompletionQueue {
         /// `links * (receives + sends)`: see [`RdmaConfig::completions`].
@@ -296,6 +303,9 @@ impl fmt::Display for PortOpenError {
             }
             Self::MessageBytesMax => f.write_str(
                 "message_bytes_max <= 3/4 of slots x slot_bytes does not hold: give more or larger slots",
+            ),
+            Self::QueuePair => f.write_str(
+                "queue pair: send_depth, recv_depth are less than the configuration asks for",
             ),
             Self::CompletionQueue { needed, depth } => write!(
                 f,

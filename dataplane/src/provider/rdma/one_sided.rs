@@ -2,7 +2,7 @@
 
 use spinwire_layouts::word::{from_usize, widen};
 
-use super::link::Done;
+use super::link::{Aim, Done};
 use super::port::RdmaPort;
 use crate::error::{Misuse, PostError, Retry};
 use crate::id::WrId;
@@ -47,7 +47,7 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
         let remote = RemotePlace { address: wr.remote.address, key: remote_key };
         let segments = [Segment { address, length, key }];
         let done = (Done::Initiator(wr.wr_id, length), false);
-        link.stage_send(at, (verb, Some(remote)), &segments, done)?;
+        link.stage_send(at, (verb, Aim::Memory(remote)), &segments, done)?;
         self.under_way.set(self.under_way.get().saturating_add(1));
         self.soil(at, link);
         Ok(())

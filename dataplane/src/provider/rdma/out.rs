@@ -5,7 +5,7 @@
 //!   long, of the arena of loans    header -> slot, and the buffer itself      gathered by the device; done when it says so
 //! ```
 
-use super::link::{CONTROL_RECEIVES, Done, Link, Stage};
+use super::link::{Aim, CONTROL_RECEIVES, Done, Link, Stage};
 use super::memory::short;
 use super::piece::{self, Content, Grant, HEADER_BYTES};
 use super::port::RdmaPort;
@@ -118,7 +118,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             };
             let is_last = bytes.is_empty() && rest.is_none_or(|segment| segment.length == 0);
             let told = if is_last { done } else { Done::Nobody };
-            if let Err(refused) = link.stage_send(at, (Verb::Send, None), segments, (told, is_last))
+            if let Err(refused) =
+                link.stage_send(at, (Verb::Send, Aim::Connected), segments, (told, is_last))
             {
                 return self.refused((at, link), refused, at_start.is_some());
             }
@@ -196,7 +197,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         self.slots.write(slot, 0, bytes);
         let segments = [self.slots.segment(slot, short(bytes.len()))];
         let done = if is_known { Done::Known } else { Done::Nobody };
-        link.stage_send(at, (Verb::Send, None), &segments, (done, false))?;
+        link.stage_send(at, (Verb::Send, Aim::Connected), &segments, (done, false))?;
         link.control_credit.set(link.control_credit.get().saturating_sub(1));
         self.soil(at, link);
         Ok(())

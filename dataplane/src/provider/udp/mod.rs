@@ -35,7 +35,7 @@
 //! (3) a row is in the list of its hash as long as it has an address.
 
 pub mod datagram;
-mod peers;
+pub(super) mod peers;
 mod port;
 mod receive;
 mod send;

@@ -74,7 +74,7 @@ struct Row {
 }
 
 #[derive(Debug)]
-pub(super) struct Peers<'m> {
+pub(in crate::provider) struct Peers<'m> {
     rows: &'m [Row],
     /// A list for each hash.
     hashed: Fifos<'m>,
@@ -82,7 +82,7 @@ pub(super) struct Peers<'m> {
 }
 
 impl<'m> Peers<'m> {
-    pub(super) fn place(bump: &Bump<'m>, count: u32) -> Result<Self, Exhausted> {
+    pub(in crate::provider) fn place(bump: &Bump<'m>, count: u32) -> Result<Self, Exhausted> {
         let rows = bump.slice_with(wide(count), |_| Row {
             generation: Cell::new(Generation::FIRST),
             address: Cell::new(None),
@@ -119,7 +119,7 @@ impl<'m> Peers<'m> {
 
     /// Where a peer is.
     #[inline]
-    pub(super) fn address_of(&self, addr: Addr) -> Result<SocketAddr, Misuse> {
+    pub(in crate::provider) fn address_of(&self, addr: Addr) -> Result<SocketAddr, Misuse> {
         let row = self.row(addr.slot()).ok_or(Misuse::UnknownAddress)?;
         match row.address.get() {
             Some(address) if row.generation.get() == addr.generation() => Ok(address),
@@ -128,7 +128,7 @@ impl<'m> Peers<'m> {
     }
 
     /// A row for an address that the caller wants to keep; `None` where there is none.
-    pub(super) fn keep(&self, address: SocketAddr) -> Option<Addr> {
+    pub(in crate::provider) fn keep(&self, address: SocketAddr) -> Option<Addr> {
         if let Some((slot, row)) = self.find(&address) {
             let _kept_before = self.order.unlink(slot);
             return Some(Addr::new(slot, row.generation.get()));
@@ -144,7 +144,7 @@ impl<'m> Peers<'m> {
     }
 
     /// The row of a sender, or one for it: a free one, or that of another who is `old` enough. The second says whose it was.
-    pub(super) fn hear(
+    pub(in crate::provider) fn hear(
         &self,
         address: SocketAddr,
         now: Instant,
@@ -189,13 +189,13 @@ impl<'m> Peers<'m> {
     }
 
     /// Takes a peer out.
-    pub(super) fn remove(&self, addr: Addr) -> Result<(), Misuse> {
+    pub(in crate::provider) fn remove(&self, addr: Addr) -> Result<(), Misuse> {
         self.address_of(addr)?;
         self.vacate(addr.slot()).ok_or(Misuse::UnknownAddress)
     }
 
     /// Rows that have an address.
-    pub(super) fn len(&self) -> u32 {
+    pub(in crate::provider) fn len(&self) -> u32 {
         self.order.slots().saturating_sub(self.order.len(FREE))
     }
 }

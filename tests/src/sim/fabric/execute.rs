@@ -73,6 +73,7 @@ impl State {
                     self.memory[to].store(at, &bytes);
                 }
                 other @ (Event::Dma { .. }
+                | Event::Datagram { .. }
                 | Event::Arrive { .. }
                 | Event::Again { .. }
                 | Event::Acked { .. }
@@ -101,7 +102,7 @@ impl State {
         self.scatter((host, device), &work.segments, &before.to_le_bytes());
     }
 
-    fn gather(&self, host: usize, segments: &[(u64, u32, u32)]) -> Vec<u8> {
+    pub(super) fn gather(&self, host: usize, segments: &[(u64, u32, u32)]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (address, length, _) in segments {
             bytes.extend(self.memory[host].load(*address, u64::from(*length)));
@@ -109,7 +110,7 @@ impl State {
         bytes
     }
 
-    fn scatter(
+    pub(super) fn scatter(
         &mut self,
         (host, device): (usize, usize),
         segments: &[(u64, u32, u32)],

@@ -19,6 +19,7 @@
 //!
 //! It knows nothing of virtual queue pairs, and everything is decided by a seed.
 
+mod datagram;
 mod execute;
 mod memory;
 mod queue;
@@ -28,7 +29,9 @@ use core::cell::RefCell;
 
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::provider::{Access, Published};
-use spinwire_dataplane::verbs::{CompletionQueue, Limits, QueuePair, RecvRequest, SendRequest, Wc};
+use spinwire_dataplane::verbs::{
+    CompletionQueue, Destination, Limits, QueuePair, RecvRequest, SendRequest, Wc,
+};
 
 pub use world::{Death, Faults, Links};
 use world::{State, Work};
@@ -82,6 +85,22 @@ impl Fabric {
     /// Adds a host with one device, whose memory is that of this process as far as it is [registered](Fabric::register). Its number.
     pub fn add_host(&self) -> usize {
         self.state.borrow_mut().add_host()
+    }
+
+    /// A queue pair of a host for datagrams, and how others send to it: its address, and a destination. All of its bytes are `limits`' to say.
+    pub fn datagrams(&self, host: usize, limits: Limits) -> (SimQp<'_>, ([u8; 16], Destination)) {
+        let mut state = self.state.borrow_mut();
+        let index = state.connect([(host, 0), (host, 0)]);
+        let handle = u32::try_from(index).expect("few");
+        let to = Destination { handle, qp_num: state.qps[index].number, qkey: datagram::QKEY };
+        (SimQp { fabric: self, index, limits }, (datagram::gid(host), to))
+    }
+
+    /// A datagram comes, from a queue pair of host 0, whatever is in it.
+    pub fn send_datagram(&self, to: Destination, bytes: &[u8]) {
+        let mut state = self.state.borrow_mut();
+        let from = state.connect([(0, 0), (0, 0)]);
+        state.drop_in(from, to, bytes);
     }
 
     /// Lets the device of a host into a range of memory of this process, and with that key the other ends of its queue pairs, as far as `rights`

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use spinwire_dataplane::error::{Fatal, PostError, Retry};
 use spinwire_dataplane::provider::Published;
-use spinwire_dataplane::verbs::{RecvRequest, RemotePlace, SendRequest, Verb, WcFields, WcStatus};
+use spinwire_dataplane::verbs::{
+    Destination, RecvRequest, RemotePlace, SendRequest, Verb, WcFields, WcStatus,
+};
 
 use super::memory::Memory;
 use super::queue::Queue;
@@ -71,12 +73,18 @@ pub(super) struct Work {
     pub(super) verb: Verb,
     pub(super) segments: Vec<(u64, u32, u32)>,
     pub(super) remote: Option<RemotePlace>,
+    pub(super) destination: Option<Destination>,
 }
 
 impl Work {
     pub(super) fn of(send: &SendRequest<'_, u32>) -> Self {
         let segments = send.segments.iter().map(|s| (s.address, s.length, s.key)).collect();
-        Self { wr_id: send.wr_id.as_raw(), verb: send.verb, segments, remote: send.remote }
+        let (remote, destination) = (send.remote, send.destination);
+        Self { wr_id: send.wr_id.as_raw(), verb: send.verb, segments, remote, destination }
+    }
+
+    pub(super) const fn wr_id(&self) -> u64 {
+        self.wr_id
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -128,6 +136,8 @@ pub(super) enum Event {
     Again { qp: usize, life: u64 },
     /// An acknowledgement has come back.
     Acked { qp: usize, life: u64 },
+    /// A datagram has arrived where it was sent to, from that queue pair.
+    Datagram { from: usize, to: Destination, bytes: Vec<u8> },
     /// A device writes to memory.
     Dma { host: usize, device: usize, at: u64, bytes: Vec<u8> },
     /// A completion is seen.
@@ -306,6 +316,9 @@ impl State {
             let death = deaths[self.rng.index(deaths.len())];
             self.kill(qp, death);
         }
+        if let Some(to) = work.destination {
+            return self.post(qp, &work, to);
+        }
         let (host, device, life) = (self.qps[qp].host, self.qps[qp].device, self.qps[qp].life);
         let bytes = if work.verb == Verb::Read { 16 } else { work.bytes() };
         let wr_id = work.wr_id;
@@ -446,6 +459,7 @@ impl State {
             Event::Dma { host, at, bytes, .. } => {
                 self.memory[host].store(at, &bytes);
             }
+            Event::Datagram { from, to, bytes } => self.drop_in(from, to, &bytes),
             Event::Complete { qp, fields } => self.see(qp, fields),
             Event::Fail { qp, life, status, flushes } => {
                 if self.qps[qp].life == life {
@@ -495,13 +509,27 @@ impl State {
 
     /// A receive of the end `qp` is used up.
     pub(super) fn received(&mut self, qp: usize, length: u64, immediate: Option<u32>) {
-        let Some(receive) = self.qps[qp].rq.pop_front() else { return };
+        if let Some((when, fields)) = self.use_up(qp, length) {
+            let fields = WcFields { immediate, ..fields };
+            self.events.push(when, Event::Complete { qp, fields });
+        }
+    }
+
+    /// The same, of a datagram that the queue pair of that number has sent.
+    pub(super) fn received_from(&mut self, qp: usize, length: u64, source_qp: u32) {
+        if let Some((when, fields)) = self.use_up(qp, length) {
+            let fields = WcFields { immediate: None, source_qp, ..fields };
+            self.events.push(when, Event::Complete { qp, fields });
+        }
+    }
+
+    fn use_up(&mut self, qp: usize, length: u64) -> Option<(u64, WcFields)> {
+        let receive = self.qps[qp].rq.pop_front()?;
         let (host, device) = (self.qps[qp].host, self.qps[qp].device);
         let when = self.dma_time(host, device);
         let mut fields = self.fields(qp, receive.wr_id, WcStatus::SUCCESS);
         fields.byte_len = u32::try_from(length).expect("a message");
-        fields.immediate = immediate;
-        self.events.push(when, Event::Complete { qp, fields });
+        Some((when, fields))
     }
 
     /// The answer to the oldest message that was not acknowledged has come.
@@ -545,7 +573,7 @@ impl State {
     }
 
     /// A completion, with garbage in whatever is not defined.
-    fn fields(&mut self, qp: usize, wr_id: u64, status: WcStatus) -> WcFields {
+    pub(super) fn fields(&mut self, qp: usize, wr_id: u64, status: WcStatus) -> WcFields {
         let garbage = self.rng.word().to_le_bytes();
         let [a, b, c, d, e, f, g, h] = garbage;
         WcFields {

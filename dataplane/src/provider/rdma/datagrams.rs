@@ -1,0 +1,556 @@
+//! Messages as datagrams of one queue pair (UD): nothing is promised, nobody is connected.
+//!
+//! ```text
+//!   post_send  copy -> slot: header 24, bytes      one work request, to an address handle of the host
+//!   poll_cq    | route 40 | header 24 | bytes |    one receive each: matched, copied once, posted again, or dropped and counted
+//! ```
+//!
+//! What is in a packet is what is in one of UDP ([`DatagramHeader`](spinwire_layouts::wire::DatagramHeader)). Who has sent it is told by the device: its
+//! queue pair, and the header of 40 bytes in front. Whoever was heard has a row of the address table, which it loses to others when it
+//! was silent for long, and can be answered when the host has made an address handle for it ([`RdmaDatagrams::next_unresolved`]).
+
+use core::cell::Cell;
+use core::fmt;
+use core::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+
+use heapless::{Vec, VecView};
+use spinwire_layouts::wire::datagram::{DATAGRAM_HEADER_BYTES, DATAGRAM_LENGTH_MAX};
+use spinwire_layouts::word::{to_usize, widen};
+
+use super::link::{Aim, Depths, Done, Link, Stage};
+use super::memory::{Memory, Slots, short};
+use super::source::{Gid, ROUTE_BYTES, source};
+use super::{PAIR_SLOTS_MIN, PortOpenError};
+use crate::error::{Fatal, Misuse, PostError, Retry};
+use crate::id::{Addr, Name, OpTag, WrId};
+use crate::msg::matching::{Incoming, Matcher, MatchingConfig};
+use crate::provider::queues::{Found, Queues};
+use crate::provider::udp::datagram::{self, Datagram};
+use crate::provider::udp::peers::Peers;
+use crate::provider::{
+    CancelError, Caps, Cqe, EndpointType, Event, Info, LatencyClass, Limits, Payload, Provider,
+    Published, RecvWr, Select, SendWr, Source, Status, Waiting,
+};
+use crate::raw::line::LINE_BYTES;
+use crate::raw::place::Bump;
+use crate::shm::lane::Envelope;
+use crate::table::{Ring, wide};
+use crate::time::{Instant, Nanos};
+use crate::verbs::{CompletionQueue, Destination, QueuePair, Verb, Wc, WcStatus};
+
+/// Completions that are taken at once.
+const BATCH: usize = 16;
+/// Batches of one poll.
+const BATCHES: u32 = 8;
+/// Bytes in front of a message that has come.
+const LEAD_BYTES: usize = ROUTE_BYTES + DATAGRAM_HEADER_BYTES;
+
+/// How much a port for datagrams holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RdmaDatagramsConfig {
+    /// Rows of the address table.
+    pub peers_max: u32,
+    /// A sender that was silent for so long gives up its row to another, unless it was connected to by name.
+    pub age_min: Nanos,
+    /// Sends whose completions may be outstanding.
+    pub send_depth: u32,
+    /// Receives and unexpected messages.
+    pub matching: MatchingConfig,
+    /// Longest message, in bytes: at most what the queue pair sends, less 24.
+    pub message_bytes_max: u32,
+    /// Receives that are posted: at least 8.
+    pub receives: u32,
+    /// Names that may be connected to.
+    pub routes_max: u32,
+}
+
+impl Default for RdmaDatagramsConfig {
+    /// 64 peers, silent for ten seconds; 256 sends, receives, and unexpected messages; messages of up to 1000 bytes, which fit the smallest
+    /// packets that are usual.
+    fn default() -> Self {
+        Self {
+            peers_max: 64,
+            age_min: Nanos::from_millis(10_000),
+            send_depth: 256,
+            matching: MatchingConfig {
+                recv_depth: 256,
+                unexpected_depth: 256,
+                unexpected_bytes_max: 1000,
+            },
+            message_bytes_max: 1000,
+            receives: 256,
+            routes_max: 64,
+        }
+    }
+}
+
+impl RdmaDatagramsConfig {
+    /// Sends that may be posted on the queue pair.
+    #[must_use]
+    pub const fn sends(&self) -> u32 {
+        let least = if self.send_depth < 8 { 8 } else { self.send_depth };
+        if least > 1 << 28 { 1 << 30 } else { least.saturating_mul(4).next_power_of_two() }
+    }
+
+    /// Completions that there may be at once: so deep has the completion queue to be.
+    #[must_use]
+    pub const fn completions(&self) -> u32 {
+        self.receives.saturating_add(self.sends())
+    }
+
+    /// Bytes of a slot.
+    fn slot_bytes(&self) -> u32 {
+        let bytes = to_usize(widen(self.message_bytes_max)).saturating_add(LEAD_BYTES);
+        short(bytes.checked_next_multiple_of(LINE_BYTES).unwrap_or(usize::MAX))
+    }
+
+    /// Bytes of registered memory for all slots.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        widen(self.completions()).saturating_mul(widen(self.slot_bytes()))
+    }
+
+    /// What the queue pair has to take, at least.
+    #[must_use]
+    pub fn pair(&self) -> crate::verbs::Limits {
+        crate::verbs::Limits {
+            send_depth: self.sends(),
+            recv_depth: self.receives,
+            sge_max: 1,
+            message_bytes_max: self.message_bytes_max.saturating_add(short(DATAGRAM_HEADER_BYTES)),
+            inline_bytes_max: 0,
+        }
+    }
+
+    /// What such a port says of itself.
+    #[must_use]
+    pub const fn info(&self) -> Info {
+        let longest = to_usize(widen(self.message_bytes_max));
+        let limits = Limits::copied(longest, self.peers_max, self.send_depth, &self.matching);
+        Info::of_type("rdma", EndpointType::Dgram, Caps::MATCHED, limits)
+            .with_latency(LatencyClass::Device)
+    }
+}
+
+/// What a port for datagrams has seen and done so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DatagramCounters {
+    /// Packets that have come.
+    pub received: u64,
+    /// Of those: no message of this protocol, or by nobody that can be told.
+    pub garbage: u64,
+    /// Of those: by a sender for whom there was no row.
+    pub crowded: u64,
+    /// Of those: messages that nobody had asked for when the unexpected queue was full.
+    pub unasked: u64,
+    /// Rows that senders have lost to others.
+    pub aged: u64,
+    /// Completions that belong to nothing.
+    pub strays: u64,
+}
+
+/// Somebody that is found over a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mailbox {
+    /// The address of the port of its device.
+    pub gid: Gid,
+    /// How to send to it: an address handle of the queue pair, and the other's number and key.
+    pub to: Destination,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Arrived {
+    slot: u32,
+    bytes: u32,
+    source_qp: u32,
+}
+
+/// A port for datagrams over one queue pair. Belongs to one thread.
+pub struct RdmaDatagrams<'m, Q: QueuePair, C> {
+    cq: C,
+    config: RdmaDatagramsConfig,
+    info: Info,
+    slots: Slots<'m, Q::Key>,
+    link: Link<'m, Q>,
+    peers: Peers<'m>,
+    /// How to send to whoever is in a row, and who that is.
+    boxes: &'m [Cell<Option<(SocketAddr, Destination)>>],
+    /// Senders that were heard first and cannot be answered yet.
+    unresolved: Ring<'m, Addr>,
+    routes: &'m [Cell<Option<(Name, Mailbox)>>],
+    queues: Queues<'m>,
+    done: Ring<'m, WrId>,
+    arrived: Ring<'m, Arrived>,
+    now: Cell<Instant>,
+    last_error: Cell<Option<(WcStatus, u32)>>,
+    counters: Cell<DatagramCounters>,
+}
+
+impl<Q: QueuePair, C> fmt::Debug for RdmaDatagrams<'_, Q, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RdmaDatagrams").field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
+/// Queue pair and address as one word of the tables that ports over UDP have.
+const fn key(gid: Gid, qp_num: u32) -> SocketAddr {
+    SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::from_octets(gid), 0, 0, qp_num))
+}
+
+impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
+    /// Opens a port over a queue pair that sends and receives datagrams, and completes in `cq`; places its tables in `bump`.
+    ///
+    /// # Errors
+    /// [`PortOpenError`] names the relation that does not hold.
+    pub fn place(
+        bump: &Bump<'m>,
+        config: &RdmaDatagramsConfig,
+        (pair, cq): (Q, C),
+        memory: &Memory<'m, Q::Key>,
+    ) -> Result<Self, PortOpenError> {
+        let (has, needs) = (pair.limits(), config.pair());
+        if config.receives < PAIR_SLOTS_MIN || config.receives > 1 << 20 {
+            return Err(PortOpenError::Slots);
+        }
+        if has.message_bytes_max < needs.message_bytes_max
+            || to_usize(widen(config.message_bytes_max)) > DATAGRAM_LENGTH_MAX
+        {
+            return Err(PortOpenError::MessageBytesMax);
+        }
+        if has.send_depth < needs.send_depth || has.recv_depth < needs.recv_depth {
+            return Err(PortOpenError::QueuePair);
+        }
+        if config.completions() > cq.depth() {
+            let (needed, depth) = (config.completions(), cq.depth());
+            return Err(PortOpenError::CompletionQueue { needed, depth });
+        }
+        let slots = Slots::new(memory, config.slot_bytes(), config.completions())
+            .ok_or_else(|| PortOpenError::Memory { needed: config.memory_bytes() })?;
+        let receives = config.receives;
+        let depths = Depths { slots: receives, receives, sends: config.sends() };
+        let link = Link::place(bump, depths, 0)?;
+        link.begin(Stage::Up);
+        if link.equip(0, pair, &slots).is_err() {
+            return Err(PortOpenError::QueuePair);
+        }
+        let (nobody, nothing) = (Addr::new(0, crate::id::Generation::FIRST), WrId::from_raw(0));
+        let none = Arrived { slot: 0, bytes: 0, source_qp: 0 };
+        Ok(Self {
+            cq,
+            config: *config,
+            info: config.info(),
+            slots,
+            link,
+            peers: Peers::place(bump, config.peers_max)?,
+            boxes: bump.slice_with(wide(config.peers_max), |_| Cell::new(None))?,
+            unresolved: Ring::place(bump, config.peers_max, nobody)?,
+            routes: bump.slice_with(wide(config.routes_max), |_| Cell::new(None))?,
+            // Nobody is seen to come or to go.
+            queues: Queues::place(bump, &config.matching, 0)?,
+            done: Ring::place(bump, config.send_depth, nothing)?,
+            arrived: Ring::place(bump, receives, none)?,
+            now: Cell::new(Instant::ORIGIN),
+            last_error: Cell::new(None),
+            counters: Cell::new(DatagramCounters::default()),
+        })
+    }
+
+    /// Says where the endpoint of that name is found.
+    ///
+    /// # Errors
+    /// `AddressesFull` where the table of routes is.
+    pub fn set_route(&self, name: &Name, mailbox: Mailbox) -> Result<(), PostError> {
+        self.forget_route(name);
+        let free = self.routes.iter().find(|place| place.get().is_none());
+        free.ok_or(Retry::AddressesFull)?.set(Some((*name, mailbox)));
+        Ok(())
+    }
+
+    /// Takes a route away. Peers that are connected to already stay where they were.
+    pub fn forget_route(&self, name: &Name) {
+        for place in self.routes {
+            if place.get().is_some_and(|(of, _)| of == *name) {
+                place.set(None);
+            }
+        }
+    }
+
+    /// A sender that was heard and cannot be answered before the host has [made an address handle](RdmaDatagrams::resolve) for it: its address, and the
+    /// number of its queue pair.
+    pub fn next_unresolved(&self) -> Option<(Addr, Gid, u32)> {
+        while let Some(addr) = self.unresolved.pop() {
+            if let Ok(SocketAddr::V6(v6)) = self.peers.address_of(addr)
+                && self.destination(addr).is_err()
+            {
+                return Some((addr, v6.ip().octets(), v6.scope_id()));
+            }
+        }
+        None
+    }
+
+    /// Says how to send to whoever is in a row.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`.
+    pub fn resolve(&self, peer: Addr, to: Destination) -> Result<(), Misuse> {
+        let address = self.peers.address_of(peer)?;
+        let place = self.boxes.get(wide(peer.slot())).ok_or(Misuse::UnknownAddress)?;
+        place.set(Some((address, to)));
+        Ok(())
+    }
+
+    /// What it has seen and done.
+    #[must_use]
+    pub const fn counters(&self) -> DatagramCounters {
+        self.counters.get()
+    }
+
+    /// How the last work request failed that did: the status, and the device's own number. Nothing goes any more after that.
+    #[must_use]
+    pub const fn last_error(&self) -> Option<(WcStatus, u32)> {
+        self.last_error.get()
+    }
+
+    /// Posted receives and unexpected messages, for those who count them.
+    #[must_use]
+    pub const fn matcher(&self) -> &Matcher<'m> {
+        self.queues.matcher()
+    }
+
+    fn count(&self, change: impl FnOnce(&mut DatagramCounters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+
+    /// How to send to a peer.
+    fn destination(&self, peer: Addr) -> Result<Destination, PostError> {
+        let address = self.peers.address_of(peer)?;
+        let known = self.boxes.get(wide(peer.slot())).and_then(Cell::get);
+        match known {
+            Some((of, to)) if of == address => Ok(to),
+            _ => Err(Retry::NotConnected.into()),
+        }
+    }
+
+    fn stage(&self, to: Destination, bytes: &[u8], envelope: Envelope) -> Result<(), PostError> {
+        if let Some(fatal) = self.link.failed.get() {
+            return Err(fatal.into());
+        }
+        self.link.has_room(1)?;
+        let header = datagram::header(bytes.len(), envelope)?;
+        let slot = self.link.next_slot();
+        self.slots.write(slot, 0, &header);
+        self.slots.write(slot, header.len(), bytes);
+        let length = short(header.len().saturating_add(bytes.len()));
+        let segments = [self.slots.segment(slot, length)];
+        let aim = (Verb::Send, Aim::Datagram(to));
+        self.link.stage_send(0, aim, &segments, (Done::Nobody, true))
+    }
+
+    fn hear(&self) {
+        for _ in 0..BATCHES {
+            let mut batch = Vec::<Wc, BATCH>::new();
+            self.cq.poll_cq(&mut batch);
+            for wc in &batch {
+                self.take(wc);
+            }
+            if !batch.is_full() {
+                return;
+            }
+        }
+    }
+
+    fn take(&self, wc: &Wc) {
+        let parts = wc.wr_id().parts().filter(|_| self.link.is_of(wc.qp_num()));
+        let outcome = wc.outcome();
+        if let Err(error) = outcome {
+            self.last_error.set(Some(error));
+        }
+        let fits = match (parts, outcome) {
+            (Some((OpTag::Send, _, number)), outcome) => {
+                if outcome.is_err() {
+                    self.link.fail(Fatal::QueueError);
+                }
+                self.link.sent(number, None, |_sent, _failure| {})
+            }
+            (Some((OpTag::Recv, _, number)), outcome) => {
+                match (self.link.received(number), outcome) {
+                    (Some(slot), Ok(received)) => {
+                        let (bytes, source_qp) = (received.bytes, received.source_qp);
+                        self.count(|c| c.received = c.received.wrapping_add(1));
+                        self.arrived.push(Arrived { slot, bytes, source_qp }).is_ok()
+                    }
+                    (Some(_), Err(_)) => {
+                        self.link.fail(Fatal::QueueError);
+                        true
+                    }
+                    (None, _) => false,
+                }
+            }
+            _ => {
+                self.count(|c| c.strays = c.strays.wrapping_add(1));
+                return;
+            }
+        };
+        if !fits {
+            self.count(|c| c.strays = c.strays.wrapping_add(1));
+            self.link.fail(Fatal::QueueError);
+        }
+    }
+
+    fn take_in(&self, out: &mut VecView<Cqe>) {
+        if !self.queues.matcher().settle(out) {
+            return;
+        }
+        while !out.is_full() {
+            let Some(arrived) = self.arrived.front() else { break };
+            if !self.deliver(arrived, out) {
+                return;
+            }
+            let _it = self.arrived.pop();
+            self.link.repost(0, arrived.slot, false, &self.slots);
+        }
+        self.link.publish_receives();
+        self.link.due.set((0, 0));
+    }
+
+    /// Delivers a packet, or drops it. Whether there was room for what came of it.
+    fn deliver(&self, arrived: Arrived, out: &mut VecView<Cqe>) -> bool {
+        let Some((address, datagram, body)) = self.read(arrived) else {
+            self.count(|c| c.garbage = c.garbage.wrapping_add(1));
+            return true;
+        };
+        let Some(source) = self.heard(address) else {
+            self.count(|c| c.crowded = c.crowded.wrapping_add(1));
+            return true;
+        };
+        let (length, envelope) = datagram;
+        let message = Incoming { source, envelope, length };
+        match self.queues.find_receive(&message, out) {
+            Found::NoRoom => return false,
+            Found::Receive(mut landing) => {
+                if body < length {
+                    landing.cut(body);
+                }
+                if let Some(bytes) = landing.place() {
+                    self.slots.read(arrived.slot, LEAD_BYTES, bytes);
+                }
+                self.queues.land(&landing, &message, out);
+            }
+            Found::Nobody => {
+                let copy = |to: &mut [u8]| self.slots.read(arrived.slot, LEAD_BYTES, to);
+                if body < length || !self.queues.matcher().stash(&message, copy) {
+                    self.count(|c| c.unasked = c.unasked.wrapping_add(1));
+                }
+            }
+        }
+        true
+    }
+
+    /// Who has sent a packet, the length and envelope that it says, and how many bytes of the message there are.
+    fn read(&self, arrived: Arrived) -> Option<(SocketAddr, (usize, Envelope), usize)> {
+        let bytes = to_usize(widen(arrived.bytes.min(self.config.slot_bytes())));
+        let body = bytes.checked_sub(LEAD_BYTES)?;
+        let mut route = [0; ROUTE_BYTES];
+        self.slots.read(arrived.slot, 0, &mut route);
+        let mut header = [0; DATAGRAM_HEADER_BYTES];
+        self.slots.read(arrived.slot, ROUTE_BYTES, &mut header);
+        let Datagram { length, envelope, .. } = Datagram::from_wire(&header).ok()?;
+        let gid = source(&route).filter(|_| body <= length)?;
+        Some((key(gid, arrived.source_qp), (length, envelope), body))
+    }
+
+    /// The row of a sender.
+    fn heard(&self, address: SocketAddr) -> Option<Addr> {
+        let now = self.now.get();
+        let old = |addr: Addr, heard: Instant| {
+            heard.saturating_add(self.config.age_min) <= now
+                && !self.queues.matcher().holds_of(addr)
+        };
+        let (addr, before) = self.peers.hear(address, now, old)?;
+        if let Some(before) = before {
+            self.count(|c| c.aged = c.aged.wrapping_add(1));
+            self.queues.end_hopeless(before);
+        }
+        let known = self.boxes.get(wide(addr.slot())).and_then(Cell::get);
+        if known.is_none_or(|(of, _)| of != address) && !self.unresolved.iter().any(|a| a == addr) {
+            // Where there is no room, it is told with its next packet.
+            let _told = self.unresolved.push(addr);
+        }
+        Some(addr)
+    }
+}
+
+impl<Q: QueuePair, C: CompletionQueue> Provider for RdmaDatagrams<'_, Q, C> {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn connect(&self, name: &Name) -> Result<Addr, PostError> {
+        let found = self.routes.iter().find_map(|place| place.get().filter(|(of, _)| of == name));
+        let (_, Mailbox { gid, to }) = found.ok_or(Misuse::UnknownAddress)?;
+        let addr = self.peers.keep(key(gid, to.qp_num)).ok_or(Retry::AddressesFull)?;
+        self.resolve(addr, to)?;
+        Ok(addr)
+    }
+
+    fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
+        self.peers.remove(addr)?;
+        self.queues.end_hopeless(addr);
+        Ok(())
+    }
+
+    fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
+        let to = self.destination(wr.to)?;
+        let bytes = wr.payload.bytes();
+        if bytes.len() > self.info.limits.message_bytes_max {
+            return Err(Misuse::TooLong.into());
+        }
+        let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
+        if let Payload::Posted { wr_id, .. } = wr.payload {
+            if self.done.len() >= self.info.limits.send_depth {
+                return Err(Retry::CqFull.into());
+            }
+            self.stage(to, bytes, envelope)?;
+            let pushed = self.done.push(wr_id);
+            debug_assert!(pushed.is_ok(), "room was checked");
+        } else {
+            self.stage(to, bytes, envelope)?;
+        }
+        self.queues.count_staged();
+        Ok(())
+    }
+
+    fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
+        if let Source::Only(addr) = wr.from {
+            self.peers.address_of(addr)?;
+        }
+        self.queues.post(wr)
+    }
+
+    fn ring_doorbell(&self) -> Published {
+        let lost = self.link.publish();
+        let count = self.queues.take_staged().saturating_sub(widen(lost));
+        Published { count, error: self.link.failed.get() }
+    }
+
+    fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
+        self.now.set(now);
+        self.hear();
+        let sends = || Some(Cqe::without_message(self.done.pop()?, Status::Success));
+        self.queues.poll(sends, |out| self.take_in(out), out);
+    }
+
+    fn poll_event(&self) -> Option<Event> {
+        None
+    }
+
+    fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
+        self.queues.cancel(wr_id)
+    }
+
+    fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
+        self.queues.matcher().peek(from, select)
+    }
+}
