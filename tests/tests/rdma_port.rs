@@ -17,7 +17,10 @@ use std::panic::catch_unwind;
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
+use spinwire_dataplane::provider::rdma::piece::{self, Content, Grant};
+use spinwire_dataplane::provider::tcp::frame::{Envelope, FrameFault, Greeting, Limits};
 use spinwire_dataplane::provider::{EndpointType, Event, Status};
+use spinwire_layouts::shm::EndpointKind;
 use spinwire_tests::conformance::{Node, Rdma, RdmaDgram, Sizes, World, run};
 use spinwire_tests::rng::{Rng, pattern};
 use spinwire_tests::sim::fabric::{Faults, Links};
@@ -251,6 +254,90 @@ fn devices_that_misbehave_cost_their_connection() {
         ),
     ] {
         assert!(soak(seed, faults, messages()) > 0, "connections have ended");
+    }
+}
+
+fn hello(name: &str) -> Vec<u8> {
+    let limits = Limits { message_bytes_max: 4096, credit_messages: 16, credit_bytes: 16 << 10 };
+    let name = spinwire_tests::conformance::name(name);
+    Greeting { name, kind: EndpointKind::Rdm, limits }.to_wire().to_vec()
+}
+
+/// A message of so many bytes, as its first piece.
+fn message(sequence: u32, length: u32, body: usize) -> Vec<u8> {
+    let content = Content::Message { length, envelope: Envelope::default() };
+    let mut bytes = piece::write(sequence, content, Grant::default()).to_vec();
+    bytes.extend(vec![7; body]);
+    bytes
+}
+
+/// Whoever writes nonsense loses its connection, by which field it was is told, and a neighbour does not notice.
+#[test]
+fn who_writes_nonsense_is_cut_off_alone() {
+    let grant = |messages, control| Grant { messages, control };
+    let credit = |sequence, grant| piece::write(sequence, Content::Credit, grant).to_vec();
+    let good = message(0, 5, 5);
+    let flipped = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 0x40;
+        bytes
+    };
+    let goodbye = || piece::write(0, Content::Goodbye, Grant::default()).to_vec();
+    let short_hello = hello("s")[..100].to_vec();
+    let mut other_magic = hello("s");
+    other_magic[0] ^= 1;
+    // What is said, the last of which cannot be said; and the fault.
+    let mut cases: Vec<(Vec<Vec<u8>>, FrameFault)> = vec![
+        (vec![short_hello], FrameFault::Magic),
+        (vec![Vec::new()], FrameFault::Magic),
+        (vec![other_magic], FrameFault::Magic),
+        (vec![goodbye()], FrameFault::Magic),
+        (vec![hello("s"), flipped(0)], FrameFault::Sequence),
+        (vec![hello("s"), flipped(7)], FrameFault::Flags),
+        (vec![hello("s"), flipped(8)], FrameFault::Tag),
+        (vec![hello("s"), flipped(16)], FrameFault::Immediate),
+        (vec![hello("s"), message(0, 5, 4)], FrameFault::Length),
+        (vec![hello("s"), message(0, 5, 6)], FrameFault::Length),
+        (vec![hello("s"), message(0, 1 << 20, 900)], FrameFault::Length),
+        (vec![hello("s"), vec![1; 31]], FrameFault::Length),
+        (vec![hello("s"), good.clone(), good.clone()], FrameFault::Sequence),
+        (vec![hello("s"), credit(0, grant(1, 0))], FrameFault::Credit),
+        (vec![hello("s"), credit(0, grant(0, 3))], FrameFault::Credit),
+        (vec![hello("s"), credit(0, grant(u32::MAX, 0))], FrameFault::Credit),
+        // The second piece of a message has another length than is left.
+        (vec![hello("s"), message(0, 2000, 992), vec![3; 1009]], FrameFault::Length),
+        (vec![hello("s"), message(0, 2000, 992), Vec::new()], FrameFault::Length),
+    ];
+    // More than it was allowed to, where nobody asks for any of it.
+    let long = |sequence| message(sequence, 900, 900);
+    cases.push((
+        core::iter::once(hello("s")).chain((0..17).map(long)).collect(),
+        FrameFault::Overrun,
+    ));
+    for (said, fault) in cases {
+        run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+            let (a, b) = (world.node("a"), world.node("b"));
+            let (to_b, _) = world.introduce(&a, &b);
+            let stranger = world.ground().call(world.bump(), "b");
+            for bytes in &said {
+                assert!(!stranger.is_cut_off(), "{fault:?}: too early");
+                stranger.send(bytes);
+                world.turn(&[&b]);
+            }
+            world.turns(10, &[&b]);
+            let port = b.provider().rdma();
+            assert_eq!(port.last_fault(), Some(fault), "{said:?}");
+            assert_eq!(port.counters().corrupt, 1);
+            assert!(stranger.is_cut_off(), "{fault:?}");
+            // Its neighbour goes on.
+            b.recv(RecvFrom::any().tag(4), 1).unwrap();
+            world.insist(&[&a, &b], || a.inject(SendTo::peer(to_b).tag(4), b"still here"));
+            world.until("it is there", &[&a, &b], || b.take_message().is_some());
+            // What it has said before that waits for a receive; its end does not wait for long.
+            world.turns(200, &[&b]);
+            let named = b.events().into_iter().filter(|e| matches!(e, Event::PeerCorrupt(_)));
+            assert_eq!(named.count(), usize::from(said.len() > 1), "who had a name is reported");
+        });
     }
 }
 

@@ -16,6 +16,7 @@ mod ofi;
 mod rdma;
 mod rdma_datagrams;
 mod rdma_mlx5;
+mod rdma_stranger;
 mod rig;
 mod tcp;
 mod udp;
@@ -43,8 +44,9 @@ pub use ofi::{Ofi, OfiChoice, OfiEnd, OfiGround, run_on};
 pub use rdma::{
     Host, HostedPort, Keys, Network, NetworkKind, Pair, Rdma, RdmaGround, RdmaRig, Simulated,
 };
-pub use rdma_mlx5::{Connected, DeviceKeys, Devices, Mlx5, Mlx5Model};
 pub use rdma_datagrams::{HostedDgram, RdmaDgram, RdmaDgramGround};
+pub use rdma_mlx5::{Connected, DeviceKeys, Devices, Mlx5, Mlx5Model};
+pub use rdma_stranger::Stranger;
 pub use rig::{Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};
 pub use tcp::{NamedPort, Tcp, TcpGround};
 pub use udp::{Udp, UdpGround, UdpOneByOne};

@@ -99,8 +99,8 @@ pub type Rdma<const UNCOPIED: bool> = RdmaRig<Simulated, UNCOPIED>;
 /// A queue pair that is destroyed when it is dropped, as those of libraries are: what is under way then is lost.
 #[derive(Debug)]
 pub struct Pair<'m> {
-    fabric: &'m Fabric,
-    inner: SimQp<'m>,
+    pub(super) fabric: &'m Fabric,
+    pub(super) inner: SimQp<'m>,
 }
 
 impl QueuePair for Pair<'_> {
@@ -157,7 +157,7 @@ unsafe impl Registrar for Keys<'_> {
     }
 }
 
-const PAIR: Limits = Limits {
+pub(super) const PAIR: Limits = Limits {
     send_depth: 1024,
     recv_depth: 1024,
     sge_max: 4,
@@ -350,6 +350,16 @@ impl<'m, N: Network<'m>> RdmaGround<'m, N> {
                 looks: Cell::new(0),
             });
         }
+    }
+
+    /// Somebody has connected to the port of that name, by a queue pair that is made for its host.
+    pub(super) fn adopt(&self, to: &str, make: impl FnOnce(usize) -> N::Pair) {
+        let station = Rc::clone(self.listed.borrow().get(to).expect("there is such a port"));
+        let pair = make(station.host);
+        let qp_num = pair.qp_num();
+        let link = station.port.accept(pair).expect("it is accepted");
+        let (other, looks) = ((Weak::new(), link), Cell::new(0));
+        station.ends.borrow_mut().push(End { link, qp_num, other, looks });
     }
 
     /// What the kernels do when a process ends: its queue pairs go, and so do the connections by which the hosts have met.

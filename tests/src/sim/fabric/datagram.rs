@@ -3,7 +3,7 @@
 //! Nothing is promised: where there is nobody, no receive or another key, a datagram is gone; so it is by a planted loss, and its sender is told that
 //! all is well.
 
-use spinwire_dataplane::verbs::{Destination, WcStatus};
+use spinwire_dataplane::verbs::{Destination, WcFields, WcStatus};
 
 use super::world::{Event, State, Work};
 
@@ -57,5 +57,13 @@ impl State {
         self.scatter((host, device), &receive.segments, &packet);
         let number = self.qps[from].number;
         self.received_from(there, length, number);
+    }
+
+    /// A receive of the end `qp` is used up by a datagram that the queue pair of that number has sent.
+    fn received_from(&mut self, qp: usize, length: u64, source_qp: u32) {
+        if let Some((when, fields)) = self.use_up(qp, length) {
+            let fields = WcFields { immediate: None, source_qp, ..fields };
+            self.events.push(when, Event::Complete { qp, fields });
+        }
     }
 }

@@ -515,15 +515,7 @@ impl State {
         }
     }
 
-    /// The same, of a datagram that the queue pair of that number has sent.
-    pub(super) fn received_from(&mut self, qp: usize, length: u64, source_qp: u32) {
-        if let Some((when, fields)) = self.use_up(qp, length) {
-            let fields = WcFields { immediate: None, source_qp, ..fields };
-            self.events.push(when, Event::Complete { qp, fields });
-        }
-    }
-
-    fn use_up(&mut self, qp: usize, length: u64) -> Option<(u64, WcFields)> {
+    pub(super) fn use_up(&mut self, qp: usize, length: u64) -> Option<(u64, WcFields)> {
         let receive = self.qps[qp].rq.pop_front()?;
         let (host, device) = (self.qps[qp].host, self.qps[qp].device);
         let when = self.dma_time(host, device);
