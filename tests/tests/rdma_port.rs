@@ -257,6 +257,41 @@ fn devices_that_misbehave_cost_their_connection() {
     }
 }
 
+/// A completion queue that breaks ends every connection of its port, whose buffers come back; the other end hears of it.
+#[test]
+fn a_broken_completion_queue_ends_every_connection() {
+    run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+        let [a, b, c] = ["a", "b", "c"].map(|text| world.node(text));
+        let free = world.pool().free_count();
+        let to = [world.introduce(&a, &b).0, world.introduce(&a, &c).0];
+        // The first two hosts of the network have no port.
+        world.ground().network().break_cqs(2);
+        for (context, to) in to.into_iter().enumerate() {
+            a.send(SendTo::peer(to), &[7; 2000], context.try_into().unwrap()).unwrap();
+        }
+        let mut gone = Vec::new();
+        world.until("all is over", &[&a], || {
+            gone.extend(a.events().into_iter().filter(|e| matches!(e, Event::PeerGone(_))));
+            gone.len() == 2 && a.inbox_len() == 2
+        });
+        while let Some(got) = a.take() {
+            assert_eq!((got.kind, got.status), (Kind::Sent, Status::PeerGone));
+        }
+        assert_eq!(world.pool().free_count(), free);
+        let again = a.connect(b.name()).unwrap();
+        let mut told = None;
+        world.until("it is told", &[&a, &b], || {
+            let _not_up = a.inject(SendTo::peer(again), b"m");
+            told = told.or_else(|| a.poll_event());
+            told.is_some()
+        });
+        assert_eq!(told, Some(Event::PeerGone(again)), "nothing is connected any more");
+        let is_end = |e: &Event| matches!(e, Event::PeerGone(_));
+        world.until("they hear it", &[&a, &b], || b.events().iter().any(is_end));
+        world.until("they hear it", &[&a, &c], || c.events().iter().any(is_end));
+    });
+}
+
 fn hello(name: &str) -> Vec<u8> {
     let limits = Limits { message_bytes_max: 4096, credit_messages: 16, credit_bytes: 16 << 10 };
     let name = spinwire_tests::conformance::name(name);

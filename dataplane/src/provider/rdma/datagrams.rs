@@ -40,6 +40,8 @@ use crate::verbs::{CompletionQueue, Destination, QueuePair, Verb, Wc, WcStatus};
 
 /// Completions that are taken at once.
 const BATCH: usize = 16;
+/// After so many polls that brought nothing the completion queue is asked whether it is broken.
+const EMPTY_POLLS: u32 = 64;
 /// Batches of one poll.
 const BATCHES: u32 = 8;
 /// Bytes in front of a message that has come.
@@ -182,6 +184,7 @@ pub struct RdmaDatagrams<'m, Q: QueuePair, C> {
     done: Ring<'m, WrId>,
     arrived: Ring<'m, Arrived>,
     now: Cell<Instant>,
+    empty_polls: Cell<u32>,
     last_error: Cell<Option<(WcStatus, u32)>>,
     counters: Cell<DatagramCounters>,
 }
@@ -250,6 +253,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
             done: Ring::place(bump, config.send_depth, nothing)?,
             arrived: Ring::place(bump, receives, none)?,
             now: Cell::new(Instant::ORIGIN),
+            empty_polls: Cell::new(0),
             last_error: Cell::new(None),
             counters: Cell::new(DatagramCounters::default()),
         })
@@ -356,6 +360,13 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
                 self.take(wc);
             }
             if !batch.is_full() {
+                let polls = self.empty_polls.get().wrapping_add(u32::from(batch.is_empty()));
+                if polls != self.empty_polls.replace(polls)
+                    && polls.is_multiple_of(EMPTY_POLLS)
+                    && let Some(fatal) = self.cq.take_error()
+                {
+                    self.link.fail(fatal);
+                }
                 return;
             }
         }

@@ -21,6 +21,8 @@ use crate::verbs::{CompletionQueue, QueuePair, Wc, WcStatus};
 
 /// Completions that are taken at once.
 const BATCH: usize = 16;
+/// After so many polls that brought nothing the completion queue is asked whether it is broken.
+const EMPTY_POLLS: u32 = 64;
 /// Batches of one poll.
 const BATCHES: u32 = 8;
 
@@ -36,10 +38,34 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             }
             if !batch.is_full() {
                 self.is_drained.set(true);
+                if batch.is_empty() {
+                    self.heard_nothing();
+                }
                 return;
             }
         }
         self.is_drained.set(false);
+    }
+
+    /// The device had nothing: now and then that is because its completion queue is broken.
+    #[inline]
+    fn heard_nothing(&self) {
+        let polls = self.empty_polls.get().wrapping_add(1);
+        self.empty_polls.set(polls);
+        if polls.is_multiple_of(EMPTY_POLLS)
+            && let Some(fatal) = self.cq.take_error()
+        {
+            self.break_off(fatal);
+        }
+    }
+
+    /// Completions are lost: every connection is done.
+    #[cold]
+    fn break_off(&self, fatal: Fatal) {
+        self.broken.set(Some(fatal));
+        for (at, link) in self.all_links().filter(|(_, link)| link.stage.get() != Stage::Free) {
+            self.fail(at, link, fatal);
+        }
     }
 
     #[inline]
@@ -90,15 +116,15 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             Done::Initiator(wr_id, bytes) => (wr_id, bytes),
         };
         self.under_way.set(self.under_way.get().saturating_sub(1));
-        let (status, bytes) = match (failure, sent.done) {
+        let (status, number) = match (failure, sent.done) {
             (None, _) => (Status::Success, bytes),
             (
-                Some(WcStatus::REMOTE_ACCESS | WcStatus::REMOTE_INVALID_REQUEST),
+                Some(error @ (WcStatus::REMOTE_ACCESS | WcStatus::REMOTE_INVALID_REQUEST)),
                 Done::Initiator(..),
-            ) => (Status::RemoteAccess, 0),
-            (Some(_), _) => (Status::PeerGone, 0),
+            ) => (Status::RemoteAccess, u32::from(error.as_raw())),
+            (Some(error), _) => (Status::PeerGone, u32::from(error.as_raw())),
         };
-        self.finish_send(wr_id, status, bytes);
+        self.finish_send(wr_id, status, number);
     }
 
     #[inline]

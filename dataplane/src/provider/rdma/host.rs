@@ -207,6 +207,9 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
     }
 
     fn check(&self, pair: Q) -> Result<Q, Rejected<Q>> {
+        if let Some(fatal) = self.broken.get() {
+            return Err(Rejected { error: fatal.into(), pair });
+        }
         let (has, needs) = (pair.limits(), self.config.pair());
         let suffices = has.send_depth >= needs.send_depth
             && has.recv_depth >= needs.recv_depth

@@ -11,7 +11,7 @@ use super::link::{Depths, Link};
 use super::memory::{Memory, Slots, short};
 use super::peers::Row;
 use super::{LinkFigures, Loans, PortOpenError, RdmaConfig, RdmaCounters};
-use crate::error::{Misuse, PostError, Retry};
+use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Name, WrId};
 use crate::msg::matching::Matcher;
 use crate::provider::peers::Peers;
@@ -43,7 +43,7 @@ pub struct RdmaPort<'m, Q: QueuePair, C, X: Registrar = ()> {
     pub(super) links: &'m [Option<Link<'m, Q>>],
     pub(super) routes: &'m [Cell<Option<Name>>],
     pub(super) queues: Queues<'m>,
-    /// Sends that are over and whose completions were not yet polled.
+    /// Sends that are over and whose completions were not yet polled: with the bytes of a one-sided one, or the number of the error.
     done: Ring<'m, (WrId, Status, u32)>,
     /// Posted sends whose memory the device has.
     pub(super) under_way: Cell<u32>,
@@ -52,6 +52,9 @@ pub struct RdmaPort<'m, Q: QueuePair, C, X: Registrar = ()> {
     pub(super) dirty: Ring<'m, u32>,
     /// The last look has come to all of the ready ones.
     pub(super) went_round: Cell<bool>,
+    pub(super) empty_polls: Cell<u32>,
+    /// The completion queue is broken: nothing is connected any more.
+    pub(super) broken: Cell<Option<Fatal>>,
     /// The device had nothing more when it was asked last.
     pub(super) is_drained: Cell<bool>,
     /// There may be links or rows that are to become something else.
@@ -124,20 +127,13 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         }
         let nothing = (WrId::from_raw(0), Status::Success, 0);
         let exposed_max = if X::EXPOSES { config.exposed_max } else { 0 };
-        let mut info = config.info(endpoint_type);
-        if memory.loans.is_some() {
-            info.caps = info.caps.with(Caps::RMA).with(Caps::ATOMIC);
-        }
-        if X::EXPOSES {
-            info.caps = info.caps.with(Caps::EXPOSE);
-        }
         Ok(Self {
             cq,
             registrar,
             exposed: bump.slice_with(wide(exposed_max), |_| Cell::new(None))?,
             config: *config,
             greeting: Greeting { name: *name, kind, limits: config.limits() },
-            info,
+            info: Self::info_of(config, endpoint_type, memory.loans.is_some()),
             slots,
             loans: memory.loans,
             peers: Peers::place(bump, config.peers_max, Row::vacant)?,
@@ -153,6 +149,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             ready: Ring::place(bump, config.links, 0)?,
             dirty: Ring::place(bump, config.links, 0)?,
             went_round: Cell::new(false),
+            empty_polls: Cell::new(0),
+            broken: Cell::new(None),
             is_drained: Cell::new(false),
             unsettled: Cell::new(false),
             asks: Cell::new(false),
@@ -161,6 +159,17 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             last_error: Cell::new(None),
             counters: Cell::new(RdmaCounters::default()),
         })
+    }
+
+    const fn info_of(config: &RdmaConfig, endpoint_type: EndpointType, has_loans: bool) -> Info {
+        let mut info = config.info(endpoint_type);
+        if has_loans {
+            info.caps = info.caps.with(Caps::RMA).with(Caps::ATOMIC);
+        }
+        if X::EXPOSES {
+            info.caps = info.caps.with(Caps::EXPOSE);
+        }
+        info
     }
 
     /// Opens the connection to a peer ahead of the first message. Whether it is up.
@@ -216,8 +225,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
 
     /// A posted send is over. A place was kept for it.
     #[inline]
-    pub(super) fn finish_send(&self, wr_id: WrId, status: Status, bytes: u32) {
-        let pushed = self.done.push((wr_id, status, bytes));
+    pub(super) fn finish_send(&self, wr_id: WrId, status: Status, number: u32) {
+        let pushed = self.done.push((wr_id, status, number));
         debug_assert!(pushed.is_ok(), "post_send keeps a place for it");
     }
 
@@ -310,7 +319,7 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
     fn ring_doorbell(&self) -> Published {
         let lost = if self.dirty.is_empty() { 0 } else { self.publish() };
         let count = self.queues.take_staged().saturating_sub(widen(lost));
-        let error = (lost > 0).then_some(crate::error::Fatal::QueueError);
+        let error = (lost > 0).then_some(Fatal::QueueError);
         Published { count, error }
     }
 
@@ -322,8 +331,13 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
         }
         self.hear();
         let sends = || {
-            let (wr_id, status, length) = self.done.pop()?;
-            Some(Cqe { length, ..Cqe::without_message(wr_id, status) })
+            let (wr_id, status, number) = self.done.pop()?;
+            let cqe = Cqe::without_message(wr_id, status);
+            Some(if status.is_failure() {
+                cqe.with_code(number)
+            } else {
+                Cqe { length: number, ..cqe }
+            })
         };
         self.queues.poll(sends, |out| self.take_in(out), out);
     }

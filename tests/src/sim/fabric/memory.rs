@@ -98,4 +98,14 @@ impl State {
             }
         }
     }
+
+    pub(super) fn is_cq_broken(&self, host: usize) -> bool {
+        self.broken.iter().any(|(of, _)| *of == host)
+    }
+
+    /// Whether that is so, and was not told yet.
+    pub(super) fn take_cq_error(&mut self, host: usize) -> bool {
+        let told = self.broken.iter_mut().find(|(of, told)| *of == host && !*told);
+        told.map(|entry| entry.1 = true).is_some()
+    }
 }

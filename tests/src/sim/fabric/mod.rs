@@ -27,7 +27,7 @@ mod world;
 
 use core::cell::RefCell;
 
-use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::error::{Fatal, PostError};
 use spinwire_dataplane::provider::{Access, Published};
 use spinwire_dataplane::verbs::{
     CompletionQueue, Destination, Limits, QueuePair, RecvRequest, SendRequest, Wc,
@@ -162,6 +162,11 @@ impl Fabric {
         self.state.borrow_mut().faults = faults;
     }
 
+    /// The completion queues of a host break: they bring nothing any more, and say so once.
+    pub fn break_cqs(&self, host: usize) {
+        self.state.borrow_mut().broken.push((host, false));
+    }
+
     /// From now on, other links.
     pub fn set_links(&self, links: Links) {
         self.state.borrow_mut().links = links;
@@ -265,8 +270,15 @@ impl CompletionQueue for SimCq<'_> {
         self.depth
     }
 
+    fn take_error(&self) -> Option<Fatal> {
+        self.fabric.state.borrow_mut().take_cq_error(self.host).then_some(Fatal::QueueError)
+    }
+
     fn poll_cq(&self, out: &mut heapless::VecView<Wc>) {
         let mut state = self.fabric.state.borrow_mut();
+        if state.is_cq_broken(self.host) {
+            return;
+        }
         state.check_depth(self.host, self.device, self.depth);
         while !out.is_full() {
             let Some(fields) = state.cqs[self.host][self.device].pop_front() else { break };

@@ -164,6 +164,8 @@ pub(super) struct State {
     pub(super) is_lax: bool,
     /// What completion queues really hold.
     pub(super) cq_limit: u32,
+    /// Hosts whose completion queues are broken, and whether that was told.
+    pub(super) broken: Vec<(usize, bool)>,
 }
 
 pub(super) const fn key(host: usize, device: usize) -> u32 {
@@ -190,6 +192,7 @@ impl State {
             violation: None,
             is_lax: false,
             cq_limit: u32::MAX,
+            broken: Vec::new(),
         }
     }
 
