@@ -571,3 +571,24 @@ fn a_time_of_zero_is_refused() {
         assert!(refused.unwrap_err().to_string().contains("_after"));
     }
 }
+
+#[test]
+fn a_request_that_could_go_at_once_waits_for_those_before_it() {
+    Bench::with((&[0], None), &spray(), |bench| {
+        // Left behind by a doorbell.
+        bench.stage(1, Op::Send, 1).unwrap();
+        bench.qps[0].publish.set(Some((0, None)));
+        bench.vqp.ring_doorbell();
+        bench.post(2, Op::Send, 2);
+        // Four with the device, three that wait, and room for more than one.
+        for length in 3..=7 {
+            bench.post(length, Op::Send, length);
+        }
+        bench.complete(0, OK);
+        bench.complete(0, OK);
+        bench.turn_after(1, Budget { posts: 1, ..TWO_POSTS });
+        bench.post(8, Op::Send, 8);
+        assert_eq!(settle(bench).len(), 8);
+        assert_eq!(bench.given(0), (1..=8).collect::<Vec<_>>());
+    });
+}
