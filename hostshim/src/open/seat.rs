@@ -131,7 +131,7 @@ impl<'a> Seat<'a> {
         let wait =
             Wait { endpoint, uri, clock, since: Instant::now(), patience: self.config.patience };
         // Who was never turned does not know what time it is, and would have its first time limits in the past.
-        wait.turn()?;
+        let _busy_or_idle = endpoint.turn(clock.now(), Budget::DEFAULT);
         match (&self.floor, uri.place(), endpoint.provider()) {
             (Floor::Shm(..), Place::Shm { .. }, _) => wait.in_domain(&name, self.kind),
             (Floor::Tcp(plane, _), Place::Socket(address), AnyPort::Tcp(port)) => {

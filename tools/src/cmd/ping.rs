@@ -112,6 +112,7 @@ struct RoundTrips {
 const TAG: u64 = 0x474E_4950;
 /// Bytes of the number that each message begins with, where it is long enough; it is the immediate data, too.
 const NUMBER_BYTES: usize = 8;
+const GONE: &str = "the service is gone";
 /// Buffers that answers come into; late ones take some.
 const RECEIVES: u32 = 8;
 
@@ -228,6 +229,7 @@ impl<'o, 'a> Pinger<'o, 'a> {
                     self.turn(number)?;
                 }
                 Err(PostError::Retry(_)) => return Ok(Answer::Lost),
+                Err(PostError::Fatal(_)) => return Err(GONE.into()),
                 Err(refused) => return Err(refused.into()),
             }
         }
@@ -272,7 +274,7 @@ impl<'o, 'a> Pinger<'o, 'a> {
         }
         if !outcome.is_busy() {
             match endpoint.poll_event() {
-                Some(Event::PeerGone(_)) => return Err("the service is gone".into()),
+                Some(Event::PeerGone(_)) => return Err(GONE.into()),
                 Some(Event::PeerCorrupt(_)) => return Err("the service wrote nonsense".into()),
                 Some(Event::Connected(_) | Event::Refused(_) | Event::StaleCompletion(_)) => {}
                 None => pause(),

@@ -32,8 +32,8 @@ Examples:
   spinwire serve shm://market/echo --nap               sleeps while nothing comes; answers come later then
   spinwire serve tcp://127.0.0.1:0 --json              any free port; the first line says which
 
-A URI is shm://DOMAIN, tcp://HOST:PORT or udp://HOST:PORT, with /NAME behind it where the endpoint is not to be called
-`server`. Over shm and tcp endpoints are of type rdm, over udp dgram. Every message goes back to its sender as it came, with
+A URI is shm://DOMAIN, tcp://HOST:PORT or udp://HOST:PORT (in builds with --features verbs also verbs://DEVICE/HOST:PORT),
+with /NAME behind it where the endpoint is not to be called `server`. Over shm, tcp and verbs endpoints are of type rdm, over udp dgram. Every message goes back to its sender as it came, with
 its tag and its immediate data, by any program that uses endpoints. It polls and never sleeps, unless told to: give it a
 CPU of its own. It ends with SIGINT (Ctrl-C) or SIGTERM and says what it has done.
 

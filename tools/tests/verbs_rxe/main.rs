@@ -15,6 +15,7 @@
     reason = "a test"
 )]
 
+mod chosen;
 mod cm;
 mod datagrams;
 mod faults;
