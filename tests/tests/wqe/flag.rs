@@ -165,7 +165,7 @@ fn each_transport_has_its_entry_points() {
     let peer = UdPeer { qpn: 1, qkey: 2 };
     let unsupported = Err(Misuse::Unsupported.into());
     let (rc, _memory) =
-        open(Shape { transport: Transport::Rc { path: Some(GRH) }, ..SHAPE }, Device);
+        open(Shape { transport: Transport::Rc { path: Some(GRH.grh) }, ..SHAPE }, Device);
     rc.with_sq_wqe_roce(&GRH, |wqe| wqe.send(NONE).empty().finish_unsignaled()).unwrap();
     let other = RoceGrh { udp_source_port: 0xc001, ..GRH };
     let refused = rc.with_sq_wqe_roce(&other, |wqe| wqe.nop(NONE).finish_unsignaled());
