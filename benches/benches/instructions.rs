@@ -34,6 +34,8 @@ const FEW_ROUNDS: u32 = 512;
 const MANY_ROUNDS: u32 = 1536;
 /// The limit is this much above the count.
 const ALLOWANCE: f64 = 1.05;
+/// Cases that have promised a number: their limit is never above it.
+const BARS: [(&str, f64); 1] = [("wqe/inline_send/32", 60.0)];
 
 fn main() -> ExitCode {
     if let Ok(name) = std::env::var(CASE) {
@@ -121,7 +123,8 @@ fn print_limits(counts: &BTreeMap<&str, f64>) -> String {
          # `cargo bench -p spinwire-benches --bench instructions -- --bless`. Read the diff before you commit it.\n",
     );
     for (name, count) in counts {
-        let limit = (count * ALLOWANCE).max(count + 1.0);
+        let bar = BARS.iter().find(|(of, _)| of == name).map_or(f64::INFINITY, |(_, bar)| *bar);
+        let limit = (count * ALLOWANCE).max(count + 1.0).min(bar);
         writeln!(text, "\"{name}\" = {limit:.1} # counted {count:.1}").expect("a String takes all");
     }
     text

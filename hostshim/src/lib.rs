@@ -97,6 +97,7 @@ pub mod discover;
 pub mod domain;
 pub mod error;
 pub mod file;
+pub mod gid;
 pub mod guide;
 pub mod idle;
 #[cfg(feature = "layout")]

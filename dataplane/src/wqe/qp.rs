@@ -14,7 +14,7 @@
 use core::fmt;
 
 use super::BadQueue;
-use super::address::RoceGrh;
+use super::address::{Grh, RoceGrh};
 use super::borrow::{BorrowGuard, Builds};
 use super::builder::{Lent, RoceUdSqWqe, SqWqe, UdSqWqe};
 use super::receive::{RecvConfig, RecvMemory, RecvQueue, RqWqe};
@@ -31,8 +31,9 @@ pub enum Transport {
     /// One other queue pair, reliably. The route is part of the queue pair, not of its WQEs; over RoCE it is kept here.
     // tidy-allow(alloc): the reliable connection of RDMA
     Rc {
-        /// Over RoCE: as the queue pair was connected.
-        path: Option<RoceGrh>,
+        /// Over RoCE: as the queue pair was connected, as far as that is said when it is (`ibv_ah_attr.grh`). What is below it, MAC and
+        /// port of UDP, the kernel finds out, and nobody here knows. Without it the forms over RoCE refuse every route.
+        path: Option<Grh>,
     },
     /// Whoever a datagram names.
     Ud,
@@ -212,7 +213,7 @@ impl<'m, E: Copy, B: Bus> Qp<'m, E, B> {
     ) -> Result<R, X> {
         match &self.transport {
             // tidy-allow(alloc): the reliable connection of RDMA
-            Transport::Rc { path: Some(path) } if path == grh => self.with_sq_wqe(build),
+            Transport::Rc { path: Some(path) } if *path == grh.grh => self.with_sq_wqe(build),
             // tidy-allow(alloc): the reliable connection of RDMA
             Transport::Rc { .. } => Err(PostError::from(Misuse::WrongPeer).into()),
             Transport::Ud => Err(PostError::from(Misuse::Unsupported).into()),

@@ -46,6 +46,15 @@ pub enum Mlx5Error {
     },
     /// The queue was handed out before: its memory has one owner.
     Taken,
+    /// All queue pairs together could have more completions than their queue has entries, and the device would overrun it.
+    Entries {
+        /// Work requests and receives of all of them, this one included, as the library made their queues.
+        needed: u32,
+        /// Entries of the completion queue.
+        entries: u32,
+    },
+    /// A queue pair was to be connected before its completion queue was built.
+    NoCompletions,
     /// No memory to register.
     Map(MapError),
     /// The send or receive queue.
@@ -70,6 +79,8 @@ impl Mlx5Error {
             | Self::PortDown { .. }
             | Self::Memory { .. }
             | Self::Taken
+            | Self::Entries { .. }
+            | Self::NoCompletions
             | Self::Map(_)
             | Self::Queue(_)
             | Self::Completion(_) => None,
@@ -107,6 +118,13 @@ impl fmt::Display for Mlx5Error {
                 "libmlx5 says {field} = {value:#x}, which this version cannot use; remedy: report it with the version of rdma-core"
             ),
             Self::Taken => f.write_str("that queue was handed out before; open another"),
+            Self::Entries { needed, entries } => write!(
+                f,
+                "sends and receives of all queue pairs ({needed}) <= entries of their completion queue ({entries}); remedy: open it with {needed}"
+            ),
+            Self::NoCompletions => f.write_str(
+                "a queue pair is connected after its completion queue was built; remedy: Completions::build first",
+            ),
             Self::Map(e) => e.fmt(f),
             Self::Queue(e) => e.fmt(f),
             Self::Completion(e) => e.fmt(f),

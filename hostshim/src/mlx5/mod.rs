@@ -6,11 +6,13 @@
 //! ```text
 //!   Mlx5::open ── port, address
 //!     ├── register(memory)      ──> Region                   lives as long as the device
-//!     └── completions(entries)  ──> Completions ── build() ──> Cq
+//!     └── completions(entries)  ──> Completions ── build() ──> Cq                            before any connect
 //!           └── queue_pair(..)  ──> QueuePair ── address() ──> to the other end, by any way
 //!                                             ── connect(peer): init, ready to receive, ready to send
-//!                                             ── build(bump) ──> Rc<Qp>
+//!                                             ── build(bump) ──> Rc<Qp>                     over RoCE it knows its route, where it is connected
 //! ```
+//!
+//! With `provider::mlx5::{Pair, Completions}` around both they are queues as verbs have them, for ports and virtual queue pairs.
 //!
 //! Everything here is set-up. The libraries are linked where the feature `mlx5` is on; without it [`Library::linked`] says how to build
 //! it, and everything else compiles and is tested all the same.
@@ -26,9 +28,10 @@ use std::rc::Rc;
 
 use spinwire_dataplane::raw::region::Region;
 
+use crate::gid::{self, Gid, GidEntry};
 use crate::mem::Mapping;
 pub use crate::raw::mlx5::Library;
-use crate::raw::mlx5::{Devices, Mr, Pd};
+use crate::raw::mlx5::{Context, Devices, Mr, Pd};
 pub use error::Mlx5Error;
 pub use queue::{Completions, QueuePair, QueuePairConfig};
 
@@ -39,13 +42,14 @@ pub struct Mlx5Config {
     pub device: Option<String>,
     /// Number of the port, from 1.
     pub port: u8,
-    /// Which of the port's addresses (`show_gids`, /sys/class/infiniband/DEVICE/ports/PORT/gids).
-    pub gid_index: u8,
+    /// Which of the port's addresses (`show_gids`, /sys/class/infiniband/DEVICE/ports/PORT/gids); the best one where `None`: RoCE v2 before anything
+    /// else, of those an IPv4 one, then one that is good beyond its link.
+    pub gid_index: Option<u8>,
 }
 
 impl Default for Mlx5Config {
     fn default() -> Self {
-        Self { device: None, port: 1, gid_index: 0 }
+        Self { device: None, port: 1, gid_index: None }
     }
 }
 
@@ -84,7 +88,7 @@ impl MemoryAccess {
     }
 }
 
-/// Where a queue pair is, for the other end. As text: `qpn:psn:lid:gid`, in hexadecimal numbers.
+/// Where a queue pair is, for the other end. As text: `qpn:psn:lid:gid:mtu`, in hexadecimal numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerAddress {
     /// Number of the queue pair.
@@ -95,12 +99,14 @@ pub struct PeerAddress {
     pub lid: u16,
     /// Global address of the port.
     pub gid: [u8; 16],
+    /// Largest packets of the port: the number of `enum ibv_mtu`, 1 to 5.
+    pub mtu: u8,
 }
 
 impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let gid = u128::from_be_bytes(self.gid);
-        write!(f, "{:06x}:{:06x}:{:04x}:{gid:032x}", self.qpn, self.psn, self.lid)
+        write!(f, "{:06x}:{:06x}:{:04x}:{gid:032x}:{:x}", self.qpn, self.psn, self.lid, self.mtu)
     }
 }
 
@@ -110,7 +116,7 @@ pub struct NotAnAddress;
 
 impl fmt::Display for NotAnAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not the address of a queue pair: give QPN:PSN:LID:GID in hexadecimal, as the other end prints it")
+        f.write_str("not the address of a queue pair: give QPN:PSN:LID:GID:MTU in hexadecimal, as the other end prints it")
     }
 }
 
@@ -121,7 +127,7 @@ impl FromStr for PeerAddress {
 
     fn from_str(text: &str) -> Result<Self, NotAnAddress> {
         let parts: Vec<&str> = text.trim().split(':').collect();
-        let [qpn, psn, lid, gid] = parts.as_slice() else {
+        let [qpn, psn, lid, gid, mtu] = parts.as_slice() else {
             return Err(NotAnAddress);
         };
         let number = |text: &str| u32::from_str_radix(text, 16).ok().filter(|n| *n < 1 << 24);
@@ -130,7 +136,9 @@ impl FromStr for PeerAddress {
         };
         let lid = u16::from_str_radix(lid, 16).map_err(|_bad| NotAnAddress)?;
         let gid = u128::from_str_radix(gid, 16).map_err(|_bad| NotAnAddress)?;
-        Ok(Self { qpn, psn, lid, gid: gid.to_be_bytes() })
+        let mtu = u8::from_str_radix(mtu, 16).ok().filter(|mtu| (1..=5).contains(mtu));
+        let mtu = mtu.ok_or(NotAnAddress)?;
+        Ok(Self { qpn, psn, lid, gid: gid.to_be_bytes(), mtu })
     }
 }
 
@@ -198,13 +206,18 @@ impl Mlx5 {
         if attr.state != dv::IBV_PORT_ACTIVE {
             return Err(Mlx5Error::PortDown { device, port: config.port });
         }
+        let is_ethernet = u32::from(attr.link_layer) == dv::IBV_LINK_LAYER_ETHERNET;
+        let (gid_index, gid) = match config.gid_index {
+            Some(index) => (index, context.gid(config.port, index)?),
+            None => best_gid(&context, &device, (config.port, attr.gid_tbl_len), is_ethernet)?,
+        };
         let port = Port {
             number: config.port,
             lid: attr.lid,
-            gid: context.gid(config.port, config.gid_index)?,
-            gid_index: config.gid_index,
+            gid,
+            gid_index,
             mtu: attr.active_mtu,
-            is_ethernet: u32::from(attr.link_layer) == dv::IBV_LINK_LAYER_ETHERNET,
+            is_ethernet,
         };
         let pd = Rc::new(Pd::new(context)?);
         let regions = RefCell::default();
@@ -244,6 +257,25 @@ impl Mlx5 {
     pub fn completions(&self, entries: u32) -> Result<Completions, Mlx5Error> {
         Completions::open(Rc::clone(&self.inner), entries)
     }
+}
+
+/// The address that `hostshim::verbs` would take, too: entries that cannot be read are passed over, but for the first.
+fn best_gid(
+    context: &Context,
+    device: &str,
+    (port, entries): (u8, i32),
+    is_ethernet: bool,
+) -> Result<(u8, [u8; 16]), Mlx5Error> {
+    let entries = u8::try_from(entries.max(1)).unwrap_or(u8::MAX);
+    let entry = |index, bytes| {
+        let kind = gid::kind_of(device, port, index, is_ethernet);
+        GidEntry { index, gid: Gid::from_bytes(bytes), kind }
+    };
+    let first = context.gid(port, 0)?;
+    let others =
+        (1..entries).filter_map(|index| Some(entry(index, context.gid(port, index).ok()?)));
+    let table: Vec<_> = core::iter::once(entry(0, first)).chain(others).collect();
+    Ok(gid::best(&table).map_or((0, first), |entry| (entry.index, entry.gid.bytes())))
 }
 
 /// Registered memory, as lines that the data plane names to the device.

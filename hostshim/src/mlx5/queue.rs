@@ -6,7 +6,7 @@ use std::rc::Rc;
 use spinwire_dataplane::cq::{Compression, Cq, CqMemory, EntryBytes};
 use spinwire_dataplane::raw::mmio::Device;
 use spinwire_dataplane::raw::place::Bump;
-use spinwire_dataplane::wqe::{Qp, QpConfig, QpMemory, RecvConfig, SendConfig, Transport};
+use spinwire_dataplane::wqe::{Grh, Qp, QpConfig, QpMemory, RecvConfig, SendConfig, Transport};
 use spinwire_layouts::mlx5::cq_db;
 use spinwire_layouts::word::{line_of, to_usize, widen, word_of};
 
@@ -63,16 +63,25 @@ impl Default for QueuePairConfig {
 pub struct Completions {
     handle: Rc<CqHandle>,
     inner: Rc<Inner>,
-    taken: Cell<bool>,
+    use_of: Rc<Use>,
+}
+
+/// What queue pairs know of their completion queue.
+#[derive(Debug, Default)]
+struct Use {
+    /// It is in the hands of the data plane, which has set all its entries to invalid.
+    is_built: Cell<bool>,
+    /// Completions that the queue pairs may have at once.
+    needed: Cell<u32>,
 }
 
 impl Completions {
     pub(super) fn open(inner: Rc<Inner>, entries: u32) -> Result<Self, Mlx5Error> {
         let handle = Rc::new(CqHandle::new(&inner.pd, entries)?);
-        Ok(Self { handle, inner, taken: Cell::new(false) })
+        Ok(Self { handle, inner, use_of: Rc::default() })
     }
 
-    /// The queue, for the data plane. Before the first queue pair is connected.
+    /// The queue, for the data plane. Before the first queue pair is connected: it sets all entries to invalid.
     ///
     /// # Errors
     /// [`Mlx5Error::Taken`] the second time; what of its memory cannot be used.
@@ -87,17 +96,20 @@ impl Completions {
         let at = to_usize(widen(cq_db::REGISTER));
         let register = page.get(line_of(at)).and_then(|line| line.words().get(word_of(at)));
         let cqn = self.handle.dv().cqn;
-        if self.taken.replace(true) {
+        if self.use_of.is_built.get() {
             return Err(Mlx5Error::Taken);
         }
         let memory = CqMemory { lines, entry_bytes, record, register, cqn };
-        Ok(Cq::new(memory, Compression::Off, Device)?)
+        let queue = Cq::new(memory, Compression::Off, Device)?;
+        self.use_of.is_built.set(true);
+        Ok(queue)
     }
 
     /// A connected, reliable queue pair that completes into this queue.
     ///
     /// # Errors
-    /// What the library says: too many, too large, or too little memory that may be locked.
+    /// What the library says: too many, too large, or too little memory that may be locked. [`Mlx5Error::Entries`] where all queue pairs of this
+    /// queue could overrun it: libraries round the sizes of queues up, so ask for twice what was asked for them.
     pub fn queue_pair(&self, config: QueuePairConfig) -> Result<QueuePair, Mlx5Error> {
         let cap = dv::IbvQpCap {
             max_send_wr: config.sends,
@@ -108,6 +120,13 @@ impl Completions {
         };
         let attr = dv::IbvQpInitAttr { cap, qp_type: dv::IBV_QPT_RC, ..QpHandle::no_init_attr() };
         let handle = QpHandle::new(&self.inner.pd, &self.handle, attr)?;
+        let own = handle.dv().sq_wqe_cnt.saturating_add(handle.dv().rq_wqe_cnt);
+        let (needed, entries) =
+            (self.use_of.needed.get().saturating_add(own), self.handle.dv().cqe_cnt);
+        if needed > entries {
+            return Err(Mlx5Error::Entries { needed, entries });
+        }
+        self.use_of.needed.set(needed);
         // Anything will do that the queue pair before it with this number did not use.
         let psn = handle.number().rotate_left(7) ^ std::process::id();
         Ok(QueuePair {
@@ -116,6 +135,9 @@ impl Completions {
             config,
             psn: psn & 0x00ff_ffff,
             taken: Cell::new(false),
+            peer: Cell::new(None),
+            use_of: Rc::clone(&self.use_of),
+            own,
         })
     }
 }
@@ -129,6 +151,17 @@ pub struct QueuePair {
     config: QueuePairConfig,
     psn: u32,
     taken: Cell<bool>,
+    /// To whom it is connected.
+    peer: Cell<Option<PeerAddress>>,
+    use_of: Rc<Use>,
+    /// Completions that it may have at once.
+    own: u32,
+}
+
+impl Drop for QueuePair {
+    fn drop(&mut self) {
+        self.use_of.needed.set(self.use_of.needed.get().saturating_sub(self.own));
+    }
 }
 
 impl QueuePair {
@@ -136,14 +169,19 @@ impl QueuePair {
     #[must_use]
     pub fn address(&self) -> PeerAddress {
         let port = self.inner.port;
-        PeerAddress { qpn: self.handle.number(), psn: self.psn, lid: port.lid, gid: port.gid }
+        let mtu = u8::try_from(port.mtu).unwrap_or(1);
+        PeerAddress { qpn: self.handle.number(), psn: self.psn, lid: port.lid, gid: port.gid, mtu }
     }
 
-    /// Connects it to `peer`, which has to do the same with [`QueuePair::address`].
+    /// Connects it to `peer`, which has to do the same with [`QueuePair::address`]. Packets are as long as both ports carry.
     ///
     /// # Errors
-    /// What the library says, to one of the three steps.
+    /// What the library says, to one of the three steps. [`Mlx5Error::NoCompletions`] before [`Completions::build`], which would lose what completes
+    /// in between.
     pub fn connect(&self, peer: PeerAddress) -> Result<(), Mlx5Error> {
+        if !self.use_of.is_built.get() {
+            return Err(Mlx5Error::NoCompletions);
+        }
         let zero = QpHandle::no_attr();
         let port = self.inner.port;
         let init = dv::IbvQpAttr {
@@ -157,7 +195,7 @@ impl QueuePair {
         self.handle.modify(init, mask)?;
         let receive = dv::IbvQpAttr {
             qp_state: dv::IBV_QPS_RTR,
-            path_mtu: port.mtu,
+            path_mtu: port.mtu.min(u32::from(peer.mtu)),
             dest_qp_num: peer.qpn,
             rq_psn: peer.psn,
             ah_attr: self.route(peer),
@@ -188,7 +226,22 @@ impl QueuePair {
             | dv::IBV_QP_RETRY_CNT
             | dv::IBV_QP_RNR_RETRY
             | dv::IBV_QP_MAX_QP_RD_ATOMIC;
-        self.handle.modify(send, mask)
+        self.handle.modify(send, mask)?;
+        self.peer.set(Some(peer));
+        Ok(())
+    }
+
+    /// The route over RoCE, where it is connected.
+    fn path(&self) -> Option<Grh> {
+        let port = self.inner.port;
+        let peer = self.peer.get().filter(|_| port.is_ethernet)?;
+        Some(Grh {
+            dgid: peer.gid,
+            sgid_index: port.gid_index,
+            flow_label: 0,
+            traffic_class: 0,
+            hop_limit: HOP_LIMIT,
+        })
     }
 
     fn route(&self, peer: PeerAddress) -> dv::IbvAhAttr {
@@ -206,7 +259,8 @@ impl QueuePair {
         route
     }
 
-    /// The queue pair, for the data plane; its tables are placed in `bump`. `E` is what is posted with each work request.
+    /// The queue pair, for the data plane; its tables are placed in `bump`. `E` is what is posted with each work request. The forms of its entry
+    /// points over RoCE want its route, which it has where it was connected before.
     ///
     /// # Errors
     /// [`Mlx5Error::Taken`] the second time; what of its memory cannot be used.
@@ -228,16 +282,18 @@ impl QueuePair {
             let sge_max = small("mlx5dv_qp.rq.stride", dv.rq_stride / SEGMENT_BYTES)?;
             Some(RecvConfig { wqes, sge_max })
         };
-        if self.taken.replace(true) {
+        if self.taken.get() {
             return Err(Mlx5Error::Taken);
         }
         let config = QpConfig {
             qpn: self.handle.number(),
-            transport: Transport::Rc { path: None },
+            transport: Transport::Rc { path: self.path() },
             send: self.config.send,
             recv,
         };
         let memory = QpMemory { sq, rq, record, uar };
-        Ok(Rc::new(Qp::place(bump, config, memory, Device)?))
+        let qp = Qp::place(bump, config, memory, Device)?;
+        self.taken.set(true);
+        Ok(Rc::new(qp))
     }
 }

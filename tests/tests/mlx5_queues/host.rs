@@ -5,19 +5,20 @@ use core::mem::MaybeUninit;
 use std::rc::Rc;
 
 use spinwire_dataplane::cq::{Event, MonoCq, QueueTable};
+use spinwire_dataplane::error::Misuse;
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::sync::Ordering;
-use spinwire_dataplane::wqe::WqeFlags;
+use spinwire_dataplane::wqe::{Grh, RoceGrh, WqeFlags};
 use spinwire_hostshim::mem::{Mapping, PageKind, PagePolicy};
 use spinwire_hostshim::mlx5::{
     Library, MemoryAccess, Mlx5, Mlx5Config, Mlx5Error, PeerAddress, QueuePairConfig, devices, dv,
 };
 
-use crate::library::{CQES, QPN, library, world};
+use crate::library::{CQES, QPN, RQ_WQES, SQ_BLOCKS, library, world};
 
 const fn peer() -> PeerAddress {
-    PeerAddress { qpn: 0x1234, psn: 0x0056_789a, lid: 7, gid: [9; 16] }
+    PeerAddress { qpn: 0x1234, psn: 0x0056_789a, lid: 7, gid: [9; 16], mtu: 5 }
 }
 
 fn open() -> Result<Mlx5, Mlx5Error> {
@@ -31,6 +32,8 @@ fn open_all() -> Result<PeerAddress, Mlx5Error> {
     let pair = completions.queue_pair(QueuePairConfig::default())?;
     let memory = Mapping::anonymous(4096, PagePolicy::Only(PageKind::Base4K))?;
     let registered = device.register(memory, MemoryAccess::default())?;
+    assert_eq!(pair.connect(peer()).unwrap_err(), Mlx5Error::NoCompletions);
+    let _queue = completions.build()?;
     pair.connect(peer())?;
     assert!(registered.region().range(4095, 1).is_ok());
     Ok(pair.address())
@@ -46,11 +49,11 @@ fn a_queue_pair_works_in_the_memory_that_the_library_hands_out() {
     assert_eq!((device.name(), device.port().gid), ("mlx5_0", [1; 16]));
     let completions = device.completions(10).unwrap();
     let pair = completions.queue_pair(QueuePairConfig::default()).unwrap();
-    pair.connect(peer()).unwrap();
     let mut block = vec![MaybeUninit::uninit(); 1 << 14];
     let bump = Bump::new(&mut block);
     let table = QueueTable::place(&bump, 1).unwrap();
     let cq = MonoCq::new(completions.build().unwrap(), table);
+    pair.connect(peer()).unwrap();
     let qp = pair.build::<u64>(&bump).unwrap();
     cq.add(Rc::clone(&qp)).map_err(|(error, _)| error).unwrap();
     assert_eq!(completions.build().unwrap_err(), Mlx5Error::Taken);
@@ -234,10 +237,65 @@ fn a_device_without_blue_flame_has_one_register() {
 
 #[test]
 fn addresses_go_through_text() {
-    for address in [peer(), PeerAddress { qpn: 0, psn: 0x00ff_ffff, lid: 0xffff, gid: [0; 16] }] {
+    for address in
+        [peer(), PeerAddress { qpn: 0, psn: 0x00ff_ffff, lid: 0xffff, gid: [0; 16], mtu: 1 }]
+    {
         assert_eq!(address.to_string().parse(), Ok(address));
     }
-    for text in ["", "1:2:3", "1:2:3:4:5", "1000000:2:3:4", "1:2:10000:4", "x:2:3:4"] {
+    for text in
+        ["", "1:2:3:4", "1:2:3:4:5:5", "1000000:2:3:4:5", "1:2:10000:4:5", "x:2:3:4:5", "1:2:3:4:6"]
+    {
         assert!(text.parse::<PeerAddress>().unwrap_err().to_string().contains("QPN:PSN"), "{text}");
     }
+}
+
+#[test]
+fn packets_are_as_long_as_both_ports_carry_and_a_connected_pair_knows_its_route() {
+    world(|world| world.port.gid_tbl_len = 3);
+    let device = open().unwrap();
+    assert_eq!((device.port().gid_index, device.port().gid), (0, [1; 16]), "all are as good");
+    drop(device);
+    let config = Mlx5Config { gid_index: Some(2), ..Mlx5Config::default() };
+    let device = Mlx5::open(library(), &config).unwrap();
+    assert_eq!((device.port().gid_index, device.port().gid), (2, [3; 16]));
+    let completions = device.completions(10).unwrap();
+    let pair = completions.queue_pair(QueuePairConfig::default()).unwrap();
+    let _queue = completions.build().unwrap();
+    pair.connect(PeerAddress { mtu: 3, ..peer() }).unwrap();
+    assert_eq!(world(|world| world.modified[1].0.path_mtu), 3);
+    let mut small = vec![MaybeUninit::uninit(); 8];
+    let mut block = vec![MaybeUninit::uninit(); 1 << 14];
+    // Too little room: it was not handed out by that.
+    let refused = pair.build::<u64>(&Bump::new(&mut small)).map(drop).unwrap_err();
+    assert!(matches!(refused, Mlx5Error::Queue(_)), "{refused}");
+    let qp = pair.build::<u64>(&Bump::new(&mut block)).unwrap();
+    let grh =
+        Grh { dgid: peer().gid, sgid_index: 2, flow_label: 0, traffic_class: 0, hop_limit: 64 };
+    let route = RoceGrh { grh, mac: [7; 6], priority: 0, static_rate: 0, udp_source_port: 0 };
+    qp.with_sq_wqe_roce(&route, |wqe| wqe.nop(WqeFlags::NONE).finish_signaled(1)).unwrap();
+    let other = RoceGrh { grh: Grh { dgid: [8; 16], ..grh }, ..route };
+    let refused = qp.with_sq_wqe_roce(&other, |wqe| wqe.nop(WqeFlags::NONE).finish_signaled(1));
+    assert_eq!(refused, Err(Misuse::WrongPeer.into()));
+}
+
+#[test]
+fn queue_pairs_that_could_overrun_their_completions_are_refused() {
+    let device = open().unwrap();
+    let completions = device.completions(10).unwrap();
+    let config = QueuePairConfig::default();
+    let mut pairs = Vec::new();
+    let refused = loop {
+        match completions.queue_pair(config) {
+            Ok(pair) => pairs.push(pair),
+            Err(refused) => break refused,
+        }
+    };
+    let each = u32::try_from(SQ_BLOCKS + RQ_WQES).unwrap();
+    let entries = u32::try_from(CQES).unwrap();
+    assert_eq!(pairs.len(), CQES / (SQ_BLOCKS + RQ_WQES));
+    let needed = each * u32::try_from(pairs.len() + 1).unwrap();
+    assert_eq!(refused, Mlx5Error::Entries { needed, entries });
+    // One that goes makes room.
+    drop(pairs.pop());
+    completions.queue_pair(config).unwrap();
 }

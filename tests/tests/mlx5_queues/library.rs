@@ -14,7 +14,7 @@ use spinwire_hostshim::mlx5::dv::{
 pub(crate) const SQ_BLOCKS: usize = 64;
 pub(crate) const RQ_WQES: usize = 32;
 pub(crate) const RQ_STRIDE: usize = 32;
-pub(crate) const CQES: usize = 16;
+pub(crate) const CQES: usize = 256;
 pub(crate) const BF_BYTES: usize = 256;
 pub(crate) const QPN: u32 = 0x00ab_cdef;
 

@@ -165,9 +165,12 @@ fn each_transport_has_its_entry_points() {
     let peer = UdPeer { qpn: 1, qkey: 2 };
     let unsupported = Err(Misuse::Unsupported.into());
     let (rc, _memory) =
-        open(Shape { transport: Transport::Rc { path: Some(GRH) }, ..SHAPE }, Device);
+        open(Shape { transport: Transport::Rc { path: Some(GRH.grh) }, ..SHAPE }, Device);
     rc.with_sq_wqe_roce(&GRH, |wqe| wqe.send(NONE).empty().finish_unsignaled()).unwrap();
-    let other = RoceGrh { udp_source_port: 0xc001, ..GRH };
+    // What the kernel has found out below the route, nobody here knows.
+    let same = RoceGrh { udp_source_port: 0xc001, mac: [2; 6], ..GRH };
+    rc.with_sq_wqe_roce(&same, |wqe| wqe.send(NONE).empty().finish_unsignaled()).unwrap();
+    let other = RoceGrh { grh: Grh { dgid: [8; 16], ..GRH.grh }, ..GRH };
     let refused = rc.with_sq_wqe_roce(&other, |wqe| wqe.nop(NONE).finish_unsignaled());
     assert_eq!(refused, Err(Misuse::WrongPeer.into()));
     let refused = rc.with_ud_sq_wqe(|wqe| wqe.nop(NONE).finish_unsignaled());

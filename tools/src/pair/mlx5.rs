@@ -28,6 +28,8 @@ use crate::report::{Failure, Verdict, print_json};
 const INLINE_BYTES: usize = 64;
 /// Receives that wait on each side.
 const RECEIVES: u32 = 16;
+/// Completions that both queue pairs may have at once, however far the library rounds their queues up.
+const COMPLETIONS: u32 = 4096;
 /// Round trips before the first that counts.
 const WARM_UP: u64 = 1000;
 /// Round trips where the arguments say nothing.
@@ -111,7 +113,7 @@ fn measure(
     (cpu, size): (u32, usize),
     options: &PairOptions,
 ) -> Result<Report, Failure> {
-    let completions = device.completions(4 * RECEIVES)?;
+    let completions = device.completions(COMPLETIONS)?;
     let config = QueuePairConfig { receives: RECEIVES, ..QueuePairConfig::default() };
     let ends = [completions.queue_pair(config)?, completions.queue_pair(config)?];
     let [first, second] = &ends;

@@ -93,7 +93,7 @@ pub struct GidEntry {
 }
 
 /// What the kernel says of the kind of an entry. Devices that are no Ethernet ones have no such file, or one that says IB.
-pub(super) fn kind_of(device: &str, port: u8, index: u8, is_ethernet: bool) -> GidKind {
+pub(crate) fn kind_of(device: &str, port: u8, index: u8, is_ethernet: bool) -> GidKind {
     let file = Path::new("/sys/class/infiniband")
         .join(device)
         .join(format!("ports/{port}/gid_attrs/types/{index}"));
@@ -106,7 +106,7 @@ pub(super) fn kind_of(device: &str, port: u8, index: u8, is_ethernet: bool) -> G
 }
 
 /// Which entry to take where nobody said: RoCE v2 before anything else, of those an IPv4 one, then one that is good beyond its link.
-pub(super) fn best(entries: &[GidEntry]) -> Option<GidEntry> {
+pub(crate) fn best(entries: &[GidEntry]) -> Option<GidEntry> {
     let rank = |entry: &GidEntry| {
         let kind = match entry.kind {
             GidKind::RoceV2 | GidKind::Infiniband => 0,
