@@ -3,7 +3,7 @@
 //! ```text
 //!   case      a case: its name, its set-up, what a round does and what must come out of it
 //!   memory    leaked lines and arenas; endpoints in a segment
-//!   lane tables ids copy matching round idle pool parcel chain vqp wqe completion  the cases, by the part that they measure
+//!   lane tables ids copy matching round bare idle pool parcel chain vqp wqe completion  the cases, by the part that they measure
 //!
 //!   catalogue() ──> benches/hot_paths      wall time, by criterion: informs
 //!              └──> benches/instructions   instruction counts, by valgrind: gates
@@ -20,6 +20,7 @@
 )]
 #![allow(clippy::float_arithmetic, reason = "times and ratios are for people")]
 
+pub mod bare;
 pub mod case;
 pub mod chain;
 pub mod completion;
@@ -42,13 +43,14 @@ pub use case::{Case, Entry};
 /// Every case there is, not yet built.
 #[must_use]
 pub fn catalogue() -> Vec<Entry> {
-    let parts: [&[Entry]; 13] = [
+    let parts: [&[Entry]; 14] = [
         lane::ENTRIES,
         tables::ENTRIES,
         ids::ENTRIES,
         copy::ENTRIES,
         matching::ENTRIES,
         round::ENTRIES,
+        bare::ENTRIES,
         idle::ENTRIES,
         pool::ENTRIES,
         parcel::ENTRIES,

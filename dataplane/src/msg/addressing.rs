@@ -1,4 +1,16 @@
 //! Where messages go and which ones a receive takes, in the words of a caller.
+//!
+//! An [`Addr`] is a row of the endpoint's own address table, which is what `fi_av(3)` calls an address vector:
+//!
+//! | there | here |
+//! |---|---|
+//! | `fi_av_insert`, `fi_av_insertsvc` | [`Endpoint::connect`](super::Endpoint::connect) of a name; whoever sends first enters himself. The same name again is the same row |
+//! | `fi_av_remove` | [`Endpoint::disconnect`](super::Endpoint::disconnect): from then on the address is stale, whoever has its row |
+//! | resolving a name | the same `connect`: a name of a segment, or one that the host has said a route for (`TcpPlane::introduce`, `udp::route`, `Seat::connect` with a URI) |
+//! | `fi_getname` and a blob to be exchanged | none is needed: a name or a URI is text, and one has it before one opens. Addresses are never exchanged; each end has its own |
+//! | `FI_ADDR_UNSPEC`, for a receive | [`RecvFrom::any`]: a value of its own. A completion without a source says `None` |
+//! | `FI_ADDR_UNSPEC`, for a send of a connected endpoint | the address that [`Event::Connected`](crate::provider::Event::Connected) brings |
+//! | index 0 | an address like any other: an `Addr` carries a generation, so that no word of it means *nobody* |
 
 use crate::id::Addr;
 use crate::provider::{RemotePlace, Select, Source};

@@ -43,6 +43,7 @@ pub use self::info::{LatencyClass, Modes};
 pub use self::one_sided::{Access, ExposeWr, OneSided, OneSidedWr, RemotePlace, RemoteRegion};
 pub use self::outcome::{Buffer, CancelError, Cqe, Event, Published, Sight, Status, Waiting};
 pub use self::parcel::ParcelWr;
+use self::request::copy_bytes;
 pub use self::request::{Payload, RecvPartsWr, RecvWr, Select, SendPartsWr, SendWr, Source, Use};
 use crate::error::{Misuse, PostError};
 use crate::id::{Addr, Name, WrId};

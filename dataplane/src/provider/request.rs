@@ -69,7 +69,7 @@ impl SendPartsWr<'_> {
         let mut rest = to;
         for part in self.parts {
             let Some((here, after)) = rest.split_at_mut_checked(part.length()) else { return };
-            here.copy_from_slice(part.bytes());
+            copy_bytes(here, part.bytes());
             rest = after;
         }
     }
@@ -168,4 +168,14 @@ pub struct RecvPartsWr<'a> {
     pub from: Source,
     /// Which messages.
     pub select: Select,
+}
+
+/// Copies as many bytes as both have. Whoever calls it has made sure that these are all; it cannot panic where he has not.
+#[inline]
+pub(super) fn copy_bytes(to: &mut [u8], from: &[u8]) {
+    debug_assert_eq!(to.len(), from.len(), "a whole range");
+    let length = to.len().min(from.len());
+    if let (Some(to), Some(from)) = (to.get_mut(..length), from.get(..length)) {
+        to.copy_from_slice(from);
+    }
 }

@@ -15,7 +15,7 @@ use super::world::World;
 use crate::rng::pattern;
 
 /// Bytes that the cases look at, at the beginning of what is exposed.
-const BYTES: usize = 256;
+pub(super) const BYTES: usize = 256;
 
 /// Whether there are one-sided operations at all, in a world of nodes of that rig.
 fn has_one_sided<R: Rig>(world: &World<'_, R>) -> bool {
@@ -28,16 +28,16 @@ fn has_one_sided<R: Rig>(world: &World<'_, R>) -> bool {
 }
 
 /// Two nodes, the second of which exposes zeros: with the first one's address of it.
-struct Scene<'m, R: Rig> {
+pub(super) struct Scene<'m, R: Rig> {
     a: Node<'m, R>,
-    b: Node<'m, R>,
+    pub(super) b: Node<'m, R>,
     to_b: Addr,
     exposed: Exposed,
 }
 
 impl<'m, R: Rig> Scene<'m, R> {
     /// `None` where the provider has no such thing.
-    fn new(world: &World<'m, R>, access: Access) -> Option<Self> {
+    pub(super) fn new(world: &World<'m, R>, access: Access) -> Option<Self> {
         if !has_one_sided(world) {
             return None;
         }
@@ -62,7 +62,7 @@ impl<'m, R: Rig> Scene<'m, R> {
     }
 
     /// Posts, and turns both until it is over.
-    fn done(
+    pub(super) fn done(
         &self,
         world: &World<'m, R>,
         op: OneSided,

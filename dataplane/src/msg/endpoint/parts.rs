@@ -27,7 +27,7 @@ impl<'m> Parts<'m> {
     /// These buffers. What is more than [`PARTS_MAX`] goes back to its pool.
     #[must_use]
     pub fn of(loans: impl IntoIterator<Item = Loan<'m>>) -> Self {
-        Self(loans.into_iter().take(PARTS_MAX).collect())
+        Self(all_of(loans.into_iter()))
     }
 
     /// Bytes that count, of all of them.
@@ -51,6 +51,17 @@ impl<'m> Parts<'m> {
     pub fn into_loans(self) -> impl Iterator<Item = Loan<'m>> {
         self.0.into_iter()
     }
+}
+
+/// The first [`PARTS_MAX`] of them; more are dropped.
+fn all_of<T>(items: impl Iterator<Item = T>) -> Vec<T, PARTS_MAX> {
+    let mut all = Vec::new();
+    for item in items {
+        if all.push(item).is_err() {
+            break;
+        }
+    }
+    all
 }
 
 /// All buffers of an operation but the first, while the provider has them.
@@ -123,12 +134,11 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         }
         let mut loans = core::mem::take(&mut parts.0).into_iter();
         let Some(first) = loans.next() else { return Err(Misuse::BadRange.into()) };
-        let posted: Vec<Posted<'m>, PARTS_MAX> = loans.map(Loan::post).collect();
+        let posted = all_of(loans.map(Loan::post));
         let range = |posted: &Posted<'m>| if is_send { posted.filled() } else { posted.whole() };
         let outcome = self.post(op, first, context, |provider, wr_id, first| {
             let all = core::iter::once(first).chain(&posted).map(range);
-            let ranges: Vec<Sge, PARTS_MAX> = all.collect();
-            hand_over(provider, wr_id, &ranges)
+            hand_over(provider, wr_id, &all_of(all))
         });
         match outcome {
             Ok(id) => {

@@ -15,6 +15,7 @@ use super::hub::{Hub, Leave, PortId};
 use super::port::Port;
 use crate::error::{Misuse, PostError, Retry};
 use crate::id::{Generation, WrId};
+use crate::provider::copy_bytes;
 use crate::provider::one_sided::ATOMIC_BYTES;
 use crate::provider::{
     Access, CancelError, Caps, Cqe, ExposeWr, OneSided, OneSidedWr, RemotePlace, RemoteRegion, Sge,
@@ -239,12 +240,12 @@ impl Port<'_, '_> {
         let (mut sge, offset) = self.one_sided.find(*remote, *op, body.len())?;
         let there = sge.part(offset, body.len())?;
         match *op {
-            OneSided::Write => there.copy_from_slice(body),
-            OneSided::Read => body.copy_from_slice(there),
+            OneSided::Write => copy_bytes(there, body),
+            OneSided::Read => copy_bytes(body, there),
             OneSided::FetchAdd(_) | OneSided::CompareSwap { .. } => {
                 let before = u64::from_le_bytes(*there.first_chunk()?);
-                body.copy_from_slice(there);
-                there.copy_from_slice(&op.applied_to(before).to_le_bytes());
+                copy_bytes(body, there);
+                copy_bytes(there, &op.applied_to(before).to_le_bytes());
             }
         }
         Some(())
@@ -269,7 +270,7 @@ impl Port<'_, '_> {
         if op != OneSided::Write
             && let Some(local) = local.part(0, body.len())
         {
-            local.copy_from_slice(&body);
+            copy_bytes(local, &body);
         }
         Some(Cqe::of_bytes(wr_id, status, low(from_usize(body.len()))))
     }

@@ -11,6 +11,7 @@ use super::{PortConfig, PortOpenError};
 use crate::error::{Misuse, PostError, Retry};
 use crate::id::{Addr, Name, WrId};
 use crate::msg::matching::{Incoming, Matcher};
+use crate::provider::copy_bytes;
 use crate::provider::peers::{Peers, Standing};
 use crate::provider::queues::{Found, Queues};
 use crate::provider::{
@@ -206,7 +207,7 @@ impl<'h, 'm> Port<'h, 'm> {
         let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
         let link = (self.me.slot, row.remote.get().slot);
         let bytes = wr.payload.bytes();
-        let copy = |body: &mut [u8]| body.copy_from_slice(bytes);
+        let copy = |body: &mut [u8]| copy_bytes(body, bytes);
         self.hub.stage(link, (bytes.len(), copy), envelope)?;
         self.queues.count_staged();
         Ok(())
