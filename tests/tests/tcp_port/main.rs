@@ -25,6 +25,7 @@ mod killed;
 mod one_call;
 mod silent;
 mod sleeps;
+mod soak;
 mod station;
 mod stranger;
 mod traffic;
