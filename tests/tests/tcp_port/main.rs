@@ -6,6 +6,7 @@
 //!   traffic.rs    two ports, and much between them
 //!   killed.rs     a peer in another process, which is killed
 //!   sleeps.rs     a thread that sleeps on a descriptor
+//!   soak.rs       peers that come and go, over and over
 //!   one_call.rs   on a kernel that is made up: how often a turn enters it
 //! ```
 #![allow(
@@ -25,6 +26,7 @@ mod killed;
 mod one_call;
 mod silent;
 mod sleeps;
+mod soak;
 mod station;
 mod stranger;
 mod traffic;
