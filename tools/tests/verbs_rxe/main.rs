@@ -17,6 +17,7 @@
 
 mod cm;
 mod datagrams;
+mod endpoints;
 mod faults;
 mod foreign;
 mod memory;
