@@ -18,6 +18,7 @@
 mod chosen;
 mod cm;
 mod datagrams;
+mod endpoints;
 mod faults;
 mod foreign;
 mod memory;

@@ -1,0 +1,151 @@
+//! Endpoints on devices: connected when they are first spoken to, one-sided operations, and the command that measures them.
+
+use core::time::Duration;
+use std::process::Command;
+use std::time::Instant as RealTime;
+
+use spinwire_dataplane::id::{Addr, Name};
+use spinwire_dataplane::msg::{Endpoint, EndpointConfig, Kind, RecvFrom, SendTo, Target};
+use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::provider::rdma::RdmaConfig;
+use spinwire_dataplane::provider::{Access, EndpointType, Event, Status};
+use spinwire_dataplane::raw::loan::LoanPool;
+use spinwire_dataplane::time::Instant;
+use spinwire_hostshim::verbs::{VerbsPlane, VerbsPlaneConfig, VerbsPort};
+
+use super::rig::devices;
+
+struct Node<'p> {
+    plane: &'p VerbsPlane,
+    endpoint: Endpoint<'p, VerbsPort<'p>>,
+    loans: &'p LoanPool<'p>,
+}
+
+impl<'p> Node<'p> {
+    fn open(plane: &'p VerbsPlane, name: &str) -> Self {
+        let bump = plane.arena().unwrap();
+        assert!(plane.arena().is_none(), "lent once");
+        let port = plane.port(&bump, (&Name::new(name).unwrap(), EndpointType::Rdm)).unwrap();
+        let endpoint = Endpoint::new(port, &bump, &EndpointConfig::default()).unwrap();
+        let loans = LoanPool::place(&bump, 16, 16 << 10).unwrap();
+        Self { plane, endpoint, loans }
+    }
+
+    fn turn(&self) {
+        self.plane.attend(self.endpoint.provider()).unwrap();
+        let _outcome = self.endpoint.turn(Instant::ORIGIN, Budget::DEFAULT);
+    }
+}
+
+/// Turns all until something is there.
+fn until<T>(nodes: &[&Node<'_>], mut so: impl FnMut() -> Option<T>) -> T {
+    let from = RealTime::now();
+    loop {
+        if let Some(found) = so() {
+            return found;
+        }
+        nodes.iter().for_each(|node| node.turn());
+        assert!(from.elapsed() < Duration::from_secs(60), "nothing within a minute");
+    }
+}
+
+fn plane(device: &str) -> VerbsPlane {
+    let port = RdmaConfig { peers_max: 4, links: 5, ..RdmaConfig::default() };
+    let config = VerbsPlaneConfig { port, ..VerbsPlaneConfig::default() };
+    VerbsPlane::open(device, Some(0), &config).unwrap()
+}
+
+fn introduce(a: &Node<'_>, name: &str, b: &Node<'_>) -> Addr {
+    let name = Name::new(name).unwrap();
+    a.plane.introduce(a.endpoint.provider(), &name, b.plane.local().unwrap()).unwrap();
+    a.endpoint.connect(&name).unwrap()
+}
+
+#[test]
+fn peers_are_connected_when_they_are_asked_for_and_missed_when_they_go() {
+    if devices().is_none() {
+        return;
+    }
+    let planes = ["rxe0", "rxe1", "rxe1"].map(plane);
+    let a = Node::open(&planes[0], "a");
+    let b = Node::open(&planes[1], "b");
+    let to_b = introduce(&a, "b", &b);
+    let c = Node::open(&planes[2], "c");
+    let to_c = introduce(&a, "c", &c);
+    {
+        for (node, to, text) in [(&b, to_b, "to b"), (&c, to_c, "to c, and longer")] {
+            let loan = node.loans.lend().unwrap();
+            node.endpoint.post_recv(RecvFrom::any(), loan, 7).map_err(|e| e.error).unwrap();
+            until(&[&a, &b, &c], || a.endpoint.inject(SendTo::peer(to), text.as_bytes()).ok());
+            a.endpoint.flush();
+            let got = until(&[&a, &b, &c], || node.endpoint.poll());
+            assert_eq!((got.kind, got.bytes()), (Kind::Received, Some(text.as_bytes())));
+        }
+        assert!(planes[0].connections() >= 1);
+    }
+    assert_eq!([0, 1, 2].map(|at: usize| planes[at].connections()), [2, 1, 1]);
+    drop(c);
+    // Gone with its queue pair, and heard of without a send.
+    until(&[&a, &b], || a.endpoint.poll_event().filter(|event| *event == Event::PeerGone(to_c)));
+}
+
+#[test]
+fn one_sided_operations_reach_what_a_peer_exposes() {
+    if devices().is_none() {
+        return;
+    }
+    let planes = ["rxe0", "rxe1"].map(plane);
+    let (a, b) = (Node::open(&planes[0], "a"), Node::open(&planes[1], "b"));
+    let to = introduce(&a, "b", &b);
+    let port = a.endpoint.provider();
+    until(&[&a, &b], || port.reach(to).unwrap().then_some(()));
+    let exposed =
+        b.endpoint.expose(b.loans.lend().unwrap(), Access::ALL).map_err(|e| e.error).unwrap();
+    let place = exposed.region.place(64, 9).unwrap();
+    let mut loan = a.loans.lend().unwrap();
+    loan.fill(b"one-sided").unwrap();
+    a.endpoint.post_write(Target::new(to, place), loan, 1).map_err(|e| e.error).unwrap();
+    a.endpoint.flush();
+    let written = until(&[&a, &b], || a.endpoint.poll());
+    assert_eq!(
+        (written.kind, written.context, written.status),
+        (Kind::Written, 1, Status::Success)
+    );
+    let mut there = [0; 9];
+    b.endpoint.copy_exposed(exposed.id, 64, &mut there).unwrap();
+    assert_eq!(&there, b"one-sided");
+    let into = a.loans.lend().unwrap();
+    a.endpoint.post_read(Target::new(to, place), into, 9, 2).map_err(|e| e.error).unwrap();
+    a.endpoint.flush();
+    let read = until(&[&a, &b], || a.endpoint.poll());
+    assert_eq!((read.kind, read.bytes()), (Kind::Read, Some(&b"one-sided"[..])));
+    b.endpoint.withdraw(exposed.id).unwrap();
+    // The key is no good any more, and that costs the connection.
+    let mut loan = a.loans.lend().unwrap();
+    loan.fill(b"too late!").unwrap();
+    a.endpoint.post_write(Target::new(to, place), loan, 3).map_err(|e| e.error).unwrap();
+    a.endpoint.flush();
+    let refused = until(&[&a, &b], || a.endpoint.poll());
+    assert_eq!((refused.context, refused.status), (3, Status::RemoteAccess));
+}
+
+#[test]
+fn lat_measures_between_the_two_devices() {
+    if devices().is_none() {
+        return;
+    }
+    let run = |words: &[&str]| {
+        let ran = Command::new(env!("CARGO_BIN_EXE_spinwire")).args(words).output().unwrap();
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        (ran.status.success(), text(&ran.stdout), text(&ran.stderr))
+    };
+    let small = ["--iters", "40", "--rounds", "2", "--json"];
+    let with = |words: &[&'static str]| [words, &small].concat();
+    let (is_good, out, err) = run(&with(&["lat", "--provider", "verbs", "--device", "rxe0,rxe1"]));
+    assert!(
+        is_good && out.contains("\"provider\": \"verbs\"") && out.contains("\"iters\": 40"),
+        "{out} {err}"
+    );
+    let (is_good, _, err) = run(&with(&["lat", "--provider", "verbs", "--device", "rxe7"]));
+    assert!(!is_good && err.contains("no RDMA device rxe7; there is: rxe0"), "{err}");
+}
