@@ -128,9 +128,16 @@ fn a_process_that_is_killed_is_told_of_by_the_next_send_and_by_the_channel() {
         }
         std::thread::sleep(Duration::from_millis(50));
     };
-    // Something that it answers, so that it is known to be well.
+    // Half a round of its game, so that it is known to be well.
+    let key = end.region.remote_key();
+    let place = [&key.address.to_be_bytes()[..], &key.rkey.to_be_bytes(), &64_u32.to_be_bytes()];
+    end.write(0, &place.concat());
     end.recv(1, &[end.segment(64, 16)]);
-    end.write(0, &[0; 16]);
+    end.recv(2, &[end.segment(64, 16)]);
+    end.send(&SendRequest::new(wr(3), Verb::Send, &[end.segment(0, 16)]));
+    let mut both = [end.next(), end.next()].map(|wc| wc.outcome().map(|_| wc.wr_id()).unwrap());
+    both.sort_by_key(|id| id.as_raw());
+    assert_eq!(both, [wr(1), wr(3)]);
     peer.kill().unwrap();
     peer.wait().unwrap();
     let event = loop {
@@ -141,9 +148,9 @@ fn a_process_that_is_killed_is_told_of_by_the_next_send_and_by_the_channel() {
     };
     assert_eq!(event.news, CmNews::Disconnected);
     let from = Instant::now();
-    end.send(&SendRequest::new(wr(2), Verb::Send, &[end.segment(0, 16)]));
-    end.failed(2, WcStatus::RETRY_EXCEEDED);
-    end.failed(1, WcStatus::FLUSHED);
+    end.send(&SendRequest::new(wr(4), Verb::Send, &[end.segment(0, 16)]));
+    end.failed(4, WcStatus::RETRY_EXCEEDED);
+    end.failed(2, WcStatus::FLUSHED);
     // Four tries of 4 ms each; the emulated guest takes its time, and yet this is no 60 s.
     assert!(from.elapsed() < Duration::from_secs(20), "{:?}", from.elapsed());
 }
