@@ -144,9 +144,12 @@ impl<'m, E: Enter> Streams<'m, E> {
             mark(segment);
         }
         let flight = self.active_flight(row);
-        let marked = flight.is_some_and(|(_, f)| {
-            self.list_from(f.segments.first.get()).filter(|s| mark(s)).count() > 0
-        });
+        let mut marked = false;
+        if let Some((_, flight)) = flight {
+            for segment in self.list_from(flight.segments.first.get()) {
+                marked |= mark(segment);
+            }
+        }
         let torn = self.drop_marked(row, (&row.first, &row.last));
         if let Some((chain, flight)) = flight.filter(|_| marked) {
             if flight.stage.get() == Stage::Flying {

@@ -406,11 +406,14 @@ impl<'m, E: Enter> Ring<'m, E> {
         // With the kernel: Acquire pairs with the Release store of the kernel: the completions are written.
         let ready = self.memory.cq_tail.load(Ordering::Acquire).wrapping_sub(head);
         let most = ready.min(self.memory.cq_entries()).min(max);
-        let is_own = |index: &u32| {
-            let user_data = self.cqe(head.wrapping_add(*index)).user_data;
-            user_data == UNHEARD || own(user_data)
-        };
-        let count = crate::table::count((0..most).take_while(is_own).count());
+        let mut count = 0_u32;
+        while count < most {
+            let user_data = self.cqe(head.wrapping_add(count)).user_data;
+            if user_data != UNHEARD && !own(user_data) {
+                break;
+            }
+            count = count.wrapping_add(1);
+        }
         // What was cut is reported by the harvest, if there are no others either.
         if count == 0 && ready == 0 && self.cut_count.get() > 0 { 1 } else { count }
     }
