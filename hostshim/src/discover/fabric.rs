@@ -7,7 +7,7 @@ use super::{Absence, Found, Hints, Transport};
 pub(super) fn found(_hints: &Hints) -> Vec<Found> {
     let why = Absence::new(
         "this build is without libfabric",
-        "cargo build --release --features libfabric",
+        "apt-get install libfabric-dev libclang-dev && cargo build --release --features libfabric",
     );
     vec![Found::absent(Transport::Ofi, None, why)]
 }

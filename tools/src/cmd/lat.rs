@@ -49,6 +49,8 @@ On RDMA devices, in builds with --features verbs, likewise (spinwire devices lis
   spinwire lat --connect verbs://rxe0/10.0.0.2:7000
 Between two queue pairs of one port of an mlx5 device (unverified on hardware):
   spinwire lat --provider mlx5
+Between two processes over a provider of libfabric (a build with --features libfabric):
+  spinwire lat --provider ofi --fabric-provider tcp
 
 A round trip is: send, the other end receives and sends back, receive. The floor is the same between the same two
 processes with one bare cache line and no code of ours; over TCP, UDP and RDMA, with as many bytes on a plain socket on which both spin. The machine's speed drifts, so the two take turns in short
@@ -168,6 +170,12 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         }
         return mlx5::round_trips(options);
     }
+    if options.provider() == ProviderName::Ofi {
+        if args.hgrm.is_some() {
+            return Err("--hgrm: not offered with --provider ofi; leave it out".into());
+        }
+        return over_fabric(options);
+    }
     if let Some(name) = &options.listen {
         return server::serve(("lat", name), options);
     }
@@ -197,6 +205,16 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         print_table(&reports);
     }
     Ok(Verdict::Well)
+}
+
+#[cfg(feature = "libfabric")]
+fn over_fabric(options: &PairOptions) -> Result<Verdict, Failure> {
+    crate::pair::fabric::round_trips(options)
+}
+
+#[cfg(not(feature = "libfabric"))]
+fn over_fabric(_options: &PairOptions) -> Result<Verdict, Failure> {
+    Err("this build is without libfabric; remedy: apt-get install libfabric-dev libclang-dev && cargo build --release -p spinwire --features libfabric".into())
 }
 
 struct AllSizes<'o>(&'o PairOptions);

@@ -142,10 +142,10 @@ pub(crate) fn with_client<M: Measure>(
         ProviderName::Udp => return datagrams::with_client(command, options, measure),
         #[cfg(feature = "verbs")]
         ProviderName::Verbs => return super::verbs::with_client(command, options, measure),
-        // The check has refused what is not in this build, and `mlx5`, which has two ends in one process.
+        // The check has refused what is not in this build, and `mlx5` and `ofi`, which are measured elsewhere.
         #[cfg(not(feature = "verbs"))]
         ProviderName::Verbs => {}
-        ProviderName::Shm | ProviderName::Mlx5 => {}
+        ProviderName::Shm | ProviderName::Mlx5 | ProviderName::Ofi => {}
     }
     if let Some(name) = &options.connect {
         let domain = join(name, None)?;

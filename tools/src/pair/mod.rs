@@ -14,6 +14,8 @@
 
 pub(crate) mod client;
 mod datagrams;
+#[cfg(feature = "libfabric")]
+pub(crate) mod fabric;
 pub(crate) mod floor;
 pub(crate) mod loans;
 pub(crate) mod lossy;

@@ -24,6 +24,28 @@ pub(crate) enum ProviderName {
     Verbs,
     /// The queues of an mlx5 device, between two queue pairs of one port; `lat` only. Unverified on hardware.
     Mlx5,
+    /// A provider of libfabric, between two processes of this machine; `lat` only.
+    Ofi,
+}
+
+/// What endpoints of libfabric are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum FabricType {
+    /// Reliable, and not connected.
+    Rdm,
+    /// Connected.
+    Msg,
+}
+
+impl FabricType {
+    /// As `fi_pingpong -e` takes it.
+    #[cfg(feature = "libfabric")]
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rdm => "rdm",
+            Self::Msg => "msg",
+        }
+    }
 }
 
 impl ProviderName {
@@ -34,6 +56,7 @@ impl ProviderName {
             Self::Udp => "udp",
             Self::Verbs => "verbs",
             Self::Mlx5 => "mlx5",
+            Self::Ofi => "ofi",
         }
     }
 }
@@ -83,6 +106,15 @@ pub(crate) struct PairOptions {
     /// address of RoCE v2.
     #[arg(long, value_name = "A[,B]", value_delimiter = ',')]
     pub(crate) device: Vec<String>,
+    /// With --provider ofi: the provider of libfabric, as fi_info -l names it.
+    #[arg(long, value_name = "NAME", default_value = "tcp")]
+    #[cfg_attr(not(feature = "libfabric"), expect(dead_code, reason = "read with the feature"))]
+    pub(crate) fabric_provider: String,
+
+    /// With --provider ofi: what its endpoints are.
+    #[arg(long, value_enum, default_value = "rdm")]
+    #[cfg_attr(not(feature = "libfabric"), expect(dead_code, reason = "read with the feature"))]
+    pub(crate) fabric_type: FabricType,
 
     /// Over UDP: after so many milliseconds without an answer a message is lost, and what was ordered is said again.
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=5000))]
@@ -205,10 +237,12 @@ impl PairOptions {
 
     /// What the parser cannot see: arguments that do not go together.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        if self.provider() == ProviderName::Mlx5 {
-            return Err(
-                "--provider mlx5: offered by `spinwire lat` only; use --provider shm or tcp".into(),
-            );
+        if let name @ (ProviderName::Mlx5 | ProviderName::Ofi) = self.provider() {
+            return Err(format!(
+                "--provider {}: offered by `spinwire lat` only; use --provider shm or tcp",
+                name.as_str()
+            )
+            .into());
         }
         if self.provider() == ProviderName::Verbs && !cfg!(feature = "verbs") {
             return Err("--provider verbs: this build is without it; remedy: cargo build --release --features verbs (Debian: \

@@ -50,10 +50,10 @@ pub(crate) fn serve(
         ProviderName::Udp => return datagrams::serve((command, name), options),
         #[cfg(feature = "verbs")]
         ProviderName::Verbs => return super::verbs::serve((command, name), options),
-        // The check has refused what is not in this build, and `mlx5`, which has two ends in one process.
+        // The check has refused what is not in this build, and `mlx5` and `ofi`, which are measured elsewhere.
         #[cfg(not(feature = "verbs"))]
         ProviderName::Verbs => {}
-        ProviderName::Shm | ProviderName::Mlx5 => {}
+        ProviderName::Shm | ProviderName::Mlx5 | ProviderName::Ofi => {}
     }
     let (_, cpu) = options.placement()?;
     let size = options.sizes().into_iter().max().unwrap_or(64).max(64 << 10);

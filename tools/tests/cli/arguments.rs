@@ -170,3 +170,36 @@ fn what_a_device_would_be_needed_for() {
     refused(&["lat", "--provider", "mlx5", "--connect", "x"], "--connect: not offered");
     refused(&["lat", "--provider", "mlx5", "--hgrm", "x"], "--hgrm: not offered");
 }
+
+/// Over libfabric both ends are processes that this command starts; a build without it says how to get one with it.
+#[test]
+fn round_trips_over_libfabric_or_how_to_get_them() {
+    let folder = Folder::new();
+    refused(&["bw", "--provider", "ofi"], "offered by `spinwire lat` only");
+    refused(&["lat", "--provider", "ofi", "--hgrm", "x"], "--hgrm: not offered");
+    if !cfg!(feature = "libfabric") {
+        refused(&["lat", "--provider", "ofi"], "--features libfabric");
+        return;
+    }
+    refused(&["lat", "--provider", "ofi", "--connect", "x"], "--connect: not offered");
+    for (provider, kind) in [("tcp", "rdm"), ("tcp", "msg"), ("shm", "rdm")] {
+        let ran = folder.run(&[
+            "lat",
+            "--provider",
+            "ofi",
+            "--fabric-provider",
+            provider,
+            "--fabric-type",
+            kind,
+            "--size",
+            "64",
+            "--iters",
+            "200",
+            "--json",
+        ]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!((&report["endpoint_type"], &report["iters"]), (&kind.into(), &200.into()));
+        assert!(report["mean_rtt_ns"].as_f64().unwrap() > 100.0, "{report}");
+    }
+}

@@ -1,0 +1,352 @@
+//! Round trips between two processes over a provider of libfabric, to be held against `fi_pingpong` on the same provider.
+//!
+//! ```text
+//!   measuring end (this process)          other end (a second one, with --listen FOLDER)
+//!     FOLDER/near  ── its address ──>
+//!                  <── its address ──     FOLDER/far
+//!     inject, turn until it is back       turn until it is there, inject it back
+//! ```
+
+use core::mem::MaybeUninit;
+use core::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::id::{Addr, Name};
+use spinwire_dataplane::msg::{Endpoint, EndpointConfig, Kind, RecvFrom, SendTo};
+use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::provider::{EndpointType, Event};
+use spinwire_dataplane::raw::loan::LoanPool;
+use spinwire_dataplane::raw::place::Bump;
+use spinwire_hostshim::affinity;
+use spinwire_hostshim::clock::TscClock;
+use spinwire_hostshim::libfabric::{Names, OfiConfig, OfiPort};
+
+use super::options::{FabricType, PairOptions};
+use crate::report::{Failure, Verdict, print_json};
+
+/// Receives that wait at each end.
+const RECEIVES: u32 = 16;
+/// Round trips before the first that counts.
+const WARM_UP: u64 = 2000;
+/// Round trips where the arguments say nothing.
+const ITERS: u64 = 50_000;
+/// How long the ends wait for each other, and for a message.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the other end waits for a message before it ends.
+const PATIENCE_NS: u64 = 10_000_000_000;
+
+#[derive(Debug, Serialize)]
+struct Report {
+    provider: String,
+    endpoint_type: String,
+    size: usize,
+    iters: u64,
+    cpus: [u32; 2],
+    mean_rtt_ns: f64,
+    rtt_ns: [(&'static str, u64); 6],
+}
+
+/// Measures every size that the arguments name, or is the other end.
+pub(crate) fn round_trips(options: &PairOptions) -> Result<Verdict, Failure> {
+    refuse_what_is_not_offered(options)?;
+    let (near, far) = options.placement()?;
+    if let Some(folder) = &options.listen {
+        affinity::pin(far)?;
+        return serve(Path::new(folder), options);
+    }
+    let folder = Folder::new()?;
+    let mut reports = Vec::new();
+    for size in options.sizes() {
+        let mut one = options.clone();
+        (one.size, one.all_sizes) = (vec![size], false);
+        let _other_end = OtherEnd::start(&folder.0, &one, (near, far))?;
+        affinity::pin(near)?;
+        reports.push(measure(&folder.0, (size, [near, far]), &one)?);
+        folder.empty()?;
+    }
+    if options.json {
+        print_json(&reports.iter().collect::<Vec<_>>())?;
+        return Ok(Verdict::Well);
+    }
+    for report in &reports {
+        let figures: Vec<_> =
+            report.rtt_ns.iter().map(|(name, ns)| format!("{name} {ns}")).collect();
+        println!(
+            "{} {}, CPUs {:?}; ns {:>8} bytes {:>9} trips  mean {:.0}  {}",
+            report.provider,
+            report.endpoint_type,
+            report.cpus,
+            report.size,
+            report.iters,
+            report.mean_rtt_ns,
+            figures.join("  ")
+        );
+    }
+    Ok(Verdict::Well)
+}
+
+fn refuse_what_is_not_offered(options: &PairOptions) -> Result<(), Failure> {
+    let asked = [
+        ("--connect", options.connect.is_some()),
+        ("--zero-copy", options.zero_copy),
+        ("--plot", options.plot.is_some()),
+    ];
+    match asked.into_iter().find(|(_, is_asked)| *is_asked) {
+        Some((flag, _)) => Err(format!(
+            "{flag}: not offered with --provider ofi, which starts both ends; leave it out"
+        )
+        .into()),
+        None => Ok(()),
+    }
+}
+
+/// Where the ends tell each other where they are. Goes when it is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Self, Failure> {
+        let path = std::env::temp_dir().join(format!("spinwire-ofi-{}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+
+    fn empty(&self) -> Result<(), Failure> {
+        for file in std::fs::read_dir(&self.0)? {
+            std::fs::remove_file(file?.path())?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Nothing depends on it.
+        let _removed = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The process of the other end. Ends when it is dropped.
+struct OtherEnd(Child);
+
+impl OtherEnd {
+    fn start(folder: &Path, options: &PairOptions, cpus: (u32, u32)) -> Result<Self, Failure> {
+        let size = options.size.first().copied().unwrap_or(1);
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["lat", "--provider", "ofi", "--fabric-provider", &options.fabric_provider]);
+        command.args(["--fabric-type", options.fabric_type.as_str(), "--size", &size.to_string()]);
+        command.args(["--cpus", &format!("{},{}", cpus.0, cpus.1), "--listen"]).arg(folder);
+        if options.tagged {
+            command.arg("--tagged");
+        }
+        Ok(Self(command.spawn()?))
+    }
+}
+
+impl Drop for OtherEnd {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _killed = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
+type End<'m> = Endpoint<'m, OfiPort<'m>>;
+
+/// One end, with its receives posted.
+struct Station<'m> {
+    end: End<'m>,
+    pool: &'m LoanPool<'m>,
+    clock: TscClock,
+    /// The tag of messages, where they have one.
+    tag: Option<u64>,
+    name: String,
+}
+
+/// Opens an end with memory of its own, and runs `body` on it.
+fn with_station<R>(
+    (me, other): (&str, &str),
+    folder: &Path,
+    options: &PairOptions,
+    body: impl FnOnce(&Station<'_>, Addr) -> Result<R, Failure>,
+) -> Result<R, Failure> {
+    let longest = options.sizes().into_iter().max().unwrap_or(1);
+    let mut block = vec![MaybeUninit::uninit(); (1 << 20) + 64 * (longest + 64)];
+    let bump = Bump::new(&mut block);
+    let names = Names::new();
+    let kind = options.fabric_type.endpoint_type();
+    let config = OfiConfig {
+        provider: Some(options.fabric_provider.clone()),
+        endpoint_type: kind,
+        node: (options.fabric_provider != "shm").then(|| "127.0.0.1".to_owned()),
+        peers_max: 4,
+        send_depth: 256,
+        recv_depth: 256,
+        message_bytes_max: u32::try_from(longest.max(64))?,
+        ..OfiConfig::default()
+    };
+    let name = Name::new(me)?;
+    let port = OfiPort::open(&bump, &names, &name, &config)?;
+    let (provider, address) = (port.provider_name(), port.address()?);
+    let end = Endpoint::new(port, &bump, &EndpointConfig { contexts_max: 64 })?;
+    let pool = LoanPool::place(&bump, RECEIVES + 2, longest)?;
+    let tag = options.tagged.then_some(7);
+    let station = Station { end, pool, clock: TscClock::calibrate(), tag, name: provider };
+    for _ in 0..RECEIVES {
+        station.receive()?;
+    }
+    Names::publish(&folder.join(me), (&name, &address))?;
+    let peer = names.await_file(&folder.join(other), PATIENCE)?;
+    let to = station.meet(&peer, kind, me == NEAR)?;
+    body(&station, to)
+}
+
+/// The end that measures, and the other one.
+const NEAR: &str = "near";
+const FAR: &str = "far";
+
+impl Station<'_> {
+    fn receive(&self) -> Result<(), Failure> {
+        let loan = self.pool.lend().ok_or("all buffers are out")?;
+        let from = self.tag.map_or(RecvFrom::any(), |tag| RecvFrom::any().tag(tag));
+        self.end.post_recv(from, loan, 0).map_err(|refused| refused.error)?;
+        Ok(())
+    }
+
+    fn turn(&self) {
+        let _busy = self.end.turn(self.clock.now(), Budget::DEFAULT).is_busy();
+    }
+
+    /// Connects, or waits for who does.
+    fn meet(&self, peer: &Name, kind: EndpointType, connects: bool) -> Result<Addr, Failure> {
+        if kind == EndpointType::Rdm {
+            return Ok(self.end.connect(peer)?);
+        }
+        if connects {
+            self.end.connect(peer)?;
+        }
+        let since = self.clock.now();
+        while self.clock.now().saturating_since(since).as_nanos() < PATIENCE_NS {
+            self.turn();
+            match self.end.poll_event() {
+                Some(Event::Connected(peer)) => return Ok(peer),
+                Some(other) => return Err(format!("not connected: {other:?}").into()),
+                None => {}
+            }
+        }
+        Err("nobody has connected within 10 s".into())
+    }
+
+    #[inline]
+    fn send(&self, to: Addr, bytes: &[u8]) -> Result<(), Failure> {
+        let target = SendTo::peer(to);
+        let target = self.tag.map_or(target, |tag| target.tag(tag));
+        let since = self.clock.now();
+        loop {
+            match self.end.inject(target, bytes) {
+                Ok(()) => return Ok(()),
+                Err(PostError::Retry(retry)) => {
+                    if self.clock.now().saturating_since(since).as_nanos() > PATIENCE_NS {
+                        return Err(format!("not sent within 10 s: {retry}").into());
+                    }
+                    self.turn();
+                }
+                Err(refused) => return Err(refused.into()),
+            }
+        }
+    }
+
+    /// The next message, of that many bytes; its receive is posted anew. `None` where none comes.
+    #[inline]
+    fn next(&self, size: usize) -> Result<Option<()>, Failure> {
+        let since = self.clock.now();
+        loop {
+            self.turn();
+            if let Some(got) = self.end.poll() {
+                if got.kind != Kind::Received || got.length != size {
+                    return Err(format!("not a message of {size} bytes: {got:?}").into());
+                }
+                drop(got);
+                self.receive()?;
+                return Ok(Some(()));
+            }
+            if self.clock.now().saturating_since(since).as_nanos() > PATIENCE_NS {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// The other end: sends back what it gets, until nothing comes any more.
+fn serve(folder: &Path, options: &PairOptions) -> Result<Verdict, Failure> {
+    let size = options.sizes().first().copied().unwrap_or(1);
+    let message = vec![0xA5; size];
+    with_station((FAR, NEAR), folder, options, |station, to| {
+        while station.next(size)?.is_some() {
+            station.send(to, &message)?;
+        }
+        Ok(Verdict::Well)
+    })
+}
+
+fn measure(
+    folder: &Path,
+    (size, cpus): (usize, [u32; 2]),
+    options: &PairOptions,
+) -> Result<Report, Failure> {
+    let message = vec![0x5A; size];
+    let iters = options.iters.unwrap_or(ITERS);
+    with_station((NEAR, FAR), folder, options, |station, to| {
+        let mut trips = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
+        let (mut began, mut first) = (station.clock.now(), None);
+        for number in 0..WARM_UP.saturating_add(iters) {
+            station.send(to, &message)?;
+            station.next(size)?.ok_or("no message came back within 10 s")?;
+            let now = station.clock.now();
+            if number >= WARM_UP {
+                let _began = first.get_or_insert(began);
+                trips.record(now.saturating_since(began).as_nanos().max(1))?;
+            }
+            began = now;
+        }
+        let whole = first.map_or(0, |first| began.saturating_since(first).as_nanos());
+        let at = |quantile| trips.value_at_quantile(quantile);
+        let rtt_ns = [
+            ("min", trips.min()),
+            ("p50", at(0.5)),
+            ("p90", at(0.9)),
+            ("p99", at(0.99)),
+            ("p99_9", at(0.999)),
+            ("max", trips.max()),
+        ];
+        let mean_rtt_ns = f64_of(whole) / f64_of(iters.max(1));
+        let endpoint_type = options.fabric_type.as_str().to_owned();
+        Ok(Report {
+            provider: station.name.clone(),
+            endpoint_type,
+            size,
+            iters,
+            cpus,
+            mean_rtt_ns,
+            rtt_ns,
+        })
+    })
+}
+
+fn f64_of(number: u64) -> f64 {
+    let high = u32::try_from(number >> 32).unwrap_or(u32::MAX);
+    let low = u32::try_from(number & 0xFFFF_FFFF).unwrap_or(u32::MAX);
+    f64::from(high) * 4_294_967_296.0 + f64::from(low)
+}
+
+impl FabricType {
+    const fn endpoint_type(self) -> EndpointType {
+        match self {
+            Self::Rdm => EndpointType::Rdm,
+            Self::Msg => EndpointType::Msg,
+        }
+    }
+}
