@@ -14,6 +14,7 @@ use spinwire_dataplane::id::{Addr, WrId};
 use spinwire_dataplane::provider::peers::Standing;
 use spinwire_dataplane::provider::{Caps, Payload, SendWr};
 use spinwire_dataplane::raw::loan::Sge;
+use spinwire_dataplane::time::Instant;
 
 use super::contexts::{Operation, What};
 use super::port::{OfiPort, Row};
@@ -151,6 +152,12 @@ impl OfiPort<'_> {
     #[cold]
     pub(super) fn not_sent(&self, to: Addr, row: &Row, refused: PostError) -> PostError {
         let lost = match refused {
+            // Who was never polled does not know what time it is.
+            PostError::Retry(Retry::NoSendRoom | Retry::NoCredit)
+                if self.now.get() == Instant::ORIGIN =>
+            {
+                false
+            }
             PostError::Retry(Retry::NoSendRoom | Retry::NoCredit) => {
                 let since = row.stuck_since.get().unwrap_or(self.now.get());
                 row.stuck_since.set(Some(since));

@@ -2,8 +2,9 @@
 
 use spinwire_dataplane::error::{Fatal, Misuse, PostError};
 use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
+use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::{Event, Status};
-use spinwire_dataplane::time::Nanos;
+use spinwire_dataplane::time::{Instant, Nanos};
 use spinwire_hostshim::libfabric::OfiConfig;
 
 use super::pair::{config, named, on_ground};
@@ -52,4 +53,27 @@ fn who_takes_nothing_is_held_for_gone() {
             assert_eq!((a.poll_event(), a.posted_count()), (None, 1));
         });
     }
+}
+
+/// A clock that does not begin at 0 makes nobody gone who was asked before the first poll.
+#[test]
+fn who_was_asked_before_the_first_poll_is_not_held_for_gone() {
+    on_ground(|ground| {
+        let (a, b, to_b, _) = ground.pair(&config(&TCP));
+        b.post_recv(RecvFrom::any(), ground.loan(), 1).unwrap();
+        let late = |now: Instant| now.saturating_add(Nanos::from_millis(3_600_000));
+        let from = ground.now();
+        let mut sent = false;
+        while b.poll().is_none() {
+            assert!(ground.now().saturating_since(from) < Nanos::from_millis(10_000));
+            sent = sent || a.inject(SendTo::peer(to_b), b"m").inspect_err(still_there).is_ok();
+            for end in [&a, &b] {
+                let _busy = end.turn(late(ground.now()), Budget::DEFAULT).is_busy();
+            }
+        }
+    });
+}
+
+fn still_there(refused: &PostError) {
+    assert!(matches!(refused, PostError::Retry(_)), "{refused}");
 }
