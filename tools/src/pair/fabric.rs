@@ -266,6 +266,10 @@ impl Station<'_> {
         loop {
             self.turn();
             if let Some(got) = self.end.poll() {
+                if got.kind == Kind::RecvEnded {
+                    // The other end is gone, as it is when all was measured.
+                    return Ok(None);
+                }
                 if got.kind != Kind::Received || got.length != size {
                     return Err(format!("not a message of {size} bytes: {got:?}").into());
                 }
