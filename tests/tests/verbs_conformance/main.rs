@@ -5,6 +5,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
+    clippy::large_stack_frames,
     missing_docs,
     unreachable_pub,
     reason = "a test"
