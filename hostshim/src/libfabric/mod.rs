@@ -53,3 +53,11 @@ pub use setup::OfiConfig;
 pub fn library_version() -> (u32, u32) {
     crate::raw::ofi::version()
 }
+
+/// Gives the signals that end a program their default action again. To be called first in `main`, before handlers are installed.
+///
+/// Debian's libfabric is linked with PSM, whose constructor handles them before `main`: it prints a stack and exits with 1. Whoever chains
+/// handlers (`signal-hook` does) ends by that at the first SIGINT or SIGTERM.
+pub fn give_signals_back() {
+    crate::raw::ofi::give_signals_back();
+}

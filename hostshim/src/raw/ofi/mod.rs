@@ -16,6 +16,7 @@ mod copies;
 mod offer;
 mod post;
 mod read;
+mod signals;
 
 use core::ffi::{CStr, c_int, c_void};
 use core::fmt;
@@ -31,6 +32,7 @@ pub(crate) use copies::Copies;
 pub(crate) use offer::{Offer, Wanted};
 pub(crate) use post::{Descriptor, Target};
 pub(crate) use read::{Entry, Failure, Seen, batch};
+pub(crate) use signals::give_back as give_signals_back;
 
 /// The version of the interface that this is written for.
 const VERSION: u32 = sys::FI_MAJOR_VERSION << 16 | 17;
