@@ -14,7 +14,6 @@
     reason = "nobody calls these from C; they only have to stay in the library"
 )]
 
-mod channels;
 mod cold;
 mod completions;
 mod connections;

@@ -208,12 +208,14 @@ impl<'m> Network<'m> for Devices<'m> {
         let spare: VecDeque<_> =
             (0..config.links).map(|number| unit(bump, first | number, config)).collect();
         let entries: u32 = spare.iter().map(|unit| unit.pair.completions_max()).sum();
-        let ring = lines(bump, usize::try_from(entries.next_power_of_two()).expect("a size"));
-        let record = record(bump);
-        let memory =
-            CqMemory { lines: ring, entry_bytes: EntryBytes::B64, record, register: None, cqn: 0 };
+        // Every other host has wide entries.
+        let (entry_bytes, cqe_bytes) =
+            if host.is_multiple_of(2) { (EntryBytes::B64, 64) } else { (EntryBytes::B128, 128) };
+        let entries = usize::try_from(entries.next_power_of_two()).expect("a size");
+        let (ring, record) = (lines(bump, entries * (cqe_bytes / 64)), record(bump));
+        let memory = CqMemory { lines: ring, entry_bytes, record, register: None, cqn: 0 };
         let cq = Cq::new(memory, Compression::Off, Device).expect("a power of two");
-        fabric.cq(host, CqPlan { number: 0, ring, cqe_bytes: 64, record, compress: Short::Never });
+        fabric.cq(host, CqPlan { number: 0, ring, cqe_bytes, record, compress: Short::Never });
         let (lines, address) = slots(bump, config);
         let keys = &mut fabric.nodes[host].keys;
         keys.lines((KEYS[0], DOMAIN), address, lines, Rights::LOCAL);
@@ -284,6 +286,9 @@ impl<'m> Network<'m> for Devices<'m> {
 
     fn violation(&self) -> Option<String> {
         let fabric = self.fabric.borrow();
+        if fabric.totals.not_ready > 0 {
+            return Some("a message came for which no receive was posted".to_owned());
+        }
         (!fabric.violations.is_empty()).then(|| format!("{:?}", fabric.violations))
     }
 }

@@ -11,7 +11,6 @@
 )]
 
 mod canaries;
-mod channel;
 mod datagrams;
 mod driven;
 mod errors;

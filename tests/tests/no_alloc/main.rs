@@ -11,6 +11,7 @@
 //!   queues.rs     work queues of a device that is not there
 //!   completions.rs  its completion queue
 //!   vqp.rs        a virtual queue pair loses paths and gets them back
+//!   rdma.rs       two ports over a connection of devices that are not there
 //!   chains.rs     chains of linked submissions, and the completions of a ring that is not there
 //!   heap          a counting allocator under the whole test
 //!   syscalls      a child process under a seccomp filter that kills at the first system call but exit    seccomp.rs
@@ -39,6 +40,7 @@ mod files;
 mod parcels;
 mod pools;
 mod queues;
+mod rdma;
 mod seccomp;
 mod streams;
 mod tcp;
@@ -181,6 +183,23 @@ fn virtual_queue_pairs_need_no_heap_no_system_call_and_no_page_fault() {
     assert!(counts.is_clean(), "{counts:?}");
     assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
     let ended = without_system_calls(|| vqp::run(&work, ROUNDS) == ROUNDS);
+    assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
+}
+
+#[test]
+fn ports_over_devices_need_no_heap_no_system_call_and_no_page_fault() {
+    let _turn = take_turn();
+    let work = rdma::place();
+    assert_eq!(rdma::run(&work, WARM_UP_ROUNDS), WARM_UP_ROUNDS);
+    let before = seccomp::page_faults();
+    let sealed = alloc_gate::seal(OnUse::Count);
+    let good = rdma::run(&work, ROUNDS);
+    let counts = sealed.open();
+    let after = seccomp::page_faults();
+    assert_eq!(good, ROUNDS);
+    assert!(counts.is_clean(), "{counts:?}");
+    assert_eq!(before, after, "(minor, major) page faults of the thread, before and after");
+    let ended = without_system_calls(|| rdma::run(&work, ROUNDS) == ROUNDS);
     assert_eq!(ended, Ended::Done { answer: true }, "strace -f names the call");
 }
 

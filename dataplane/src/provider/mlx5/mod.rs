@@ -15,17 +15,14 @@
 //! | [`completions`] | a completion queue: CQEs to completions, each work request once, errors in order |
 //! | [`config`] | sizes of a pair, and addresses of datagrams |
 //! | `landing` | where data goes that the device has put into a completion |
-//! | [`channel`] | a connection as a byte stream: eager copies into receives that are posted beforehand, and credit for them |
 //!
 //! Nothing of it was ever run on a device: see [`wqe`](crate::wqe) and [`cq`](crate::cq).
 
-pub mod channel;
 pub mod completions;
 pub mod config;
 mod landing;
 pub mod pair;
 
-pub use channel::{BadChannel, Channel, ChannelConfig};
 pub use completions::{Completions, CompletionsError};
 pub use config::{BadPair, PairConfig, Route};
 pub use pair::{Pair, Posting};
