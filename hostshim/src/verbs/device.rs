@@ -279,24 +279,26 @@ impl Device {
     fn gids(&self, port: u8, has: &sys::ibv_port_attr) -> impl Iterator<Item = GidEntry> {
         let is_ethernet = has.link_layer == 2;
         let most = u8::try_from(has.gid_tbl_len).unwrap_or(u8::MAX);
-        (0..most).filter_map(move |index| {
-            // Empty entries of RoCE are errors to some drivers.
-            let gid = Gid::from_bytes(self.context.gid(port, index).ok()?);
-            let kind = || gid::kind_of(&self.name, port, index, is_ethernet);
-            (!gid.is_zero()).then(|| GidEntry { index, gid, kind: kind() })
-        })
+        (0..most).filter_map(move |index| self.gid_at((port, index), is_ethernet))
+    }
+
+    fn gid_at(&self, (port, index): (u8, u8), is_ethernet: bool) -> Option<GidEntry> {
+        // Empty entries of RoCE are errors to some drivers.
+        let gid = Gid::from_bytes(self.context.gid(port, index).ok()?);
+        let kind = || gid::kind_of(&self.name, port, index, is_ethernet);
+        (!gid.is_zero()).then(|| GidEntry { index, gid, kind: kind() })
     }
 
     /// The address that connections of a port begin at: that of `index`, or the best of them, which is RoCE v2 over IPv4 where there is that.
+    /// To find the best takes a system call for each entry: who makes many queue pairs asks once, and names it from then on.
     ///
     /// # Errors
     /// [`VerbsError::NoGid`], and those of [`Device::port`].
     pub fn gid(&self, port: u8, index: Option<u8>) -> Result<GidEntry, VerbsError> {
         let has = self.port_attributes(port)?;
-        let mut gids = self.gids(port, &has);
         let found = match index {
-            Some(index) => gids.find(|entry| entry.index == index),
-            None => gid::best(&gids.collect::<Vec<_>>()),
+            Some(index) => self.gid_at((port, index), has.link_layer == 2),
+            None => gid::best(&self.gids(port, &has).collect::<Vec<_>>()),
         };
         found.ok_or_else(|| VerbsError::NoGid {
             device: self.name.clone(),

@@ -152,8 +152,8 @@ pub struct VerbsPlane {
     idle: Cell<u32>,
 }
 
-/// The address that librdmacm knows a port by.
-fn address_of(device: &Device, config: &VerbsPlaneConfig) -> Result<IpAddr, VerbsError> {
+/// The address that librdmacm knows a port by, and which entry of the port's table it is.
+fn address_of(device: &Device, config: &VerbsPlaneConfig) -> Result<(IpAddr, u8), VerbsError> {
     let entry = device.gid(config.device_port, config.gid_index)?;
     let address = Ipv6Addr::from(entry.gid.bytes());
     if entry.kind != GidKind::RoceV2 || entry.gid.is_link_local() {
@@ -163,7 +163,7 @@ fn address_of(device: &Device, config: &VerbsPlaneConfig) -> Result<IpAddr, Verb
             wanted: "routable RoCE v2".to_owned(),
         });
     }
-    Ok(address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4))
+    Ok((address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4), entry.index))
 }
 
 impl VerbsPlane {
@@ -178,7 +178,7 @@ impl VerbsPlane {
         config: &VerbsPlaneConfig,
     ) -> Result<Self, VerbsPlaneError> {
         let device = Device::open(device)?;
-        let address = address_of(&device, config)?;
+        let (address, gid_index) = address_of(&device, config)?;
         let domain = ProtectionDomain::new(&device)?;
         let cq = CompletionQueue::new(&device, config.port.completions())?;
         let bytes = usize::try_from(config.port.memory_bytes()).unwrap_or(usize::MAX);
@@ -190,7 +190,9 @@ impl VerbsPlane {
         let bytes = config.port.arena_bytes().saturating_add(config.arena_bytes);
         let arena = domain.register_arena(bytes)?;
         let (rows, routes) = (RefCell::default(), RefCell::default());
-        let (config, idle) = (*config, Cell::new(0));
+        // Queue pairs are made between turns: none of them looks for the address again.
+        let config = VerbsPlaneConfig { gid_index: Some(gid_index), ..*config };
+        let idle = Cell::new(0);
         Ok(Self {
             rows,
             routes,

@@ -356,7 +356,7 @@ pub fn a_fenced_endpoint_touches_nothing<R: Rig>(world: &World<'_, R>) {
 /// Peers that come and go, with and without messages under way, leave nothing behind in any table.
 pub fn nothing_leaks_by_coming_and_going<R: Rig>(world: &World<'_, R>) {
     let a = world.node("a");
-    for round in 0..60_u64 {
+    for round in 0..60 / u64::from(R::SHORTENED.min(3)) {
         let b = world.node("b");
         let (to_b, to_a) = world.introduce(&a, &b);
         if round % 3 > 0 {
@@ -390,7 +390,7 @@ pub fn nothing_leaks_by_connecting_and_disconnecting<R: Rig>(world: &World<'_, R
     }
     let [a, b] = ["a", "b"].map(|text| world.node(text));
     b.recv(RecvFrom::any(), 0).unwrap();
-    for number in 0..200_u64 {
+    for number in 0..200 / u64::from(R::SHORTENED.min(3)) {
         let to_b = a.connect(b.name()).unwrap();
         world.insist(&[&a, &b], || a.inject(SendTo::peer(to_b).immediate(number), b"m"));
         a.flush();

@@ -121,6 +121,13 @@ pub trait Rig: Sized + 'static {
     const BOUNDS: bool = true;
     /// Whether a write has to complete before a message that is to be seen after it may be posted.
     const WRITES_COMPLETE_FIRST: bool = false;
+    /// Floods are so many times shorter, and what comes round again comes round less often. For devices that the kernel of an emulated machine plays.
+    const SHORTENED: u32 = 1;
+    /// Whether there is what its ports stand on. Where there is not, it says so, and no case is run.
+    #[must_use]
+    fn is_here() -> bool {
+        true
+    }
     /// Begins to meet a peer, where that takes turns. Whether they have met.
     fn has_met(_port: &Self::Port<'_>, _peer: Addr) -> bool {
         true

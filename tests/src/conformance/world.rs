@@ -45,8 +45,11 @@ impl<R: Rig> core::fmt::Debug for World<'_, R> {
     }
 }
 
-/// Runs a case on a fresh world for each endpoint type of the rig.
+/// Runs a case on a fresh world for each endpoint type of the rig, if that is here.
 pub fn run_case<R: Rig>(case: impl Fn(&World<'_, R>)) {
+    if !R::is_here() {
+        return;
+    }
     for &endpoint_type in R::TYPES {
         run(endpoint_type, Sizes::default(), &case);
     }
