@@ -38,6 +38,7 @@ mod error;
 mod memory;
 mod names;
 mod offer;
+mod plane;
 mod port;
 mod send;
 mod setup;
@@ -45,11 +46,20 @@ mod setup;
 pub use error::{FiErrno, OfiError, OfiFailure};
 pub use names::{Names, OfiAddress};
 pub use offer::{OfiHints, OfiModes, OfiOffer, found};
+pub(crate) use plane::CallError;
+pub use plane::OfiPlane;
 pub use port::{OfiCounters, OfiPort};
 pub use setup::OfiConfig;
+pub(crate) use setup::offered;
 
 /// The version of the library that this runs with: major, minor.
 #[must_use]
 pub fn library_version() -> (u32, u32) {
     crate::raw::ofi::version()
+}
+
+/// Gives SIGINT and SIGTERM back to the program: to be called first in `main`, before it handles them itself. Debian's libfabric is linked with
+/// libinfinipath, which takes them before `main` and ends the process with 1, whatever providers are used.
+pub fn give_signals_back() {
+    crate::raw::ofi::default_signals();
 }

@@ -78,6 +78,14 @@ pub(crate) fn version() -> (u32, u32) {
     (version >> 16, version & 0xFFFF)
 }
 
+/// Lets SIGINT and SIGTERM end this process again.
+pub(crate) fn default_signals() {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the default action takes no function of anybody; a signal that may be handled is never refused.
+        let _handler = unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 /// Something that the library has opened; closed once. Every such structure begins with its `struct fid`.
 struct Handle<T>(NonNull<T>);
 
