@@ -12,34 +12,48 @@ pub(super) fn found(_hints: &Hints) -> Vec<Found> {
     vec![Found::absent(Transport::Ofi, None, why)]
 }
 
-/// What there is of them: an entry for each provider. No URI leads to them so far, so none is an offer.
+/// What there is of them: an entry for each provider and type of endpoint. What the library lists is remembered as long as the process lives:
+/// the first answer takes it some tenths of a second, because then it loads all its providers, whichever are asked for.
 #[cfg(feature = "libfabric")]
-pub(super) fn found(_hints: &Hints) -> Vec<Found> {
-    use crate::libfabric::{OfiHints, found};
+pub(super) fn found(hints: &Hints) -> Vec<Found> {
+    use std::sync::OnceLock;
+
+    use spinwire_dataplane::provider::EndpointType;
+
+    use crate::libfabric::{OfiHints, found, offered};
+
+    static LISTED: OnceLock<Result<Vec<(String, EndpointType)>, String>> = OnceLock::new();
 
     let absent = |provider, why| Found::absent(Transport::Ofi, provider, why);
-    let offers = match found(&OfiHints::default()) {
-        Ok(offers) => offers,
-        Err(e) => return vec![absent(None, Absence::beyond_remedy(e.to_string()))],
-    };
-    let mut types: Vec<(String, Vec<String>)> = Vec::new();
-    for offer in offers {
-        let kind = offer.info.endpoint_type.to_string();
-        match types.iter_mut().find(|(provider, _)| *provider == offer.provider) {
-            Some((_, kinds)) if kinds.contains(&kind) => {}
-            Some((_, kinds)) => kinds.push(kind),
-            None => types.push((offer.provider, vec![kind])),
+    let listed = LISTED.get_or_init(|| {
+        let offers = found(&OfiHints::default()).map_err(|e| e.to_string())?;
+        let mut listed = Vec::new();
+        for offer in offers {
+            let entry = (offer.provider, offer.info.endpoint_type);
+            if !listed.contains(&entry) {
+                listed.push(entry);
+            }
         }
-    }
-    if types.is_empty() {
-        return vec![absent(None, Absence::new("libfabric lists no provider", "fi_info -l"))];
-    }
-    let entry = |(provider, kinds): (String, Vec<String>)| {
-        let why = Absence::new(
-            format!("has {} endpoints, which no URI opens in this version", kinds.join(", ")),
-            "open them by hostshim::libfabric::OfiPort",
-        );
-        absent(Some(provider), why)
+        Ok(listed)
+    });
+    let listed = match listed {
+        Ok(listed) if listed.is_empty() => {
+            return vec![absent(None, Absence::new("libfabric lists no provider", "fi_info -l"))];
+        }
+        Ok(listed) => listed,
+        Err(why) => return vec![absent(None, Absence::beyond_remedy(why))],
     };
-    types.into_iter().map(entry).collect()
+    let entry = |(provider, kind): &(String, EndpointType)| {
+        let device = Some(provider.clone());
+        match offered(&hints.sizes.ofi(provider, *kind)) {
+            Ok((_, modes)) if modes.local => {
+                let why = format!("its {kind} endpoints take buffers in registered memory alone");
+                let remedy = "open them by hostshim::libfabric::OfiPort";
+                absent(device, Absence::new(why, remedy))
+            }
+            Ok((info, _)) => Found::ready(Transport::Ofi, device, info),
+            Err(e) => absent(device, Absence::beyond_remedy(e.to_string())),
+        }
+    };
+    listed.iter().map(entry).collect()
 }

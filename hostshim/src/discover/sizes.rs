@@ -1,5 +1,7 @@
 //! How much an endpoint is to hold, whatever it goes over.
 
+#[cfg(feature = "libfabric")]
+use spinwire_dataplane::provider::EndpointType;
 use spinwire_dataplane::provider::rdma::RdmaConfig;
 use spinwire_dataplane::provider::shm::ShmConfig;
 use spinwire_dataplane::provider::tcp::TcpConfig;
@@ -8,6 +10,8 @@ use spinwire_dataplane::shm::Geometry;
 use spinwire_layouts::wire::datagram::DATAGRAM_LENGTH_MAX;
 
 use crate::domain::DomainConfig;
+#[cfg(feature = "libfabric")]
+use crate::libfabric::OfiConfig;
 use crate::tcp::TcpPlaneConfig;
 use crate::udp::UdpOptions;
 
@@ -121,5 +125,27 @@ impl Sizes {
     #[must_use]
     pub fn verbs(&self) -> crate::verbs::VerbsPlaneConfig {
         crate::verbs::VerbsPlaneConfig { port: self.rdma(), ..Default::default() }
+    }
+
+    /// For an endpoint of that type over a provider of libfabric.
+    #[cfg(feature = "libfabric")]
+    #[must_use]
+    pub fn ofi(&self, provider: &str, kind: EndpointType) -> OfiConfig {
+        let default = OfiConfig::default();
+        let longest =
+            if kind == EndpointType::Dgram { DATAGRAM_LENGTH_MAX } else { STREAM_BYTES_MAX };
+        let bytes = self.message_bytes.map(|bytes| u32::try_from(bytes.min(longest)));
+        let bytes = bytes.and_then(Result::ok).unwrap_or(default.message_bytes_max);
+        let most = u32::try_from(longest).unwrap_or(u32::MAX);
+        OfiConfig {
+            provider: Some(provider.to_owned()),
+            endpoint_type: kind,
+            peers_max: self.peers.unwrap_or(default.peers_max),
+            send_depth: self.send_depth.unwrap_or(default.send_depth),
+            recv_depth: self.recv_depth.unwrap_or(default.recv_depth),
+            message_bytes_max: bytes.min(most),
+            one_sided: kind != EndpointType::Dgram,
+            ..default
+        }
     }
 }

@@ -38,6 +38,7 @@ mod error;
 mod memory;
 mod names;
 mod offer;
+mod plane;
 mod port;
 mod send;
 mod setup;
@@ -45,8 +46,11 @@ mod setup;
 pub use error::{FiErrno, OfiError, OfiFailure};
 pub use names::{Names, OfiAddress};
 pub use offer::{OfiHints, OfiModes, OfiOffer, found};
+pub(crate) use plane::CallError;
+pub use plane::OfiPlane;
 pub use port::{OfiCounters, OfiPort};
 pub use setup::OfiConfig;
+pub(crate) use setup::offered;
 
 /// The version of the library that this runs with: major, minor.
 #[must_use]

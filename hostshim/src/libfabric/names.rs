@@ -144,7 +144,7 @@ impl Names {
         }
     }
 
-    fn enter(&self, text: &str) -> io::Result<Name> {
+    pub(super) fn enter(&self, text: &str) -> io::Result<Name> {
         let wrong = || {
             let mut shown = String::new();
             // A text takes everything.
@@ -169,7 +169,7 @@ impl Names {
 /// What such a line begins with: what it is, and its version.
 const GREETING: &str = "spinwire-ofi-1";
 
-fn line(name: &Name, address: &OfiAddress) -> String {
+pub(super) fn line(name: &Name, address: &OfiAddress) -> String {
     format!("{GREETING} {name} {address}\n")
 }
 

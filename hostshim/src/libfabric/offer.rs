@@ -1,6 +1,6 @@
 //! What libfabric's providers offer, in the words of this house.
 
-use spinwire_dataplane::provider::{Caps, EndpointType, Info, Limits};
+use spinwire_dataplane::provider::{Caps, EndpointType, Info, LatencyClass, Limits};
 use spinwire_layouts::word::widen;
 use spinwire_ofi_sys as sys;
 
@@ -95,11 +95,23 @@ fn describe(offer: &Offer) -> Option<OfiOffer> {
     Some(OfiOffer {
         fabric: offer.fabric(),
         domain: offer.domain_name(),
-        info: Info::of_type(label(&provider), endpoint_type, caps, limits),
+        info: Info {
+            latency: latency(&provider),
+            ..Info::of_type(label(&provider), endpoint_type, caps, limits)
+        },
         modes: modes(offer),
         automatic_progress: offer.domain().data_progress == sys::FI_PROGRESS_AUTO,
         provider,
     })
+}
+
+/// What lies between two ends.
+pub(super) fn latency(provider: &str) -> LatencyClass {
+    match provider.split(';').next() {
+        Some("shm") => LatencyClass::Memory,
+        Some("verbs" | "efa" | "psm2" | "psm3" | "opx" | "gni" | "cxi") => LatencyClass::Device,
+        _ => LatencyClass::Kernel,
+    }
 }
 
 /// What the ports of a provider are called, in `Info`.
@@ -140,6 +152,8 @@ pub(super) struct Faults {
     pub(super) loses_immediate: bool,
     /// A receive with a mask is not compared with the messages that wait.
     pub(super) misses_masks: bool,
+    /// Posted receives cannot be taken back.
+    pub(super) keeps_receives: bool,
     /// What it does about memory.
     pub(super) memory_guard: Guard,
 }
@@ -151,7 +165,12 @@ pub(super) fn faults(provider: &str) -> Faults {
         "tcp" | "net" | "tcp;ofi_rxm" | "net;ofi_rxm" | "udp;ofi_rxd" => Guard::KeysOnly,
         _ => Guard::Checks,
     };
-    Faults { loses_immediate: provider == "sockets", misses_masks: provider == "shm", memory_guard }
+    Faults {
+        loses_immediate: provider == "sockets",
+        misses_masks: provider == "shm",
+        keeps_receives: provider == "udp",
+        memory_guard,
+    }
 }
 
 const fn type_of(number: u32) -> Option<EndpointType> {

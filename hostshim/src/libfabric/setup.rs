@@ -13,7 +13,7 @@ use spinwire_dataplane::time::{Instant, Nanos};
 use super::contexts::Contexts;
 use super::error::{OfiError, OfiFailure};
 use super::names::Names;
-use super::offer::{self, Guard};
+use super::offer::{self, Guard, OfiModes};
 use super::port::{OfiCounters, OfiPort, Row, wide};
 use crate::raw::ofi::{
     Active, AddressVector, Bound, Completions, Copies, Domain, Events, Fabric, Offer, Passive,
@@ -92,7 +92,15 @@ fn info(offer: &Offer, config: &OfiConfig) -> Info {
         peers_max: config.peers_max,
     };
     let caps = offer::caps(offer, config.endpoint_type);
-    Info::of_type(offer::label(&offer.provider()), config.endpoint_type, caps, limits)
+    let info = Info::of_type(offer::label(&offer.provider()), config.endpoint_type, caps, limits);
+    Info { latency: offer::latency(&offer.provider()), ..info }
+}
+
+/// What a port of `config` will be, without opening one; and what its provider asks for.
+pub(crate) fn offered(config: &OfiConfig) -> Result<(Info, OfiModes), OfiError> {
+    let offer = offer::choose(config)?;
+    let info = with_caps(info(&offer, config), caps_of(&offer, config, None));
+    Ok((info, offer::modes(&offer)))
 }
 
 impl<'m> OfiPort<'m> {
@@ -119,7 +127,7 @@ impl<'m> OfiPort<'m> {
         let listen = |events| Passive::listen(&fabric, &offer, events);
         let passive = bound.events.as_ref().map(listen).transpose()?;
         let active = if passive.is_some() { None } else { Some(Active::open(&offer, &bound)?) };
-        info.caps = caps_of(&offer, config, active.as_ref());
+        info = with_caps(info, caps_of(&offer, config, active.as_ref()));
         let ends = u32::try_from(operations).unwrap_or(u32::MAX).next_power_of_two();
         let event = Event::StaleCompletion(WrId::from_raw(0));
         let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
@@ -179,6 +187,11 @@ impl<'m> OfiPort<'m> {
     }
 }
 
+/// With these capabilities instead.
+const fn with_caps(info: Info, caps: Caps) -> Info {
+    Info { caps, immediate_bits: if caps.has(Caps::IMMEDIATE) { 64 } else { 0 }, ..info }
+}
+
 /// What the port can do, now that it is known whether the endpoint takes back and has atomics. Of type MSG there is none yet to ask.
 fn caps_of(offer: &Offer, config: &OfiConfig, active: Option<&Active>) -> Caps {
     let faults = offer::faults(&offer.provider());
@@ -189,7 +202,7 @@ fn caps_of(offer: &Offer, config: &OfiConfig, active: Option<&Active>) -> Caps {
     // What takes nothing back says so of nothing, too.
     let refuses =
         |active: &Active| matches!(active.cancel(0), Err(libc::ENOSYS | libc::EOPNOTSUPP));
-    if !active.is_some_and(refuses) {
+    if !active.map_or(faults.keeps_receives, refuses) {
         caps = caps.with(Caps::CANCEL);
     }
     let trusted = faults.memory_guard == Guard::Checks || config.accept_faults;

@@ -74,8 +74,14 @@ fn leads_to(uri: &Uri, found: &Found) -> bool {
         Place::Fabric { provider, .. } => provider.clone(),
     };
     let its = found.device.as_deref().unwrap_or_default();
-    let is_named = its == named || its.split('/').next() == Some(&named);
+    // `tcp;ofi_rxm` is what libfabric makes of `tcp`.
+    let is_named = its == named || its.split(['/', ';']).next() == Some(&named);
     uri.transport() == found.transport && is_named
+}
+
+fn is_memory(found: &Found) -> bool {
+    let is_memory = found.info().is_some_and(|info| info.latency == LatencyClass::Memory);
+    found.transport == Transport::Shm || is_memory
 }
 
 /// Every requirement that is not fulfilled.
@@ -85,7 +91,7 @@ fn unmet(wanted: &Requirements, found: &Found) -> Vec<Unmet> {
         unmet.push(Unmet::Transport);
     }
     match &wanted.peer {
-        Peer::OtherHost if found.transport == Transport::Shm => unmet.push(Unmet::OtherHost),
+        Peer::OtherHost if is_memory(found) => unmet.push(Unmet::OtherHost),
         Peer::At(uris) if !uris.iter().any(|uri| leads_to(uri, found)) => {
             unmet.push(Unmet::NoAddress(found.transport));
         }

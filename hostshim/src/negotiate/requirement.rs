@@ -94,6 +94,17 @@ impl Requirements {
         Self { message_bytes: bytes, ..self }
     }
 
+    /// Whether no endpoint over that transport can fulfil them, so that discovery need not ask for it ([`Hints`](crate::discover::Hints)).
+    #[must_use]
+    pub fn excludes(&self, transport: Transport) -> bool {
+        let is_elsewhere = match &self.peer {
+            Peer::At(uris) => uris.iter().all(|uri| uri.transport() != transport),
+            Peer::OtherHost => transport == Transport::Shm,
+            Peer::Anywhere | Peer::ThisHost => false,
+        };
+        is_elsewhere || !(self.transports.is_empty() || self.transports.contains(&transport))
+    }
+
     /// The same, for a peer that is found at one of these.
     #[must_use]
     pub fn for_peer_at<U: Borrow<Uri>>(self, uris: impl IntoIterator<Item = U>) -> Self {

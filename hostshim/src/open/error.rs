@@ -42,6 +42,17 @@ pub enum OpenError {
     /// What stands on an RDMA device.
     #[cfg(feature = "verbs")]
     Verbs(crate::verbs::VerbsPlaneError),
+    /// The endpoint of libfabric.
+    #[cfg(feature = "libfabric")]
+    Ofi(crate::libfabric::OfiError),
+    /// The socket at which ends of libfabric are told of each other.
+    #[cfg(feature = "libfabric")]
+    Meeting {
+        /// Where.
+        at: core::net::SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
     /// The ring.
     Ring(UringError),
     /// Memory for the tables.
@@ -89,6 +100,12 @@ impl fmt::Display for OpenError {
             Self::Udp(e) => e.fmt(f),
             #[cfg(feature = "verbs")]
             Self::Verbs(e) => e.fmt(f),
+            #[cfg(feature = "libfabric")]
+            Self::Ofi(e) => e.fmt(f),
+            #[cfg(feature = "libfabric")]
+            Self::Meeting { at, error } => {
+                write!(f, "{at}: {error}; remedy: ss -anp | grep :{} # says who has it", at.port())
+            }
             Self::Ring(e) => e.fmt(f),
             Self::Map(e) => e.fmt(f),
             Self::Arena(e) => e.fmt(f),
@@ -123,6 +140,9 @@ from! {
     AddressError => Address, DomainError => Domain, EndpointError => Endpoint, TcpError => Tcp, UdpError => Udp,
     UringError => Ring, MapError => Map, Exhausted => Arena, PostError => Post,
 }
+
+#[cfg(feature = "libfabric")]
+from! { crate::libfabric::OfiError => Ofi }
 
 #[cfg(feature = "verbs")]
 from! { crate::verbs::VerbsPlaneError => Verbs }

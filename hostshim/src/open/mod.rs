@@ -30,8 +30,10 @@ pub use port::AnyPort;
 pub use seat::Seat;
 
 use crate::clock::TscClock;
-use crate::discover::{Sizes, Transport};
+use crate::discover::{Found, Sizes, Transport};
 use crate::domain::{Domain, DomainError};
+#[cfg(feature = "libfabric")]
+use crate::libfabric::OfiPlane;
 use crate::mem::{Mapping, Problem};
 use crate::negotiate::{Choice, Failed, NoPath, Plan};
 use crate::plane::Plane;
@@ -127,6 +129,8 @@ enum Ground {
     Udp(Box<UdpHost>),
     #[cfg(feature = "verbs")]
     Verbs(Box<VerbsPlane>),
+    #[cfg(feature = "libfabric")]
+    Ofi(Box<OfiPlane>),
 }
 
 /// What an endpoint stands on: descriptors and memory. Belongs to the thread that opened it.
@@ -159,10 +163,16 @@ impl Host {
             (Transport::Shm | Transport::Tcp, false) | (Transport::Udp, true) => {}
             #[cfg(feature = "verbs")]
             (Transport::Verbs, false) => {}
+            #[cfg(feature = "libfabric")]
+            (Transport::Ofi, _) => {}
             (Transport::Shm | Transport::Tcp | Transport::Udp, _) => {
                 return Err(OpenError::Type { transport, wanted: kind });
             }
-            (Transport::Verbs | Transport::Mlx5 | Transport::Ofi, _) => {
+            (Transport::Verbs | Transport::Mlx5, _) => {
+                return Err(OpenError::Transport(transport));
+            }
+            #[cfg(not(feature = "libfabric"))]
+            (Transport::Ofi, _) => {
                 return Err(OpenError::Transport(transport));
             }
         }
@@ -180,7 +190,11 @@ impl Host {
             Place::Device { direct: false, device, port, meet } => {
                 (open_verbs((device, *port), meet, config)?, BESIDE_BYTES)
             }
-            Place::Device { .. } | Place::Fabric { .. } => {
+            #[cfg(feature = "libfabric")]
+            Place::Fabric { provider, node } => open_ofi((provider, kind), node.as_ref(), config)?,
+            #[cfg(not(feature = "libfabric"))]
+            Place::Fabric { .. } => return Err(OpenError::Transport(transport)),
+            Place::Device { .. } => {
                 return Err(OpenError::Transport(transport));
             }
         };
@@ -197,6 +211,8 @@ impl Host {
             Ground::Udp(host) => Some(host.local()),
             #[cfg(feature = "verbs")]
             Ground::Verbs(plane) => plane.local(),
+            #[cfg(feature = "libfabric")]
+            Ground::Ofi(plane) => plane.local(),
         };
         match (self.config.role, self.uri.place(), local) {
             (Role::Listen, Place::Socket(asked), Some(local)) => {
@@ -207,6 +223,11 @@ impl Host {
                 let meet = Address::new(meet.scheme(), meet.host(), local.port());
                 let place =
                     Place::Device { direct: *direct, device: device.clone(), port: *port, meet };
+                Uri::new(place, self.uri.endpoint().copied())
+            }
+            (Role::Listen, Place::Fabric { provider, node: Some(node) }, Some(local)) => {
+                let node = Some(Address::new(node.scheme(), node.host(), local.port()));
+                let place = Place::Fabric { provider: provider.clone(), node };
                 Uri::new(place, self.uri.endpoint().copied())
             }
             _ => self.uri.clone(),
@@ -299,6 +320,22 @@ fn open_verbs(
     Ok(Ground::Verbs(Box::new(VerbsPlane::open(device, listen, &plane)?)))
 }
 
+/// Returns the memory that it takes, too.
+#[cfg(feature = "libfabric")]
+fn open_ofi(
+    (provider, kind): (&str, EndpointType),
+    node: Option<&Address>,
+    config: &OpenConfig,
+) -> Result<(Ground, usize), OpenError> {
+    let at = first_of(node.ok_or(OpenError::NoUri)?)?;
+    let ofi = config.sizes.ofi(provider, kind);
+    let rows = u64::from(ofi.send_depth) + u64::from(ofi.recv_depth) + u64::from(ofi.peers_max);
+    let bytes = usize::try_from(rows).unwrap_or(0).saturating_mul(1024).saturating_add(4 << 20);
+    let plane = OfiPlane::open(at, config.role == Role::Listen, ofi);
+    let plane = plane.map_err(|error| OpenError::Meeting { at, error })?;
+    Ok((Ground::Ofi(Box::new(plane)), bytes.saturating_add(config.arena_bytes)))
+}
+
 /// An endpoint that is open, and how it came to be.
 #[derive(Debug)]
 pub struct Opened<'a> {
@@ -389,7 +426,7 @@ fn open_one<R, F: FnOnce(Opened<'_>) -> R>(
         choice.found.info().ok_or(OpenError::Transport(choice.found.transport))?.endpoint_type;
     let uri = match (&choice.uri, config.role) {
         (Some(uri), _) => uri.clone(),
-        (None, Role::Listen) => local(choice.found.transport)?,
+        (None, Role::Listen) => local(&choice.found)?,
         (None, Role::Connect) => return Err(OpenError::NoUri),
     };
     let mut host = Host::open(&uri, kind, config)?;
@@ -406,12 +443,17 @@ fn open_one<R, F: FnOnce(Opened<'_>) -> R>(
 }
 
 /// A place of this machine that nobody else has.
-fn local(transport: Transport) -> Result<Uri, OpenError> {
+fn local(found: &Found) -> Result<Uri, OpenError> {
+    let transport = found.transport;
     let place = match transport {
         Transport::Shm => Place::Shm { domain: name_of_nobody_else() },
         Transport::Tcp => Place::Socket(Address::new(Scheme::Tcp, "127.0.0.1", 0)),
         Transport::Udp => Place::Socket(Address::new(Scheme::Udp, "127.0.0.1", 0)),
-        Transport::Verbs | Transport::Mlx5 | Transport::Ofi => {
+        Transport::Ofi => Place::Fabric {
+            provider: found.device.clone().ok_or(OpenError::NoUri)?,
+            node: Some(Address::new(Scheme::Tcp, "127.0.0.1", 0)),
+        },
+        Transport::Verbs | Transport::Mlx5 => {
             return Err(OpenError::Transport(transport));
         }
     };

@@ -14,6 +14,8 @@ use spinwire_dataplane::provider::{
 };
 use spinwire_dataplane::time::Instant;
 
+#[cfg(feature = "libfabric")]
+use crate::libfabric::{OfiPlane, OfiPort};
 use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
 use crate::verbs::{VerbsPlane, VerbsPort};
@@ -30,6 +32,9 @@ pub enum AnyPort<'a> {
     /// Over an RDMA device, with what makes its connections: every poll attends to that.
     #[cfg(feature = "verbs")]
     Verbs(VerbsPort<'a>, &'a VerbsPlane),
+    /// Over a provider of libfabric, with what tells the ends of each other: every poll attends to that.
+    #[cfg(feature = "libfabric")]
+    Ofi(OfiPort<'a>, &'a OfiPlane),
 }
 
 /// The same of whichever it is.
@@ -41,6 +46,8 @@ macro_rules! of {
             AnyPort::Udp($port) => $what,
             #[cfg(feature = "verbs")]
             AnyPort::Verbs($port, _) => $what,
+            #[cfg(feature = "libfabric")]
+            AnyPort::Ofi($port, _) => $what,
         }
     };
 }
@@ -105,6 +112,10 @@ impl Provider for AnyPort<'_> {
             let _no_new_ones = plane.attend(port);
         }
         of!(self, port => port.poll_cq(now, out));
+        #[cfg(feature = "libfabric")]
+        if let AnyPort::Ofi(port, plane) = self {
+            plane.attend(port, now);
+        }
     }
     #[inline(always)]
     fn look(&self) -> Sight {

@@ -18,6 +18,8 @@ use super::{AnyPort, Ground, OpenConfig, OpenError, first_of};
 use crate::clock::TscClock;
 use crate::discover::Transport;
 use crate::domain::{Domain, EndpointError};
+#[cfg(feature = "libfabric")]
+use crate::libfabric::{CallError, OfiPlane};
 use crate::socket::Address;
 use crate::tcp::TcpPlane;
 use crate::udp::{self, UdpHost};
@@ -37,6 +39,8 @@ enum Floor<'a> {
     Udp(&'a UdpHost, &'a HostRing<'a>, &'a Routes<'a>),
     #[cfg(feature = "verbs")]
     Verbs(&'a VerbsPlane, Bump<'a>),
+    #[cfg(feature = "libfabric")]
+    Ofi(&'a OfiPlane, Bump<'a>),
 }
 
 /// Where the tables of one endpoint are placed, and those of the program.
@@ -73,6 +77,8 @@ impl<'a> Seat<'a> {
             }
             #[cfg(feature = "verbs")]
             Ground::Verbs(plane) => Floor::Verbs(plane, plane.arena().ok_or(UringError::Taken)?),
+            #[cfg(feature = "libfabric")]
+            Ground::Ofi(plane) => Floor::Ofi(plane, bump),
         };
         Ok(Self { floor, name, kind, config })
     }
@@ -90,6 +96,8 @@ impl<'a> Seat<'a> {
             Floor::Shm(_, bump) => bump,
             #[cfg(feature = "verbs")]
             Floor::Verbs(_, bump) => bump,
+            #[cfg(feature = "libfabric")]
+            Floor::Ofi(_, bump) => bump,
             Floor::Tcp(_, ring) | Floor::Udp(_, ring, _) => ring.arena().bump(),
         }
     }
@@ -113,6 +121,8 @@ impl<'a> Seat<'a> {
             Floor::Udp(host, ring, routes) => AnyPort::Udp(host.port(ring, routes)?),
             #[cfg(feature = "verbs")]
             Floor::Verbs(plane, bump) => AnyPort::Verbs(plane.port(bump, who)?, plane),
+            #[cfg(feature = "libfabric")]
+            Floor::Ofi(plane, bump) => AnyPort::Ofi(plane.port(bump, &self.name)?, plane),
         };
         Ok(Endpoint::new(port, self.bump(), &EndpointConfig::default())?)
     }
@@ -143,6 +153,16 @@ impl<'a> Seat<'a> {
             (Floor::Verbs(..), Place::Device { meet, .. }, AnyPort::Verbs(port, plane)) => {
                 plane.introduce(port, &name, first_of(meet)?)?;
                 let peer = endpoint.connect(&name)?;
+                wait.until(peer, || port.reach(peer))
+            }
+            #[cfg(feature = "libfabric")]
+            (Floor::Ofi(..), Place::Fabric { node: Some(node), .. }, AnyPort::Ofi(port, plane)) => {
+                let called = plane.call(port, (&name, first_of(node)?), self.config.patience);
+                let peer = called.map_err(|why| match why {
+                    CallError::Nobody => wait.nobody(),
+                    CallError::Refused => OpenError::Refused { at: uri.to_string() },
+                    CallError::Post(e) => e.into(),
+                })?;
                 wait.until(peer, || port.reach(peer))
             }
             (Floor::Udp(_, _, routes), Place::Socket(address), _) => {
@@ -241,6 +261,8 @@ impl Wait<'_, '_> {
             AnyPort::Tcp(port) => port.last_fault(),
             #[cfg(feature = "verbs")]
             AnyPort::Verbs(port, _) => port.last_fault(),
+            #[cfg(feature = "libfabric")]
+            AnyPort::Ofi(..) => None,
             AnyPort::Shm(_) | AnyPort::Udp(_) => None,
         };
         if let Some(fault) = fault {

@@ -5,7 +5,7 @@
 //!   tcp://HOST:PORT[/NAME]   udp://HOST:PORT[/NAME]
 //!   verbs://DEVICE[:PORT]/HOST:PORT[/NAME]         the two ends meet through librdmacm at HOST:PORT
 //!   mlx5://DEVICE[:PORT]/HOST:PORT[/NAME]
-//!   ofi://PROVIDER[/HOST:PORT][/NAME]              a provider of libfabric
+//!   ofi://PROVIDER[/HOST:PORT][/NAME]              a provider of libfabric; its ends tell each other of themselves at HOST:PORT
 //! ```
 //!
 //! NAME is that of the endpoint, [`ENDPOINT`] where none is given. Names and domains are those of [`Name`]; a number of IPv6 stands in
@@ -121,7 +121,7 @@ pub enum Place {
     Fabric {
         /// Its name, as `fi_info -l` has it.
         provider: String,
-        /// Node and service, for those that have such.
+        /// Where the ends tell each other their addresses.
         node: Option<Address>,
     },
 }

@@ -5,6 +5,7 @@
 //! | [`offers`] | what discovery says of an endpoint is what the endpoint says of itself; two ends over each of them |
 //! | [`walks`] | what fails to open, or to be reached, is passed over, and told |
 //! | [`datagrams`] | endpoints of datagrams, of providers and with hints that the environment says |
+//! | `fabric` | ends over libfabric at a URI: answered, refused, gone (feature `libfabric`) |
 //! | [`builds`] | processes of different builds |
 //! | [`texts`] | any text is a URI or refused; any plan is whole and in order |
 #![allow(
@@ -19,6 +20,8 @@
 
 mod builds;
 mod datagrams;
+#[cfg(feature = "libfabric")]
+mod fabric;
 mod offers;
 mod texts;
 mod walks;
@@ -68,7 +71,11 @@ fn send(end: &Any<'_>, to: SendTo, bytes: &[u8], ends: &[&dyn Poll]) {
             Some(())
         }
         Err(PostError::Retry(
-            Retry::NoCredit | Retry::NotConnected | Retry::NoSpill | Retry::SqFull,
+            Retry::NoCredit
+            | Retry::NotConnected
+            | Retry::NoSpill
+            | Retry::SqFull
+            | Retry::NoSendRoom,
         )) => None,
         Err(refused) => panic!("{refused}"),
     });

@@ -51,6 +51,7 @@ Between two queue pairs of one port of an mlx5 device (unverified on hardware):
   spinwire lat --provider mlx5
 Between two processes over a provider of libfabric (a build with --features libfabric):
   spinwire lat --provider ofi --fabric-provider tcp
+  spinwire lat --uri ofi://shm/127.0.0.1:0
 
 A round trip is: send, the other end receives and sends back, receive. The floor is the same between the same two
 processes with one bare cache line and no code of ours; over TCP, UDP and RDMA, with as many bytes on a plain socket on which both spin. The machine's speed drifts, so the two take turns in short

@@ -11,7 +11,7 @@ use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::{Completion, Kind, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Poll};
-use spinwire_dataplane::provider::{EndpointType, Event, Status};
+use spinwire_dataplane::provider::{Caps, EndpointType, Event, Status};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::raw::pause::pause;
 use spinwire_hostshim::affinity;
@@ -31,6 +31,7 @@ Examples:
   spinwire ping shm://demo                             against: spinwire serve shm://demo
   spinwire ping tcp://otherhost:7000 --count 10 --interval 0.2
   spinwire ping udp://otherhost:7000 --size 1400       what is lost is counted
+  spinwire ping ofi://tcp/otherhost:7000               over libfabric, in builds with --features libfabric
   spinwire ping shm://demo tcp://otherhost:7000        the best that can be reached; says which, and why not the others
   spinwire ping tcp://otherhost:7000 --count 1000 --interval 0 --quiet --json
 
@@ -109,7 +110,7 @@ struct RoundTrips {
 }
 
 /// The tag of what is sent: `PING`.
-const TAG: u64 = 0x474E_4950;
+pub(super) const TAG: u64 = 0x474E_4950;
 /// Bytes of the number that each message begins with, where it is long enough; it is the immediate data, too.
 const NUMBER_BYTES: usize = 8;
 const GONE: &str = "the service is gone";
@@ -128,6 +129,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let sizes = Sizes::messages_of(args.size.max(64 << 10));
     let wanted = Requirements::default()
         .of_types(&[EndpointType::Rdm, EndpointType::Dgram])
+        .with_caps(Caps::TAGGED.with(Caps::IMMEDIATE).with(Caps::DIRECTED_RECV))
         .for_messages_of(args.size)
         .for_peer_at(&args.uris);
     // What there is no address for need not be looked at.

@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::msg::{Completion, Endpoint, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Poll};
-use spinwire_dataplane::provider::{EndpointType, Status};
-use spinwire_dataplane::raw::loan::LoanPool;
+use spinwire_dataplane::provider::{Caps, EndpointType, Status};
+use spinwire_dataplane::raw::loan::{Loan, LoanPool};
 use spinwire_dataplane::raw::pause::pause;
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::clock::TscClock;
@@ -32,8 +32,9 @@ Examples:
   spinwire serve shm://market/echo --nap               sleeps while nothing comes; answers come later then
   spinwire serve tcp://127.0.0.1:0 --json              any free port; the first line says which
 
-A URI is shm://DOMAIN, tcp://HOST:PORT or udp://HOST:PORT (in builds with --features verbs also verbs://DEVICE/HOST:PORT),
-with /NAME behind it where the endpoint is not to be called `server`. Over shm, tcp and verbs endpoints are of type rdm, over udp dgram. Every message goes back to its sender as it came, with
+A URI is shm://DOMAIN, tcp://HOST:PORT or udp://HOST:PORT (in builds with --features verbs also verbs://DEVICE/HOST:PORT,
+with --features libfabric ofi://PROVIDER/HOST:PORT, where HOST:PORT is where the ends tell each other who they are),
+with /NAME behind it where the endpoint is not to be called `server`. Over shm, tcp, verbs and ofi endpoints are of type rdm, over udp dgram. Every message goes back to its sender as it came (over ofi://shm: those without a tag, and those of ping), with
 its tag and its immediate data, by any program that uses endpoints. It polls and never sleeps, unless told to: give it a
 CPU of its own. It ends with SIGINT (Ctrl-C) or SIGTERM and says what it has done.
 
@@ -153,9 +154,11 @@ impl<'a> Service<'a> {
         let longest = message_bytes.min(endpoint.info().limits.message_bytes_max);
         let buffers = LoanPool::place(seat.bump(), RECEIVES * 2, longest)?;
         let service = Self { endpoint, owed: VecDeque::new() };
-        for context in [UNTAGGED, TAGGED].repeat(usize::try_from(RECEIVES)?) {
+        let is_tagged = service.endpoint.info().caps.has(Caps::TAGGED);
+        let kinds = if is_tagged { &[UNTAGGED, TAGGED][..] } else { &[UNTAGGED] };
+        for context in kinds.repeat(usize::try_from(RECEIVES)?) {
             let loan = buffers.lend().ok_or("there are as many buffers as receives")?;
-            service.endpoint.post_recv(from(context), loan, context).map_err(|e| e.error)?;
+            service.post(context, loan)?;
         }
         Ok(service)
     }
@@ -205,9 +208,24 @@ impl<'a> Service<'a> {
 
     fn post_again(&self, message: Completion<'a>) -> Result<(), Failure> {
         if let Some(loan) = message.loan {
-            let from = from(message.context);
-            self.endpoint.post_recv(from, loan, message.context).map_err(|e| e.error)?;
+            self.post(message.context, loan)?;
         }
+        Ok(())
+    }
+
+    fn post(&self, context: u64, loan: Loan<'a>) -> Result<(), Failure> {
+        let refused = match self.endpoint.post_recv(from(context), loan, context) {
+            Ok(_id) => return Ok(()),
+            Err(refused) => refused,
+        };
+        // The shm of libfabric has no masks: then those of `ping` are answered alone.
+        let is_masked =
+            context == TAGGED && refused.error == PostError::Misuse(Misuse::Unsupported);
+        if !is_masked {
+            return Err(refused.error.into());
+        }
+        let from = RecvFrom::any().tag(super::ping::TAG);
+        self.endpoint.post_recv(from, refused.item, context).map_err(|e| e.error)?;
         Ok(())
     }
 }

@@ -108,7 +108,6 @@ pub(crate) struct PairOptions {
     pub(crate) device: Vec<String>,
     /// With --provider ofi: the provider of libfabric, as fi_info -l names it.
     #[arg(long, value_name = "NAME", default_value = "tcp")]
-    #[cfg_attr(not(feature = "libfabric"), expect(dead_code, reason = "read with the feature"))]
     pub(crate) fabric_provider: String,
 
     /// With --provider ofi: what its endpoints are.
@@ -121,7 +120,7 @@ pub(crate) struct PairOptions {
     pub(crate) lost_after: u64,
 
     /// Both ends by the transport and at the place of this URI: shm://DOMAIN, tcp://HOST:PORT, udp://HOST:PORT or verbs://DEVICE/HOST:PORT; port 0 is any that is
-    /// free.
+    /// free. ofi://PROVIDER/127.0.0.1:0 is --provider ofi --fabric-provider PROVIDER.
     #[arg(long, value_name = "URI", conflicts_with_all = ["provider", "listen", "connect"])]
     pub(crate) uri: Option<Uri>,
 
@@ -170,6 +169,10 @@ pub(crate) fn parse_seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+fn is_local(host: &str) -> bool {
+    matches!(host, "127.0.0.1" | "localhost")
+}
+
 /// The name of the domain or the address in a URI.
 fn place(uri: &Uri) -> Result<String, Failure> {
     if let Some(name) = uri.endpoint() {
@@ -180,9 +183,17 @@ fn place(uri: &Uri) -> Result<String, Failure> {
         Place::Socket(address) => Ok(address.to_string()),
         // Where the other end listens, on the same device.
         Place::Device { direct: false, .. } => Ok(uri.to_string()),
-        Place::Device { .. } | Place::Fabric { .. } => {
+        // Both ends are processes of this machine.
+        Place::Fabric { node, .. } if node.as_ref().is_none_or(|node| is_local(node.host())) => {
+            Ok(uri.to_string())
+        }
+        Place::Fabric { .. } => Err(format!(
+            "{uri}: over libfabric both ends are processes of this machine; write 127.0.0.1"
+        )
+        .into()),
+        Place::Device { .. } => {
             let transport = uri.transport();
-            Err(format!("{uri}: measured over shm, tcp, udp and verbs; for {transport} see --provider, and spinwire providers").into())
+            Err(format!("{uri}: measured over shm, tcp, udp, verbs and ofi; for {transport} see --provider, and spinwire providers").into())
         }
     }
 }
@@ -210,7 +221,8 @@ impl PairOptions {
             Transport::Udp => Some(ProviderName::Udp),
             Transport::Mlx5 => Some(ProviderName::Mlx5),
             Transport::Verbs => Some(ProviderName::Verbs),
-            Transport::Shm | Transport::Ofi => None,
+            Transport::Ofi => Some(ProviderName::Ofi),
+            Transport::Shm => None,
         });
         self.provider.or(told).or(asked).unwrap_or(ProviderName::Shm)
     }
@@ -227,7 +239,11 @@ impl PairOptions {
         let listen = bare("--listen", &self.listen)?;
         let connect = bare("--connect", &self.connect)?;
         self.uri.as_ref().map(place).transpose()?;
-        Ok(Self { listen, connect, ..self.clone() })
+        let fabric_provider = match self.uri.as_ref().map(Uri::place) {
+            Some(Place::Fabric { provider, .. }) => provider.clone(),
+            _ => self.fabric_provider.clone(),
+        };
+        Ok(Self { listen, connect, fabric_provider, ..self.clone() })
     }
 
     /// Where both ends meet, where that was said: the name of a domain, or an address.

@@ -75,6 +75,48 @@ fn one_service_answers_several_clients_over_each_transport() {
     assert!(!folder.has("demo"), "the name goes with who made it");
 }
 
+/// Over libfabric each end is told of the other at HOST:PORT; when one goes, the other sees it.
+#[cfg(feature = "libfabric")]
+#[test]
+fn services_answer_over_providers_of_libfabric() {
+    let folder = Folder::new();
+    for provider in ["tcp", "shm"] {
+        let uri = format!("ofi://{provider}/127.0.0.1:0/echo");
+        let service = Service::start(&folder, &[&uri]);
+        let at = service.uris[0].clone();
+        for size in ["1", "1400"] {
+            let ran = ping(&folder, &[&at, "--count", "20", "--size", size]);
+            let said = ran.json();
+            assert_eq!((ran.code, &said["received"]), (0, &20.into()), "{ran:?}");
+            assert!(said["provider"].as_str().unwrap().starts_with("ofi:"), "{ran:?}");
+        }
+        let done = service.stop();
+        // The first of each is not counted by it.
+        assert_eq!(done["answered"], 42, "{done}");
+        // The end of the last may not have been seen yet.
+        assert!(done["clients_gone"].as_u64().unwrap() >= 1, "{done}");
+        let mut service = Service::start(&folder, &[&uri]);
+        let at = service.uris[0].clone();
+        let other_name = at.replace("/echo", "/quotes");
+        let ran = ping(&folder, &[&other_name, "--count", "1"]);
+        assert!(ran.code == 2 && ran.err.contains("another name or type"), "{ran:?}");
+        let args = ["ping", &at, "--quiet", "--interval", "0", "--timeout", "20"];
+        let mut pinging = command(folder.path(), &args);
+        let mut pinging = pinging.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(pinging.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with("PING ofi "), "{line}");
+        service.child.kill().unwrap();
+        service.child.wait().unwrap();
+        let mut said = String::new();
+        pinging.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(pinging.wait().unwrap().code(), Some(2), "{provider}: {said}");
+        assert!(said.contains("the service is gone"), "{provider}: {said}");
+        let nobody = ping(&folder, &[&at, "--count", "1"]);
+        assert!(nobody.code == 2 && nobody.err.contains("nobody answers"), "{nobody:?}");
+    }
+}
+
 #[test]
 fn the_best_way_is_taken_and_the_others_are_named() {
     let folder = Folder::new();
@@ -142,7 +184,9 @@ fn ends_that_go_are_seen_and_what_nobody_answers_is_lost() {
     assert!(nobody.code == 2 && nobody.err.contains("does not exist"), "{nobody:?}");
     refused(&["ping"], "URI");
     refused(&["serve", "tcp://host"], "the port is missing");
-    refused(&["serve", "ofi://tcp"], "cannot be opened by this build");
+    let says =
+        if cfg!(feature = "libfabric") { "no address" } else { "cannot be opened by this build" };
+    refused(&["serve", "ofi://tcp"], says);
 }
 
 #[test]
@@ -159,6 +203,8 @@ fn pairs_are_measured_by_a_uri() {
     assert!(!folder.has("pair"));
     refused(&["lat", "--uri", "tcp://127.0.0.1:0", "--provider", "udp"], "--provider");
     refused(&["bw", "--uri", "tcp://127.0.0.1:0/quotes"], "leave out /quotes");
-    refused(&["lat", "--uri", "ofi://tcp"], "measured over shm, tcp");
+    refused(&["lat", "--uri", "mlx5://mlx5_0/h:1"], "measured over shm, tcp");
+    refused(&["lat", "--uri", "ofi://tcp/h:1"], "processes of this machine");
+    refused(&["bw", "--uri", "ofi://tcp"], "offered by `spinwire lat` only");
     refused(&["lat", "--listen", "shm://"], "--listen: \"shm://\": the domain is missing");
 }

@@ -1,0 +1,96 @@
+//! Ends over providers of libfabric, found at URIs; what is refused at the door, and who is gone.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use spinwire_dataplane::msg::{RecvFrom, SendTo};
+use spinwire_dataplane::provider::{EndpointType, Event};
+use spinwire_dataplane::raw::loan::LoanPool;
+use spinwire_hostshim::discover::{Hints, Transport, discover};
+use spinwire_hostshim::negotiate::{Requirements, negotiate};
+use spinwire_hostshim::open::{OpenConfig, Opened, with};
+
+use crate::{message, send};
+
+fn opened<R>(
+    uri: &str,
+    config: &OpenConfig,
+    body: impl FnOnce(Opened<'_>) -> R,
+) -> Result<R, String> {
+    let wanted =
+        Requirements::default().of_types(&[EndpointType::Rdm]).for_peer_at(&[uri.parse().unwrap()]);
+    let plan = negotiate(&wanted, &discover(&Hints::only(&[Transport::Ofi])));
+    with(&plan, config, body).map_err(|e| e.to_string())
+}
+
+/// What a service answers at its door.
+fn said_at(at: &str, hello: &str, turn: impl FnMut()) -> String {
+    let mut stream = TcpStream::connect(at).unwrap();
+    stream.write_all(hello.as_bytes()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let (mut turn, mut text, since) = (turn, Vec::new(), std::time::Instant::now());
+    loop {
+        turn();
+        let mut bytes = [0; 64];
+        match stream.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(length) => text.extend_from_slice(&bytes[..length]),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_reset) => break,
+        }
+        if text.ends_with(b"\n") {
+            break;
+        }
+        assert!(since.elapsed() < crate::STUCK, "{hello:?}");
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn an_end_at_a_uri_answers_refuses_and_sees_who_is_gone() {
+    for provider in ["tcp", "shm"] {
+        let listen = format!("ofi://{provider}/127.0.0.1:0/echo");
+        opened(&listen, &OpenConfig::listen(), |server| {
+            let (at, end) = (server.uri.to_string(), &server.endpoint);
+            let buffers = LoanPool::place(server.bump(), 1, 64).unwrap();
+            end.post_recv(RecvFrom::any(), buffers.lend().unwrap(), 1).unwrap();
+            let address = server.uri.address().unwrap().resolve().unwrap()[0].to_string();
+            let turn = || {
+                use spinwire_dataplane::poll::{Budget, Poll as _};
+                let _busy = end.turn(server.now(), Budget::DEFAULT).is_busy();
+            };
+            for hello in [
+                "nonsense\n",
+                "msg echo spinwire-ofi-1 me 2:00\n",
+                "rdm quotes spinwire-ofi-1 me 2:00\n",
+                "rdm echo spinwire-ofi-9 me 2:00\n",
+                "rdm echo spinwire-ofi-1 me 99:00\n",
+            ] {
+                assert_eq!(said_at(&address, hello, turn), "", "{hello:?}");
+            }
+            assert_eq!(end.poll_event(), None, "nobody was let in");
+            std::thread::scope(|scope| {
+                let client = scope.spawn(|| {
+                    let other = at.replace("/echo", "/quotes");
+                    let refused = opened(&other, &OpenConfig::connect(), |_| ()).unwrap_err();
+                    assert!(refused.contains("another name or type"), "{refused}");
+                    opened(&at, &OpenConfig::connect(), |client| {
+                        let buffers = LoanPool::place(client.bump(), 1, 64).unwrap();
+                        let here = &client.endpoint;
+                        here.post_recv(RecvFrom::any(), buffers.lend().unwrap(), 1).unwrap();
+                        send(here, SendTo::peer(client.peer.unwrap()), b"ask", &[here]);
+                        message(here, &[here]).bytes().unwrap().to_vec()
+                    })
+                });
+                let asked = message(end, &[end]);
+                assert_eq!(asked.bytes(), Some(&b"ask"[..]), "{provider}");
+                let peer = asked.source.unwrap();
+                send(end, SendTo::peer(peer), b"answer", &[end]);
+                let gone = crate::until("its end is told", &[end], || end.poll_event());
+                assert_eq!(gone, Event::PeerGone(peer), "{provider}");
+                assert_eq!(client.join().unwrap(), Ok(b"answer".to_vec()), "{provider}");
+            });
+        })
+        .unwrap();
+    }
+}
