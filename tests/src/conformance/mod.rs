@@ -106,7 +106,8 @@ macro_rules! conformance_cases {
                 ranges_rights_and_keys_are_checked, a_withdrawn_key_is_stale, withdrawing_waits_for_nobody,
                 local_ranges_are_checked, without_one_sided_the_loan_comes_back,
                 writes_are_there_before_later_messages, a_flood_ends_once_each, the_gone_let_nobody_in,
-                initiators_that_go_leave_nothing, a_fenced_endpoint_ends_one_sided;
+                initiators_that_go_leave_nothing,
+                nobody_inherits_what_was_asked, a_fenced_endpoint_ends_one_sided;
             one_sided_model: random_operations_match_a_model;
             parts: several_parts_arrive_as_one, parts_are_refused_whole;
             fairness: eight_senders_share, a_fast_receiver_hears_all, a_flood_of_sends_keeps_nothing_out, cold_peers_are_heard,

@@ -472,6 +472,25 @@ pub fn the_gone_let_nobody_in<R: Rig>(world: &World<'_, R>) {
     assert_eq!(R::leftovers(world.ground()), "");
 }
 
+/// What was asked of an owner that has gone is not done to whoever has its place now.
+pub fn nobody_inherits_what_was_asked<R: Rig>(world: &World<'_, R>) {
+    let Some(scene) = Scene::new(world, Access::ALL) else { return };
+    let target = Target::new(scene.to_b, scene.place(0, 8));
+    let write = || scene.a.one_sided(OneSided::Write, target, Local::Bytes(&[7; 8]), 0);
+    world.insist(&[&scene.a, &scene.b], write);
+    let Scene { a, b, .. } = scene;
+    drop(b);
+    let heir = world.node("heir");
+    let own = heir.expose(&[0; BYTES], Access::ALL).unwrap();
+    drop(a);
+    world.turns(20, &[&heir]);
+    let mut memory = vec![0; BYTES];
+    heir.copy_exposed(own.id, 0, &mut memory).unwrap();
+    assert!(memory.iter().all(|byte| *byte == 0), "it was not asked of this one");
+    drop(heir);
+    assert_eq!(R::leftovers(world.ground()), "");
+}
+
 /// An initiator that dies or goes leaves nothing behind, answered or not. What a killed one has not published is not done.
 pub fn initiators_that_go_leave_nothing<R: Rig>(world: &World<'_, R>) {
     for kills in [true, false] {

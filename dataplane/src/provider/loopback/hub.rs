@@ -168,7 +168,7 @@ impl<'m> Hub<'m> {
             entry.port.set(None);
             entry.generation.set(id.generation.next());
         }
-        self.requests.leave(id, how);
+        self.requests.leave(id, how, |owner| self.is_live(owner));
     }
 
     const fn number(&self, from: u32, to: u32) -> u32 {

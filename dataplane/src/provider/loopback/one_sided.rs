@@ -110,21 +110,21 @@ impl<'m> Requests<'m> {
         }
     }
 
-    /// A port that has left is answered nothing, and does nothing more. What it had staged goes out if it closed in good order.
-    pub(super) fn leave(&self, port: PortId, how: Leave) {
+    /// A port that has left, and is live no more, is answered nothing, and does nothing more. What it had staged goes out if it closed in good order.
+    pub(super) fn leave(&self, port: PortId, how: Leave, is_live: impl Fn(PortId) -> bool) {
         while let Some(key) = self.pop(Stage::Answered, port) {
             drop(self.table.remove(key));
         }
         while let Some(key) = self.pop(Stage::Staged, port) {
             match self.with(key, |request| request.owner) {
-                Some(owner) if how == Leave::Closed && owner != port => {
+                Some(owner) if how == Leave::Closed && owner != port && is_live(owner) => {
                     self.put(key, Stage::Asked, owner);
                 }
                 _ => drop(self.table.remove(key)),
             }
         }
         while let Some(key) = self.pop(Stage::Asked, port) {
-            self.answer(key, Status::PeerGone, |initiator| initiator != port);
+            self.answer(key, Status::PeerGone, &is_live);
         }
     }
 }
@@ -227,7 +227,10 @@ impl Port<'_, '_> {
     pub(super) fn serve(&self) {
         for _ in 0..SERVED_MAX {
             let Some(key) = self.hub.requests.pop(Stage::Asked, self.me) else { return };
-            let done = self.hub.requests.with(key, |request| self.perform(request));
+            // The lists are by place: what was asked of whoever was here before is not done by this port.
+            let done = self.hub.requests.with(key, |request| {
+                (request.owner == self.me).then(|| self.perform(request)).flatten()
+            });
             let status =
                 if done.flatten().is_some() { Status::Success } else { Status::RemoteAccess };
             self.hub.requests.answer(key, status, |initiator| self.hub.is_live(initiator));
