@@ -112,7 +112,6 @@ pub(crate) struct PairOptions {
 
     /// With --provider ofi: what its endpoints are.
     #[arg(long, value_enum, default_value = "rdm")]
-    #[cfg_attr(not(feature = "libfabric"), expect(dead_code, reason = "read with the feature"))]
     pub(crate) fabric_type: FabricType,
 
     /// Over UDP: after so many milliseconds without an answer a message is lost, and what was ordered is said again.
