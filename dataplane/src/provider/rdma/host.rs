@@ -15,7 +15,7 @@
 
 use core::fmt;
 
-use super::link::Stage;
+use super::link::{Link, Stage};
 use super::port::RdmaPort;
 use crate::error::{Misuse, PostError, Retry};
 use crate::id::Name;
@@ -169,6 +169,15 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
         Ok(())
     }
 
+    /// Whether a connection that was asked for is waited for still. What is made for one that is not can go.
+    #[must_use]
+    pub fn wants(&self, link: LinkId) -> bool {
+        let LinkId { at, life } = link;
+        let is_it =
+            |link: &Link<'_, Q>| link.life.get() == life && link.stage.get() == Stage::Asked;
+        self.link(at).is_some_and(is_it)
+    }
+
     /// A connection that was asked for cannot be had.
     pub fn not_connected(&self, link: LinkId, why: Unreachable) {
         let LinkId { at, life } = link;
@@ -240,12 +249,16 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
     }
 
     /// The queue pair of a [`Request::Close`] is no more. Buffers that were under way by it come back.
-    pub fn destroyed(&self, link: LinkId, _proof: Destroyed) {
+    ///
+    /// # Errors
+    /// The proof, where it is of another queue pair than the one that was handed out for that connection: nothing has come back.
+    pub fn destroyed(&self, link: LinkId, proof: Destroyed) -> Result<(), Destroyed> {
         let LinkId { at, life } = link;
-        let Some(link) = self.link(at).filter(|link| link.life.get() == life) else { return };
-        if !link.is_with_host.replace(false) {
-            return;
-        }
+        let there = self.link(at).filter(|link| {
+            link.life.get() == life && link.is_with_host.get() && link.is_of(proof.qp_num())
+        });
+        let Some(link) = there else { return Err(proof) };
+        link.is_with_host.set(false);
         while let Some(sent) = link.pop_sent() {
             self.over_with(sent, Some(WcStatus::FLUSHED));
         }
@@ -254,6 +267,7 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
             self.close(at, link);
         }
         self.unsettled.set(true);
+        Ok(())
     }
 
     /// Whether no connection is there, not even one that ends: then the port can be dropped and nobody misses anything.
