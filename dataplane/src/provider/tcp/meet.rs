@@ -337,7 +337,8 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             if link.stage.get() == Stage::Held {
                 self.settle_held(at, link);
             }
-            if link.is_awaited() && link.deadline.get() <= self.now.get() {
+            let is_late = link.deadline.get() <= self.now.get() && self.streams.has_caught_up();
+            if is_late && link.is_awaited() {
                 self.expire(link);
             }
         }
@@ -350,7 +351,8 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             link.starved.set(None);
             return false;
         };
-        if since.saturating_add(self.config.credit_timeout) > self.now.get() {
+        let limit = since.saturating_add(self.config.credit_timeout);
+        if limit > self.now.get() || !self.streams.has_caught_up() {
             return true;
         }
         self.count(|c| c.expired = c.expired.wrapping_add(1));
