@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`offers`] | what discovery says of an endpoint is what the endpoint says of itself; two ends over each of them |
 //! | [`walks`] | what fails to open, or to be reached, is passed over, and told |
+//! | [`beside`] | an endpoint in use reaches another peer |
 //! | [`datagrams`] | endpoints of datagrams, of providers and with hints that the environment says |
 //! | [`builds`] | processes of different builds |
 //! | [`texts`] | any text is a URI or refused; any plan is whole and in order |
@@ -17,6 +18,7 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+mod beside;
 mod builds;
 mod datagrams;
 mod offers;
