@@ -400,3 +400,30 @@ fn a_message_is_spread_over_several_parts() {
         assert_eq!(pool.free_count(), 16);
     });
 }
+
+/// Operations of two endpoints may be called the same.
+#[test]
+fn parts_that_are_posted_are_not_had_by_anybody_elses_completion() {
+    with_arena(|bump| {
+        let pool = LoanPool::place(bump, 8, 64).unwrap();
+        let ends = [(); 2].map(|()| {
+            let matching = PortConfig::default().matching;
+            let limits = Limits { sge_max: 3, ..Limits::copied(4096, 4, 16, &matching) };
+            let caps = Caps::MATCHED.with(Caps::SCATTER);
+            let info = Info::of_type("filling", EndpointType::Rdm, caps, limits);
+            let filling = Filling { info, lengths: vec![100], ended: RefCell::default() };
+            Endpoint::new(filling, bump, &EndpointConfig::default()).unwrap()
+        });
+        let ids = ends.each_ref().map(|end| {
+            let mut parts = Parts::of((0..3).map(|_| pool.lend().unwrap()));
+            end.post_recvv(RecvFrom::any(), &mut parts, 0).unwrap()
+        });
+        assert_eq!(ids[0], ids[1]);
+        let [a, b] = &ends;
+        assert!(a.turn(Instant::ORIGIN, Budget::DEFAULT).is_busy());
+        let mut of_a = a.poll().unwrap();
+        assert!(b.take_parts(&mut of_a).is_none(), "its provider has them");
+        assert_eq!(a.take_parts(&mut of_a).unwrap().len(), 100);
+        assert_eq!(pool.free_count(), 5);
+    });
+}

@@ -71,6 +71,8 @@ impl Default for EndpointConfig {
 struct Row {
     context: Cell<u64>,
     sge: Cell<Option<Sge>>,
+    /// Bytes from the beginning of the buffer to the end of the last message that was reported in it, while it stays posted.
+    reported: Cell<usize>,
     /// Readers that look at a part of the buffer now.
     readers: Cell<u32>,
 }
@@ -157,6 +159,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             rows: bump.slice_with(usize::try_from(contexts).unwrap_or(usize::MAX), |_| Row {
                 context: Cell::new(0),
                 sge: Cell::new(None),
+                reported: Cell::new(0),
                 readers: Cell::new(0),
             })?,
             batch: Cell::new(Some(batch)),
@@ -323,6 +326,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
                 if self.posted.0.check(key).is_err() {
                     return Err(Unfinished::Stale);
                 }
+                row.reported.set(row.reported.get().max(offset.saturating_add(extent)));
                 None
             }
             Buffer::Returned => {
@@ -378,7 +382,8 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     }
 
     /// Shows the message of a completion to `look`, wherever it lies: in the loan that came with it, or in the buffer of a
-    /// multi-receive that goes on. `None` where there is none, or the buffer has been given back since.
+    /// multi-receive that goes on. `None` where there is none, or the buffer has been given back since. Of a buffer that is posted nothing is
+    /// shown but what this endpoint has reported of it, whatever the completion says.
     #[inline(always)]
     pub fn read<R>(&self, completion: &Completion<'m>, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
         if let Some(bytes) = completion.bytes() {
@@ -389,8 +394,12 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         self.posted.0.check(key).ok()?;
         let row = self.row(key)?;
         let sge = row.sge.get()?;
+        let extent = completion.extent();
+        if completion.offset.checked_add(extent)? > row.reported.get() {
+            return None;
+        }
         let _reader = Reader::new(&row.readers);
-        Some(look(sge.completed_part(completion.offset, completion.extent())?))
+        Some(look(sge.completed_part(completion.offset, extent)?))
     }
 
     /// The next event, if any: peers that came and went, completions that named nothing.

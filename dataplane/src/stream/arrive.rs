@@ -184,6 +184,8 @@ impl<'m, E: Enter> Streams<'m, E> {
                 row.went.set(self.now.get());
                 if row.has(flag::LAST) {
                     self.drain(id, row);
+                    // All that waited may have been taken back meanwhile.
+                    self.eased(id, row);
                     return None;
                 }
                 row.phase.set(Phase::Open);

@@ -414,8 +414,11 @@ impl<'m, E: Enter> Streams<'m, E> {
             flight.uncopied.set(uncopied);
             flight.stage.set(Stage::Flying);
             let parts = if gathered { Self::parts_of_vector(row) } else { count };
-            for _ in 0..parts {
+            for (entry, _) in (0..u16::MAX).zip(0..parts) {
                 if let Some(index) = self.segments.pop_front((&row.first, &row.last)) {
+                    if let Some(segment) = self.segments.at(index) {
+                        segment.entry.set(entry);
+                    }
                     let list = (&flight.segments.first, &flight.segments.last);
                     self.segments.push_back(list, index);
                 }

@@ -101,7 +101,8 @@ impl<E: Enter> Streams<'_, E> {
     /// Starts the timer of a row, or moves it to the sooner.
     pub(super) fn watch(&self, row: &Row, id: ConnId) {
         let phase = row.phase.get();
-        if phase == Phase::Listening {
+        if matches!(phase, Phase::Listening | Phase::Free | Phase::Closing | Phase::Ended) {
+            // Whoever ends has its timer for what is to be cancelled again.
             return;
         }
         let limits =

@@ -134,10 +134,11 @@ impl<'m, E: Enter> Streams<'m, E> {
     ) -> bool {
         let mut found = false;
         let mut mark = |segment: &Segment<'m>| {
-            if segment.undone.get().is_none() && meant(segment) {
+            let is_meant = meant(segment);
+            if is_meant && segment.undone.get().is_none() {
                 segment.undone.set(Some(why));
             }
-            found |= segment.undone.get().is_some();
+            found |= is_meant;
             segment.undone.get().is_some()
         };
         for segment in self.list_from(row.first.get()) {
@@ -229,8 +230,10 @@ impl<'m, E: Enter> Streams<'m, E> {
         let list = (&flight.segments.first, &flight.segments.last);
         let mut at = list.0.replace(NIL);
         list.1.set(NIL);
-        let (mut entry, mut broken, mut torn) = (0_u16, false, false);
+        let (mut broken, mut torn) = (false, false);
         while let Some(segment) = self.segments.at(at) {
+            // Those before it may have come back already.
+            let entry = segment.entry.get();
             let (index, sent) = (at, result(entry));
             at = segment.next.get();
             broken |= sent != segment.bytes().cast_signed();
@@ -246,7 +249,6 @@ impl<'m, E: Enter> Streams<'m, E> {
             } else {
                 self.segments.push_back(list, index);
             }
-            entry = entry.wrapping_add(1);
         }
         if torn {
             self.end(id.slot(), row, CloseReason::Torn);

@@ -47,6 +47,8 @@ pub(super) struct Segment<'m> {
     pub(super) sent: Cell<bool>,
     /// When it is to be sent by.
     pub(super) until: Cell<Instant>,
+    /// The operation of its chain that sends it, counted from 0; of a gathered one it has no meaning.
+    pub(super) entry: Cell<u16>,
     /// It is to be taken back, or was.
     pub(super) undone: Cell<Option<Undone>>,
     pub(super) next: Cell<u32>,
@@ -105,6 +107,7 @@ impl<'m> Segments<'m> {
                 conn: Cell::new(None),
                 sent: Cell::new(false),
                 until: Cell::new(Instant::NEVER),
+                entry: Cell::new(0),
                 undone: Cell::new(None),
                 next: Cell::new(if next < count { next } else { NIL }),
             }

@@ -387,7 +387,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// Receives nothing from a connection, or accepts nothing by a listener, until [`resume`](Self::resume). What the kernel has taken
-    /// already still comes.
+    /// already still comes. A limit of [`receive_until`](Self::receive_until) is forgotten.
     ///
     /// # Errors
     /// `UnknownAddress` or `StaleAddress`.
@@ -396,6 +396,8 @@ impl<'m, E: Enter> Streams<'m, E> {
         if row.phase.get() == Phase::Parting {
             return Ok(());
         }
+        row.late.set(false);
+        row.expects.set(Instant::NEVER);
         row.set(flag::PAUSED);
         self.want(conn.slot(), want::PAUSE);
         Ok(())
@@ -411,7 +413,10 @@ impl<'m, E: Enter> Streams<'m, E> {
             return Ok(());
         }
         row.clear(flag::PAUSED);
-        row.late.set(false);
+        if row.late.replace(false) {
+            // When it was to be stopped again.
+            row.expects.set(Instant::NEVER);
+        }
         if !row.has(flag::CROWDED) {
             row.wants.set(row.wants.get() & !want::PAUSE);
         }

@@ -17,7 +17,7 @@ use spinwire_layouts::word::from_usize;
 
 use super::row::{Row, flag, want};
 use super::segment::Report;
-use super::service::Streams;
+use super::service::{LIST, Streams};
 use crate::error::{Misuse, PostError, Retry};
 use crate::table::count;
 use crate::time::{Instant, Nanos};
@@ -161,6 +161,12 @@ impl<E: Enter> Streams<'_, E> {
         if self.owed.get().is_none_or(again) {
             self.owed.set(Some(Owed { slot, pieces, until: now.saturating_add(OWED_FOR) }));
         }
+    }
+
+    /// When buffers that are kept for one are anybody's, while others wait for some.
+    pub(super) fn owed_until(&self) -> Option<Instant> {
+        let until = self.owed.get()?.until;
+        (until > self.now.get() && !self.refused.is_empty(LIST)).then_some(until)
     }
 
     fn owed_to_others(&self, slot: u32) -> u32 {

@@ -133,6 +133,13 @@ impl<E: Enter> Streams<'_, E> {
         self.deaf.get() == 0
     }
 
+    /// Whether what came while the thread was away was heard, as far as the last look at the time limits has seen: before that nobody is
+    /// late.
+    #[must_use]
+    pub const fn has_caught_up(&self) -> bool {
+        self.deaf.get() == 0
+    }
+
     /// Stages everything that is wanted.
     pub(crate) fn stage_all(&self) {
         self.buffers.refill();
@@ -168,7 +175,7 @@ impl<E: Enter> Poll for Streams<'_, E> {
     }
 
     fn poll_at(&self) -> Option<Instant> {
-        self.timers.next_deadline()
+        self.timers.next_deadline().into_iter().chain(self.owed_until()).min()
     }
 }
 

@@ -48,6 +48,7 @@ use spinwire_dataplane::time::Instant;
 pub use error::WaitError;
 #[cfg(feature = "async")]
 pub use operation::Operation;
+use wait::Until;
 pub use wait::{CancelToken, Wait};
 
 /// Turns within which a receive that was taken back comes back. Providers report it with the next poll; the fault wrapper may hold it.
@@ -167,8 +168,9 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
         let too_long = WaitError::Refused(Misuse::TooLong.into());
         let fill = |loan: &mut Loan<'m>| loan.fill(bytes).map_err(|_too_small| too_long);
         let post = |loan| self.endpoint.post_send(to, loan, 0);
-        let id = self.post(fill, post, wait)?;
-        let completion = self.meet(id, wait)?;
+        let until = self.until(wait);
+        let id = self.post(fill, post, until)?;
+        let completion = self.meet(id, until)?;
         completion.failure().map_or(Ok(()), |failure| Err(failure.into()))
     }
 
@@ -188,8 +190,9 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
             if loan.capacity() < into.len() { Err(too_long) } else { Ok(()) }
         };
         let post = |loan| self.endpoint.post_recv(from, loan, 0);
-        let id = self.post(fits, post, wait)?;
-        let completion = self.meet(id, wait)?;
+        let until = self.until(wait);
+        let id = self.post(fits, post, until)?;
+        let completion = self.meet(id, until)?;
         if completion.kind == Kind::Parcel {
             self.keep(completion, None);
             return Err(WaitError::Parcel);
@@ -214,22 +217,24 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
     /// already. After a timeout the operation goes on, and can be waited for again.
     ///
     /// # Errors
-    /// `NoCompletion` where the time is over, `Cancelled`; `UnknownContext` where no such operation is posted or waits among the letters.
+    /// `NoCompletion` where the time is over, `Cancelled`; `UnknownContext` where no such operation is posted or waits among the letters, or
+    /// where another wait or future waits for it already.
     pub fn wait(&self, id: WrId, wait: Wait<'_>) -> Result<Completion<'m>, WaitError> {
         if let Some(completion) = self.letter_of(id) {
             return Ok(completion);
         }
-        if !self.endpoint.is_posted(id) {
+        if !self.may_be_awaited(id) {
             return Err(WaitError::UnknownContext);
         }
         self.await_from_now(id);
         let until = self.until(wait);
         loop {
+            let is_over = until.is_over((self.now)());
             let outcome = self.drive();
             if let Some(completion) = self.take_here(id) {
                 return Ok(completion);
             }
-            if let Some(why) = until.is_over((self.now)()) {
+            if let Some(why) = is_over {
                 self.stands.borrow_mut().remove(&id.as_raw());
                 return Err(if why == WaitError::Timeout { WaitError::NoCompletion } else { why });
             }
@@ -249,12 +254,13 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
     ) -> Result<Count, WaitError> {
         let until = self.until(wait);
         loop {
+            let is_over = until.is_over((self.now)());
             let outcome = self.drive();
             let count = self.endpoint.count(what);
             if count.done.saturating_add(count.errors) >= ended {
                 return Ok(count);
             }
-            if let Some(why) = until.is_over((self.now)()) {
+            if let Some(why) = is_over {
                 return Err(why);
             }
             (self.rest)(outcome);
@@ -282,8 +288,9 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
     }
 
     /// Brings a completion to its place.
-    fn sort(&self, completion: Completion<'m>) {
-        if completion.kind == Kind::Received && completion.loan.is_none() {
+    fn sort(&self, mut completion: Completion<'m>) {
+        if completion.loan.is_none() && matches!(completion.kind, Kind::Received | Kind::Parcel) {
+            // The receive goes on, and whoever waits for it, too.
             let copy = self.endpoint.read(&completion, <[u8]>::to_vec);
             self.keep(completion, copy);
             return;
@@ -304,6 +311,9 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
                 }
                 if matches!(completion.kind, Kind::Received | Kind::Parcel) {
                     self.keep(completion, None);
+                } else {
+                    // Of a message of several parts.
+                    drop(self.endpoint.take_parts(&mut completion));
                 }
             }
             // An id completes once with its loan, so that nothing is here yet.
@@ -325,9 +335,17 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
     /// The letter that is the end of an operation.
     fn letter_of(&self, id: WrId) -> Option<Completion<'m>> {
         let mut letters = self.letters.borrow_mut();
-        let is_end = |letter: &Letter<'m>| letter.completion.id == id && letter.copy.is_none();
+        let is_end =
+            |letter: &Letter<'m>| letter.completion.id == id && letter.completion.loan.is_some();
         let at = letters.iter().position(is_end)?;
         letters.remove(at).map(|letter| letter.completion)
+    }
+
+    /// Whether an operation is under way for which nobody waits here.
+    fn may_be_awaited(&self, id: WrId) -> bool {
+        let has_waiter = |stand: &Stand<'_>| !matches!(stand, Stand::GivenUp);
+        let is_awaited = self.stands.borrow().get(&id.as_raw()).is_some_and(has_waiter);
+        self.endpoint.is_posted(id) && !is_awaited
     }
 
     fn await_from_now(&self, id: WrId) {
@@ -345,7 +363,7 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
         Some(completion)
     }
 
-    fn until<'c>(&self, wait: Wait<'c>) -> wait::Until<'c> {
+    fn until<'c>(&self, wait: Wait<'c>) -> Until<'c> {
         wait.from((self.now)())
     }
 
@@ -354,11 +372,11 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
         &self,
         prepare: impl Fn(&mut Loan<'m>) -> Result<(), WaitError>,
         post: impl Fn(Loan<'m>) -> Result<WrId, Refused<Loan<'m>>>,
-        wait: Wait<'_>,
+        until: Until<'_>,
     ) -> Result<WrId, WaitError> {
-        let until = self.until(wait);
         let mut held = None;
         loop {
+            let is_over = until.is_over((self.now)());
             let refusal = match held.take().or_else(|| self.buffers.lend()) {
                 Some(mut loan) => {
                     prepare(&mut loan)?;
@@ -377,7 +395,7 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
                 None => WaitError::Refused(Retry::PoolFull.into()),
             };
             let outcome = self.drive();
-            if let Some(why) = until.is_over((self.now)()) {
+            if let Some(why) = is_over {
                 // What was in the way tells more than that the time is over.
                 return Err(if why == WaitError::Timeout { refusal } else { why });
             }
@@ -385,15 +403,15 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
         }
     }
 
-    /// Waits for an operation of the desk's own.
-    fn meet(&self, id: WrId, wait: Wait<'_>) -> Result<Completion<'m>, WaitError> {
-        let until = self.until(wait);
+    /// Waits for an operation of the desk's own. The last look is one after the time is over: what was there by then came in time.
+    fn meet(&self, id: WrId, until: Until<'_>) -> Result<Completion<'m>, WaitError> {
         loop {
+            let is_over = until.is_over((self.now)());
             let outcome = self.drive();
             if let Some(completion) = self.take_here(id) {
                 return Ok(completion);
             }
-            if let Some(why) = until.is_over((self.now)()) {
+            if let Some(why) = is_over {
                 return self.give_up(id).ok_or(why);
             }
             (self.rest)(outcome);

@@ -10,7 +10,7 @@ use spinwire_dataplane::msg::{Completion, RecvFrom, SendTo};
 use spinwire_dataplane::provider::Provider;
 use spinwire_dataplane::raw::loan::Loan;
 
-use super::{Desk, Stand};
+use super::{Desk, Stand, WaitError};
 
 /// An operation that is posted, to be awaited. Dropped before it is over it is taken back, or becomes the desk's until it completes.
 #[must_use = "dropping it takes the operation back"]
@@ -78,7 +78,7 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
         to: SendTo,
         loan: Loan<'m>,
     ) -> Result<Operation<'_, 'e, 'm, P>, Refused<Loan<'m>>> {
-        Ok(self.operation(self.endpoint.post_send(to, loan, 0)?))
+        Ok(self.posted(self.endpoint.post_send(to, loan, 0)?))
     }
 
     /// Posts `loan` to receive one message, to be awaited.
@@ -90,14 +90,24 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
         from: RecvFrom,
         loan: Loan<'m>,
     ) -> Result<Operation<'_, 'e, 'm, P>, Refused<Loan<'m>>> {
-        Ok(self.operation(self.endpoint.post_recv(from, loan, 0)?))
+        Ok(self.posted(self.endpoint.post_recv(from, loan, 0)?))
     }
 
     /// An operation that was posted at the endpoint itself, and that is not over, or is among the letters, to be awaited: a read,
     /// a write, a message of several parts.
-    pub fn operation(&self, id: WrId) -> Operation<'_, 'e, 'm, P> {
-        let stand = self.letter_of(id).map_or(Stand::Awaited(None), Stand::Here);
-        self.stands.borrow_mut().insert(id.as_raw(), stand);
+    ///
+    /// # Errors
+    /// `UnknownContext` where there is none, or somebody waits for it already.
+    pub fn operation(&self, id: WrId) -> Result<Operation<'_, 'e, 'm, P>, WaitError> {
+        if let Some(completion) = self.letter_of(id) {
+            self.stands.borrow_mut().insert(id.as_raw(), Stand::Here(completion));
+            return Ok(Operation { desk: self, id, is_over: false });
+        }
+        if self.may_be_awaited(id) { Ok(self.posted(id)) } else { Err(WaitError::UnknownContext) }
+    }
+
+    fn posted(&self, id: WrId) -> Operation<'_, 'e, 'm, P> {
+        self.await_from_now(id);
         Operation { desk: self, id, is_over: false }
     }
 

@@ -20,7 +20,7 @@ use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 
 use spinwire_dataplane::id::{Addr, Name};
-use spinwire_dataplane::msg::Endpoint;
+use spinwire_dataplane::msg::{Completion, Endpoint};
 use spinwire_dataplane::provider::{EndpointType, Info};
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::time::Instant;
@@ -179,10 +179,12 @@ impl Host {
         let (ground, bytes) = match uri.place() {
             Place::Shm { domain } => {
                 let tables = config.sizes.shm();
-                let each = 640 + tables.matching.unexpected_bytes_max;
-                let rows = tables.matching.recv_depth + tables.matching.unexpected_depth;
-                let bytes = usize::try_from(rows).unwrap_or(0) * each + (4 << 20);
-                (open_domain(domain, config)?, bytes + config.arena_bytes)
+                let each = tables.matching.unexpected_bytes_max.saturating_add(640);
+                let rows =
+                    tables.matching.recv_depth.saturating_add(tables.matching.unexpected_depth);
+                let bytes = usize::try_from(rows).unwrap_or(usize::MAX).saturating_mul(each);
+                let bytes = bytes.saturating_add(4 << 20).saturating_add(config.arena_bytes);
+                (open_domain(domain, config)?, bytes)
             }
             Place::Socket(address) if is_datagram => (open_udp(address, config)?, BESIDE_BYTES),
             Place::Socket(address) => (open_tcp(address, config)?, BESIDE_BYTES),
@@ -300,7 +302,8 @@ fn open_udp(address: &Address, config: &OpenConfig) -> Result<Ground, OpenError>
         Role::Connect => any(first_of(address)?),
     };
     let mut udp = config.sizes.udp();
-    udp.ring.arena_bytes = udp.port.arena_bytes() + config.arena_bytes + (2 << 20);
+    udp.ring.arena_bytes =
+        udp.port.arena_bytes().saturating_add(config.arena_bytes).saturating_add(2 << 20);
     Ok(Ground::Udp(Box::new(UdpHost::open(&local, &udp)?)))
 }
 
@@ -373,12 +376,16 @@ impl<'a> Opened<'a> {
         self.clock.now()
     }
 
-    /// Connects to another peer, by the same transport.
+    /// Connects to another peer, by the same transport. What completes meanwhile is handed to `others`; see [`Seat::connect_beside`].
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn connect(&self, uri: &Uri) -> Result<Addr, OpenError> {
-        self.seat.connect(&self.endpoint, uri, self.clock)
+    pub fn connect(
+        &self,
+        uri: &Uri,
+        mut others: impl FnMut(Completion<'a>),
+    ) -> Result<Addr, OpenError> {
+        self.seat.connect_beside(&self.endpoint, uri, self.clock, &mut others)
     }
 }
 
@@ -425,7 +432,7 @@ fn open_one<R, F: FnOnce(Opened<'_>) -> R>(
     let kind =
         choice.found.info().ok_or(OpenError::Transport(choice.found.transport))?.endpoint_type;
     let uri = match (&choice.uri, config.role) {
-        (Some(uri), _) => uri.clone(),
+        (Some(uri), _) => uri.on_port_of(choice.found.device.as_deref()),
         (None, Role::Listen) => local(&choice.found)?,
         (None, Role::Connect) => return Err(OpenError::NoUri),
     };

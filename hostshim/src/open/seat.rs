@@ -5,10 +5,11 @@ use core::time::Duration;
 use std::net::TcpStream;
 use std::time::Instant;
 
-use spinwire_dataplane::error::{Misuse, PostError};
+use spinwire_dataplane::error::{Fatal, Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name};
-use spinwire_dataplane::msg::{Endpoint, EndpointConfig};
-use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::msg::{Completion, Endpoint, EndpointConfig};
+use spinwire_dataplane::poll::{Budget, Outcome, Poll};
+use spinwire_dataplane::provider::tcp::FrameFault;
 use spinwire_dataplane::provider::udp::Routes;
 use spinwire_dataplane::provider::{EndpointType, Event};
 use spinwire_dataplane::raw::place::Bump;
@@ -128,6 +129,7 @@ impl<'a> Seat<'a> {
     }
 
     /// The address of the peer that is found at `uri`, connected as far as the transport has connections. Waits as long as the configuration says.
+    /// For an endpoint of which nothing is posted yet: of one in use see [`connect_beside`](Self::connect_beside).
     ///
     /// # Errors
     /// [`OpenError`]; `Nobody` and `Refused` say what the peer lacks.
@@ -137,23 +139,49 @@ impl<'a> Seat<'a> {
         uri: &Uri,
         clock: &TscClock,
     ) -> Result<Addr, OpenError> {
+        self.reach((endpoint, uri, clock), None)
+    }
+
+    /// The same for an endpoint in use. Whatever completes meanwhile is handed to `others`: an endpoint whose completions nobody takes does not
+    /// get on. Events are left to [`poll_event`](Endpoint::poll_event), also that of a peer who was given up, by an address that is stale.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_beside(
+        &self,
+        endpoint: &Endpoint<'a, AnyPort<'a>>,
+        uri: &Uri,
+        clock: &TscClock,
+        others: &mut dyn FnMut(Completion<'a>),
+    ) -> Result<Addr, OpenError> {
+        self.reach((endpoint, uri, clock), Some(others))
+    }
+
+    fn reach(
+        &self,
+        (endpoint, uri, clock): (&Endpoint<'a, AnyPort<'a>>, &Uri, &TscClock),
+        others: Option<&mut dyn FnMut(Completion<'a>)>,
+    ) -> Result<Addr, OpenError> {
         let name = uri.endpoint_or_default();
-        let wait =
-            Wait { endpoint, uri, clock, since: Instant::now(), patience: self.config.patience };
-        // Who was never turned does not know what time it is, and would have its first time limits in the past.
-        let _busy_or_idle = endpoint.turn(clock.now(), Budget::DEFAULT);
+        let (since, patience) = (Instant::now(), self.config.patience);
+        let mut wait = Wait { endpoint, uri, clock, since, patience, others };
+        // Who was never turned does not know what time it is, and would have its first time limits in the past. One that has
+        // completions of an earlier turn hears the time with the second.
+        let _busy_or_idle = (wait.step(), wait.step());
         match (&self.floor, uri.place(), endpoint.provider()) {
             (Floor::Shm(..), Place::Shm { .. }, _) => wait.in_domain(&name, self.kind),
             (Floor::Tcp(plane, _), Place::Socket(address), AnyPort::Tcp(port)) => {
                 plane.introduce(port, &name, first_of(address)?)?;
+                let fault = port.last_fault();
                 let peer = endpoint.connect(&name)?;
-                wait.until(peer, || port.reach(peer))
+                wait.until((peer, fault), || port.reach(peer))
             }
             #[cfg(feature = "verbs")]
             (Floor::Verbs(..), Place::Device { meet, .. }, AnyPort::Verbs(port, plane)) => {
                 plane.introduce(port, &name, first_of(meet)?)?;
+                let fault = port.last_fault();
                 let peer = endpoint.connect(&name)?;
-                wait.until(peer, || port.reach(peer))
+                wait.until((peer, fault), || port.reach(peer))
             }
             #[cfg(feature = "libfabric")]
             (Floor::Ofi(..), Place::Fabric { node: Some(node), .. }, AnyPort::Ofi(port, plane)) => {
@@ -181,54 +209,79 @@ impl<'a> Seat<'a> {
 }
 
 /// A peer that is waited for.
-struct Wait<'w, 'a> {
+struct Wait<'w, 'a, 'o> {
     endpoint: &'w Endpoint<'a, AnyPort<'a>>,
     uri: &'w Uri,
     clock: &'w TscClock,
     since: Instant,
     patience: Duration,
+    /// Who has what completes meanwhile.
+    others: Option<&'o mut dyn FnMut(Completion<'a>)>,
 }
 
-impl Wait<'_, '_> {
+impl Wait<'_, '_, '_> {
     fn nobody(&self) -> OpenError {
         OpenError::Nobody { at: self.uri.to_string() }
     }
 
-    fn turn(&self) -> Result<(), OpenError> {
-        if !self.endpoint.turn(self.clock.now(), Budget::DEFAULT).is_busy() {
+    fn refused(&self) -> OpenError {
+        OpenError::Refused { at: self.uri.to_string() }
+    }
+
+    /// A turn, and what has completed.
+    fn step(&mut self) -> Outcome {
+        let outcome = self.endpoint.turn(self.clock.now(), Budget::DEFAULT);
+        if let Some(others) = &mut self.others {
+            while let Some(completion) = self.endpoint.poll() {
+                others(completion);
+            }
+        }
+        outcome
+    }
+
+    /// A step. Whether there is time for another: the last look is the one after that.
+    fn turn(&mut self) -> bool {
+        let is_over = self.since.elapsed() > self.patience;
+        if !self.step().is_busy() {
             std::thread::yield_now();
         }
-        if self.since.elapsed() > self.patience { Err(self.nobody()) } else { Ok(()) }
+        !is_over
     }
 
     /// Who makes the segment names its endpoint a moment later.
-    fn in_domain(&self, name: &Name, kind: EndpointType) -> Result<Addr, OpenError> {
+    fn in_domain(&mut self, name: &Name, kind: EndpointType) -> Result<Addr, OpenError> {
+        let mut is_last = false;
         let peer = loop {
             match self.endpoint.connect(name) {
-                Err(PostError::Misuse(Misuse::UnknownAddress)) => self.turn()?,
-                Err(PostError::Misuse(Misuse::Unsupported)) => {
-                    return Err(OpenError::Refused { at: self.uri.to_string() });
+                Err(PostError::Misuse(Misuse::UnknownAddress)) if is_last => {
+                    return Err(self.nobody());
                 }
+                Err(PostError::Misuse(Misuse::UnknownAddress)) => is_last = !self.turn(),
+                Err(PostError::Misuse(Misuse::Unsupported)) => return Err(self.refused()),
                 other => break other?,
             }
         };
-        if kind == EndpointType::Msg {
-            // It has one peer, so no event is anybody else's.
-            let mut is_up = false;
-            while !is_up {
-                self.turn()?;
-                is_up = self.has_come_up()?;
-            }
+        if kind == EndpointType::Msg
+            && let Err(why) = self.has_come_up(is_last)
+        {
+            // Its address may be stale already.
+            let _given_up = self.endpoint.disconnect(peer);
+            return Err(why);
         }
         Ok(peer)
     }
 
-    fn has_come_up(&self) -> Result<bool, OpenError> {
-        match self.endpoint.poll_event() {
-            Some(Event::Connected(_)) => Ok(true),
-            Some(Event::Refused(_)) => Err(OpenError::Refused { at: self.uri.to_string() }),
-            Some(Event::PeerGone(_) | Event::PeerCorrupt(_)) => Err(self.nobody()),
-            Some(Event::StaleCompletion(_)) | None => Ok(false),
+    /// Until the one peer of an endpoint of type MSG is up: no event is anybody else's.
+    fn has_come_up(&mut self, mut is_last: bool) -> Result<(), OpenError> {
+        loop {
+            match self.endpoint.poll_event() {
+                Some(Event::Connected(_)) => return Ok(()),
+                Some(Event::Refused(_)) => return Err(self.refused()),
+                Some(Event::PeerGone(_) | Event::PeerCorrupt(_)) => return Err(self.nobody()),
+                Some(Event::StaleCompletion(_)) => {}
+                None if is_last => return Err(self.nobody()),
+                None => is_last = !self.turn(),
+            }
         }
     }
 
@@ -241,39 +294,43 @@ impl Wait<'_, '_> {
         found.is_some_and(|at| TcpStream::connect_timeout(&at, Duration::from_millis(500)).is_ok())
     }
 
-    /// Until it is up. Where it comes to nothing, the events of this peer are taken, and its address is given up.
-    fn until(
-        &self,
-        peer: Addr,
-        is_up: impl Fn() -> Result<bool, PostError>,
-    ) -> Result<Addr, OpenError> {
-        let outcome = loop {
-            match is_up() {
-                Ok(true) => return Ok(peer),
-                Ok(false) => {}
-                Err(_gone) => break Err(self.nobody()),
-            }
-            if let Err(nobody) = self.turn() {
-                break Err(nobody);
-            }
-        };
-        let fault = match self.endpoint.provider() {
+    const fn last_fault(&self) -> Option<FrameFault> {
+        match self.endpoint.provider() {
             AnyPort::Tcp(port) => port.last_fault(),
             #[cfg(feature = "verbs")]
             AnyPort::Verbs(port, _) => port.last_fault(),
             #[cfg(feature = "libfabric")]
             AnyPort::Ofi(..) => None,
             AnyPort::Shm(_) | AnyPort::Udp(_) => None,
-        };
-        if let Some(fault) = fault {
-            return Err(OpenError::Nonsense { at: self.uri.to_string(), fault });
         }
-        let refused = self.endpoint.poll_event() == Some(Event::Refused(peer));
+    }
+
+    /// Until it is up. Where it comes to nothing its address is given up. `before` is the fault of whoever was cut off earlier.
+    fn until(
+        &mut self,
+        (peer, before): (Addr, Option<FrameFault>),
+        is_up: impl Fn() -> Result<bool, PostError>,
+    ) -> Result<Addr, OpenError> {
+        let mut is_last = false;
+        let outcome = loop {
+            match is_up() {
+                Ok(true) => return Ok(peer),
+                Err(why @ (PostError::Fatal(_) | PostError::Misuse(_))) => break Err(why),
+                Ok(false) if is_last => break Ok(()),
+                Err(why) if is_last => break Err(why),
+                // What is used up may come free.
+                Ok(false) | Err(_) => is_last = !self.turn(),
+            }
+        };
         // Its address may be stale already.
         let _given_up = self.endpoint.disconnect(peer);
-        if refused && self.somebody_listens() {
-            return Err(OpenError::Refused { at: self.uri.to_string() });
+        if let Some(fault) = self.last_fault().filter(|_| self.last_fault() != before) {
+            return Err(OpenError::Nonsense { at: self.uri.to_string(), fault });
         }
-        outcome
+        match outcome {
+            Err(PostError::Fatal(Fatal::Refused)) if self.somebody_listens() => Err(self.refused()),
+            Err(why @ PostError::Retry(_)) => Err(why.into()),
+            Ok(()) | Err(PostError::Fatal(_) | PostError::Misuse(_)) => Err(self.nobody()),
+        }
     }
 }

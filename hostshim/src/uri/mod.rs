@@ -183,6 +183,19 @@ impl Uri {
         Self { place: self.place.clone(), endpoint: Some(endpoint) }
     }
 
+    /// The same where it names a port of a device, or another device; else on the port of what was found (`rxe0/2`).
+    #[must_use]
+    pub fn on_port_of(&self, found: Option<&str>) -> Self {
+        let mut same = self.clone();
+        if let (Place::Device { device, port: port @ None, .. }, Some((of, number))) =
+            (&mut same.place, found.and_then(|found| found.rsplit_once('/')))
+            && device == of
+        {
+            *port = number.parse().ok();
+        }
+        same
+    }
+
     /// The address on a network that it has, if any: of a socket, of the meeting of two devices, or of a node.
     #[must_use]
     pub const fn address(&self) -> Option<&Address> {

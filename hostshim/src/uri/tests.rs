@@ -99,3 +99,19 @@ fn what_is_wrong_is_named_with_the_form() {
     let e = "shm://a/b c".parse::<Uri>().unwrap_err().to_string();
     assert!(e.contains("byte 1 of the name is ' '") && e.contains("shm://DOMAIN[/NAME]"), "{e}");
 }
+
+#[test]
+fn the_port_of_a_device_is_that_of_the_plan_where_the_text_has_none() {
+    for (text, found, port) in [
+        ("verbs://rxe0/h:1", Some("rxe0/2"), Some(2)),
+        ("verbs://rxe0:1/h:1", Some("rxe0/2"), Some(1)),
+        ("verbs://rxe1/h:1", Some("rxe0/2"), None),
+        ("verbs://rxe0/h:1", None, None),
+    ] {
+        let uri: Uri = text.parse().unwrap();
+        let Place::Device { port: got, .. } = uri.on_port_of(found).place().clone() else {
+            panic!("{text} is no device");
+        };
+        assert_eq!(got, port, "{text} {found:?}");
+    }
+}

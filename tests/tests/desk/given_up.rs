@@ -1,5 +1,6 @@
 //! Waits that end before their operation: whose the memory is, and what comes of what comes late.
 
+use core::cell::Cell;
 use core::time::Duration;
 
 use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
@@ -85,9 +86,8 @@ fn a_send_that_was_given_up_keeps_its_buffer_until_it_completes() {
 }
 
 #[test]
-fn a_message_that_comes_with_the_last_look_is_in_time() {
+fn what_goes_on_after_a_wait_can_be_waited_for_again() {
     with_scene(|scene| {
-        // It lies in the link, and is seen by the turn that is to bring the cancelled receive back.
         let desk = Desk::new(&scene.b, scene.pool, || scene.now());
         scene.b.provider().is_deaf.set(true);
         let id = scene.b.post_recv(RecvFrom::any(), scene.pool.lend().unwrap(), 1).unwrap();
@@ -97,5 +97,73 @@ fn a_message_that_comes_with_the_last_look_is_in_time() {
         scene.b.provider().is_deaf.set(false);
         let completion = desk.wait(id, Wait::ONCE).unwrap();
         assert_eq!((completion.kind, completion.bytes()), (Kind::Received, Some(&b"m"[..])));
+    });
+}
+
+/// It comes when the clock says for the first time that the time is over, or with one of the looks after that; where the receive cannot be
+/// taken back, with the very last. Whichever of its looks at the clock that is.
+#[test]
+fn a_message_that_comes_with_the_last_look_is_in_time() {
+    for (keeps, look) in [(false, 1), (true, 1), (true, 2), (true, 3)] {
+        for limit in [3000, 3100] {
+            with_scene(|scene| {
+                let (began, late) = (Cell::new(None), Cell::new(0));
+                let desk = Desk::new(&scene.b, scene.pool, || {
+                    let now = scene.now();
+                    let since = began.get().unwrap_or(now);
+                    began.set(Some(since));
+                    if now.saturating_since(since).as_nanos() >= limit {
+                        late.set(late.get() + 1);
+                        if late.get() == look {
+                            scene.a.inject(SendTo::peer(scene.to_b), b"m").unwrap();
+                            scene.a.flush();
+                        }
+                    }
+                    now
+                });
+                scene.b.provider().keeps_receives.set(keeps);
+                let mut into = [0; 8];
+                let wait = Wait::within(Duration::from_nanos(limit));
+                let received = desk.recv(RecvFrom::any(), &mut into, wait);
+                assert_eq!(received.map(|it| it.length), Ok(1), "{keeps} {look} {limit}");
+                assert!(scene.is_at_rest());
+            });
+        }
+    }
+}
+
+/// The time in which it could not be posted counts.
+#[test]
+fn a_wait_takes_as_long_as_it_says_and_not_twice() {
+    with_scene(|scene| {
+        let all: Vec<_> = core::iter::from_fn(|| scene.pool.lend()).collect();
+        let held = Cell::new(Some(all));
+        let began = scene.now();
+        let desk = Desk::new(&scene.b, scene.pool, || scene.now()).resting(|_| {
+            if scene.now().saturating_since(began).as_nanos() > 6_000 {
+                drop(held.take());
+            }
+        });
+        let wait = Wait::within(Duration::from_micros(10));
+        assert_eq!(desk.recv(RecvFrom::any(), &mut [0; 8], wait), Err(WaitError::Timeout));
+        let took = scene.now().saturating_since(began).as_nanos();
+        assert!((10_000..13_000).contains(&took), "{took} ns");
+        assert!(scene.is_at_rest());
+    });
+}
+
+#[test]
+fn nobody_waits_for_what_another_awaits_or_what_is_over() {
+    with_scene(|scene| {
+        let desk = Desk::new(&scene.b, scene.pool, || scene.now());
+        let id = scene.b.post_recv(RecvFrom::any(), scene.pool.lend().unwrap(), 1).unwrap();
+        let operation = desk.operation(id).unwrap();
+        assert_eq!(desk.wait(id, Wait::ONCE).unwrap_err(), WaitError::UnknownContext);
+        assert_eq!(desk.operation(id).unwrap_err(), WaitError::UnknownContext);
+        drop(operation);
+        while scene.b.posted_count() > 0 {
+            let _outcome = desk.drive();
+        }
+        assert_eq!(desk.operation(id).unwrap_err(), WaitError::UnknownContext, "it is over");
     });
 }

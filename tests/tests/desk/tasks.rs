@@ -132,8 +132,8 @@ fn what_was_posted_at_the_endpoint_can_be_awaited() {
                 let loan = scene.pool.lend().unwrap();
                 scene.a.post_fetch_add(target, loan, add, 0).unwrap()
             };
-            let first = at_a.operation(add(40)).await;
-            let second = at_a.operation(add(2)).await;
+            let first = at_a.operation(add(40)).unwrap().await;
+            let second = at_a.operation(add(2)).unwrap().await;
             assert_eq!((first.before(), second.before()), (Some(0), Some(40)));
             // One whose completion is among the letters already.
             let third = add(1);
@@ -141,7 +141,7 @@ fn what_was_posted_at_the_endpoint_can_be_awaited() {
                 let _outcome = at_a.drive();
                 scene.turn_b();
             }
-            assert_eq!(at_a.operation(third).await.before(), Some(42));
+            assert_eq!(at_a.operation(third).unwrap().await.before(), Some(42));
         });
         run(vec![task], || {
             let _outcome = at_a.drive();

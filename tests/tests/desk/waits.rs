@@ -244,3 +244,24 @@ fn counters_are_waited_for() {
         assert!(scene.is_at_rest());
     });
 }
+
+#[test]
+fn of_a_buffer_that_goes_on_nothing_is_shown_that_was_not_reported() {
+    with_scene(|scene| {
+        let loan = scene.pool.lend().unwrap();
+        let id = scene.b.post_multi_recv(RecvFrom::any(), loan, 64, 0).unwrap();
+        let other = scene.b.post_recv(RecvFrom::any().tag(1), scene.pool.lend().unwrap(), 0);
+        scene.a.inject(SendTo::peer(scene.to_b), b"reported").unwrap();
+        scene.a.flush();
+        scene.turn_b();
+        let mut completion = scene.b.poll().unwrap();
+        assert_eq!((completion.id, completion.loan.is_none()), (id, true));
+        assert_eq!(scene.b.read(&completion, <[u8]>::to_vec).unwrap(), b"reported");
+        completion.length += 1;
+        assert!(scene.b.read(&completion, <[u8]>::to_vec).is_none(), "the next comes there");
+        (completion.offset, completion.length) = (usize::MAX, 8);
+        assert!(scene.b.read(&completion, <[u8]>::to_vec).is_none());
+        (completion.offset, completion.id) = (0, other.unwrap());
+        assert!(scene.b.read(&completion, <[u8]>::to_vec).is_none(), "nothing has come there");
+    });
+}

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`offers`] | what discovery says of an endpoint is what the endpoint says of itself; two ends over each of them |
 //! | [`walks`] | what fails to open, or to be reached, is passed over, and told |
+//! | [`beside`] | an endpoint in use reaches another peer |
 //! | [`datagrams`] | endpoints of datagrams, of providers and with hints that the environment says |
 //! | `fabric` | ends over libfabric at a URI: answered, refused, gone (feature `libfabric`) |
 //! | [`builds`] | processes of different builds |
@@ -18,6 +19,7 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+mod beside;
 mod builds;
 mod datagrams;
 #[cfg(feature = "libfabric")]

@@ -10,7 +10,7 @@ use spinwire_tests::fake_net::memory;
 
 use super::{Rig, config, with};
 
-fn somewhere() -> SockAddr {
+pub(super) fn somewhere() -> SockAddr {
     SockAddr::new("127.0.0.1:7000".parse().unwrap())
 }
 

@@ -6,6 +6,7 @@ use spinwire_dataplane::time::Instant;
 use spinwire_layouts::uring::{Sqe, cqe, op};
 use spinwire_tests::fake_kernel::FakeConfig;
 
+use super::ends::somewhere;
 use super::{Rig, config, with};
 
 const ECANCELED: i32 = -125;
@@ -257,4 +258,103 @@ fn bytes_that_come_while_a_receive_is_stopped_came_in_time() {
             assert!(rig.cancelled_after(50).is_empty() && rig.events().is_empty());
         });
     }
+}
+
+#[test]
+fn who_is_to_be_closed_once_it_is_up_ends_though_all_was_taken_back() {
+    for cancelled in [false, true] {
+        with(&config(), FakeConfig::default(), |rig| {
+            let conn = rig.streams.connect(7, &somewhere()).unwrap();
+            let connect = rig.submitted_one(op::CONNECT);
+            rig.send_until(conn, b"late", 1, rig.in_ms(5));
+            rig.streams.close(conn).unwrap();
+            let why = if cancelled {
+                rig.streams.cancel_send(conn, 1).unwrap();
+                Undone::Cancelled
+            } else {
+                rig.turn_after(6);
+                Undone::TimedOut
+            };
+            rig.not_sent(1, why);
+            rig.complete(&connect, 0, 0);
+            rig.nothing();
+            for _ in 0..3 {
+                for entry in rig.taken() {
+                    rig.complete(&entry, 0, 0);
+                }
+                rig.turn();
+            }
+            let events = rig.events();
+            let [StreamEvent::Closed { conn: of, reason: CloseReason::Closed }] = events.as_slice()
+            else {
+                panic!("{events:?}");
+            };
+            assert_eq!(*of, conn);
+        });
+    }
+}
+
+#[test]
+fn a_pause_forgets_until_when_bytes_were_to_come() {
+    for stopping in [false, true] {
+        with(&config(), FakeConfig::default(), |rig| {
+            let (conn, receive) = rig.connection();
+            rig.streams.receive_until(conn, rig.in_ms(5)).unwrap();
+            if stopping {
+                assert_eq!(rig.cancelled_after(6), [receive.user_data]);
+            }
+            rig.streams.pause(conn).unwrap();
+            rig.turn();
+            rig.complete(&receive, ECANCELED, 0);
+            rig.nothing();
+            rig.turn_after(50);
+            rig.nothing();
+            rig.streams.resume(conn).unwrap();
+            assert_eq!(rig.submitted(op::RECV).len(), 1);
+            assert!(rig.cancelled_after(50).is_empty() && rig.events().is_empty());
+        });
+    }
+}
+
+#[test]
+fn what_was_never_there_is_not_found_beside_what_is_taken_back() {
+    with(&config(), FakeConfig::default(), |rig| {
+        let (conn, send) = under_way(rig);
+        assert_eq!(rig.cancelled_after(3), [send.user_data]);
+        assert_eq!(rig.streams.cancel_send(conn, 2), Err(Misuse::StaleOperation));
+        assert_eq!(rig.streams.cancel_send(conn, 1), Ok(()), "it is on its way already");
+    });
+}
+
+/// One of a chain has come back, and the network still has the one behind it, which does not come back for the other's sake.
+#[test]
+fn what_is_behind_one_that_came_back_keeps_its_own_notification() {
+    with(&config(), FakeConfig::default(), |rig| {
+        let (conn, _receive) = rig.connection();
+        rig.send(conn, b"first", 1);
+        rig.send_until(conn, b"late", 2, rig.in_ms(5));
+        rig.send(conn, b"last", 3);
+        let chain = rig.submitted(op::SEND_ZC);
+        rig.complete(&chain[0], 5, 0);
+        rig.turn();
+        assert!(rig.streams.poll().is_none());
+        assert_eq!(rig.cancelled_after(6), [chain[1].user_data]);
+        rig.complete(&chain[1], ECANCELED, 0);
+        rig.complete(&chain[2], ECANCELED, cqe::MORE);
+        rig.not_sent(2, Undone::TimedOut);
+        rig.streams.cancel_send(conn, 3).unwrap();
+        rig.nothing();
+        rig.complete(&chain[2], 0, cqe::NOTIF);
+        let events = rig.events();
+        assert!(
+            matches!(
+                events.as_slice(),
+                [
+                    StreamEvent::Sent { context: 1, .. },
+                    StreamEvent::NotSent { context: 3, why: Undone::Cancelled, .. }
+                ]
+            ),
+            "{events:?}"
+        );
+    });
 }

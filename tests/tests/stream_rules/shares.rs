@@ -1,7 +1,9 @@
 //! Who gets how many of the buffers that writes copy into, where other ends take nothing.
 
 use spinwire_dataplane::error::{Misuse, PostError, Retry};
+use spinwire_dataplane::poll::Poll;
 use spinwire_dataplane::stream::{ConnId, StreamConfig, StreamEvent};
+use spinwire_dataplane::time::Instant;
 use spinwire_layouts::uring::{Sqe, op};
 use spinwire_tests::fake_kernel::FakeConfig;
 
@@ -140,5 +142,22 @@ fn frames_of_a_port_have_buffers_of_their_own() {
         assert!(taken || !asked, "what cannot be sent is not made");
         assert!(!rig.streams.write_control(conns[1], || None), "there may be none");
         rig.audit();
+    });
+}
+
+/// Nobody who rests until the service has something to do sleeps past the time for which buffers are kept.
+#[test]
+fn who_waits_behind_what_is_kept_for_another_is_looked_at_when_that_is_over() {
+    with(&fair(), FakeConfig::default(), |rig| {
+        rig.stuck();
+        let [(some, _), (many, _), (other, _)] = [(); 3].map(|()| rig.connection());
+        assert_eq!(rig.write(some, 4), Ok(()));
+        assert_eq!(rig.streams.poll_at(), None);
+        let since = rig.now.get();
+        assert_eq!(rig.write(many, 8), REFUSED);
+        assert_eq!(rig.write(other, 2), REFUSED);
+        assert_eq!(rig.streams.poll_at(), Some(Instant::from_nanos(since + 10_000_000)));
+        rig.turn_after(10);
+        assert_eq!(rig.streams.poll_at(), None, "it is over");
     });
 }

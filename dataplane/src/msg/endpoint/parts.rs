@@ -158,6 +158,10 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// `None` where the completion is of no such message, does not hold its loan any more, or they were taken. Until they are taken they
     /// count among the [`FURTHER_MAX`](super::FURTHER_MAX) that may be posted.
     pub fn take_parts(&self, completion: &mut Completion<'m>) -> Option<Parts<'m>> {
+        // What the provider has it keeps, whatever somebody's completion is called: those of two endpoints may have the same id.
+        if self.is_posted(completion.id) {
+            return None;
+        }
         let meant = |key: &Key| {
             self.further.0.with(*key, |further| further.id == completion.id).unwrap_or(false)
         };

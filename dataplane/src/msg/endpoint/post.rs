@@ -126,6 +126,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         if let Some(row) = self.row(key) {
             row.context.set(context);
             row.sge.set(Some(posted.whole()));
+            row.reported.set(0);
         }
         let inserted = self.posted.0.insert(posted);
         debug_assert_eq!(inserted.ok(), Some(key), "next_key said so");

@@ -344,7 +344,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             let fresh = now.saturating_add(self.config.greeting_timeout);
             let deadline = link.deadline.get().unwrap_or(fresh);
             link.deadline.set(Some(deadline));
-            if deadline <= now {
+            if deadline <= now && self.streams.has_caught_up() {
                 self.expire(link);
             }
         }
@@ -357,7 +357,8 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             link.starved.set(None);
             return false;
         };
-        if since.saturating_add(self.config.credit_timeout) > self.now.get() {
+        let limit = since.saturating_add(self.config.credit_timeout);
+        if limit > self.now.get() || !self.streams.has_caught_up() {
             return true;
         }
         self.count(|c| c.expired = c.expired.wrapping_add(1));
