@@ -191,7 +191,7 @@ impl<'a> Seat<'a> {
                     CallError::Refused => OpenError::Refused { at: uri.to_string() },
                     CallError::Post(e) => e.into(),
                 })?;
-                wait.until(peer, || port.reach(peer))
+                wait.until((peer, None), || port.reach(peer))
             }
             (Floor::Udp(_, _, routes), Place::Socket(address), _) => {
                 self.route(routes, name, address)?;
