@@ -17,9 +17,11 @@ use std::panic::catch_unwind;
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
+use spinwire_dataplane::provider::rdma::Request;
 use spinwire_dataplane::provider::rdma::piece::{self, Content, Grant};
 use spinwire_dataplane::provider::tcp::frame::{Envelope, FrameFault, Greeting, Limits};
-use spinwire_dataplane::provider::{EndpointType, Event, Status};
+use spinwire_dataplane::provider::{EndpointType, Event, Provider, Status};
+use spinwire_dataplane::time::{Instant, Nanos};
 use spinwire_layouts::shm::EndpointKind;
 use spinwire_tests::conformance::{Node, Rdma, RdmaDgram, Sizes, World, run};
 use spinwire_tests::rng::{Rng, pattern};
@@ -289,6 +291,62 @@ fn a_broken_completion_queue_ends_every_connection() {
         let is_end = |e: &Event| matches!(e, Event::PeerGone(_));
         world.until("they hear it", &[&a, &b], || b.events().iter().any(is_end));
         world.until("they hear it", &[&a, &c], || c.events().iter().any(is_end));
+    });
+}
+
+/// The time that the other end has begins when it is waited for, however long ago the last turn was.
+#[test]
+fn time_begins_with_the_wait() {
+    run::<Rig>(EndpointType::Msg, Sizes::default(), |world| {
+        let (a, b) = (world.node("a"), world.node("b"));
+        let mut now = Instant::from_nanos(1);
+        // One has turned before, the other has not.
+        a.turn(now);
+        now = now.saturating_add(Nanos::from_millis(60_000));
+        let _to_b = a.connect(b.name()).unwrap();
+        let mut told = [None; 2];
+        for _ in 0..2_000 {
+            for (node, told) in [&a, &b].into_iter().zip(&mut told) {
+                node.turn(now);
+                now = now.saturating_add(Nanos::from_micros(1));
+                *told = told.or_else(|| node.poll_event());
+            }
+        }
+        assert!(matches!(told, [Some(Event::Connected(_)), Some(Event::Connected(_))]), "{told:?}");
+        let counters = [&a, &b].map(|node| node.provider().rdma().counters());
+        assert_eq!(counters.map(|counters| counters.expired), [0; 2]);
+    });
+}
+
+/// A queue pair that the host has and has not destroyed may go on with what was posted by it when the endpoint goes: that memory is
+/// nobody's any more.
+#[test]
+fn what_the_host_has_not_destroyed_keeps_its_buffers() {
+    run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+        let (a, b, to_b, _) = world.pair();
+        let mut up = false;
+        world.until("it is up", &[&a, &b], || {
+            up = up || a.inject(SendTo::peer(to_b), b"up").is_ok();
+            up
+        });
+        let free = world.pool().free_count();
+        a.send(SendTo::peer(to_b), &[7; 2000], 1).unwrap();
+        assert_eq!(world.pool().free_count(), free - 1);
+        let port = a.provider().rdma();
+        port.ring_doorbell();
+        world.ground().network().break_cqs(2);
+        let mut kept = None;
+        for _ in 0..1_000 {
+            port.poll_cq(world.now(), &mut heapless::Vec::<_, 64>::new());
+            if let Some(Request::Close { pair, .. }) = port.next_request() {
+                kept = Some(pair);
+                break;
+            }
+        }
+        assert!(kept.is_some() && port.lingers());
+        drop(a);
+        assert_eq!(world.pool().free_count(), free - 1, "the device may still read it");
+        drop(kept);
     });
 }
 

@@ -20,6 +20,7 @@ mod post;
 
 use core::cell::Cell;
 use core::fmt;
+use core::mem::ManuallyDrop;
 
 use heapless::VecView;
 
@@ -74,8 +75,17 @@ struct Row {
     readers: Cell<u32>,
 }
 
-/// What the provider holds. It goes back to the pools with the endpoint.
+/// What the provider holds. It goes back to the pools with the endpoint, unless something uses it even then.
 struct Held<'m, T>(Slab<'m, T>);
+
+impl<T> Held<'_, T> {
+    /// Never gives back what it has.
+    fn forget(&self) {
+        for key in self.0.keys() {
+            let _kept = self.0.remove(key).map(ManuallyDrop::new);
+        }
+    }
+}
 
 impl<T> Drop for Held<'_, T> {
     fn drop(&mut self) {
@@ -89,6 +99,8 @@ impl<T> Drop for Held<'_, T> {
 pub struct Endpoint<'m, P> {
     /// Dropped before the loans that it was posted: until then they are its own.
     provider: P,
+    /// Whether something may use them even afterwards.
+    lingers: fn(&P) -> bool,
     posted: Held<'m, Posted<'m>>,
     rows: &'m [Row],
     /// Completions of the last harvest; out of the cell only while the provider fills it.
@@ -105,6 +117,15 @@ pub struct Endpoint<'m, P> {
     /// Where parcels are given up.
     desk: Desk<'m>,
     totals: Tally,
+}
+
+impl<P> Drop for Endpoint<'_, P> {
+    fn drop(&mut self) {
+        if (self.lingers)(&self.provider) {
+            self.posted.forget();
+            self.further.forget();
+        }
+    }
 }
 
 impl<P: fmt::Debug> fmt::Debug for Endpoint<'_, P> {
@@ -131,6 +152,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             bump.value(heapless::Vec::<Cqe, BATCH_MAX>::new())?.as_mut_view();
         Ok(Self {
             provider,
+            lingers: P::lingers,
             posted: Held(Slab::place(bump, contexts)?),
             rows: bump.slice_with(usize::try_from(contexts).unwrap_or(usize::MAX), |_| Row {
                 context: Cell::new(0),

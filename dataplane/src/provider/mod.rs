@@ -367,6 +367,12 @@ pub trait Provider: KeepsPosted {
     /// their lanes.
     fn peek(&self, from: Source, select: Select) -> Option<Waiting>;
 
+    /// Whether something that this provider has handed posted memory on to may go on with it when the provider is dropped now. Then whoever
+    /// has lent that memory must never give it back. Asked just before the drop.
+    fn lingers(&self) -> bool {
+        false
+    }
+
     /// When this provider wants to be polled even if nothing happens.
     fn poll_at(&self) -> Option<Instant> {
         None

@@ -480,6 +480,10 @@ impl<P: Provider> Provider for Trace<'_, P> {
         self.inner.peek(from, select)
     }
 
+    fn lingers(&self) -> bool {
+        self.inner.lingers()
+    }
+
     fn poll_at(&self) -> Option<Instant> {
         self.inner.poll_at()
     }

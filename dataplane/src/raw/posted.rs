@@ -33,7 +33,8 @@ use crate::verbs::{CompletionQueue, QueuePair};
 ///    it ended, and never of one that goes on. The same id is posted again afterwards, and has a new range.
 /// 3. Of a range that stays posted (`Buffer::StillPosted`), bytes that were reported are written no more.
 /// 4. Exposed memory is used until it was withdrawn, and no more when [`withdraw`](crate::provider::Provider::withdraw) says yes.
-/// 5. What was dropped uses no range any more, and neither does what it had handed them on to.
+/// 5. What was dropped uses no range any more, and neither does what it had handed them on to; but where
+///    [`lingers`](crate::provider::Provider::lingers) said yes just before, that may go on for ever.
 /// 6. It is of one endpoint, since ids are those of one endpoint. A reference to a provider is none, therefore: two endpoints could
 ///    have it, and take each other's completions.
 pub unsafe trait KeepsPosted {}
@@ -55,7 +56,7 @@ unsafe impl<E: Enter> KeepsPosted for UdpPort<'_, E> {}
 
 // SAFETY: as of `ShmPort`, but for ranges inside of its `Loans`, which it names to a queue pair. Those it takes back when the request has completed
 // (a completion ends what the list of that queue has it for, and that only once), or when it was promised that the queue pair is no more; what it
-// has of queue pairs goes with it. That devices keep to the same is promised with the `Loans`. Exposed memory it hands to a `Registrar`, and takes back
+// has of queue pairs goes with it, and of those that its host has it says that they linger. That devices keep to the same is promised with the `Loans`. Exposed memory it hands to a `Registrar`, and takes back
 // from it when that is withdrawn, or the port goes.
 unsafe impl<Q: QueuePair, C: CompletionQueue, X: Registrar> KeepsPosted for RdmaPort<'_, Q, C, X> {}
 

@@ -121,18 +121,28 @@ impl<'m> Region<'m> {
     }
 }
 
-/// Says that a queue pair is no more, so that its device touches no memory by it.
-#[derive(Clone, Copy, Debug)]
-pub struct Destroyed(());
+/// Says that a queue pair is no more, so that its device touches no memory by it. Of that one, and once: it is neither copied nor kept by whoever
+/// believes it.
+#[derive(Debug)]
+pub struct Destroyed {
+    qp_num: u32,
+}
 
 impl Destroyed {
-    /// The queue pair that this is said of is no more.
+    /// The queue pair of that number is no more.
     ///
     /// # Safety
-    /// It was destroyed, or reset (`IBV_QPS_RESET`): its device neither reads nor writes any memory that a request of it had named.
+    /// It was destroyed, or reset (`IBV_QPS_RESET`): its device neither reads nor writes any memory that a request of it had named. That was not
+    /// said of it before.
     #[must_use]
-    pub const unsafe fn promise() -> Self {
-        Self(())
+    pub const unsafe fn promise(qp_num: u32) -> Self {
+        Self { qp_num }
+    }
+
+    /// The number that it had.
+    #[must_use]
+    pub const fn qp_num(&self) -> u32 {
+        self.qp_num
     }
 }
 

@@ -134,6 +134,9 @@ impl Provider for AnyPort<'_> {
     fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
         of!(self, port => port.peek(from, select))
     }
+    fn lingers(&self) -> bool {
+        of!(self, port => port.lingers())
+    }
     fn poll_at(&self) -> Option<Instant> {
         of!(self, port => port.poll_at())
     }

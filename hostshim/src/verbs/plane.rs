@@ -326,7 +326,8 @@ impl VerbsPlane {
         // The other end hears of it now.
         self.rows.borrow_mut().retain(|row| row.of_port != of_port);
         if let Ok(proof) = destroyed {
-            port.destroyed(of_port, proof);
+            let believed = port.destroyed(of_port, proof);
+            debug_assert!(believed.is_ok(), "it is the pair that the port has handed out");
         }
     }
 

@@ -65,7 +65,7 @@ pub extern "C" fn probe_rdma_ends(
 ) -> RdmaCounters {
     port.not_connected(link, why);
     port.lost(link);
-    port.destroyed(link, proof);
+    let _refused = port.destroyed(link, proof);
     port.counters()
 }
 

@@ -302,10 +302,14 @@ impl<'m, N: Network<'m>> RdmaGround<'m, N> {
                     None => station.port.not_connected(link, Unreachable::Refused),
                 },
                 Request::Close { link, pair } => {
+                    let number = pair.qp_num();
+                    // SAFETY: there is no queue pair of the first number asked for, and that of the second was destroyed just before.
+                    let proof = |number| unsafe { Destroyed::promise(number) };
+                    let refused = station.port.destroyed(link, proof(!number));
+                    assert!(refused.is_err(), "a proof of another pair gives nothing back");
                     drop(pair);
                     station.ends.borrow_mut().retain(|end| end.link != link);
-                    // SAFETY: it was destroyed just now.
-                    station.port.destroyed(link, unsafe { Destroyed::promise() });
+                    station.port.destroyed(link, proof(number)).expect("it is that pair");
                 }
             }
         }
@@ -461,6 +465,9 @@ impl<'m, N: Network<'m>> Provider for HostedPort<'m, N> {
     }
     fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
         self.rdma().peek(from, select)
+    }
+    fn lingers(&self) -> bool {
+        self.rdma().lingers()
     }
     fn poll_at(&self) -> Option<Instant> {
         self.rdma().poll_at()

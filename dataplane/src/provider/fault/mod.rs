@@ -507,6 +507,10 @@ impl<P: Provider> Provider for Fault<'_, P> {
     }
 
     /// While something is held it has to be polled on.
+    fn lingers(&self) -> bool {
+        self.inner.lingers()
+    }
+
     fn poll_at(&self) -> Option<Instant> {
         if self.held.is_empty() { self.inner.poll_at() } else { Some(self.now.get()) }
     }

@@ -240,12 +240,16 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
     }
 
     /// The queue pair of a [`Request::Close`] is no more. Buffers that were under way by it come back.
-    pub fn destroyed(&self, link: LinkId, _proof: Destroyed) {
+    ///
+    /// # Errors
+    /// The proof, where it is of another queue pair than the one that was handed out for that connection: nothing has come back.
+    pub fn destroyed(&self, link: LinkId, proof: Destroyed) -> Result<(), Destroyed> {
         let LinkId { at, life } = link;
-        let Some(link) = self.link(at).filter(|link| link.life.get() == life) else { return };
-        if !link.is_with_host.replace(false) {
-            return;
-        }
+        let there = self.link(at).filter(|link| {
+            link.life.get() == life && link.is_with_host.get() && link.is_of(proof.qp_num())
+        });
+        let Some(link) = there else { return Err(proof) };
+        link.is_with_host.set(false);
         while let Some(sent) = link.pop_sent() {
             self.over_with(sent, Some(WcStatus::FLUSHED));
         }
@@ -254,6 +258,7 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
             self.close(at, link);
         }
         self.unsettled.set(true);
+        Ok(())
     }
 
     /// Whether no connection is there, not even one that ends: then the port can be dropped and nobody misses anything.

@@ -133,7 +133,8 @@ pub(super) struct Link<'m, Q> {
     pub(super) peer: Cell<Option<Addr>>,
     pub(super) greeting: Cell<Option<Greeting>>,
     pub(super) doubted: Cell<bool>,
-    pub(super) deadline: Cell<Instant>,
+    /// Until when it is awaited; `None` until the next look at the clock.
+    pub(super) deadline: Cell<Option<Instant>>,
     /// Why nothing more goes or comes.
     pub(super) failed: Cell<Option<Fatal>>,
     /// In the list of those with something to read, and in that of those with something to publish.
@@ -190,7 +191,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
             peer: Cell::new(None),
             greeting: Cell::new(None),
             doubted: Cell::new(false),
-            deadline: Cell::new(Instant::ORIGIN),
+            deadline: Cell::new(None),
             failed: Cell::new(None),
             is_ready: Cell::new(false),
             is_dirty: Cell::new(false),
@@ -440,6 +441,12 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
             over(sent, failure);
         }
         true
+    }
+
+    /// Whether the device may use memory of others for it.
+    pub(super) fn has_loans(&self) -> bool {
+        let mut all = (0..self.sends.len()).filter_map(|skip| self.sends.peek(skip));
+        all.any(|sent| matches!(sent.done, Done::Sender(_) | Done::Initiator(..)))
     }
 
     pub(super) fn pop_sent(&self) -> Option<Sent> {

@@ -63,9 +63,10 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         self.expect(link);
     }
 
-    /// The other end, or the host, has to do something within the time for it.
+    /// The other end, or the host, has to do something within the time for it. That begins with the next look at the clock: the last
+    /// may be long ago.
     pub(super) fn expect(&self, link: &Link<'m, Q>) {
-        link.deadline.set(self.now.get().saturating_add(self.config.greeting_timeout));
+        link.deadline.set(None);
         self.unsettled.set(true);
     }
 
@@ -338,7 +339,11 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             }
             if link.is_awaited() {
                 again = true;
-                if link.deadline.get() <= self.now.get() {
+                let now = self.now.get();
+                let fresh = now.saturating_add(self.config.greeting_timeout);
+                let deadline = link.deadline.get().unwrap_or(fresh);
+                link.deadline.set(Some(deadline));
+                if deadline <= now {
                     self.expire(at, link);
                 }
             }

@@ -356,9 +356,14 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
         self.peek_all(from, select)
     }
 
+    fn lingers(&self) -> bool {
+        self.all_links().any(|(_, link)| link.is_with_host.get() && link.has_loans())
+    }
+
     fn poll_at(&self) -> Option<Instant> {
         let awaited = self.all_links().filter(|(_, link)| link.is_awaited());
-        awaited.map(|(_, link)| link.deadline.get()).min()
+        // One that is not set yet is set by the next poll: at once.
+        awaited.map(|(_, link)| link.deadline.get().unwrap_or(Instant::ORIGIN)).min()
     }
 }
 

@@ -73,7 +73,8 @@ pub(super) struct Link<'m> {
     /// Held: the end of the connection that its peer has already was asked for a sign of life.
     pub(super) doubted: Cell<bool>,
     /// When it is given up, where it waits for the other end.
-    pub(super) deadline: Cell<Instant>,
+    /// Until when it is awaited; `None` until the next look at the clock.
+    pub(super) deadline: Cell<Option<Instant>>,
     /// A send was refused for want of credit: since when, and how often credit had come by then.
     pub(super) starved: Cell<Option<(Instant, u32)>>,
     backlog: Cell<Option<Loan<'m>>>,
@@ -91,7 +92,7 @@ impl<'m> Link<'m> {
             pending: Cell::new(None),
             arriving: Cell::new(None),
             doubted: Cell::new(false),
-            deadline: Cell::new(Instant::ORIGIN),
+            deadline: Cell::new(None),
             starved: Cell::new(None),
             backlog: Cell::new(None),
             from: Cell::new(0),

@@ -71,9 +71,9 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         let _there = self.streams.set_context(conn, u64::from(at).wrapping_add(1));
     }
 
-    /// The other end has to do something within the time for it.
+    /// The other end has to do something within the time for it. That begins with the next look at the clock: the last may be long ago.
     fn expect(&self, link: &Link<'m>) {
-        link.deadline.set(self.now.get().saturating_add(self.config.greeting_timeout));
+        link.deadline.set(None);
         self.unsettled.set(true);
     }
 
@@ -337,7 +337,14 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             if link.stage.get() == Stage::Held {
                 self.settle_held(at, link);
             }
-            if link.is_awaited() && link.deadline.get() <= self.now.get() {
+            if !link.is_awaited() {
+                continue;
+            }
+            let now = self.now.get();
+            let fresh = now.saturating_add(self.config.greeting_timeout);
+            let deadline = link.deadline.get().unwrap_or(fresh);
+            link.deadline.set(Some(deadline));
+            if deadline <= now {
                 self.expire(link);
             }
         }

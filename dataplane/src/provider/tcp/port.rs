@@ -472,7 +472,8 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
         let limit = self.config.credit_timeout;
         let starved = self.links.iter().filter_map(Link::starved_since);
         let starved = starved.map(|since| since.saturating_add(limit));
-        let own = awaited.map(|link| link.deadline.get()).chain(starved).min();
+        let own =
+            awaited.map(|link| link.deadline.get().unwrap_or(Instant::ORIGIN)).chain(starved).min();
         match (own, self.streams.poll_at()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (one, other) => one.or(other),

@@ -533,10 +533,11 @@ impl Pair {
     /// Destroys it, and says so where that was done.
     pub(crate) fn destroy(mut self) -> Result<Destroyed, Errno> {
         self.is_gone = true;
+        let number = self.number();
         // SAFETY: made by us; it is not destroyed again.
         answer(unsafe { sys::ibv_destroy_qp(self.raw.as_ptr()) })?;
         // SAFETY: it was.
-        Ok(unsafe { Destroyed::promise() })
+        Ok(unsafe { Destroyed::promise(number) })
     }
 
     pub(super) const fn parts(&self) -> (*mut sys::ibv_qp, PostSend, PostRecv) {
