@@ -47,6 +47,9 @@ const BATCHES: u32 = 8;
 /// Bytes in front of a message that has come.
 const LEAD_BYTES: usize = ROUTE_BYTES + DATAGRAM_HEADER_BYTES;
 
+/// The longest packet of any device, in bytes: `IBV_MTU_4096` (ibv_query_port(3)).
+const PACKET_BYTES_MAX: usize = 4096;
+
 /// How much a port for datagrams holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RdmaDatagramsConfig {
@@ -100,9 +103,10 @@ impl RdmaDatagramsConfig {
         self.receives.saturating_add(self.sends())
     }
 
-    /// Bytes of a slot.
+    /// Bytes of a slot: room for any packet, since a device may take one that is too long for its receive as the end of the queue pair.
     fn slot_bytes(&self) -> u32 {
-        let bytes = to_usize(widen(self.message_bytes_max)).saturating_add(LEAD_BYTES);
+        let own = to_usize(widen(self.message_bytes_max)).saturating_add(LEAD_BYTES);
+        let bytes = own.max(PACKET_BYTES_MAX.saturating_add(ROUTE_BYTES));
         short(bytes.checked_next_multiple_of(LINE_BYTES).unwrap_or(usize::MAX))
     }
 
@@ -420,6 +424,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
                 return;
             }
             let _it = self.arrived.pop();
+            // A device need not write all of the route: what it leaves out shall not be that of another sender.
+            self.slots.write(arrived.slot, 0, &[0; ROUTE_BYTES]);
             self.link.repost(0, arrived.slot, false, &self.slots);
         }
         self.link.publish_receives();
