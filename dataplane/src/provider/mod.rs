@@ -368,7 +368,7 @@ pub trait Provider: KeepsPosted {
     fn peek(&self, from: Source, select: Select) -> Option<Waiting>;
 
     /// Whether something that this provider has handed posted memory on to may go on with it when the provider is dropped now. Then whoever
-    /// has lent that memory must never give it back. Asked just before the drop.
+    /// has lent that memory must never give it back. Asked just before the drop: nothing is exposed any more afterwards, as far as that can be.
     fn lingers(&self) -> bool {
         false
     }

@@ -17,7 +17,7 @@ use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use std::rc::Rc;
 
-use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::Name;
 use spinwire_dataplane::provider::EndpointType;
 use spinwire_dataplane::provider::rdma::{
@@ -41,6 +41,9 @@ pub type VerbsPort<'p> = RdmaPort<'p, Box<Pair>, &'p CompletionQueue, Grants>;
 
 /// Calls of `attend` for each look where nothing begins or ends.
 pub(super) const LOOKS: u32 = 1024;
+
+/// Events of connections that a call of `attend` hears, at most.
+const EVENTS: u32 = 8;
 
 /// What such a plane shall be like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,6 +153,7 @@ pub struct VerbsPlane {
     config: VerbsPlaneConfig,
     arena: Arena,
     idle: Cell<u32>,
+    has_port: Cell<bool>,
 }
 
 /// The address that librdmacm knows a port by, and which entry of the port's table it is.
@@ -178,6 +182,7 @@ impl VerbsPlane {
         config: &VerbsPlaneConfig,
     ) -> Result<Self, VerbsPlaneError> {
         let device = Device::open(device)?;
+        device.events_without_waiting()?;
         let (address, gid_index) = address_of(&device, config)?;
         let domain = ProtectionDomain::new(&device)?;
         let cq = CompletionQueue::new(&device, config.port.completions())?;
@@ -191,7 +196,8 @@ impl VerbsPlane {
         let arena = domain.register_arena(bytes)?;
         let (rows, routes) = (RefCell::default(), RefCell::default());
         // Queue pairs are made between turns: none of them looks for the address again.
-        let config = VerbsPlaneConfig { gid_index: Some(gid_index), ..*config };
+        let mut config = VerbsPlaneConfig { gid_index: Some(gid_index), ..*config };
+        config.port.atomics &= domain.device().attributes()?.atomic_cap != 0;
         let idle = Cell::new(0);
         Ok(Self {
             rows,
@@ -205,6 +211,7 @@ impl VerbsPlane {
             config,
             arena,
             idle,
+            has_port: Cell::new(false),
         })
     }
 
@@ -238,20 +245,25 @@ impl VerbsPlane {
         self.arena.bump()
     }
 
-    /// The port, placed in `bump`.
+    /// The port, placed in `bump`. Once, since its slots and its completion queue are those of the plane.
     ///
     /// # Errors
-    /// [`VerbsPlaneError::Port`].
+    /// [`VerbsPlaneError::Port`]; [`VerbsPlaneError::Post`] with `Misuse` where there was one already.
     pub fn port<'p>(
         &'p self,
         bump: &Bump<'p>,
         who: (&Name, EndpointType),
     ) -> Result<VerbsPort<'p>, VerbsPlaneError> {
+        if self.has_port.get() {
+            return Err(PostError::from(Misuse::Unsupported).into());
+        }
         let key = self.slots.local_key();
         let (lines, address) = (self.slots.lines(), self.slots.address());
         let memory = Memory { lines, address, key, loans: Some(self.arena.loans()) };
         let below = (&*self.cq, Grants::new(self.domain.raw()));
-        Ok(RdmaPort::place_with(bump, who, &self.config.port, below, memory)?)
+        let port = RdmaPort::place_with(bump, who, &self.config.port, below, memory)?;
+        self.has_port.set(true);
+        Ok(port)
     }
 
     /// Says where the endpoint of that name listens.
@@ -290,6 +302,10 @@ impl VerbsPlane {
                 Request::Close { link, pair } => self.close(port, link, *pair),
             }
         }
+        // Nobody says that a connection is not wanted any more: its time was up, or its peer was given up.
+        self.rows
+            .borrow_mut()
+            .retain(|row| matches!(row.stage, Stage::Handed) || port.wants(row.of_port));
         let is_quiet =
             !has_moved && self.rows.borrow().iter().all(|row| matches!(row.stage, Stage::Handed));
         let looks = self.idle.get().wrapping_add(1);
@@ -298,9 +314,15 @@ impl VerbsPlane {
             return Ok(());
         }
         self.idle.set(0);
-        while let Some(event) = self.channel.next_event()? {
+        while let Some(event) = self.device().next_event()? {
+            self.cq.note(event);
+        }
+        for _ in 0..EVENTS {
+            let Some(event) = self.channel.next_event()? else { return Ok(()) };
             self.hear(port, event);
         }
+        // There may be more: the next call looks again.
+        self.idle.set(LOOKS);
         Ok(())
     }
 

@@ -140,7 +140,12 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
                 self.fail(at, link, Fatal::PeerGone);
             }
             Ok(received) => {
-                if let Err(fault) = self.arrive((at, link), slot, received.bytes) {
+                // No port of this protocol sends an immediate of the device's; one that comes with a write has brought no piece at all.
+                let arrived = match received.immediate {
+                    Some(_) => Err(FrameFault::Immediate),
+                    None => self.arrive((at, link), slot, received.bytes),
+                };
+                if let Err(fault) = arrived {
                     self.cut(at, link, fault);
                 }
             }

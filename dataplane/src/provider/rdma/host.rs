@@ -15,7 +15,7 @@
 
 use core::fmt;
 
-use super::link::Stage;
+use super::link::{Link, Stage};
 use super::port::RdmaPort;
 use crate::error::{Misuse, PostError, Retry};
 use crate::id::Name;
@@ -167,6 +167,15 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
             self.fail(at, link, crate::error::Fatal::QueueError);
         }
         Ok(())
+    }
+
+    /// Whether a connection that was asked for is waited for still. What is made for one that is not can go.
+    #[must_use]
+    pub fn wants(&self, link: LinkId) -> bool {
+        let LinkId { at, life } = link;
+        let is_it =
+            |link: &Link<'_, Q>| link.life.get() == life && link.stage.get() == Stage::Asked;
+        self.link(at).is_some_and(is_it)
     }
 
     /// A connection that was asked for cannot be had.

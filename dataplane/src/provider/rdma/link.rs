@@ -282,7 +282,8 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     pub(super) fn part_for_good(&self, at: u32, slots: &Slots<'m, Q::Key>) {
         let header = piece::write(self.sequence_out.get(), Content::Goodbye, Grant::default());
         let may = self.stage.get() == Stage::Up && self.failed.get().is_none();
-        if may && self.control_credit.get() > 0 && !self.sends.is_full() {
+        let has_credit = self.control_credit.get() > 0 || self.credit.get() > 0;
+        if may && has_credit && !self.sends.is_full() {
             let slot = self.next_slot();
             slots.write(slot, 0, &header);
             let segments = [slots.segment(slot, short(header.len()))];

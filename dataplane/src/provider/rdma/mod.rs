@@ -90,7 +90,8 @@ pub struct RdmaConfig {
     pub send_depth: u32,
     /// Receives and unexpected messages.
     pub matching: MatchingConfig,
-    /// Longest message, in bytes: at most 2^24 - 1, and what three quarters of the slots of a connection hold.
+    /// Longest message, in bytes: at most 2^24 - 1, and what three quarters of the slots of a connection hold. To a peer with fewer or smaller
+    /// slots less goes, and a longer send is refused with `TooLong`.
     pub message_bytes_max: u32,
     /// Pieces of messages that may be under way to here on each connection: at least 8.
     pub slots: u32,
@@ -98,6 +99,8 @@ pub struct RdmaConfig {
     pub slot_bytes: u32,
     /// From this many bytes on a posted buffer of the arena of loans is sent from where it lies.
     pub uncopied_bytes_min: u32,
+    /// Whether the device has atomics: without, nobody is promised any.
+    pub atomics: bool,
     /// Names that may be connected to.
     pub routes_max: u32,
     /// Buffers that peers may be let into at once, where there is a [`Registrar`].
@@ -123,6 +126,7 @@ impl Default for RdmaConfig {
             slots: 32,
             slot_bytes: 8 << 10,
             uncopied_bytes_min: 4096,
+            atomics: true,
             routes_max: 4,
             exposed_max: 16,
             greeting_timeout: Nanos::from_millis(5000),
@@ -133,7 +137,7 @@ impl Default for RdmaConfig {
 impl RdmaConfig {
     /// What such a port says of itself. Memory that is to be sent from where it lies has to be registered.
     ///
-    /// One that is told of an arena of loans has [`Caps::RMA`] and [`Caps::ATOMIC`] besides, one with a [`Registrar`] [`Caps::EXPOSE`].
+    /// One that is told of an arena of loans has [`Caps::RMA`] besides, and [`Caps::ATOMIC`] where the device has atomics, one with a [`Registrar`] [`Caps::EXPOSE`].
     #[must_use]
     pub const fn info(&self, endpoint_type: EndpointType) -> Info {
         let longest = to_usize(widen(self.message_bytes_max));

@@ -18,6 +18,9 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
     /// Stages a one-sided operation.
     pub(super) fn ask(&self, wr: &OneSidedWr) -> Result<(), PostError> {
         let loans = self.loans.ok_or(Misuse::Unsupported)?;
+        if wr.op.is_atomic() && !self.config.atomics {
+            return Err(Misuse::Unsupported.into());
+        }
         let row = self.peers.find(wr.to)?;
         if wr.local.length() > self.info.limits.message_bytes_max {
             return Err(Misuse::TooLong.into());

@@ -174,7 +174,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         content: Content,
     ) -> Result<(), PostError> {
         let is_goodbye = content == Content::Goodbye;
-        let kept = if is_goodbye { 0 } else { 1 };
+        // Nor is it where receives for control are given back: else two ends with one left each would wait for each other.
+        let kept = if is_goodbye || link.due.get().1 > 0 { 0 } else { 1 };
         let header = piece::write(link.sequence_out.get(), content, grant(link));
         self.say_bytes((at, link), &header, (kept, is_goodbye))?;
         self.spend(link);
@@ -190,7 +191,9 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         if let Some(fatal) = link.failed.get() {
             return Err(fatal.into());
         }
-        if link.control_credit.get() <= kept || link.sends.is_full() {
+        // Behind a goodbye nothing comes, so that it may take a receive for messages.
+        let may = link.control_credit.get() > kept || is_known && link.credit.get() > 0;
+        if !may || link.sends.is_full() {
             return Err(Retry::NoCredit.into());
         }
         let slot = link.next_slot();

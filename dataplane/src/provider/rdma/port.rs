@@ -164,7 +164,10 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     const fn info_of(config: &RdmaConfig, endpoint_type: EndpointType, has_loans: bool) -> Info {
         let mut info = config.info(endpoint_type);
         if has_loans {
-            info.caps = info.caps.with(Caps::RMA).with(Caps::ATOMIC);
+            info.caps = info.caps.with(Caps::RMA);
+            if config.atomics {
+                info.caps = info.caps.with(Caps::ATOMIC);
+            }
         }
         if X::EXPOSES {
             info.caps = info.caps.with(Caps::EXPOSE);
@@ -357,7 +360,14 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
     }
 
     fn lingers(&self) -> bool {
-        self.all_links().any(|(_, link)| link.is_with_host.get() && link.has_loans())
+        let mut is_exposed = false;
+        for place in self.exposed {
+            match place.get() {
+                Some((_, key)) if !self.registrar.unregister(key) => is_exposed = true,
+                Some(_) | None => place.set(None),
+            }
+        }
+        is_exposed || self.all_links().any(|(_, link)| link.is_with_host.get() && link.has_loans())
     }
 
     fn poll_at(&self) -> Option<Instant> {

@@ -108,9 +108,13 @@ unsafe impl Registrar for Grants {
     fn unregister(&self, key: u32) -> bool {
         let mut given = self.given.borrow_mut();
         let Some(at) = given.iter().position(|(known, _)| *known == key) else { return false };
-        let (_, raw) = given.swap_remove(at);
-        // SAFETY: registered by us, and ended once.
-        unsafe { sys::ibv_dereg_mr(raw.as_ptr()) == 0 }
+        let Some((_, raw)) = given.get(at) else { return false };
+        // SAFETY: registered by us, and ended once: it is forgotten as soon as that was done.
+        let is_gone = unsafe { sys::ibv_dereg_mr(raw.as_ptr()) == 0 };
+        if is_gone {
+            given.swap_remove(at);
+        }
+        is_gone
     }
 }
 
