@@ -294,6 +294,19 @@ fn a_broken_completion_queue_ends_every_connection() {
     });
 }
 
+/// No port of this protocol has the device send an immediate: a completion with one stands for no piece.
+#[test]
+fn an_immediate_of_a_device_is_nonsense() {
+    run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+        let b = world.node("b");
+        let stranger = world.ground().call(world.bump(), "b");
+        stranger.send_with_immediate(&hello("s"));
+        world.turns(10, &[&b]);
+        assert_eq!(b.provider().rdma().last_fault(), Some(FrameFault::Immediate));
+        assert!(stranger.is_cut_off());
+    });
+}
+
 /// The time that the other end has begins when it is waited for, however long ago the last turn was.
 #[test]
 fn time_begins_with_the_wait() {

@@ -196,9 +196,9 @@ impl VerbsPlane {
         let arena = domain.register_arena(bytes)?;
         let (rows, routes) = (RefCell::default(), RefCell::default());
         // Queue pairs are made between turns: none of them looks for the address again.
-        let (mut config, idle) =
-            (VerbsPlaneConfig { gid_index: Some(gid_index), ..*config }, Cell::new(0));
+        let mut config = VerbsPlaneConfig { gid_index: Some(gid_index), ..*config };
         config.port.atomics &= domain.device().attributes()?.atomic_cap != 0;
+        let idle = Cell::new(0);
         Ok(Self {
             rows,
             routes,

@@ -27,13 +27,22 @@ const STRANGER_KEY: u32 = 9;
 impl Stranger<'_> {
     /// Sends bytes, whatever they are.
     pub fn send(&self, bytes: &[u8]) {
+        self.post(bytes, Verb::Send);
+    }
+
+    /// The same, with an immediate of the device's.
+    pub fn send_with_immediate(&self, bytes: &[u8]) {
+        self.post(bytes, Verb::SendImm(7));
+    }
+
+    fn post(&self, bytes: &[u8], verb: Verb) {
         assert!(bytes.len() <= STRANGER_BYTES && line::copy_in(self.memory, 0, bytes));
         let address = u64::try_from(self.memory.as_ptr().expose_provenance()).unwrap();
         let length = u32::try_from(bytes.len()).unwrap();
         let segments = [Segment { address, length, key: STRANGER_KEY }];
         let segments = if bytes.is_empty() { &[][..] } else { &segments[..] };
         let number = self.sent.replace(self.sent.get() + 1);
-        let request = SendRequest::new(WrId::from_raw(number), Verb::Send, segments);
+        let request = SendRequest::new(WrId::from_raw(number), verb, segments);
         if self.pair.post_send(&request).is_ok() {
             self.pair.ring_doorbell();
         }

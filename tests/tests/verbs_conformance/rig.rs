@@ -249,7 +249,7 @@ impl<'m> Ground<'m> {
                     let proof = pair.destroy().unwrap();
                     station.parts.harvest();
                     station.parts.flights.borrow_mut().remove(&number);
-                    station.port.destroyed(link, proof);
+                    station.port.destroyed(link, proof).expect("it is of that link");
                 }
             }
         }
@@ -369,6 +369,9 @@ impl Provider for HostedPort<'_> {
     }
     fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
         self.rdma().peek(from, select)
+    }
+    fn lingers(&self) -> bool {
+        self.rdma().lingers()
     }
     fn poll_at(&self) -> Option<Instant> {
         self.rdma().poll_at()
