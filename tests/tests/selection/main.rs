@@ -14,7 +14,6 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
-    clippy::disallowed_types,
     clippy::large_stack_frames,
     clippy::print_stdout,
     reason = "a test stops at the first thing that is not as expected"
