@@ -299,7 +299,7 @@ fn a_folder_that_is_too_small_says_how_much_is_missing() {
         match mount {
             Some(Mount { point, .. }) => {
                 assert!(folder.path().starts_with(point), "{text}");
-                assert!(text.contains("remedy: mount -o remount,size=1073741"), "{text}");
+                assert!(text.contains("remedy: mount -o remount,size=10737"), "{text}");
             }
             None => assert!(text.contains("remedy: free some of it"), "{text}"),
         }
