@@ -72,7 +72,7 @@ struct Row {
     context: Cell<u64>,
     sge: Cell<Option<Sge>>,
     /// Bytes from the beginning of the buffer to the end of the last message that was reported in it, while it stays posted.
-    reported: Cell<usize>,
+    reported: Cell<u32>,
     /// Readers that look at a part of the buffer now.
     readers: Cell<u32>,
 }
@@ -326,7 +326,8 @@ impl<'m, P: Provider> Endpoint<'m, P> {
                 if self.posted.0.check(key).is_err() {
                     return Err(Unfinished::Stale);
                 }
-                row.reported.set(row.reported.get().max(offset.saturating_add(extent)));
+                let end = u32::try_from(offset.saturating_add(extent)).unwrap_or(u32::MAX);
+                row.reported.set(row.reported.get().max(end));
                 None
             }
             Buffer::Returned => {
@@ -395,7 +396,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         let row = self.row(key)?;
         let sge = row.sge.get()?;
         let extent = completion.extent();
-        if completion.offset.checked_add(extent)? > row.reported.get() {
+        if u32::try_from(completion.offset.checked_add(extent)?).ok()? > row.reported.get() {
             return None;
         }
         let _reader = Reader::new(&row.readers);
