@@ -28,6 +28,12 @@ pub struct CompletionQueue {
     shared: RefCell<Vec<(u32, u32)>>,
 }
 
+impl AsRef<Self> for CompletionQueue {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 /// What went wrong with a queue: counted each time, told once.
 #[derive(Debug, Default)]
 struct Trouble {

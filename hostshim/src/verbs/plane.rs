@@ -26,18 +26,19 @@ use spinwire_dataplane::provider::rdma::{
 use spinwire_dataplane::raw::place::Bump;
 
 use super::cm::{CmChannel, CmEvent, CmNews, Link, Listener};
-use super::completion::CompletionQueue;
 use super::device::Device;
 use super::error::VerbsError;
 use super::gid::GidKind;
-use super::pair::{Pair, PairConfig, PairKind};
+use super::pair::{PairConfig, PairKind};
+use super::queues::{Library, Queues, QueuesConfig};
 use super::region::{Access, Arena, ProtectionDomain, Region};
 use super::states::ConnectConfig;
 use crate::mem::PageReport;
 use crate::raw::verbs::Grants;
 
-/// A port over a device.
-pub type VerbsPort<'p> = RdmaPort<'p, Box<Pair>, &'p CompletionQueue, Grants>;
+/// A port over a device, on queues that `Q` makes.
+pub type VerbsPort<'p, Q = Library> =
+    RdmaPort<'p, <Q as Queues>::Pair, &'p <Q as Queues>::Completions, Grants>;
 
 /// Calls of `attend` for each look where nothing begins or ends.
 pub(super) const LOOKS: u32 = 1024;
@@ -74,6 +75,22 @@ impl Default for VerbsPlaneConfig {
             inline_bytes: 128,
             backlog: 16,
             arena_bytes: 4 << 20,
+        }
+    }
+}
+
+impl VerbsPlaneConfig {
+    /// What its queue pairs take.
+    const fn pair(&self, gid_index: u8) -> PairConfig {
+        let limits = self.port.pair();
+        PairConfig {
+            send_depth: limits.send_depth,
+            recv_depth: limits.recv_depth,
+            sge_max: limits.sge_max,
+            inline_bytes: self.inline_bytes,
+            port: self.device_port,
+            gid_index: Some(gid_index),
+            access: Access::REMOTE,
         }
     }
 }
@@ -115,20 +132,20 @@ from! { VerbsError => Verbs, PortOpenError => Port, PostError => Post }
 
 /// How far a connection is.
 #[derive(Debug)]
-enum Stage {
+enum Stage<P> {
     /// The address, then the way is looked for.
     Looking,
     /// The other end was asked.
-    Asked(Box<Pair>),
+    Asked(P),
     /// It is the port's.
     Handed,
 }
 
 /// A connection.
 #[derive(Debug)]
-struct Row {
+struct Row<P> {
     link: Link,
-    stage: Stage,
+    stage: Stage<P>,
     /// What the port calls it.
     of_port: rdma::LinkId,
     /// Where it leads, and how often the address is still asked for: only of those that this end begins.
@@ -141,13 +158,13 @@ const TRY_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a port over RDMA stands on. Belongs to the thread that opened it.
 #[derive(Debug)]
-pub struct VerbsPlane {
-    rows: RefCell<Vec<Row>>,
+pub struct VerbsPlane<Q: Queues = Library> {
+    rows: RefCell<Vec<Row<Q::Pair>>>,
     routes: RefCell<Vec<(Name, SocketAddr)>>,
     listener: Option<Listener>,
     channel: CmChannel,
     slots: Region,
-    cq: Rc<CompletionQueue>,
+    cq: Rc<Q::Completions>,
     domain: ProtectionDomain,
     address: IpAddr,
     config: VerbsPlaneConfig,
@@ -181,11 +198,28 @@ impl VerbsPlane {
         listen: Option<u16>,
         config: &VerbsPlaneConfig,
     ) -> Result<Self, VerbsPlaneError> {
+        Self::open_with(device, listen, config)
+    }
+}
+
+impl<Q: Queues> VerbsPlane<Q> {
+    /// The same, on queues that `Q` makes.
+    ///
+    /// # Errors
+    /// As of [`VerbsPlane::open`], and what the device lacks for such queues.
+    pub fn open_with(
+        device: &str,
+        listen: Option<u16>,
+        config: &VerbsPlaneConfig,
+    ) -> Result<Self, VerbsPlaneError> {
         let device = Device::open(device)?;
+        Q::suits(&device)?;
         device.events_without_waiting()?;
         let (address, gid_index) = address_of(&device, config)?;
         let domain = ProtectionDomain::new(&device)?;
-        let cq = CompletionQueue::new(&device, config.port.completions())?;
+        let pairs = config.port.links;
+        let queues = QueuesConfig { pairs, kind: PairKind::Rc, pair: config.pair(gid_index) };
+        let cq = Q::completions(&domain, &queues)?;
         let bytes = usize::try_from(config.port.memory_bytes()).unwrap_or(usize::MAX);
         let slots = domain.register(bytes, Access::LOCAL)?;
         let channel = CmChannel::open()?;
@@ -253,7 +287,7 @@ impl VerbsPlane {
         &'p self,
         bump: &Bump<'p>,
         who: (&Name, EndpointType),
-    ) -> Result<VerbsPort<'p>, VerbsPlaneError> {
+    ) -> Result<VerbsPort<'p, Q>, VerbsPlaneError> {
         if self.has_port.get() {
             return Err(PostError::from(Misuse::Unsupported).into());
         }
@@ -272,7 +306,7 @@ impl VerbsPlane {
     /// [`VerbsPlaneError::Post`] where the port's table of routes is full.
     pub fn introduce(
         &self,
-        port: &VerbsPort<'_>,
+        port: &VerbsPort<'_, Q>,
         name: &Name,
         at: SocketAddr,
     ) -> Result<(), VerbsPlaneError> {
@@ -293,13 +327,13 @@ impl VerbsPlane {
     ///
     /// # Errors
     /// What the library says of the channel itself; what a single connection comes to, the port is told.
-    pub fn attend(&self, port: &VerbsPort<'_>) -> Result<(), VerbsPlaneError> {
+    pub fn attend(&self, port: &VerbsPort<'_, Q>) -> Result<(), VerbsPlaneError> {
         let mut has_moved = false;
         while let Some(request) = port.next_request() {
             has_moved = true;
             match request {
                 Request::Connect { link, to } => self.begin(port, link, &to),
-                Request::Close { link, pair } => self.close(port, link, *pair),
+                Request::Close { link, pair } => self.close(port, link, pair),
             }
         }
         // Nobody says that a connection is not wanted any more: its time was up, or its peer was given up.
@@ -315,7 +349,7 @@ impl VerbsPlane {
         }
         self.idle.set(0);
         while let Some(event) = self.device().next_event()? {
-            self.cq.note(event);
+            (*self.cq).as_ref().note(event);
         }
         for _ in 0..EVENTS {
             let Some(event) = self.channel.next_event()? else { return Ok(()) };
@@ -327,7 +361,7 @@ impl VerbsPlane {
     }
 
     /// Looks for the way to a peer.
-    fn begin(&self, port: &VerbsPort<'_>, of_port: rdma::LinkId, to: &Name) {
+    fn begin(&self, port: &VerbsPort<'_, Q>, of_port: rdma::LinkId, to: &Name) {
         let at = self.routes.borrow().iter().find(|(name, _)| name == to).map(|(_, at)| *at);
         let link = at.and_then(|at| {
             let link = self.channel.resolve(Some(self.address), at, TRY_LIMIT).ok()?;
@@ -343,8 +377,8 @@ impl VerbsPlane {
     }
 
     /// Destroys a queue pair. One that cannot be destroyed keeps its slots for good.
-    fn close(&self, port: &VerbsPort<'_>, of_port: rdma::LinkId, pair: Pair) {
-        let destroyed = pair.destroy();
+    fn close(&self, port: &VerbsPort<'_, Q>, of_port: rdma::LinkId, pair: Q::Pair) {
+        let destroyed = Q::destroy(pair);
         // The other end hears of it now.
         self.rows.borrow_mut().retain(|row| row.of_port != of_port);
         if let Ok(proof) = destroyed {
@@ -353,21 +387,13 @@ impl VerbsPlane {
         }
     }
 
-    fn pair(&self) -> Result<Box<Pair>, VerbsError> {
-        let limits = self.config.port.pair();
-        let config = PairConfig {
-            send_depth: limits.send_depth,
-            recv_depth: limits.recv_depth,
-            sge_max: limits.sge_max,
-            inline_bytes: self.config.inline_bytes,
-            port: self.config.device_port,
-            gid_index: self.config.gid_index,
-            access: Access::REMOTE,
-        };
-        Pair::new(&self.domain, PairKind::Rc, (&self.cq, &self.cq), &config).map(Box::new)
+    fn pair(&self) -> Result<Q::Pair, VerbsError> {
+        // The address was looked for when it was opened.
+        let index = self.config.gid_index.unwrap_or_default();
+        Q::pair(&self.domain, PairKind::Rc, &self.cq, &self.config.pair(index))
     }
 
-    fn hear(&self, port: &VerbsPort<'_>, event: CmEvent) {
+    fn hear(&self, port: &VerbsPort<'_, Q>, event: CmEvent) {
         if let Some(link) = event.link {
             self.answer(port, link);
             return;
@@ -384,10 +410,10 @@ impl VerbsPlane {
     /// What a connection that has that news becomes; or it is none.
     fn step(
         &self,
-        port: &VerbsPort<'_>,
-        mut row: Row,
+        port: &VerbsPort<'_, Q>,
+        mut row: Row<Q::Pair>,
         news: CmNews,
-    ) -> Result<Row, (rdma::LinkId, Unreachable)> {
+    ) -> Result<Row<Q::Pair>, (rdma::LinkId, Unreachable)> {
         let of_port = row.of_port;
         let gone = |_why: VerbsError| (of_port, Unreachable::Gone);
         row.stage = match (row.stage, news) {
@@ -397,7 +423,7 @@ impl VerbsPlane {
             }
             (Stage::Looking, CmNews::RouteResolved) => {
                 let pair = self.pair().map_err(gone)?;
-                row.link.connect(&pair, &self.config.connect, &[]).map_err(gone)?;
+                row.link.connect(pair.as_ref(), &self.config.connect, &[]).map_err(gone)?;
                 Stage::Asked(pair)
             }
             (Stage::Looking, CmNews::Failed(libc::ETIMEDOUT)) => {
@@ -409,7 +435,7 @@ impl VerbsPlane {
                 Stage::Looking
             }
             (Stage::Asked(pair), CmNews::Answered) => {
-                row.link.establish(&pair, &self.config.connect).map_err(gone)?;
+                row.link.establish(pair.as_ref(), &self.config.connect).map_err(gone)?;
                 // Where it is not wanted any more, it is dropped with its link.
                 port.connected(of_port, pair).map_err(|_back| (of_port, Unreachable::Gone))?;
                 Stage::Handed
@@ -428,12 +454,12 @@ impl VerbsPlane {
     }
 
     /// Somebody calls. The port's receives are posted before the caller may send.
-    fn answer(&self, port: &VerbsPort<'_>, link: Link) {
+    fn answer(&self, port: &VerbsPort<'_, Q>, link: Link) {
         let how = &self.config.connect;
-        let made = self.pair().and_then(|pair| link.prepare(&pair, how).map(|()| pair));
+        let made = self.pair().and_then(|pair| link.prepare(pair.as_ref(), how).map(|()| pair));
         let Ok(pair) = made else { return };
         // The pair is the port's once it has accepted it, so it goes through its states before. Nobody sends yet.
-        let Ok(params) = link.ready(&pair, how, &[]) else { return };
+        let Ok(params) = link.ready(pair.as_ref(), how, &[]) else { return };
         let Ok(of_port) = port.accept(pair) else { return };
         if link.welcome(&params).is_err() {
             port.lost(of_port);
