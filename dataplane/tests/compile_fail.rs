@@ -1,6 +1,6 @@
 //! Promises that the compiler keeps.
 //!
-//! Each file in `tests/ui` breaks one, and must not compile, for the stated reason. The `.stderr` files are what the pinned
+//! Each file in `ui` breaks one, and must not compile, for the stated reason. The `.stderr` files are what the pinned
 //! compiler says; after a wanted change run `cargo bless`.
 //!
 //! Who may cross threads is asked of the types themselves: the compiler's answer to a file would list their private
@@ -23,7 +23,7 @@ use spinwire_dataplane::wqe::{Qp, SharedRecvQueue};
 #[test]
 fn broken_promises_do_not_compile() {
     let cases = trybuild::TestCases::new();
-    cases.compile_fail("ui/*.rs");
+    cases.compile_fail("tests/ui/*.rs");
 }
 
 /// Asks whether `T` is `Send` or `Sync`: the inherent constant exists for such types only, and where it does, it goes before
