@@ -10,12 +10,14 @@
     clippy::arithmetic_side_effects,
     clippy::large_stack_frames,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::wildcard_enum_match_arm,
     reason = "a test stops at the first thing that is not as expected"
 )]
 
 mod descriptors;
 mod operations;
+mod soak;
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -31,7 +33,6 @@ use spinwire_dataplane::time::Nanos;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::socket::{self, SocketOptions};
 use spinwire_hostshim::uring::{Feature, FeatureSet, RingEntry, Uring, UringConfig};
-use spinwire_tests::rng::Rng;
 
 /// How long anything may take that nothing holds up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -628,82 +629,11 @@ fn rings_that_close_with_everything_under_way_leave_nothing_and_a_soak_neither()
         });
     }
     assert_eq!(open_files(), before, "closed rings have no descriptors");
-    soak(FeatureSet::EMPTY, before);
-    soak(no_table(), before);
+    soak::of_streams(FeatureSet::EMPTY, before);
+    soak::of_streams(no_table(), before);
 }
 
 /// Connections are descriptors of the process.
 const fn no_table() -> FeatureSet {
     FeatureSet::EMPTY.with(Feature::Files)
-}
-
-/// Clients that come, do something at random and go, for a second or so.
-fn soak(deny: FeatureSet, before: usize) {
-    let mut rng = Rng::new(23);
-    // Clients that stay open are not waited for long.
-    let linger_timeout = Nanos::from_millis(2);
-    play((&StreamConfig { conns: 9, linger_timeout, ..CONFIG }, deny), |world| {
-        let mut clients: Vec<(TcpStream, ConnId)> = Vec::new();
-        let begun = Instant::now();
-        let mut count = 0;
-        while begun.elapsed() < Duration::from_secs(1) && count < 3_000 {
-            if clients.len() < 8 && rng.chance(30) {
-                clients.push(world.client());
-                count += 1;
-            }
-            if clients.is_empty() {
-                continue;
-            }
-            let at = rng.index(clients.len());
-            let (client, conn) = &clients[at];
-            let conn = *conn;
-            match rng.below(8) {
-                0..=4 => {
-                    let data = bytes(rng.between(1, 20_000), count);
-                    let mut rest = &data[..];
-                    let mut came = Vec::new();
-                    world.until("the way there", |world| {
-                        if let Ok(sent) = (&mut &*client).write(rest) {
-                            rest = &rest[sent..];
-                        }
-                        came.extend(world.take_bytes(conn));
-                        came.len() == data.len()
-                    });
-                    assert!(came == data);
-                    world.write(conn, &data, 4000);
-                    let (client, _) = &clients[at];
-                    assert!(world.read(client, data.len()) == data);
-                }
-                5 => {
-                    world.streams.close(conn).unwrap();
-                    assert_eq!(world.closed(conn), CloseReason::Closed);
-                    clients.swap_remove(at);
-                }
-                6 => {
-                    drop(clients.swap_remove(at));
-                    world.event("its end", |event| {
-                        matches!(event, StreamEvent::PeerClosed(which) if *which == conn)
-                            .then_some(())
-                    });
-                    world.streams.close(conn).unwrap();
-                    world.closed(conn);
-                }
-                _ => {
-                    world.streams.abort(conn).unwrap();
-                    assert_eq!(world.closed(conn), CloseReason::Aborted);
-                    clients.swap_remove(at);
-                }
-            }
-            world.heard.retain(|event| !matches!(event, StreamEvent::Writable(_)));
-            assert!(world.heard.is_empty(), "{:?}", world.heard);
-        }
-        for (client, conn) in clients.drain(..) {
-            drop(client);
-            world.streams.abort(conn).unwrap();
-            world.closed(conn);
-        }
-        assert_eq!(world.streams.len(), 1, "the listener");
-        assert!(count > 20);
-    });
-    assert_eq!(open_files(), before);
 }
