@@ -90,6 +90,18 @@ impl<E: Enter> Streams<'_, E> {
         }
     }
 
+    /// Those that were taken in and have not become events, which they never will.
+    pub(super) fn take_batch(&self, each: impl Fn(&Cqe)) {
+        while let Some(place) = self.batch.get(self.batch_at.get())
+            && self.batch_at.get() < self.batch_end.get()
+        {
+            self.batch_at.set(self.batch_at.get().wrapping_add(1));
+            if let Some(cqe) = place.take() {
+                each(&cqe);
+            }
+        }
+    }
+
     /// Takes completions, where those that were taken before are all done with: all, unless another service is on the ring, too.
     pub(super) fn harvest(&self, most: u32) -> u32 {
         match self.room_for_completions() {
@@ -180,6 +192,6 @@ impl<E: Enter> Poll for Streams<'_, E> {
 }
 
 /// Whether a completion is for streams to take, or for nobody.
-const fn not_of_files(user_data: u64) -> bool {
+pub(super) const fn not_of_files(user_data: u64) -> bool {
     !matches!(WrId::from_raw(user_data).parts(), Some((OpTag::File, ..)))
 }
