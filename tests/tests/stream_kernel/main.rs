@@ -17,6 +17,7 @@
 
 mod descriptors;
 mod operations;
+mod overflow;
 mod soak;
 
 use core::net::SocketAddr;
