@@ -415,6 +415,18 @@ impl<'m, E: Enter> Ring<'m, E> {
         count
     }
 
+    /// Completions that can be harvested.
+    #[inline]
+    pub(crate) fn ready(&self) -> u32 {
+        let tail = self.memory.cq_tail.load(Ordering::Acquire);
+        tail.wrapping_sub(self.cq_head.get()).min(self.memory.cq_entries())
+    }
+
+    /// What a harvest would hand out, for a look. What was cut is not in it.
+    pub(crate) fn unharvested(&self) -> impl Iterator<Item = Cqe> + '_ {
+        (0..self.ready()).map(|index| self.cqe(self.cq_head.get().wrapping_add(index)))
+    }
+
     /// As [`harvest`](Self::harvest), for a service that may not be alone on the ring: where there is another, it stops before the first
     /// completion that is not `own`, which stays where it is for that other.
     #[inline]

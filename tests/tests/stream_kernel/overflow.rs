@@ -15,7 +15,7 @@ use super::{CONFIG, PATIENCE, bytes, no_table, play_on};
 
 const ENTRIES: u32 = 4;
 
-fn narrow(ring: UringConfig, deny: FeatureSet) -> UringConfig {
+const fn narrow(ring: UringConfig, deny: FeatureSet) -> UringConfig {
     UringConfig { entries: ENTRIES, completions: ENTRIES, deny, ..ring }
 }
 
