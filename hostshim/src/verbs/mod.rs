@@ -38,6 +38,8 @@ pub use crate::raw::verbs::Grants;
 pub use cm::{CmChannel, CmEvent, CmNews, Link, LinkId, Listener, PrivateData};
 pub use completion::CompletionQueue;
 pub use connect::{Card, CardError, ConnectError, exchange};
+#[cfg(feature = "mlx5")]
+pub(crate) use device::devices_that;
 pub use device::{Device, DeviceInfo, LinkLayer, Mtu, PortInfo, PortState, devices};
 pub use error::VerbsError;
 pub use event::{Event, EventKind};

@@ -18,9 +18,13 @@ use super::device::Device;
 use super::error::VerbsError;
 use super::pair::{Pair, PairConfig, PairKind};
 use super::region::{LocalKey, ProtectionDomain};
+use crate::uri::Transport;
 
 /// Makes queue pairs, and the completion queue that they share, on devices that are open.
 pub trait Queues: fmt::Debug + Sized {
+    /// What endpoints over such queues are asked for by.
+    const TRANSPORT: Transport;
+
     /// A queue pair. What is below it is a [`Pair`], which goes through its states and is what librdmacm is told of. It touches nobody's memory
     /// any more when it was dropped.
     type Pair: seam::QueuePair<Key = LocalKey> + AsRef<Pair> + fmt::Debug;
@@ -85,6 +89,8 @@ impl QueuesConfig {
 pub struct Library;
 
 impl Queues for Library {
+    const TRANSPORT: Transport = Transport::Verbs;
+
     type Pair = Box<Pair>;
     type Completions = CompletionQueue;
 

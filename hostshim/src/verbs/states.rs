@@ -193,6 +193,15 @@ impl Pair {
     /// # Errors
     /// [`VerbsError::WrongKind`] for RC, [`VerbsError::Limit`] where the table is full, or what the library says.
     pub fn add_address(&self, to: AddressOf, how: &ConnectConfig) -> Result<u32, VerbsError> {
+        self.enter_address(to, how).map(|(row, _handle)| row)
+    }
+
+    /// The same, and what the library has made of it.
+    pub(crate) fn enter_address(
+        &self,
+        to: AddressOf,
+        how: &ConnectConfig,
+    ) -> Result<(u32, &AddressHandle), VerbsError> {
         if self.kind != PairKind::Ud {
             let wants = "a queue pair of kind UD";
             return Err(VerbsError::WrongKind { call: "add_address", wants });
@@ -202,14 +211,11 @@ impl Pair {
             asked: u64::from(HANDLES_MAX) + 1,
             most: HANDLES_MAX.into(),
         };
-        let free = self.handles.iter().position(|cell| cell.get().is_none()).ok_or(full)?;
+        let free = self.handles.iter().enumerate().find(|(_, cell)| cell.get().is_none());
+        let (row, cell) = free.ok_or(full)?;
         let handle = AddressHandle::make(self.domain.raw(), self.path(to, how))
             .map_err(|e| VerbsError::os("ibv_create_ah", e))?;
-        if let Some(cell) = self.handles.get(free) {
-            let set = cell.set(handle);
-            debug_assert!(set.is_ok(), "it was found empty");
-        }
-        Ok(u32::try_from(free).unwrap_or(u32::MAX))
+        Ok((u32::try_from(row).unwrap_or(u32::MAX), cell.get_or_init(|| handle)))
     }
 
     /// Ends it: everything that is posted completes as flushed, nothing new is taken.

@@ -12,6 +12,7 @@
 //!
 //! Everything of one context is used by one thread: `Rc` makes these types neither `Send` nor `Sync`.
 
+mod address;
 mod arena;
 pub(crate) mod cm;
 mod list;
@@ -29,6 +30,7 @@ use spinwire_dataplane::raw::line::{Line, lines_from_raw};
 use spinwire_dataplane::raw::region::Destroyed;
 use spinwire_dataplane::verbs::{WcFields, WcStatus};
 
+pub(crate) use address::AddressHandle;
 pub(crate) use arena::Arena;
 pub use arena::Grants;
 pub(crate) use list::{Entry, Posting, RecvList, SendList, Target, Word};
@@ -91,7 +93,7 @@ impl Devices {
         self.count
     }
 
-    fn device(&self, index: usize) -> Result<NonNull<sys::ibv_device>, Errno> {
+    pub(crate) fn device(&self, index: usize) -> Result<NonNull<sys::ibv_device>, Errno> {
         if index >= self.count {
             return Err(Errno::new(libc::ENODEV));
         }
@@ -155,6 +157,14 @@ pub(crate) struct RawEvent {
 impl Context {
     pub(crate) const fn as_ptr(&self) -> *mut sys::ibv_context {
         self.raw.as_ptr()
+    }
+
+    /// Its device.
+    #[cfg(feature = "mlx5")]
+    pub(crate) const fn device(&self) -> Option<NonNull<sys::ibv_device>> {
+        // SAFETY: an open context.
+        let context = unsafe { self.raw.as_ref() };
+        NonNull::new(context.device)
     }
 
     /// The calls of the fast path: read once, here, so that nothing is found missing later.
@@ -368,13 +378,27 @@ pub(crate) const BATCH: usize = 16;
 
 impl Completions {
     pub(crate) fn make(context: &Rc<Context>, depth: u32) -> Result<Rc<Self>, Errno> {
-        let (poll, _, _) = context.operations().ok_or(Errno::new(libc::EOPNOTSUPP))?;
         let depth = i32::try_from(depth).unwrap_or(i32::MAX);
         // SAFETY: an open context; no channel and no cookie.
         let raw = unsafe {
             sys::ibv_create_cq(context.as_ptr(), depth, ptr::null_mut(), ptr::null_mut(), 0)
         };
-        Ok(Rc::new(Self { raw: made(raw)?, poll, _context: Rc::clone(context) }))
+        // SAFETY: made just now, or null.
+        unsafe { Self::adopt(context, raw) }
+    }
+
+    /// A queue that was made just now, or none.
+    ///
+    /// # Safety
+    /// It is one of that device, and nobody else destroys it; null, with `errno` set, where there is none.
+    pub(crate) unsafe fn adopt(
+        context: &Rc<Context>,
+        raw: *mut sys::ibv_cq,
+    ) -> Result<Rc<Self>, Errno> {
+        let raw = made(raw)?;
+        // What is open has them.
+        let (poll, _, _) = context.operations().ok_or(Errno::new(libc::EOPNOTSUPP))?;
+        Ok(Rc::new(Self { raw, poll, _context: Rc::clone(context) }))
     }
 
     /// Entries that it has room for: at least what was asked for.
@@ -498,7 +522,7 @@ impl Pair {
         &self.cap
     }
 
-    #[allow(dead_code, reason = "for devices whose queues are written directly")]
+    #[cfg(feature = "mlx5")]
     pub(crate) const fn as_ptr(&self) -> *mut sys::ibv_qp {
         self.raw.as_ptr()
     }
@@ -551,37 +575,5 @@ impl Drop for Pair {
             // SAFETY: made by us. Afterwards the device touches no memory for it any more, and nothing of it is posted.
             let _closed = unsafe { sys::ibv_destroy_qp(self.raw.as_ptr()) };
         }
-    }
-}
-
-/// Where datagrams go.
-pub(crate) struct AddressHandle {
-    raw: NonNull<sys::ibv_ah>,
-    /// Outlives the handle.
-    _domain: Rc<Domain>,
-}
-
-impl fmt::Debug for AddressHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AddressHandle").finish_non_exhaustive()
-    }
-}
-
-impl AddressHandle {
-    pub(crate) fn make(domain: &Rc<Domain>, mut to: sys::ibv_ah_attr) -> Result<Self, Errno> {
-        // SAFETY: a live domain and a structure that is read during the call.
-        let raw = made(unsafe { sys::ibv_create_ah(domain.as_ptr(), &raw mut to) })?;
-        Ok(Self { raw, _domain: Rc::clone(domain) })
-    }
-
-    pub(super) const fn as_ptr(&self) -> *mut sys::ibv_ah {
-        self.raw.as_ptr()
-    }
-}
-
-impl Drop for AddressHandle {
-    fn drop(&mut self) {
-        // SAFETY: made by us; the queue pair that holds it was destroyed before (see `verbs::pair`).
-        let _closed = unsafe { sys::ibv_destroy_ah(self.raw.as_ptr()) };
     }
 }
