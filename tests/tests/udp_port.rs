@@ -179,8 +179,11 @@ fn a_round_trip_is_two_calls_of_the_kernel() {
             (0..3).for_each(|_| end.turn(0));
         }
         let calls = end.enters() - before;
+        // Where packets come one by one, another call says that the next may come.
+        let many = end.endpoint.info().paths.has(Paths::MULTISHOT_RECEIVE);
+        let each = if many { 2 } else { 3 };
         // After some tens of messages the kernel asks to be called before it receives more.
-        assert!(calls <= 2 * TRIPS + TRIPS / 10, "{calls} calls for {TRIPS} round trips");
+        assert!(calls <= each * TRIPS + TRIPS / 10, "{calls} calls for {TRIPS} round trips");
     });
 }
 
