@@ -108,12 +108,13 @@ fn who_takes_nothing_leaves_enough_for_others() {
     );
 }
 
-/// Who takes nothing is given up after so long; who says nothing and hears nothing, too. Others stay.
+/// Who takes nothing is given up after so long; who says nothing and hears nothing, too. Others stay: so the limits are longer than a busy
+/// machine keeps this thread, which turns all of them, from its processor.
 #[test]
 fn who_is_silent_or_takes_nothing_is_given_up_in_time() {
     let limits = [
-        TcpPlaneConfig { send_timeout: Nanos::from_millis(150), ..config() },
-        TcpPlaneConfig { idle_timeout: Nanos::from_millis(300), ..config() },
+        TcpPlaneConfig { send_timeout: Nanos::from_millis(800), ..config() },
+        TcpPlaneConfig { idle_timeout: Nanos::from_millis(800), ..config() },
     ];
     for limit in limits {
         let takes_nothing = limit.idle_timeout == Nanos::MAX;
@@ -204,7 +205,7 @@ fn who_is_stopped_is_given_up_and_comes_back_as_another() {
         child(&role);
         return;
     }
-    let limit = TcpPlaneConfig { send_timeout: Nanos::from_millis(200), ..config() };
+    let limit = TcpPlaneConfig { send_timeout: Nanos::from_millis(600), ..config() };
     station::with("hub", EndpointType::Rdm, &limit, |hub| {
         (0..8).for_each(|_| hub.recv(0));
         let mut process = Kept::new(again(STOPPED, &hub.local().to_string()));
@@ -249,7 +250,7 @@ fn who_is_stopped_is_noticed_though_its_kernel_takes_all_there_is_credit_for() {
     let port = TcpConfig {
         peers_max: 8,
         credit_messages: 64,
-        credit_timeout: Nanos::from_millis(150),
+        credit_timeout: Nanos::from_millis(600),
         ..TcpConfig::default()
     };
     let limit = TcpPlaneConfig { port, ..config() };
@@ -267,7 +268,7 @@ fn who_is_stopped_is_noticed_though_its_kernel_takes_all_there_is_credit_for() {
         for _ in 0..200 {
             insist("it is sent to", &[hub], inject);
         }
-        let quiet = hub.now().saturating_add(Nanos::from_millis(400));
+        let quiet = hub.now().saturating_add(Nanos::from_millis(900));
         until("a while has passed", &[hub], || hub.now() >= quiet);
         assert_eq!(ended(), None, "who returns credit when it is due is not given up");
         signal(process.0.id(), "STOP");
@@ -281,7 +282,7 @@ fn who_is_stopped_is_noticed_though_its_kernel_takes_all_there_is_credit_for() {
             end.is_some()
         });
         assert_eq!(end, Some(Event::PeerGone(first)));
-        assert!(hub.now() >= began.saturating_add(Nanos::from_millis(140)), "not before its time");
+        assert!(hub.now() >= began.saturating_add(Nanos::from_millis(590)), "not before its time");
         assert_eq!(hub.port().counters().expired, 1);
     });
 }
