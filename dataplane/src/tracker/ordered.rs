@@ -4,19 +4,19 @@
 //!   row         blocks   entry     before                       next
 //!   ci      ->  1        none                                            unsignaled
 //!               1        none                                            unsignaled
-//!   first   ->  3        Some(e)   2 unsignaled since the last  ---+     signaled
+//!   due     ->  3        Some(e)   2 unsignaled since the last  ---+     signaled
 //!               (inner)                                            |
 //!               (inner)                                            |
-//!   last    ->  1        Some(f)   0                            <--+     signaled
+//!   last    ->  1        Some(f)   0                            <--+     signaled; next: nothing
 //!   trailing    2        none                                            unsignaled, 1 WQE, 2 blocks
 //!   pi      ->
 //! ```
 //!
-//! As completions come in order, the next one can only be that of `first`: one comparison tells whether a number from the
+//! As completions come in order, the next one can only be the one that is `due`: one comparison tells whether a number from the
 //! device is the right one, and the row of a number that is not is never looked at. Errors may name any work request; they walk
 //! the rows from `ci`, which is bounded by their number.
 //!
-//! Invariants: `pi - ci <= rows`; `signaled` rows are linked from `first` to `last`; `trailing` is what was posted
+//! Invariants: `pi - ci <= rows`; `signaled` rows are linked from `due` to `last`; nothing is due where there is none, or the queue has failed; `trailing` is what was posted
 //! after `last`, and with the longest work request and its fill it fits into the ring (a queue that has failed does not count
 //! it any more: nothing is posted to it).
 
@@ -102,9 +102,12 @@ struct Row<E> {
     extent: Cell<Extent>,
     /// Unsignaled ones between the signaled one before and this signaled one.
     before: Cell<u16>,
-    /// Where the signaled one after this signaled one starts.
-    next: Cell<u16>,
+    /// Where the signaled one after this signaled one starts, or [`NOTHING`].
+    next: Cell<u32>,
 }
+
+/// No index.
+const NOTHING: u32 = u32::MAX;
 
 /// How long a work request is, and whether it is one.
 #[derive(Clone, Copy)]
@@ -137,7 +140,8 @@ pub struct Ordered<'m, E: Copy> {
     pi: Cell<u16>,
     ci: Cell<u16>,
     signaled: Cell<u16>,
-    first: Cell<u16>,
+    /// Whose completion must come next, or [`NOTHING`].
+    due: Cell<u32>,
     last: Cell<u16>,
     /// What was posted after `last` begins here.
     trailing: Cell<u16>,
@@ -167,14 +171,14 @@ impl<'m, E: Copy> Ordered<'m, E> {
             entry: Cell::new(None),
             extent: Cell::new(Extent { blocks: 0, wqes: 0 }),
             before: Cell::new(0),
-            next: Cell::new(0),
+            next: Cell::new(NOTHING),
         })?;
         Ok(Self {
             rows,
             pi: Cell::new(0),
             ci: Cell::new(0),
             signaled: Cell::new(0),
-            first: Cell::new(0),
+            due: Cell::new(NOTHING),
             last: Cell::new(0),
             trailing: Cell::new(0),
             trailing_wqes: Cell::new(0),
@@ -338,14 +342,14 @@ impl<'m, E: Copy> Ordered<'m, E> {
         row.before.set(self.trailing_wqes.replace(0));
         self.trailing.set(after);
         self.unsignaled_room.set(0);
-        let signaled = self.signaled.get();
-        if signaled == 0 {
-            self.first.set(at);
+        row.next.set(NOTHING);
+        if self.due.get() == NOTHING {
+            self.due.set(u32::from(at));
         } else if let Some(last) = self.row(self.last.get()) {
-            last.next.set(at);
+            last.next.set(u32::from(at));
         }
         self.last.set(at);
-        self.signaled.set(signaled.wrapping_add(1));
+        self.signaled.set(self.signaled.get().wrapping_add(1));
         Ok(())
     }
 
@@ -390,8 +394,7 @@ impl<'m, E: Copy> Ordered<'m, E> {
     /// [`Stale`] where it is not the oldest signaled one under way, or where the queue has failed. Nothing was changed.
     #[inline(always)]
     pub fn complete(&self, wqe_counter: u16) -> Result<Completed<E>, Stale> {
-        let signaled = self.signaled.get();
-        if wqe_counter != self.first.get() || signaled == 0 || self.failed.get() {
+        if u32::from(wqe_counter) != self.due.get() {
             return Err(self.why_not(wqe_counter));
         }
         let Some(row) = self.row(wqe_counter) else {
@@ -403,8 +406,8 @@ impl<'m, E: Copy> Ordered<'m, E> {
         let after = wqe_counter.wrapping_add(row.extent.get().blocks);
         let blocks = after.wrapping_sub(self.ci.get());
         self.ci.set(after);
-        self.first.set(row.next.get());
-        self.signaled.set(signaled.wrapping_sub(1));
+        self.due.set(row.next.get());
+        self.signaled.set(self.signaled.get().wrapping_sub(1));
         Ok(Completed { entry, unsignaled: row.before.get(), blocks })
     }
 
@@ -426,8 +429,8 @@ impl<'m, E: Copy> Ordered<'m, E> {
         let after = wqe_counter.wrapping_add(row.extent.get().blocks);
         let blocks = after.wrapping_sub(self.ci.get());
         self.ci.set(after);
+        self.due.set(NOTHING);
         if matches!(wqe, Posted::Signaled(_)) {
-            self.first.set(row.next.get());
             self.signaled.set(self.signaled.get().wrapping_sub(1));
         }
         self.unsignaled_room.set(0);
@@ -451,6 +454,7 @@ impl<'m, E: Copy> Ordered<'m, E> {
     #[inline(never)]
     pub fn flush_before(&self, end: u16) -> Option<Flushed<E>> {
         self.failed.set(true);
+        self.due.set(NOTHING);
         self.unsignaled_room.set(0);
         if end.wrapping_sub(self.ci.get()) > self.in_use() {
             return None;
@@ -464,7 +468,6 @@ impl<'m, E: Copy> Ordered<'m, E> {
             self.ci.set(at.wrapping_add(row.extent.get().blocks.max(1)));
             let entry = row.entry.take();
             if entry.is_some() {
-                self.first.set(row.next.get());
                 self.signaled.set(self.signaled.get().wrapping_sub(1));
             } else if row.extent.get().wqes == 0 {
                 continue;
