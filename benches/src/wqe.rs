@@ -130,15 +130,12 @@ pub fn inline_send() -> Case {
                 qp.with_sq_wqe(|wqe| wqe.send(WqeFlags::NONE).inline(bytes).finish_unsignaled())
                     .unwrap();
             },
-            |bytes, entry| last(qp, bytes, entry),
+            |bytes, entry| {
+                qp.with_sq_wqe(|wqe| wqe.send(WqeFlags::NONE).inline(bytes).finish_signaled(entry))
+                    .unwrap();
+            },
         );
     })
-}
-
-/// The signaled one, by a closure and the flag.
-#[inline(always)]
-fn last(qp: &Queues, bytes: &[u8; 32], entry: u64) {
-    qp.with_sq_wqe(|wqe| wqe.send(WqeFlags::NONE).inline(bytes).finish_signaled(entry)).unwrap();
 }
 
 /// The same, without the flag.
@@ -201,7 +198,10 @@ fn any_length() -> Case {
                 qp.with_sq_wqe(|wqe| wqe.send(WqeFlags::NONE).inline(bytes).finish_unsignaled())
                     .unwrap();
             },
-            |bytes, entry| last(qp, bytes, entry),
+            |bytes, entry| {
+                qp.with_sq_wqe(|wqe| wqe.send(WqeFlags::NONE).inline(bytes).finish_signaled(entry))
+                    .unwrap();
+            },
         );
     })
 }
