@@ -365,7 +365,8 @@ impl<'m, E: Copy> Ordered<'m, E> {
         let Some(row) = self.row(wqe_counter) else {
             return Err(Stale::NotPosted);
         };
-        let Some(entry) = row.entry.take() else {
+        // It stays in the row, which is behind `ci` from here on, until the row is posted again.
+        let Some(entry) = row.entry.get() else {
             return Err(Stale::Unsignaled);
         };
         let extent = row.extent.get();
