@@ -138,7 +138,7 @@ impl<'m, E: Copy> Ordered<'m, E> {
 
     /// For a queue whose work requests go on at the start of the ring: no room is kept for fill.
     #[must_use]
-    pub fn without_fill(self) -> Self {
+    pub const fn without_fill(self) -> Self {
         Self { has_fill: false, ..self }
     }
 
