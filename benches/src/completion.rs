@@ -1,5 +1,6 @@
 //! Completion queues: from an entry that a device has written to what was posted. In each round work requests are posted, their
-//! completions are written as a device does, and polled; the floor does the same without a poll.
+//! completions are written as a device does, and polled; the floor does the same without a poll,
+//! another floor only writes completions.
 
 use core::hint::black_box;
 
@@ -8,25 +9,30 @@ use spinwire_dataplane::cq::{
     Tracked,
 };
 use spinwire_dataplane::raw::line::Line;
-use spinwire_dataplane::raw::mmio::{Bus, Device};
-use spinwire_dataplane::sync::{AtomicU32, AtomicU64, Ordering};
+use spinwire_dataplane::raw::mmio::{Bus, CoherentDevice, Device};
+use spinwire_dataplane::sync::{AtomicU32, Ordering};
 use spinwire_dataplane::tracker::{Ordered, OrderedConfig};
-use spinwire_layouts::endian::Be32;
 use spinwire_layouts::mlx5::cqe::Tail;
 
 use crate::case::{Case, Entry, fold, fold_below};
 use crate::memory;
 
-/// The cases.
+/// The cases. `coherent` is a device that writes ordinary memory only, so that no barrier of the
+/// processor is passed: as many instructions but for that one, so they have no limit of their own.
 pub const ENTRIES: &[Entry] = &[
-    Entry::new("cq/mono/1", || mono(1)),
-    Entry::new("cq/mono/16", || mono(RUN)).ops(RUN),
-    Entry::new("cq/general/1", || general(1)),
-    Entry::new("cq/general/16", || general(RUN)).ops(RUN),
+    Entry::new("cq/mono/1", || mono(Device, 1)),
+    Entry::new("cq/mono/16", || mono(Device, RUN)).ops(RUN),
+    Entry::new("cq/mono_coherent/1", || mono(CoherentDevice, 1)).yardstick(),
+    Entry::new("cq/mono_coherent/16", || mono(CoherentDevice, RUN)).ops(RUN).yardstick(),
+    Entry::new("cq/general/1", || general(Device, 1)),
+    Entry::new("cq/general/16", || general(Device, RUN)).ops(RUN),
+    Entry::new("cq/general_coherent/1", || general(CoherentDevice, 1)).yardstick(),
+    Entry::new("cq/general_coherent/16", || general(CoherentDevice, RUN)).ops(RUN).yardstick(),
     Entry::new("cq/in_vain", in_vain),
-    Entry::new("cq/no_barrier/1", no_barrier).yardstick(),
     Entry::new("cq/floor_no_poll/1", || floor(1)).yardstick(),
     Entry::new("cq/floor_no_poll/16", || floor(RUN)).ops(RUN).yardstick(),
+    Entry::new("cq/floor_writes_only/1", || writes_only(1)).yardstick(),
+    Entry::new("cq/floor_writes_only/16", || writes_only(RUN)).ops(RUN).yardstick(),
 ];
 
 /// Nanoseconds from the poll to the entry: one closure for all queue pairs.
@@ -58,12 +64,18 @@ impl Writer {
             let pair = &self.pairs[usize::try_from(i).unwrap() / 4 % QPNS.len()];
             let wqe_counter = pair.send.pi();
             pair.send.post(1, Some(first + u64::from(i))).unwrap();
-            let op_own = u8::try_from((self.pi / CQES) & 1).unwrap();
-            let tail = Tail { wqe_opcode: 0x0a, qpn: pair.qpn, wqe_counter, signature: 0, op_own };
-            let [.., last] = self.lines[self.pi % CQES].words();
-            last.store(tail.pack(), Ordering::Relaxed);
-            self.pi += 1;
+            self.write(pair.qpn, wqe_counter);
         }
+    }
+
+    /// One completion.
+    #[inline(always)]
+    fn write(&mut self, qpn: u32, wqe_counter: u16) {
+        let op_own = u8::try_from((self.pi / CQES) & 1).unwrap();
+        let tail = Tail { wqe_opcode: 0x0a, qpn, wqe_counter, signature: 0, op_own };
+        let [.., last] = self.lines[self.pi % CQES].words();
+        last.store(tail.pack(), Ordering::Relaxed);
+        self.pi += 1;
     }
 }
 
@@ -80,43 +92,9 @@ fn set_up<B: Bus>(bus: B) -> (Writer, Cq<'static, B>) {
     (Writer { lines, pairs: pairs.leak(), pi: 0 }, cq)
 }
 
-/// One closure for all queue pairs.
+/// One closure for all queue pairs; `run` completions are there at each poll.
 #[must_use]
-pub fn mono(run: u32) -> Case {
-    mono_over(run, Device)
-}
-
-/// A device whose barriers are left out: what they cost where one completion comes at a time.
-#[derive(Clone, Copy, Debug)]
-struct NoBarrier;
-
-impl Bus for NoBarrier {
-    fn to_device(&self) {}
-
-    fn from_device(&self) {}
-
-    fn wc_start(&self) {}
-
-    fn flush(&self) {}
-
-    fn store_record(&self, slot: &AtomicU32, value: Be32) {
-        Device.store_record(slot, value);
-    }
-
-    fn write_register(&self, register: &AtomicU64, word: u64) {
-        Device.write_register(register, word);
-    }
-
-    fn copy_block(&self, register: &Line, block: &Line) {
-        Device.copy_block(register, block);
-    }
-}
-
-fn no_barrier() -> Case {
-    mono_over(1, NoBarrier)
-}
-
-fn mono_over<B: Bus + 'static>(run: u32, bus: B) -> Case {
+pub fn mono(bus: impl Bus + 'static, run: u32) -> Case {
     let (mut writer, cq) = set_up(bus);
     let table = QueueTable::place(&memory::arena(ARENA_BYTES), 16).unwrap();
     let cq = MonoCq::new(cq, table);
@@ -145,8 +123,8 @@ fn mono_over<B: Bus + 'static>(run: u32, bus: B) -> Case {
 
 /// A handler for each queue pair, behind an indirect call.
 #[must_use]
-pub fn general(run: u32) -> Case {
-    let (mut writer, cq) = set_up(Device);
+pub fn general(bus: impl Bus + 'static, run: u32) -> Case {
+    let (mut writer, cq) = set_up(bus);
     let table = QueueTable::place(&memory::arena(ARENA_BYTES), 16).unwrap();
     let cq = GeneralCq::new(cq, table);
     let hash: &'static core::cell::Cell<u64> = Box::leak(Box::default());
@@ -201,4 +179,20 @@ pub fn floor(run: u32) -> Case {
         hash
     };
     Case::new(rounds, move |rounds| fold_below(rounds * u64::from(run)))
+}
+
+/// Only what the device does: nothing is posted, nothing polled.
+fn writes_only(run: u32) -> Case {
+    let (mut writer, _cq) = set_up(Device);
+    let rounds = move |rounds: u64| {
+        for round in 0..rounds {
+            for i in 0..black_box(run) {
+                let qpn = QPNS[usize::try_from(i).unwrap() / 4 % QPNS.len()];
+                let [a, b, ..] = round.to_le_bytes();
+                writer.write(black_box(qpn), u16::from_le_bytes([a, b]));
+            }
+        }
+        u64::try_from(core::mem::take(&mut writer.pi)).unwrap()
+    };
+    Case::new(rounds, move |rounds| rounds * u64::from(run))
 }

@@ -206,22 +206,15 @@ fn any_length() -> Case {
     })
 }
 
-/// As [`inline_send`], each of them signaled; all are completed at the end of the round.
-fn all_signaled() -> Case {
+/// Batches of WQEs by `post(queues, number)`, each of them signaled; all are completed at the end of the round.
+fn signaled(mut post: impl FnMut(&Queues, u64) + 'static) -> Case {
     let (qp, _ring) = queues();
-    let from = memory::bytes(32).first_chunk_mut().unwrap();
     let rounds = move |rounds| {
         let mut hash = 0;
         for round in 0..rounds {
             let first = qp.sq().tracker().pi();
             for i in 0..BATCH {
-                let number = round * BATCH + i;
-                mark(from, number);
-                let bytes: &[u8; 32] = black_box(&*from);
-                qp.with_sq_wqe(|wqe| {
-                    wqe.send(WqeFlags::NONE).inline(bytes).finish_signaled(number)
-                })
-                .unwrap();
+                post(black_box(&qp), round * BATCH + i);
             }
             for counter in 0..64 {
                 let done = qp.sq().complete(black_box(first.wrapping_add(counter))).unwrap();
@@ -233,33 +226,30 @@ fn all_signaled() -> Case {
     Case::new(rounds, |rounds| (0..rounds * BATCH).fold(0, u64::wrapping_add))
 }
 
-/// Writes from registered memory, each signaled and completed.
+/// As [`inline_send`], each of them signaled.
+fn all_signaled() -> Case {
+    let from = memory::bytes(32).first_chunk_mut().unwrap();
+    signaled(move |qp, number| {
+        mark(from, number);
+        let bytes: &[u8; 32] = black_box(&*from);
+        qp.with_sq_wqe(|wqe| wqe.send(WqeFlags::NONE).inline(bytes).finish_signaled(number))
+            .unwrap();
+    })
+}
+
+/// Writes from registered memory, each signaled.
 fn write_signaled() -> Case {
-    let (qp, _ring) = queues();
     // SAFETY: there is no device.
     let sge = unsafe { spinwire_dataplane::raw::region::LocalSge::from_raw(0x1000, 4096, 7) };
     let sge = sge.unwrap();
-    let rounds = move |rounds| {
-        let mut hash = 0;
-        for round in 0..rounds {
-            for i in 0..BATCH {
-                let number = round * BATCH + i;
-                let posted = black_box(&qp).with_sq_wqe(|wqe| {
-                    wqe.write(WqeFlags::NONE, black_box(number), 9)
-                        .sge(black_box(sge))
-                        .finish_signaled(number)
-                });
-                posted.unwrap();
-            }
-            let first = qp.sq().tracker().ci();
-            for counter in 0..64 {
-                let done = qp.sq().complete(black_box(first.wrapping_add(counter))).unwrap();
-                hash = done.entry.wrapping_add(hash);
-            }
-        }
-        hash
-    };
-    Case::new(rounds, |rounds| (0..rounds * BATCH).fold(0, u64::wrapping_add))
+    signaled(move |qp, number| {
+        qp.with_sq_wqe(|wqe| {
+            wqe.write(WqeFlags::NONE, black_box(number), 9)
+                .sge(black_box(sge))
+                .finish_signaled(number)
+        })
+        .unwrap();
+    })
 }
 
 /// One WQE, one doorbell by BlueFlame into ordinary memory, one completion.

@@ -101,7 +101,7 @@ impl<B: Bus> Cq<'_, B> {
             return self.next_short();
         }
         let ci = self.ci.get();
-        let line = self.slot(ci)?;
+        let line = self.ring().slot(ci)?;
         if !self.is_ours(tail(line), ci) {
             return None;
         }
@@ -118,15 +118,15 @@ impl<B: Bus> Cq<'_, B> {
             self.session.set_title(line);
             self.session.wqe_counter.set(tail.wqe_counter.wrapping_add(1));
         }
-        Some(decode(Done { tail, body: Body::Entry(line), before: None }))
+        Some(decode(Done { tail: tail.pack(), body: Body::Entry(line), before: None }))
     }
 
     const fn is_ours(&self, tail: Tail, ci: u32) -> bool {
         if matches!(self.compression, Compression::Enhanced(_)) {
             let fresh = !is_compressed(tail) && tail.opcode() == cqe_op::INVALID;
-            return tail.signature == self.lap(ci) && !fresh;
+            return tail.signature == self.ring().lap(ci) && !fresh;
         }
-        self.is_owned(tail.op_own, ci)
+        self.ring().is_owned(tail.op_own, ci)
     }
 
     /// Begins with a title (basic) or an array (enhanced). `None` where it makes no sense.
@@ -148,7 +148,7 @@ impl<B: Bus> Cq<'_, B> {
         }
         session.set_title(line);
         session.wqe_counter.set(tail.wqe_counter);
-        let minis = self.slot(ci.wrapping_add(1))?;
+        let minis = self.ring().slot(ci.wrapping_add(1))?;
         copy(minis, &session.minis);
         session.begin(count);
         Some(())
@@ -158,7 +158,7 @@ impl<B: Bus> Cq<'_, B> {
         let session = &self.session;
         let (ci, taken) = (self.ci.get(), session.taken.get());
         if let Compression::Basic(_) = self.compression {
-            let line = self.slot(ci)?;
+            let line = self.ring().slot(ci)?;
             let within = to_usize(widen(taken)).checked_rem(MINIS_BASIC)?;
             if taken > 0 && within == 0 {
                 copy(line, &session.minis);
@@ -176,7 +176,7 @@ impl<B: Bus> Cq<'_, B> {
     fn invalidate(&self, ci: u32, line: &Line) {
         let [.., last] = line.words();
         let tail = Tail::unpack(last.load(Ordering::Relaxed));
-        let op_own = (cqe_op::INVALID << 4) | self.lap(ci) & OWNER;
+        let op_own = (cqe_op::INVALID << 4) | self.ring().lap(ci) & OWNER;
         last.store(Tail { op_own, ..tail }.pack(), Ordering::Relaxed);
     }
 
@@ -211,6 +211,6 @@ impl<B: Bus> Cq<'_, B> {
         };
         session.short.bytes.set(bytes);
         session.short.info.set(info);
-        decode(Done { tail, body: Body::Short(&session.short), before: None })
+        decode(Done { tail: tail.pack(), body: Body::Short(&session.short), before: None })
     }
 }

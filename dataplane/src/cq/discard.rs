@@ -12,7 +12,7 @@
 //! Invariant: the device has written all entries that are looked at, and writes none of them before the record says that it may.
 
 use super::entry::{Body, Cqe, Done, decode, load};
-use super::queue::{Cq, Turn, tail};
+use super::queue::{Cq, Next, Turn, tail};
 use super::{Compression, entry};
 use crate::error::{Misuse, PostError, Retry};
 use crate::raw::line::Line;
@@ -33,22 +33,23 @@ impl<B: Bus> Cq<'_, B> {
         if self.compression != Compression::Off {
             return Err(Misuse::Unsupported.into());
         }
-        if self.polling.replace(true) {
+        let next = self.turn.replace(Next::Nothing);
+        if next == Next::Nothing {
             return Err(Retry::WouldBlock.into());
         }
-        let _turn = Turn(&self.polling);
+        let _turn = Turn(&self.turn, next);
         let first = self.ci.get();
-        let after = first.wrapping_add(self.ready(self.entries()));
+        let after = first.wrapping_add(self.ring().ready(first, self.entries()));
         self.wait_for_device();
         for at in indices(first, after) {
-            if let Some(line) = self.slot(at).filter(|line| tail(line).qpn == qpn) {
-                let (body, before) = (Body::Entry(line), self.before(at));
-                each(decode(Done { tail: tail(line), body, before }));
+            if let Some(line) = self.ring().slot(at).filter(|line| tail(line).qpn == qpn) {
+                let (body, before) = (Body::Entry(line), self.ring().before(at));
+                each(decode(Done { tail: load(line, 7), body, before }));
             }
         }
         let mut to = after;
         for at in indices(first, after).rev() {
-            if self.slot(at).is_some_and(|line| tail(line).qpn != qpn) {
+            if self.ring().slot(at).is_some_and(|line| tail(line).qpn != qpn) {
                 to = to.wrapping_sub(1);
                 if to != at {
                     self.transfer(at, to);
@@ -66,13 +67,13 @@ impl<B: Bus> Cq<'_, B> {
 
     /// Copies the entry of index `from` to that of `to`, where it is valid in the lap of that one.
     fn transfer(&self, from: u32, to: u32) {
-        if let Some((source, target)) = self.before(from).zip(self.before(to)) {
+        if let Some((source, target)) = self.ring().before(from).zip(self.ring().before(to)) {
             copy(source, target);
         }
-        if let Some((source, target)) = self.slot(from).zip(self.slot(to)) {
+        if let Some((source, target)) = self.ring().slot(from).zip(self.ring().slot(to)) {
             copy(source, target);
             let tail = tail(source);
-            let op_own = tail.op_own & !OWNER | self.lap(to) & OWNER;
+            let op_own = tail.op_own & !OWNER | self.ring().lap(to) & OWNER;
             let [.., last] = target.words();
             last.store(Tail { op_own, ..tail }.pack(), Ordering::Relaxed);
         }

@@ -10,7 +10,7 @@
 use core::fmt;
 use core::ops::Deref;
 
-use super::entry::{Cqe, Failure, Odd, Received, Sent, Side};
+use super::entry::{Cqe, Failure, Odd, Plain, Received, Sent, Side, Well};
 use super::queue::{Cq, CqCounts, Sink};
 use super::table::{QueueTable, TableError};
 use crate::raw::mmio::Bus;
@@ -114,7 +114,7 @@ pub enum Event<'q, S, R> {
     Odd(Odd),
 }
 
-/// The event of a completion of this queue pair.
+/// The event of any completion of this queue pair.
 #[cold]
 fn resolve<'q, Q: Queues + ?Sized>(queues: &Q, cqe: &Cqe<'q>) -> Event<'q, Q::Send, Q::Receive> {
     match *cqe {
@@ -249,52 +249,31 @@ where
     F: FnMut(Event<'_, <H::Target as Queues>::Send, <H::Target as Queues>::Receive>),
 {
     #[inline(always)]
-    fn take(&mut self, cqe: Cqe<'_>) {
-        let queues = &self.of.queues;
-        let refused = match cqe {
-            Cqe::Sent(cqe) => {
-                let ended = queues.with(cqe.qpn(), |queue| queue.complete_send(cqe.wqe_counter()));
-                match ended {
-                    Some(Ok(Completed { entry, unsignaled, .. })) => {
-                        return (self.each)(Event::Sent { entry, unsignaled, cqe });
-                    }
-                    refused => refused.and_then(Result::err),
+    fn take_plain(&mut self, plain: Plain<'_>) {
+        let (queues, counter) = (&self.of.queues, plain.wqe_counter());
+        match plain.well() {
+            Well::Sent(cqe) => {
+                let ended = queues.with(plain.qpn(), |queue| queue.complete_send(counter));
+                if let Some(Ok(Completed { entry, unsignaled, .. })) = ended {
+                    return (self.each)(Event::Sent { entry, unsignaled, cqe });
                 }
             }
-            Cqe::Received(cqe) => {
-                let ended =
-                    queues.with(cqe.qpn(), |queue| queue.complete_receive(cqe.wqe_counter()));
-                match ended {
-                    Some(Ok(entry)) => return (self.each)(Event::Received { entry, cqe }),
-                    refused => refused.and_then(Result::err),
+            Well::Received(cqe) => {
+                let ended = queues.with(plain.qpn(), |queue| queue.complete_receive(counter));
+                if let Some(Ok(entry)) = ended {
+                    return (self.each)(Event::Received { entry, cqe });
                 }
             }
-            Cqe::Failed(_) | Cqe::Odd(_) => None,
-        };
-        self.take_rest(cqe, refused);
+        }
+        self.take(plain.cqe());
     }
-}
 
-impl<B, H, F> Resolver<'_, '_, B, H, F>
-where
-    B: Bus,
-    H: Deref<Target: Queues>,
-    F: FnMut(Event<'_, <H::Target as Queues>::Send, <H::Target as Queues>::Receive>),
-{
+    /// What has failed or was refused. A refusal has changed nothing, so asking again gives the reason.
     #[cold]
     #[inline(never)]
-    fn take_rest(&mut self, cqe: Cqe<'_>, refused: Option<Stale>) {
-        let event = match refused {
-            Some(why) => stale(&cqe, why),
-            None => self
-                .of
-                .queues
-                .with(qpn_of(&cqe), |queues| match cqe {
-                    Cqe::Failed(failure) => failed(queues, failure),
-                    Cqe::Sent(_) | Cqe::Received(_) | Cqe::Odd(_) => unknown(&cqe),
-                })
-                .unwrap_or_else(|| unknown(&cqe)),
-        };
+    fn take(&mut self, cqe: Cqe<'_>) {
+        let event = self.of.queues.with(qpn_of(&cqe), |queue| resolve(queue, &cqe));
+        let event = event.unwrap_or_else(|| unknown(&cqe));
         match event {
             Event::Stale { .. } => {
                 self.of.cq.count(|counts| counts.stale = counts.stale.wrapping_add(1));
@@ -329,6 +308,11 @@ pub trait Target {
 
     /// Deals with a completion of it.
     fn complete(&self, cqe: &Cqe<'_>) -> Handled;
+
+    /// Deals with one that is well. By default as with any other.
+    fn complete_plain(&self, plain: Plain<'_>) -> Handled {
+        self.complete(&plain.cqe())
+    }
 }
 
 /// A queue pair and its handler.
@@ -362,42 +346,35 @@ where
         self.queues.qpn()
     }
 
-    #[inline]
+    /// What has failed or was refused. A refusal has changed nothing, so asking again gives the reason.
+    #[cold]
+    #[inline(never)]
     fn complete(&self, cqe: &Cqe<'_>) -> Handled {
-        match *cqe {
-            Cqe::Sent(cqe) => {
-                if let Ok(Completed { entry, unsignaled, .. }) =
-                    self.queues.complete_send(cqe.wqe_counter())
+        let event = resolve(&*self.queues, cqe);
+        let stale = matches!(event, Event::Stale { .. });
+        (self.handler)(event);
+        if stale { Handled::Stale } else { Handled::Ended }
+    }
+
+    #[inline]
+    fn complete_plain(&self, plain: Plain<'_>) -> Handled {
+        let counter = plain.wqe_counter();
+        match plain.well() {
+            Well::Sent(cqe) => {
+                if let Ok(Completed { entry, unsignaled, .. }) = self.queues.complete_send(counter)
                 {
                     (self.handler)(Event::Sent { entry, unsignaled, cqe });
                     return Handled::Ended;
                 }
             }
-            Cqe::Received(cqe) => {
-                if let Ok(entry) = self.queues.complete_receive(cqe.wqe_counter()) {
+            Well::Received(cqe) => {
+                if let Ok(entry) = self.queues.complete_receive(counter) {
                     (self.handler)(Event::Received { entry, cqe });
                     return Handled::Ended;
                 }
             }
-            Cqe::Failed(_) | Cqe::Odd(_) => {}
         }
-        self.complete_rest(cqe)
-    }
-}
-
-impl<Q, F> Routed<Q, F>
-where
-    Q: Deref<Target: Queues>,
-    F: Fn(Event<'_, <Q::Target as Queues>::Send, <Q::Target as Queues>::Receive>),
-{
-    /// What has failed or was refused. A refusal has changed nothing, so asking again gives the reason.
-    #[cold]
-    #[inline(never)]
-    fn complete_rest(&self, cqe: &Cqe<'_>) -> Handled {
-        let event = resolve(&*self.queues, cqe);
-        let stale = matches!(event, Event::Stale { .. });
-        (self.handler)(event);
-        if stale { Handled::Stale } else { Handled::Ended }
+        self.complete(&plain.cqe())
     }
 }
 
@@ -467,6 +444,15 @@ where
     F: FnMut(Event<'_, (), ()>),
 {
     #[inline(always)]
+    fn take_plain(&mut self, plain: Plain<'_>) {
+        let handled = self.of.targets.with(plain.qpn(), |target| target.complete_plain(plain));
+        if handled != Some(Handled::Ended) {
+            self.take_rest(plain.cqe(), handled);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
     fn take(&mut self, cqe: Cqe<'_>) {
         let handled = match cqe {
             Cqe::Odd(_) => None,

@@ -9,7 +9,7 @@
 use core::cell::Cell;
 
 use spinwire_layouts::mlx5::cqe::{
-    FORMAT, FORMAT_COMPRESSED, FORMAT_INLINE_32, FORMAT_INLINE_64, SOLICITED, Tail, halves,
+    FORMAT, FORMAT_COMPRESSED, FORMAT_INLINE_32, FORMAT_INLINE_64, OWNER, SOLICITED, Tail, halves,
 };
 use spinwire_layouts::mlx5::{cqe_op, op};
 use spinwire_layouts::word::{to_usize, widen};
@@ -128,13 +128,19 @@ pub(super) struct Short {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Done<'q> {
-    pub(super) tail: Tail,
+    /// The last word, as it lies in memory.
+    pub(super) tail: u64,
     pub(super) body: Body<'q>,
     /// The 64 bytes before the entry, in a queue of 128-byte entries.
     pub(super) before: Option<&'q Line>,
 }
 
 impl<'q> Done<'q> {
+    #[inline(always)]
+    const fn tail(&self) -> Tail {
+        Tail::unpack(self.tail)
+    }
+
     #[inline]
     fn word(&self, index: usize) -> u64 {
         match self.body {
@@ -154,7 +160,7 @@ impl<'q> Done<'q> {
     /// Whether the inline data, if there is any, fits into its place.
     #[inline]
     fn is_sound(&self) -> bool {
-        match self.tail.op_own & FORMAT {
+        match self.tail().op_own & FORMAT {
             0 => true,
             FORMAT_INLINE_32 => self.bytes() <= 32,
             FORMAT_INLINE_64 => self.before.is_some() && self.bytes() <= 64,
@@ -164,7 +170,7 @@ impl<'q> Done<'q> {
 
     #[inline]
     fn inline(&self) -> Option<Inline<'q>> {
-        let line = match (self.tail.op_own & FORMAT, self.body) {
+        let line = match (self.tail().op_own & FORMAT, self.body) {
             (FORMAT_INLINE_32, Body::Entry(line)) => line,
             (FORMAT_INLINE_64, _) => self.before?,
             _ => return None,
@@ -173,22 +179,69 @@ impl<'q> Done<'q> {
     }
 }
 
-/// A completion that is well and has no data in it, as nearly all are.
-#[inline(always)]
-pub(super) const fn plain(done: Done<'_>) -> Option<Cqe<'_>> {
-    if done.tail.opcode() > cqe_op::RESP_SEND_INV || done.tail.op_own & FORMAT != 0 {
-        return None;
+/// A completion that is well and has no data in it, as nearly all are: its last word, and where it lies. It goes through the poll in
+/// two registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain<'q> {
+    word: u64,
+    line: &'q Line,
+}
+
+/// A [`Plain`] by its side.
+pub(super) enum Well<'q> {
+    Sent(Sent<'q>),
+    Received(Received<'q>),
+}
+
+impl<'q> Plain<'q> {
+    /// The entry in `line`, whose last word is `word`, where it is plain.
+    #[inline(always)]
+    pub(super) const fn new(word: u64, line: &'q Line) -> Option<Self> {
+        // With the opcode below and the format above it is one comparison.
+        let op_own = Tail::op_own_of(word) & !(SOLICITED | OWNER);
+        let is_well = op_own.rotate_right(4) <= cqe_op::RESP_SEND_INV;
+        if is_well { Some(Self { word, line }) } else { None }
     }
-    Some(if done.tail.opcode() == cqe_op::REQ {
-        Cqe::Sent(Sent(done))
-    } else {
-        Cqe::Received(Received(done))
-    })
+
+    /// Number of the queue pair.
+    #[inline(always)]
+    #[must_use]
+    pub const fn qpn(self) -> u32 {
+        Tail::unpack(self.word).qpn
+    }
+
+    /// Index of the work request.
+    #[inline(always)]
+    #[must_use]
+    pub const fn wqe_counter(self) -> u16 {
+        Tail::unpack(self.word).wqe_counter
+    }
+
+    /// All of it.
+    #[inline(always)]
+    pub(super) const fn well(self) -> Well<'q> {
+        let done = Done { tail: self.word, body: Body::Entry(self.line), before: None };
+        if done.tail().opcode() == cqe_op::REQ {
+            Well::Sent(Sent(done))
+        } else {
+            Well::Received(Received(done))
+        }
+    }
+
+    /// The completion.
+    #[inline(always)]
+    #[must_use]
+    pub const fn cqe(self) -> Cqe<'q> {
+        match self.well() {
+            Well::Sent(sent) => Cqe::Sent(sent),
+            Well::Received(received) => Cqe::Received(received),
+        }
+    }
 }
 
 /// Decodes an entry that is ours. What is compressed has been taken apart before.
 pub(super) fn decode(done: Done<'_>) -> Cqe<'_> {
-    match done.tail.opcode() {
+    match done.tail().opcode() {
         // An error may have any bits where the format is.
         cqe_op::REQ if done.is_sound() => Cqe::Sent(Sent(done)),
         cqe_op::RESP_WR_IMM..=cqe_op::RESP_SEND_INV if done.is_sound() => {
@@ -196,7 +249,7 @@ pub(super) fn decode(done: Done<'_>) -> Cqe<'_> {
         }
         cqe_op::REQ_ERR => failure(Side::Send, done),
         cqe_op::RESP_ERR => failure(Side::Receive, done),
-        _ => Cqe::Odd(odd(done.tail)),
+        _ => Cqe::Odd(odd(done.tail())),
     }
 }
 
@@ -207,13 +260,13 @@ pub(super) const fn odd(tail: Tail) -> Odd {
 #[cold]
 fn failure<'q>(side: Side, done: Done<'q>) -> Cqe<'q> {
     let Body::Entry(line) = done.body else {
-        return Cqe::Odd(odd(done.tail));
+        return Cqe::Odd(odd(done.tail()));
     };
     let [.., vendor, syndrome] = load(line, 6).to_le_bytes();
     Cqe::Failed(Failure {
         side,
-        qpn: done.tail.qpn,
-        wqe_counter: done.tail.wqe_counter,
+        qpn: done.tail().qpn,
+        wqe_counter: done.tail().wqe_counter,
         syndrome: Syndrome(syndrome),
         vendor,
     })
@@ -229,21 +282,21 @@ impl<'q> Sent<'q> {
     #[inline]
     #[must_use]
     pub const fn qpn(&self) -> u32 {
-        self.0.tail.qpn
+        self.0.tail().qpn
     }
 
     /// Index of the first basic block of the work request.
     #[inline]
     #[must_use]
     pub const fn wqe_counter(&self) -> u16 {
-        self.0.tail.wqe_counter
+        self.0.tail().wqe_counter
     }
 
     /// What it was: one of [`op`].
     #[inline]
     #[must_use]
     pub const fn opcode(&self) -> u8 {
-        self.0.tail.wqe_opcode
+        self.0.tail().wqe_opcode
     }
 
     /// Bytes that came back: of a read as many as were read, of an atomic 8, else 0.
@@ -274,14 +327,14 @@ impl<'q> Received<'q> {
     #[inline]
     #[must_use]
     pub const fn qpn(&self) -> u32 {
-        self.0.tail.qpn
+        self.0.tail().qpn
     }
 
     /// Index of the receive, or its slot in a shared receive queue.
     #[inline]
     #[must_use]
     pub const fn wqe_counter(&self) -> u16 {
-        self.0.tail.wqe_counter
+        self.0.tail().wqe_counter
     }
 
     /// Bytes of the message. Over a datagram queue pair they include the 40 of the GRH, whether there is one or not.
@@ -296,7 +349,7 @@ impl<'q> Received<'q> {
     #[must_use]
     pub fn arrival(&self) -> Arrival {
         let value = || halves(self.0.word(4)).1;
-        match self.0.tail.opcode() {
+        match self.0.tail().opcode() {
             cqe_op::RESP_WR_IMM => Arrival::WriteImm(value()),
             cqe_op::RESP_SEND_IMM => Arrival::SendImm(value()),
             cqe_op::RESP_SEND_INV => Arrival::SendInvalidate(value()),
@@ -332,7 +385,7 @@ impl<'q> Received<'q> {
     /// Whether the sender wanted the receiver to be told.
     #[must_use]
     pub const fn is_solicited(&self) -> bool {
-        self.0.tail.op_own & SOLICITED != 0
+        self.0.tail().op_own & SOLICITED != 0
     }
 
     /// Hash or checksum, of one that came in short form.

@@ -36,7 +36,7 @@ use core::fmt;
 
 pub use compressed::{Compression, MiniFormat};
 pub use dispatch::{Event, GeneralCq, Handled, MonoCq, Queues, Routed, Target, Tracked};
-pub use entry::{Arrival, Cqe, Failure, Inline, Odd, Received, Sent, ShortInfo, Side};
+pub use entry::{Arrival, Cqe, Failure, Inline, Odd, Plain, Received, Sent, ShortInfo, Side};
 pub use queue::{Cq, CqCounts, CqMemory, EntryBytes, Notify};
 pub use syndrome::Syndrome;
 pub use table::{QueueTable, TableError};

@@ -21,7 +21,7 @@ use spinwire_layouts::mlx5::{cq_db, cqe_op};
 use spinwire_layouts::word::{from_usize, join, low, to_usize, widen};
 
 use super::compressed::{Compression, Session};
-use super::entry::{Body, Cqe, Done, decode, load, plain};
+use super::entry::{Body, Cqe, Done, Plain, decode, load};
 use super::{CqError, ENTRIES_MAX};
 use crate::raw::barrier;
 use crate::raw::line::Line;
@@ -79,26 +79,47 @@ pub struct CqCounts {
 
 /// A completion queue. One thread polls it.
 pub struct Cq<'m, B> {
-    pub(super) lines: &'m [Line],
-    /// One less than the number of entries.
-    mask: u32,
-    log2: u32,
-    /// 1 in a queue of 128-byte entries.
-    shift: u32,
+    ring: Ring<'m>,
     pub(super) ci: Cell<u32>,
+    /// What a poll does: one byte says whether there is one already, and whether entries have to be taken apart.
+    pub(super) turn: Cell<Next>,
     record: &'m [AtomicU32; 2],
     register: Option<&'m AtomicU64>,
     cqn: u32,
     arm_sn: Cell<u32>,
-    pub(super) polling: Cell<bool>,
     pub(super) compression: Compression,
     pub(super) session: Session,
     counts: Cell<CqCounts>,
     pub(super) bus: B,
 }
 
-/// Where completions go: a closure, but one that is always compiled into the poll.
+/// What the next poll does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Next {
+    /// It takes entries of 64 bytes as they are.
+    Plain,
+    /// It takes entries of 128 bytes as they are.
+    Wide,
+    /// It takes entries apart first.
+    Compressed,
+    /// Nothing: it is within another one.
+    Nothing,
+}
+
+/// Where the entries lie.
+#[derive(Clone, Copy)]
+pub(super) struct Ring<'m> {
+    lines: &'m [Line],
+    /// 1 in a queue of 128-byte entries.
+    shift: u32,
+}
+
+/// Where completions go: closures, but such as are always compiled into the poll.
 pub(super) trait Sink {
+    /// One that is well.
+    fn take_plain(&mut self, plain: Plain<'_>);
+
+    /// Any other.
     fn take(&mut self, cqe: Cqe<'_>);
 }
 
@@ -106,18 +127,23 @@ struct Closure<F>(F);
 
 impl<F: FnMut(Cqe<'_>)> Sink for Closure<F> {
     #[inline(always)]
+    fn take_plain(&mut self, plain: Plain<'_>) {
+        (self.0)(plain.cqe());
+    }
+
+    #[inline(always)]
     fn take(&mut self, cqe: Cqe<'_>) {
         (self.0)(cqe);
     }
 }
 
 /// Ends a poll, on every way out.
-pub(super) struct Turn<'a>(pub(super) &'a Cell<bool>);
+pub(super) struct Turn<'a>(pub(super) &'a Cell<Next>, pub(super) Next);
 
 impl Drop for Turn<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.0.set(false);
+        self.0.set(self.1);
     }
 }
 
@@ -150,18 +176,19 @@ impl<'m, B: Bus> Cq<'m, B> {
             let [.., last] = line.words();
             last.store(fresh.pack(), Ordering::Relaxed);
         }
-        let entries = low(from_usize(entries));
+        let shift = u32::from(memory.entry_bytes == EntryBytes::B128);
         let queue = Self {
-            lines: memory.lines,
-            mask: entries.wrapping_sub(1),
-            log2: entries.trailing_zeros(),
-            shift: u32::from(memory.entry_bytes == EntryBytes::B128),
+            ring: Ring { lines: memory.lines, shift },
             ci: Cell::new(0),
+            turn: Cell::new(match (compression, shift) {
+                (Compression::Off, 0) => Next::Plain,
+                (Compression::Off, _) => Next::Wide,
+                (Compression::Basic(_) | Compression::Enhanced(_), _) => Next::Compressed,
+            }),
             record: memory.record,
             register: memory.register,
             cqn: memory.cqn & CI_MASK,
             arm_sn: Cell::new(0),
-            polling: Cell::new(false),
             compression,
             session: Session::default(),
             counts: Cell::new(CqCounts::default()),
@@ -174,7 +201,7 @@ impl<'m, B: Bus> Cq<'m, B> {
     /// Entries of the queue. More completions than these must never be outstanding, or the device overruns it.
     #[must_use]
     pub const fn entries(&self) -> u32 {
-        self.mask.wrapping_add(1)
+        self.ring.entries()
     }
 
     /// Number of the queue.
@@ -212,49 +239,66 @@ impl<'m, B: Bus> Cq<'m, B> {
 
     #[inline(always)]
     pub(super) fn poll_into(&self, budget: u32, sink: &mut impl Sink) -> u32 {
-        if self.polling.replace(true) {
+        let next = self.turn.replace(Next::Nothing);
+        if next != Next::Plain {
+            return self.poll_otherwise(next, budget, sink);
+        }
+        let _turn = Turn(&self.turn, next);
+        // What is known of the ring makes the code shorter.
+        self.poll_plain(Ring { shift: 0, ..self.ring }, budget, sink)
+    }
+
+    /// A poll within another one, or of a queue of another kind.
+    #[inline(never)]
+    fn poll_otherwise(&self, next: Next, budget: u32, sink: &mut impl Sink) -> u32 {
+        if next == Next::Nothing {
             return 0;
         }
-        let _turn = Turn(&self.polling);
-        let done = if self.compression == Compression::Off {
-            self.poll_plain(budget, sink)
-        } else {
+        let _turn = Turn(&self.turn, next);
+        if next == Next::Compressed {
             self.poll_compressed(budget, sink)
-        };
+        } else {
+            self.poll_plain(self.ring, budget, sink)
+        }
+    }
+
+    #[inline(always)]
+    fn poll_plain(&self, ring: Ring<'m>, budget: u32, sink: &mut impl Sink) -> u32 {
+        let first = self.ci.get();
+        let mut at = first;
+        loop {
+            let limit = budget.wrapping_sub(at.wrapping_sub(first)).min(RUN_MAX);
+            let run = ring.ready(at, limit);
+            if run == 0 {
+                break;
+            }
+            self.bus.from_device();
+            let after = at.wrapping_add(run);
+            while at != after {
+                let Some(line) = ring.slot(at) else {
+                    break;
+                };
+                let this = at;
+                at = at.wrapping_add(1);
+                self.ci.set(at);
+                if let Some(plain) = Plain::new(load(line, 7), line) {
+                    sink.take_plain(plain);
+                } else {
+                    self.hand_rare(this, line, sink);
+                }
+            }
+            // The last look has found one that is not ours, or the budget is spent.
+            if run < RUN_MAX {
+                break;
+            }
+        }
+        let done = at.wrapping_sub(first);
         if done > 0 {
             self.publish();
         }
         done
     }
 
-    #[inline(always)]
-    fn poll_plain(&self, budget: u32, sink: &mut impl Sink) -> u32 {
-        let mut done = 0_u32;
-        while done < budget {
-            let run = self.ready(budget.wrapping_sub(done).min(RUN_MAX));
-            if run == 0 {
-                break;
-            }
-            self.bus.from_device();
-            for _ in 0..run {
-                let ci = self.ci.get();
-                self.ci.set(ci.wrapping_add(1));
-                let Some(line) = self.slot(ci) else {
-                    break;
-                };
-                let done = Done { tail: tail(line), body: Body::Entry(line), before: None };
-                if let Some(plain) = plain(done) {
-                    sink.take(plain);
-                } else {
-                    self.hand_rare(Done { before: self.before(ci), ..done }, sink);
-                }
-            }
-            done = done.wrapping_add(run);
-        }
-        done
-    }
-
-    #[inline(never)]
     fn poll_compressed(&self, budget: u32, sink: &mut impl Sink) -> u32 {
         let mut done = 0_u32;
         while done < budget {
@@ -264,14 +308,18 @@ impl<'m, B: Bus> Cq<'m, B> {
             self.hand(cqe, sink);
             done = done.wrapping_add(1);
         }
+        if done > 0 {
+            self.publish();
+        }
         done
     }
 
     /// What is not plain: errors, inline data, nonsense.
     #[cold]
     #[inline(never)]
-    fn hand_rare(&self, done: Done<'_>, sink: &mut impl Sink) {
-        self.hand(decode(done), sink);
+    fn hand_rare(&self, at: u32, line: &Line, sink: &mut impl Sink) {
+        let (tail, before) = (load(line, 7), self.ring.before(at));
+        self.hand(decode(Done { tail, body: Body::Entry(line), before }), sink);
     }
 
     #[inline]
@@ -284,54 +332,9 @@ impl<'m, B: Bus> Cq<'m, B> {
         sink.take(cqe);
     }
 
-    /// How many entries from `ci` on are ours, up to `limit`.
     #[inline(always)]
-    pub(super) fn ready(&self, limit: u32) -> u32 {
-        let ci = self.ci.get();
-        let mut run = 0_u32;
-        while run < limit {
-            let at = ci.wrapping_add(run);
-            let Some(line) = self.slot(at) else {
-                break;
-            };
-            let op_own = Tail::op_own_of(load(line, 7));
-            if !self.is_owned(op_own, at) {
-                break;
-            }
-            run = run.wrapping_add(1);
-        }
-        run
-    }
-
-    /// Whether the device has written the entry of index `at` in this lap.
-    #[inline(always)]
-    pub(super) const fn is_owned(&self, op_own: u8, at: u32) -> bool {
-        op_own & OWNER == self.lap(at) & OWNER && op_own >> 4 != cqe_op::INVALID
-    }
-
-    /// The lap in which index `at` lies, of which eight bits count.
-    #[inline(always)]
-    pub(super) const fn lap(&self, at: u32) -> u8 {
-        let [lap, ..] = at.wrapping_shr(self.log2).to_le_bytes();
-        lap
-    }
-
-    /// The entry of index `at`: its upper 64 bytes.
-    #[inline(always)]
-    pub(super) fn slot(&self, at: u32) -> Option<&'m Line> {
-        self.lines.get(self.line_index(at))
-    }
-
-    #[inline(always)]
-    const fn line_index(&self, at: u32) -> usize {
-        to_usize(widen((at & self.mask).wrapping_shl(self.shift) | self.shift))
-    }
-
-    /// The lower 64 bytes of the entry of index `at`, in a queue of 128-byte entries.
-    #[cold]
-    pub(super) fn before(&self, at: u32) -> Option<&'m Line> {
-        let index = self.line_index(at).checked_sub(1)?;
-        if self.shift == 0 { None } else { self.lines.get(index) }
+    pub(super) const fn ring(&self) -> Ring<'m> {
+        self.ring
     }
 
     #[inline(always)]
@@ -371,6 +374,65 @@ impl<'m, B: Bus> Cq<'m, B> {
     /// An event of this queue has come: the next wish is another one.
     pub fn note_event(&self) {
         self.arm_sn.set(self.arm_sn.get().wrapping_add(1));
+    }
+}
+
+impl<'m> Ring<'m> {
+    /// How many entries from index `first` on are ours, up to `limit`.
+    #[inline(always)]
+    pub(super) fn ready(self, first: u32, limit: u32) -> u32 {
+        let mut run = 0_u32;
+        while run < limit {
+            let at = first.wrapping_add(run);
+            let Some(line) = self.slot(at) else {
+                break;
+            };
+            if !self.is_owned(Tail::op_own_of(load(line, 7)), at) {
+                break;
+            }
+            run = run.wrapping_add(1);
+        }
+        run
+    }
+
+    /// A power of two.
+    #[inline(always)]
+    pub(super) const fn entries(self) -> u32 {
+        low(from_usize(self.lines.len())).wrapping_shr(self.shift)
+    }
+
+    /// Whether the device has written the entry of index `at` in this lap.
+    #[inline(always)]
+    pub(super) const fn is_owned(self, op_own: u8, at: u32) -> bool {
+        const { assert!(OWNER == 1) };
+        let lap = if at & self.entries() == 0 { 0 } else { OWNER };
+        // With the owner bit above the rest, 0 where it is as it should be, it is one comparison.
+        (op_own ^ lap).rotate_right(1) < cqe_op::INVALID << 3
+    }
+
+    /// The lap in which index `at` lies, of which eight bits count.
+    pub(super) const fn lap(self, at: u32) -> u8 {
+        let [lap, ..] = at.wrapping_shr(self.entries().trailing_zeros()).to_le_bytes();
+        lap
+    }
+
+    /// The entry of index `at`: its upper 64 bytes.
+    #[inline(always)]
+    pub(super) fn slot(self, at: u32) -> Option<&'m Line> {
+        self.lines.get(self.line_index(at))
+    }
+
+    #[inline(always)]
+    const fn line_index(self, at: u32) -> usize {
+        let index = at & self.entries().wrapping_sub(1);
+        to_usize(widen(index.wrapping_shl(self.shift) | self.shift))
+    }
+
+    /// The lower 64 bytes of the entry of index `at`, in a queue of 128-byte entries.
+    #[cold]
+    pub(super) fn before(self, at: u32) -> Option<&'m Line> {
+        let index = self.line_index(at).checked_sub(1)?;
+        if self.shift == 0 { None } else { self.lines.get(index) }
     }
 }
 

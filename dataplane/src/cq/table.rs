@@ -51,7 +51,10 @@ struct Slot<H> {
 /// when the arena goes is not dropped: take it out first.
 pub struct QueueTable<'m, H> {
     slots: &'m [Slot<H>],
-    last: Cell<u32>,
+    /// That of the last hit.
+    last: Cell<Option<&'m Slot<H>>>,
+    /// How often something was added or taken out.
+    changes: Cell<u32>,
     count: Cell<u32>,
 }
 
@@ -64,7 +67,7 @@ impl<'m, H> QueueTable<'m, H> {
         let slots = queues_max.clamp(1, 1 << 24).saturating_mul(2).next_power_of_two();
         let slots = bump
             .slice_with(wide(slots), |_| Slot { qpn: Cell::new(NONE), handle: Cell::new(None) })?;
-        Ok(Self { slots, last: Cell::new(0), count: Cell::new(0) })
+        Ok(Self { slots, last: Cell::new(None), changes: Cell::new(0), count: Cell::new(0) })
     }
 
     /// How many there are.
@@ -87,7 +90,7 @@ impl<'m, H> QueueTable<'m, H> {
         if qpn >= 1 << 24 {
             return Err((TableError::Number, handle));
         }
-        if self.find(qpn).is_some() {
+        if self.search(qpn).is_some() {
             return Err((TableError::Twice, handle));
         }
         if wide(self.count.get()) >= self.slots.len() / 2 {
@@ -99,6 +102,7 @@ impl<'m, H> QueueTable<'m, H> {
                 Some(slot) if slot.qpn.get() == NONE => {
                     slot.qpn.set(qpn);
                     slot.handle.set(Some(handle));
+                    self.note_change();
                     self.count.set(self.count.get().wrapping_add(1));
                     return Ok(());
                 }
@@ -114,7 +118,8 @@ impl<'m, H> QueueTable<'m, H> {
         if qpn == NONE {
             return None; // what stands in free slots
         }
-        let mut hole = self.find(qpn)?;
+        let mut hole = self.search(qpn)?;
+        self.note_change();
         let handle = self.slot(hole)?.handle.take();
         let mut at = hole;
         for _ in 0..self.slots.len() {
@@ -143,28 +148,33 @@ impl<'m, H> QueueTable<'m, H> {
     where
         H: Deref,
     {
-        let slot = self.slot(self.find(qpn)?)?;
+        let slot = self.find(qpn)?;
         let handle = slot.handle.take()?;
-        let hand = Hand { table: self, slot, qpn, handle: Some(handle) };
+        let hand =
+            Hand { table: self, slot, changes: self.changes.get(), qpn, handle: Some(handle) };
         hand.handle.as_deref().map(use_it)
     }
 
     #[inline(always)]
-    fn find(&self, qpn: u32) -> Option<u32> {
-        let last = self.last.get();
-        if self.slot(last)?.qpn.get() == qpn {
-            return Some(last);
+    fn find(&self, qpn: u32) -> Option<&'m Slot<H>> {
+        match self.last.get() {
+            Some(last) if last.qpn.get() == qpn => Some(last),
+            _ => self.search_slot(qpn),
         }
-        self.search(qpn)
     }
 
-    #[inline]
+    #[inline(never)]
+    fn search_slot(&self, qpn: u32) -> Option<&'m Slot<H>> {
+        let slot = self.slot(self.search(qpn)?);
+        self.last.set(slot);
+        slot
+    }
+
     fn search(&self, qpn: u32) -> Option<u32> {
         let mut at = qpn;
         for _ in 0..self.slots.len() {
             let number = self.slot(at)?.qpn.get();
             if number == qpn {
-                self.last.set(at);
                 return Some(at);
             }
             if number == NONE {
@@ -173,6 +183,20 @@ impl<'m, H> QueueTable<'m, H> {
             at = at.wrapping_add(1);
         }
         None
+    }
+
+    /// Where it was removed and another added meanwhile, the other one stays.
+    #[cold]
+    #[inline(never)]
+    fn put_elsewhere(&self, qpn: u32, handle: Option<H>) {
+        if let Some(slot) = self.search(qpn).and_then(|at| self.slot(at)) {
+            let newer = slot.handle.take();
+            slot.handle.set(newer.or(handle));
+        }
+    }
+
+    fn note_change(&self) {
+        self.changes.set(self.changes.get().wrapping_add(1));
     }
 
     /// How far slot `at` is behind slot `from`.
@@ -190,6 +214,8 @@ impl<'m, H> QueueTable<'m, H> {
 struct Hand<'t, 'm, H> {
     table: &'t QueueTable<'m, H>,
     slot: &'m Slot<H>,
+    /// Of the table, when it was taken.
+    changes: u32,
     qpn: u32,
     handle: Option<H>,
 }
@@ -197,28 +223,10 @@ struct Hand<'t, 'm, H> {
 impl<H> Drop for Hand<'_, '_, H> {
     #[inline(always)]
     fn drop(&mut self) {
-        if self.slot.qpn.get() == self.qpn {
-            Self::put(self.slot, self.handle.take());
+        if self.table.changes.get() == self.changes {
+            self.slot.handle.set(self.handle.take());
         } else {
-            self.put_elsewhere();
-        }
-    }
-}
-
-impl<H> Hand<'_, '_, H> {
-    /// Where it was removed and another added meanwhile, the other one stays.
-    #[inline(always)]
-    fn put(slot: &Slot<H>, handle: Option<H>) {
-        let newer = slot.handle.take();
-        slot.handle.set(newer.or(handle));
-    }
-
-    #[cold]
-    fn put_elsewhere(&mut self) {
-        if let Some(at) = self.table.find(self.qpn)
-            && let Some(slot) = self.table.slot(at)
-        {
-            Self::put(slot, self.handle.take());
+            self.table.put_elsewhere(self.qpn, self.handle.take());
         }
     }
 }

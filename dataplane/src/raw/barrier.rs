@@ -10,10 +10,12 @@
 //! |---|---|---|---|
 //! | [`to_device`] | the compiler | `dmb oshst` | full fence |
 //! | [`from_device`] | `lfence` | `dmb oshld` | full fence |
+//! | [`from_coherent_device`] | the compiler | `dmb oshld` | full fence |
 //! | [`wc_start`] | `sfence` | `dsb st` | full fence |
 //! | [`flush_writes`] | `sfence` | `dsb st` | full fence |
 //!
-//! A fifth, [`loads_before_stores`], rdma-core does without.
+//! Of two of these rdma-core knows nothing: [`from_coherent_device`], which is what the kernel has in its place, and [`loads_before_stores`],
+//! which it does without.
 
 use crate::sync::{Ordering, fence};
 
@@ -98,6 +100,25 @@ pub fn to_device() {
 #[inline(always)]
 pub fn from_device() {
     ordering_instruction!("lfence", "dmb oshld");
+}
+
+/// As [`from_device`], where all that the device writes is ordinary memory, mapped write-back: nothing else is promised.
+///
+/// On x86-64 it is an order for the compiler, as `dma_rmb` of the kernel is, by which its driver of the same devices reads the same
+/// completions (`arch/x86/include/asm/barrier.h`, `en_rx.c`). The proof:
+/// 1. What the device writes reaches memory in order. The owner bit is written last, by a posted write that does not pass those before it, unless a key was
+///    registered with relaxed ordering; even then the completion is not written before its data is. The caches see each of these writes
+///    (PCIe Base Specification, "Transaction Ordering" and "No Snoop"; x86-64 keeps DMA coherent).
+/// 2. Loads from write-back memory are not reordered with one another: Intel SDM volume 3, "Memory Ordering in P6 and More Recent
+///    Processor Families" ("Reads are not reordered with other reads"); AMD APM volume 2, 7.2. A load that was begun early is done again where its
+///    line has changed before the load in front of it was done.
+/// 3. So a load behind the owner bit sees what was in memory when that bit was, or something newer. The compiler keeps it behind.
+///
+/// What `lfence` orders beyond that are loads from write-combining memory, non-temporal loads, and instructions that are no loads at
+/// all. No queue has any of them; whoever has a device write to such memory passes [`from_device`].
+#[inline(always)]
+pub fn from_coherent_device() {
+    ordering_instruction!("", "dmb oshld");
 }
 
 /// What was stored before, to memory of any kind, goes before what is stored to write-combining memory afterwards (rdma-core:

@@ -24,11 +24,13 @@
 //! - Numbers come from the device and are looked at as such: compared and masked, never trusted.
 
 mod ordered;
+mod outcome;
 mod unordered;
 
 use core::fmt;
 
-pub use ordered::{Completed, Earlier, Failed, FailedBy, Flushed, Ordered, OrderedConfig, Posted};
+pub use ordered::{Ordered, OrderedConfig};
+pub use outcome::{Completed, Earlier, Failed, FailedBy, Flushed, Posted};
 pub use unordered::{Ticket, Unordered};
 
 use crate::raw::place::Exhausted;

@@ -4,25 +4,25 @@
 //!   row         blocks   entry     before                       next
 //!   ci      ->  1        none                                            unsignaled
 //!               1        none                                            unsignaled
-//!   first   ->  3        Some(e)   2 unsignaled since the last  ---+     signaled
+//!   due     ->  3        Some(e)   2 unsignaled since the last  ---+     signaled
 //!               (inner)                                            |
 //!               (inner)                                            |
-//!   last    ->  1        Some(f)   0                            <--+     signaled
+//!   last    ->  1        Some(f)   0                            <--+     signaled; next: nothing
 //!   trailing    2        none                                            unsignaled, 1 WQE, 2 blocks
 //!   pi      ->
 //! ```
 //!
-//! As completions come in order, the next one can only be that of `first`: one comparison tells whether a number from the
+//! As completions come in order, the next one can only be the one that is `due`: one comparison tells whether a number from the
 //! device is the right one, and the row of a number that is not is never looked at. Errors may name any work request; they walk
 //! the rows from `ci`, which is bounded by their number.
 //!
-//! Invariants: `pi - ci <= rows`; `signaled` rows are linked from `first` to `last`; `trailing` is what was posted
+//! Invariants: `pi - ci <= rows`; `signaled` rows are linked from `due` to `last`; nothing is due where there is none, or the queue has failed; `trailing` is what was posted
 //! after `last`, and with the longest work request and its fill it fits into the ring (a queue that has failed does not count
 //! it any more: nothing is posted to it).
 
 use core::cell::Cell;
 
-use super::{PlaceError, ROWS_MAX, Stale};
+use super::{Completed, Earlier, Failed, FailedBy, Flushed, PlaceError, Posted, ROWS_MAX, Stale};
 use crate::error::{Fatal, PostError, Retry};
 use crate::raw::place::Bump;
 
@@ -35,83 +35,33 @@ pub struct OrderedConfig {
     pub wqe_blocks_max: u16,
 }
 
-/// What a success ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Completed<E> {
-    /// Of the signaled work request.
-    pub entry: E,
-    /// Unsignaled work requests before it that have ended well with it. Fill is not counted.
-    pub unsignaled: u16,
-    /// Basic blocks that are free again.
-    pub blocks: u16,
-}
-
-/// What an error ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Failed<E> {
-    /// What the error names.
-    pub wqe: Posted<E>,
-    /// What became of the unsignaled ones before it.
-    pub earlier: Earlier,
-    /// Basic blocks that are free again.
-    pub blocks: u16,
-}
-
-/// A work request that was posted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Posted<E> {
-    /// It asked for a completion, with this entry.
-    Signaled(E),
-    /// It asked for none.
-    Unsignaled,
-    /// Not of the caller: fill before the end of the ring.
-    Fill,
-}
-
-/// Unsignaled work requests that an error ended along with the one that it names. Fill is not counted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Earlier {
-    /// The error is the first one, and of the work request itself: so many before it had ended well.
-    Done(u16),
-    /// The queue had failed before, or was put into error: so many were flushed, or may have been, as nothing was said of them.
-    Flushed(u16),
-}
-
-/// What an error says of the work request that it names.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FailedBy {
-    /// It failed by itself, so that the device was done with those before it.
-    Itself,
-    /// It was flushed, because the queue was in error: after an error of another one, or because somebody has put it there.
-    Flush,
-}
-
-/// One work request that a flush ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Flushed<E> {
-    /// Index of its first basic block.
-    pub index: u16,
-    /// Its entry; `None` where it was unsignaled.
-    pub entry: Option<E>,
-}
-
 struct Row<E> {
     /// Of a signaled work request.
     entry: Cell<Option<E>>,
     /// Of the work request that starts here.
     extent: Cell<Extent>,
-    /// Unsignaled ones between the signaled one before and this signaled one.
-    before: Cell<u16>,
-    /// Where the signaled one after this signaled one starts.
-    next: Cell<u16>,
+    /// Where the signaled one after this signaled one starts, or [`NOTHING`].
+    next: Cell<u32>,
 }
 
-/// How long a work request is, and whether it is one.
+/// No index.
+const NOTHING: u32 = u32::MAX;
+
+/// How long a work request is, and what is before it.
 #[derive(Clone, Copy)]
 struct Extent {
     blocks: u16,
-    /// 1; fill is none.
-    wqes: u16,
+    /// Unsignaled ones between the signaled one before and this signaled one; or [`FILL`].
+    before: u16,
+}
+
+/// In the place of a count: this is fill, and no work request.
+const FILL: u16 = u16::MAX;
+
+impl Extent {
+    const fn is_fill(self) -> bool {
+        self.before == FILL
+    }
 }
 
 /// The tracker of a send or receive queue. A row a basic block; one thread.
@@ -137,14 +87,17 @@ pub struct Ordered<'m, E: Copy> {
     pi: Cell<u16>,
     ci: Cell<u16>,
     signaled: Cell<u16>,
-    first: Cell<u16>,
+    /// Whose completion must come next, or [`NOTHING`].
+    due: Cell<u32>,
     last: Cell<u16>,
     /// What was posted after `last` begins here.
     trailing: Cell<u16>,
-    trailing_wqes: Cell<u16>,
-    /// So many blocks can be posted unsignaled, at least: where it is too few, they are counted. 0 where the queue has failed.
-    unsignaled_room: Cell<u16>,
+    /// In the high half how many unsignaled ones there are behind `last`. In the low half so many blocks can be posted unsignaled, at
+    /// least: where it is too few, they are counted; 0 where the queue has failed.
+    unsignaled: Cell<u32>,
     wqe_blocks_max: u16,
+    /// Whether a work request that would pass the end of the ring has fill before it.
+    has_fill: bool,
     failed: Cell<bool>,
 }
 
@@ -165,23 +118,28 @@ impl<'m, E: Copy> Ordered<'m, E> {
         }
         let rows = bump.slice_with(usize::from(rows), |_| Row {
             entry: Cell::new(None),
-            extent: Cell::new(Extent { blocks: 0, wqes: 0 }),
-            before: Cell::new(0),
-            next: Cell::new(0),
+            extent: Cell::new(Extent { blocks: 0, before: FILL }),
+            next: Cell::new(NOTHING),
         })?;
         Ok(Self {
             rows,
             pi: Cell::new(0),
             ci: Cell::new(0),
             signaled: Cell::new(0),
-            first: Cell::new(0),
+            due: Cell::new(NOTHING),
             last: Cell::new(0),
             trailing: Cell::new(0),
-            trailing_wqes: Cell::new(0),
-            unsignaled_room: Cell::new(0),
+            unsignaled: Cell::new(0),
             wqe_blocks_max,
+            has_fill: true,
             failed: Cell::new(false),
         })
+    }
+
+    /// For a queue whose work requests go on at the start of the ring: no room is kept for fill.
+    #[must_use]
+    pub const fn without_fill(self) -> Self {
+        Self { has_fill: false, ..self }
     }
 
     /// Bytes of an arena that the rows take, but for alignment.
@@ -251,12 +209,16 @@ impl<'m, E: Copy> Ordered<'m, E> {
 
     /// How many blocks the unsignaled ones behind the last signaled one may have, so that the longest signaled one fits behind them,
     /// with the fill before it. Where they begin so close behind the start of the ring that it would not fit before them, they have
-    /// to end where it fits without fill.
+    /// to end where it fits without fill. Where there is none, it always fits.
     #[inline]
     const fn trailing_blocks_max(&self) -> u16 {
         let most = self.size().wrapping_sub(self.wqe_blocks_max);
         let start = self.trailing.get() & self.size().wrapping_sub(1);
-        if start >= self.wqe_blocks_max { most } else { most.saturating_sub(start) }
+        if !self.has_fill || start >= self.wqe_blocks_max {
+            most
+        } else {
+            most.saturating_sub(start)
+        }
     }
 
     /// Basic blocks of what was posted after the last signaled one.
@@ -320,32 +282,35 @@ impl<'m, E: Copy> Ordered<'m, E> {
         let blocks = blocks.max(1);
         match entry {
             Some(_) => self.room_signaled(blocks)?,
-            None if blocks > self.unsignaled_room.get() => self.count_unsignaled_room(blocks)?,
+            None if blocks > halves(self.unsignaled.get()).1 => {
+                self.count_unsignaled_room(blocks)?
+            }
             None => {}
         }
         let Some(row) = self.rows.get(place) else {
             return Err(PostError::Retry(Retry::SqFull));
         };
-        row.extent.set(Extent { blocks, wqes: 1 });
         row.entry.set(entry);
         let after = at.wrapping_add(blocks);
         self.pi.set(after);
         if entry.is_none() {
-            self.trailing_wqes.set(self.trailing_wqes.get().wrapping_add(1));
-            self.unsignaled_room.set(self.unsignaled_room.get().wrapping_sub(blocks));
+            row.extent.set(Extent { blocks, before: 0 });
+            // Both halves at once: there was that much room.
+            let change = join(1, 0).wrapping_sub(u32::from(blocks));
+            self.unsignaled.set(self.unsignaled.get().wrapping_add(change));
             return Ok(());
         }
-        row.before.set(self.trailing_wqes.replace(0));
+        let (before, _room) = halves(self.unsignaled.replace(0));
+        row.extent.set(Extent { blocks, before });
         self.trailing.set(after);
-        self.unsignaled_room.set(0);
-        let signaled = self.signaled.get();
-        if signaled == 0 {
-            self.first.set(at);
+        row.next.set(NOTHING);
+        if self.due.get() == NOTHING {
+            self.due.set(u32::from(at));
         } else if let Some(last) = self.row(self.last.get()) {
-            last.next.set(at);
+            last.next.set(u32::from(at));
         }
         self.last.set(at);
-        self.signaled.set(signaled.wrapping_add(1));
+        self.signaled.set(self.signaled.get().wrapping_add(1));
         Ok(())
     }
 
@@ -354,8 +319,12 @@ impl<'m, E: Copy> Ordered<'m, E> {
     #[inline(never)]
     fn count_unsignaled_room(&self, blocks: u16) -> Result<(), PostError> {
         self.room_unsignaled(blocks)?;
-        self.unsignaled_room.set(self.free().min(self.unsignaled_left()));
+        self.set_unsignaled_room(self.free().min(self.unsignaled_left()));
         Ok(())
+    }
+
+    fn set_unsignaled_room(&self, blocks: u16) {
+        self.unsignaled.set(join(halves(self.unsignaled.get()).0, blocks));
     }
 
     /// Notes fill: a NOP of `blocks` basic blocks at [`Ordered::pi`] that nobody asked for. Whoever posts it has asked for
@@ -377,10 +346,10 @@ impl<'m, E: Copy> Ordered<'m, E> {
         let Some(row) = self.row(at) else {
             return Err(PostError::Retry(Retry::SqFull));
         };
-        row.extent.set(Extent { blocks, wqes: 0 });
+        row.extent.set(Extent { blocks, before: FILL });
         row.entry.set(None);
         self.pi.set(at.wrapping_add(blocks));
-        self.unsignaled_room.set(0);
+        self.set_unsignaled_room(0);
         Ok(())
     }
 
@@ -390,22 +359,23 @@ impl<'m, E: Copy> Ordered<'m, E> {
     /// [`Stale`] where it is not the oldest signaled one under way, or where the queue has failed. Nothing was changed.
     #[inline(always)]
     pub fn complete(&self, wqe_counter: u16) -> Result<Completed<E>, Stale> {
-        let signaled = self.signaled.get();
-        if wqe_counter != self.first.get() || signaled == 0 || self.failed.get() {
+        if u32::from(wqe_counter) != self.due.get() {
             return Err(self.why_not(wqe_counter));
         }
         let Some(row) = self.row(wqe_counter) else {
             return Err(Stale::NotPosted);
         };
-        let Some(entry) = row.entry.take() else {
+        // It stays in the row, which is behind `ci` from here on, until the row is posted again.
+        let Some(entry) = row.entry.get() else {
             return Err(Stale::Unsignaled);
         };
-        let after = wqe_counter.wrapping_add(row.extent.get().blocks);
+        let extent = row.extent.get();
+        let after = wqe_counter.wrapping_add(extent.blocks);
         let blocks = after.wrapping_sub(self.ci.get());
         self.ci.set(after);
-        self.first.set(row.next.get());
-        self.signaled.set(signaled.wrapping_sub(1));
-        Ok(Completed { entry, unsignaled: row.before.get(), blocks })
+        self.due.set(row.next.get());
+        self.signaled.set(self.signaled.get().wrapping_sub(1));
+        Ok(Completed { entry, unsignaled: extent.before, blocks })
     }
 
     /// An error for the work request that starts at `wqe_counter`, signaled or not: it and everything before it is retired,
@@ -420,17 +390,17 @@ impl<'m, E: Copy> Ordered<'m, E> {
         let (row, earlier) = self.find(wqe_counter)?;
         let wqe = match row.entry.take() {
             Some(entry) => Posted::Signaled(entry),
-            None if row.extent.get().wqes == 0 => Posted::Fill,
+            None if row.extent.get().is_fill() => Posted::Fill,
             None => Posted::Unsignaled,
         };
         let after = wqe_counter.wrapping_add(row.extent.get().blocks);
         let blocks = after.wrapping_sub(self.ci.get());
         self.ci.set(after);
+        self.due.set(NOTHING);
         if matches!(wqe, Posted::Signaled(_)) {
-            self.first.set(row.next.get());
             self.signaled.set(self.signaled.get().wrapping_sub(1));
         }
-        self.unsignaled_room.set(0);
+        self.set_unsignaled_room(0);
         let earlier = if self.failed.replace(true) || by == FailedBy::Flush {
             Earlier::Flushed(earlier)
         } else {
@@ -451,7 +421,8 @@ impl<'m, E: Copy> Ordered<'m, E> {
     #[inline(never)]
     pub fn flush_before(&self, end: u16) -> Option<Flushed<E>> {
         self.failed.set(true);
-        self.unsignaled_room.set(0);
+        self.due.set(NOTHING);
+        self.set_unsignaled_room(0);
         if end.wrapping_sub(self.ci.get()) > self.in_use() {
             return None;
         }
@@ -464,9 +435,8 @@ impl<'m, E: Copy> Ordered<'m, E> {
             self.ci.set(at.wrapping_add(row.extent.get().blocks.max(1)));
             let entry = row.entry.take();
             if entry.is_some() {
-                self.first.set(row.next.get());
                 self.signaled.set(self.signaled.get().wrapping_sub(1));
-            } else if row.extent.get().wqes == 0 {
+            } else if row.extent.get().is_fill() {
                 continue;
             }
             return Some(Flushed { index: at, entry });
@@ -495,8 +465,7 @@ impl<'m, E: Copy> Ordered<'m, E> {
         self.pi.set(0);
         self.ci.set(0);
         self.trailing.set(0);
-        self.trailing_wqes.set(0);
-        self.unsignaled_room.set(0);
+        self.unsignaled.set(0);
         self.failed.set(false);
         Ok(())
     }
@@ -528,12 +497,13 @@ impl<'m, E: Copy> Ordered<'m, E> {
             if at == counter {
                 return if skips { Err(Stale::Skips) } else { Ok((row, earlier)) };
             }
-            let blocks = row.extent.get().blocks.max(1);
+            let extent = row.extent.get();
+            let blocks = extent.blocks.max(1);
             if counter.wrapping_sub(at) < blocks {
                 return Err(Stale::NotAStart);
             }
             skips |= row.entry.get().is_some();
-            earlier = earlier.wrapping_add(row.extent.get().wqes);
+            earlier = earlier.wrapping_add(u16::from(!extent.is_fill()));
             at = at.wrapping_add(blocks);
         }
         Err(Stale::NotPosted)
@@ -553,6 +523,20 @@ impl<'m, E: Copy> Ordered<'m, E> {
 #[inline(always)]
 const fn wide(index: u16) -> usize {
     spinwire_layouts::word::to_usize(spinwire_layouts::word::widen(rows_u32(index)))
+}
+
+/// The high and the low half.
+#[inline(always)]
+const fn halves(both: u32) -> (u16, u16) {
+    let [a, b, c, d] = both.to_le_bytes();
+    (u16::from_le_bytes([c, d]), u16::from_le_bytes([a, b]))
+}
+
+/// A number of a high and a low half.
+#[inline(always)]
+const fn join(high: u16, low: u16) -> u32 {
+    let ([a, b], [c, d]) = (low.to_le_bytes(), high.to_le_bytes());
+    u32::from_le_bytes([a, b, c, d])
 }
 
 #[inline(always)]

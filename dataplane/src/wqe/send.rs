@@ -119,9 +119,13 @@ impl<'m, E: Copy, B: Bus> SendQueue<'m, E, B> {
         if !(1..=16).contains(&wqe_blocks_max) {
             return Err(BadQueue::Longest { wqe_blocks_max });
         }
+        let tracker = Ordered::place(bump, OrderedConfig { rows, wqe_blocks_max })?;
         Ok(Self {
             ring,
-            tracker: Ordered::place(bump, OrderedConfig { rows, wqe_blocks_max })?,
+            tracker: match config.straddle {
+                Straddle::Fill => tracker,
+                Straddle::Wrap => tracker.without_fill(),
+            },
             record,
             uar: Uar::new(uar)?,
             bus,

@@ -12,4 +12,12 @@ fn without_operands(wqe: SqWqe<'_, '_, u32, Device>) -> Result<(), PostError> {
     wqe.atomic_cs(WqeFlags::NONE, (1, 2)).finish_signaled(1)
 }
 
+fn masked_without_result(wqe: SqWqe<'_, '_, u32, Device>) -> Result<(), PostError> {
+    wqe.masked_cs(WqeFlags::NONE, (1, 2), (3, 4), (5, 6)).finish_signaled(1)
+}
+
+fn masked_sum_without_result(wqe: SqWqe<'_, '_, u32, Device>) -> Result<(), PostError> {
+    wqe.masked_fa32(WqeFlags::NONE, (1, 2), 3, 4).finish_unsignaled()
+}
+
 fn main() {}

@@ -17,4 +17,17 @@ fn store(qp: &Qp<'_, u32, Device>) -> Result<(), PostError> {
     })
 }
 
+fn receive(qp: &Qp<'_, u32, Device>) -> Result<(), PostError> {
+    let kept = qp.with_rq_wqe(|wqe| Ok::<_, PostError>(wqe))?;
+    kept.finish(1)
+}
+
+fn outlive(qp: &Qp<'_, u32, Device>) -> Result<(), PostError> {
+    let kept = {
+        let mut guard = qp.sq_borrow()?;
+        guard.sq_wqe()?
+    };
+    kept.nop(WqeFlags::NONE).finish_unsignaled()
+}
+
 fn main() {}

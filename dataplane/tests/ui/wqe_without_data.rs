@@ -12,4 +12,12 @@ fn read(wqe: SqWqe<'_, '_, u32, Device>) -> Result<(), PostError> {
     wqe.read(WqeFlags::NONE, 1, 2).finish_unsignaled()
 }
 
+fn write(wqe: SqWqe<'_, '_, u32, Device>) -> Result<(), PostError> {
+    wqe.write_imm(WqeFlags::NONE, (1, 2), 3).finish_signaled(1)
+}
+
+fn invalidate(wqe: SqWqe<'_, '_, u32, Device>) -> Result<(), PostError> {
+    wqe.send_inval(WqeFlags::NONE, 1).finish_unsignaled()
+}
+
 fn main() {}

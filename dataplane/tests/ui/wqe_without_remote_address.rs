@@ -2,10 +2,19 @@
 
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::raw::mmio::Device;
+use spinwire_dataplane::raw::region::LocalSge;
 use spinwire_dataplane::wqe::{SqWqe, WqeFlags};
 
 fn write(wqe: SqWqe<'_, '_, u32, Device>) -> Result<(), PostError> {
     wqe.write(WqeFlags::NONE).inline(b"x").finish_signaled(1)
+}
+
+fn read(wqe: SqWqe<'_, '_, u32, Device>, to: LocalSge) -> Result<(), PostError> {
+    wqe.read(WqeFlags::NONE).sge(to).finish_signaled(1)
+}
+
+fn add(wqe: SqWqe<'_, '_, u32, Device>, to: LocalSge) -> Result<(), PostError> {
+    wqe.atomic_fa(WqeFlags::NONE, 3).result(to)?.finish_signaled(1)
 }
 
 fn main() {}

@@ -10,6 +10,7 @@ use spinwire_dataplane::cq::{
     Compression, Cqe, Event, GeneralCq, Handled, MiniFormat, MonoCq, QueueTable, Routed,
     TableError, Target, Tracked,
 };
+use spinwire_dataplane::raw::mmio::Device;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::tracker::{Earlier, Posted, Stale};
 use spinwire_tests::rng::Rng;
@@ -363,32 +364,41 @@ fn the_error_of_an_unsignaled_one_is_told_and_the_rest_is_flushed() {
     });
 }
 
-/// Removes itself from within, and puts another in its place if it is told to.
-struct Leaves<'c> {
-    removed: Cell<u32>,
-    remove: &'c dyn Fn(),
+/// Changes the table from within.
+struct Changes<'c> {
+    qpn: u32,
+    seen: Cell<u32>,
+    change: &'c dyn Fn(),
 }
 
-impl Target for Leaves<'_> {
+impl<'c> Changes<'c> {
+    fn new(qpn: u32, change: &'c dyn Fn()) -> Rc<Self> {
+        Rc::new(Self { qpn, seen: Cell::new(0), change })
+    }
+}
+
+impl Target for Changes<'_> {
     fn qpn(&self) -> u32 {
-        5
+        self.qpn
     }
 
     fn complete(&self, _cqe: &Cqe<'_>) -> Handled {
-        (self.remove)();
-        self.removed.set(self.removed.get() + 1);
+        (self.change)();
+        self.seen.set(self.seen.get() + 1);
         Handled::Ended
     }
 }
 
+type Handle<'c> = Rc<dyn Target + 'c>;
+type Shared<'c> = RefCell<Option<&'c GeneralCq<'c, Device, Handle<'c>>>>;
+
 #[test]
 fn a_handler_may_remove_its_own_queue() {
-    type Handle<'c> = Rc<dyn Target + 'c>;
     let ring = Ring::new(16, 64);
     with_arena(1 << 12, |bump| {
-        let cq: RefCell<Option<&GeneralCq<'_, _, Handle<'_>>>> = RefCell::new(None);
+        let cq: Shared<'_> = RefCell::new(None);
         let remove = || assert!(cq.borrow().unwrap().remove(5).is_none(), "it is in use");
-        let leaves = Rc::new(Leaves { removed: Cell::new(0), remove: &remove });
+        let leaves = Changes::new(5, &remove);
         let general =
             GeneralCq::new(ring.cq(Compression::Off), QueueTable::place(bump, 2).unwrap());
         cq.replace(Some(&general));
@@ -400,7 +410,45 @@ fn a_handler_may_remove_its_own_queue() {
         ring.push(fields);
         let mut strays = 0;
         assert_eq!(general.poll(9, |_| strays += 1), 2);
-        assert_eq!((strays, leaves.removed.get(), Rc::strong_count(&leaves)), (1, 1, 1));
+        assert_eq!((strays, leaves.seen.get(), Rc::strong_count(&leaves)), (1, 1, 1));
+        cq.replace(None);
+    });
+}
+
+/// Who comes in its place under the same number stays; who is moved by the leave of another is found again.
+#[test]
+fn a_handler_may_put_another_in_its_place_and_remove_its_neighbour() {
+    let ring = Ring::new(16, 64);
+    with_arena(1 << 12, |bump| {
+        let cq: Shared<'_> = RefCell::new(None);
+        let newer = Changes::new(5, &|| ());
+        let replace = || {
+            assert!(cq.borrow().unwrap().remove(5).is_none(), "it is in use");
+            let own = Rc::clone(&newer);
+            let handle: Handle<'_> = own;
+            cq.borrow().unwrap().add(handle).map_err(|(error, _)| error).unwrap();
+        };
+        let remove = || drop(cq.borrow().unwrap().remove(5));
+        let older = Changes::new(5, &replace);
+        // Its home is that of 5: it lies behind it, until 5 leaves.
+        let neighbour = Changes::new(5 + 4, &remove);
+        let general =
+            GeneralCq::new(ring.cq(Compression::Off), QueueTable::place(bump, 2).unwrap());
+        cq.replace(Some(&general));
+        for target in [&older, &neighbour] {
+            let own = Rc::clone(target);
+            let handle: Handle<'_> = own;
+            general.add(handle).map_err(|(error, _)| error).unwrap();
+        }
+        for qpn in [5, 5, 9, 5, 9] {
+            ring.push(Fields { opcode: REQ, qpn, ..Fields::default() });
+        }
+        let mut strays = 0;
+        assert_eq!(general.poll(9, |_| strays += 1), 5);
+        let seen = [&older, &newer, &neighbour].map(|target| target.seen.get());
+        assert_eq!((seen, strays), ([1, 1, 2], 1));
+        let held = [&older, &newer, &neighbour].map(Rc::strong_count);
+        assert_eq!(held, [1, 1, 2], "who is not in the table is not held by it");
         cq.replace(None);
     });
 }
@@ -539,6 +587,12 @@ fn whatever_the_bytes_are_nothing_panics_and_nothing_ends_twice() {
                     }
                 });
                 assert!(count <= 8);
+                if rng.chance(3) {
+                    let mut taken = 0;
+                    let said = cq.cq().discard(0x11, |_cqe| taken += 1);
+                    let refuses = compression != Compression::Off;
+                    assert_eq!(said.ok(), (!refuses).then_some(taken));
+                }
             }
             assert!(ended.len() > 500, "{} {:?}", ended.len(), cq.counts());
             assert!(ended.values().all(|times| *times == 1));

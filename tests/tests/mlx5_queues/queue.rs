@@ -11,7 +11,7 @@ use spinwire_dataplane::cq::{
 };
 use spinwire_dataplane::error::{Misuse, Retry};
 use spinwire_dataplane::raw::line::Line;
-use spinwire_dataplane::raw::mmio::{Bus, Device};
+use spinwire_dataplane::raw::mmio::{Bus, CoherentDevice, Device};
 use spinwire_dataplane::sync::{AtomicU32, AtomicU64, Ordering};
 use spinwire_layouts::endian::Be32;
 use spinwire_tests::rng::Rng;
@@ -34,9 +34,14 @@ fn counters<B: Bus>(cq: &Cq<'_, B>, budget: u32) -> Vec<u16> {
 
 #[test]
 fn entries_are_taken_once_in_order_over_many_laps() {
+    taken_once_in_order(Device);
+    taken_once_in_order(CoherentDevice);
+}
+
+fn taken_once_in_order(bus: impl Bus + Copy) {
     for (entries, bytes) in [(1, 64), (2, 64), (8, 128), (64, 64)] {
         let ring = Ring::new(entries, bytes);
-        let cq = ring.cq(Compression::Off);
+        let cq = Cq::new(ring.memory(), Compression::Off, bus).unwrap();
         let (mut rng, mut expected, mut next) = (Rng::new(3), 0_u16, 0_u16);
         for _ in 0..2000 {
             for _ in 0..rng.index(ring.room() + 1) {

@@ -1,5 +1,7 @@
 //! Every opcode x segment x position against the C program.
 //!
+//! Receives are compared, too (`receive.rs` builds them).
+//!
 //! A case is a line for the C program and a call of the builder, made from the same values. All of them are posted to one queue, which
 //! goes through the end of its 16-bit indices on the way.
 
@@ -19,7 +21,7 @@ use spinwire_dataplane::wqe::{
 
 use super::host_process::Folder;
 use super::host_process::private::{not_run, output};
-use super::{QPN, SHAPE, Shape, TestQp, bytes_of, open, sge, wipe};
+use super::{QPN, SHAPE, Shape, TestQp, bytes_of, open, receive, sge, wipe};
 
 type DeviceQp = TestQp<Device>;
 type Post = Box<dyn Fn(&DeviceQp, bool) -> Result<(), PostError>>;
@@ -362,7 +364,9 @@ fn datagrams() -> Vec<Case> {
             format!(" V {key:x} {qpn:x} 3a 0 c123 {} 6b 40 5afedcb {gid}", hex(&ROCE.mac)),
         ),
     ];
-    let mut all = Vec::new();
+    let mut all = case(0, 0, String::new(), |qp, flags, signaled| {
+        qp.with_ud_sq_wqe(|wqe| end(wqe.nop(flags), signaled))
+    });
     let fits = |data: &Data| match data {
         Data::Inline(bytes) => bytes.len() <= 188,
         Data::List(sges) => sges.len() < 9,
@@ -381,8 +385,14 @@ fn datagrams() -> Vec<Case> {
             }));
         }
         let text = format!("{}{}", ways[2].1, data.text());
-        all.extend(case(0x0a, 0, text, move |qp, flags, signaled| {
-            qp.with_ud_sq_wqe_roce(&ROCE, |wqe| data.gather(wqe.to(PEER).send(flags), signaled))
+        let d = data.clone();
+        all.extend(case(0x0a, 0, text.clone(), move |qp, flags, signaled| {
+            qp.with_ud_sq_wqe_roce(&ROCE, |wqe| d.gather(wqe.to(PEER).send(flags), signaled))
+        }));
+        all.extend(case(0x0b, 78, text, move |qp, flags, signaled| {
+            qp.with_ud_sq_wqe_roce(&ROCE, |wqe| {
+                data.gather(wqe.to(PEER).send_imm(flags, 78), signaled)
+            })
         }));
     }
     all
@@ -494,6 +504,7 @@ fn every_wqe_is_as_the_header_of_rdma_core_has_it() {
         let shape = Shape { straddle, transport: Transport::Ud, wqe_blocks_max: 5, ..SHAPE };
         ours.extend(built(&datagrams, shape, &mut lines));
     }
+    ours.extend(receive::built(&mut lines).iter().map(|ring| hex(ring)));
     let theirs = match ask(&lines) {
         Ok(theirs) => theirs,
         Err(why) => return not_run("every_wqe_is_as_the_header_of_rdma_core_has_it", &why),

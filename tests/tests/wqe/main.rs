@@ -5,6 +5,7 @@
 //!   golden.rs    every opcode x segment x position against `vectors.c`, a C program over infiniband/mlx5dv.h
 //!   header.rs    structures and numbers against the same header
 //!   wrap.rs      small rings, every sequence: wrap, full, fill, inline data past the end; an oracle of blocks
+//!   mixed.rs     any sequence of builds, completions and errors (proptest), with the same oracle
 //!   order.rs     a recorder: words, record, barriers, register, halves in turn
 //!   flag.rs      one builder at a time: the flag falls on every exit
 //!   receive.rs   receive queues, alone and shared
@@ -25,6 +26,7 @@ mod golden;
 mod header;
 #[path = "../host_process/mod.rs"]
 mod host_process;
+mod mixed;
 mod order;
 mod receive;
 mod region;

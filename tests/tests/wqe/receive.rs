@@ -1,6 +1,9 @@
 //! Receive queues: lists that end, rings that come round, and the linked list of a shared one against a device that walks it.
 
+use core::fmt::Write as _;
+
 use spinwire_dataplane::error::{Fatal, Misuse, Retry};
+use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::mmio::{Device, DoorbellRecord};
 use spinwire_dataplane::raw::region::LocalSge;
 use spinwire_dataplane::sync::{AtomicU32, Ordering};
@@ -9,7 +12,7 @@ use spinwire_dataplane::wqe::receive::RecvMemory;
 use spinwire_dataplane::wqe::{BadQueue, RecvConfig, SharedRecvQueue};
 use spinwire_tests::rng::Rng;
 
-use super::{SHAPE, Shape, arena, bytes_of, lines, open, sge};
+use super::{SHAPE, Shape, arena, bytes_of, lines, open, sge, wipe};
 
 fn range(number: u64) -> LocalSge {
     sge(number << 20, 64 + u32::try_from(number % 1000).unwrap(), 0x77)
@@ -70,6 +73,73 @@ fn lists_end_and_rings_come_round() {
             }
         }
     }
+}
+
+/// What a list of `count` ranges at `place` is for the C program. A ring of four WQEs has as many blocks as a WQE has segments.
+fn asked(
+    text: &mut String,
+    (mode, segments): (char, u16),
+    (place, count): (u16, usize),
+) -> Vec<LocalSge> {
+    let ranges = ranges(count);
+    let next = if mode == 's' { (place + 1) % 4 } else { 0 };
+    write!(text, "{segments:x} {place:x} {mode} {:x} {next:x}", segments * 16).unwrap();
+    for range in &ranges {
+        write!(text, " D {:x} {:x} {:x}", range.length(), range.lkey(), range.addr()).unwrap();
+    }
+    text.push('\n');
+    ranges
+}
+
+fn ranges(count: usize) -> Vec<LocalSge> {
+    (1_u64..).take(count).map(|number| range(number * 77)).collect()
+}
+
+/// Each place of a ring of four, in turn, with lists of all lengths.
+fn places(sge_max: u16) -> impl Iterator<Item = (u16, usize)> {
+    (0..=usize::from(sge_max)).flat_map(|count| (0..4).map(move |place| (place, count)))
+}
+
+/// Receives of every length at every place of a ring, in a queue of their own and in a shared one: lines for the C program, and what
+/// the rings were then.
+pub(crate) fn built(text: &mut String) -> Vec<Vec<u8>> {
+    let mut rings = Vec::new();
+    for sge_max in [1, 2, 4, 8] {
+        let shape = Shape { recv: Some(RecvConfig { wqes: 4, sge_max }), ..SHAPE };
+        let (qp, memory) = open(shape, Device);
+        let rq = qp.rq().unwrap();
+        for (place, count) in places(sge_max) {
+            let ranges = asked(text, ('r', sge_max), (place, count));
+            wipe(memory.rq);
+            qp.with_rq_wqe(|wqe| wqe.sges(&ranges).finish(1)).unwrap();
+            rings.push(bytes_of(memory.rq));
+            assert_eq!(rq.complete(rq.tracker().ci()).unwrap().entry, 1);
+        }
+    }
+    for sge_max in [1, 3, 7] {
+        let segments = sge_max + 1;
+        let (ring, record) = (lines(usize::from(segments)), [AtomicU32::new(0), AtomicU32::new(0)]);
+        let memory = RecvMemory { ring, record: DoorbellRecord::new(&record) };
+        let config = RecvConfig { wqes: 4, sge_max };
+        let srq = SharedRecvQueue::place(&arena(1 << 12), config, memory, Device).unwrap();
+        for (place, count) in places(sge_max) {
+            let ranges = asked(text, ('s', segments), (place, count));
+            let words = || ring.iter().flat_map(Line::words);
+            let before: Vec<u64> = words().map(|word| word.load(Ordering::Relaxed)).collect();
+            wipe(ring);
+            srq.with_srq_wqe(|wqe| wqe.sges(&ranges).finish(place)).unwrap();
+            let mut seen = bytes_of(ring);
+            // Heads are written when places become free, and stay.
+            let head = usize::from(place * segments) * 16;
+            for (word, old) in words().zip(&before) {
+                word.store(*old, Ordering::Relaxed);
+            }
+            seen[head..head + 16].copy_from_slice(&bytes_of(ring)[head..head + 16]);
+            rings.push(seen);
+            assert_eq!(srq.complete(place), Ok(place));
+        }
+    }
+    rings
 }
 
 /// A device: it goes from each WQE to the one that its head names, as many as the record says.

@@ -3,6 +3,7 @@
  *   blocks of the ring, index, f(ill) or w(rap), number of the queue pair,
  *   opcode, modifier, fm_ce_se, imm, then segments by letter; numbers are hexadecimal
  *
+ * or, of a receive (mode r, or s in a shared queue), index, stride in bytes and the next WQE instead of what follows the mode,
  * and one line of output the whole ring behind it, in which every byte was EE. Masked atomics and relaxed ordering are in no public
  * header: their words are put by hand, as the kernel's and UCX's sources have them. */
 #include <endian.h>
@@ -123,6 +124,29 @@ static void segment(char letter)
     }
 }
 
+/* The ring behind a receive, which lies in one stride. */
+static void receive(unsigned blocks, unsigned index, char mode)
+{
+    size_t stride = number(), next = number();
+    const char *word;
+    if (mode == 's') {
+        struct mlx5_wqe_srq_next_seg *head = take(sizeof *head);
+        head->next_wqe_index = htobe16(next);
+    }
+    while ((word = strtok(NULL, " \n")))
+        segment(*word);
+    if (used < stride)
+        mlx5dv_set_data_seg(take(sizeof(struct mlx5_wqe_data_seg)), 0, MLX5_INVALID_LKEY, 0);
+    memcpy(ring + index * stride % (blocks * 64), wqe, used);
+}
+
+static void print(unsigned blocks)
+{
+    for (size_t i = 0; i < blocks * 64; i++)
+        printf("%02x", ring[i]);
+    putchar('\n');
+}
+
 int main(void)
 {
     static char line[1 << 16];
@@ -130,13 +154,23 @@ int main(void)
         unsigned blocks = strtoul(strtok(line, " \n"), NULL, 16);
         unsigned index = number();
         char mode = *strtok(NULL, " \n");
-        uint32_t qpn = number(), imm;
-        uint8_t opcode = number(), opmod = number(), flags = number();
+        uint32_t qpn, imm;
+        uint8_t opcode, opmod, flags;
         const char *word;
         size_t first, room;
-        imm = number();
         memset(wqe, 0, sizeof wqe);
         memset(ring, 0xEE, sizeof ring);
+        used = 0;
+        if (mode == 'r' || mode == 's') {
+            receive(blocks, index, mode);
+            print(blocks);
+            continue;
+        }
+        qpn = number();
+        opcode = number();
+        opmod = number();
+        flags = number();
+        imm = number();
         used = sizeof(struct mlx5_wqe_ctrl_seg);
         while ((word = strtok(NULL, " \n")))
             segment(*word);
@@ -155,9 +189,7 @@ int main(void)
             room = used;
         memcpy(ring + first * 64, wqe, room);
         memcpy(ring, wqe + room, used - room);
-        for (size_t i = 0; i < blocks * 64; i++)
-            printf("%02x", ring[i]);
-        putchar('\n');
+        print(blocks);
     }
     return 0;
 }

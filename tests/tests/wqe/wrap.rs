@@ -18,7 +18,7 @@ use super::{Memory, QPN, SHAPE, Shape, TestQp, bytes_of, open, wipe};
 const FULL: PostError = PostError::Retry(Retry::SqFull);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+pub(crate) enum Step {
     /// So many blocks, signaled or not.
     Post(u16, bool),
     /// The oldest signaled one.
@@ -27,20 +27,20 @@ enum Step {
 
 /// What is posted.
 #[derive(Clone, Copy, Debug)]
-struct Posted {
-    start: u16,
-    blocks: u16,
-    entry: Option<u32>,
-    is_fill: bool,
+pub(crate) struct Posted {
+    pub(crate) start: u16,
+    pub(crate) blocks: u16,
+    pub(crate) entry: Option<u32>,
+    pub(crate) is_fill: bool,
 }
 
 /// A naive queue.
-struct Oracle {
+pub(crate) struct Oracle {
     blocks: u16,
     blocks_max: u16,
     straddle: Straddle,
-    pi: u16,
-    queue: VecDeque<Posted>,
+    pub(crate) pi: u16,
+    pub(crate) queue: VecDeque<Posted>,
     image: Vec<u8>,
     serial: u32,
 }
@@ -97,7 +97,8 @@ impl Oracle {
         let all = blocks + if is_filled { left } else { 0 };
         // Behind an unsignaled one the longest signaled one goes, with fill before it where it would pass the end.
         let to_end = self.blocks - self.pi.wrapping_add(all) % self.blocks;
-        let reserve = self.blocks_max + if to_end < self.blocks_max { to_end } else { 0 };
+        let is_filled_behind = to_end < self.blocks_max && self.straddle == Straddle::Fill;
+        let reserve = self.blocks_max + if is_filled_behind { to_end } else { 0 };
         let too_many = !signaled && self.trailing() + all + reserve > self.blocks;
         if self.used() + all > self.blocks || too_many {
             return Err(FULL);
@@ -141,15 +142,15 @@ impl Oracle {
 }
 
 /// A queue beside its oracle.
-struct Pair {
-    qp: TestQp<Device>,
+pub(crate) struct Pair {
+    pub(crate) qp: TestQp<Device>,
     memory: Memory,
-    oracle: Oracle,
+    pub(crate) oracle: Oracle,
     shape: Shape,
 }
 
 impl Pair {
-    fn new(shape: Shape) -> Self {
+    pub(crate) fn new(shape: Shape) -> Self {
         let (qp, memory) = open(shape, Device);
         Self { qp, memory, oracle: Oracle::new(shape), shape }
     }
@@ -167,7 +168,7 @@ impl Pair {
     }
 
     /// On to another index, by NOPs that the oracle does not see.
-    fn advance_to(&mut self, index: u16) {
+    pub(crate) fn advance_to(&mut self, index: u16) {
         while self.qp.sq().tracker().pi() != index {
             let at = self.qp.sq().tracker().pi();
             self.qp.with_sq_wqe(|wqe| wqe.nop(WqeFlags::NONE).finish_signaled(0)).unwrap();
@@ -177,26 +178,35 @@ impl Pair {
         self.oracle.image = bytes_of(self.memory.sq);
     }
 
-    fn step(&mut self, step: Step) {
-        let sq = self.qp.sq();
+    /// Builds the WQE that the oracle would have next.
+    pub(crate) fn post(&self, blocks: u16, signaled: bool) -> Result<(), PostError> {
+        let (bytes, serial) = (self.oracle.bytes(blocks), self.oracle.serial);
+        self.qp.with_sq_wqe(|wqe| {
+            let wqe = wqe.send(WqeFlags::NONE).inline(&bytes);
+            if signaled { wqe.finish_signaled(serial) } else { wqe.finish_unsignaled() }
+        })
+    }
+
+    pub(crate) fn step(&mut self, step: Step) {
         match step {
             Step::Post(blocks, signaled) => {
-                let (bytes, serial) = (self.oracle.bytes(blocks), self.oracle.serial);
-                let expected = self.oracle.post(blocks, signaled);
-                let posted = self.qp.with_sq_wqe(|wqe| {
-                    let wqe = wqe.send(WqeFlags::NONE).inline(&bytes);
-                    if signaled { wqe.finish_signaled(serial) } else { wqe.finish_unsignaled() }
-                });
-                assert_eq!(posted, expected, "{step:?}");
+                let posted = self.post(blocks, signaled);
+                assert_eq!(posted, self.oracle.post(blocks, signaled), "{step:?}");
             }
             Step::Complete => {
                 if let Some((start, entry, unsignaled, blocks)) = self.oracle.complete() {
-                    let done = sq.complete(start).unwrap();
+                    let done = self.qp.sq().complete(start).unwrap();
                     let seen = (done.entry, done.unsignaled, done.blocks);
                     assert_eq!(seen, (entry, unsignaled, blocks));
                 }
             }
         }
+        self.check(step);
+    }
+
+    /// Ring, indices and room are those of the oracle.
+    pub(crate) fn check(&self, step: impl core::fmt::Debug) {
+        let sq = self.qp.sq();
         assert_eq!(sq.tracker().pi(), self.oracle.pi);
         assert_eq!(sq.tracker().free(), self.oracle.blocks - self.oracle.used());
         let words = self.memory.sq.iter().flat_map(Line::words);
@@ -208,7 +218,7 @@ impl Pair {
     }
 
     /// Whatever was posted: once everything that was signaled is done, the longest signaled one fits.
-    fn is_never_stuck(&mut self) {
+    pub(crate) fn is_never_stuck(&mut self) {
         while self.oracle.queue.iter().any(|posted| posted.entry.is_some()) {
             self.step(Step::Complete);
         }
