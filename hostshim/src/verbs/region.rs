@@ -4,6 +4,7 @@
 //! against it. Registrations live as long as their protection domain, and every queue pair keeps its domain alive; so no key
 //! ever names memory that is not mapped any more.
 
+use core::any::Any;
 use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -15,8 +16,10 @@ use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::region::Loans;
 use spinwire_dataplane::verbs::{RemotePlace, Segment};
 
+use super::completion::CompletionQueue;
 use super::device::Device;
 use super::error::VerbsError;
+use super::pair::Pair;
 use crate::mem::{Mapping, PagePolicy, PageReport};
 use crate::raw::verbs::{self as raw, Registration};
 
@@ -166,6 +169,11 @@ impl ProtectionDomain {
         &self.inner.domain
     }
 
+    /// It, and all memory that was registered with it, for whoever keeps that.
+    pub(super) fn registered(&self) -> Rc<dyn Any> {
+        Rc::<Inner>::clone(&self.inner)
+    }
+
     pub(super) fn number(&self) -> u32 {
         self.inner.number
     }
@@ -268,7 +276,7 @@ impl Arena {
     }
 
     /// What a port must know to hand buffers in it to the device.
-    pub(super) fn loans(&self) -> Loans<LocalKey> {
+    pub(super) fn loans(&self) -> Loans<Box<Pair>, &CompletionQueue> {
         self.raw.loans(self.domain.key_of(self.raw.registration()))
     }
 }
