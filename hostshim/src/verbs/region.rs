@@ -16,10 +16,9 @@ use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::region::Loans;
 use spinwire_dataplane::verbs::{RemotePlace, Segment};
 
-use super::completion::CompletionQueue;
 use super::device::Device;
 use super::error::VerbsError;
-use super::pair::Pair;
+use super::queues::Queues;
 use crate::mem::{Mapping, PagePolicy, PageReport};
 use crate::raw::verbs::{self as raw, Registration};
 
@@ -276,8 +275,8 @@ impl Arena {
     }
 
     /// What a port must know to hand buffers in it to the device.
-    pub(super) fn loans(&self) -> Loans<Box<Pair>, &CompletionQueue> {
-        self.raw.loans(self.domain.key_of(self.raw.registration()))
+    pub(super) fn loans<Q: Queues>(&self) -> Loans<Q::Pair, &Q::Completions> {
+        self.raw.loans::<Q>(self.domain.key_of(self.raw.registration()))
     }
 }
 

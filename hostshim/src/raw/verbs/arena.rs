@@ -13,7 +13,7 @@ use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::region::{Loans, Registrar};
 
 use super::{Domain, Registration, count_lost, made};
-use crate::verbs::{CompletionQueue, LocalKey, Pair};
+use crate::verbs::{LocalKey, Queues};
 
 /// A registration whose memory is lent once, to be built in. Nobody sees it as lines.
 pub(crate) struct Arena {
@@ -39,13 +39,14 @@ impl Arena {
     }
 
     /// What a port must know to hand buffers in it to the device: `key` is of this registration.
-    pub(crate) fn loans(&self, key: LocalKey) -> Loans<Box<Pair>, &CompletionQueue> {
+    pub(crate) fn loans<Q: Queues>(&self, key: LocalKey) -> Loans<Q::Pair, &Q::Completions> {
         let memory = self.registration.memory();
         let start = u64::try_from(memory.as_ptr().as_ptr().expose_provenance()).unwrap_or(0);
         let bytes = u64::try_from(memory.len()).unwrap_or(0);
         // SAFETY: registered, and kept so by its domain as long as a queue pair lives that posts with such a key: it takes keys of its own
         // domain alone, and those are of one device, which numbers its queue pairs. A device lets go of what it was told of when it completes, or its
-        // queue pair is destroyed (ibv_post_send(3)), and of that is told what the library answers; ids are given once.
+        // queue pair is destroyed (ibv_post_send(3)), and of that is told what the library answers; ids are given once. Who makes queues
+        // is sealed, and keeps to that.
         unsafe { Loans::promise(start, bytes, key) }
     }
 
