@@ -16,6 +16,8 @@ use spinwire_dataplane::time::Instant;
 
 #[cfg(feature = "libfabric")]
 use crate::libfabric::{OfiPlane, OfiPort};
+#[cfg(feature = "mlx5")]
+use crate::mlx5::Direct;
 use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
 use crate::verbs::{VerbsPlane, VerbsPort};
@@ -32,6 +34,9 @@ pub enum AnyPort<'a> {
     /// Over an RDMA device, with what makes its connections: every poll attends to that.
     #[cfg(feature = "verbs")]
     Verbs(VerbsPort<'a>, &'a VerbsPlane),
+    /// The same on the queues of an mlx5 device, without a library between. Unverified on hardware.
+    #[cfg(feature = "mlx5")]
+    Mlx5(VerbsPort<'a, Direct>, &'a VerbsPlane<Direct>),
     /// Over a provider of libfabric, with what tells the ends of each other: every poll attends to that.
     #[cfg(feature = "libfabric")]
     Ofi(OfiPort<'a>, &'a OfiPlane),
@@ -46,6 +51,8 @@ macro_rules! of {
             AnyPort::Udp($port) => $what,
             #[cfg(feature = "verbs")]
             AnyPort::Verbs($port, _) => $what,
+            #[cfg(feature = "mlx5")]
+            AnyPort::Mlx5($port, _) => $what,
             #[cfg(feature = "libfabric")]
             AnyPort::Ofi($port, _) => $what,
         }
@@ -109,6 +116,11 @@ impl Provider for AnyPort<'_> {
         #[cfg(feature = "verbs")]
         if let AnyPort::Verbs(port, plane) = self {
             // A channel that is broken makes no connections any more. Those that are wanted end by their time limits; the others live on.
+            let _no_new_ones = plane.attend(port);
+        }
+        #[cfg(feature = "mlx5")]
+        if let AnyPort::Mlx5(port, plane) = self {
+            // As above.
             let _no_new_ones = plane.attend(port);
         }
         of!(self, port => port.poll_cq(now, out));
