@@ -13,6 +13,7 @@
 //!
 //! Invariant: a range is not empty (0 bytes would mean 2 GiB to the device), at most 2 GiB long, and inside of its memory.
 
+use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
@@ -23,6 +24,7 @@ use super::line::Line;
 use super::loan::Sge;
 use crate::error::{Misuse, PostError};
 use crate::provider::Access;
+use crate::verbs::{PairId, QueuePair};
 
 /// Most bytes of a range.
 pub const RANGE_BYTES_MAX: u32 = (1 << 31) - 1;
@@ -121,28 +123,28 @@ impl<'m> Region<'m> {
     }
 }
 
-/// Says that a queue pair is no more, so that its device touches no memory by it. Of that one, and once: it is neither copied nor kept by whoever
-/// believes it.
+/// Says that a queue pair is no more, so that its device touches no memory by it. Of that one alone: whoever keeps it has nothing of another that
+/// got the same number of the device. It is neither copied nor kept by whoever believes it.
 #[derive(Debug)]
 pub struct Destroyed {
-    qp_num: u32,
+    pair: PairId,
 }
 
 impl Destroyed {
-    /// The queue pair of that number is no more.
+    /// That queue pair is no more.
     ///
     /// # Safety
-    /// It was destroyed, or reset (`IBV_QPS_RESET`): its device neither reads nor writes any memory that a request of it had named. That was not
-    /// said of it before.
+    /// It was destroyed, or reset (`IBV_QPS_RESET`) for good: its device neither reads nor writes any memory that a request of it had named. No
+    /// other queue pair has this [`id`](crate::verbs::QueuePair::id), now or later.
     #[must_use]
-    pub const unsafe fn promise(qp_num: u32) -> Self {
-        Self { qp_num }
+    pub const unsafe fn promise(pair: PairId) -> Self {
+        Self { pair }
     }
 
-    /// The number that it had.
+    /// Which one.
     #[must_use]
-    pub const fn qp_num(&self) -> u32 {
-        self.qp_num
+    pub const fn pair(&self) -> PairId {
+        self.pair
     }
 }
 
@@ -302,30 +304,46 @@ impl Registered {
     }
 }
 
-/// An arena in which buffers of an endpoint lie, registered under the addresses that they have here, with a key of any device.
-#[derive(Clone, Copy, Debug)]
-pub struct Loans<K> {
+/// An arena in which buffers of an endpoint lie, registered under the addresses that they have here, with a key of any device: for queue pairs
+/// of type `Q` whose requests complete in queues of type `C`, for which is promised what safe traits cannot.
+pub struct Loans<Q: QueuePair, C> {
     start: u64,
     bytes: u64,
-    key: K,
+    key: Q::Key,
+    of: PhantomData<fn(Q, C)>,
 }
 
-impl<K: Copy> Loans<K> {
+impl<Q: QueuePair, C> Clone for Loans<Q, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<Q: QueuePair, C> Copy for Loans<Q, C> {}
+
+impl<Q: QueuePair, C> fmt::Debug for Loans<Q, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loans").field("start", &self.start).field("bytes", &self.bytes).finish()
+    }
+}
+
+impl<Q: QueuePair, C> Loans<Q, C> {
     /// Memory that is registered.
     ///
     /// # Safety
-    /// `start..start+bytes` is registered under `key`, and stays registered and mapped as long as a queue pair lives that is told of it. The devices
-    /// of those queue pairs use a range that a request names until they have completed that request and no longer, and none once
-    /// the queue pair was dropped.
+    /// `start..start+bytes` is registered under `key`, and stays registered and mapped as long as a queue pair lives that is told of it. Of every `Q`
+    /// that takes this key, and every `C`: the device uses a range that a request names until `C` has said under the number of that `Q` that the request is
+    /// completed, and no longer; and none once [`end`](QueuePair::end) has said yes. No two of these `Q` ever have the same
+    /// [`id`](QueuePair::id), and no two of them that live the same number.
     #[must_use]
-    pub const unsafe fn promise(start: u64, bytes: u64, key: K) -> Self {
-        Self { start, bytes, key }
+    pub const unsafe fn promise(start: u64, bytes: u64, key: Q::Key) -> Self {
+        Self { start, bytes, key, of: PhantomData }
     }
 
     /// Posted memory, as the device is told it: address, length and key; `None` where it is empty or not inside.
     #[must_use]
     #[inline]
-    pub fn posted(&self, sge: &Sge) -> Option<(u64, u32, K)> {
+    pub fn posted(&self, sge: &Sge) -> Option<(u64, u32, Q::Key)> {
         let address = address_of(sge.start());
         let length = u32::try_from(sge.length()).ok()?;
         let offset = address.checked_sub(self.start)?;
@@ -338,7 +356,7 @@ impl<K: Copy> Loans<K> {
 ///
 /// # Safety
 /// Nobody is let in but as [`register`](Registrar::register) was asked to, and the device touches the memory no more when
-/// [`unregister`](Registrar::unregister) has said yes, or when this was dropped.
+/// [`unregister`](Registrar::unregister) has said yes. What was not taken back when this is dropped may be touched for ever.
 pub unsafe trait Registrar {
     /// Whether it can let anybody in at all.
     const EXPOSES: bool = true;

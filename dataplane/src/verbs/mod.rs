@@ -32,6 +32,24 @@ use heapless::VecView;
 use crate::error::{Fatal, PostError};
 use crate::provider::Published;
 
+/// Which queue pair: of all that there ever are on the devices of this process, this one alone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PairId(u64);
+
+impl PairId {
+    /// The one of that number. Whoever makes queue pairs numbers them, and gives no number twice.
+    #[must_use]
+    pub const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn as_raw(self) -> u64 {
+        self.0
+    }
+}
+
 /// A queue pair of a device. One thread owns it.
 pub trait QueuePair {
     /// What lets the device into local memory. Whoever makes such a value promises that the memory stays registered, and may
@@ -41,8 +59,25 @@ pub trait QueuePair {
     /// What it can take.
     fn limits(&self) -> Limits;
 
-    /// Its number on its device.
+    /// Its number on its device, which gives it to another when this one is no more.
     fn qp_num(&self) -> u32;
+
+    /// Which one it is, for good. As it stands here: of devices that give no number twice.
+    #[must_use]
+    fn id(&self) -> PairId {
+        PairId::from_raw(u64::from(self.qp_num()))
+    }
+
+    /// Destroys it. Whether its device touches no memory by it any more. As it stands here: of those that are destroyed, for certain, when they are
+    /// dropped.
+    #[must_use]
+    fn end(self) -> bool
+    where
+        Self: Sized,
+    {
+        drop(self);
+        true
+    }
 
     /// Stages a send. `send.segments` may go when this returns; the memory that they name is the device's until the completion.
     ///
@@ -75,6 +110,17 @@ impl<Q: QueuePair + ?Sized> QueuePair for &Q {
     #[inline]
     fn qp_num(&self) -> u32 {
         (**self).qp_num()
+    }
+
+    #[inline]
+    fn id(&self) -> PairId {
+        (**self).id()
+    }
+
+    /// Whoever lends one out keeps it.
+    #[inline]
+    fn end(self) -> bool {
+        false
     }
 
     #[inline]

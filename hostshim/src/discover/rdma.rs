@@ -1,5 +1,5 @@
-//! RDMA devices, by what `/sys` says of them: none is opened. A device of mlx5 is found twice: over libibverbs, and over its queues. Both have the
-//! same capabilities, and a negotiation prefers the first, as the second was never run on hardware.
+//! RDMA devices, by what `/sys` says of them. Those that are ready are asked whether they have atomics. A device of mlx5 is found twice: over
+//! libibverbs, and over its queues. Both have the same capabilities, and a negotiation prefers the first, as the second was never run on hardware.
 
 use spinwire_dataplane::provider::{Caps, EndpointType, Info};
 
@@ -35,6 +35,19 @@ fn ports(hints: &Hints) -> Vec<Port> {
         each.collect::<Vec<_>>()
     };
     hints.names(CLASS).into_iter().flat_map(ports_of).collect()
+}
+
+/// Whether a device has atomics, which `/sys` does not tell: it is opened and asked. Of one that is not this machine's, none are promised.
+#[cfg(feature = "verbs")]
+fn has_atomics(device: &str, hints: &Hints) -> bool {
+    let is_here = hints.root == std::path::Path::new("/");
+    let all = if is_here { crate::verbs::devices().unwrap_or_default() } else { Vec::new() };
+    all.iter().any(|known| known.name == device && known.atomics)
+}
+
+#[cfg(not(feature = "verbs"))]
+const fn has_atomics(_device: &str, _hints: &Hints) -> bool {
+    false
 }
 
 /// What there is of `transport`: verbs or mlx5.
@@ -85,7 +98,10 @@ fn of_port(transport: Transport, port: Port, hints: &Hints) -> Vec<Found> {
         )];
     }
     // Its plane registers the arena, and what peers are let into.
-    let beside = Caps::RMA.with(Caps::ATOMIC).with(Caps::EXPOSE);
+    let mut beside = Caps::RMA.with(Caps::EXPOSE);
+    if has_atomics(&port.device, hints) {
+        beside = beside.with(Caps::ATOMIC);
+    }
     let offer = |kind| {
         let info = hints.sizes.rdma().info(kind);
         let info = Info { caps: info.caps.with(beside), ..info };

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use heapless::VecView;
 use spinwire_dataplane::cq::{CqCounts, EntryBytes};
-use spinwire_dataplane::error::Fatal;
+use spinwire_dataplane::error::{Fatal, PostError};
 use spinwire_dataplane::provider::mlx5 as rings;
 use spinwire_dataplane::raw::mmio::Device;
 use spinwire_dataplane::verbs as seam;
@@ -83,6 +83,11 @@ impl<'m, H: PairHandle<'m>, C: CompletionsHandle> Completions<'m, H, C> {
         let removed = self.seat.remove(qp_num);
         debug_assert!(removed.is_ok(), "nobody polls");
         matches!(removed, Ok(Some(_held)))
+    }
+
+    /// Ends what is under way of a pair that was reset.
+    pub(super) fn end(&self, pair: &PairSeat<'m, H>) -> Result<(), PostError> {
+        self.seat.end(pair)
     }
 
     /// Forgets what a pair has left here that was destroyed.

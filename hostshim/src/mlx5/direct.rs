@@ -12,7 +12,7 @@ use crate::raw::mlx5::direct as raw;
 use crate::uri;
 use crate::verbs::{
     AddressOf, CompletionQueue, ConnectConfig, Device, LinkLayer, PairConfig, PairKind,
-    ProtectionDomain, Queues, QueuesConfig, VerbsError, devices_that,
+    ProtectionDomain, Queues, QueuesConfig, Trusted, VerbsError, devices_that,
 };
 use crate::{verbs, verbs::Pair as VerbsPair};
 
@@ -68,6 +68,8 @@ impl AsRef<CompletionQueue> for DirectCompletions {
 /// Queues of mlx5 devices, posted to and polled without a library between. **Unverified on hardware.**
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Direct;
+
+impl Trusted for Direct {}
 
 /// What the library is asked for: as many segments as make a receive a power of two of bytes.
 fn asked(config: &PairConfig) -> PairConfig {
@@ -159,15 +161,32 @@ impl DirectPair {
     /// As there, and what libmlx5 says.
     pub fn add_address(&self, to: AddressOf, how: &ConnectConfig) -> Result<u32, VerbsError> {
         let pair: &VerbsPair = self.as_ref();
-        let (_row, handle) = pair.enter_address(to, how)?;
+        let row = pair.add_address(to, how)?;
+        let missing = Mlx5Error::Memory { field: "address handle", value: row.into() };
+        let handle = pair.address_handle(row).ok_or(missing)?;
         let vector = raw::address_vector(handle)?;
         let is_ethernet = pair.port()?.link == LinkLayer::Ethernet;
-        let full = VerbsError::Limit {
-            field: "address handles",
-            asked: u64::from(ROUTES_MAX) + 1,
-            most: ROUTES_MAX.into(),
-        };
-        self.add_route(Route::of_vector(&vector, is_ethernet)).map_err(|_full| full)
+        self.set_route(row, Route::of_vector(&vector, is_ethernet))?;
+        Ok(row)
+    }
+
+    /// Puts it into the state Reset: what was posted is told as flushed by the next polls. Then [`restart`](Pair::restart) and connect it anew:
+    /// libmlx5 has set its records to 0, which is where it begins.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn reset(&self) -> Result<(), VerbsError> {
+        VerbsPair::reset(self.as_ref())?;
+        // Refused within a poll only, and nobody polls here.
+        let ended = self.was_reset();
+        debug_assert!(ended.is_ok(), "nobody polls");
+        Ok(())
+    }
+
+    /// Takes an address out again, as [`verbs::Pair::remove_address`] does. What is staged has its own copy.
+    #[must_use]
+    pub fn remove_address(&self, row: u32) -> bool {
+        self.remove_route(row) && VerbsPair::remove_address(self.as_ref(), row)
     }
 }
 

@@ -24,7 +24,7 @@
 //! What is assumed of libmlx5, by its source (rdma-core, `providers/mlx5`): a send queue has basic blocks of 64 bytes; receives lie at a power of two of
 //! bytes, 16 for each segment; the doorbell record has the counter of receives, then that of sends; the register of doorbells has two
 //! halves of `bf.size` bytes, or is one line where that is 0, and several pairs may share it, so they belong to one thread; `ibv_modify_qp`
-//! touches records and completion queues only on the way to Reset, which no pair takes here.
+//! touches records only on the way to Reset, and sets them to 0, where a pair that [begins anew](Pair::restart) begins.
 
 mod completions;
 #[cfg(feature = "mlx5")]

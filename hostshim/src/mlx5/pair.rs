@@ -12,7 +12,9 @@ use spinwire_dataplane::provider::Published;
 use spinwire_dataplane::provider::mlx5 as rings;
 use spinwire_dataplane::raw::region::{Destroyed, MemoryKey};
 use spinwire_dataplane::verbs as seam;
-use spinwire_dataplane::verbs::{Limits, QueuePair as _, RecvRequest, Segment, SendRequest};
+use spinwire_dataplane::verbs::{
+    Limits, PairId, QueuePair as _, RecvRequest, Segment, SendRequest,
+};
 use spinwire_dataplane::wqe::{QpConfig, RecvConfig, SendConfig, Transport};
 
 use super::dv::DvQp;
@@ -137,12 +139,35 @@ impl<'m, H: PairHandle<'m>, C: CompletionsHandle> Pair<'m, H, C> {
         self.seat.handle()
     }
 
-    /// Enters an address that datagrams may go to: its row is the `handle` of a [`Destination`](seam::Destination).
+    /// Frees the row of an address. Whether there was one.
+    #[must_use]
+    pub fn remove_route(&self, row: u32) -> bool {
+        self.seat.remove_route(row).is_some()
+    }
+
+    /// Enters an address that datagrams may go to in that row, whatever is there: the `handle` of a [`Destination`](seam::Destination).
     ///
     /// # Errors
-    /// [`Retry::AddressesFull`](spinwire_dataplane::error::Retry::AddressesFull).
-    pub fn add_route(&self, route: rings::Route) -> Result<u32, PostError> {
-        Ok(self.seat.add_route(route)?)
+    /// [`Mlx5Error::Pair`] where the table has no such row.
+    pub fn set_route(&self, row: u32, route: rings::Route) -> Result<(), Mlx5Error> {
+        Ok(self.seat.set_route(row, route)?)
+    }
+
+    /// What is below went through the state Reset, so that nothing of what was posted completes any more: all of it is told as flushed by the next
+    /// polls of the completion queue. When that is done, [`restart`](Self::restart).
+    ///
+    /// # Errors
+    /// As of [`rings::Completions::end`].
+    pub fn was_reset(&self) -> Result<(), PostError> {
+        self.place.completions.end(&self.seat)
+    }
+
+    /// Begins anew on the same queues, after [`was_reset`](Self::was_reset).
+    ///
+    /// # Errors
+    /// `Retry` where not all of what was under way was polled.
+    pub fn restart(&self) -> Result<(), PostError> {
+        Ok(self.seat.restart()?)
     }
 
     /// Destroys it: nothing that was posted completes any more, and the device touches no memory by it.
@@ -186,6 +211,14 @@ impl<'m, H: PairHandle<'m>, C: CompletionsHandle> seam::QueuePair for Pair<'m, H
     #[inline]
     fn qp_num(&self) -> u32 {
         self.seat.qp_num()
+    }
+
+    fn id(&self) -> PairId {
+        self.seat.handle().id()
+    }
+
+    fn end(self) -> bool {
+        self.destroy().is_ok()
     }
 
     #[inline]

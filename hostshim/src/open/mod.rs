@@ -137,6 +137,46 @@ enum Ground {
     Ofi(Box<OfiPlane>),
 }
 
+impl Ground {
+    /// What endpoints of that type need at `uri`, and how much memory beside it.
+    fn open(
+        uri: &Uri,
+        kind: EndpointType,
+        config: &OpenConfig,
+    ) -> Result<(Self, usize), OpenError> {
+        let is_datagram = kind == EndpointType::Dgram;
+        Ok(match uri.place() {
+            Place::Shm { domain } => {
+                let tables = config.sizes.shm();
+                let each = tables.matching.unexpected_bytes_max.saturating_add(640);
+                let rows =
+                    tables.matching.recv_depth.saturating_add(tables.matching.unexpected_depth);
+                let bytes = usize::try_from(rows).unwrap_or(usize::MAX).saturating_mul(each);
+                let bytes = bytes.saturating_add(4 << 20).saturating_add(config.arena_bytes);
+                (open_domain(domain, config)?, bytes)
+            }
+            Place::Socket(address) if is_datagram => (open_udp(address, config)?, BESIDE_BYTES),
+            Place::Socket(address) => (open_tcp(address, config)?, BESIDE_BYTES),
+            #[cfg(feature = "verbs")]
+            Place::Device { direct: false, device, port, meet } => {
+                let plane = open_device((device, *port), meet, config)?;
+                (Self::Verbs(Box::new(plane)), BESIDE_BYTES)
+            }
+            #[cfg(feature = "mlx5")]
+            Place::Device { direct: true, device, port, meet } => {
+                let plane = open_device((device, *port), meet, config)?;
+                (Self::Mlx5(Box::new(plane)), BESIDE_BYTES)
+            }
+            #[cfg(feature = "libfabric")]
+            Place::Fabric { provider, node } => open_ofi((provider, kind), node.as_ref(), config)?,
+            #[cfg(not(feature = "libfabric"))]
+            Place::Fabric { .. } => return Err(OpenError::Transport(uri.transport())),
+            #[cfg(not(feature = "mlx5"))]
+            Place::Device { .. } => return Err(OpenError::Transport(uri.transport())),
+        })
+    }
+}
+
 /// What an endpoint stands on: descriptors and memory. Belongs to the thread that opened it.
 pub struct Host {
     ground: Ground,
@@ -182,37 +222,7 @@ impl Host {
                 return Err(OpenError::Transport(transport));
             }
         }
-        let (ground, bytes) = match uri.place() {
-            Place::Shm { domain } => {
-                let tables = config.sizes.shm();
-                let each = tables.matching.unexpected_bytes_max.saturating_add(640);
-                let rows =
-                    tables.matching.recv_depth.saturating_add(tables.matching.unexpected_depth);
-                let bytes = usize::try_from(rows).unwrap_or(usize::MAX).saturating_mul(each);
-                let bytes = bytes.saturating_add(4 << 20).saturating_add(config.arena_bytes);
-                (open_domain(domain, config)?, bytes)
-            }
-            Place::Socket(address) if is_datagram => (open_udp(address, config)?, BESIDE_BYTES),
-            Place::Socket(address) => (open_tcp(address, config)?, BESIDE_BYTES),
-            #[cfg(feature = "verbs")]
-            Place::Device { direct: false, device, port, meet } => {
-                let plane = open_device((device, *port), meet, config)?;
-                (Ground::Verbs(Box::new(plane)), BESIDE_BYTES)
-            }
-            #[cfg(feature = "mlx5")]
-            Place::Device { direct: true, device, port, meet } => {
-                let plane = open_device((device, *port), meet, config)?;
-                (Ground::Mlx5(Box::new(plane)), BESIDE_BYTES)
-            }
-            #[cfg(feature = "libfabric")]
-            Place::Fabric { provider, node } => open_ofi((provider, kind), node.as_ref(), config)?,
-            #[cfg(not(feature = "libfabric"))]
-            Place::Fabric { .. } => return Err(OpenError::Transport(transport)),
-            #[cfg(not(feature = "mlx5"))]
-            Place::Device { .. } => {
-                return Err(OpenError::Transport(transport));
-            }
-        };
+        let (ground, bytes) = Ground::open(uri, kind, config)?;
         let memory = Plane::memory(bytes)?;
         Ok(Self { ground, memory, kind, uri: uri.clone(), config: config.clone() })
     }

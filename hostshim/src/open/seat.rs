@@ -48,6 +48,12 @@ enum Floor<'a> {
     Ofi(&'a OfiPlane, Bump<'a>),
 }
 
+fn udp_floor<'a>(host: &'a UdpHost, bump: &Bump<'a>) -> Result<Floor<'a>, OpenError> {
+    let ring = bump.value(host.uring().ring()?)?;
+    let routes = bump.value(Routes::place(bump, host.config().peers_max)?)?;
+    Ok(Floor::Udp(host, ring, routes))
+}
+
 /// Where the tables of one endpoint are placed, and those of the program.
 pub struct Seat<'a> {
     floor: Floor<'a>,
@@ -75,11 +81,7 @@ impl<'a> Seat<'a> {
         let floor = match ground {
             Ground::Shm { domain, .. } => Floor::Shm(domain, bump),
             Ground::Tcp(plane) => Floor::Tcp(plane, bump.value(plane.ring()?)?),
-            Ground::Udp(host) => {
-                let ring = bump.value(host.uring().ring()?)?;
-                let routes = bump.value(Routes::place(&bump, host.config().peers_max)?)?;
-                Floor::Udp(host, ring, routes)
-            }
+            Ground::Udp(host) => udp_floor(host, &bump)?,
             #[cfg(feature = "verbs")]
             Ground::Verbs(plane) => Floor::Verbs(plane, plane.arena().ok_or(UringError::Taken)?),
             #[cfg(feature = "mlx5")]

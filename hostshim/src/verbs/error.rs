@@ -73,7 +73,7 @@ pub enum VerbsError {
     /// What the other end said of itself cannot be right.
     Card(CardError),
     /// Its queues cannot be had directly.
-    Direct(Mlx5Error),
+    Direct(Box<Mlx5Error>),
     /// The library or the kernel refused.
     Os(OsError),
 }
@@ -143,7 +143,7 @@ impl core::error::Error for VerbsError {
         match self {
             Self::Memory(e) => Some(e),
             Self::Card(e) => Some(e),
-            Self::Direct(e) => Some(e),
+            Self::Direct(e) => e.source(),
             Self::Os(e) => Some(e),
             Self::NoDevices
             | Self::UnknownDevice { .. }
@@ -165,7 +165,7 @@ impl From<CardError> for VerbsError {
 
 impl From<Mlx5Error> for VerbsError {
     fn from(e: Mlx5Error) -> Self {
-        Self::Direct(e)
+        Self::Direct(Box::new(e))
     }
 }
 

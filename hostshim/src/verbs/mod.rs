@@ -45,7 +45,15 @@ pub use error::VerbsError;
 pub use event::{Event, EventKind};
 pub use pair::{Pair, PairConfig, PairKind};
 pub use plane::{VerbsPlane, VerbsPlaneConfig, VerbsPlaneError, VerbsPort};
+pub(crate) use queues::Trusted;
 pub use queues::{Library, Queues, QueuesConfig};
 pub use region::{Access, LocalKey, ProtectionDomain, Region, RemoteKey};
 pub use shared::SharedReceives;
+/// Queue pairs and registrations of this process that the library did not end: their memory stays mapped, and what they were lent is given to nobody
+/// else.
+#[must_use]
+pub fn lost() -> u64 {
+    crate::raw::verbs::lost()
+}
+
 pub use states::{AddressOf, ConnectConfig, PairState, QKEY_DEFAULT};

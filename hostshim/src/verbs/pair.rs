@@ -12,7 +12,7 @@ use spinwire_dataplane::error::{Fatal, Misuse, PostError, Retry};
 use spinwire_dataplane::provider::Published;
 use spinwire_dataplane::raw::region::Destroyed;
 use spinwire_dataplane::verbs as seam;
-use spinwire_dataplane::verbs::{Limits, RecvRequest, Segment, SendRequest, Verb};
+use spinwire_dataplane::verbs::{Limits, PairId, RecvRequest, Segment, SendRequest, Verb};
 
 use super::completion::{CompletionQueue, Promise};
 use super::connect::Card;
@@ -20,6 +20,7 @@ use super::device::Mtu;
 use super::error::{VerbsError, within};
 use super::region::{Access, LocalKey, ProtectionDomain};
 use super::shared::SharedReceives;
+use super::states::{AddressOf, ConnectConfig};
 use crate::raw::verbs::{
     self as raw, AddressHandle, Entry, Posting, RecvList, SendList, Target, Word,
 };
@@ -80,8 +81,8 @@ impl Default for PairConfig {
 pub struct Pair {
     /// Destroyed first: only then nothing uses the handles.
     pub(super) raw: raw::Pair,
-    pub(super) handles: Box<[core::cell::OnceCell<AddressHandle>]>,
-    sends: SendList,
+    pub(super) ways: Box<[Way]>,
+    pub(super) sends: SendList,
     receives: RecvList,
     pub(super) domain: ProtectionDomain,
     /// Room for its sends, and for its receives.
@@ -103,6 +104,18 @@ impl fmt::Debug for Pair {
             .field("card", &self.card)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
+    }
+}
+
+/// Where datagrams may go, by its place in the table of a pair.
+pub(super) struct Way {
+    pub(super) to: Cell<Option<(AddressOf, ConnectConfig)>>,
+    pub(super) handle: AddressHandle,
+}
+
+impl Way {
+    fn none(domain: &ProtectionDomain) -> Self {
+        Self { to: Cell::new(None), handle: AddressHandle::none(domain.raw()) }
     }
 }
 
@@ -186,7 +199,8 @@ impl Pair {
         };
         let queues = (&send_cq.raw, &recv_cq.raw);
         let queue = shared.map(|shared| &shared.raw);
-        let raw = raw::Pair::make(domain.raw(), queues, queue, kind.code(), cap)
+        let below = (domain.raw(), domain.registered());
+        let raw = raw::Pair::make(below, queues, queue, kind.code(), cap)
             .map_err(|e| VerbsError::os("ibv_create_qp", e))?;
         let mtu = Mtu::from_code(port.active_mtu).unwrap_or(Mtu::B1024);
         let message_bytes_max = match kind {
@@ -209,7 +223,7 @@ impl Pair {
         };
         Ok(Self {
             raw,
-            handles: (0..handles).map(|_| core::cell::OnceCell::new()).collect(),
+            ways: (0..handles).map(|_| Way::none(domain)).collect(),
             sends: SendList::new(depth(config.send_depth), sges),
             receives: RecvList::new(depth(config.recv_depth), sges),
             domain: domain.clone(),
@@ -273,6 +287,13 @@ impl Pair {
         Self { sends: SendList::new(0, 0), receives: RecvList::new(0, 0), ..self }
     }
 
+    /// What the library has made of an address in its table.
+    #[cfg(feature = "mlx5")]
+    pub(crate) fn address_handle(&self, number: u32) -> Option<&AddressHandle> {
+        let way = self.ways.get(usize::try_from(number).unwrap_or(usize::MAX));
+        way.map(|way| &way.handle).filter(|handle| handle.is_made())
+    }
+
     /// Its port.
     ///
     /// # Errors
@@ -319,8 +340,8 @@ impl Pair {
         match (self.kind, send.destination) {
             (PairKind::Rc, None) => Ok(Target::Connected),
             (PairKind::Ud, Some(to)) => {
-                let cell = self.handles.get(usize::try_from(to.handle).unwrap_or(usize::MAX));
-                let handle = cell.and_then(core::cell::OnceCell::get);
+                let way = self.ways.get(usize::try_from(to.handle).unwrap_or(usize::MAX));
+                let handle = way.map(|way| &way.handle).filter(|handle| handle.is_made());
                 let handle = handle.ok_or(Misuse::UnknownAddress)?;
                 Ok(Target::Datagram { handle, qp_num: to.qp_num, qkey: to.qkey })
             }
@@ -363,6 +384,14 @@ impl seam::QueuePair for Pair {
 
     fn qp_num(&self) -> u32 {
         self.card.qp_num
+    }
+
+    fn id(&self) -> PairId {
+        self.raw.id()
+    }
+
+    fn end(self) -> bool {
+        self.destroy().is_ok()
     }
 
     fn post_send(&self, send: &SendRequest<'_, LocalKey>) -> Result<(), PostError> {
@@ -431,6 +460,14 @@ impl seam::QueuePair for Box<Pair> {
 
     fn qp_num(&self) -> u32 {
         (**self).qp_num()
+    }
+
+    fn id(&self) -> PairId {
+        (**self).id()
+    }
+
+    fn end(self) -> bool {
+        (*self).end()
     }
 
     #[inline]

@@ -20,13 +20,18 @@ use super::pair::{Pair, PairConfig, PairKind};
 use super::region::{LocalKey, ProtectionDomain};
 use crate::uri::Transport;
 
-/// Makes queue pairs, and the completion queue that they share, on devices that are open.
-pub trait Queues: fmt::Debug + Sized {
+/// Who makes queues is written here: buffers are handed to a device on its word.
+pub(crate) trait Trusted {}
+
+/// Makes queue pairs, and the completion queue that they share, on devices that are open. Sealed: that these do what `verbs` says is promised with
+/// the buffers of a plane.
+#[expect(private_bounds, reason = "sealed")]
+pub trait Queues: fmt::Debug + Sized + Trusted {
     /// What endpoints over such queues are asked for by.
     const TRANSPORT: Transport;
 
     /// A queue pair. What is below it is a [`Pair`], which goes through its states and is what librdmacm is told of. It touches nobody's memory
-    /// any more when it was dropped.
+    /// any more when it was [ended](seam::QueuePair::end), and its [id](seam::QueuePair::id) is that of the `Pair`.
     type Pair: seam::QueuePair<Key = LocalKey> + AsRef<Pair> + fmt::Debug;
 
     /// A completion queue, and what is below it.
@@ -87,6 +92,8 @@ impl QueuesConfig {
 /// Queues that libibverbs posts to and polls, on any device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Library;
+
+impl Trusted for Library {}
 
 impl Queues for Library {
     const TRANSPORT: Transport = Transport::Verbs;

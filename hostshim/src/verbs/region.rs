@@ -4,6 +4,7 @@
 //! against it. Registrations live as long as their protection domain, and every queue pair keeps its domain alive; so no key
 //! ever names memory that is not mapped any more.
 
+use core::any::Any;
 use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -17,6 +18,7 @@ use spinwire_dataplane::verbs::{RemotePlace, Segment};
 
 use super::device::Device;
 use super::error::VerbsError;
+use super::queues::Queues;
 use crate::mem::{Mapping, PagePolicy, PageReport};
 use crate::raw::verbs::{self as raw, Registration};
 
@@ -181,6 +183,11 @@ impl ProtectionDomain {
         &self.inner.domain
     }
 
+    /// It, and all memory that was registered with it, for whoever keeps that.
+    pub(super) fn registered(&self) -> Rc<dyn Any> {
+        Rc::<Inner>::clone(&self.inner)
+    }
+
     pub(super) fn number(&self) -> u32 {
         self.inner.number
     }
@@ -283,8 +290,8 @@ impl Arena {
     }
 
     /// What a port must know to hand buffers in it to the device.
-    pub(super) fn loans(&self) -> Loans<LocalKey> {
-        self.raw.loans(self.domain.key_of(self.raw.registration()))
+    pub(super) fn loans<Q: Queues>(&self) -> Loans<Q::Pair, &Q::Completions> {
+        self.raw.loans::<Q>(self.domain.key_of(self.raw.registration()))
     }
 }
 

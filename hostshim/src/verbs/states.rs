@@ -14,8 +14,8 @@ use super::device::Mtu;
 use super::error::VerbsError;
 use super::gid::Gid;
 use super::pair::{HANDLES_MAX, Pair, PairKind};
+use crate::raw::verbs as raw;
 use crate::raw::verbs::cm::Id;
-use crate::raw::verbs::{self as raw, AddressHandle};
 
 /// Where a pair is between made and gone (`ibv_modify_qp(3)`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -188,20 +188,11 @@ impl Pair {
     }
 
     /// Puts an address where datagrams may go into the pair's table; its place is the `handle` of a
-    /// [`Destination`](spinwire_dataplane::verbs::Destination).
+    /// [`Destination`](spinwire_dataplane::verbs::Destination). One that is there already has the same place.
     ///
     /// # Errors
     /// [`VerbsError::WrongKind`] for RC, [`VerbsError::Limit`] where the table is full, or what the library says.
     pub fn add_address(&self, to: AddressOf, how: &ConnectConfig) -> Result<u32, VerbsError> {
-        self.enter_address(to, how).map(|(row, _handle)| row)
-    }
-
-    /// The same, and what the library has made of it.
-    pub(crate) fn enter_address(
-        &self,
-        to: AddressOf,
-        how: &ConnectConfig,
-    ) -> Result<(u32, &AddressHandle), VerbsError> {
         if self.kind != PairKind::Ud {
             let wants = "a queue pair of kind UD";
             return Err(VerbsError::WrongKind { call: "add_address", wants });
@@ -211,11 +202,32 @@ impl Pair {
             asked: u64::from(HANDLES_MAX) + 1,
             most: HANDLES_MAX.into(),
         };
-        let free = self.handles.iter().enumerate().find(|(_, cell)| cell.get().is_none());
-        let (row, cell) = free.ok_or(full)?;
-        let handle = AddressHandle::make(self.domain.raw(), self.path(to, how))
-            .map_err(|e| VerbsError::os("ibv_create_ah", e))?;
-        Ok((u32::try_from(row).unwrap_or(u32::MAX), cell.get_or_init(|| handle)))
+        let number = |place| u32::try_from(place).unwrap_or(u32::MAX);
+        if let Some(there) = self.ways.iter().position(|way| way.to.get() == Some((to, *how))) {
+            return Ok(number(there));
+        }
+        let mut all = self.ways.iter().enumerate();
+        let (free, way) = all.find(|(_, way)| !way.handle.is_made()).ok_or(full)?;
+        let path = self.path(to, how);
+        way.handle.make(path).map_err(|e| VerbsError::os("ibv_create_ah", e))?;
+        way.to.set(Some((to, *how)));
+        Ok(number(free))
+    }
+
+    /// Takes an address out of the table, so that its place is free for another. To be done when no send to it is under way: one that is may fail, and
+    /// the pair with it. Whether it was done: not while sends are staged.
+    #[must_use]
+    pub fn remove_address(&self, handle: u32) -> bool {
+        let way = usize::try_from(handle).ok().and_then(|place| self.ways.get(place));
+        let Some(way) = way.filter(|way| way.handle.give_back(&self.sends)) else { return false };
+        way.to.set(None);
+        true
+    }
+
+    /// Addresses that are in its table.
+    #[must_use]
+    pub fn addresses(&self) -> usize {
+        self.ways.iter().filter(|way| way.handle.is_made()).count()
     }
 
     /// Ends it: everything that is posted completes as flushed, nothing new is taken.

@@ -20,8 +20,10 @@ use spinwire_dataplane::provider::{
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::region::Destroyed;
-use spinwire_dataplane::time::Instant;
-use spinwire_dataplane::verbs::{CompletionQueue, Limits, QueuePair, RecvRequest, SendRequest};
+use spinwire_dataplane::time::{Instant, Nanos};
+use spinwire_dataplane::verbs::{
+    CompletionQueue, Limits, PairId, QueuePair, RecvRequest, SendRequest,
+};
 
 use super::{Rig, Sizes};
 use crate::sim::fabric::{Fabric, Links, SimCq, SimQp};
@@ -66,7 +68,7 @@ pub struct Host<'m, N: Network<'m>> {
     /// Who lets peers in.
     pub keys: N::Keys,
     /// What is registered.
-    pub memory: Memory<'m, <N::Pair as QueuePair>::Key>,
+    pub memory: Memory<'m, N::Pair, N::Cq>,
 }
 
 impl<'m, N: Network<'m>> fmt::Debug for Host<'m, N> {
@@ -111,6 +113,13 @@ impl QueuePair for Pair<'_> {
     }
     fn qp_num(&self) -> u32 {
         self.inner.qp_num()
+    }
+    fn end(self) -> bool {
+        if self.fabric.keeps_pairs() {
+            core::mem::forget(self);
+            return false;
+        }
+        true
     }
     fn post_send(&self, send: &SendRequest<'_, u32>) -> Result<(), PostError> {
         self.inner.post_send(send)
@@ -263,6 +272,7 @@ pub struct RdmaGround<'m, N: Network<'m>> {
     listed: RefCell<BTreeMap<String, Rc<Station<'m, N>>>>,
     /// Nanoseconds that pass with each poll; `None`: until nothing happens any more.
     pace_ns: Cell<Option<u64>>,
+    keepalive: Cell<Nanos>,
 }
 
 /// A host notices after so many polls that a connection is dead, whatever its device says.
@@ -286,6 +296,22 @@ impl<'m, N: Network<'m>> RdmaGround<'m, N> {
         self.pace_ns.set(ns);
     }
 
+    /// Ports that are opened from now on ask for signs of life.
+    pub fn set_keepalive(&self, after: Nanos) {
+        self.keepalive.set(after);
+    }
+
+    /// The machine of a port loses its network: its queue pairs are no more, and nobody is told.
+    ///
+    /// # Panics
+    /// There is no such port.
+    pub fn vanish(&'m self, who: &str) {
+        let station = self.listed.borrow_mut().remove(who).expect("there is such a port");
+        for end in station.ends.take() {
+            self.network.destroy(station.host, end.qp_num);
+        }
+    }
+
     fn settle(&self) {
         self.network.settle(self.pace_ns.get());
     }
@@ -302,14 +328,16 @@ impl<'m, N: Network<'m>> RdmaGround<'m, N> {
                     None => station.port.not_connected(link, Unreachable::Refused),
                 },
                 Request::Close { link, pair } => {
-                    let number = pair.qp_num();
-                    // SAFETY: there is no queue pair of the first number asked for, and that of the second was destroyed just before.
-                    let proof = |number| unsafe { Destroyed::promise(number) };
-                    let refused = station.port.destroyed(link, proof(!number));
+                    let id = pair.id();
+                    // SAFETY: there is no queue pair of the first id asked for, and that of the second was destroyed just before.
+                    let proof = |id| unsafe { Destroyed::promise(id) };
+                    let other = PairId::from_raw(id.as_raw() ^ 1 << 40);
+                    let refused = station.port.destroyed(link, proof(other));
                     assert!(refused.is_err(), "a proof of another pair gives nothing back");
-                    drop(pair);
                     station.ends.borrow_mut().retain(|end| end.link != link);
-                    station.port.destroyed(link, proof(number)).expect("it is that pair");
+                    if pair.end() {
+                        station.port.destroyed(link, proof(id)).expect("it is that pair");
+                    }
                 }
             }
         }
@@ -518,6 +546,7 @@ impl<K: NetworkKind, const UNCOPIED: bool> Rig for RdmaRig<K, UNCOPIED> {
             network: K::Network::lay(),
             listed: RefCell::default(),
             pace_ns: Cell::new(None),
+            keepalive: Cell::new(Nanos::MAX),
         }
     }
 
@@ -534,6 +563,7 @@ impl<K: NetworkKind, const UNCOPIED: bool> Rig for RdmaRig<K, UNCOPIED> {
             return Err("there are too many".into());
         }
         let config = config_of(endpoint_type, sizes, UNCOPIED);
+        let config = RdmaConfig { keepalive: ground.keepalive.get(), ..config };
         let host = ground.network.host(bump, &config);
         let Host { number: host, cq, keys, memory } = host;
         let who = (name, endpoint_type);

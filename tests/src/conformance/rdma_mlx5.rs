@@ -14,7 +14,7 @@ use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::region::{Destroyed, Loans, MemoryKey, Region};
 use spinwire_dataplane::sync::{AtomicU32, Ordering};
-use spinwire_dataplane::verbs::{QueuePair as _, Segment};
+use spinwire_dataplane::verbs::{PairId, QueuePair as _, Segment};
 use spinwire_dataplane::wqe::Transport;
 use spinwire_hostshim::mlx5::dv::{DvCq, DvQp};
 use spinwire_hostshim::mlx5::{
@@ -61,6 +61,7 @@ pub struct ModelPair<'m> {
     devices: &'m Devices<'m>,
     host: usize,
     unit: Unit<'m>,
+    id: PairId,
 }
 
 impl fmt::Debug for ModelPair<'_> {
@@ -125,6 +126,10 @@ unsafe impl<'m> PairHandle<'m> for ModelPair<'m> {
         self.unit.qpn
     }
 
+    fn id(&self) -> PairId {
+        self.id
+    }
+
     fn describe(&self) -> Result<DvQp, Mlx5Error> {
         let Unit { sq, rq, record, uar, .. } = self.unit;
         Ok(describe_pair([sq, rq, uar], record, STRIDE))
@@ -135,16 +140,16 @@ unsafe impl<'m> PairHandle<'m> for ModelPair<'m> {
     }
 
     fn destroy(self) -> Result<Destroyed, Mlx5Error> {
-        let qp_num = self.unit.qpn;
+        let id = self.id;
         drop(self);
-        // SAFETY: it was, just now.
-        Ok(unsafe { Destroyed::promise(qp_num) })
+        // SAFETY: it was, just now, and ids are counted.
+        Ok(unsafe { Destroyed::promise(id) })
     }
 }
 
 impl Drop for ModelPair<'_> {
     fn drop(&mut self) {
-        let Self { devices, host, unit } = self;
+        let Self { devices, host, unit, .. } = self;
         devices.fabric.borrow_mut().destroy(*host, unit.qpn);
         let mut hosts = devices.hosts.borrow_mut();
         hosts[*host].used.remove(&unit.qpn);
@@ -228,6 +233,8 @@ unsafe impl Registrar for DeviceKeys<'_> {
 pub struct Devices<'m> {
     fabric: RefCell<Fabric<'m>>,
     hosts: RefCell<Vec<Queues<'m>>>,
+    /// The id of the next queue pair.
+    next_id: Cell<u64>,
 }
 
 impl<'m> Devices<'m> {
@@ -253,7 +260,8 @@ impl<'m> Devices<'m> {
             scatter_to_cqe: true,
         };
         self.fabric.borrow_mut().qp(host, plan);
-        let made = Pair::new(cq, ModelPair { devices: self, host, unit }, &config);
+        let id = PairId::from_raw(self.next_id.replace(self.next_id.get() + 1));
+        let made = Pair::new(cq, ModelPair { devices: self, host, unit, id }, &config);
         made.expect("sizes that go together")
     }
 
@@ -305,7 +313,11 @@ impl<'m> Network<'m> for Devices<'m> {
 
     fn lay() -> Self {
         let manner = Manner { tears: 1, loses: 2, timeout: 200, ..Manner::default() };
-        Self { fabric: RefCell::new(Fabric::new(1, 0, manner)), hosts: RefCell::default() }
+        Self {
+            fabric: RefCell::new(Fabric::new(1, 0, manner)),
+            hosts: RefCell::default(),
+            next_id: Cell::new(1),
+        }
     }
 
     #[expect(unsafe_code, reason = "the rig says what is registered")]

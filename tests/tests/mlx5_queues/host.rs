@@ -4,14 +4,15 @@ use core::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use heapless::Vec as Few;
-use spinwire_dataplane::error::{Fatal, Misuse, Retry};
+use spinwire_dataplane::error::{Fatal, Misuse};
 use spinwire_dataplane::id::WrId;
 use spinwire_dataplane::provider::mlx5::{PairConfig, Route};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::region::{Destroyed, MemoryKey, Region};
 use spinwire_dataplane::sync::{AtomicU32, Ordering};
 use spinwire_dataplane::verbs::{
-    CompletionQueue as _, Destination, QueuePair as _, RecvRequest, Segment, SendRequest, Verb, Wc,
+    CompletionQueue as _, Destination, PairId, QueuePair as _, RecvRequest, Segment, SendRequest,
+    Verb, Wc,
 };
 use spinwire_dataplane::wqe::{Grh, RoceGrh, Transport};
 use spinwire_hostshim::mlx5::dv::{DvCq, DvQp};
@@ -38,6 +39,8 @@ struct World {
     uar: Vec<Line>,
     data: Vec<Line>,
     log: RefCell<Vec<&'static str>>,
+    /// Pairs that were made.
+    made: Cell<u64>,
     /// Completions that were written.
     written: Cell<usize>,
     dv_qp: Cell<fn(&mut DvQp)>,
@@ -60,6 +63,7 @@ impl World {
             uar: lines(8),
             data: lines(64),
             log: RefCell::default(),
+            made: Cell::new(0),
             written: Cell::new(0),
             dv_qp: Cell::new(|_| ()),
             dv_cq: Cell::new(|_| ()),
@@ -92,6 +96,7 @@ impl World {
 struct LentPair<'w> {
     world: &'w World,
     qpn: u32,
+    id: u64,
 }
 
 // SAFETY: the queues lie in lines of the world, which outlives the handle, and are seen as such only.
@@ -101,6 +106,10 @@ unsafe impl<'w> PairHandle<'w> for LentPair<'w> {
 
     fn qp_num(&self) -> u32 {
         self.qpn
+    }
+
+    fn id(&self) -> PairId {
+        PairId::from_raw(self.id)
     }
 
     fn describe(&self) -> Result<DvQp, Mlx5Error> {
@@ -119,7 +128,7 @@ unsafe impl<'w> PairHandle<'w> for LentPair<'w> {
             return Err(Mlx5Error::Memory { field: "destroy", value: 5 });
         }
         // SAFETY: there is no device that could touch anything.
-        Ok(unsafe { Destroyed::promise(self.qpn) })
+        Ok(unsafe { Destroyed::promise(self.id()) })
     }
 }
 
@@ -157,7 +166,7 @@ impl Drop for LentCompletions<'_> {
 type HostCq<'w> = Completions<'w, LentPair<'w>, LentCompletions<'w>>;
 type HostPair<'w> = Pair<'w, LentPair<'w>, LentCompletions<'w>>;
 
-fn config() -> QueueConfig {
+const fn config() -> QueueConfig {
     QueueConfig {
         transport: Transport::Rc { path: None },
         send_depth: 32,
@@ -175,7 +184,8 @@ fn pair<'w>(
     completions: &Rc<HostCq<'w>>,
     config: &QueueConfig,
 ) -> Result<HostPair<'w>, Mlx5Error> {
-    Pair::new(completions, LentPair { world, qpn }, config)
+    let id = world.made.replace(world.made.get() + 1);
+    Pair::new(completions, LentPair { world, qpn, id }, config)
 }
 
 fn words(line: &Line) -> [u64; 8] {
@@ -188,7 +198,10 @@ fn poll(completions: &HostCq<'_>) -> Vec<u64> {
     out.iter().map(|wc| wc.wr_id().as_raw()).collect()
 }
 
-fn send<'a, 'w>(id: u64, segments: &'a [Segment<MemoryKey<'w>>]) -> SendRequest<'a, MemoryKey<'w>> {
+const fn send<'a, 'w>(
+    id: u64,
+    segments: &'a [Segment<MemoryKey<'w>>],
+) -> SendRequest<'a, MemoryKey<'w>> {
     SendRequest::new(WrId::from_raw(id), Verb::Send, segments)
 }
 
@@ -258,21 +271,22 @@ fn a_pair_that_goes_leaves_nothing_to_a_later_one_of_its_number() {
     first.post_send(&send(1, &[world.segment(0, 8)])).unwrap();
     first.ring_doorbell();
     world.complete(QPN, 0x00);
-    let proof = first.destroy().unwrap();
-    assert_eq!(proof.qp_num(), QPN);
+    let id = first.id();
+    assert_eq!(first.destroy().unwrap().pair(), id);
     assert_eq!(*world.log.borrow(), ["pair destroyed"]);
     // The queue is as long as all completions so far, and none of them is told: not the one before, nor the one while it went.
     assert_eq!(world.written.get(), 2);
     let second = pair((&world, QPN), &queue, &config()).unwrap();
+    assert_ne!(second.id(), id, "it is another, whatever its number");
     second.post_send(&send(2, &[world.segment(0, 8)])).unwrap();
     second.ring_doorbell();
     assert!(poll(&queue).is_empty());
     assert_eq!(queue.counts().unknown_queue + queue.counts().stale, 0);
     world.complete(QPN, 0x00);
     assert_eq!(poll(&queue), [2]);
-    // Dropping does the same; and the completion queue goes last.
+    // Ending it does the same; and the completion queue goes last.
     drop(queue);
-    drop(second);
+    assert!(second.end());
     let log = world.log.borrow().clone();
     assert_eq!(log, ["pair destroyed", "pair destroyed", "completion queue destroyed"]);
 }
@@ -373,9 +387,9 @@ fn datagrams_go_to_addresses_that_were_entered() {
     assert_eq!(pair.post_send(&datagram), Err(Misuse::UnknownAddress.into()));
     let grh = Grh { dgid: [9; 16], sgid_index: 3, flow_label: 0, traffic_class: 0, hop_limit: 64 };
     let route = RoceGrh { grh, mac: [7; 6], priority: 0, static_rate: 0, udp_source_port: 0 };
-    assert_eq!(pair.add_route(Route::Roce(route)), Ok(0));
-    assert_eq!(pair.add_route(Route::Roce(route)), Ok(1));
-    assert_eq!(pair.add_route(Route::Roce(route)), Err(Retry::AddressesFull.into()));
+    pair.set_route(0, Route::Roce(route)).unwrap();
+    pair.set_route(1, Route::Roce(route)).unwrap();
+    assert!(pair.set_route(2, Route::Roce(route)).is_err(), "the table has two rows");
     pair.post_send(&datagram).unwrap();
     assert_eq!(pair.ring_doorbell().count, 1);
     let block = words(&world.sq[0]).map(u64::to_le_bytes).concat();
@@ -385,6 +399,8 @@ fn datagrams_go_to_addresses_that_were_entered() {
         "the receiver's number, behind the control segment"
     );
     assert_eq!(block[36..42], [7; 6], "the receiver's MAC");
+    assert!(pair.remove_route(0) && !pair.remove_route(0));
+    assert_eq!(pair.post_send(&datagram), Err(Misuse::UnknownAddress.into()));
 }
 
 #[test]

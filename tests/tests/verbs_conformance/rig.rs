@@ -24,7 +24,7 @@ use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::time::Instant;
 use spinwire_dataplane::verbs::{
-    CompletionQueue as _, Limits, QueuePair, RecvRequest, SendFlags, SendRequest, Wc,
+    CompletionQueue as _, Limits, PairId, QueuePair, RecvRequest, SendFlags, SendRequest, Wc,
 };
 use spinwire_hostshim::verbs::{
     Access, CompletionQueue, ConnectConfig, Device, LocalKey, Pair, PairConfig, PairKind,
@@ -55,6 +55,9 @@ impl QueuePair for Counted {
     }
     fn qp_num(&self) -> u32 {
         self.pair.qp_num()
+    }
+    fn id(&self) -> PairId {
+        QueuePair::id(&*self.pair)
     }
     fn post_send(&self, send: &SendRequest<'_, LocalKey>) -> Result<(), PostError> {
         let flags = SendFlags { unsignaled: false, ..send.flags };

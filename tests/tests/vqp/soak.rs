@@ -469,6 +469,7 @@ const FAULTS: Faults = Faults {
     partial_doorbells: 10,
     short_doorbells: 200,
     refusals: 200,
+    receive_refusals: 0,
     corruptions: 0,
     losses: 0,
 };

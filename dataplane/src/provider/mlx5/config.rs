@@ -75,6 +75,13 @@ pub enum BadPair {
         /// `SendConfig::wqe_blocks_max` of its queue.
         wqe_blocks_max: u16,
     },
+    /// Its table of addresses has fewer rows.
+    Row {
+        /// Asked for.
+        row: u32,
+        /// So many there are.
+        routes_max: u32,
+    },
     /// The arena is too small.
     Arena(Exhausted),
 }
@@ -99,6 +106,9 @@ impl fmt::Display for BadPair {
                 f,
                 "requests of up to {wanted} blocks on a queue with wqe_blocks_max = {wqe_blocks_max}: raise that, or lower inline_bytes_max or sge_max"
             ),
+            Self::Row { row, routes_max } => {
+                write!(f, "row {row} of a table of {routes_max} addresses: raise routes_max")
+            }
             Self::Arena(error) => error.fmt(f),
         }
     }

@@ -213,7 +213,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
         bump: &Bump<'m>,
         config: &RdmaDatagramsConfig,
         (pair, cq): (Q, C),
-        memory: &Memory<'m, Q::Key>,
+        memory: &Memory<'m, Q, C>,
     ) -> Result<Self, PortOpenError> {
         let (has, needs) = (pair.limits(), config.pair());
         if config.receives < PAIR_SLOTS_MIN || config.receives > 1 << 20 {

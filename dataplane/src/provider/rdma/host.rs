@@ -59,12 +59,13 @@ pub enum Unreachable {
     Gone,
 }
 
-/// A queue pair that a port does not take, and why. It comes back.
+/// A queue pair that a port does not take, and why.
 pub struct Rejected<Q> {
     /// Why.
     pub error: PostError,
-    /// The queue pair.
-    pub pair: Q,
+    /// The queue pair, as it was handed in. `None` where it has failed while receives were posted: then its device may write into slots, and it comes
+    /// by a [`Request::Close`].
+    pub pair: Option<Q>,
 }
 
 impl<Q> fmt::Debug for Rejected<Q> {
@@ -152,10 +153,10 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
             link.life.get() == life && link.stage.get() == Stage::Asked && link.is_asked.get()
         });
         let Some(link) = there else {
-            return Err(Rejected { error: Misuse::StaleOperation.into(), pair });
+            return Err(Rejected { error: Misuse::StaleOperation.into(), pair: Some(pair) });
         };
         let equipped = self.check(pair).and_then(|pair| {
-            link.equip(at, pair, &self.slots).map_err(|(error, pair)| Rejected { error, pair })
+            link.equip(at, pair, &self.slots).map_err(|error| Rejected { error, pair: None })
         });
         if let Err(rejected) = equipped {
             self.not_connected(LinkId { at, life }, Unreachable::Gone);
@@ -203,28 +204,32 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
     pub fn accept(&self, pair: Q) -> Result<LinkId, Rejected<Q>> {
         let pair = self.check(pair)?;
         let Some((at, link)) = self.free_link() else {
-            return Err(Rejected { error: Retry::AddressesFull.into(), pair });
+            return Err(Rejected { error: Retry::AddressesFull.into(), pair: Some(pair) });
         };
         self.begin(link, Stage::Accepted);
         match link.equip(at, pair, &self.slots) {
             Ok(()) => Ok(LinkId { at, life: link.life.get() }),
-            Err((error, pair)) => {
+            Err(error) => {
                 self.close(at, link);
-                Err(Rejected { error, pair })
+                Err(Rejected { error, pair: None })
             }
         }
     }
 
     fn check(&self, pair: Q) -> Result<Q, Rejected<Q>> {
         if let Some(fatal) = self.broken.get() {
-            return Err(Rejected { error: fatal.into(), pair });
+            return Err(Rejected { error: fatal.into(), pair: Some(pair) });
         }
         let (has, needs) = (pair.limits(), self.config.pair());
         let suffices = has.send_depth >= needs.send_depth
             && has.recv_depth >= needs.recv_depth
             && has.sge_max >= needs.sge_max
             && has.message_bytes_max >= needs.message_bytes_max;
-        if suffices { Ok(pair) } else { Err(Rejected { error: Misuse::Unsupported.into(), pair }) }
+        if suffices {
+            Ok(pair)
+        } else {
+            Err(Rejected { error: Misuse::Unsupported.into(), pair: Some(pair) })
+        }
     }
 
     /// The host knows that the other end of a connection is gone. What has come before is delivered first.
@@ -254,9 +259,8 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
     /// The proof, where it is of another queue pair than the one that was handed out for that connection: nothing has come back.
     pub fn destroyed(&self, link: LinkId, proof: Destroyed) -> Result<(), Destroyed> {
         let LinkId { at, life } = link;
-        let there = self.link(at).filter(|link| {
-            link.life.get() == life && link.is_with_host.get() && link.is_of(proof.qp_num())
-        });
+        let there =
+            self.link(at).filter(|link| link.life.get() == life && link.is_out(proof.pair()));
         let Some(link) = there else { return Err(proof) };
         link.is_with_host.set(false);
         while let Some(sent) = link.pop_sent() {

@@ -31,8 +31,8 @@ use crate::shm::lane::Envelope;
 use crate::table::Ring;
 use crate::time::Instant;
 use crate::verbs::{
-    Destination, QueuePair, RecvRequest, RemotePlace, Segment, SendFlags, SendRequest, Verb,
-    WcStatus,
+    Destination, PairId, QueuePair, RecvRequest, RemotePlace, Segment, SendFlags, SendRequest,
+    Verb, WcStatus,
 };
 
 /// Receives for control: hello, credit, goodbye. They are never held up by messages that nobody has asked for.
@@ -125,6 +125,7 @@ pub(super) struct Link<'m, Q> {
     pub(super) life: Cell<u32>,
     pair: Cell<Option<Q>>,
     qp_num: Cell<u32>,
+    pair_id: Cell<PairId>,
     /// The host has the queue pair and was not yet heard to have destroyed it.
     pub(super) is_with_host: Cell<bool>,
     /// The host was asked to connect it.
@@ -133,6 +134,10 @@ pub(super) struct Link<'m, Q> {
     pub(super) peer: Cell<Option<Addr>>,
     pub(super) greeting: Cell<Option<Greeting>>,
     pub(super) doubted: Cell<bool>,
+    /// The last send by which the other end's device was asked for an answer.
+    pub(super) probe: Cell<Option<u32>>,
+    /// Since when nothing has come of the other end, and how much had come by then.
+    pub(super) watched: Cell<Option<(Instant, u32)>>,
     /// Until when it is awaited; `None` until the next look at the clock.
     pub(super) deadline: Cell<Option<Instant>>,
     /// Why nothing more goes or comes.
@@ -149,14 +154,14 @@ pub(super) struct Link<'m, Q> {
     pub(super) peer_slots: Cell<u32>,
     pub(super) sends: Ring<'m, Sent>,
     /// The number of the oldest send that the device has.
-    oldest_send: Cell<u32>,
+    pub(super) oldest_send: Cell<u32>,
     pub(super) staged: Cell<u32>,
     unsignaled: Cell<u32>,
     pub(super) sequence_out: Cell<u32>,
     pub(super) credit: Cell<u32>,
     pub(super) control_credit: Cell<u32>,
     receives: Ring<'m, u32>,
-    oldest_receive: Cell<u32>,
+    pub(super) oldest_receive: Cell<u32>,
     /// Receives that were staged again, and those of them that the device has and the other end does not know of.
     pub(super) reposted: Cell<(u32, u32)>,
     pub(super) due: Cell<(u32, u32)>,
@@ -186,11 +191,14 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
             life: Cell::new(0),
             pair: Cell::new(None),
             qp_num: Cell::new(0),
+            pair_id: Cell::new(PairId::from_raw(0)),
             is_with_host: Cell::new(false),
             is_asked: Cell::new(false),
             peer: Cell::new(None),
             greeting: Cell::new(None),
             doubted: Cell::new(false),
+            probe: Cell::new(None),
+            watched: Cell::new(None),
             deadline: Cell::new(None),
             failed: Cell::new(None),
             is_ready: Cell::new(false),
@@ -226,6 +234,8 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         self.peer.set(None);
         self.greeting.set(None);
         self.doubted.set(false);
+        self.probe.set(None);
+        self.watched.set(None);
         self.failed.set(None);
         self.is_stalled.set(false);
         self.piece_bytes.set(0);
@@ -244,31 +254,23 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         self.arrived.clear();
     }
 
-    /// Takes its queue pair, and posts its receives.
+    /// Takes its queue pair, and posts its receives. Where that fails, some of them may be posted: so the pair stays here until it is destroyed.
     pub(super) fn equip(
         &self,
         at: u32,
         pair: Q,
         slots: &Slots<'m, Q::Key>,
-    ) -> Result<(), (PostError, Q)> {
+    ) -> Result<(), PostError> {
         self.qp_num.set(pair.qp_num());
+        self.pair_id.set(pair.id());
         self.oldest_receive.set(self.oldest_receive.get().wrapping_add(self.receives.len()));
         self.receives.clear();
         self.pair.set(Some(pair));
         let all = self.first_slot..self.first_slot.saturating_add(self.depths.receives);
         for slot in all {
-            if let Err(refused) = self.post_receive(at, slot, slots) {
-                return self.unequip(refused);
-            }
+            self.post_receive(at, slot, slots)?;
         }
-        match self.ring_receives(self.depths.receives) {
-            Ok(()) => Ok(()),
-            Err(refused) => self.unequip(refused),
-        }
-    }
-
-    fn unequip(&self, refused: PostError) -> Result<(), (PostError, Q)> {
-        self.pair.take().map_or(Ok(()), |pair| Err((refused, pair)))
+        self.ring_receives(self.depths.receives)
     }
 
     /// The queue pair, for the host to destroy.
@@ -303,6 +305,18 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         let result = use_it(&pair);
         self.pair.set(Some(pair));
         Some(result)
+    }
+
+    /// Whether the host has that queue pair of this connection.
+    pub(super) fn is_out(&self, pair: PairId) -> bool {
+        self.is_with_host.get() && self.pair_id.get() == pair
+    }
+
+    /// Destroys the queue pair, if it is here. One of which that is not certain counts as the host's.
+    pub(super) fn end_pair(&self) {
+        if self.pair.take().is_some_and(|pair| !pair.end()) {
+            self.is_with_host.set(true);
+        }
     }
 
     /// Whether a completion of that queue pair may be one of this connection.

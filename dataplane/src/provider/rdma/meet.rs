@@ -23,6 +23,7 @@ use crate::provider::tcp::frame::{FrameFault, Greeting, LimitsError};
 use crate::provider::{EndpointType, Event};
 use crate::raw::region::Registrar;
 use crate::table::wide;
+use crate::time::Instant;
 use crate::verbs::{CompletionQueue, QueuePair};
 
 /// What becomes of a connection that somebody has opened.
@@ -167,11 +168,12 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// Somebody has connected whose connection is up: he has given this one or that one up, and does not live where that one
-    /// leads if he has begun anew. A sign of life that is not taken says which.
+    /// leads if he has begun anew. Whether its device answers says which.
     fn doubt(&self, row: &Row, held: &Link<'m, Q>) {
         let at = row.link.get();
         let Some(link) = self.link(at) else { return };
-        if !held.doubted.get() && self.say((at, link), Content::Credit).is_ok() {
+        if !held.doubted.get() && link.probe(at).is_ok() {
+            self.soil(at, link);
             held.doubted.set(true);
         }
     }
@@ -312,6 +314,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     /// Looks after the links that wait for something. Returns whether there are any.
     pub(super) fn settle_links(&self) -> bool {
         let mut again = false;
+        self.watch_at.set(Instant::NEVER);
         for (at, link) in self.all_links() {
             let stage = link.stage.get();
             if stage == Stage::Free {
@@ -328,11 +331,11 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
                 Stage::Over if link.arrived.is_empty() && link.is_bare() => self.close(at, link),
                 Stage::Leaving if link.sends.is_empty() => self.close(at, link),
                 Stage::Held => self.settle_held(at, link),
+                Stage::Up => self.watch(at, link),
                 Stage::Free
                 | Stage::Asked
                 | Stage::Offered
                 | Stage::Accepted
-                | Stage::Up
                 | Stage::Over
                 | Stage::Leaving
                 | Stage::Closing => {}
@@ -361,6 +364,12 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             && let Some((slot, row)) = self.row_of(&greeting.name)
             && row.state.standing() == Standing::Up
         {
+            let lives = self.link(row.link.get()).is_some_and(Link::has_answered);
+            if link.doubted.get() && lives {
+                // Somebody else with that name: whoever has it is there.
+                self.count(|c| c.refused = c.refused.wrapping_add(1));
+                return self.part(at, link);
+            }
             // It has begun anew, and the device keeps quiet about the end of the old connection.
             self.lose(row.state.addr(slot), Standing::Gone);
             self.expect(link);

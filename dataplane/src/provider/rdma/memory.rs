@@ -5,23 +5,38 @@
 //!   loans   the arena of the endpoint's buffers                           named to the device only while they are posted
 //! ```
 
+use core::fmt;
+
 use spinwire_layouts::word::{from_usize, to_usize, widen};
 
 use crate::raw::line::{self, LINE_BYTES, Line};
 use crate::raw::region::Loans;
-use crate::verbs::Segment;
+use crate::verbs::{QueuePair, Segment};
 
 /// What a port has registered with its device.
-#[derive(Clone, Copy, Debug)]
-pub struct Memory<'m, K> {
+pub struct Memory<'m, Q: QueuePair, C> {
     /// The slots: the port's alone. [`RdmaConfig::memory_bytes`](super::RdmaConfig::memory_bytes) says how many bytes.
     pub lines: &'m [Line],
     /// Where they begin, as the device addresses them.
     pub address: u64,
     /// The key that lets the device into them.
-    pub key: K,
+    pub key: Q::Key,
     /// Buffers that may be sent uncopied, and be the local side of one-sided operations.
-    pub loans: Option<Loans<K>>,
+    pub loans: Option<Loans<Q, C>>,
+}
+
+impl<Q: QueuePair, C> Clone for Memory<'_, Q, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<Q: QueuePair, C> Copy for Memory<'_, Q, C> {}
+
+impl<Q: QueuePair, C> fmt::Debug for Memory<'_, Q, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 /// The slots.
@@ -35,7 +50,11 @@ pub(super) struct Slots<'m, K> {
 
 impl<'m, K: Copy> Slots<'m, K> {
     /// Slots in `memory`, or `None` where it is too small for so many.
-    pub(super) fn new(memory: &Memory<'m, K>, slot_bytes: u32, count: u32) -> Option<Self> {
+    pub(super) fn new<Q: QueuePair<Key = K>, C>(
+        memory: &Memory<'m, Q, C>,
+        slot_bytes: u32,
+        count: u32,
+    ) -> Option<Self> {
         let wanted = widen(slot_bytes).checked_mul(widen(count))?;
         let has = from_usize(memory.lines.len()).saturating_mul(from_usize(LINE_BYTES));
         let Memory { lines, address, key, .. } = *memory;

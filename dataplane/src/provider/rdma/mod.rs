@@ -14,6 +14,7 @@
 //! | [`piece`] | the header of a piece |
 //! | `memory` | registered memory: slots, and the arena of loans |
 //! | `link` | one connection: its queue pair, what is posted on it, credit |
+//! | `life` | whether anybody is at the other end |
 //! | `out` | messages into pieces |
 //! | `hear` | completions, and what has come with them |
 //! | `read` | messages out of their slots into receives |
@@ -37,7 +38,7 @@
 //! reliable connections have it: the peer is gone then, and has to be connected to anew.
 //!
 //! *The end.* A peer that leaves says goodbye. One that dies is noticed by a send that fails, or by the host ([`RdmaPort::lost`]): a reliable
-//! connection on which nothing is sent says nothing of its other end.
+//! connection on which nothing is sent says nothing of its other end, unless it is asked now and then ([`RdmaConfig::keepalive`]).
 
 use core::fmt;
 
@@ -55,6 +56,7 @@ use crate::verbs::Limits;
 mod datagrams;
 mod hear;
 mod host;
+mod life;
 mod link;
 mod meet;
 mod memory;
@@ -107,11 +109,15 @@ pub struct RdmaConfig {
     pub exposed_max: u32,
     /// How long the other end may take to say hello, to answer, or to let go, and the host to connect.
     pub greeting_timeout: Nanos,
+    /// A connection on which nothing has come for so long is asked for a sign of life, which the device of the other end gives; where none is given for as
+    /// long again, the peer is gone. `Nanos::MAX`: never; then one that vanishes without a word is noticed by the next send. The queue pairs have to let
+    /// their other ends write (`IBV_ACCESS_REMOTE_WRITE`): a write of nothing is the question.
+    pub keepalive: Nanos,
 }
 
 impl Default for RdmaConfig {
     /// One peer; 256 sends, 256 receives, 256 unexpected messages of up to 4 KiB; messages of up to 64 KiB in pieces of 8 KiB, 32 of which may be
-    /// under way; uncopied from 4 KiB on; five seconds to greet.
+    /// under way; uncopied from 4 KiB on; five seconds to greet; nobody is asked for signs of life.
     fn default() -> Self {
         Self {
             peers_max: 1,
@@ -130,6 +136,7 @@ impl Default for RdmaConfig {
             routes_max: 4,
             exposed_max: 16,
             greeting_timeout: Nanos::from_millis(5000),
+            keepalive: Nanos::MAX,
         }
     }
 }

@@ -37,7 +37,7 @@ pub struct RdmaPort<'m, Q: QueuePair, C, X: Registrar = ()> {
     pub(super) greeting: Greeting,
     pub(super) info: Info,
     pub(super) slots: Slots<'m, Q::Key>,
-    pub(super) loans: Option<Loans<Q::Key>>,
+    pub(super) loans: Option<Loans<Q, C>>,
     pub(super) peers: Peers<'m, Row>,
     /// None is missing.
     pub(super) links: &'m [Option<Link<'m, Q>>],
@@ -62,6 +62,8 @@ pub struct RdmaPort<'m, Q: QueuePair, C, X: Registrar = ()> {
     /// There may be something that the host has to do.
     pub(super) asks: Cell<bool>,
     pub(super) now: Cell<Instant>,
+    /// When connections on which nothing comes are looked after.
+    pub(super) watch_at: Cell<Instant>,
     pub(super) last_fault: Cell<Option<FrameFault>>,
     pub(super) last_error: Cell<Option<(WcStatus, u32)>>,
     counters: Cell<RdmaCounters>,
@@ -84,7 +86,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaPort<'m, Q, C> {
         who: (&Name, EndpointType),
         config: &RdmaConfig,
         cq: C,
-        memory: Memory<'m, Q::Key>,
+        memory: Memory<'m, Q, C>,
     ) -> Result<Self, PortOpenError> {
         Self::place_with(bump, who, config, (cq, ()), memory)
     }
@@ -100,7 +102,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         (name, endpoint_type): (&Name, EndpointType),
         config: &RdmaConfig,
         (cq, registrar): (C, X),
-        memory: Memory<'m, Q::Key>,
+        memory: Memory<'m, Q, C>,
     ) -> Result<Self, PortOpenError> {
         let kind = match endpoint_type {
             EndpointType::Msg => EndpointKind::Msg,
@@ -155,6 +157,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             unsettled: Cell::new(false),
             asks: Cell::new(false),
             now: Cell::new(Instant::ORIGIN),
+            watch_at: Cell::new(Instant::NEVER),
             last_fault: Cell::new(None),
             last_error: Cell::new(None),
             counters: Cell::new(RdmaCounters::default()),
@@ -328,6 +331,9 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
 
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
         self.now.set(now);
+        if self.watch_at.get() <= now {
+            self.unsettled.set(true);
+        }
         if !self.dirty.is_empty() && self.queues.staged() == 0 {
             // Answers to hellos, and credit that nothing has taken along, go though nobody rings.
             let _none = self.publish();
@@ -367,13 +373,19 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
                 Some(_) | None => place.set(None),
             }
         }
+        for (at, link) in self.all_links().filter(|(_, link)| link.has_loans()) {
+            link.part_for_good(at, &self.slots);
+            link.end_pair();
+        }
         is_exposed || self.all_links().any(|(_, link)| link.is_with_host.get() && link.has_loans())
     }
 
     fn poll_at(&self) -> Option<Instant> {
         let awaited = self.all_links().filter(|(_, link)| link.is_awaited());
         // One that is not set yet is set by the next poll: at once.
-        awaited.map(|(_, link)| link.deadline.get().unwrap_or(Instant::ORIGIN)).min()
+        let awaited = awaited.map(|(_, link)| link.deadline.get().unwrap_or(Instant::ORIGIN)).min();
+        let watch = Some(self.watch_at.get()).filter(|at| *at != Instant::NEVER);
+        awaited.into_iter().chain(watch).min()
     }
 }
 
@@ -383,7 +395,7 @@ impl<Q: QueuePair, C, X: Registrar> Drop for RdmaPort<'_, Q, C, X> {
     fn drop(&mut self) {
         for (at, link) in (0..u32::MAX).zip(self.links.iter().flatten()) {
             link.part_for_good(at, &self.slots);
-            drop(link.hand_out());
+            link.end_pair();
         }
         for (_, key) in self.exposed.iter().filter_map(Cell::take) {
             let _gone = self.registrar.unregister(key);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use rdma_sys as sys;
 use spinwire_dataplane::error::Fatal;
 use spinwire_dataplane::raw::region::{Destroyed, MemoryKey};
-use spinwire_dataplane::verbs::{CompletionQueue as _, Segment};
+use spinwire_dataplane::verbs::{CompletionQueue as _, PairId, QueuePair as _, Segment};
 use spinwire_layouts::mlx5::AddressVector;
 
 use super::super::verbs::{AddressHandle, Completions, Context, SharedQueue};
@@ -82,6 +82,10 @@ unsafe impl PairHandle<'static> for LibraryPair {
 
     fn qp_num(&self) -> u32 {
         self.pair().card().qp_num
+    }
+
+    fn id(&self) -> PairId {
+        self.pair().id()
     }
 
     fn describe(&self) -> Result<DvQp, Mlx5Error> {

@@ -27,7 +27,7 @@ use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::region::{Destroyed, MemoryKey};
 use spinwire_dataplane::raw::words::words_from_raw;
 use spinwire_dataplane::sync::AtomicU32;
-use spinwire_dataplane::verbs::Segment;
+use spinwire_dataplane::verbs::{PairId, Segment};
 use spinwire_dataplane::wqe::{Qp, QpConfig, QpMemory};
 use spinwire_layouts::mlx5::cq_db;
 use spinwire_layouts::word::{from_usize, line_of, to_usize, widen, word_of};
@@ -40,7 +40,8 @@ use crate::mlx5::{Mlx5Error, entry_bytes};
 /// # Safety
 /// What [`describe`](PairHandle::describe) says lies there, mapped for reading and writing, until the handle was destroyed or dropped, and nobody else in this
 /// process sees it as plain data meanwhile. Memory that [`admits`](PairHandle::admits) gives a key for is as [`MemoryKey::promise`] wants it, as long as the
-/// handle lives. Destroying or dropping it ends what was posted: the device touches none of that memory any more.
+/// handle lives. Destroying it ends what was posted: the device touches none of that memory any more, or it stays for good. No other has its
+/// [`id`](PairHandle::id), now or later.
 pub unsafe trait PairHandle<'m> {
     /// What lets the device into memory.
     type Key: Copy;
@@ -49,6 +50,9 @@ pub unsafe trait PairHandle<'m> {
 
     /// Its number.
     fn qp_num(&self) -> u32;
+
+    /// Which one it is, for good.
+    fn id(&self) -> PairId;
 
     /// Where its queues lie (`mlx5dv_init_obj`).
     ///

@@ -2,7 +2,7 @@
 
 use core::cell::{Cell, RefCell};
 use core::fmt;
-use core::mem::MaybeUninit;
+use core::mem::{ManuallyDrop, MaybeUninit};
 use core::ptr::NonNull;
 use std::rc::Rc;
 
@@ -12,7 +12,8 @@ use spinwire_dataplane::provider::{Access, Sge};
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::region::{Loans, Registrar};
 
-use super::{Domain, Registration, made};
+use super::{Domain, Registration, count_lost, made};
+use crate::verbs::{LocalKey, Queues};
 
 /// A registration whose memory is lent once, to be built in. Nobody sees it as lines.
 pub(crate) struct Arena {
@@ -38,12 +39,14 @@ impl Arena {
     }
 
     /// What a port must know to hand buffers in it to the device: `key` is of this registration.
-    pub(crate) fn loans<K: Copy>(&self, key: K) -> Loans<K> {
+    pub(crate) fn loans<Q: Queues>(&self, key: LocalKey) -> Loans<Q::Pair, &Q::Completions> {
         let memory = self.registration.memory();
         let start = u64::try_from(memory.as_ptr().as_ptr().expose_provenance()).unwrap_or(0);
         let bytes = u64::try_from(memory.len()).unwrap_or(0);
         // SAFETY: registered, and kept so by its domain as long as a queue pair lives that posts with such a key: it takes keys of its own
-        // domain alone. A device lets go of what it was told of when it completes, or its queue pair is destroyed (ibv_post_send(3)).
+        // domain alone, and those are of one device, which numbers its queue pairs. A device lets go of what it was told of when it completes, or its
+        // queue pair is destroyed (ibv_post_send(3)), and of that is told what the library answers; ids are given once. Who makes queues
+        // is sealed, and keeps to that.
         unsafe { Loans::promise(start, bytes, key) }
     }
 
@@ -122,7 +125,11 @@ impl Drop for Grants {
     fn drop(&mut self) {
         for (_, raw) in self.given.get_mut().drain(..) {
             // SAFETY: as in `unregister`.
-            let _ended = unsafe { sys::ibv_dereg_mr(raw.as_ptr()) };
+            if unsafe { sys::ibv_dereg_mr(raw.as_ptr()) } != 0 {
+                // Peers may still get at it. Whoever has exposed it was told so, and gives it to nobody else.
+                let _for_good = ManuallyDrop::new(Rc::clone(&self.domain));
+                count_lost();
+            }
         }
     }
 }

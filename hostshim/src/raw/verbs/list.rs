@@ -174,6 +174,11 @@ impl SendList {
         self.0.staged.get() >= self.0.wrs.len()
     }
 
+    /// Whether nothing is staged.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.staged.get() == 0
+    }
+
     /// Forgets what is staged.
     pub(crate) fn clear(&self) {
         self.0.staged.set(0);
@@ -196,7 +201,7 @@ impl SendList {
 }
 
 #[inline]
-const fn send(entry: &Entry<'_>, place: &Place<sys::ibv_send_wr>) -> sys::ibv_send_wr {
+fn send(entry: &Entry<'_>, place: &Place<sys::ibv_send_wr>) -> sys::ibv_send_wr {
     // SAFETY: numbers and pointers, which may be null.
     let mut wr: sys::ibv_send_wr = unsafe { zeroed() };
     (wr.wr_id, wr.next, wr.sg_list, wr.num_sge) =

@@ -12,10 +12,10 @@
 //!
 //! Everything of one context is used by one thread: `Rc` makes these types neither `Send` nor `Sync`.
 
-mod address;
 mod arena;
 pub(crate) mod cm;
 mod list;
+mod pair;
 mod shared;
 
 use core::ffi::CStr;
@@ -27,13 +27,13 @@ use std::rc::Rc;
 
 use rdma_sys as sys;
 use spinwire_dataplane::raw::line::{Line, lines_from_raw};
-use spinwire_dataplane::raw::region::Destroyed;
 use spinwire_dataplane::verbs::{WcFields, WcStatus};
 
-pub(crate) use address::AddressHandle;
 pub(crate) use arena::Arena;
 pub use arena::Grants;
 pub(crate) use list::{Entry, Posting, RecvList, SendList, Target, Word};
+use pair::count_lost;
+pub(crate) use pair::{AddressHandle, Pair, lost};
 pub(crate) use shared::SharedQueue;
 
 use crate::error::Errno;
@@ -354,8 +354,10 @@ impl Drop for Registration {
         if answer == 0 {
             // SAFETY: once, here, and nobody looks at it any more.
             unsafe { ManuallyDrop::drop(&mut self.memory) };
+        } else {
+            // The device may still get at it, and it stays mapped for good.
+            count_lost();
         }
-        // Else the device may still get at it, and it stays mapped for good.
     }
 }
 
@@ -461,119 +463,5 @@ impl Drop for Completions {
     fn drop(&mut self) {
         // SAFETY: made by us; the queue pairs that use it hold it, so they are gone.
         let _closed = unsafe { sys::ibv_destroy_cq(self.raw.as_ptr()) };
-    }
-}
-
-/// A queue pair.
-pub(crate) struct Pair {
-    raw: NonNull<sys::ibv_qp>,
-    post_send: PostSend,
-    post_recv: PostRecv,
-    cap: sys::ibv_qp_cap,
-    /// Outlive the pair.
-    _domain: Rc<Domain>,
-    _completions: (Rc<Completions>, Rc<Completions>),
-    _shared: Option<Rc<SharedQueue>>,
-    is_gone: bool,
-}
-
-impl fmt::Debug for Pair {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pair").field("qp_num", &self.number()).finish_non_exhaustive()
-    }
-}
-
-impl Pair {
-    /// `kind` is of `enum ibv_qp_type`; `cap` says what is wanted, and afterwards [`Pair::cap`] what there is. Its receives are those of
-    /// `shared`, where there is one.
-    pub(crate) fn make(
-        domain: &Rc<Domain>,
-        (send_cq, recv_cq): (&Rc<Completions>, &Rc<Completions>),
-        shared: Option<&Rc<SharedQueue>>,
-        kind: u32,
-        cap: sys::ibv_qp_cap,
-    ) -> Result<Self, Errno> {
-        let (_, post_send, post_recv) =
-            domain.context().operations().ok_or(Errno::new(libc::EOPNOTSUPP))?;
-        let mut wanted = sys::ibv_qp_init_attr {
-            qp_context: ptr::null_mut(),
-            send_cq: send_cq.as_ptr(),
-            recv_cq: recv_cq.as_ptr(),
-            srq: shared.map_or(ptr::null_mut(), |shared| shared.parts().0),
-            cap,
-            qp_type: kind,
-            sq_sig_all: 0,
-        };
-        // SAFETY: a live domain, live queues, and a structure that is read and written during the call.
-        let raw = made(unsafe { sys::ibv_create_qp(domain.as_ptr(), &raw mut wanted) })?;
-        Ok(Self {
-            raw,
-            post_send,
-            post_recv,
-            cap: wanted.cap,
-            _domain: Rc::clone(domain),
-            _completions: (Rc::clone(send_cq), Rc::clone(recv_cq)),
-            _shared: shared.map(Rc::clone),
-            is_gone: false,
-        })
-    }
-
-    pub(crate) const fn cap(&self) -> &sys::ibv_qp_cap {
-        &self.cap
-    }
-
-    #[cfg(feature = "mlx5")]
-    pub(crate) const fn as_ptr(&self) -> *mut sys::ibv_qp {
-        self.raw.as_ptr()
-    }
-
-    pub(crate) const fn number(&self) -> u32 {
-        // SAFETY: alive until dropped.
-        unsafe { self.raw.as_ref() }.qp_num
-    }
-
-    /// `ibv_modify_qp(3)`: `mask` is of `enum ibv_qp_attr_mask`.
-    pub(crate) fn modify(&self, attributes: &mut sys::ibv_qp_attr, mask: u32) -> Result<(), Errno> {
-        let mask = i32::try_from(mask).unwrap_or(0);
-        // SAFETY: a live pair and a live structure.
-        answer(unsafe { sys::ibv_modify_qp(self.raw.as_ptr(), attributes, mask) })
-    }
-
-    /// The state that the driver believes it is in: `enum ibv_qp_state`.
-    pub(crate) fn state(&self) -> Result<u32, Errno> {
-        let mut attributes = pair_attributes();
-        // SAFETY: numbers and pointers, which may be null.
-        let mut initial: sys::ibv_qp_init_attr = unsafe { zeroed() };
-        // IBV_QP_STATE
-        let mask = 1;
-        // SAFETY: a live pair and live structures.
-        let code = unsafe {
-            sys::ibv_query_qp(self.raw.as_ptr(), &raw mut attributes, mask, &raw mut initial)
-        };
-        answer(code)?;
-        Ok(attributes.qp_state)
-    }
-
-    /// Destroys it, and says so where that was done.
-    pub(crate) fn destroy(mut self) -> Result<Destroyed, Errno> {
-        self.is_gone = true;
-        let number = self.number();
-        // SAFETY: made by us; it is not destroyed again.
-        answer(unsafe { sys::ibv_destroy_qp(self.raw.as_ptr()) })?;
-        // SAFETY: it was.
-        Ok(unsafe { Destroyed::promise(number) })
-    }
-
-    pub(super) const fn parts(&self) -> (*mut sys::ibv_qp, PostSend, PostRecv) {
-        (self.raw.as_ptr(), self.post_send, self.post_recv)
-    }
-}
-
-impl Drop for Pair {
-    fn drop(&mut self) {
-        if !self.is_gone {
-            // SAFETY: made by us. Afterwards the device touches no memory for it any more, and nothing of it is posted.
-            let _closed = unsafe { sys::ibv_destroy_qp(self.raw.as_ptr()) };
-        }
     }
 }

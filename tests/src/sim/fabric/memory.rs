@@ -67,6 +67,10 @@ impl State {
         (at, length): (u64, u64),
         verb: Verb,
     ) -> bool {
+        if length == 0 {
+            // Nothing is not looked up.
+            return true;
+        }
         match &self.memory[host] {
             Memory::Own(bytes) => {
                 let end = usize::try_from(at + length).expect("an address");
@@ -97,6 +101,11 @@ impl State {
                 self.violate(|| format!("memory that host {host} has not registered"));
             }
         }
+    }
+
+    /// Whether a receive is refused just now.
+    pub(super) const fn is_receive_refused(&mut self) -> bool {
+        self.fault(self.faults.receive_refusals)
     }
 
     pub(super) fn is_cq_broken(&self, host: usize) -> bool {

@@ -25,9 +25,9 @@ mod memory;
 mod queue;
 mod world;
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 
-use spinwire_dataplane::error::{Fatal, PostError};
+use spinwire_dataplane::error::{Fatal, PostError, Retry};
 use spinwire_dataplane::provider::{Access, Published};
 use spinwire_dataplane::verbs::{
     CompletionQueue, Destination, Limits, QueuePair, RecvRequest, SendRequest, Wc,
@@ -40,6 +40,7 @@ use world::{State, Work};
 #[derive(Debug)]
 pub struct Fabric {
     state: RefCell<State>,
+    is_stubborn: Cell<bool>,
 }
 
 /// One end of a connection.
@@ -63,7 +64,8 @@ impl Fabric {
     /// Two hosts with `devices` devices each and `memory` bytes, all zero.
     #[must_use]
     pub fn new(devices: usize, memory: usize, links: Links, seed: u64) -> Self {
-        Self { state: RefCell::new(State::new(devices, memory, links, seed)) }
+        let state = RefCell::new(State::new(devices, memory, links, seed));
+        Self { state, is_stubborn: Cell::new(false) }
     }
 
     /// Connects a queue pair of device `device` of host 0 with one of the same device of host 1.
@@ -167,6 +169,17 @@ impl Fabric {
         self.state.borrow_mut().broken.push((host, false));
     }
 
+    /// From now on no queue pair can be destroyed by its owner.
+    pub fn keep_pairs(&self) {
+        self.is_stubborn.set(true);
+    }
+
+    /// Whether that is so.
+    #[must_use]
+    pub const fn keeps_pairs(&self) -> bool {
+        self.is_stubborn.get()
+    }
+
     /// From now on, other links.
     pub fn set_links(&self, links: Links) {
         self.state.borrow_mut().links = links;
@@ -253,7 +266,11 @@ impl QueuePair for SimQp<'_> {
 
     fn post_recv(&self, recv: &RecvRequest<'_, u32>) -> Result<(), PostError> {
         let depth = self.limits.recv_depth;
-        self.fabric.state.borrow_mut().post_recv(self.index, recv, depth)
+        let mut state = self.fabric.state.borrow_mut();
+        if state.is_receive_refused() {
+            return Err(PostError::Retry(Retry::Injected));
+        }
+        state.post_recv(self.index, recv, depth)
     }
 
     fn ring_doorbell(&self) -> Published {

@@ -60,6 +60,8 @@ pub struct Faults {
     pub short_doorbells: u64,
     /// A post is refused for the moment.
     pub refusals: u64,
+    /// A receive is refused for the moment.
+    pub receive_refusals: u64,
     /// Planted: a byte changes on the way. No device does that.
     pub corruptions: u64,
     /// Planted: a message is acknowledged, and was not executed. No device does that.

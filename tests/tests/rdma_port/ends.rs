@@ -1,0 +1,131 @@
+//! How connections end, and how they do not: hosts that cannot destroy, strangers with the names of others, peers that are gone without a word.
+
+use spinwire_dataplane::id::Addr;
+use spinwire_dataplane::msg::SendTo;
+use spinwire_dataplane::provider::{EndpointType, Event, Provider};
+use spinwire_dataplane::time::{Instant, Nanos};
+use spinwire_dataplane::verbs::QueuePair;
+use spinwire_tests::conformance::{Network, Node, Sizes, World, run};
+use spinwire_tests::sim::fabric::Faults;
+
+use super::{Rig, hello};
+
+/// Turns nodes for so long, a look each millisecond, and collects what the first is told.
+fn pass(nodes: &[&Node<'_, Rig>], now: &mut Instant, millis: u32) -> Vec<Event> {
+    let mut told = Vec::new();
+    for _ in 0..millis {
+        *now = now.saturating_add(Nanos::from_millis(1));
+        nodes.iter().for_each(|node| node.turn(*now));
+        told.extend(nodes[0].events());
+    }
+    told
+}
+
+/// Two that are connected, and the time.
+fn connected<'m>(world: &World<'m, Rig>) -> (Node<'m, Rig>, Node<'m, Rig>, Addr, Instant) {
+    let (a, b, to_b, _) = world.pair();
+    let mut is_up = false;
+    world.until("it is up", &[&a, &b], || {
+        is_up = is_up || a.inject(SendTo::peer(to_b), b"up").is_ok();
+        is_up
+    });
+    world.turns(20, &[&a, &b]);
+    assert_eq!((a.events(), b.events()), (Vec::new(), Vec::new()));
+    (a, b, to_b, world.now())
+}
+
+/// A queue pair on which receives were posted is not given back while its device may write where they say: it is to be destroyed, and only then
+/// its slots are another's.
+#[test]
+fn a_pair_with_receives_is_not_given_back() {
+    run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+        let a = world.node("a");
+        let port = a.provider().rdma();
+        // The first two hosts of the network have no port; that of this one is the third.
+        let [_other, pair] = Network::connect(world.ground().network(), [0, 2]);
+        let network = world.ground().network();
+        network.set_faults(Faults { receive_refusals: 2_000, ..Faults::default() });
+        let rejected = port.accept(pair).unwrap_err();
+        network.set_faults(Faults::default());
+        assert!(rejected.pair.is_none(), "its device may write into slots: {rejected}");
+        assert!(!port.is_quiet(), "until it is destroyed");
+        world.turn(&[&a]);
+        assert!(port.is_quiet());
+        // One that was not touched comes back.
+        let [_other, pair] = Network::connect(world.ground().network(), [0, 2]);
+        let limits = pair.limits();
+        world.ground().network().break_cqs(2);
+        world.turns(200, &[&a]);
+        let rejected = port.accept(pair).unwrap_err();
+        assert_eq!(rejected.pair.map(|pair| pair.limits()), Some(limits));
+    });
+}
+
+/// The queue pairs of an endpoint that goes go with it. What a device that does not let go may still read is nobody's any more.
+#[test]
+fn what_cannot_be_destroyed_keeps_its_buffers() {
+    for is_stubborn in [false, true] {
+        run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+            let (a, _b, to_b, _) = connected(world);
+            let free = world.pool().free_count();
+            a.send(SendTo::peer(to_b), &[7; 2000], 1).unwrap();
+            a.provider().rdma().ring_doorbell();
+            assert_eq!(world.pool().free_count(), free - 1);
+            if is_stubborn {
+                world.ground().network().keep_pairs();
+            }
+            drop(a);
+            let kept = usize::from(is_stubborn);
+            assert_eq!(world.pool().free_count(), free - kept, "stubborn: {is_stubborn}");
+        });
+    }
+}
+
+/// Who takes the name of a peer that lives is not taken for it, however long it waits; who comes instead of one that is no more is.
+#[test]
+fn a_stranger_with_the_name_of_a_peer_ends_nothing() {
+    run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+        let (a, b, to_b, mut now) = connected(world);
+        let stranger = world.ground().call(world.bump(), "b");
+        stranger.send(&hello("a"));
+        // The peer's program does nothing meanwhile; its device answers.
+        let told = pass(&[&b], &mut now, 12_000);
+        assert_eq!(told, [], "its connection stands");
+        assert!(stranger.is_cut_off());
+        assert_eq!(b.provider().rdma().counters().refused, 1);
+        a.inject(SendTo::peer(to_b), b"still here").unwrap();
+        pass(&[&a, &b], &mut now, 10);
+        assert_eq!(b.provider().rdma().matcher().unexpected_len(), 2);
+        // Now the peer goes without a word, and comes again.
+        world.ground().vanish("a");
+        let stranger = world.ground().call(world.bump(), "b");
+        stranger.send(&hello("a"));
+        let told = pass(&[&b], &mut now, 12_000);
+        assert!(told.iter().any(|e| matches!(e, Event::PeerGone(_))), "{told:?}");
+        assert!(!stranger.is_cut_off());
+    });
+}
+
+/// A peer that is gone without a word is noticed though nothing is sent to it, within twice the time that was asked for; one that says nothing
+/// and lives is not.
+#[test]
+fn who_vanishes_is_missed() {
+    run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+        world.ground().set_keepalive(Nanos::from_millis(100));
+        let (a, b, _, mut now) = connected(world);
+        assert!(b.provider().poll_at().is_some());
+        let told = pass(&[&b], &mut now, 2_000);
+        assert_eq!(told, [], "its device answers, whether its program turns or not");
+        world.ground().vanish("a");
+        let told = pass(&[&b], &mut now, 210);
+        assert!(matches!(told[..], [Event::PeerGone(_)]), "{told:?}");
+        drop(a);
+    });
+    // Nobody is asked where that was not asked for.
+    run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+        let (_a, b, _, mut now) = connected(world);
+        world.ground().vanish("a");
+        assert_eq!(pass(&[&b], &mut now, 1_000), []);
+        assert_eq!(b.provider().poll_at(), None);
+    });
+}
