@@ -87,7 +87,8 @@ fn devices_that_cannot_be_used_say_why() {
     let names: Vec<String> = direct.iter().map(ToString::to_string).collect();
     if cfg!(feature = "mlx5") {
         assert_eq!(names, ["mlx5 mlx5_0/1 rdm", "mlx5 mlx5_0/1 msg"], "and none of another make");
-        let caps = |found: &[Found]| found.iter().map(|it| it.info().unwrap().caps).collect::<Vec<_>>();
+        let caps =
+            |found: &[Found]| found.iter().map(|it| it.info().unwrap().caps).collect::<Vec<_>>();
         let by_library = rdma::found(Transport::Verbs, &hints(&tree));
         assert_eq!(caps(&direct), caps(by_library.get(..2).unwrap()));
     } else {
