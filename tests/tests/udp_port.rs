@@ -26,7 +26,7 @@ use spinwire_dataplane::time::{Instant, Nanos};
 use spinwire_dataplane::uring::Ring;
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::udp::{self, UdpError, UdpHost, UdpOptions};
-use spinwire_hostshim::uring::{Feature, FeatureSet, RingEntry, UringConfig};
+use spinwire_hostshim::uring::{Feature, FeatureSet, RingEntry, Uring, UringConfig};
 use spinwire_layouts::uring::{SockAddr, op};
 use spinwire_tests::conformance::name;
 use spinwire_tests::fake_kernel::{FakeConfig, FakeKernel};
@@ -182,8 +182,10 @@ fn a_round_trip_is_two_calls_of_the_kernel() {
         // Where packets come one by one, another call says that the next may come.
         let many = end.endpoint.info().paths.has(Paths::MULTISHOT_RECEIVE);
         let each = if many { 2 } else { 3 };
-        // After some tens of messages the kernel asks to be called before it receives more.
-        assert!(calls <= each * TRIPS + TRIPS / 10, "{calls} calls for {TRIPS} round trips");
+        // After some tens of messages the kernel asks to be called before it receives more; an older one may ask more often.
+        let uring = Uring::open(&UringConfig::default()).unwrap();
+        let spare = if uring.features().has(Feature::Bundles) { TRIPS / 10 } else { TRIPS };
+        assert!(calls <= each * TRIPS + spare, "{calls} calls for {TRIPS} round trips");
     });
 }
 
