@@ -119,7 +119,7 @@ pub(super) struct Depths {
 }
 
 /// A connection.
-pub(super) struct Link<'m, Q> {
+pub(in crate::provider) struct Link<'m, Q> {
     pub(super) stage: Cell<Stage>,
     /// Which use of this row it is.
     pub(super) life: Cell<u32>,

@@ -136,6 +136,14 @@ impl Fabric {
         }
     }
 
+    /// As [`mute`](Fabric::mute), of the queue pair of that number on a host with one device.
+    pub fn mute_numbered(&self, host: usize, number: u32) {
+        let mut state = self.state.borrow_mut();
+        if let Some(index) = state.numbered(host, number) {
+            state.mute(index, true);
+        }
+    }
+
     /// As [`is_dead`](Fabric::is_dead), of the queue pair of that number on a host with one device.
     #[must_use]
     pub fn is_dead_numbered(&self, host: usize, number: u32) -> bool {
