@@ -112,5 +112,9 @@ fn of_port(transport: Transport, port: Port, hints: &Hints) -> Vec<Found> {
         let info = Info { caps: info.caps.with(beside), ..info };
         Found::ready(transport, Some(port.name.clone()), info)
     };
-    [EndpointType::Rdm, EndpointType::Msg].map(offer).to_vec()
+    let datagrams = hints.sizes.rdma_datagrams().info();
+    let datagrams = Found::ready(transport, Some(port.name.clone()), datagrams);
+    let mut all = [EndpointType::Rdm, EndpointType::Msg].map(offer).to_vec();
+    all.push(datagrams);
+    all
 }

@@ -42,7 +42,7 @@ use crate::tcp::TcpPlane;
 use crate::udp::UdpHost;
 use crate::uri::{Place, Uri};
 #[cfg(feature = "verbs")]
-use crate::verbs::VerbsPlane;
+use crate::verbs::{VerbsDatagrams, VerbsPlane};
 
 /// Memory for what stands beside the arena of a ring: the ring itself, and routes.
 const BESIDE_BYTES: usize = 256 << 10;
@@ -129,6 +129,8 @@ enum Ground {
     Udp(Box<UdpHost>),
     #[cfg(feature = "verbs")]
     Verbs(Box<VerbsPlane>),
+    #[cfg(feature = "verbs")]
+    VerbsDatagrams(Box<VerbsDatagrams>),
     #[cfg(feature = "libfabric")]
     Ofi(Box<OfiPlane>),
 }
@@ -162,13 +164,17 @@ impl Host {
         match (transport, is_datagram) {
             (Transport::Shm | Transport::Tcp, false) | (Transport::Udp, true) => {}
             #[cfg(feature = "verbs")]
-            (Transport::Verbs, false) => {}
+            (Transport::Verbs, _) => {}
             #[cfg(feature = "libfabric")]
             (Transport::Ofi, _) => {}
             (Transport::Shm | Transport::Tcp | Transport::Udp, _) => {
                 return Err(OpenError::Type { transport, wanted: kind });
             }
-            (Transport::Verbs | Transport::Mlx5, _) => {
+            #[cfg(not(feature = "verbs"))]
+            (Transport::Verbs, _) => {
+                return Err(OpenError::Transport(transport));
+            }
+            (Transport::Mlx5, _) => {
                 return Err(OpenError::Transport(transport));
             }
             #[cfg(not(feature = "libfabric"))]
@@ -188,6 +194,10 @@ impl Host {
             }
             Place::Socket(address) if is_datagram => (open_udp(address, config)?, BESIDE_BYTES),
             Place::Socket(address) => (open_tcp(address, config)?, BESIDE_BYTES),
+            #[cfg(feature = "verbs")]
+            Place::Device { direct: false, device, port, meet } if is_datagram => {
+                open_datagrams((device, *port), meet, config)?
+            }
             #[cfg(feature = "verbs")]
             Place::Device { direct: false, device, port, meet } => {
                 (open_verbs((device, *port), meet, config)?, BESIDE_BYTES)
@@ -213,6 +223,8 @@ impl Host {
             Ground::Udp(host) => Some(host.local()),
             #[cfg(feature = "verbs")]
             Ground::Verbs(plane) => plane.local(),
+            #[cfg(feature = "verbs")]
+            Ground::VerbsDatagrams(plane) => plane.local(),
             #[cfg(feature = "libfabric")]
             Ground::Ofi(plane) => plane.local(),
         };
@@ -321,6 +333,25 @@ fn open_verbs(
     plane.device_port = port.unwrap_or(plane.device_port);
     plane.arena_bytes = config.arena_bytes.saturating_add(2 << 20);
     Ok(Ground::Verbs(Box::new(VerbsPlane::open(device, listen, &plane)?)))
+}
+
+/// Returns the memory that its tables take, too.
+#[cfg(feature = "verbs")]
+fn open_datagrams(
+    (device, port): (&str, Option<u8>),
+    meet: &Address,
+    config: &OpenConfig,
+) -> Result<(Ground, usize), OpenError> {
+    let listen = match config.role {
+        Role::Listen => Some(meet.port()),
+        Role::Connect => None,
+    };
+    let mut plane = config.sizes.verbs_datagrams();
+    plane.device_port = port.unwrap_or(plane.device_port);
+    let bytes = plane.port.arena_bytes().saturating_add(config.arena_bytes);
+    let bytes = bytes.saturating_add(2 << 20);
+    let plane = VerbsDatagrams::open(device, listen, &plane)?;
+    Ok((Ground::VerbsDatagrams(Box::new(plane)), bytes))
 }
 
 /// Returns the memory that it takes, too.

@@ -18,7 +18,7 @@ use spinwire_dataplane::time::Instant;
 use crate::libfabric::{OfiPlane, OfiPort};
 use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
-use crate::verbs::{VerbsPlane, VerbsPort};
+use crate::verbs::{VerbsDatagramPort, VerbsDatagrams, VerbsPlane, VerbsPort};
 
 /// A port over one of the transports, each behind a branch and no pointer to a function: a program that is generic over providers takes it
 /// like any other.
@@ -32,6 +32,9 @@ pub enum AnyPort<'a> {
     /// Over an RDMA device, with what makes its connections: every poll attends to that.
     #[cfg(feature = "verbs")]
     Verbs(VerbsPort<'a>, &'a VerbsPlane),
+    /// Over datagrams of an RDMA device, with what makes their address handles: every poll attends to that.
+    #[cfg(feature = "verbs")]
+    VerbsDatagrams(VerbsDatagramPort<'a>, &'a VerbsDatagrams),
     /// Over a provider of libfabric, with what tells the ends of each other: every poll attends to that.
     #[cfg(feature = "libfabric")]
     Ofi(OfiPort<'a>, &'a OfiPlane),
@@ -46,6 +49,8 @@ macro_rules! of {
             AnyPort::Udp($port) => $what,
             #[cfg(feature = "verbs")]
             AnyPort::Verbs($port, _) => $what,
+            #[cfg(feature = "verbs")]
+            AnyPort::VerbsDatagrams($port, _) => $what,
             #[cfg(feature = "libfabric")]
             AnyPort::Ofi($port, _) => $what,
         }
@@ -110,6 +115,11 @@ impl Provider for AnyPort<'_> {
         if let AnyPort::Verbs(port, plane) = self {
             // A channel that is broken makes no connections any more. Those that are wanted end by their time limits; the others live on.
             let _no_new_ones = plane.attend(port);
+        }
+        #[cfg(feature = "verbs")]
+        if let AnyPort::VerbsDatagrams(port, plane) = self {
+            // Without its events, a device that has failed is noticed by the next send.
+            let _no_events = plane.attend(port);
         }
         of!(self, port => port.poll_cq(now, out));
         #[cfg(feature = "libfabric")]

@@ -29,7 +29,7 @@ use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
 use crate::uring::UringError;
 #[cfg(feature = "verbs")]
-use crate::verbs::VerbsPlane;
+use crate::verbs::{VerbsDatagrams, VerbsPlane};
 
 type HostRing<'a> = Ring<'a, RingEntry<'a>>;
 
@@ -40,6 +40,8 @@ enum Floor<'a> {
     Udp(&'a UdpHost, &'a HostRing<'a>, &'a Routes<'a>),
     #[cfg(feature = "verbs")]
     Verbs(&'a VerbsPlane, Bump<'a>),
+    #[cfg(feature = "verbs")]
+    VerbsDatagrams(&'a VerbsDatagrams, Bump<'a>),
     #[cfg(feature = "libfabric")]
     Ofi(&'a OfiPlane, Bump<'a>),
 }
@@ -78,6 +80,8 @@ impl<'a> Seat<'a> {
             }
             #[cfg(feature = "verbs")]
             Ground::Verbs(plane) => Floor::Verbs(plane, plane.arena().ok_or(UringError::Taken)?),
+            #[cfg(feature = "verbs")]
+            Ground::VerbsDatagrams(plane) => Floor::VerbsDatagrams(plane, bump),
             #[cfg(feature = "libfabric")]
             Ground::Ofi(plane) => Floor::Ofi(plane, bump),
         };
@@ -96,7 +100,7 @@ impl<'a> Seat<'a> {
         match &self.floor {
             Floor::Shm(_, bump) => bump,
             #[cfg(feature = "verbs")]
-            Floor::Verbs(_, bump) => bump,
+            Floor::Verbs(_, bump) | Floor::VerbsDatagrams(_, bump) => bump,
             #[cfg(feature = "libfabric")]
             Floor::Ofi(_, bump) => bump,
             Floor::Tcp(_, ring) | Floor::Udp(_, ring, _) => ring.arena().bump(),
@@ -122,6 +126,8 @@ impl<'a> Seat<'a> {
             Floor::Udp(host, ring, routes) => AnyPort::Udp(host.port(ring, routes)?),
             #[cfg(feature = "verbs")]
             Floor::Verbs(plane, bump) => AnyPort::Verbs(plane.port(bump, who)?, plane),
+            #[cfg(feature = "verbs")]
+            Floor::VerbsDatagrams(plane, bump) => AnyPort::VerbsDatagrams(plane.port(bump)?, plane),
             #[cfg(feature = "libfabric")]
             Floor::Ofi(plane, bump) => AnyPort::Ofi(plane.port(bump, &self.name)?, plane),
         };
@@ -182,6 +188,15 @@ impl<'a> Seat<'a> {
                 let fault = port.last_fault();
                 let peer = endpoint.connect(&name)?;
                 wait.until((peer, fault), || port.reach(peer))
+            }
+            #[cfg(feature = "verbs")]
+            (
+                Floor::VerbsDatagrams(..),
+                Place::Device { meet, .. },
+                AnyPort::VerbsDatagrams(port, plane),
+            ) => {
+                plane.introduce(port, &name, first_of(meet)?)?;
+                Ok(endpoint.connect(&name)?)
             }
             #[cfg(feature = "libfabric")]
             (Floor::Ofi(..), Place::Fabric { node: Some(node), .. }, AnyPort::Ofi(port, plane)) => {
@@ -299,6 +314,8 @@ impl Wait<'_, '_, '_> {
             AnyPort::Tcp(port) => port.last_fault(),
             #[cfg(feature = "verbs")]
             AnyPort::Verbs(port, _) => port.last_fault(),
+            #[cfg(feature = "verbs")]
+            AnyPort::VerbsDatagrams(..) => None,
             #[cfg(feature = "libfabric")]
             AnyPort::Ofi(..) => None,
             AnyPort::Shm(_) | AnyPort::Udp(_) => None,

@@ -309,17 +309,6 @@ impl<'m, N: Network<'m>> RdmaGround<'m, N> {
         ends.iter().map(|end| (station.host, end.qp_num)).collect()
     }
 
-    /// The machine of a port loses its network: its queue pairs are no more, and nobody is told.
-    ///
-    /// # Panics
-    /// There is no such port.
-    pub fn vanish(&'m self, who: &str) {
-        let station = self.listed.borrow_mut().remove(who).expect("there is such a port");
-        for end in station.ends.take() {
-            self.network.destroy(station.host, end.qp_num);
-        }
-    }
-
     fn settle(&self) {
         self.network.settle(self.pace_ns.get());
     }

@@ -138,6 +138,16 @@ fn who_vanishes_is_missed() {
         assert!(matches!(told[..], [Event::PeerGone(_)]), "{told:?}");
         drop(a);
     });
+    // Nor where the device does not tell that it gets no answer.
+    run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+        world.ground().set_keepalive(Nanos::from_millis(100));
+        let (_a, b, _, mut now) = connected(world);
+        pass(&[&b], &mut now, 50);
+        world.ground().hush("b");
+        let told = pass(&[&b], &mut now, 310);
+        assert!(matches!(told[..], [Event::PeerGone(_)]), "{told:?}");
+        assert_eq!(b.provider().rdma().counters().expired, 1);
+    });
     // Nobody is asked where that was not asked for.
     run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
         let (_a, b, _, mut now) = connected(world);

@@ -384,6 +384,12 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         self.first_slot.wrapping_add(self.depths.receives).wrapping_add(place)
     }
 
+    /// The number of the next send, and that of the oldest.
+    pub(super) const fn numbers(&self) -> (u32, u32) {
+        let oldest = self.oldest_send.get();
+        (oldest.wrapping_add(self.sends.len()), oldest)
+    }
+
     /// Stages a work request. There is room for it.
     #[inline]
     pub(super) fn stage_send(
