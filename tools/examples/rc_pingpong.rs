@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     // Who has connected begins. Each end sends its next message when it has got one, and its last one is done.
     let (mut sent, mut done, mut got) = (0_u32, 0_u32, 0_u32);
-    let mut out: heapless::Vec<Wc, 16> = heapless::Vec::new();
+    let mut out: heapless::Vec<Wc, 8> = heapless::Vec::new();
     let began = Instant::now();
     while done < ROUNDS || got < ROUNDS {
         let due = if host.is_some() { got + 1 } else { got };
