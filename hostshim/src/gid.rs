@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::net::Ipv6Addr;
+#[cfg(feature = "verbs")]
 use std::path::Path;
 
 /// The address of a port: 16 bytes, written like an address of IPv6, which for RoCE v2 it is.
@@ -93,6 +94,7 @@ pub struct GidEntry {
 }
 
 /// What the kernel says of the kind of an entry. Devices that are no Ethernet ones have no such file, or one that says IB.
+#[cfg(feature = "verbs")]
 pub(crate) fn kind_of(device: &str, port: u8, index: u8, is_ethernet: bool) -> GidKind {
     let file = Path::new("/sys/class/infiniband")
         .join(device)
@@ -106,6 +108,7 @@ pub(crate) fn kind_of(device: &str, port: u8, index: u8, is_ethernet: bool) -> G
 }
 
 /// Which entry to take where nobody said: RoCE v2 before anything else, of those an IPv4 one, then one that is good beyond its link.
+#[cfg(any(feature = "verbs", test))]
 pub(crate) fn best(entries: &[GidEntry]) -> Option<GidEntry> {
     let rank = |entry: &GidEntry| {
         let kind = match entry.kind {

@@ -68,6 +68,7 @@ pub struct FakeKernel {
     answers: RefCell<VecDeque<EnterError>>,
     take_max: Cell<u32>,
     enters: Cell<u64>,
+    wakes: Cell<u32>,
 }
 
 impl FakeKernel {
@@ -109,6 +110,7 @@ impl FakeKernel {
             answers: RefCell::default(),
             take_max: Cell::new(u32::MAX),
             enters: Cell::new(0),
+            wakes: Cell::new(0),
         };
         for offset in [SQ_HEAD, SQ_TAIL, CQ_HEAD, CQ_TAIL] {
             kernel.word(offset).store(config.start, Ordering::Relaxed);
@@ -258,9 +260,26 @@ impl Enter for FakeKernel {
         if let Some(error) = self.answers.borrow_mut().pop_front() {
             return Err(error);
         }
+        let has_thread = self.params.flags & setup::SQPOLL != 0;
+        // Whoever enters for a thread has nothing taken, and is told that all was.
+        let count = if has_thread { to_submit } else { self.take(to_submit) };
+        if flags & enter::SQ_WAKEUP != 0 {
+            self.wakes.set(self.wakes.get() + 1);
+        }
+        if flags & enter::GETEVENTS != 0 {
+            self.run_task_work();
+            self.flush_backlog();
+        }
+        Ok(count)
+    }
+}
+
+impl FakeKernel {
+    /// Takes up to so many entries.
+    fn take(&self, most: u32) -> u32 {
         let tail = self.word(SQ_TAIL).load(Ordering::Acquire);
         let mut head = self.word(SQ_HEAD).load(Ordering::Relaxed);
-        let count = tail.wrapping_sub(head).min(to_submit).min(self.take_max.replace(u32::MAX));
+        let count = tail.wrapping_sub(head).min(most).min(self.take_max.replace(u32::MAX));
         let mut chain = Vec::new();
         for _ in 0..count {
             let entry = self.sqe_at(head);
@@ -275,10 +294,22 @@ impl Enter for FakeKernel {
             self.taken.borrow_mut().push_back(chain);
         }
         self.word(SQ_HEAD).store(head, Ordering::Release);
-        if flags & enter::GETEVENTS != 0 {
-            self.run_task_work();
-            self.flush_backlog();
+        count
+    }
+
+    /// The thread that takes entries (`SQPOLL`) finds nothing, and sleeps.
+    pub fn thread_sleeps(&self) {
+        self.word(SQ_FLAGS).fetch_or(sq_flags::NEED_WAKEUP, Ordering::Relaxed);
+    }
+
+    /// It runs, if it is awake or was woken: takes what it finds. Says how often it was woken.
+    pub fn thread_runs(&self) -> u32 {
+        let asleep = self.word(SQ_FLAGS).load(Ordering::Relaxed) & sq_flags::NEED_WAKEUP != 0;
+        let woken = self.wakes.replace(0);
+        if !asleep || woken > 0 {
+            self.word(SQ_FLAGS).fetch_and(!sq_flags::NEED_WAKEUP, Ordering::Relaxed);
+            self.take(u32::MAX);
         }
-        Ok(count)
+        woken
     }
 }

@@ -29,11 +29,10 @@ use nostd_build::{Build, read_object};
 /// What the panic handler of the probe calls, and nobody defines.
 const SINK: &str = "spinwire_panic_path_survived";
 
-fn build(features: &[&str]) -> PathBuf {
+/// The folder of what was built.
+fn build(target: &str, features: &[&str]) -> PathBuf {
     let flags = ["-Clink-arg=-nostartfiles"];
-    Build { target: "--lib", profile: "release", features, flags: &flags }
-        .run()
-        .join("libspinwire_probe.so")
+    Build { target, profile: "release", features, flags: &flags }.run()
 }
 
 /// A function of the disassembly: its name, and the addresses that its instructions mention, each with the address of the
@@ -161,7 +160,7 @@ fn probes(library: &Path) -> Vec<String> {
 
 #[test]
 fn hot_functions_cannot_panic() {
-    let library = build(&[]);
+    let library = build("--lib", &[]).join("libspinwire_probe.so");
     let probes = probes(&library);
     assert!(probes.len() >= 3, "the probe exports next to nothing: {probes:?}");
     let findings = scan(&library);
@@ -177,7 +176,8 @@ fn hot_functions_cannot_panic() {
 /// The scan finds a panic that is really there, in the probe that has it and in no other.
 #[test]
 fn canary_is_found() {
-    let findings = scan(&build(&["canary"]));
+    let folder = build("--example=canary", &["canary"]);
+    let findings = scan(&folder.join("examples/libcanary.so"));
     let ours: Vec<&String> = findings.iter().filter(|path| path.contains("canary")).collect();
     let [finding] = ours.as_slice() else {
         panic!("one planted panic, found {}:\n{}", ours.len(), findings.join("\n"));

@@ -157,6 +157,33 @@ fn messages_go_there_and_back_with_tag_and_immediate_data() {
     }
 }
 
+/// One call sends, and whatever else is to be said goes with it; one brings the answer.
+#[test]
+fn a_round_trip_is_two_calls_of_the_kernel() {
+    const TRIPS: u64 = 100;
+    with(UdpConfig::default(), LOCAL, |end| {
+        let other = socket();
+        let to = end.connect(&other);
+        let bytes = pattern(4, 1400);
+        let mut came = [0; 2048];
+        end.post(0);
+        end.turn(0);
+        let before = end.enters();
+        for trip in 0..TRIPS {
+            end.endpoint.inject(SendTo::peer(to), &bytes).unwrap();
+            end.turn(0);
+            other.recv_from(&mut came).unwrap();
+            other.send_to(&packet(&bytes, None, None), end.local).unwrap();
+            assert_eq!(end.next(0).bytes(), Some(&bytes[..]));
+            end.post(trip);
+            (0..3).for_each(|_| end.turn(0));
+        }
+        let calls = end.enters() - before;
+        // After some tens of messages the kernel asks to be called before it receives more.
+        assert!(calls <= 2 * TRIPS + TRIPS / 10, "{calls} calls for {TRIPS} round trips");
+    });
+}
+
 #[test]
 fn what_is_no_message_is_counted_and_dropped() {
     with(UdpConfig::default(), LOCAL, |end| {

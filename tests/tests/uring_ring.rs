@@ -208,6 +208,62 @@ fn completions_come_once_and_in_order_whatever_the_queues_hold() {
     }
 }
 
+/// The thread sleeps, runs, or is about to run, at any time; what it is woken for is seen.
+#[test]
+fn a_thread_of_the_kernel_is_woken_once_for_what_it_has_not_seen() {
+    let thread = || FakeKernel::new(FakeConfig { flags: setup::SQPOLL, ..FakeConfig::default() });
+    let kernel = thread();
+    let ring = ring_of(&kernel);
+    let push = |first| FakeKernel::push(&ring, &chain(first, 3)).unwrap();
+    push(1);
+    assert!(!ring.submit().entered, "it is awake");
+    assert_eq!(kernel.thread_runs(), 0);
+    kernel.thread_sleeps();
+    assert!(!ring.submit().entered, "there is nothing to wake it for");
+    push(11);
+    kernel.answer_with(&[EnterError::Interrupted]);
+    assert!(ring.submit().error.is_some());
+    assert!(ring.submit().entered, "it was not woken");
+    assert!((0..9).all(|_| !ring.submit().entered), "it was, and has not run yet");
+    push(21);
+    assert!(ring.submit().entered, "it may have looked before");
+    assert!(!ring.submit().entered && ring.has_staged());
+    assert_eq!(kernel.thread_runs(), 2);
+    kernel.complete(7, 0, 0);
+    assert!(!ring.submit().entered && !ring.has_staged() && ring.room() == 8);
+    assert_eq!(all(&ring), [(7, 0)]);
+    // What waits in the kernel because the queue is full is fetched without the thread.
+    (0..20).for_each(|number| kernel.complete(100 + number, 0, 0));
+    assert_eq!(all(&ring).len(), 16);
+    assert!(ring.submit().entered);
+    assert_eq!((all(&ring).len(), kernel.thread_runs()), (4, 0));
+    // At random: all is taken, whole and in order.
+    let mut rng = Rng::new(5);
+    let kernel = thread();
+    let ring = ring_of(&kernel);
+    let (mut next, mut taken) = (1, Vec::new());
+    for _ in 0..3_000 {
+        match rng.below(4) {
+            0 if FakeKernel::push(&ring, &chain(next, rng.below(4) + 1)).is_ok() => next += 10,
+            1 => drop(kernel.thread_runs()),
+            2 if !ring.has_staged() => kernel.thread_sleeps(),
+            _ => drop(ring.submit()),
+        }
+        while let Some(entries) = kernel.taken() {
+            taken.extend(names(&entries).first().copied());
+        }
+    }
+    ring.submit();
+    kernel.thread_runs();
+    taken.extend(core::iter::from_fn(|| kernel.taken()).map(|entries| names(&entries)[0]));
+    assert!(taken.len() > 100 && taken == (1..next).step_by(10).collect::<Vec<_>>());
+    // It is gone: so is the ring.
+    kernel.thread_sleeps();
+    kernel.answer_with(&[EnterError::Fatal(130)]);
+    let _full = FakeKernel::push(&ring, &[nop(next, 0)]);
+    assert_eq!((ring.submit().entered, ring.fatal()), (true, Some(130)));
+}
+
 #[test]
 fn an_idle_ring_enters_nothing() {
     for flags in [0, setup::DEFER_TASKRUN | setup::TASKRUN_FLAG] {

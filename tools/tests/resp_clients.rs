@@ -76,9 +76,12 @@ impl Server {
 /// The example, as cargo builds it.
 fn program() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // The flags of the build that this test is part of, where its caller tells them: with them nothing is built twice.
+    let flags = std::env::var("SPINWIRE_CARGO_FLAGS").unwrap_or_default();
     let built = Command::new(cargo)
         .args(["build", "--example=resp", "--message-format=json", "--manifest-path"])
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
+        .args(flags.split_whitespace())
         .stderr(Stdio::inherit())
         .output()
         .unwrap();

@@ -4,10 +4,10 @@ use core::fmt;
 
 use serde::Serialize;
 
-use crate::peer::{floor, resp, sockets};
+use crate::peer::{echo, floor, resp, sockets};
 use crate::ratio::{self, Ratio};
 use crate::schedule::Record;
-use crate::work::{Command, Work};
+use crate::work::{Command, Kind, Subject, Work};
 
 /// A rate within this part of the most that can be had is that.
 const NEARLY: f64 = 0.95;
@@ -142,6 +142,8 @@ pub(crate) struct Judged {
     pub(crate) ratio: Ratio,
     /// Ours against the most that can be had, where that counts.
     pub(crate) of_all: Option<f64>,
+    /// The other's figure against the best that bare sockets reach in the same run: what the ratio could be at all. Of works over TCP.
+    pub(crate) possible: Option<f64>,
     /// Whether the client was at its limit with ours, so that more could not have been seen.
     pub(crate) client_full: bool,
     /// The judgement.
@@ -176,7 +178,26 @@ impl Bar {
         };
         let busy = ours.readings.iter().filter_map(|reading| reading.sample.client_busy());
         let client_full = ratio::median(busy).is_some_and(|busy| busy >= FULL);
-        Judged { bar: *self, ratio, of_all, client_full, verdict }
+        let possible = self.possible(record);
+        Judged { bar: *self, ratio, of_all, possible, client_full, verdict }
+    }
+
+    /// The ratio that bare sockets reach against theirs: two threads with one connection, or servers that do nothing but receive and send.
+    fn possible(&self, record: &Record) -> Option<f64> {
+        if self.by != By::Figure || self.is_against_floor() {
+            return None;
+        }
+        let theirs = record.series(self.theirs, self.work)?;
+        let rows: &[&str] = match self.work.subject {
+            Subject::Echo { .. } => &echo::LIMIT_ROWS,
+            Subject::Resp { .. } => &resp::LIMIT_ROWS,
+            _ => return None,
+        };
+        let servers = rows.iter().filter_map(|name| record.series(name, self.work));
+        let servers = servers.filter_map(|bare| Ratio::between(bare, theirs).median);
+        // Of a rate the floor is one connection's.
+        let floor = Ratio::to_floor(theirs).median.filter(|_| self.work.kind == Kind::Rtt);
+        ratio::better(self.work.kind, servers.chain(floor.map(|ratio| 1.0 / ratio)))
     }
 
     /// Whether it is held against the floor of its work.
@@ -198,6 +219,7 @@ impl Bar {
             bar: *self,
             ratio: Ratio::default(),
             of_all: None,
+            possible: None,
             client_full: false,
             verdict: Verdict::Unknown(why),
         }
@@ -215,6 +237,10 @@ impl Judged {
             Verdict::Missed if self.client_full => " (the client is at its limit)",
             _ => "",
         };
+        let possible = self.possible.map_or_else(String::new, |possible| {
+            let beyond = if self.bar.limit.holds(possible) { "" } else { ", out of reach" };
+            format!(" (bare: {possible:.2}{beyond})")
+        });
         let scale = match self.bar.by {
             By::Figure if self.bar.is_against_floor() => " x floor",
             By::Figure => "",
@@ -224,7 +250,7 @@ impl Judged {
         let all = self.of_all.map_or_else(String::new, |part| {
             format!(" or {:.0} % of the client's limit ({:.0} %)", NEARLY * 100.0, part * 100.0)
         });
-        format!("{}{scale}{all}: {}{but}", self.bar.limit, self.verdict)
+        format!("{}{scale}{all}: {}{but}{possible}", self.bar.limit, self.verdict)
     }
 
     /// Whether the bar is known to be met.
@@ -366,6 +392,35 @@ mod tests {
         };
         assert_eq!(judge(1.15e5), Verdict::Met);
         assert_eq!(judge(1.2e5), Verdict::Missed);
+    }
+
+    #[test]
+    fn what_bare_sockets_reach_stands_beside_what_is_missed() {
+        let work = Work::echo(64, 16);
+        let bar = bar(work, "spinwire echo", "tokio", Limit::AtLeast(1.2));
+        let words = |bare| {
+            let rows = [
+                ("spinwire echo", 0.9e5, 1e5, 0.5),
+                ("tokio", 1e5, 1e5, 0.5),
+                ("bare epoll", 1.0e5, 1e5, 0.5),
+                ("bare in turn", bare, 1e5, 0.5),
+            ];
+            bar.judge(&rates(work, &rows)).words()
+        };
+        assert_eq!(words(1.1e5), ">= 1.2: MISSED (bare: 1.10, out of reach)");
+        assert_eq!(words(1.3e5), ">= 1.2: MISSED (bare: 1.30)");
+        // With one connection it is the floor, which was 80 ns here.
+        let work = Work::echo(64, 1);
+        let bar = Bar { work, ours: "spinwire echo", theirs: "tokio", ..BAR };
+        let mut record = record(150.0, 3);
+        for (series, name) in record.series.iter_mut().zip(["spinwire echo", "tokio"]) {
+            (series.name, series.work) = (name, work);
+        }
+        record.works = vec![work];
+        let bar = Bar { limit: Limit::AtMost(0.6), ..bar };
+        assert_eq!(bar.judge(&record).words(), "<= 0.6: MISSED (bare: 0.40)");
+        let bar = Bar { limit: Limit::AtMost(0.3), ..bar };
+        assert_eq!(bar.judge(&record).words(), "<= 0.3: MISSED (bare: 0.40, out of reach)");
     }
 
     #[test]

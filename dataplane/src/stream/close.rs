@@ -1,12 +1,14 @@
 //! How connections end: shut, closed, aborted, or because something failed.
 
-use spinwire_layouts::uring::Sqe;
+use spinwire_layouts::uring::{Cqe, Sqe, op};
 
 use super::drive::close_of;
 use super::row::{Phase, Row, flag, want};
 use super::service::{PARTING, Streams};
+use super::turn::not_of_files;
 use super::{CloseReason, ConnId};
 use crate::error::Misuse;
+use crate::id::{OpTag, WrId};
 use crate::time::Nanos;
 use crate::uring::Enter;
 use crate::uring::ring::UNHEARD;
@@ -140,24 +142,57 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 }
 
+impl<E: Enter> Streams<'_, E> {
+    /// Stages an entry whose end nobody waits for.
+    fn say_last(&self, entry: Sqe) {
+        let entry = Sqe { user_data: UNHEARD, ..entry };
+        if self.ring.push(&[entry]).is_err() {
+            let _submitted = self.ring.submit();
+            // Where the kernel takes nothing any more, the process has its descriptors until its end.
+            let _kept = self.ring.push(&[entry]);
+        }
+    }
+
+    /// Closes the descriptors of connections that were accepted and that no event has told of.
+    fn close_unheard(&self) {
+        let close = |cqe: &Cqe| {
+            let tag = WrId::from_raw(cqe.user_data).parts().map(|(tag, ..)| tag);
+            if tag == Some(OpTag::Accept) && cqe.res >= 0 {
+                self.say_last(close_of(cqe.res, false));
+            }
+        };
+        while let Some(fd) = self.take_orphan() {
+            self.say_last(close_of(fd.cast_signed(), false));
+        }
+        self.take_batch(close);
+        let _counted_by_the_ring = self.ring.harvest_own(u32::MAX, not_of_files, |cqe| close(&cqe));
+    }
+}
+
 impl<E: Enter> Drop for Streams<'_, E> {
-    /// Closes the descriptors of all connections. Those in the table of files of the ring go with it.
+    /// Closes the descriptors of all connections, those that nobody has heard of yet among them. Those in the table of files of the ring go
+    /// with it.
     fn drop(&mut self) {
-        self.ring.left();
-        for row in self.rows {
+        let descriptors = !self.config.features.direct_files;
+        for (slot, row) in (0..self.config.conns).zip(self.rows) {
+            if descriptors && row.phase.get() == Phase::Listening && row.has(flag::ARMED) {
+                let addr = Self::name(OpTag::Accept, slot, row);
+                self.say_last(Sqe { opcode: op::ASYNC_CANCEL, fd: -1, addr, ..Sqe::ZERO });
+            }
             let owned = !row.has(flag::DIRECT | flag::BORROWED);
             let submitted = row.phase.get() == Phase::Closing && row.wants.get() & want::CLOSE == 0;
             let is_over = matches!(row.phase.get(), Phase::Free | Phase::Ended);
-            if !owned || submitted || is_over {
-                continue;
-            }
-            let close = Sqe { user_data: UNHEARD, ..close_of(row.fd.get(), false) };
-            if self.ring.push(&[close]).is_err() {
-                let _submitted = self.ring.submit();
-                // Where the kernel takes nothing any more, the process has it until its end.
-                let _kept = self.ring.push(&[close]);
+            if owned && !submitted && !is_over {
+                self.say_last(close_of(row.fd.get(), false));
             }
         }
-        let _submitted = self.ring.submit();
+        if descriptors {
+            self.close_unheard();
+            self.ring.hand_over();
+            // With what was handed over the kernel may have taken in some more.
+            self.close_unheard();
+        }
+        self.ring.hand_over();
+        self.ring.left();
     }
 }

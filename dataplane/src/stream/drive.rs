@@ -28,6 +28,9 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// Submits what is wanted by up to `most` rows.
     pub(super) fn drive(&self, most: u32) {
         self.close_orphans();
+        if self.brings_many.get() && !self.may_accept_many() {
+            self.bring_no_more();
+        }
         for _ in 0..most.min(self.config.conns) {
             let Some(slot) = self.wanting.front(LIST) else { return };
             let Some(row) = self.row_at(slot) else { return };
@@ -35,6 +38,17 @@ impl<'m, E: Enter> Streams<'m, E> {
                 return;
             }
             let _in_front = self.wanting.unlink(slot);
+        }
+    }
+
+    /// As many have come as there are rows for beside those who may wait: from here on guests are let in one by one.
+    #[cold]
+    fn bring_no_more(&self) {
+        self.brings_many.set(false);
+        for (slot, row) in (0..self.config.conns).zip(self.rows) {
+            if row.phase.get() == Phase::Listening && row.has(flag::ARMED) {
+                self.want(slot, want::PAUSE);
+            }
         }
     }
 
@@ -183,13 +197,15 @@ impl<'m, E: Enter> Streams<'m, E> {
                 } else {
                     let features = self.config.features;
                     let direct = features.direct_files;
+                    let many = self.may_accept_many();
                     self.ring.push(&[Sqe {
-                        ioprio: if self.may_accept_many() { accept::MULTISHOT } else { 0 },
+                        ioprio: if many { accept::MULTISHOT } else { 0 },
                         op_flags: if direct { 0 } else { CLOSE_ON_EXEC },
                         file_index: if direct { FILE_INDEX_ALLOC } else { 0 },
                         user_data: Self::name(OpTag::Accept, slot, row),
                         ..Self::on(row, op::ACCEPT)
                     }])?;
+                    self.brings_many.set(self.brings_many.get() || many);
                     row.set(flag::ARMED);
                     row.begin();
                 }

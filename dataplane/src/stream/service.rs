@@ -104,6 +104,8 @@ pub struct Streams<'m, E: Enter> {
     pub(super) ending: Cell<u32>,
     /// A listener waits for a row to come free.
     pub(super) starved: Cell<bool>,
+    /// An accept is under way that brings as many as wait.
+    pub(super) brings_many: Cell<bool>,
     pub(super) segments: Segments<'m>,
     pub(super) chains: ChainTable<'m>,
     pub(super) flights: &'m [Flight],
@@ -189,6 +191,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             owed: Cell::new(None),
             ending: Cell::new(0),
             starved: Cell::new(false),
+            brings_many: Cell::new(false),
             segments: Segments::place(bump, config.segments)?,
             chains: ChainTable::place(bump, config_of_chains).map_err(PlaceError::Chains)?,
             flights: bump.slice_with(wide(chains), |_| Flight {
@@ -314,9 +317,13 @@ impl<'m, E: Enter> Streams<'m, E> {
         self.free.is_empty(LIST)
     }
 
-    /// Whether the kernel may bring as many connections as wait, without asking for each.
+    /// Whether the kernel may bring as many connections as wait, without asking for each: besides those that it has brought, and of which no
+    /// event has told yet.
     pub(super) fn may_accept_many(&self) -> bool {
-        self.config.features.accept_multishot && self.free.len(LIST) > self.config.backlog
+        let spare = self.free.len(LIST).saturating_sub(self.config.backlog);
+        self.config.features.accept_multishot
+            && spare > 0
+            && (spare > self.unheard() || spare > self.unheard_guests())
     }
 
     /// The row is nobody's any more.

@@ -7,6 +7,8 @@
 //! Who shares the ring with others, or does something in between, calls the halves ([`services`](crate::services) does, and the provider over
 //! TCP); whoever calls [`Ring::submit`](crate::uring::Ring::submit) is who enters the kernel.
 
+use core::cell::Cell;
+
 use spinwire_layouts::uring::Cqe;
 use spinwire_layouts::word::{from_usize, low};
 
@@ -87,6 +89,36 @@ impl<E: Enter> Streams<'_, E> {
         if let Some(place) = self.batch.get(end) {
             place.set(Some(cqe));
             self.batch_end.set(end.wrapping_add(1));
+        }
+    }
+
+    /// Completions that have not become events.
+    pub(super) fn unheard(&self) -> u32 {
+        let taken = self.batch_end.get().saturating_sub(self.batch_at.get());
+        low(from_usize(taken)).wrapping_add(self.ring.ready())
+    }
+
+    /// Those of them that bring a connection.
+    #[cold]
+    pub(super) fn unheard_guests(&self) -> u32 {
+        let guest = |cqe: &Cqe| {
+            let tag = WrId::from_raw(cqe.user_data).parts().map(|(tag, ..)| tag);
+            u32::from(tag == Some(OpTag::Accept) && cqe.res >= 0)
+        };
+        let batch = self.batch.get(self.batch_at.get()..self.batch_end.get()).unwrap_or_default();
+        let taken = batch.iter().filter_map(Cell::get).map(|cqe| guest(&cqe));
+        taken.chain(self.ring.unharvested().map(|cqe| guest(&cqe))).fold(0, u32::wrapping_add)
+    }
+
+    /// Those that were taken in and have not become events, which they never will.
+    pub(super) fn take_batch(&self, each: impl Fn(&Cqe)) {
+        while let Some(place) = self.batch.get(self.batch_at.get())
+            && self.batch_at.get() < self.batch_end.get()
+        {
+            self.batch_at.set(self.batch_at.get().wrapping_add(1));
+            if let Some(cqe) = place.take() {
+                each(&cqe);
+            }
         }
     }
 
@@ -180,6 +212,6 @@ impl<E: Enter> Poll for Streams<'_, E> {
 }
 
 /// Whether a completion is for streams to take, or for nobody.
-const fn not_of_files(user_data: u64) -> bool {
+pub(super) const fn not_of_files(user_data: u64) -> bool {
     !matches!(WrId::from_raw(user_data).parts(), Some((OpTag::File, ..)))
 }

@@ -22,6 +22,9 @@ const CANCELLED: i32 = -125;
 /// `user_data` of entries of which nobody wants to hear. No [`WrId`](crate::id::WrId) is 0.
 pub const UNHEARD: u64 = 0;
 
+/// How often a thread of the kernel is waited for at the end of a ring, where completions that nobody takes end the wait at once.
+const HAND_OVER_TRIES_MAX: u32 = 1 << 16;
+
 const LINKED: u8 = sqe::IO_LINK | sqe::IO_HARDLINK;
 
 /// How the kernel was asked to run the ring: the flags that a turn has to know of.
@@ -86,6 +89,8 @@ pub struct Ring<'m, E> {
     /// Up to where the kernel was seen to have taken entries.
     taken: Cell<u32>,
     cq_head: Cell<u32>,
+    /// Up to where the kernel's thread was told to look, when it was last woken.
+    woken_for: Cell<Option<u32>>,
     /// What of a cut chain is still to be reported.
     cut: [Cell<u64>; CHAIN_MAX],
     cut_count: Cell<usize>,
@@ -106,6 +111,7 @@ impl<'m, E: Enter> Ring<'m, E> {
             published: Cell::new(tail),
             taken: Cell::new(memory.sq_head.load(Ordering::Acquire)),
             cq_head: Cell::new(memory.cq_head.load(Ordering::Relaxed)),
+            woken_for: Cell::new(None),
             cut: [const { Cell::new(UNHEARD) }; CHAIN_MAX],
             cut_count: Cell::new(0),
             fatal: Cell::new(None),
@@ -290,7 +296,27 @@ impl<'m, E: Enter> Ring<'m, E> {
         submitted
     }
 
-    /// With a thread of the kernel: wakes it where it sleeps.
+    /// As [`submit`](Self::submit), at the end: a thread of the kernel is waited for until it has taken everything, as it takes nothing any more
+    /// of a ring that is closed.
+    #[cold]
+    pub(crate) fn hand_over(&self) {
+        let _submitted = self.submit();
+        if !self.modes.sq_poll || !self.has_staged() {
+            return;
+        }
+        // It completes when all before it was begun; so there is something to wait for.
+        let last = Sqe { opcode: op::NOP, user_data: UNHEARD, ..Sqe::ZERO };
+        let min_complete = u32::from(self.push(&[last]).is_ok());
+        for _ in 0..HAND_OVER_TRIES_MAX {
+            let _woken = self.submit();
+            if !self.has_staged() || self.fatal.get().is_some() {
+                return;
+            }
+            let _looked_at_again = self.enter.enter(0, min_complete, enter::GETEVENTS);
+        }
+    }
+
+    /// With a thread of the kernel: wakes it where it sleeps, once for what it has not seen.
     #[inline(never)]
     fn wake(&self, due: bool) -> Submitted {
         self.see_taken();
@@ -298,13 +324,20 @@ impl<'m, E: Enter> Ring<'m, E> {
         // has a full fence, then looks at the tail (io_uring_setup(2), IORING_SQ_NEED_WAKEUP).
         barrier::store_before_load();
         let asleep = self.memory.sq_flags.load(Ordering::Relaxed) & sq_flags::NEED_WAKEUP != 0;
-        let pending = self.published.get().wrapping_sub(self.taken.get());
-        let wake = if asleep && pending != 0 { enter::SQ_WAKEUP } else { 0 };
+        let tail = self.published.get();
+        let pending = tail.wrapping_sub(self.taken.get());
+        // Who was woken after the tail was published looks at it, however long it takes to run, and has the flag set until then.
+        let wakes = asleep && pending != 0 && self.woken_for.get() != Some(tail);
+        let wake = if wakes { enter::SQ_WAKEUP } else { 0 };
         let events = if due { enter::GETEVENTS } else { 0 };
         if wake | events == 0 || self.fatal.get().is_some() {
             return Submitted::default();
         }
-        self.call(pending, wake | events)
+        let submitted = self.call(pending, wake | events);
+        if wakes && submitted.error.is_none() {
+            self.woken_for.set(Some(tail));
+        }
+        submitted
     }
 
     fn call(&self, pending: u32, flags: u32) -> Submitted {
@@ -380,6 +413,18 @@ impl<'m, E: Enter> Ring<'m, E> {
         self.memory.cq_head.store(next, Ordering::Release);
         self.count(|c| c.harvested = c.harvested.wrapping_add(u64::from(count)));
         count
+    }
+
+    /// Completions that can be harvested.
+    #[inline]
+    pub(crate) fn ready(&self) -> u32 {
+        let tail = self.memory.cq_tail.load(Ordering::Acquire);
+        tail.wrapping_sub(self.cq_head.get()).min(self.memory.cq_entries())
+    }
+
+    /// What a harvest would hand out, for a look. What was cut is not in it.
+    pub(crate) fn unharvested(&self) -> impl Iterator<Item = Cqe> + '_ {
+        (0..self.ready()).map(|index| self.cqe(self.cq_head.get().wrapping_add(index)))
     }
 
     /// As [`harvest`](Self::harvest), for a service that may not be alone on the ring: where there is another, it stops before the first

@@ -1,4 +1,5 @@
-//! RDMA devices, by what `/sys` says of them. Those that are ready are asked whether they have atomics.
+//! RDMA devices, by what `/sys` says of them. Those that are ready are asked whether they have atomics. A device of mlx5 is found twice: over
+//! libibverbs, and over its queues. Both have the same capabilities, and a negotiation prefers the first, as the second was never run on hardware.
 
 use spinwire_dataplane::provider::{Caps, EndpointType, Info};
 
@@ -96,12 +97,6 @@ fn of_port(transport: Transport, port: Port, hints: &Hints) -> Vec<Found> {
             ),
         )];
     }
-    if transport == Transport::Mlx5 {
-        return absent(Absence::new(
-            "endpoints over its queues cannot be opened by this version",
-            "use verbs, which goes over the same device, or its queues themselves (hostshim::mlx5)",
-        ));
-    }
     // Its plane registers the arena, and what peers are let into.
     let mut beside = Caps::RMA.with(Caps::EXPOSE);
     if has_atomics(&port.device, hints) {
@@ -112,9 +107,10 @@ fn of_port(transport: Transport, port: Port, hints: &Hints) -> Vec<Found> {
         let info = Info { caps: info.caps.with(beside), ..info };
         Found::ready(transport, Some(port.name.clone()), info)
     };
-    let datagrams = hints.sizes.rdma_datagrams().info();
-    let datagrams = Found::ready(transport, Some(port.name.clone()), datagrams);
     let mut all = [EndpointType::Rdm, EndpointType::Msg].map(offer).to_vec();
-    all.push(datagrams);
+    if transport == Transport::Verbs {
+        let datagrams = hints.sizes.rdma_datagrams().info();
+        all.push(Found::ready(transport, Some(port.name.clone()), datagrams));
+    }
     all
 }

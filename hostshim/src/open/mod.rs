@@ -35,6 +35,8 @@ use crate::domain::{Domain, DomainError};
 #[cfg(feature = "libfabric")]
 use crate::libfabric::OfiPlane;
 use crate::mem::{Mapping, Problem};
+#[cfg(feature = "mlx5")]
+use crate::mlx5::Direct;
 use crate::negotiate::{Choice, Failed, NoPath, Plan};
 use crate::plane::Plane;
 use crate::socket::{Address, Scheme};
@@ -42,7 +44,7 @@ use crate::tcp::TcpPlane;
 use crate::udp::UdpHost;
 use crate::uri::{Place, Uri};
 #[cfg(feature = "verbs")]
-use crate::verbs::{VerbsDatagrams, VerbsPlane};
+use crate::verbs::{Queues, VerbsDatagrams, VerbsPlane};
 
 /// Memory for what stands beside the arena of a ring: the ring itself, and routes.
 const BESIDE_BYTES: usize = 256 << 10;
@@ -131,8 +133,54 @@ enum Ground {
     Verbs(Box<VerbsPlane>),
     #[cfg(feature = "verbs")]
     VerbsDatagrams(Box<VerbsDatagrams>),
+    #[cfg(feature = "mlx5")]
+    Mlx5(Box<VerbsPlane<Direct>>),
     #[cfg(feature = "libfabric")]
     Ofi(Box<OfiPlane>),
+}
+
+impl Ground {
+    /// What endpoints of that type need at `uri`, and how much memory beside it.
+    fn open(
+        uri: &Uri,
+        kind: EndpointType,
+        config: &OpenConfig,
+    ) -> Result<(Self, usize), OpenError> {
+        let is_datagram = kind == EndpointType::Dgram;
+        Ok(match uri.place() {
+            Place::Shm { domain } => {
+                let tables = config.sizes.shm();
+                let each = tables.matching.unexpected_bytes_max.saturating_add(640);
+                let rows =
+                    tables.matching.recv_depth.saturating_add(tables.matching.unexpected_depth);
+                let bytes = usize::try_from(rows).unwrap_or(usize::MAX).saturating_mul(each);
+                let bytes = bytes.saturating_add(4 << 20).saturating_add(config.arena_bytes);
+                (open_domain(domain, config)?, bytes)
+            }
+            Place::Socket(address) if is_datagram => (open_udp(address, config)?, BESIDE_BYTES),
+            Place::Socket(address) => (open_tcp(address, config)?, BESIDE_BYTES),
+            #[cfg(feature = "verbs")]
+            Place::Device { direct: false, device, port, meet } if is_datagram => {
+                open_datagrams((device, *port), meet, config)?
+            }
+            #[cfg(feature = "verbs")]
+            Place::Device { direct: false, device, port, meet } => {
+                let plane = open_device((device, *port), meet, config)?;
+                (Self::Verbs(Box::new(plane)), BESIDE_BYTES)
+            }
+            #[cfg(feature = "mlx5")]
+            Place::Device { direct: true, device, port, meet } => {
+                let plane = open_device((device, *port), meet, config)?;
+                (Self::Mlx5(Box::new(plane)), BESIDE_BYTES)
+            }
+            #[cfg(feature = "libfabric")]
+            Place::Fabric { provider, node } => open_ofi((provider, kind), node.as_ref(), config)?,
+            #[cfg(not(feature = "libfabric"))]
+            Place::Fabric { .. } => return Err(OpenError::Transport(uri.transport())),
+            #[cfg(not(feature = "mlx5"))]
+            Place::Device { .. } => return Err(OpenError::Transport(uri.transport())),
+        })
+    }
 }
 
 /// What an endpoint stands on: descriptors and memory. Belongs to the thread that opened it.
@@ -165,6 +213,8 @@ impl Host {
             (Transport::Shm | Transport::Tcp, false) | (Transport::Udp, true) => {}
             #[cfg(feature = "verbs")]
             (Transport::Verbs, _) => {}
+            #[cfg(feature = "mlx5")]
+            (Transport::Mlx5, false) => {}
             #[cfg(feature = "libfabric")]
             (Transport::Ofi, _) => {}
             (Transport::Shm | Transport::Tcp | Transport::Udp, _) => {
@@ -182,34 +232,7 @@ impl Host {
                 return Err(OpenError::Transport(transport));
             }
         }
-        let (ground, bytes) = match uri.place() {
-            Place::Shm { domain } => {
-                let tables = config.sizes.shm();
-                let each = tables.matching.unexpected_bytes_max.saturating_add(640);
-                let rows =
-                    tables.matching.recv_depth.saturating_add(tables.matching.unexpected_depth);
-                let bytes = usize::try_from(rows).unwrap_or(usize::MAX).saturating_mul(each);
-                let bytes = bytes.saturating_add(4 << 20).saturating_add(config.arena_bytes);
-                (open_domain(domain, config)?, bytes)
-            }
-            Place::Socket(address) if is_datagram => (open_udp(address, config)?, BESIDE_BYTES),
-            Place::Socket(address) => (open_tcp(address, config)?, BESIDE_BYTES),
-            #[cfg(feature = "verbs")]
-            Place::Device { direct: false, device, port, meet } if is_datagram => {
-                open_datagrams((device, *port), meet, config)?
-            }
-            #[cfg(feature = "verbs")]
-            Place::Device { direct: false, device, port, meet } => {
-                (open_verbs((device, *port), meet, config)?, BESIDE_BYTES)
-            }
-            #[cfg(feature = "libfabric")]
-            Place::Fabric { provider, node } => open_ofi((provider, kind), node.as_ref(), config)?,
-            #[cfg(not(feature = "libfabric"))]
-            Place::Fabric { .. } => return Err(OpenError::Transport(transport)),
-            Place::Device { .. } => {
-                return Err(OpenError::Transport(transport));
-            }
-        };
+        let (ground, bytes) = Ground::open(uri, kind, config)?;
         let memory = Plane::memory(bytes)?;
         Ok(Self { ground, memory, kind, uri: uri.clone(), config: config.clone() })
     }
@@ -225,6 +248,8 @@ impl Host {
             Ground::Verbs(plane) => plane.local(),
             #[cfg(feature = "verbs")]
             Ground::VerbsDatagrams(plane) => plane.local(),
+            #[cfg(feature = "mlx5")]
+            Ground::Mlx5(plane) => plane.local(),
             #[cfg(feature = "libfabric")]
             Ground::Ofi(plane) => plane.local(),
         };
@@ -320,11 +345,11 @@ fn open_udp(address: &Address, config: &OpenConfig) -> Result<Ground, OpenError>
 }
 
 #[cfg(feature = "verbs")]
-fn open_verbs(
+fn open_device<Q: Queues>(
     (device, port): (&str, Option<u8>),
     meet: &Address,
     config: &OpenConfig,
-) -> Result<Ground, OpenError> {
+) -> Result<VerbsPlane<Q>, OpenError> {
     let listen = match config.role {
         Role::Listen => Some(meet.port()),
         Role::Connect => None,
@@ -332,7 +357,7 @@ fn open_verbs(
     let mut plane = config.sizes.verbs();
     plane.device_port = port.unwrap_or(plane.device_port);
     plane.arena_bytes = config.arena_bytes.saturating_add(2 << 20);
-    Ok(Ground::Verbs(Box::new(VerbsPlane::open(device, listen, &plane)?)))
+    Ok(VerbsPlane::open_with(device, listen, &plane)?)
 }
 
 /// Returns the memory that its tables take, too.

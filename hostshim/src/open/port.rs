@@ -16,6 +16,8 @@ use spinwire_dataplane::time::Instant;
 
 #[cfg(feature = "libfabric")]
 use crate::libfabric::{OfiPlane, OfiPort};
+#[cfg(feature = "mlx5")]
+use crate::mlx5::Direct;
 use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
 use crate::verbs::{VerbsDatagramPort, VerbsDatagrams, VerbsPlane, VerbsPort};
@@ -35,6 +37,9 @@ pub enum AnyPort<'a> {
     /// Over datagrams of an RDMA device, with what makes their address handles: every poll attends to that.
     #[cfg(feature = "verbs")]
     VerbsDatagrams(VerbsDatagramPort<'a>, &'a VerbsDatagrams),
+    /// The same on the queues of an mlx5 device, without a library between. Unverified on hardware.
+    #[cfg(feature = "mlx5")]
+    Mlx5(VerbsPort<'a, Direct>, &'a VerbsPlane<Direct>),
     /// Over a provider of libfabric, with what tells the ends of each other: every poll attends to that.
     #[cfg(feature = "libfabric")]
     Ofi(OfiPort<'a>, &'a OfiPlane),
@@ -51,6 +56,8 @@ macro_rules! of {
             AnyPort::Verbs($port, _) => $what,
             #[cfg(feature = "verbs")]
             AnyPort::VerbsDatagrams($port, _) => $what,
+            #[cfg(feature = "mlx5")]
+            AnyPort::Mlx5($port, _) => $what,
             #[cfg(feature = "libfabric")]
             AnyPort::Ofi($port, _) => $what,
         }
@@ -120,6 +127,11 @@ impl Provider for AnyPort<'_> {
         if let AnyPort::VerbsDatagrams(port, plane) = self {
             // Without its events, a device that has failed is noticed by the next send.
             let _no_events = plane.attend(port);
+        }
+        #[cfg(feature = "mlx5")]
+        if let AnyPort::Mlx5(port, plane) = self {
+            // As above.
+            let _no_new_ones = plane.attend(port);
         }
         of!(self, port => port.poll_cq(now, out));
         #[cfg(feature = "libfabric")]

@@ -21,6 +21,8 @@ use crate::discover::Transport;
 use crate::domain::{Domain, EndpointError};
 #[cfg(feature = "libfabric")]
 use crate::libfabric::{CallError, OfiPlane};
+#[cfg(feature = "mlx5")]
+use crate::mlx5::Direct;
 use crate::socket::Address;
 use crate::tcp::TcpPlane;
 use crate::udp::{self, UdpHost};
@@ -42,8 +44,16 @@ enum Floor<'a> {
     Verbs(&'a VerbsPlane, Bump<'a>),
     #[cfg(feature = "verbs")]
     VerbsDatagrams(&'a VerbsDatagrams, Bump<'a>),
+    #[cfg(feature = "mlx5")]
+    Mlx5(&'a VerbsPlane<Direct>, Bump<'a>),
     #[cfg(feature = "libfabric")]
     Ofi(&'a OfiPlane, Bump<'a>),
+}
+
+fn udp_floor<'a>(host: &'a UdpHost, bump: &Bump<'a>) -> Result<Floor<'a>, OpenError> {
+    let ring = bump.value(host.uring().ring()?)?;
+    let routes = bump.value(Routes::place(bump, host.config().peers_max)?)?;
+    Ok(Floor::Udp(host, ring, routes))
 }
 
 /// Where the tables of one endpoint are placed, and those of the program.
@@ -73,15 +83,13 @@ impl<'a> Seat<'a> {
         let floor = match ground {
             Ground::Shm { domain, .. } => Floor::Shm(domain, bump),
             Ground::Tcp(plane) => Floor::Tcp(plane, bump.value(plane.ring()?)?),
-            Ground::Udp(host) => {
-                let ring = bump.value(host.uring().ring()?)?;
-                let routes = bump.value(Routes::place(&bump, host.config().peers_max)?)?;
-                Floor::Udp(host, ring, routes)
-            }
+            Ground::Udp(host) => udp_floor(host, &bump)?,
             #[cfg(feature = "verbs")]
             Ground::Verbs(plane) => Floor::Verbs(plane, plane.arena().ok_or(UringError::Taken)?),
             #[cfg(feature = "verbs")]
             Ground::VerbsDatagrams(plane) => Floor::VerbsDatagrams(plane, bump),
+            #[cfg(feature = "mlx5")]
+            Ground::Mlx5(plane) => Floor::Mlx5(plane, plane.arena().ok_or(UringError::Taken)?),
             #[cfg(feature = "libfabric")]
             Ground::Ofi(plane) => Floor::Ofi(plane, bump),
         };
@@ -101,6 +109,8 @@ impl<'a> Seat<'a> {
             Floor::Shm(_, bump) => bump,
             #[cfg(feature = "verbs")]
             Floor::Verbs(_, bump) | Floor::VerbsDatagrams(_, bump) => bump,
+            #[cfg(feature = "mlx5")]
+            Floor::Mlx5(_, bump) => bump,
             #[cfg(feature = "libfabric")]
             Floor::Ofi(_, bump) => bump,
             Floor::Tcp(_, ring) | Floor::Udp(_, ring, _) => ring.arena().bump(),
@@ -128,6 +138,8 @@ impl<'a> Seat<'a> {
             Floor::Verbs(plane, bump) => AnyPort::Verbs(plane.port(bump, who)?, plane),
             #[cfg(feature = "verbs")]
             Floor::VerbsDatagrams(plane, bump) => AnyPort::VerbsDatagrams(plane.port(bump)?, plane),
+            #[cfg(feature = "mlx5")]
+            Floor::Mlx5(plane, bump) => AnyPort::Mlx5(plane.port(bump, who)?, plane),
             #[cfg(feature = "libfabric")]
             Floor::Ofi(plane, bump) => AnyPort::Ofi(plane.port(bump, &self.name)?, plane),
         };
@@ -197,6 +209,13 @@ impl<'a> Seat<'a> {
             ) => {
                 plane.introduce(port, &name, first_of(meet)?)?;
                 Ok(endpoint.connect(&name)?)
+            }
+            #[cfg(feature = "mlx5")]
+            (Floor::Mlx5(..), Place::Device { meet, .. }, AnyPort::Mlx5(port, plane)) => {
+                plane.introduce(port, &name, first_of(meet)?)?;
+                let fault = port.last_fault();
+                let peer = endpoint.connect(&name)?;
+                wait.until((peer, fault), || port.reach(peer))
             }
             #[cfg(feature = "libfabric")]
             (Floor::Ofi(..), Place::Fabric { node: Some(node), .. }, AnyPort::Ofi(port, plane)) => {
@@ -316,6 +335,8 @@ impl Wait<'_, '_, '_> {
             AnyPort::Verbs(port, _) => port.last_fault(),
             #[cfg(feature = "verbs")]
             AnyPort::VerbsDatagrams(..) => None,
+            #[cfg(feature = "mlx5")]
+            AnyPort::Mlx5(port, _) => port.last_fault(),
             #[cfg(feature = "libfabric")]
             AnyPort::Ofi(..) => None,
             AnyPort::Shm(_) | AnyPort::Udp(_) => None,

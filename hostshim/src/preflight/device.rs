@@ -1,7 +1,7 @@
 //! Checks of what the providers beyond shared memory need.
 
 use super::{Check, Probe, Subject, Verdict};
-use crate::mlx5::Library;
+use crate::mlx5;
 
 /// Open files from which on no limit is met by some thousand connections, each with its file and a bit around it.
 const OPEN_FILES_WANTED: u64 = 16_384;
@@ -131,8 +131,8 @@ fn mlx5(probe: &Probe) -> Check {
         return ABOUT.ok("none");
     }
     let found = found.join(", ");
-    match Library::linked() {
-        Ok(_library) => ABOUT.ok(format!("{found}, and this build can use them")),
+    match mlx5::is_linked() {
+        Ok(()) => ABOUT.ok(format!("{found}, and this build can use them")),
         Err(error) => ABOUT.check(
             Verdict::Warn,
             format!("{found}, but this build cannot use them"),
@@ -242,7 +242,7 @@ mod tests {
         );
         let check = mlx5(&tree.probe());
         assert!(check.found.starts_with("mlx5_0, "), "{}", check.found);
-        let is_linked = Library::linked().is_ok();
+        let is_linked = mlx5::is_linked().is_ok();
         assert_eq!(check.verdict == Verdict::Ok, is_linked);
         let remedy = check.remedy.unwrap_or_default();
         assert_eq!(remedy.contains("--features mlx5"), !is_linked, "{remedy}");

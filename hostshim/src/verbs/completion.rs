@@ -15,6 +15,7 @@ use super::device::Device;
 use super::error::{VerbsError, within};
 use super::event::{Event, EventKind};
 use super::shared::SharedReceives;
+use crate::error::Errno;
 use crate::raw::verbs::{self as raw, BATCH};
 
 /// A completion queue. Shared by reference: `Rc`.
@@ -59,12 +60,26 @@ impl CompletionQueue {
     /// # Errors
     /// [`VerbsError::Limit`], or what the library says.
     pub fn new(device: &Device, depth: u32) -> Result<Rc<Self>, VerbsError> {
+        Self::new_by(device, depth, "ibv_create_cq", raw::Completions::make)
+    }
+
+    /// The same, made by the function of that name.
+    pub(crate) fn new_by(
+        device: &Device,
+        depth: u32,
+        operation: &'static str,
+        make: fn(&Rc<raw::Context>, u32) -> Result<Rc<raw::Completions>, Errno>,
+    ) -> Result<Rc<Self>, VerbsError> {
         let most = u32::try_from(device.attributes()?.max_cqe).unwrap_or(0);
         within("completion queue depth", depth, most)?;
-        let raw = raw::Completions::make(device.context(), depth)
-            .map_err(|e| VerbsError::os("ibv_create_cq", e))?;
+        let raw = make(device.context(), depth).map_err(|e| VerbsError::os(operation, e))?;
         let (promised, shared) = (Cell::new(0), RefCell::default());
         Ok(Rc::new(Self { raw, trouble: Trouble::default(), promised, shared }))
+    }
+
+    #[cfg(feature = "mlx5")]
+    pub(crate) fn raw(&self) -> &raw::Completions {
+        &self.raw
     }
 
     /// Polls that the library has failed, and events of overruns that it was shown.

@@ -159,6 +159,17 @@ pub fn devices() -> Result<Vec<DeviceInfo>, VerbsError> {
     (0..list.count()).map(|index| open(&list, index)?.info()).collect()
 }
 
+/// The names of those that are as asked.
+#[cfg(feature = "mlx5")]
+pub(crate) fn devices_that(
+    are: fn(core::ptr::NonNull<sys::ibv_device>) -> bool,
+) -> Result<Vec<String>, VerbsError> {
+    let list = list()?;
+    let such = (0..list.count()).filter(|index| list.device(*index).is_ok_and(are));
+    such.map(|index| list.name(index).map_err(|e| VerbsError::os("ibv_get_device_name", e)))
+        .collect()
+}
+
 fn list() -> Result<Devices, VerbsError> {
     Devices::list().map_err(|e| match e.number() {
         // A kernel without RDMA, or without its drivers.
@@ -207,7 +218,7 @@ impl Device {
         &self.name
     }
 
-    pub(super) const fn context(&self) -> &Rc<Context> {
+    pub(crate) const fn context(&self) -> &Rc<Context> {
         &self.context
     }
 

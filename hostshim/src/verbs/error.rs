@@ -6,6 +6,7 @@ use super::cm::CmNews;
 use super::connect::CardError;
 use crate::error::{Errno, OsError};
 use crate::mem::MapError;
+use crate::mlx5::Mlx5Error;
 
 /// What can go wrong while RDMA is set up.
 #[derive(Debug)]
@@ -71,6 +72,8 @@ pub enum VerbsError {
     },
     /// What the other end said of itself cannot be right.
     Card(CardError),
+    /// Its queues cannot be had directly.
+    Direct(Box<Mlx5Error>),
     /// The library or the kernel refused.
     Os(OsError),
 }
@@ -112,6 +115,7 @@ impl fmt::Display for VerbsError {
             Self::Unreached { step, why } => write!(f, "{step}: {why}"),
             Self::Memory(e) => e.fmt(f),
             Self::Card(e) => e.fmt(f),
+            Self::Direct(e) => e.fmt(f),
             Self::Os(e) => {
                 e.fmt(f)?;
                 match (e.operation(), e.errno().number()) {
@@ -139,6 +143,7 @@ impl core::error::Error for VerbsError {
         match self {
             Self::Memory(e) => Some(e),
             Self::Card(e) => Some(e),
+            Self::Direct(e) => e.source(),
             Self::Os(e) => Some(e),
             Self::NoDevices
             | Self::UnknownDevice { .. }
@@ -155,6 +160,12 @@ impl core::error::Error for VerbsError {
 impl From<CardError> for VerbsError {
     fn from(e: CardError) -> Self {
         Self::Card(e)
+    }
+}
+
+impl From<Mlx5Error> for VerbsError {
+    fn from(e: Mlx5Error) -> Self {
+        Self::Direct(Box::new(e))
     }
 }
 

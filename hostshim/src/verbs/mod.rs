@@ -40,11 +40,14 @@ pub use cm::{CmChannel, CmEvent, CmNews, Link, LinkId, Listener, PrivateData};
 pub use completion::CompletionQueue;
 pub use connect::{Card, CardError, ConnectError, exchange};
 pub use datagrams::{VerbsDatagramPort, VerbsDatagrams, VerbsDatagramsConfig};
+#[cfg(feature = "mlx5")]
+pub(crate) use device::devices_that;
 pub use device::{Device, DeviceInfo, LinkLayer, Mtu, PortInfo, PortState, devices};
 pub use error::VerbsError;
 pub use event::{Event, EventKind};
 pub use pair::{Pair, PairConfig, PairKind};
 pub use plane::{VerbsPlane, VerbsPlaneConfig, VerbsPlaneError, VerbsPort};
+pub(crate) use queues::Trusted;
 pub use queues::{Library, Queues, QueuesConfig};
 pub use region::{Access, LocalKey, ProtectionDomain, Region, RemoteKey};
 pub use shared::SharedReceives;

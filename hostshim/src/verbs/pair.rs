@@ -276,6 +276,33 @@ impl Pair {
         &self.domain
     }
 
+    #[cfg(feature = "mlx5")]
+    pub(crate) const fn raw(&self) -> &raw::Pair {
+        &self.raw
+    }
+
+    /// The same pair, for who posts to its queues himself: it takes nothing any more.
+    #[cfg(feature = "mlx5")]
+    pub(crate) fn without_lists(self) -> Self {
+        Self { sends: SendList::new(0, 0), receives: RecvList::new(0, 0), ..self }
+    }
+
+    /// What the library has made of an address in its table.
+    #[cfg(feature = "mlx5")]
+    pub(crate) fn address_handle(&self, number: u32) -> Option<&AddressHandle> {
+        let way = self.ways.get(usize::try_from(number).unwrap_or(usize::MAX));
+        way.map(|way| &way.handle).filter(|handle| handle.is_made())
+    }
+
+    /// Its port.
+    ///
+    /// # Errors
+    /// What the library says.
+    #[cfg(feature = "mlx5")]
+    pub(crate) fn port(&self) -> Result<super::PortInfo, VerbsError> {
+        self.domain.device().port(self.config.port)
+    }
+
     /// What was staged and not rung for is no request of the next connection.
     pub(super) fn forget_staged(&self) {
         self.sends.clear();

@@ -18,6 +18,7 @@ use super::device::Device;
 use super::error::VerbsError;
 use super::pair::{Pair, PairConfig, PairKind};
 use super::region::{LocalKey, ProtectionDomain};
+use crate::uri::Transport;
 
 /// Who makes queues is written here: buffers are handed to a device on its word.
 pub(crate) trait Trusted {}
@@ -26,6 +27,9 @@ pub(crate) trait Trusted {}
 /// the buffers of a plane.
 #[expect(private_bounds, reason = "sealed")]
 pub trait Queues: fmt::Debug + Sized + Trusted {
+    /// What endpoints over such queues are asked for by.
+    const TRANSPORT: Transport;
+
     /// A queue pair. What is below it is a [`Pair`], which goes through its states and is what librdmacm is told of. It touches nobody's memory
     /// any more when it was [ended](seam::QueuePair::end), and its [id](seam::QueuePair::id) is that of the `Pair`.
     type Pair: seam::QueuePair<Key = LocalKey> + AsRef<Pair> + fmt::Debug;
@@ -92,6 +96,8 @@ pub struct Library;
 impl Trusted for Library {}
 
 impl Queues for Library {
+    const TRANSPORT: Transport = Transport::Verbs;
+
     type Pair = Box<Pair>;
     type Completions = CompletionQueue;
 

@@ -82,6 +82,21 @@ impl LocalKey {
     pub(super) const fn lkey(self) -> u32 {
         self.lkey
     }
+
+    /// What the device calls it, and where the memory lies that it is good for: where it was given by that domain for that range.
+    #[cfg(feature = "mlx5")]
+    #[inline]
+    pub(crate) fn within(
+        self,
+        domain: &ProtectionDomain,
+        address: u64,
+        length: u32,
+    ) -> Option<(u32, core::ptr::NonNull<u8>, u64)> {
+        let start = usize::try_from(self.start).ok()?;
+        let start = core::ptr::NonNull::new(core::ptr::with_exposed_provenance_mut(start))?;
+        let bytes = self.end.saturating_sub(self.start);
+        self.covers(domain.number(), address, length).then_some((self.lkey, start, bytes))
+    }
 }
 
 impl fmt::Debug for LocalKey {

@@ -63,6 +63,11 @@ impl SharedReceives {
         self.depth
     }
 
+    #[cfg(feature = "mlx5")]
+    pub(crate) fn raw(&self) -> &raw::SharedQueue {
+        &self.raw
+    }
+
     pub(super) const fn number(&self) -> u32 {
         self.number
     }

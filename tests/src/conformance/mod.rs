@@ -46,7 +46,10 @@ pub use rdma::{
     Host, HostedPort, Keys, Network, NetworkKind, Pair, Rdma, RdmaGround, RdmaRig, Simulated,
 };
 pub use rdma_datagrams::{HostedDgram, RdmaDgram, RdmaDgramGround};
-pub use rdma_mlx5::{Connected, DeviceKeys, Devices, Mlx5, Mlx5Model};
+pub use rdma_mlx5::{
+    DeviceKeys, Devices, Mlx5, Mlx5Model, ModelCompletions, ModelPair, describe_completions,
+    describe_pair,
+};
 pub use rdma_stranger::Stranger;
 pub use rig::{Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};
 pub use tcp::{NamedPort, Tcp, TcpGround};

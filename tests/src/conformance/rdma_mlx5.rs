@@ -1,22 +1,24 @@
-//! Queue pairs of mlx5 over a model of the device, for ports: nothing of a library between the port and the rings.
+//! Queue pairs of mlx5 over a model of the device, for ports: made and destroyed by the host part that makes those of real devices, with nothing of
+//! a library between the port and the rings.
 
 use core::cell::{Cell, RefCell};
 use core::fmt;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
 
-use spinwire_dataplane::cq::{Compression, Cq, CqMemory, EntryBytes};
-use spinwire_dataplane::error::PostError;
-use spinwire_dataplane::provider::mlx5::{Completions, Pair, PairConfig};
+use spinwire_dataplane::error::{Fatal, PostError};
+use spinwire_dataplane::provider::mlx5::PairConfig;
 use spinwire_dataplane::provider::rdma::{Memory, RdmaConfig, Registrar};
-use spinwire_dataplane::provider::{Access, Published, Sge};
+use spinwire_dataplane::provider::{Access, Sge};
 use spinwire_dataplane::raw::line::Line;
-use spinwire_dataplane::raw::mmio::Device;
 use spinwire_dataplane::raw::place::Bump;
-use spinwire_dataplane::raw::region::{Loans, MemoryKey, Region};
-use spinwire_dataplane::sync::AtomicU32;
-use spinwire_dataplane::verbs::{Limits, QueuePair, RecvRequest, SendRequest};
-use spinwire_dataplane::wqe::{
-    BlueFlame, Qp, QpConfig, QpMemory, RecvConfig, SendConfig, Straddle, Transport,
+use spinwire_dataplane::raw::region::{Destroyed, Loans, MemoryKey, Region};
+use spinwire_dataplane::sync::{AtomicU32, Ordering};
+use spinwire_dataplane::verbs::{PairId, QueuePair as _, Segment};
+use spinwire_dataplane::wqe::Transport;
+use spinwire_hostshim::mlx5::dv::{DvCq, DvQp};
+use spinwire_hostshim::mlx5::{
+    Completions, CompletionsHandle, Mlx5Error, Pair, PairHandle, QueueConfig,
 };
 
 use super::rdma::{Host, KEYS, Network, NetworkKind, RdmaRig, slots};
@@ -35,62 +37,156 @@ impl NetworkKind for Mlx5Model {
 /// Ports over such.
 pub type Mlx5<const UNCOPIED: bool> = RdmaRig<Mlx5Model, UNCOPIED>;
 
-/// A queue pair that can be had, and the memory that it lies in.
+/// Where the queues of a pair lie, and its number.
 #[derive(Clone, Copy)]
 struct Unit<'m> {
-    pair: &'m Pair<'m, Device>,
-    memory: QpMemory<'m>,
+    qpn: u32,
+    sq: &'m [Line],
+    rq: &'m [Line],
+    record: &'m [AtomicU32; 2],
+    uar: &'m [Line],
 }
 
-type HostCq<'m> = &'m Completions<'m, Device, &'m Pair<'m, Device>>;
+impl Unit<'_> {
+    /// As it was when it was mapped.
+    fn wipe(&self) {
+        let lines = [self.sq, self.rq, self.uar].into_iter().flatten();
+        lines.flat_map(Line::words).for_each(|word| word.store(0, Ordering::Relaxed));
+        self.record.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+}
+
+/// A queue pair, as the model hands it to the host.
+pub struct ModelPair<'m> {
+    devices: &'m Devices<'m>,
+    host: usize,
+    unit: Unit<'m>,
+    id: PairId,
+}
+
+impl fmt::Debug for ModelPair<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ModelPair({:#x})", self.unit.qpn)
+    }
+}
+
+fn count(count: usize) -> u32 {
+    u32::try_from(count).expect("a size of a queue")
+}
+
+/// As libmlx5 describes the queues that lie there. The register has two halves.
+#[must_use]
+pub fn describe_pair([sq, rq, uar]: [&[Line]; 3], record: &[AtomicU32; 2], stride: usize) -> DvQp {
+    DvQp {
+        dbrec: record.as_ptr().cast_mut().cast(),
+        sq_buf: sq.as_ptr().cast_mut().cast(),
+        sq_wqe_cnt: count(sq.len()),
+        sq_stride: 64,
+        rq_buf: rq.as_ptr().cast_mut().cast(),
+        rq_wqe_cnt: count(rq.len() * 64 / stride),
+        rq_stride: count(stride),
+        bf_reg: uar.as_ptr().cast_mut().cast(),
+        bf_size: u64::from(count(uar.len() * 32)),
+        comp_mask: 0,
+        uar_mmap_offset: 0,
+        tirn: 0,
+        tisn: 0,
+        rqn: 0,
+        sqn: 0,
+        tir_icm_addr: 0,
+    }
+}
+
+/// As libmlx5 describes a completion queue that lies there.
+#[must_use]
+pub fn describe_completions(
+    ring: &[Line],
+    record: &[AtomicU32; 2],
+    (cqn, cqe_bytes): (u32, usize),
+) -> DvCq {
+    DvCq {
+        buf: ring.as_ptr().cast_mut().cast(),
+        dbrec: record.as_ptr().cast_mut().cast(),
+        cqe_cnt: count(ring.len() * 64 / cqe_bytes),
+        cqe_size: count(cqe_bytes),
+        cq_uar: core::ptr::null_mut(),
+        cqn,
+        comp_mask: 0,
+    }
+}
+
+#[expect(unsafe_code, reason = "a promise about a model of devices")]
+// SAFETY: the queues lie in the arena of the world, which outlives all, and are used again after the handle was dropped. Keys are those of the
+// data plane. A pair that the model has destroyed touches nothing any more.
+unsafe impl<'m> PairHandle<'m> for ModelPair<'m> {
+    type Key = MemoryKey<'m>;
+    type Error = Mlx5Error;
+
+    fn qp_num(&self) -> u32 {
+        self.unit.qpn
+    }
+
+    fn id(&self) -> PairId {
+        self.id
+    }
+
+    fn describe(&self) -> Result<DvQp, Mlx5Error> {
+        let Unit { sq, rq, record, uar, .. } = self.unit;
+        Ok(describe_pair([sq, rq, uar], record, STRIDE))
+    }
+
+    fn admits(&self, range: &Segment<MemoryKey<'m>>) -> Option<MemoryKey<'m>> {
+        range.key.covers(range.address, range.length).then_some(range.key)
+    }
+
+    fn destroy(self) -> Result<Destroyed, Mlx5Error> {
+        let id = self.id;
+        drop(self);
+        // SAFETY: it was, just now, and ids are counted.
+        Ok(unsafe { Destroyed::promise(id) })
+    }
+}
+
+impl Drop for ModelPair<'_> {
+    fn drop(&mut self) {
+        let Self { devices, host, unit, .. } = self;
+        devices.fabric.borrow_mut().destroy(*host, unit.qpn);
+        let mut hosts = devices.hosts.borrow_mut();
+        hosts[*host].used.remove(&unit.qpn);
+        unit.wipe();
+        hosts[*host].spare.push_back(*unit);
+    }
+}
+
+/// A completion queue, as the model hands it to the host.
+#[derive(Debug)]
+pub struct ModelCompletions<'m> {
+    ring: &'m [Line],
+    record: &'m [AtomicU32; 2],
+    cqe_bytes: usize,
+}
+
+#[expect(unsafe_code, reason = "a promise about a model of devices")]
+// SAFETY: it lies in the arena of the world, which outlives all, and belongs to this queue alone.
+unsafe impl CompletionsHandle for ModelCompletions<'_> {
+    fn describe(&self) -> Result<DvCq, Mlx5Error> {
+        Ok(describe_completions(self.ring, self.record, (0, self.cqe_bytes)))
+    }
+
+    fn take_error(&self) -> Option<Fatal> {
+        None
+    }
+}
+
+type HostPair<'m> = Pair<'m, ModelPair<'m>, ModelCompletions<'m>>;
+type HostCq<'m> = Completions<'m, ModelPair<'m>, ModelCompletions<'m>>;
 
 /// A device of a host: its completion queue, and its queue pairs. One that comes back is used again as late as can be.
 struct Queues<'m> {
-    cq: HostCq<'m>,
+    cq: &'m Rc<HostCq<'m>>,
+    config: QueueConfig,
     spare: VecDeque<Unit<'m>>,
-    used: BTreeMap<u32, Unit<'m>>,
-}
-
-/// A queue pair that is destroyed when it is dropped.
-pub struct Connected<'m> {
-    devices: &'m Devices<'m>,
-    host: usize,
-    pair: &'m Pair<'m, Device>,
-}
-
-impl fmt::Debug for Connected<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.pair.fmt(f)
-    }
-}
-
-impl<'m> QueuePair for Connected<'m> {
-    type Key = MemoryKey<'m>;
-
-    fn limits(&self) -> Limits {
-        self.pair.limits()
-    }
-    fn qp_num(&self) -> u32 {
-        self.pair.qp_num()
-    }
-    fn post_send(&self, send: &SendRequest<'_, MemoryKey<'m>>) -> Result<(), PostError> {
-        self.pair.post_send(send)
-    }
-    fn post_recv(&self, recv: &RecvRequest<'_, MemoryKey<'m>>) -> Result<(), PostError> {
-        self.pair.post_recv(recv)
-    }
-    fn ring_doorbell(&self) -> Published {
-        self.pair.ring_doorbell()
-    }
-    fn ring_recv_doorbell(&self) -> Published {
-        self.pair.ring_recv_doorbell()
-    }
-}
-
-impl Drop for Connected<'_> {
-    fn drop(&mut self) {
-        self.devices.destroy(self.host, self.pair.qpn());
-    }
+    used: BTreeSet<u32>,
 }
 
 /// Registers memory of a host.
@@ -137,9 +233,38 @@ unsafe impl Registrar for DeviceKeys<'_> {
 pub struct Devices<'m> {
     fabric: RefCell<Fabric<'m>>,
     hosts: RefCell<Vec<Queues<'m>>>,
+    /// The id of the next queue pair.
+    next_id: Cell<u64>,
 }
 
-impl Devices<'_> {
+impl<'m> Devices<'m> {
+    /// Makes a queue pair of a host.
+    fn pair(&'m self, host: usize) -> HostPair<'m> {
+        let (unit, cq, config) = {
+            let queues = &mut self.hosts.borrow_mut()[host];
+            let unit = queues.spare.pop_front().expect("as many as connections");
+            queues.used.insert(unit.qpn);
+            (unit, queues.cq, queues.config)
+        };
+        let plan = QpPlan {
+            rules: Rules { qpn: unit.qpn, transport: Kind::Rc, inline_max: 64 },
+            domain: DOMAIN,
+            sq: unit.sq,
+            rq: Receives::Ring(unit.rq, STRIDE),
+            record: unit.record,
+            register: unit.uar,
+            cqs: (0, 0),
+            qkey: 0,
+            retries: 7,
+            rnr_retries: 7,
+            scatter_to_cqe: true,
+        };
+        self.fabric.borrow_mut().qp(host, plan);
+        let id = PairId::from_raw(self.next_id.replace(self.next_id.get() + 1));
+        let made = Pair::new(cq, ModelPair { devices: self, host, unit, id }, &config);
+        made.expect("sizes that go together")
+    }
+
     /// Lets everything that is under way happen: the time of the model is its steps.
     fn rest(&self) {
         self.fabric.borrow_mut().settle(STEPS);
@@ -170,34 +295,29 @@ fn record<'m>(bump: &Bump<'m>) -> &'m [AtomicU32; 2] {
 
 /// Room for a queue pair of that number, for as many requests as the port wants.
 fn unit<'m>(bump: &Bump<'m>, qpn: u32, config: &RdmaConfig) -> Unit<'m> {
-    let depth = |wanted: u32| u16::try_from(wanted.next_power_of_two()).expect("a depth");
+    let depth = |wanted: u32| usize::try_from(wanted.next_power_of_two()).expect("a depth");
     let (blocks, wqes) = (depth(config.pair().send_depth), depth(config.pair().recv_depth));
-    let memory = QpMemory {
-        sq: lines(bump, blocks.into()),
-        rq: lines(bump, (usize::from(wqes) * STRIDE).div_ceil(64)),
+    Unit {
+        qpn,
+        sq: lines(bump, blocks),
+        rq: lines(bump, (wqes * STRIDE).div_ceil(64)),
         record: record(bump),
         uar: lines(bump, 2),
-    };
-    let transport = Transport::Rc { path: None };
-    let send = SendConfig {
-        wqe_blocks_max: PAIR.wqe_blocks(transport),
-        straddle: Straddle::Fill,
-        blue_flame: BlueFlame::Inline,
-    };
-    let recv = Some(RecvConfig { wqes, sge_max: PAIR.sge_max.try_into().expect("few") });
-    let qp = Qp::place(bump, QpConfig { qpn, transport, send, recv }, memory, Device);
-    let pair = Pair::place(bump, qp.expect("room"), PAIR).expect("sizes that go together");
-    Unit { pair: bump.value(pair).expect("room"), memory }
+    }
 }
 
 impl<'m> Network<'m> for Devices<'m> {
-    type Pair = Connected<'m>;
-    type Cq = HostCq<'m>;
+    type Pair = HostPair<'m>;
+    type Cq = &'m HostCq<'m>;
     type Keys = DeviceKeys<'m>;
 
     fn lay() -> Self {
         let manner = Manner { tears: 1, loses: 2, timeout: 200, ..Manner::default() };
-        Self { fabric: RefCell::new(Fabric::new(1, 0, manner)), hosts: RefCell::default() }
+        Self {
+            fabric: RefCell::new(Fabric::new(1, 0, manner)),
+            hosts: RefCell::default(),
+            next_id: Cell::new(1),
+        }
     }
 
     #[expect(unsafe_code, reason = "the rig says what is registered")]
@@ -207,22 +327,28 @@ impl<'m> Network<'m> for Devices<'m> {
         let first = u32::try_from(host).expect("few hosts") << 8;
         let spare: VecDeque<_> =
             (0..config.links).map(|number| unit(bump, first | number, config)).collect();
-        let entries: u32 = spare.iter().map(|unit| unit.pair.completions_max()).sum();
+        let blocks = |unit: &Unit<'_>| unit.sq.len() + unit.rq.len() * 64 / STRIDE;
+        let entries: usize = spare.iter().map(blocks).sum();
         // Every other host has wide entries.
-        let (entry_bytes, cqe_bytes) =
-            if host.is_multiple_of(2) { (EntryBytes::B64, 64) } else { (EntryBytes::B128, 128) };
-        let entries = usize::try_from(entries.next_power_of_two()).expect("a size");
-        let (ring, record) = (lines(bump, entries * (cqe_bytes / 64)), record(bump));
-        let memory = CqMemory { lines: ring, entry_bytes, record, register: None, cqn: 0 };
-        let cq = Cq::new(memory, Compression::Off, Device).expect("a power of two");
+        let cqe_bytes = if host.is_multiple_of(2) { 64 } else { 128 };
+        let ring = lines(bump, entries.next_power_of_two() * (cqe_bytes / 64));
+        let record = record(bump);
+        let handle = ModelCompletions { ring, record, cqe_bytes };
+        let cq = Completions::new(handle, config.links).expect("a queue of that size");
+        let cq = &*bump.value(cq).expect("room");
         fabric.cq(host, CqPlan { number: 0, ring, cqe_bytes, record, compress: Short::Never });
         let (lines, address) = slots(bump, config);
         let keys = &mut fabric.nodes[host].keys;
         keys.lines((KEYS[0], DOMAIN), address, lines, Rights::LOCAL);
         keys.machine((KEYS[1], DOMAIN), (0, u64::MAX), Rights::LOCAL);
-        let cq = Completions::place(bump, cq, config.links).expect("room");
-        let cq = &*bump.value(cq).expect("room");
-        self.hosts.borrow_mut().push(Queues { cq, spare, used: BTreeMap::new() });
+        let queues = QueueConfig {
+            transport: Transport::Rc { path: None },
+            send_depth: config.pair().send_depth,
+            recv_depth: config.pair().recv_depth,
+            pair: PAIR,
+        };
+        let used = BTreeSet::new();
+        self.hosts.borrow_mut().push(Queues { cq, config: queues, spare, used });
         // SAFETY: the device was told so above; the world's memory outlives its ports and the devices.
         let key = unsafe { Region::promise(lines, KEYS[0]) }.key();
         let all = core::ptr::NonNull::<u8>::dangling();
@@ -232,47 +358,19 @@ impl<'m> Network<'m> for Devices<'m> {
         // it is dropped.
         let loans = Some(unsafe { Loans::promise(1, u64::MAX - 1, all) });
         let keys = DeviceKeys { devices: self, host, next: Cell::new(KEYS[2]) };
-        Host { number: host, cq, keys, memory: Memory { lines, address, key, loans } }
+        Host { number: host, cq: &**cq, keys, memory: Memory { lines, address, key, loans } }
     }
 
-    fn connect(&'m self, hosts: [usize; 2]) -> [Connected<'m>; 2] {
-        let (mut fabric, mut all) = (self.fabric.borrow_mut(), self.hosts.borrow_mut());
-        let pairs = hosts.map(|number| {
-            let host = &mut all[number];
-            let unit = host.spare.pop_front().expect("as many as connections");
-            let Unit { pair, memory } = unit;
-            host.cq.add(pair).expect("there is room for all");
-            host.used.insert(pair.qpn(), unit);
-            let plan = QpPlan {
-                rules: Rules { qpn: pair.qpn(), transport: Kind::Rc, inline_max: 64 },
-                domain: DOMAIN,
-                sq: memory.sq,
-                rq: Receives::Ring(memory.rq, STRIDE),
-                record: memory.record,
-                register: memory.uar,
-                cqs: (0, 0),
-                qkey: 0,
-                retries: 7,
-                rnr_retries: 7,
-                scatter_to_cqe: true,
-            };
-            fabric.qp(number, plan);
-            pair
-        });
-        fabric.connect((hosts[0], pairs[0].qpn()), (hosts[1], pairs[1].qpn()));
-        let connected = |at: usize| Connected { devices: self, host: hosts[at], pair: pairs[at] };
-        [connected(0), connected(1)]
+    fn connect(&'m self, hosts: [usize; 2]) -> [HostPair<'m>; 2] {
+        let pairs = hosts.map(|number| self.pair(number));
+        let [one, other] = pairs.each_ref().map(Pair::qp_num);
+        self.fabric.borrow_mut().connect((hosts[0], one), (hosts[1], other));
+        pairs
     }
 
     fn destroy(&'m self, host: usize, qp_num: u32) {
-        let (mut fabric, mut all) = (self.fabric.borrow_mut(), self.hosts.borrow_mut());
-        let queues = &mut all[host];
-        let Some(unit) = queues.used.remove(&qp_num) else { return };
-        fabric.destroy(host, qp_num);
-        let removed = queues.cq.remove(qp_num).expect("not within a poll");
-        assert!(removed.is_some(), "it was there");
-        unit.pair.renew().expect("nothing holds it");
-        queues.spare.push_back(unit);
+        self.hosts.borrow_mut()[host].used.remove(&qp_num);
+        self.fabric.borrow_mut().destroy(host, qp_num);
     }
 
     fn settle(&self, _pace_ns: Option<u64>) {
@@ -280,7 +378,7 @@ impl<'m> Network<'m> for Devices<'m> {
     }
 
     fn is_dead(&self, host: usize, qp_num: u32) -> bool {
-        let is_there = self.hosts.borrow()[host].used.contains_key(&qp_num);
+        let is_there = self.hosts.borrow()[host].used.contains(&qp_num);
         !is_there || self.fabric.borrow().state(host, qp_num) == State::Error
     }
 

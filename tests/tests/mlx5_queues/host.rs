@@ -1,219 +1,335 @@
-//! Opening a device, with a stand-in for the libraries: what is asked of them, what becomes of their memory, and what is said where
-//! they refuse.
+//! The host part of queues: on memory that a stand-in for the library describes, what is written where, what is refused, and in which order all goes.
 
-use core::mem::MaybeUninit;
+use core::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use spinwire_dataplane::cq::{Event, MonoCq, QueueTable};
-use spinwire_dataplane::error::Misuse;
+use heapless::Vec as Few;
+use spinwire_dataplane::error::{Fatal, Misuse};
+use spinwire_dataplane::id::WrId;
+use spinwire_dataplane::provider::mlx5::{PairConfig, Route};
 use spinwire_dataplane::raw::line::Line;
-use spinwire_dataplane::raw::place::Bump;
-use spinwire_dataplane::sync::Ordering;
-use spinwire_dataplane::wqe::{Grh, RoceGrh, WqeFlags};
-use spinwire_hostshim::mem::{Mapping, PageKind, PagePolicy};
-use spinwire_hostshim::mlx5::{
-    Library, MemoryAccess, Mlx5, Mlx5Config, Mlx5Error, PeerAddress, QueuePairConfig, devices, dv,
+use spinwire_dataplane::raw::region::{Destroyed, MemoryKey, Region};
+use spinwire_dataplane::sync::{AtomicU32, Ordering};
+use spinwire_dataplane::verbs::{
+    CompletionQueue as _, Destination, PairId, QueuePair as _, RecvRequest, Segment, SendRequest,
+    Verb, Wc,
 };
+use spinwire_dataplane::wqe::{Grh, RoceGrh, Transport};
+use spinwire_hostshim::mlx5::dv::{DvCq, DvQp};
+use spinwire_hostshim::mlx5::{
+    Completions, CompletionsHandle, Mlx5Error, Pair, PairHandle, QueueConfig, is_linked,
+};
+use spinwire_tests::conformance::{describe_completions, describe_pair};
 
-use crate::library::{CQES, QPN, RQ_WQES, SQ_BLOCKS, library, world};
+const SQ_BLOCKS: usize = 64;
+const RQ_WQES: usize = 32;
+const RQ_STRIDE: usize = 32;
+const CQES: usize = 256;
+const QPN: u32 = 0x00ab_cdef;
+const LKEY: u32 = 0x11;
 
-const fn peer() -> PeerAddress {
-    PeerAddress { qpn: 0x1234, psn: 0x0056_789a, lid: 7, gid: [9; 16], mtu: 5 }
+type Record = [AtomicU32; 2];
+
+/// What lies there, and what has happened.
+struct World {
+    sq: Vec<Line>,
+    rq: Vec<Line>,
+    cq: Vec<Line>,
+    records: [Record; 2],
+    uar: Vec<Line>,
+    data: Vec<Line>,
+    log: RefCell<Vec<&'static str>>,
+    /// Pairs that were made.
+    made: Cell<u64>,
+    /// Completions that were written.
+    written: Cell<usize>,
+    dv_qp: Cell<fn(&mut DvQp)>,
+    dv_cq: Cell<fn(&mut DvCq)>,
+    refuses: Cell<bool>,
+    trouble: Cell<Option<Fatal>>,
 }
 
-fn open() -> Result<Mlx5, Mlx5Error> {
-    Mlx5::open(library(), &Mlx5Config::default())
+fn lines(count: usize) -> Vec<Line> {
+    (0..count).map(|_| Line::zeroed()).collect()
 }
 
-/// Everything that there is to open, in order.
-fn open_all() -> Result<PeerAddress, Mlx5Error> {
-    let device = open()?;
-    let completions = device.completions(10)?;
-    let pair = completions.queue_pair(QueuePairConfig::default())?;
-    let memory = Mapping::anonymous(4096, PagePolicy::Only(PageKind::Base4K))?;
-    let registered = device.register(memory, MemoryAccess::default())?;
-    assert_eq!(pair.connect(peer()).unwrap_err(), Mlx5Error::NoCompletions);
-    let _queue = completions.build()?;
-    pair.connect(peer())?;
-    assert!(registered.region().range(4095, 1).is_ok());
-    Ok(pair.address())
+impl World {
+    fn new() -> Self {
+        Self {
+            sq: lines(SQ_BLOCKS),
+            rq: lines(RQ_WQES * RQ_STRIDE / 64),
+            cq: lines(CQES),
+            records: core::array::from_fn(|_| [AtomicU32::new(0), AtomicU32::new(0)]),
+            uar: lines(8),
+            data: lines(64),
+            log: RefCell::default(),
+            made: Cell::new(0),
+            written: Cell::new(0),
+            dv_qp: Cell::new(|_| ()),
+            dv_cq: Cell::new(|_| ()),
+            refuses: Cell::new(false),
+            trouble: Cell::new(None),
+        }
+    }
+
+    fn note(&self, what: &'static str) {
+        self.log.borrow_mut().push(what);
+    }
+
+    /// A completion as the device writes it, into the next entry.
+    fn complete(&self, qpn: u32, op_own: u8) {
+        let at = self.written.replace(self.written.get() + 1);
+        let [_, a, b, c] = qpn.to_be_bytes();
+        let last = u64::from_le_bytes([0x0a, a, b, c, 0, 0, 0, op_own]);
+        self.cq[at].words()[7].store(last, Ordering::Relaxed);
+    }
+
+    fn segment(&self, offset: u64, length: u32) -> Segment<MemoryKey<'_>> {
+        // SAFETY: nobody reads it but as lines, and there is no device.
+        let key = unsafe { Region::promise(&self.data, LKEY) }.key();
+        let address = u64::try_from(self.data.as_ptr().expose_provenance()).unwrap() + offset;
+        Segment { address, length, key }
+    }
+}
+
+/// A queue pair of the stand-in: all have the same memory.
+struct LentPair<'w> {
+    world: &'w World,
+    qpn: u32,
+    id: u64,
+}
+
+// SAFETY: the queues lie in lines of the world, which outlives the handle, and are seen as such only.
+unsafe impl<'w> PairHandle<'w> for LentPair<'w> {
+    type Key = MemoryKey<'w>;
+    type Error = Mlx5Error;
+
+    fn qp_num(&self) -> u32 {
+        self.qpn
+    }
+
+    fn id(&self) -> PairId {
+        PairId::from_raw(self.id)
+    }
+
+    fn describe(&self) -> Result<DvQp, Mlx5Error> {
+        let World { sq, rq, uar, records, .. } = self.world;
+        let mut told = describe_pair([sq, rq, uar], &records[0], RQ_STRIDE);
+        (self.world.dv_qp.get())(&mut told);
+        Ok(told)
+    }
+
+    fn admits(&self, range: &Segment<MemoryKey<'w>>) -> Option<MemoryKey<'w>> {
+        range.key.covers(range.address, range.length).then_some(range.key)
+    }
+
+    fn destroy(self) -> Result<Destroyed, Mlx5Error> {
+        if self.world.refuses.get() {
+            return Err(Mlx5Error::Memory { field: "destroy", value: 5 });
+        }
+        // SAFETY: there is no device that could touch anything.
+        Ok(unsafe { Destroyed::promise(self.id()) })
+    }
+}
+
+impl Drop for LentPair<'_> {
+    fn drop(&mut self) {
+        // What was under way completes until it is gone.
+        self.world.complete(self.qpn, 0x00);
+        self.world.note("pair destroyed");
+    }
+}
+
+struct LentCompletions<'w> {
+    world: &'w World,
+}
+
+// SAFETY: as of pairs.
+unsafe impl CompletionsHandle for LentCompletions<'_> {
+    fn describe(&self) -> Result<DvCq, Mlx5Error> {
+        let mut told = describe_completions(&self.world.cq, &self.world.records[1], (0x77, 64));
+        (self.world.dv_cq.get())(&mut told);
+        Ok(told)
+    }
+
+    fn take_error(&self) -> Option<Fatal> {
+        self.world.trouble.take()
+    }
+}
+
+impl Drop for LentCompletions<'_> {
+    fn drop(&mut self) {
+        self.world.note("completion queue destroyed");
+    }
+}
+
+type HostCq<'w> = Completions<'w, LentPair<'w>, LentCompletions<'w>>;
+type HostPair<'w> = Pair<'w, LentPair<'w>, LentCompletions<'w>>;
+
+const fn config() -> QueueConfig {
+    QueueConfig {
+        transport: Transport::Rc { path: None },
+        send_depth: 32,
+        recv_depth: 32,
+        pair: PairConfig::DEFAULT,
+    }
+}
+
+fn completions(world: &World) -> Result<Rc<HostCq<'_>>, Mlx5Error> {
+    HostCq::new(LentCompletions { world }, 8)
+}
+
+fn pair<'w>(
+    (world, qpn): (&'w World, u32),
+    completions: &Rc<HostCq<'w>>,
+    config: &QueueConfig,
+) -> Result<HostPair<'w>, Mlx5Error> {
+    let id = world.made.replace(world.made.get() + 1);
+    Pair::new(completions, LentPair { world, qpn, id }, config)
 }
 
 fn words(line: &Line) -> [u64; 8] {
     line.words().each_ref().map(|word| word.load(Ordering::Relaxed))
 }
 
-#[test]
-fn a_queue_pair_works_in_the_memory_that_the_library_hands_out() {
-    let device = open().unwrap();
-    assert_eq!((device.name(), device.port().gid), ("mlx5_0", [1; 16]));
-    let completions = device.completions(10).unwrap();
-    let pair = completions.queue_pair(QueuePairConfig::default()).unwrap();
-    let mut block = vec![MaybeUninit::uninit(); 1 << 14];
-    let bump = Bump::new(&mut block);
-    let table = QueueTable::place(&bump, 1).unwrap();
-    let cq = MonoCq::new(completions.build().unwrap(), table);
-    pair.connect(peer()).unwrap();
-    let qp = pair.build::<u64>(&bump).unwrap();
-    cq.add(Rc::clone(&qp)).map_err(|(error, _)| error).unwrap();
-    assert_eq!(completions.build().unwrap_err(), Mlx5Error::Taken);
-    assert_eq!(pair.build::<u64>(&bump).unwrap_err(), Mlx5Error::Taken);
+fn poll(completions: &HostCq<'_>) -> Vec<u64> {
+    let mut out = Few::<Wc, 16>::new();
+    completions.poll_cq(&mut out);
+    out.iter().map(|wc| wc.wr_id().as_raw()).collect()
+}
 
-    // A send: in the block, the record and the register that the library named.
-    let memory = world(|world| world.memory);
-    qp.with_sq_wqe(|wqe| wqe.send(WqeFlags::NONE).inline(b"hello").finish_signaled(42)).unwrap();
-    assert_eq!(qp.ring_doorbell(), 1);
-    let block = words(&memory.sq[0]);
+const fn send<'a, 'w>(
+    id: u64,
+    segments: &'a [Segment<MemoryKey<'w>>],
+) -> SendRequest<'a, MemoryKey<'w>> {
+    SendRequest::new(WrId::from_raw(id), Verb::Send, segments)
+}
+
+#[test]
+fn a_pair_works_in_the_memory_that_is_described() {
+    let world = World::new();
+    let queue = completions(&world).unwrap();
+    assert!(world.cq.iter().all(|line| words(line)[7] >> 60 == 0xf), "all entries are invalid");
+    let pair = pair((&world, QPN), &queue, &config()).unwrap();
+    assert_eq!((pair.qp_num(), pair.limits().send_depth, pair.limits().recv_depth), (QPN, 64, 32));
+
+    // A send: in the block, the record and the register that were described.
+    world.data[0].words()[0].store(u64::from_le_bytes(*b"bid 101."), Ordering::Relaxed);
+    pair.post_send(&send(42, &[world.segment(0, 8)])).unwrap();
+    assert_eq!(pair.ring_doorbell().count, 1);
+    let block = words(&world.sq[0]);
     assert_eq!(block[0].to_le_bytes()[..4], [0, 0, 0, 0x0a]);
     assert_eq!(block[0].to_le_bytes()[4..7], QPN.to_be_bytes()[1..]);
-    assert_eq!(words(memory.records)[0].to_le_bytes(), [0, 0, 0, 0, 0, 0, 0, 1]);
-    assert_eq!(words(&memory.uar[0])[0], block[0]);
+    let inline = block.map(u64::to_le_bytes).concat();
+    assert_eq!(inline[20..28], *b"bid 101.", "within the request");
+    assert_eq!(world.records[0][1].load(Ordering::Relaxed).to_le_bytes(), [0, 0, 0, 1]);
+    assert_eq!(words(&world.uar[0])[0], block[0]);
 
-    // A receive, and both completions, as a device writes them.
-    let page = Mapping::anonymous(4096, PagePolicy::Only(PageKind::Base4K)).unwrap();
-    let registered = device.register(page, MemoryAccess::default()).unwrap();
-    let sge = registered.region().range(64, 128).unwrap();
-    qp.with_rq_wqe(|wqe| wqe.sge(sge).finish(43)).unwrap();
-    assert_eq!(qp.rq().unwrap().ring_doorbell(), 1);
-    assert_eq!(words(memory.records)[0].to_le_bytes(), [0, 0, 0, 1, 0, 0, 0, 1]);
-    let (at, _) = registered.remote();
-    let receive = words(&memory.rq[0]);
+    // A receive.
+    pair.post_recv(&RecvRequest { wr_id: WrId::from_raw(43), segments: &[world.segment(64, 128)] })
+        .unwrap();
+    assert_eq!(pair.ring_recv_doorbell().count, 1);
+    assert_eq!(world.records[0][0].load(Ordering::Relaxed).to_le_bytes(), [0, 0, 0, 1]);
+    let receive = words(&world.rq[0]);
     assert_eq!(receive[0].to_le_bytes(), [0, 0, 0, 128, 0, 0, 0, 0x11]);
-    assert_eq!(receive[1].swap_bytes(), at + 64);
-    for (entry, op_own) in [(0, 0x00), (1, 0x20)] {
-        let [_, a, b, c] = QPN.to_be_bytes();
-        let last = u64::from_le_bytes([0x0a, a, b, c, 0, 0, 0, op_own]);
-        memory.cq[entry].words()[7].store(last, Ordering::Relaxed);
-    }
-    let mut seen = Vec::new();
-    cq.poll(9, |event| match event {
-        Event::Sent { entry, .. } => seen.push((entry, "sent")),
-        Event::Received { entry, .. } => seen.push((entry, "received")),
-        other => panic!("{other:?}"),
-    });
-    assert_eq!(seen, [(42, "sent"), (43, "received")]);
-    assert_eq!(words(memory.records)[1].to_le_bytes()[..4], [0, 0, 0, 2]);
-    assert!(cq.cq().arm(spinwire_dataplane::cq::Notify::Any));
-    assert_eq!(words(&memory.cq_uar[0])[4].to_le_bytes(), [0, 0, 0, 2, 0, 0, 0, 0x77]);
-    assert_eq!(cq.cq().entries(), u32::try_from(CQES).unwrap());
+    assert_eq!(receive[1].swap_bytes(), world.segment(64, 128).address);
+
+    world.complete(QPN, 0x00);
+    world.complete(QPN, 0x20);
+    assert_eq!(poll(&queue), [42, 43]);
+    assert_eq!(world.records[1][0].load(Ordering::Relaxed).to_le_bytes(), [0, 0, 0, 2]);
 
     // The next doorbell goes to the other half of the register.
-    qp.with_sq_wqe(|wqe| wqe.send(WqeFlags::NONE).inline(b"again").finish_signaled(44)).unwrap();
-    assert_eq!(qp.ring_doorbell(), 1);
-    let other = &memory.uar[crate::library::BF_BYTES / 64];
-    assert_eq!(words(other)[0], words(&memory.sq[1])[0]);
+    pair.post_send(&send(44, &[world.segment(0, 8)])).unwrap();
+    assert_eq!(pair.ring_doorbell().count, 1);
+    assert_eq!(words(&world.uar[4])[0], words(&world.sq[1])[0]);
+
+    // What was told in another way is handed on, once.
+    world.trouble.set(Some(Fatal::QueueError));
+    assert_eq!((queue.take_error(), queue.take_error()), (Some(Fatal::QueueError), None));
 }
 
 #[test]
-fn the_three_steps_set_what_each_needs() {
-    world(|world| world.port.lid = 3);
-    let address = open_all().unwrap();
-    assert_eq!((address.qpn, address.lid, address.gid), (QPN, 3, [1; 16]));
-    let (made, steps) = world(|world| (world.made[0], world.modified.clone()));
-    assert_eq!((made.qp_type, made.sq_sig_all), (dv::IBV_QPT_RC, 0));
-    assert!(!made.send_cq.is_null() && made.send_cq == made.recv_cq);
-    let states: Vec<_> = steps.iter().map(|(attr, _)| attr.qp_state).collect();
-    assert_eq!(states, [dv::IBV_QPS_INIT, dv::IBV_QPS_RTR, dv::IBV_QPS_RTS]);
-    // What each step must have: ibv_modify_qp(3), for RC.
-    let masks: Vec<_> = steps.iter().map(|(_, mask)| *mask).collect();
-    assert_eq!(masks, [0x39, 0x12_9181, 0x1_2e01]);
-    let receive = steps[1].0;
-    assert_eq!((receive.dest_qp_num, receive.rq_psn, receive.path_mtu), (0x1234, 0x56_789a, 5));
-    let route = receive.ah_attr;
-    assert_eq!((route.is_global, route.port_num, route.grh.dgid.0), (1, 1, [9; 16]));
-    let send = steps[2].0;
-    assert_eq!((send.sq_psn, send.retry_cnt, send.timeout), (address.psn, 7, 14));
-    assert_eq!(world(|world| world.registered.clone()), [(4096, 1)]);
-    assert!(world(|world| world.alive.is_empty()), "all was handed back");
-
-    // Over InfiniBand, by the local address.
-    world(|world| world.port.link_layer = 1);
-    open_all().unwrap();
-    let route = world(|world| world.modified[4].0.ah_attr);
-    assert_eq!((route.is_global, route.dlid), (0, 7));
+fn what_no_key_opens_is_not_posted() {
+    let world = World::new();
+    let queue = completions(&world).unwrap();
+    let pair = pair((&world, QPN), &queue, &config()).unwrap();
+    let beyond = Segment { length: 8192, ..world.segment(0, 8) };
+    assert_eq!(pair.post_send(&send(1, &[beyond])), Err(Misuse::ForeignKey.into()));
+    let receive = RecvRequest { wr_id: WrId::from_raw(1), segments: &[beyond] };
+    assert_eq!(pair.post_recv(&receive), Err(Misuse::ForeignKey.into()));
+    let many = [world.segment(0, 8); 9];
+    assert_eq!(pair.post_send(&send(1, &many)), Err(Misuse::TooLong.into()));
+    assert_eq!((pair.ring_doorbell().count, pair.ring_recv_doorbell().count), (0, 0));
 }
 
 #[test]
-fn whatever_refuses_is_named_and_all_is_handed_back() {
-    open_all().unwrap();
-    let calls = world(|world| core::mem::take(&mut world.log));
-    let mut seen = Vec::new();
-    for call in calls {
-        seen.push(call);
-        let number = seen.iter().filter(|other| **other == call).count();
-        if call.contains("free")
-            || call.contains("de") && !call.contains("device") && call != "ibv_modify_qp"
-        {
-            continue;
-        }
-        if call == "ibv_close_device" || call.starts_with("ibv_destroy") {
-            continue;
-        }
-        world(|world| {
-            world.log.clear();
-            world.refuses = Some((call, number));
-        });
-        match open_all().unwrap_err() {
-            Mlx5Error::Refused { call: named, errno } => {
-                assert_eq!(named, call);
-                assert_ne!(errno.number(), 0);
-            }
-            other => panic!("{call}: {other:?}"),
-        }
-        assert!(world(|world| world.alive.is_empty()), "{call} {number}");
-    }
-    assert!(seen.len() > 15, "{seen:?}");
+fn a_pair_that_goes_leaves_nothing_to_a_later_one_of_its_number() {
+    let world = World::new();
+    let queue = completions(&world).unwrap();
+    let first = pair((&world, QPN), &queue, &config()).unwrap();
+    first.post_send(&send(1, &[world.segment(0, 8)])).unwrap();
+    first.ring_doorbell();
+    world.complete(QPN, 0x00);
+    let id = first.id();
+    assert_eq!(first.destroy().unwrap().pair(), id);
+    assert_eq!(*world.log.borrow(), ["pair destroyed"]);
+    // The queue is as long as all completions so far, and none of them is told: not the one before, nor the one while it went.
+    assert_eq!(world.written.get(), 2);
+    let second = pair((&world, QPN), &queue, &config()).unwrap();
+    assert_ne!(second.id(), id, "it is another, whatever its number");
+    second.post_send(&send(2, &[world.segment(0, 8)])).unwrap();
+    second.ring_doorbell();
+    assert!(poll(&queue).is_empty());
+    assert_eq!(queue.counts().unknown_queue + queue.counts().stale, 0);
+    world.complete(QPN, 0x00);
+    assert_eq!(poll(&queue), [2]);
+    // Ending it does the same; and the completion queue goes last.
+    drop(queue);
+    assert!(second.end());
+    let log = world.log.borrow().clone();
+    assert_eq!(log, ["pair destroyed", "pair destroyed", "completion queue destroyed"]);
 }
 
 #[test]
-fn without_a_device_it_says_so_and_what_helps() {
-    let say = |error: Mlx5Error| error.to_string();
-    world(|world| world.devices.clear());
-    assert_eq!(open().unwrap_err(), Mlx5Error::NoDevice);
-    assert!(say(Mlx5Error::NoDevice).contains("remedy"));
-    assert_eq!(devices(library()), Ok(vec![]));
-    world(|world| world.devices.push((c"rxe0", false)));
-    let error = open().unwrap_err();
-    let found = vec![("rxe0".to_owned(), false)];
-    assert_eq!(error, Mlx5Error::NotOne { wanted: None, found });
-    assert!(say(error).contains("rxe0 (of another maker)"));
-    world(|world| world.devices.push((c"mlx5_3", true)));
-    let other = Mlx5Config { device: Some("mlx5_4".into()), ..Mlx5Config::default() };
-    let error = say(Mlx5::open(library(), &other).unwrap_err());
-    assert!(error.contains("mlx5_4") && error.contains("mlx5_3"), "{error}");
-    world(|world| world.port.state = 1);
-    let error = say(open().unwrap_err());
-    assert!(error.contains("port 1 of mlx5_3 is not up; remedy"), "{error}");
-    assert!(world(|world| world.alive.is_empty()));
-    match Library::linked() {
-        Err(error) => assert!(say(error).contains("--features mlx5")),
-        Ok(linked) => drop(devices(linked)),
-    }
+fn one_that_cannot_be_destroyed_gives_no_proof() {
+    let world = World::new();
+    let queue = completions(&world).unwrap();
+    let first = pair((&world, QPN), &queue, &config()).unwrap();
+    world.refuses.set(true);
+    assert!(matches!(first.destroy(), Err(Mlx5Error::Memory { field: "destroy", .. })));
+    assert!(poll(&queue).is_empty(), "it is nobody's any more");
+    world.refuses.set(false);
+    assert!(pair((&world, QPN), &queue, &config()).is_ok(), "its place is free");
 }
 
 #[test]
 fn memory_that_cannot_be_a_queue_is_named() {
-    let qp_says = |change: fn(&mut dv::DvQp)| {
-        world(|world| world.dv_qp = change);
-        let device = open().unwrap();
-        let completions = device.completions(10).unwrap();
-        let pair = completions.queue_pair(QueuePairConfig::default()).unwrap();
-        let mut block = vec![MaybeUninit::uninit(); 1 << 14];
-        pair.build::<u64>(&Bump::new(&mut block)).map(drop).unwrap_err()
+    let world = World::new();
+    let qp_says = |change: fn(&mut DvQp)| {
+        world.dv_qp.set(change);
+        let queue = completions(&world).unwrap();
+        pair((&world, QPN), &queue, &config()).map(drop).unwrap_err()
     };
     let field = |error| match error {
         Mlx5Error::Memory { field, .. } => field,
         other => panic!("{other:?}"),
     };
     assert_eq!(field(qp_says(|dv| dv.sq_stride = 128)), "mlx5dv_qp.sq.stride");
+    assert_eq!(field(qp_says(|dv| dv.rq_stride = 64)), "mlx5dv_qp.rq.stride");
+    assert_eq!(field(qp_says(|dv| dv.rq_wqe_cnt = 1 << 16)), "mlx5dv_qp.rq.wqe_cnt");
     assert_eq!(field(qp_says(|dv| dv.sq_buf = dv.sq_buf.wrapping_byte_add(8))), "mlx5dv_qp.sq.buf");
     assert_eq!(field(qp_says(|dv| dv.sq_wqe_cnt = 0)), "mlx5dv_qp.sq.buf");
     assert_eq!(field(qp_says(|dv| dv.dbrec = core::ptr::null_mut())), "mlx5dv_qp.dbrec");
     assert_eq!(field(qp_says(|dv| dv.bf_reg = core::ptr::null_mut())), "mlx5dv_qp.bf.reg");
     assert!(matches!(qp_says(|dv| dv.sq_wqe_cnt = 24), Mlx5Error::Queue(_)));
-    let cq_says = |change: fn(&mut dv::DvCq)| {
-        world(|world| world.dv_cq = change);
-        open().unwrap().completions(10).unwrap().build().map(drop).unwrap_err()
+    let short = qp_says(|dv| dv.sq_wqe_cnt = 16);
+    assert_eq!(short, Mlx5Error::Short { field: "send queue", asked: 32, got: 16 });
+    let short = qp_says(|dv| dv.rq_wqe_cnt = 16);
+    assert_eq!(short, Mlx5Error::Short { field: "receive queue", asked: 32, got: 16 });
+    let cq_says = |change: fn(&mut DvCq)| {
+        world.dv_cq.set(change);
+        completions(&world).map(drop).unwrap_err()
     };
     assert_eq!(field(cq_says(|dv| dv.cqe_size = 32)), "mlx5dv_cq.cqe_size");
     assert_eq!(field(cq_says(|dv| dv.buf = core::ptr::null_mut())), "mlx5dv_cq.buf");
@@ -222,80 +338,96 @@ fn memory_that_cannot_be_a_queue_is_named() {
 
 #[test]
 fn a_device_without_blue_flame_has_one_register() {
-    world(|world| world.dv_qp = |dv| dv.bf_size = 0);
-    let device = open().unwrap();
-    let completions = device.completions(10).unwrap();
-    let pair = completions.queue_pair(QueuePairConfig::default()).unwrap();
-    let mut block = vec![MaybeUninit::uninit(); 1 << 14];
-    let qp = pair.build::<u64>(&Bump::new(&mut block)).unwrap();
-    qp.with_sq_wqe(|wqe| wqe.send(WqeFlags::NONE).inline(b"x").finish_signaled(1)).unwrap();
-    assert_eq!(qp.ring_doorbell(), 1);
-    let memory = world(|world| world.memory);
-    assert_eq!(words(&memory.uar[0])[0], words(&memory.sq[0])[0]);
-    assert_eq!(words(&memory.uar[0])[1..], [0; 7], "eight bytes, and no more");
+    let world = World::new();
+    world.dv_qp.set(|dv| dv.bf_size = 0);
+    let queue = completions(&world).unwrap();
+    let pair = pair((&world, QPN), &queue, &config()).unwrap();
+    pair.post_send(&send(1, &[world.segment(0, 8)])).unwrap();
+    assert_eq!(pair.ring_doorbell().count, 1);
+    assert_eq!(words(&world.uar[0])[0], words(&world.sq[0])[0]);
+    assert_eq!(words(&world.uar[0])[1..], [0; 7], "eight bytes, and no more");
 }
 
 #[test]
-fn addresses_go_through_text() {
-    for address in
-        [peer(), PeerAddress { qpn: 0, psn: 0x00ff_ffff, lid: 0xffff, gid: [0; 16], mtu: 1 }]
-    {
-        assert_eq!(address.to_string().parse(), Ok(address));
-    }
-    for text in
-        ["", "1:2:3:4", "1:2:3:4:5:5", "1000000:2:3:4:5", "1:2:10000:4:5", "x:2:3:4:5", "1:2:3:4:6"]
-    {
-        assert!(text.parse::<PeerAddress>().unwrap_err().to_string().contains("QPN:PSN"), "{text}");
-    }
-}
-
-#[test]
-fn packets_are_as_long_as_both_ports_carry_and_a_connected_pair_knows_its_route() {
-    world(|world| world.port.gid_tbl_len = 3);
-    let device = open().unwrap();
-    assert_eq!((device.port().gid_index, device.port().gid), (0, [1; 16]), "all are as good");
-    drop(device);
-    let config = Mlx5Config { gid_index: Some(2), ..Mlx5Config::default() };
-    let device = Mlx5::open(library(), &config).unwrap();
-    assert_eq!((device.port().gid_index, device.port().gid), (2, [3; 16]));
-    let completions = device.completions(10).unwrap();
-    let pair = completions.queue_pair(QueuePairConfig::default()).unwrap();
-    let _queue = completions.build().unwrap();
-    pair.connect(PeerAddress { mtu: 3, ..peer() }).unwrap();
-    assert_eq!(world(|world| world.modified[1].0.path_mtu), 3);
-    let mut small = vec![MaybeUninit::uninit(); 8];
-    let mut block = vec![MaybeUninit::uninit(); 1 << 14];
-    // Too little room: it was not handed out by that.
-    let refused = pair.build::<u64>(&Bump::new(&mut small)).map(drop).unwrap_err();
-    assert!(matches!(refused, Mlx5Error::Queue(_)), "{refused}");
-    let qp = pair.build::<u64>(&Bump::new(&mut block)).unwrap();
-    let grh =
-        Grh { dgid: peer().gid, sgid_index: 2, flow_label: 0, traffic_class: 0, hop_limit: 64 };
-    let route = RoceGrh { grh, mac: [7; 6], priority: 0, static_rate: 0, udp_source_port: 0 };
-    qp.with_sq_wqe_roce(&route, |wqe| wqe.nop(WqeFlags::NONE).finish_signaled(1)).unwrap();
-    let other = RoceGrh { grh: Grh { dgid: [8; 16], ..grh }, ..route };
-    let refused = qp.with_sq_wqe_roce(&other, |wqe| wqe.nop(WqeFlags::NONE).finish_signaled(1));
-    assert_eq!(refused, Err(Misuse::WrongPeer.into()));
-}
-
-#[test]
-fn queue_pairs_that_could_overrun_their_completions_are_refused() {
-    let device = open().unwrap();
-    let completions = device.completions(10).unwrap();
-    let config = QueuePairConfig::default();
+fn pairs_that_could_overrun_their_completions_are_refused() {
+    let world = World::new();
+    let queue = completions(&world).unwrap();
     let mut pairs = Vec::new();
-    let refused = loop {
-        match completions.queue_pair(config) {
-            Ok(pair) => pairs.push(pair),
-            Err(refused) => break refused,
+    let refused = (1..).find_map(|qpn| match pair((&world, qpn), &queue, &config()) {
+        Ok(pair) => {
+            pairs.push(pair);
+            None
         }
-    };
-    let each = u32::try_from(SQ_BLOCKS + RQ_WQES).unwrap();
-    let entries = u32::try_from(CQES).unwrap();
+        Err(refused) => Some(refused),
+    });
     assert_eq!(pairs.len(), CQES / (SQ_BLOCKS + RQ_WQES));
-    let needed = each * u32::try_from(pairs.len() + 1).unwrap();
-    assert_eq!(refused, Mlx5Error::Entries { needed, entries });
+    let text = refused.unwrap().to_string();
+    assert!(text.contains("(288) <= entries of their completion queue (256)"), "{text}");
+    assert_eq!(*world.log.borrow(), ["pair destroyed"], "the one that was refused");
     // One that goes makes room.
     drop(pairs.pop());
-    completions.queue_pair(config).unwrap();
+    assert!(pair((&world, 99), &queue, &config()).is_ok());
+    assert!(pair((&world, 1), &queue, &config()).is_err(), "that number is taken");
+}
+
+#[test]
+fn datagrams_go_to_addresses_that_were_entered() {
+    let world = World::new();
+    let queue = completions(&world).unwrap();
+    let wanted = QueueConfig {
+        transport: Transport::Ud,
+        send_depth: 16,
+        pair: PairConfig { routes_max: 2, message_bytes_max: 1024, ..PairConfig::DEFAULT },
+        ..config()
+    };
+    let pair = pair((&world, QPN), &queue, &wanted).unwrap();
+    let segment = [world.segment(64, 100)];
+    let to = Destination { handle: 0, qp_num: 0x1234, qkey: 0x1111_1111 };
+    let datagram = send(1, &segment).to(to);
+    assert_eq!(pair.post_send(&datagram), Err(Misuse::UnknownAddress.into()));
+    let grh = Grh { dgid: [9; 16], sgid_index: 3, flow_label: 0, traffic_class: 0, hop_limit: 64 };
+    let route = RoceGrh { grh, mac: [7; 6], priority: 0, static_rate: 0, udp_source_port: 0 };
+    pair.set_route(0, Route::Roce(route)).unwrap();
+    pair.set_route(1, Route::Roce(route)).unwrap();
+    assert!(pair.set_route(2, Route::Roce(route)).is_err(), "the table has two rows");
+    pair.post_send(&datagram).unwrap();
+    assert_eq!(pair.ring_doorbell().count, 1);
+    let block = words(&world.sq[0]).map(u64::to_le_bytes).concat();
+    assert_eq!(
+        block[24..28],
+        [0x80, 0, 0x12, 0x34],
+        "the receiver's number, behind the control segment"
+    );
+    assert_eq!(block[36..42], [7; 6], "the receiver's MAC");
+    assert!(pair.remove_route(0) && !pair.remove_route(0));
+    assert_eq!(pair.post_send(&datagram), Err(Misuse::UnknownAddress.into()));
+}
+
+#[test]
+fn a_build_without_libmlx5_says_how_to_get_one() {
+    match is_linked() {
+        Ok(()) => {}
+        Err(error) => assert!(error.to_string().contains("--features mlx5"), "{error}"),
+    }
+    let have = vec!["mlx5_0".to_owned()];
+    let error = Mlx5Error::NotMlx5 { device: "rxe0".to_owned(), have }.to_string();
+    assert!(error.starts_with("rxe0 is not an mlx5 device"), "{error}");
+    assert!(error.contains("remedy: name mlx5_0, or use --provider verbs"), "{error}");
+}
+
+/// Tables are placed with room to spare, whatever the sizes.
+#[test]
+fn the_largest_queues_fit_into_their_tables() {
+    let mut world = World::new();
+    (world.sq, world.rq, world.cq) = (lines(1 << 14), lines(1 << 14), lines(1 << 17));
+    let queue = HostCq::new(LentCompletions { world: &world }, 1000).unwrap();
+    world.dv_qp.set(|dv| (dv.rq_stride, dv.rq_wqe_cnt) = (128, 1 << 13));
+    let largest = QueueConfig {
+        send_depth: 3000,
+        recv_depth: 1 << 13,
+        pair: PairConfig { sge_max: 8, inline_bytes_max: 220, ..PairConfig::DEFAULT },
+        ..config()
+    };
+    let pairs: Vec<_> = (1..=5).map(|qpn| pair((&world, qpn), &queue, &largest).unwrap()).collect();
+    assert!(pairs.iter().all(|pair| pair.limits().send_depth >= 3000));
 }

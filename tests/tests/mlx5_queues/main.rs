@@ -13,7 +13,6 @@ mod device;
 mod dispatch;
 mod headers;
 mod host;
-mod library;
 mod ordered;
 mod queue;
 mod unordered;

@@ -10,12 +10,15 @@
     clippy::arithmetic_side_effects,
     clippy::large_stack_frames,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::wildcard_enum_match_arm,
     reason = "a test stops at the first thing that is not as expected"
 )]
 
 mod descriptors;
 mod operations;
+mod overflow;
+mod soak;
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -30,8 +33,7 @@ use spinwire_dataplane::stream::{CloseReason, ConnId, StreamConfig, StreamEvent,
 use spinwire_dataplane::time::Nanos;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::socket::{self, SocketOptions};
-use spinwire_hostshim::uring::{Feature, FeatureSet, RingEntry, Uring, UringConfig};
-use spinwire_tests::rng::Rng;
+use spinwire_hostshim::uring::{Feature, FeatureSet, RingEntry, SqPoll, Uring, UringConfig};
 
 /// How long anything may take that nothing holds up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -64,7 +66,15 @@ fn play<R>(
     (config, deny): (&StreamConfig, FeatureSet),
     test: impl for<'s, 'm> FnOnce(&mut World<'s, 'm>) -> R,
 ) -> R {
-    let uring = Uring::open(&UringConfig { deny, ..UringConfig::for_streams(config) }).unwrap();
+    play_on((config, UringConfig { deny, ..UringConfig::for_streams(config) }), test)
+}
+
+/// The same on a ring like that.
+fn play_on<R>(
+    (config, ring): (&StreamConfig, UringConfig),
+    test: impl for<'s, 'm> FnOnce(&mut World<'s, 'm>) -> R,
+) -> R {
+    let uring = Uring::open(&ring).unwrap();
     let ring = uring.ring().unwrap();
     let streams = uring.streams(&ring, 0, config).unwrap();
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -572,6 +582,42 @@ fn without_descriptors_a_listener_tries_again_later() {
     assert_eq!(world.receive(conn, 4), b"here");
 }
 
+/// A ring whose entries a thread of the kernel takes; it sleeps after a millisecond.
+fn with_a_thread(deny: FeatureSet) -> (&'static StreamConfig, UringConfig) {
+    let thread = SqPoll { idle: Duration::from_millis(1), cpu: None };
+    (&CONFIG, UringConfig { sq_poll: Some(thread), deny, ..UringConfig::for_streams(&CONFIG) })
+}
+
+#[test]
+fn a_thread_of_the_kernel_takes_what_streams_want() {
+    for deny in [FeatureSet::EMPTY, no_table(), FeatureSet::EMPTY.with(Feature::SqPoll)] {
+        play_on(with_a_thread(deny), |world| {
+            let has = world.streams.ring().modes().sq_poll;
+            assert!(!(has && deny.has(Feature::SqPoll)));
+            let (client, conn) = world.client();
+            for round in 0..4 {
+                if round == 2 {
+                    // It is asleep meanwhile, and has to be woken.
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                let there = bytes(20_000, round);
+                (&client).write_all(&there[..5_000]).unwrap();
+                assert!(world.receive(conn, 5_000) == there[..5_000], "{deny}");
+                world.write(conn, &there, 3000);
+                assert!(world.read(&client, there.len()) == there, "{deny}");
+            }
+            let entered = world.streams.ring().counters();
+            assert!(!has || entered.enters < entered.harvested, "{entered:?}");
+            client.shutdown(Shutdown::Write).unwrap();
+            world.event("its end", |event| {
+                matches!(event, StreamEvent::PeerClosed(of) if *of == conn).then_some(())
+            });
+            world.streams.close(conn).unwrap();
+            assert_eq!(world.closed(conn), CloseReason::Closed);
+        });
+    }
+}
+
 #[test]
 fn the_idle_are_told_apart_from_those_that_talk() {
     let config = StreamConfig { idle_timeout: Nanos::from_millis(300), ..CONFIG };
@@ -628,82 +674,30 @@ fn rings_that_close_with_everything_under_way_leave_nothing_and_a_soak_neither()
         });
     }
     assert_eq!(open_files(), before, "closed rings have no descriptors");
-    soak(FeatureSet::EMPTY, before);
-    soak(no_table(), before);
+    for turns in 0..4 {
+        play((&CONFIG, no_table()), |world| {
+            world.turn();
+            let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(world.address)).collect();
+            assert!(clients.iter().all(Result::is_ok));
+            (0..turns).for_each(|_| world.turn());
+        });
+        assert_eq!(open_files(), before, "nor has what came in {turns} turns before the end");
+        play_on(with_a_thread(no_table()), |world| {
+            let clients: Vec<_> = (0..3).map(|_| world.client()).collect();
+            for (_, conn) in &clients[..turns.min(3)] {
+                world.streams.abort(*conn).unwrap();
+            }
+            if turns == 2 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        assert_eq!(open_files(), before, "nor where a thread of the kernel is to close them");
+    }
+    soak::of_streams(FeatureSet::EMPTY, before);
+    soak::of_streams(no_table(), before);
 }
 
 /// Connections are descriptors of the process.
 const fn no_table() -> FeatureSet {
     FeatureSet::EMPTY.with(Feature::Files)
-}
-
-/// Clients that come, do something at random and go, for a second or so.
-fn soak(deny: FeatureSet, before: usize) {
-    let mut rng = Rng::new(23);
-    // Clients that stay open are not waited for long.
-    let linger_timeout = Nanos::from_millis(2);
-    play((&StreamConfig { conns: 9, linger_timeout, ..CONFIG }, deny), |world| {
-        let mut clients: Vec<(TcpStream, ConnId)> = Vec::new();
-        let begun = Instant::now();
-        let mut count = 0;
-        while begun.elapsed() < Duration::from_secs(1) && count < 3_000 {
-            if clients.len() < 8 && rng.chance(30) {
-                clients.push(world.client());
-                count += 1;
-            }
-            if clients.is_empty() {
-                continue;
-            }
-            let at = rng.index(clients.len());
-            let (client, conn) = &clients[at];
-            let conn = *conn;
-            match rng.below(8) {
-                0..=4 => {
-                    let data = bytes(rng.between(1, 20_000), count);
-                    let mut rest = &data[..];
-                    let mut came = Vec::new();
-                    world.until("the way there", |world| {
-                        if let Ok(sent) = (&mut &*client).write(rest) {
-                            rest = &rest[sent..];
-                        }
-                        came.extend(world.take_bytes(conn));
-                        came.len() == data.len()
-                    });
-                    assert!(came == data);
-                    world.write(conn, &data, 4000);
-                    let (client, _) = &clients[at];
-                    assert!(world.read(client, data.len()) == data);
-                }
-                5 => {
-                    world.streams.close(conn).unwrap();
-                    assert_eq!(world.closed(conn), CloseReason::Closed);
-                    clients.swap_remove(at);
-                }
-                6 => {
-                    drop(clients.swap_remove(at));
-                    world.event("its end", |event| {
-                        matches!(event, StreamEvent::PeerClosed(which) if *which == conn)
-                            .then_some(())
-                    });
-                    world.streams.close(conn).unwrap();
-                    world.closed(conn);
-                }
-                _ => {
-                    world.streams.abort(conn).unwrap();
-                    assert_eq!(world.closed(conn), CloseReason::Aborted);
-                    clients.swap_remove(at);
-                }
-            }
-            world.heard.retain(|event| !matches!(event, StreamEvent::Writable(_)));
-            assert!(world.heard.is_empty(), "{:?}", world.heard);
-        }
-        for (client, conn) in clients.drain(..) {
-            drop(client);
-            world.streams.abort(conn).unwrap();
-            world.closed(conn);
-        }
-        assert_eq!(world.streams.len(), 1, "the listener");
-        assert!(count > 20);
-    });
-    assert_eq!(open_files(), before);
 }

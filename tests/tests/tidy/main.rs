@@ -5,6 +5,7 @@
 //!                  ├─> source.rs ─> tree.rs ──┼─ code.rs      what Rust code may not contain, and where
 //!   planted sins ──┘   (lexer)     (modules)  ├─ shape.rs     sizes, names, orphans, lone SYNC tags
 //!                                             └─ manifest.rs  dependency direction, from cargo itself
+//!   tests/run ───────────────────────────────── ci.rs        what it names, and what it says
 //! ```
 //!
 //! A finding prints `file:line: [rule] what is wrong and what to do`. Where a rule is wrong for once, write
@@ -22,6 +23,7 @@
     reason = "a test that reads text: a panic is its way to fail, and the offsets come from the text itself"
 )]
 
+mod ci;
 mod code;
 mod manifest;
 mod planted;

@@ -89,7 +89,7 @@ mod tests {
     ("tests/tests/a/main.rs", "//! Cases.\nfn f() -> Result<(), String> {}\n"),
     ("tests/Cargo.toml", "[[bin]]\nname = \"x\"\npath = \"odd.rs\"\n"),
     ("tests/odd.rs", "//! Named by the manifest.\n"),
-    ("tests/ui/case.rs", "fn main() { static mut_free: u8 = 0; }\n"),
+    ("dataplane/tests/ui/case.rs", "fn main() { static mut_free: u8 = 0; }\n"),
     ("README.md", "`tests/run` at your home, /usr/work/x, an issue of trust; 12 issues.\n"),
 ];
 

@@ -50,7 +50,7 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
             let why = "no `mod` and no target reaches this file: declare it or delete it";
             findings.push(Finding::new(&source.path, 0, rule::ORPHAN, why));
         }
-        if source.path.starts_with("tests/ui/") {
+        if source.path.starts_with("dataplane/tests/ui/") {
             continue;
         }
         findings.extend(file_length(source));
@@ -162,7 +162,7 @@ pub(crate) fn unsafe_counts(tree: &Tree) -> BTreeMap<String, usize> {
         found.len()
     };
     tree.sources()
-        .filter(|source| !source.path.starts_with("tests/ui/"))
+        .filter(|source| !source.path.starts_with("dataplane/tests/ui/"))
         .map(|source| (source.path.clone(), count(source)))
         .filter(|(_, count)| *count > 0)
         .collect()

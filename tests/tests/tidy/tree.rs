@@ -156,7 +156,7 @@ fn is_root(path: &str) -> bool {
         "build.rs" => true,
         "lib.rs" | "main.rs" if last == "src" => true,
         "main.rs" => matches!(above, "tests" | "benches" | "examples" | "bin"),
-        _ if path.starts_with("tests/ui/") => true,
+        _ if path.starts_with("dataplane/tests/ui/") => true,
         _ if path.starts_with("tests/fuzz/") => last == "fuzz_targets",
         _ => {
             matches!(last, "benches" | "examples" | "bin") || (last == "tests" && folders.len() > 1)

@@ -59,6 +59,7 @@ mod canaries;
 mod failures;
 mod faults;
 mod manual;
+mod mlx5;
 mod orders;
 mod pair;
 mod rules;

@@ -40,6 +40,8 @@ On RDMA devices, in builds with --features verbs, likewise (spinwire devices lis
   spinwire bw --provider verbs --device rxe0,rxe1
   spinwire bw --listen verbs://rxe1/10.0.0.2:7000
   spinwire bw --connect verbs://rxe0/10.0.0.2:7000
+On the queues of mlx5 devices without a library between, in builds with --features mlx5 (unverified on hardware), likewise:
+  spinwire bw --provider mlx5 --device mlx5_0,mlx5_1
 
 The receiving end checks that every message arrives once, in order and unchanged (of messages over 256 bytes: order and
 ends of each, a moving line of each, every byte of one in 64); a bad one is an error. The floor is the same

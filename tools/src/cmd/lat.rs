@@ -13,7 +13,6 @@ use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
 use crate::pair::loans::{Stamper, looks_like};
 use crate::pair::lossy::Loss;
-use crate::pair::mlx5;
 use crate::pair::options::{PairOptions, ProviderName};
 use crate::pair::order::{Marking, Order};
 use crate::pair::server;
@@ -47,8 +46,8 @@ On RDMA devices, in builds with --features verbs, likewise (spinwire devices lis
   spinwire lat --provider verbs --device rxe0,rxe1
   spinwire lat --listen verbs://rxe1/10.0.0.2:7000
   spinwire lat --connect verbs://rxe0/10.0.0.2:7000
-Between two queue pairs of one port of an mlx5 device (unverified on hardware):
-  spinwire lat --provider mlx5
+On the queues of mlx5 devices without a library between, in builds with --features mlx5 (unverified on hardware), likewise:
+  spinwire lat --provider mlx5 --device mlx5_0,mlx5_1
 Between two processes over a provider of libfabric (a build with --features libfabric):
   spinwire lat --provider ofi --fabric-provider tcp
   spinwire lat --uri ofi://shm/127.0.0.1:0
@@ -165,12 +164,6 @@ const SECONDS: f64 = 1.0;
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let options = &args.pair.with_names_of_domains()?;
-    if options.provider() == ProviderName::Mlx5 {
-        if args.hgrm.is_some() {
-            return Err("--hgrm: not offered with --provider mlx5; leave it out".into());
-        }
-        return mlx5::round_trips(options);
-    }
     if options.provider() == ProviderName::Ofi {
         if args.hgrm.is_some() {
             return Err("--hgrm: not offered with --provider ofi; leave it out".into());

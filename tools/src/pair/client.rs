@@ -11,7 +11,11 @@ use spinwire_dataplane::provider::Provider;
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::domain::{Domain, DomainConfig, DomainError};
 use spinwire_hostshim::mem::Problem;
+#[cfg(feature = "mlx5")]
+use spinwire_hostshim::mlx5;
 use spinwire_hostshim::plane::Plane;
+#[cfg(feature = "verbs")]
+use spinwire_hostshim::verbs;
 
 use super::datagrams;
 use super::floor::Floor;
@@ -141,11 +145,19 @@ pub(crate) fn with_client<M: Measure>(
         ProviderName::Tcp => return network::with_client(command, options, measure),
         ProviderName::Udp => return datagrams::with_client(command, options, measure),
         #[cfg(feature = "verbs")]
-        ProviderName::Verbs => return super::verbs::with_client(command, options, measure),
-        // The check has refused what is not in this build, and `mlx5` and `ofi`, which are measured elsewhere.
+        ProviderName::Verbs => {
+            return super::verbs::with_client::<verbs::Library, M>(command, options, measure);
+        }
+        #[cfg(feature = "mlx5")]
+        ProviderName::Mlx5 => {
+            return super::verbs::with_client::<mlx5::Direct, M>(command, options, measure);
+        }
+        // The check has refused what is not in this build, and `ofi`, which is measured elsewhere.
         #[cfg(not(feature = "verbs"))]
         ProviderName::Verbs => {}
-        ProviderName::Shm | ProviderName::Mlx5 | ProviderName::Ofi => {}
+        #[cfg(not(feature = "mlx5"))]
+        ProviderName::Mlx5 => {}
+        ProviderName::Shm | ProviderName::Ofi => {}
     }
     if let Some(name) = &options.connect {
         let domain = join(name, None)?;

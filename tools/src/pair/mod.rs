@@ -9,7 +9,7 @@
 //!
 //! Both ends are processes of their own, pinned, in one domain that the server makes. Floors are measured by the same two
 //! processes on the same two CPUs, in the memory of a lane that nobody else uses, in turn with the measurements proper. Over TCP the
-//! server listens instead (`network`), and the floor is a plain socket beside the measured one; so it is on RDMA devices (`verbs`). Over UDP (`datagrams`) orders and messages
+//! server listens instead (`network`), and the floor is a plain socket beside the measured one; so it is on RDMA devices (`verbs`, for queues of mlx5 devices too). Over UDP (`datagrams`) orders and messages
 //! have numbers, and what is lost is sent again or counted (`lossy`).
 
 pub(crate) mod client;
@@ -19,7 +19,6 @@ pub(crate) mod fabric;
 pub(crate) mod floor;
 pub(crate) mod loans;
 pub(crate) mod lossy;
-pub(crate) mod mlx5;
 mod network;
 pub(crate) mod options;
 pub(crate) mod order;

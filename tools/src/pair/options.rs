@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use spinwire_hostshim::affinity::{self, CpuList};
+use spinwire_hostshim::mlx5::is_linked;
 use spinwire_hostshim::uri::{Place, Transport, Uri};
 use spinwire_layouts::wire::datagram::DATAGRAM_LENGTH_MAX;
 
@@ -22,7 +23,8 @@ pub(crate) enum ProviderName {
     /// RDMA devices through libibverbs, between two machines or two processes of this one. In builds with `--features verbs`; run on
     /// Soft-RoCE only.
     Verbs,
-    /// The queues of an mlx5 device, between two queue pairs of one port; `lat` only. Unverified on hardware.
+    /// The same on the queues of mlx5 devices (ConnectX, BlueField), without a library between. In builds with `--features mlx5`; unverified on
+    /// hardware.
     Mlx5,
     /// A provider of libfabric, between two processes of this machine; `lat` only.
     Ofi,
@@ -102,7 +104,7 @@ pub(crate) struct PairOptions {
     #[arg(long, value_enum)]
     provider: Option<ProviderName>,
 
-    /// With --provider verbs: the RDMA devices of the two ends, "A,B", or one for both. Default: the first whose port is up and has an
+    /// With --provider verbs or mlx5: the RDMA devices of the two ends, "A,B", or one for both. Default: the first whose port is up and has an
     /// address of RoCE v2.
     #[arg(long, value_name = "A[,B]", value_delimiter = ',')]
     pub(crate) device: Vec<String>,
@@ -118,18 +120,18 @@ pub(crate) struct PairOptions {
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=5000))]
     pub(crate) lost_after: u64,
 
-    /// Both ends by the transport and at the place of this URI: shm://DOMAIN, tcp://HOST:PORT, udp://HOST:PORT or verbs://DEVICE/HOST:PORT; port 0 is any that is
-    /// free. ofi://PROVIDER/127.0.0.1:0 is --provider ofi --fabric-provider PROVIDER.
+    /// Both ends by the transport and at the place of this URI: shm://DOMAIN, tcp://HOST:PORT, udp://HOST:PORT, verbs://DEVICE/HOST:PORT or mlx5://DEVICE/HOST:PORT; port 0 is
+    /// any that is free. ofi://PROVIDER/127.0.0.1:0 is --provider ofi --fabric-provider PROVIDER.
     #[arg(long, value_name = "URI", conflicts_with_all = ["provider", "listen", "connect"])]
     pub(crate) uri: Option<Uri>,
 
     /// Be the other end only: make the segment NAME or shm://NAME, or listen at tcp://HOST:PORT, udp://HOST:PORT or
-    /// verbs://DEVICE/HOST:PORT; wait for --connect, serve it, end.
+    /// verbs://DEVICE/HOST:PORT or mlx5://DEVICE/HOST:PORT; wait for --connect, serve it, end.
     #[arg(long, value_name = "NAME|URI", conflicts_with = "connect")]
     pub(crate) listen: Option<String>,
 
     /// Be the measuring end only, against a --listen that runs already: its NAME or shm://NAME, or tcp://HOST:PORT, udp://HOST:PORT,
-    /// verbs://DEVICE/HOST:PORT with the device of this end.
+    /// verbs://DEVICE/HOST:PORT or mlx5://DEVICE/HOST:PORT with the device of this end.
     #[arg(long, value_name = "NAME|URI")]
     pub(crate) connect: Option<String>,
 
@@ -181,7 +183,7 @@ fn place(uri: &Uri) -> Result<String, Failure> {
         Place::Shm { domain } => Ok(domain.to_string()),
         Place::Socket(address) => Ok(address.to_string()),
         // Where the other end listens, on the same device.
-        Place::Device { direct: false, .. } => Ok(uri.to_string()),
+        Place::Device { .. } => Ok(uri.to_string()),
         // Both ends are processes of this machine.
         Place::Fabric { node, .. } if node.as_ref().is_none_or(|node| is_local(node.host())) => {
             Ok(uri.to_string())
@@ -190,10 +192,6 @@ fn place(uri: &Uri) -> Result<String, Failure> {
             "{uri}: over libfabric both ends are processes of this machine; write 127.0.0.1"
         )
         .into()),
-        Place::Device { .. } => {
-            let transport = uri.transport();
-            Err(format!("{uri}: measured over shm, tcp, udp, verbs and ofi; for {transport} see --provider, and spinwire providers").into())
-        }
     }
 }
 
@@ -213,6 +211,7 @@ impl PairOptions {
             Some(text) if text.starts_with("tcp:") => Some(ProviderName::Tcp),
             Some(text) if text.starts_with("udp:") => Some(ProviderName::Udp),
             Some(text) if text.starts_with("verbs:") => Some(ProviderName::Verbs),
+            Some(text) if text.starts_with("mlx5:") => Some(ProviderName::Mlx5),
             _ => None,
         };
         let asked = self.uri.as_ref().and_then(|uri| match uri.transport() {
@@ -252,20 +251,22 @@ impl PairOptions {
 
     /// What the parser cannot see: arguments that do not go together.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        if let name @ (ProviderName::Mlx5 | ProviderName::Ofi) = self.provider() {
-            return Err(format!(
-                "--provider {}: offered by `spinwire lat` only; use --provider shm or tcp",
-                name.as_str()
-            )
-            .into());
+        if self.provider() == ProviderName::Ofi {
+            return Err(
+                "--provider ofi: offered by `spinwire lat` only; use --provider shm or tcp".into(),
+            );
         }
         if self.provider() == ProviderName::Verbs && !cfg!(feature = "verbs") {
             return Err("--provider verbs: this build is without it; remedy: cargo build --release --features verbs (Debian: \
                         apt-get install libibverbs-dev librdmacm-dev libclang-dev)"
                 .into());
         }
-        if self.provider() != ProviderName::Verbs && !self.device.is_empty() {
-            return Err("--device: names RDMA devices; use it with --provider verbs".into());
+        if let (ProviderName::Mlx5, Err(e)) = (self.provider(), is_linked()) {
+            return Err(format!("--provider mlx5: {e}").into());
+        }
+        let is_rdma = matches!(self.provider(), ProviderName::Verbs | ProviderName::Mlx5);
+        if !is_rdma && !self.device.is_empty() {
+            return Err("--device: names RDMA devices; use it with --provider verbs or mlx5".into());
         }
         if self.provider() != ProviderName::Shm && self.zero_copy {
             return Err(

@@ -7,8 +7,12 @@ use spinwire_dataplane::provider::Provider;
 use spinwire_dataplane::shm::Geometry;
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::domain::{Domain, DomainConfig};
+#[cfg(feature = "mlx5")]
+use spinwire_hostshim::mlx5;
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::pool::BufferPool;
+#[cfg(feature = "verbs")]
+use spinwire_hostshim::verbs;
 
 use super::datagrams;
 use super::floor::ServerFloor;
@@ -49,11 +53,17 @@ pub(crate) fn serve(
         ProviderName::Tcp => return network::serve((command, name), options),
         ProviderName::Udp => return datagrams::serve((command, name), options),
         #[cfg(feature = "verbs")]
-        ProviderName::Verbs => return super::verbs::serve((command, name), options),
-        // The check has refused what is not in this build, and `mlx5` and `ofi`, which are measured elsewhere.
+        ProviderName::Verbs => {
+            return super::verbs::serve::<verbs::Library>((command, name), options);
+        }
+        #[cfg(feature = "mlx5")]
+        ProviderName::Mlx5 => return super::verbs::serve::<mlx5::Direct>((command, name), options),
+        // The check has refused what is not in this build, and `ofi`, which is measured elsewhere.
         #[cfg(not(feature = "verbs"))]
         ProviderName::Verbs => {}
-        ProviderName::Shm | ProviderName::Mlx5 | ProviderName::Ofi => {}
+        #[cfg(not(feature = "mlx5"))]
+        ProviderName::Mlx5 => {}
+        ProviderName::Shm | ProviderName::Ofi => {}
     }
     let (_, cpu) = options.placement()?;
     let size = options.sizes().into_iter().max().unwrap_or(64).max(64 << 10);

@@ -1,4 +1,5 @@
-//! Both ends on RDMA devices, through libibverbs: on one machine, or on two.
+//! Both ends on RDMA devices, through libibverbs or on queues of mlx5 devices: on one machine, or on two. What makes the queues is `Q`; all else is
+//! the same.
 //!
 //! ```text
 //!   client                                               server
@@ -19,7 +20,8 @@ use spinwire_dataplane::provider::rdma::piece::HEADER_BYTES;
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::uri::{Place, Uri};
 use spinwire_hostshim::verbs::{
-    GidKind, PortState, VerbsPlane, VerbsPlaneConfig, VerbsPort, devices,
+    Device, DeviceInfo, GidKind, PortInfo, PortState, Queues, VerbsPlane, VerbsPlaneConfig,
+    VerbsPort, devices,
 };
 
 use super::client::{Client, Measure, Other};
@@ -30,7 +32,7 @@ use super::server::{SERVER, STREAM_BUFFER_BYTES, obey};
 use super::station::{self, Nap, PATIENCE, Role, Station, mind};
 use crate::report::{Failure, Verdict};
 
-type End<'p> = Station<'p, VerbsPort<'p>, SocketFloor>;
+type End<'p, Q> = Station<'p, VerbsPort<'p, Q>, SocketFloor>;
 
 /// Pieces that may be under way.
 const SLOTS: u32 = 32;
@@ -43,22 +45,26 @@ struct Meet {
 }
 
 /// What an argument says.
-fn meet(argument: &str, text: &str) -> Result<Meet, Failure> {
+fn meet<Q: Queues>(argument: &str, text: &str) -> Result<Meet, Failure> {
     let form = || {
+        let transport = Q::TRANSPORT;
         format!(
-            "{argument}: with --provider verbs an address like verbs://rxe0/10.0.0.1:7000, the device of this end first"
+            "{argument}: with --provider {transport} an address like {transport}://DEVICE/10.0.0.1:7000, the device of this end first"
         )
     };
     let uri: Uri = text.parse().map_err(|e| format!("{}; {e}", form()))?;
-    let Place::Device { direct: false, device, port, meet } = uri.place() else {
+    let Place::Device { device, port, meet, .. } = uri.place() else {
         return Err(form().into());
     };
+    if uri.transport() != Q::TRANSPORT {
+        return Err(form().into());
+    }
     let at = meet.resolve()?.first().copied().ok_or_else(form)?;
     Ok(Meet { device: device.clone(), port: port.unwrap_or(1), at })
 }
 
-/// The devices of both ends: as said, or the first one whose port is up and has an address.
-fn chosen(options: &PairOptions) -> Result<[String; 2], Failure> {
+/// The devices of both ends: as said, or the first one that suits, whose port is up and has an address.
+fn chosen<Q: Queues>(options: &PairOptions) -> Result<[String; 2], Failure> {
     match options.device.as_slice() {
         [] => {}
         [one] => return Ok([one.clone(), one.clone()]),
@@ -66,14 +72,23 @@ fn chosen(options: &PairOptions) -> Result<[String; 2], Failure> {
         _ => return Err("--device: give one, or two, like rxe0,rxe1".into()),
     }
     let all = devices()?;
-    let is_up = |port: &spinwire_hostshim::verbs::PortInfo| {
+    let mut unsuited = None;
+    let mut suits = |device: &&DeviceInfo| {
+        let suited = Device::open(&device.name).and_then(|device| Q::suits(&device));
+        suited.map_err(|why| _ = unsuited.get_or_insert(why)).is_ok()
+    };
+    let such: Vec<&DeviceInfo> = all.iter().filter(&mut suits).collect();
+    if let ([], Some(why)) = (such.as_slice(), unsuited) {
+        return Err(why.into());
+    }
+    let is_up = |port: &PortInfo| {
         port.port == 1
             && port.state == PortState::Active
             && port.gids.iter().any(|entry| entry.kind == GidKind::RoceV2)
     };
-    let first = all.iter().find(|device| device.ports.iter().any(is_up));
+    let first = such.iter().find(|device| device.ports.iter().any(is_up));
     let Some(first) = first else {
-        let names: Vec<&str> = all.iter().map(|device| device.name.as_str()).collect();
+        let names: Vec<&str> = such.iter().map(|device| device.name.as_str()).collect();
         return Err(format!("--device: none of {} has a port that is up, with an address of RoCE v2; remedy: spinwire devices shows them", names.join(", ")).into());
     };
     Ok([first.name.clone(), first.name.clone()])
@@ -102,34 +117,35 @@ fn config(largest: usize, role: &Role, port: u8) -> Result<VerbsPlaneConfig, Fai
     })
 }
 
-fn open<'p>(plane: &'p VerbsPlane, role: &Role) -> Result<End<'p>, Failure> {
+fn open<'p, Q: Queues>(plane: &'p VerbsPlane<Q>, role: &Role) -> Result<End<'p, Q>, Failure> {
     let bump = plane.arena().ok_or("the arena is taken")?;
     let port = plane.port(&bump, (&Name::new(role.name)?, EndpointType::Rdm))?;
     Station::over(port, SocketFloor::new(role.yields), &bump, role)
 }
 
 /// Serves one client on a device.
-pub(super) fn serve(
+pub(super) fn serve<Q: Queues>(
     (command, text): (&str, &str),
     options: &PairOptions,
 ) -> Result<Verdict, Failure> {
-    let Meet { device, port, at } = meet("--listen", text)?;
+    let Meet { device, port, at } = meet::<Q>("--listen", text)?;
     let (_, cpu) = options.placement()?;
     let size = network::largest(options);
     let buffer_bytes = size.max(STREAM_BUFFER_BYTES);
     let role = Role { name: SERVER, buffer_bytes, yields: options.shares_cpu()? };
     affinity::pin(cpu)?;
-    let plane = VerbsPlane::open(&device, Some(at.port()), &config(size, &role, port)?)?;
+    let plane = VerbsPlane::<Q>::open_with(&device, Some(at.port()), &config(size, &role, port)?)?;
     let local = plane.local().ok_or("the device does not listen")?;
+    let transport = Q::TRANSPORT;
     if !at.ip().is_unspecified() && at.ip() != local.ip() {
         return Err(format!(
-            "--listen: {} is no address of {device}; remedy: verbs://{device}/{local}",
+            "--listen: {} is no address of {device}; remedy: {transport}://{device}/{local}",
             at.ip()
         )
         .into());
     }
     let station = open(&plane, &role)?;
-    network::say_listening(command, &format!("verbs://{device}/{local}"), options);
+    network::say_listening(command, &format!("{transport}://{device}/{local}"), options);
     let nap = Nap::new();
     while plane.connections() == 0 {
         plane.attend(station.endpoint.provider())?;
@@ -141,29 +157,29 @@ pub(super) fn serve(
 }
 
 /// Runs `measure` on a client that is connected on devices.
-pub(super) fn with_client<M: Measure>(
+pub(super) fn with_client<Q: Queues, M: Measure>(
     command: &str,
     options: &PairOptions,
     measure: M,
 ) -> Result<M::Result, Failure> {
     if let Some(text) = &options.connect {
-        return with_server(&meet("--connect", text)?, options, measure);
+        return with_server::<Q, M>(&meet::<Q>("--connect", text)?, options, measure);
     }
     let (here, place) = match options.meeting_place()? {
-        Some(place) => (meet("--uri", &place)?.device, place),
+        Some(place) => (meet::<Q>("--uri", &place)?.device, place),
         None => {
-            let [here, there] = chosen(options)?;
-            (here, format!("verbs://{there}/0.0.0.0:0"))
+            let [here, there] = chosen::<Q>(options)?;
+            (here, format!("{}://{there}/0.0.0.0:0", Q::TRANSPORT))
         }
     };
     let mut other = Other::start(command, &place, options)?;
-    let Meet { at, .. } = meet("--listen", &other.listening()?)?;
+    let Meet { at, .. } = meet::<Q>("--listen", &other.listening()?)?;
     let to = Meet { device: here, port: 1, at };
-    let measured = with_server(&to, options, measure)?;
+    let measured = with_server::<Q, M>(&to, options, measure)?;
     other.finish().map(|()| measured)
 }
 
-fn with_server<M: Measure>(
+fn with_server<Q: Queues, M: Measure>(
     to: &Meet,
     options: &PairOptions,
     measure: M,
@@ -173,7 +189,7 @@ fn with_server<M: Measure>(
     let buffer_bytes = size.max(STREAM_BUFFER_BYTES);
     let role = Role { name: "client", buffer_bytes, yields: options.shares_cpu()? };
     affinity::pin(cpu)?;
-    let plane = VerbsPlane::open(&to.device, None, &config(size, &role, to.port)?)?;
+    let plane = VerbsPlane::<Q>::open_with(&to.device, None, &config(size, &role, to.port)?)?;
     let station = open(&plane, &role)?;
     let server = connect(&plane, &station, to)?;
     let page = plane.slots_report().page().to_string();
@@ -187,7 +203,12 @@ fn with_server<M: Measure>(
     Ok(measured)
 }
 
-fn connect(plane: &VerbsPlane, station: &End<'_>, to: &Meet) -> Result<Addr, Failure> {
+fn connect<Q: Queues>(
+    plane: &VerbsPlane<Q>,
+    station: &End<'_, Q>,
+    to: &Meet,
+) -> Result<Addr, Failure> {
+    let transport = Q::TRANSPORT;
     let name = Name::new(SERVER)?;
     let port = station.endpoint.provider();
     plane.introduce(port, &name, to.at)?;
@@ -197,10 +218,10 @@ fn connect(plane: &VerbsPlane, station: &End<'_>, to: &Meet) -> Result<Addr, Fai
         plane.attend(port)?;
         station.turn();
         while let Some(event) = station.endpoint.poll_event() {
-            mind(event).map_err(|e| format!("verbs://{}/{}: {e}", to.device, to.at))?;
+            mind(event).map_err(|e| format!("{transport}://{}/{}: {e}", to.device, to.at))?;
         }
         if since.elapsed() > PATIENCE {
-            return Err(format!("verbs://{}/{}: nobody answers", to.device, to.at).into());
+            return Err(format!("{transport}://{}/{}: nobody answers", to.device, to.at).into());
         }
     }
     Ok(server)

@@ -162,13 +162,21 @@ fn what_a_device_would_be_needed_for() {
         println!("!! NOT RUN: lat --provider mlx5 without a device: this machine has RDMA devices");
         return;
     }
-    let ran = folder.run(&["lat", "--provider", "mlx5"]);
-    assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(ran.err.contains("remedy: "), "{ran:?}");
-    assert!(ran.err.contains("--features mlx5") || ran.err.contains("no RDMA device"), "{ran:?}");
-    refused(&["bw", "--provider", "mlx5"], "offered by `spinwire lat` only");
-    refused(&["lat", "--provider", "mlx5", "--connect", "x"], "--connect: not offered");
-    refused(&["lat", "--provider", "mlx5", "--hgrm", "x"], "--hgrm: not offered");
+    for command in ["lat", "bw"] {
+        for more in [&[][..], &["--device", "mlx5_0"], &["--connect", "mlx5://mlx5_0/127.0.0.1:1"]]
+        {
+            let asked = [&[command, "--provider", "mlx5"], more].concat();
+            let ran = folder.run(&asked);
+            assert_eq!(ran.code, 2, "{ran:?}");
+            assert!(ran.err.contains("remedy: "), "{ran:?}");
+            let says = if cfg!(feature = "mlx5") { "no RDMA device" } else { "--features mlx5" };
+            assert!(ran.err.contains(says), "{ran:?}");
+        }
+    }
+    let form =
+        if cfg!(feature = "mlx5") { "mlx5://DEVICE/10.0.0.1:7000" } else { "--features mlx5" };
+    refused(&["lat", "--provider", "mlx5", "--connect", "x"], form);
+    refused(&["bw", "--provider", "mlx5", "--listen", "verbs://mlx5_0/0.0.0.0:0"], form);
 }
 
 /// Over libfabric both ends are processes that this command starts; a build without it says how to get one with it.

@@ -31,7 +31,12 @@ pub(crate) enum Echo {
     Tokio,
     /// Plain sockets and epoll.
     Epoll,
+    /// Plain sockets, each asked in turn.
+    InTurn,
 }
+
+/// The rows of servers that do nothing but receive and send: what can be had at all.
+pub(crate) const LIMIT_ROWS: [&str; 2] = ["bare epoll", "bare in turn"];
 
 impl Echo {
     /// The child of this program, where it is one.
@@ -42,6 +47,7 @@ impl Echo {
             Self::Monoio => server::Kind::Monoio,
             Self::Tokio => server::Kind::Tokio,
             Self::Epoll => server::Kind::Epoll,
+            Self::InTurn => server::Kind::InTurn,
         })
     }
 
@@ -73,20 +79,22 @@ impl Peer for Echo {
             Self::Ringline => "ringline",
             Self::Monoio => "monoio",
             Self::Tokio => "tokio",
-            Self::Epoll => "bare epoll",
+            Self::Epoll => LIMIT_ROWS[0],
+            Self::InTurn => LIMIT_ROWS[1],
         }
     }
 
     fn word(&self) -> &'static str {
         match self {
             Self::Spinwire => "spinwire",
-            Self::Epoll => "floor",
+            Self::Epoll | Self::InTurn => "floor",
             Self::Ringline | Self::Monoio | Self::Tokio => self.name(),
         }
     }
 
     fn measures(&self, work: Work) -> bool {
-        matches!(work.subject, Subject::Echo { .. })
+        // With one connection that is the floor.
+        matches!(work.subject, Subject::Echo { connections } if *self != Self::InTurn || connections > 1)
     }
 
     fn rival(&self) -> Option<&'static str> {
@@ -103,6 +111,7 @@ impl Peer for Echo {
             Self::Monoio => Ok(format!("{}, io_uring, a task a connection", version())),
             Self::Tokio => Ok(format!("{}, epoll, current thread, a task a connection", version())),
             Self::Epoll => Ok("plain sockets, spins on epoll".to_owned()),
+            Self::InTurn => Ok("plain sockets, asks each in turn".to_owned()),
         }
     }
 

@@ -44,10 +44,15 @@ pub(crate) enum Resp {
     Redis,
     /// Next to nothing: the client's own limit.
     Bare,
+    /// The same without epoll.
+    BareInTurn,
 }
 
 /// The row of the client's own limit.
 pub(crate) const LIMIT_ROW: &str = "bare resp";
+
+/// All rows of servers that do next to nothing.
+pub(crate) const LIMIT_ROWS: [&str; 2] = [LIMIT_ROW, "bare resp in turn"];
 
 impl Resp {
     fn command(self, plan: &Plan, port: u16) -> anyhow::Result<Command> {
@@ -64,6 +69,7 @@ impl Resp {
                 Ok(command)
             }
             Self::Bare => FarSide::new(Kind::Resp, port, plan.cpus.far).command(),
+            Self::BareInTurn => FarSide::new(Kind::RespInTurn, port, plan.cpus.far).command(),
         }
     }
 }
@@ -74,13 +80,14 @@ impl Peer for Resp {
             Self::Spinwire => "spinwire resp",
             Self::Redis => SERVER,
             Self::Bare => LIMIT_ROW,
+            Self::BareInTurn => LIMIT_ROWS[1],
         }
     }
 
     fn word(&self) -> &'static str {
         match self {
             Self::Spinwire => "spinwire",
-            Self::Redis | Self::Bare => "redis",
+            Self::Redis | Self::Bare | Self::BareInTurn => "redis",
         }
     }
 
@@ -119,7 +126,7 @@ impl Peer for Resp {
                 let version = version.unwrap_or("of unknown version");
                 Ok(format!("{version}, memory only; {TOOL} -c {CONNECTIONS}"))
             }
-            Self::Bare => {
+            Self::Bare | Self::BareInTurn => {
                 Ok("answers at once and keeps nothing: the client's own limit".to_owned())
             }
         }
@@ -133,7 +140,16 @@ impl Peer for Resp {
         let server = Running::start(self.command(plan, port)?, Some(plan.cpus.far))?;
         let measured = process::await_listener(port)
             .and_then(|()| greet(port).context("a single command"))
-            .and_then(|()| ask(plan, port, (command, pipeline)));
+            .and_then(|()| {
+                let before = process::ran_so_far_ns(server.id());
+                let stream = ask(plan, port, (command, pipeline))?;
+                let ran = process::ran_so_far_ns(server.id()).zip(before);
+                // Who sleeps when there is nothing to do has run for as long as it needed.
+                let ran =
+                    ran.filter(|_| *self == Self::Redis).map(|(after, before)| after - before);
+                let commands = f64::from(plan.effort.commands(pipeline));
+                Ok(Stream { server_ns: ran.map(|ns| ns / commands), ..stream })
+            });
         let said = server.stop();
         measured.map(Sample::Stream).with_context(|| format!("the server said: {said}"))
     }

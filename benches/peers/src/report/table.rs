@@ -12,7 +12,8 @@ libfabric; against `spinwire`: rtrb; against `spinwire pool`: `iceoryx2 loan`; a
 processes`: `one process`. The floor of the pool's works is two compare-and-swaps (bare swaps).
 Over TCP: `spinwire echo` and `spinwire resp` against everybody; the floor is one connection of plain
 sockets on which both sides spin. `client %` is how much of its time the client needs for so many
-requests; at 100 it goes no faster, and a quicker server would show no higher rate. `serv. us`, and
+requests; at 100 it goes no faster, and a quicker server would show no higher rate. `bare` behind a bar
+is what bare sockets reach against the same row in this run, for a bar beyond that is out of reach. `serv. us`, and
 `server` of spinw/this, is what a request costs the server of its processor: another measure, and no
 bar is held against it. It says what a server could do beside clients that are no limit.";
 

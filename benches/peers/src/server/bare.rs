@@ -1,4 +1,5 @@
-//! Plain non-blocking sockets: one thread that spins on epoll, and nothing between the calls.
+//! Plain non-blocking sockets: one thread that spins, and nothing between the calls. It asks epoll who has something to say, or each socket
+//! in turn, which costs a call for each that has nothing, and saves the client the news.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -49,7 +50,36 @@ enum Life {
     Closed,
 }
 
-/// Serves until it is killed.
+/// Looks at every connection between two looks at the listener, where nobody says which has something.
+const ROUNDS: u32 = 64;
+
+/// Serves until it is killed, and asks every socket in turn.
+pub(super) fn serve_in_turn<S: Service>(
+    listener: TcpListener,
+    new: fn() -> S,
+) -> anyhow::Result<()> {
+    let mut connections: Vec<Connection<S>> = Vec::new();
+    let mut input = vec![0; BUFFER];
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(true)?;
+                stream.set_nodelay(true)?;
+                let output = Vec::with_capacity(BUFFER);
+                connections.push(Connection { stream, service: new(), output, sent: 0 });
+                // More may wait.
+                continue;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error).context("accept"),
+        }
+        for _ in 0..ROUNDS {
+            connections.retain_mut(|connection| connection.turn(&mut input) == Life::Open);
+        }
+    }
+}
+
+/// Serves until it is killed, and asks epoll.
 pub(super) fn serve<S: Service>(listener: TcpListener, new: fn() -> S) -> anyhow::Result<()> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let (any, edge) = (epoll::EventFlags::IN, epoll::EventFlags::ET);

@@ -49,6 +49,8 @@ pub(crate) struct FarSide {
 pub(crate) enum Kind {
     /// Echo on plain non-blocking sockets and epoll, spinning.
     Epoll,
+    /// Echo on plain non-blocking sockets, each asked in turn.
+    InTurn,
     /// Echo on ringline.
     Ringline,
     /// Echo on monoio.
@@ -57,6 +59,8 @@ pub(crate) enum Kind {
     Tokio,
     /// Answers to GET and SET that cost next to nothing.
     Resp,
+    /// The same, each socket asked in turn.
+    RespInTurn,
 }
 
 impl Kind {
@@ -64,10 +68,12 @@ impl Kind {
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Epoll => "epoll",
+            Self::InTurn => "in-turn",
             Self::Ringline => "ringline",
             Self::Monoio => "monoio",
             Self::Tokio => "tokio",
             Self::Resp => "resp",
+            Self::RespInTurn => "resp-in-turn",
         }
     }
 }
@@ -101,7 +107,9 @@ pub(crate) fn run_far_side(side: &FarSide) -> anyhow::Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, side.port));
     match side.kind {
         Kind::Epoll => bare::serve(listen(address)?, bare::Echo::default),
+        Kind::InTurn => bare::serve_in_turn(listen(address)?, bare::Echo::default),
         Kind::Resp => bare::serve(listen(address)?, resp::Answers::default),
+        Kind::RespInTurn => bare::serve_in_turn(listen(address)?, resp::Answers::default),
         Kind::Ringline => ringline::serve(address, side.request_bytes, side.depth),
         Kind::Monoio => monoio::serve(address),
         Kind::Tokio => tokio::serve(listen(address)?),

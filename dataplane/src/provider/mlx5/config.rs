@@ -2,9 +2,11 @@
 
 use core::fmt;
 
+use spinwire_layouts::mlx5::AddressVector;
+
 use crate::raw::place::Exhausted;
 use crate::raw::region::RANGE_BYTES_MAX;
-use crate::wqe::{IbPath, RoceGrh, Transport};
+use crate::wqe::{Grh, IbPath, RoceGrh, Transport};
 
 /// Most ranges of a request.
 pub const SGE_MAX: u32 = 8;
@@ -73,6 +75,13 @@ pub enum BadPair {
         /// `SendConfig::wqe_blocks_max` of its queue.
         wqe_blocks_max: u16,
     },
+    /// Its table of addresses has fewer rows.
+    Row {
+        /// Asked for.
+        row: u32,
+        /// So many there are.
+        routes_max: u32,
+    },
     /// The arena is too small.
     Arena(Exhausted),
 }
@@ -97,6 +106,9 @@ impl fmt::Display for BadPair {
                 f,
                 "requests of up to {wanted} blocks on a queue with wqe_blocks_max = {wqe_blocks_max}: raise that, or lower inline_bytes_max or sge_max"
             ),
+            Self::Row { row, routes_max } => {
+                write!(f, "row {row} of a table of {routes_max} addresses: raise routes_max")
+            }
             Self::Arena(error) => error.fmt(f),
         }
     }
@@ -111,4 +123,74 @@ pub enum Route {
     Ib(IbPath),
     /// Over RoCE.
     Roce(RoceGrh),
+}
+
+/// Bit 30 of `grh_gid_fl`, over InfiniBand.
+const GRH_PRESENT: u32 = 1 << 30;
+
+impl Route {
+    /// The route in an address that the library has made, on a port of Ethernet or of InfiniBand: it knows the MAC of the receiver and whatever
+    /// else there is below the global address.
+    #[must_use]
+    pub fn of_vector(av: &AddressVector, is_ethernet: bool) -> Self {
+        let word = av.grh_gid_fl.get();
+        let grh = Grh {
+            dgid: av.rgid,
+            sgid_index: low_byte(word >> 20),
+            flow_label: word & 0x000f_ffff,
+            traffic_class: av.tclass,
+            hop_limit: av.hop_limit,
+        };
+        let static_rate = av.stat_rate_sl >> 4;
+        if is_ethernet {
+            let priority = av.stat_rate_sl >> 1 & 7;
+            let udp_source_port = av.rlid.get();
+            return Self::Roce(RoceGrh {
+                grh,
+                mac: av.rmac,
+                priority,
+                static_rate,
+                udp_source_port,
+            });
+        }
+        Self::Ib(IbPath {
+            dlid: av.rlid.get(),
+            service_level: av.stat_rate_sl & 0xf,
+            static_rate,
+            path_bits: av.fl_mlid & 0x7f,
+            grh: (word & GRH_PRESENT != 0).then_some(grh),
+        })
+    }
+}
+
+/// The lowest eight bits.
+const fn low_byte(word: u32) -> u8 {
+    let [.., byte] = word.to_be_bytes();
+    byte
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wqe::{Av, UdPeer};
+
+    #[test]
+    fn routes_go_through_the_form_of_the_device() {
+        let grh = Grh {
+            dgid: [7; 16],
+            sgid_index: 0xa5,
+            flow_label: 0x000f_1234,
+            traffic_class: 0x81,
+            hop_limit: 64,
+        };
+        let (mac, peer) = ([1, 2, 3, 4, 5, 6], UdPeer { qpn: 0x00ff_ffff, qkey: u32::MAX });
+        let roce = RoceGrh { grh, mac, priority: 5, static_rate: 9, udp_source_port: 0xc0de };
+        let told = Route::of_vector(Av::roce(&roce, peer).segment(), true);
+        assert_eq!(told, Route::Roce(roce));
+        let near =
+            IbPath { dlid: 0x1234, service_level: 11, static_rate: 3, path_bits: 0x55, grh: None };
+        for path in [near, IbPath { grh: Some(grh), ..near }] {
+            assert_eq!(Route::of_vector(Av::ib(&path, peer).segment(), false), Route::Ib(path));
+        }
+    }
 }

@@ -153,6 +153,17 @@ impl<'m, B: Bus> Pair<'m, B> {
         Ok(count(row))
     }
 
+    /// Enters an address in that row, whatever is there.
+    ///
+    /// # Errors
+    /// [`BadPair::Row`]: the table was placed for fewer.
+    pub fn set_route(&self, row: u32, route: Route) -> Result<(), BadPair> {
+        let routes_max = count(self.routes.len());
+        let cell = self.routes.get(to_usize(widen(row))).ok_or(BadPair::Row { row, routes_max })?;
+        cell.set(Some(route));
+        Ok(())
+    }
+
     /// Frees the row of an address.
     pub fn remove_route(&self, handle: u32) -> Option<Route> {
         self.routes.get(to_usize(widen(handle)))?.take()

@@ -93,7 +93,7 @@ impl Devices {
         self.count
     }
 
-    fn device(&self, index: usize) -> Result<NonNull<sys::ibv_device>, Errno> {
+    pub(crate) fn device(&self, index: usize) -> Result<NonNull<sys::ibv_device>, Errno> {
         if index >= self.count {
             return Err(Errno::new(libc::ENODEV));
         }
@@ -157,6 +157,14 @@ pub(crate) struct RawEvent {
 impl Context {
     pub(crate) const fn as_ptr(&self) -> *mut sys::ibv_context {
         self.raw.as_ptr()
+    }
+
+    /// Its device.
+    #[cfg(feature = "mlx5")]
+    pub(crate) const fn device(&self) -> Option<NonNull<sys::ibv_device>> {
+        // SAFETY: an open context.
+        let context = unsafe { self.raw.as_ref() };
+        NonNull::new(context.device)
     }
 
     /// The calls of the fast path: read once, here, so that nothing is found missing later.
@@ -372,13 +380,27 @@ pub(crate) const BATCH: usize = 16;
 
 impl Completions {
     pub(crate) fn make(context: &Rc<Context>, depth: u32) -> Result<Rc<Self>, Errno> {
-        let (poll, _, _) = context.operations().ok_or(Errno::new(libc::EOPNOTSUPP))?;
         let depth = i32::try_from(depth).unwrap_or(i32::MAX);
         // SAFETY: an open context; no channel and no cookie.
         let raw = unsafe {
             sys::ibv_create_cq(context.as_ptr(), depth, ptr::null_mut(), ptr::null_mut(), 0)
         };
-        Ok(Rc::new(Self { raw: made(raw)?, poll, _context: Rc::clone(context) }))
+        // SAFETY: made just now, or null.
+        unsafe { Self::adopt(context, raw) }
+    }
+
+    /// A queue that was made just now, or none.
+    ///
+    /// # Safety
+    /// It is one of that device, and nobody else destroys it; null, with `errno` set, where there is none.
+    pub(crate) unsafe fn adopt(
+        context: &Rc<Context>,
+        raw: *mut sys::ibv_cq,
+    ) -> Result<Rc<Self>, Errno> {
+        let raw = made(raw)?;
+        // What is open has them.
+        let (poll, _, _) = context.operations().ok_or(Errno::new(libc::EOPNOTSUPP))?;
+        Ok(Rc::new(Self { raw, poll, _context: Rc::clone(context) }))
     }
 
     /// Entries that it has room for: at least what was asked for.

@@ -98,7 +98,7 @@ impl Pair {
         &self.cap
     }
 
-    #[allow(dead_code, reason = "for devices whose queues are written directly")]
+    #[cfg(feature = "mlx5")]
     pub(crate) const fn as_ptr(&self) -> *mut sys::ibv_qp {
         self.raw.as_ptr()
     }
@@ -214,7 +214,7 @@ impl AddressHandle {
         unsafe { sys::ibv_destroy_ah(raw.as_ptr()) == 0 }
     }
 
-    pub(super) fn as_ptr(&self) -> *mut sys::ibv_ah {
+    pub(crate) fn as_ptr(&self) -> *mut sys::ibv_ah {
         self.raw.get().map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 }

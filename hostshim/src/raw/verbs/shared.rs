@@ -41,6 +41,11 @@ impl SharedQueue {
         Ok(Rc::new(Self { raw, post_recv, _domain: Rc::clone(domain) }))
     }
 
+    #[cfg(feature = "mlx5")]
+    pub(crate) const fn as_ptr(&self) -> *mut sys::ibv_srq {
+        self.raw.as_ptr()
+    }
+
     pub(super) const fn parts(&self) -> (*mut sys::ibv_srq, PostShared) {
         (self.raw.as_ptr(), self.post_recv)
     }
