@@ -52,6 +52,7 @@ pub use crate::raw::posted::KeepsPosted;
 use crate::time::Instant;
 pub use crate::uring::Paths;
 
+mod connect;
 pub mod fault;
 mod info;
 pub mod loopback;

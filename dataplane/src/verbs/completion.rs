@@ -75,7 +75,7 @@ pub struct WcFields {
     pub byte_len: u32,
     /// The immediate, where there is one; undefined where the status is not success.
     pub immediate: Option<u32>,
-    /// Who sent a datagram; undefined where the status is not success.
+    /// Who sent a datagram, 0 where it has come without a route; undefined where the status is not success.
     pub source_qp: u32,
 }
 
@@ -91,7 +91,8 @@ pub struct Received {
     pub bytes: u32,
     /// The immediate, where one came along.
     pub immediate: Option<u32>,
-    /// The queue pair that sent it, for datagrams; of anything else no meaning.
+    /// The queue pair that sent it, for datagrams: 0, which sends no messages, where the 40 bytes in front were not written and tell nobody. Of anything
+    /// else no meaning.
     pub source_qp: u32,
 }
 

@@ -2,12 +2,12 @@
 
 #[cfg(feature = "libfabric")]
 use spinwire_dataplane::provider::EndpointType;
-use spinwire_dataplane::provider::rdma::RdmaConfig;
+use spinwire_dataplane::provider::rdma::{RdmaConfig, RdmaDatagramsConfig};
 use spinwire_dataplane::provider::shm::ShmConfig;
 use spinwire_dataplane::provider::tcp::TcpConfig;
 use spinwire_dataplane::provider::udp::UdpConfig;
 use spinwire_dataplane::shm::Geometry;
-use spinwire_layouts::wire::datagram::DATAGRAM_LENGTH_MAX;
+use spinwire_layouts::wire::datagram::{DATAGRAM_HEADER_BYTES, DATAGRAM_LENGTH_MAX};
 
 use crate::domain::DomainConfig;
 #[cfg(feature = "libfabric")]
@@ -118,6 +118,30 @@ impl Sizes {
             port.slots = port.slots.max(slots);
         }
         port
+    }
+
+    /// For a port for datagrams over an RDMA device.
+    #[must_use]
+    pub fn rdma_datagrams(&self) -> RdmaDatagramsConfig {
+        let mut port = RdmaDatagramsConfig::default();
+        port.peers_max = self.peers.unwrap_or(port.peers_max);
+        port.routes_max = port.routes_max.max(port.peers_max);
+        port.send_depth = self.send_depth.unwrap_or(port.send_depth);
+        port.matching.recv_depth = self.recv_depth.unwrap_or(port.matching.recv_depth);
+        if let Some(bytes) = self.message_bytes {
+            // Packets of 4096 bytes are the largest of any device; opening finds out whether this one has them.
+            let most = bytes.min(4096 - DATAGRAM_HEADER_BYTES);
+            port.message_bytes_max = u32::try_from(most).unwrap_or(u32::MAX);
+            port.matching.unexpected_bytes_max = most;
+        }
+        port
+    }
+
+    /// For what that stands on.
+    #[cfg(feature = "verbs")]
+    #[must_use]
+    pub fn verbs_datagrams(&self) -> crate::verbs::VerbsDatagramsConfig {
+        crate::verbs::VerbsDatagramsConfig { port: self.rdma_datagrams(), ..Default::default() }
     }
 
     /// For what it stands on.

@@ -44,7 +44,7 @@ use crate::tcp::TcpPlane;
 use crate::udp::UdpHost;
 use crate::uri::{Place, Uri};
 #[cfg(feature = "verbs")]
-use crate::verbs::{Queues, VerbsPlane};
+use crate::verbs::{Queues, VerbsDatagrams, VerbsPlane};
 
 /// Memory for what stands beside the arena of a ring: the ring itself, and routes.
 const BESIDE_BYTES: usize = 256 << 10;
@@ -131,6 +131,8 @@ enum Ground {
     Udp(Box<UdpHost>),
     #[cfg(feature = "verbs")]
     Verbs(Box<VerbsPlane>),
+    #[cfg(feature = "verbs")]
+    VerbsDatagrams(Box<VerbsDatagrams>),
     #[cfg(feature = "mlx5")]
     Mlx5(Box<VerbsPlane<Direct>>),
     #[cfg(feature = "libfabric")]
@@ -157,6 +159,10 @@ impl Ground {
             }
             Place::Socket(address) if is_datagram => (open_udp(address, config)?, BESIDE_BYTES),
             Place::Socket(address) => (open_tcp(address, config)?, BESIDE_BYTES),
+            #[cfg(feature = "verbs")]
+            Place::Device { direct: false, device, port, meet } if is_datagram => {
+                open_datagrams((device, *port), meet, config)?
+            }
             #[cfg(feature = "verbs")]
             Place::Device { direct: false, device, port, meet } => {
                 let plane = open_device((device, *port), meet, config)?;
@@ -206,7 +212,7 @@ impl Host {
         match (transport, is_datagram) {
             (Transport::Shm | Transport::Tcp, false) | (Transport::Udp, true) => {}
             #[cfg(feature = "verbs")]
-            (Transport::Verbs, false) => {}
+            (Transport::Verbs, _) => {}
             #[cfg(feature = "mlx5")]
             (Transport::Mlx5, false) => {}
             #[cfg(feature = "libfabric")]
@@ -214,7 +220,11 @@ impl Host {
             (Transport::Shm | Transport::Tcp | Transport::Udp, _) => {
                 return Err(OpenError::Type { transport, wanted: kind });
             }
-            (Transport::Verbs | Transport::Mlx5, _) => {
+            #[cfg(not(feature = "verbs"))]
+            (Transport::Verbs, _) => {
+                return Err(OpenError::Transport(transport));
+            }
+            (Transport::Mlx5, _) => {
                 return Err(OpenError::Transport(transport));
             }
             #[cfg(not(feature = "libfabric"))]
@@ -236,6 +246,8 @@ impl Host {
             Ground::Udp(host) => Some(host.local()),
             #[cfg(feature = "verbs")]
             Ground::Verbs(plane) => plane.local(),
+            #[cfg(feature = "verbs")]
+            Ground::VerbsDatagrams(plane) => plane.local(),
             #[cfg(feature = "mlx5")]
             Ground::Mlx5(plane) => plane.local(),
             #[cfg(feature = "libfabric")]
@@ -346,6 +358,25 @@ fn open_device<Q: Queues>(
     plane.device_port = port.unwrap_or(plane.device_port);
     plane.arena_bytes = config.arena_bytes.saturating_add(2 << 20);
     Ok(VerbsPlane::open_with(device, listen, &plane)?)
+}
+
+/// Returns the memory that its tables take, too.
+#[cfg(feature = "verbs")]
+fn open_datagrams(
+    (device, port): (&str, Option<u8>),
+    meet: &Address,
+    config: &OpenConfig,
+) -> Result<(Ground, usize), OpenError> {
+    let listen = match config.role {
+        Role::Listen => Some(meet.port()),
+        Role::Connect => None,
+    };
+    let mut plane = config.sizes.verbs_datagrams();
+    plane.device_port = port.unwrap_or(plane.device_port);
+    let bytes = plane.port.arena_bytes().saturating_add(config.arena_bytes);
+    let bytes = bytes.saturating_add(2 << 20);
+    let plane = VerbsDatagrams::open(device, listen, &plane)?;
+    Ok((Ground::VerbsDatagrams(Box::new(plane)), bytes))
 }
 
 /// Returns the memory that it takes, too.

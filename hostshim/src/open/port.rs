@@ -20,7 +20,7 @@ use crate::libfabric::{OfiPlane, OfiPort};
 use crate::mlx5::Direct;
 use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
-use crate::verbs::{VerbsPlane, VerbsPort};
+use crate::verbs::{VerbsDatagramPort, VerbsDatagrams, VerbsPlane, VerbsPort};
 
 /// A port over one of the transports, each behind a branch and no pointer to a function: a program that is generic over providers takes it
 /// like any other.
@@ -34,6 +34,9 @@ pub enum AnyPort<'a> {
     /// Over an RDMA device, with what makes its connections: every poll attends to that.
     #[cfg(feature = "verbs")]
     Verbs(VerbsPort<'a>, &'a VerbsPlane),
+    /// Over datagrams of an RDMA device, with what makes their address handles: every poll attends to that.
+    #[cfg(feature = "verbs")]
+    VerbsDatagrams(VerbsDatagramPort<'a>, &'a VerbsDatagrams),
     /// The same on the queues of an mlx5 device, without a library between. Unverified on hardware.
     #[cfg(feature = "mlx5")]
     Mlx5(VerbsPort<'a, Direct>, &'a VerbsPlane<Direct>),
@@ -51,6 +54,8 @@ macro_rules! of {
             AnyPort::Udp($port) => $what,
             #[cfg(feature = "verbs")]
             AnyPort::Verbs($port, _) => $what,
+            #[cfg(feature = "verbs")]
+            AnyPort::VerbsDatagrams($port, _) => $what,
             #[cfg(feature = "mlx5")]
             AnyPort::Mlx5($port, _) => $what,
             #[cfg(feature = "libfabric")]
@@ -117,6 +122,11 @@ impl Provider for AnyPort<'_> {
         if let AnyPort::Verbs(port, plane) = self {
             // A channel that is broken makes no connections any more. Those that are wanted end by their time limits; the others live on.
             let _no_new_ones = plane.attend(port);
+        }
+        #[cfg(feature = "verbs")]
+        if let AnyPort::VerbsDatagrams(port, plane) = self {
+            // Without its events, a device that has failed is noticed by the next send.
+            let _no_events = plane.attend(port);
         }
         #[cfg(feature = "mlx5")]
         if let AnyPort::Mlx5(port, plane) = self {

@@ -31,7 +31,7 @@ use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
 use crate::uring::UringError;
 #[cfg(feature = "verbs")]
-use crate::verbs::VerbsPlane;
+use crate::verbs::{VerbsDatagrams, VerbsPlane};
 
 type HostRing<'a> = Ring<'a, RingEntry<'a>>;
 
@@ -42,6 +42,8 @@ enum Floor<'a> {
     Udp(&'a UdpHost, &'a HostRing<'a>, &'a Routes<'a>),
     #[cfg(feature = "verbs")]
     Verbs(&'a VerbsPlane, Bump<'a>),
+    #[cfg(feature = "verbs")]
+    VerbsDatagrams(&'a VerbsDatagrams, Bump<'a>),
     #[cfg(feature = "mlx5")]
     Mlx5(&'a VerbsPlane<Direct>, Bump<'a>),
     #[cfg(feature = "libfabric")]
@@ -84,6 +86,8 @@ impl<'a> Seat<'a> {
             Ground::Udp(host) => udp_floor(host, &bump)?,
             #[cfg(feature = "verbs")]
             Ground::Verbs(plane) => Floor::Verbs(plane, plane.arena().ok_or(UringError::Taken)?),
+            #[cfg(feature = "verbs")]
+            Ground::VerbsDatagrams(plane) => Floor::VerbsDatagrams(plane, bump),
             #[cfg(feature = "mlx5")]
             Ground::Mlx5(plane) => Floor::Mlx5(plane, plane.arena().ok_or(UringError::Taken)?),
             #[cfg(feature = "libfabric")]
@@ -104,7 +108,7 @@ impl<'a> Seat<'a> {
         match &self.floor {
             Floor::Shm(_, bump) => bump,
             #[cfg(feature = "verbs")]
-            Floor::Verbs(_, bump) => bump,
+            Floor::Verbs(_, bump) | Floor::VerbsDatagrams(_, bump) => bump,
             #[cfg(feature = "mlx5")]
             Floor::Mlx5(_, bump) => bump,
             #[cfg(feature = "libfabric")]
@@ -132,6 +136,8 @@ impl<'a> Seat<'a> {
             Floor::Udp(host, ring, routes) => AnyPort::Udp(host.port(ring, routes)?),
             #[cfg(feature = "verbs")]
             Floor::Verbs(plane, bump) => AnyPort::Verbs(plane.port(bump, who)?, plane),
+            #[cfg(feature = "verbs")]
+            Floor::VerbsDatagrams(plane, bump) => AnyPort::VerbsDatagrams(plane.port(bump)?, plane),
             #[cfg(feature = "mlx5")]
             Floor::Mlx5(plane, bump) => AnyPort::Mlx5(plane.port(bump, who)?, plane),
             #[cfg(feature = "libfabric")]
@@ -194,6 +200,15 @@ impl<'a> Seat<'a> {
                 let fault = port.last_fault();
                 let peer = endpoint.connect(&name)?;
                 wait.until((peer, fault), || port.reach(peer))
+            }
+            #[cfg(feature = "verbs")]
+            (
+                Floor::VerbsDatagrams(..),
+                Place::Device { meet, .. },
+                AnyPort::VerbsDatagrams(port, plane),
+            ) => {
+                plane.introduce(port, &name, first_of(meet)?)?;
+                Ok(endpoint.connect(&name)?)
             }
             #[cfg(feature = "mlx5")]
             (Floor::Mlx5(..), Place::Device { meet, .. }, AnyPort::Mlx5(port, plane)) => {
@@ -318,6 +333,8 @@ impl Wait<'_, '_, '_> {
             AnyPort::Tcp(port) => port.last_fault(),
             #[cfg(feature = "verbs")]
             AnyPort::Verbs(port, _) => port.last_fault(),
+            #[cfg(feature = "verbs")]
+            AnyPort::VerbsDatagrams(..) => None,
             #[cfg(feature = "mlx5")]
             AnyPort::Mlx5(port, _) => port.last_fault(),
             #[cfg(feature = "libfabric")]

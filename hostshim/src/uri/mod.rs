@@ -3,7 +3,7 @@
 //! ```text
 //!   shm://DOMAIN[/NAME]                            a segment of this machine
 //!   tcp://HOST:PORT[/NAME]   udp://HOST:PORT[/NAME]
-//!   verbs://DEVICE[:PORT]/HOST:PORT[/NAME]         the two ends meet through librdmacm at HOST:PORT
+//!   verbs://DEVICE[:PORT]/HOST:PORT[/NAME]         the two ends meet through librdmacm at HOST:PORT; for datagrams, over TCP
 //!   mlx5://DEVICE[:PORT]/HOST:PORT[/NAME]
 //!   ofi://PROVIDER[/HOST:PORT][/NAME]              a provider of libfabric; its ends tell each other of themselves at HOST:PORT
 //! ```

@@ -166,6 +166,11 @@ pub fn exchange(
     }
 }
 
+/// Reads one card, within `limit`.
+pub(super) fn read_card(stream: &TcpStream, limit: Duration) -> Result<Card, ConnectError> {
+    Ok(line(stream, Instant::now() + limit)?.parse()?)
+}
+
 /// The end of a list of cards.
 const END: &str = "ready\n";
 

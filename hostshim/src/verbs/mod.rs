@@ -22,6 +22,7 @@
 mod cm;
 mod completion;
 mod connect;
+mod datagrams;
 mod device;
 mod error;
 mod event;
@@ -38,6 +39,7 @@ pub use crate::raw::verbs::Grants;
 pub use cm::{CmChannel, CmEvent, CmNews, Link, LinkId, Listener, PrivateData};
 pub use completion::CompletionQueue;
 pub use connect::{Card, CardError, ConnectError, exchange};
+pub use datagrams::{VerbsDatagramPort, VerbsDatagrams, VerbsDatagramsConfig};
 #[cfg(feature = "mlx5")]
 pub(crate) use device::devices_that;
 pub use device::{Device, DeviceInfo, LinkLayer, Mtu, PortInfo, PortState, devices};

@@ -301,15 +301,12 @@ impl<'m, N: Network<'m>> RdmaGround<'m, N> {
         self.keepalive.set(after);
     }
 
-    /// The machine of a port loses its network: its queue pairs are no more, and nobody is told.
-    ///
-    /// # Panics
-    /// There is no such port.
-    pub fn vanish(&'m self, who: &str) {
-        let station = self.listed.borrow_mut().remove(who).expect("there is such a port");
-        for end in station.ends.take() {
-            self.network.destroy(station.host, end.qp_num);
-        }
+    /// The queue pairs of a port: their hosts and numbers.
+    pub(super) fn pairs_of(&self, who: &str) -> Vec<(usize, u32)> {
+        let listed = self.listed.borrow();
+        let station = listed.get(who).expect("there is such a port");
+        let ends = station.ends.borrow();
+        ends.iter().map(|end| (station.host, end.qp_num)).collect()
     }
 
     fn settle(&self) {

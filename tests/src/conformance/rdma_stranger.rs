@@ -60,6 +60,26 @@ impl Stranger<'_> {
 }
 
 impl<'m> RdmaGround<'m, Fabric> {
+    /// The device of a port says nothing any more of the queue pairs that it has.
+    ///
+    /// # Panics
+    /// There is no such port.
+    pub fn hush(&self, who: &str) {
+        for (host, qp_num) in self.pairs_of(who) {
+            self.network().mute_numbered(host, qp_num);
+        }
+    }
+
+    /// The machine of a port loses its network: its queue pairs are no more, and nobody is told.
+    ///
+    /// # Panics
+    /// There is no such port.
+    pub fn vanish(&self, who: &str) {
+        for (host, qp_num) in self.pairs_of(who) {
+            self.network().destroy_numbered(host, qp_num);
+        }
+    }
+
     /// Somebody connects to the port of that name.
     ///
     /// # Panics

@@ -123,6 +123,8 @@ pub trait Rig: Sized + 'static {
     const WRITES_COMPLETE_FIRST: bool = false;
     /// Floods are so many times shorter, and what comes round again comes round less often. For devices that the kernel of an emulated machine plays.
     const SHORTENED: u32 = 1;
+    /// No message is longer; a power of two. For ports whose packets hold no more.
+    const MESSAGE_BYTES_MAX: u32 = 1 << 31;
     /// Whether there is what its ports stand on. Where there is not, it says so, and no case is run.
     #[must_use]
     fn is_here() -> bool {

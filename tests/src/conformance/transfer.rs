@@ -177,7 +177,8 @@ pub fn both_ways_at_once<R: Rig>(world: &World<'_, R>) {
             node.recv(RecvFrom::any(), 0).unwrap();
         }
     }
-    let length = |number: u64| 4000 + usize::try_from(number % 97).unwrap();
+    let least = world.message_bytes_max().min(4096) - 96;
+    let length = |number: u64| least + usize::try_from(number % 97).unwrap();
     world.until("all have arrived", &[&a, &b], || {
         for (at, (node, to)) in [(&a, to_b), (&b, to_a)].into_iter().enumerate() {
             if sent[at] < 100 {

@@ -57,6 +57,8 @@ pub fn run_case<R: Rig>(case: impl Fn(&World<'_, R>)) {
 
 /// Runs `case` on a fresh world of that endpoint type.
 pub fn run<R: Rig>(endpoint_type: EndpointType, sizes: Sizes, case: impl FnOnce(&World<'_, R>)) {
+    let message_bytes_max = sizes.message_bytes_max.min(R::MESSAGE_BYTES_MAX);
+    let sizes = Sizes { message_bytes_max, ..sizes };
     let lines: Vec<Line> = (0..R::lines(&sizes)).map(|_| Line::zeroed()).collect();
     let mut block: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(ARENA_BYTES);
     let bump = Bump::new(&mut block);

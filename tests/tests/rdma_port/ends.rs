@@ -106,6 +106,23 @@ fn a_stranger_with_the_name_of_a_peer_ends_nothing() {
     });
 }
 
+/// Where the device says nothing of the old connection, neither that it was answered nor that it has failed, whoever comes with its name has begun anew.
+#[test]
+fn a_quiet_device_vouches_for_nobody() {
+    run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+        let (_a, b, _, mut now) = connected(world);
+        world.ground().hush("b");
+        let stranger = world.ground().call(world.bump(), "b");
+        stranger.send(&hello("a"));
+        assert_eq!(pass(&[&b], &mut now, 4_900), []);
+        let told = pass(&[&b], &mut now, 500);
+        assert!(told.iter().any(|e| matches!(e, Event::PeerGone(_))), "{told:?}");
+        pass(&[&b], &mut now, 10);
+        assert!(!stranger.is_cut_off());
+        assert_eq!(b.provider().rdma().counters().connected, 2);
+    });
+}
+
 /// A peer that is gone without a word is noticed though nothing is sent to it, within twice the time that was asked for; one that says nothing
 /// and lives is not.
 #[test]
@@ -120,6 +137,16 @@ fn who_vanishes_is_missed() {
         let told = pass(&[&b], &mut now, 210);
         assert!(matches!(told[..], [Event::PeerGone(_)]), "{told:?}");
         drop(a);
+    });
+    // Nor where the device does not tell that it gets no answer.
+    run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+        world.ground().set_keepalive(Nanos::from_millis(100));
+        let (_a, b, _, mut now) = connected(world);
+        pass(&[&b], &mut now, 50);
+        world.ground().hush("b");
+        let told = pass(&[&b], &mut now, 310);
+        assert!(matches!(told[..], [Event::PeerGone(_)]), "{told:?}");
+        assert_eq!(b.provider().rdma().counters().expired, 1);
     });
     // Nobody is asked where that was not asked for.
     run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {

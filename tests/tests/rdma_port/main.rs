@@ -23,6 +23,7 @@ use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
 use spinwire_dataplane::provider::rdma::Request;
 use spinwire_dataplane::provider::rdma::piece::{self, Content, Grant};
 use spinwire_dataplane::provider::tcp::frame::{Envelope, FrameFault, Greeting, Limits};
+use spinwire_dataplane::provider::udp::datagram;
 use spinwire_dataplane::provider::{EndpointType, Event, Provider, Status};
 use spinwire_dataplane::time::{Instant, Nanos};
 use spinwire_layouts::shm::EndpointKind;
@@ -476,6 +477,17 @@ fn of_datagrams_garbage_is_counted_and_strangers_are_answered() {
         world.turn(&[&b]);
         let counters = b.provider().rdma().counters();
         assert_eq!((counters.garbage, counters.received), (80, 81), "{counters:?}");
+        // A proper one of which is not told who has sent it, whatever is in front.
+        let proper = datagram::header(3, Envelope::default()).unwrap();
+        let proper = [&proper[..], b"who"].concat();
+        fabric.send_without_route(mailbox.to, &proper);
+        world.turns(2, &[&b]);
+        assert_eq!(b.provider().rdma().counters().garbage, 81);
+        fabric.send_datagram(mailbox.to, &proper);
+        b.recv(RecvFrom::any(), 0).unwrap();
+        world.until("it is there", &[&b], || b.inbox_len() > 0);
+        assert_eq!(b.take().unwrap().bytes, b"who");
+        assert_eq!(b.provider().rdma().counters().garbage, 81);
         // Half of all are lost on the way; each of the others comes once and intact.
         fabric.set_faults(Faults { losses: 5_000, ..Faults::default() });
         let mut heard = Vec::new();

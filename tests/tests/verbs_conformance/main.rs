@@ -11,11 +11,17 @@
     reason = "a test"
 )]
 
+mod datagrams;
 mod rig;
 
+use datagrams::VerbsDgram;
 use rig::Verbs;
 use spinwire_tests::conformance;
 
 conformance! {
     verbs: Verbs,
+}
+
+spinwire_tests::datagram_conformance! {
+    dgram: VerbsDgram,
 }

@@ -410,6 +410,20 @@ fn config_of(endpoint_type: EndpointType, sizes: &Sizes) -> RdmaConfig {
     }
 }
 
+/// Whether the devices are here.
+pub fn is_here() -> bool {
+    static SAID: Once = Once::new();
+    let here = std::env::var_os("SPINWIRE_VM").is_some();
+    if !here {
+        SAID.call_once(|| {
+            let why = "!! NOT RUN: endpoints on rxe0 and rxe1: only in the guest of tests/vm\n";
+            // What a test that passes has printed is shown to nobody.
+            std::io::stderr().write_all(why.as_bytes()).unwrap();
+        });
+    }
+    here
+}
+
 impl Rig for Verbs {
     type Ground<'m> = Ground<'m>;
     type Port<'m> = HostedPort<'m>;
@@ -421,16 +435,7 @@ impl Rig for Verbs {
     const SHORTENED: u32 = 8;
 
     fn is_here() -> bool {
-        static SAID: Once = Once::new();
-        let here = std::env::var_os("SPINWIRE_VM").is_some();
-        if !here {
-            SAID.call_once(|| {
-                let why = "!! NOT RUN: endpoints on rxe0 and rxe1: only in the guest of tests/vm\n";
-                // What a test that passes has printed is shown to nobody.
-                std::io::stderr().write_all(why.as_bytes()).unwrap();
-            });
-        }
-        here
+        is_here()
     }
 
     fn lay<'m>(_lines: &'m [Line], _bump: &Bump<'m>, _sizes: &Sizes) -> Ground<'m> {

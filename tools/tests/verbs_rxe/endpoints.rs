@@ -8,9 +8,12 @@ use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::msg::{Endpoint, EndpointConfig, Kind, RecvFrom, SendTo, Target};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::rdma::RdmaConfig;
-use spinwire_dataplane::provider::{Access, EndpointType, Event, Status};
+use spinwire_dataplane::provider::{Access, EndpointType, Event, Provider, Status};
 use spinwire_dataplane::raw::loan::LoanPool;
-use spinwire_dataplane::time::Instant;
+use spinwire_dataplane::time::{Instant, Nanos};
+use spinwire_hostshim::clock::TscClock;
+use spinwire_hostshim::open::{AnyPort, Host, OpenConfig};
+use spinwire_hostshim::uri::Uri;
 use spinwire_hostshim::verbs::{VerbsPlane, VerbsPlaneConfig, VerbsPort};
 
 use super::rig::devices;
@@ -87,6 +90,78 @@ fn peers_are_connected_when_they_are_asked_for_and_missed_when_they_go() {
     drop(c);
     // Gone with its queue pair, and heard of without a send.
     until(&[&a, &b], || a.endpoint.poll_event().filter(|event| *event == Event::PeerGone(to_c)));
+}
+
+/// A connection on which nothing is said is asked about, and stands: the device of the other end answers.
+#[test]
+fn who_is_quiet_and_lives_is_kept() {
+    if devices().is_none() {
+        return;
+    }
+    let port = RdmaConfig { keepalive: Nanos::from_millis(40), ..RdmaConfig::default() };
+    let config = VerbsPlaneConfig { port, ..VerbsPlaneConfig::default() };
+    let planes = ["rxe0", "rxe1"].map(|device| VerbsPlane::open(device, Some(0), &config).unwrap());
+    let (a, b) = (Node::open(&planes[0], "a"), Node::open(&planes[1], "b"));
+    let to = introduce(&a, "b", &b);
+    let port = a.endpoint.provider();
+    until(&[&a, &b], || port.reach(to).unwrap().then_some(()));
+    let (since, mut now) = (RealTime::now(), Instant::ORIGIN);
+    while since.elapsed() < Duration::from_millis(400) {
+        // The other end does not turn.
+        now = Instant::from_nanos(u64::try_from(since.elapsed().as_nanos()).unwrap());
+        let _outcome = a.endpoint.turn(now, Budget::DEFAULT);
+        assert_eq!(a.endpoint.poll_event(), None);
+    }
+    assert!(Provider::poll_at(port).is_some_and(|at| at > now));
+    assert_eq!((port.counters().expired, port.last_error()), (0, None));
+}
+
+/// Datagrams by URI: the one that is found tells its queue pair to who asks, and answers whom it has heard.
+#[test]
+fn datagrams_go_by_uri() {
+    if devices().is_none() {
+        return;
+    }
+    let (tell, told) = std::sync::mpsc::channel();
+    let server = std::thread::spawn(move || {
+        let uri: Uri = "verbs://rxe1/10.77.0.2:0".parse().unwrap();
+        let mut host = Host::open(&uri, EndpointType::Dgram, &OpenConfig::listen()).unwrap();
+        tell.send(host.uri()).unwrap();
+        let seat = host.seat().unwrap();
+        let endpoint = seat.endpoint().unwrap();
+        let loans = LoanPool::place(seat.bump(), 2, 2048).unwrap();
+        let loan = loans.lend().unwrap();
+        endpoint.post_recv(RecvFrom::any(), loan, 1).map_err(|e| e.error).unwrap();
+        let got = turn_until(&endpoint, || endpoint.poll());
+        let back = SendTo::peer(got.source.unwrap());
+        turn_until(&endpoint, || endpoint.inject(back, got.bytes().unwrap()).ok());
+        // Until it has gone out.
+        let since = RealTime::now();
+        turn_until(&endpoint, || (since.elapsed() > Duration::from_millis(50)).then_some(()));
+    });
+    let uri = told.recv().unwrap();
+    let mut host = Host::open(&uri, EndpointType::Dgram, &OpenConfig::connect()).unwrap();
+    let seat = host.seat().unwrap();
+    let endpoint = seat.endpoint().unwrap();
+    let loans = LoanPool::place(seat.bump(), 2, 2048).unwrap();
+    let peer = seat.connect(&endpoint, &uri, &TscClock::calibrate()).unwrap();
+    let loan = loans.lend().unwrap();
+    endpoint.post_recv(RecvFrom::any(), loan, 1).map_err(|e| e.error).unwrap();
+    turn_until(&endpoint, || endpoint.inject(SendTo::peer(peer), b"who is there").ok());
+    let got = turn_until(&endpoint, || endpoint.poll());
+    assert_eq!((got.source, got.bytes()), (Some(peer), Some(&b"who is there"[..])));
+    server.join().unwrap();
+}
+
+fn turn_until<T>(endpoint: &Endpoint<'_, AnyPort<'_>>, mut so: impl FnMut() -> Option<T>) -> T {
+    let from = RealTime::now();
+    loop {
+        let _outcome = endpoint.turn(Instant::ORIGIN, Budget::DEFAULT);
+        if let Some(found) = so() {
+            return found;
+        }
+        assert!(from.elapsed() < Duration::from_secs(60), "nothing within a minute");
+    }
 }
 
 #[test]

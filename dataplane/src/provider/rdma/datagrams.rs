@@ -17,25 +17,25 @@ use heapless::{Vec, VecView};
 use spinwire_layouts::wire::datagram::{DATAGRAM_HEADER_BYTES, DATAGRAM_LENGTH_MAX};
 use spinwire_layouts::word::{to_usize, widen};
 
+use super::datagram_config::{DatagramCounters, LEAD_BYTES, RdmaDatagramsConfig};
 use super::link::{Aim, Depths, Done, Link, Stage};
 use super::memory::{Memory, Slots, short};
 use super::source::{Gid, ROUTE_BYTES, source};
 use super::{PAIR_SLOTS_MIN, PortOpenError};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Name, OpTag, WrId};
-use crate::msg::matching::{Incoming, Matcher, MatchingConfig};
+use crate::msg::matching::{Incoming, Matcher};
 use crate::provider::queues::{Found, Queues};
 use crate::provider::udp::datagram::{self, Datagram};
 use crate::provider::udp::peers::Peers;
 use crate::provider::{
-    CancelError, Caps, Cqe, EndpointType, Event, Info, LatencyClass, Limits, Payload, Provider,
-    Published, RecvWr, Select, SendWr, Source, Status, Waiting,
+    CancelError, Cqe, Event, Info, Payload, Provider, Published, RecvWr, Select, SendWr, Source,
+    Status, Waiting,
 };
-use crate::raw::line::LINE_BYTES;
 use crate::raw::place::Bump;
 use crate::shm::lane::Envelope;
 use crate::table::{Ring, wide};
-use crate::time::{Instant, Nanos};
+use crate::time::Instant;
 use crate::verbs::{CompletionQueue, Destination, QueuePair, Verb, Wc, WcStatus};
 
 /// Completions that are taken at once.
@@ -44,117 +44,6 @@ const BATCH: usize = 16;
 const EMPTY_POLLS: u32 = 64;
 /// Batches of one poll.
 const BATCHES: u32 = 8;
-/// Bytes in front of a message that has come.
-const LEAD_BYTES: usize = ROUTE_BYTES + DATAGRAM_HEADER_BYTES;
-
-/// The longest packet of any device, in bytes: `IBV_MTU_4096` (ibv_query_port(3)).
-const PACKET_BYTES_MAX: usize = 4096;
-
-/// How much a port for datagrams holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RdmaDatagramsConfig {
-    /// Rows of the address table.
-    pub peers_max: u32,
-    /// A sender that was silent for so long gives up its row to another, unless it was connected to by name.
-    pub age_min: Nanos,
-    /// Sends whose completions may be outstanding.
-    pub send_depth: u32,
-    /// Receives and unexpected messages.
-    pub matching: MatchingConfig,
-    /// Longest message, in bytes: at most what the queue pair sends, less 24.
-    pub message_bytes_max: u32,
-    /// Receives that are posted: at least 8.
-    pub receives: u32,
-    /// Names that may be connected to.
-    pub routes_max: u32,
-}
-
-impl Default for RdmaDatagramsConfig {
-    /// 64 peers, silent for ten seconds; 256 sends, receives, and unexpected messages; messages of up to 1000 bytes, which fit the smallest
-    /// packets that are usual.
-    fn default() -> Self {
-        Self {
-            peers_max: 64,
-            age_min: Nanos::from_millis(10_000),
-            send_depth: 256,
-            matching: MatchingConfig {
-                recv_depth: 256,
-                unexpected_depth: 256,
-                unexpected_bytes_max: 1000,
-            },
-            message_bytes_max: 1000,
-            receives: 256,
-            routes_max: 64,
-        }
-    }
-}
-
-impl RdmaDatagramsConfig {
-    /// Sends that may be posted on the queue pair.
-    #[must_use]
-    pub const fn sends(&self) -> u32 {
-        let least = if self.send_depth < 8 { 8 } else { self.send_depth };
-        if least > 1 << 28 { 1 << 30 } else { least.saturating_mul(4).next_power_of_two() }
-    }
-
-    /// Completions that there may be at once: so deep has the completion queue to be.
-    #[must_use]
-    pub const fn completions(&self) -> u32 {
-        self.receives.saturating_add(self.sends())
-    }
-
-    /// Bytes of a slot: room for any packet, since a device may take one that is too long for its receive as the end of the queue pair.
-    fn slot_bytes(&self) -> u32 {
-        let own = to_usize(widen(self.message_bytes_max)).saturating_add(LEAD_BYTES);
-        let bytes = own.max(PACKET_BYTES_MAX.saturating_add(ROUTE_BYTES));
-        short(bytes.checked_next_multiple_of(LINE_BYTES).unwrap_or(usize::MAX))
-    }
-
-    /// Bytes of registered memory for all slots.
-    #[must_use]
-    pub fn memory_bytes(&self) -> u64 {
-        widen(self.completions()).saturating_mul(widen(self.slot_bytes()))
-    }
-
-    /// What the queue pair has to take, at least.
-    #[must_use]
-    pub fn pair(&self) -> crate::verbs::Limits {
-        crate::verbs::Limits {
-            send_depth: self.sends(),
-            recv_depth: self.receives,
-            sge_max: 1,
-            message_bytes_max: self.message_bytes_max.saturating_add(short(DATAGRAM_HEADER_BYTES)),
-            inline_bytes_max: 0,
-        }
-    }
-
-    /// What such a port says of itself.
-    #[must_use]
-    pub const fn info(&self) -> Info {
-        let longest = to_usize(widen(self.message_bytes_max));
-        let limits = Limits::copied(longest, self.peers_max, self.send_depth, &self.matching);
-        Info::of_type("rdma", EndpointType::Dgram, Caps::MATCHED, limits)
-            .with_latency(LatencyClass::Device)
-    }
-}
-
-/// What a port for datagrams has seen and done so far.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct DatagramCounters {
-    /// Packets that have come.
-    pub received: u64,
-    /// Of those: no message of this protocol, or by nobody that can be told.
-    pub garbage: u64,
-    /// Of those: by a sender for whom there was no row.
-    pub crowded: u64,
-    /// Of those: messages that nobody had asked for when the unexpected queue was full.
-    pub unasked: u64,
-    /// Rows that senders have lost to others.
-    pub aged: u64,
-    /// Completions that belong to nothing.
-    pub strays: u64,
-}
-
 /// Somebody that is found over a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mailbox {
@@ -305,6 +194,23 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
         let place = self.boxes.get(wide(peer.slot())).ok_or(Misuse::UnknownAddress)?;
         place.set(Some((address, to)));
         Ok(())
+    }
+
+    /// Whether some peer or route is sent to by that address handle.
+    #[must_use]
+    pub fn uses(&self, handle: u32) -> bool {
+        let of_peer = (0..self.config.peers_max).zip(self.boxes).any(|(slot, place)| {
+            let known = place.get().filter(|(_, to)| to.handle == handle);
+            known.is_some_and(|(of, _)| self.peers.address_in(slot) == Some(of))
+        });
+        let is_it = |mailbox: Mailbox| mailbox.to.handle == handle;
+        of_peer || self.routes.iter().any(|place| place.get().is_some_and(|(_, to)| is_it(to)))
+    }
+
+    /// The number of the next send, and that of the oldest which may not be over. Both go round at 2^32.
+    #[must_use]
+    pub const fn sends(&self) -> (u32, u32) {
+        self.link.numbers()
     }
 
     /// What it has seen and done.
@@ -474,7 +380,9 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
         let mut header = [0; DATAGRAM_HEADER_BYTES];
         self.slots.read(arrived.slot, ROUTE_BYTES, &mut header);
         let Datagram { length, envelope, .. } = Datagram::from_wire(&header).ok()?;
-        let gid = source(&route).filter(|_| body <= length)?;
+        // Without a route the device has left there what it liked.
+        let has_route = arrived.source_qp != 0;
+        let gid = source(&route).filter(|_| has_route && body <= length)?;
         Some((key(gid, arrived.source_qp), (length, envelope), body))
     }
 

@@ -13,6 +13,7 @@ use super::port::RdmaPort;
 use crate::error::Fatal;
 use crate::id::OpTag;
 use crate::provider::Status;
+use crate::provider::connect::Connects;
 use crate::provider::tcp::frame::{FrameFault, Greeting};
 use crate::raw::region::Registrar;
 use crate::shm::lane::Envelope;

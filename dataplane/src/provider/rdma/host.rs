@@ -19,6 +19,7 @@ use super::link::{Link, Stage};
 use super::port::RdmaPort;
 use crate::error::{Misuse, PostError, Retry};
 use crate::id::Name;
+use crate::provider::connect::Connects;
 use crate::provider::peers::Standing;
 use crate::raw::region::{Destroyed, Registrar};
 use crate::verbs::{CompletionQueue, QueuePair, WcStatus};
@@ -103,10 +104,6 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
                 place.set(None);
             }
         }
-    }
-
-    pub(super) fn has_route(&self, name: &Name) -> bool {
-        self.routes.iter().any(|place| place.get().as_ref() == Some(name))
     }
 
     /// What the port wants of its host, one thing after the other. Ask between turns.

@@ -119,7 +119,7 @@ pub(super) struct Depths {
 }
 
 /// A connection.
-pub(super) struct Link<'m, Q> {
+pub(in crate::provider) struct Link<'m, Q> {
     pub(super) stage: Cell<Stage>,
     /// Which use of this row it is.
     pub(super) life: Cell<u32>,
@@ -382,6 +382,12 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         let number = self.oldest_send.get().wrapping_add(self.sends.len());
         let place = number & self.depths.sends.wrapping_sub(1);
         self.first_slot.wrapping_add(self.depths.receives).wrapping_add(place)
+    }
+
+    /// The number of the next send, and that of the oldest.
+    pub(super) const fn numbers(&self) -> (u32, u32) {
+        let oldest = self.oldest_send.get();
+        (oldest.wrapping_add(self.sends.len()), oldest)
     }
 
     /// Stages a work request. There is room for it.

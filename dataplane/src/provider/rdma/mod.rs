@@ -18,7 +18,7 @@
 //! | `out` | messages into pieces |
 //! | `hear` | completions, and what has come with them |
 //! | `read` | messages out of their slots into receives |
-//! | `datagrams`, `source` | the port for datagrams (UD), and who has sent one |
+//! | `datagrams`, `datagram_config`, `source` | the port for datagrams (UD), how much it holds, and who has sent one |
 //! | `one_sided` | reads, writes and atomics on memory of peers; memory that peers are let into |
 //! | `peers`, `meet` | the address table; how connections begin and end |
 //! | `host` | what the host is asked for, and answers |
@@ -53,6 +53,7 @@ use crate::raw::place::Exhausted;
 use crate::time::Nanos;
 use crate::verbs::Limits;
 
+mod datagram_config;
 mod datagrams;
 mod hear;
 mod host;
@@ -69,7 +70,8 @@ mod read;
 mod source;
 
 pub use crate::raw::region::{Loans, Registrar};
-pub use datagrams::{DatagramCounters, Mailbox, RdmaDatagrams, RdmaDatagramsConfig};
+pub use datagram_config::{DatagramCounters, RdmaDatagramsConfig};
+pub use datagrams::{Mailbox, RdmaDatagrams};
 pub use host::{LinkId, Rejected, Request, Unreachable};
 pub use memory::Memory;
 pub use port::RdmaPort;

@@ -6,6 +6,7 @@ use super::link::{Aim, Done};
 use super::port::RdmaPort;
 use crate::error::{Misuse, PostError, Retry};
 use crate::id::WrId;
+use crate::provider::connect::Connects;
 use crate::provider::one_sided::ATOMIC_BYTES;
 use crate::provider::{
     CancelError, Caps, ExposeWr, OneSided, OneSidedWr, Provider, RemoteRegion, Status,

@@ -10,6 +10,7 @@ use super::memory::short;
 use super::piece::{self, Content, Grant, HEADER_BYTES};
 use super::port::RdmaPort;
 use crate::error::{Misuse, PostError, Retry};
+use crate::provider::connect::Connects;
 use crate::provider::{Payload, SendWr, Status};
 use crate::raw::region::Registrar;
 use crate::shm::lane::Envelope;

@@ -1,92 +1,118 @@
-//! The rows of a port's address table: how peers come and go.
-//!
-//! ```text
-//!              connect (RDM)                first send, reach
-//!   Vacant ----------------------> Known ---------------------> Connecting      the host is asked for a connection
-//!    ^  |      connect (MSG)                                      |    |
-//!    |  '---------------------------------------------------------'    | its hello, or taken from it
-//!    |         somebody has connected                                  v
-//!    |  '-----------------------------------------------------------> Up
-//!    |                                                                 | goodbye, failure, loss, nonsense
-//!    |<--- event taken ---- Gone, Refused, Corrupt <-------------------'
-//!    |                              | event taken, and messages of it wait in their slots
-//!    '---- all taken, or given up  Past
-//! ```
+//! What a port says of its connections to whoever [looks after peers](super::super::connect).
 
 use core::cell::Cell;
 
-use heapless::VecView;
-
 use super::link::{Link, Stage};
 use super::port::RdmaPort;
-use crate::error::{Misuse, PostError, Retry};
+use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Name};
-use crate::provider::peers::{PeerState, Standing};
-use crate::provider::{Cqe, EndpointType, Event, Select, Source, Waiting};
+use crate::provider::connect::{Connects, Linked, Met, Row};
+use crate::provider::peers::{Peers, Standing};
+use crate::provider::queues::Queues;
+use crate::provider::tcp::frame::Greeting;
+use crate::provider::{EndpointType, Select, Source, Waiting};
 use crate::raw::region::Registrar;
-use crate::table::NIL;
+use crate::table::wide;
+use crate::time::{Instant, Nanos};
 use crate::verbs::{CompletionQueue, QueuePair};
 
-/// A row of the address table.
-#[derive(Debug)]
-pub(super) struct Row {
-    pub(super) state: PeerState,
-    pub(super) name: Cell<Option<Name>>,
-    /// The link to send by.
-    pub(super) link: Cell<u32>,
-}
+impl<Q: QueuePair> Linked for Link<'_, Q> {
+    #[inline]
+    fn peer(&self) -> &Cell<Option<Addr>> {
+        &self.peer
+    }
 
-impl Row {
-    pub(super) const fn vacant() -> Self {
-        Self { state: PeerState::vacant(), name: Cell::new(None), link: Cell::new(NIL) }
+    fn deadline(&self) -> &Cell<Option<Instant>> {
+        &self.deadline
+    }
+
+    fn doubted(&self) -> &Cell<bool> {
+        &self.doubted
+    }
+
+    fn greeting(&self) -> Option<Greeting> {
+        self.greeting.get()
+    }
+
+    fn is_up(&self) -> bool {
+        self.stage.get() == Stage::Up
+    }
+
+    fn set_up(&self) {
+        self.stage.set(Stage::Up);
+    }
+
+    fn is_opening(&self) -> bool {
+        matches!(self.stage.get(), Stage::Asked | Stage::Offered)
+    }
+
+    fn is_held(&self) -> bool {
+        self.stage.get() == Stage::Held
+    }
+
+    fn has_rest(&self) -> bool {
+        !self.arrived.is_empty()
+    }
+
+    fn is_unread(&self) -> bool {
+        self.has_rest() && !self.is_stalled.get()
     }
 }
 
-impl AsRef<PeerState> for Row {
-    fn as_ref(&self) -> &PeerState {
-        &self.state
-    }
-}
+impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> Connects<'m> for RdmaPort<'m, Q, C, X> {
+    type Link = Link<'m, Q>;
 
-impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
-    /// The row of a peer that is not lost. One that is, and has come back since, gets a new row.
-    pub(super) fn row_of(&self, name: &Name) -> Option<(u32, &'m Row)> {
+    #[inline]
+    fn rows(&self) -> Peers<'m, Row> {
         self.peers
-            .in_use()
-            .find(|(_, row)| !row.state.is_lost() && row.name.get().as_ref() == Some(name))
     }
 
-    /// A new row.
-    pub(super) fn enter(&self, name: &Name) -> Result<(u32, &'m Row), PostError> {
-        if self.info.endpoint_type == EndpointType::Msg && self.peers.has_peer() {
-            return Err(Misuse::WrongPeer.into());
-        }
-        let (slot, row) = self.peers.vacant()?;
-        row.name.set(Some(*name));
-        row.state.set_standing(Standing::Known);
-        row.link.set(NIL);
-        Ok((slot, row))
+    fn books(&self) -> &Queues<'m> {
+        &self.queues
     }
 
-    pub(super) fn connect_to(&self, name: &Name) -> Result<Addr, PostError> {
-        if let Some((slot, row)) = self.row_of(name) {
-            return Ok(row.state.addr(slot));
-        }
-        if !self.has_route(name) {
-            return Err(Misuse::UnknownAddress.into());
-        }
-        let (slot, row) = self.enter(name)?;
-        if self.info.endpoint_type == EndpointType::Msg
-            && let Err(refused) = self.ask_for_link(slot, row)
-        {
-            self.vacate(slot, row);
-            return Err(refused);
-        }
-        Ok(row.state.addr(slot))
+    fn own(&self) -> &Greeting {
+        &self.greeting
     }
 
-    /// Asks the host for a connection to the peer of a row.
-    fn ask_for_link(&self, slot: u32, row: &Row) -> Result<(), PostError> {
+    fn endpoint_type(&self) -> EndpointType {
+        self.info.endpoint_type
+    }
+
+    fn unsettle(&self) {
+        self.unsettled.set(true);
+    }
+
+    fn time(&self) -> (Instant, Nanos) {
+        (self.now.get(), self.config.greeting_timeout)
+    }
+
+    fn tally(&self, what: Met) {
+        self.count(|c| {
+            let count = match what {
+                Met::Connected => &mut c.connected,
+                Met::Refused => &mut c.refused,
+                Met::Expired => &mut c.expired,
+            };
+            *count = count.wrapping_add(1);
+        });
+    }
+
+    #[inline]
+    fn link(&self, at: u32) -> Option<&'m Link<'m, Q>> {
+        self.links.get(wide(at))?.as_ref()
+    }
+
+    fn all_links(&self) -> impl Iterator<Item = (u32, &'m Link<'m, Q>)> {
+        (0..u32::MAX).zip(self.links.iter().flatten())
+    }
+
+    fn has_route(&self, name: &Name) -> bool {
+        self.routes.iter().any(|place| place.get().as_ref() == Some(name))
+    }
+
+    /// Asks the host for it.
+    fn open_link(&self, slot: u32, row: &Row) -> Result<(), PostError> {
         let name = row.name.get().filter(|name| self.has_route(name));
         let _name = name.ok_or(Misuse::UnknownAddress)?;
         if self.queues.room_for_events() < 2 {
@@ -101,121 +127,50 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         Ok(())
     }
 
-    /// What stands in the way of a send: asks for a connection where there is none. Else the link to send by.
-    #[inline]
-    pub(super) fn make_ready(
-        &self,
-        slot: u32,
-        row: &'m Row,
-    ) -> Result<(u32, &'m Link<'m, Q>), PostError> {
-        let at = row.link.get();
-        if row.state.standing() == Standing::Up
-            && let Some(link) = self.link(at)
-        {
-            return Ok((at, link));
-        }
-        Err(self.not_ready(slot, row))
-    }
-
-    #[cold]
-    fn not_ready(&self, slot: u32, row: &Row) -> PostError {
-        if row.state.standing() == Standing::Known
-            && let Err(refused) = self.ask_for_link(slot, row)
-        {
-            return refused;
-        }
-        // One that was asked for just now, or is up and has no link yet, is not connected.
-        row.state.standing().may_be_sent_to().err().unwrap_or(Retry::NotConnected.into())
-    }
-
-    /// Nothing more is sent to a peer, and nothing more comes from it: who comes back gets a new row.
-    pub(super) fn lose(&self, addr: Addr, standing: Standing) {
-        let Ok(row) = self.peers.find(addr) else { return };
-        if row.state.is_lost() {
-            return;
-        }
-        row.state.lose(standing);
-        row.link.set(NIL);
+    fn finish(&self, at: u32, link: &'m Link<'m, Q>) {
+        link.stage.set(Stage::Over);
+        self.make_readable(at, link);
+        self.asks.set(true);
         self.unsettled.set(true);
-        for (at, link) in self.links_of(addr) {
-            match link.stage.get() {
-                Stage::Up => self.finish(at, link),
-                Stage::Asked | Stage::Offered => self.leave(at, link),
-                Stage::Free
-                | Stage::Accepted
-                | Stage::Held
-                | Stage::Over
-                | Stage::Leaving
-                | Stage::Closing => {}
-            }
-        }
     }
 
-    /// Makes the row free for another peer; its address is stale from now on. Whatever is left of it is given up.
-    pub(super) fn vacate(&self, slot: u32, row: &Row) {
-        for (at, link) in self.links_of(row.state.addr(slot)) {
-            self.leave(at, link);
-        }
-        row.state.vacate();
-        row.name.set(None);
-        row.link.set(NIL);
+    fn abandon(&self, at: u32, link: &'m Link<'m, Q>) {
+        self.leave(at, link);
     }
 
-    fn has_rest(&self, addr: Addr) -> bool {
-        self.links_of(addr).any(|(_, link)| !link.arrived.is_empty())
-    }
-
-    /// Looks after those that were lost. Returns whether some of them have to be looked at again.
-    pub(super) fn bury_all(&self, out: &mut VecView<Cqe>) -> bool {
-        let mut again = false;
-        for (slot, row) in self.peers.in_use().filter(|(_, row)| row.state.is_lost()) {
-            let addr = row.state.addr(slot);
-            again |= !row.state.has_ended();
-            let whose = self.info.endpoint_type.bereft_of(addr);
-            let is_left = self.has_rest(addr);
-            if !self.queues.report_end((addr, &row.state), is_left, whose, out) {
-                continue;
-            }
-            if !is_left && row.state.standing() == Standing::Past {
-                self.vacate(slot, row);
-            }
-        }
-        let unread = |slot, row: &Row| self.may_be_unread(row.state.addr(slot));
-        again | self.queues.fail_late(self.peers, unread, out)
-    }
-
-    /// An event was taken note of. A peer's end is the last that is heard of its address.
-    pub(super) fn note(&self, event: Event) {
-        let (Event::PeerGone(addr) | Event::PeerCorrupt(addr) | Event::Refused(addr)) = event
-        else {
-            return;
-        };
-        let Ok(row) = self.peers.find(addr) else { return };
-        if self.has_rest(addr) {
-            row.state.set_standing(Standing::Past);
+    fn leave(&self, at: u32, link: &'m Link<'m, Q>) {
+        if matches!(link.stage.get(), Stage::Up | Stage::Offered) {
+            self.part(at, link);
         } else {
-            self.vacate(addr.slot(), row);
+            self.close(at, link);
         }
-        // Somebody may have waited for the row.
-        self.unsettled.set(true);
     }
 
-    /// Whether a receive may be posted that waits for one alone who is gone: a message of it waits.
-    pub(super) fn ask_the_gone(&self, addr: Addr, select: Select) -> Result<(), PostError> {
-        let waits = self.peek_all(Source::Only(addr), select).is_some()
-            || self.peers.find(addr).is_ok() && self.may_be_unread(addr);
-        self.queues.ask_the_gone(self.peers, addr, waits)?;
-        self.unsettled.set(true);
-        Ok(())
+    fn refuse(&self, at: u32, link: &'m Link<'m, Q>) {
+        self.part(at, link);
     }
 
-    /// Whether there may be messages of a lost peer that were not looked at: behind one that was taken since.
-    fn may_be_unread(&self, addr: Addr) -> bool {
-        self.links_of(addr).any(|(_, link)| !link.arrived.is_empty() && !link.is_stalled.get())
+    fn greet(&self, at: u32, link: &'m Link<'m, Q>) -> bool {
+        let is_said = self.say_bytes((at, link), &self.greeting.to_wire(), (1, false)).is_ok();
+        if !is_said {
+            self.fail(at, link, Fatal::QueueError);
+        }
+        is_said
     }
 
-    /// Of all messages that wait, the oldest that such a receive would take.
-    pub(super) fn peek_all(&self, from: Source, select: Select) -> Option<Waiting> {
+    fn ask_for_life(&self, at: u32, link: &'m Link<'m, Q>) -> bool {
+        let is_asked = link.probe(at).is_ok();
+        if is_asked {
+            self.soil(at, link);
+        }
+        is_asked
+    }
+
+    fn is_alive(&self, link: &'m Link<'m, Q>) -> bool {
+        link.has_answered()
+    }
+
+    fn peek_all(&self, from: Source, select: Select) -> Option<Waiting> {
         self.queues.matcher().peek(from, select).or_else(|| self.peek_in_slots(from, select))
     }
 }

@@ -9,11 +9,11 @@ use spinwire_layouts::word::widen;
 
 use super::link::{Depths, Link};
 use super::memory::{Memory, Slots, short};
-use super::peers::Row;
 use super::{LinkFigures, Loans, PortOpenError, RdmaConfig, RdmaCounters};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Name, WrId};
 use crate::msg::matching::Matcher;
+use crate::provider::connect::{Connects, Row};
 use crate::provider::peers::Peers;
 use crate::provider::queues::Queues;
 use crate::provider::tcp::frame::{FrameFault, Greeting};

@@ -7,6 +7,7 @@ use super::link::{Link, Piece, Stage};
 use super::piece::HEADER_BYTES;
 use super::port::RdmaPort;
 use crate::msg::matching::Incoming;
+use crate::provider::connect::Connects;
 use crate::provider::queues::Found;
 use crate::provider::{Cqe, Select, Source, Waiting};
 use crate::raw::region::Registrar;

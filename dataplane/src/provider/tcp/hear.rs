@@ -6,6 +6,7 @@ use super::link::{Link, Stage};
 use super::port::TcpPort;
 use crate::id::WrId;
 use crate::poll::{Budget, Poll};
+use crate::provider::connect::Connects;
 use crate::provider::peers::Standing;
 use crate::provider::{Cqe, Status};
 use crate::stream::StreamEvent;

@@ -61,7 +61,7 @@ pub(super) struct Arriving {
     pub(super) message: Incoming,
 }
 
-pub(super) struct Link<'m> {
+pub(in crate::provider) struct Link<'m> {
     pub(super) stage: Cell<Stage>,
     /// The stream, until it is over.
     pub(super) conn: Cell<Option<ConnId>>,
@@ -72,7 +72,6 @@ pub(super) struct Link<'m> {
     pub(super) arriving: Cell<Option<Arriving>>,
     /// Held: the end of the connection that its peer has already was asked for a sign of life.
     pub(super) doubted: Cell<bool>,
-    /// When it is given up, where it waits for the other end.
     /// Until when it is awaited; `None` until the next look at the clock.
     pub(super) deadline: Cell<Option<Instant>>,
     /// A send was refused for want of credit: since when, and how often credit had come by then.
@@ -114,12 +113,7 @@ impl<'m> Link<'m> {
         (up && returns == self.framing.credit_returns()).then_some(since)
     }
 
-    /// Whether something has come by it that is to be delivered.
-    pub(super) fn has_rest(&self) -> bool {
-        self.pending.get().is_some() || self.backlog_len() > 0
-    }
-
-    fn backlog_len(&self) -> usize {
+    pub(super) fn backlog_len(&self) -> usize {
         let Some(loan) = self.backlog.take() else { return 0 };
         let length = loan.len().saturating_sub(to_usize(widen(self.from.get())));
         self.backlog.set(Some(loan));

@@ -1,97 +1,126 @@
-//! The rows of a port's address table: how peers come and go.
-//!
-//! ```text
-//!              connect (RDM)                first send, reach
-//!   Vacant ----------------------> Known ---------------------> Connecting
-//!    ^  |      connect (MSG)                                      |    |
-//!    |  '---------------------------------------------------------'    | its hello, or taken from it
-//!    |         somebody has connected                                  v
-//!    |  '-----------------------------------------------------------> Up
-//!    |                                                                 | goodbye, end, reset, timeout, nonsense
-//!    |<--- event taken ---- Gone, Refused, Corrupt <-------------------'
-//!    |                              | event taken, and messages of it wait in its backlog
-//!    '---- all taken, or given up  Past
-//! ```
+//! What a port says of its connections to whoever [looks after peers](super::super::connect).
 
 use core::cell::Cell;
 
-use heapless::VecView;
 use spinwire_layouts::uring::SockAddr;
 
 use super::SpareSocket;
+use super::frame::Greeting;
 use super::link::{Link, Stage};
 use super::port::TcpPort;
 use crate::error::{Misuse, PostError, Retry};
 use crate::id::{Addr, Name};
-use crate::provider::peers::{PeerState, Standing};
-use crate::provider::{Cqe, EndpointType, Event, Select, Source, Waiting};
+use crate::provider::connect::{Connects, Linked, Met, Row};
+use crate::provider::peers::{Peers, Standing};
+use crate::provider::queues::Queues;
+use crate::provider::{EndpointType, Select, Source, Waiting};
 use crate::table::{NIL, wide};
+use crate::time::{Instant, Nanos};
 use crate::uring::Enter;
 
-/// A row of the address table.
-#[derive(Debug)]
-pub(super) struct Row {
-    pub(super) state: PeerState,
-    pub(super) name: Cell<Option<Name>>,
-    /// The link to send by.
-    pub(super) link: Cell<u32>,
-}
+impl Linked for Link<'_> {
+    fn peer(&self) -> &Cell<Option<Addr>> {
+        &self.peer
+    }
 
-impl Row {
-    pub(super) const fn vacant() -> Self {
-        Self { state: PeerState::vacant(), name: Cell::new(None), link: Cell::new(NIL) }
+    fn deadline(&self) -> &Cell<Option<Instant>> {
+        &self.deadline
+    }
+
+    fn doubted(&self) -> &Cell<bool> {
+        &self.doubted
+    }
+
+    fn greeting(&self) -> Option<Greeting> {
+        self.framing.greeting()
+    }
+
+    fn is_up(&self) -> bool {
+        self.stage.get() == Stage::Up
+    }
+
+    fn set_up(&self) {
+        self.stage.set(Stage::Up);
+    }
+
+    fn is_opening(&self) -> bool {
+        matches!(self.stage.get(), Stage::Opening | Stage::Offered)
+    }
+
+    fn is_held(&self) -> bool {
+        self.stage.get() == Stage::Held
+    }
+
+    fn has_rest(&self) -> bool {
+        self.pending.get().is_some() || self.backlog_len() > 0
+    }
+
+    fn is_unread(&self) -> bool {
+        self.has_rest() && self.pending.get().is_none()
     }
 }
 
-impl AsRef<PeerState> for Row {
-    fn as_ref(&self) -> &PeerState {
-        &self.state
-    }
-}
-
-impl<'m, E: Enter> TcpPort<'m, E> {
-    /// The row of a peer that is not lost. One that is, and has come back since, gets a new row.
-    pub(super) fn row_of(&self, name: &Name) -> Option<(u32, &'m Row)> {
-        self.peers
-            .in_use()
-            .find(|(_, row)| !row.state.is_lost() && row.name.get().as_ref() == Some(name))
-    }
-
-    /// A new row.
-    pub(super) fn enter(&self, name: &Name) -> Result<(u32, &'m Row), PostError> {
-        if self.info.endpoint_type == EndpointType::Msg && self.peers.has_peer() {
-            return Err(Misuse::WrongPeer.into());
-        }
-        let (slot, row) = self.peers.vacant()?;
-        row.name.set(Some(*name));
-        row.state.set_standing(Standing::Known);
-        row.link.set(NIL);
-        Ok((slot, row))
-    }
-
-    pub(super) fn connect_to(&self, name: &Name) -> Result<Addr, PostError> {
-        if let Some((slot, row)) = self.row_of(name) {
-            return Ok(row.state.addr(slot));
-        }
-        self.route(name).ok_or(Misuse::UnknownAddress)?;
-        let (slot, row) = self.enter(name)?;
-        if self.info.endpoint_type == EndpointType::Msg
-            && let Err(refused) = self.open_link(slot, row)
-        {
-            self.vacate(slot, row);
-            return Err(refused);
-        }
-        Ok(row.state.addr(slot))
-    }
-
+impl<E: Enter> TcpPort<'_, E> {
     fn route(&self, name: &Name) -> Option<SockAddr> {
         self.routes
             .iter()
             .find_map(|place| place.get().filter(|(of, _)| of == name))
             .map(|(_, to)| to)
     }
+}
 
-    /// Opens a connection to the peer of a row.
+impl<'m, E: Enter> Connects<'m> for TcpPort<'m, E> {
+    type Link = Link<'m>;
+
+    #[inline]
+    fn rows(&self) -> Peers<'m, Row> {
+        self.peers
+    }
+
+    fn books(&self) -> &Queues<'m> {
+        &self.queues
+    }
+
+    fn own(&self) -> &Greeting {
+        &self.greeting
+    }
+
+    fn endpoint_type(&self) -> EndpointType {
+        self.info.endpoint_type
+    }
+
+    fn unsettle(&self) {
+        self.unsettled.set(true);
+    }
+
+    fn time(&self) -> (Instant, Nanos) {
+        (self.now.get(), self.config.greeting_timeout)
+    }
+
+    fn tally(&self, what: Met) {
+        self.count(|c| {
+            let count = match what {
+                Met::Connected => &mut c.connected,
+                Met::Refused => &mut c.refused,
+                Met::Expired => &mut c.expired,
+            };
+            *count = count.wrapping_add(1);
+        });
+    }
+
+    #[inline]
+    fn link(&self, at: u32) -> Option<&'m Link<'m>> {
+        self.links.get(wide(at))
+    }
+
+    fn all_links(&self) -> impl Iterator<Item = (u32, &'m Link<'m>)> {
+        (0..u32::MAX).zip(self.links)
+    }
+
+    fn has_route(&self, name: &Name) -> bool {
+        self.route(name).is_some()
+    }
+
     fn open_link(&self, slot: u32, row: &Row) -> Result<(), PostError> {
         let name = row.name.get().ok_or(Misuse::UnknownAddress)?;
         let to = self.route(&name).ok_or(Misuse::UnknownAddress)?;
@@ -122,54 +151,53 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         Ok(())
     }
 
-    /// What stands in the way of a send: opens a connection where there is none. Else the link to send by.
-    #[inline]
-    pub(super) fn make_ready(&self, slot: u32, row: &'m Row) -> Result<&'m Link<'m>, PostError> {
-        if row.state.standing() == Standing::Up
-            && let Some(link) = self.link(row.link.get())
-        {
-            return Ok(link);
-        }
-        Err(self.not_ready(slot, row))
+    fn finish(&self, _at: u32, link: &'m Link<'m>) {
+        self.stop(link);
     }
 
-    #[cold]
-    fn not_ready(&self, slot: u32, row: &Row) -> PostError {
-        if row.state.standing() == Standing::Known
-            && let Err(refused) = self.open_link(slot, row)
-        {
-            return refused;
-        }
-        // One that was opened just now, or is up and has no link yet, is not connected.
-        row.state.standing().may_be_sent_to().err().unwrap_or(Retry::NotConnected.into())
+    fn abandon(&self, _at: u32, link: &'m Link<'m>) {
+        self.abort(link);
     }
 
-    /// Nothing more is sent to a peer, and nothing more comes from it: who comes back gets a new row.
-    pub(super) fn lose(&self, addr: Addr, standing: Standing) {
-        let Ok(row) = self.peers.find(addr) else { return };
-        if row.state.is_lost() {
-            return;
+    fn leave(&self, at: u32, link: &'m Link<'m>) {
+        self.drop_current(at);
+        let Some(conn) = link.conn.get().filter(|_| link.stage.get() == Stage::Up) else {
+            return self.abort(link);
+        };
+        self.unclaim(link);
+        link.forget();
+        link.peer.set(None);
+        // The other end closes when it has read it. Where there is no room for it, the end of the stream has to do, for which the kernel
+        // needs a thread of its own.
+        if !self.streams.write_control(conn, || link.framing.goodbye()) {
+            let _there = self.streams.shutdown(conn);
         }
-        row.state.lose(standing);
-        row.link.set(NIL);
-        self.unsettled.set(true);
-        for (_, link) in self.links_of(addr) {
-            match link.stage.get() {
-                Stage::Up => self.finish(link),
-                Stage::Opening | Stage::Offered => self.abort(link),
-                Stage::Free | Stage::Accepted | Stage::Held | Stage::Over | Stage::Leaving => {}
-            }
-        }
+        link.stage.set(Stage::Leaving);
+        self.expect(link);
     }
 
-    /// Makes the row free for another peer; its address is stale from now on. Whatever is left of it is given up.
-    pub(super) fn vacate(&self, slot: u32, row: &Row) {
-        for (at, link) in self.links_of(row.state.addr(slot)) {
-            self.leave(at, link);
+    fn refuse(&self, _at: u32, link: &'m Link<'m>) {
+        self.close(link);
+    }
+
+    fn greet(&self, _at: u32, link: &'m Link<'m>) -> bool {
+        let Some(conn) = link.conn.get() else { return false };
+        let is_said = self.streams.write(conn, &self.greeting.to_wire()).is_ok();
+        if !is_said {
+            // Tried again when there is room.
+            self.unsettled.set(true);
         }
-        row.state.vacate();
-        row.name.set(None);
-        row.link.set(NIL);
+        is_said
+    }
+
+    fn ask_for_life(&self, _at: u32, link: &'m Link<'m>) -> bool {
+        let Some(conn) = link.conn.get() else { return false };
+        self.streams.write_control(conn, || link.framing.sign_of_life())
+    }
+
+    /// The kernel of the other end answers for whom it knows nothing of: whoever lives says nothing.
+    fn is_alive(&self, _link: &'m Link<'m>) -> bool {
+        false
     }
 
     fn has_rest(&self, addr: Addr) -> bool {
@@ -179,57 +207,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         of_current == Some(true) || self.links_of(addr).any(|(_, link)| link.has_rest())
     }
 
-    /// Looks after those that were lost. Returns whether some of them have to be looked at again.
-    pub(super) fn bury_all(&self, out: &mut VecView<Cqe>) -> bool {
-        let mut again = false;
-        for (slot, row) in self.peers.in_use().filter(|(_, row)| row.state.is_lost()) {
-            let addr = row.state.addr(slot);
-            again |= !row.state.has_ended();
-            let whose = self.info.endpoint_type.bereft_of(addr);
-            let is_left = self.has_rest(addr);
-            if !self.queues.report_end((addr, &row.state), is_left, whose, out) {
-                continue;
-            }
-            if !is_left && row.state.standing() == Standing::Past {
-                self.vacate(slot, row);
-            }
-        }
-        let unread = |slot, row: &Row| self.may_be_unread(row.state.addr(slot));
-        again | self.queues.fail_late(self.peers, unread, out)
-    }
-
-    /// An event was taken note of. A peer's end is the last that is heard of its address.
-    pub(super) fn note(&self, event: Event) {
-        let (Event::PeerGone(addr) | Event::PeerCorrupt(addr) | Event::Refused(addr)) = event
-        else {
-            return;
-        };
-        let Ok(row) = self.peers.find(addr) else { return };
-        if self.has_rest(addr) {
-            row.state.set_standing(Standing::Past);
-        } else {
-            self.vacate(addr.slot(), row);
-        }
-        // Somebody may have waited for the row.
-        self.unsettled.set(true);
-    }
-
-    /// Whether a receive may be posted that waits for one alone who is gone: a message of it waits.
-    pub(super) fn ask_the_gone(&self, addr: Addr, select: Select) -> Result<(), PostError> {
-        let waits = self.peek_all(Source::Only(addr), select).is_some()
-            || self.peers.find(addr).is_ok() && self.may_be_unread(addr);
-        self.queues.ask_the_gone(self.peers, addr, waits)?;
-        self.unsettled.set(true);
-        Ok(())
-    }
-
-    /// Whether there may be messages of a lost peer that were not looked at: behind one that was taken since.
-    fn may_be_unread(&self, addr: Addr) -> bool {
-        self.links_of(addr).any(|(_, link)| link.has_rest() && link.pending.get().is_none())
-    }
-
-    /// Of all messages that wait, the oldest that such a receive would take.
-    pub(super) fn peek_all(&self, from: Source, select: Select) -> Option<Waiting> {
+    fn peek_all(&self, from: Source, select: Select) -> Option<Waiting> {
         self.queues.matcher().peek(from, select).or_else(|| {
             self.links.iter().find_map(|link| {
                 let (source, pending) = (link.peer.get()?, link.pending.get()?);

@@ -10,13 +10,13 @@ use spinwire_layouts::word::{to_usize, widen};
 
 use super::frame::{FrameFault, Framing, Greeting, HEADER_BYTES};
 use super::link::Link;
-use super::peers::Row;
 use super::read::Current;
 use super::{PortOpenError, SpareSocket, TcpConfig, TcpCounters};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Name, WrId};
 use crate::msg::matching::Matcher;
 use crate::poll::{Budget, Poll};
+use crate::provider::connect::{Connects, Row};
 use crate::provider::peers::Peers;
 use crate::provider::queues::Queues;
 use crate::provider::{
@@ -383,7 +383,7 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
         if wr.payload.bytes().len() > self.info.limits.message_bytes_max {
             return Err(Misuse::TooLong.into());
         }
-        let link = self.make_ready(wr.to.slot(), row)?;
+        let (_, link) = self.make_ready(wr.to.slot(), row)?;
         if let Payload::Posted { .. } = wr.payload {
             let owed = self.under_way.get().saturating_add(self.done.len());
             if owed >= self.info.limits.send_depth {

@@ -14,6 +14,7 @@ use super::link::{Arriving, Link, Pending, Stage};
 use super::port::TcpPort;
 use crate::msg::matching::{Incoming, Landing};
 use crate::provider::Cqe;
+use crate::provider::connect::{Connects, Linked};
 use crate::provider::queues::Found;
 use crate::raw::loan::Loan;
 use crate::uring::Enter;

@@ -96,6 +96,11 @@ impl<'m> Peers<'m> {
         Ok(Self { rows, hashed, order })
     }
 
+    /// Who is in a row.
+    pub(in crate::provider) fn address_in(&self, slot: u32) -> Option<SocketAddr> {
+        self.rows.get(wide(slot))?.address.get()
+    }
+
     /// The list of an address.
     fn list_of(&self, address: &SocketAddr) -> u32 {
         let form = SockAddr::new(*address);

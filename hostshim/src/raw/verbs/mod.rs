@@ -437,7 +437,8 @@ impl Completions {
     }
 }
 
-/// `enum ibv_wc_flags`.
+// enum ibv_wc_flags
+const GRH: u32 = 1;
 const WITH_IMM: u32 = 2;
 
 #[inline]
@@ -455,7 +456,7 @@ fn fields(wc: &sys::ibv_wc) -> WcFields {
         vendor: if is_good { 0 } else { wc.vendor_err },
         byte_len: if is_good { wc.byte_len } else { 0 },
         immediate,
-        source_qp: if is_good { wc.src_qp } else { 0 },
+        source_qp: if is_good && wc.wc_flags & GRH != 0 { wc.src_qp } else { 0 },
     }
 }
 

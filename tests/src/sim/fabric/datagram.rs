@@ -39,6 +39,17 @@ impl State {
 
     /// It has arrived.
     pub(super) fn drop_in(&mut self, from: usize, to: Destination, bytes: &[u8]) {
+        let number = self.qps[from].number;
+        self.drop_from((from, number), to, bytes);
+    }
+
+    /// The same, of a queue pair that the device says is that number.
+    pub(super) fn drop_from(
+        &mut self,
+        (from, number): (usize, u32),
+        to: Destination,
+        bytes: &[u8],
+    ) {
         let there = usize::try_from(to.handle).expect("a handle");
         let Some(qp) = self.qps.get(there) else { return };
         let receive = qp.rq.front().cloned();
@@ -55,7 +66,6 @@ impl State {
         }
         let (host, device) = (self.qps[there].host, self.qps[there].device);
         self.scatter((host, device), &receive.segments, &packet);
-        let number = self.qps[from].number;
         self.received_from(there, length, number);
     }
 

@@ -105,6 +105,13 @@ impl Fabric {
         state.drop_in(from, to, bytes);
     }
 
+    /// The same without a route, as within an InfiniBand subnet: the bytes in front are what they are.
+    pub fn send_without_route(&self, to: Destination, bytes: &[u8]) {
+        let mut state = self.state.borrow_mut();
+        let from = state.connect([(0, 0), (0, 0)]);
+        state.drop_from((from, 0), to, bytes);
+    }
+
     /// Lets the device of a host into a range of memory of this process, and with that key the other ends of its queue pairs, as far as `rights`
     /// say. It has to stay for as long as time goes on, or until it is taken back.
     pub fn register(&self, host: usize, key: u32, (start, bytes): (u64, u64), rights: Access) {
@@ -133,6 +140,14 @@ impl Fabric {
         let mut state = self.state.borrow_mut();
         if let Some(index) = state.numbered(host, number) {
             state.destroy(index);
+        }
+    }
+
+    /// As [`mute`](Fabric::mute), of the queue pair of that number on a host with one device.
+    pub fn mute_numbered(&self, host: usize, number: u32) {
+        let mut state = self.state.borrow_mut();
+        if let Some(index) = state.numbered(host, number) {
+            state.mute(index, true);
         }
     }
 

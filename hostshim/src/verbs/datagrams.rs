@@ -1,0 +1,288 @@
+//! What a port for datagrams stands on: a device, registered memory, one queue pair, and the address handles of whoever it sends to.
+//!
+//! ```text
+//!   VerbsDatagrams::open    device, domain, completion queue, slots, queue pair (UD); tells its card over TCP to whoever asks
+//!      .port()              the port
+//!      .introduce()         asks for the card of somebody who listens: blocks
+//!      .attend(&port)       between turns: answers those who ask, makes handles for those who were heard first
+//! ```
+//!
+//! A card is one line of text ([`Card`]). The number of a queue pair is found in it, and its address; who has sent a datagram is told by that itself, so
+//! only whoever speaks first needs the card of the other.
+//!
+//! Handles are shared by all queue pairs of one address, and given back when nobody is left who needs them and nothing is under way.
+
+use core::cell::{Cell, RefCell};
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+use core::time::Duration;
+use std::io::{ErrorKind, Write};
+use std::net::{TcpListener, TcpStream};
+use std::rc::Rc;
+
+use spinwire_dataplane::error::{Misuse, PostError};
+use spinwire_dataplane::id::Name;
+use spinwire_dataplane::provider::rdma::{
+    Gid as RawGid, Mailbox, Memory, RdmaDatagrams, RdmaDatagramsConfig,
+};
+use spinwire_dataplane::raw::place::Bump;
+use spinwire_dataplane::verbs::Destination;
+
+use super::completion::CompletionQueue;
+use super::connect::{Card, read_card};
+use super::device::Device;
+use super::error::VerbsError;
+use super::gid::Gid;
+use super::pair::{Pair, PairConfig, PairKind};
+use super::plane::{LOOKS, VerbsPlaneError};
+use super::region::{Access, ProtectionDomain, Region};
+use super::states::{AddressOf, ConnectConfig, QKEY_DEFAULT};
+use crate::error::Errno;
+
+/// A port for datagrams over a device.
+pub type VerbsDatagramPort<'p> = RdmaDatagrams<'p, &'p Pair, &'p CompletionQueue>;
+
+/// Those who ask for the card that a call of `attend` answers, at most.
+const CALLS: u32 = 8;
+
+/// How long whoever is asked for its card may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What such a plane shall be like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VerbsDatagramsConfig {
+    /// How much the port holds.
+    pub port: RdmaDatagramsConfig,
+    /// How its datagrams travel.
+    pub how: ConnectConfig,
+    /// The key of datagrams: the same at all ends.
+    pub qkey: u32,
+    /// The port of the device, from 1.
+    pub device_port: u8,
+    /// The entry of its table of addresses; the best one where `None`.
+    pub gid_index: Option<u8>,
+    /// Bytes that the queue pair shall take within a request.
+    pub inline_bytes: u32,
+}
+
+impl Default for VerbsDatagramsConfig {
+    fn default() -> Self {
+        Self {
+            port: RdmaDatagramsConfig::default(),
+            how: ConnectConfig::default(),
+            qkey: QKEY_DEFAULT,
+            device_port: 1,
+            gid_index: None,
+            inline_bytes: 128,
+        }
+    }
+}
+
+/// A handle, and whom it leads to.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    gid: Gid,
+    handle: u32,
+    /// Nobody needs it: what has to be over before it is given back.
+    spare_since: Option<u32>,
+}
+
+/// What a port for datagrams stands on. Belongs to the thread that opened it.
+#[derive(Debug)]
+pub struct VerbsDatagrams {
+    pair: Pair,
+    slots: Region,
+    cq: Rc<CompletionQueue>,
+    ways: RefCell<Vec<Way>>,
+    listener: Option<TcpListener>,
+    config: VerbsDatagramsConfig,
+    domain: ProtectionDomain,
+    idle: Cell<u32>,
+    has_port: Cell<bool>,
+}
+
+impl VerbsDatagrams {
+    /// Opens a device for one port, and where `listen` says so tells its card at that port number of TCP, on the device's own address; 0 takes a
+    /// free one.
+    ///
+    /// # Errors
+    /// [`VerbsPlaneError`] says what could not be had, and the remedy.
+    pub fn open(
+        device: &str,
+        listen: Option<u16>,
+        config: &VerbsDatagramsConfig,
+    ) -> Result<Self, VerbsPlaneError> {
+        let device = Device::open(device)?;
+        device.events_without_waiting()?;
+        let domain = ProtectionDomain::new(&device)?;
+        let cq = CompletionQueue::new(&device, config.port.completions())?;
+        let bytes = usize::try_from(config.port.memory_bytes()).unwrap_or(usize::MAX);
+        let slots = domain.register(bytes, Access::LOCAL)?;
+        let limits = config.port.pair();
+        let of_pair = PairConfig {
+            send_depth: limits.send_depth,
+            recv_depth: limits.recv_depth,
+            sge_max: limits.sge_max,
+            inline_bytes: config.inline_bytes,
+            port: config.device_port,
+            gid_index: config.gid_index,
+            access: Access::LOCAL,
+        };
+        let pair = Pair::new(&domain, PairKind::Ud, (&cq, &cq), &of_pair)?;
+        pair.ready(config.qkey, &config.how)?;
+        let own = address(pair.card().gid);
+        let listening = |port| {
+            let listener = TcpListener::bind(SocketAddr::new(own, port))?;
+            listener.set_nonblocking(true).map(|()| listener)
+        };
+        let listener = listen.map(listening).transpose();
+        let listener =
+            listener.map_err(|e| VerbsError::os("listen for those who ask", number(&e)))?;
+        let (ways, idle, has_port) = (RefCell::default(), Cell::new(0), Cell::new(false));
+        let config = *config;
+        Ok(Self { pair, slots, cq, ways, listener, config, domain, idle, has_port })
+    }
+
+    /// What others must know to send here.
+    #[must_use]
+    pub const fn card(&self) -> &Card {
+        self.pair.card()
+    }
+
+    /// Where it tells that.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.listener.as_ref()?.local_addr().ok()
+    }
+
+    /// Its device.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        self.domain.device()
+    }
+
+    /// Address handles that it has.
+    #[must_use]
+    pub fn handles(&self) -> usize {
+        self.pair.addresses()
+    }
+
+    /// The port, its tables placed in `bump`. Once, since the queue pair and its slots are those of the plane.
+    ///
+    /// # Errors
+    /// [`VerbsPlaneError::Port`]; [`VerbsPlaneError::Post`] with `Misuse` where there was one already.
+    pub fn port<'p>(&'p self, bump: &Bump<'p>) -> Result<VerbsDatagramPort<'p>, VerbsPlaneError> {
+        if self.has_port.replace(true) {
+            return Err(PostError::from(Misuse::Unsupported).into());
+        }
+        let (lines, address) = (self.slots.lines(), self.slots.address());
+        let memory = Memory { lines, address, key: self.slots.local_key(), loans: None };
+        Ok(RdmaDatagrams::place(bump, &self.config.port, (&self.pair, &*self.cq), &memory)?)
+    }
+
+    /// Asks whoever tells its card at `at`, and says that the endpoint of that name is found there. Blocks, for two seconds at most.
+    ///
+    /// # Errors
+    /// [`VerbsPlaneError::Verbs`] where nobody answers, or what answers tells no card; [`VerbsPlaneError::Post`] where the port's table of routes is full.
+    pub fn introduce(
+        &self,
+        port: &VerbsDatagramPort<'_>,
+        name: &Name,
+        at: SocketAddr,
+    ) -> Result<(), VerbsPlaneError> {
+        let asked = TcpStream::connect_timeout(&at, PATIENCE)
+            .map_err(|e| VerbsError::os("ask for a card", number(&e)))?;
+        let card = read_card(&asked, PATIENCE)
+            .map_err(|_why| VerbsError::os("read a card", Errno::new(libc::EPROTO)))?;
+        self.know(port, name, &card)
+    }
+
+    /// Says that the endpoint of that name is found where the card says.
+    ///
+    /// # Errors
+    /// As of [`introduce`](VerbsDatagrams::introduce), but for those of the asking.
+    pub fn know(
+        &self,
+        port: &VerbsDatagramPort<'_>,
+        name: &Name,
+        card: &Card,
+    ) -> Result<(), VerbsPlaneError> {
+        let handle = self.handle(port, card.gid)?;
+        let to = Destination { handle, qp_num: card.qp_num, qkey: self.config.qkey };
+        Ok(port.set_route(name, Mailbox { gid: card.gid.bytes(), to })?)
+    }
+
+    /// The handle of an address. Of those that nobody needs any more, some are given back for it.
+    fn handle(&self, port: &VerbsDatagramPort<'_>, gid: Gid) -> Result<u32, VerbsError> {
+        let mut ways = self.ways.borrow_mut();
+        if let Some(way) = ways.iter_mut().find(|way| way.gid == gid) {
+            way.spare_since = None;
+            return Ok(way.handle);
+        }
+        let to = AddressOf { gid, lid: 0 };
+        let most = self.config.port.peers_max.saturating_add(self.config.port.routes_max);
+        if ways.len() >= usize::try_from(most).unwrap_or(usize::MAX) {
+            let (posted, over) = port.sends();
+            for way in ways.iter_mut().filter(|way| !port.uses(way.handle)) {
+                way.spare_since = way.spare_since.or(Some(posted));
+            }
+            // What was posted to it by then is over: numbers go round.
+            let is_over =
+                |way: &Way| way.spare_since.is_some_and(|at| over.wrapping_sub(at) < 1 << 31);
+            ways.retain(|way| !(is_over(way) && self.pair.remove_address(way.handle)));
+        }
+        let handle = self.pair.add_address(to, &self.config.how)?;
+        ways.push(Way { gid, handle, spare_since: None });
+        Ok(handle)
+    }
+
+    /// Answers those who ask for the card, and makes handles for those who were heard first. To be called between turns; never waits. It looks
+    /// for those who ask once in a thousand calls, since a look is a system call.
+    ///
+    /// # Errors
+    /// What the library says of the device's events.
+    pub fn attend(&self, port: &VerbsDatagramPort<'_>) -> Result<(), VerbsPlaneError> {
+        while let Some((peer, gid, qp_num)) = port.next_unresolved() {
+            // Where there is no handle for it now, its next datagram asks again.
+            let Ok(handle) = self.handle(port, raw(gid)) else { continue };
+            let to = Destination { handle, qp_num, qkey: self.config.qkey };
+            let _stale = port.resolve(peer, to);
+        }
+        let looks = self.idle.get().wrapping_add(1);
+        self.idle.set(if looks < LOOKS { looks } else { 0 });
+        if looks < LOOKS {
+            return Ok(());
+        }
+        while let Some(event) = self.device().next_event()? {
+            self.cq.note(event);
+        }
+        for _ in 0..CALLS {
+            let Some(listener) = &self.listener else { break };
+            match listener.accept() {
+                Ok((asker, _)) => self.tell(&asker),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                // One that has gone by itself, say.
+                Err(_gone) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the card. It fits into the buffer of a new connection.
+    fn tell(&self, mut asker: &TcpStream) {
+        let line = format!("{}\n", self.card());
+        let _gone = asker.set_nonblocking(true).and_then(|()| asker.write_all(line.as_bytes()));
+    }
+}
+
+fn number(e: &std::io::Error) -> Errno {
+    Errno::new(e.raw_os_error().unwrap_or(libc::EIO))
+}
+
+const fn raw(gid: RawGid) -> Gid {
+    Gid::from_bytes(gid)
+}
+
+fn address(gid: Gid) -> IpAddr {
+    let address = Ipv6Addr::from(gid.bytes());
+    address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)
+}
