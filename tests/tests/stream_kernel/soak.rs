@@ -61,7 +61,7 @@ const FILES: FileConfig = FileConfig {
 };
 
 /// The first few touch what is touched at all.
-const WARM_UP: u64 = 30;
+const WARM_UP: u64 = 10;
 
 /// The log begins anew here, so that the disk is not filled.
 const LOG_BYTES: u64 = 1 << 20;
@@ -462,7 +462,8 @@ fn come_and_go(service: &mut Service<'_, '_>, at: core::net::SocketAddr) {
             Some(rest) => assert_eq!(&load, rest, "after {count} clients"),
         }
     }
-    assert!(service.broken > 0 && service.both.streams().counters().accepted >= 2 * WARM_UP);
+    assert_eq!(service.both.streams().counters().accepted, count);
+    assert!(count < 80 || service.broken > 0, "chains fail now and then");
     let grown = resident().saturating_sub(grown_from);
     if std::env::var_os("SPINWIRE_SOAK_MS").is_some() {
         println!("{count} clients, {} broken chains, grown by {grown} KiB", service.broken);
