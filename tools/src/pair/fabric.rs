@@ -11,6 +11,8 @@ use core::mem::MaybeUninit;
 use core::time::Duration;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::thread::sleep;
+use std::time::Instant;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -36,6 +38,8 @@ const WARM_UP: u64 = 2000;
 const ITERS: u64 = 50_000;
 /// How long the ends wait for each other, and for a message.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the other end has to close what it has open.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// How long the other end waits for a message before it ends.
 const PATIENCE_NS: u64 = 10_000_000_000;
 
@@ -148,7 +152,11 @@ impl OtherEnd {
 
 impl Drop for OtherEnd {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It ends by itself when it is told to, and closes what it has open: what who is killed had in /dev/shm would stay there.
+        let since = Instant::now();
+        while since.elapsed() < FAREWELL && matches!(self.0.try_wait(), Ok(None)) {
+            sleep(Duration::from_millis(1));
+        }
         let _killed = self.0.kill();
         let _ended = self.0.wait();
     }
@@ -204,6 +212,11 @@ fn with_station<R>(
     body(&station, to)
 }
 
+/// What is said when all was measured: a message of another length.
+const fn farewell(size: usize) -> &'static [u8] {
+    if size == 0 { b"." } else { b"" }
+}
+
 /// The end that measures, and the other one.
 const NEAR: &str = "near";
 const FAR: &str = "far";
@@ -244,11 +257,12 @@ impl Station<'_> {
     fn send(&self, to: Addr, bytes: &[u8]) -> Result<(), Failure> {
         let target = SendTo::peer(to);
         let target = self.tag.map_or(target, |tag| target.tag(tag));
-        let since = self.clock.now();
+        let mut refused_at = None;
         loop {
             match self.end.inject(target, bytes) {
                 Ok(()) => return Ok(()),
                 Err(PostError::Retry(retry)) => {
+                    let since = *refused_at.get_or_insert(self.clock.now());
                     if self.clock.now().saturating_since(since).as_nanos() > PATIENCE_NS {
                         return Err(format!("not sent within 10 s: {retry}").into());
                     }
@@ -259,25 +273,25 @@ impl Station<'_> {
         }
     }
 
-    /// The next message, of that many bytes; its receive is posted anew. `None` where none comes.
+    /// The next message, of that many bytes. `None` where none comes. Its receive is posted anew by the caller, after the answer, since there
+    /// are others.
     #[inline]
     fn next(&self, size: usize) -> Result<Option<()>, Failure> {
         let since = self.clock.now();
         loop {
-            self.turn();
+            let now = self.clock.now();
+            let _busy = self.end.turn(now, Budget::DEFAULT).is_busy();
             if let Some(got) = self.end.poll() {
-                if got.kind == Kind::RecvEnded {
-                    // The other end is gone, as it is when all was measured.
+                if got.kind == Kind::RecvEnded || got.length == farewell(size).len() {
+                    // The other end is gone, or has said that all was measured.
                     return Ok(None);
                 }
                 if got.kind != Kind::Received || got.length != size {
                     return Err(format!("not a message of {size} bytes: {got:?}").into());
                 }
-                drop(got);
-                self.receive()?;
                 return Ok(Some(()));
             }
-            if self.clock.now().saturating_since(since).as_nanos() > PATIENCE_NS {
+            if now.saturating_since(since).as_nanos() > PATIENCE_NS {
                 return Ok(None);
             }
         }
@@ -291,6 +305,7 @@ fn serve(folder: &Path, options: &PairOptions) -> Result<Verdict, Failure> {
     with_station((FAR, NEAR), folder, options, |station, to| {
         while station.next(size)?.is_some() {
             station.send(to, &message)?;
+            station.receive()?;
         }
         Ok(Verdict::Well)
     })
@@ -305,18 +320,30 @@ fn measure(
     let iters = options.iters.unwrap_or(ITERS);
     with_station((NEAR, FAR), folder, options, |station, to| {
         let mut trips = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
-        let (mut began, mut first) = (station.clock.now(), None);
+        let (mut first, mut last) = (None, station.clock.now());
         for number in 0..WARM_UP.saturating_add(iters) {
+            // What is kept of a trip is kept while the next one is under way, like the receive that it has used.
+            let began = station.clock.now();
             station.send(to, &message)?;
-            station.next(size)?.ok_or("no message came back within 10 s")?;
-            let now = station.clock.now();
-            if number >= WARM_UP {
-                let _began = first.get_or_insert(began);
-                trips.record(now.saturating_since(began).as_nanos().max(1))?;
+            if number > 0 {
+                station.receive()?;
             }
-            began = now;
+            if number > WARM_UP {
+                trips.record(began.saturating_since(last).as_nanos().max(1))?;
+            }
+            if number >= WARM_UP {
+                let _first = first.get_or_insert(began);
+            }
+            last = began;
+            station.next(size)?.ok_or("no message came back within 10 s")?;
         }
-        let whole = first.map_or(0, |first| began.saturating_since(first).as_nanos());
+        let end = station.clock.now();
+        if first.is_some() {
+            trips.record(end.saturating_since(last).as_nanos().max(1))?;
+        }
+        let whole = first.map_or(0, |first| end.saturating_since(first).as_nanos());
+        station.send(to, farewell(size))?;
+        station.turn();
         let at = |quantile| trips.value_at_quantile(quantile);
         let rtt_ns = [
             ("min", trips.min()),
