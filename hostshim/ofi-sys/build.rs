@@ -1,24 +1,28 @@
 //! Reads libfabric's headers with bindgen. Its operations are static inline functions, which no library exports: bindgen writes a
 //! function in C around each, and that is compiled here.
 #![cfg_attr(
-    feature = "link",
+    feature = "headers",
     expect(clippy::large_stack_frames, reason = "the builder is moved at each step")
 )]
 
-#[cfg(not(feature = "link"))]
+#[cfg(not(feature = "headers"))]
 const fn main() {}
 
-#[cfg(feature = "link")]
+#[cfg(feature = "headers")]
 fn main() -> Result<(), Box<dyn core::error::Error>> {
     use std::io::Write as _;
     use std::path::PathBuf;
 
     const HEADER: &str = "src/fabric.h";
     writeln!(std::io::stdout(), "cargo::rerun-if-changed={HEADER}")?;
-    let found = pkg_config::Config::new().atleast_version("1.17").probe("libfabric");
+    // Not linked: the library is loaded when it is asked for something.
+    let found =
+        pkg_config::Config::new().atleast_version("1.17").cargo_metadata(false).probe("libfabric");
     let library = found.map_err(|e| {
         format!("the feature `libfabric` wants libfabric 1.17 or newer: apt-get install libfabric-dev libclang-dev pkg-config\n{e}")
     })?;
+    let folder = pkg_config::get_variable("libfabric", "libdir")?;
+    writeln!(std::io::stdout(), "cargo::rustc-env=LIBFABRIC_FOLDER={folder}")?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let wrappers = out.join("wrappers");
     let includes = library.include_paths.iter().map(|path| format!("-I{}", path.display()));
@@ -26,6 +30,8 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
         .header(HEADER)
         .clang_args(includes)
         .allowlist_function("fi_.*")
+        // The one that calls what the library exports.
+        .blocklist_function("fi_allocinfo")
         .allowlist_type("fi_.*|fid.*")
         .allowlist_var("FI_.*")
         .use_core()

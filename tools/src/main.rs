@@ -74,8 +74,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    #[cfg(feature = "libfabric")]
-    spinwire_hostshim::libfabric::give_signals_back();
     let outcome = match Cli::parse().command {
         Command::Lat(args) => cmd::lat::run(&args),
         Command::Bw(args) => cmd::bw::run(&args),

@@ -1,10 +1,10 @@
 //! libfabric as its headers declare it, names and all: made by bindgen when this is built, from `rdma/fabric.h` and its neighbours.
 //!
-//! Operations that the headers define as static inline functions are functions here. Nothing is added and nothing is checked:
-//! `spinwire_hostshim::libfabric` is what is meant to be used. Source: `fabric(7)` and the pages that it names.
+//! Operations that the headers define as static inline functions are functions here. Those that the library exports are declared and not linked:
+//! whoever loads it finds them there. Nothing is added and nothing is checked: `spinwire_hostshim::libfabric` is what is meant to be used. Source: `fabric(7)` and the pages that it names.
 #![no_std]
 #![cfg_attr(
-    feature = "link",
+    feature = "headers",
     allow(
         missing_docs,
         missing_debug_implementations,
@@ -27,5 +27,9 @@
     )
 )]
 
-#[cfg(feature = "link")]
+#[cfg(feature = "headers")]
 include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+
+/// The folder of the library whose headers were read.
+#[cfg(feature = "headers")]
+pub const FOLDER: &str = env!("LIBFABRIC_FOLDER");

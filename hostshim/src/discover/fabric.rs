@@ -1,6 +1,14 @@
 //! Providers of libfabric: what the library lists, without opening any.
 
+#[cfg(feature = "libfabric")]
+use std::sync::OnceLock;
+
+#[cfg(feature = "libfabric")]
+use spinwire_dataplane::provider::EndpointType;
+
 use super::{Absence, Found, Hints, Transport};
+#[cfg(feature = "libfabric")]
+use crate::libfabric::{KNOWN, Known, OfiHints, offered};
 
 /// What there is of them.
 #[cfg(not(feature = "libfabric"))]
@@ -12,21 +20,48 @@ pub(super) fn found(_hints: &Hints) -> Vec<Found> {
     vec![Found::absent(Transport::Ofi, None, why)]
 }
 
-/// What there is of them: an entry for each provider and type of endpoint. What the library lists is remembered as long as the process lives:
-/// the first answer takes it some tenths of a second, because then it loads all its providers, whichever are asked for.
+/// What there is of them: an entry for each provider and type of endpoint.
+///
+/// The library is asked where hints name it, and where it may have something that is not known beforehand. What it lists is remembered as long as the
+/// process lives: the first answer takes it a quarter of a second, because then it is loaded with all its providers, whichever are asked for.
 #[cfg(feature = "libfabric")]
 pub(super) fn found(hints: &Hints) -> Vec<Found> {
-    use std::sync::OnceLock;
+    if hints.transports.contains(&Transport::Ofi) || !is_known_here(hints) {
+        asked(hints)
+    } else {
+        known(hints)
+    }
+}
 
-    use spinwire_dataplane::provider::EndpointType;
+/// What is known of it beforehand.
+#[cfg(feature = "libfabric")]
+fn known(hints: &Hints) -> Vec<Found> {
+    let entry = |known: &Known| {
+        let info = known.info(&hints.sizes.ofi(known.provider, known.endpoint_type));
+        Found::ready(Transport::Ofi, Some(known.provider.to_owned()), info)
+    };
+    KNOWN.iter().map(entry).collect()
+}
 
-    use crate::libfabric::{OfiHints, found, offered};
+/// Whether a device, the environment or another version could make the library say something else than is known.
+#[cfg(feature = "libfabric")]
+fn is_known_here(hints: &Hints) -> bool {
+    let devices =
+        [("sys/class/infiniband", ""), ("sys/class/cxi", ""), ("dev", "hfi1"), ("dev", "ipath")];
+    let has = |(folder, start): (&str, &str)| {
+        hints.names(folder).iter().any(|name| name.starts_with(start))
+    };
+    !devices.into_iter().any(has) && crate::libfabric::is_known_here()
+}
 
+/// What it says.
+#[cfg(feature = "libfabric")]
+fn asked(hints: &Hints) -> Vec<Found> {
     static LISTED: OnceLock<Result<Vec<(String, EndpointType)>, String>> = OnceLock::new();
 
     let absent = |provider, why| Found::absent(Transport::Ofi, provider, why);
     let listed = LISTED.get_or_init(|| {
-        let offers = found(&OfiHints::default()).map_err(|e| e.to_string())?;
+        let offers = crate::libfabric::found(&OfiHints::default()).map_err(|e| e.to_string())?;
         let mut listed = Vec::new();
         for offer in offers {
             let entry = (offer.provider, offer.info.endpoint_type);

@@ -30,7 +30,7 @@ use crate::{domain, tcp, udp};
 /// What is asked for, and where to look.
 #[derive(Clone, Debug)]
 pub struct Hints {
-    /// Only these; all where there are none.
+    /// Only these; all where there are none. Libfabric is loaded only where it is named, or where what it offers is not known beforehand.
     pub transports: Vec<Transport>,
     /// How much endpoints are to hold.
     pub sizes: Sizes,

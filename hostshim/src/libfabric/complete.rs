@@ -17,7 +17,7 @@ use spinwire_ofi_sys as sys;
 use super::contexts::{Operation, What};
 use super::error::OfiFailure;
 use super::port::{OfiPort, Row};
-use crate::raw::ofi::{Entry, Failure, NOBODY, Seen, batch};
+use crate::raw::ofi::{BATCH, Entry, Failure, NOBODY, Seen};
 
 /// Reads of the queue in one poll.
 const READS_MAX: u32 = 8;
@@ -65,17 +65,14 @@ impl OfiPort<'_> {
     /// Reads the queue once. Returns whether there may be more.
     #[inline(always)]
     fn read(&self, room: usize, mut give: impl FnMut(Cqe)) -> bool {
-        let mut entries = batch();
-        match self.bound.completions.read(&mut entries, room) {
-            Seen::Nothing => false,
-            Seen::Some(count) => {
-                for entry in entries.iter().take(count) {
-                    if let Some(cqe) = self.over(entry) {
-                        give(cqe);
-                    }
-                }
-                count == entries.len().min(room)
+        let seen = self.bound.completions.read(room, |entry| {
+            if let Some(cqe) = self.over(&entry) {
+                give(cqe);
             }
+        });
+        match seen {
+            Seen::Nothing => false,
+            Seen::Some(count) => count == BATCH.min(room),
             Seen::Failure => {
                 let failure = self.bound.completions.read_failure();
                 if let Some(cqe) = failure.and_then(|failure| self.failed(&failure)) {
@@ -161,7 +158,7 @@ impl OfiPort<'_> {
     }
 
     fn received(&self, operation: &Operation, entry: &Entry, cut: bool) -> Cqe {
-        let room = operation.range.length();
+        let room = operation.room;
         let length = entry.length.min(room);
         let status = if cut || entry.length > room { Status::Truncated } else { Status::Success };
         Cqe {

@@ -58,7 +58,7 @@ impl OfiPort<'_> {
         let (slot, row) = self.peers.vacant()?;
         let active = Active::open(&self.offer, &self.bound).map_err(|_failed| Fatal::QueueError)?;
         active.connect(address.bytes(), &hello_of(&self.name)).map_err(|_failed| Fatal::Refused)?;
-        self.active.set(Some(active));
+        drop(self.active.replace(Some(active)));
         row.name.set(Some(*name));
         row.fresh();
         row.number.set(NOBODY);
@@ -143,7 +143,7 @@ impl OfiPort<'_> {
         let opened = Active::open(offer, &self.bound);
         let accepted = opened.and_then(|active| active.accept().map(|()| active));
         if let Ok(active) = accepted {
-            self.active.set(Some(active));
+            drop(self.active.replace(Some(active)));
             return true;
         }
         // Nobody was told of it.

@@ -44,8 +44,10 @@ pub(super) struct Operation {
     pub(super) what: What,
     /// Whom it is for, or whose messages alone it takes.
     pub(super) peer: Option<Addr>,
-    /// Its memory.
+    /// Its memory; the first part of it, where it has several.
     pub(super) range: Sge,
+    /// Bytes of all of it.
+    pub(super) room: usize,
     /// How it ends where the library says that it was taken back; `None` where nobody has asked for that.
     pub(super) ends: Option<Status>,
     /// It waits for an endpoint: the library does not have it yet.
@@ -178,7 +180,7 @@ mod tests {
         // An empty range, which nobody touches.
         let (_slot, range) = Copies::new(1, 8).take(b"").unwrap();
         let what = What::Receive(None);
-        (wr_id, Operation { wr_id, what, peer: None, range, ends: None, held: false })
+        (wr_id, Operation { wr_id, what, peer: None, range, room: 0, ends: None, held: false })
     }
 
     fn with(count: usize, look: impl FnOnce(&Contexts<'_>)) {

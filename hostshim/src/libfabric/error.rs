@@ -42,6 +42,11 @@ pub enum OfiError {
         /// What was asked for, in a few words.
         wanted: String,
     },
+    /// The library is not on this machine, or not one that this build can use. It is loaded when it is first asked for something.
+    Missing {
+        /// What the loader says.
+        why: String,
+    },
     /// A call was refused.
     Refused {
         /// The function.
@@ -67,7 +72,10 @@ pub enum OfiError {
 
 impl From<Failed> for OfiError {
     fn from(Failed { call, code }: Failed) -> Self {
-        Self::Refused { call, errno: FiErrno(code) }
+        match ofi::why_missing() {
+            Some(why) if call == ofi::LOADING => Self::Missing { why: why.to_owned() },
+            _ => Self::Refused { call, errno: FiErrno(code) },
+        }
     }
 }
 
@@ -91,6 +99,9 @@ impl fmt::Display for OfiError {
                     f,
                     "no provider of libfabric offers {wanted}; remedy: fi_info says what there is"
                 )
+            }
+            Self::Missing { why } => {
+                write!(f, "no libfabric: {why}; remedy: apt-get install libfabric1")
             }
             Self::Refused { call, errno } => write!(f, "{call}: {errno}"),
             Self::Short { field, value } => {

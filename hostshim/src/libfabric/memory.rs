@@ -65,9 +65,9 @@ impl OfiPort<'_> {
         let their = self.descriptor_of(&numbers)?;
         let bytes = u32::try_from(wr.local.length()).unwrap_or(u32::MAX);
         let what = What::OneSided { bytes, operands: slot.map(|(slot, _)| slot) };
-        let (wr_id, range) = (wr.wr_id, wr.local);
+        let (wr_id, range, room) = (wr.wr_id, wr.local, wr.local.length());
         let operation =
-            Operation { wr_id, what, peer: Some(wr.to), range, ends: None, held: false };
+            Operation { wr_id, what, peer: Some(wr.to), range, room, ends: None, held: false };
         let posted = self.contexts.enter(operation).ok_or(Retry::NoSlot.into()).and_then(|space| {
             let what = (wr.op, row.number.get(), wr.remote);
             let local = (&wr.local, descriptor);

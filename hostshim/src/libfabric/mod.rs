@@ -7,6 +7,8 @@
 //!   Endpoint::new     the same interface as over every transport
 //! ```
 //!
+//! The library is loaded when it is first asked for something, which takes Debian's some 0.2 s; it is not linked.
+//!
 //! The port adds nothing to what travels: whoever speaks libfabric understands it. What an operation is and when it is over, the library
 //! says; the port keeps a context for each ([`contexts`]), and hands out what the library says as completions.
 //!
@@ -22,6 +24,7 @@
 //!   (`PEEK`): that of libfabric, `FI_PEEK`, is for tagged messages alone, and says neither sender nor immediate data.
 //! - **Buffers for many messages** (`MULTI_RECV`) are not there: those of libfabric have no steps of 8 bytes, one least room for all of them, and what
 //!   does not fit is cut off.
+//! - **Several parts** are sent up to the provider's `iov_limit`, and received likewise, but over connections.
 //! - **Cancelling** asks the library; the completion says whether that came in time.
 //! - **Who has sent a message** is known where the sender is in the address table. Others have one address together, [`OfiPort::stranger`],
 //!   to which nothing can be sent. So has a message that was cut off: the library does not say whose it was.
@@ -35,15 +38,18 @@ mod complete;
 mod connect;
 mod contexts;
 mod error;
+mod known;
 mod memory;
 mod names;
 mod offer;
+mod parts;
 mod plane;
 mod port;
 mod send;
 mod setup;
 
 pub use error::{FiErrno, OfiError, OfiFailure};
+pub(crate) use known::{KNOWN, Known, is_known_here};
 pub use names::{Names, OfiAddress};
 pub use offer::{OfiHints, OfiModes, OfiOffer, found};
 pub(crate) use plane::CallError;
@@ -53,15 +59,9 @@ pub use setup::OfiConfig;
 pub(crate) use setup::offered;
 
 /// The version of the library that this runs with: major, minor.
-#[must_use]
-pub fn library_version() -> (u32, u32) {
-    crate::raw::ofi::version()
-}
-
-/// Gives the signals that end a program their default action again. To be called first in `main`, before handlers are installed.
 ///
-/// Debian's libfabric is linked with PSM, whose constructor handles them before `main`: it prints a stack and exits with 1. Whoever chains
-/// handlers (`signal-hook` does) ends by that at the first SIGINT or SIGTERM.
-pub fn give_signals_back() {
-    crate::raw::ofi::give_signals_back();
+/// # Errors
+/// [`OfiError::Missing`], where there is none.
+pub fn library_version() -> Result<(u32, u32), OfiError> {
+    Ok(crate::raw::ofi::version()?)
 }

@@ -1,5 +1,6 @@
 //! What libfabric's providers offer, in the words of this house.
 
+use spinwire_dataplane::msg::endpoint::PARTS_MAX;
 use spinwire_dataplane::provider::{Caps, EndpointType, Info, LatencyClass, Limits};
 use spinwire_layouts::word::widen;
 use spinwire_ofi_sys as sys;
@@ -80,7 +81,7 @@ fn describe(offer: &Offer) -> Option<OfiOffer> {
     let limits = Limits {
         message_bytes_max: longest,
         inject_bytes_max: offer.transmit().inject_size,
-        sge_max: 1,
+        sge_max: parts_max(offer, endpoint_type),
         send_depth: u32::try_from(offer.transmit().size).unwrap_or(u32::MAX),
         recv_depth: u32::try_from(offer.receive().size).unwrap_or(u32::MAX),
         unexpected_depth: u32::MAX,
@@ -204,10 +205,20 @@ pub(super) fn caps(offer: &Offer, endpoint_type: EndpointType) -> Caps {
         (offer.domain().cq_data_size >= 8, Caps::IMMEDIATE),
         (connected || has_wide(sys::FI_DIRECTED_RECV), Caps::DIRECTED_RECV),
         (connected || has_wide(sys::FI_SOURCE), Caps::SOURCE),
+        (parts_max(offer, endpoint_type) > 1, Caps::GATHER),
+        (parts_max(offer, endpoint_type) > 1 && !connected, Caps::SCATTER),
     ]
     .into_iter()
     .filter(|(there, _)| *there)
     .fold(Caps::NONE, |all, (_, cap)| all.with(cap))
+}
+
+/// Ranges that one message is sent from. Into so many it is received, too, but over connections: a receive may wait there for an endpoint, and
+/// with it would have to wait what the caller has back.
+pub(super) fn parts_max(offer: &Offer, endpoint_type: EndpointType) -> u32 {
+    let (out, within) = (offer.transmit().iov_limit, offer.receive().iov_limit);
+    let most = if endpoint_type == EndpointType::Msg { out } else { out.min(within) };
+    u32::try_from(most.clamp(1, PARTS_MAX)).unwrap_or(1)
 }
 
 pub(super) fn modes(offer: &Offer) -> OfiModes {

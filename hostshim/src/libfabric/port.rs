@@ -11,7 +11,7 @@ use spinwire_dataplane::id::{Addr, Generation, Name, WrId};
 use spinwire_dataplane::provider::peers::{PeerState, Peers, Standing};
 use spinwire_dataplane::provider::{
     CancelError, Caps, Cqe, EndpointType, Event, ExposeWr, Info, OneSidedWr, Provider, Published,
-    RecvWr, RemoteRegion, Select, SendWr, Source, Use, Waiting,
+    RecvPartsWr, RecvWr, RemoteRegion, Select, SendPartsWr, SendWr, Source, Use, Waiting,
 };
 use spinwire_dataplane::raw::loan::Sge;
 use spinwire_dataplane::table::Ring;
@@ -87,7 +87,7 @@ impl AsRef<PeerState> for Row {
 /// A port over libfabric. Belongs to the thread that opened it.
 pub struct OfiPort<'m> {
     /// The endpoint. Of type MSG only while there is a connection. Dropped first: then the library touches no memory any more.
-    pub(super) active: Cell<Option<Active>>,
+    pub(super) active: RefCell<Option<Active>>,
     pub(super) passive: Option<Passive>,
     /// A request of the peer that is being connected to.
     pub(super) crossing: Cell<Option<Offer>>,
@@ -124,6 +124,8 @@ pub struct OfiPort<'m> {
     pub(super) lost: Cell<Option<i32>>,
     pub(super) counters: Cell<OfiCounters>,
     pub(super) now: Cell<Instant>,
+    /// The time that this thread has turned, without that for which it was away.
+    pub(super) turned: Cell<Instant>,
     pub(super) patience: Nanos,
     /// What the provider does about ranges, rights and keys.
     pub(super) memory_guard: Guard,
@@ -136,6 +138,9 @@ impl fmt::Debug for OfiPort<'_> {
         f.debug_struct("OfiPort").field("info", &self.info).finish_non_exhaustive()
     }
 }
+
+/// The longest time between two polls that counts as turning.
+const AWAY: Nanos = Nanos::from_millis(100);
 
 pub(super) fn wide(count: u32) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
@@ -219,13 +224,21 @@ impl OfiPort<'_> {
         self.ended.is_empty() && self.domain().fabric().may_wait(&self.bound.completions, events)
     }
 
+    /// It is `now`. Who was stopped, or whose machine was, has not waited for anybody meanwhile.
+    #[inline(always)]
+    fn pass(&self, now: Instant) {
+        let before = self.now.replace(now);
+        if before != Instant::ORIGIN {
+            let gap = now.saturating_since(before).min(AWAY);
+            self.turned.set(self.turned.get().saturating_add(gap));
+        }
+    }
+
     /// Does something with the endpoint, if there is one.
     #[inline(always)]
     pub(super) fn with_active<R>(&self, act: impl FnOnce(&Active) -> R) -> Option<R> {
-        let active = self.active.take()?;
-        let result = act(&active);
-        self.active.set(Some(active));
-        Some(result)
+        // Nothing that is done with it closes it.
+        self.active.try_borrow().ok()?.as_ref().map(act)
     }
 
     pub(super) fn count(&self, change: impl FnOnce(&mut OfiCounters)) {
@@ -255,7 +268,7 @@ impl OfiPort<'_> {
     }
 
     /// The library's number for whose messages a receive takes.
-    fn number_of(&self, from: Source) -> Result<(u64, Option<Addr>), PostError> {
+    pub(super) fn number_of(&self, from: Source) -> Result<(u64, Option<Addr>), PostError> {
         let Source::Only(peer) = from else { return Ok((NOBODY, None)) };
         let row = self.peers.find(peer)?;
         match row.state.standing() {
@@ -270,6 +283,16 @@ impl OfiPort<'_> {
                 Ok((row.number.get(), Some(peer)))
             }
         }
+    }
+
+    /// Which tags a receive takes, in the provider's bits: tag, and the bits that do not count.
+    pub(super) const fn tag_of(&self, select: Select) -> Result<Option<(u64, u64)>, Misuse> {
+        let Select::Tagged { tag, ignore } = select else { return Ok(None) };
+        let carried = tag & !ignore & !self.tag_bits == 0 && (ignore == 0 || !self.misses_masks);
+        if !self.info.caps.has(Caps::TAGGED) || !carried {
+            return Err(Misuse::Unsupported);
+        }
+        Ok(Some((tag & self.tag_bits, ignore & self.tag_bits)))
     }
 
     /// Hands a receive to the endpoint. Returns whether there is one.
@@ -288,7 +311,7 @@ impl OfiPort<'_> {
         }
     }
 
-    fn is_lost(&self) -> Result<(), PostError> {
+    pub(super) fn is_lost(&self) -> Result<(), PostError> {
         if self.lost.get().is_some() { Err(Fatal::QueueError.into()) } else { Ok(()) }
     }
 }
@@ -317,14 +340,12 @@ impl Provider for OfiPort<'_> {
         row.state.standing().may_be_sent_to()?;
         self.check_send(wr)?;
         let sent = self.send(row, wr);
-        match sent {
-            Ok(()) => {
-                self.staged.set(self.staged.get() + 1);
-                row.stuck_since.set(None);
-                Ok(())
-            }
-            Err(refused) => Err(self.not_sent(wr.to, row, refused)),
-        }
+        self.sent(wr.to, row, sent)
+    }
+
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        self.is_lost()?;
+        self.launch_parts(wr)
     }
 
     fn post_one_sided(&self, wr: &OneSidedWr) -> Result<(), PostError> {
@@ -348,23 +369,13 @@ impl Provider for OfiPort<'_> {
         if wr.buffer != Use::Single {
             return Err(Misuse::Unsupported.into());
         }
-        let tag = match wr.select {
-            Select::Untagged => None,
-            Select::Tagged { .. } if !self.info.caps.has(Caps::TAGGED) => {
-                return Err(Misuse::Unsupported.into());
-            }
-            Select::Tagged { tag, ignore }
-                if tag & !ignore & !self.tag_bits != 0 || (ignore != 0 && self.misses_masks) =>
-            {
-                return Err(Misuse::Unsupported.into());
-            }
-            Select::Tagged { tag, ignore } => Some((tag & self.tag_bits, ignore & self.tag_bits)),
-        };
+        let tag = self.tag_of(wr.select)?;
         if self.receives.get() >= self.info.limits.recv_depth {
             return Err(Retry::RqFull.into());
         }
         let (wr_id, what, range) = (wr.wr_id, What::Receive(tag), wr.sge);
-        let operation = Operation { wr_id, what, peer, range, ends: None, held: false };
+        let room = range.length();
+        let operation = Operation { wr_id, what, peer, range, room, ends: None, held: false };
         let space = self.contexts.enter(operation).ok_or(Retry::NoSlot)?;
         match self.receive(&operation, space) {
             Ok(true) => {}
@@ -378,12 +389,17 @@ impl Provider for OfiPort<'_> {
         Ok(())
     }
 
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        self.is_lost()?;
+        self.receive_parts(wr)
+    }
+
     fn ring_doorbell(&self) -> Published {
         Published { count: self.staged.take(), error: None }
     }
 
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
-        self.now.set(now);
+        self.pass(now);
         self.take_in(out);
     }
 

@@ -14,7 +14,6 @@ use spinwire_dataplane::id::{Addr, WrId};
 use spinwire_dataplane::provider::peers::Standing;
 use spinwire_dataplane::provider::{Caps, Payload, SendWr};
 use spinwire_dataplane::raw::loan::Sge;
-use spinwire_dataplane::time::Instant;
 
 use super::contexts::{Operation, What};
 use super::port::{OfiPort, Row};
@@ -53,8 +52,6 @@ impl OfiPort<'_> {
 
     /// Whether the endpoint can do what is asked of it, before anything is posted.
     pub(super) fn check_send(&self, wr: &SendWr<'_>) -> Result<(), Misuse> {
-        let caps = self.info.caps;
-        let bits = wr.tag.unwrap_or(0);
         let most = match wr.payload {
             Payload::Inject(_) => self.info.limits.inject_bytes_max,
             Payload::Posted { .. } => self.info.limits.message_bytes_max,
@@ -62,8 +59,19 @@ impl OfiPort<'_> {
         if wr.payload.bytes().len() > most {
             return Err(Misuse::TooLong);
         }
-        let tag = wr.tag.is_none() || (caps.has(Caps::TAGGED) && bits & !self.tag_bits == 0);
-        let immediate = wr.immediate.is_none() || caps.has(Caps::IMMEDIATE);
+        self.check_extras(wr.tag, wr.immediate)
+    }
+
+    /// Whether it carries what goes with a message.
+    pub(super) fn check_extras(
+        &self,
+        tag: Option<u64>,
+        immediate: Option<u64>,
+    ) -> Result<(), Misuse> {
+        let caps = self.info.caps;
+        let bits = tag.unwrap_or(0);
+        let tag = tag.is_none() || (caps.has(Caps::TAGGED) && bits & !self.tag_bits == 0);
+        let immediate = immediate.is_none() || caps.has(Caps::IMMEDIATE);
         if tag && immediate { Ok(()) } else { Err(Misuse::Unsupported) }
     }
 
@@ -126,7 +134,8 @@ impl OfiPort<'_> {
         (peer, range): (Addr, Sge),
     ) -> Result<(), PostError> {
         let descriptor = self.descriptor_of(&range)?;
-        let operation = Operation { wr_id, what, peer: Some(peer), range, ends: None, held: false };
+        let (peer, room) = (Some(peer), range.length());
+        let operation = Operation { wr_id, what, peer, range, room, ends: None, held: false };
         let space = self.contexts.enter(operation).ok_or(Retry::NoSlot)?;
         let sent = self.with_active(|active| active.send(target, (&range, descriptor), space));
         self.answered(sent, space)
@@ -148,20 +157,28 @@ impl OfiPort<'_> {
         Err(refused)
     }
 
+    /// What comes of a message that was handed over, or refused.
+    #[inline]
+    pub(super) fn sent(
+        &self,
+        to: Addr,
+        row: &Row,
+        sent: Result<(), PostError>,
+    ) -> Result<(), PostError> {
+        sent.map_err(|refused| self.not_sent(to, row, refused))?;
+        self.staged.set(self.staged.get() + 1);
+        row.stuck_since.set(None);
+        Ok(())
+    }
+
     /// A message was refused. A peer that is not to be reached, or takes nothing for too long, is lost.
     #[cold]
-    pub(super) fn not_sent(&self, to: Addr, row: &Row, refused: PostError) -> PostError {
+    fn not_sent(&self, to: Addr, row: &Row, refused: PostError) -> PostError {
         let lost = match refused {
-            // Who was never polled does not know what time it is.
-            PostError::Retry(Retry::NoSendRoom | Retry::NoCredit)
-                if self.now.get() == Instant::ORIGIN =>
-            {
-                false
-            }
             PostError::Retry(Retry::NoSendRoom | Retry::NoCredit) => {
-                let since = row.stuck_since.get().unwrap_or(self.now.get());
+                let since = row.stuck_since.get().unwrap_or(self.turned.get());
                 row.stuck_since.set(Some(since));
-                self.now.get().saturating_since(since) > self.patience
+                self.turned.get().saturating_since(since) > self.patience
             }
             PostError::Fatal(Fatal::PeerGone) => true,
             PostError::Retry(_) | PostError::Misuse(_) | PostError::Fatal(_) => false,

@@ -78,22 +78,42 @@ impl Default for OfiConfig {
     }
 }
 
-fn info(offer: &Offer, config: &OfiConfig) -> Info {
-    let longest = offer.endpoint().max_msg_size.min(wide(config.message_bytes_max));
+/// What a provider has for one endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Bytes of a message.
+    pub(super) longest: usize,
+    /// Sends and receives under way.
+    pub(super) depths: (usize, usize),
+    /// Ranges of a message.
+    pub(super) parts: u32,
+}
+
+/// What a port is to be, within what the provider has.
+pub(super) fn sized(provider: &str, bounds: Bounds, caps: Caps, config: &OfiConfig) -> Info {
+    let longest = bounds.longest.min(wide(config.message_bytes_max));
     let least = |own: u32, theirs: usize| own.min(u32::try_from(theirs).unwrap_or(u32::MAX));
     let limits = Limits {
         message_bytes_max: longest,
         inject_bytes_max: longest,
-        sge_max: 1,
-        send_depth: least(config.send_depth.max(4), offer.transmit().size),
-        recv_depth: least(config.recv_depth, offer.receive().size),
+        sge_max: bounds.parts,
+        send_depth: least(config.send_depth.max(4), bounds.depths.0),
+        recv_depth: least(config.recv_depth, bounds.depths.1),
         unexpected_depth: u32::MAX,
         unexpected_bytes_max: longest,
         peers_max: config.peers_max,
     };
-    let caps = offer::caps(offer, config.endpoint_type);
-    let info = Info::of_type(offer::label(&offer.provider()), config.endpoint_type, caps, limits);
-    Info { latency: offer::latency(&offer.provider()), ..info }
+    let info = Info::of_type(offer::label(provider), config.endpoint_type, caps, limits);
+    with_caps(Info { latency: offer::latency(provider), ..info }, caps)
+}
+
+fn info(offer: &Offer, config: &OfiConfig) -> Info {
+    let bounds = Bounds {
+        longest: offer.endpoint().max_msg_size,
+        depths: (offer.transmit().size, offer.receive().size),
+        parts: offer::parts_max(offer, config.endpoint_type),
+    };
+    sized(&offer.provider(), bounds, offer::caps(offer, config.endpoint_type), config)
 }
 
 /// What a port of `config` will be, without opening one; and what its provider asks for.
@@ -132,7 +152,7 @@ impl<'m> OfiPort<'m> {
         let event = Event::StaleCompletion(WrId::from_raw(0));
         let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
         let mut port = Self {
-            active: Cell::new(active),
+            active: RefCell::new(active),
             passive,
             crossing: Cell::new(None),
             contexts: Contexts::place(bump, operations)?,
@@ -164,6 +184,7 @@ impl<'m> OfiPort<'m> {
             lost: Cell::new(None),
             counters: Cell::new(OfiCounters::default()),
             now: Cell::new(Instant::ORIGIN),
+            turned: Cell::new(Instant::ORIGIN),
             patience: config.patience,
             memory_guard: faults.memory_guard,
             misses_masks: faults.misses_masks && !config.accept_faults,

@@ -14,7 +14,8 @@ use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Generation, Name, OpTag, WrId};
 use spinwire_dataplane::provider::{
     CancelError, Cqe, EndpointType, Event, ExposeWr, Info, KeepsPosted, OneSidedWr, Payload,
-    Provider, Published, RecvWr, RemoteRegion, Select, SendWr, Source, Use, Waiting,
+    Provider, Published, RecvPartsWr, RecvWr, RemoteRegion, Select, SendPartsWr, SendWr, Source,
+    Use, Waiting,
 };
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::loan::{LoanPool, Sge};
@@ -165,6 +166,12 @@ impl Provider for OfiEnd<'_> {
     }
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
         self.port.post_send(wr)
+    }
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        self.port.post_send_parts(wr)
+    }
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        self.port.post_recv_parts(wr)
     }
     fn post_one_sided(&self, wr: &OneSidedWr) -> Result<(), PostError> {
         self.port.post_one_sided(wr)

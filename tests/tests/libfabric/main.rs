@@ -15,9 +15,11 @@
 )]
 
 mod ends;
+mod load;
 mod memory;
 mod packets;
 mod pair;
+mod parts;
 mod processes;
 mod rules;
 mod waits;
@@ -72,6 +74,7 @@ cases! {
         peers_msg: a_second_is_refused, disconnect_ends_the_other_end;
         parcels: without_parcels_the_guard_comes_back;
         raw: doorbells_count_exactly;
+        parts: parts_are_refused_whole;
     }
     TAGGED {
         transfer: tags_and_immediate_data_arrive;
@@ -128,7 +131,7 @@ fn not_run(what: &str, why: &str) {
 
 #[test]
 fn what_the_library_gets_wrong_is_told() {
-    let (major, minor) = spinwire_hostshim::libfabric::library_version();
+    let (major, minor) = spinwire_hostshim::libfabric::library_version().unwrap();
     let version = format!("libfabric {major}.{minor}");
     for (what, why) in [
         (

@@ -51,7 +51,7 @@ fn child() {
         let parent = (choice.endpoint_type != EndpointType::Msg)
             .then(|| end.connect(&named("parent")).unwrap());
         let from = std::time::Instant::now();
-        while from.elapsed() < 3 * LONG {
+        while from.elapsed() < 2 * LONG {
             end.post_recv(RecvFrom::any(), ground.loan(), 1).unwrap();
             let got = ground.next(&end, &[&end]);
             let (bytes, to) = (got.bytes().unwrap(), parent.or(got.source).unwrap());

@@ -26,7 +26,9 @@ fn what_a_provider_lacks_is_refused_before_it_is_posted() {
             let expected =
                 Caps::MESSAGE.with(Caps::TAGGED).with(Caps::INJECT).with(Caps::IMMEDIATE);
             let expected = expected.with(Caps::DIRECTED_RECV).with(Caps::SOURCE).with(Caps::CANCEL);
-            assert_eq!(caps, expected.without(lacks), "{choice:?}");
+            let several = Caps::GATHER.with(Caps::SCATTER);
+            let several = if choice == TCP_MSG { Caps::GATHER } else { several };
+            assert_eq!(caps, expected.with(several).without(lacks), "{choice:?}");
             let refused = |to: SendTo| a.inject(to, b"m").err() == Some(LACKING);
             assert_eq!(refused(SendTo::peer(to_b).tag(1)), lacks == Caps::TAGGED);
             assert_eq!(refused(SendTo::peer(to_b).immediate(1)), lacks == Caps::IMMEDIATE);

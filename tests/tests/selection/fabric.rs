@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
 use spinwire_dataplane::provider::{EndpointType, Event};
 use spinwire_dataplane::raw::loan::LoanPool;
-use spinwire_hostshim::discover::{Hints, Transport, discover};
+use spinwire_hostshim::discover::{Hints, Sizes, Transport, discover};
 use spinwire_hostshim::negotiate::{Requirements, negotiate};
 use spinwire_hostshim::open::{OpenConfig, Opened, with};
 
@@ -92,5 +92,24 @@ fn an_end_at_a_uri_answers_refuses_and_sees_who_is_gone() {
             });
         })
         .unwrap();
+    }
+}
+
+/// What is said of it without asking it is what it says where it is asked by name.
+#[test]
+fn what_is_known_beforehand_is_what_the_library_says() {
+    for sizes in [
+        Sizes::default(),
+        Sizes { message_bytes: Some(5 << 20), peers: Some(3), ..Sizes::default() },
+    ] {
+        let told = |hints: &Hints| -> Vec<String> {
+            let mut all = discover(hints);
+            all.retain(|found| found.transport == Transport::Ofi);
+            all.iter().map(|found| format!("{found:?}")).collect()
+        };
+        let everything = Hints { transports: Vec::new(), ..Hints::default() }.with_sizes(sizes);
+        let by_name = Hints::only(&[Transport::Ofi]).with_sizes(sizes);
+        assert_eq!(told(&everything), told(&by_name));
+        assert!(told(&by_name).len() >= 8);
     }
 }

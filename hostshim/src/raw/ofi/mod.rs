@@ -13,10 +13,11 @@
 
 mod connect;
 mod copies;
+mod load;
 mod offer;
+mod parts;
 mod post;
 mod read;
-mod signals;
 
 use core::ffi::{CStr, c_int, c_void};
 use core::fmt;
@@ -29,10 +30,11 @@ use spinwire_ofi_sys as sys;
 
 pub(crate) use connect::{Passive, Told};
 pub(crate) use copies::Copies;
+pub(crate) use load::{CALL as LOADING, why_missing};
 pub(crate) use offer::{Offer, Wanted};
+pub(crate) use parts::Ranges;
 pub(crate) use post::{Descriptor, Target};
-pub(crate) use read::{Entry, Failure, Seen, batch};
-pub(crate) use signals::give_back as give_signals_back;
+pub(crate) use read::{BATCH, Entry, Failure, Seen};
 
 /// The version of the interface that this is written for.
 const VERSION: u32 = sys::FI_MAJOR_VERSION << 16 | 17;
@@ -64,8 +66,9 @@ fn number(code: isize) -> i32 {
 
 /// What the library says of a number of `fi_errno(3)`.
 pub(crate) fn text(code: i32) -> String {
+    let Ok(library) = load::library() else { return format!("error {code}") };
     // SAFETY: any number is taken; the text is the library's own and stays.
-    let text = unsafe { sys::fi_strerror(code) };
+    let text = unsafe { (library.strerror)(code) };
     if text.is_null() {
         return format!("error {code}");
     }
@@ -74,10 +77,11 @@ pub(crate) fn text(code: i32) -> String {
 }
 
 /// The version of the library: major, minor.
-pub(crate) fn version() -> (u32, u32) {
+pub(crate) fn version() -> Answer<(u32, u32)> {
+    let library = load::library()?;
     // SAFETY: no arguments.
-    let version = unsafe { sys::fi_version() };
-    (version >> 16, version & 0xFFFF)
+    let version = unsafe { (library.version)() };
+    Ok((version >> 16, version & 0xFFFF))
 }
 
 /// Something that the library has opened; closed once. Every such structure begins with its `struct fid`.
@@ -114,9 +118,9 @@ pub(crate) struct Fabric {
 impl Fabric {
     pub(crate) fn open(offer: &Offer) -> Answer<Rc<Self>> {
         let mut raw = ptr::null_mut();
+        let open = load::library()?.fabric;
         // SAFETY: the attributes are those that the library gave.
-        let code =
-            unsafe { sys::fi_fabric(offer.fabric_attributes(), &raw mut raw, ptr::null_mut()) };
+        let code = unsafe { open(offer.fabric_attributes(), &raw mut raw, ptr::null_mut()) };
         Ok(Rc::new(Self { handle: Handle::made("fi_fabric", code, raw)? }))
     }
 

@@ -7,6 +7,7 @@ use std::ffi::CString;
 
 use spinwire_ofi_sys as sys;
 
+use super::load::library;
 use super::{Answer, Failed, VERSION, answer};
 
 /// What is asked for. All that is 0 or `None` may be anything.
@@ -34,8 +35,15 @@ impl fmt::Debug for Offer {
 
 impl Drop for Offer {
     fn drop(&mut self) {
-        // SAFETY: the library's, and freed here alone.
-        unsafe { sys::fi_freeinfo(self.0.as_ptr()) };
+        free(self.0.as_ptr());
+    }
+}
+
+/// Frees a list that the library has made, once.
+fn free(list: *mut sys::fi_info) {
+    if let Ok(library) = library() {
+        // SAFETY: the library's, and freed by its owner alone.
+        unsafe { (library.freeinfo)(list) };
     }
 }
 
@@ -55,9 +63,10 @@ impl Offer {
         let (node, service) = (text(wanted.node)?, text(wanted.service)?);
         let flags = if node.is_some() || service.is_some() { sys::FI_SOURCE } else { 0 };
         let mut first = ptr::null_mut();
+        let getinfo = library()?.getinfo;
         // SAFETY: texts and hints live through the call, and are only read.
         let code = unsafe {
-            sys::fi_getinfo(
+            getinfo(
                 VERSION,
                 pointer(node.as_ref()),
                 pointer(service.as_ref()),
@@ -74,15 +83,16 @@ impl Offer {
             // SAFETY: an entry of the list that the library gave.
             next = unsafe { each.as_ref() }.next;
         }
-        // SAFETY: the list that the library gave, once; all of it was copied.
-        unsafe { sys::fi_freeinfo(first) };
+        // All of it was copied.
+        free(first);
         all.into_iter().collect()
     }
 
     /// A copy of an entry, without what comes behind it.
     fn copy_of(entry: NonNull<sys::fi_info>) -> Answer<Self> {
+        let duplicate = library()?.dupinfo;
         // SAFETY: a live entry.
-        let copy = unsafe { sys::fi_dupinfo(entry.as_ptr()) };
+        let copy = unsafe { duplicate(entry.as_ptr()) };
         Self::made("fi_dupinfo", copy)
     }
 
@@ -92,8 +102,9 @@ impl Offer {
     }
 
     fn hints(wanted: &Wanted<'_>) -> Answer<Self> {
-        // SAFETY: no arguments that could be wrong.
-        let raw = unsafe { sys::fi_dupinfo(ptr::null()) };
+        let duplicate = library()?.dupinfo;
+        // SAFETY: what there is of nothing is an empty structure: `fi_allocinfo` of the headers.
+        let raw = unsafe { duplicate(ptr::null()) };
         let hints = Self::made("fi_allocinfo", raw)?;
         let provider = text(wanted.provider)?;
         // SAFETY: the structure is this function's alone.

@@ -28,7 +28,7 @@ pub(crate) struct Target {
     pub(crate) data: Option<u64>,
 }
 
-const fn answer(code: isize) -> Result<(), i32> {
+pub(super) const fn answer(code: isize) -> Result<(), i32> {
     if code == 0 { Ok(()) } else { Err(failed(code)) }
 }
 

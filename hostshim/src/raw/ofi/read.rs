@@ -1,6 +1,6 @@
 //! Completions: `fi_cq(3)`.
 
-use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
 use spinwire_ofi_sys as sys;
 
@@ -22,10 +22,6 @@ pub(crate) struct Entry {
     pub(crate) data: Option<u64>,
     /// The number of the sender in the address vector, or [`NOBODY`].
     pub(crate) source: u64,
-}
-
-impl Entry {
-    const NONE: Self = Self { space: 0, length: 0, tag: 0, data: None, source: NOBODY };
 }
 
 /// What a completion of an operation that has failed says: `struct fi_cq_err_entry`.
@@ -58,7 +54,6 @@ pub(crate) enum Seen {
 
 /// Both formats begin alike.
 trait Format: Copy {
-    const ZERO: Self;
     fn entry(&self, source: u64) -> Entry;
 }
 
@@ -68,17 +63,8 @@ const fn data_of(flags: u64, data: u64) -> Option<u64> {
 }
 
 macro_rules! format {
-    ($name:ident, $tag:expr, $($more:ident)?) => {
+    ($name:ident, $tag:expr) => {
         impl Format for sys::$name {
-            const ZERO: Self = Self {
-                op_context: core::ptr::null_mut(),
-                flags: 0,
-                len: 0,
-                buf: core::ptr::null_mut(),
-                data: 0,
-                $($more: 0,)?
-            };
-
             #[inline(always)]
             fn entry(&self, source: u64) -> Entry {
                 let tag: fn(&Self) -> u64 = $tag;
@@ -94,36 +80,39 @@ macro_rules! format {
     };
 }
 
-format!(fi_cq_tagged_entry, |entry| entry.tag, tag);
-format!(fi_cq_data_entry, |_| 0,);
+format!(fi_cq_tagged_entry, |entry| entry.tag);
+format!(fi_cq_data_entry, |_| 0);
 
 impl Completions {
-    /// Reads what has come into `out`, at most [`BATCH`] entries and as many as there is room for; and lets the library make progress.
-    #[inline]
-    pub(crate) fn read(&self, out: &mut [Entry; BATCH], room: usize) -> Seen {
+    /// Reads what has come, at most [`BATCH`] entries and as many as there is `room` for, and lets the library make progress. What is in
+    /// no entry is not touched either: this is what a turn in vain costs.
+    #[inline(always)]
+    pub(crate) fn read(&self, room: usize, give: impl FnMut(Entry)) -> Seen {
         if self.tagged {
-            self.read_as::<sys::fi_cq_tagged_entry>(out, room)
+            self.read_as::<sys::fi_cq_tagged_entry>(room, give)
         } else {
-            self.read_as::<sys::fi_cq_data_entry>(out, room)
+            self.read_as::<sys::fi_cq_data_entry>(room, give)
         }
     }
 
     #[inline(always)]
-    fn read_as<F: Format>(&self, out: &mut [Entry; BATCH], room: usize) -> Seen {
-        let mut entries = [F::ZERO; BATCH];
+    fn read_as<F: Format>(&self, room: usize, mut give: impl FnMut(Entry)) -> Seen {
+        let mut entries = [const { MaybeUninit::<F>::uninit() }; BATCH];
+        // Not every provider says who has sent something.
         let mut sources = [NOBODY; BATCH];
         // SAFETY: room for as many entries of that format, which is the queue's, and as many addresses.
         let read = unsafe {
             sys::fi_cq_readfrom(
                 self.handle.raw(),
-                entries.as_mut_ptr().cast::<c_void>(),
+                entries.as_mut_ptr().cast(),
                 room.min(BATCH),
                 sources.as_mut_ptr(),
             )
         };
         let Ok(count) = usize::try_from(read) else { return seen(read) };
-        for ((to, from), source) in out.iter_mut().zip(&entries).zip(sources).take(count) {
-            *to = from.entry(source);
+        for (from, source) in entries.iter().zip(sources).take(count) {
+            // SAFETY: the library has written as many entries as it says, the first ones.
+            give(unsafe { from.assume_init_ref() }.entry(source));
         }
         if count == 0 { Seen::Nothing } else { Seen::Some(count.min(BATCH)) }
     }
@@ -149,11 +138,6 @@ impl Completions {
             overflow: entry.olen,
         })
     }
-}
-
-/// An empty batch, to read into.
-pub(crate) const fn batch() -> [Entry; BATCH] {
-    [Entry::NONE; BATCH]
 }
 
 #[cold]
