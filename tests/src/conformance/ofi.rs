@@ -111,7 +111,9 @@ impl<'m> OfiEnd<'m> {
     const fn nap(&self, idle: u32) -> Option<Duration> {
         match (self.has_threads, idle) {
             (true, 1..=100) => Some(Duration::from_millis(1)),
-            (true, 101..) => Some(Duration::from_micros(100)),
+            (true, 101..=1500) => Some(Duration::from_micros(100)),
+            // The machine has other things to do, it seems. Cases give up after so many turns, not after so much time.
+            (true, 1501..) => Some(Duration::from_millis(3)),
             (false, 3..) => Some(Duration::from_micros(20)),
             _ => None,
         }
