@@ -10,7 +10,7 @@
 //! The library is loaded when it is first asked for something, which takes Debian's some 0.2 s; it is not linked.
 //!
 //! The port adds nothing to what travels: whoever speaks libfabric understands it. What an operation is and when it is over, the library
-//! says; the port keeps a context for each ([`contexts`]), and hands out what the library says as completions.
+//! says; the port keeps a context for each (`contexts`), and hands out what the library says as completions.
 //!
 //! # What is as everywhere, and what is not
 //!

@@ -207,7 +207,7 @@ impl OfiPort<'_> {
     /// [`OfiPort::may_wait`] has said yes. They are the port's, and are good as long as it is.
     ///
     /// # Errors
-    /// What `fi_control(FI_GETWAIT)` says; that there are none where [`OfiConfig::waits`] is not set.
+    /// What `fi_control(FI_GETWAIT)` says; that there are none where [`OfiConfig::waits`](super::OfiConfig::waits) is not set.
     pub fn descriptors(&self) -> Result<Vec<RawFd>, OfiError> {
         let mut all = vec![self.bound.completions.descriptor()?];
         if let Some(events) = &self.bound.events {
