@@ -14,6 +14,8 @@ use super::setup::{Bounds, OfiConfig, sized};
 
 /// The version that this was seen of: 1.17.0, by what its file is called.
 const FILE: &str = "libfabric.so.1.20.0";
+/// What the loader looks for.
+const NAME: &str = "libfabric.so.1";
 /// What begins so in the environment can change what the library offers.
 const VARIABLES: &str = "FI_";
 
@@ -70,11 +72,14 @@ pub(crate) const KNOWN: &[Known] = &[
 
 /// Whether the library here is that one, and nobody has told it anything.
 pub(crate) fn is_known_here() -> bool {
-    let told = |name: &std::ffi::OsString| {
-        let name = name.to_string_lossy();
-        name.starts_with(VARIABLES) || name == "LD_LIBRARY_PATH" || name == "LD_PRELOAD"
-    };
-    let link = Path::new(sys::FOLDER).join("libfabric.so.1");
+    let told = |name: &std::ffi::OsString| name.to_string_lossy().starts_with(VARIABLES);
+    let link = Path::new(sys::FOLDER).join(NAME);
     let is_it = std::fs::read_link(link).is_ok_and(|file| file.ends_with(FILE));
-    is_it && !std::env::vars_os().any(|(name, _)| told(&name))
+    is_it && !elsewhere() && !std::env::vars_os().any(|(name, _)| told(&name))
+}
+
+/// Whether the loader finds another one first.
+fn elsewhere() -> bool {
+    let folders = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    std::env::split_paths(&folders).any(|folder| folder.join(NAME).exists())
 }

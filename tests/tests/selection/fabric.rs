@@ -98,10 +98,14 @@ fn an_end_at_a_uri_answers_refuses_and_sees_who_is_gone() {
 /// What is said of it without asking it is what it says where it is asked by name.
 #[test]
 fn what_is_known_beforehand_is_what_the_library_says() {
-    for sizes in [
-        Sizes::default(),
-        Sizes { message_bytes: Some(5 << 20), peers: Some(3), ..Sizes::default() },
-    ] {
+    // More than any provider has.
+    let most = Sizes {
+        message_bytes: Some(5 << 20),
+        peers: Some(3),
+        send_depth: Some(4096),
+        recv_depth: Some(4096),
+    };
+    for sizes in [Sizes::default(), most] {
         let told = |hints: &Hints| -> Vec<String> {
             let mut all = discover(hints);
             all.retain(|found| found.transport == Transport::Ofi);
