@@ -69,7 +69,8 @@ fn a_message_wakes_who_sleeps_on_the_descriptors() {
                     }
                 };
                 assert_eq!(got.bytes(), Some(&b"wake up"[..]), "{choice:?}");
-                assert!(slept >= SILENCE / 4, "{choice:?}: slept {slept:?}, looked {looks} times");
+                // Who is not let sleep looks thousands of times in that silence. How long it sleeps is the machine's business.
+                assert!(looks < 1000, "{choice:?}: slept {slept:?}, looked {looks} times");
                 here.shutdown(std::net::Shutdown::Both).unwrap();
             });
         });
