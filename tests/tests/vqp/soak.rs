@@ -471,6 +471,7 @@ const FAULTS: Faults = Faults {
     refusals: 200,
     corruptions: 0,
     losses: 0,
+    reuses: false,
 };
 
 /// Faults that break no promise to a request.

@@ -19,7 +19,7 @@ use crate::provider::queues::Queues;
 use crate::provider::tcp::frame::{FrameFault, Greeting};
 use crate::provider::{
     CancelError, Caps, Cqe, EndpointType, Event, ExposeWr, Info, OneSidedWr, Payload, Provider,
-    Published, RecvWr, RemoteRegion, Select, SendWr, Source, Status, Waiting,
+    Published, RecvWr, RemoteRegion, Select, SendWr, Sight, Source, Status, Waiting,
 };
 use crate::raw::place::Bump;
 use crate::raw::region::Registrar;
@@ -53,6 +53,10 @@ pub struct RdmaPort<'m, Q: QueuePair, C, X: Registrar = ()> {
     /// The last look has come to all of the ready ones.
     pub(super) went_round: Cell<bool>,
     pub(super) empty_polls: Cell<u32>,
+    /// A look has asked the device since the last poll.
+    has_asked: Cell<bool>,
+    /// What is ready takes a poll.
+    pub(super) is_intricate: Cell<bool>,
     /// The completion queue is broken: nothing is connected any more.
     pub(super) broken: Cell<Option<Fatal>>,
     /// The device had nothing more when it was asked last.
@@ -150,6 +154,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             dirty: Ring::place(bump, config.links, 0)?,
             went_round: Cell::new(false),
             empty_polls: Cell::new(0),
+            has_asked: Cell::new(false),
+            is_intricate: Cell::new(false),
             broken: Cell::new(None),
             is_drained: Cell::new(false),
             unsettled: Cell::new(false),
@@ -238,6 +244,17 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     pub(super) const fn may_owe(&self) -> Result<(), Retry> {
         let owed = self.under_way.get().saturating_add(self.done.len());
         if owed >= self.info.limits.send_depth { Err(Retry::CqFull) } else { Ok(()) }
+    }
+
+    /// Whether a poll would find anything to do besides messages that have come.
+    #[inline]
+    pub(super) const fn owes_work(&self) -> bool {
+        !self.done.is_empty()
+            || !self.dirty.is_empty()
+            || self.unsettled.get()
+            || !self.queues.none_ended()
+            || self.queues.is_late()
+            || self.queues.matcher().wants_many()
     }
 
     /// What has come.
@@ -332,7 +349,10 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
             // Answers to hellos, and credit that nothing has taken along, go though nobody rings.
             let _none = self.publish();
         }
-        self.hear();
+        self.is_intricate.set(false);
+        if !self.has_asked.replace(false) {
+            self.hear();
+        }
         let sends = || {
             let (wr_id, status, number) = self.done.pop()?;
             let cqe = Cqe::without_message(wr_id, status);
@@ -343,6 +363,27 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
             })
         };
         self.queues.poll(sends, |out| self.take_in(out), out);
+    }
+
+    /// Asks the device. Where it has nothing, and nothing else waits, that was all.
+    #[inline]
+    fn look(&self) -> Sight {
+        self.has_asked.set(true);
+        self.hear();
+        if self.owes_work() {
+            Sight::Work
+        } else if self.ready.is_empty() {
+            Sight::Nothing
+        } else if self.lone().is_some() {
+            Sight::Ready
+        } else {
+            Sight::Work
+        }
+    }
+
+    #[inline]
+    fn take_ready(&self) -> Option<Cqe> {
+        self.take_lone()
     }
 
     fn poll_event(&self) -> Option<Event> {
