@@ -119,6 +119,11 @@ impl Provider for AnyPort<'_> {
     }
     #[inline(always)]
     fn look(&self) -> Sight {
+        #[cfg(feature = "verbs")]
+        if let AnyPort::Verbs(port, plane) = self {
+            // As before a poll, which a look that sees nothing leaves out.
+            let _no_new_ones = plane.attend(port);
+        }
         of!(self, port => port.look())
     }
     #[inline(always)]
