@@ -25,29 +25,40 @@ pub(crate) fn stamps(words: usize, number: u64) -> [usize; 3] {
     [0, usize::try_from(moving).unwrap_or(0), words.saturating_sub(1)]
 }
 
-/// The sender's side: one buffer, changed from message to message.
-#[derive(Debug)]
-pub(crate) struct Stamper {
-    bytes: Vec<u8>,
-    stamped: Option<u64>,
+/// The last word of message `number`, of so many bytes, a multiple of 8.
+pub(crate) const fn last_word(size: usize, number: u64) -> u64 {
+    if size > SHORT_BYTES {
+        return number;
+    }
+    let mut value = number.wrapping_mul(MIX);
+    let mut left = size / WORD;
+    while left > 1 {
+        value = value.wrapping_add(1);
+        left -= 1;
+    }
+    value
 }
 
-impl Stamper {
-    pub(crate) fn new(size: usize) -> Self {
-        let mut bytes = vec![0; size];
+/// The number of the message that a buffer holds, if it holds one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamps(Option<u64>);
+
+impl Stamps {
+    /// Makes all of a buffer the fixed pattern.
+    pub(crate) fn fill(bytes: &mut [u8]) -> Self {
         for (at, word) in bytes.chunks_mut(WORD).enumerate() {
             for (to, from) in word.iter_mut().zip(fixed(at).to_le_bytes()) {
                 *to = from;
             }
         }
-        Self { bytes, stamped: None }
+        Self(None)
     }
 
-    /// The bytes of message `number`.
+    /// Makes it message `number`.
     #[inline(always)]
-    pub(crate) fn message(&mut self, number: u64) -> &[u8] {
-        if self.bytes.len() <= SHORT_BYTES {
-            let (words, rest) = self.bytes.as_chunks_mut::<WORD>();
+    pub(crate) fn stamp(&mut self, bytes: &mut [u8], number: u64) {
+        if bytes.len() <= SHORT_BYTES {
+            let (words, rest) = bytes.as_chunks_mut::<WORD>();
             let mut value = number.wrapping_mul(MIX);
             for word in words {
                 *word = value.to_le_bytes();
@@ -56,10 +67,10 @@ impl Stamper {
             for (to, from) in rest.iter_mut().zip(value.to_le_bytes()) {
                 *to = from;
             }
-            return &self.bytes;
+            return;
         }
-        let words = self.bytes.as_chunks_mut::<WORD>().0;
-        if let Some(before) = self.stamped.replace(number) {
+        let words = bytes.as_chunks_mut::<WORD>().0;
+        if let Some(before) = self.0.replace(number) {
             for at in stamps(words.len(), before) {
                 if let Some(word) = words.get_mut(at) {
                     *word = fixed(at).to_le_bytes();
@@ -71,6 +82,27 @@ impl Stamper {
                 *word = number.to_le_bytes();
             }
         }
+    }
+}
+
+/// The sender's side: one buffer, changed from message to message.
+#[derive(Debug)]
+pub(crate) struct Stamper {
+    bytes: Vec<u8>,
+    stamps: Stamps,
+}
+
+impl Stamper {
+    pub(crate) fn new(size: usize) -> Self {
+        let mut bytes = vec![0; size];
+        let stamps = Stamps::fill(&mut bytes);
+        Self { bytes, stamps }
+    }
+
+    /// The bytes of message `number`.
+    #[inline(always)]
+    pub(crate) fn message(&mut self, number: u64) -> &[u8] {
+        self.stamps.stamp(&mut self.bytes, number);
         &self.bytes
     }
 }
@@ -131,6 +163,8 @@ mod tests {
             for number in 0..200 {
                 let bytes = stamper.message(number).to_vec();
                 assert!(checker.is_good(&bytes, number), "size {size} number {number}");
+                let last = bytes.last_chunk().map(|word| u64::from_le_bytes(*word));
+                assert!(size % 8 > 0 || last == Some(last_word(size, number)));
                 assert!(size < 8 || !checker.is_good(&bytes, number + 1), "another number");
                 assert!(!checker.is_good(&bytes[1..], number), "cut");
             }

@@ -70,6 +70,29 @@ impl fmt::Debug for AnyPort<'_> {
     }
 }
 
+impl AnyPort<'_> {
+    /// What the host of a port over a device does between its turns: with every poll, and with every look, since a look that sees nothing is
+    /// followed by no poll.
+    #[inline(always)]
+    fn attend(&self) {
+        #[cfg(feature = "verbs")]
+        if let AnyPort::Verbs(port, plane) = self {
+            // A channel that is broken makes no connections any more. Those that are wanted end by their time limits; the others live on.
+            let _no_new_ones = plane.attend(port);
+        }
+        #[cfg(feature = "verbs")]
+        if let AnyPort::VerbsDatagrams(port, plane) = self {
+            // Without its events, a device that has failed is noticed by the next send.
+            let _no_events = plane.attend(port);
+        }
+        #[cfg(feature = "mlx5")]
+        if let AnyPort::Mlx5(port, plane) = self {
+            // As above.
+            let _no_new_ones = plane.attend(port);
+        }
+    }
+}
+
 impl Provider for AnyPort<'_> {
     fn info(&self) -> &Info {
         of!(self, port => port.info())
@@ -118,21 +141,7 @@ impl Provider for AnyPort<'_> {
     }
     #[inline(always)]
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
-        #[cfg(feature = "verbs")]
-        if let AnyPort::Verbs(port, plane) = self {
-            // A channel that is broken makes no connections any more. Those that are wanted end by their time limits; the others live on.
-            let _no_new_ones = plane.attend(port);
-        }
-        #[cfg(feature = "verbs")]
-        if let AnyPort::VerbsDatagrams(port, plane) = self {
-            // Without its events, a device that has failed is noticed by the next send.
-            let _no_events = plane.attend(port);
-        }
-        #[cfg(feature = "mlx5")]
-        if let AnyPort::Mlx5(port, plane) = self {
-            // As above.
-            let _no_new_ones = plane.attend(port);
-        }
+        self.attend();
         of!(self, port => port.poll_cq(now, out));
         #[cfg(feature = "libfabric")]
         if let AnyPort::Ofi(port, plane) = self {
@@ -141,6 +150,7 @@ impl Provider for AnyPort<'_> {
     }
     #[inline(always)]
     fn look(&self) -> Sight {
+        self.attend();
         of!(self, port => port.look())
     }
     #[inline(always)]

@@ -294,7 +294,7 @@ impl<Q: Queues> VerbsPlane<Q> {
         let key = self.slots.local_key();
         let (lines, address) = (self.slots.lines(), self.slots.address());
         let memory = Memory { lines, address, key, loans: Some(self.arena.loans::<Q>()) };
-        let below = (&*self.cq, Grants::new(self.domain.raw()));
+        let below = (&*self.cq, self.domain.grants());
         let port = RdmaPort::place_with(bump, who, &self.config.port, below, memory)?;
         self.has_port.set(true);
         Ok(port)

@@ -135,6 +135,7 @@ pub struct ProtectionDomain {
 struct Inner {
     /// Dropped before the domain: they are what it was asked to hold.
     regions: RefCell<Vec<Rc<Registration>>>,
+    borrowed: RefCell<Vec<raw::Borrowed>>,
     domain: Rc<raw::Domain>,
     device: Device,
     number: u32,
@@ -168,8 +169,9 @@ impl ProtectionDomain {
                 asked: u64::from(last) + 1,
                 most: u64::from(last),
             })?;
-        let (regions, registered) = (RefCell::default(), Cell::new(0));
-        let inner = Inner { regions, domain, device: device.clone(), number, registered };
+        let (regions, borrowed, registered) =
+            (RefCell::default(), RefCell::default(), Cell::new(0));
+        let inner = Inner { regions, borrowed, domain, device: device.clone(), number, registered };
         Ok(Self { inner: Rc::new(inner) })
     }
 
@@ -179,7 +181,7 @@ impl ProtectionDomain {
         &self.inner.device
     }
 
-    pub(super) fn raw(&self) -> &Rc<raw::Domain> {
+    pub(crate) fn raw(&self) -> &Rc<raw::Domain> {
         &self.inner.domain
     }
 
@@ -266,6 +268,18 @@ impl ProtectionDomain {
         let length = u64::try_from(registration.memory().len()).unwrap_or(0);
         self.inner.regions.borrow_mut().push(Rc::clone(registration));
         self.inner.registered.set(self.inner.registered.get().saturating_add(length));
+    }
+
+    /// Keeps memory of somebody else's registered, and says what lets the device into it.
+    pub(crate) fn keep_borrowed(
+        &self,
+        borrowed: raw::Borrowed,
+        (start, bytes): (u64, u64),
+    ) -> LocalKey {
+        let lkey = borrowed.key();
+        self.inner.borrowed.borrow_mut().push(borrowed);
+        self.inner.registered.set(self.inner.registered.get().saturating_add(bytes));
+        LocalKey { lkey, domain: self.number(), start, end: start.saturating_add(bytes) }
     }
 
     fn key_of(&self, registration: &Registration) -> LocalKey {

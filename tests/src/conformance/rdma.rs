@@ -477,7 +477,11 @@ impl<'m, N: Network<'m>> Provider for HostedPort<'m, N> {
         assert_eq!(self.ground.network.violation(), None);
     }
     fn look(&self) -> Sight {
-        self.rdma().look()
+        self.ground.settle();
+        self.ground.serve(self.station());
+        let sight = self.rdma().look();
+        self.ground.serve(self.station());
+        sight
     }
     fn take_ready(&self) -> Option<Cqe> {
         self.rdma().take_ready()

@@ -11,6 +11,7 @@ use spinwire_dataplane::provider::shm::{ShmConfig, ShmPort};
 use spinwire_dataplane::provider::trace::Trace;
 use spinwire_dataplane::provider::{EndpointType, Provider};
 use spinwire_dataplane::raw::line::Line;
+use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::shm::lease::{self, Joiner};
 use spinwire_dataplane::shm::segment::Identity;
@@ -141,6 +142,8 @@ pub trait Rig: Sized + 'static {
     }
     /// Makes what the ports share.
     fn lay<'m>(lines: &'m [Line], bump: &Bump<'m>, sizes: &Sizes) -> Self::Ground<'m>;
+    /// Buffers that all nodes lend from. Before any port is opened.
+    fn know_pool<'m>(_ground: &'m Self::Ground<'m>, _pool: &'m LoanPool<'m>) {}
     /// Opens a port. Refusals come back as text.
     ///
     /// # Errors

@@ -66,6 +66,7 @@ pub fn run<R: Rig>(endpoint_type: EndpointType, sizes: Sizes, case: impl FnOnce(
     let loans = (POOL_BYTES / slot_bytes).min(4096);
     let pool = LoanPool::place(&bump, u32::try_from(loans).unwrap(), slot_bytes).unwrap();
     let ground = bump.value(R::lay(&lines, &bump, &sizes)).unwrap();
+    R::know_pool(ground, pool);
     let (lines, clock) = (&lines[..], Cell::new(0));
     case(&World { lines, ground, bump, pool, sizes, endpoint_type, clock });
 }

@@ -3,6 +3,7 @@
 //! A suite that counts turns wants a network that comes to rest: every send is made to complete, and before a poll the rig waits until all have.
 
 use core::cell::{Cell, RefCell};
+use core::ptr::NonNull;
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
@@ -14,20 +15,21 @@ use heapless::VecView;
 use spinwire_dataplane::error::{Fatal, Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name, OpTag, WrId};
 use spinwire_dataplane::provider::rdma::{
-    LinkId, Memory, RdmaConfig, RdmaPort, Request, Unreachable,
+    LinkId, Loans, Memory, RdmaConfig, RdmaPort, Request, Unreachable,
 };
 use spinwire_dataplane::provider::{
     CancelError, Cqe, EndpointType, Event, ExposeWr, Info, KeepsPosted, OneSidedWr, Provider,
     Published, RecvWr, RemoteRegion, Select, SendWr, Sight, Source, Waiting,
 };
 use spinwire_dataplane::raw::line::Line;
+use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::time::Instant;
 use spinwire_dataplane::verbs::{
     CompletionQueue as _, Limits, PairId, QueuePair, RecvRequest, SendFlags, SendRequest, Wc,
 };
 use spinwire_hostshim::verbs::{
-    Access, CompletionQueue, ConnectConfig, Device, LocalKey, Pair, PairConfig, PairKind,
+    Access, CompletionQueue, ConnectConfig, Device, Grants, LocalKey, Pair, PairConfig, PairKind,
     ProtectionDomain, Region,
 };
 use spinwire_tests::conformance::{Rig, Sizes};
@@ -36,7 +38,7 @@ use spinwire_tests::conformance::{Rig, Sizes};
 #[derive(Debug)]
 pub struct Verbs;
 
-type Port<'m> = RdmaPort<'m, Counted, Harvest>;
+type Port<'m> = RdmaPort<'m, Counted, Harvest, Grants>;
 
 /// A pair whose sends all complete; those that were not to are taken out of the completions again.
 #[derive(Clone, Debug)]
@@ -58,6 +60,14 @@ impl QueuePair for Counted {
     }
     fn id(&self) -> PairId {
         QueuePair::id(&*self.pair)
+    }
+    fn end(self) -> bool {
+        let number = self.qp_num();
+        let Some(pair) = Rc::into_inner(self.pair) else { return false };
+        let is_over = QueuePair::end(pair);
+        self.parts.harvest();
+        self.parts.flights.borrow_mut().remove(&number);
+        is_over
     }
     fn post_send(&self, send: &SendRequest<'_, LocalKey>) -> Result<(), PostError> {
         let flags = SendFlags { unsignaled: false, ..send.flags };
@@ -152,7 +162,8 @@ impl spinwire_dataplane::verbs::CompletionQueue for Harvest {
 #[derive(Debug)]
 struct End<'m> {
     link: LinkId,
-    pair: Rc<Pair>,
+    /// The port's alone, which destroys it when it goes.
+    pair: Weak<Pair>,
     other: (Weak<Station<'m>>, LinkId),
 }
 
@@ -169,6 +180,9 @@ struct Station<'m> {
 /// The devices, and who is there.
 #[derive(Debug)]
 pub struct Ground<'m> {
+    /// Where the buffers of all lie, and what lets each of the devices into them.
+    pool: Cell<Option<NonNull<[u8]>>>,
+    loans: [Cell<Option<Loans<Counted, Harvest>>>; 2],
     parts: RefCell<Vec<Weak<Parts>>>,
     opened: Cell<usize>,
     listed: RefCell<BTreeMap<String, Rc<Station<'m>>>>,
@@ -214,7 +228,9 @@ fn how() -> ConnectConfig {
 fn pair_of(parts: &Rc<Parts>) -> Counted {
     let Limits { send_depth, recv_depth, sge_max, .. } = parts.limits;
     let gid_index = Some(parts.on.gid_index);
-    let config = PairConfig { send_depth, recv_depth, sge_max, gid_index, ..PairConfig::default() };
+    let access = Access::REMOTE;
+    let depths = PairConfig { send_depth, recv_depth, sge_max, ..PairConfig::default() };
+    let config = PairConfig { gid_index, access, ..depths };
     let queues = (&parts.cq, &parts.cq);
     let pair = Rc::new(Pair::new(&parts.on.domain, PairKind::Rc, queues, &config).unwrap());
     Counted { pair, parts: Rc::clone(parts), staged: Rc::default() }
@@ -264,7 +280,7 @@ impl<'m> Ground<'m> {
             let (theirs, ours) = (pair_of(&there.parts), pair_of(&station.parts));
             theirs.pair.connect(ours.pair.card(), &how()).unwrap();
             ours.pair.connect(theirs.pair.card(), &how()).unwrap();
-            let pairs = [&theirs, &ours].map(|counted| Rc::clone(&counted.pair));
+            let pairs = [&theirs, &ours].map(|counted| Rc::downgrade(&counted.pair));
             let [their_pair, our_pair] = pairs;
             let Ok(accepted) = station.port.accept(ours) else {
                 there.port.not_connected(link, Unreachable::Refused);
@@ -284,7 +300,9 @@ impl<'m> Ground<'m> {
     /// What the kernels do when a process ends: nothing of its queue pairs answers, and the connections by which the hosts have met go.
     fn end(ends: Vec<End<'m>>, calls: VecDeque<(Weak<Station<'m>>, LinkId)>) {
         for end in ends {
-            end.pair.fail().unwrap();
+            if let Some(pair) = end.pair.upgrade() {
+                pair.fail().unwrap();
+            }
             if let Some(there) = end.other.0.upgrade() {
                 there.port.lost(end.other.1);
             }
@@ -359,7 +377,11 @@ impl Provider for HostedPort<'_> {
         self.ground.serve(self.station());
     }
     fn look(&self) -> Sight {
-        self.rdma().look()
+        self.ground.settle();
+        self.ground.serve(self.station());
+        let sight = self.rdma().look();
+        self.ground.serve(self.station());
+        sight
     }
     fn take_ready(&self) -> Option<Cqe> {
         self.rdma().take_ready()
@@ -388,8 +410,8 @@ impl Drop for HostedPort<'_> {
         let Some(station) = self.station.take() else { return };
         station.is_dead.set(true);
         let (ends, calls) = (station.ends.take(), station.calls.take());
-        // Its queue pairs are destroyed, once nobody else has them.
-        let pairs: Vec<_> = ends.iter().map(|end| Rc::downgrade(&end.pair)).collect();
+        // Its queue pairs are destroyed: those with loans were when it was asked whether anything lingers.
+        let pairs: Vec<_> = ends.iter().map(|end| Weak::clone(&end.pair)).collect();
         Ground::end(ends, calls);
         drop(Rc::into_inner(station).expect("nobody else has it"));
         assert!(pairs.iter().all(|pair| pair.strong_count() == 0));
@@ -405,6 +427,7 @@ fn config_of(endpoint_type: EndpointType, sizes: &Sizes) -> RdmaConfig {
         message_bytes_max: sizes.message_bytes_max,
         slots: sizes.link_depth,
         slot_bytes: 1024,
+        uncopied_bytes_min: 300,
         routes_max: sizes.endpoints + 4,
         ..RdmaConfig::default()
     }
@@ -440,7 +463,17 @@ impl Rig for Verbs {
 
     fn lay<'m>(_lines: &'m [Line], _bump: &Bump<'m>, _sizes: &Sizes) -> Ground<'m> {
         let (parts, opened, listed) = (RefCell::default(), Cell::new(0), RefCell::default());
-        Ground { parts, opened, listed }
+        let (pool, loans) = (Cell::default(), Default::default());
+        Ground { pool, loans, parts, opened, listed }
+    }
+
+    fn know_pool<'m>(ground: &'m Ground<'m>, pool: &'m LoanPool<'m>) {
+        let mut all: Vec<_> = core::iter::from_fn(|| pool.lend()).collect();
+        all.sort_by_key(|loan| loan.as_ptr());
+        let start = NonNull::from(all[0].room()).cast::<u8>();
+        let end = all.last_mut().unwrap().room().as_mut_ptr_range().end;
+        let bytes = end.addr() - start.addr().get();
+        ground.pool.set(Some(NonNull::slice_from_raw_parts(start, bytes)));
     }
 
     #[expect(unsafe_code, reason = "the memory of a port is its host's")]
@@ -457,8 +490,14 @@ impl Rig for Verbs {
             return Err("there are too many".into());
         }
         let config = config_of(endpoint_type, sizes);
-        let number = ground.opened.replace(ground.opened.get() + 1);
-        let on = DEVICES.with(|devices| devices[number % 2].clone());
+        let number = ground.opened.replace(ground.opened.get() + 1) % 2;
+        let on = DEVICES.with(|devices| devices[number].clone());
+        let loans = ground.loans[number].get().unwrap_or_else(|| {
+            // SAFETY: the memory of the world, which outlives its ports. Pairs and queues hand everything on to those of the library.
+            unsafe { on.domain.register_loans(ground.pool.get().unwrap()) }.unwrap()
+        });
+        ground.loans[number].set(Some(loans));
+        let grants = on.domain.grants();
         let cq = CompletionQueue::new(&on.device, config.completions()).unwrap();
         let slots = on.slots(usize::try_from(config.memory_bytes()).unwrap());
         let limits = config.pair();
@@ -467,9 +506,9 @@ impl Rig for Verbs {
         // SAFETY: the port has them, and is dropped before them: a station holds both, in that order.
         let lines: &'m [Line] = unsafe { &*core::ptr::from_ref(parts.slots.lines()) };
         let (address, key) = (parts.slots.address(), parts.slots.local_key());
-        let memory = Memory { lines, address, key, loans: None };
-        let harvest = Harvest(Rc::clone(&parts));
-        let port = RdmaPort::place(bump, (name, endpoint_type), &config, harvest, memory)
+        let memory = Memory { lines, address, key, loans: Some(loans) };
+        let below = (Harvest(Rc::clone(&parts)), grants);
+        let port = RdmaPort::place_with(bump, (name, endpoint_type), &config, below, memory)
             .map_err(|e| e.to_string())?;
         ground.parts.borrow_mut().push(Rc::downgrade(&parts));
         let station = Rc::new(Station {

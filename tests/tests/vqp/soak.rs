@@ -472,6 +472,7 @@ const FAULTS: Faults = Faults {
     receive_refusals: 0,
     corruptions: 0,
     losses: 0,
+    reuses: false,
 };
 
 /// Faults that break no promise to a request.

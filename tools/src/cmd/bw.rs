@@ -8,9 +8,11 @@ use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
 use crate::pair::loans::{self, Loans};
 use crate::pair::lossy::{Exchange, STREAM_MAX, Took};
+use crate::pair::one_sided;
 use crate::pair::options::PairOptions;
 use crate::pair::order::{Marking, Order};
 use crate::pair::server;
+use crate::pair::sources::{Sources, are_better};
 use crate::pair::station::{Deadline, data_to, mind};
 use crate::pattern::Stamper;
 use crate::plot;
@@ -38,6 +40,7 @@ Over UDP, where messages may be lost, likewise:
   spinwire bw --connect udp://otherhost:7000 --size 1400
 On RDMA devices, in builds with --features verbs, likewise (spinwire devices lists them):
   spinwire bw --provider verbs --device rxe0,rxe1
+  spinwire bw --provider verbs --device rxe0,rxe1 --one-sided --size 64k
   spinwire bw --listen verbs://rxe1/10.0.0.2:7000
   spinwire bw --connect verbs://rxe0/10.0.0.2:7000
 On the queues of mlx5 devices without a library between, in builds with --features mlx5 (unverified on hardware), likewise:
@@ -61,6 +64,7 @@ pub(crate) struct Args {
 struct Report {
     provider: &'static str,
     zero_copy: bool,
+    one_sided: bool,
     size: usize,
     messages: u64,
     messages_per_s: f64,
@@ -124,6 +128,9 @@ const SECONDS: f64 = 1.0;
 /// Bytes, and at least so many messages, before the first that counts.
 const WARM_UP_BYTES: usize = 8 << 20;
 const WARM_UP_MESSAGES: usize = 2_000;
+/// And seconds about, for each of the two, where all of that would take longer.
+const WARM_UP_SECONDS: f64 = 0.25;
+const WARM_UP_FEWEST: u64 = 50;
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
@@ -165,9 +172,13 @@ fn measure<P: Provider, F: Floor>(
 ) -> Result<Report, Failure> {
     let options = &args.pair;
     let marking = options.marking();
-    let stream = Stream { client, marking, size, batch: args.batch };
-    let warm_up = u64::try_from((WARM_UP_BYTES / size).clamp(WARM_UP_MESSAGES, 1 << 20))?;
-    let (warm, warm_floor) = (stream.run(warm_up)?, stream.floor(warm_up)?);
+    let one_sided = options.one_sided;
+    let stream = Stream { client, marking, size, batch: args.batch, one_sided };
+    let few = u64::try_from((WARM_UP_BYTES / size).clamp(WARM_UP_MESSAGES, 1 << 20))?;
+    // Where messages may be lost, too few of them may come.
+    let fewest = if client.exchange.is_some() { few } else { WARM_UP_FEWEST };
+    let warm = warm_up((fewest, few), |count| stream.run(count))?;
+    let warm_floor = warm_up((fewest, few), |count| stream.floor(count))?;
     let rounds = options.rounds;
     let most = if client.exchange.is_some() { STREAM_MAX } else { u64::MAX };
     let per_round = match options.iters {
@@ -197,6 +208,7 @@ fn measure<P: Provider, F: Floor>(
     Ok(Report {
         provider: options.provider().as_str(),
         zero_copy: options.zero_copy,
+        one_sided: options.one_sided,
         size,
         messages: all.received,
         messages_per_s: all.rate(),
@@ -214,6 +226,23 @@ fn measure<P: Provider, F: Floor>(
             floor_lost: all_floor.lost(),
         }),
     })
+}
+
+/// Has `run` stream `few`, or fewer where it takes long; more each time, so that the last tells how fast it is.
+fn warm_up(
+    (fewest, few): (u64, u64),
+    run: impl Fn(u64) -> Result<Flow, Failure>,
+) -> Result<Flow, Failure> {
+    let (mut done, mut seconds) = (0_u64, 0.0);
+    loop {
+        let count = done.max(fewest).min(few.saturating_sub(done));
+        let flow = run(count)?;
+        done = done.saturating_add(count);
+        seconds += flow.seconds;
+        if done >= few || seconds > WARM_UP_SECONDS {
+            return Ok(flow);
+        }
+    }
 }
 
 #[expect(clippy::cast_precision_loss, clippy::as_conversions, reason = "counts are far below 2^53")]
@@ -255,6 +284,7 @@ struct Stream<'c, 'p, 'm, P, F> {
     marking: Marking,
     size: usize,
     batch: u32,
+    one_sided: bool,
 }
 
 impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
@@ -273,6 +303,12 @@ impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
     fn run_all(&self, count: u64) -> Result<f64, Failure> {
         if let Some(loans) = &self.client.loans {
             return self.run_loans(loans, count);
+        }
+        if self.one_sided {
+            return one_sided::stream(self.client, (self.size, count, u64::from(self.batch)));
+        }
+        if are_better(&self.client.station, self.size) {
+            return self.run_sources(count);
         }
         let station = &self.client.station;
         let size = u64::try_from(self.size)?;
@@ -300,6 +336,36 @@ impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
             }
             deadline.check("the other end takes no messages")?;
         }
+        let bad = self.client.answer()?;
+        let seconds = float(station.clock.now_ns().saturating_sub(begin)) / 1e9;
+        told(bad, count).map(|()| seconds)
+    }
+
+    /// As [`run_all`](Self::run_all), where a device reads the messages from where they lie.
+    fn run_sources(&self, count: u64) -> Result<f64, Failure> {
+        let station = &self.client.station;
+        let mut sources = Sources::new(station, self.size)?;
+        let size = u64::try_from(self.size)?;
+        self.client.prepare(Order::Drain { count, size, marking: self.marking })?;
+        let to = data_to(self.client.server, self.marking);
+        let deadline = Deadline::new();
+        let begin = station.clock.now_ns();
+        let mut number = 0;
+        while number < count {
+            let end = number.saturating_add(u64::from(self.batch)).min(count);
+            while number < end
+                && sources.post(number, |endpoint, loan| endpoint.post_send(to, loan, 0))?
+            {
+                number = number.saturating_add(1);
+                deadline.moved();
+            }
+            station.turn();
+            if number < count {
+                sources.collect()?;
+            }
+            station.watch(&deadline, "the other end takes no messages")?;
+        }
+        // Buffers that come back meanwhile are the pool's again.
         let bad = self.client.answer()?;
         let seconds = float(station.clock.now_ns().saturating_sub(begin)) / 1e9;
         told(bad, count).map(|()| seconds)

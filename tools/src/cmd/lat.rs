@@ -13,6 +13,7 @@ use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
 use crate::pair::loans::{Stamper, looks_like};
 use crate::pair::lossy::Loss;
+use crate::pair::one_sided;
 use crate::pair::options::{PairOptions, ProviderName};
 use crate::pair::order::{Marking, Order};
 use crate::pair::server;
@@ -44,6 +45,7 @@ Over UDP, where messages may be lost, likewise:
   spinwire lat --connect udp://otherhost:7000 --size 1400
 On RDMA devices, in builds with --features verbs, likewise (spinwire devices lists them):
   spinwire lat --provider verbs --device rxe0,rxe1
+  spinwire lat --provider verbs --device rxe0,rxe1 --one-sided
   spinwire lat --listen verbs://rxe1/10.0.0.2:7000
   spinwire lat --connect verbs://rxe0/10.0.0.2:7000
 On the queues of mlx5 devices without a library between, in builds with --features mlx5 (unverified on hardware), likewise:
@@ -102,6 +104,7 @@ struct FloorTrips {
 struct Report {
     provider: &'static str,
     zero_copy: bool,
+    one_sided: bool,
     size: usize,
     iters: u64,
     cpus: [u32; 2],
@@ -261,6 +264,9 @@ fn measure<P: Provider, F: Floor>(
     let mut trip = |count, into: &mut Histogram<u64>| match &mut stamper {
         Some(stamper) => echo_loans(client, (size, marking, count), stamper, into)
             .map(|ns| (ns, Loss::default())),
+        None if options.one_sided => {
+            one_sided::echo(client, (size, count), into).map(|ns| (ns, Loss::default()))
+        }
         None => match &client.exchange {
             Some(exchange) => exchange.echo(client, (&message, marking), count, into),
             None => echo(client, &message, marking, count, into).map(|ns| (ns, Loss::default())),
@@ -300,6 +306,7 @@ fn measure<P: Provider, F: Floor>(
     let report = Report {
         provider: options.provider().as_str(),
         zero_copy: options.zero_copy,
+        one_sided: options.one_sided,
         size,
         iters: trips.len(),
         cpus: client.cpus,
@@ -480,7 +487,11 @@ fn print_table(reports: &[&Report]) {
     let Some(first) = reports.first() else { return };
     println!(
         "round trips {}through {} between CPUs {} and {}, {} pages; ns",
-        if first.zero_copy { "of pool buffers, uncopied, " } else { "" },
+        match first {
+            Report { zero_copy: true, .. } => "of pool buffers, uncopied, ",
+            Report { one_sided: true, .. } => "of writes to memory ",
+            Report { .. } => "",
+        },
         first.provider,
         first.cpus[0],
         first.cpus[1],

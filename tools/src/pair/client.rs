@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name};
-use spinwire_dataplane::provider::Provider;
+use spinwire_dataplane::provider::{Provider, RemotePlace};
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::domain::{Domain, DomainConfig, DomainError};
 use spinwire_hostshim::mem::Problem;
@@ -61,6 +61,15 @@ impl<P: Provider, F: Floor> Client<'_, '_, P, F> {
         }
         self.station.send_order(self.server, order)?;
         self.answer().map(|_ready| ())
+    }
+
+    /// Asks the server for a place in its memory.
+    pub(crate) fn ask_for_place(&self, order: Order) -> Result<RemotePlace, Failure> {
+        self.station.send_order(self.server, order)?;
+        match self.station.next_order(Patience::Limited)? {
+            (_, Order::Place { address, key }) => Ok(RemotePlace { address, key }),
+            _ => Err("the server does not say where to write".into()),
+        }
     }
 
     /// The server's answer.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   client (this process)                                server (a second process)
-//!     order: Floor, Echo, CopyOut, Drain  ------------->   does its half of it        (or EchoLoans, DrainLoans)
+//!     order: Floor, Echo, CopyOut, Drain  ------------->   does its half of it        (or EchoLoans, DrainLoans, EchoWrites, TakeWrites)
 //!     its own half, with timestamps       <------------>
 //!     order: Bye                          ------------->   ends
 //! ```
@@ -20,9 +20,11 @@ pub(crate) mod floor;
 pub(crate) mod loans;
 pub(crate) mod lossy;
 mod network;
+pub(crate) mod one_sided;
 pub(crate) mod options;
 pub(crate) mod order;
 pub(crate) mod server;
+pub(crate) mod sources;
 pub(crate) mod station;
 #[cfg(feature = "verbs")]
 mod verbs;

@@ -100,6 +100,11 @@ pub(crate) struct PairOptions {
     #[arg(long)]
     pub(crate) zero_copy: bool,
 
+    /// Write into memory of the other end, which receives nothing: round trips of writes, each end looking at its memory, or a stream
+    /// of writes to one place. With --provider verbs. Sizes are multiples of 8.
+    #[arg(long, conflicts_with_all = ["zero_copy", "tagged"])]
+    pub(crate) one_sided: bool,
+
     /// How messages travel. Default: shm, or what the address of --listen or --connect says.
     #[arg(long, value_enum)]
     provider: Option<ProviderName>,
@@ -273,13 +278,19 @@ impl PairOptions {
                 "--zero-copy: hands over buffers of shared memory; use --provider shm".into()
             );
         }
+        if self.one_sided && self.provider() != ProviderName::Verbs {
+            return Err(
+                "--one-sided: writes into memory of the other end; use --provider verbs".into()
+            );
+        }
         let largest = self.sizes().into_iter().max().unwrap_or(0);
         if self.provider() == ProviderName::Udp && largest > DATAGRAM_LENGTH_MAX {
             return Err(format!("--size: {largest} is more than a datagram carries, which is {DATAGRAM_LENGTH_MAX}; send less, or use --provider tcp").into());
         }
         match self.sizes().into_iter().find(|size| !size.is_multiple_of(8)) {
-            Some(odd) if self.zero_copy => {
-                Err(format!("--size: with --zero-copy a multiple of 8, which {odd} is not").into())
+            Some(odd) if self.zero_copy || self.one_sided => {
+                let how = if self.zero_copy { "--zero-copy" } else { "--one-sided" };
+                Err(format!("--size: with {how} a multiple of 8, which {odd} is not").into())
             }
             _ => Ok(()),
         }

@@ -34,11 +34,17 @@ pub(crate) enum Order {
     EchoLoans { count: u64, size: u64, marking: Marking },
     /// Receive and check so many buffers of the pool, then answer with the number of bad ones.
     DrainLoans { count: u64, size: u64, marking: Marking },
+    /// Answer so many writes to memory of yours, say where that is, by writes to this place.
+    EchoWrites { count: u64, size: u64, address: u64, key: u64 },
+    /// Let so many writes come, and say where to.
+    TakeWrites { count: u64, size: u64 },
+    /// The answer to either: a place.
+    Place { address: u64, key: u64 },
     /// The answer: ready, or done; a number that depends on the order.
     Done { value: u64 },
     /// That was all.
     Bye,
-    /// Say what has come, where something may be lost.
+    /// Say what has come, where something may be lost, or where nobody is told of what comes.
     Tally,
     /// The answer to that: messages that came, those of them that came again or changed, and the nanoseconds from the first to the last.
     Took { received: u64, repeated: u64, changed: u64, ns: u64 },
@@ -62,6 +68,9 @@ impl Order {
             Self::Tally => [10, 0, 0, 0, 0],
             Self::Took { received, repeated, changed, ns } => [11, received, repeated, changed, ns],
             Self::TooLong { most } => [12, most, 0, 0, 0],
+            Self::EchoWrites { count, size, address, key } => [13, count, size, address, key],
+            Self::TakeWrites { count, size } => [14, count, size, 0, 0],
+            Self::Place { address, key } => [15, address, key, 0, 0],
         };
         let mut bytes = [0; ORDER_BYTES];
         for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
@@ -90,6 +99,9 @@ impl Order {
             10 => Some(Self::Tally),
             11 => Some(Self::Took { received: count, repeated: size, changed: third, ns: fourth }),
             12 => Some(Self::TooLong { most: count }),
+            13 => Some(Self::EchoWrites { count, size, address: third, key: fourth }),
+            14 => Some(Self::TakeWrites { count, size }),
+            15 => Some(Self::Place { address: count, key: size }),
             _ => None,
         }
     }
@@ -122,6 +134,9 @@ mod tests {
             Order::Tally,
             Order::Took { received: 1, repeated: 2, changed: 3, ns: 4 },
             Order::TooLong { most: 5 },
+            Order::EchoWrites { count: 1, size: 2, address: 3, key: 4 },
+            Order::TakeWrites { count: 1, size: 2 },
+            Order::Place { address: 5, key: 6 },
         ] {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }

@@ -3,7 +3,7 @@
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::Kind;
-use spinwire_dataplane::provider::Provider;
+use spinwire_dataplane::provider::{Provider, RemotePlace};
 use spinwire_dataplane::shm::Geometry;
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::domain::{Domain, DomainConfig};
@@ -18,6 +18,7 @@ use super::datagrams;
 use super::floor::ServerFloor;
 use super::loans::{self, Loans};
 use super::network;
+use super::one_sided;
 use super::options::{PairOptions, ProviderName};
 use super::order::{Marking, Order};
 use super::station::{self, DataUse, Deadline, Patience, Role, Station, data_to};
@@ -153,11 +154,21 @@ pub(crate) fn obey<P: Provider, F: ServerFloor>(
                 let bad = drain_loans(station, loans, (count, size))?;
                 station.send_order(client, Order::Done { value: bad })?;
             }
+            Order::EchoWrites { count, size, address, key } => {
+                let place = RemotePlace { address, key };
+                one_sided::echo_back(station, client, (count, size), place)?;
+            }
+            Order::TakeWrites { count, size } => {
+                one_sided::take(station, client, (count, size))?;
+            }
             Order::OpenFloor { .. } => {
                 return Err("the client wants a bare connection here".into());
             }
             Order::Tally => return Err("the client thinks that messages may be lost here".into()),
-            Order::Done { .. } | Order::Took { .. } | Order::TooLong { .. } => {
+            Order::Done { .. }
+            | Order::Took { .. }
+            | Order::TooLong { .. }
+            | Order::Place { .. } => {
                 return Err("the client sent an answer where an order was due".into());
             }
             Order::Bye => return Ok(Verdict::Well),

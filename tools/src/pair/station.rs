@@ -30,6 +30,8 @@ const WATCH_EVERY: u32 = 1 << 12;
 const ORDER_CONTEXT: u64 = 1;
 /// Receives for data that are posted at once.
 const DATA_RECEIVES: u32 = 8;
+/// Buffers that are sent from where they lie.
+const SOURCES: u32 = 8;
 /// Receives for orders that are posted at once. Where strangers can send, they do not find all of them.
 const ORDER_RECEIVES: u32 = 16;
 
@@ -46,7 +48,7 @@ pub(crate) struct Role {
 
 /// Bytes of arena that an end needs.
 pub(crate) fn arena_bytes(role: &Role) -> usize {
-    let buffers = usize::try_from(DATA_RECEIVES * 2).unwrap_or(0) * (role.buffer_bytes + 128);
+    let buffers = usize::try_from(DATA_RECEIVES + SOURCES).unwrap_or(0) * (role.buffer_bytes + 128);
     (buffers + (4 << 20)).next_multiple_of(2 << 20)
 }
 
@@ -57,7 +59,12 @@ pub(crate) struct Station<'m, P, F> {
     pub(crate) floor: F,
     pub(crate) clock: TscClock,
     data: &'m LoanPool<'m>,
+    sources: &'m LoanPool<'m>,
     pub(crate) yields: bool,
+    /// An order that was met where something else was awaited.
+    early: core::cell::RefCell<Option<Completion<'m>>>,
+    /// Whether to pause, where it does not yield.
+    pub(crate) pauses: bool,
 }
 
 impl<'s, 'm> Station<'m, ShmPort<'s, 'm>, LaneFloor<'s>> {
@@ -77,12 +84,37 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
         let endpoint = Endpoint::new(port, bump, &EndpointConfig::default())?;
         let orders = LoanPool::place(bump, ORDER_RECEIVES, ORDER_BYTES)?;
         let data = LoanPool::place(bump, DATA_RECEIVES, role.buffer_bytes)?;
-        let clock = TscClock::calibrate();
-        let station = Self { endpoint, floor, clock, data, yields: role.yields };
+        let sources = LoanPool::place(bump, SOURCES, role.buffer_bytes)?;
+        let (clock, yields) = (TscClock::calibrate(), role.yields);
+        let station = Self {
+            endpoint,
+            floor,
+            clock,
+            data,
+            sources,
+            yields,
+            early: core::cell::RefCell::default(),
+            pauses: true,
+        };
         while let Some(loan) = orders.lend() {
             station.post_order_receive(loan)?;
         }
         Ok(station)
+    }
+
+    /// The same, without pauses: for memory that a device writes, which no look at it holds up.
+    pub(crate) fn that_spins(self) -> Self {
+        Self { pauses: false, ..self }
+    }
+
+    /// A buffer that none is posted with for data.
+    pub(crate) fn lend_data(&self) -> Option<Loan<'m>> {
+        self.data.lend()
+    }
+
+    /// A buffer to send from.
+    pub(crate) fn lend_source(&self) -> Option<Loan<'m>> {
+        self.sources.lend()
     }
 
     fn post_order_receive(&self, loan: Loan<'m>) -> Result<(), Failure> {
@@ -145,7 +177,7 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
         }
         if self.yields {
             std::thread::yield_now();
-        } else {
+        } else if self.pauses {
             pause();
         }
     }
@@ -166,12 +198,17 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
         }
     }
 
+    /// Keeps an order for [`next_order`](Self::next_order).
+    pub(crate) fn keep(&self, completion: Completion<'m>) {
+        *self.early.borrow_mut() = Some(completion);
+    }
+
     /// The next order or answer, and who sent it. Data that is still on its way is dropped.
     pub(crate) fn next_order(&self, patience: Patience) -> Result<(Addr, Order), Failure> {
         let (deadline, nap) = (Deadline::new(), Nap::new());
         loop {
             self.turn();
-            while let Some(completion) = self.endpoint.poll() {
+            while let Some(completion) = self.early.take().or_else(|| self.endpoint.poll()) {
                 if !Self::is_of_order(&completion) {
                     continue;
                 }

@@ -120,7 +120,7 @@ fn config(largest: usize, role: &Role, port: u8) -> Result<VerbsPlaneConfig, Fai
 fn open<'p, Q: Queues>(plane: &'p VerbsPlane<Q>, role: &Role) -> Result<End<'p, Q>, Failure> {
     let bump = plane.arena().ok_or("the arena is taken")?;
     let port = plane.port(&bump, (&Name::new(role.name)?, EndpointType::Rdm))?;
-    Station::over(port, SocketFloor::new(role.yields), &bump, role)
+    Ok(Station::over(port, SocketFloor::new(role.yields), &bump, role)?.that_spins())
 }
 
 /// Serves one client on a device.

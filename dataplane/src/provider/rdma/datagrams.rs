@@ -332,9 +332,9 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
             let _it = self.arrived.pop();
             // A device need not write all of the route: what it leaves out shall not be that of another sender.
             self.slots.write(arrived.slot, 0, &[0; ROUTE_BYTES]);
-            self.link.repost(0, arrived.slot, false, &self.slots);
+            self.link.release(arrived.slot, false);
         }
-        self.link.publish_receives();
+        self.link.publish_receives(0, &self.slots);
         self.link.due.set((0, 0));
     }
 

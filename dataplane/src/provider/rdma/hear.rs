@@ -76,7 +76,9 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         let at = of_link.as_raw().wrapping_sub(1);
         let link = self.link(at).filter(|link| link.is_of(wc.qp_num()));
         let Some(link) = link else { return self.stray() };
-        if op == OpTag::Recv {
+        if link.is_of_another(op, number) {
+            self.stray();
+        } else if op == OpTag::Recv {
             self.take_received((at, link), number, wc);
         } else if op == OpTag::Send {
             self.take_sent((at, link), number, wc);
@@ -257,7 +259,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     /// The receive of a piece is done with.
     #[inline]
     pub(super) fn release(&self, (at, link): (u32, &'m Link<'m, Q>), slot: u32, is_control: bool) {
-        link.repost(at, slot, is_control, &self.slots);
+        link.release(slot, is_control);
         if link.is_much_due() || link.failed.get().is_some() {
             self.soil(at, link);
         }

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Both queues of the pair are lists in the order of posting. A completion is taken only if it is one that may come next; any other
-//! ends this connection and no other.
+//! ends this connection and no other. Requests are numbered on from one queue pair of a row to the next, so that a completion of an earlier
+//! one is seen to be late, though the device has given the same number to both: it ends nothing.
 //!
 //! Invariants:
 //! 1. Receives that are posted, hold a piece that was not read, or are to be posted sum up to [`RdmaConfig::receives`](super::RdmaConfig::receives).
@@ -162,7 +163,11 @@ pub(in crate::provider) struct Link<'m, Q> {
     pub(super) control_credit: Cell<u32>,
     receives: Ring<'m, u32>,
     pub(super) oldest_receive: Cell<u32>,
-    /// Receives that were staged again, and those of them that the device has and the other end does not know of.
+    /// The first numbers of this queue pair, of sends and of receives: those before were of others.
+    first: Cell<(u32, u32)>,
+    /// Slots of receives that are done with.
+    released: Ring<'m, u32>,
+    /// How many of them were for messages and for control, and those that the device has and the other end does not know of.
     pub(super) reposted: Cell<(u32, u32)>,
     pub(super) due: Cell<(u32, u32)>,
     pub(super) was_due: Cell<bool>,
@@ -217,6 +222,8 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
             control_credit: Cell::new(0),
             receives: Ring::place(bump, depths.receives, 0)?,
             oldest_receive: Cell::new(0),
+            first: Cell::new((0, 0)),
+            released: Ring::place(bump, depths.receives, 0)?,
             reposted: Cell::new((0, 0)),
             due: Cell::new((0, 0)),
             was_due: Cell::new(false),
@@ -265,6 +272,8 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         self.pair_id.set(pair.id());
         self.oldest_receive.set(self.oldest_receive.get().wrapping_add(self.receives.len()));
         self.receives.clear();
+        self.released.clear();
+        self.first.set((self.oldest_send.get(), self.oldest_receive.get()));
         self.pair.set(Some(pair));
         let all = self.first_slot..self.first_slot.saturating_add(self.depths.receives);
         for slot in all {
@@ -322,6 +331,13 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     /// Whether a completion of that queue pair may be one of this connection.
     pub(super) fn is_of(&self, qp_num: u32) -> bool {
         self.qp_num.get() == qp_num && (self.is_with_host.get() || self.has_pair())
+    }
+
+    /// Whether a completion of that number is late: of a queue pair that had this one's number before, whose completions the device has kept.
+    pub(super) fn is_of_another(&self, op: OpTag, number: u32) -> bool {
+        let (send, receive) = self.first.get();
+        let first = if op == OpTag::Send { send } else { receive };
+        first.wrapping_sub(number).wrapping_sub(1) < 1 << 31
     }
 
     /// Whether the other end has yet to do something before there is a deadline no more.
@@ -464,6 +480,17 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         true
     }
 
+    /// Somebody is told when the newest send is over, which was to be told to nobody: nothing comes behind it.
+    #[cold]
+    pub(super) fn end_with_newest(&self, done: Done) {
+        for left in (0..self.sends.len()).rev() {
+            let Some(sent) = self.sends.pop() else { return };
+            let sent = if left == 0 { Sent { done, is_last: true, ..sent } } else { sent };
+            let pushed = self.sends.push(sent);
+            debug_assert!(pushed.is_ok(), "one was taken out");
+        }
+    }
+
     /// Whether the device may use memory of others for it.
     pub(super) fn has_loans(&self) -> bool {
         let mut all = (0..self.sends.len()).filter_map(|skip| self.sends.peek(skip));
@@ -511,16 +538,14 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         Some(slot)
     }
 
-    /// A receive is done with: it is posted again. `is_control` says what it was used for.
+    /// A receive is done with: it will be posted again. `is_control` says what it was used for.
     #[inline]
-    pub(super) fn repost(&self, at: u32, slot: u32, is_control: bool, slots: &Slots<'m, Q::Key>) {
+    pub(super) fn release(&self, slot: u32, is_control: bool) {
         if self.failed.get().is_some() || self.stage.get() == Stage::Over {
             return;
         }
-        if self.post_receive(at, slot, slots).is_err() {
-            self.fail(Fatal::QueueError);
-            return;
-        }
+        let pushed = self.released.push(slot);
+        debug_assert!(pushed.is_ok(), "there are as many places as slots");
         let (messages, control) = self.reposted.get();
         self.reposted.set(if is_control {
             (messages, control.saturating_add(1))
@@ -542,15 +567,24 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         messages.saturating_add(a) >= much.0 || control.saturating_add(b) >= much.1
     }
 
-    /// Hands the receives that were posted again to the device, where they are many.
+    /// Posts again what was released, where that is much.
     #[inline]
-    pub(super) fn publish_receives(&self) {
-        let (messages, control) = self.reposted.get();
-        let staged = messages.saturating_add(control);
-        if staged == 0 || !self.is_much_due() {
-            return;
+    pub(super) fn publish_receives(&self, at: u32, slots: &Slots<'m, Q::Key>) {
+        if !self.released.is_empty() && self.is_much_due() {
+            self.post_released(at, slots);
         }
-        self.reposted.set((0, 0));
+    }
+
+    fn post_released(&self, at: u32, slots: &Slots<'m, Q::Key>) {
+        let (messages, control) = self.reposted.replace((0, 0));
+        let mut staged = 0_u32;
+        while let Some(slot) = self.released.pop() {
+            if self.post_receive(at, slot, slots).is_err() {
+                self.fail(Fatal::QueueError);
+                return;
+            }
+            staged = staged.wrapping_add(1);
+        }
         if self.ring_receives(staged).is_err() {
             self.fail(Fatal::QueueError);
             return;

@@ -122,7 +122,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             if let Err(refused) =
                 link.stage_send(at, (Verb::Send, Aim::Connected), segments, (told, is_last))
             {
-                return self.refused((at, link), refused, at_start.is_some());
+                return self.refused((at, link), refused, (at_start.is_some(), done));
             }
             if at_start.take().is_some() {
                 self.spend(link);
@@ -136,20 +136,26 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         }
     }
 
-    /// The queue pair does not take a piece. Where a part of the message was staged, the connection cannot go on.
+    /// The queue pair does not take a piece. Where a part of the message was staged, the connection cannot go on. The device may gather
+    /// what is staged from the buffer until the queue pair is destroyed: such a send counts as posted, and fails with the connection.
     #[cold]
     fn refused(
         &self,
         (at, link): (u32, &'m Link<'m, Q>),
         refused: PostError,
-        is_first: bool,
+        (is_first, done): (bool, Done),
     ) -> Result<(), PostError> {
         match refused {
             PostError::Retry(_) if is_first => return Err(refused),
             PostError::Retry(_) | PostError::Fatal(_) | PostError::Misuse(_) => {}
         }
         self.fail(at, link, crate::error::Fatal::QueueError);
-        Err(crate::error::Fatal::QueueError.into())
+        if is_first || done == Done::Nobody {
+            return Err(crate::error::Fatal::QueueError.into());
+        }
+        link.end_with_newest(done);
+        self.soil(at, link);
+        Ok(())
     }
 
     /// A header was staged: its number is used, and the other end is told of what was due.
@@ -212,7 +218,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         if link.stage.get() != Stage::Up {
             return;
         }
-        link.publish_receives();
+        link.publish_receives(at, &self.slots);
         if link.failed.get().is_some() {
             self.fail(at, link, crate::error::Fatal::QueueError);
             return;
@@ -237,9 +243,10 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             let Some(at) = self.dirty.pop() else { break };
             let Some(link) = self.link(at) else { continue };
             link.is_dirty.set(false);
+            // Who waits for what was sent does not wait for receives to be posted.
+            lost = lost.saturating_add(link.publish());
             self.give_credit(at, link);
-            let not_taken = link.publish();
-            lost = lost.saturating_add(not_taken);
+            lost = lost.saturating_add(link.publish());
             if link.failed.get().is_some() {
                 self.fail(at, link, crate::error::Fatal::QueueError);
             }

@@ -19,13 +19,16 @@ use crate::provider::queues::Queues;
 use crate::provider::tcp::frame::{FrameFault, Greeting};
 use crate::provider::{
     CancelError, Caps, Cqe, EndpointType, Event, ExposeWr, Info, OneSidedWr, Payload, Provider,
-    Published, RecvWr, RemoteRegion, Select, SendWr, Source, Status, Waiting,
+    Published, RecvWr, RemoteRegion, Select, SendWr, Sight, Source, Status, Waiting,
 };
 use crate::raw::place::Bump;
 use crate::raw::region::Registrar;
 use crate::table::{Ring, wide};
 use crate::time::Instant;
 use crate::verbs::{CompletionQueue, QueuePair, WcStatus};
+
+/// Looks of which one is followed by a poll, where there is something to be done at some time.
+const WATCHED_LOOKS: u32 = 4;
 
 /// A port over reliable connections of one device. Belongs to one thread.
 pub struct RdmaPort<'m, Q: QueuePair, C, X: Registrar = ()> {
@@ -53,6 +56,11 @@ pub struct RdmaPort<'m, Q: QueuePair, C, X: Registrar = ()> {
     /// The last look has come to all of the ready ones.
     pub(super) went_round: Cell<bool>,
     pub(super) empty_polls: Cell<u32>,
+    /// A look has asked the device since the last poll.
+    has_asked: Cell<bool>,
+    looks: Cell<u32>,
+    /// What is ready takes a poll.
+    pub(super) is_intricate: Cell<bool>,
     /// The completion queue is broken: nothing is connected any more.
     pub(super) broken: Cell<Option<Fatal>>,
     /// The device had nothing more when it was asked last.
@@ -152,6 +160,9 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             dirty: Ring::place(bump, config.links, 0)?,
             went_round: Cell::new(false),
             empty_polls: Cell::new(0),
+            has_asked: Cell::new(false),
+            looks: Cell::new(0),
+            is_intricate: Cell::new(false),
             broken: Cell::new(None),
             is_drained: Cell::new(false),
             unsettled: Cell::new(false),
@@ -241,6 +252,29 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     pub(super) const fn may_owe(&self) -> Result<(), Retry> {
         let owed = self.under_way.get().saturating_add(self.done.len());
         if owed >= self.info.limits.send_depth { Err(Retry::CqFull) } else { Ok(()) }
+    }
+
+    /// Whether a poll would find anything to do besides messages that have come.
+    #[inline]
+    pub(super) const fn owes_work(&self) -> bool {
+        !self.done.is_empty()
+            || !self.dirty.is_empty()
+            || self.unsettled.get()
+            || !self.queues.none_ended()
+            || self.queues.is_late()
+            || self.queues.matcher().wants_many()
+    }
+
+    /// Whether a look asks for a poll so that the clock is looked at, of which a look knows nothing: where signs of life are awaited, one in
+    /// [`WATCHED_LOOKS`].
+    #[inline]
+    fn is_to_watch(&self) -> bool {
+        if self.watch_at.get() == Instant::NEVER {
+            return false;
+        }
+        let looks = self.looks.get().wrapping_add(1);
+        self.looks.set(looks);
+        looks.is_multiple_of(WATCHED_LOOKS)
     }
 
     /// What has come.
@@ -338,7 +372,10 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
             // Answers to hellos, and credit that nothing has taken along, go though nobody rings.
             let _none = self.publish();
         }
-        self.hear();
+        self.is_intricate.set(false);
+        if !self.has_asked.replace(false) {
+            self.hear();
+        }
         let sends = || {
             let (wr_id, status, number) = self.done.pop()?;
             let cqe = Cqe::without_message(wr_id, status);
@@ -349,6 +386,27 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
             })
         };
         self.queues.poll(sends, |out| self.take_in(out), out);
+    }
+
+    /// Asks the device. Where it has nothing, and nothing else waits, that was all.
+    #[inline]
+    fn look(&self) -> Sight {
+        self.has_asked.set(true);
+        self.hear();
+        if self.owes_work() || self.is_to_watch() {
+            Sight::Work
+        } else if self.ready.is_empty() {
+            Sight::Nothing
+        } else if self.lone().is_some() {
+            Sight::Ready
+        } else {
+            Sight::Work
+        }
+    }
+
+    #[inline]
+    fn take_ready(&self) -> Option<Cqe> {
+        self.take_lone()
     }
 
     fn poll_event(&self) -> Option<Event> {

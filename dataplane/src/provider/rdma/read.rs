@@ -6,7 +6,7 @@ use spinwire_layouts::word::{to_usize, widen};
 use super::link::{Link, Piece, Stage};
 use super::piece::HEADER_BYTES;
 use super::port::RdmaPort;
-use crate::msg::matching::Incoming;
+use crate::msg::matching::{Incoming, Verdict};
 use crate::provider::connect::Connects;
 use crate::provider::queues::Found;
 use crate::provider::{Cqe, Select, Source, Waiting};
@@ -54,6 +54,52 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             } else if link.stage.get() == Stage::Over {
                 self.unsettled.set(true);
             }
+        }
+    }
+
+    /// The only link that has something to read, where that can be handed out message by message.
+    #[inline]
+    pub(super) fn lone(&self) -> Option<(u32, &'m Link<'m, Q>)> {
+        if self.ready.len() != 1 || self.is_intricate.get() {
+            return None;
+        }
+        let at = self.ready.front()?;
+        let link = self.link(at)?;
+        (link.stage.get() == Stage::Up && !link.is_stalled.get()).then_some((at, link))
+    }
+
+    /// The completion of the oldest message of the only link that has any, without a batch. Where it takes more than that, the next poll
+    /// has to see to it.
+    #[inline]
+    pub(super) fn take_lone(&self) -> Option<Cqe> {
+        if self.ready.is_empty() {
+            return None;
+        }
+        let link = if self.owes_work() { None } else { self.lone() };
+        let taken = link.and_then(|link| self.take_front(link));
+        if taken.is_none() {
+            self.is_intricate.set(true);
+        }
+        taken
+    }
+
+    #[inline]
+    fn take_front(&self, (at, link): (u32, &'m Link<'m, Q>)) -> Option<Cqe> {
+        let (piece, message) = self.front(link)?;
+        match self.queues.matcher().judge(&message) {
+            Verdict::Deliver(mut landing) => {
+                if let Some(bytes) = landing.place() {
+                    self.copy_front(link, piece, bytes);
+                }
+                self.drop_front((at, link), piece);
+                if self.front(link).is_none() {
+                    let _it = self.ready.pop();
+                    link.is_ready.set(false);
+                }
+                Some(self.queues.matcher().land(&landing, &message))
+            }
+            Verdict::GivenBack(cqe) => Some(cqe),
+            Verdict::Unasked => None,
         }
     }
 

@@ -11,9 +11,11 @@ use spinwire_dataplane::error::{Misuse, PostError, Retry};
 use spinwire_dataplane::provider::{Access, Sge};
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::region::{Loans, Registrar};
+use spinwire_dataplane::verbs::QueuePair;
 
 use super::{Domain, Registration, count_lost, made};
-use crate::verbs::{LocalKey, Queues};
+use crate::error::Errno;
+use crate::verbs::{LocalKey, ProtectionDomain, Queues, VerbsError};
 
 /// A registration whose memory is lent once, to be built in. Nobody sees it as lines.
 pub(crate) struct Arena {
@@ -61,6 +63,79 @@ impl Arena {
         // SAFETY: private memory of that length, mapped while the registration lives, and lent this once; the device touches
         // what was posted alone. MaybeUninit asks for no particular content.
         Some(Bump::new(unsafe { &mut *block.as_ptr() }))
+    }
+}
+
+/// Memory of a caller's that is registered. The kernel keeps its pages (`ibv_reg_mr(3)`), mapped or not.
+pub(crate) struct Borrowed {
+    raw: NonNull<sys::ibv_mr>,
+    /// Outlives the registration.
+    _domain: Rc<Domain>,
+}
+
+impl fmt::Debug for Borrowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Borrowed").finish_non_exhaustive()
+    }
+}
+
+impl Borrowed {
+    /// # Safety
+    /// The memory is mapped, and whoever gets the key names it only as long as it is.
+    pub(crate) unsafe fn make(domain: &Rc<Domain>, memory: NonNull<[u8]>) -> Result<Self, Errno> {
+        // IBV_ACCESS_LOCAL_WRITE
+        let local = 1;
+        let start = memory.as_ptr().cast();
+        // SAFETY: a live domain, and the caller's promise.
+        let raw = made(unsafe { sys::ibv_reg_mr(domain.as_ptr(), start, memory.len(), local) })?;
+        Ok(Self { raw, _domain: Rc::clone(domain) })
+    }
+
+    /// The local key.
+    pub(crate) const fn key(&self) -> u32 {
+        // SAFETY: alive until dropped.
+        unsafe { self.raw.as_ref() }.lkey
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        // SAFETY: made by us. Whatever uses it is gone: its domain keeps it.
+        if unsafe { sys::ibv_dereg_mr(self.raw.as_ptr()) } != 0 {
+            // The kernel keeps its pages for good.
+            count_lost();
+        }
+    }
+}
+
+impl ProtectionDomain {
+    /// Registers memory of the caller's in which loans lie, so that ports hand them to the device from where they are.
+    ///
+    /// # Safety
+    /// The memory stays mapped as long as a queue pair lives whose port is told of it. (It stays registered as long as this domain, and so in memory,
+    /// though it is unmapped.) Of `Q` and `C` holds what [`Loans::promise`] asks of them, as it does of a [`Pair`](crate::verbs::Pair), of a
+    /// [`CompletionQueue`](crate::verbs::CompletionQueue), and of what hands everything on to these.
+    ///
+    /// # Errors
+    /// What the library says: ENOMEM where so much may not be locked.
+    pub unsafe fn register_loans<Q: QueuePair<Key = LocalKey>, C>(
+        &self,
+        memory: NonNull<[u8]>,
+    ) -> Result<Loans<Q, C>, VerbsError> {
+        // SAFETY: the caller's promise: the domain keeps it until it goes itself.
+        let borrowed = unsafe { Borrowed::make(self.raw(), memory) };
+        let borrowed = borrowed.map_err(|e| VerbsError::os("ibv_reg_mr", e))?;
+        let start = u64::try_from(memory.cast::<u8>().as_ptr().expose_provenance()).unwrap_or(0);
+        let bytes = u64::try_from(memory.len()).unwrap_or(0);
+        let key = self.keep_borrowed(borrowed, (start, bytes));
+        // SAFETY: registered, and kept so by the domain; the rest is the caller's promise.
+        Ok(unsafe { Loans::promise(start, bytes, key) })
+    }
+
+    /// What lets peers into buffers that a port exposes, by this domain's device.
+    #[must_use]
+    pub fn grants(&self) -> Grants {
+        Grants::new(self.raw())
     }
 }
 

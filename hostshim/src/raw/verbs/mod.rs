@@ -18,6 +18,7 @@ mod list;
 mod pair;
 mod shared;
 
+use core::cell::Cell;
 use core::ffi::CStr;
 use core::fmt;
 use core::mem::{ManuallyDrop, MaybeUninit, offset_of};
@@ -29,8 +30,8 @@ use rdma_sys as sys;
 use spinwire_dataplane::raw::line::{Line, lines_from_raw};
 use spinwire_dataplane::verbs::{WcFields, WcStatus};
 
-pub(crate) use arena::Arena;
 pub use arena::Grants;
+pub(crate) use arena::{Arena, Borrowed};
 pub(crate) use list::{Entry, Posting, RecvList, SendList, Target, Word};
 use pair::count_lost;
 pub(crate) use pair::{AddressHandle, Pair, lost};
@@ -365,6 +366,8 @@ impl Drop for Registration {
 pub(crate) struct Completions {
     raw: NonNull<sys::ibv_cq>,
     poll: PollCq,
+    /// Where the library puts completions; out of the cell only while it does.
+    room: Cell<Option<Box<Room>>>,
     /// Outlives the queue.
     _context: Rc<Context>,
 }
@@ -377,6 +380,7 @@ impl fmt::Debug for Completions {
 
 /// Completions that one call of the library can bring.
 pub(crate) const BATCH: usize = 16;
+type Room = [sys::ibv_wc; BATCH];
 
 impl Completions {
     pub(crate) fn make(context: &Rc<Context>, depth: u32) -> Result<Rc<Self>, Errno> {
@@ -400,7 +404,10 @@ impl Completions {
         let raw = made(raw)?;
         // What is open has them.
         let (poll, _, _) = context.operations().ok_or(Errno::new(libc::EOPNOTSUPP))?;
-        Ok(Rc::new(Self { raw, poll, _context: Rc::clone(context) }))
+        // SAFETY: numbers only.
+        let room: Room = core::array::from_fn(|_| unsafe { zeroed() });
+        let room = Cell::new(Some(Box::new(room)));
+        Ok(Rc::new(Self { raw, poll, room, _context: Rc::clone(context) }))
     }
 
     /// Entries that it has room for: at least what was asked for.
@@ -420,19 +427,19 @@ impl Completions {
         self.raw.as_ptr()
     }
 
-    /// Up to `most` completions, at most [`BATCH`], each handed to `take`. Returns how many there were; negative: the queue is broken.
+    /// Up to `most` completions, at most [`BATCH`], each handed to `take`, which does not poll. Returns how many there were; negative: the
+    /// queue is broken.
     #[inline]
     pub(crate) fn poll(&self, most: usize, mut take: impl FnMut(WcFields)) -> i32 {
-        // Zeroed: drivers leave fields alone that have no meaning for an entry.
-        let mut room: [MaybeUninit<sys::ibv_wc>; BATCH] = [const { MaybeUninit::zeroed() }; BATCH];
+        let Some(mut room) = self.room.take() else { return 0 };
         let asked = i32::try_from(most.min(BATCH)).unwrap_or(0);
-        let into = room.as_mut_ptr().cast();
         // SAFETY: a live queue, used by this thread alone, and room for as many entries as asked for.
-        let count = unsafe { (self.poll)(self.raw.as_ptr(), asked, into) };
+        let count = unsafe { (self.poll)(self.raw.as_ptr(), asked, room.as_mut_ptr()) };
+        // Drivers leave fields alone that have no meaning for an entry: there is what an earlier one had, which has none either.
         for entry in room.iter().take(usize::try_from(count).unwrap_or(0)) {
-            // SAFETY: numbers only, which were zero before the library has written some of them.
-            take(fields(unsafe { entry.assume_init_ref() }));
+            take(fields(entry));
         }
+        self.room.set(Some(room));
         count
     }
 }

@@ -21,6 +21,7 @@
 
 mod datagram;
 mod execute;
+mod fault;
 mod memory;
 mod queue;
 mod world;
@@ -33,7 +34,8 @@ use spinwire_dataplane::verbs::{
     CompletionQueue, Destination, Limits, QueuePair, RecvRequest, SendRequest, Wc,
 };
 
-pub use world::{Death, Faults, Links};
+pub use fault::{Death, Faults};
+pub use world::Links;
 use world::{State, Work};
 
 /// Everything: hosts, devices, links and the time.
@@ -177,6 +179,12 @@ impl Fabric {
     /// From now on, faults by seed.
     pub fn set_faults(&self, faults: Faults) {
         self.state.borrow_mut().faults = faults;
+    }
+
+    /// Connections that have died, of a fault or because they were told to.
+    #[must_use]
+    pub fn deaths(&self) -> u64 {
+        self.state.borrow().deaths
     }
 
     /// The completion queues of a host break: they bring nothing any more, and say so once.

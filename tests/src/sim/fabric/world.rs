@@ -8,6 +8,7 @@ use spinwire_dataplane::verbs::{
     Destination, RecvRequest, RemotePlace, SendRequest, Verb, WcFields, WcStatus,
 };
 
+use super::fault::{Death, Faults};
 use super::memory::Memory;
 use super::queue::Queue;
 use crate::rng::Rng;
@@ -32,40 +33,6 @@ impl Links {
     /// Of a network in which everything overtakes everything that it may.
     pub const WILD: Self =
         Self { latency_ns: 1000, jitter_ns: 40_000, dma_ns: [2000, 60_000], message_ns: 20 };
-}
-
-/// How a connection dies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Death {
-    /// Nothing more arrives; everything is flushed.
-    Flushes,
-    /// Nothing more arrives; the device completes the first, and never speaks of the others.
-    NeverFlushes,
-    /// The device says nothing at all.
-    Silent,
-    /// The oldest is executed at the other end, and fails at this one.
-    AnswerLost,
-}
-
-/// In so many of 10,000 cases.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Faults {
-    /// A connection dies when a message departs on it.
-    pub deaths: u64,
-    /// A completion comes twice, the second time later.
-    pub repeats: u64,
-    /// A doorbell publishes a part only, and the connection is done.
-    pub partial_doorbells: u64,
-    /// A doorbell publishes a part only, and all is well.
-    pub short_doorbells: u64,
-    /// A post is refused for the moment.
-    pub refusals: u64,
-    /// A receive is refused for the moment.
-    pub receive_refusals: u64,
-    /// Planted: a byte changes on the way. No device does that.
-    pub corruptions: u64,
-    /// Planted: a message is acknowledged, and was not executed. No device does that.
-    pub losses: u64,
 }
 
 /// A send as it was posted.
@@ -168,6 +135,7 @@ pub(super) struct State {
     pub(super) cq_limit: u32,
     /// Hosts whose completion queues are broken, and whether that was told.
     pub(super) broken: Vec<(usize, bool)>,
+    pub(super) deaths: u64,
 }
 
 pub(super) const fn key(host: usize, device: usize) -> u32 {
@@ -195,6 +163,7 @@ impl State {
             is_lax: false,
             cq_limit: u32::MAX,
             broken: Vec::new(),
+            deaths: 0,
         }
     }
 
@@ -218,11 +187,16 @@ impl State {
         for (host, device) in ends {
             // The numbers of two devices are the same: only both together name a queue pair.
             let is_there = |qp: &&Qp| (qp.host, qp.device) == (host, device);
-            let on_device = self.qps.iter().filter(is_there).count();
+            let on_device: Vec<_> = self.qps.iter().filter(is_there).collect();
+            let is_used =
+                |number| on_device.iter().any(|qp| qp.number == number && !qp.is_destroyed);
+            let mut free = on_device.iter().map(|qp| qp.number).filter(|number| !is_used(*number));
+            let next = u32::try_from(0x100 + on_device.len()).expect("few");
+            let number = free.next().filter(|_| self.faults.reuses).unwrap_or(next);
             self.qps.push(Qp {
                 host,
                 device,
-                number: u32::try_from(0x100 + on_device).expect("few"),
+                number,
                 condition: Condition::Good,
                 staged: Vec::new(),
                 sent: VecDeque::new(),
@@ -356,6 +330,7 @@ impl State {
         if self.qps[qp].condition != Condition::Good {
             return;
         }
+        self.deaths += 1;
         if death == Death::AnswerLost
             && let Some((work, _)) = self.qps[qp].sent.get(self.qps[qp].executed).cloned()
         {

@@ -306,6 +306,9 @@ pub(in crate::pair) fn obey<P: Provider>(
             Order::OpenFloor { .. }
             | Order::EchoLoans { .. }
             | Order::DrainLoans { .. }
+            | Order::EchoWrites { .. }
+            | Order::TakeWrites { .. }
+            | Order::Place { .. }
             | Order::Done { .. }
             | Order::Took { .. }
             | Order::TooLong { .. } => {
