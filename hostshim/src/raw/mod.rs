@@ -8,7 +8,7 @@
 //! | [`futex`] | sleeping on a word of shared memory |
 //! | [`tsc`] | the time-stamp counter and the processor's description of itself |
 //! | [`gate`] | the allocator that counts |
-//! | [`mlx5`] | libibverbs and libmlx5: what they hand out, owned |
+//! | [`mlx5`] | queues of mlx5 devices: their memory, who owns what of it; libmlx5 (feature `mlx5`) |
 //! | `posted` | what ports of this crate promise of posted memory |
 //! | `ofi` | libfabric (feature `libfabric`) |
 //! | [`uring`] | the system calls of io_uring, and the memory of a ring |

@@ -32,7 +32,7 @@ Examples:
   spinwire serve shm://market/echo --nap               sleeps while nothing comes; answers come later then
   spinwire serve tcp://127.0.0.1:0 --json              any free port; the first line says which
 
-A URI is shm://DOMAIN, tcp://HOST:PORT or udp://HOST:PORT (in builds with --features verbs also verbs://DEVICE/HOST:PORT,
+A URI is shm://DOMAIN, tcp://HOST:PORT or udp://HOST:PORT (in builds with --features verbs also verbs://DEVICE/HOST:PORT, with --features mlx5 mlx5://DEVICE/HOST:PORT,
 with --features libfabric ofi://PROVIDER/HOST:PORT, where HOST:PORT is where the ends tell each other who they are),
 with /NAME behind it where the endpoint is not to be called `server`. Over shm, tcp, verbs and ofi endpoints are of type rdm, over udp dgram. Every message goes back to its sender as it came (over ofi://shm: those without a tag, and those of ping), with
 its tag and its immediate data, by any program that uses endpoints. It polls and never sleeps, unless told to: give it a
