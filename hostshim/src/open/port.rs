@@ -203,7 +203,9 @@ impl<'a> AnyPort<'a> {
             Self::Shm(port) => Some(port),
             Self::Tcp(_) | Self::Udp(_) => None,
             #[cfg(feature = "verbs")]
-            Self::Verbs(..) => None,
+            Self::Verbs(..) | Self::VerbsDatagrams(..) => None,
+            #[cfg(feature = "mlx5")]
+            Self::Mlx5(..) => None,
             #[cfg(feature = "libfabric")]
             Self::Ofi(..) => None,
         }
