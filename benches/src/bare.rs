@@ -8,7 +8,7 @@
 //! | turn | `look`, then `take_ready` or `poll_cq` | the same, and a budget |
 //! | completion | a [`Cqe`] | finds the row by slot and generation, gives the loan and the context back, counts |
 //!
-//! The bar is 3 ns a message ([`ENDPOINT_NS_MAX`]), which is some dozen instructions. It is not met: what an endpoint promises beyond its provider
+//! The bar is 3 ns a message ([`ENDPOINT_NS_MAX`]), which is some dozen instructions. It is not met (6 ns where this was written): what an endpoint promises beyond its provider
 //! (each loan comes back once, whatever a provider says; no completion of what is over is taken for another's) takes more of them, see
 //! `instructions.toml`. `hot_paths` prints what it is where it runs.
 
