@@ -43,7 +43,7 @@ const BATCH: u64 = 16;
 const BATCH_OPS: u32 = 16;
 const TAG: u64 = 7;
 
-/// A round of [`BATCH`] messages of `size` bytes, without endpoints: what [`round`](crate::round) of single receives does, with buffers of its own.
+/// A round of `BATCH` messages of `size` bytes, without endpoints: what [`round`](crate::round) of single receives does, with buffers of its own.
 #[expect(
     clippy::large_stack_frames,
     reason = "both ends are moved into the case, once and before anything is measured"
