@@ -186,7 +186,8 @@ fn judge(counts: &BTreeMap<&str, f64>) -> ExitCode {
         is_good &= verdict.is_empty();
         println!("{:36} {count:12.1} {bar:>12.1} {verdict}", "inline SEND, the bar");
     }
-    if let (Some(with), Some(bare)) = (counts.get("round/single/32"), counts.get("round/bare/32")) {
+    if let (Some(with), Some(bare)) = (counts.get("round/endpoint/32"), counts.get("round/bare/32"))
+    {
         println!("{:36} {:12.1}", "an endpoint above its provider", with - bare);
     }
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }

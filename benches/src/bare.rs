@@ -1,12 +1,26 @@
-//! Rounds like those of [`round`](crate::round), by hand over the bare providers: what is left over there is what an endpoint costs.
+//! Rounds like those of [`round`](crate::round), by hand over the bare providers, and the same steps through endpoints: the difference is what an
+//! endpoint costs.
+//!
+//! | step | bare | through an endpoint |
+//! |---|---|---|
+//! | post | a [`RecvWr`] of a number and a range | takes the loan, and a row of the context table |
+//! | send | `post_send` | `inject`: the same, and two counters |
+//! | turn | `look`, then `take_ready` or `poll_cq` | the same, and a budget |
+//! | completion | a [`Cqe`] | finds the row by slot and generation, gives the loan and the context back, counts |
+//!
+//! The bar is 3 ns a message ([`ENDPOINT_NS_MAX`]), which is some dozen instructions. It is not met (6 ns where this was written): what an endpoint promises beyond its provider
+//! (each loan comes back once, whatever a provider says; no completion of what is over is taken for another's) takes more of them, see
+//! `instructions.toml`. `hot_paths` prints what it is where it runs.
 
 use core::hint::black_box;
 use core::ptr::NonNull;
 
 use spinwire_dataplane::id::{Generation, OpTag, WrId};
+use spinwire_dataplane::msg::{RecvFrom, SendTo};
 use spinwire_dataplane::provider::{
     Cqe, Payload, Provider, RecvWr, Select, SendWr, Sge, Sight, Source, Use,
 };
+use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::time::Instant;
 
@@ -15,18 +29,27 @@ use crate::lane::{mark, number};
 use crate::memory::{self, Pair, ShmEndpoint};
 
 /// The cases.
-pub const ENTRIES: &[Entry] = &[Entry::new("round/bare/32", || bare(32)).ops(BATCH_OPS)];
+pub const ENTRIES: &[Entry] = &[
+    Entry::new("round/bare/32", || bare(32)).ops(BATCH_OPS),
+    Entry::new("round/endpoint/32", || endpoint(32)).ops(BATCH_OPS),
+];
+
+/// What an endpoint may cost above its provider, in nanoseconds a message.
+pub const ENDPOINT_NS_MAX: f64 = 3.0;
+/// Messages of a round.
+pub const ROUND_OPS: u32 = BATCH_OPS;
 
 const BATCH: u64 = 16;
 const BATCH_OPS: u32 = 16;
 const TAG: u64 = 7;
 
-/// A round of [`BATCH`] messages of `size` bytes, without endpoints: what [`round`](crate::round) of single receives does, with buffers of its own.
+/// A round of `BATCH` messages of `size` bytes, without endpoints: what [`round`](crate::round) of single receives does, with buffers of its own.
 #[expect(
     clippy::large_stack_frames,
     reason = "both ends are moved into the case, once and before anything is measured"
 )]
-fn bare(size: usize) -> Case {
+#[must_use]
+pub fn bare(size: usize) -> Case {
     let bump = memory::arena(4 << 20);
     let Pair { sender, receiver, to } = memory::pair(&bump, 64);
     let buffers: Vec<Sge> = (0..32).map(|_| buffer(&bump)).collect();
@@ -75,6 +98,45 @@ fn bare(size: usize) -> Case {
                     }
                 }
                 receiver.provider().ring_doorbell();
+            }
+        }
+        hash
+    };
+    Case::new(rounds, move |rounds| fold_below(rounds * BATCH))
+}
+
+/// The same round through endpoints, each step where [`bare`] has it.
+#[expect(
+    clippy::large_stack_frames,
+    reason = "both ends are moved into the case, once and before anything is measured"
+)]
+#[must_use]
+pub fn endpoint(size: usize) -> Case {
+    let bump = memory::arena(4 << 20);
+    let Pair { sender, receiver, to } = memory::pair(&bump, 64);
+    let pool = LoanPool::place(&bump, 32, 32 << 10).unwrap();
+    for context in 0..32 {
+        let loan = pool.lend().unwrap();
+        receiver.post_recv(RecvFrom::any().tag(TAG), loan, context).unwrap();
+    }
+    let message = memory::bytes(size);
+    let rounds = move |rounds: u64| {
+        let mut hash = 0;
+        for round in 0..rounds {
+            for i in 0..BATCH {
+                mark(message, round * BATCH + i);
+                sender.inject(SendTo::peer(to).tag(TAG), black_box(&*message)).unwrap();
+            }
+            sender.flush();
+            let mut missing = BATCH;
+            while missing > 0 {
+                let _outcome = memory::turn(&receiver);
+                while let Some(completion) = receiver.poll() {
+                    let loan = completion.loan.unwrap();
+                    hash = fold(hash, number(&loan));
+                    receiver.post_recv(RecvFrom::any().tag(TAG), loan, completion.context).unwrap();
+                    missing -= 1;
+                }
             }
         }
         hash

@@ -77,7 +77,7 @@
 //!   [`mem::PageReport`].
 //! - A name in `/dev/shm` (or the folder in `SPINWIRE_SHM_DIR`) stays until [`domain::Domain::unlink`], or `spinwire rm`.
 //!
-//! [`guide`] is a book in eight chapters: the model, choosing a transport, buffers, completions, polling, datagrams, tuning, and the way from one machine to
+//! [`guide`] is a book in nine chapters: the model, choosing a transport, buffers, completions, polling, datagrams, tuning, and the way from one machine to
 //! a cluster.
 //!
 //! # Errors

@@ -3,13 +3,15 @@
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
 use spinwire_dataplane::provider::EndpointType;
 use spinwire_tests::conformance;
-use spinwire_tests::conformance::{Faulty, Loopback, Mlx5, Rdma, Shm, Sizes, Tcp, Traced, run};
+use spinwire_tests::conformance::{
+    AnyShm, Faulty, Loopback, Mlx5, Rdma, Shm, Sizes, Tcp, Traced, random, run,
+};
 
 conformance! {
     loopback: Loopback,
     shm: Shm,
     traced_loopback: Traced<Loopback>,
-    traced_shm: Traced<Shm>,
+    any_port: Traced<AnyShm>,
     faulty_loopback: Faulty<Loopback, 1>,
     faulty_loopback_2: Faulty<Loopback, 0xDEAD_BEEF>,
     faulty_loopback_3: Faulty<Loopback, 0x0123_4567_89AB_CDEF>,
@@ -49,4 +51,18 @@ fn idle_lanes_turn_cold_and_are_heard_at_once() {
             assert_eq!(b.take().map(|got| got.bytes), Some(b"news".to_vec()));
         }
     });
+}
+
+/// See [`random`].
+#[test]
+fn any_sequence_is_as_the_model_says_in_memory() {
+    for endpoint_type in [EndpointType::Rdm, EndpointType::Msg] {
+        random::any_sequence_is_as_the_model_says::<Loopback>(endpoint_type, 40);
+        random::any_sequence_is_as_the_model_says::<Shm>(endpoint_type, 40);
+    }
+}
+
+#[test]
+fn any_sequence_is_as_the_model_says_over_tcp() {
+    random::any_sequence_is_as_the_model_says::<Tcp>(EndpointType::Rdm, 8);
 }

@@ -3,10 +3,17 @@
 //!
 //! What it does where datagrams promise nothing is tried in `udp_port`.
 
-use spinwire_tests::conformance::{RdmaDgram, Udp, UdpOneByOne};
+use spinwire_dataplane::provider::EndpointType;
+use spinwire_tests::conformance::{RdmaDgram, Udp, UdpOneByOne, random};
 
 spinwire_tests::datagram_conformance! {
     by_one_submission: Udp,
     one_by_one: UdpOneByOne,
     over_rdma: RdmaDgram,
+}
+
+/// See [`random`]: on the loopback interface nothing is lost that there is room for, and the order is kept.
+#[test]
+fn any_sequence_is_as_the_model_says() {
+    random::any_sequence_is_as_the_model_says::<Udp>(EndpointType::Dgram, 8);
 }

@@ -16,7 +16,9 @@ use std::time::Instant as Clock;
 
 use spinwire_dataplane::error::{Misuse, PostError, Retry};
 use spinwire_dataplane::id::Addr;
-use spinwire_dataplane::msg::{Completion, Endpoint, EndpointConfig, Kind, RecvFrom, SendTo};
+use spinwire_dataplane::msg::{
+    Completion, Endpoint, EndpointConfig, Kind, Parts, RecvFrom, SendTo,
+};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::udp::{Route, Routes, UdpConfig, UdpCounters, UdpPort, datagram};
 use spinwire_dataplane::provider::{EndpointType, Order, Paths, Provider, Reliability, Status};
@@ -158,6 +160,43 @@ fn messages_go_there_and_back_with_tag_and_immediate_data() {
 }
 
 /// One call sends, and whatever else is to be said goes with it; one brings the answer.
+/// Parts that lie in the arena of the ring go from where they are, one behind the other; the others are copied first.
+#[test]
+fn parts_go_in_their_order_from_the_arena_of_the_ring_and_from_elsewhere() {
+    with(UdpConfig::default(), LOCAL, |end| {
+        let other = socket();
+        let to = end.connect(&other);
+        let arena = end.endpoint.provider().ring().arena();
+        let own = LoanPool::place(arena.bump(), 4, 256).unwrap();
+        for pools in [[own, own, own], [own, end.pool, own]] {
+            let bytes = pattern(5, 210);
+            let (first, rest) = bytes.split_at(3);
+            let (second, third) = rest.split_at(200);
+            let parts = [first, second, third].into_iter().zip(pools).map(|(part, pool)| {
+                let mut loan = pool.lend().unwrap();
+                loan.fill(part).unwrap();
+                loan
+            });
+            let mut parts = Parts::of(parts);
+            end.endpoint.post_sendv(SendTo::peer(to).tag(7), &mut parts, 1).unwrap();
+            end.turn(0);
+            let mut came = [0; 2048];
+            let (length, _) = other.recv_from(&mut came).unwrap();
+            assert!(came[..length] == packet(&bytes, Some(7), None)[..]);
+            let mut done = None;
+            while done.is_none() {
+                end.turn(0);
+                done = end.endpoint.poll();
+            }
+            let parts = end.endpoint.take_parts(&mut done.unwrap()).unwrap();
+            let back: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
+            assert!(back == bytes && own.free_count() < 4);
+            drop(parts);
+            assert_eq!(own.free_count(), 4);
+        }
+    });
+}
+
 #[test]
 fn a_round_trip_is_two_calls_of_the_kernel() {
     const TRIPS: u64 = 100;

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use criterion::{Criterion, Throughput};
 use spinwire_benches::case::Case;
-use spinwire_benches::{catalogue, chain, completion, copy, idle, ratio, vqp, wqe};
+use spinwire_benches::{bare, catalogue, chain, completion, copy, idle, ratio, vqp, wqe};
 use spinwire_dataplane::raw::mmio::{CoherentDevice, Device};
 
 /// Rounds before anything is timed. More than any ring has places, so that each has wrapped.
@@ -77,6 +77,7 @@ fn report_ratios(samples: usize, rounds: u64) {
         found.second_ns,
         chain::CQE_NS_MAX
     );
+    report_endpoint(samples, rounds);
     for (what, mut other, bar) in [
         ("RefCell", wqe::inline_send_ref_cell(), "ours is faster"),
         ("unchecked", wqe::inline_send_unchecked(), "at most 1 ns more"),
@@ -129,6 +130,20 @@ fn report_completions(samples: usize, rounds: u64) {
             );
         }
     }
+}
+
+/// What an endpoint costs above its provider.
+fn report_endpoint(samples: usize, rounds: u64) {
+    let (mut with, mut alone) = (bare::endpoint(32), bare::bare(32));
+    let found = ratio::compare(&mut with, &mut alone, samples, rounds / 16 + 1)
+        .by_operation(bare::ROUND_OPS);
+    println!(
+        "  endpoint / its provider alone  {:5.2}   {:8.1} ns {:8.1} ns   (bar: at most {} ns apart)",
+        found.ratio,
+        found.first_ns,
+        found.second_ns,
+        bare::ENDPOINT_NS_MAX
+    );
 }
 
 fn report_queue_pairs(samples: usize) {

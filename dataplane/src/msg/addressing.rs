@@ -7,6 +7,7 @@
 //! | `fi_av_insert`, `fi_av_insertsvc` | [`Endpoint::connect`](super::Endpoint::connect) of a name; whoever sends first enters himself. The same name again is the same row |
 //! | `fi_av_remove` | [`Endpoint::disconnect`](super::Endpoint::disconnect): from then on the address is stale, whoever has its row |
 //! | resolving a name | the same `connect`: a name of a segment, or one that the host has said a route for (`TcpPlane::introduce`, `udp::route`, `Seat::connect` with a URI) |
+//! | `fi_av_lookup` | [`Endpoint::name_of`](super::Endpoint::name_of): the name again, where the provider knows one |
 //! | `fi_getname` and a blob to be exchanged | none is needed: a name or a URI is text, and one has it before one opens. Addresses are never exchanged; each end has its own |
 //! | `FI_ADDR_UNSPEC`, for a receive | [`RecvFrom::any`]: a value of its own. A completion without a source says `None` |
 //! | `FI_ADDR_UNSPEC`, for a send of a connected endpoint | the address that [`Event::Connected`](crate::provider::Event::Connected) brings |

@@ -32,7 +32,7 @@ pub use self::parts::{PARTS_MAX, Parts};
 use super::parcel::Desk;
 use super::totals::{Count, Counted, Tally, Totals, add};
 use super::{Completion, Kind, RecvFrom};
-use crate::error::PostError;
+use crate::error::{Misuse, PostError};
 use crate::id::{Addr, Name, OpTag, WrId};
 use crate::poll::{Armed, Budget, Outcome, Poll, WakeSource};
 use crate::provider::{Buffer, Caps, Cqe, Event, Info, Provider, Sge, Sight, Status, Waiting};
@@ -191,6 +191,14 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// As there.
     pub fn connect(&self, name: &Name) -> Result<Addr, PostError> {
         self.provider.connect(name)
+    }
+
+    /// The name of the peer at an address; see [`Provider::name_of`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn name_of(&self, peer: Addr) -> Result<Option<Name>, Misuse> {
+        self.provider.name_of(peer)
     }
 
     /// Takes a peer out of the address table.

@@ -23,12 +23,15 @@
 
 mod claimed;
 mod parcels;
+mod ranges;
 mod unexpected;
 mod withdraw;
 
 use core::cell::Cell;
 
 pub use self::claimed::Claim;
+pub use self::ranges::RANGES_MAX;
+use self::ranges::Sets;
 use self::unexpected::Unexpected;
 use crate::error::Retry;
 use crate::id::{Addr, WrId};
@@ -60,10 +63,24 @@ pub struct MatchingConfig {
     pub unexpected_bytes_max: usize,
 }
 
+/// How a posted receive is filled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Filling {
+    /// By one message: [`Use::Single`].
+    Single,
+    /// By one after the other: [`Use::Multi`].
+    Multi { room_bytes_min: u32 },
+    /// By runs of them: [`Use::Runs`].
+    Runs { room_bytes_min: u32 },
+    /// By one message, which goes into the ranges of a set.
+    Parts { set: u32 },
+}
+
 /// A posted receive, field by field, so that a look costs only what it looks at.
 #[derive(Debug)]
 struct PostedRecv {
     wr_id: Cell<WrId>,
+    /// `None` where it has several ranges.
     sge: Cell<Option<Sge>>,
     tag: Cell<u64>,
     /// Bits of the tag that count. All of them for an exact receive.
@@ -74,7 +91,7 @@ struct PostedRecv {
     /// Where the next message of a multi-receive goes.
     offset: Cell<u32>,
     /// For how many messages its buffer is.
-    buffer: Cell<Use>,
+    buffer: Cell<Filling>,
     /// Not yet compared with the unexpected queue.
     fresh: Cell<bool>,
     /// The next row without a receive, where this is one.
@@ -91,7 +108,7 @@ impl PostedRecv {
             from: Cell::new(Source::Any),
             order: Cell::new(0),
             offset: Cell::new(0),
-            buffer: Cell::new(Use::Single),
+            buffer: Cell::new(Filling::Single),
             fresh: Cell::new(false),
             next_vacant: Cell::new(next_vacant),
         }
@@ -128,7 +145,7 @@ pub struct Incoming {
 #[derive(Clone, Copy, Debug)]
 pub struct Landing {
     row: u32,
-    /// The whole buffer of the receive.
+    /// The whole buffer of the receive; its first range where it has several.
     pub sge: Sge,
     /// Where the message goes in it.
     pub offset: usize,
@@ -139,25 +156,15 @@ pub struct Landing {
     /// Whether those are all of its bytes.
     status: Status,
     wr_id: WrId,
-    buffer: Use,
+    buffer: Filling,
 }
 
 impl Landing {
-    /// Where the message is to be copied: as many bytes as go there.
+    /// Where the message is to be copied: as many bytes as go there. `None` where it goes to several places: [`Matcher::scatter`].
     #[must_use]
     #[inline(always)]
     pub fn place(&mut self) -> Option<&mut [u8]> {
         self.sge.part(self.offset, self.length)
-    }
-
-    /// Copies a message there, which is one piece of memory that nobody else writes.
-    #[inline]
-    pub fn fill(&mut self, message: &[u8]) {
-        if let Some(from) = message.get(..self.length)
-            && let Some(to) = self.place()
-        {
-            to.copy_from_slice(from);
-        }
     }
 
     /// Of the message only the first `bytes` have come; the rest is lost.
@@ -178,7 +185,7 @@ impl Landing {
     #[must_use]
     #[inline(always)]
     pub fn more(&self) -> (usize, usize) {
-        let Use::Runs { room_bytes_min } = self.buffer else { return (0, 0) };
+        let Filling::Runs { room_bytes_min } = self.buffer else { return (0, 0) };
         let start = self.end();
         let stride = self.stride();
         let least = to_usize(widen(room_bytes_min)).max(stride);
@@ -206,8 +213,8 @@ impl Landing {
     #[inline(always)]
     fn outcome(&self) -> Buffer {
         let least = match self.buffer {
-            Use::Single => return Buffer::Returned,
-            Use::Multi { room_bytes_min } | Use::Runs { room_bytes_min } => room_bytes_min,
+            Filling::Single | Filling::Parts { .. } => return Buffer::Returned,
+            Filling::Multi { room_bytes_min } | Filling::Runs { room_bytes_min } => room_bytes_min,
         };
         let left = self.sge.length().saturating_sub(self.end());
         if left == 0 || left < to_usize(widen(least)) {
@@ -253,6 +260,8 @@ pub struct Matcher<'m> {
     unexpected: Slab<'m, Unexpected<'m>>,
     arrivals: Fifos<'m>,
     bodies: &'m LoanPool<'m>,
+    /// The ranges of receives that have several.
+    sets: Sets<'m>,
     stalls: Cell<u64>,
 }
 
@@ -298,6 +307,7 @@ impl<'m> Matcher<'m> {
             unexpected: Slab::place(bump, unexpected_depth)?,
             arrivals: Fifos::place(bump, unexpected_depth, 1)?,
             bodies: LoanPool::place(bump, unexpected_depth, config.unexpected_bytes_max)?,
+            sets: Sets::place(bump, config.recv_depth)?,
             stalls: Cell::new(0),
         })
     }
@@ -309,37 +319,50 @@ impl<'m> Matcher<'m> {
     #[inline]
     pub fn post(&self, wr: &RecvWr) -> Result<(), Retry> {
         self.clear_spent();
+        // Arm by arm: a copy of the whole would load eight bytes where the caller has just stored four, and such a load waits
+        // for every store before it to leave the CPU.
+        let filling = match wr.buffer {
+            Use::Single => Filling::Single,
+            Use::Multi { room_bytes_min } => Filling::Multi { room_bytes_min },
+            Use::Runs { room_bytes_min } => Filling::Runs { room_bytes_min },
+        };
+        self.post_as((wr.wr_id, Some(wr.sge)), (wr.from, wr.select), filling)?;
+        if matches!(wr.buffer, Use::Runs { .. }) {
+            self.runs.set(self.runs.get().wrapping_add(1));
+        }
+        Ok(())
+    }
+
+    /// Posts a receive of whichever kind. The spent row was cleared.
+    #[inline(always)]
+    fn post_as(
+        &self,
+        (wr_id, sge): (WrId, Option<Sge>),
+        (from, select): (Source, Select),
+        filling: Filling,
+    ) -> Result<(), Retry> {
         let row = self.vacant.get();
         let posted = self.row(row).ok_or(Retry::RqFull)?;
         self.vacant.set(posted.next_vacant.get());
         self.occupied.set(self.occupied.get().wrapping_add(1));
         let order = self.order.get();
         let fresh = !self.unexpected.is_empty();
-        let (tag, care) = match wr.select {
+        let (tag, care) = match select {
             Select::Untagged => (0, 0),
             Select::Tagged { tag, ignore } => (tag, !ignore),
         };
-        posted.wr_id.set(wr.wr_id);
-        posted.sge.set(Some(wr.sge));
+        posted.wr_id.set(wr_id);
+        posted.sge.set(sge);
         posted.tag.set(tag);
         posted.care.set(care);
-        posted.from.set(wr.from);
+        posted.from.set(from);
         posted.order.set(order);
         posted.offset.set(0);
-        // Arm by arm: a copy of the whole would load eight bytes where the caller has just stored four, and such a load waits
-        // for every store before it to leave the CPU.
-        posted.buffer.set(match wr.buffer {
-            Use::Single => Use::Single,
-            Use::Multi { room_bytes_min } => Use::Multi { room_bytes_min },
-            Use::Runs { room_bytes_min } => Use::Runs { room_bytes_min },
-        });
+        posted.buffer.set(filling);
         posted.fresh.set(fresh);
-        let linked = self.lists.push_back(list_of(wr.select), row);
+        let linked = self.lists.push_back(list_of(select), row);
         debug_assert!(linked.is_ok(), "a vacant row is on no other list");
         self.order.set(order.wrapping_add(1));
-        if matches!(wr.buffer, Use::Runs { .. }) {
-            self.runs.set(self.runs.get().wrapping_add(1));
-        }
         if fresh {
             self.fresh.set(self.fresh.get().wrapping_add(1));
         }
@@ -351,13 +374,15 @@ impl<'m> Matcher<'m> {
         self.posted.get(to_usize(widen(row)))
     }
 
-    /// Like [`Matcher::judge`], but changes nothing: where a buffer would have to be given back first, it says `Unasked`.
+    /// Like [`Matcher::judge`], but changes nothing: where a buffer would have to be given back first, it says `Unasked`. So it does of a receive
+    /// into several ranges, which is not on the way of the others therefore.
     #[inline(always)]
     pub fn judge_only(&self, message: &Incoming) -> Verdict {
         match self.first_match(message) {
-            Some((row, posted)) if posted.has_room(message.length) => {
-                self.landing(row, posted, message)
-            }
+            Some((row, posted)) if posted.has_room(message.length) => match posted.sge.get() {
+                Some(sge) => self.landing((row, posted), message, (sge, sge.length())),
+                None => Verdict::Unasked,
+            },
             _ => Verdict::Unasked,
         }
     }
@@ -366,7 +391,13 @@ impl<'m> Matcher<'m> {
     #[inline(always)]
     pub fn judge(&self, message: &Incoming) -> Verdict {
         match self.first_match(message) {
-            Some((row, posted)) => self.landing(row, posted, message),
+            Some((row, posted)) => match posted.sge.get() {
+                Some(sge) => self.landing((row, posted), message, (sge, sge.length())),
+                None => match self.room_of_parts(posted) {
+                    Some(room) => self.landing((row, posted), message, room),
+                    None => Verdict::Unasked,
+                },
+            },
             None => Verdict::Unasked,
         }
     }
@@ -428,11 +459,15 @@ impl<'m> Matcher<'m> {
     }
 
     #[inline(always)]
-    fn landing(&self, row: u32, posted: &PostedRecv, message: &Incoming) -> Verdict {
+    fn landing(
+        &self,
+        (row, posted): (u32, &PostedRecv),
+        message: &Incoming,
+        (sge, whole): (Sge, usize),
+    ) -> Verdict {
         let wr_id = posted.wr_id.get();
-        let Some(sge) = posted.sge.get() else { return Verdict::Unasked };
         let offset = to_usize(widen(posted.offset.get()));
-        let room = sge.length().saturating_sub(offset);
+        let room = whole.saturating_sub(offset);
         let fits = message.length <= room;
         if !fits && offset > 0 {
             self.retire(row);
@@ -490,8 +525,10 @@ impl<'m> Matcher<'m> {
             if posted.fresh.replace(false) {
                 self.fresh.set(self.fresh.get().saturating_sub(1));
             }
-            if matches!(posted.buffer.get(), Use::Runs { .. }) {
-                self.runs.set(self.runs.get().saturating_sub(1));
+            match posted.buffer.get() {
+                Filling::Single | Filling::Multi { .. } => {}
+                Filling::Runs { .. } => self.runs.set(self.runs.get().saturating_sub(1)),
+                Filling::Parts { set } => self.sets.give_back(set),
             }
         }
     }

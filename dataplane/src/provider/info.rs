@@ -4,7 +4,8 @@ use core::fmt;
 
 use super::{Caps, EndpointType, Info, Limits, Order, Paths, Reliability, Source};
 use crate::id::Addr;
-use crate::msg::matching::MatchingConfig;
+use crate::msg::matching::{MatchingConfig, RANGES_MAX};
+use spinwire_layouts::word::{from_usize, low};
 
 /// What lies between two ends, the quickest first. It orders transports; it promises no figure.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -105,6 +106,9 @@ impl Caps {
         .with(Self::SOURCE)
         .with(Self::PEEK)
         .with(Self::CANCEL);
+
+    /// Messages of several ranges both ways, as a [`Matcher`](crate::msg::matching::Matcher) has them: see [`Limits::with_parts`].
+    pub const PARTS: Self = Self::GATHER.with(Self::SCATTER);
 }
 
 impl EndpointType {
@@ -151,6 +155,14 @@ impl Limits {
             unexpected_bytes_max: matching.unexpected_bytes_max,
             peers_max,
         }
+    }
+}
+
+impl Limits {
+    /// The same, with [as many ranges](RANGES_MAX) in a message as a [`Matcher`](crate::msg::matching::Matcher) takes.
+    #[must_use]
+    pub const fn with_parts(self) -> Self {
+        Self { sge_max: low(from_usize(RANGES_MAX)), ..self }
     }
 }
 

@@ -43,8 +43,8 @@ pub use self::info::{LatencyClass, Modes};
 pub use self::one_sided::{Access, ExposeWr, OneSided, OneSidedWr, RemotePlace, RemoteRegion};
 pub use self::outcome::{Buffer, CancelError, Cqe, Event, Published, Sight, Status, Waiting};
 pub use self::parcel::ParcelWr;
-use self::request::copy_bytes;
 pub use self::request::{Payload, RecvPartsWr, RecvWr, Select, SendPartsWr, SendWr, Source, Use};
+use self::request::{copy_bytes, copy_ranges};
 use crate::error::{Misuse, PostError};
 use crate::id::{Addr, Name, WrId};
 pub use crate::raw::loan::Sge;
@@ -257,6 +257,15 @@ pub trait Provider: KeepsPosted {
     /// `UnknownAddress` where no such peer is to be found, `WrongPeer` where a MSG endpoint has another already, `Retry`
     /// where a table is full.
     fn connect(&self, name: &Name) -> Result<Addr, PostError>;
+
+    /// The name of the peer at an address, which is what [`Provider::connect`] looks up the other way round. `None` where nobody has told it: of
+    /// one from whom packets come, and of one who is gone.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`; `Unsupported` where a provider looks up no names.
+    fn name_of(&self, _addr: Addr) -> Result<Option<Name>, Misuse> {
+        Err(Misuse::Unsupported)
+    }
 
     /// Takes a peer out of the address table. Its address is stale from now on. Of one whose end was reported it gives up what
     /// was left in its lane.

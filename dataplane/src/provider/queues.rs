@@ -24,7 +24,7 @@ use core::cell::Cell;
 use heapless::VecView;
 
 use super::peers::{PeerState, Peers, Standing};
-use super::{CancelError, Cqe, Event, RecvWr, Source, Status};
+use super::{CancelError, Cqe, Event, RecvPartsWr, RecvWr, Source, Status};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Generation, WrId};
 use crate::msg::matching::{Claim, Incoming, Landing, Matcher, MatchingConfig, Verdict};
@@ -96,12 +96,25 @@ impl<'m> Queues<'m> {
     /// `RqFull`, or `CqFull` where cancelled ones were not polled yet; nothing was consumed.
     #[inline(always)]
     pub fn post(&self, wr: &RecvWr) -> Result<(), PostError> {
-        if !self.ended.is_empty()
-            && self.ended.len().saturating_add(self.matcher.posted_len()) >= self.ended.capacity()
-        {
-            return Err(Retry::CqFull.into());
-        }
+        self.keep_place_to_end()?;
         Ok(self.matcher.post(wr)?)
+    }
+
+    /// Posts a receive into several ranges. Whether one may wait for its source, and has so many, is the port's to say, before.
+    ///
+    /// # Errors
+    /// As [`Queues::post`]; `RqFull` also where [as many of this kind](Matcher::post_parts) are posted as there can be.
+    pub fn post_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        self.keep_place_to_end()?;
+        self.matcher.post_parts(wr)
+    }
+
+    /// Whether there is a place among those that have ended for one receive more.
+    #[inline(always)]
+    fn keep_place_to_end(&self) -> Result<(), Retry> {
+        let is_full =
+            || self.ended.len().saturating_add(self.matcher.posted_len()) >= self.ended.capacity();
+        if !self.ended.is_empty() && is_full() { Err(Retry::CqFull) } else { Ok(()) }
     }
 
     /// Takes back a posted receive.

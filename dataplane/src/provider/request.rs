@@ -1,7 +1,9 @@
 //! What a provider is asked to do: sends and receives.
 
-use super::Sge;
+use super::{Limits, Sge};
+use crate::error::Misuse;
 use crate::id::{Addr, WrId};
+use spinwire_layouts::word::{from_usize, low};
 
 /// What a send sends.
 #[derive(Clone, Copy, Debug)]
@@ -64,14 +66,19 @@ impl SendPartsWr<'_> {
         self.parts.iter().try_fold(0_usize, |sum, part| sum.checked_add(part.length()))
     }
 
+    /// Bytes of the message, where a port of such limits sends it.
+    ///
+    /// # Errors
+    /// `BadRange` without a range, `Unsupported` with too many, `TooLong`.
+    pub fn checked_length(&self, limits: &Limits) -> Result<usize, Misuse> {
+        check_count(self.parts, limits)?;
+        let length = self.length().filter(|&bytes| bytes <= limits.message_bytes_max);
+        length.ok_or(Misuse::TooLong)
+    }
+
     /// Copies the message into `to`, which has as many bytes as it.
     pub fn copy_to(&self, to: &mut [u8]) {
-        let mut rest = to;
-        for part in self.parts {
-            let Some((here, after)) = rest.split_at_mut_checked(part.length()) else { return };
-            copy_bytes(here, part.bytes());
-            rest = after;
-        }
+        copy_ranges(to, self.parts);
     }
 }
 
@@ -170,6 +177,23 @@ pub struct RecvPartsWr<'a> {
     pub select: Select,
 }
 
+impl RecvPartsWr<'_> {
+    /// Whether a port of such limits has so many ranges for a message.
+    ///
+    /// # Errors
+    /// `BadRange` without a range, `Unsupported` with too many.
+    pub const fn check(&self, limits: &Limits) -> Result<(), Misuse> {
+        check_count(self.parts, limits)
+    }
+}
+
+const fn check_count(parts: &[Sge], limits: &Limits) -> Result<(), Misuse> {
+    if parts.is_empty() {
+        return Err(Misuse::BadRange);
+    }
+    if low(from_usize(parts.len())) > limits.sge_max { Err(Misuse::Unsupported) } else { Ok(()) }
+}
+
 /// Copies as many bytes as both have. Whoever calls it has made sure that these are all; it cannot panic where he has not.
 #[inline]
 pub(super) fn copy_bytes(to: &mut [u8], from: &[u8]) {
@@ -177,5 +201,15 @@ pub(super) fn copy_bytes(to: &mut [u8], from: &[u8]) {
     let length = to.len().min(from.len());
     if let (Some(to), Some(from)) = (to.get_mut(..length), from.get(..length)) {
         to.copy_from_slice(from);
+    }
+}
+
+/// Copies the bytes of `parts` into `to`, which has as many, one behind the other.
+pub(super) fn copy_ranges(to: &mut [u8], parts: &[Sge]) {
+    let mut rest = to;
+    for part in parts {
+        let Some((here, after)) = rest.split_at_mut_checked(part.length()) else { return };
+        copy_bytes(here, part.bytes());
+        rest = after;
     }
 }

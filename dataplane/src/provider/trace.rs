@@ -327,6 +327,10 @@ impl<P: Provider> Provider for Trace<'_, P> {
         connected
     }
 
+    fn name_of(&self, addr: Addr) -> Result<Option<Name>, Misuse> {
+        self.inner.name_of(addr)
+    }
+
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
         self.record(TraceId::Disconnect, addr_word(addr), 0);
         self.inner.disconnect(addr)

@@ -44,13 +44,14 @@ impl<'m, P: Provider> Future for Operation<'_, '_, 'm, P> {
             self.is_over = true;
             return Poll::Ready(completion);
         }
-        let mut stands = desk.stands.borrow_mut();
-        if let Some(Stand::Awaited(waker)) = stands.get_mut(&self.id.as_raw()) {
-            match waker {
-                Some(before) => before.clone_from(cx.waker()),
-                None => *waker = Some(cx.waker().clone()),
-            }
-        }
+        // Wakers are cloned, compared and dropped while nothing is borrowed: what they do is an executor's, and the last one of a task may drop
+        // another operation of this desk with it.
+        let newest = cx.waker().clone();
+        let before = match desk.stands.borrow_mut().get_mut(&self.id.as_raw()) {
+            Some(Stand::Awaited(waker)) => waker.replace(newest),
+            Some(Stand::Here(_) | Stand::GivenUp) | None => None,
+        };
+        drop(before);
         Poll::Pending
     }
 }
@@ -113,7 +114,8 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
 
     /// Takes an operation back without waiting for that. A message that has come for it is a letter.
     fn abandon(&self, id: WrId) {
-        self.stands.borrow_mut().insert(id.as_raw(), Stand::GivenUp);
+        let before = self.stands.borrow_mut().insert(id.as_raw(), Stand::GivenUp);
+        drop(before);
         if self.endpoint.cancel(id).is_err() {
             self.count(|counts| counts.given_up += 1);
         }

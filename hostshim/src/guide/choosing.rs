@@ -12,7 +12,7 @@
 //!
 //! - *types of endpoints*, the best first. RDM is preferred by default: one endpoint for all peers. A program that can do with MSG
 //!   says so by naming it second, and has to know then that it has one peer.
-//! - *capabilities*: tags, immediate data, receives for one peer only, multi-receives, buffers of a pool as messages, access to memory of the peer, ..
+//! - *capabilities*: tags, messages of several parts, immediate data, receives for one peer only, multi-receives, buffers of a pool as messages, access to memory of the peer, ..
 //! - *limits*: the longest message, the longest that has to be injected, the number of peers.
 //! - *where the peer is*. Give every address under which it can be found, and the same list on every host.
 //!

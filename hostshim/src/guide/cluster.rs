@@ -1,4 +1,4 @@
-//! Chapter 8: from one machine to a cluster.
+//! Chapter 9: from one machine to a cluster.
 //!
 //! A program that was written against endpoints moves by its URIs. What changes is where a name is looked up, and what can go wrong.
 //!

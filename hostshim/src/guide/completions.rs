@@ -37,6 +37,6 @@
 //! `StaleCompletion`; it is never taken for another's.
 //!
 //! *Contexts* are yours: 64 bits that come back as they were given. Use them as an index into a table of your own, and give the entry up when the completion
-//! has come, since it comes once.
+//! has come, since it comes once: [`Contexts`](spinwire_dataplane::msg::Contexts) is such a table, whose numbers expire when they are released.
 //!
 //! Next: [`polling`](super::polling).

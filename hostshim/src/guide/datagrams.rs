@@ -1,4 +1,4 @@
-//! Chapter 6: messages that may get lost.
+//! Chapter 7: messages that may get lost.
 //!
 //! Endpoints of type DGRAM promise nothing, and say so: `info.reliability` is `Unreliable`, `info.order` is `None`. What they give instead: any number of
 //! peers without connections, one packet a message, and nobody who can hold up anybody else.

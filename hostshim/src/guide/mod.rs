@@ -7,6 +7,7 @@
 //! | [`buffers`] | who owns a buffer, from the pool to the completion and back |
 //! | [`completions`] | how operations end, well or not, and what to do about each error |
 //! | [`polling`] | spinning, resting, and waiting for one answer with a deadline |
+//! | [`desks`] | one operation at a time, futures, descriptors: who does the polling for you, and what it costs |
 //! | [`datagrams`] | messages that may get lost, and how to live with that |
 //! | [`tuning`] | what makes it fast, in the order in which it pays |
 //! | [`cluster`] | from two threads of one machine to many machines |
@@ -19,6 +20,7 @@ pub mod choosing;
 pub mod cluster;
 pub mod completions;
 pub mod datagrams;
+pub mod desks;
 pub mod model;
 pub mod polling;
 pub mod tuning;

@@ -42,9 +42,8 @@
 //! *After a deadline* the operation is still posted, and its buffer is still the endpoint's: a late message goes into that buffer and into nothing else. Take a receive
 //! back by `cancel`, and wait for its completion, which says `Cancelled`, or `Success` where the message was faster.
 //!
-//! *When to use which.* A service with several sources, or with more than one operation under way, polls in its loop and looks at contexts. A
-//! blocking wait is for programs that do one thing after the other. Both can be mixed on one endpoint as long as one loop hands completions on.
+//! All that is written already: a [`Desk`](crate::desk::Desk) waits in this way, and the [next chapter](super::desks) is about it.
 //!
 //! *Several endpoints* are one array: `[&a, &b].turn(now, budget)` turns each; `Rotation` begins with another one each time, so that none starves.
 //!
-//! Next: [`datagrams`](super::datagrams).
+//! Next: [`desks`](super::desks).

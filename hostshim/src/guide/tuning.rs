@@ -1,4 +1,4 @@
-//! Chapter 7: what makes it fast, in the order in which it pays.
+//! Chapter 8: what makes it fast, in the order in which it pays.
 //!
 //! 1. **The right path.** `spinwire providers --peer ..`, and the line that the program prints about itself. Shared memory takes some hundred nanoseconds there and back, the
 //!    kernel's network stack some ten microseconds. No setting below makes up for that.

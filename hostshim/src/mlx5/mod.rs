@@ -1,4 +1,4 @@
-//! Queues of mlx5 devices (ConnectX, BlueField), written and read directly: whatever else there is of a device is [`verbs`](crate::verbs)', and libibverbs'.
+//! Queues of mlx5 devices (ConnectX, BlueField), written and read directly: whatever else there is of a device is `verbs`', and libibverbs'.
 //!
 //! **Unverified on hardware.** The queues were run over a model of the device. With the real libraries nothing but the refusal of other
 //! devices was seen: there is no mlx5 device here.

@@ -165,13 +165,11 @@ impl Ground {
             }
             #[cfg(feature = "verbs")]
             Place::Device { direct: false, device, port, meet } => {
-                let plane = open_device((device, *port), meet, config)?;
-                (Self::Verbs(Box::new(plane)), BESIDE_BYTES)
+                (Self::Verbs(open_device((device, *port), meet, config)?), BESIDE_BYTES)
             }
             #[cfg(feature = "mlx5")]
             Place::Device { direct: true, device, port, meet } => {
-                let plane = open_device((device, *port), meet, config)?;
-                (Self::Mlx5(Box::new(plane)), BESIDE_BYTES)
+                (Self::Mlx5(open_device((device, *port), meet, config)?), BESIDE_BYTES)
             }
             #[cfg(feature = "libfabric")]
             Place::Fabric { provider, node } => open_ofi((provider, kind), node.as_ref(), config)?,
@@ -349,7 +347,7 @@ fn open_device<Q: Queues>(
     (device, port): (&str, Option<u8>),
     meet: &Address,
     config: &OpenConfig,
-) -> Result<VerbsPlane<Q>, OpenError> {
+) -> Result<Box<VerbsPlane<Q>>, OpenError> {
     let listen = match config.role {
         Role::Listen => Some(meet.port()),
         Role::Connect => None,
@@ -357,7 +355,7 @@ fn open_device<Q: Queues>(
     let mut plane = config.sizes.verbs();
     plane.device_port = port.unwrap_or(plane.device_port);
     plane.arena_bytes = config.arena_bytes.saturating_add(2 << 20);
-    Ok(VerbsPlane::open_with(device, listen, &plane)?)
+    Ok(Box::new(VerbsPlane::open_with(device, listen, &plane)?))
 }
 
 /// Returns the memory that its tables take, too.

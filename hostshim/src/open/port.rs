@@ -5,6 +5,7 @@ use core::fmt;
 use heapless::VecView;
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name, WrId};
+use spinwire_dataplane::poll::{Armed, WakeSource};
 use spinwire_dataplane::provider::shm::ShmPort;
 use spinwire_dataplane::provider::tcp::TcpPort;
 use spinwire_dataplane::provider::udp::UdpPort;
@@ -12,6 +13,7 @@ use spinwire_dataplane::provider::{
     CancelError, Cqe, Event, ExposeWr, Info, OneSidedWr, ParcelWr, Provider, Published,
     RecvPartsWr, RecvWr, RemoteRegion, Select, SendPartsWr, SendWr, Sight, Source, Waiting,
 };
+use spinwire_dataplane::sync::AtomicU64;
 use spinwire_dataplane::time::Instant;
 
 #[cfg(feature = "libfabric")]
@@ -100,6 +102,9 @@ impl Provider for AnyPort<'_> {
     fn connect(&self, name: &Name) -> Result<Addr, PostError> {
         of!(self, port => port.connect(name))
     }
+    fn name_of(&self, addr: Addr) -> Result<Option<Name>, Misuse> {
+        of!(self, port => port.name_of(addr))
+    }
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
         of!(self, port => port.disconnect(addr))
     }
@@ -171,5 +176,48 @@ impl Provider for AnyPort<'_> {
     }
     fn poll_at(&self) -> Option<Instant> {
         of!(self, port => port.poll_at())
+    }
+}
+
+impl WakeSource for AnyPort<'_> {
+    /// Over shared memory peers ring. Of the others nobody does, so that a [`HostRester`](crate::idle::HostRester) naps; to sleep longer take the
+    /// descriptor of their ring ([`News`](crate::uring::News)).
+    fn arm(&self) -> Armed {
+        match self.bell_of() {
+            Some(source) => source.arm(),
+            None => Armed { is_new: false, is_heard: false },
+        }
+    }
+
+    fn look_over(&self) {
+        if let Some(source) = self.bell_of() {
+            source.look_over();
+        }
+    }
+
+    fn disarm(&self) {
+        if let Some(source) = self.bell_of() {
+            source.disarm();
+        }
+    }
+
+    fn bell(&self) -> Option<&AtomicU64> {
+        self.bell_of()?.bell()
+    }
+}
+
+impl<'a> AnyPort<'a> {
+    /// The port, where peers ring its bell.
+    const fn bell_of(&self) -> Option<&ShmPort<'a, 'a>> {
+        match self {
+            Self::Shm(port) => Some(port),
+            Self::Tcp(_) | Self::Udp(_) => None,
+            #[cfg(feature = "verbs")]
+            Self::Verbs(..) | Self::VerbsDatagrams(..) => None,
+            #[cfg(feature = "mlx5")]
+            Self::Mlx5(..) => None,
+            #[cfg(feature = "libfabric")]
+            Self::Ofi(..) => None,
+        }
     }
 }

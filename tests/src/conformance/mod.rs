@@ -34,6 +34,7 @@ pub mod parcels;
 pub mod parts;
 pub mod peers;
 pub mod peers_msg;
+pub mod random;
 pub mod raw;
 pub mod remains;
 pub mod transfer;
@@ -51,7 +52,7 @@ pub use rdma_mlx5::{
     describe_pair,
 };
 pub use rdma_stranger::Stranger;
-pub use rig::{Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};
+pub use rig::{AnyShm, Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};
 pub use tcp::{NamedPort, Tcp, TcpGround};
 pub use udp::{Udp, UdpGround, UdpOneByOne};
 pub use world::{TURNS_MAX, World, name, run, run_case};
@@ -86,11 +87,14 @@ macro_rules! datagram_conformance {
                 ids_are_not_used_twice;
             limits: receive_queue_full, completion_queue_full, context_table_full, no_spill,
                 address_table_full;
-            peers: disconnect_gives_directed_receives_back, nothing_leaks_by_connecting_and_disconnecting;
+            peers: disconnect_gives_directed_receives_back, nothing_leaks_by_connecting_and_disconnecting,
+                names_are_found_by_address;
+            parts: several_parts_arrive_as_one, parts_are_refused_whole, one_message_fills_several,
+                several_buffers_are_taken_back;
             fairness: a_flood_of_sends_keeps_nothing_out, cold_peers_are_heard,
                 a_short_batch_serves_all;
             raw: one_completion_at_a_time, a_full_batch_is_left_alone, doorbells_count_exactly,
-                info_says_what_is_so;
+                odd_ranges_fill_odd_ranges, info_says_what_is_so;
         );
     })* };
 }
@@ -126,7 +130,8 @@ macro_rules! conformance_cases {
                 a_silent_end_disconnects_too, disconnect_gives_directed_receives_back,
                 a_disconnected_peer_comes_back, a_peer_comes_back_under_its_name,
                 a_fenced_endpoint_touches_nothing, nothing_leaks_by_coming_and_going,
-                nothing_leaks_by_connecting_and_disconnecting, a_full_address_table_refuses;
+                nothing_leaks_by_connecting_and_disconnecting, a_full_address_table_refuses,
+                names_are_found_by_address;
             peers_msg: connects_once, crossing_connects_meet, a_second_is_refused, types_do_not_mix,
                 disconnect_ends_the_other_end;
             remains: an_end_waits_for_no_receive, an_end_has_patience, the_gone_can_be_asked_for_what_waits,
@@ -145,11 +150,12 @@ macro_rules! conformance_cases {
                 initiators_that_go_leave_nothing,
                 nobody_inherits_what_was_asked, a_fenced_endpoint_ends_one_sided;
             one_sided_model: random_operations_match_a_model;
-            parts: several_parts_arrive_as_one, parts_are_refused_whole;
+            parts: several_parts_arrive_as_one, parts_are_refused_whole, one_message_fills_several,
+                several_buffers_are_taken_back, several_buffers_outlive_the_gone;
             fairness: eight_senders_share, a_fast_receiver_hears_all, a_flood_of_sends_keeps_nothing_out, cold_peers_are_heard,
                 a_short_batch_serves_all;
             raw: one_completion_at_a_time, a_full_batch_is_left_alone, doorbells_count_exactly,
-                info_says_what_is_so,
+                odd_ranges_fill_odd_ranges, info_says_what_is_so,
         );
     };
     (@ $rig:ty; $($room:ident: $($case:ident),* $(,)?);* $(;)?) => {

@@ -1,9 +1,11 @@
-//! Messages of several parts: sent out of several buffers, where a provider can; else refused.
+//! Messages of several parts: sent out of several buffers, received into several, where a provider can; else refused.
 
-use spinwire_dataplane::error::{Misuse, PostError};
-use spinwire_dataplane::msg::endpoint::PARTS_MAX;
-use spinwire_dataplane::msg::{Kind, Parts, RecvFrom, SendTo};
-use spinwire_dataplane::provider::{Caps, Status};
+use spinwire_dataplane::error::{Misuse, PostError, Retry};
+use spinwire_dataplane::id::{Addr, WrId};
+use spinwire_dataplane::msg::endpoint::{FURTHER_MAX, PARTS_MAX};
+use spinwire_dataplane::msg::{Completion, Kind, Parts, RecvFrom, SendTo};
+use spinwire_dataplane::provider::{CancelError, Caps, EndpointType, Status};
+use spinwire_dataplane::raw::loan::LoanPool;
 
 use super::node::Node;
 use super::rig::Rig;
@@ -115,4 +117,170 @@ pub fn parts_are_refused_whole<R: Rig>(world: &World<'_, R>) {
         drop(a);
         assert_eq!(world.pool().free_count(), free);
     }
+}
+
+/// Buffers of a line or a few, so that a message of some bytes needs several.
+fn small<'m, R: Rig>(world: &World<'m, R>, slot_bytes: usize) -> &'m LoanPool<'m> {
+    LoanPool::place(world.bump(), 160, slot_bytes).unwrap()
+}
+
+fn empty<'m>(pool: &'m LoanPool<'m>, count: usize) -> Parts<'m> {
+    Parts::of((0..count).map(|_| pool.lend().expect("a loan")))
+}
+
+/// Posts buffers for one message, whatever is simulated.
+fn post_parts<'m, R: Rig>(
+    node: &Node<'m, R>,
+    from: RecvFrom,
+    mut parts: Parts<'m>,
+) -> Result<WrId, (PostError, usize)> {
+    past_injected(|| node.post_recvv(from, &mut parts, 9)).map_err(|e| (e, parts.iter().count()))
+}
+
+/// The next completion of `node`.
+fn completion<'m, R: Rig>(
+    world: &World<'m, R>,
+    node: &Node<'m, R>,
+    others: &[&Node<'m, R>],
+) -> Completion<'m> {
+    let mut got = None;
+    world.until("it is over", others, || {
+        got = got.take().or_else(|| node.completion(world.now()));
+        got.is_some()
+    });
+    got.unwrap()
+}
+
+/// Sends `bytes` by the way of that number: a copy, a buffer, several buffers.
+fn send<'m, R: Rig>(
+    world: &World<'m, R>,
+    (a, b, to): (&Node<'m, R>, &Node<'m, R>, Addr),
+    way: usize,
+    bytes: &[u8],
+) {
+    let to = SendTo::peer(to).tag(5).immediate(6);
+    match way {
+        // One that fails by simulation is not sent.
+        1 if R::FAULTS => world.insist(&[a, b], || a.inject(to, bytes)),
+        0 => world.insist(&[a, b], || a.inject(to, bytes)),
+        1 => drop(world.insist(&[a, b], || a.send(to, bytes, 1))),
+        _ => {
+            let (first, rest) = bytes.split_at(bytes.len() / 3);
+            let mut parts = Parts::of([first, rest].map(|part| a.loan(part)));
+            let _id = world.insist(&[a, b], || a.post_sendv(to, &mut parts, 1));
+        }
+    }
+}
+
+/// One message fills one buffer after the other: of every length, from whatever it was sent, asked for before or after it has come. What is too
+/// long is cut short.
+pub fn one_message_fills_several<R: Rig>(world: &World<'_, R>) {
+    let (a, b, to_b, _) = world.pair();
+    if !b.info().caps.has(Caps::SCATTER) {
+        return;
+    }
+    let most = usize::try_from(b.info().limits.sge_max).unwrap();
+    let ways = if a.info().caps.has(Caps::GATHER) { 3 } else { 2 };
+    let mut tried = 0;
+    for (slot_bytes, count) in [(64, 1), (64, 2), (64, most), (192, 3)] {
+        let (pool, all) = (small(world, slot_bytes), slot_bytes * count);
+        let free = pool.free_count();
+        for length in [0, 1, 47, 48, 49, 64, 65, all - 1, all, all + 1, all + 99] {
+            tried += 1;
+            let bytes = pattern(tried, length);
+            let waits = length <= world.sizes().unexpected_bytes_max && tried % 2 == 0;
+            let post = || post_parts(&b, RecvFrom::any().tag(5), empty(pool, count)).unwrap();
+            let id = if waits { None } else { Some(post()) };
+            send(world, (&a, &b, to_b), usize::try_from(tried).unwrap() % ways, &bytes);
+            let id = id.unwrap_or_else(|| {
+                let seen = || b.peek(RecvFrom::any().tag(5)).is_some();
+                world.until("it waits", &[&a, &b], seen);
+                post()
+            });
+            let mut got = completion(world, &b, &[&a]);
+            assert_eq!((got.id, got.kind, got.context), (id, Kind::Received, 9));
+            assert_eq!((got.tag, got.immediate, got.offset), (Some(5), Some(6), 0));
+            let cut = length > all;
+            let status = if cut { Status::Truncated } else { Status::Success };
+            let expected = &bytes[..length.min(all)];
+            assert_eq!((got.status, got.length), (status, expected.len()), "{length} of {all}");
+            let parts = b.take_parts(&mut got).unwrap();
+            assert!(got.loan.is_none() && b.take_parts(&mut got).is_none(), "once");
+            let seen: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
+            assert_eq!(seen.len(), count);
+            assert!(seen.concat() == expected, "{length} bytes into {count} of {slot_bytes}");
+            let filled = seen.iter().take_while(|part| part.len() == slot_bytes).count();
+            assert_eq!(filled, expected.len() / slot_bytes, "one is full before the next begins");
+            drop(parts);
+            assert_eq!((b.posted_count(), pool.free_count()), (0, free));
+        }
+    }
+}
+
+/// Receives into several buffers come back when they are cancelled, take messages in their order among the others, and are limited in number.
+pub fn several_buffers_are_taken_back<R: Rig>(world: &World<'_, R>) {
+    let (a, b, to_b, _) = world.pair();
+    if !b.info().caps.has(Caps::SCATTER) {
+        return;
+    }
+    let (pool, any) = (small(world, 64), RecvFrom::any().tag(5));
+    let free = pool.free_count();
+    let many = FURTHER_MAX.min(b.info().limits.recv_depth);
+    for _ in 0..3 {
+        let ids: Vec<WrId> =
+            (0..many).map(|_| post_parts(&b, any, empty(pool, 2)).unwrap()).collect();
+        if many == FURTHER_MAX {
+            let refused = post_parts(&b, any, empty(pool, 2));
+            assert_eq!(refused, Err((Retry::NoSlot.into(), 2)), "as many as can be");
+        }
+        for &id in &ids {
+            assert_eq!((b.cancel(id), b.cancel(id)), (Ok(()), Err(CancelError::NotPosted)));
+        }
+        for _ in &ids {
+            let mut got = completion(world, &b, &[&a]);
+            assert_eq!((got.status, got.kind), (Status::Cancelled, Kind::RecvEnded));
+            assert!(ids.contains(&got.id) && got.length == 0);
+            let parts = b.take_parts(&mut got).unwrap();
+            assert_eq!((parts.iter().count(), parts.len()), (2, 0));
+        }
+        assert_eq!((b.posted_count(), pool.free_count()), (0, free));
+    }
+    // First posted, first served, whatever the kind.
+    let first = post_parts(&b, any, empty(pool, 2)).unwrap();
+    let second = b.recv(any, 8).unwrap();
+    let third = post_parts(&b, any, empty(pool, 2)).unwrap();
+    let bytes = pattern(1, 100);
+    for expected in [first, second, third] {
+        send(world, (&a, &b, to_b), 0, &bytes);
+        let mut got = completion(world, &b, &[&a]);
+        assert_eq!((got.id, got.length), (expected, 100));
+        let whole = b.take_parts(&mut got).map_or_else(
+            || got.bytes().unwrap().to_vec(),
+            |parts| parts.iter().flat_map(|part| part.to_vec()).collect(),
+        );
+        assert!(whole == bytes);
+    }
+    assert_eq!((b.posted_count(), pool.free_count()), (0, free));
+}
+
+/// Several buffers that wait for one who goes come back with what has become of him, and an endpoint that goes leaves none behind.
+pub fn several_buffers_outlive_the_gone<R: Rig>(world: &World<'_, R>) {
+    let (a, b, _, to_a) = world.pair();
+    if !b.info().caps.has(Caps::SCATTER) || world.endpoint_type() == EndpointType::Dgram {
+        return;
+    }
+    let pool = small(world, 64);
+    let free = pool.free_count();
+    let id = post_parts(&b, RecvFrom::peer(to_a), empty(pool, 2)).unwrap();
+    world.kill(a);
+    let mut got = completion(world, &b, &[]);
+    assert_eq!((got.id, got.status), (id, Status::PeerGone));
+    let parts = b.take_parts(&mut got).unwrap();
+    assert_eq!((parts.iter().count(), parts.len()), (2, 0));
+    drop(parts);
+    let c = world.node("c");
+    let _id = post_parts(&c, RecvFrom::any(), empty(pool, 2)).unwrap();
+    assert_eq!(pool.free_count(), free - 2);
+    drop(c);
+    assert_eq!(pool.free_count(), free);
 }

@@ -438,3 +438,27 @@ pub fn a_full_address_table_refuses<R: Rig>(world: &World<'_, R>) {
         assert_eq!(a.take().unwrap().bytes, b"now");
     });
 }
+
+/// An address is looked up for its name, whoever has connected to whom; the first row, which is number 0, is as good as any. Whoever is not
+/// specified has no address at all, and one that is over has no name.
+pub fn names_are_found_by_address<R: Rig>(world: &World<'_, R>) {
+    let (a, b, to_b, to_a) = world.pair();
+    if a.name_of(to_b) == Err(Misuse::Unsupported) {
+        return;
+    }
+    assert_eq!((to_b.slot(), to_a.slot()), (0, 0), "the first row of either table");
+    assert_eq!(a.name_of(to_b), Ok(Some(*b.name())));
+    assert_eq!(b.name_of(to_a), Ok(Some(*a.name())));
+    // Somebody is meant by number 0, and nobody by a receive for anybody: what it takes says who it was.
+    b.recv(RecvFrom::any(), 1).unwrap();
+    world.insist(&[&a, &b], || a.inject(SendTo::peer(to_b), b"from the first row"));
+    world.until("it is there", &[&a, &b], || b.messages_len() > 0);
+    let source = b.take_message().unwrap().source.unwrap();
+    assert_eq!((source, b.name_of(source)), (to_a, Ok(Some(*a.name()))));
+    let beyond = Addr::new(world.sizes().peers_max + 1, Generation::FIRST);
+    assert_eq!(a.name_of(beyond), Err(Misuse::UnknownAddress));
+    let older = Addr::new(0, to_b.generation().next());
+    assert_eq!(a.name_of(older), Err(Misuse::StaleAddress));
+    a.disconnect(to_b).unwrap();
+    assert_eq!(a.name_of(to_b), Err(Misuse::StaleAddress));
+}

@@ -6,8 +6,8 @@ use heapless::Vec as FixedVec;
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::{Addr, Generation, OpTag, WrId};
 use spinwire_dataplane::provider::{
-    Caps, Cqe, EndpointType, Payload, Provider, Published, RecvWr, Select, SendWr, Sge, Source,
-    Status, Use,
+    Caps, Cqe, EndpointType, Payload, Provider, Published, RecvPartsWr, RecvWr, Select,
+    SendPartsWr, SendWr, Sge, Source, Status, Use,
 };
 
 use super::world::past_injected;
@@ -153,6 +153,70 @@ pub fn doorbells_count_exactly<R: Rig>(world: &World<'_, R>) {
         accepted += 1;
     }
     assert_eq!(a.ring_doorbell(), Published { count: accepted, error: None });
+}
+
+/// Ranges of any length are sent, and filled, one behind the other: where one ends within a word, the next begins there.
+pub fn odd_ranges_fill_odd_ranges<R: Rig>(world: &World<'_, R>) {
+    let (a, b) = (world.port("a"), world.port("b"));
+    let caps = a.info().caps;
+    if !caps.has(Caps::GATHER.with(Caps::SCATTER)) {
+        return;
+    }
+    let to_b = past_injected(|| a.connect(&name("b"))).unwrap();
+    let mut none: FixedVec<Cqe, 4> = FixedVec::new();
+    meet(world, (&a, &b, to_b), &mut none);
+    assert!(none.is_empty());
+    let most = usize::try_from(a.info().limits.sge_max).unwrap();
+    let cuts: [&[usize]; 5] =
+        [&[3, 0, 61, 7], &[1, 1, 1, 68], &[71], &[40, 8, 1, 22], &[5, 43, 20, 3]];
+    let mut number = 0;
+    for out in cuts.into_iter().filter(|cut| cut.len() <= most) {
+        for into in cuts.into_iter().filter(|cut| cut.len() <= most) {
+            number += 1;
+            let bytes = pattern(number, 71);
+            let parts = filled(world, out, &bytes);
+            let places: Vec<Sge> = into.iter().map(|&length| sge(world, length)).collect();
+            let slot = u32::try_from(number).unwrap();
+            let wr_id = WrId::new(OpTag::Recv, Generation::FIRST, slot);
+            let (from, select) = (Source::Any, Select::Untagged);
+            let wr = RecvPartsWr { wr_id, parts: &places, from, select };
+            past_injected(|| b.post_recv_parts(&wr)).unwrap();
+            let sent = WrId::new(OpTag::Send, Generation::FIRST, slot);
+            let immediate = (number % 2 == 0).then_some(number);
+            let wr = SendPartsWr { wr_id: sent, to: to_b, parts: &parts, tag: None, immediate };
+            let (mut at_a, mut at_b) = (FixedVec::<Cqe, 8>::new(), FixedVec::<Cqe, 8>::new());
+            let mut is_posted = false;
+            for turn in 0.. {
+                is_posted = is_posted || a.post_send_parts(&wr).is_ok();
+                a.ring_doorbell();
+                a.poll_cq(world.now(), &mut at_a);
+                b.poll_cq(world.now(), &mut at_b);
+                b.ring_doorbell();
+                if !(at_a.is_empty() || at_b.is_empty()) {
+                    break;
+                }
+                assert!(turn < super::TURNS_MAX, "it has not come");
+            }
+            assert_eq!((at_a[0].wr_id, at_a[0].status), (sent, Status::Success));
+            let got = at_b[0];
+            assert_eq!((got.wr_id, got.length, got.immediate), (wr_id, 71, immediate));
+            let seen: Vec<u8> = places.iter().flat_map(|place| place.bytes().to_vec()).collect();
+            assert!(seen == bytes, "{out:?} into {into:?}");
+        }
+    }
+}
+
+/// Ranges of these lengths, which hold `bytes`.
+fn filled<R: Rig>(world: &World<'_, R>, lengths: &[usize], bytes: &[u8]) -> Vec<Sge> {
+    let mut rest = bytes;
+    let range = |&length: &usize| {
+        let (here, behind) = rest.split_at(length);
+        rest = behind;
+        let mut range = sge(world, length);
+        range.part(0, length).unwrap().copy_from_slice(here);
+        range
+    };
+    lengths.iter().map(range).collect()
 }
 
 /// What `info` says is what was asked for, and hangs together.

@@ -16,6 +16,7 @@ use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::shm::lease::{self, Joiner};
 use spinwire_dataplane::shm::segment::Identity;
 use spinwire_dataplane::shm::{Geometry, ProcessLease, Segment, directory, lane_table, reclaim};
+use spinwire_hostshim::open::AnyPort;
 use spinwire_layouts::shm::LaneState;
 
 use super::world::name;
@@ -352,6 +353,45 @@ impl Rig for Shm {
             return String::new();
         }
         format!("{lanes} lanes, {processes} processes, {endpoints} endpoints")
+    }
+}
+
+/// [`Shm`], behind the branch that stands for any transport.
+#[derive(Debug)]
+pub struct AnyShm;
+
+impl Rig for AnyShm {
+    type Ground<'m> = ShmGround<'m>;
+    type Port<'m> = AnyPort<'m>;
+    const TYPES: &'static [EndpointType] = Shm::TYPES;
+
+    fn lines(sizes: &Sizes) -> usize {
+        Shm::lines(sizes)
+    }
+
+    fn lay<'m>(lines: &'m [Line], bump: &Bump<'m>, sizes: &Sizes) -> Self::Ground<'m> {
+        Shm::lay(lines, bump, sizes)
+    }
+
+    fn open<'m>(
+        ground: &'m Self::Ground<'m>,
+        bump: &Bump<'m>,
+        who: (&Name, EndpointType),
+        sizes: &Sizes,
+    ) -> Result<Self::Port<'m>, String> {
+        Shm::open(ground, bump, who, sizes).map(AnyPort::Shm)
+    }
+
+    fn mark_dead<'m>(ground: &'m Self::Ground<'m>, who: &Name) {
+        Shm::mark_dead(ground, who);
+    }
+
+    fn kill<'m>(ground: &'m Self::Ground<'m>, who: &Name) {
+        Shm::kill(ground, who);
+    }
+
+    fn leftovers<'m>(ground: &'m Self::Ground<'m>) -> String {
+        Shm::leftovers(ground)
     }
 }
 

@@ -12,8 +12,8 @@ use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name, WrId};
 use spinwire_dataplane::provider::tcp::{TcpConfig, TcpPort};
 use spinwire_dataplane::provider::{
-    CancelError, Cqe, EndpointType, Event, Info, KeepsPosted, Provider, Published, RecvWr, Select,
-    SendWr, Sight, Source, Waiting,
+    CancelError, Cqe, EndpointType, Event, Info, KeepsPosted, Provider, Published, RecvPartsWr,
+    RecvWr, Select, SendPartsWr, SendWr, Sight, Source, Waiting,
 };
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
@@ -96,6 +96,9 @@ impl Provider for NamedPort<'_> {
         }
         self.port.connect(name)
     }
+    fn name_of(&self, addr: Addr) -> Result<Option<Name>, Misuse> {
+        self.port.name_of(addr)
+    }
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
         self.port.disconnect(addr)
     }
@@ -105,6 +108,13 @@ impl Provider for NamedPort<'_> {
     }
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
         self.port.post_recv(wr)
+    }
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        self.refill();
+        self.port.post_send_parts(wr)
+    }
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        self.port.post_recv_parts(wr)
     }
     fn ring_doorbell(&self) -> Published {
         self.port.ring_doorbell()

@@ -115,7 +115,12 @@ pub(crate) fn name(text: &str) -> Name {
 
 pub(crate) fn with_scene(test: impl FnOnce(&Scene<'_>)) {
     let mut block: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(16 << 20);
-    let bump = Bump::new(&mut block);
+    test(&scene(&mut block));
+}
+
+/// A scene in a block of memory.
+pub(crate) fn scene(block: &mut [MaybeUninit<u8>]) -> Scene<'_> {
+    let bump = Bump::new(block);
     let hub = HubConfig { link_depth: 8, ..HubConfig::default() };
     let hub = bump.value(Hub::place(&bump, &hub).unwrap()).unwrap();
     let end = |text: &str| {
@@ -128,5 +133,5 @@ pub(crate) fn with_scene(test: impl FnOnce(&Scene<'_>)) {
     let (a, b) = (end("a"), end("b"));
     let (to_b, to_a) = (a.connect(&name("b")).unwrap(), b.connect(&name("a")).unwrap());
     let pool = LoanPool::place(&bump, LOANS, LOAN_BYTES).unwrap();
-    test(&Scene { a, b, to_b, to_a, pool, clock: Cell::new(0) });
+    Scene { a, b, to_b, to_a, pool, clock: Cell::new(0) }
 }

@@ -1,6 +1,8 @@
 //! Operations as futures, under an executor of a few lines: a task runs when it was woken, and at no other time.
 
+use core::cell::RefCell;
 use core::future::Future;
+use core::mem::MaybeUninit;
 use core::pin::{Pin, pin};
 use core::task::{Context, Poll, Waker};
 use std::sync::Arc;
@@ -10,9 +12,9 @@ use std::task::Wake;
 use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo, Target};
 use spinwire_dataplane::provider::{Access, Status};
 use spinwire_dataplane::sync::{AtomicU64, Ordering};
-use spinwire_hostshim::desk::{Desk, Wait};
+use spinwire_hostshim::desk::{Desk, Operation, Wait};
 
-use super::end::with_scene;
+use super::end::{Scene, scene, with_scene};
 
 /// How often a task was woken.
 #[derive(Default)]
@@ -170,4 +172,52 @@ fn a_task_hears_of_it_through_its_newest_waker() {
         }
         assert_eq!(bells.map(|bell| bell.0.load(Ordering::Relaxed)), [0, 1]);
     });
+}
+
+thread_local! {
+    /// What goes with the next waker of [`Last`] that is dropped.
+    static LAST: RefCell<Option<Box<dyn FnOnce()>>> = RefCell::default();
+}
+
+/// A waker that is the last that holds a task, as with executors whose wakers own their tasks.
+struct Last;
+
+impl Wake for Last {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let task = LAST.with(|last| last.borrow_mut().take());
+        if let Some(task) = task {
+            task();
+        }
+    }
+}
+
+#[test]
+fn the_last_waker_of_a_task_may_drop_another_operation() {
+    let block: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(16 << 20);
+    let scene: &'static Scene<'static> = Box::leak(Box::new(scene(Box::leak(block))));
+    let desk: &'static Desk<'_, '_, _> =
+        Box::leak(Box::new(Desk::new(&scene.b, scene.pool, || scene.now())));
+    let receive = || desk.recv_later(RecvFrom::any(), scene.pool.lend().unwrap()).unwrap();
+    let poll = |operation: Pin<&mut Operation<'_, '_, '_, _>>, waker: &Waker| {
+        assert!(operation.poll(&mut Context::from_waker(waker)).is_pending());
+    };
+    // The first of them is polled by another task, and is dropped: either way its old waker goes.
+    for is_dropped in [false, true] {
+        let (mut first, second) = (Box::pin(receive()), receive());
+        poll(first.as_mut(), &Waker::from(Arc::new(Last)));
+        LAST.with(|last| *last.borrow_mut() = Some(Box::new(move || drop(second))));
+        if !is_dropped {
+            poll(first.as_mut(), Waker::noop());
+        }
+        drop(first);
+        assert!(LAST.with(|last| last.borrow().is_none()), "the second is gone, too");
+        for _ in 0..4 {
+            let _outcome = desk.drive();
+        }
+    }
+    assert!(scene.is_at_rest() && desk.next_letter().is_none());
 }

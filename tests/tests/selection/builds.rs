@@ -1,10 +1,13 @@
 //! Processes of different builds refuse each other, and say that it is the version.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, UdpSocket};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
+use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::EndpointType;
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_hostshim::discover::{Hints, Transport, discover};
@@ -12,6 +15,7 @@ use spinwire_hostshim::domain::{Domain, DomainConfig};
 use spinwire_hostshim::mem::SegmentDir;
 use spinwire_hostshim::negotiate::{Requirements, negotiate};
 use spinwire_hostshim::open::{AnyPort, OpenConfig, with};
+use spinwire_layouts::abi::{LAYOUT_HASH, WIRE_HASH};
 use spinwire_layouts::shm::SegmentHeader;
 use spinwire_layouts::wire::Hello;
 
@@ -104,4 +108,96 @@ fn a_packet_of_another_build_is_counted_as_garbage() {
         assert!(end.endpoint.poll().is_none());
     })
     .unwrap();
+}
+
+/// Says what a child of this program does: `serve URI`, `ask URI`.
+const ROLE: &str = "SELECTION_TEST_BUILD";
+const CHILD: &str = "builds::real_processes_of_different_builds_refuse_each_other";
+
+/// This very program, built for other layouts: each of its constants that is a hash of layouts is another.
+fn another_build() -> OtherBuild {
+    let mut program = fs::read(std::env::current_exe().unwrap()).unwrap();
+    for hash in [LAYOUT_HASH, WIRE_HASH] {
+        let [first, rest @ ..] = hash.to_le_bytes();
+        let starts = |at: &usize| program[*at] == first && program[*at + 1..].starts_with(&rest);
+        let found: Vec<usize> = (0..program.len() - 8).filter(starts).collect();
+        assert!(!found.is_empty(), "the hash is somewhere in it");
+        for at in found {
+            program[at] ^= 0x40;
+        }
+    }
+    let path = std::env::temp_dir().join(format!("spinwire-other-build-{}", std::process::id()));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o700).open(&path);
+    file.as_mut().unwrap().write_all(&program).unwrap();
+    OtherBuild(path)
+}
+
+/// A program that goes with this.
+struct OtherBuild(PathBuf);
+
+impl Drop for OtherBuild {
+    fn drop(&mut self) {
+        let _removed = fs::remove_file(&self.0);
+    }
+}
+
+fn child(program: &Path, role: &str, uri: &str) -> Child {
+    let mut command = Command::new(program);
+    command.args(["--exact", CHILD, "--nocapture"]).env(ROLE, format!("{role} {uri}"));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+/// What a child says behind that word.
+fn line(child: &mut Child, word: &str) -> String {
+    let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines().map(Result::unwrap);
+    let mut said = lines.filter_map(|line| Some(line.split_once(word)?.1.to_owned()));
+    said.next().unwrap()
+}
+
+fn play(role: &str, uri: &str) {
+    let transport = if uri.starts_with("shm") { Transport::Shm } else { Transport::Tcp };
+    if role == "ask" {
+        println!("SAID {}", connect(uri, transport).replace('\n', " "));
+        return;
+    }
+    let wanted = Requirements::default().of_types(&[EndpointType::Rdm]);
+    let wanted = wanted.for_peer_at(&[uri.parse().unwrap()]);
+    let plan = negotiate(&wanted, &discover(&Hints::only(&[transport])));
+    with(&plan, &OpenConfig::listen(), |end| {
+        println!("AT {}", end.uri);
+        let asked_to_go = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
+        while !asked_to_go.is_finished() {
+            if !end.endpoint.turn(end.now(), Budget::DEFAULT).is_busy() {
+                std::thread::yield_now();
+            }
+        }
+    })
+    .unwrap();
+}
+
+/// Two programs that differ in nothing but what they hold layouts to be, each asking the other, over shared memory and TCP.
+#[test]
+fn real_processes_of_different_builds_refuse_each_other() {
+    if let Ok(role) = std::env::var(ROLE) {
+        let (role, uri) = role.split_once(' ').unwrap();
+        return play(role, uri);
+    }
+    let (ours, theirs) = (std::env::current_exe().unwrap(), another_build());
+    let shm = format!("shm://selection-builds-{}", std::process::id());
+    for uri in [&shm, "tcp://127.0.0.1:0"] {
+        for (server, client) in [(&ours, &theirs.0), (&theirs.0, &ours)] {
+            let mut server = child(server, "serve", uri);
+            let at = line(&mut server, "AT ");
+            let mut client = child(client, "ask", &at);
+            let said = line(&mut client, "SAID ");
+            drop(server.stdin.take());
+            assert!(client.wait().unwrap().success() && server.wait().unwrap().success());
+            if uri.starts_with("shm") {
+                assert!(said.contains("layout_hash: found"), "{said}");
+                assert!(said.contains("use the same version on both sides"), "{said}");
+            } else {
+                assert!(said.contains("or of another version"), "{said}");
+            }
+        }
+    }
 }

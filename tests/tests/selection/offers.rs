@@ -5,6 +5,7 @@ use spinwire_dataplane::provider::{Caps, Info, Paths};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::discover::{Found, Hints, Sizes, Transport, discover};
+use spinwire_hostshim::mem::SegmentDir;
 use spinwire_hostshim::negotiate::{Peer, Plan, Requirements, negotiate};
 use spinwire_hostshim::open::{Host, OpenConfig, with};
 
@@ -167,16 +168,34 @@ fn a_port_of_any_transport_hands_every_call_on() {
 /// Says that this process is the one that opens and closes, with nothing beside it.
 const ALONE: &str = "SELECTION_TEST_ALONE";
 
-/// So many endpoints are opened and closed: over each transport a third.
+/// So many endpoints are opened and closed in shared memory; over each of the others a 25th.
 fn endpoints() -> usize {
-    std::env::var("SPINWIRE_TEST_ENDPOINTS").map_or(Ok(120), |text| text.parse()).unwrap()
+    std::env::var("SPINWIRE_TEST_ENDPOINTS").map_or(Ok(1000), |text| text.parse()).unwrap()
 }
 
-/// Descriptors, mappings and threads of this process.
-fn held() -> [usize; 3] {
+/// What this process has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Held {
+    descriptors: usize,
+    threads: usize,
+    segments: usize,
+    mappings: usize,
+    resident_pages: usize,
+}
+
+fn held() -> Held {
     let entries = |folder: &str| std::fs::read_dir(folder).unwrap().count();
-    let mappings = std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
-    [entries("/proc/self/fd"), mappings, entries("/proc/self/task")]
+    let ours = format!("selection-many-{}", std::process::id());
+    let segments = std::fs::read_dir(SegmentDir::from_env().path()).unwrap();
+    let is_ours = |file: &std::fs::DirEntry| file.file_name().to_string_lossy().contains(&ours);
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    Held {
+        descriptors: entries("/proc/self/fd"),
+        threads: entries("/proc/self/task"),
+        segments: segments.filter(|file| is_ours(file.as_ref().unwrap())).count(),
+        mappings: std::fs::read_to_string("/proc/self/maps").unwrap().lines().count(),
+        resident_pages: pages.split(' ').nth(1).unwrap().parse().unwrap(),
+    }
 }
 
 #[test]
@@ -193,29 +212,40 @@ fn endpoints_that_are_opened_and_closed_leave_nothing() {
     use spinwire_dataplane::provider::EndpointType::{Dgram, Rdm};
     let uri = format!("shm://selection-many-{}", std::process::id()).parse().unwrap();
     let hub = Host::open(&uri, Rdm, &OpenConfig::listen()).unwrap();
-    let once = || {
-        let udp = "udp://127.0.0.1:0".parse().unwrap();
-        let tcp = "tcp://127.0.0.1:0".parse().unwrap();
-        for (uri, kind, config) in [
-            (&uri, Rdm, OpenConfig::connect()),
-            (&tcp, Rdm, OpenConfig::listen()),
-            (&udp, Dgram, OpenConfig::listen()),
-        ] {
-            let mut host = Host::open(uri, kind, &config).unwrap();
+    let udp = "udp://127.0.0.1:0".parse().unwrap();
+    let tcp = "tcp://127.0.0.1:0".parse().unwrap();
+    let open = |uri, kind, config| {
+        let mut host = Host::open(uri, kind, &config).unwrap();
+        let seat = host.seat().unwrap();
+        let _endpoint = seat.endpoint().unwrap();
+    };
+    let others = || {
+        open(&tcp, Rdm, OpenConfig::listen());
+        open(&udp, Dgram, OpenConfig::listen());
+    };
+    // A join of its own for each, and one for all: most of the time of opening is that of joining.
+    let mut host = Host::open(&uri, Rdm, &OpenConfig::connect()).unwrap();
+    let mut in_memory = |count: usize| {
+        for number in 0..count {
+            if number % 10 == 0 {
+                open(&uri, Rdm, OpenConfig::connect());
+            }
             let seat = host.seat().unwrap();
             let _endpoint = seat.endpoint().unwrap();
         }
     };
     // What the first ones leave is there once: memory that the allocator keeps, say.
-    for _ in 0..3 {
-        once();
-    }
+    in_memory(20);
+    (0..3).for_each(|_| others());
     let before = held();
-    for _ in 0..endpoints() / 3 {
-        once();
-    }
+    in_memory(endpoints());
+    (0..endpoints() / 25).for_each(|_| others());
     let after = held();
-    assert_eq!((after[0], after[2]), (before[0], before[2]), "descriptors, threads");
-    assert!(after[1] <= before[1] + 8, "mappings: {} before, {} after", before[1], after[1]);
+    let exact = |held: Held| (held.descriptors, held.threads, held.segments);
+    assert_eq!(exact(after), exact(before), "descriptors, threads, segments");
+    assert!(after.mappings <= before.mappings + 8, "{before:?}, then {after:?}");
+    // A page for each would be more.
+    assert!(after.resident_pages < before.resident_pages + 600, "{before:?}, then {after:?}");
+    drop(host);
     drop(hub);
 }

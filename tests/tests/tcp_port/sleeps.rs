@@ -1,13 +1,21 @@
-//! A desk that sleeps on a descriptor, and is woken by what comes.
+//! A desk that sleeps on a descriptor, and a reactor that has it in its list: both are woken by what comes.
 
 use core::cell::Cell;
+use core::future::Future;
+use core::pin::pin;
+use core::task::{Context, Waker};
 use core::time::Duration;
-use std::sync::mpsc;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::{Arc, mpsc};
+use std::task::Wake;
 
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
 use spinwire_dataplane::poll::Poll;
-use spinwire_dataplane::provider::EndpointType;
+use spinwire_dataplane::provider::{EndpointType, Provider};
+use spinwire_dataplane::sync::{AtomicU64, Ordering};
+use spinwire_dataplane::time::Instant;
 use spinwire_hostshim::desk::{Desk, Wait};
+use spinwire_hostshim::uring::News;
 
 use crate::station::{config, with};
 
@@ -52,6 +60,102 @@ fn a_desk_sleeps_on_the_descriptor_of_its_ring() {
                 assert_eq!(&into[..received.length], b"wake up");
             }
             assert!(woken.get() > 0, "it was woken by what came");
+            drop(asleep);
+        });
+    });
+}
+
+/// The interest list of a reactor, as a runtime has one.
+struct Reactor(OwnedFd);
+
+#[expect(unsafe_code, reason = "epoll(7)")]
+impl Reactor {
+    fn new(watched: &impl AsFd) -> Self {
+        // SAFETY: no memory is handed over; the descriptor that comes back is nobody else's.
+        let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        assert!(epoll >= 0, "{}", std::io::Error::last_os_error());
+        // SAFETY: just opened, and owned by nobody yet.
+        let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
+        let (fd, events) = (watched.as_fd().as_raw_fd(), u32::try_from(libc::EPOLLIN).unwrap());
+        let mut event = libc::epoll_event { events, u64: 7 };
+        // SAFETY: two descriptors that are open, and an event that lives during the call.
+        let added =
+            unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
+        assert_eq!(added, 0, "{}", std::io::Error::last_os_error());
+        Self(epoll)
+    }
+
+    /// Waits for so long. Whether the descriptor became readable.
+    fn wait(&self, most: Duration) -> bool {
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        let millis = i32::try_from(most.as_millis()).unwrap();
+        // SAFETY: room for one event, which lives during the call.
+        let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), &raw mut event, 1, millis) };
+        count == 1 && { event.u64 } == 7
+    }
+}
+
+/// Runs a future on a reactor: polls it when it was woken; turns the plane until nothing happens; waits for the descriptor.
+fn block_on<P: Provider>(
+    desk: &Desk<'_, '_, P>,
+    (news, now): (&News, impl Fn() -> Instant),
+    future: impl Future<Output = ()>,
+) -> u32 {
+    struct Flag(AtomicU64);
+    impl Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(1, Ordering::Relaxed);
+        }
+    }
+    let (mut future, flag) = (pin!(future), Arc::new(Flag(AtomicU64::new(1))));
+    let (reactor, waker, mut woken) = (Reactor::new(news), Waker::from(Arc::clone(&flag)), 0);
+    loop {
+        while flag.0.swap(0, Ordering::Relaxed) == 1 {
+            if future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                return woken;
+            }
+        }
+        let _told_before_these_turns = news.clear();
+        let due = || desk.endpoint().poll_at().is_some_and(|at| at <= now());
+        while desk.drive().is_busy() || due() {}
+        // Long: a descriptor that tells nothing would not pass, for who is connected is not waited for.
+        if flag.0.load(Ordering::Relaxed) == 0 && reactor.wait(Duration::from_secs(20)) {
+            woken += 1;
+        }
+    }
+}
+
+#[test]
+fn a_reactor_with_the_descriptor_in_its_list_wakes_the_task() {
+    let (asleep, wake) = mpsc::channel();
+    let (tell, where_is_it) = mpsc::channel();
+    std::thread::scope(|threads| {
+        threads.spawn(move || {
+            with("b", EndpointType::Rdm, &config(), |b| {
+                let to_a = b.know("a", where_is_it.recv().unwrap());
+                let desk = Desk::new(&b.endpoint, b.pool, || b.now());
+                let mut number = 0;
+                while wake.recv().is_ok() {
+                    let to = SendTo::peer(to_a).immediate(number);
+                    desk.send(to, b"wake up", Wait::FOREVER).unwrap();
+                    number += 1;
+                }
+            });
+        });
+        with("a", EndpointType::Rdm, &config(), |a| {
+            tell.send(a.local()).unwrap();
+            let news = a.plane.news().unwrap();
+            let desk = Desk::new(&a.endpoint, a.pool, || a.now());
+            let woken = block_on(&desk, (&news, || a.now()), async {
+                for number in 0..5_u64 {
+                    let loan = a.pool.lend().unwrap();
+                    let receive = desk.recv_later(RecvFrom::any(), loan).unwrap();
+                    asleep.send(()).unwrap();
+                    let got = receive.await;
+                    assert_eq!((got.immediate, got.bytes()), (Some(number), Some(&b"wake up"[..])));
+                }
+            });
+            assert!(woken > 0, "it was woken by what came");
             drop(asleep);
         });
     });

@@ -10,6 +10,7 @@ use heapless::Vec;
 use super::Endpoint;
 use crate::error::{Misuse, PostError, Refused, Retry};
 use crate::id::{OpTag, WrId};
+use crate::msg::matching::RANGES_MAX;
 use crate::msg::{Completion, Kind, RecvFrom, SendTo};
 use crate::provider::{Caps, Provider, RecvPartsWr, SendPartsWr, Sge};
 use crate::raw::loan::{Loan, Posted};
@@ -17,7 +18,7 @@ use crate::table::Key;
 use spinwire_layouts::word::{from_usize, low};
 
 /// Buffers of one message at most.
-pub const PARTS_MAX: usize = 8;
+pub const PARTS_MAX: usize = RANGES_MAX;
 
 /// The buffers of one message, in their order, [`PARTS_MAX`] at most.
 #[derive(Debug, Default)]

@@ -102,7 +102,7 @@ impl Matcher<'_> {
             return self.land_parcel(&landing, message, *descriptor);
         }
         if let Ok(waiting) = taken {
-            landing.fill(&waiting.body);
+            self.fill(&mut landing, 0, &waiting.body);
         }
         self.land(&landing, message)
     }

@@ -390,6 +390,10 @@ impl<P: Provider> Provider for Fault<'_, P> {
         self.inner.connect(name)
     }
 
+    fn name_of(&self, addr: Addr) -> Result<Option<Name>, Misuse> {
+        self.inner.name_of(addr)
+    }
+
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
         self.give_up(addr);
         self.inner.disconnect(addr)

@@ -150,6 +150,12 @@ impl<'m> Hub<'m> {
         })
     }
 
+    /// The name of a port that is there.
+    pub(super) fn name_of(&self, id: PortId) -> Option<Name> {
+        let entry = self.entries.get(wide(id.slot))?;
+        entry.port.get().filter(|_| entry.generation.get() == id.generation).map(|(name, _)| name)
+    }
+
     /// Who is in that place, or was there last.
     pub(super) const fn sender_of(link: &Link, slot: u32) -> PortId {
         PortId { slot, generation: link.sender.get() }
@@ -242,13 +248,14 @@ impl<'m> Hub<'m> {
         self.messages.key_at(self.queues.front(self.number(from, to))?)
     }
 
-    /// Copies the beginning of the first message of a link, as many bytes as `to_bytes` has.
-    pub(super) fn copy_front(&self, (from, to): (u32, u32), to_bytes: &mut [u8]) {
+    /// Copies bytes of the first message of a link, from byte `at` of it on, as many as `to_bytes` has.
+    pub(super) fn copy_front(&self, (from, to): (u32, u32), at: usize, to_bytes: &mut [u8]) {
         let Some(key) = self.front_key(from, to) else {
             return;
         };
         let copied = self.messages.with(key, |message| {
-            if let Some(part) = message.body.get(..to_bytes.len()) {
+            let part = message.body.get(at..).and_then(|rest| rest.get(..to_bytes.len()));
+            if let Some(part) = part {
                 to_bytes.copy_from_slice(part);
             }
         });

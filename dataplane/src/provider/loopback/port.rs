@@ -16,19 +16,18 @@ use crate::provider::peers::{Peers, Standing};
 use crate::provider::queues::{Found, Queues};
 use crate::provider::{
     CancelError, Caps, Cqe, EndpointType, Event, ExposeWr, Info, LatencyClass, Limits, OneSidedWr,
-    Payload, Provider, Published, RecvWr, RemoteRegion, Select, SendPartsWr, SendWr, Source,
-    Status, Waiting,
+    Payload, Provider, Published, RecvPartsWr, RecvWr, RemoteRegion, Select, SendPartsWr, SendWr,
+    Source, Status, Waiting,
 };
 use crate::raw::place::Bump;
 use crate::shm::lane::Envelope;
 use crate::table::Ring;
 use crate::time::Instant;
-use spinwire_layouts::word::{from_usize, low};
 
 /// Messages taken from one link before the next has its turn.
 const LINK_QUOTA: u32 = 32;
 
-/// Ranges in one send.
+/// Ranges in one message.
 const SGE_MAX: u32 = 4;
 
 /// How a look at a link ended.
@@ -68,7 +67,7 @@ const fn info(hub: &Hub<'_>, endpoint_type: EndpointType, config: &PortConfig) -
         }
         EndpointType::Dgram => Caps::MATCHED,
     };
-    let (caps, limits) = (caps.with(Caps::GATHER), Limits { sge_max: SGE_MAX, ..limits });
+    let (caps, limits) = (caps.with(Caps::PARTS), Limits { sge_max: SGE_MAX, ..limits });
     Info::of_type("loopback", endpoint_type, caps, limits).with_latency(LatencyClass::Memory)
 }
 
@@ -146,14 +145,19 @@ impl<'h, 'm> Port<'h, 'm> {
             let message = Incoming { source: row.state.addr(slot), envelope, length };
             match self.queues.find_receive(&message, out) {
                 Found::Receive(mut landing) => {
-                    if let Some(bytes) = landing.place() {
-                        self.hub.copy_front((from, to), bytes);
+                    match landing.place() {
+                        Some(bytes) => self.hub.copy_front((from, to), 0, bytes),
+                        None => {
+                            let copy =
+                                |at, bytes: &mut [u8]| self.hub.copy_front((from, to), at, bytes);
+                            self.queues.matcher().scatter(&landing, (0, length), copy);
+                        }
                     }
                     self.hub.drop_front(from, to);
                     self.queues.land(&landing, &message, out);
                 }
                 Found::Nobody => {
-                    let copy = |bytes: &mut [u8]| self.hub.copy_front((from, to), bytes);
+                    let copy = |bytes: &mut [u8]| self.hub.copy_front((from, to), 0, bytes);
                     if !self.queues.matcher().stash(&message, copy) {
                         return Look::Stalled;
                     }
@@ -187,6 +191,16 @@ impl<'h, 'm> Port<'h, 'm> {
         self.queues.ask_the_gone(self.peers, addr, waits)
     }
 
+    /// Whether a receive may wait for messages of that source.
+    fn may_wait_for(&self, from: Source, select: Select) -> Result<(), PostError> {
+        match from {
+            Source::Only(addr) if self.peers.find(addr).map_or(true, |row| row.state.is_lost()) => {
+                self.ask_the_gone(addr, select)
+            }
+            Source::Only(_) | Source::Any => Ok(()),
+        }
+    }
+
     fn has_more(&self, row: &Row) -> bool {
         self.hub.front(row.remote.get().slot, self.me.slot).is_some()
     }
@@ -216,12 +230,7 @@ impl<'h, 'm> Port<'h, 'm> {
     /// Copies the ranges of a send into its link.
     fn stage_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
         let row = self.peers.find(wr.to)?;
-        let limits = &self.info.limits;
-        let length = wr.length().filter(|&bytes| bytes <= limits.message_bytes_max);
-        let length = length.ok_or(Misuse::TooLong)?;
-        if low(from_usize(wr.parts.len())) > limits.sge_max {
-            return Err(Misuse::Unsupported.into());
-        }
+        let length = wr.checked_length(&self.info.limits)?;
         self.make_ready(row)?;
         if self.done.is_full() {
             return Err(Retry::CqFull.into());
@@ -243,6 +252,10 @@ impl Provider for Port<'_, '_> {
 
     fn connect(&self, name: &Name) -> Result<Addr, PostError> {
         self.connect_to(name)
+    }
+
+    fn name_of(&self, addr: Addr) -> Result<Option<Name>, Misuse> {
+        Ok(self.hub.name_of(self.peers.find(addr)?.remote.get()))
     }
 
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
@@ -292,12 +305,14 @@ impl Provider for Port<'_, '_> {
     }
 
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
-        if let Source::Only(addr) = wr.from
-            && self.peers.find(addr).map_or(true, |row| row.state.is_lost())
-        {
-            self.ask_the_gone(addr, wr.select)?;
-        }
+        self.may_wait_for(wr.from, wr.select)?;
         self.queues.post(wr)
+    }
+
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        wr.check(&self.info.limits)?;
+        self.may_wait_for(wr.from, wr.select)?;
+        self.queues.post_parts(wr)
     }
 
     fn ring_doorbell(&self) -> Published {

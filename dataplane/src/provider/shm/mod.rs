@@ -52,7 +52,8 @@ use crate::provider::peers::{Peers, Standing};
 use crate::provider::queues::Queues;
 use crate::provider::{
     CancelError, Caps, Cqe, EndpointType, Event, Info, LatencyClass, Limits, ParcelWr, Payload,
-    Provider, Published, RecvWr, Select, SendWr, Sight, Source, Waiting,
+    Provider, Published, RecvPartsWr, RecvWr, Select, SendPartsWr, SendWr, Sge, Sight, Source,
+    Waiting,
 };
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::{Envelope, LaneMemory, ReceiverState};
@@ -186,8 +187,9 @@ impl ShmConfig {
     pub const fn info(&self, endpoint_type: EndpointType, message_bytes_max: usize) -> Info {
         let send_depth = self.send_depth.next_power_of_two();
         let limits = Limits::copied(message_bytes_max, self.peers_max, send_depth, &self.matching);
-        Info::of_type("shm", endpoint_type, Caps::MATCHED.with(Caps::PARCEL), limits)
-            .with_latency(LatencyClass::Memory)
+        let (caps, limits) =
+            (Caps::MATCHED.with(Caps::PARCEL).with(Caps::PARTS), limits.with_parts());
+        Info::of_type("shm", endpoint_type, caps, limits).with_latency(LatencyClass::Memory)
     }
 }
 
@@ -298,6 +300,43 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         Ok(())
     }
 
+    /// Stages a message of several ranges.
+    fn stage_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        let (peer, row) = (self.peer_to_send_to(wr.to)?, wr.to.slot());
+        let length = wr.checked_length(&self.info.limits)?;
+        if self.done.is_full() {
+            return Err(Retry::CqFull.into());
+        }
+        let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
+        let parts = wr.parts.iter().map(Sge::bytes);
+        if let Err(refused) = peer.tx.stage_parts(length, parts, envelope) {
+            return Err(self.lane_refused(peer, row, refused));
+        }
+        self.has_staged(peer, row);
+        self.completes(wr.wr_id);
+        Ok(())
+    }
+
+    /// A posted send is over: its bytes are in the lane. There is room for its completion.
+    #[inline(always)]
+    fn completes(&self, wr_id: WrId) {
+        let pushed = self.done.push(wr_id);
+        debug_assert!(pushed.is_ok(), "room was checked");
+        self.restless.set(true);
+    }
+
+    /// Whether a receive may wait for messages of that source.
+    #[inline(always)]
+    fn may_wait_for(&self, from: Source, select: Select) -> Result<(), PostError> {
+        if let Source::Only(addr) = from {
+            match self.peers.find(addr) {
+                Ok(peer) if !peer.state.is_lost() => {}
+                _ => self.ask_the_gone(addr, select)?,
+            }
+        }
+        Ok(())
+    }
+
     /// A message was staged for a peer.
     #[inline(always)]
     fn has_staged(&self, peer: &'m Peer<'s>, row: u32) {
@@ -373,6 +412,10 @@ impl Provider for ShmPort<'_, '_> {
         self.connect_to(name)
     }
 
+    fn name_of(&self, addr: Addr) -> Result<Option<Name>, Misuse> {
+        Ok(self.name_of_peer(self.peers.find(addr)?))
+    }
+
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
         let peer = self.peers.find(addr)?;
         self.stop_connecting(peer);
@@ -398,12 +441,20 @@ impl Provider for ShmPort<'_, '_> {
                     return Err(Retry::CqFull.into());
                 }
                 self.stage(peer, wr.to.slot(), wr)?;
-                let pushed = self.done.push(wr_id);
-                debug_assert!(pushed.is_ok(), "room was checked");
-                self.restless.set(true);
+                self.completes(wr_id);
                 Ok(())
             }
         }
+    }
+
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        self.stage_parts(wr)
+    }
+
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        wr.check(&self.info.limits)?;
+        self.may_wait_for(wr.from, wr.select)?;
+        self.queues.post_parts(wr)
     }
 
     fn post_parcel(&self, wr: &ParcelWr) -> Result<u8, PostError> {
@@ -420,12 +471,7 @@ impl Provider for ShmPort<'_, '_> {
 
     #[inline(always)]
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
-        if let Source::Only(addr) = wr.from {
-            match self.peers.find(addr) {
-                Ok(peer) if !peer.state.is_lost() => {}
-                _ => self.ask_the_gone(addr, wr.select)?,
-            }
-        }
+        self.may_wait_for(wr.from, wr.select)?;
         // A message that waits in its lane for this is looked for by the next harvest.
         self.queues.post(wr)
     }

@@ -199,6 +199,13 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         Ok(peer.state.addr(row))
     }
 
+    /// The name of a peer, as its entry in the directory says.
+    pub(super) fn name_of_peer(&self, peer: &Peer<'s>) -> Option<Name> {
+        let remote = peer.remote.get();
+        let found = directory::endpoint_at(&self.segment, remote.slot);
+        found.filter(|found| found.id == remote && !self.fenced.get()).map(|found| found.name)
+    }
+
     pub(super) fn open_lane_to(&self, peer: &Peer<'s>) -> Result<(), PostError> {
         let remote = peer.remote.get();
         let found = directory::endpoint_at(&self.segment, remote.slot)

@@ -5,11 +5,11 @@ use heapless::VecView;
 use super::ShmPort;
 use super::parcels::Admitted;
 use super::peer::Peer;
-use crate::msg::matching::{Incoming, Verdict};
+use crate::msg::matching::{Incoming, Landing, Verdict};
 use crate::provider::peers::Standing;
 use crate::provider::queues::Found;
 use crate::provider::{Cqe, Sight, Status};
-use crate::shm::lane::Content;
+use crate::shm::lane::{Arrival, Content};
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::NIL;
 
@@ -99,7 +99,8 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             length: arrival.length,
         };
         let Verdict::Deliver(mut landing) = self.queues.matcher().judge_only(&message) else {
-            // Nobody asked for it, or a buffer has to be given back first: the harvest is next, whatever else has come.
+            // Nobody asked for it, or a buffer has to be given back first, or it goes into several: the harvest is next, whatever else has
+            // come.
             self.see_all_next();
             return None;
         };
@@ -109,6 +110,23 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         peer.rx.advance(&arrival);
         self.took_one(peer);
         Some(self.queues.matcher().land(&landing, &message))
+    }
+
+    /// Copies the message at the front of a lane to where it belongs.
+    #[inline(always)]
+    fn copy_out(&self, peer: &Peer<'s>, arrival: &Arrival<'s>, landing: &mut Landing) {
+        match landing.place() {
+            Some(to) => peer.rx.copy_out(arrival, to),
+            // Copies, so that neither need lie in memory for the other messages.
+            None => self.scatter(peer, *arrival, *landing),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn scatter(&self, peer: &Peer<'s>, arrival: Arrival<'s>, landing: Landing) {
+        let copy = |from, to: &mut [u8]| peer.rx.copy_out_part(&arrival, from, to);
+        self.queues.matcher().scatter(&landing, (0, arrival.length), copy);
     }
 
     /// A message of that peer was handed out by itself.
@@ -343,9 +361,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             let message = Incoming { source, envelope: arrival.envelope, length: arrival.length };
             match self.queues.find_receive(&message, out) {
                 Found::Receive(mut landing) => {
-                    if let Some(to) = landing.place() {
-                        peer.rx.copy_out(&arrival, to);
-                    }
+                    self.copy_out(peer, &arrival, &mut landing);
                     peer.rx.advance(&arrival);
                     let (more, start) = landing.more();
                     if more > 0 {

@@ -21,7 +21,7 @@ use crate::provider::peers::Peers;
 use crate::provider::queues::Queues;
 use crate::provider::{
     CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Paths, Payload, Provider, Published,
-    RecvWr, Select, SendWr, Sight, Source, Status, Waiting,
+    RecvPartsWr, RecvWr, Select, SendPartsWr, SendWr, Sight, Source, Status, Waiting,
 };
 use crate::raw::loan::LoanPool;
 use crate::raw::place::Bump;
@@ -85,7 +85,8 @@ impl TcpConfig {
         let longest = to_usize(widen(self.message_bytes_max));
         let send_depth = self.send_depth.next_power_of_two();
         let limits = Limits::copied(longest, self.peers_max, send_depth, &self.matching);
-        Info::of_type("tcp", endpoint_type, Caps::MATCHED, limits).with_paths(paths)
+        let caps = Caps::MATCHED.with(Caps::PARTS);
+        Info::of_type("tcp", endpoint_type, caps, limits.with_parts()).with_paths(paths)
     }
 }
 
@@ -324,19 +325,90 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         self.handed_in.set(submitted.entered.then_some(self.queues.staged()));
     }
 
-    /// Hands a message to the streams. Nothing is consumed where it does not go whole.
-    fn stage(&self, link: &Link<'m>, wr: &SendWr<'_>) -> Result<(), PostError> {
-        let bytes = wr.payload.bytes();
+    /// Whether there is a place for the completion of one more posted send.
+    #[inline]
+    const fn keep_place_to_end(&self) -> Result<(), Retry> {
+        let owed = self.under_way.get().saturating_add(self.done.len());
+        if owed >= self.info.limits.send_depth { Err(Retry::CqFull) } else { Ok(()) }
+    }
+
+    /// Whether a receive may wait for messages of that source.
+    #[inline]
+    fn may_wait_for(&self, from: Source, select: Select) -> Result<(), PostError> {
+        match from {
+            Source::Only(addr) if self.peers.find(addr).map_or(true, |row| row.state.is_lost()) => {
+                self.ask_the_gone(addr, select)
+            }
+            Source::Only(_) | Source::Any => Ok(()),
+        }
+    }
+
+    /// A receive was posted: it may be for what waits.
+    #[inline]
+    fn has_posted(&self) {
+        if self.resting.get() || self.queues.matcher().unexpected_len() > 0 {
+            self.more.set(true);
+        }
+    }
+
+    /// Hands a message of several ranges, `length` bytes in all, to the streams, copied. Nothing is consumed where it does not go whole.
+    fn stage_parts(
+        &self,
+        link: &Link<'m>,
+        wr: &SendPartsWr<'_>,
+        length: usize,
+    ) -> Result<(), PostError> {
+        let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
+        let conn = self.write_header(link, length, envelope)?;
+        for part in wr.parts {
+            self.streams.write_accepted(conn, part.bytes())?;
+        }
+        self.completes(wr.wr_id);
+        Ok(())
+    }
+
+    /// Writes the header of a message that follows it by [`write_accepted`](Streams::write_accepted): for all of both there is room.
+    #[inline]
+    fn write_header(
+        &self,
+        link: &Link<'m>,
+        length: usize,
+        envelope: Envelope,
+    ) -> Result<ConnId, PostError> {
+        let conn = self.may_send(link, length)?;
+        self.streams.accepts(conn, Framing::frame_bytes(length), 0)?;
+        let header = link.framing.message(length, envelope)?;
+        self.streams.write_accepted(conn, &header)?;
+        Ok(conn)
+    }
+
+    /// The stream of a link by which a message of so many bytes may go.
+    #[inline]
+    fn may_send(&self, link: &Link<'m>, length: usize) -> Result<ConnId, PostError> {
         let conn = link.conn.get().ok_or(Fatal::PeerGone)?;
-        if let Err(refused) = link.framing.may_send(bytes.len()) {
+        if let Err(refused) = link.framing.may_send(length) {
             self.note_refusal(link, refused);
             return Err(refused);
         }
+        Ok(conn)
+    }
+
+    /// A posted send is over: its bytes were copied. There is room for its completion.
+    #[inline]
+    fn completes(&self, wr_id: WrId) {
+        let pushed = self.done.push((wr_id, Status::Success));
+        debug_assert!(pushed.is_ok(), "room was checked");
+    }
+
+    /// Hands a message to the streams. Nothing is consumed where it does not go whole.
+    fn stage(&self, link: &Link<'m>, wr: &SendWr<'_>) -> Result<(), PostError> {
+        let bytes = wr.payload.bytes();
         let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
         if let Payload::Posted { wr_id, sge } = &wr.payload
             && bytes.len() >= UNCOPIED_MIN
             && self.streams.ring().arena().covers_posted(sge)
         {
+            let conn = self.may_send(link, bytes.len())?;
             self.streams.accepts(conn, HEADER_BYTES, 1)?;
             self.streams.has_send_room(conn, Framing::frame_bytes(bytes.len()))?;
             let header = link.framing.message(bytes.len(), envelope)?;
@@ -346,13 +418,10 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             self.count(|c| c.uncopied = c.uncopied.wrapping_add(1));
             return Ok(());
         }
-        self.streams.accepts(conn, Framing::frame_bytes(bytes.len()), 0)?;
-        let header = link.framing.message(bytes.len(), envelope)?;
-        self.streams.write_accepted(conn, &header)?;
+        let conn = self.write_header(link, bytes.len(), envelope)?;
         self.streams.write_accepted(conn, bytes)?;
         if let Payload::Posted { wr_id, .. } = wr.payload {
-            let pushed = self.done.push((wr_id, Status::Success));
-            debug_assert!(pushed.is_ok(), "room was checked");
+            self.completes(wr_id);
         }
         Ok(())
     }
@@ -365,6 +434,10 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
 
     fn connect(&self, name: &Name) -> Result<Addr, PostError> {
         self.connect_to(name)
+    }
+
+    fn name_of(&self, addr: Addr) -> Result<Option<Name>, Misuse> {
+        Ok(self.peers.find(addr)?.name.get())
     }
 
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
@@ -385,27 +458,36 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
         }
         let (_, link) = self.make_ready(wr.to.slot(), row)?;
         if let Payload::Posted { .. } = wr.payload {
-            let owed = self.under_way.get().saturating_add(self.done.len());
-            if owed >= self.info.limits.send_depth {
-                return Err(Retry::CqFull.into());
-            }
+            self.keep_place_to_end()?;
         }
         self.stage(link, wr)?;
         self.queues.count_staged();
         Ok(())
     }
 
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        let row = self.peers.find(wr.to)?;
+        let length = wr.checked_length(&self.info.limits)?;
+        let (_, link) = self.make_ready(wr.to.slot(), row)?;
+        self.keep_place_to_end()?;
+        self.stage_parts(link, wr, length)?;
+        self.queues.count_staged();
+        Ok(())
+    }
+
     #[inline]
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
-        if let Source::Only(addr) = wr.from
-            && self.peers.find(addr).map_or(true, |row| row.state.is_lost())
-        {
-            self.ask_the_gone(addr, wr.select)?;
-        }
+        self.may_wait_for(wr.from, wr.select)?;
         self.queues.post(wr)?;
-        if self.resting.get() || self.queues.matcher().unexpected_len() > 0 {
-            self.more.set(true);
-        }
+        self.has_posted();
+        Ok(())
+    }
+
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        wr.check(&self.info.limits)?;
+        self.may_wait_for(wr.from, wr.select)?;
+        self.queues.post_parts(wr)?;
+        self.has_posted();
         Ok(())
     }
 

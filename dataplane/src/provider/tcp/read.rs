@@ -12,7 +12,7 @@ use spinwire_layouts::word::{from_usize, low, to_usize, widen};
 use super::frame::{Event as Frame, FrameFault};
 use super::link::{Arriving, Link, Pending, Stage};
 use super::port::TcpPort;
-use crate::msg::matching::{Incoming, Landing};
+use crate::msg::matching::Incoming;
 use crate::provider::Cqe;
 use crate::provider::connect::{Connects, Linked};
 use crate::provider::queues::Found;
@@ -241,12 +241,13 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             Found::Receive(mut landing) => {
                 let Some(bytes) = whole else {
                     let counted = to_usize(widen(pending.counted)).min(rest.len());
-                    copy(&mut landing, 0, rest.get(..counted).unwrap_or_default());
+                    let first = rest.get(..counted).unwrap_or_default();
+                    self.queues.matcher().fill(&mut landing, 0, first);
                     let claim = self.queues.matcher().claim(landing);
                     link.arriving.set(Some(Arriving { claim, message }));
                     return Placed::Yes(counted);
                 };
-                copy(&mut landing, 0, bytes);
+                self.queues.matcher().fill(&mut landing, 0, bytes);
                 self.queues.land(&landing, &message, out);
                 taken(link, pending)
             }
@@ -268,7 +269,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
             return;
         };
         let offset = to_usize(widen(offset));
-        copy(&mut arriving.claim.landing, offset, bytes);
+        self.queues.matcher().fill(&mut arriving.claim.landing, offset, bytes);
         if offset.saturating_add(bytes.len()) < arriving.message.length {
             return;
         }
@@ -300,17 +301,4 @@ fn taken(link: &Link<'_>, pending: &Pending) -> Placed {
 fn release(link: &Link<'_>, length: u32) {
     let released = link.framing.release(length);
     debug_assert!(released.is_ok(), "it has arrived");
-}
-
-/// Puts a part of a message where it belongs; what is beyond the receive is dropped.
-#[inline]
-fn copy(landing: &mut Landing, offset: usize, bytes: &[u8]) {
-    let room = landing.length.saturating_sub(offset);
-    let from = bytes.get(..bytes.len().min(room)).unwrap_or_default();
-    let start = landing.offset.saturating_add(offset);
-    if !from.is_empty()
-        && let Some(to) = landing.sge.part(start, from.len())
-    {
-        to.copy_from_slice(from);
-    }
 }

@@ -57,6 +57,13 @@ impl<'m> Routes<'m> {
         let found = self.rows.iter().find_map(|row| row.get().filter(|route| route.name == *name));
         found.map(|route| route.address)
     }
+
+    /// A name that is found there.
+    #[must_use]
+    pub fn name_of(&self, address: SockAddr) -> Option<Name> {
+        let is_there = |route: &Route| route.address.as_bytes() == address.as_bytes();
+        self.rows.iter().find_map(|row| row.get().filter(is_there)).map(|route| route.name)
+    }
 }
 
 /// Lists of [`Peers::order`]: rows that are free; rows of senders that were never connected to, the most silent in front.

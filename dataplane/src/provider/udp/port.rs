@@ -15,8 +15,8 @@ use crate::id::{Addr, Name, OpTag, WrId};
 use crate::msg::matching::Matcher;
 use crate::provider::queues::Queues;
 use crate::provider::{
-    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Paths, Provider, Published, RecvWr,
-    Select, SendWr, Sight, Source, Status, Waiting,
+    CancelError, Caps, Cqe, EndpointType, Event, Info, Limits, Paths, Provider, Published,
+    RecvPartsWr, RecvWr, Select, SendPartsWr, SendWr, Sight, Source, Status, Waiting,
 };
 use crate::raw::loan::LoanPool;
 use crate::stream::provided::ProvidedBuffers;
@@ -33,7 +33,7 @@ pub struct UdpPort<'m, E> {
     pub(super) ring: &'m Ring<'m, E>,
     pub(super) fd: i32,
     pub(super) config: UdpConfig,
-    info: Info,
+    pub(super) info: Info,
     routes: &'m Routes<'m>,
     pub(super) peers: Peers<'m>,
     pub(super) queues: Queues<'m>,
@@ -92,7 +92,8 @@ impl UdpConfig {
             .with_either(self.multishot, Paths::MULTISHOT_RECEIVE, Paths::ONE_SHOT_RECEIVE)
             .with_either(self.multishot, Paths::PROVIDED_BUFFERS, Paths::OWN_BUFFERS)
             .with(Paths::COPIED_SENDS);
-        Info::of_type("udp", EndpointType::Dgram, Caps::MATCHED, limits).with_paths(paths)
+        let caps = Caps::MATCHED.with(Caps::PARTS);
+        Info::of_type("udp", EndpointType::Dgram, caps, limits.with_parts()).with_paths(paths)
     }
 }
 
@@ -251,6 +252,14 @@ impl<'m, E: Enter> UdpPort<'m, E> {
         let _counted_by_the_ring = self.ring.submit();
     }
 
+    /// Whether a receive may wait for messages of that source.
+    fn may_wait_for(&self, from: Source) -> Result<(), Misuse> {
+        match from {
+            Source::Only(addr) => self.peers.address_of(addr).map(drop),
+            Source::Any => Ok(()),
+        }
+    }
+
     fn look_at_waiting(&self) -> Sight {
         let waiting = self.waiting.take();
         let sight = if waiting.is_some() { Sight::Work } else { Sight::Nothing };
@@ -284,6 +293,10 @@ impl<E: Enter> Provider for UdpPort<'_, E> {
         Ok(self.peers.keep(address).ok_or(Retry::AddressesFull)?)
     }
 
+    fn name_of(&self, addr: Addr) -> Result<Option<Name>, Misuse> {
+        Ok(self.routes.name_of(SockAddr::new(self.peers.address_of(addr)?)))
+    }
+
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
         self.peers.remove(addr)?;
         self.queues.end_hopeless(addr);
@@ -297,11 +310,22 @@ impl<E: Enter> Provider for UdpPort<'_, E> {
         self.stage(wr)
     }
 
-    fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
-        if let Source::Only(addr) = wr.from {
-            self.peers.address_of(addr)?;
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        if self.ring.fatal().is_some() {
+            return Err(Fatal::RingLost.into());
         }
+        self.stage_parts(wr)
+    }
+
+    fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
+        self.may_wait_for(wr.from)?;
         self.queues.post(wr)
+    }
+
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        wr.check(&self.info.limits)?;
+        self.may_wait_for(wr.from)?;
+        self.queues.post_parts(wr)
     }
 
     fn ring_doorbell(&self) -> Published {

@@ -320,7 +320,7 @@ impl<'m, E: Enter> UdpPort<'m, E> {
                 if cut {
                     landing.cut(bytes.len());
                 }
-                landing.fill(bytes);
+                self.queues.matcher().fill(&mut landing, 0, bytes);
                 self.queues.land(&landing, &message, out);
                 None
             }

@@ -14,8 +14,9 @@ use spinwire_layouts::word::{from_usize, widen};
 use super::datagram;
 use super::port::UdpPort;
 use crate::error::{Misuse, PostError, Retry};
-use crate::id::{Generation, OpTag, WrId};
-use crate::provider::{Payload, SendWr};
+use crate::id::{Addr, Generation, OpTag, WrId};
+use crate::msg::matching::RANGES_MAX;
+use crate::provider::{Payload, SendPartsWr, SendWr, Sge, copy_bytes, copy_ranges};
 use crate::raw::kernel_memory::{address_in, address_of};
 use crate::raw::line::partial_word;
 use crate::raw::loan::Loan;
@@ -43,9 +44,36 @@ pub(super) struct Slot<'m> {
     pub(super) copy: Cell<Option<Loan<'m>>>,
     /// `struct msghdr`, its vector, the address, the header.
     message: [Cell<u64>; 7],
-    vector: [Cell<u64>; 4],
+    /// The header, and pieces of the message: where each lies and how long it is.
+    vector: [Cell<[u64; 2]>; 1 + RANGES_MAX],
     name: [Cell<u64>; 4],
     header: [Cell<u64>; HEADER_WORDS],
+}
+
+/// What a send is made of.
+#[derive(Clone, Copy)]
+enum Bytes<'a> {
+    /// These, which are the caller's again at return.
+    Injected(&'a [u8]),
+    /// These ranges, which are the port's until the completion of that id.
+    Posted(WrId, &'a [Sge]),
+}
+
+impl Bytes<'_> {
+    const fn wr_id(&self) -> Option<WrId> {
+        match self {
+            Self::Injected(_) => None,
+            Self::Posted(wr_id, _) => Some(*wr_id),
+        }
+    }
+
+    /// Copies all of them to `to`, which has as many.
+    fn copy_to(&self, to: &mut [u8]) {
+        match self {
+            Self::Injected(bytes) => copy_bytes(to, bytes),
+            Self::Posted(_, parts) => copy_ranges(to, parts),
+        }
+    }
 }
 
 impl core::fmt::Debug for Slot<'_> {
@@ -61,26 +89,33 @@ impl Slot<'_> {
             wr_id: Cell::new(None),
             copy: Cell::new(None),
             message: [const { Cell::new(0) }; 7],
-            vector: [const { Cell::new(0) }; 4],
+            vector: [const { Cell::new([0; 2]) }; 1 + RANGES_MAX],
             name: [const { Cell::new(0) }; 4],
             header: [const { Cell::new(0) }; HEADER_WORDS],
         }
     }
 
-    fn fill(&self, to: SocketAddr, header: &[u8; DATAGRAM_HEADER_BYTES], bytes: (u64, usize)) {
+    /// For a packet to `to`, of this header and of pieces that lie there and are so long.
+    fn fill(
+        &self,
+        to: SocketAddr,
+        header: &[u8; DATAGRAM_HEADER_BYTES],
+        pieces: impl Iterator<Item = (u64, usize)>,
+    ) {
         let name = SockAddr::new(to);
         set_words(&self.name, name.as_bytes());
         set_words(&self.header, header);
-        let length = from_usize(bytes.1);
-        let vector = [address_in(&self.header), from_usize(DATAGRAM_HEADER_BYTES), bytes.0, length];
-        for (place, word) in self.vector.iter().zip(vector) {
-            place.set(word);
+        let head = (address_in(&self.header), DATAGRAM_HEADER_BYTES);
+        let pieces = pieces.filter(|(_, length)| *length > 0);
+        let mut count = 0_u64;
+        for (place, (at, length)) in self.vector.iter().zip(core::iter::once(head).chain(pieces)) {
+            place.set([at, from_usize(length)]);
+            count = count.wrapping_add(1);
         }
         // `struct msghdr`: name, its length, vector, its length, control, its length, flags (layouts::uring::MsgHdr).
-        let pieces = if length == 0 { 1 } else { 2 };
         let name_bytes = from_usize(name.as_bytes().len());
         let message =
-            [address_in(&self.name), name_bytes, address_in(&self.vector), pieces, 0, 0, 0];
+            [address_in(&self.name), name_bytes, address_in(&self.vector), count, 0, 0, 0];
         for (place, word) in self.message.iter().zip(message) {
             place.set(word);
         }
@@ -96,46 +131,56 @@ fn set_words(places: &[Cell<u64>], bytes: &[u8]) {
 impl<'m, E: Enter> UdpPort<'m, E> {
     /// Stages a send.
     pub(super) fn stage(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
-        let to = self.peers.address_of(wr.to)?;
-        let bytes = wr.payload.bytes();
-        if bytes.len() > self.config.message_bytes_max {
+        let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
+        let bytes = match &wr.payload {
+            Payload::Inject(bytes) => Bytes::Injected(bytes),
+            Payload::Posted { wr_id, sge } => Bytes::Posted(*wr_id, core::slice::from_ref(sge)),
+        };
+        self.stage_packet((wr.to, envelope), bytes, wr.payload.bytes().len())
+    }
+
+    /// Stages a send of several ranges.
+    pub(super) fn stage_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        let length = wr.checked_length(&self.info.limits)?;
+        let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
+        self.stage_packet((wr.to, envelope), Bytes::Posted(wr.wr_id, wr.parts), length)
+    }
+
+    /// Stages a packet of `length` bytes, at most [`RANGES_MAX`] pieces.
+    fn stage_packet(
+        &self,
+        (to, envelope): (Addr, Envelope),
+        bytes: Bytes<'_>,
+        length: usize,
+    ) -> Result<(), PostError> {
+        let to = self.peers.address_of(to)?;
+        if length > self.config.message_bytes_max {
             return Err(Misuse::TooLong.into());
         }
-        let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
-        let header = datagram::header(bytes.len(), envelope)?;
-        let is_posted = matches!(wr.payload, Payload::Posted { .. });
-        if is_posted && self.posted.get() >= self.config.send_depth {
+        let header = datagram::header(length, envelope)?;
+        let wr_id = bytes.wr_id();
+        if wr_id.is_some() && self.posted.get() >= self.config.send_depth {
             return Err(Retry::CqFull.into());
         }
         let number = self.sends.front(FREE).ok_or(Retry::NoSlot)?;
         let slot = self.slot(number).ok_or(Retry::NoSlot)?;
-        let stays = match wr.payload {
-            Payload::Inject(_) => None,
-            Payload::Posted { .. } => {
-                let start = core::ptr::NonNull::from_ref(bytes).cast::<u8>();
-                let at = address_of(start);
-                self.ring.arena().covers_range(at, from_usize(bytes.len())).then_some(at)
+        let arena = self.ring.arena();
+        match bytes {
+            Bytes::Posted(_, parts) if parts.iter().all(|part| arena.covers_posted(part)) => {
+                let pieces = parts.iter().map(|it| (address_of(it.start()), it.length()));
+                slot.fill(to, &header, pieces);
             }
-        };
-        let at = match stays {
-            Some(at) => at,
-            None => {
+            Bytes::Injected(_) | Bytes::Posted(..) => {
                 // There are as many copies as slots.
                 let mut copy = self.copies.lend().ok_or(Retry::NoSlot)?;
-                if copy.fill(bytes).is_err() {
-                    return Err(Misuse::TooLong.into());
-                }
-                let at = address_of(copy.range().0);
+                copy.set_len(length).map_err(|_too_small| Misuse::TooLong)?;
+                bytes.copy_to(&mut copy);
+                slot.fill(to, &header, core::iter::once((address_of(copy.range().0), length)));
                 slot.copy.set(Some(copy));
-                at
             }
-        };
-        slot.wr_id.set(match wr.payload {
-            Payload::Inject(_) => None,
-            Payload::Posted { wr_id, .. } => Some(wr_id),
-        });
-        slot.fill(to, &header, (at, bytes.len()));
-        self.posted.set(self.posted.get().wrapping_add(u32::from(is_posted)));
+        }
+        slot.wr_id.set(wr_id);
+        self.posted.set(self.posted.get().wrapping_add(u32::from(wr_id.is_some())));
         let _in_front = self.sends.unlink(number);
         let _unlinked = self.sends.push_back(STAGED, number);
         Ok(())

@@ -32,6 +32,7 @@
 //! the lane is `Corrupt`; (4) a head word is read once, and only the copy is used.
 
 mod parcel;
+mod parts;
 mod rx;
 mod tx;
 
@@ -42,6 +43,7 @@ use crate::raw::line::{LINE_BYTES, Line, WORD_BYTES};
 use crate::sync::{AtomicU64, Ordering};
 
 pub use parcel::Descriptor;
+use rx::read_spill;
 pub use rx::{Arrival, Content, LaneRx};
 pub use tx::LaneTx;
 

@@ -22,8 +22,8 @@ pub struct Arrival<'s> {
     pub envelope: Envelope,
     /// What its bytes are.
     pub content: Content,
-    cell: &'s Line,
-    place: Place,
+    pub(super) cell: &'s Line,
+    pub(super) place: Place,
 }
 
 /// What the bytes of a message are.
@@ -310,7 +310,7 @@ fn read_words(words: &[AtomicU64], to: &mut [u8]) {
 
 /// Copies `to.len()` bytes from position `at` of the byte ring.
 #[inline(always)]
-fn read_spill(spill: &[Line], at: u64, to: &mut [u8]) {
+pub(super) fn read_spill(spill: &[Line], at: u64, to: &mut [u8]) {
     let at = spill_index(spill, at);
     match words_of_line(spill, at, to.len()) {
         Some(words) => match (words, <&mut [u8; 2 * WORD_BYTES]>::try_from(&mut *to)) {

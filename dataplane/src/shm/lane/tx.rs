@@ -6,7 +6,7 @@ use spinwire_layouts::shm::lane::CELL_INLINE_BYTES;
 use spinwire_layouts::wire::message::{Head, flags};
 
 use super::{
-    BATCH_CELLS_MAX, Carried, Envelope, LaneMemory, ReceiverState, index, length_u64,
+    BATCH_CELLS_MAX, Carried, Envelope, LaneMemory, Place, ReceiverState, index, length_u64,
     next_spill_line, place, sequence, spill_index, words_of_line,
 };
 use crate::error::{Fatal, PostError, Retry};
@@ -96,6 +96,18 @@ impl<'s> LaneTx<'s> {
         envelope: Envelope,
         more: u8,
     ) -> Result<(), PostError> {
+        self.stage_bytes(payload.len(), payload, envelope, more)
+    }
+
+    /// [`LaneTx::stage_as`] for a message whose `length` bytes write themselves.
+    #[inline(always)]
+    pub(super) fn stage_bytes(
+        &self,
+        length: usize,
+        bytes: impl Staged,
+        envelope: Envelope,
+        more: u8,
+    ) -> Result<(), PostError> {
         let memory = self.memory.get();
         let tail = self.tail.get();
         if tail.wrapping_sub(self.head.get()) >= length_u64(memory.cells) {
@@ -112,24 +124,20 @@ impl<'s> LaneTx<'s> {
         if is_first {
             bits |= flags::OWN_LINE;
         }
-        let place = place(payload.len(), bits, self.spill_tail.get());
-        if place.spill_end != self.spill_tail.get() {
+        let place = place(length, bits, self.spill_tail.get());
+        if place.spill_end != self.spill_tail.get() && !self.has_spill(&memory, place.spill_end) {
+            self.refresh(Retry::NoSpill)?;
+            // What was staged is published by now.
+            is_first = true;
             if !self.has_spill(&memory, place.spill_end) {
-                self.refresh(Retry::NoSpill)?;
-                // What was staged is published by now.
-                is_first = true;
-                if !self.has_spill(&memory, place.spill_end) {
-                    return Err(Retry::NoSpill.into());
-                }
+                return Err(Retry::NoSpill.into());
             }
-            let rest = payload.get(place.inline_bytes..).unwrap_or_default();
-            write_spill(memory.spill, place.spill_at, rest);
         }
         let Some(cell) = memory.cells.get(index(tail, self.cell_mask.get())) else {
             return Err(Retry::NoCredit.into());
         };
-        write_cell(cell, payload, envelope, place.inline_bytes);
-        let head = Head::pack(sequence(tail), payload.len(), bits);
+        bytes.write(cell, memory.spill, place, envelope);
+        let head = Head::pack(sequence(tail), length, bits);
         self.spill_tail.set(place.spill_end);
         self.tail.set(tail.wrapping_add(1));
         if is_first {
@@ -253,9 +261,25 @@ impl<'s> LaneTx<'s> {
     }
 }
 
+/// The bytes of a message that is staged. No closure, as that would not be sure to be inlined.
+pub(super) trait Staged {
+    /// Writes them to their place, and all of the cell but its head word.
+    fn write(self, cell: &Line, spill: &[Line], place: Place, envelope: Envelope);
+}
+
+impl Staged for &[u8] {
+    #[inline(always)]
+    fn write(self, cell: &Line, spill: &[Line], place: Place, envelope: Envelope) {
+        if let Some(rest @ [_, ..]) = self.get(place.inline_bytes..) {
+            write_spill(spill, place.spill_at, rest);
+        }
+        write_cell(cell, self, envelope, place.inline_bytes);
+    }
+}
+
 /// Everything of the cell but its head word.
 #[inline(always)]
-fn write_cell(cell: &Line, payload: &[u8], envelope: Envelope, inline_bytes: usize) {
+pub(super) fn write_cell(cell: &Line, payload: &[u8], envelope: Envelope, inline_bytes: usize) {
     let [_, tag, words @ ..] = cell.words();
     tag.store(envelope.tag.unwrap_or(0), Ordering::Relaxed);
     let inline = payload.get(..inline_bytes).unwrap_or_default();
@@ -278,7 +302,7 @@ fn write_cell(cell: &Line, payload: &[u8], envelope: Envelope, inline_bytes: usi
 
 /// As many words as `bytes` need; what is left of the last one is zero.
 #[inline(always)]
-fn write_words(words: &[AtomicU64], bytes: &[u8]) {
+pub(super) fn write_words(words: &[AtomicU64], bytes: &[u8]) {
     let mut words = words.iter();
     let (whole, rest) = bytes.as_chunks::<WORD_BYTES>();
     for (bytes, word) in whole.iter().zip(words.by_ref()) {
@@ -293,7 +317,7 @@ fn write_words(words: &[AtomicU64], bytes: &[u8]) {
 
 /// Writes `bytes` to position `at` of the byte ring.
 #[inline(always)]
-fn write_spill(spill: &[Line], at: u64, bytes: &[u8]) {
+pub(super) fn write_spill(spill: &[Line], at: u64, bytes: &[u8]) {
     let at = spill_index(spill, at);
     match words_of_line(spill, at, bytes.len()) {
         Some(words) => match (words, bytes.as_chunks::<WORD_BYTES>()) {

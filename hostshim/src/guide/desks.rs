@@ -1,0 +1,76 @@
+//! Chapter 6: helpers against polling.
+//!
+//! A loop that polls is the quickest way to use an endpoint, and the longest to write. Where a program does one thing after the other (in set-up, in tools and
+//! tests, in services that have time), a [`Desk`](crate::desk::Desk) does the polling: it sends, receives and waits, and hands on what is not its own.
+//!
+//! | | polling | a desk | a desk with futures (feature `async`) |
+//! |---|---|---|---|
+//! | who turns the endpoint | your loop | each call, until it has what it waits for | your loop, by `drive()` |
+//! | what is under way at once | anything | one operation for each call | a future for each operation |
+//! | buffers | loans | borrowed slices, copied once more through loans of a pool | loans |
+//! | heap | none after `seal` | yes | yes |
+//! | what else completes | comes to you | is kept for you: `next_letter()` | the same |
+//! | it costs | nothing more | some hundred nanoseconds, and the copy | the same, and your executor |
+//!
+//! ```
+//! # use core::mem::MaybeUninit;
+//! # use core::time::Duration;
+//! use spinwire_dataplane::msg::{RecvFrom, SendTo};
+//! # use spinwire_dataplane::msg::{Endpoint, EndpointConfig};
+//! # use spinwire_dataplane::provider::{EndpointType, loopback::{Hub, HubConfig, Port, PortConfig}};
+//! # use spinwire_dataplane::raw::{loan::LoanPool, place::Bump};
+//! use spinwire_hostshim::desk::{Desk, Wait, WaitError};
+//! # use spinwire_hostshim::clock::TscClock;
+//!
+//! # fn main() -> Result<(), Box<dyn core::error::Error>> {
+//! # let mut block = vec![MaybeUninit::uninit(); 16 << 20];
+//! # let bump = Bump::new(&mut block);
+//! # let hub = Hub::place(&bump, &HubConfig::default())?;
+//! # use spinwire_dataplane::id::Name;
+//! # let (a, b) = (Name::new("a")?, Name::new("b")?);
+//! # let end = |name| -> Result<_, Box<dyn core::error::Error>> {
+//! #     let port = Port::open(&hub, &bump, (name, EndpointType::Rdm), &PortConfig::default())?;
+//! #     Ok(Endpoint::new(port, &bump, &EndpointConfig::default())?)
+//! # };
+//! # let (client, server) = (end(&a)?, end(&b)?);
+//! # let peer = client.connect(&b)?;
+//! # let clock = TscClock::calibrate();
+//! let buffers = LoanPool::place(&bump, 8, 256)?;
+//! let desk = Desk::new(&client, buffers, || clock.now());
+//! let other = Desk::new(&server, buffers, || clock.now());
+//!
+//! desk.send(SendTo::peer(peer).tag(7), b"bid 101.25", Wait::within(Duration::from_millis(100)))?;
+//! let mut bytes = [0; 64]; // yours again at return, whatever comes of it
+//! let got = other.recv(RecvFrom::any().tag(7), &mut bytes, Wait::FOREVER)?;
+//! assert_eq!(&bytes[..got.length], b"bid 101.25");
+//!
+//! // Nothing more has come: one look, and the receive is taken back.
+//! let nothing = other.recv(RecvFrom::any().tag(7), &mut bytes, Wait::ONCE);
+//! assert_eq!(nothing, Err(WaitError::Timeout));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! *How long.* `Wait::ONCE` looks once, `Wait::FOREVER` as long as it takes, `Wait::within(..)` so long. With `.unless(&token)` another thread can end the wait
+//! ([`CancelToken`](crate::desk::CancelToken)).
+//!
+//! *After a timeout* there is no surprise. What was posted is taken back, and where the provider cannot do that (a send, say), its buffer stays with the desk until it
+//! completes. A message that comes late is never written into the slice that you have back: it goes to the next receive, or is a letter. What a send that was given up means for the other end
+//! is what it always means: the message may have arrived.
+//!
+//! *Others' completions.* Whatever a call finds that is not its own it keeps, in order. So one endpoint can have a desk and a loop of its own: the loop takes
+//! `desk.next_letter()` where it would have called `endpoint.poll()`, and `desk.drive()` for `turn`. What must not be done is to poll the endpoint itself beside a desk that somebody waits at:
+//! the completion that you take is the one that it waits for.
+//!
+//! *While it waits* a desk spins, and yields now and then. [`Desk::resting`](crate::desk::Desk::resting) says otherwise: climb down the idle ladder, turn the other endpoints of the
+//! thread (or they stand still for as long as the wait lasts), or sleep on a descriptor.
+//!
+//! *Under `epoll`, or an executor.* Where messages come by a ring of io_uring (TCP, UDP) there is a descriptor that tells of them: [`News`](crate::uring::News), from `TcpPlane::news()`. Put it into
+//! the interest list of your reactor, for reading. When it is readable: `clear()` it, then turn (or `drive()`) until a turn finds nothing and
+//! [`poll_at`](spinwire_dataplane::poll::Poll::poll_at) is not due; only then wait again, until `poll_at` at the latest. In that order nothing is missed. An
+//! endpoint in shared memory has a bell, which is a futex and no descriptor: a thread sleeps on it by the [idle ladder](super::polling).
+//!
+//! *When to use which.* Count operations, not lines: with one thing under way at a time take a desk. With many, or where each microsecond counts, poll, and keep what belongs to an operation
+//! under its context ([`Contexts`](spinwire_dataplane::msg::Contexts)).
+//!
+//! Next: [`datagrams`](super::datagrams).
