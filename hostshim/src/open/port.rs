@@ -33,10 +33,10 @@ pub enum AnyPort<'a> {
     Tcp(TcpPort<'a, RingEntry<'a>>),
     /// Over packets of UDP.
     Udp(UdpPort<'a, RingEntry<'a>>),
-    /// Over an RDMA device, with what makes its connections: every poll attends to that.
+    /// Over an RDMA device, with what makes its connections: every poll and every look attends to that.
     #[cfg(feature = "verbs")]
     Verbs(VerbsPort<'a>, &'a VerbsPlane),
-    /// Over datagrams of an RDMA device, with what makes their address handles: every poll attends to that.
+    /// Over datagrams of an RDMA device, with what makes their address handles: every poll and every look attends to that.
     #[cfg(feature = "verbs")]
     VerbsDatagrams(VerbsDatagramPort<'a>, &'a VerbsDatagrams),
     /// The same on the queues of an mlx5 device, without a library between. Unverified on hardware.

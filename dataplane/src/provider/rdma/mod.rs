@@ -113,7 +113,7 @@ pub struct RdmaConfig {
     pub greeting_timeout: Nanos,
     /// A connection on which nothing has come for so long is asked for a sign of life, which the device of the other end gives; where none is given for as
     /// long again, the peer is gone. `Nanos::MAX`: never; then one that vanishes without a word is noticed by the next send. The queue pairs have to let
-    /// their other ends write (`IBV_ACCESS_REMOTE_WRITE`): a write of nothing is the question.
+    /// their other ends write (`IBV_ACCESS_REMOTE_WRITE`): a write of nothing is the question. The clock is looked at in one of four turns that find nothing.
     pub keepalive: Nanos,
 }
 
