@@ -72,17 +72,16 @@ impl fmt::Debug for AnyPort<'_> {
     }
 }
 
+#[cfg(feature = "verbs")]
 impl AnyPort<'_> {
     /// What the host of a port over a device does between its turns: with every poll, and with every look, since a look that sees nothing is
     /// followed by no poll.
     #[inline(always)]
     fn attend(&self) {
-        #[cfg(feature = "verbs")]
         if let AnyPort::Verbs(port, plane) = self {
             // A channel that is broken makes no connections any more. Those that are wanted end by their time limits; the others live on.
             let _no_new_ones = plane.attend(port);
         }
-        #[cfg(feature = "verbs")]
         if let AnyPort::VerbsDatagrams(port, plane) = self {
             // Without its events, a device that has failed is noticed by the next send.
             let _no_events = plane.attend(port);
@@ -146,6 +145,7 @@ impl Provider for AnyPort<'_> {
     }
     #[inline(always)]
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
+        #[cfg(feature = "verbs")]
         self.attend();
         of!(self, port => port.poll_cq(now, out));
         #[cfg(feature = "libfabric")]
@@ -155,6 +155,7 @@ impl Provider for AnyPort<'_> {
     }
     #[inline(always)]
     fn look(&self) -> Sight {
+        #[cfg(feature = "verbs")]
         self.attend();
         of!(self, port => port.look())
     }

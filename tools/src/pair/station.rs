@@ -103,6 +103,7 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
     }
 
     /// The same, without pauses: for memory that a device writes, which no look at it holds up.
+    #[cfg(feature = "verbs")]
     pub(crate) fn that_spins(self) -> Self {
         Self { pauses: false, ..self }
     }
