@@ -32,8 +32,7 @@ use crate::shm::lane::Envelope;
 use crate::table::Ring;
 use crate::time::Instant;
 use crate::verbs::{
-    Destination, PairId, QueuePair, RecvRequest, RemotePlace, Segment, SendFlags, SendRequest,
-    Verb, WcStatus,
+    Destination, PairId, QueuePair, RemotePlace, Segment, SendFlags, SendRequest, Verb, WcStatus,
 };
 
 /// Receives for control: hello, credit, goodbye. They are never held up by messages that nobody has asked for.
@@ -148,7 +147,7 @@ pub(in crate::provider) struct Link<'m, Q> {
     pub(super) is_dirty: Cell<bool>,
     /// Its oldest message has to stay in its slots until somebody asks for it.
     pub(super) is_stalled: Cell<bool>,
-    depths: Depths,
+    pub(super) depths: Depths,
     first_slot: u32,
     /// Bytes of a piece, the same for both ends.
     pub(super) piece_bytes: Cell<u32>,
@@ -161,12 +160,12 @@ pub(in crate::provider) struct Link<'m, Q> {
     pub(super) sequence_out: Cell<u32>,
     pub(super) credit: Cell<u32>,
     pub(super) control_credit: Cell<u32>,
-    receives: Ring<'m, u32>,
+    pub(super) receives: Ring<'m, u32>,
     pub(super) oldest_receive: Cell<u32>,
     /// The first numbers of this queue pair, of sends and of receives: those before were of others.
     first: Cell<(u32, u32)>,
     /// Slots of receives that are done with.
-    released: Ring<'m, u32>,
+    pub(super) released: Ring<'m, u32>,
     /// How many of them were for messages and for control, and those that the device has and the other end does not know of.
     pub(super) reposted: Cell<(u32, u32)>,
     pub(super) due: Cell<(u32, u32)>,
@@ -501,96 +500,6 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         let sent = self.sends.pop()?;
         self.oldest_send.set(self.oldest_send.get().wrapping_add(1));
         Some(sent)
-    }
-
-    // Receives.
-
-    pub(super) fn post_receive(
-        &self,
-        at: u32,
-        slot: u32,
-        slots: &Slots<'m, Q::Key>,
-    ) -> Result<(), PostError> {
-        let number = self.oldest_receive.get().wrapping_add(self.receives.len());
-        let segments = [slots.whole(slot)];
-        let request = RecvRequest { wr_id: wr_id(OpTag::Recv, at, number), segments: &segments };
-        self.with_pair(|pair| pair.post_recv(&request)).unwrap_or(Err(Fatal::QueueError.into()))?;
-        let pushed = self.receives.push(slot);
-        debug_assert!(pushed.is_ok(), "there are as many places as slots");
-        Ok(())
-    }
-
-    fn ring_receives(&self, staged: u32) -> Result<(), PostError> {
-        let published = self.with_pair(QueuePair::ring_recv_doorbell).unwrap_or_default();
-        if published.error.is_some() || published.count != u64::from(staged) {
-            return Err(Fatal::QueueError.into());
-        }
-        Ok(())
-    }
-
-    /// A completion of a receive: its slot, if it is the one that comes next.
-    pub(super) fn received(&self, number: u32) -> Option<u32> {
-        if number != self.oldest_receive.get() {
-            return None;
-        }
-        let slot = self.receives.pop()?;
-        self.oldest_receive.set(number.wrapping_add(1));
-        Some(slot)
-    }
-
-    /// A receive is done with: it will be posted again. `is_control` says what it was used for.
-    #[inline]
-    pub(super) fn release(&self, slot: u32, is_control: bool) {
-        if self.failed.get().is_some() || self.stage.get() == Stage::Over {
-            return;
-        }
-        let pushed = self.released.push(slot);
-        debug_assert!(pushed.is_ok(), "there are as many places as slots");
-        let (messages, control) = self.reposted.get();
-        self.reposted.set(if is_control {
-            (messages, control.saturating_add(1))
-        } else {
-            (messages.saturating_add(1), control)
-        });
-    }
-
-    /// So many receives for messages are given back at once, and so many for control.
-    const fn much(&self) -> (u32, u32) {
-        (self.depths.slots.div_ceil(4), CONTROL_RECEIVES / 2)
-    }
-
-    /// Whether so much is to be given back that the other end has to hear of it.
-    #[inline]
-    pub(super) const fn is_much_due(&self) -> bool {
-        let ((messages, control), (a, b)) = (self.due.get(), self.reposted.get());
-        let much = self.much();
-        messages.saturating_add(a) >= much.0 || control.saturating_add(b) >= much.1
-    }
-
-    /// Posts again what was released, where that is much.
-    #[inline]
-    pub(super) fn publish_receives(&self, at: u32, slots: &Slots<'m, Q::Key>) {
-        if !self.released.is_empty() && self.is_much_due() {
-            self.post_released(at, slots);
-        }
-    }
-
-    fn post_released(&self, at: u32, slots: &Slots<'m, Q::Key>) {
-        let (messages, control) = self.reposted.replace((0, 0));
-        let mut staged = 0_u32;
-        while let Some(slot) = self.released.pop() {
-            if self.post_receive(at, slot, slots).is_err() {
-                self.fail(Fatal::QueueError);
-                return;
-            }
-            staged = staged.wrapping_add(1);
-        }
-        if self.ring_receives(staged).is_err() {
-            self.fail(Fatal::QueueError);
-            return;
-        }
-        let due = self.due.get();
-        self.due.set((due.0.saturating_add(messages), due.1.saturating_add(control)));
     }
 
     /// Most receives of the other end that a message may need: however few of them are due and not said to be, there will be credit for it.

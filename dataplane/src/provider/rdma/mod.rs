@@ -14,6 +14,7 @@
 //! | [`piece`] | the header of a piece |
 //! | `memory` | registered memory: slots, and the arena of loans |
 //! | `link` | one connection: its queue pair, what is posted on it, credit |
+//! | `receives` | those posted on it, and again |
 //! | `life` | whether anybody is at the other end |
 //! | `out` | messages into pieces |
 //! | `hear` | completions, and what has come with them |
@@ -67,6 +68,7 @@ mod peers;
 pub mod piece;
 mod port;
 mod read;
+mod receives;
 mod source;
 
 pub use crate::raw::region::{Loans, Registrar};
