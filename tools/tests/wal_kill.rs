@@ -67,9 +67,10 @@ fn number(said: &mut impl BufRead, word: &str) -> Option<u64> {
     None
 }
 
-/// The records of a log, each with its bytes; every one must be what the example writes.
-fn records(bytes: &[u8]) -> u64 {
+/// How many records a log has up to the end of each of its blocks, as far as it goes on; every one must be what the example writes.
+fn counts(bytes: &[u8]) -> Vec<u64> {
     let (mut next, mut sum) = (1_u64, 0xcbf2_9ce4_8422_2325_u64);
+    let mut counts = Vec::new();
     for block in bytes.chunks(BLOCK) {
         let (mut at, before) = (0, next);
         while at + 24 <= block.len() {
@@ -89,8 +90,14 @@ fn records(bytes: &[u8]) -> u64 {
         if next == before {
             break;
         }
+        counts.push(next - 1);
     }
-    next - 1
+    counts
+}
+
+/// The records of a log.
+fn records(bytes: &[u8]) -> u64 {
+    counts(bytes).last().copied().unwrap_or(0)
 }
 
 struct Dice(u64);
@@ -105,8 +112,10 @@ impl Dice {
 
 /// The blocks that hold the first `count` records.
 fn blocks_of(bytes: &[u8], count: u64) -> usize {
-    let blocks = bytes.len() / BLOCK;
-    (0..=blocks).find(|blocks| records(&bytes[..blocks * BLOCK]) >= count).unwrap()
+    if count == 0 {
+        return 0;
+    }
+    counts(bytes).iter().position(|so_far| *so_far >= count).unwrap() + 1
 }
 
 /// Loses sectors behind the acknowledged part, on a copy, and recovers that with the example.

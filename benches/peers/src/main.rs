@@ -53,6 +53,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    if cli.inner.is_some() {
+        process::end_with_parent();
+    }
     match &cli.inner {
         Some(Inner::Iceoryx2(far)) => {
             return peer::iceoryx2::run_far_side(far).map(|()| ExitCode::SUCCESS);

@@ -47,7 +47,8 @@ impl Running {
     /// Starts `command`, pinned to `cpu` where one is given.
     pub(crate) fn start(mut command: Command, cpu: Option<usize>) -> anyhow::Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Its input ends with this program, however that ends: what `end_with_parent` waits for.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut spawn = || command.spawn().with_context(|| format!("{name} cannot be started"));
         let mut child = match cpu {
             Some(cpu) => cpu::on(cpu, spawn)?,
@@ -105,6 +106,16 @@ impl Drop for Running {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// For children that are this program: they end when their standard input does. A server that spins must not outlive a measurement
+/// that was killed.
+pub(crate) fn end_with_parent() {
+    thread::spawn(|| {
+        let mut input = std::io::stdin();
+        while input.read(&mut [0; 64]).is_ok_and(|bytes| bytes > 0) {}
+        std::process::exit(0);
+    });
 }
 
 /// Runs `command` to its end.
