@@ -47,6 +47,7 @@ pub use error::VerbsError;
 pub use event::{Event, EventKind};
 pub use pair::{Pair, PairConfig, PairKind};
 pub use plane::{VerbsPlane, VerbsPlaneConfig, VerbsPlaneError, VerbsPort};
+#[cfg(feature = "mlx5")]
 pub(crate) use queues::Trusted;
 pub use queues::{Library, Queues, QueuesConfig};
 pub use region::{Access, LocalKey, ProtectionDomain, Region, RemoteKey};

@@ -1,6 +1,5 @@
 //! Sleeping until something comes, and telling each other who is where.
 
-use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::io::Read as _;
 use std::os::unix::net::UnixStream;
@@ -8,6 +7,7 @@ use std::time::Instant;
 
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::sync::{AtomicU32, Ordering};
 use spinwire_hostshim::libfabric::{OfiConfig, OfiError};
 
 use super::pair::{config, named, on_ground};
@@ -33,7 +33,7 @@ fn sleep_on(descriptors: &[i32], most: Duration) -> bool {
 fn a_message_wakes_who_sleeps_on_the_descriptors() {
     for choice in [TCP, TCP_MSG, SOCKETS] {
         let (here, there) = UnixStream::pair().unwrap();
-        let is_silent = &AtomicBool::new(true);
+        let silent = &AtomicU32::new(1);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 on_ground(|ground| {
@@ -42,7 +42,7 @@ fn a_message_wakes_who_sleeps_on_the_descriptors() {
                     let other = ground.names.exchange(&there, me).unwrap();
                     let to = a.connect(&other).unwrap();
                     std::thread::sleep(SILENCE);
-                    is_silent.store(false, Ordering::Relaxed);
+                    silent.store(0, Ordering::Relaxed);
                     let send = || a.inject(SendTo::peer(to), b"wake up").is_ok();
                     ground.until("it is taken", &[&a], send);
                     // Until the other end hangs up.
@@ -65,7 +65,7 @@ fn a_message_wakes_who_sleeps_on_the_descriptors() {
                         sleep_on(&descriptors, Duration::from_secs(1));
                         slept += before.elapsed();
                     }
-                    looks += u32::from(is_silent.load(Ordering::Relaxed));
+                    looks += silent.load(Ordering::Relaxed);
                     let _busy = b.turn(ground.now(), Budget::DEFAULT).is_busy();
                     if let Some(got) = b.poll() {
                         break got;
