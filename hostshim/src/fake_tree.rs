@@ -36,12 +36,13 @@ impl Drop for Tree {
 }
 
 impl Tree {
-    /// A machine of these files, with an empty `/dev/shm` without limit and a usable io_uring.
+    /// A machine of these files, with an empty `/dev/shm` without limit, transparent huge pages and a usable io_uring.
     pub(crate) fn probe(&self) -> crate::preflight::Probe {
         use crate::preflight::{Facts, Probe, Room};
         let facts = Facts {
             segment_dir: PathBuf::from("/dev/shm"),
             segment_room: Ok(Room { total: None, free: None }),
+            transparent_page: true,
             io_uring: Ok(crate::uring::Features::everything()),
         };
         Probe { root: self.root.clone(), facts }

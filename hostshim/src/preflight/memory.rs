@@ -24,10 +24,6 @@ pub(super) fn checks(probe: &Probe) -> Vec<Check> {
     ]
 }
 
-fn thp_setting(probe: &Probe) -> Option<String> {
-    probe.choice("sys/kernel/mm/transparent_hugepage/enabled")
-}
-
 fn huge_pages(probe: &Probe) -> Check {
     const ABOUT: Subject = Subject {
         id: "hugepages",
@@ -43,10 +39,11 @@ fn huge_pages(probe: &Probe) -> Check {
     let found = format!("{free} of {all} pages free");
     let remedy =
         format!("sudo sysctl -w vm.nr_hugepages={}", all.saturating_sub(free).saturating_add(64));
-    let fallback = thp_setting(probe).is_some_and(|setting| setting != "never");
     match free {
         HUGE_PAGES_WANTED.. => ABOUT.ok(found),
-        0 if !fallback => ABOUT.bad(format!("{found}, and transparent ones are off"), remedy),
+        0 if !probe.facts.transparent_page => {
+            ABOUT.bad(format!("{found}, and no transparent one was given"), remedy)
+        }
         _ => ABOUT.warn(found, remedy),
     }
 }
@@ -84,11 +81,18 @@ fn transparent(probe: &Probe) -> Check {
         title: "transparent huge pages",
         why: "where the pool is empty, private memory gets huge pages only by this",
     };
-    match thp_setting(probe).as_deref() {
-        Some(setting @ ("always" | "madvise")) => ABOUT.ok(setting),
-        Some(setting) => ABOUT
-            .warn(setting, "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"),
-        None => ABOUT.unknown("this kernel shows no transparent huge pages"),
+    const REMEDY: &str = "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled";
+    // What is asked for by hand is gathered whatever the setting says (Linux 6.1), and arenas ask.
+    let setting = probe.choice("sys/kernel/mm/transparent_hugepage/enabled");
+    match (setting.as_deref(), probe.facts.transparent_page) {
+        (Some(setting @ ("always" | "madvise")), true) => ABOUT.ok(setting),
+        (Some(setting @ ("always" | "madvise")), false) => ABOUT.warn(
+            format!("{setting}, and none was given: free memory is in pieces"),
+            "echo 1 | sudo tee /proc/sys/vm/compact_memory",
+        ),
+        (Some(setting), true) => ABOUT.ok(format!("{setting}, but given where asked for by hand")),
+        (Some(setting), false) => ABOUT.warn(setting, REMEDY),
+        (None, _) => ABOUT.unknown("this kernel shows no transparent huge pages"),
     }
 }
 
@@ -186,29 +190,29 @@ mod tests {
     use crate::error::{Errno, OsError};
     use crate::fake_tree::Tree;
 
-    fn pool(all: &str, free: &str, reserved: &str, thp: &str) -> Check {
+    fn pool(all: &str, free: &str, reserved: &str, transparent_page: bool) -> Check {
         let tree = Tree::new();
         for (file, text) in [("nr", all), ("free", free), ("resv", reserved)] {
             tree.file(&format!("sys/kernel/mm/hugepages/hugepages-2048kB/{file}_hugepages"), text);
         }
-        tree.file("sys/kernel/mm/transparent_hugepage/enabled", thp);
-        huge_pages(&tree.probe())
+        let mut probe = tree.probe();
+        probe.facts.transparent_page = transparent_page;
+        huge_pages(&probe)
     }
 
     #[test]
     fn the_pool() {
-        let thp = "always [madvise] never\n";
-        assert_eq!(pool("64\n", "64\n", "0\n", thp).verdict, Verdict::Ok);
+        assert_eq!(pool("64\n", "64\n", "0\n", true).verdict, Verdict::Ok);
         assert_eq!(
-            pool("64", "64", "60", thp).verdict,
+            pool("64", "64", "60", true).verdict,
             Verdict::Warn,
             "promised pages are not free"
         );
-        let empty = pool("0", "0", "0", thp);
+        let empty = pool("0", "0", "0", true);
         assert_eq!(empty.verdict, Verdict::Warn);
         assert_eq!(empty.remedy.as_deref(), Some("sudo sysctl -w vm.nr_hugepages=64"));
-        assert_eq!(pool("0", "0", "0", "always madvise [never]").verdict, Verdict::Bad);
-        let used = pool("32", "2", "0", thp);
+        assert_eq!(pool("0", "0", "0", false).verdict, Verdict::Bad);
+        let used = pool("32", "2", "0", true);
         assert_eq!(
             used.remedy.as_deref(),
             Some("sudo sysctl -w vm.nr_hugepages=94"),
@@ -236,12 +240,20 @@ mod tests {
 
     #[test]
     fn settings() {
-        let thp =
-            |text| one("sys/kernel/mm/transparent_hugepage/enabled", text, transparent).verdict;
-        assert_eq!(thp("[always] madvise never"), Verdict::Ok);
-        assert_eq!(thp("always [madvise] never"), Verdict::Ok);
-        assert_eq!(thp("always madvise [never]"), Verdict::Warn);
-        assert_eq!(thp("nonsense"), Verdict::Unknown);
+        let thp = |text: &str, given| {
+            let tree = Tree::new();
+            tree.file("sys/kernel/mm/transparent_hugepage/enabled", text);
+            let mut probe = tree.probe();
+            probe.facts.transparent_page = given;
+            transparent(&probe).verdict
+        };
+        for on in ["[always] madvise never", "always [madvise] never"] {
+            assert_eq!(thp(on, true), Verdict::Ok);
+            assert_eq!(thp(on, false), Verdict::Warn, "fragmented memory");
+        }
+        assert_eq!(thp("always madvise [never]", false), Verdict::Warn);
+        assert_eq!(thp("always madvise [never]", true), Verdict::Ok, "gathered by hand");
+        assert_eq!(thp("nonsense", true), Verdict::Unknown);
         let shm = |text| {
             one("sys/kernel/mm/transparent_hugepage/shmem_enabled", text, transparent_shm).verdict
         };

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Probe { root, facts }  ->  run()  ->  [Check { verdict, found, why, remedy }]
-//!     |         \ what only a system call tells: room in /dev/shm, io_uring
+//!     |         \ what only a system call tells: room in /dev/shm, huge pages, io_uring
 //!     \ where /proc, /sys and /dev are read: `/`, or a made-up tree in a test
 //! ```
 //!
@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use crate::affinity::CpuList;
 use crate::error::OsError;
-use crate::mem::SegmentDir;
+use crate::mem::{Mapping, PageKind, PagePolicy, SegmentDir};
 use crate::raw::syscall;
 use crate::uring::{FeatureSet, Features, Uring, UringConfig, UringError};
 
@@ -124,6 +124,9 @@ pub struct Facts {
     pub segment_dir: PathBuf,
     /// The room in it, or why no file can be made there.
     pub segment_room: Result<Room, OsError>,
+    /// Whether private memory got a transparent huge page when it asked for one. The setting does not tell: kernels
+    /// since 6.1 gather one by hand whatever it says (`MADV_COLLAPSE` of madvise(2)), and fragmented memory has none.
+    pub transparent_page: bool,
     /// What a ring of io_uring has here, or why there is none.
     pub io_uring: Result<Features, UringError>,
 }
@@ -148,6 +151,7 @@ impl Facts {
         Self {
             segment_room: room(&directory),
             segment_dir: directory.path().to_path_buf(),
+            transparent_page: Mapping::anonymous(1, PagePolicy::Only(PageKind::Thp)).is_ok(),
             io_uring: Uring::open(&RING).map(|ring| ring.features().clone()),
         }
     }
