@@ -131,6 +131,59 @@ pub fn copy_out(from: &[Line], at: usize, to: &mut [u8]) -> bool {
     true
 }
 
+/// Hands the bytes of `parts`, one behind the other, to `put`, with the position of the first of each call: always a multiple of 8. What fills words
+/// of its own is handed on from where it lies; only where one part ends and the next begins within a word are bytes held back until that is full.
+pub fn pour(parts: impl Iterator<Item = impl AsRef<[u8]>>, mut put: impl FnMut(usize, &[u8])) {
+    let mut at = 0_usize;
+    let (mut word, mut held) = ([0; WORD_BYTES], 0_usize);
+    for part in parts {
+        let mut rest = part.as_ref();
+        if held > 0 {
+            let room = word.get_mut(held..).unwrap_or_default();
+            let (here, behind) = rest.split_at_checked(room.len()).unwrap_or((rest, &[]));
+            for (to, from) in room.iter_mut().zip(here) {
+                *to = *from;
+            }
+            held = held.wrapping_add(here.len());
+            if held < WORD_BYTES {
+                continue;
+            }
+            put(at, &word);
+            at = at.wrapping_add(WORD_BYTES);
+            rest = behind;
+        }
+        let whole = rest.len() & !(WORD_BYTES - 1);
+        let (words, over) = rest.split_at_checked(whole).unwrap_or((rest, &[]));
+        put(at, words);
+        at = at.wrapping_add(whole);
+        held = over.len();
+        word = partial_word(over).to_le_bytes();
+    }
+    put(at, word.get(..held).unwrap_or_default());
+}
+
+/// Copies from byte `at` on, wherever that is, where `copy` can from whole words on only. Returns whether it could.
+pub fn copy_from(at: usize, to: &mut [u8], mut copy: impl FnMut(usize, &mut [u8]) -> bool) -> bool {
+    let within = at & (WORD_BYTES - 1);
+    let start = at.wrapping_sub(within);
+    if within == 0 {
+        return copy(start, to);
+    }
+    let mut word = [0; WORD_BYTES];
+    if !copy(start, &mut word) {
+        return false;
+    }
+    let tail = word.get(within..).unwrap_or_default();
+    let (here, behind) = match to.split_at_mut_checked(tail.len()) {
+        Some(split) => split,
+        None => (to, &mut [][..]),
+    };
+    for (to, from) in here.iter_mut().zip(tail) {
+        *to = *from;
+    }
+    behind.is_empty() || copy(start.wrapping_add(WORD_BYTES), behind)
+}
+
 #[inline(always)]
 fn fits(lines: &[Line], at: usize, length: usize) -> bool {
     let room = lines.len().saturating_mul(LINE_BYTES);

@@ -15,6 +15,7 @@ mod node;
 mod ofi;
 mod rdma;
 mod rdma_datagrams;
+mod rdma_fabric;
 mod rdma_mlx5;
 mod rdma_stranger;
 mod rig;
@@ -43,10 +44,9 @@ pub mod unexpected;
 pub use node::{Got, Node};
 #[cfg(feature = "libfabric")]
 pub use ofi::{Ofi, OfiChoice, OfiEnd, OfiGround, run_on};
-pub use rdma::{
-    Host, HostedPort, Keys, Network, NetworkKind, Pair, Rdma, RdmaGround, RdmaRig, Simulated,
-};
+pub use rdma::{Host, HostedPort, Network, NetworkKind, RdmaGround, RdmaRig};
 pub use rdma_datagrams::{HostedDgram, RdmaDgram, RdmaDgramGround};
+pub use rdma_fabric::{Keys, Pair, Rdma, Simulated};
 pub use rdma_mlx5::{
     DeviceKeys, Devices, Mlx5, Mlx5Model, ModelCompletions, ModelPair, describe_completions,
     describe_pair,

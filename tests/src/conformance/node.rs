@@ -89,6 +89,10 @@ impl<'m, R: Rig> Node<'m, R> {
         let _busy = self.endpoint.turn(now, Budget::DEFAULT).is_busy();
         while let Some(mut completion) = self.endpoint.poll() {
             self.keep(&completion);
+            if completion.kind == Kind::Sent {
+                // Else the endpoint keeps them for whoever asks.
+                drop(self.endpoint.take_parts(&mut completion));
+            }
             self.parcels.borrow_mut().extend(completion.parcel.take());
         }
     }

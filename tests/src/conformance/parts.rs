@@ -121,7 +121,8 @@ pub fn parts_are_refused_whole<R: Rig>(world: &World<'_, R>) {
 
 /// Buffers of a line or a few, so that a message of some bytes needs several.
 fn small<'m, R: Rig>(world: &World<'m, R>, slot_bytes: usize) -> &'m LoanPool<'m> {
-    LoanPool::place(world.bump(), 160, slot_bytes).unwrap()
+    let count = u32::try_from((32 << 10) / slot_bytes).unwrap().min(160);
+    LoanPool::place(world.bump(), count, slot_bytes).unwrap()
 }
 
 fn empty<'m>(pool: &'m LoanPool<'m>, count: usize) -> Parts<'m> {
@@ -182,10 +183,16 @@ pub fn one_message_fills_several<R: Rig>(world: &World<'_, R>) {
     let most = usize::try_from(b.info().limits.sge_max).unwrap();
     let ways = if a.info().caps.has(Caps::GATHER) { 3 } else { 2 };
     let mut tried = 0;
-    for (slot_bytes, count) in [(64, 1), (64, 2), (64, most), (192, 3)] {
+    let longest = world.message_bytes_max();
+    // The last are for transports that cut long messages.
+    for (slot_bytes, count) in [(64, 1), (64, 2), (64, most), (192, 3), (longest / 64 * 16, 4)] {
+        if count > most {
+            continue;
+        }
         let (pool, all) = (small(world, slot_bytes), slot_bytes * count);
         let free = pool.free_count();
-        for length in [0, 1, 47, 48, 49, 64, 65, all - 1, all, all + 1, all + 99] {
+        let lengths = [0, 1, 47, 48, 49, 64, 65, all - 1, all, all + 1, all + 99];
+        for length in lengths.into_iter().filter(|&length| length <= longest) {
             tried += 1;
             let bytes = pattern(tried, length);
             let waits = length <= world.sizes().unexpected_bytes_max && tried % 2 == 0;

@@ -21,7 +21,8 @@ use spinwire_hostshim::mlx5::{
     Completions, CompletionsHandle, Mlx5Error, Pair, PairHandle, QueueConfig,
 };
 
-use super::rdma::{Host, KEYS, Network, NetworkKind, RdmaRig, slots};
+use super::rdma::{Host, Network, NetworkKind, RdmaRig};
+use super::rdma_fabric::{KEYS, slots};
 use crate::sim::nic::memory::Access as Rights;
 use crate::sim::nic::wqe::{Rules, Transport as Kind};
 use crate::sim::nic::{CqPlan, Fabric, Manner, QpPlan, Receives, Short, State};

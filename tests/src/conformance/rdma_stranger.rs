@@ -8,7 +8,8 @@ use spinwire_dataplane::raw::line::{self, Line};
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::verbs::{QueuePair, RecvRequest, Segment, SendRequest, Verb};
 
-use super::rdma::{PAIR, Pair, RdmaGround};
+use super::rdma::RdmaGround;
+use super::rdma_fabric::{PAIR, Pair};
 use crate::sim::fabric::{Fabric, SimQp};
 
 /// Somebody who has connected to a port and speaks as it likes.

@@ -11,8 +11,8 @@ use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name, WrId};
 use spinwire_dataplane::provider::rdma::RdmaDatagramsConfig;
 use spinwire_dataplane::provider::{
-    CancelError, Cqe, EndpointType, Event, Info, KeepsPosted, Provider, Published, RecvWr, Select,
-    SendWr, Source, Waiting,
+    CancelError, Cqe, EndpointType, Event, Info, KeepsPosted, Provider, Published, RecvPartsWr,
+    RecvWr, Select, SendPartsWr, SendWr, Source, Waiting,
 };
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
@@ -60,6 +60,12 @@ impl Provider for HostedDgram<'_> {
     }
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
         self.port.post_send(wr)
+    }
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        self.port.post_send_parts(wr)
+    }
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        self.port.post_recv_parts(wr)
     }
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
         self.port.post_recv(wr)

@@ -19,7 +19,8 @@ use spinwire_dataplane::provider::rdma::{
 };
 use spinwire_dataplane::provider::{
     CancelError, Cqe, EndpointType, Event, ExposeWr, Info, KeepsPosted, OneSidedWr, Provider,
-    Published, RecvWr, RemoteRegion, Select, SendWr, Sight, Source, Waiting,
+    Published, RecvPartsWr, RecvWr, RemoteRegion, Select, SendPartsWr, SendWr, Sight, Source,
+    Waiting,
 };
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::loan::LoanPool;
@@ -354,6 +355,12 @@ impl Provider for HostedPort<'_> {
     }
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
         self.rdma().post_send(wr)
+    }
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        self.rdma().post_send_parts(wr)
+    }
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        self.rdma().post_recv_parts(wr)
     }
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
         self.rdma().post_recv(wr)

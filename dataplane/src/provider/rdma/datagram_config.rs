@@ -118,7 +118,8 @@ impl RdmaDatagramsConfig {
     pub const fn info(&self) -> Info {
         let longest = to_usize(widen(self.message_bytes_max));
         let limits = Limits::copied(longest, self.peers_max, self.send_depth, &self.matching);
-        Info::of_type("rdma", EndpointType::Dgram, Caps::MATCHED, limits)
+        let caps = Caps::MATCHED.with(Caps::PARTS);
+        Info::of_type("rdma", EndpointType::Dgram, caps, limits.with_parts())
             .with_latency(LatencyClass::Device)
     }
 }

@@ -29,8 +29,8 @@ use crate::provider::queues::{Found, Queues};
 use crate::provider::udp::datagram::{self, Datagram};
 use crate::provider::udp::peers::Peers;
 use crate::provider::{
-    CancelError, Cqe, Event, Info, Payload, Provider, Published, RecvWr, Select, SendWr, Source,
-    Status, Waiting,
+    CancelError, Cqe, Event, Info, Payload, Provider, Published, RecvPartsWr, RecvWr, Select,
+    SendPartsWr, SendWr, Source, Status, Waiting,
 };
 use crate::raw::place::Bump;
 use crate::shm::lane::Envelope;
@@ -247,19 +247,44 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
         }
     }
 
-    fn stage(&self, to: Destination, bytes: &[u8], envelope: Envelope) -> Result<(), PostError> {
+    /// Stages a packet of `length` bytes, which `write` writes into a slot behind the header.
+    fn stage(
+        &self,
+        to: Destination,
+        (length, envelope): (usize, Envelope),
+        write: impl FnOnce(u32),
+    ) -> Result<(), PostError> {
         if let Some(fatal) = self.link.failed.get() {
             return Err(fatal.into());
         }
         self.link.has_room(1)?;
-        let header = datagram::header(bytes.len(), envelope)?;
+        let header = datagram::header(length, envelope)?;
         let slot = self.link.next_slot();
         self.slots.write(slot, 0, &header);
-        self.slots.write(slot, header.len(), bytes);
-        let length = short(header.len().saturating_add(bytes.len()));
+        write(slot);
+        let length = short(header.len().saturating_add(length));
         let segments = [self.slots.segment(slot, length)];
         let aim = (Verb::Send, Aim::Datagram(to));
         self.link.stage_send(0, aim, &segments, (Done::Nobody, true))
+    }
+
+    /// Whether there is a place for the completion of one more posted send.
+    const fn may_owe(&self) -> Result<(), Retry> {
+        if self.done.len() >= self.info.limits.send_depth { Err(Retry::CqFull) } else { Ok(()) }
+    }
+
+    /// A posted send is over: its bytes were copied. There is room for its completion.
+    fn completes(&self, wr_id: WrId) {
+        let pushed = self.done.push(wr_id);
+        debug_assert!(pushed.is_ok(), "room was checked");
+    }
+
+    /// Whether a receive may wait for messages of that source.
+    fn may_wait_for(&self, from: Source) -> Result<(), Misuse> {
+        match from {
+            Source::Only(addr) => self.peers.address_of(addr).map(|_address| ()),
+            Source::Any => Ok(()),
+        }
     }
 
     fn hear(&self) {
@@ -356,8 +381,12 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
                 if body < length {
                     landing.cut(body);
                 }
-                if let Some(bytes) = landing.place() {
-                    self.slots.read(arrived.slot, LEAD_BYTES, bytes);
+                match landing.place() {
+                    Some(bytes) => self.slots.read(arrived.slot, LEAD_BYTES, bytes),
+                    None => self.queues.matcher().scatter(&landing, (0, length), |from, to| {
+                        let at = LEAD_BYTES.saturating_add(from);
+                        self.slots.read_from(arrived.slot, at, to);
+                    }),
                 }
                 self.queues.land(&landing, &message, out);
             }
@@ -432,26 +461,41 @@ impl<Q: QueuePair, C: CompletionQueue> Provider for RdmaDatagrams<'_, Q, C> {
         if bytes.len() > self.info.limits.message_bytes_max {
             return Err(Misuse::TooLong.into());
         }
-        let envelope = Envelope { tag: wr.tag, immediate: wr.immediate };
+        let message = (bytes.len(), Envelope { tag: wr.tag, immediate: wr.immediate });
+        let write = |slot| self.slots.write(slot, DATAGRAM_HEADER_BYTES, bytes);
         if let Payload::Posted { wr_id, .. } = wr.payload {
-            if self.done.len() >= self.info.limits.send_depth {
-                return Err(Retry::CqFull.into());
-            }
-            self.stage(to, bytes, envelope)?;
-            let pushed = self.done.push(wr_id);
-            debug_assert!(pushed.is_ok(), "room was checked");
+            self.may_owe()?;
+            self.stage(to, message, write)?;
+            self.completes(wr_id);
         } else {
-            self.stage(to, bytes, envelope)?;
+            self.stage(to, message, write)?;
         }
         self.queues.count_staged();
         Ok(())
     }
 
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        let to = self.destination(wr.to)?;
+        let length = wr.checked_length(&self.info.limits)?;
+        self.may_owe()?;
+        let message = (length, Envelope { tag: wr.tag, immediate: wr.immediate });
+        self.stage(to, message, |slot| {
+            self.slots.gather((slot, DATAGRAM_HEADER_BYTES), wr.parts, (0, length));
+        })?;
+        self.completes(wr.wr_id);
+        self.queues.count_staged();
+        Ok(())
+    }
+
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
-        if let Source::Only(addr) = wr.from {
-            self.peers.address_of(addr)?;
-        }
+        self.may_wait_for(wr.from)?;
         self.queues.post(wr)
+    }
+
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        wr.check(&self.info.limits)?;
+        self.may_wait_for(wr.from)?;
+        self.queues.post_parts(wr)
     }
 
     fn ring_doorbell(&self) -> Published {

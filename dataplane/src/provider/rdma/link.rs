@@ -367,6 +367,13 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         }
     }
 
+    /// What is due to the other end.
+    #[inline]
+    pub(super) const fn grant(&self) -> Grant {
+        let (messages, control) = self.due.get();
+        Grant { messages, control }
+    }
+
     // Sends.
 
     /// Whether so many work requests of messages would be taken now.

@@ -98,6 +98,13 @@ impl<'m, K: Copy> Slots<'m, K> {
         let fits = line::copy_out(self.lines, start, bytes);
         debug_assert!(fits, "the memory holds all slots");
     }
+
+    /// Reads from a slot, from `at` on, wherever that is.
+    pub(super) fn read_from(&self, slot: u32, at: usize, bytes: &mut [u8]) {
+        let start = to_usize(self.offset(slot)).saturating_add(at);
+        let fits = line::copy_from(start, bytes, |at, to| line::copy_out(self.lines, at, to));
+        debug_assert!(fits, "the memory holds all slots");
+    }
 }
 
 /// So many bytes as a number of 32 bits; too many are as many as there can be.

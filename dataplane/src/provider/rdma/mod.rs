@@ -19,6 +19,7 @@
 //! | `out` | messages into pieces |
 //! | `hear` | completions, and what has come with them |
 //! | `read` | messages out of their slots into receives |
+//! | `parts` | messages of several parts, both ways |
 //! | `datagrams`, `datagram_config`, `source` | the port for datagrams (UD), how much it holds, and who has sent one |
 //! | `one_sided` | reads, writes and atomics on memory of peers; memory that peers are let into |
 //! | `peers`, `meet` | the address table; how connections begin and end |
@@ -64,6 +65,7 @@ mod meet;
 mod memory;
 mod one_sided;
 mod out;
+mod parts;
 mod peers;
 pub mod piece;
 mod port;
@@ -154,7 +156,8 @@ impl RdmaConfig {
         let longest = to_usize(widen(self.message_bytes_max));
         let send_depth = self.send_depth.next_power_of_two();
         let limits = PortLimits::copied(longest, self.peers_max, send_depth, &self.matching);
-        Info::of_type("rdma", endpoint_type, Caps::MATCHED, limits)
+        let caps = Caps::MATCHED.with(Caps::PARTS);
+        Info::of_type("rdma", endpoint_type, caps, limits.with_parts())
             .with_latency(LatencyClass::Device)
             .with_modes(Modes::REGISTRATION)
     }

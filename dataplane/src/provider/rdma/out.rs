@@ -7,7 +7,7 @@
 
 use super::link::{Aim, CONTROL_RECEIVES, Done, Link, Stage};
 use super::memory::short;
-use super::piece::{self, Content, Grant, HEADER_BYTES};
+use super::piece::{self, Content, HEADER_BYTES};
 use super::port::RdmaPort;
 use crate::error::{Misuse, PostError, Retry};
 use crate::provider::connect::Connects;
@@ -45,12 +45,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     ) -> Result<(), PostError> {
         let bytes = wr.payload.bytes();
         let length = short(bytes.len());
-        let pieces = pieces(length, link.piece_bytes.get());
-        let longest = link.greeting.get().map_or(0, |greeting| greeting.limits.message_bytes_max);
-        if length > longest || pieces > link.pieces_max() {
-            return Err(Misuse::TooLong.into());
-        }
-        link.accepts(pieces)?;
+        self.admit(link, length)?;
         let content = Content::Message {
             length,
             envelope: Envelope { tag: wr.tag, immediate: wr.immediate },
@@ -72,6 +67,18 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         Ok(())
     }
 
+    /// Whether a message of so many bytes would be taken now: its pieces, for all of which there is room.
+    #[inline]
+    pub(super) fn admit(&self, link: &Link<'m, Q>, length: u32) -> Result<u32, PostError> {
+        let pieces = pieces(length, link.piece_bytes.get());
+        let longest = link.greeting.get().map_or(0, |greeting| greeting.limits.message_bytes_max);
+        if length > longest || pieces > link.pieces_max() {
+            return Err(Misuse::TooLong.into());
+        }
+        link.accepts(pieces)?;
+        Ok(pieces)
+    }
+
     /// All pieces of a message, copied from `bytes` or gathered from `whole`. There is room for them.
     #[inline]
     fn send_pieces(
@@ -89,7 +96,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             let slot = link.next_slot();
             let mut start = 0;
             if let Some(content) = at_start {
-                let grant = grant(link);
+                let grant = link.grant();
                 self.slots.write(slot, 0, &piece::write(link.sequence_out.get(), content, grant));
                 start = HEADER_BYTES;
             }
@@ -139,7 +146,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     /// The queue pair does not take a piece. Where a part of the message was staged, the connection cannot go on. The device may gather
     /// what is staged from the buffer until the queue pair is destroyed: such a send counts as posted, and fails with the connection.
     #[cold]
-    fn refused(
+    pub(super) fn refused(
         &self,
         (at, link): (u32, &'m Link<'m, Q>),
         refused: PostError,
@@ -159,7 +166,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// A header was staged: its number is used, and the other end is told of what was due.
-    fn spend(&self, link: &Link<'m, Q>) {
+    pub(super) fn spend(&self, link: &Link<'m, Q>) {
         link.sequence_out.set(link.sequence_out.get().wrapping_add(1));
         link.due.set((0, 0));
         link.was_due.set(false);
@@ -183,7 +190,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         let is_goodbye = content == Content::Goodbye;
         // Nor is it where receives for control are given back: else two ends with one left each would wait for each other.
         let kept = if is_goodbye || link.due.get().1 > 0 { 0 } else { 1 };
-        let header = piece::write(link.sequence_out.get(), content, grant(link));
+        let header = piece::write(link.sequence_out.get(), content, link.grant());
         self.say_bytes((at, link), &header, (kept, is_goodbye))?;
         self.spend(link);
         Ok(())
@@ -253,13 +260,6 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         }
         lost
     }
-}
-
-/// What is due to the other end of a link.
-#[inline]
-const fn grant<Q>(link: &Link<'_, Q>) -> Grant {
-    let (messages, control) = link.due.get();
-    Grant { messages, control }
 }
 
 const _: () =

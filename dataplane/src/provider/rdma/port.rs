@@ -19,7 +19,8 @@ use crate::provider::queues::Queues;
 use crate::provider::tcp::frame::{FrameFault, Greeting};
 use crate::provider::{
     CancelError, Caps, Cqe, EndpointType, Event, ExposeWr, Info, OneSidedWr, Payload, Provider,
-    Published, RecvWr, RemoteRegion, Select, SendWr, Sight, Source, Status, Waiting,
+    Published, RecvPartsWr, RecvWr, RemoteRegion, Select, SendPartsWr, SendWr, Sight, Source,
+    Status, Waiting,
 };
 use crate::raw::place::Bump;
 use crate::raw::region::Registrar;
@@ -254,6 +255,17 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         if owed >= self.info.limits.send_depth { Err(Retry::CqFull) } else { Ok(()) }
     }
 
+    /// Whether a receive may wait for messages of that source.
+    #[inline]
+    fn may_wait_for(&self, from: Source, select: Select) -> Result<(), PostError> {
+        match from {
+            Source::Only(addr) if self.peers.find(addr).map_or(true, |row| row.state.is_lost()) => {
+                self.ask_the_gone(addr, select)
+            }
+            Source::Only(_) | Source::Any => Ok(()),
+        }
+    }
+
     /// Whether a poll would find anything to do besides messages that have come.
     #[inline]
     pub(super) const fn owes_work(&self) -> bool {
@@ -333,6 +345,16 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
         Ok(())
     }
 
+    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
+        let row = self.peers.find(wr.to)?;
+        let length = wr.checked_length(&self.info.limits)?;
+        let link = self.make_ready(wr.to.slot(), row)?;
+        self.may_owe()?;
+        self.stage_parts(link, wr, length)?;
+        self.queues.count_staged();
+        Ok(())
+    }
+
     fn post_one_sided(&self, wr: &OneSidedWr) -> Result<(), PostError> {
         self.ask(wr)
     }
@@ -347,12 +369,14 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
 
     #[inline]
     fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
-        if let Source::Only(addr) = wr.from
-            && self.peers.find(addr).map_or(true, |row| row.state.is_lost())
-        {
-            self.ask_the_gone(addr, wr.select)?;
-        }
+        self.may_wait_for(wr.from, wr.select)?;
         self.queues.post(wr)
+    }
+
+    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
+        wr.check(&self.info.limits)?;
+        self.may_wait_for(wr.from, wr.select)?;
+        self.queues.post_parts(wr)
     }
 
     #[inline]

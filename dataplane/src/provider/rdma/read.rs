@@ -88,8 +88,10 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         let (piece, message) = self.front(link)?;
         match self.queues.matcher().judge(&message) {
             Verdict::Deliver(mut landing) => {
-                if let Some(bytes) = landing.place() {
-                    self.copy_front(link, piece, bytes);
+                match landing.place() {
+                    Some(bytes) => self.copy_front(link, piece, bytes),
+                    // Copies, so that neither need lie in memory for the other messages.
+                    None => self.scatter(link, piece, (landing, message)),
                 }
                 self.drop_front((at, link), piece);
                 if self.front(link).is_none() {
@@ -125,8 +127,9 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             };
             match self.queues.find_receive(&message, out) {
                 Found::Receive(mut landing) => {
-                    if let Some(bytes) = landing.place() {
-                        self.copy_front(link, piece, bytes);
+                    match landing.place() {
+                        Some(bytes) => self.copy_front(link, piece, bytes),
+                        None => self.scatter(link, piece, (landing, message)),
                     }
                     self.drop_front((at, link), piece);
                     self.queues.land(&landing, &message, out);

@@ -5,8 +5,7 @@
 //!   words    | a a a b b b b b | b b b b b b c . |            a word that parts share is put together before it is written
 //! ```
 //!
-//! Shared memory is words. Whatever of a part fills words of its own is copied to where it belongs, from wherever it lies; only where one part
-//! ends and the next begins within a word are bytes held back until that is full.
+//! Shared memory is words: [`line::pour`] puts together those that parts share.
 
 use super::tx::{Staged, write_cell, write_spill, write_words};
 use super::{Arrival, Envelope, LaneRx, LaneTx, PAYLOAD_WORD, Place, read_spill, spill_index};
@@ -56,32 +55,7 @@ struct Sink<'a> {
 
 impl Sink<'_> {
     fn pour(&self, parts: impl Iterator<Item = impl AsRef<[u8]>>) {
-        let mut at = 0_usize;
-        let (mut word, mut held) = ([0; WORD_BYTES], 0_usize);
-        for part in parts {
-            let mut rest = part.as_ref();
-            if held > 0 {
-                let room = word.get_mut(held..).unwrap_or_default();
-                let (here, behind) = rest.split_at_checked(room.len()).unwrap_or((rest, &[]));
-                for (to, from) in room.iter_mut().zip(here) {
-                    *to = *from;
-                }
-                held = held.wrapping_add(here.len());
-                if held < WORD_BYTES {
-                    continue;
-                }
-                self.put(at, &word);
-                at = at.wrapping_add(WORD_BYTES);
-                rest = behind;
-            }
-            let whole = rest.len() & !(WORD_BYTES - 1);
-            let (words, over) = rest.split_at_checked(whole).unwrap_or((rest, &[]));
-            self.put(at, words);
-            at = at.wrapping_add(whole);
-            held = over.len();
-            word = line::partial_word(over).to_le_bytes();
-        }
-        self.put(at, word.get(..held).unwrap_or_default());
+        line::pour(parts, |at, bytes| self.put(at, bytes));
     }
 
     /// Writes bytes from position `at` of the message on, a multiple of 8.
@@ -127,29 +101,9 @@ impl LaneRx<'_> {
 }
 
 /// Copies from byte `at` on, where `copy` can from whole words on only.
-fn copy_from(at: usize, to: &mut [u8], copy: impl Fn(usize, &mut [u8]) -> bool) {
-    let within = at & (WORD_BYTES - 1);
-    let start = at.wrapping_sub(within);
-    if within == 0 {
-        let copied = copy(start, to);
-        debug_assert!(copied, "it lies in the lane");
-        return;
-    }
-    let mut word = [0; WORD_BYTES];
-    let copied = copy(start, &mut word);
+fn copy_from(at: usize, to: &mut [u8], copy: impl FnMut(usize, &mut [u8]) -> bool) {
+    let copied = line::copy_from(at, to, copy);
     debug_assert!(copied, "it lies in the lane");
-    let tail = word.get(within..).unwrap_or_default();
-    let (here, behind) = match to.split_at_mut_checked(tail.len()) {
-        Some(split) => split,
-        None => (to, &mut [][..]),
-    };
-    for (to, from) in here.iter_mut().zip(tail) {
-        *to = *from;
-    }
-    if !behind.is_empty() {
-        let copied = copy(start.wrapping_add(WORD_BYTES), behind);
-        debug_assert!(copied, "it lies in the lane");
-    }
 }
 
 #[cfg(all(test, not(loom)))]
