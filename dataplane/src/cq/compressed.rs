@@ -9,6 +9,14 @@
 //! lap ago, and would look valid in the next one. So each is set to invalid here when it is taken. In an enhanced queue an entry is
 //! ours where its signature is the count of laps, which an old one does not have; nothing is written.
 //!
+//! Each completion has an entry of its own, whether the device has written to that or not. So what is compressed can be written out where it
+//! lies, as is done where some of it has to be told from the rest ([`discard`](super::discard)):
+//!
+//! ```text
+//!   basic      title of 10 | 0..7 | nothing ..  | 8, 9 | nothing      -->   0 | 1 | 2 | .. | 9         an array is copied before
+//!   enhanced   plain | 0..2 | nothing | nothing                       -->   plain | 0 | 1 | 2          its entry is written
+//! ```
+//!
 //! Invariants: a title is copied before its entry is freed; a title or array that cannot be is [`Odd`](super::Odd) and takes one
 //! entry; `left` counts down, so every title ends.
 
@@ -66,6 +74,12 @@ impl Session {
         self.has_title.set(true);
     }
 
+    /// What comes in short form next has this one as its title.
+    fn follow(&self, line: &Line, tail: Tail) {
+        self.set_title(line);
+        self.wqe_counter.set(tail.wqe_counter.wrapping_add(1));
+    }
+
     const fn title(&self) -> Tail {
         let [.., last] = &self.short.title;
         Tail::unpack(last.get())
@@ -76,10 +90,21 @@ impl Session {
         self.left.set(count);
     }
 
-    fn next_counter(&self) -> u16 {
-        let counter = self.wqe_counter.get();
-        self.wqe_counter.set(counter.wrapping_add(1));
-        counter
+    /// The next short one, whose entry is `line`. In a basic queue it is that of the next array, too, where there is one.
+    fn mini_in(&self, line: &Line) -> u64 {
+        let taken = to_usize(widen(self.taken.get()));
+        let within = taken & (MINIS_BASIC - 1);
+        if taken > 0 && within == 0 {
+            copy(line, &self.minis);
+        }
+        self.minis.get(within).map_or(0, Cell::get)
+    }
+
+    /// It was taken.
+    fn advance(&self) {
+        self.wqe_counter.set(self.wqe_counter.get().wrapping_add(1));
+        self.taken.set(self.taken.get().wrapping_add(1));
+        self.left.set(self.left.get().wrapping_sub(1));
     }
 }
 
@@ -115,8 +140,7 @@ impl<B: Bus> Cq<'_, B> {
             return Some(Cqe::Odd(odd(tail)));
         }
         if matches!(self.compression, Compression::Enhanced(_)) {
-            self.session.set_title(line);
-            self.session.wqe_counter.set(tail.wqe_counter.wrapping_add(1));
+            self.session.follow(line, tail);
         }
         Some(decode(Done { tail: tail.pack(), body: Body::Entry(line), before: None }))
     }
@@ -156,20 +180,18 @@ impl<B: Bus> Cq<'_, B> {
 
     fn next_short(&self) -> Option<Cqe<'_>> {
         let session = &self.session;
-        let (ci, taken) = (self.ci.get(), session.taken.get());
+        let ci = self.ci.get();
+        let line = self.ring().slot(ci)?;
+        let mini = session.mini_in(line);
         if let Compression::Basic(_) = self.compression {
-            let line = self.ring().slot(ci)?;
-            let within = to_usize(widen(taken)).checked_rem(MINIS_BASIC)?;
-            if taken > 0 && within == 0 {
-                copy(line, &session.minis);
-            }
             self.invalidate(ci, line);
         }
-        let mini = session.minis.get(to_usize(widen(taken)) & (MINIS_BASIC - 1))?.get();
+        let (tail, info) = self.expand(mini, session.wqe_counter.get());
         self.ci.set(ci.wrapping_add(1));
-        session.taken.set(taken.wrapping_add(1));
-        session.left.set(session.left.get().wrapping_sub(1));
-        Some(self.expand(mini))
+        session.advance();
+        session.short.bytes.set(halves(mini).1);
+        session.short.info.set(info);
+        Some(decode(Done { tail: tail.pack(), body: Body::Short(&session.short), before: None }))
     }
 
     /// An entry that the device may not have written looks, in the next lap, as if it had, were it not for this.
@@ -180,37 +202,99 @@ impl<B: Bus> Cq<'_, B> {
         last.store(Tail { op_own, ..tail }.pack(), Ordering::Relaxed);
     }
 
-    fn expand(&self, mini: u64) -> Cqe<'_> {
-        let session = &self.session;
-        let (info, bytes) = halves(mini);
-        let mut tail = session.title();
+    /// What a short one says in the last word of a whole one, and what there is no room for in that. `counter` where it names none itself.
+    const fn expand(&self, mini: u64, counter: u16) -> (Tail, Option<ShortInfo>) {
+        let (info, _bytes) = halves(mini);
+        let mut tail = self.session.title();
         tail.op_own &= !FORMAT;
         let [a, b, opcode, d] = info.to_be_bytes();
+        if tail.opcode() == cqe_op::REQ {
+            tail.wqe_counter = u16::from_be_bytes([a, b]);
+            tail.wqe_opcode = opcode;
+            return (tail, None);
+        }
+        tail.wqe_counter = counter;
         let info = match self.compression {
-            _ if tail.opcode() == cqe_op::REQ => {
-                tail.wqe_counter = u16::from_be_bytes([a, b]);
-                tail.wqe_opcode = opcode;
-                None
-            }
             Compression::Basic(MiniFormat::ChecksumStride)
             | Compression::Enhanced(MiniFormat::ChecksumStride) => {
                 tail.wqe_counter = u16::from_be_bytes([opcode, d]);
-                Some(ShortInfo::Checksum(u16::from_be_bytes([a, b])))
+                ShortInfo::Checksum(u16::from_be_bytes([a, b]))
             }
             Compression::Basic(MiniFormat::Checksum)
             | Compression::Enhanced(MiniFormat::Checksum) => {
-                tail.wqe_counter = session.next_counter();
-                Some(ShortInfo::Checksum(u16::from_be_bytes([a, b])))
+                ShortInfo::Checksum(u16::from_be_bytes([a, b]))
             }
             Compression::Off
             | Compression::Basic(MiniFormat::Hash)
-            | Compression::Enhanced(MiniFormat::Hash) => {
-                tail.wqe_counter = session.next_counter();
-                Some(ShortInfo::Hash(info))
-            }
+            | Compression::Enhanced(MiniFormat::Hash) => ShortInfo::Hash(info),
         };
-        session.short.bytes.set(bytes);
-        session.short.info.set(info);
-        decode(Done { tail: tail.pack(), body: Body::Short(&session.short), before: None })
+        (tail, Some(info))
+    }
+
+    /// Writes out all that is there in short form. The index behind the last one that the device has written.
+    #[cold]
+    pub(super) fn write_out(&self) -> u32 {
+        let (session, first) = (&self.session, self.ci.get());
+        let mut at = first;
+        if session.left.get() > 0 {
+            at = self.write_out_rest(at);
+        }
+        while at.wrapping_sub(first) < self.entries() {
+            let Some(line) = self.ring().slot(at).filter(|line| self.is_ours(tail(line), at))
+            else {
+                break;
+            };
+            self.wait_for_device();
+            let tail = tail(line);
+            if is_compressed(tail) && self.begin_short(at, line, tail).is_some() {
+                let end = at.wrapping_sub(first).saturating_add(session.left.get());
+                if end > self.entries() {
+                    // It would stand for entries that were not free, and is left to be taken, one by one.
+                    session.begin(0);
+                    break;
+                }
+                at = self.write_out_rest(at);
+                continue;
+            }
+            if !is_compressed(tail) && matches!(self.compression, Compression::Enhanced(_)) {
+                session.follow(line, tail);
+            }
+            at = at.wrapping_add(1);
+        }
+        at
+    }
+
+    /// Writes out what is left of the session whose next entry has index `at`, and ends it. The index behind it.
+    fn write_out_rest(&self, mut at: u32) -> u32 {
+        let session = &self.session;
+        while session.left.get() > 0 {
+            if let Some(line) = self.ring().slot(at) {
+                let mini = session.mini_in(line);
+                self.write_one(line, self.expand(mini, session.wqe_counter.get()).0, mini, at);
+            }
+            session.advance();
+            at = at.wrapping_add(1);
+        }
+        at
+    }
+
+    /// Makes a whole one of a short one, in the entry of index `at`.
+    fn write_one(&self, line: &Line, tail: Tail, mini: u64, at: u32) {
+        for (word, from) in line.words().iter().zip(&self.session.short.title) {
+            word.store(from.get(), Ordering::Relaxed);
+        }
+        let [.., bytes, _, last] = line.words();
+        let [a, b, c, d, ..] = bytes.load(Ordering::Relaxed).to_le_bytes();
+        let [.., e, f, g, h] = mini.to_le_bytes();
+        bytes.store(u64::from_le_bytes([a, b, c, d, e, f, g, h]), Ordering::Relaxed);
+        last.store(self.valid_at(tail, at).pack(), Ordering::Relaxed);
+    }
+
+    /// As the last word of the entry of index `at` has to be in this lap.
+    pub(super) const fn valid_at(&self, tail: Tail, at: u32) -> Tail {
+        let lap = self.ring().lap(at);
+        let signature =
+            if let Compression::Enhanced(_) = self.compression { lap } else { tail.signature };
+        Tail { op_own: tail.op_own & !OWNER | lap & OWNER, signature, ..tail }
     }
 }

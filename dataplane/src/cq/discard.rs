@@ -7,49 +7,51 @@
 //! ```
 //!
 //! A queue pair that begins anew has the same number as before, and its work requests are counted from 0 again: completions of its
-//! former life that nobody has polled would end new ones. The order of work is that of rdma-core (`mlx5_cq_clean`).
+//! former life that nobody has polled would end new ones. The order of work is that of rdma-core (`mlx5_cq_clean`), which knows nothing of
+//! compressed queues. In those, all that is there is written out first, so that each completion is an entry, and then taken out like any other.
 //!
 //! Invariant: the device has written all entries that are looked at, and writes none of them before the record says that it may.
 
-use super::entry::{Body, Cqe, Done, decode, load};
+use super::entry::{Body, Cqe, Done, decode, is_compressed, load};
 use super::queue::{Cq, Next, Turn, tail};
 use super::{Compression, entry};
-use crate::error::{Misuse, PostError, Retry};
+use crate::error::{PostError, Retry};
 use crate::raw::line::Line;
 use crate::raw::mmio::Bus;
 use crate::sync::Ordering;
-use spinwire_layouts::mlx5::cqe::{OWNER, Tail};
 
 impl<B: Bus> Cq<'_, B> {
     /// Takes out the completions of the queue pair `qpn` that wait here, and hands them to `each`: those of a shared receive queue still name
     /// receives to give back. Says how many there were.
     ///
-    /// After the queue pair was put into the reset state, which ends its completions, and before its queues restart.
+    /// After the queue pair was put into the reset state, which ends its completions, and before its queues restart. Of a compressed queue, what
+    /// waited here in short form, whosever it is, has no [`short_info`](super::Received::short_info) afterwards.
     ///
     /// # Errors
-    /// [`Misuse::Unsupported`] of a compressed queue, in which they cannot be told apart without being taken: there, poll until it is empty after
-    /// the reset, while the trackers are flushed, so that nothing is ended by them. [`Retry::WouldBlock`] within a poll. Nothing was changed.
+    /// [`Retry::WouldBlock`] within a poll. Nothing was changed.
     pub fn discard(&self, qpn: u32, mut each: impl FnMut(Cqe<'_>)) -> Result<u32, PostError> {
-        if self.compression != Compression::Off {
-            return Err(Misuse::Unsupported.into());
-        }
         let next = self.turn.replace(Next::Nothing);
         if next == Next::Nothing {
             return Err(Retry::WouldBlock.into());
         }
         let _turn = Turn(&self.turn, next);
         let first = self.ci.get();
-        let after = first.wrapping_add(self.ring().ready(first, self.entries()));
-        self.wait_for_device();
+        let after = if next == Next::Compressed {
+            self.write_out()
+        } else {
+            let ready = self.ring().ready(first, self.entries());
+            self.wait_for_device();
+            first.wrapping_add(ready)
+        };
         for at in indices(first, after) {
-            if let Some(line) = self.ring().slot(at).filter(|line| tail(line).qpn == qpn) {
+            if let Some(line) = self.ring().slot(at).filter(|line| self.is_of(line, qpn)) {
                 let (body, before) = (Body::Entry(line), self.ring().before(at));
                 each(decode(Done { tail: load(line, 7), body, before }));
             }
         }
         let mut to = after;
         for at in indices(first, after).rev() {
-            if self.ring().slot(at).is_some_and(|line| tail(line).qpn != qpn) {
+            if self.ring().slot(at).is_some_and(|line| !self.is_of(line, qpn)) {
                 to = to.wrapping_sub(1);
                 if to != at {
                     self.transfer(at, to);
@@ -65,6 +67,12 @@ impl<B: Bus> Cq<'_, B> {
         Ok(discarded)
     }
 
+    /// Whether that queue pair is named. What is still in short form makes no sense, and may have anything in place of a number.
+    fn is_of(&self, line: &Line, qpn: u32) -> bool {
+        let tail = tail(line);
+        tail.qpn == qpn && (self.compression == Compression::Off || !is_compressed(tail))
+    }
+
     /// Copies the entry of index `from` to that of `to`, where it is valid in the lap of that one.
     fn transfer(&self, from: u32, to: u32) {
         if let Some((source, target)) = self.ring().before(from).zip(self.ring().before(to)) {
@@ -73,9 +81,8 @@ impl<B: Bus> Cq<'_, B> {
         if let Some((source, target)) = self.ring().slot(from).zip(self.ring().slot(to)) {
             copy(source, target);
             let tail = tail(source);
-            let op_own = tail.op_own & !OWNER | self.ring().lap(to) & OWNER;
             let [.., last] = target.words();
-            last.store(Tail { op_own, ..tail }.pack(), Ordering::Relaxed);
+            last.store(self.valid_at(tail, to).pack(), Ordering::Relaxed);
         }
     }
 }

@@ -19,35 +19,37 @@ struct Seen {
     info: Option<ShortInfo>,
 }
 
+fn seen(cqe: &Cqe<'_>) -> Seen {
+    match cqe {
+        Cqe::Sent(cqe) => Seen {
+            opcode: REQ,
+            qpn: cqe.qpn(),
+            counter: cqe.wqe_counter(),
+            more: u32::from(cqe.opcode()),
+            info: None,
+        },
+        Cqe::Received(cqe) => Seen {
+            opcode: RESP_SEND,
+            qpn: cqe.qpn(),
+            counter: cqe.wqe_counter(),
+            more: cqe.bytes(),
+            info: cqe.short_info(),
+        },
+        Cqe::Failed(failure) => Seen {
+            opcode: REQ_ERR,
+            qpn: failure.qpn,
+            counter: failure.wqe_counter,
+            more: u32::from(failure.syndrome.0),
+            info: None,
+        },
+        Cqe::Odd(odd) => panic!("{odd:?}"),
+    }
+}
+
 fn poll(cq: &Cq<'_, Device>, budget: u32) -> Vec<Seen> {
-    let mut seen = Vec::new();
-    cq.poll(budget, |cqe| {
-        seen.push(match cqe {
-            Cqe::Sent(cqe) => Seen {
-                opcode: REQ,
-                qpn: cqe.qpn(),
-                counter: cqe.wqe_counter(),
-                more: u32::from(cqe.opcode()),
-                info: None,
-            },
-            Cqe::Received(cqe) => Seen {
-                opcode: RESP_SEND,
-                qpn: cqe.qpn(),
-                counter: cqe.wqe_counter(),
-                more: cqe.bytes(),
-                info: cqe.short_info(),
-            },
-            Cqe::Failed(failure) => Seen {
-                opcode: REQ_ERR,
-                qpn: failure.qpn,
-                counter: failure.wqe_counter,
-                more: u32::from(failure.syndrome.0),
-                info: None,
-            },
-            Cqe::Odd(odd) => panic!("{odd:?}"),
-        });
-    });
-    seen
+    let mut all = Vec::new();
+    cq.poll(budget, |cqe| all.push(seen(&cqe)));
+    all
 }
 
 /// A device that compresses, and what it has said.
@@ -57,13 +59,14 @@ struct Sender<'r> {
     format: MiniFormat,
     receives: u16,
     sends: u16,
+    qpn_mask: u8,
     expected: VecDeque<Seen>,
 }
 
 impl Sender<'_> {
     fn fields(&mut self, opcode: u8) -> (Fields, Seen) {
         let random = self.rng.word().to_le_bytes();
-        let qpn = u32::from(random[0]);
+        let qpn = u32::from(random[0] & self.qpn_mask);
         let mut fields = Fields { opcode, qpn, ..Fields::default() };
         let more = match opcode {
             RESP_SEND => {
@@ -130,7 +133,7 @@ impl Sender<'_> {
     /// A title and its arrays, over `count` entries.
     fn basic(&mut self, opcode: u8, count: usize) {
         let start = self.ring.pi.get();
-        let qpn = self.rng.word().to_le_bytes()[0].into();
+        let qpn = u32::from(self.rng.word().to_le_bytes()[0] & self.qpn_mask);
         let counter = self.receives;
         let minis: Vec<_> = (0..count).map(|_| self.mini(opcode, qpn)).collect();
         for (number, array) in minis.chunks(8).enumerate() {
@@ -160,6 +163,24 @@ impl Sender<'_> {
         self.ring.pi.set(start + count);
     }
 
+    /// Takes out what one queue pair has there, or one that has nothing. Its number, and how many they were.
+    fn discard(&mut self, cq: &Cq<'_, Device>) -> (u32, usize) {
+        let waiting = self.expected.len();
+        let qpn = match self.expected.get(self.rng.index(waiting + 1)) {
+            Some(seen) => seen.qpn,
+            None => 0x1234,
+        };
+        // Nothing of what waits keeps what there is in short forms only.
+        let all = self.expected.drain(..).map(|seen| Seen { info: None, ..seen });
+        let (gone, left): (VecDeque<_>, VecDeque<_>) = all.partition(|seen| seen.qpn == qpn);
+        self.expected = left;
+        let mut taken = VecDeque::new();
+        let count = cq.discard(qpn, |cqe| taken.push_back(seen(&cqe))).unwrap();
+        assert_eq!((usize::try_from(count).unwrap(), &taken), (gone.len(), &gone));
+        assert_eq!(self.ring.told(), cq.ci());
+        (qpn, gone.len())
+    }
+
     fn take(&mut self, cq: &Cq<'_, Device>) {
         let budget = self.rng.between(1, 30);
         let seen = poll(cq, u32::try_from(budget).unwrap());
@@ -177,7 +198,7 @@ const FORMATS: [MiniFormat; 3] =
 const fn sender(ring: &Ring, format: MiniFormat, seed: u64) -> Sender<'_> {
     let (receives, sends) = (0xffe0, 0xfff0);
     let expected = VecDeque::new();
-    Sender { ring, rng: Rng::new(seed), format, receives, sends, expected }
+    Sender { ring, rng: Rng::new(seed), format, receives, sends, qpn_mask: 0xff, expected }
 }
 
 #[test]
@@ -203,6 +224,85 @@ fn titles_and_arrays_come_to_what_was_compressed() {
         }
         assert_eq!(poll(&cq, 9), [], "what the device never wrote is no completion");
     }
+}
+
+#[test]
+fn what_a_queue_pair_leaves_in_titles_and_arrays_is_taken_out_and_the_rest_stays() {
+    let mut discarded = 0;
+    for (seed, (format, entries)) in
+        (0..).zip(FORMATS.into_iter().flat_map(|format| [(format, 64), (format, 8), (format, 32)]))
+    {
+        let ring = Ring::new(entries, 64);
+        let cq = ring.cq(Compression::Basic(format));
+        let mut device = Sender { qpn_mask: 3, ..sender(&ring, format, 100 + seed) };
+        for _ in 0..1500 {
+            for _ in 0..device.rng.index(4) {
+                let opcode = if device.rng.chance(60) { RESP_SEND } else { REQ };
+                let (room, count) = (ring.room(), device.rng.between(2, 27));
+                match device.rng.index(3) {
+                    0 | 1 if count <= room => device.basic(opcode, count),
+                    2 if room > 0 => device.plain(REQ_ERR, None),
+                    _ if room > 0 => device.plain(opcode, None),
+                    _ => {}
+                }
+            }
+            if device.rng.chance(40) {
+                discarded += device.discard(&cq).1;
+            }
+            if device.rng.chance(70) {
+                device.take(&cq);
+            }
+        }
+        while !device.expected.is_empty() {
+            device.take(&cq);
+        }
+        assert_eq!(poll(&cq, 9), [], "what the device never wrote is no completion");
+    }
+    assert!(discarded > 5000, "{discarded}");
+}
+
+#[test]
+fn what_a_queue_pair_leaves_in_arrays_behind_plain_ones_is_taken_out_and_the_rest_stays() {
+    let mut discarded = 0;
+    for (seed, (format, entries)) in
+        (0..).zip(FORMATS.into_iter().flat_map(|format| [(format, 64), (format, 8)]))
+    {
+        let ring = Ring::new(entries, 64);
+        let cq = ring.cq(Compression::Enhanced(format));
+        let mut device = Sender { qpn_mask: 3, ..sender(&ring, format, 200 + seed) };
+        let mut title = None;
+        for _ in 0..2000 {
+            for _ in 0..device.rng.index(4) {
+                let (room, count) = (ring.room(), device.rng.between(1, 7));
+                let lap = Some(ring.lap(ring.pi.get()));
+                match title {
+                    Some((opcode, qpn)) if device.rng.chance(60) && count <= room => {
+                        device.enhanced(opcode, qpn, count);
+                    }
+                    _ if room > 0 => {
+                        let opcode = if device.rng.chance(60) { RESP_SEND } else { REQ };
+                        device.plain(opcode, lap);
+                        title = device.expected.back().map(|seen| (opcode, seen.qpn));
+                    }
+                    _ => {}
+                }
+            }
+            if device.rng.chance(40) {
+                let (qpn, count) = device.discard(&cq);
+                discarded += count;
+                // A queue pair that was reset completes nothing more.
+                title = title.filter(|(_, of)| *of != qpn);
+            }
+            if device.rng.chance(70) {
+                device.take(&cq);
+            }
+        }
+        while !device.expected.is_empty() {
+            device.take(&cq);
+        }
+        assert_eq!(poll(&cq, 9), []);
+    }
+    assert!(discarded > 5000, "{discarded}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use spinwire_dataplane::wqe::{
 use spinwire_tests::rng::{Rng, pattern};
 use spinwire_tests::sim::nic::bytes::{read_ring, write_lines};
 use spinwire_tests::sim::nic::wqe::Transport as Kind;
-use spinwire_tests::sim::nic::{Fabric, Flush, Manner};
+use spinwire_tests::sim::nic::{Counters, Fabric, Flush, Manner, Short};
 
 use super::{
     End, Ground, KEY, Plan, QPN, RECEIVES, SLOT, SLOTS, address, connected, device_plan, settle,
@@ -28,12 +28,20 @@ use super::{
 };
 
 fn plans() -> impl Iterator<Item = Plan> {
+    const SHORT: [Short; 5] = [
+        Short::Never,
+        Short::Basic(Counters::Counted),
+        Short::Basic(Counters::Told),
+        Short::Enhanced(Counters::Counted),
+        Short::Enhanced(Counters::Told),
+    ];
     (1..=12_u64).map(|seed| Plan {
         seed,
         inline: [0, 28, 220][usize::try_from(seed % 3).unwrap()],
         straddle: if seed % 4 == 0 { Straddle::Wrap } else { Straddle::Fill },
         scatter: seed % 5 < 2,
         flush: if seed % 2 == 0 { Flush::Every } else { Flush::Signaled },
+        compress: SHORT[usize::try_from(seed % 5).unwrap()],
         bad_percent: 0,
         unsignaled_percent: [0, 50, 95, 100][usize::try_from(seed / 3).unwrap() % 4],
         unheard_max: SLOTS - 4,
@@ -137,6 +145,7 @@ const QUIET: Plan = Plan {
     straddle: Straddle::Fill,
     scatter: false,
     flush: Flush::Every,
+    compress: Short::Never,
     bad_percent: 0,
     unsignaled_percent: 0,
     unheard_max: 0,

@@ -7,7 +7,6 @@ use core::mem::MaybeUninit;
 use std::collections::VecDeque;
 
 use heapless::VecView;
-use spinwire_dataplane::cq::{Compression, Cq, CqMemory, EntryBytes};
 use spinwire_dataplane::error::{Fatal, Misuse, PostError, Retry};
 use spinwire_dataplane::id::WrId;
 use spinwire_dataplane::provider::mlx5::{Completions, Pair, PairConfig};
@@ -30,6 +29,7 @@ use spinwire_tests::sim::nic::wqe::{Rules, Transport as Kind};
 use spinwire_tests::sim::nic::{CqPlan, Fabric, Flush, Manner, QpPlan, Receives, Short, lines};
 
 use crate::driven::node::region;
+use crate::driven::reader::open;
 
 const DOMAIN: u32 = 4;
 const KEY: [u32; 2] = [0x5100, 0x5200];
@@ -112,6 +112,7 @@ struct Plan {
     straddle: Straddle,
     scatter: bool,
     flush: Flush,
+    compress: Short,
     bad_percent: u64,
     unsignaled_percent: u64,
     /// So many in a row at most that ask for no completion: with few the queue needs none of its own, by which they end unheard.
@@ -175,11 +176,9 @@ impl<'m> End<'m> {
     ) -> Self {
         let data = &ground.data;
         fabric.nodes[node].keys.lines((KEY[node], DOMAIN), address(data), data, Access::ALL);
-        let (ring, record) = (&ground.cq, &ground.cq_record);
-        let memory =
-            CqMemory { lines: ring, entry_bytes: EntryBytes::B64, record, register: None, cqn: 0 };
-        let cq = Cq::new(memory, Compression::Off, Device).unwrap();
-        fabric.cq(node, CqPlan { number: 0, ring, cqe_bytes: 64, record, compress: Short::Never });
+        let (ring, record, compress) = (&ground.cq, &ground.cq_record, plan.compress);
+        let cq = open(ring, record, (false, compress));
+        fabric.cq(node, CqPlan { number: 0, ring, cqe_bytes: 64, record, compress });
         fabric.qp(node, device_plan(node, ground, plan, kind));
         let pair = &*bump.value(qp(bump, node, ground, plan, kind)).unwrap();
         let cq = Completions::place(bump, cq, 1).unwrap();
