@@ -107,10 +107,7 @@ fn of_port(transport: Transport, port: Port, hints: &Hints) -> Vec<Found> {
         let info = Info { caps: info.caps.with(beside), ..info };
         Found::ready(transport, Some(port.name.clone()), info)
     };
-    let mut all = [EndpointType::Rdm, EndpointType::Msg].map(offer).to_vec();
-    if transport == Transport::Verbs {
-        let datagrams = hints.sizes.rdma_datagrams().info();
-        all.push(Found::ready(transport, Some(port.name.clone()), datagrams));
-    }
-    all
+    let [rdm, msg] = [EndpointType::Rdm, EndpointType::Msg].map(offer);
+    let datagrams = hints.sizes.rdma_datagrams().info();
+    vec![rdm, msg, Found::ready(transport, Some(port.name.clone()), datagrams)]
 }

@@ -149,6 +149,18 @@ impl Queues for Direct {
         Ok(Pair::new(completions, library, &queues)?)
     }
 
+    fn add_address(
+        pair: &DirectPair,
+        to: AddressOf,
+        how: &ConnectConfig,
+    ) -> Result<u32, VerbsError> {
+        pair.add_address(to, how)
+    }
+
+    fn remove_address(pair: &DirectPair, row: u32) -> bool {
+        pair.remove_address(row)
+    }
+
     fn destroy(pair: DirectPair) -> Result<Destroyed, VerbsError> {
         pair.destroy()
     }

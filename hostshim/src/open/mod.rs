@@ -135,6 +135,8 @@ enum Ground {
     VerbsDatagrams(Box<VerbsDatagrams>),
     #[cfg(feature = "mlx5")]
     Mlx5(Box<VerbsPlane<Direct>>),
+    #[cfg(feature = "mlx5")]
+    Mlx5Datagrams(Box<VerbsDatagrams<Direct>>),
     #[cfg(feature = "libfabric")]
     Ofi(Box<OfiPlane>),
 }
@@ -161,11 +163,17 @@ impl Ground {
             Place::Socket(address) => (open_tcp(address, config)?, BESIDE_BYTES),
             #[cfg(feature = "verbs")]
             Place::Device { direct: false, device, port, meet } if is_datagram => {
-                open_datagrams((device, *port), meet, config)?
+                let (plane, bytes) = open_datagrams((device, *port), meet, config)?;
+                (Self::VerbsDatagrams(plane), bytes)
             }
             #[cfg(feature = "verbs")]
             Place::Device { direct: false, device, port, meet } => {
                 (Self::Verbs(open_device((device, *port), meet, config)?), BESIDE_BYTES)
+            }
+            #[cfg(feature = "mlx5")]
+            Place::Device { direct: true, device, port, meet } if is_datagram => {
+                let (plane, bytes) = open_datagrams((device, *port), meet, config)?;
+                (Self::Mlx5Datagrams(plane), bytes)
             }
             #[cfg(feature = "mlx5")]
             Place::Device { direct: true, device, port, meet } => {
@@ -212,7 +220,7 @@ impl Host {
             #[cfg(feature = "verbs")]
             (Transport::Verbs, _) => {}
             #[cfg(feature = "mlx5")]
-            (Transport::Mlx5, false) => {}
+            (Transport::Mlx5, _) => {}
             #[cfg(feature = "libfabric")]
             (Transport::Ofi, _) => {}
             (Transport::Shm | Transport::Tcp | Transport::Udp, _) => {
@@ -222,6 +230,7 @@ impl Host {
             (Transport::Verbs, _) => {
                 return Err(OpenError::Transport(transport));
             }
+            #[cfg(not(feature = "mlx5"))]
             (Transport::Mlx5, _) => {
                 return Err(OpenError::Transport(transport));
             }
@@ -248,6 +257,8 @@ impl Host {
             Ground::VerbsDatagrams(plane) => plane.local(),
             #[cfg(feature = "mlx5")]
             Ground::Mlx5(plane) => plane.local(),
+            #[cfg(feature = "mlx5")]
+            Ground::Mlx5Datagrams(plane) => plane.local(),
             #[cfg(feature = "libfabric")]
             Ground::Ofi(plane) => plane.local(),
         };
@@ -360,11 +371,11 @@ fn open_device<Q: Queues>(
 
 /// Returns the memory that its tables take, too.
 #[cfg(feature = "verbs")]
-fn open_datagrams(
+fn open_datagrams<Q: Queues>(
     (device, port): (&str, Option<u8>),
     meet: &Address,
     config: &OpenConfig,
-) -> Result<(Ground, usize), OpenError> {
+) -> Result<(Box<VerbsDatagrams<Q>>, usize), OpenError> {
     let listen = match config.role {
         Role::Listen => Some(meet.port()),
         Role::Connect => None,
@@ -373,8 +384,8 @@ fn open_datagrams(
     plane.device_port = port.unwrap_or(plane.device_port);
     let bytes = plane.port.arena_bytes().saturating_add(config.arena_bytes);
     let bytes = bytes.saturating_add(2 << 20);
-    let plane = VerbsDatagrams::open(device, listen, &plane)?;
-    Ok((Ground::VerbsDatagrams(Box::new(plane)), bytes))
+    let plane = VerbsDatagrams::open_with(device, listen, &plane)?;
+    Ok((Box::new(plane), bytes))
 }
 
 /// Returns the memory that it takes, too.

@@ -42,6 +42,9 @@ pub enum AnyPort<'a> {
     /// The same on the queues of an mlx5 device, without a library between. Unverified on hardware.
     #[cfg(feature = "mlx5")]
     Mlx5(VerbsPort<'a, Direct>, &'a VerbsPlane<Direct>),
+    /// Over datagrams of an mlx5 device, likewise. Unverified on hardware.
+    #[cfg(feature = "mlx5")]
+    Mlx5Datagrams(VerbsDatagramPort<'a, Direct>, &'a VerbsDatagrams<Direct>),
     /// Over a provider of libfabric, with what tells the ends of each other: every poll attends to that.
     #[cfg(feature = "libfabric")]
     Ofi(OfiPort<'a>, &'a OfiPlane),
@@ -60,6 +63,8 @@ macro_rules! of {
             AnyPort::VerbsDatagrams($port, _) => $what,
             #[cfg(feature = "mlx5")]
             AnyPort::Mlx5($port, _) => $what,
+            #[cfg(feature = "mlx5")]
+            AnyPort::Mlx5Datagrams($port, _) => $what,
             #[cfg(feature = "libfabric")]
             AnyPort::Ofi($port, _) => $what,
         }
@@ -90,6 +95,11 @@ impl AnyPort<'_> {
         if let AnyPort::Mlx5(port, plane) = self {
             // As above.
             let _no_new_ones = plane.attend(port);
+        }
+        #[cfg(feature = "mlx5")]
+        if let AnyPort::Mlx5Datagrams(port, plane) = self {
+            // As above.
+            let _no_events = plane.attend(port);
         }
     }
 }
@@ -216,7 +226,7 @@ impl<'a> AnyPort<'a> {
             #[cfg(feature = "verbs")]
             Self::Verbs(..) | Self::VerbsDatagrams(..) => None,
             #[cfg(feature = "mlx5")]
-            Self::Mlx5(..) => None,
+            Self::Mlx5(..) | Self::Mlx5Datagrams(..) => None,
             #[cfg(feature = "libfabric")]
             Self::Ofi(..) => None,
         }

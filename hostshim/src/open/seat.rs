@@ -46,6 +46,8 @@ enum Floor<'a> {
     VerbsDatagrams(&'a VerbsDatagrams, Bump<'a>),
     #[cfg(feature = "mlx5")]
     Mlx5(&'a VerbsPlane<Direct>, Bump<'a>),
+    #[cfg(feature = "mlx5")]
+    Mlx5Datagrams(&'a VerbsDatagrams<Direct>, Bump<'a>),
     #[cfg(feature = "libfabric")]
     Ofi(&'a OfiPlane, Bump<'a>),
 }
@@ -90,6 +92,8 @@ impl<'a> Seat<'a> {
             Ground::VerbsDatagrams(plane) => Floor::VerbsDatagrams(plane, bump),
             #[cfg(feature = "mlx5")]
             Ground::Mlx5(plane) => Floor::Mlx5(plane, plane.arena().ok_or(UringError::Taken)?),
+            #[cfg(feature = "mlx5")]
+            Ground::Mlx5Datagrams(plane) => Floor::Mlx5Datagrams(plane, bump),
             #[cfg(feature = "libfabric")]
             Ground::Ofi(plane) => Floor::Ofi(plane, bump),
         };
@@ -110,7 +114,7 @@ impl<'a> Seat<'a> {
             #[cfg(feature = "verbs")]
             Floor::Verbs(_, bump) | Floor::VerbsDatagrams(_, bump) => bump,
             #[cfg(feature = "mlx5")]
-            Floor::Mlx5(_, bump) => bump,
+            Floor::Mlx5(_, bump) | Floor::Mlx5Datagrams(_, bump) => bump,
             #[cfg(feature = "libfabric")]
             Floor::Ofi(_, bump) => bump,
             Floor::Tcp(_, ring) | Floor::Udp(_, ring, _) => ring.arena().bump(),
@@ -140,6 +144,8 @@ impl<'a> Seat<'a> {
             Floor::VerbsDatagrams(plane, bump) => AnyPort::VerbsDatagrams(plane.port(bump)?, plane),
             #[cfg(feature = "mlx5")]
             Floor::Mlx5(plane, bump) => AnyPort::Mlx5(plane.port(bump, who)?, plane),
+            #[cfg(feature = "mlx5")]
+            Floor::Mlx5Datagrams(plane, bump) => AnyPort::Mlx5Datagrams(plane.port(bump)?, plane),
             #[cfg(feature = "libfabric")]
             Floor::Ofi(plane, bump) => AnyPort::Ofi(plane.port(bump, &self.name)?, plane),
         };
@@ -216,6 +222,15 @@ impl<'a> Seat<'a> {
                 let fault = port.last_fault();
                 let peer = endpoint.connect(&name)?;
                 wait.until((peer, fault), || port.reach(peer))
+            }
+            #[cfg(feature = "mlx5")]
+            (
+                Floor::Mlx5Datagrams(..),
+                Place::Device { meet, .. },
+                AnyPort::Mlx5Datagrams(port, plane),
+            ) => {
+                plane.introduce(port, &name, first_of(meet)?)?;
+                Ok(endpoint.connect(&name)?)
             }
             #[cfg(feature = "libfabric")]
             (Floor::Ofi(..), Place::Fabric { node: Some(node), .. }, AnyPort::Ofi(port, plane)) => {
@@ -337,6 +352,8 @@ impl Wait<'_, '_, '_> {
             AnyPort::VerbsDatagrams(..) => None,
             #[cfg(feature = "mlx5")]
             AnyPort::Mlx5(port, _) => port.last_fault(),
+            #[cfg(feature = "mlx5")]
+            AnyPort::Mlx5Datagrams(..) => None,
             #[cfg(feature = "libfabric")]
             AnyPort::Ofi(..) => None,
             AnyPort::Shm(_) | AnyPort::Udp(_) => None,

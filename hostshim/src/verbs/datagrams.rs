@@ -10,6 +10,8 @@
 //! A card is one line of text ([`Card`]). The number of a queue pair is found in it, and its address; who has sent a datagram is told by that itself, so
 //! only whoever speaks first needs the card of the other.
 //!
+//! What makes the queues is `Q`, as of a [`VerbsPlane`](super::VerbsPlane).
+//!
 //! Handles are shared by all queue pairs of one address, and given back when nobody is left who needs them and nothing is under way.
 
 use core::cell::{Cell, RefCell};
@@ -27,19 +29,20 @@ use spinwire_dataplane::provider::rdma::{
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::verbs::Destination;
 
-use super::completion::CompletionQueue;
 use super::connect::{Card, read_card};
 use super::device::Device;
 use super::error::VerbsError;
 use super::gid::Gid;
-use super::pair::{Pair, PairConfig, PairKind};
+use super::pair::{PairConfig, PairKind};
 use super::plane::{LOOKS, VerbsPlaneError};
+use super::queues::{Library, Queues, QueuesConfig};
 use super::region::{Access, ProtectionDomain, Region};
 use super::states::{AddressOf, ConnectConfig, QKEY_DEFAULT};
 use crate::error::Errno;
 
-/// A port for datagrams over a device.
-pub type VerbsDatagramPort<'p> = RdmaDatagrams<'p, &'p Pair, &'p CompletionQueue>;
+/// A port for datagrams over a device, on queues that `Q` makes.
+pub type VerbsDatagramPort<'p, Q = Library> =
+    RdmaDatagrams<'p, &'p <Q as Queues>::Pair, &'p <Q as Queues>::Completions>;
 
 /// Those who ask for the card that a call of `attend` answers, at most.
 const CALLS: u32 = 8;
@@ -88,10 +91,10 @@ struct Way {
 
 /// What a port for datagrams stands on. Belongs to the thread that opened it.
 #[derive(Debug)]
-pub struct VerbsDatagrams {
-    pair: Pair,
+pub struct VerbsDatagrams<Q: Queues = Library> {
+    pair: Q::Pair,
     slots: Region,
-    cq: Rc<CompletionQueue>,
+    cq: Rc<Q::Completions>,
     ways: RefCell<Vec<Way>>,
     listener: Option<TcpListener>,
     config: VerbsDatagramsConfig,
@@ -111,10 +114,24 @@ impl VerbsDatagrams {
         listen: Option<u16>,
         config: &VerbsDatagramsConfig,
     ) -> Result<Self, VerbsPlaneError> {
+        Self::open_with(device, listen, config)
+    }
+}
+
+impl<Q: Queues> VerbsDatagrams<Q> {
+    /// The same, on queues that `Q` makes.
+    ///
+    /// # Errors
+    /// As of [`VerbsDatagrams::open`], and what the device lacks for such queues.
+    pub fn open_with(
+        device: &str,
+        listen: Option<u16>,
+        config: &VerbsDatagramsConfig,
+    ) -> Result<Self, VerbsPlaneError> {
         let device = Device::open(device)?;
+        Q::suits(&device)?;
         device.events_without_waiting()?;
         let domain = ProtectionDomain::new(&device)?;
-        let cq = CompletionQueue::new(&device, config.port.completions())?;
         let bytes = usize::try_from(config.port.memory_bytes()).unwrap_or(usize::MAX);
         let slots = domain.register(bytes, Access::LOCAL)?;
         let limits = config.port.pair();
@@ -127,9 +144,11 @@ impl VerbsDatagrams {
             gid_index: config.gid_index,
             access: Access::LOCAL,
         };
-        let pair = Pair::new(&domain, PairKind::Ud, (&cq, &cq), &of_pair)?;
-        pair.ready(config.qkey, &config.how)?;
-        let own = address(pair.card().gid);
+        let queues = QueuesConfig { pairs: 1, kind: PairKind::Ud, pair: of_pair };
+        let cq = Q::completions(&domain, &queues)?;
+        let pair = Q::pair(&domain, PairKind::Ud, &cq, &of_pair)?;
+        pair.as_ref().ready(config.qkey, &config.how)?;
+        let own = address(pair.as_ref().card().gid);
         let listening = |port| {
             let listener = TcpListener::bind(SocketAddr::new(own, port))?;
             listener.set_nonblocking(true).map(|()| listener)
@@ -144,8 +163,8 @@ impl VerbsDatagrams {
 
     /// What others must know to send here.
     #[must_use]
-    pub const fn card(&self) -> &Card {
-        self.pair.card()
+    pub fn card(&self) -> &Card {
+        self.pair.as_ref().card()
     }
 
     /// Where it tells that.
@@ -163,14 +182,17 @@ impl VerbsDatagrams {
     /// Address handles that it has.
     #[must_use]
     pub fn handles(&self) -> usize {
-        self.pair.addresses()
+        self.pair.as_ref().addresses()
     }
 
     /// The port, its tables placed in `bump`. Once, since the queue pair and its slots are those of the plane.
     ///
     /// # Errors
     /// [`VerbsPlaneError::Port`]; [`VerbsPlaneError::Post`] with `Misuse` where there was one already.
-    pub fn port<'p>(&'p self, bump: &Bump<'p>) -> Result<VerbsDatagramPort<'p>, VerbsPlaneError> {
+    pub fn port<'p>(
+        &'p self,
+        bump: &Bump<'p>,
+    ) -> Result<VerbsDatagramPort<'p, Q>, VerbsPlaneError> {
         if self.has_port.replace(true) {
             return Err(PostError::from(Misuse::Unsupported).into());
         }
@@ -185,7 +207,7 @@ impl VerbsDatagrams {
     /// [`VerbsPlaneError::Verbs`] where nobody answers, or what answers tells no card; [`VerbsPlaneError::Post`] where the port's table of routes is full.
     pub fn introduce(
         &self,
-        port: &VerbsDatagramPort<'_>,
+        port: &VerbsDatagramPort<'_, Q>,
         name: &Name,
         at: SocketAddr,
     ) -> Result<(), VerbsPlaneError> {
@@ -202,7 +224,7 @@ impl VerbsDatagrams {
     /// As of [`introduce`](VerbsDatagrams::introduce), but for those of the asking.
     pub fn know(
         &self,
-        port: &VerbsDatagramPort<'_>,
+        port: &VerbsDatagramPort<'_, Q>,
         name: &Name,
         card: &Card,
     ) -> Result<(), VerbsPlaneError> {
@@ -212,7 +234,7 @@ impl VerbsDatagrams {
     }
 
     /// The handle of an address. Of those that nobody needs any more, some are given back for it.
-    fn handle(&self, port: &VerbsDatagramPort<'_>, gid: Gid) -> Result<u32, VerbsError> {
+    fn handle(&self, port: &VerbsDatagramPort<'_, Q>, gid: Gid) -> Result<u32, VerbsError> {
         let mut ways = self.ways.borrow_mut();
         if let Some(way) = ways.iter_mut().find(|way| way.gid == gid) {
             way.spare_since = None;
@@ -228,9 +250,9 @@ impl VerbsDatagrams {
             // What was posted to it by then is over: numbers go round.
             let is_over =
                 |way: &Way| way.spare_since.is_some_and(|at| over.wrapping_sub(at) < 1 << 31);
-            ways.retain(|way| !(is_over(way) && self.pair.remove_address(way.handle)));
+            ways.retain(|way| !(is_over(way) && Q::remove_address(&self.pair, way.handle)));
         }
-        let handle = self.pair.add_address(to, &self.config.how)?;
+        let handle = Q::add_address(&self.pair, to, &self.config.how)?;
         ways.push(Way { gid, handle, spare_since: None });
         Ok(handle)
     }
@@ -240,7 +262,7 @@ impl VerbsDatagrams {
     ///
     /// # Errors
     /// What the library says of the device's events.
-    pub fn attend(&self, port: &VerbsDatagramPort<'_>) -> Result<(), VerbsPlaneError> {
+    pub fn attend(&self, port: &VerbsDatagramPort<'_, Q>) -> Result<(), VerbsPlaneError> {
         while let Some((peer, gid, qp_num)) = port.next_unresolved() {
             // Where there is no handle for it now, its next datagram asks again.
             let Ok(handle) = self.handle(port, raw(gid)) else { continue };
@@ -253,7 +275,7 @@ impl VerbsDatagrams {
             return Ok(());
         }
         while let Some(event) = self.device().next_event()? {
-            self.cq.note(event);
+            self.cq.as_ref().as_ref().note(event);
         }
         for _ in 0..CALLS {
             let Some(listener) = &self.listener else { break };

@@ -18,6 +18,7 @@ use super::device::Device;
 use super::error::VerbsError;
 use super::pair::{Pair, PairConfig, PairKind};
 use super::region::{LocalKey, ProtectionDomain};
+use super::states::{AddressOf, ConnectConfig};
 use crate::uri::Transport;
 
 /// Who makes queues is written here: buffers are handed to a device on its word.
@@ -62,6 +63,24 @@ pub trait Queues: fmt::Debug + Sized + Trusted {
         completions: &Rc<Self::Completions>,
         config: &PairConfig,
     ) -> Result<Self::Pair, VerbsError>;
+
+    /// Puts an address where datagrams may go into the table of a pair, as [`Pair::add_address`] does. Its row.
+    ///
+    /// # Errors
+    /// As there.
+    fn add_address(
+        pair: &Self::Pair,
+        to: AddressOf,
+        how: &ConnectConfig,
+    ) -> Result<u32, VerbsError> {
+        pair.as_ref().add_address(to, how)
+    }
+
+    /// Takes an address out again, as [`Pair::remove_address`] does. Whether there was one.
+    #[must_use]
+    fn remove_address(pair: &Self::Pair, row: u32) -> bool {
+        pair.as_ref().remove_address(row)
+    }
 
     /// Destroys a pair: nothing that was posted completes any more, and the device touches no memory by it.
     ///
