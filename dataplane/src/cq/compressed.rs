@@ -264,7 +264,7 @@ impl<B: Bus> Cq<'_, B> {
         at
     }
 
-    /// Writes out what is left of the session whose next entry has index `at`, and ends it. The index behind it.
+    /// Writes out what is left of the title or array whose next entry has index `at`. The index behind it.
     fn write_out_rest(&self, mut at: u32) -> u32 {
         let session = &self.session;
         while session.left.get() > 0 {

@@ -45,11 +45,14 @@ pub use node::{Got, Node};
 #[cfg(feature = "libfabric")]
 pub use ofi::{Ofi, OfiChoice, OfiEnd, OfiGround, run_on};
 pub use rdma::{Host, HostedPort, Network, NetworkKind, RdmaGround, RdmaRig};
-pub use rdma_datagrams::{HostedDgram, RdmaDgram, RdmaDgramGround};
+pub use rdma_datagrams::{
+    DatagramEnd, DatagramKind, DatagramNetwork, DatagramRig, HostedDgram, RdmaDgram,
+    RdmaDgramGround, SimulatedDatagrams,
+};
 pub use rdma_fabric::{Keys, Pair, Rdma, Simulated};
 pub use rdma_mlx5::{
-    DeviceKeys, Devices, Mlx5, Mlx5Model, ModelCompletions, ModelPair, describe_completions,
-    describe_pair,
+    DeviceKeys, Devices, Mlx5, Mlx5Dgram, Mlx5Model, ModelCompletions, ModelPair,
+    describe_completions, describe_pair,
 };
 pub use rdma_stranger::Stranger;
 pub use rig::{AnyShm, Faulty, Loopback, Rig, Shm, ShmGround, Sizes, Traced};

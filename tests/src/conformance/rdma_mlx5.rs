@@ -7,25 +7,28 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use spinwire_dataplane::error::{Fatal, PostError};
-use spinwire_dataplane::provider::mlx5::PairConfig;
-use spinwire_dataplane::provider::rdma::{Memory, RdmaConfig, Registrar};
+use spinwire_dataplane::provider::mlx5::{PairConfig, Route};
+use spinwire_dataplane::provider::rdma::{
+    Mailbox, Memory, RdmaConfig, RdmaDatagramsConfig, Registrar,
+};
 use spinwire_dataplane::provider::{Access, Sge};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::region::{Destroyed, Loans, MemoryKey, Region};
 use spinwire_dataplane::sync::{AtomicU32, Ordering};
-use spinwire_dataplane::verbs::{PairId, QueuePair as _, Segment};
-use spinwire_dataplane::wqe::Transport;
+use spinwire_dataplane::verbs::{Destination, Limits, PairId, QueuePair as _, Segment};
+use spinwire_dataplane::wqe::{Grh, RoceGrh, Transport};
 use spinwire_hostshim::mlx5::dv::{DvCq, DvQp};
 use spinwire_hostshim::mlx5::{
     Completions, CompletionsHandle, Mlx5Error, Pair, PairHandle, QueueConfig,
 };
 
 use super::rdma::{Host, Network, NetworkKind, RdmaRig};
+use super::rdma_datagrams::{DatagramEnd, DatagramKind, DatagramNetwork, DatagramRig};
 use super::rdma_fabric::{KEYS, slots};
 use crate::sim::nic::memory::Access as Rights;
 use crate::sim::nic::wqe::{Rules, Transport as Kind};
-use crate::sim::nic::{CqPlan, Fabric, Manner, QpPlan, Receives, Short, State};
+use crate::sim::nic::{CqPlan, Fabric, Manner, Node, QpPlan, Receives, Short, State};
 
 /// Devices of mlx5, as the model of them is.
 #[derive(Debug)]
@@ -34,6 +37,13 @@ pub struct Mlx5Model;
 impl NetworkKind for Mlx5Model {
     type Network<'m> = Devices<'m>;
 }
+
+impl DatagramKind for Mlx5Model {
+    type Network<'m> = Devices<'m>;
+}
+
+/// Ports for datagrams over such.
+pub type Mlx5Dgram = DatagramRig<Mlx5Model>;
 
 /// Ports over such.
 pub type Mlx5<const UNCOPIED: bool> = RdmaRig<Mlx5Model, UNCOPIED>;
@@ -185,6 +195,7 @@ type HostCq<'m> = Completions<'m, ModelPair<'m>, ModelCompletions<'m>>;
 /// A device of a host: its completion queue, and its queue pairs. One that comes back is used again as late as can be.
 struct Queues<'m> {
     cq: &'m Rc<HostCq<'m>>,
+    kind: Kind,
     config: QueueConfig,
     spare: VecDeque<Unit<'m>>,
     used: BTreeSet<u32>,
@@ -234,6 +245,8 @@ unsafe impl Registrar for DeviceKeys<'_> {
 pub struct Devices<'m> {
     fabric: RefCell<Fabric<'m>>,
     hosts: RefCell<Vec<Queues<'m>>>,
+    /// Queue pairs for datagrams, one a host.
+    datagrams: RefCell<Vec<&'m HostPair<'m>>>,
     /// The id of the next queue pair.
     next_id: Cell<u64>,
 }
@@ -241,21 +254,21 @@ pub struct Devices<'m> {
 impl<'m> Devices<'m> {
     /// Makes a queue pair of a host.
     fn pair(&'m self, host: usize) -> HostPair<'m> {
-        let (unit, cq, config) = {
+        let (unit, cq, kind, config) = {
             let queues = &mut self.hosts.borrow_mut()[host];
             let unit = queues.spare.pop_front().expect("as many as connections");
             queues.used.insert(unit.qpn);
-            (unit, queues.cq, queues.config)
+            (unit, queues.cq, queues.kind, queues.config)
         };
         let plan = QpPlan {
-            rules: Rules { qpn: unit.qpn, transport: Kind::Rc, inline_max: 64 },
+            rules: Rules { qpn: unit.qpn, transport: kind, inline_max: 64 },
             domain: DOMAIN,
             sq: unit.sq,
             rq: Receives::Ring(unit.rq, STRIDE),
             record: unit.record,
             register: unit.uar,
             cqs: (0, 0),
-            qkey: 0,
+            qkey: QKEY,
             retries: 7,
             rnr_retries: 7,
             scatter_to_cqe: true,
@@ -264,6 +277,42 @@ impl<'m> Devices<'m> {
         let id = PairId::from_raw(self.next_id.replace(self.next_id.get() + 1));
         let made = Pair::new(cq, ModelPair { devices: self, host, unit, id }, &config);
         made.expect("sizes that go together")
+    }
+
+    /// A device with room for so many queue pairs, and a completion queue for all of them. Its number.
+    fn machine(
+        &'m self,
+        bump: &Bump<'m>,
+        (kind, pairs): (Kind, u32),
+        config: QueueConfig,
+    ) -> (usize, &'m Rc<HostCq<'m>>) {
+        let mut fabric = self.fabric.borrow_mut();
+        let host = fabric.node();
+        let first = (u32::try_from(host).expect("few hosts") + 1) << 8;
+        let spare: VecDeque<_> =
+            (0..pairs).map(|number| unit(bump, first | number, &config)).collect();
+        let blocks = |unit: &Unit<'_>| unit.sq.len() + unit.rq.len() * 64 / STRIDE;
+        let entries: usize = spare.iter().map(blocks).sum();
+        // Every other host has wide entries.
+        let cqe_bytes = if host.is_multiple_of(2) { 64 } else { 128 };
+        let ring = lines(bump, entries.next_power_of_two() * (cqe_bytes / 64));
+        let record = record(bump);
+        let handle = ModelCompletions { ring, record, cqe_bytes };
+        let cq = Completions::new(handle, pairs).expect("a queue of that size");
+        let cq = &*bump.value(cq).expect("room");
+        fabric.cq(host, CqPlan { number: 0, ring, cqe_bytes, record, compress: Short::Never });
+        let used = BTreeSet::new();
+        self.hosts.borrow_mut().push(Queues { cq, kind, config, spare, used });
+        (host, cq)
+    }
+
+    /// Registers the slots of a host.
+    #[expect(unsafe_code, reason = "the rig says what is registered")]
+    fn register_slots(&self, host: usize, (lines, address): (&'m [Line], u64)) -> MemoryKey<'m> {
+        let keys = &mut self.fabric.borrow_mut().nodes[host].keys;
+        keys.lines((KEYS[0], DOMAIN), address, lines, Rights::LOCAL);
+        // SAFETY: the device was told so just now; the world's memory outlives its ports and the devices.
+        unsafe { Region::promise(lines, KEYS[0]) }.key()
     }
 
     /// Lets everything that is under way happen: the time of the model is its steps.
@@ -279,10 +328,14 @@ impl fmt::Debug for Devices<'_> {
 }
 
 const DOMAIN: u32 = 5;
+/// The key of datagrams.
+const QKEY: u32 = 0x1234_5678;
 /// Bytes of a receive: two segments.
 const STRIDE: usize = 32;
 /// Steps within which everything comes to rest.
 const STEPS: usize = 200_000;
+/// Hosts of datagrams.
+const HOSTS_MAX: u32 = 64;
 /// One block a request: two ranges, or what fits beside a remote address.
 const PAIR: PairConfig = PairConfig::DEFAULT;
 
@@ -295,9 +348,11 @@ fn record<'m>(bump: &Bump<'m>) -> &'m [AtomicU32; 2] {
 }
 
 /// Room for a queue pair of that number, for as many requests as the port wants.
-fn unit<'m>(bump: &Bump<'m>, qpn: u32, config: &RdmaConfig) -> Unit<'m> {
+fn unit<'m>(bump: &Bump<'m>, qpn: u32, config: &QueueConfig) -> Unit<'m> {
     let depth = |wanted: u32| usize::try_from(wanted.next_power_of_two()).expect("a depth");
-    let (blocks, wqes) = (depth(config.pair().send_depth), depth(config.pair().recv_depth));
+    let each = u32::from(config.pair.wqe_blocks(config.transport));
+    // With room for fill, where there may be some.
+    let (blocks, wqes) = (depth(config.send_depth * each + each - 1), depth(config.recv_depth));
     Unit {
         qpn,
         sq: lines(bump, blocks),
@@ -313,45 +368,36 @@ impl<'m> Network<'m> for Devices<'m> {
     type Keys = DeviceKeys<'m>;
 
     fn lay() -> Self {
-        let manner = Manner { tears: 1, loses: 2, timeout: 200, ..Manner::default() };
+        // The suite takes datagrams as the loopback interface hands them on.
+        let manner = Manner {
+            tears: 1,
+            loses: 2,
+            timeout: 200,
+            keeps_order: true,
+            datagram_bytes_max: 16 << 10,
+            ..Manner::default()
+        };
         Self {
             fabric: RefCell::new(Fabric::new(1, 0, manner)),
             hosts: RefCell::default(),
+            datagrams: RefCell::default(),
             next_id: Cell::new(1),
         }
     }
 
     #[expect(unsafe_code, reason = "the rig says what is registered")]
     fn host(&'m self, bump: &Bump<'m>, config: &RdmaConfig) -> Host<'m, Self> {
-        let mut fabric = self.fabric.borrow_mut();
-        let host = fabric.node();
-        let first = u32::try_from(host).expect("few hosts") << 8;
-        let spare: VecDeque<_> =
-            (0..config.links).map(|number| unit(bump, first | number, config)).collect();
-        let blocks = |unit: &Unit<'_>| unit.sq.len() + unit.rq.len() * 64 / STRIDE;
-        let entries: usize = spare.iter().map(blocks).sum();
-        // Every other host has wide entries.
-        let cqe_bytes = if host.is_multiple_of(2) { 64 } else { 128 };
-        let ring = lines(bump, entries.next_power_of_two() * (cqe_bytes / 64));
-        let record = record(bump);
-        let handle = ModelCompletions { ring, record, cqe_bytes };
-        let cq = Completions::new(handle, config.links).expect("a queue of that size");
-        let cq = &*bump.value(cq).expect("room");
-        fabric.cq(host, CqPlan { number: 0, ring, cqe_bytes, record, compress: Short::Never });
-        let (lines, address) = slots(bump, config);
-        let keys = &mut fabric.nodes[host].keys;
-        keys.lines((KEYS[0], DOMAIN), address, lines, Rights::LOCAL);
-        keys.machine((KEYS[1], DOMAIN), (0, u64::MAX), Rights::LOCAL);
         let queues = QueueConfig {
             transport: Transport::Rc { path: None },
             send_depth: config.pair().send_depth,
             recv_depth: config.pair().recv_depth,
             pair: PAIR,
         };
-        let used = BTreeSet::new();
-        self.hosts.borrow_mut().push(Queues { cq, config: queues, spare, used });
-        // SAFETY: the device was told so above; the world's memory outlives its ports and the devices.
-        let key = unsafe { Region::promise(lines, KEYS[0]) }.key();
+        let (host, cq) = self.machine(bump, (Kind::Rc, config.links), queues);
+        let (lines, address) = slots(bump, config);
+        let key = self.register_slots(host, (lines, address));
+        let keys = &mut self.fabric.borrow_mut().nodes[host].keys;
+        keys.machine((KEYS[1], DOMAIN), (0, u64::MAX), Rights::LOCAL);
         let all = core::ptr::NonNull::<u8>::dangling();
         // SAFETY: as above, all of it; the port names its posted buffers only, and nobody else has this key.
         let all = unsafe { MemoryKey::promise(all, u64::MAX - 1, KEYS[1]) };
@@ -390,4 +436,54 @@ impl<'m> Network<'m> for Devices<'m> {
         }
         (!fabric.violations.is_empty()).then(|| format!("{:?}", fabric.violations))
     }
+}
+
+impl<'m> DatagramNetwork<'m> for Devices<'m> {
+    type Pair = &'m HostPair<'m>;
+    type Cq = &'m HostCq<'m>;
+
+    fn lay() -> Self {
+        <Self as Network<'m>>::lay()
+    }
+
+    fn open(
+        &'m self,
+        bump: &Bump<'m>,
+        (lines, config): (&'m [Line], &RdmaDatagramsConfig),
+    ) -> (DatagramEnd<'m, Self>, Mailbox) {
+        let Limits { send_depth, recv_depth, .. } = config.pair();
+        let pair = PairConfig { message_bytes_max: 16 << 10, routes_max: HOSTS_MAX, ..PAIR };
+        let queues = QueueConfig { transport: Transport::Ud, send_depth, recv_depth, pair };
+        let (host, cq) = self.machine(bump, (Kind::UdRoce, 1), queues);
+        let address = u64::try_from(lines.as_ptr().expose_provenance()).unwrap();
+        let key = self.register_slots(host, (lines, address));
+        let pair = &*bump.value(self.pair(host)).expect("room");
+        // Each host is found in the row of its number, at everybody's.
+        let mut datagrams = self.datagrams.borrow_mut();
+        datagrams.push(pair);
+        for one in &*datagrams {
+            for (row, other) in (0..).zip(&self.fabric.borrow().nodes) {
+                one.set_route(row, route(other)).expect("few hosts");
+            }
+        }
+        let handle = count(host);
+        let to = Destination { handle, qp_num: pair.qp_num(), qkey: QKEY };
+        let gid = self.fabric.borrow().nodes[host].gid;
+        let memory = Memory { lines, address, key, loans: None };
+        (DatagramEnd { pair, cq: &**cq, memory }, Mailbox { gid, to })
+    }
+
+    fn settle(&self) {
+        self.rest();
+    }
+
+    fn violation(&self) -> Option<String> {
+        Network::violation(self)
+    }
+}
+
+const fn route(to: &Node<'_>) -> Route {
+    let grh = Grh { dgid: to.gid, sgid_index: 3, flow_label: 0, traffic_class: 0, hop_limit: 64 };
+    let (mac, udp_source_port) = (to.mac, 0xc000);
+    Route::Roce(RoceGrh { grh, mac, priority: 0, static_rate: 0, udp_source_port })
 }

@@ -113,6 +113,7 @@ fn types_that_a_transport_lacks_are_refused_before_anything_is_opened() {
         ("udp://127.0.0.1:0", Rdm, "udp has no rdm"),
         ("udp://127.0.0.1:0", Msg, "udp has no msg"),
         ("mlx5://mlx5_0/h:1", Rdm, no_mlx5),
+        ("mlx5://mlx5_0/h:1", Dgram, no_mlx5),
     ] {
         let e = Host::open(&uri.parse().unwrap(), kind, &OpenConfig::listen()).unwrap_err();
         assert!(e.to_string().contains(says), "{e}");

@@ -34,6 +34,7 @@ pub use self::queue::{QpPlan, Receives, SrqPlan, State};
 use crate::rng::Rng;
 use bytes::{be16, be32, read_record, read_ring};
 use cq::{Completion, Queue};
+use requester::Datagram;
 use wqe::{blocks_of, ds_of, parse};
 
 /// Which requests of a queue in error have a completion.
@@ -54,6 +55,10 @@ pub struct Manner {
     pub loses_answers: u64,
     /// A datagram is lost for good.
     pub loses_datagrams: u64,
+    /// Datagrams overtake no others.
+    pub keeps_order: bool,
+    /// Most bytes of a datagram.
+    pub datagram_bytes_max: usize,
     /// A completion is written in pieces.
     pub tears: u64,
     /// Steps until a message that was not answered is sent again.
@@ -91,6 +96,8 @@ impl Default for Manner {
             loses: 0,
             loses_answers: 0,
             loses_datagrams: 0,
+            keeps_order: false,
+            datagram_bytes_max: 4096,
             tears: 20,
             timeout: 500,
             rnr_wait: 40,
@@ -101,17 +108,6 @@ impl Default for Manner {
             broken: None,
         }
     }
-}
-
-/// A datagram on its way.
-#[derive(Debug)]
-struct Datagram {
-    to: (usize, u32),
-    from: u32,
-    vector: wqe::Vector,
-    imm: Option<[u8; 4]>,
-    solicited: bool,
-    payload: Vec<u8>,
 }
 
 /// What has happened, in numbers.
@@ -243,7 +239,8 @@ impl<'m> Fabric<'m> {
         for node in 0..self.nodes.len() {
             self.find_actions(node, &mut actions);
         }
-        actions.extend((0..self.datagrams.len()).map(Action::Datagram));
+        let next = if self.manner.keeps_order { 1 } else { usize::MAX };
+        actions.extend((0..self.datagrams.len().min(next)).map(Action::Datagram));
         self.now += 1;
         if actions.is_empty() {
             return false;

@@ -15,6 +15,8 @@ pub struct Node<'m> {
     pub lid: u16,
     /// How it is found on Ethernet.
     pub mac: [u8; 6],
+    /// Its global address.
+    pub gid: [u8; 16],
     pub(super) pairs: BTreeMap<u32, Pair<'m>>,
     pub(super) shared: BTreeMap<u32, Shared<'m>>,
     pub(super) queues: BTreeMap<u32, Queue<'m>>,
@@ -27,6 +29,7 @@ impl Node<'_> {
             keys: Keys::default(),
             lid: number + 1,
             mac: [2, 0, 0, 0, 0, low.wrapping_add(1)],
+            gid: [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, low],
             pairs: BTreeMap::new(),
             shared: BTreeMap::new(),
             queues: BTreeMap::new(),

@@ -4,11 +4,8 @@ use super::cq::{Completion, Outcome, cqe};
 use super::fault::{Fault, Syndrome};
 use super::memory::Access;
 use super::queue::{Answer, Flight, Pair, Posted, Progress, Request, State};
-use super::wqe::{Fence, Order, Piece, Transport, What, opcode};
-use super::{Broken, Datagram, Fabric, Flush};
-
-/// Most bytes of a datagram.
-const DATAGRAM_BYTES_MAX: usize = 4096;
+use super::wqe::{Fence, Order, Piece, Transport, Vector, What, opcode};
+use super::{Broken, Fabric, Flush};
 
 fn length_of(pieces: &[Piece]) -> usize {
     let length = |piece: &Piece| match piece {
@@ -21,6 +18,17 @@ fn length_of(pieces: &[Piece]) -> usize {
 /// Whether data comes back.
 const fn is_read(what: &What) -> bool {
     matches!(what, What::Read(..) | What::Atomic(..))
+}
+
+/// A datagram on its way.
+#[derive(Debug)]
+pub(super) struct Datagram {
+    pub(super) to: (usize, u32),
+    pub(super) from: (usize, u32),
+    pub(super) vector: Vector,
+    pub(super) imm: Option<[u8; 4]>,
+    pub(super) solicited: bool,
+    pub(super) payload: Vec<u8>,
 }
 
 impl<'m> Fabric<'m> {
@@ -79,7 +87,7 @@ impl<'m> Fabric<'m> {
             What::Change(key, change) if keys.change(*key, domain, change) => (done, Vec::new()),
             What::Invalidate(_) => failed(Syndrome::LocalOperation),
             What::Change(..) => failed(Syndrome::Bind),
-            What::Datagram(_) if payload.len() > DATAGRAM_BYTES_MAX => {
+            What::Datagram(_) if payload.len() > self.manner.datagram_bytes_max => {
                 failed(Syndrome::LocalLength)
             }
             What::Datagram(vector) => {
@@ -95,7 +103,8 @@ impl<'m> Fabric<'m> {
                 {
                     let (to, solicited) = ((to, vector.qpn), order.solicited);
                     let vector = *vector;
-                    let datagram = Datagram { to, from: qpn, vector, imm, solicited, payload };
+                    let from = (node, qpn);
+                    let datagram = Datagram { to, from, vector, imm, solicited, payload };
                     self.datagrams.push(datagram);
                 }
                 (done, Vec::new())

@@ -4,8 +4,9 @@ use super::cq::{Completion, Outcome, cqe};
 use super::fault::Syndrome;
 use super::memory::Access;
 use super::queue::{Answer, Receives, Request, State, Taken};
+use super::requester::Datagram;
 use super::wqe::{Atomic, What, opcode};
-use super::{Broken, Datagram, Fabric};
+use super::{Broken, Fabric};
 
 /// Bytes before a datagram: the global route that it came by.
 const ROUTE_BYTES: usize = 40;
@@ -279,10 +280,10 @@ impl Fabric<'_> {
         }
     }
 
-    /// A datagram has reached a node, in any order.
+    /// A datagram has reached a node.
     pub(super) fn deliver_datagram(&mut self, at: usize) {
         let Datagram { to: (node, qpn), from, vector, imm, solicited, payload } =
-            self.datagrams.swap_remove(at);
+            self.datagrams.remove(at);
         let Some(pair) = self.nodes[node].pairs.get(&qpn) else { return };
         if pair.is_rc() || pair.state == State::Error || pair.plan.qkey != vector.qkey {
             return;
@@ -290,7 +291,11 @@ impl Fabric<'_> {
         let Some(taken) = self.take(node, qpn) else { return };
         // The place of the route is there whether there was one or not.
         let mut bytes = vec![0; ROUTE_BYTES];
+        let (sender, from) = from;
         if vector.global {
+            // Version 6 of IP, and an IB transport within (ibv_grh).
+            (bytes[0], bytes[6]) = (6 << 4, 27);
+            bytes[8..24].copy_from_slice(&self.nodes[sender].gid);
             bytes[24..].copy_from_slice(&vector.gid);
         }
         bytes.extend(payload);

@@ -77,6 +77,7 @@ impl Plan {
             poisons: true,
             cut: false,
             broken: None,
+            ..Manner::default()
         };
         Self {
             seed,
