@@ -123,9 +123,12 @@ impl Chain {
         }
     }
 
-    /// Begins anew with `count` entries.
-    pub(super) fn begin(&self, context: u64, count: u16) {
+    /// Begins anew with `count` entries. Returns which use of the slot this is.
+    #[inline]
+    pub(super) fn begin(&self, context: u64, count: u16) -> Generation {
         let unused = widen(ENTRIES_MAX).wrapping_sub(widen(count));
+        // Read before, as a word that was written in part is slow to read.
+        let generation = self.generation();
         self.state.set(self.state.get() | LIVE);
         self.count.set(count);
         self.marks.set(0);
@@ -136,6 +139,7 @@ impl Chain {
         self.caused.set(0);
         self.bytes.set(0);
         self.context.set(context);
+        generation
     }
 
     /// Which use of the slot this is, or will be.
@@ -226,10 +230,17 @@ impl Chain {
     }
 
     /// From where a chain that is complete can go on.
+    #[inline(always)]
     pub(super) fn remains(&self, rows: &[Row]) -> Remains {
-        let Some(entry) = first(self.broken.get()) else {
-            return Remains::Nothing;
-        };
+        match first(self.broken.get()) {
+            None => Remains::Nothing,
+            Some(entry) => self.remains_from(entry, rows),
+        }
+    }
+
+    /// The same of one whose first entry that is not whole is this.
+    #[cold]
+    fn remains_from(&self, entry: u16, rows: &[Row]) -> Remains {
         if self.marks.get() & OVERRUN != 0 {
             return Remains::Unknown;
         }

@@ -190,12 +190,18 @@ impl<'m> ChainTable<'m> {
         let Some(chain) = self.chains.get(wide(slot)) else {
             return Err(self.refuse(ChainError::NoSlot));
         };
-        for (row, entry) in self.rows_of(slot).iter().zip(entries) {
-            row.fill(entry);
+        match (self.rows_of(slot), entries) {
+            // As nearly always.
+            ([row, ..], [only]) => row.fill(only),
+            (rows, _) => {
+                for (row, entry) in rows.iter().zip(entries) {
+                    row.fill(entry);
+                }
+            }
         }
-        chain.begin(context, count);
+        let generation = chain.begin(context, count);
         one_more(&self.started);
-        Ok(ChainId::new(slot, chain.generation()))
+        Ok(ChainId::new(slot, generation))
     }
 
     /// Takes in one CQE: its `user_data`, `res` and `flags`, as the kernel wrote them.
@@ -432,14 +438,11 @@ impl<'m> ChainTable<'m> {
         self.rows.get(first..end).unwrap_or_default()
     }
 
-    #[inline]
+    #[inline(always)]
     fn chain_of(&self, id: ChainId) -> Result<&'m Chain, ChainError> {
-        let generation = id.generation().as_raw();
         match self.chains.get(wide(id.slot())) {
-            Some(chain) if chain.state.get() == generation | LIVE => Ok(chain),
-            Some(chain) if chain.state.get() == generation => Err(self.refuse(ChainError::Unknown)),
-            Some(_) => Err(self.refuse(ChainError::Stale)),
-            None => Err(self.refuse(ChainError::Unknown)),
+            Some(chain) if chain.state.get() == id.generation().as_raw() | LIVE => Ok(chain),
+            other => Err(self.refuse(missing(id, other))),
         }
     }
 
@@ -496,6 +499,15 @@ const fn outstanding(id: ChainId, chain: &Chain) -> Outstanding {
         chain: id,
         operations: EntrySet::from_bits(chain.ops_due.get()),
         notifications: EntrySet::from_bits(chain.notices_due.get()),
+    }
+}
+
+/// Why an id names no chain, of the chain in its slot.
+#[cold]
+const fn missing(id: ChainId, chain: Option<&Chain>) -> ChainError {
+    match chain {
+        Some(chain) if chain.state.get() != id.generation().as_raw() => ChainError::Stale,
+        _ => ChainError::Unknown,
     }
 }
 

@@ -6,6 +6,7 @@ use spinwire_layouts::uring::{FILE_INDEX_ALLOC, Sqe, accept, cancel, op, recvsen
 use spinwire_layouts::word::{from_usize, to_usize, widen};
 
 use super::row::{PARTS_MAX, Phase, Row, RowAddress, flag, want};
+use super::segment::Segment;
 use super::service::{LIST, Stage, Streams};
 use super::write::SEND_MAX;
 use super::{CloseReason, ConnId};
@@ -319,11 +320,16 @@ impl<'m, E: Enter> Streams<'m, E> {
             Self::granted(row, want::SEND);
             return Ok(());
         }
-        let mut parts = [(0_u64, 0_u32); PARTS_MAX];
-        let (mut count, bytes) = self.waiting(row, &mut parts);
         let can = self.config.features.send_zero_copy && !row.has(flag::COPIED);
         let least = self.config.zero_copy_min;
         let large = |bytes: u32| can && least != 0 && bytes >= least;
+        if row.first.get() == row.last.get()
+            && let Some(only) = self.segments.at(row.first.get())
+        {
+            return self.send_only((slot, row), only, large(only.bytes()));
+        }
+        let mut parts = [(0_u64, 0_u32); PARTS_MAX];
+        let (mut count, bytes) = self.waiting(row, &mut parts);
         let uncopied = parts.iter().take(count).any(|(_, bytes)| large(*bytes));
         let gathered = count > 1 && (!uncopied || self.gathers_uncopied());
         if !gathered {
@@ -369,17 +375,32 @@ impl<'m, E: Enter> Streams<'m, E> {
                 };
             }
         };
-        // One, as nearly always: without room for many, which would have to be cleared.
-        if let [(_, bytes)] = parts {
-            let entry = [Entry::bytes(*bytes, 0)];
-            return self.launch::<1>(id, row, (&entry, false, uncopied), build);
-        }
         let mut entries = [Entry::plain(0); PARTS_MAX];
         for (entry, (_, bytes)) in entries.iter_mut().zip(parts) {
             *entry = Entry::bytes(*bytes, 0);
         }
         let entries = entries.get(..count).unwrap_or(&[]);
         self.launch::<PARTS_MAX>(id, row, (entries, false, uncopied), build)
+    }
+
+    /// Submits the one piece that waits, as nearly always: without room for many, which would have to be cleared.
+    fn send_only(
+        &self,
+        (slot, row): (u32, &'m Row),
+        only: &Segment<'m>,
+        uncopied: bool,
+    ) -> Result<(), PostError> {
+        let len = only.bytes();
+        let addr = only.address.get().wrapping_add(widen(only.from.get()));
+        let build = |chain: ChainId, out: &mut [Sqe]| {
+            let Some(place) = out.first_mut() else { return };
+            let entry =
+                if uncopied { self.uncopied(row, (addr, len)) } else { Self::on(row, op::SEND) };
+            let user_data = chain.user_data(0).map_or(UNHEARD, |name| name.as_raw());
+            *place = Sqe { addr, len, op_flags: SEND_FLAGS, user_data, ..entry };
+        };
+        let entry = [Entry::bytes(len, 0)];
+        self.launch::<1>(row.id(slot), row, (&entry, false, uncopied), build)
     }
 
     /// Whether many parts go uncopied as one message. Not where the arena is registered: the parts of a message would be pinned and counted as
