@@ -17,6 +17,7 @@ mod one_sided;
 mod parcels;
 mod parts;
 mod post;
+mod posted;
 
 use core::cell::Cell;
 use core::fmt;
@@ -29,17 +30,18 @@ use self::one_sided::filled_without_message;
 use self::parcels::Arrived;
 use self::parts::Further;
 pub use self::parts::{PARTS_MAX, Parts};
+use self::posted::Table;
 use super::parcel::Desk;
 use super::totals::{Count, Counted, Tally, Totals, add};
 use super::{Completion, Kind, RecvFrom};
 use crate::error::{Misuse, PostError};
 use crate::id::{Addr, Name, OpTag, WrId};
 use crate::poll::{Armed, Budget, Outcome, Poll, WakeSource};
-use crate::provider::{Buffer, Caps, Cqe, Event, Info, Provider, Sge, Sight, Status, Waiting};
-use crate::raw::loan::Posted;
+use crate::provider::{Buffer, Caps, Cqe, Event, Info, Provider, Sight, Status, Waiting};
+use crate::raw::loan::{Loan, Posted};
 use crate::raw::place::{Bump, Exhausted};
 use crate::sync::AtomicU64;
-use crate::table::{Key, Ring, Slab};
+use crate::table::{Ring, Slab};
 use crate::time::Instant;
 use spinwire_layouts::word::{to_usize, widen};
 
@@ -64,17 +66,6 @@ impl Default for EndpointConfig {
     fn default() -> Self {
         Self { contexts_max: 1280 }
     }
-}
-
-/// What the endpoint keeps beside the posted loan, by slot.
-#[derive(Debug)]
-struct Row {
-    context: Cell<u64>,
-    sge: Cell<Option<Sge>>,
-    /// Bytes from the beginning of the buffer to the end of the last message that was reported in it, while it stays posted.
-    reported: Cell<u32>,
-    /// Readers that look at a part of the buffer now.
-    readers: Cell<u32>,
 }
 
 /// What the provider holds. It goes back to the pools with the endpoint, unless something uses it even then.
@@ -103,8 +94,7 @@ pub struct Endpoint<'m, P> {
     provider: P,
     /// Whether something may use them even afterwards.
     lingers: fn(&P) -> bool,
-    posted: Held<'m, Posted<'m>>,
-    rows: &'m [Row],
+    posted: Table<'m>,
     /// Completions of the last harvest; out of the cell only while the provider fills it.
     batch: Cell<Option<&'m mut VecView<Cqe>>>,
     /// How many completions the budget of the last turn still allows.
@@ -134,7 +124,7 @@ impl<P: fmt::Debug> fmt::Debug for Endpoint<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
             .field("provider", &self.provider)
-            .field("posted", &self.posted.0.len())
+            .field("posted", &self.posted.len())
             .finish_non_exhaustive()
     }
 }
@@ -155,13 +145,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         Ok(Self {
             provider,
             lingers: P::lingers,
-            posted: Held(Slab::place(bump, contexts)?),
-            rows: bump.slice_with(usize::try_from(contexts).unwrap_or(usize::MAX), |_| Row {
-                context: Cell::new(0),
-                sge: Cell::new(None),
-                reported: Cell::new(0),
-                readers: Cell::new(0),
-            })?,
+            posted: Table::place(bump, contexts)?,
             batch: Cell::new(Some(batch)),
             allowance: Cell::new(0),
             harvested: Cell::new(0),
@@ -209,11 +193,6 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         Ok(self.provider.disconnect(peer)?)
     }
 
-    #[inline(always)]
-    fn row(&self, key: Key) -> Option<&'m Row> {
-        self.rows.get(usize::try_from(key.slot()).ok()?)
-    }
-
     /// The oldest message that waits for a receive and would be taken by this one.
     #[must_use]
     pub fn peek(&self, RecvFrom { from, select }: RecvFrom) -> Option<Waiting> {
@@ -249,17 +228,16 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// its budget allows.
     #[inline(always)]
     pub fn poll(&self) -> Option<Completion<'m>> {
+        if self.allowance.get() == 0 {
+            return None;
+        }
         loop {
-            let left = self.allowance.get().checked_sub(1)?;
             let is_batched = self.taken.get() < self.harvested.get();
             let cqe = if is_batched { self.front()? } else { self.provider.take_ready()? };
-            // A completion that the batch holds is taken out of it when it is the caller's, or nobody's.
-            let advance = usize::from(is_batched);
             if cqe.status == Status::Parcel {
                 // Copies on the way in and out, so that neither completion need lie in memory for the other messages.
                 let plain = Cqe { status: Status::Success, ..cqe };
-                let Arrived { context, loan, parcel } =
-                    self.take_parcel(&plain, (left, advance))?;
+                let Arrived { context, loan, parcel } = self.take_parcel(&plain, is_batched)?;
                 return Some(Completion {
                     id: cqe.wr_id,
                     context,
@@ -277,39 +255,38 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             }
             match self.conclude(&cqe) {
                 Ok(completion) => {
-                    self.allowance.set(left);
-                    self.taken.set(self.taken.get().wrapping_add(advance));
+                    self.allowance.set(self.allowance.get().wrapping_sub(1));
                     return Some(completion);
                 }
-                Err(Unfinished::Stale) => {
-                    self.taken.set(self.taken.get().wrapping_add(advance));
-                    self.note_stale(cqe.wr_id);
-                }
+                Err(Unfinished::Stale) => self.note_stale(cqe.wr_id),
                 Err(Unfinished::BeingRead) => {
-                    if !is_batched {
-                        self.keep_for_later(cqe);
-                    }
+                    // A copy of its own, for the same reason.
+                    self.keep_for_later(&Cqe { status: cqe.status, ..cqe }, is_batched);
                     return None;
                 }
             }
         }
     }
 
-    /// The first completion of the batch that the caller has not had.
+    /// Takes the first completion of the batch that the caller has not had.
     #[inline(always)]
     fn front(&self) -> Option<Cqe> {
+        let at = self.taken.get();
         let batch = self.batch.take()?;
-        let cqe = batch.get(self.taken.get()).copied();
+        let cqe = batch.get(at).copied();
         self.batch.set(Some(batch));
+        self.taken.set(at.wrapping_add(1));
         cqe
     }
 
-    /// A completion whose buffer is being read goes to the front of the batch, which is empty.
+    /// A completion whose buffer is being read goes back to the front of the batch, which is empty where it was none of it.
     #[cold]
-    fn keep_for_later(&self, cqe: Cqe) {
-        if let Some(batch) = self.batch.take() {
+    fn keep_for_later(&self, cqe: &Cqe, is_batched: bool) {
+        if is_batched {
+            self.taken.set(self.taken.get().saturating_sub(1));
+        } else if let Some(batch) = self.batch.take() {
             batch.clear();
-            let kept = batch.push(cqe);
+            let kept = batch.push(*cqe);
             debug_assert!(kept.is_ok(), "an empty batch has room");
             self.taken.set(0);
             self.harvested.set(batch.len());
@@ -320,60 +297,42 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// Makes the caller's completion of the provider's. Frees the row where the operation is over.
     #[inline(always)]
     fn conclude(&self, cqe: &Cqe) -> Result<Completion<'m>, Unfinished> {
-        let (_, generation, slot) = cqe.wr_id.parts().ok_or(Unfinished::Stale)?;
-        let key = Key::new(slot, generation);
-        let row = self.row(key).ok_or(Unfinished::Stale)?;
-        let length = to_usize(widen(cqe.length));
-        let offset = to_usize(widen(cqe.offset));
-        let stride = length.wrapping_add(7) & !7;
-        let before = to_usize(widen(cqe.count.saturating_sub(1)));
-        let extent = before.wrapping_mul(stride).wrapping_add(length);
-        let is_send = cqe.wr_id.as_raw() >> 56 == SEND_TAG;
-        let loan = match cqe.buffer {
-            Buffer::StillPosted => {
-                if self.posted.0.check(key).is_err() {
-                    return Err(Unfinished::Stale);
-                }
-                let end = u32::try_from(offset.saturating_add(extent)).unwrap_or(u32::MAX);
-                row.reported.set(row.reported.get().max(end));
-                None
-            }
-            Buffer::Returned => {
-                if row.readers.get() > 0 {
-                    return Err(Unfinished::BeingRead);
-                }
-                let Ok(posted) = self.posted.0.remove(key) else { return Err(Unfinished::Stale) };
-                let filled = if is_send {
-                    None
-                } else if cqe.source.is_some() {
-                    Some(offset.wrapping_add(extent))
-                } else {
-                    filled_without_message(cqe)
-                };
-                Some(posted.complete(filled))
-            }
+        let Some(row) = self.posted.find(cqe.wr_id) else { return Err(Unfinished::Stale) };
+        let posted = match cqe.buffer {
+            Buffer::StillPosted if row.whole().is_none() => return Err(Unfinished::Stale),
+            Buffer::StillPosted => None,
+            Buffer::Returned if row.readers.get() > 0 => return Err(Unfinished::BeingRead),
+            Buffer::Returned => match self.posted.end(row) {
+                Some(posted) => Some(posted),
+                None => return Err(Unfinished::Stale),
+            },
         };
-        let kind = if is_send {
-            add(&self.totals.sends_ended, 1);
-            if cqe.status != Status::Success {
-                add(&self.totals.sends_failed, 1);
+        let (kind, loan) = if cqe.source.is_some() {
+            let end = end_of(cqe);
+            if cqe.count == 1 {
+                add(&self.totals.messages_received, 1);
+                add(&self.totals.bytes_received, u64::from(cqe.length));
+            } else {
+                self.count_run(cqe.count, cqe.length);
             }
-            Kind::Sent
-        } else if cqe.source.is_some() {
-            let count = u64::from(cqe.count);
-            add(&self.totals.messages_received, count);
-            add(&self.totals.bytes_received, u64::from(cqe.length).wrapping_mul(count));
-            Kind::Received
+            let loan = match posted {
+                Some(posted) => Some(posted.complete_to(Some(end))),
+                None => {
+                    row.reported.set(row.reported.get().max(end));
+                    None
+                }
+            };
+            (Kind::Received, loan)
         } else {
-            self.kind_without_message(cqe)
+            self.without_message(cqe, posted)
         };
         Ok(Completion {
             id: cqe.wr_id,
             context: row.context.get(),
             kind,
             status: cqe.status,
-            length,
-            offset,
+            length: to_usize(widen(cqe.length)),
+            offset: to_usize(widen(cqe.offset)),
             count: cqe.count,
             tag: cqe.tag,
             immediate: cqe.immediate,
@@ -381,6 +340,28 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             loan,
             parcel: None,
         })
+    }
+
+    /// Counts the messages of a run.
+    #[inline]
+    fn count_run(&self, count: u32, length: u32) {
+        let count = u64::from(count);
+        add(&self.totals.messages_received, count);
+        add(&self.totals.bytes_received, u64::from(length).wrapping_mul(count));
+    }
+
+    /// What a completion without a message is about, and the buffer that has come back. Counts it.
+    #[inline(always)]
+    fn without_message(&self, cqe: &Cqe, ended: Option<Posted<'m>>) -> (Kind, Option<Loan<'m>>) {
+        if cqe.wr_id.as_raw() >> 56 == SEND_TAG {
+            add(&self.totals.sends_ended, 1);
+            if cqe.status != Status::Success {
+                add(&self.totals.sends_failed, 1);
+            }
+            return (Kind::Sent, ended.map(|posted| posted.complete_to(None)));
+        }
+        let filled = filled_without_message(cqe);
+        (self.kind_without_message(cqe), ended.map(|posted| posted.complete_to(filled)))
     }
 
     #[cold]
@@ -398,11 +379,8 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         if let Some(bytes) = completion.bytes() {
             return Some(look(bytes));
         }
-        let (_, generation, slot) = completion.id.parts()?;
-        let key = Key::new(slot, generation);
-        self.posted.0.check(key).ok()?;
-        let row = self.row(key)?;
-        let sge = row.sge.get()?;
+        let row = self.posted.find(completion.id)?;
+        let sge = row.whole()?;
         let extent = completion.extent();
         if u32::try_from(completion.offset.checked_add(extent)?).ok()? > row.reported.get() {
             return None;
@@ -423,14 +401,13 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// Whether an operation of that id is posted, and its completion was not had.
     #[must_use]
     pub fn is_posted(&self, id: WrId) -> bool {
-        let key = id.parts().map(|(_, generation, slot)| Key::new(slot, generation));
-        key.is_some_and(|key| self.posted.0.check(key).is_ok())
+        self.posted.find(id).is_some_and(|row| row.whole().is_some())
     }
 
     /// Operations that are posted.
     #[must_use]
     pub const fn posted_count(&self) -> u32 {
-        self.posted.0.len()
+        self.posted.len()
     }
 
     /// How much of that has ended since the endpoint was made, well and otherwise: a counter of `fi_cntr(3)`, read like a variable.
@@ -444,6 +421,21 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     pub const fn totals(&self) -> Totals {
         self.totals.snapshot()
     }
+}
+
+/// Bytes from the beginning of the buffer to the end of the last message of a completion. Where that is nonsense, it is no more than a
+/// number: nobody is shown bytes that the buffer has not.
+#[inline(always)]
+const fn end_of(cqe: &Cqe) -> u32 {
+    let end = cqe.offset.wrapping_add(cqe.length);
+    if cqe.count > 1 { end.wrapping_add(before_last(cqe)) } else { end }
+}
+
+/// Bytes from the start of the first message of a run to that of the last.
+#[inline(always)]
+const fn before_last(cqe: &Cqe) -> u32 {
+    let stride = cqe.length.wrapping_add(7) & !7;
+    cqe.count.wrapping_sub(1).wrapping_mul(stride)
 }
 
 /// Why a provider's completion is not the caller's.

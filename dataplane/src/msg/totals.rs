@@ -54,9 +54,10 @@ pub struct Count {
 
 #[derive(Debug, Default)]
 pub(super) struct Tally {
+    // Those of a send are no neighbours, and neither are those of a receive: two additions are cheaper than one of two lanes.
     pub(super) messages_sent: Cell<u64>,
-    pub(super) bytes_sent: Cell<u64>,
     pub(super) messages_received: Cell<u64>,
+    pub(super) bytes_sent: Cell<u64>,
     pub(super) bytes_received: Cell<u64>,
     pub(super) batches_published: Cell<u64>,
     pub(super) retries: Cell<u64>,

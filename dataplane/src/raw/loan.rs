@@ -8,12 +8,14 @@
 //! Posted memory is owned: a safe post takes the [`Loan`] away and the completion gives it back, so nothing that a
 //! device or a provider writes can ever land in memory that its owner is reading.
 //!
-//! Invariants: (1) a slot is either in the free list once, or held by one `Loan`; (2) `length <= capacity` of every loan;
-//! (3) the memory of the slots is initialised from the start and outlives the pool.
+//! A loan is one word, the place of its buffer in the pool: it is moved from hand to hand with every message.
+//!
+//! Invariants: (1) a buffer is either in the list of the free once, or held by one `Loan`; (2) `length <= capacity` of every buffer;
+//! (3) the memory of the buffers is initialised from the start and outlives the pool.
 
 use core::cell::Cell;
 use core::fmt;
-use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
@@ -22,19 +24,35 @@ use super::place::{Bump, Exhausted};
 
 /// A pool of equal buffers in private memory. Single-threaded.
 pub struct LoanPool<'m> {
-    base: NonNull<u8>,
     slot_bytes: u32,
-    free: &'m [Cell<u32>],
-    free_count: Cell<usize>,
-    memory: PhantomData<&'m mut [u8]>,
+    slots: u32,
+    free: &'m Free<'m>,
+}
+
+/// The buffers that nobody holds: a stack, so that a quiet service keeps to the same few warm ones.
+struct Free<'m> {
+    first: Cell<Option<&'m Slot<'m>>>,
+    count: Cell<usize>,
+}
+
+/// What is known of a buffer.
+struct Slot<'m> {
+    address: NonNull<u8>,
+    /// Bytes that count, while a loan holds it.
+    length: Cell<u32>,
+    capacity: u32,
+    /// The next free one, where this is one.
+    next: Cell<Option<&'m Self>>,
+    free: &'m Free<'m>,
+    number: u32,
 }
 
 impl fmt::Debug for LoanPool<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoanPool")
             .field("slot_bytes", &self.slot_bytes)
-            .field("slots", &self.free.len())
-            .field("free", &self.free_count.get())
+            .field("slots", &self.slots)
+            .field("free", &self.free.count)
             .finish_non_exhaustive()
     }
 }
@@ -79,20 +97,23 @@ impl<'m> LoanPool<'m> {
         let is_start = |block: &Block| core::ptr::from_ref(block).addr().is_multiple_of(align);
         let first = memory.iter().position(is_start).unwrap_or(0);
         let memory = memory.get_mut(first..).unwrap_or_default();
-        // Slot 0 is on top of the stack, so that a quiet service keeps to the same few warm buffers.
-        let mut next = slots;
-        let free = bump.slice_with(count, |_| {
-            next = next.wrapping_sub(1);
-            Cell::new(next)
-        })?;
-        let pool = Self {
-            base: NonNull::from_mut(memory).cast::<u8>(),
-            slot_bytes,
+        let base = NonNull::from_mut(memory).cast::<u8>();
+        let free: &'m Free<'m> =
+            bump.value(Free { first: Cell::new(None), count: Cell::new(0) })?;
+        let all: &'m [Slot<'m>] = bump.slice_with(count, |at| Slot {
+            // SAFETY: at < count, so the offset lies inside of the block that was just taken, whose size in bytes fitted a usize.
+            address: unsafe { base.add(at.wrapping_mul(bytes)) },
+            length: Cell::new(0),
+            capacity: slot_bytes,
+            next: Cell::new(None),
             free,
-            free_count: Cell::new(count),
-            memory: PhantomData,
-        };
-        Ok(bump.value(pool)?)
+            number: u32::try_from(at).unwrap_or(u32::MAX),
+        })?;
+        // Slot 0 is on top of the stack.
+        for slot in all.iter().rev() {
+            free.take_back(slot);
+        }
+        Ok(bump.value(Self { slot_bytes, slots, free })?)
     }
 
     /// Bytes in each buffer.
@@ -104,7 +125,7 @@ impl<'m> LoanPool<'m> {
     /// Buffers that nobody holds.
     #[must_use]
     pub const fn free_count(&self) -> usize {
-        self.free_count.get()
+        self.free.count.get()
     }
 
     /// A buffer of its own for the caller, of length 0, or `None` where all are out. What an earlier holder left in it
@@ -112,35 +133,27 @@ impl<'m> LoanPool<'m> {
     #[must_use]
     #[inline]
     pub fn lend(&'m self) -> Option<Loan<'m>> {
-        let top = self.free_count.get().checked_sub(1)?;
-        let slot = self.free.get(top)?.get();
-        self.free_count.set(top);
-        let offset = usize::try_from(u64::from(slot).wrapping_mul(u64::from(self.slot_bytes)));
-        // SAFETY: slot < slots (only such numbers are in the free list), so the offset lies inside of the block that
-        // `place` took, whose size in bytes fitted a usize.
-        let address = unsafe { self.base.add(offset.unwrap_or(0)) };
-        Some(Loan { address, length: 0, slot, pool: self })
+        let slot = self.free.first.get()?;
+        self.free.first.set(slot.next.get());
+        self.free.count.set(self.free.count.get().wrapping_sub(1));
+        slot.length.set(0);
+        Some(Loan { slot })
     }
+}
 
+impl<'m> Free<'m> {
+    /// Nobody holds that buffer any more.
     #[inline]
-    fn give_back(&self, slot: u32) {
-        let count = self.free_count.get();
-        if let Some(place) = self.free.get(count) {
-            place.set(slot);
-            self.free_count.set(count.wrapping_add(1));
-        } else {
-            debug_assert!(false, "invariant 1: more slots came back than there are");
-        }
+    fn take_back(&self, slot: &'m Slot<'m>) {
+        slot.next.set(self.first.replace(Some(slot)));
+        self.count.set(self.count.get().wrapping_add(1));
     }
 }
 
 /// A buffer that its holder alone can touch. It is read as the bytes that were filled in (`len`), written through
 /// [`Loan::fill`] or [`Loan::room`] and [`Loan::set_len`]. Dropping it gives it back to its pool.
 pub struct Loan<'m> {
-    address: NonNull<u8>,
-    length: u32,
-    slot: u32,
-    pool: &'m LoanPool<'m>,
+    slot: &'m Slot<'m>,
 }
 
 /// More bytes than the buffer holds.
@@ -165,14 +178,14 @@ impl<'m> Loan<'m> {
     #[must_use]
     #[inline]
     pub fn capacity(&self) -> usize {
-        usize::try_from(self.pool.slot_bytes).unwrap_or(0)
+        usize::try_from(self.slot.capacity).unwrap_or(0)
     }
 
     /// The whole buffer, to write into; say with [`Loan::set_len`] how much of it counts.
     #[must_use]
     #[inline]
     pub fn room(&mut self) -> &mut [u8] {
-        let whole = NonNull::slice_from_raw_parts(self.address, self.capacity());
+        let whole = NonNull::slice_from_raw_parts(self.slot.address, self.capacity());
         // SAFETY: the slot belongs to this loan alone (invariant 1), is initialised and mapped (invariant 3).
         unsafe { &mut *whole.as_ptr() }
     }
@@ -185,8 +198,8 @@ impl<'m> Loan<'m> {
     pub fn set_len(&mut self, length: usize) -> Result<(), LoanTooSmall> {
         let refused = LoanTooSmall { wanted: length, capacity: self.capacity() };
         match u32::try_from(length) {
-            Ok(length) if length <= self.pool.slot_bytes => {
-                self.length = length;
+            Ok(length) if length <= self.slot.capacity => {
+                self.slot.length.set(length);
                 Ok(())
             }
             _ => Err(refused),
@@ -207,13 +220,13 @@ impl<'m> Loan<'m> {
     /// Where its memory begins, and the bytes that it can hold.
     #[inline]
     pub(crate) const fn range(&self) -> (NonNull<u8>, u32) {
-        (self.address, self.pool.slot_bytes)
+        (self.slot.address, self.slot.capacity)
     }
 
     /// Its number in its pool.
     #[inline]
     pub(crate) const fn slot(&self) -> u32 {
-        self.slot
+        self.slot.number
     }
 
     /// Gives up the buffer to a provider until the operation that it was posted for has completed.
@@ -226,8 +239,8 @@ impl Deref for Loan<'_> {
     type Target = [u8];
     #[inline]
     fn deref(&self) -> &[u8] {
-        let filled =
-            NonNull::slice_from_raw_parts(self.address, usize::try_from(self.length).unwrap_or(0));
+        let length = usize::try_from(self.slot.length.get()).unwrap_or(0);
+        let filled = NonNull::slice_from_raw_parts(self.slot.address, length);
         // SAFETY: as in `room`; length <= capacity (invariant 2).
         unsafe { filled.as_ref() }
     }
@@ -236,7 +249,7 @@ impl Deref for Loan<'_> {
 impl DerefMut for Loan<'_> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        let length = usize::try_from(self.length).unwrap_or(0);
+        let length = usize::try_from(self.slot.length.get()).unwrap_or(0);
         self.room().get_mut(..length).unwrap_or_default()
     }
 }
@@ -244,16 +257,16 @@ impl DerefMut for Loan<'_> {
 impl Drop for Loan<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.pool.give_back(self.slot);
+        self.slot.free.take_back(self.slot);
     }
 }
 
 impl fmt::Debug for Loan<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loan")
-            .field("slot", &self.slot)
-            .field("len", &self.length)
-            .field("capacity", &self.pool.slot_bytes)
+            .field("slot", &self.slot.number)
+            .field("len", &self.slot.length)
+            .field("capacity", &self.slot.capacity)
             .finish_non_exhaustive()
     }
 }
@@ -268,19 +281,19 @@ pub(crate) struct Posted<'m> {
 impl<'m> Posted<'m> {
     /// The bytes that count, for a send.
     pub(crate) const fn filled(&self) -> Sge {
-        Sge { address: self.loan.address, length: self.loan.length }
+        Sge { address: self.loan.slot.address, length: self.loan.slot.length.get() }
     }
 
     /// The whole buffer, for a receive.
     pub(crate) const fn whole(&self) -> Sge {
-        Sge { address: self.loan.address, length: self.loan.pool.slot_bytes }
+        self.loan.slot.whole()
     }
 
     /// The first `length` bytes of the buffer, or `None` where it has fewer.
     pub(crate) fn first(&self, length: usize) -> Option<Sge> {
         let length = u32::try_from(length).ok()?;
-        let fits = length <= self.loan.pool.slot_bytes;
-        fits.then_some(Sge { address: self.loan.address, length })
+        let fits = length <= self.loan.slot.capacity;
+        fits.then_some(Sge { address: self.loan.slot.address, length })
     }
 
     /// The whole buffer as lines, which others may write meanwhile.
@@ -288,7 +301,7 @@ impl<'m> Posted<'m> {
         // Under loom a line is not what it is in memory.
         let real = size_of::<Line>() == line::LINE_BYTES;
         let count = if real { self.loan.capacity().div_euclid(line::LINE_BYTES) } else { 0 };
-        let lines = NonNull::slice_from_raw_parts(self.loan.address.cast::<Line>(), count);
+        let lines = NonNull::slice_from_raw_parts(self.loan.slot.address.cast::<Line>(), count);
         // SAFETY: the slot belongs to this loan alone (invariant 1), is initialised and mapped (invariant 3), begins at a line and
         // has whole ones (`place_at`), and any bytes are a line; whoever else touches it does so while no slice of its bytes exists.
         unsafe { lines.as_ref() }
@@ -297,19 +310,68 @@ impl<'m> Posted<'m> {
     /// Where its bytes begin.
     #[inline]
     pub(crate) const fn start(&self) -> NonNull<u8> {
-        self.loan.address
+        self.loan.slot.address
     }
 
     /// Takes the loan back. The caller has seen the completion of the operation, and says how many bytes count now (more
     /// than there are: all of them); `None` leaves that as it was.
     #[inline(always)]
     pub(crate) fn complete(self, filled: Option<usize>) -> Loan<'m> {
-        let mut loan = self.loan;
+        self.complete_to(filled.map(|filled| u32::try_from(filled).unwrap_or(u32::MAX)))
+    }
+
+    /// The same, of a number as completions have it.
+    #[inline(always)]
+    pub(crate) fn complete_to(self, filled: Option<u32>) -> Loan<'m> {
+        let slot = self.loan.slot;
         if let Some(filled) = filled {
-            let filled = u32::try_from(filled).unwrap_or(u32::MAX);
-            loan.length = filled.min(loan.pool.slot_bytes);
+            slot.length.set(filled.min(slot.capacity));
         }
-        loan
+        self.loan
+    }
+}
+
+/// A place where a posted loan lies until its operation is over. It is seen there without being taken out.
+pub(crate) struct Berth<'m>(Cell<Option<&'m Slot<'m>>>);
+
+impl<'m> Berth<'m> {
+    /// With nothing in it.
+    pub(crate) const fn vacant() -> Self {
+        Self(Cell::new(None))
+    }
+
+    /// Puts a loan there. It is vacant; what was in it would stay out of its pool for good.
+    #[inline(always)]
+    pub(crate) fn put(&self, posted: Posted<'m>) {
+        let loan = ManuallyDrop::new(posted.loan);
+        let before = self.0.replace(Some(loan.slot));
+        debug_assert!(before.is_none(), "one loan at a time");
+    }
+
+    /// Takes out what is there.
+    #[inline(always)]
+    pub(crate) const fn take(&self) -> Option<Posted<'m>> {
+        match self.0.replace(None) {
+            None => None,
+            Some(slot) => Some(Posted { loan: Loan { slot } }),
+        }
+    }
+
+    /// The whole buffer of what is there.
+    #[inline(always)]
+    pub(crate) const fn whole(&self) -> Option<Sge> {
+        match self.0.get() {
+            None => None,
+            Some(slot) => Some(slot.whole()),
+        }
+    }
+}
+
+impl Slot<'_> {
+    /// The whole buffer.
+    #[inline(always)]
+    const fn whole(&self) -> Sge {
+        Sge { address: self.address, length: self.capacity }
     }
 }
 

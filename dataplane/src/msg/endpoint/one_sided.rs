@@ -14,8 +14,6 @@ use crate::provider::{
 };
 use crate::raw::loan::{Loan, Posted};
 use crate::raw::payload::Payload;
-use crate::table::Key;
-use spinwire_layouts::word::{to_usize, widen};
 
 /// Memory that peers are let into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,10 +129,9 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// `NotPosted` where nothing of that id is exposed; `Unsupported` where the provider cannot revoke the key: then it stays exposed
     /// as long as the endpoint lives.
     pub fn withdraw(&self, id: WrId) -> Result<Loan<'m>, CancelError> {
-        let key = exposed_key(id).ok_or(CancelError::NotPosted)?;
-        self.posted.0.check(key).map_err(|_over| CancelError::NotPosted)?;
+        let row = self.posted.find(id).filter(|_| is_exposed(id)).ok_or(CancelError::NotPosted)?;
         self.provider.withdraw(id)?;
-        let posted = self.posted.0.remove(key).map_err(|_over| CancelError::NotPosted)?;
+        let posted = self.posted.end(row).ok_or(CancelError::NotPosted)?;
         Ok(posted.complete(None))
     }
 
@@ -158,9 +155,9 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     }
 
     fn with_exposed<R>(&self, id: WrId, look: impl FnOnce(Payload<'_>) -> R) -> Result<R, Misuse> {
-        let key = exposed_key(id).ok_or(Misuse::StaleOperation)?;
-        let look = |posted: &mut Posted<'m>| look(Payload::new(posted.lines()));
-        self.posted.0.with(key, look).map_err(|_over| Misuse::StaleOperation)
+        let id = Some(id).filter(|id| is_exposed(*id)).ok_or(Misuse::StaleOperation)?;
+        let look = |posted: &Posted<'m>| look(Payload::new(posted.lines()));
+        self.posted.with(id, look).ok_or(Misuse::StaleOperation)
     }
 }
 
@@ -185,19 +182,16 @@ impl<P: Provider> Endpoint<'_, P> {
     }
 }
 
-const fn exposed_key(id: WrId) -> Option<Key> {
-    match id.parts() {
-        Some((OpTag::Expose, generation, slot)) => Some(Key::new(slot, generation)),
-        _ => None,
-    }
+const fn is_exposed(id: WrId) -> bool {
+    matches!(id.parts(), Some((OpTag::Expose, ..)))
 }
 
 /// How many bytes of its buffer count after an operation that has brought no message: those of a write stay.
 #[cold]
-pub(super) const fn filled_without_message(cqe: &Cqe) -> Option<usize> {
+pub(super) const fn filled_without_message(cqe: &Cqe) -> Option<u32> {
     match cqe.wr_id.parts() {
         Some((OpTag::Write, ..)) => None,
         // Of what failed, and of the end of a multi-receive, that is none.
-        _ => Some(to_usize(widen(cqe.length))),
+        _ => Some(cqe.length),
     }
 }

@@ -14,13 +14,9 @@ pub(super) struct Arrived<'m> {
 }
 
 impl<'m, P: Provider> Endpoint<'m, P> {
-    /// The parcel of a completion, which says `Success` here, like any other. `left` and `advance` are those of `poll`.
+    /// The parcel of a completion, which says `Success` here, like any other. `is_batched` is that of `poll`.
     #[inline(never)]
-    pub(super) fn take_parcel(
-        &self,
-        cqe: &Cqe,
-        (left, advance): (u32, usize),
-    ) -> Option<Arrived<'m>> {
+    pub(super) fn take_parcel(&self, cqe: &Cqe, is_batched: bool) -> Option<Arrived<'m>> {
         let plain = Cqe { offset: 0, length: 0, count: 1, ..*cqe };
         let cqe = Cqe { status: Status::Parcel, ..*cqe };
         let concluded = if self.desk.is_full() {
@@ -30,16 +26,13 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             self.conclude(&plain)
         };
         if matches!(concluded, Err(Unfinished::BeingRead)) {
-            if advance == 0 {
-                self.keep_for_later(cqe);
-            }
+            self.keep_for_later(&cqe, is_batched);
             return None;
         }
-        self.taken.set(self.taken.get().wrapping_add(advance));
         let descriptor = cqe.parcel().zip(cqe.source);
         let parcel = descriptor.and_then(|(what, source)| self.desk.hand_out(what, source));
         if let Ok(Completion { context, loan, .. }) = concluded {
-            self.allowance.set(left);
+            self.allowance.set(self.allowance.get().wrapping_sub(1));
             Some(Arrived { context, loan, parcel })
         } else {
             // Stale. The parcel is dropped with this, and goes back to its sender.

@@ -115,21 +115,15 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         context: u64,
         hand_over: impl FnOnce(&P, WrId, &Posted<'m>) -> Result<(), PostError>,
     ) -> Result<WrId, Refused<Loan<'m>>> {
-        let Some(key) = self.posted.0.next_key() else {
+        let Some(place) = self.posted.next_place(op) else {
             return Err(Refused::new(self.refused(Retry::NoSlot.into()), loan));
         };
-        let wr_id = WrId::new(op, key.generation(), key.slot());
+        let wr_id = place.id;
         let posted = loan.post();
         if let Err(refused) = hand_over(&self.provider, wr_id, &posted) {
             return Err(Refused::new(self.refused(refused), posted.complete(None)));
         }
-        if let Some(row) = self.row(key) {
-            row.context.set(context);
-            row.sge.set(Some(posted.whole()));
-            row.reported.set(0);
-        }
-        let inserted = self.posted.0.insert(posted);
-        debug_assert_eq!(inserted.ok(), Some(key), "next_key said so");
+        self.posted.take_place(place, posted, context);
         Ok(wr_id)
     }
 

@@ -91,7 +91,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             return None;
         };
         if arrival.content == Content::Parcel {
-            return self.take_one_parcel(row, peer);
+            // A copy on the way out, so that no completion of another message need lie in memory.
+            let cqe = self.take_one_parcel(row, peer)?;
+            return Some(Cqe { status: cqe.status, ..cqe });
         }
         let message = Incoming {
             source: peer.state.addr(row),
