@@ -14,6 +14,8 @@ pub struct Ratio {
     pub second_ns: f64,
     /// Median of the first over the second, pair by pair.
     pub ratio: f64,
+    /// Median of what the first takes more than the second, pair by pair, in nanoseconds a round.
+    pub apart_ns: f64,
 }
 
 impl Ratio {
@@ -21,7 +23,13 @@ impl Ratio {
     #[must_use]
     pub fn by_operation(self, ops: u32) -> Self {
         let ops = f64::from(ops);
-        Self { first_ns: self.first_ns / ops, second_ns: self.second_ns / ops, ..self }
+        let Self { first_ns, second_ns, apart_ns, ratio } = self;
+        Self {
+            first_ns: first_ns / ops,
+            second_ns: second_ns / ops,
+            apart_ns: apart_ns / ops,
+            ratio,
+        }
     }
 }
 
@@ -38,6 +46,7 @@ pub fn compare(first: &mut Case, second: &mut Case, samples: usize, rounds: u64)
         first_ns: median(pairs.iter().map(|pair| pair.0)),
         second_ns: median(pairs.iter().map(|pair| pair.1)),
         ratio: median(pairs.iter().map(|(first, second)| first / second)),
+        apart_ns: median(pairs.iter().map(|(first, second)| first - second)),
     }
 }
 

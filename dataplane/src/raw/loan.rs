@@ -25,13 +25,13 @@ use super::place::{Bump, Exhausted};
 /// A pool of equal buffers in private memory. Single-threaded.
 pub struct LoanPool<'m> {
     slot_bytes: u32,
-    slots: u32,
+    slots: &'m [Slot<'m>],
     free: &'m Free<'m>,
 }
 
 /// The buffers that nobody holds: a stack, so that a quiet service keeps to the same few warm ones.
 struct Free<'m> {
-    first: Cell<Option<&'m Slot<'m>>>,
+    numbers: &'m [Cell<u32>],
     count: Cell<usize>,
 }
 
@@ -41,17 +41,15 @@ struct Slot<'m> {
     /// Bytes that count, while a loan holds it.
     length: Cell<u32>,
     capacity: u32,
-    /// The next free one, where this is one.
-    next: Cell<Option<&'m Self>>,
-    free: &'m Free<'m>,
     number: u32,
+    free: &'m Free<'m>,
 }
 
 impl fmt::Debug for LoanPool<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoanPool")
             .field("slot_bytes", &self.slot_bytes)
-            .field("slots", &self.slots)
+            .field("slots", &self.slots.len())
             .field("free", &self.free.count)
             .finish_non_exhaustive()
     }
@@ -98,21 +96,21 @@ impl<'m> LoanPool<'m> {
         let first = memory.iter().position(is_start).unwrap_or(0);
         let memory = memory.get_mut(first..).unwrap_or_default();
         let base = NonNull::from_mut(memory).cast::<u8>();
-        let free: &'m Free<'m> =
-            bump.value(Free { first: Cell::new(None), count: Cell::new(0) })?;
-        let all: &'m [Slot<'m>] = bump.slice_with(count, |at| Slot {
+        // Slot 0 is on top of the stack.
+        let mut next = slots;
+        let numbers = bump.slice_with(count, |_| {
+            next = next.wrapping_sub(1);
+            Cell::new(next)
+        })?;
+        let free: &'m Free<'m> = bump.value(Free { numbers, count: Cell::new(count) })?;
+        let slots = bump.slice_with(count, |at| Slot {
             // SAFETY: at < count, so the offset lies inside of the block that was just taken, whose size in bytes fitted a usize.
             address: unsafe { base.add(at.wrapping_mul(bytes)) },
             length: Cell::new(0),
             capacity: slot_bytes,
-            next: Cell::new(None),
-            free,
             number: u32::try_from(at).unwrap_or(u32::MAX),
+            free,
         })?;
-        // Slot 0 is on top of the stack.
-        for slot in all.iter().rev() {
-            free.take_back(slot);
-        }
         Ok(bump.value(Self { slot_bytes, slots, free })?)
     }
 
@@ -133,20 +131,26 @@ impl<'m> LoanPool<'m> {
     #[must_use]
     #[inline]
     pub fn lend(&'m self) -> Option<Loan<'m>> {
-        let slot = self.free.first.get()?;
-        self.free.first.set(slot.next.get());
-        self.free.count.set(self.free.count.get().wrapping_sub(1));
+        let top = self.free.count.get().checked_sub(1)?;
+        let number = self.free.numbers.get(top)?.get();
+        let slot = self.slots.get(usize::try_from(number).ok()?)?;
+        self.free.count.set(top);
         slot.length.set(0);
         Some(Loan { slot })
     }
 }
 
-impl<'m> Free<'m> {
+impl Free<'_> {
     /// Nobody holds that buffer any more.
     #[inline]
-    fn take_back(&self, slot: &'m Slot<'m>) {
-        slot.next.set(self.first.replace(Some(slot)));
-        self.count.set(self.count.get().wrapping_add(1));
+    fn take_back(&self, number: u32) {
+        let count = self.count.get();
+        if let Some(place) = self.numbers.get(count) {
+            place.set(number);
+            self.count.set(count.wrapping_add(1));
+        } else {
+            debug_assert!(false, "invariant 1: more slots came back than there are");
+        }
     }
 }
 
@@ -257,7 +261,7 @@ impl DerefMut for Loan<'_> {
 impl Drop for Loan<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.slot.free.take_back(self.slot);
+        self.slot.free.take_back(self.slot.number);
     }
 }
 
