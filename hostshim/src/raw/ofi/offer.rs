@@ -18,6 +18,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) caps: u64,
     /// `enum fi_order` of sends after sends.
     pub(crate) in_order: bool,
+    /// Messages move when the queue is read, and by no thread of the library's (`FI_PROGRESS_MANUAL`).
+    pub(crate) manual: bool,
     pub(crate) provider: Option<&'a str>,
     /// The address to be at, as a name service or the provider would take it.
     pub(crate) node: Option<&'a str>,
@@ -117,6 +119,9 @@ impl Offer {
         // SAFETY: as above.
         let domain = unsafe { &mut *info.domain_attr };
         domain.threading = sys::FI_THREAD_DOMAIN;
+        if wanted.manual {
+            domain.data_progress = sys::FI_PROGRESS_MANUAL;
+        }
         domain.mr_mode = i32::try_from(
             sys::FI_MR_LOCAL | sys::FI_MR_VIRT_ADDR | sys::FI_MR_ALLOCATED | sys::FI_MR_PROV_KEY,
         )
