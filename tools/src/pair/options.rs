@@ -314,10 +314,8 @@ impl PairOptions {
 
     /// By which name a report calls the way that messages went.
     pub(crate) fn path_of(&self, info: &Info) -> &'static str {
-        match self.provider() {
-            ProviderName::Ofi => info.provider,
-            provider => provider.as_str(),
-        }
+        let provider = self.provider();
+        if provider == ProviderName::Ofi { info.provider } else { provider.as_str() }
     }
 
     /// Whether one end over libfabric is asked for, and the other is somewhere else.

@@ -103,6 +103,23 @@ impl Offer {
         NonNull::new(raw).map(Self).ok_or(Failed { call, code: libc::ENOMEM })
     }
 
+    /// The same, of an endpoint that is to connect to that address: some providers want to know it when the endpoint is opened.
+    pub(crate) fn towards(&self, address: &[u8]) -> Answer<Self> {
+        let copy = Self::copy_of(self.0)?;
+        // SAFETY: any number of bytes may be asked for.
+        let place = NonNull::new(unsafe { libc::malloc(address.len().max(1)) });
+        let place = place.ok_or(Failed { call: "malloc", code: libc::ENOMEM })?;
+        let bytes = NonNull::from(address).cast::<u8>();
+        // SAFETY: as many bytes, which are nobody else's.
+        unsafe { place.cast::<u8>().copy_from_nonoverlapping(bytes, address.len()) };
+        // SAFETY: the structure is this function's alone.
+        let info = unsafe { &mut *copy.0.as_ptr() };
+        // SAFETY: none, or one of the structure alone, which is freed with it by the same function.
+        unsafe { libc::free(info.dest_addr) };
+        (info.dest_addr, info.dest_addrlen) = (place.as_ptr(), address.len());
+        Ok(copy)
+    }
+
     fn hints(wanted: &Wanted<'_>) -> Answer<Self> {
         let duplicate = library()?.dupinfo;
         // SAFETY: what there is of nothing is an empty structure: `fi_allocinfo` of the headers.
