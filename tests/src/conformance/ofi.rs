@@ -223,7 +223,7 @@ impl Provider for OfiEnd<'_> {
 
 /// The range of a loan that nobody gets back while the world lives.
 #[expect(unsafe_code, reason = "a receive that is no endpoint's")]
-fn forever(pool: &LoanPool<'_>) -> Sge {
+fn forever<'m>(pool: &'m LoanPool<'m>) -> Sge {
     let mut loan = ManuallyDrop::new(pool.lend().unwrap());
     // SAFETY: the memory is the world's, outlives the port, and nobody else has the loan.
     unsafe { Sge::from_raw(NonNull::from(loan.room()).cast(), 64) }
