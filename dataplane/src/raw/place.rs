@@ -65,7 +65,8 @@ impl<'m> Bump<'m> {
     }
 
     /// Where the free part begins, and its bytes.
-    pub(crate) const fn free_range(&self) -> (NonNull<u8>, usize) {
+    #[must_use]
+    pub const fn free_range(&self) -> (NonNull<u8>, usize) {
         (self.next.get(), self.free_bytes.get())
     }
 

@@ -19,25 +19,22 @@ use super::contexts::{Operation, What};
 use super::port::OfiPort;
 use crate::raw::ofi::{Active, NOBODY, Offer, Told};
 
-/// What a hello begins with: what speaks, and the version of that.
-const GREETING: [u8; 8] = *b"spwofi\x00\x01";
-/// Bytes of a hello: greeting and name.
-const HELLO_BYTES: usize = GREETING.len() + 64;
+/// What a hello begins with: what speaks, and the version of that. The name follows, without the zeros behind it: over RDMA devices 55 bytes go with
+/// a request to connect (`VERBS_CM_DATA_SIZE`), so that names have up to 47.
+const GREETING: [u8; 8] = *b"spwofi\x00\x02";
 /// Events that one poll takes.
 const EVENTS_MAX: u32 = 8;
 
-fn hello_of(name: &Name) -> [u8; HELLO_BYTES] {
-    let mut hello = [0; HELLO_BYTES];
-    for (to, from) in hello.iter_mut().zip(GREETING.iter().chain(name.as_field())) {
-        *to = *from;
-    }
-    hello
+fn hello_of(name: &Name) -> Vec<u8> {
+    [&GREETING[..], name.as_str().as_bytes()].concat()
 }
 
 /// Who says hello, where that is one of ours.
 fn read_hello(hello: &[u8]) -> Option<Name> {
-    let field = hello.strip_prefix(&GREETING)?.first_chunk::<64>()?;
-    Name::from_field(field).ok()
+    // What the library hands over may be longer than what was sent, by zeros.
+    let name = hello.strip_prefix(&GREETING)?;
+    let name = core::str::from_utf8(name).ok()?;
+    Name::new(name.trim_end_matches('\0')).ok()
 }
 
 impl OfiPort<'_> {
@@ -56,7 +53,8 @@ impl OfiPort<'_> {
         }
         let address = address?;
         let (slot, row) = self.peers.vacant()?;
-        let active = Active::open(&self.offer, &self.bound).map_err(|_failed| Fatal::QueueError)?;
+        let offer = self.offer.towards(address.bytes()).map_err(|_failed| Fatal::QueueError)?;
+        let active = Active::open(&offer, &self.bound).map_err(|_failed| Fatal::QueueError)?;
         active.connect(address.bytes(), &hello_of(&self.name)).map_err(|_failed| Fatal::Refused)?;
         drop(self.active.replace(Some(active)));
         row.name.set(Some(*name));
@@ -204,6 +202,29 @@ impl OfiPort<'_> {
                 }
                 None => self.end_without(space, Status::Cancelled),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hellos_are_read_and_nothing_else_is() {
+        let name = Name::new("quotes").unwrap();
+        let hello = hello_of(&name);
+        assert_eq!((hello.len(), read_hello(&hello)), (14, Some(name)));
+        let padded = [&hello[..], &[0; 7]].concat();
+        assert_eq!(read_hello(&padded), Some(name));
+        for wrong in [
+            &b"spwofi\x00\x01quotes"[..],
+            b"",
+            b"spwofi\x00\x02",
+            b"spwofi\x00\x02a\0b",
+            b"spwofi\x00\x02\xff",
+        ] {
+            assert_eq!(read_hello(wrong), None, "{wrong:?}");
         }
     }
 }

@@ -1,4 +1,8 @@
-//! Memory that others see, and operations on theirs: `fi_mr(3)`, `fi_rma(3)`, `fi_atomic(3)`.
+//! Memory that others see, and operations on theirs: `fi_mr(3)`, `fi_rma(3)`, `fi_atomic(3)`. And memory that a device reads and writes for messages.
+//!
+//! Where the provider asks for it (`FI_MR_LOCAL`: RDMA devices do), the memory of messages is registered: what is left of the arena when the port is
+//! opened, in one piece, and what lies elsewhere when it is first posted, which takes system calls; from then on it is known. It stays registered, and
+//! in memory, as long as the port lives.
 //!
 //! A key is the provider's where it asks for that, else the port's own, and never the same twice. Libfabric has rights to read and to write, and
 //! none of its own for atomics: whoever may write may do those. Which providers check what is in [`faults`](super::offer::faults); over those
@@ -11,12 +15,13 @@ use spinwire_dataplane::provider::one_sided::ATOMIC_BYTES;
 use spinwire_dataplane::provider::{
     Access, CancelError, Caps, Cqe, ExposeWr, OneSided, OneSidedWr, RemoteRegion, Status,
 };
+use spinwire_dataplane::raw::loan::Sge;
 use spinwire_layouts::word::from_usize;
 
 use super::contexts::{Operation, What};
 use super::offer::Guard;
 use super::port::OfiPort;
-use crate::raw::ofi::Region;
+use crate::raw::ofi::{Descriptor, Region};
 
 /// The operands of an atomic operation: what it takes, and what it expects.
 fn operands(op: OneSided) -> Option<[u8; 16]> {
@@ -32,7 +37,34 @@ fn operands(op: OneSided) -> Option<[u8; 16]> {
     Some(both)
 }
 
+/// Pieces of memory outside of the arena that a port keeps registered, at most.
+const PIECES_MAX: usize = 256;
+
 impl OfiPort<'_> {
+    /// What the library was told of a range, which is registered if it was never met with.
+    #[inline]
+    pub(super) fn known(&self, range: &Sge) -> Result<Descriptor, Misuse> {
+        let start = range.bytes().as_ptr().addr();
+        let inside = |region: &&Region| {
+            let (from, bytes) = region.range();
+            start >= from && start - from + range.length() <= bytes
+        };
+        let known = self.regions.borrow().iter().find(inside).map(Region::descriptor);
+        known.map_or_else(|| self.register_for(range), Ok)
+    }
+
+    #[cold]
+    fn register_for(&self, range: &Sge) -> Result<Descriptor, Misuse> {
+        let mut regions = self.regions.borrow_mut();
+        if regions.len() > PIECES_MAX {
+            return Err(Misuse::ForeignKey);
+        }
+        let region = Region::around(self.domain(), range).map_err(|_failed| Misuse::ForeignKey)?;
+        let descriptor = region.descriptor();
+        regions.push(region);
+        Ok(descriptor)
+    }
+
     /// Whether an operation can be right, as far as this end can tell.
     fn check_one_sided(&self, wr: &OneSidedWr) -> Result<(), Misuse> {
         let needed = if wr.op.is_atomic() { Caps::ATOMIC } else { Caps::RMA };

@@ -275,6 +275,8 @@ pub(super) fn choose(config: &OfiConfig) -> Result<Offer, OfiError> {
             endpoint_type: type_number(config.endpoint_type),
             caps,
             in_order: config.endpoint_type != EndpointType::Dgram,
+            // Who sleeps on a descriptor is woken by a thread, where the provider has one; whoever polls needs none beside it.
+            manual: !config.waits,
             provider: config.provider.as_deref(),
             node: config.node.as_deref(),
             service: config.service.as_deref(),

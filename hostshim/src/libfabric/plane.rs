@@ -14,6 +14,7 @@
 //! `attend` never waits. It looks at its sockets every [`LOOK_EVERY`], and at each call while somebody is being answered.
 
 use core::cell::{Cell, RefCell};
+use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -55,15 +56,29 @@ struct Line {
 }
 
 /// Why a call came to nothing.
-#[derive(Debug)]
-pub(crate) enum CallError {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CallError {
     /// Nobody answers.
     Nobody,
-    /// Who answers does not take the call.
+    /// Who answers does not take the call: an endpoint of another name or type, or of another version.
     Refused,
     /// The peer could not be entered.
     Post(PostError),
 }
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nobody => f.write_str("nobody answers; remedy: start the end that listens first"),
+            Self::Refused => f.write_str(
+                "the call is not taken: an endpoint of another name or type, or of another version; remedy: run the same at both ends",
+            ),
+            Self::Post(e) => e.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for CallError {}
 
 /// What a port at a URI stands on. Belongs to the thread that opened it.
 #[derive(Debug)]
@@ -125,6 +140,13 @@ impl OfiPlane {
         self.listener.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
+    /// How many others have said who they are, or were called, and are connected still. Of type MSG the library has the connection: the events of the
+    /// port tell of it.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.lines.borrow().iter().filter(|line| line.peer.is_some() && !line.ended).count()
+    }
+
     /// The port, placed in `bump`.
     ///
     /// # Errors
@@ -133,8 +155,12 @@ impl OfiPlane {
         OfiPort::open(bump, &self.names, name, &self.config)
     }
 
-    /// Enters the end of that name which answers at `at`, and begins to connect to it. Waits as long as `patience`.
-    pub(crate) fn call(
+    /// Enters the end of that name which answers at `at`, and begins to connect to it: [`OfiPort::reach`] says when it is there. Waits as long as
+    /// `patience`.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn call(
         &self,
         port: &OfiPort<'_>,
         (name, at): (&Name, SocketAddr),

@@ -91,8 +91,9 @@ pub struct OfiPort<'m> {
     pub(super) passive: Option<Passive>,
     /// A request of the peer that is being connected to.
     pub(super) crossing: Cell<Option<Offer>>,
-    /// Dropped before the memory that they are of.
-    pub(super) regions: Vec<Region>,
+    /// What the provider was told of the memory of messages, where it asks for that; added to as it is met with. Dropped before the memory that
+    /// they are of.
+    pub(super) regions: RefCell<Vec<Region>>,
     /// Memory that others may touch, by the id of the request.
     pub(super) exposed: RefCell<Vec<(WrId, Region)>>,
     /// The next key.
@@ -255,16 +256,9 @@ impl OfiPort<'_> {
     }
 
     /// What the library wants to be told of memory.
+    #[inline]
     pub(super) fn descriptor_of(&self, range: &Sge) -> Result<Descriptor, Misuse> {
-        if !self.modes.local {
-            return Ok(Descriptor::NONE);
-        }
-        let start = range.bytes().as_ptr().addr();
-        let inside = |region: &&Region| {
-            let (from, bytes) = region.range();
-            start >= from && start - from + range.length() <= bytes
-        };
-        self.regions.iter().find(inside).map(Region::descriptor).ok_or(Misuse::ForeignKey)
+        if self.modes.local { self.known(range) } else { Ok(Descriptor::NONE) }
     }
 
     /// The library's number for whose messages a receive takes.

@@ -151,13 +151,13 @@ impl<'m> OfiPort<'m> {
         let ends = u32::try_from(operations).unwrap_or(u32::MAX).next_power_of_two();
         let event = Event::StaleCompletion(WrId::from_raw(0));
         let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
-        let mut port = Self {
+        let port = Self {
             active: RefCell::new(active),
             passive,
             crossing: Cell::new(None),
             contexts: Contexts::place(bump, operations)?,
             copies,
-            regions: Vec::new(),
+            regions: RefCell::default(),
             exposed: RefCell::default(),
             keys: Cell::new(FIRST_KEY),
             modes: offer::modes(&offer),
@@ -191,18 +191,21 @@ impl<'m> OfiPort<'m> {
             offer,
             bound,
         };
-        port.know_copies()?;
+        port.know_memory(bump)?;
         Ok(port)
     }
 
-    /// Registers the slots of copies, where the provider asks for that.
-    fn know_copies(&mut self) -> Result<(), OfiError> {
-        if self.modes.local {
-            let range = self.copies.range();
-            if range.1 > 0 {
-                let region = crate::raw::ofi::register_copies(self.domain(), &self.copies)?;
-                self.regions.push(region);
-            }
+    /// Registers the slots of copies and what is left of the arena, where the provider asks for that.
+    fn know_memory(&self, bump: &Bump<'m>) -> Result<(), OfiError> {
+        if !self.modes.local {
+            return Ok(());
+        }
+        let mut regions = self.regions.borrow_mut();
+        if self.copies.range().1 > 0 {
+            regions.push(crate::raw::ofi::register_copies(self.domain(), &self.copies)?);
+        }
+        if bump.free_bytes() > 0 {
+            regions.push(crate::raw::ofi::register_rest(self.domain(), bump)?);
         }
         Ok(())
     }

@@ -43,6 +43,12 @@ impl OfiChoice {
         let is_shm = matches!(provider.as_bytes(), b"shm");
         Self { provider, endpoint_type, node: if is_shm { None } else { Some("127.0.0.1") } }
     }
+
+    /// The same at that address.
+    #[must_use]
+    pub const fn at(self, node: &'static str) -> Self {
+        Self { node: Some(node), ..self }
+    }
 }
 
 thread_local! {
@@ -217,7 +223,7 @@ impl Provider for OfiEnd<'_> {
 
 /// The range of a loan that nobody gets back while the world lives.
 #[expect(unsafe_code, reason = "a receive that is no endpoint's")]
-fn forever(pool: &LoanPool<'_>) -> Sge {
+fn forever<'m>(pool: &'m LoanPool<'m>) -> Sge {
     let mut loan = ManuallyDrop::new(pool.lend().unwrap());
     // SAFETY: the memory is the world's, outlives the port, and nobody else has the loan.
     unsafe { Sge::from_raw(NonNull::from(loan.room()).cast(), 64) }
@@ -279,7 +285,7 @@ impl Rig for Ofi {
             greeting: greets.then(|| forever(pool)),
             met: RefCell::default(),
             idle: Cell::new(0),
-            has_threads: provider == "sockets",
+            has_threads: false,
         };
         end.await_greeting();
         Ok(end)

@@ -14,6 +14,7 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+mod devices;
 mod ends;
 mod load;
 mod memory;

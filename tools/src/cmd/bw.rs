@@ -45,10 +45,15 @@ On RDMA devices, in builds with --features verbs, likewise (spinwire devices lis
   spinwire bw --connect verbs://rxe0/10.0.0.2:7000
 On the queues of mlx5 devices without a library between, in builds with --features mlx5 (unverified on hardware), likewise:
   spinwire bw --provider mlx5 --device mlx5_0,mlx5_1
+Over a provider of libfabric, in builds with --features libfabric, likewise:
+  spinwire bw --uri ofi://tcp/127.0.0.1:0
+  spinwire bw --provider ofi --fabric-provider shm --size 64,64k
+  spinwire bw --listen ofi://tcp/0.0.0.0:7000
+  spinwire bw --connect ofi://tcp/otherhost:7000 --size 4k
 
 The receiving end checks that every message arrives once, in order and unchanged (of messages over 256 bytes: order and
 ends of each, a moving line of each, every byte of one in 64); a bad one is an error. The floor is the same
-two processes copying as many blocks in and out of as much shared memory, with one counter each way; over TCP, UDP and RDMA, writing and
+two processes copying as many blocks in and out of as much shared memory, with one counter each way; over TCP, UDP, RDMA and libfabric, writing and
 reading as many on a plain socket. Over UDP the sender does not wait for the receiver: what is measured is what has come, from the first
 message to the last by the receiver's clock, and what was lost is said; one that comes twice counts once.")]
 pub(crate) struct Args {
@@ -206,7 +211,7 @@ fn measure<P: Provider, F: Floor>(
     drop(progress);
     let bytes = float(u64::try_from(size)?);
     Ok(Report {
-        provider: options.provider().as_str(),
+        provider: options.path_of(client.station.endpoint.info()),
         zero_copy: options.zero_copy,
         one_sided: options.one_sided,
         size,

@@ -53,6 +53,8 @@ On the queues of mlx5 devices without a library between, in builds with --featur
 Between two processes over a provider of libfabric (a build with --features libfabric):
   spinwire lat --provider ofi --fabric-provider tcp
   spinwire lat --uri ofi://shm/127.0.0.1:0
+  spinwire lat --listen ofi://tcp/0.0.0.0:7000
+  spinwire lat --connect ofi://tcp/otherhost:7000
 
 A round trip is: send, the other end receives and sends back, receive. The floor is the same between the same two
 processes with one bare cache line and no code of ours; over TCP, UDP and RDMA, with as many bytes on a plain socket on which both spin. The machine's speed drifts, so the two take turns in short
@@ -167,7 +169,7 @@ const SECONDS: f64 = 1.0;
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let options = &args.pair.with_names_of_domains()?;
-    if options.provider() == ProviderName::Ofi {
+    if options.provider() == ProviderName::Ofi && !options.is_one_end_of_fabric() {
         if args.hgrm.is_some() {
             return Err("--hgrm: not offered with --provider ofi; leave it out".into());
         }
@@ -304,7 +306,7 @@ fn measure<P: Provider, F: Floor>(
     }
     drop(progress);
     let report = Report {
-        provider: options.provider().as_str(),
+        provider: options.path_of(client.station.endpoint.info()),
         zero_copy: options.zero_copy,
         one_sided: options.one_sided,
         size,

@@ -93,6 +93,7 @@ impl Other {
             .args([command, "--listen", name, "--json"])
             .args(["--cpus", &format!("{a},{b}"), "--size", &size.to_string()])
             .args(options.zero_copy.then_some("--zero-copy"))
+            .args(["--fabric-type", options.fabric_type.as_str()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -161,12 +162,16 @@ pub(crate) fn with_client<M: Measure>(
         ProviderName::Mlx5 => {
             return super::verbs::with_client::<mlx5::Direct, M>(command, options, measure);
         }
-        // The check has refused what is not in this build, and `ofi`, which is measured elsewhere.
+        #[cfg(feature = "libfabric")]
+        ProviderName::Ofi => return super::ofi::with_client(command, options, measure),
+        // The check has refused what is not in this build.
         #[cfg(not(feature = "verbs"))]
         ProviderName::Verbs => {}
         #[cfg(not(feature = "mlx5"))]
         ProviderName::Mlx5 => {}
-        ProviderName::Shm | ProviderName::Ofi => {}
+        #[cfg(not(feature = "libfabric"))]
+        ProviderName::Ofi => {}
+        ProviderName::Shm => {}
     }
     if let Some(name) = &options.connect {
         let domain = join(name, None)?;

@@ -27,7 +27,7 @@ use spinwire_hostshim::affinity;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::libfabric::{Names, OfiConfig, OfiPort};
 
-use super::options::{FabricType, PairOptions};
+use super::options::PairOptions;
 use crate::report::{Failure, Verdict, print_json};
 
 /// Receives that wait at each end.
@@ -371,13 +371,4 @@ fn f64_of(number: u64) -> f64 {
     let high = u32::try_from(number >> 32).unwrap_or(u32::MAX);
     let low = u32::try_from(number & 0xFFFF_FFFF).unwrap_or(u32::MAX);
     f64::from(high) * 4_294_967_296.0 + f64::from(low)
-}
-
-impl FabricType {
-    const fn endpoint_type(self) -> EndpointType {
-        match self {
-            Self::Rdm => EndpointType::Rdm,
-            Self::Msg => EndpointType::Msg,
-        }
-    }
 }

@@ -39,6 +39,10 @@ pub(crate) trait Floor {
 
 /// The server's half, where nothing is lost.
 pub(crate) trait ServerFloor {
+    /// Whether the client has begun, as far as this end can see: until then what was said last may still have to be brought on its way.
+    fn has_begun(&self) -> bool {
+        true
+    }
     /// The server's half of `count` bounces.
     fn answer(&self, count: u64, size: usize) -> Result<(), Failure>;
     /// Takes `count` blocks.

@@ -9,7 +9,8 @@
 //!
 //! Both ends are processes of their own, pinned, in one domain that the server makes. Floors are measured by the same two
 //! processes on the same two CPUs, in the memory of a lane that nobody else uses, in turn with the measurements proper. Over TCP the
-//! server listens instead (`network`), and the floor is a plain socket beside the measured one; so it is on RDMA devices (`verbs`, for queues of mlx5 devices too). Over UDP (`datagrams`) orders and messages
+//! server listens instead (`network`), and the floor is a plain socket beside the measured one; so it is on RDMA devices (`verbs`, for queues of mlx5 devices too)
+//! and over libfabric (`ofi`). Over UDP (`datagrams`) orders and messages
 //! have numbers, and what is lost is sent again or counted (`lossy`).
 
 pub(crate) mod client;
@@ -20,6 +21,8 @@ pub(crate) mod floor;
 pub(crate) mod loans;
 pub(crate) mod lossy;
 mod network;
+#[cfg(feature = "libfabric")]
+mod ofi;
 pub(crate) mod one_sided;
 pub(crate) mod options;
 pub(crate) mod order;

@@ -112,6 +112,12 @@ impl Floor for SocketFloor {
 }
 
 impl ServerFloor for SocketFloor {
+    fn has_begun(&self) -> bool {
+        let stream = self.stream.borrow();
+        let seen = stream.as_ref().map(|stream| stream.peek(&mut [0]));
+        !matches!(seen, Some(Err(e)) if e.kind() == ErrorKind::WouldBlock)
+    }
+
     fn answer(&self, count: u64, size: usize) -> Result<(), Failure> {
         let mut buffer = self.buffer.borrow_mut();
         buffer.resize(size, 0);

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+#[cfg(feature = "libfabric")]
+use spinwire_dataplane::provider::EndpointType;
+use spinwire_dataplane::provider::Info;
 use spinwire_hostshim::affinity::{self, CpuList};
 use spinwire_hostshim::mlx5::is_linked;
 use spinwire_hostshim::uri::{Place, Transport, Uri};
@@ -26,7 +29,7 @@ pub(crate) enum ProviderName {
     /// The same on the queues of mlx5 devices (ConnectX, BlueField), without a library between. In builds with `--features mlx5`; unverified on
     /// hardware.
     Mlx5,
-    /// A provider of libfabric, between two processes of this machine; `lat` only.
+    /// A provider of libfabric, between two machines or two processes of this one. In builds with `--features libfabric`.
     Ofi,
 }
 
@@ -41,11 +44,18 @@ pub(crate) enum FabricType {
 
 impl FabricType {
     /// As `fi_pingpong -e` takes it.
-    #[cfg(feature = "libfabric")]
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Rdm => "rdm",
             Self::Msg => "msg",
+        }
+    }
+
+    #[cfg(feature = "libfabric")]
+    pub(crate) const fn endpoint_type(self) -> EndpointType {
+        match self {
+            Self::Rdm => EndpointType::Rdm,
+            Self::Msg => EndpointType::Msg,
         }
     }
 }
@@ -130,13 +140,13 @@ pub(crate) struct PairOptions {
     #[arg(long, value_name = "URI", conflicts_with_all = ["provider", "listen", "connect"])]
     pub(crate) uri: Option<Uri>,
 
-    /// Be the other end only: make the segment NAME or shm://NAME, or listen at tcp://HOST:PORT, udp://HOST:PORT or
-    /// verbs://DEVICE/HOST:PORT or mlx5://DEVICE/HOST:PORT; wait for --connect, serve it, end.
+    /// Be the other end only: make the segment NAME or shm://NAME, or listen at tcp://HOST:PORT, udp://HOST:PORT,
+    /// verbs://DEVICE/HOST:PORT, mlx5://DEVICE/HOST:PORT or ofi://PROVIDER/HOST:PORT; wait for --connect, serve it, end.
     #[arg(long, value_name = "NAME|URI", conflicts_with = "connect")]
     pub(crate) listen: Option<String>,
 
     /// Be the measuring end only, against a --listen that runs already: its NAME or shm://NAME, or tcp://HOST:PORT, udp://HOST:PORT,
-    /// verbs://DEVICE/HOST:PORT or mlx5://DEVICE/HOST:PORT with the device of this end.
+    /// verbs://DEVICE/HOST:PORT or mlx5://DEVICE/HOST:PORT with the device of this end, or ofi://PROVIDER/HOST:PORT.
     #[arg(long, value_name = "NAME|URI")]
     pub(crate) connect: Option<String>,
 
@@ -175,6 +185,11 @@ pub(crate) fn parse_seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Whether an argument names an end over libfabric.
+fn is_of_fabric(text: &str) -> bool {
+    text.starts_with("ofi:")
+}
+
 fn is_local(host: &str) -> bool {
     matches!(host, "127.0.0.1" | "localhost")
 }
@@ -194,7 +209,7 @@ fn place(uri: &Uri) -> Result<String, Failure> {
             Ok(uri.to_string())
         }
         Place::Fabric { .. } => Err(format!(
-            "{uri}: over libfabric both ends are processes of this machine; write 127.0.0.1"
+            "{uri}: both ends are processes of this machine; write 127.0.0.1, or --listen {uri} there and --connect here"
         )
         .into()),
     }
@@ -217,6 +232,7 @@ impl PairOptions {
             Some(text) if text.starts_with("udp:") => Some(ProviderName::Udp),
             Some(text) if text.starts_with("verbs:") => Some(ProviderName::Verbs),
             Some(text) if text.starts_with("mlx5:") => Some(ProviderName::Mlx5),
+            Some(text) if is_of_fabric(text) => Some(ProviderName::Ofi),
             _ => None,
         };
         let asked = self.uri.as_ref().and_then(|uri| match uri.transport() {
@@ -256,10 +272,10 @@ impl PairOptions {
 
     /// What the parser cannot see: arguments that do not go together.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        if self.provider() == ProviderName::Ofi {
-            return Err(
-                "--provider ofi: offered by `spinwire lat` only; use --provider shm or tcp".into(),
-            );
+        if self.provider() == ProviderName::Ofi && !cfg!(feature = "libfabric") {
+            return Err("--provider ofi: this build is without libfabric; remedy: apt-get install libfabric-dev libclang-dev && cargo build --release -p \
+                        spinwire --features libfabric"
+                .into());
         }
         if self.provider() == ProviderName::Verbs && !cfg!(feature = "verbs") {
             return Err("--provider verbs: this build is without it; remedy: cargo build --release --features verbs (Debian: \
@@ -294,6 +310,17 @@ impl PairOptions {
             }
             _ => Ok(()),
         }
+    }
+
+    /// By which name a report calls the way that messages went.
+    pub(crate) fn path_of(&self, info: &Info) -> &'static str {
+        let provider = self.provider();
+        if provider == ProviderName::Ofi { info.provider } else { provider.as_str() }
+    }
+
+    /// Whether one end over libfabric is asked for, and the other is somewhere else.
+    pub(crate) fn is_one_end_of_fabric(&self) -> bool {
+        self.listen.as_deref().or(self.connect.as_deref()).is_some_and(is_of_fabric)
     }
 
     /// How messages are marked.

@@ -59,12 +59,16 @@ pub(crate) fn serve(
         }
         #[cfg(feature = "mlx5")]
         ProviderName::Mlx5 => return super::verbs::serve::<mlx5::Direct>((command, name), options),
-        // The check has refused what is not in this build, and `ofi`, which is measured elsewhere.
+        #[cfg(feature = "libfabric")]
+        ProviderName::Ofi => return super::ofi::serve((command, name), options),
+        // The check has refused what is not in this build.
         #[cfg(not(feature = "verbs"))]
         ProviderName::Verbs => {}
         #[cfg(not(feature = "mlx5"))]
         ProviderName::Mlx5 => {}
-        ProviderName::Shm | ProviderName::Ofi => {}
+        #[cfg(not(feature = "libfabric"))]
+        ProviderName::Ofi => {}
+        ProviderName::Shm => {}
     }
     let (_, cpu) = options.placement()?;
     let size = options.sizes().into_iter().max().unwrap_or(64).max(64 << 10);
@@ -120,13 +124,13 @@ pub(crate) fn obey<P: Provider, F: ServerFloor>(
         patience = Patience::Limited;
         match order {
             Order::Floor { count, size } => {
-                station.send_order(client, Order::Done { value: 0 })?;
+                let_begin(station, client)?;
                 station.floor.answer(count, usize::try_from(size)?)?;
             }
             Order::CopyOut { count, size } => {
                 let bytes = usize::try_from(size).ok().and_then(|size| block.get_mut(..size));
                 let bytes = bytes.ok_or("the client wants larger blocks than --size says here")?;
-                station.send_order(client, Order::Done { value: 0 })?;
+                let_begin(station, client)?;
                 station.floor.copy_out(bytes, count)?;
             }
             Order::Echo { count, marking, .. } => {
@@ -135,7 +139,7 @@ pub(crate) fn obey<P: Provider, F: ServerFloor>(
                 echo(station, client, count, marking)?;
             }
             Order::Drain { count, size, marking } => {
-                let use_for = stream_use(size);
+                let use_for = stream_use(station, size);
                 station.post_all_data(marking, use_for)?;
                 station.send_order(client, Order::Done { value: 0 })?;
                 let bad = drain(station, (count, size), marking, use_for)?;
@@ -176,10 +180,25 @@ pub(crate) fn obey<P: Provider, F: ServerFloor>(
     }
 }
 
-/// Short messages share buffers; long ones have one each.
-fn stream_use(size: u64) -> DataUse {
+/// Says that the floor may begin, and turns until it does: a provider may move that message only while somebody turns.
+fn let_begin<P: Provider, F: ServerFloor>(
+    station: &Station<'_, P, F>,
+    client: Addr,
+) -> Result<(), Failure> {
+    station.send_order(client, Order::Done { value: 0 })?;
+    let deadline = Deadline::new();
+    while !station.floor.has_begun() {
+        station.turn();
+        station.watch(&deadline, "the client does not begin with the floor")?;
+    }
+    Ok(())
+}
+
+/// Short messages share buffers, where the provider has that; long ones have one each.
+fn stream_use<P: Provider, F>(station: &Station<'_, P, F>, size: u64) -> DataUse {
+    let shares = station.endpoint.info().supports_multi_recv();
     match u32::try_from(size) {
-        Ok(size) if u64::from(size) * 4 <= 16 << 10 => DataUse::ManyMessages { size },
+        Ok(size) if shares && u64::from(size) * 4 <= 16 << 10 => DataUse::ManyMessages { size },
         _ => DataUse::OneMessage,
     }
 }

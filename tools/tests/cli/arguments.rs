@@ -1,10 +1,11 @@
 //! What is not understood, and folders that are none.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::fs::symlink;
 use std::process::Stdio;
 
+use crate::pair::positive;
 use crate::rig::{Folder, command, run_in};
 
 /// Refused, without doing anything, with exit code 2, and with a text that names what is wrong.
@@ -179,16 +180,34 @@ fn what_a_device_would_be_needed_for() {
     refused(&["bw", "--provider", "mlx5", "--listen", "verbs://mlx5_0/0.0.0.0:0"], form);
 }
 
-/// Over libfabric both ends are processes that this command starts; a build without it says how to get one with it.
+/// Over libfabric both ends are processes that this command starts, or one of them was started elsewhere; a build without it says how to get one
+/// with it.
 #[test]
 fn round_trips_over_libfabric_or_how_to_get_them() {
     let folder = Folder::new();
-    refused(&["bw", "--provider", "ofi"], "offered by `spinwire lat` only");
     refused(&["lat", "--provider", "ofi", "--hgrm", "x"], "--hgrm: not offered");
     if !cfg!(feature = "libfabric") {
         refused(&["lat", "--provider", "ofi"], "--features libfabric");
+        refused(&["bw", "--uri", "ofi://tcp/127.0.0.1:0"], "--features libfabric");
         return;
     }
+    let form = "ofi://tcp/127.0.0.1:7000";
+    refused(&["bw", "--provider", "ofi", "--connect", "x"], form);
+    refused(&["bw", "--connect", "ofi://tcp/127.0.0.1:1"], "nobody answers");
+    refused(&["bw", "--provider", "ofi", "--zero-copy"], "--zero-copy");
+    refused(&["bw", "--provider", "ofi", "--fabric-type", "msg"], "it has no tags");
+    for provider in ["tcp", "shm"] {
+        let uri = format!("ofi://{provider}/127.0.0.1:0");
+        let brief = ["--iters", "100", "--rounds", "1", "--size", "64,64k", "--json"];
+        let ran = folder.run(&[&["bw", "--uri", &uri][..], &brief].concat());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        for report in ran.json().as_array().unwrap() {
+            let told = report["provider"].as_str().unwrap();
+            assert!(told.starts_with(&format!("ofi:{provider}")), "{report}");
+            positive(report, &["/messages", "/messages_per_s", "/floor_bytes_per_s"]);
+        }
+    }
+    ends_over_libfabric_may_be_started_apart(&folder);
     refused(&["lat", "--provider", "ofi", "--connect", "x"], "--connect: not offered");
     for (provider, kind) in [("tcp", "rdm"), ("tcp", "msg"), ("shm", "rdm")] {
         let ran = folder.run(&[
@@ -210,4 +229,19 @@ fn round_trips_over_libfabric_or_how_to_get_them() {
         assert_eq!((&report["endpoint_type"], &report["iters"]), (&kind.into(), &200.into()));
         assert!(report["mean_rtt_ns"].as_f64().unwrap() > 100.0, "{report}");
     }
+}
+
+fn ends_over_libfabric_may_be_started_apart(folder: &Folder) {
+    let listen = ["lat", "--listen", "ofi://tcp/127.0.0.1:0", "--json"];
+    let mut other = command(folder.path(), &listen).stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = String::new();
+    BufReader::new(other.stdout.take().unwrap()).read_line(&mut told).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let at = told["listening"].as_str().unwrap();
+    let trips = folder.path().join("trips");
+    let brief = ["--iters", "100", "--rounds", "1", "--hgrm", trips.to_str().unwrap(), "--json"];
+    let ran = folder.run(&[&["lat", "--connect", at][..], &brief].concat());
+    assert_eq!((ran.code, &ran.json()["iters"]), (0, &100.into()), "{ran:?}");
+    assert!(trips.exists());
+    assert!(other.wait().unwrap().success());
 }

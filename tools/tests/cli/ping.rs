@@ -206,7 +206,7 @@ fn pairs_are_measured_by_a_uri() {
     refused(&["lat", "--uri", "tcp://127.0.0.1:0", "--provider", "udp"], "--provider");
     refused(&["bw", "--uri", "tcp://127.0.0.1:0/quotes"], "leave out /quotes");
     refused(&["lat", "--uri", "mlx5://mlx5_0/h:1/name"], "leave out /name");
-    refused(&["lat", "--uri", "ofi://tcp/h:1"], "processes of this machine");
-    refused(&["bw", "--uri", "ofi://tcp"], "offered by `spinwire lat` only");
+    refused(&["lat", "--uri", "ofi://tcp/h:1"], "--listen ofi://tcp/h:1 there");
+    refused(&["bw", "--uri", "ofi://tcp/127.0.0.1:0/name"], "leave out /name");
     refused(&["lat", "--listen", "shm://"], "--listen: \"shm://\": the domain is missing");
 }

@@ -26,7 +26,10 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use spinwire_dataplane::raw::loan::Sge;
+use spinwire_dataplane::raw::place::Bump;
 use spinwire_ofi_sys as sys;
+
+use super::syscall::page_bytes;
 
 pub(crate) use connect::{Passive, Told};
 pub(crate) use copies::Copies;
@@ -451,6 +454,20 @@ impl Region {
         unsafe { Self::register(domain, (start.cast(), length), (remote, key)) }
     }
 
+    /// Registers the pages that a range lies in, for messages alone.
+    pub(crate) fn around(domain: &Rc<Domain>, range: &Sge) -> Answer<Self> {
+        let failed = Failed { call: "fi_mr_reg", code: libc::EINVAL };
+        let page = page_bytes();
+        let start = NonNull::new(range.bytes().as_ptr().cast_mut()).ok_or(failed)?;
+        let before = start.as_ptr().addr() % page;
+        let bytes = before.saturating_add(range.length().max(1)).next_multiple_of(page);
+        let start = start.as_ptr().wrapping_sub(before);
+        let start = NonNull::new(start).ok_or(failed)?;
+        // SAFETY: the pages are mapped while the range is posted, and the device keeps them; nothing of them is touched but what an operation is
+        // given as a `Sge`. Who unmaps them before the region goes loses what a later operation would have received there, and nothing else.
+        unsafe { Self::register(domain, (start, bytes), (0, u64::MAX)) }
+    }
+
     /// The key by which others name it.
     pub(crate) fn key(&self) -> u64 {
         // SAFETY: a live region.
@@ -473,6 +490,12 @@ impl Region {
 pub(crate) fn register_copies(domain: &Rc<Domain>, copies: &Copies) -> Answer<Region> {
     // SAFETY: the owner of both drops the region first; the slots are touched by who takes them alone, as they are given to the library.
     unsafe { Region::register(domain, copies.range(), (0, u64::MAX)) }
+}
+
+/// Registers what is left of an arena. What is placed there later lives as long as the arena does.
+pub(crate) fn register_rest(domain: &Rc<Domain>, bump: &Bump<'_>) -> Answer<Region> {
+    // SAFETY: the arena outlives the owner of the region; nothing of it is touched but what an operation is given as a `Sge`.
+    unsafe { Region::register(domain, bump.free_range(), (0, u64::MAX)) }
 }
 
 macro_rules! nameless {

@@ -18,6 +18,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) caps: u64,
     /// `enum fi_order` of sends after sends.
     pub(crate) in_order: bool,
+    /// Messages move when the queue is read, and by no thread of the library's (`FI_PROGRESS_MANUAL`).
+    pub(crate) manual: bool,
     pub(crate) provider: Option<&'a str>,
     /// The address to be at, as a name service or the provider would take it.
     pub(crate) node: Option<&'a str>,
@@ -101,6 +103,23 @@ impl Offer {
         NonNull::new(raw).map(Self).ok_or(Failed { call, code: libc::ENOMEM })
     }
 
+    /// The same, of an endpoint that is to connect to that address: some providers want to know it when the endpoint is opened.
+    pub(crate) fn towards(&self, address: &[u8]) -> Answer<Self> {
+        let copy = Self::copy_of(self.0)?;
+        // SAFETY: any number of bytes may be asked for.
+        let place = NonNull::new(unsafe { libc::malloc(address.len().max(1)) });
+        let place = place.ok_or(Failed { call: "malloc", code: libc::ENOMEM })?;
+        let bytes = NonNull::from(address).cast::<u8>();
+        // SAFETY: as many bytes, which are nobody else's.
+        unsafe { place.cast::<u8>().copy_from_nonoverlapping(bytes, address.len()) };
+        // SAFETY: the structure is this function's alone.
+        let info = unsafe { &mut *copy.0.as_ptr() };
+        // SAFETY: none, or one of the structure alone, which is freed with it by the same function.
+        unsafe { libc::free(info.dest_addr) };
+        (info.dest_addr, info.dest_addrlen) = (place.as_ptr(), address.len());
+        Ok(copy)
+    }
+
     fn hints(wanted: &Wanted<'_>) -> Answer<Self> {
         let duplicate = library()?.dupinfo;
         // SAFETY: what there is of nothing is an empty structure: `fi_allocinfo` of the headers.
@@ -117,6 +136,9 @@ impl Offer {
         // SAFETY: as above.
         let domain = unsafe { &mut *info.domain_attr };
         domain.threading = sys::FI_THREAD_DOMAIN;
+        if wanted.manual {
+            domain.data_progress = sys::FI_PROGRESS_MANUAL;
+        }
         domain.mr_mode = i32::try_from(
             sys::FI_MR_LOCAL | sys::FI_MR_VIRT_ADDR | sys::FI_MR_ALLOCATED | sys::FI_MR_PROV_KEY,
         )
