@@ -92,6 +92,10 @@ fn unmet(wanted: &Requirements, found: &Found) -> Vec<Unmet> {
     }
     match &wanted.peer {
         Peer::OtherHost if is_memory(found) => unmet.push(Unmet::OtherHost),
+        // What is not there at all may well have been meant.
+        Peer::At(uris)
+            if found.info().is_none()
+                && uris.iter().any(|uri| uri.transport() == found.transport) => {}
         Peer::At(uris) if !uris.iter().any(|uri| leads_to(uri, found)) => {
             unmet.push(Unmet::NoAddress(found.transport));
         }

@@ -128,8 +128,13 @@ impl<E: fmt::Display> fmt::Display for NoPath<E> {
             0 => "nothing here fulfils the requirements",
             _ => "nothing that fulfils the requirements can be opened",
         })?;
-        self.failed.iter().try_for_each(|failed| write!(f, "\n  {failed}"))?;
-        self.rejected.iter().try_for_each(|rejected| write!(f, "\n  {rejected}"))
+        // What was tried comes last, for its remedy is what helps. Of a transport that was tried nothing else need be said.
+        let is_tried = |it: &Found| {
+            self.failed.iter().any(|failed| failed.choice.found.transport == it.transport)
+        };
+        let others = self.rejected.iter().filter(|rejected| !is_tried(&rejected.found));
+        others.map(|rejected| write!(f, "\n  {rejected}")).collect::<fmt::Result>()?;
+        self.failed.iter().try_for_each(|failed| write!(f, "\n  {failed}"))
     }
 }
 

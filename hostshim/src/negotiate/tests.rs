@@ -106,6 +106,18 @@ fn where_the_peer_is_decides_about_shared_memory() {
 }
 
 #[test]
+fn of_what_is_absent_it_is_not_said_that_it_was_not_named() {
+    let at = ["mlx5://mlx5_0/h:1".parse().unwrap()];
+    let plan = negotiate(&Requirements::default().for_peer_at(&at), &everything());
+    let absent: Vec<_> = plan.rejected.iter().map(ToString::to_string).collect();
+    assert!(absent.contains(&"mlx5: no device".to_owned()), "{absent:?}");
+    assert!(
+        absent.iter().any(|it| it.starts_with("tcp rdm: the peer has no address tcp://")),
+        "{absent:?}"
+    );
+}
+
+#[test]
 fn each_requirement_can_reject_and_all_that_do_are_named() {
     let asks: [(Requirements, &str); 8] = [
         (Requirements::default().with_caps(Caps::PARCEL), "capabilities: lacks parcel"),
@@ -170,6 +182,14 @@ fn a_walk_ends_with_the_first_that_opens_and_keeps_what_the_others_said() {
     let text = no_path.to_string();
     assert_eq!((no_path.failed.len(), no_path.rejected.len()), (8, 2));
     assert!(text.contains("ofi tcp msg: never") && text.contains("mlx5: no device"), "{text}");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.last(), Some(&"  ofi tcp msg: never"), "what was tried comes last: {text}");
+    let of_shm = negotiate(
+        &Requirements::default().for_peer_at(&["shm://a".parse().unwrap()]),
+        &everything(),
+    );
+    let text = of_shm.walk(|_| Err::<(), _>("remedy")).unwrap_err().to_string();
+    assert!(text.ends_with("  shm rdm shm://a: remedy\n  shm msg shm://a: remedy"), "{text}");
     let none = Plan::default().walk(|_| Ok::<(), &str>(())).unwrap_err().to_string();
     assert!(none.starts_with("nothing here fulfils"), "{none}");
 }

@@ -11,5 +11,6 @@
 
 mod end;
 mod given_up;
+mod many;
 mod tasks;
 mod waits;

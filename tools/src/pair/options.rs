@@ -98,7 +98,7 @@ pub(crate) struct PairOptions {
 
     /// CPUs of the two ends, "A,B": A for this end, B for the other. With --listen or --connect, one will do. Default: two
     /// cores close to each other.
-    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    #[arg(long, value_name = "A,B", value_delimiter = ',', value_parser = parse_cpu)]
     pub(crate) cpus: Vec<u32>,
 
     /// Send tagged messages and match them by tag.
@@ -161,6 +161,10 @@ pub(crate) struct PairOptions {
 
 /// Largest size that is offered.
 const SIZE_MAX: usize = 8 << 20;
+
+fn parse_cpu(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_no_number| "give numbers of CPUs, like 2,3".to_owned())
+}
 
 pub(crate) fn parse_size(text: &str) -> Result<usize, String> {
     let lower = text.trim().to_ascii_lowercase();

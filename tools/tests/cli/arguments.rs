@@ -31,6 +31,19 @@ fn arguments_that_are_not_understood() {
     refused(&["top", "--interval", "soon"], "--interval");
     refused(&["ps", "--force"], "--force");
     refused(&["doctor", "quotes"], "quotes");
+    refused(&["lat", "--cpus", "a,b"], "numbers of CPUs, like 2,3");
+}
+
+/// Who reads the last line knows what to do, and nothing of what was not asked for stands between.
+#[test]
+fn the_remedy_is_the_last_word() {
+    let folder = Folder::new();
+    let ran = folder.run(&["ping", "shm://nobody", "--count", "1"]);
+    let last = ran.err.lines().last().unwrap_or_default();
+    assert!(last.contains("shm://nobody: ") && last.contains("remedy: "), "{ran:?}");
+    assert!(ran.code == 2 && !ran.err.contains("msg"), "{ran:?}");
+    let absent = folder.run(&["ping", "mlx5://mlx5_0/127.0.0.1:1", "--count", "1"]);
+    assert!(absent.code == 2 && !absent.err.contains("has no address"), "{absent:?}");
 }
 
 #[test]

@@ -48,7 +48,9 @@ fn rates_of_a_live_plane() {
         ["quotes", "alive", "PATH", "shm.rdm"].iter().all(|word| words.out.contains(word)),
         "{words:?}"
     );
-    assert_eq!(folder.run(&["top", "--json", "other"]).json(), serde_json::json!([]));
+    let other = folder.run(&["top", "--json", "other"]);
+    assert_eq!((other.code, other.json()), (1, serde_json::json!([])));
+    assert!(other.err.contains("other: no such plane"), "{other:?}");
 }
 
 #[test]

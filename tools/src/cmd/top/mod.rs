@@ -57,7 +57,14 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
             eprintln!("spinwire: {} could not be read: {}", table::plain(name), table::plain(why));
         }
     }
-    Ok(Verdict::Well)
+    let is_there = |name: &String| {
+        after.planes.contains_key(name) || after.refused.iter().any(|(refused, _)| refused == name)
+    };
+    let missing: Vec<_> = args.names.iter().filter(|name| !is_there(name)).collect();
+    for name in &missing {
+        eprintln!("spinwire: {}: no such plane; see all of them: spinwire top", table::plain(name));
+    }
+    Ok(if missing.is_empty() { Verdict::Well } else { Verdict::NotWell })
 }
 
 /// What each plane of the later look did since the earlier one.
