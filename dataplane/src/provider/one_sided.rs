@@ -17,6 +17,9 @@
 //! 3. Atomics are atomic against each other through one endpoint of the owner. Against the owner's own stores, and through other
 //!    devices, they are what the device says.
 //! 4. A key that was withdrawn lets nobody in any more.
+//!
+//! Devices have them, and the loopback hub. [`shm`](super::shm), [`tcp`](super::tcp) and [`udp`](super::udp) refuse them: there the owner would have to
+//! take part, in its turns, and a message in disguise is none of these. Memory that processes share beside the messages is a [pool](crate::pool).
 
 use super::Sge;
 use crate::error::Misuse;

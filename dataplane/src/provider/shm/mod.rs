@@ -30,6 +30,13 @@
 //! What nobody has asked for does not hold that up, and is not lost: see `remains`.
 //!
 //! A send completes when its bytes are in the lane: the buffer is free again. That the peer has taken them is not said.
+//!
+//! *No one-sided operations.* Loans lie in private memory, which no peer maps, and that is what makes it safe to read one as plain bytes as soon as it is
+//! one's own. A peer could be let in by two ways, and neither will do. If the loans lay in a segment, whoever maps that could write to all
+//! of it at any time: a key or a range would be a request, for there is no device that checks them, and a withdrawn key would keep nobody
+//! out. If the owner copied in its turns, it would be a message with an answer, which is what the endpoint does not do unasked
+//! ([`one_sided`](crate::provider::one_sided)). For memory of several processes there are [pools](crate::pool), whose buffers have states that each
+//! side checks; they go uncopied as parcels.
 
 mod parcels;
 mod peer;
