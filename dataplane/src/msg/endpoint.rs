@@ -193,7 +193,8 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         Ok(self.provider.disconnect(peer)?)
     }
 
-    /// The oldest message that waits for a receive and would be taken by this one.
+    /// The oldest message that waits for a receive and would be taken by this one. It is left where it is. To claim it (`FI_CLAIM`), post a
+    /// receive for its source and its tag: of that sender it is the first that such a receive takes, whatever comes meanwhile.
     #[must_use]
     pub fn peek(&self, RecvFrom { from, select }: RecvFrom) -> Option<Waiting> {
         self.provider.peek(from, select)

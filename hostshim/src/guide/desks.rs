@@ -70,6 +70,33 @@
 //! [`poll_at`](spinwire_dataplane::poll::Poll::poll_at) is not due; only then wait again, until `poll_at` at the latest. In that order nothing is missed. An
 //! endpoint in shared memory has a bell, which is a futex and no descriptor: a thread sleeps on it by the [idle ladder](super::polling).
 //!
+//! As the task of a runtime:
+//!
+//! ```
+//! # use core::time::Duration;
+//! use spinwire_dataplane::poll::{Budget, Poll};
+//! # use spinwire_dataplane::time::Instant;
+//! use spinwire_hostshim::uring::News;
+//!
+//! /// Turns `end` for ever, and sleeps while there is nothing. `readable` is the runtime's. With tokio, for one, `news` lives in an
+//! /// `AsyncFd`, and this is `timeout(most, fd.readable()).await`, and `clear_ready()` of the guard that comes back.
+//! async fn attend(
+//!     (end, news): (&impl Poll, &News),
+//!     now: impl Fn() -> Instant,
+//!     readable: impl AsyncFn(Duration),
+//!     take_completions: impl Fn(),
+//! ) {
+//!     let due_in = || end.poll_at().map(|at| Duration::from_nanos(at.saturating_since(now()).as_nanos()));
+//!     loop {
+//!         let _told = news.clear();
+//!         while end.turn(now(), Budget::DEFAULT).is_busy() || due_in() == Some(Duration::ZERO) {
+//!             take_completions();
+//!         }
+//!         readable(due_in().unwrap_or(Duration::MAX)).await;
+//!     }
+//! }
+//! ```
+//!
 //! *When to use which.* Count operations, not lines: with one thing under way at a time take a desk. With many, or where each microsecond counts, poll, and keep what belongs to an operation
 //! under its context ([`Contexts`](spinwire_dataplane::msg::Contexts)).
 //!

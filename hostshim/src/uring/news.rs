@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use spinwire_dataplane::poll::Poll;
 use spinwire_dataplane::time::Instant;
@@ -26,6 +26,13 @@ pub struct News(File);
 impl AsFd for News {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// For runtimes that ask for it, as tokio's `AsyncFd` does. Reads of it do not block.
+impl AsRawFd for News {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 
