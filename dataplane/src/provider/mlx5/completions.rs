@@ -71,7 +71,6 @@ pub struct Completions<'m, B, H> {
     list: Ring<'m, u32>,
     /// Entries that the pairs may need.
     needed: Cell<u32>,
-    counts: Cell<CqCounts>,
 }
 
 impl<'m, B: Bus + 'm, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
@@ -85,7 +84,6 @@ impl<'m, B: Bus + 'm, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
             pairs: QueueTable::place(bump, pairs_max)?,
             list: Ring::place(bump, pairs_max.max(1), 0)?,
             needed: Cell::new(0),
-            counts: Cell::new(CqCounts::default()),
         })
     }
 
@@ -165,9 +163,7 @@ impl<'m, B: Bus + 'm, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
     /// What was seen and should not be.
     #[must_use]
     pub const fn counts(&self) -> CqCounts {
-        let CqCounts { failed, odd, .. } = self.cq.counts();
-        let CqCounts { unknown_queue, stale, .. } = self.counts.get();
-        CqCounts { failed, odd, unknown_queue, stale }
+        self.cq.counts()
     }
 
     /// The queue: events, entries.
@@ -233,13 +229,11 @@ impl<'m, B: Bus + 'm, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
         match ended {
             Some(Ok(fields)) => fields.map(Wc::new),
             Some(Err(_stale)) => {
-                self.count(|counts| counts.stale = counts.stale.wrapping_add(1));
+                self.cq.count_stale();
                 None
             }
             None => {
-                self.count(|counts| {
-                    counts.unknown_queue = counts.unknown_queue.wrapping_add(1);
-                });
+                self.cq.count_unknown();
                 None
             }
         }
@@ -257,13 +251,6 @@ impl<'m, B: Bus + 'm, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
             self.note_over(pair);
             Ok(at_once.map(|id| failed_fields(id, failure.qpn, status, failure.vendor)))
         })
-    }
-
-    #[cold]
-    fn count(&self, change: impl FnOnce(&mut CqCounts)) {
-        let mut counts = self.counts.get();
-        change(&mut counts);
-        self.counts.set(counts);
     }
 }
 
