@@ -1,6 +1,6 @@
 //! Completion queues: from an entry that a device has written to what was posted. In each round work requests are posted, their
 //! completions are written as a device does, and polled; the floor does the same without a poll,
-//! another floor only writes completions.
+//! another one passes the barrier that a poll cannot do without, and a third only writes completions.
 
 use core::hint::black_box;
 
@@ -31,6 +31,8 @@ pub const ENTRIES: &[Entry] = &[
     Entry::new("cq/in_vain", in_vain),
     Entry::new("cq/floor_no_poll/1", || floor(1)).yardstick(),
     Entry::new("cq/floor_no_poll/16", || floor(RUN)).ops(RUN).yardstick(),
+    Entry::new("cq/floor_barrier/1", || barrier(1)).yardstick(),
+    Entry::new("cq/floor_barrier/16", || barrier(RUN)).ops(RUN).yardstick(),
     Entry::new("cq/floor_writes_only/1", || writes_only(1)).yardstick(),
     Entry::new("cq/floor_writes_only/16", || writes_only(RUN)).ops(RUN).yardstick(),
 ];
@@ -40,8 +42,10 @@ pub const MONO_NS_MAX: f64 = 5.0;
 /// The same with a handler for each.
 pub const GENERAL_NS_MAX: f64 = 8.0;
 
-/// Completions that are there at one poll.
+/// Most completions that are there at one poll.
 pub const RUN: u32 = 16;
+/// As many as are there at one poll, in the cases by wall time.
+pub const RUNS: [u32; 5] = [1, 2, 4, 8, RUN];
 const CQES: usize = 256;
 const QPNS: [u32; 4] = [0x40, 0x41, 0x42, 0x43];
 const ARENA_BYTES: usize = 1 << 16;
@@ -171,6 +175,35 @@ pub fn floor(run: u32) -> Case {
         let mut hash = 0;
         for round in 0..rounds {
             writer.complete(round * u64::from(run), run);
+            for i in 0..black_box(run) {
+                let pair = &writer.pairs[usize::try_from(i).unwrap() / 4 % QPNS.len()];
+                hash = fold(hash, pair.send.complete(pair.send.ci()).unwrap().entry);
+            }
+        }
+        hash
+    };
+    Case::new(rounds, move |rounds| fold_below(rounds * u64::from(run)))
+}
+
+/// The [`floor`], and what no poll of a device can do without: a look at each owner bit, one barrier, a load of each entry behind it.
+/// What this costs more than the floor is below every poll, whoever writes it.
+#[must_use]
+pub fn barrier(run: u32) -> Case {
+    let (mut writer, _cq) = set_up(Device);
+    let rounds = move |rounds| {
+        let mut hash = 0;
+        for round in 0..rounds {
+            let first = writer.pi;
+            writer.complete(round * u64::from(run), run);
+            let lines = (first..writer.pi).map(|at| &writer.lines[at % CQES]);
+            let load = |line: &Line| line.words()[7].load(Ordering::Relaxed);
+            for line in lines.clone() {
+                black_box(Tail::op_own_of(load(line)));
+            }
+            Device.from_device();
+            for line in lines {
+                black_box(load(line));
+            }
             for i in 0..black_box(run) {
                 let pair = &writer.pairs[usize::try_from(i).unwrap() / 4 % QPNS.len()];
                 hash = fold(hash, pair.send.complete(pair.send.ci()).unwrap().entry);

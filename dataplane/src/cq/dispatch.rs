@@ -275,13 +275,8 @@ where
         let event = self.of.queues.with(qpn_of(&cqe), |queue| resolve(queue, &cqe));
         let event = event.unwrap_or_else(|| unknown(&cqe));
         match event {
-            Event::Stale { .. } => {
-                self.of.cq.count(|counts| counts.stale = counts.stale.wrapping_add(1));
-            }
-            Event::UnknownQueue { .. } => self
-                .of
-                .cq
-                .count(|counts| counts.unknown_queue = counts.unknown_queue.wrapping_add(1)),
+            Event::Stale { .. } => self.of.cq.count_stale(),
+            Event::UnknownQueue { .. } => self.of.cq.count_unknown(),
             Event::Sent { .. }
             | Event::Received { .. }
             | Event::SendFailed { .. }
@@ -477,10 +472,10 @@ where
     fn take_rest(&mut self, cqe: Cqe<'_>, handled: Option<Handled>) {
         let cq = &self.of.cq;
         if handled == Some(Handled::Stale) {
-            return cq.count(|counts| counts.stale = counts.stale.wrapping_add(1));
+            return cq.count_stale();
         }
         if !matches!(cqe, Cqe::Odd(_)) {
-            cq.count(|counts| counts.unknown_queue = counts.unknown_queue.wrapping_add(1));
+            cq.count_unknown();
         }
         (self.stray)(unknown(&cqe));
     }

@@ -222,11 +222,21 @@ impl<'m, B: Bus> Cq<'m, B> {
         self.counts.get()
     }
 
+    fn count(&self, change: impl FnOnce(CqCounts) -> CqCounts) {
+        self.counts.set(change(self.counts.get()));
+    }
+
+    /// A completion named nothing that is under way.
     #[cold]
-    pub(super) fn count(&self, change: impl FnOnce(&mut CqCounts)) {
-        let mut counts = self.counts.get();
-        change(&mut counts);
-        self.counts.set(counts);
+    pub(crate) fn count_stale(&self) {
+        self.count(|counts| CqCounts { stale: counts.stale.wrapping_add(1), ..counts });
+    }
+
+    /// A completion named a queue pair that nobody has added.
+    #[cold]
+    pub(crate) fn count_unknown(&self) {
+        let more = |counts: CqCounts| counts.unknown_queue.wrapping_add(1);
+        self.count(|counts| CqCounts { unknown_queue: more(counts), ..counts });
     }
 
     /// Hands up to `budget` completions to `each`, in order, then frees their entries. Says how many there were.
@@ -326,8 +336,12 @@ impl<'m, B: Bus> Cq<'m, B> {
     fn hand(&self, cqe: Cqe<'_>, sink: &mut impl Sink) {
         match cqe {
             Cqe::Sent(_) | Cqe::Received(_) => {}
-            Cqe::Failed(_) => self.count(|counts| counts.failed = counts.failed.wrapping_add(1)),
-            Cqe::Odd(_) => self.count(|counts| counts.odd = counts.odd.wrapping_add(1)),
+            Cqe::Failed(_) => {
+                self.count(|counts| CqCounts { failed: counts.failed.wrapping_add(1), ..counts });
+            }
+            Cqe::Odd(_) => {
+                self.count(|counts| CqCounts { odd: counts.odd.wrapping_add(1), ..counts });
+            }
         }
         sink.take(cqe);
     }

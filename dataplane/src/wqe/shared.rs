@@ -76,6 +76,13 @@ impl<'m, E: Copy, B: Bus> SharedRecvQueue<'m, E, B> {
         &self.tracker
     }
 
+    /// Segments of a WQE.
+    #[must_use]
+    #[inline]
+    pub const fn sge_max(&self) -> u32 {
+        self.places.sge_max()
+    }
+
     /// WQEs that can be staged now.
     #[must_use]
     #[inline]

@@ -90,9 +90,9 @@ impl<'m, H: PairHandle<'m>, C: CompletionsHandle> Completions<'m, H, C> {
         self.seat.end(pair)
     }
 
-    /// Forgets what a pair has left here that was destroyed.
-    pub(super) fn sweep(&self, qp_num: u32) {
-        let swept = self.seat.cq().discard(qp_num, |_left| ());
+    /// Forgets what a pair has left here that was destroyed, and returns the receives that it had taken from `shared`.
+    pub(super) fn sweep(&self, qp_num: u32, shared: Option<&rings::Shared<'m, Device>>) {
+        let swept = self.seat.sweep(qp_num, shared);
         debug_assert!(swept.is_ok(), "nobody polls");
     }
 }

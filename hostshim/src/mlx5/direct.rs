@@ -7,7 +7,7 @@ use spinwire_dataplane::raw::region::Destroyed;
 use spinwire_dataplane::verbs::QueuePair as _;
 use spinwire_dataplane::wqe::Transport;
 
-use super::{Completions, Mlx5Error, Pair, PairHandle as _, QueueConfig};
+use super::{Completions, Mlx5Error, Pair, PairHandle as _, QueueConfig, SharedReceives};
 use crate::raw::mlx5::direct as raw;
 use crate::uri;
 use crate::verbs::{
@@ -101,6 +101,23 @@ fn entries_of_one(domain: &ProtectionDomain, config: &QueuesConfig) -> Result<u3
     Ok(dv.sq_wqe_cnt.saturating_add(dv.rq_wqe_cnt))
 }
 
+/// What the data plane is to make of it.
+fn queue_config(library: &LibraryPair, kind: PairKind, config: &PairConfig) -> QueueConfig {
+    let (transport, routes_max) = match kind {
+        PairKind::Rc => (Transport::Rc { path: None }, 0),
+        PairKind::Ud => (Transport::Ud, ROUTES_MAX),
+    };
+    let asked = asked(config);
+    let pair = rings::PairConfig {
+        sge_max: asked.sge_max,
+        inline_bytes_max: asked.inline_bytes,
+        message_bytes_max: library.pair.limits().message_bytes_max,
+        routes_max,
+    };
+    let (send_depth, recv_depth) = (config.send_depth, config.recv_depth);
+    QueueConfig { transport, send_depth, recv_depth, pair }
+}
+
 impl Queues for Direct {
     const TRANSPORT: uri::Transport = uri::Transport::Mlx5;
 
@@ -133,19 +150,7 @@ impl Queues for Direct {
     ) -> Result<DirectPair, VerbsError> {
         Self::suits(domain.device())?;
         let library = library_pair(domain, kind, &completions.handle().queue, config)?;
-        let (transport, routes_max) = match kind {
-            PairKind::Rc => (Transport::Rc { path: None }, 0),
-            PairKind::Ud => (Transport::Ud, ROUTES_MAX),
-        };
-        let asked = asked(config);
-        let pair = rings::PairConfig {
-            sge_max: asked.sge_max,
-            inline_bytes_max: asked.inline_bytes,
-            message_bytes_max: library.pair.limits().message_bytes_max,
-            routes_max,
-        };
-        let (send_depth, recv_depth) = (config.send_depth, config.recv_depth);
-        let queues = QueueConfig { transport, send_depth, recv_depth, pair };
+        let queues = queue_config(&library, kind, config);
         Ok(Pair::new(completions, library, &queues)?)
     }
 
@@ -202,10 +207,58 @@ impl DirectPair {
     }
 }
 
-/// A shared receive queue, where it lies, and its number: for `wqe::SharedRecvQueue`.
-///
-/// # Errors
-/// What libmlx5 says.
-pub fn describe_shared(queue: &verbs::SharedReceives) -> Result<super::dv::DvSrq, VerbsError> {
-    Ok(raw::shared(queue.raw())?)
+/// A shared receive queue of the library that nobody posts to by the library.
+#[derive(Debug)]
+pub struct LibraryShared {
+    receives: Rc<verbs::SharedReceives>,
+}
+
+impl LibraryShared {
+    pub(crate) const fn receives(&self) -> &Rc<verbs::SharedReceives> {
+        &self.receives
+    }
+}
+
+/// Receives of an mlx5 device that several pairs take from.
+pub type DirectShared = SharedReceives<'static, LibraryShared>;
+
+impl Direct {
+    /// Room for `depth` receives of at most `sge_max` segments, that several pairs take from.
+    ///
+    /// # Errors
+    /// As of [`verbs::SharedReceives::new`], what libmlx5 says, and [`Mlx5Error::Short`].
+    pub fn shared(
+        domain: &ProtectionDomain,
+        depth: u32,
+        sge_max: u32,
+    ) -> Result<Rc<DirectShared>, VerbsError> {
+        Self::suits(domain.device())?;
+        let receives = verbs::SharedReceives::new(domain, depth, sge_max)?;
+        let shared = SharedReceives::new(LibraryShared { receives }, sge_max.max(1))?;
+        let got = shared.depth();
+        if got < depth {
+            let field = "shared receive queue";
+            return Err(Mlx5Error::Short { field, asked: depth, got }.into());
+        }
+        Ok(shared)
+    }
+
+    /// A pair in state Reset that takes its receives from `shared`: see [`Pair::with_shared`]. Its completion queue is made for pairs whose
+    /// `recv_depth` is that of the shared queue.
+    ///
+    /// # Errors
+    /// As of [`Queues::pair`].
+    pub fn pair_with_shared(
+        shared: &Rc<DirectShared>,
+        kind: PairKind,
+        completions: &Rc<DirectCompletions>,
+        config: &PairConfig,
+    ) -> Result<DirectPair, VerbsError> {
+        let receives = shared.handle().receives();
+        let queue = &completions.handle().queue;
+        let pair = VerbsPair::with_shared(receives, kind, (queue, queue), &asked(config))?;
+        let library = LibraryPair { pair: pair.without_lists() };
+        let queues = queue_config(&library, kind, config);
+        Ok(Pair::with_shared(completions, library, &queues, shared)?)
+    }
 }

@@ -7,7 +7,7 @@
 //!   verbs::{Device, ProtectionDomain, Region}      opened, registered, connected as for libibverbs' own posting
 //!      '─ verbs::{CompletionQueue, Pair}           made by the libraries; nobody polls them, nobody posts to them
 //!           '─ mlx5dv_init_obj                     where they lie: dv::DvQp, dv::DvCq
-//!                '─ Completions, Pair              the rings of the data plane on that memory: dataplane::verbs' traits
+//!                '─ Completions, Pair, SharedReceives   the rings of the data plane on that memory: dataplane::verbs' traits
 //!
 //!   Direct: verbs::Queues      what a plane is made over:  VerbsPlane<Direct>
 //! ```
@@ -18,7 +18,7 @@
 //! polled is taken out of the completion queue, so that a later pair of that number is not told of it. [`Pair`] keeps its completion queue
 //! alive, and that its protection domain.
 //!
-//! *Whoever has made the queues* is behind two traits, [`PairHandle`] and [`CompletionsHandle`]: the libraries (with the feature `mlx5`), or a model of a
+//! *Whoever has made the queues* is behind three traits, [`PairHandle`], [`CompletionsHandle`] and [`SharedHandle`]: the libraries (with the feature `mlx5`), or a model of a
 //! device, on which the tests run all of this but the calls themselves.
 //!
 //! What is assumed of libmlx5, by its source (rdma-core, `providers/mlx5`): a send queue has basic blocks of 64 bytes; receives lie at a power of two of
@@ -34,14 +34,14 @@ mod error;
 mod pair;
 mod shared;
 
-pub use crate::raw::mlx5::{CompletionsHandle, PairHandle};
+pub use crate::raw::mlx5::{CompletionsHandle, PairHandle, SharedHandle};
 pub use completions::Completions;
 pub(crate) use completions::entry_bytes;
 #[cfg(feature = "mlx5")]
 pub use direct::Direct;
 pub use error::Mlx5Error;
 pub use pair::{Pair, QueueConfig};
-pub use shared::shared_config;
+pub use shared::{SharedReceives, shared_config};
 
 /// Whether this build is linked with libmlx5.
 ///

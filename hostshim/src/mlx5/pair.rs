@@ -18,8 +18,8 @@ use spinwire_dataplane::verbs::{
 use spinwire_dataplane::wqe::{QpConfig, RecvConfig, SendConfig, Transport};
 
 use super::dv::DvQp;
-use super::{Completions, CompletionsHandle, Mlx5Error, PairHandle};
-use crate::raw::mlx5::PairSeat;
+use super::{Completions, CompletionsHandle, Mlx5Error, PairHandle, SharedHandle, SharedReceives};
+use crate::raw::mlx5::{PairSeat, SharedRings};
 
 /// Bytes of a basic block, and of a segment of a receive.
 const BLOCK_BYTES: u32 = 64;
@@ -68,6 +68,24 @@ impl QueueConfig {
     }
 }
 
+/// Ranges under the keys of the data plane.
+pub(super) type Known<'m> = Few<Segment<MemoryKey<'m>>, SGE_MAX>;
+
+/// Ranges under the keys that `admits` says are theirs.
+#[inline]
+pub(super) fn known<'m, K>(
+    ranges: &[Segment<K>],
+    admits: impl Fn(&Segment<K>) -> Option<MemoryKey<'m>>,
+) -> Result<Known<'m>, PostError> {
+    let mut known = Few::new();
+    for range in ranges {
+        let key = admits(range).ok_or(Misuse::ForeignKey)?;
+        let Segment { address, length, .. } = *range;
+        known.push(Segment { address, length, key }).map_err(|_many| Misuse::TooLong)?;
+    }
+    Ok(known)
+}
+
 /// A place in the completion queue, which is given up where this is dropped.
 struct Place<'m, H: PairHandle<'m>, C: CompletionsHandle> {
     completions: Rc<Completions<'m, H, C>>,
@@ -84,11 +102,12 @@ impl<'m, H: PairHandle<'m>, C: CompletionsHandle> Drop for Place<'m, H, C> {
 struct Remains<'m, H: PairHandle<'m>, C: CompletionsHandle> {
     completions: Rc<Completions<'m, H, C>>,
     qp_num: u32,
+    shared: Option<Rc<dyn SharedRings<'m> + 'm>>,
 }
 
 impl<'m, H: PairHandle<'m>, C: CompletionsHandle> Drop for Remains<'m, H, C> {
     fn drop(&mut self) {
-        self.completions.sweep(self.qp_num);
+        self.completions.sweep(self.qp_num, self.shared.as_deref().map(SharedRings::rings));
     }
 }
 
@@ -116,8 +135,33 @@ impl<'m, H: PairHandle<'m>, C: CompletionsHandle> Pair<'m, H, C> {
         handle: H,
         config: &QueueConfig,
     ) -> Result<Self, Mlx5Error> {
+        Self::make(completions, handle, config, None)
+    }
+
+    /// The same, of a pair that was made with a shared receive queue, and takes all its receives from there: `recv_depth` means nothing then, and
+    /// a receive that is posted on the pair itself is refused. All pairs of one shared queue complete in the same completion queue, which has room for
+    /// all receives of it beside theirs.
+    ///
+    /// # Errors
+    /// As of [`Pair::new`].
+    pub fn with_shared<S: SharedHandle<'m, Key = H::Key> + 'm>(
+        completions: &Rc<Completions<'m, H, C>>,
+        handle: H,
+        config: &QueueConfig,
+        shared: &Rc<SharedReceives<'m, S>>,
+    ) -> Result<Self, Mlx5Error> {
+        let config = QueueConfig { recv_depth: 0, ..*config };
+        Self::make(completions, handle, &config, Some(shared.seat()))
+    }
+
+    fn make(
+        completions: &Rc<Completions<'m, H, C>>,
+        handle: H,
+        config: &QueueConfig,
+        shared: Option<Rc<dyn SharedRings<'m> + 'm>>,
+    ) -> Result<Self, Mlx5Error> {
         let queues = |qp_num, dv: &DvQp| config.queues(qp_num, dv);
-        let seat = Rc::new(PairSeat::place(handle, queues, config.pair)?);
+        let seat = Rc::new(PairSeat::place(handle, queues, config.pair, shared)?);
         let (qp_num, limits) = (seat.qp_num(), seat.limits());
         for (field, asked, got) in [
             ("send queue", config.send_depth, limits.send_depth),
@@ -129,7 +173,8 @@ impl<'m, H: PairHandle<'m>, C: CompletionsHandle> Pair<'m, H, C> {
         }
         completions.add(&seat)?;
         let completions = Rc::clone(completions);
-        let remains = Remains { completions: Rc::clone(&completions), qp_num };
+        let shared = seat.shared().map(Rc::clone);
+        let remains = Remains { completions: Rc::clone(&completions), qp_num, shared };
         Ok(Self { place: Place { completions, qp_num }, seat, remains })
     }
 
@@ -186,17 +231,8 @@ impl<'m, H: PairHandle<'m>, C: CompletionsHandle> Pair<'m, H, C> {
 
     /// Ranges under the keys of the data plane.
     #[inline]
-    fn known(
-        &self,
-        ranges: &[Segment<H::Key>],
-    ) -> Result<Few<Segment<MemoryKey<'m>>, SGE_MAX>, PostError> {
-        let mut known = Few::new();
-        for range in ranges {
-            let key = self.seat.handle().admits(range).ok_or(Misuse::ForeignKey)?;
-            let Segment { address, length, .. } = *range;
-            known.push(Segment { address, length, key }).map_err(|_many| Misuse::TooLong)?;
-        }
-        Ok(known)
+    fn known(&self, ranges: &[Segment<H::Key>]) -> Result<Known<'m>, PostError> {
+        known(ranges, |range| self.seat.handle().admits(range))
     }
 }
 

@@ -1,9 +1,18 @@
-//! Shared receive queues: what the library says of one, as `wqe::SharedRecvQueue` takes it.
+//! Shared receive queues: what the library says of one, as `wqe::SharedRecvQueue` takes it, and receives that several pairs take from.
 
+use core::fmt;
+use std::rc::Rc;
+
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::id::WrId;
+use spinwire_dataplane::provider::Published;
+use spinwire_dataplane::verbs::RecvRequest;
 use spinwire_dataplane::wqe::RecvConfig;
 
-use super::Mlx5Error;
 use super::dv::DvSrq;
+use super::pair::known;
+use super::{Mlx5Error, SharedHandle};
+use crate::raw::mlx5::{SharedRings, SharedSeat};
 
 /// Bytes of a segment; the first one of a receive is the link to the next.
 const SEGMENT_BYTES: u32 = 16;
@@ -27,6 +36,67 @@ pub fn shared_config(dv: &DvSrq) -> Result<RecvConfig, Mlx5Error> {
         wqes: wqes.ok_or(wrong("mlx5dv_srq.tail", dv.tail))?,
         sge_max: sge_max.ok_or(wrong("mlx5dv_srq.stride", dv.stride))?,
     })
+}
+
+/// Receives that this process posts itself, and that several pairs take from. One thread. It goes when nobody has it any more, and its pairs have it.
+pub struct SharedReceives<'m, S> {
+    seat: Rc<SharedSeat<'m, S>>,
+}
+
+impl<S> fmt::Debug for SharedReceives<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SharedReceives").field(self.seat.rings()).finish()
+    }
+}
+
+impl<'m, S: SharedHandle<'m> + 'm> SharedReceives<'m, S> {
+    /// Takes over a queue that was just made, and to which nothing was posted, for receives of up to `sge_max` ranges.
+    ///
+    /// # Errors
+    /// [`Mlx5Error`]: what of its memory cannot be used.
+    pub fn new(handle: S, sge_max: u32) -> Result<Rc<Self>, Mlx5Error> {
+        Ok(Rc::new(Self { seat: Rc::new(SharedSeat::place(handle, sge_max)?) }))
+    }
+
+    /// What is below it.
+    #[must_use]
+    pub fn handle(&self) -> &S {
+        self.seat.handle()
+    }
+
+    pub(super) fn seat(&self) -> Rc<dyn SharedRings<'m> + 'm> {
+        Rc::<SharedSeat<'m, S>>::clone(&self.seat)
+    }
+
+    /// Receives that may be posted and not completed.
+    #[must_use]
+    pub fn depth(&self) -> u32 {
+        self.seat.rings().depth()
+    }
+
+    /// Stages a receive.
+    ///
+    /// # Errors
+    /// As of [`rings::Shared::post_recv`](spinwire_dataplane::provider::mlx5::Shared::post_recv).
+    #[inline]
+    pub fn post_recv(&self, recv: &RecvRequest<'_, S::Key>) -> Result<(), PostError> {
+        let segments = &*known(recv.segments, |range| self.seat.handle().admits(range))?;
+        self.seat.rings().post_recv(&RecvRequest { wr_id: recv.wr_id, segments })
+    }
+
+    /// Hands the staged receives to the device: says of how many, exactly.
+    #[inline]
+    #[must_use]
+    pub fn ring_recv_doorbell(&self) -> Published {
+        self.seat.rings().ring_recv_doorbell()
+    }
+
+    /// A receive that a pair had taken when it was destroyed or reset, and of which nobody was told. Its memory is the caller's again. While there
+    /// are some, none is posted.
+    #[must_use]
+    pub fn next_returned(&self) -> Option<WrId> {
+        self.seat.rings().next_returned()
+    }
 }
 
 #[cfg(test)]

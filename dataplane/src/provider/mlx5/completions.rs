@@ -16,6 +16,7 @@ use heapless::VecView;
 use spinwire_layouts::word::{from_usize, low};
 
 use super::pair::Pair;
+use super::shared::Shared;
 use crate::cq::{Arrival, Cq, CqCounts, Cqe, Failure, QueueTable, Side, Syndrome, TableError};
 use crate::error::PostError;
 use crate::id::WrId;
@@ -35,6 +36,11 @@ pub enum CompletionsError {
         /// Entries that there are.
         entries: u32,
     },
+    /// The shared receives of the pair complete in another queue already, of that number: give them pairs of one completion queue.
+    Shared {
+        /// The other queue.
+        cqn: u32,
+    },
     /// The table of pairs.
     Table(TableError),
 }
@@ -45,6 +51,10 @@ impl fmt::Display for CompletionsError {
             Self::Entries { needed, entries } => write!(
                 f,
                 "send and receive queues of all pairs ({needed}) <= entries of their completion queue ({entries}): open it with more"
+            ),
+            Self::Shared { cqn } => write!(
+                f,
+                "shared receives complete in queue {cqn:#x} already: all their pairs complete in one"
             ),
             Self::Table(error) => error.fmt(f),
         }
@@ -61,10 +71,9 @@ pub struct Completions<'m, B, H> {
     list: Ring<'m, u32>,
     /// Entries that the pairs may need.
     needed: Cell<u32>,
-    counts: Cell<CqCounts>,
 }
 
-impl<'m, B: Bus, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
+impl<'m, B: Bus + 'm, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
     /// Of a queue that was just opened, for so many pairs.
     ///
     /// # Errors
@@ -75,7 +84,6 @@ impl<'m, B: Bus, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
             pairs: QueueTable::place(bump, pairs_max)?,
             list: Ring::place(bump, pairs_max.max(1), 0)?,
             needed: Cell::new(0),
-            counts: Cell::new(CqCounts::default()),
         })
     }
 
@@ -84,7 +92,13 @@ impl<'m, B: Bus, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
     /// # Errors
     /// Hands it back with the reason.
     pub fn add(&self, pair: H) -> Result<(), (CompletionsError, H)> {
+        let (cqn, shared) = (self.cq.cqn(), pair.shared());
+        let beside = match shared.map_or(Ok(0), |shared| shared.entries_in(cqn)) {
+            Ok(beside) => beside,
+            Err(error) => return Err((error, pair)),
+        };
         let needed = self.needed.get().saturating_add(pair.completions_max());
+        let needed = needed.saturating_add(beside);
         let entries = self.cq.entries();
         if needed > entries {
             return Err((CompletionsError::Entries { needed, entries }, pair));
@@ -93,16 +107,19 @@ impl<'m, B: Bus, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
         let added = self.pairs.insert(qpn, pair);
         added.map_err(|(error, pair)| (CompletionsError::Table(error), pair))?;
         self.needed.set(needed);
+        if let Some(shared) = shared {
+            shared.join(cqn);
+        }
         Ok(())
     }
 
     /// Takes a pair out, whose queue pair was destroyed or put into the reset state, and its completions that wait here. What was under way on
-    /// it is not told. `None` where it is not there.
+    /// it is not told; receives of a shared queue are [returned](Shared::next_returned). `None` where it is not there.
     ///
     /// # Errors
     /// As [`Cq::discard`]. Nothing was changed.
     pub fn remove(&self, qpn: u32) -> Result<Option<H>, PostError> {
-        let _taken = self.cq.discard(qpn, |_| ())?;
+        self.sweep(qpn, self.pairs.with(qpn, |pair| pair.shared()).flatten())?;
         let Some(pair) = self.pairs.remove(qpn) else { return Ok(None) };
         for _ in 0..self.list.len() {
             let other = self.list.pop().filter(|listed| *listed != qpn);
@@ -110,18 +127,34 @@ impl<'m, B: Bus, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
             debug_assert!(kept.is_ok(), "it was on the list before");
         }
         pair.listed.set(false);
-        self.needed.set(self.needed.get().saturating_sub(pair.completions_max()));
+        let beside = pair.shared().map_or(0, Shared::leave);
+        let spare = pair.completions_max().saturating_add(beside);
+        self.needed.set(self.needed.get().saturating_sub(spare));
         Ok(Some(pair))
     }
 
+    /// Takes out the completions that wait here of a queue pair that is not in the table any more, and returns the receives that it had taken from
+    /// `shared`.
+    ///
+    /// # Errors
+    /// As [`Cq::discard`]. Nothing was changed.
+    pub fn sweep(&self, qpn: u32, shared: Option<&Shared<'m, B>>) -> Result<(), PostError> {
+        let take_back = |cqe: Cqe<'_>| {
+            if let Some(shared) = shared {
+                shared.take_back(&cqe);
+            }
+        };
+        self.cq.discard(qpn, take_back).map(|_count| ())
+    }
+
     /// The device does nothing more of what is under way on that pair: its queue pair was destroyed, or put into the reset state. Its
-    /// completions that wait here are taken out; all that was posted to it is told as flushed by the next polls. Then it may
-    /// [`restart`](Pair::restart).
+    /// completions that wait here are taken out; all that was posted to it is told as flushed by the next polls, and receives of a shared queue are
+    /// [returned](Shared::next_returned). Then it may [`restart`](Pair::restart).
     ///
     /// # Errors
     /// As [`Cq::discard`]. Nothing was changed.
     pub fn end(&self, pair: &Pair<'m, B>) -> Result<(), PostError> {
-        let _taken = self.cq.discard(pair.qpn(), |_| ())?;
+        self.sweep(pair.qpn(), pair.shared())?;
         pair.end();
         self.note_over(pair);
         Ok(())
@@ -130,9 +163,7 @@ impl<'m, B: Bus, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
     /// What was seen and should not be.
     #[must_use]
     pub const fn counts(&self) -> CqCounts {
-        let CqCounts { failed, odd, .. } = self.cq.counts();
-        let CqCounts { unknown_queue, stale, .. } = self.counts.get();
-        CqCounts { failed, odd, unknown_queue, stale }
+        self.cq.counts()
     }
 
     /// The queue: events, entries.
@@ -198,13 +229,11 @@ impl<'m, B: Bus, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
         match ended {
             Some(Ok(fields)) => fields.map(Wc::new),
             Some(Err(_stale)) => {
-                self.count(|counts| counts.stale = counts.stale.wrapping_add(1));
+                self.cq.count_stale();
                 None
             }
             None => {
-                self.count(|counts| {
-                    counts.unknown_queue = counts.unknown_queue.wrapping_add(1);
-                });
+                self.cq.count_unknown();
                 None
             }
         }
@@ -215,24 +244,17 @@ impl<'m, B: Bus, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
     fn fail(&self, failure: &Failure) -> Option<Result<Option<WcFields>, Stale>> {
         let status = status(failure.syndrome);
         self.pairs.with(failure.qpn, |pair| {
-            match failure.side {
-                Side::Send => pair.send_failed(failure, status)?,
+            let at_once = match failure.side {
+                Side::Send => pair.send_failed(failure, status).map(|()| None)?,
                 Side::Receive => pair.receive_failed(failure, status)?,
-            }
+            };
             self.note_over(pair);
-            Ok(None)
+            Ok(at_once.map(|id| failed_fields(id, failure.qpn, status, failure.vendor)))
         })
-    }
-
-    #[cold]
-    fn count(&self, change: impl FnOnce(&mut CqCounts)) {
-        let mut counts = self.counts.get();
-        change(&mut counts);
-        self.counts.set(counts);
     }
 }
 
-impl<'m, B: Bus, H: Deref<Target = Pair<'m, B>>> CompletionQueue for Completions<'m, B, H> {
+impl<'m, B: Bus + 'm, H: Deref<Target = Pair<'m, B>>> CompletionQueue for Completions<'m, B, H> {
     #[inline]
     fn depth(&self) -> u32 {
         self.cq.entries()

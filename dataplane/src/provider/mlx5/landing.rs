@@ -10,9 +10,11 @@ use core::cell::Cell;
 
 use spinwire_layouts::word::{from_usize, low, to_usize, widen};
 
+use super::config::SGE_MAX;
 use crate::cq::Inline;
+use crate::error::{Misuse, PostError};
 use crate::raw::place::{Bump, Exhausted};
-use crate::raw::region::MemoryKey;
+use crate::raw::region::{LocalSge, MemoryKey};
 use crate::verbs::Segment;
 
 /// Most bytes within a completion.
@@ -73,8 +75,32 @@ impl<'m> Landings<'m> {
     }
 }
 
+/// Ranges as WQEs name them.
+pub(super) type List = heapless::Vec<LocalSge, { to_usize(widen(SGE_MAX)) }>;
+
+/// Whether the ranges may be named, and how many bytes they have. As WQEs name them, they are put into `list`: without empty ones, as no
+/// bytes would be 2 GiB to the device.
+#[inline]
+pub(super) fn name_ranges(
+    ranges: &[Range<'_>],
+    sge_max: u32,
+    list: &mut List,
+) -> Result<u64, PostError> {
+    if ranges.len() > to_usize(widen(sge_max)) {
+        return Err(Misuse::TooLong.into());
+    }
+    for range in ranges {
+        if range.length == 0 {
+            continue;
+        }
+        let named = range.key.range(range.address, range.length)?;
+        list.push(named).map_err(|_many| Misuse::TooLong)?;
+    }
+    Ok(bytes_of(ranges))
+}
+
 /// The bytes of all ranges together; saturates.
-pub(super) fn bytes_of(ranges: &[Range<'_>]) -> u64 {
+fn bytes_of(ranges: &[Range<'_>]) -> u64 {
     ranges.iter().fold(0_u64, |sum, range| sum.saturating_add(widen(range.length)))
 }
 

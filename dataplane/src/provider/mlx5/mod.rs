@@ -7,12 +7,14 @@
 //!        v                                       |
 //!      Pair ── WQE ──> Qp            Completions <── CQE ── Cq
 //!        '─────── ids, what was posted ───────'
+//!      Shared ── WQE ──> SharedRecvQueue       receives of several pairs
 //! ```
 //!
 //! | file | what it does |
 //! |---|---|
 //! | [`pair`] | a queue pair: verbs to WQEs, short ones inline, ids for those that ask for no completion |
 //! | [`completions`] | a completion queue: CQEs to completions, each work request once, errors in order |
+//! | [`shared`] | a shared receive queue: receives that several pairs take from |
 //! | [`config`] | sizes of a pair, and addresses of datagrams |
 //! | `landing` | where data goes that the device has put into a completion |
 //!
@@ -22,7 +24,9 @@ pub mod completions;
 pub mod config;
 mod landing;
 pub mod pair;
+pub mod shared;
 
 pub use completions::{Completions, CompletionsError};
 pub use config::{BadPair, PairConfig, Route};
 pub use pair::{Pair, Posting};
+pub use shared::Shared;

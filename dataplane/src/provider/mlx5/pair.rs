@@ -18,7 +18,8 @@ use core::fmt;
 use spinwire_layouts::word::{to_usize, widen};
 
 use super::config::{BadPair, INLINE_BYTES_MAX, PairConfig, Route, SGE_MAX};
-use super::landing::{Landings, Range, bytes_of, gather};
+use super::landing::{Landings, List, gather, name_ranges};
+use super::shared::Shared;
 use crate::cq::{Failure, Inline};
 use crate::error::{Misuse, PostError, Retry};
 use crate::id::WrId;
@@ -59,6 +60,8 @@ pub struct Pair<'m, B> {
     unsignaled: &'m [Cell<WrId>],
     read_into: Landings<'m>,
     received_into: Landings<'m>,
+    /// Where its receives come from, if they are not its own.
+    shared: Option<&'m Shared<'m, B>>,
     routes: &'m [Cell<Option<Route>>],
     /// What an error has ended and nobody was told of.
     over: Ring<'m, Over>,
@@ -112,10 +115,23 @@ impl<'m, B: Bus> Pair<'m, B> {
             unsignaled: bump.slice_with(places, |_| Cell::new(NOBODY))?,
             read_into: Landings::place(bump, places, sge_max)?,
             received_into: Landings::place(bump, usize::from(receives), sge_max)?,
+            shared: None,
             routes: bump.slice_with(to_usize(widen(routes_max)), |_| Cell::new(None))?,
             over: Ring::place(bump, all, none)?,
             listed: Cell::new(false),
         })
+    }
+
+    /// The same pair, which takes its receives from a queue that others take from, too. It was placed without one of its own.
+    #[must_use]
+    pub fn with_shared(self, shared: &'m Shared<'m, B>) -> Self {
+        Self { shared: Some(shared), ..self }
+    }
+
+    /// Where its receives come from, if they are not its own.
+    #[must_use]
+    pub const fn shared(&self) -> Option<&'m Shared<'m, B>> {
+        self.shared
     }
 
     /// Its number.
@@ -217,6 +233,9 @@ impl<'m, B: Bus> Pair<'m, B> {
         counter: u16,
         inline: Option<&Inline<'_>>,
     ) -> Result<WrId, Stale> {
+        if let Some(shared) = self.shared {
+            return shared.ended(counter, inline);
+        }
         let rq = self.qp.rq().ok_or(Stale::NotPosted)?;
         let id = rq.complete(counter)?.entry.id;
         if let Some(inline) = inline {
@@ -253,15 +272,22 @@ impl<'m, B: Bus> Pair<'m, B> {
         Ok(())
     }
 
-    /// A receive has failed, or was flushed.
+    /// A receive has failed, or was flushed. One that came from a shared queue is told at once, as there is no order among those.
     #[cold]
-    pub(super) fn receive_failed(&self, failure: &Failure, status: WcStatus) -> Result<(), Stale> {
+    pub(super) fn receive_failed(
+        &self,
+        failure: &Failure,
+        status: WcStatus,
+    ) -> Result<Option<WrId>, Stale> {
+        if let Some(shared) = self.shared {
+            return shared.ended(failure.wqe_counter, None).map(Some);
+        }
         let rq = self.qp.rq().ok_or(Stale::NotPosted)?;
         match rq.fail(failure.wqe_counter)?.wqe {
             Posted::Signaled(posting) => self.ended(posting.id, status, failure.vendor),
             Posted::Unsignaled | Posted::Fill => {}
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The device does nothing more of what is under way: all of it is `over`.
@@ -306,23 +332,6 @@ impl<'m, B: Bus> Pair<'m, B> {
             Route::Ib(path) => Av::ib(&path, peer),
             Route::Roce(grh) => Av::roce(&grh, peer),
         })
-    }
-
-    /// Whether the ranges may be named, and how many bytes they have. As WQEs name them, they are put into `list`: without empty ones, as no
-    /// bytes would be 2 GiB to the device.
-    #[inline]
-    fn check(&self, ranges: &[Range<'m>], list: &mut List) -> Result<u64, PostError> {
-        if ranges.len() > to_usize(widen(self.limits.sge_max)) {
-            return Err(Misuse::TooLong.into());
-        }
-        for range in ranges {
-            if range.length == 0 {
-                continue;
-            }
-            let named = range.key.range(range.address, range.length)?;
-            list.push(named).map_err(|_many| Misuse::TooLong)?;
-        }
-        Ok(bytes_of(ranges))
     }
 
     /// Stages a send whose ranges were checked.
@@ -399,10 +408,6 @@ impl<'m, B: Bus> Pair<'m, B> {
     }
 }
 
-/// Ranges as WQEs name them.
-type List = heapless::Vec<LocalSge, { SGE_MAX_USIZE }>;
-const SGE_MAX_USIZE: usize = to_usize(widen(SGE_MAX));
-
 /// What a request sends, or where its result goes.
 #[derive(Clone, Copy)]
 enum Local<'l> {
@@ -471,7 +476,7 @@ impl<'m, B: Bus> QueuePair for Pair<'m, B> {
     #[inline]
     fn post_send(&self, send: &SendRequest<'_, MemoryKey<'m>>) -> Result<(), PostError> {
         let mut list = List::new();
-        let bytes = self.check(send.segments, &mut list)?;
+        let bytes = name_ranges(send.segments, self.limits.sge_max, &mut list)?;
         if bytes > widen(self.limits.message_bytes_max) {
             return Err(Misuse::TooLong.into());
         }
@@ -510,7 +515,7 @@ impl<'m, B: Bus> QueuePair for Pair<'m, B> {
     fn post_recv(&self, recv: &RecvRequest<'_, MemoryKey<'m>>) -> Result<(), PostError> {
         let rq = self.qp.rq().ok_or(Misuse::Unsupported)?;
         let mut list = List::new();
-        if self.check(recv.segments, &mut list)? > widen(RANGE_BYTES_MAX) {
+        if name_ranges(recv.segments, self.limits.sge_max, &mut list)? > widen(RANGE_BYTES_MAX) {
             return Err(Misuse::TooLong.into());
         }
         let at = rq.tracker().pi();

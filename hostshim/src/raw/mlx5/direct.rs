@@ -10,16 +10,16 @@ use spinwire_dataplane::raw::region::{Destroyed, MemoryKey};
 use spinwire_dataplane::verbs::{CompletionQueue as _, PairId, QueuePair as _, Segment};
 use spinwire_layouts::mlx5::AddressVector;
 
-use super::super::verbs::{AddressHandle, Completions, Context, SharedQueue};
-use super::{CompletionsHandle, PairHandle};
+use super::super::verbs::{AddressHandle, Completions, Context};
+use super::{CompletionsHandle, PairHandle, SharedHandle};
 use crate::error::Errno;
 use crate::mlx5::Mlx5Error;
-use crate::mlx5::direct::{LibraryCompletions, LibraryPair};
+use crate::mlx5::direct::{LibraryCompletions, LibraryPair, LibraryShared};
 use crate::mlx5::dv::{
     CqInitAttr, DvAh, DvCq, DvCqInitAttr, DvObj, DvQp, DvSrq, MLX5DV_CQ_INIT_ATTR_MASK_CQE_SIZE,
     MLX5DV_OBJ_AH, MLX5DV_OBJ_CQ, MLX5DV_OBJ_QP, MLX5DV_OBJ_SRQ, linked,
 };
-use crate::verbs::{LocalKey, VerbsError};
+use crate::verbs::{LocalKey, ProtectionDomain, VerbsError};
 
 /// Whether a device is one of mlx5.
 pub(crate) fn is_supported(device: NonNull<sys::ibv_device>) -> bool {
@@ -73,6 +73,13 @@ fn init(mut object: DvObj, kind: u32) -> Result<(), Mlx5Error> {
     }
 }
 
+#[inline]
+fn admitted(domain: &ProtectionDomain, range: &Segment<LocalKey>) -> Option<MemoryKey<'static>> {
+    let (lkey, start, bytes) = range.key.within(domain, range.address, range.length)?;
+    // SAFETY: registered under that key, and so as long as the domain lives, which pairs and shared queues keep alive; the caller goes before them.
+    Some(unsafe { MemoryKey::promise(start, bytes, lkey) })
+}
+
 // SAFETY: libmlx5 says where the queues lie: mapped until `ibv_destroy_qp`, and its own functions for them are not called: the pair was made
 // without the lists that are posted with. A key is good for what its registration covers, which its domain keeps as long as a pair of it
 // lives. `ibv_destroy_qp(3)` ends what was posted.
@@ -98,10 +105,7 @@ unsafe impl PairHandle<'static> for LibraryPair {
 
     #[inline]
     fn admits(&self, range: &Segment<LocalKey>) -> Option<MemoryKey<'static>> {
-        let domain = self.pair().domain();
-        let (lkey, start, bytes) = range.key.within(domain, range.address, range.length)?;
-        // SAFETY: registered under that key, and so as long as the domain lives, which the pair keeps alive; the caller goes before the pair.
-        Some(unsafe { MemoryKey::promise(start, bytes, lkey) })
+        admitted(self.pair().domain(), range)
     }
 
     fn destroy(self) -> Result<Destroyed, VerbsError> {
@@ -137,11 +141,21 @@ pub(crate) fn address_vector(handle: &AddressHandle) -> Result<AddressVector, Ml
     Ok(unsafe { vector.read() })
 }
 
-/// Where a shared receive queue lies.
-pub(crate) fn shared(queue: &SharedQueue) -> Result<DvSrq, Mlx5Error> {
-    // SAFETY: numbers and pointers, for which zero is a value.
-    let mut told: DvSrq = unsafe { core::mem::zeroed() };
-    let raw: *mut c_void = queue.as_ptr().cast();
-    init(DvObj { srq_in: raw, srq_out: &raw mut told, ..nothing() }, MLX5DV_OBJ_SRQ)?;
-    Ok(told)
+// SAFETY: as of completion queues, until `ibv_destroy_srq`, which comes after its pairs; nobody posts by the library, as who has the handle does not.
+// Keys as of pairs.
+unsafe impl SharedHandle<'static> for LibraryShared {
+    type Key = LocalKey;
+
+    fn describe(&self) -> Result<DvSrq, Mlx5Error> {
+        // SAFETY: numbers and pointers, for which zero is a value.
+        let mut told: DvSrq = unsafe { core::mem::zeroed() };
+        let raw: *mut c_void = self.receives().raw().as_ptr().cast();
+        init(DvObj { srq_in: raw, srq_out: &raw mut told, ..nothing() }, MLX5DV_OBJ_SRQ)?;
+        Ok(told)
+    }
+
+    #[inline]
+    fn admits(&self, range: &Segment<LocalKey>) -> Option<MemoryKey<'static>> {
+        admitted(self.receives().domain(), range)
+    }
 }

@@ -4,6 +4,7 @@
 //!   PairSeat           Pair of the data plane ── references to ──> rings, record, registers     of the handle
 //!                                             ── references to ──> tables                       of the seat
 //!   CompletionsSeat    Completions            the same
+//!   SharedSeat         Shared                 the same; the seats of its pairs refer to it, and keep it
 //! ```
 //!
 //! Invariants: (1) what refers goes before what it refers to; (2) memory of a queue is seen through lines and words of atomics alone, and as
@@ -17,23 +18,25 @@ use core::fmt;
 use core::mem::MaybeUninit;
 use core::ops::Deref;
 use core::ptr::NonNull;
+use std::rc::Rc;
 
 use spinwire_dataplane::cq::{Compression, Cq, CqMemory};
 use spinwire_dataplane::error::Fatal;
 use spinwire_dataplane::provider::mlx5 as rings;
 use spinwire_dataplane::raw::line::{Line, lines_from_raw};
-use spinwire_dataplane::raw::mmio::Device;
+use spinwire_dataplane::raw::mmio::{Device, DoorbellRecord};
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::region::{Destroyed, MemoryKey};
 use spinwire_dataplane::raw::words::words_from_raw;
 use spinwire_dataplane::sync::AtomicU32;
 use spinwire_dataplane::verbs::{PairId, Segment};
-use spinwire_dataplane::wqe::{Qp, QpConfig, QpMemory};
+use spinwire_dataplane::wqe::receive::RecvMemory;
+use spinwire_dataplane::wqe::{Qp, QpConfig, QpMemory, SharedRecvQueue};
 use spinwire_layouts::mlx5::cq_db;
 use spinwire_layouts::word::{from_usize, line_of, to_usize, widen, word_of};
 
-use crate::mlx5::dv::{DvCq, DvQp};
-use crate::mlx5::{Mlx5Error, entry_bytes};
+use crate::mlx5::dv::{DvCq, DvQp, DvSrq};
+use crate::mlx5::{Mlx5Error, entry_bytes, shared_config};
 
 /// A queue pair as somebody has made it: libmlx5, or a model of the device. Nobody posts to it but who reads this.
 ///
@@ -85,6 +88,70 @@ pub unsafe trait CompletionsHandle {
     fn take_error(&self) -> Option<Fatal>;
 }
 
+/// A shared receive queue as somebody has made it.
+///
+/// # Safety
+/// As of [`PairHandle`], for the memory that [`describe`](SharedHandle::describe) says, and what [`admits`](SharedHandle::admits) gives a key for. The pairs
+/// that take from it keep it.
+pub unsafe trait SharedHandle<'m> {
+    /// What lets the device into memory.
+    type Key: Copy;
+
+    /// Where it lies (`mlx5dv_init_obj`).
+    ///
+    /// # Errors
+    /// What the library says.
+    fn describe(&self) -> Result<DvSrq, Mlx5Error>;
+
+    /// The memory around a range, where the key of the range is good for it; `None` where it is not.
+    fn admits(&self, range: &Segment<Self::Key>) -> Option<MemoryKey<'m>>;
+}
+
+/// What the seats of its pairs need of a shared receive queue, whoever has made it.
+pub(crate) trait SharedRings<'m> {
+    fn rings(&self) -> &rings::Shared<'m, Device>;
+}
+
+/// A shared receive queue of the data plane, and all that it stands on.
+pub(crate) struct SharedSeat<'m, S> {
+    /// (1)
+    queue: rings::Shared<'m, Device>,
+    _tables: Tables,
+    handle: S,
+}
+
+impl<'m, S: SharedHandle<'m>> SharedSeat<'m, S> {
+    /// Places a queue for receives of up to `sge_max` ranges where the handle says that it lies.
+    pub(crate) fn place(handle: S, sge_max: u32) -> Result<Self, Mlx5Error> {
+        let dv = handle.describe()?;
+        let config = shared_config(&dv)?;
+        let each = widen(sge_max).saturating_mul(64).saturating_add(64);
+        let bytes = u64::from(config.wqes).saturating_mul(each).saturating_add(4 << 10);
+        let tables = Tables::new(to_usize(bytes));
+        // SAFETY: once; the queue is dropped before them.
+        let bump = unsafe { tables.bump() };
+        let bytes = u64::from(config.wqes).saturating_mul(dv.stride.into());
+        // SAFETY: the handle's word: so many places lie there; it is dropped after the queue.
+        let ring = unsafe { lines(("mlx5dv_srq.buf", dv.buf), bytes) }?;
+        // SAFETY: as above; a record has two slots, of which this is the first.
+        let record = unsafe { record(("mlx5dv_srq.dbrec", dv.dbrec)) }?;
+        let memory = RecvMemory { ring, record: DoorbellRecord::new(record) };
+        let queue = SharedRecvQueue::place(&bump, config, memory, Device)?;
+        let queue = rings::Shared::place(&bump, queue, sge_max)?;
+        Ok(Self { queue, _tables: tables, handle })
+    }
+
+    pub(crate) const fn handle(&self) -> &S {
+        &self.handle
+    }
+}
+
+impl<'m, S> SharedRings<'m> for SharedSeat<'m, S> {
+    fn rings(&self) -> &rings::Shared<'m, Device> {
+        &self.queue
+    }
+}
+
 /// Memory for the tables of one queue.
 struct Tables {
     block: NonNull<[MaybeUninit<u8>]>,
@@ -117,6 +184,7 @@ pub(crate) struct PairSeat<'m, H> {
     pair: rings::Pair<'m, Device>,
     tables: Tables,
     handle: H,
+    shared: Option<Rc<dyn SharedRings<'m> + 'm>>,
 }
 
 impl<'m, H: PairHandle<'m>> PairSeat<'m, H> {
@@ -125,6 +193,7 @@ impl<'m, H: PairHandle<'m>> PairSeat<'m, H> {
         handle: H,
         queues: impl FnOnce(u32, &DvQp) -> Result<QpConfig, Mlx5Error>,
         pair: rings::PairConfig,
+        shared: Option<Rc<dyn SharedRings<'m> + 'm>>,
     ) -> Result<Self, Mlx5Error> {
         let dv = handle.describe()?;
         let queues = queues(handle.qp_num(), &dv)?;
@@ -138,8 +207,17 @@ impl<'m, H: PairHandle<'m>> PairSeat<'m, H> {
         // SAFETY: the handle's word; it is dropped after the pair.
         let memory = unsafe { pair_memory(&dv) }?;
         let qp = Qp::place(&bump, queues, memory, Device)?;
-        let pair = rings::Pair::place(&bump, qp, pair)?;
-        Ok(Self { pair, tables, handle })
+        let mut pair = rings::Pair::place(&bump, qp, pair)?;
+        if let Some(shared) = &shared {
+            // SAFETY: it stays where it is as long as this seat has it, which is until the pair was dropped.
+            pair = pair.with_shared(unsafe { &*core::ptr::from_ref(shared.rings()) });
+        }
+        Ok(Self { pair, tables, handle, shared })
+    }
+
+    /// Where its receives come from, if they are not its own.
+    pub(crate) fn shared(&self) -> Option<&Rc<dyn SharedRings<'m> + 'm>> {
+        self.shared.as_ref()
     }
 
     pub(crate) const fn handle(&self) -> &H {
@@ -149,9 +227,12 @@ impl<'m, H: PairHandle<'m>> PairSeat<'m, H> {
     /// Ends the pair, then what it stood on.
     pub(crate) fn destroy(self) -> Result<Destroyed, H::Error> {
         // (1): nothing looks at the pair any more, and its place goes with this function.
-        let Self { pair: _, tables, handle } = self;
+        let Self { pair: _, tables, handle, shared } = self;
         drop(tables);
-        handle.destroy()
+        let destroyed = handle.destroy();
+        // Until then the device takes from it.
+        drop(shared);
+        destroyed
     }
 }
 

@@ -2,6 +2,7 @@
 //! oracle of every request; errors, flushes, and lives after that.
 
 mod cases;
+mod shared;
 
 use core::mem::MaybeUninit;
 use std::collections::VecDeque;
