@@ -56,23 +56,34 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         });
     }
 
-    /// So many receives for messages are given back at once, and so many for control.
-    const fn much(&self) -> (u32, u32) {
-        (self.depths.slots.div_ceil(4), CONTROL_RECEIVES / 2)
+    /// Whether so much was released that it is to be posted again.
+    #[inline]
+    pub(super) const fn is_much_released(&self) -> bool {
+        self.is_much(self.reposted.get())
     }
 
-    /// Whether so much is to be given back that the other end has to hear of it.
+    /// Whether so much was given back that the other end has to hear of it.
     #[inline]
     pub(super) const fn is_much_due(&self) -> bool {
-        let ((messages, control), (a, b)) = (self.due.get(), self.reposted.get());
-        let much = self.much();
-        messages.saturating_add(a) >= much.0 || control.saturating_add(b) >= much.1
+        self.is_much(self.due.get())
+    }
+
+    /// A quarter of the receives for messages, or half of those for control.
+    #[inline]
+    const fn is_much(&self, (messages, control): (u32, u32)) -> bool {
+        messages >= self.depths.quarter || control >= CONTROL_RECEIVES / 2
+    }
+
+    /// Whether the other end has to hear of it at once.
+    pub(super) const fn is_most_due(&self) -> bool {
+        let (messages, control) = self.due.get();
+        messages >= self.depths.slots / 2 || control > CONTROL_RECEIVES / 2
     }
 
     /// Posts again what was released, where that is much.
     #[inline]
     pub(super) fn publish_receives(&self, at: u32, slots: &Slots<'m, Q::Key>) {
-        if !self.released.is_empty() && self.is_much_due() {
+        if self.is_much_released() {
             self.post_released(at, slots);
         }
     }

@@ -447,6 +447,8 @@ impl Completions {
 // enum ibv_wc_flags
 const GRH: u32 = 1;
 const WITH_IMM: u32 = 2;
+// enum ibv_wc_opcode: a write with immediate has taken the receive, and put nothing into it.
+const RECV_RDMA_WITH_IMM: u32 = 129;
 
 #[inline]
 fn fields(wc: &sys::ibv_wc) -> WcFields {
@@ -463,6 +465,7 @@ fn fields(wc: &sys::ibv_wc) -> WcFields {
         vendor: if is_good { 0 } else { wc.vendor_err },
         byte_len: if is_good { wc.byte_len } else { 0 },
         immediate,
+        is_written: is_good && wc.opcode == RECV_RDMA_WITH_IMM,
         source_qp: if is_good && wc.wc_flags & GRH != 0 { wc.src_qp } else { 0 },
     }
 }
