@@ -140,7 +140,12 @@ impl QueuePair for Device {
         let immediate = match send.verb {
             Verb::Send => None,
             Verb::SendImm(immediate) => Some(immediate),
-            _ => return Err(Misuse::Unsupported.into()),
+            Verb::Write
+            | Verb::WriteImm(_)
+            | Verb::Read
+            | Verb::SendInvalidate(_)
+            | Verb::FetchAdd(_)
+            | Verb::CompareSwap { .. } => return Err(Misuse::Unsupported.into()),
         };
         let posted = self.posted(send.wr_id.as_raw(), send.segments)?;
         let posted = Posted { is_signaled: !send.flags.unsignaled, immediate, ..posted };

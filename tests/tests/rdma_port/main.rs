@@ -324,22 +324,27 @@ fn what_is_said_beside_a_message_is_checked() {
     let beside =
         |sequence, messages, control| piece::write_brief(sequence, Grant { messages, control });
     let good = beside(0, 0, 0);
-    // What is said before it, and with what; bytes, and what is said beside them.
-    let cases: [(&[Vec<u8>], usize, u32, Option<FrameFault>); 12] = [
-        (&[], 8, good, Some(FrameFault::Immediate)),
-        (&[hello("s")], 8, good, None),
-        (&[hello("s")], 1024, good, None),
-        (&[hello("s")], 0, good, Some(FrameFault::Length)),
-        (&[hello("s")], 8, beside(1, 0, 0), Some(FrameFault::Sequence)),
-        (&[hello("s"), message(0, 5, 5)], 8, good, Some(FrameFault::Sequence)),
-        (&[hello("s"), message(0, 5, 5)], 8, beside(1, 0, 0), None),
-        (&[hello("s")], 8, good | 1 << 20, Some(FrameFault::Immediate)),
-        (&[hello("s")], 8, beside(0, 1, 0), Some(FrameFault::Credit)),
-        (&[hello("s")], 8, beside(0, 0, 3), Some(FrameFault::Credit)),
-        (&[hello("s")], 8, beside(0, 0xffff, 15), Some(FrameFault::Credit)),
-        (&[hello("s"), message(0, 2000, 992)], 1008, beside(1, 0, 0), Some(FrameFault::Immediate)),
+    // What is said before it; bytes, and what is said beside them; the fault.
+    type Case<'a> = (&'a [Vec<u8>], (usize, u32), Option<FrameFault>);
+    let cases: [Case<'_>; 12] = [
+        (&[], (8, good), Some(FrameFault::Immediate)),
+        (&[hello("s")], (8, good), None),
+        (&[hello("s")], (1024, good), None),
+        (&[hello("s")], (0, good), Some(FrameFault::Length)),
+        (&[hello("s")], (8, beside(1, 0, 0)), Some(FrameFault::Sequence)),
+        (&[hello("s"), message(0, 5, 5)], (8, good), Some(FrameFault::Sequence)),
+        (&[hello("s"), message(0, 5, 5)], (8, beside(1, 0, 0)), None),
+        (&[hello("s")], (8, good | 1 << 20), Some(FrameFault::Immediate)),
+        (&[hello("s")], (8, beside(0, 1, 0)), Some(FrameFault::Credit)),
+        (&[hello("s")], (8, beside(0, 0, 3)), Some(FrameFault::Credit)),
+        (&[hello("s")], (8, beside(0, 0xffff, 15)), Some(FrameFault::Credit)),
+        (
+            &[hello("s"), message(0, 2000, 992)],
+            (1008, beside(1, 0, 0)),
+            Some(FrameFault::Immediate),
+        ),
     ];
-    for (said, bytes, beside, fault) in cases {
+    for (said, (bytes, beside), fault) in cases {
         run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
             let b = world.node("b");
             let stranger = world.ground().call(world.bump(), "b");

@@ -346,7 +346,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     }
 
     /// Whether a completion of that queue pair may be one of this connection.
-    pub(super) fn is_of(&self, qp_num: u32) -> bool {
+    pub(super) const fn is_of(&self, qp_num: u32) -> bool {
         self.qp_num.get() == qp_num && (self.is_with_host.get() || self.has_pair())
     }
 
@@ -366,7 +366,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     }
 
     /// Whether nothing is to be waited for before it can be used anew.
-    pub(super) fn is_bare(&self) -> bool {
+    pub(super) const fn is_bare(&self) -> bool {
         !self.is_with_host.get() && !self.has_pair()
     }
 
