@@ -321,7 +321,12 @@ impl Pair {
         let (opcode, immediate) = match send.verb {
             Verb::Send => (SEND, 0),
             Verb::SendImm(immediate) => (SEND_WITH_IMM, immediate),
-            _ => return false,
+            Verb::Write
+            | Verb::WriteImm(_)
+            | Verb::Read
+            | Verb::SendInvalidate(_)
+            | Verb::FetchAdd(_)
+            | Verb::CompareSwap { .. } => return false,
         };
         let [Segment { address, length, key }] = *send.segments else { return false };
         let SendFlags { fence, solicited, unsignaled } = send.flags;

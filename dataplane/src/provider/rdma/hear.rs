@@ -29,7 +29,7 @@ const BATCHES: u32 = 8;
 
 impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     /// Takes what the device has completed.
-    #[inline]
+    #[inline(always)]
     pub(super) fn hear(&self) {
         let patience = self.patience.get();
         if patience > 0 {
@@ -76,7 +76,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&self, wc: &Wc) {
         let parts = wc.wr_id().parts();
         let Some((op, of_link, number)) = parts else { return self.stray() };
@@ -100,7 +100,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         self.count(|c| c.strays = c.strays.wrapping_add(1));
     }
 
-    #[inline]
+    #[inline(never)]
     fn take_sent(&self, (at, link): (u32, &'m Link<'m, Q>), number: u32, wc: &Wc) {
         let failure = match wc.outcome() {
             Ok(_) => None,
@@ -137,7 +137,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         self.finish_send(wr_id, status, number);
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_received(&self, (at, link): (u32, &'m Link<'m, Q>), number: u32, wc: &Wc) {
         let outcome = wc.outcome();
         let Some(slot) = link.received(number) else {
@@ -164,7 +164,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// A piece has come.
-    #[inline]
+    #[inline(never)]
     fn arrive(
         &self,
         (at, link): (u32, &'m Link<'m, Q>),
@@ -222,7 +222,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// A message without a header has come.
-    #[inline]
+    #[inline(always)]
     fn arrive_brief(
         &self,
         (at, link): (u32, &'m Link<'m, Q>),
@@ -267,7 +267,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         )
     }
 
-    #[inline]
+    #[inline(always)]
     fn keep(&self, (at, link): (u32, &'m Link<'m, Q>), piece: Piece) -> Result<(), FrameFault> {
         if link.arrived.len() >= self.config.slots {
             // It has used receives that are for control.
@@ -291,7 +291,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// The receive of a piece is done with.
-    #[inline]
+    #[inline(always)]
     pub(super) fn release(&self, (at, link): (u32, &'m Link<'m, Q>), slot: u32, is_control: bool) {
         link.release(slot, is_control);
         if link.is_much_released() || link.failed.get().is_some() {

@@ -26,6 +26,7 @@ use super::memory::{Slots, short};
 use super::piece::{self, Content, Grant};
 use crate::error::{Fatal, PostError, Retry};
 use crate::id::{Addr, Generation, OpTag, WrId};
+use crate::provider::Published;
 use crate::provider::tcp::frame::Greeting;
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::Envelope;
@@ -409,8 +410,10 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     /// Whether there is room for so many sends besides what control may need.
     #[inline]
     pub(super) const fn has_room(&self, requests: u32) -> Result<(), PostError> {
-        let least = self.sends.len().saturating_add(requests).saturating_add(CONTROL_RECEIVES);
-        if least > self.depths.sends {
+        // There are at least four times as many places as control may need.
+        let room =
+            self.depths.sends.wrapping_sub(self.sends.len()).saturating_sub(CONTROL_RECEIVES);
+        if requests > room {
             return Err(PostError::Retry(Retry::SqFull));
         }
         Ok(())
@@ -460,7 +463,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     /// Of as many as there is room for, four are signaled at least, so that room comes back.
     #[inline]
     fn is_to_be_signaled(&self, done: Done) -> bool {
-        let many = self.unsignaled.get().saturating_add(1) >= self.depths.sends / 4;
+        let many = self.unsignaled.get().wrapping_add(1) >= self.depths.sends / 4;
         many || done != Done::Nobody
     }
 
@@ -468,9 +471,9 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     fn is_staged(&self, sent: Sent) {
         let pushed = self.sends.push(sent);
         debug_assert!(pushed.is_ok(), "room was checked");
-        let unsignaled = self.unsignaled.get().saturating_add(1);
+        let unsignaled = self.unsignaled.get().wrapping_add(1);
         self.unsignaled.set(if sent.is_signaled { 0 } else { unsignaled });
-        self.staged.set(self.staged.get().saturating_add(1));
+        self.staged.set(self.staged.get().wrapping_add(1));
     }
 
     /// Stages a work request. There is room for it.
@@ -497,16 +500,22 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     }
 
     /// Hands what is staged to the device. Returns how many messages it has not taken: then the connection is done.
+    #[inline(always)]
     pub(super) fn publish(&self) -> u32 {
         let staged = self.staged.replace(0);
         if staged == 0 {
             return 0;
         }
         let published = self.with_pair(QueuePair::ring_doorbell).unwrap_or_default();
-        let count = u32::try_from(published.count).unwrap_or(u32::MAX).min(staged);
-        if count == staged && published.error.is_none() {
+        if published.count >= u64::from(staged) && published.error.is_none() {
             return 0;
         }
+        self.not_published(staged, published)
+    }
+
+    #[cold]
+    fn not_published(&self, staged: u32, published: Published) -> u32 {
+        let count = u32::try_from(published.count).unwrap_or(u32::MAX).min(staged);
         self.fail(Fatal::QueueError);
         let left = staged.saturating_sub(count);
         let first = self.sends.len().saturating_sub(left);

@@ -280,6 +280,16 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         Ok(())
     }
 
+    /// What follows when messages have gone: receives that were released, and credit.
+    #[inline]
+    fn look_after(&self, at: u32, link: &'m Link<'m, Q>) -> u32 {
+        if !link.is_much_released() && !link.is_much_due() {
+            return 0;
+        }
+        self.give_credit(at, link);
+        link.publish()
+    }
+
     /// Tells the other end what is due, where that is much: with its next message if that comes soon, for who answers what has come takes
     /// it along.
     pub(super) fn give_credit(&self, at: u32, link: &'m Link<'m, Q>) {
@@ -321,8 +331,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             link.is_dirty.set(false);
             // Who waits for what was sent does not wait for receives to be posted.
             lost = lost.saturating_add(link.publish());
-            self.give_credit(at, link);
-            lost = lost.saturating_add(link.publish());
+            lost = lost.saturating_add(self.look_after(at, link));
             if link.failed.get().is_some() {
                 self.fail(at, link, crate::error::Fatal::QueueError);
             }

@@ -94,7 +94,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         taken
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_front(&self, (at, link): (u32, &'m Link<'m, Q>)) -> Option<Cqe> {
         let (piece, message) = self.front(link)?;
         match self.queues.matcher().judge(&message) {
@@ -118,7 +118,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// The oldest message of a link, where it has come whole.
-    #[inline]
+    #[inline(always)]
     fn front(&self, link: &Link<'m, Q>) -> Option<(Piece, Incoming)> {
         let source = link.peer.get()?;
         let piece = link.arrived.front()?;
@@ -160,7 +160,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// The first bytes of the oldest message of a link, as many as fit into `bytes`.
-    #[inline]
+    #[inline(always)]
     fn copy_front(&self, link: &Link<'m, Q>, first: Piece, bytes: &mut [u8]) {
         let begins = to_usize(widen(first.start));
         if first.pieces == 1 {
@@ -178,7 +178,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn drop_front(&self, (at, link): (u32, &'m Link<'m, Q>), first: Piece) {
         if first.pieces == 1 {
             let _it = link.arrived.pop();

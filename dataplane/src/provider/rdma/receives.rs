@@ -31,6 +31,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     }
 
     /// A completion of a receive: its slot, if it is the one that comes next.
+    #[inline(always)]
     pub(super) fn received(&self, number: u32) -> Option<u32> {
         if number != self.oldest_receive.get() {
             return None;
@@ -41,7 +42,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     }
 
     /// A receive is done with: it will be posted again. `is_control` says what it was used for.
-    #[inline]
+    #[inline(always)]
     pub(super) fn release(&self, slot: u32, is_control: bool) {
         if self.failed.get().is_some() || self.stage.get() == Stage::Over {
             return;
@@ -50,9 +51,9 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         debug_assert!(pushed.is_ok(), "there are as many places as slots");
         let (messages, control) = self.reposted.get();
         self.reposted.set(if is_control {
-            (messages, control.saturating_add(1))
+            (messages, control.wrapping_add(1))
         } else {
-            (messages.saturating_add(1), control)
+            (messages.wrapping_add(1), control)
         });
     }
 
