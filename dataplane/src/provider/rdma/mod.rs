@@ -181,6 +181,11 @@ impl RdmaConfig {
         self.receives().saturating_add(self.sends()).saturating_mul(self.links)
     }
 
+    const fn depths(&self) -> link::Depths {
+        let quarter = self.slots.div_ceil(4);
+        link::Depths { slots: self.slots, quarter, receives: self.receives(), sends: self.sends() }
+    }
+
     /// Bytes of registered memory for the slots of all connections.
     #[must_use]
     pub const fn memory_bytes(&self) -> u64 {

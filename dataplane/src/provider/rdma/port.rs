@@ -7,7 +7,7 @@ use heapless::VecView;
 use spinwire_layouts::shm::EndpointKind;
 use spinwire_layouts::word::widen;
 
-use super::link::{Depths, Link};
+use super::link::Link;
 use super::memory::{Memory, Slots, short};
 use super::{LinkFigures, Loans, PortOpenError, RdmaConfig, RdmaCounters};
 use crate::error::{Fatal, Misuse, PostError, Retry};
@@ -130,9 +130,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         let each = config.receives().saturating_add(config.sends());
         let slots = Slots::new(&memory, config.slot_bytes, each.saturating_mul(config.links))
             .ok_or(PortOpenError::Memory { needed: config.memory_bytes() })?;
-        let (slots_each, quarter) = (config.slots, config.slots.div_ceil(4));
-        let (receives, sends) = (config.receives(), config.sends());
-        let depths = Depths { slots: slots_each, quarter, receives, sends };
+        let depths = config.depths();
         let mut exhausted = None;
         let links = bump.slice_with(wide(config.links), |at| {
             let first_slot = short(at).saturating_mul(each);
