@@ -123,8 +123,17 @@ impl CompletionQueue for Ring {
         while head != self.tail.get() && !out.is_full() {
             let (wr_id, qp_num) = self.ids[head % RING].get();
             let status = WcStatus::SUCCESS;
-            let (vendor, byte_len, immediate, source_qp) = (0, 0, None, 0);
-            let fields = WcFields { wr_id, qp_num, status, vendor, byte_len, immediate, source_qp };
+            let (vendor, byte_len, immediate, is_written, source_qp) = (0, 0, None, false, 0);
+            let fields = WcFields {
+                wr_id,
+                qp_num,
+                status,
+                vendor,
+                byte_len,
+                immediate,
+                is_written,
+                source_qp,
+            };
             let _fits = out.push(Wc::new(fields));
             head = head.wrapping_add(1);
         }

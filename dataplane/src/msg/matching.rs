@@ -541,6 +541,13 @@ impl<'m> Matcher<'m> {
         (self.fresh.get() | self.runs.get()) != 0 || self.occupied.get() == 0
     }
 
+    /// Whether receives are posted that wait to be compared with the unexpected queue, which the next poll does.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_fresh(&self) -> bool {
+        self.fresh.get() != 0
+    }
+
     /// The rows in use.
     fn rows(&self) -> impl Iterator<Item = (u32, &'m PostedRecv)> + use<'_, 'm> {
         self.clear_spent();

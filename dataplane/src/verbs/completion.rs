@@ -75,6 +75,9 @@ pub struct WcFields {
     pub byte_len: u32,
     /// The immediate, where there is one; undefined where the status is not success.
     pub immediate: Option<u32>,
+    /// Whether the peer has written to memory that it was let into, so that the receive holds nothing; undefined where the status is not
+    /// success.
+    pub is_written: bool,
     /// Who sent a datagram, 0 where it has come without a route; undefined where the status is not success.
     pub source_qp: u32,
 }
@@ -91,6 +94,8 @@ pub struct Received {
     pub bytes: u32,
     /// The immediate, where one came along.
     pub immediate: Option<u32>,
+    /// Whether it came with a write of the peer's to other memory: then the receive holds nothing, and `bytes` were written there.
+    pub is_written: bool,
     /// The queue pair that sent it, for datagrams: 0, which sends no messages, where the 40 bytes in front were not written and tell nobody. Of anything
     /// else no meaning.
     pub source_qp: u32,
@@ -128,6 +133,7 @@ impl Wc {
             Ok(Received {
                 bytes: self.0.byte_len,
                 immediate: self.0.immediate,
+                is_written: self.0.is_written,
                 source_qp: self.0.source_qp,
             })
         } else {

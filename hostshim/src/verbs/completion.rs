@@ -114,13 +114,18 @@ impl seam::CompletionQueue for CompletionQueue {
         self.raw.depth()
     }
 
+    #[inline]
     fn poll_cq(&self, out: &mut VecView<Wc>) {
         loop {
             let room = out.capacity().saturating_sub(out.len()).min(BATCH);
             if room == 0 {
                 return;
             }
-            let count = self.raw.poll(room, |fields| {
+            let count = self.raw.poll(room);
+            if count == 0 {
+                return;
+            }
+            self.raw.take(count, |fields| {
                 let pushed = out.push(Wc::new(fields));
                 debug_assert!(pushed.is_ok(), "no more were asked for than there is room");
             });

@@ -12,7 +12,9 @@ use spinwire_dataplane::error::{Fatal, Misuse, PostError, Retry};
 use spinwire_dataplane::provider::Published;
 use spinwire_dataplane::raw::region::Destroyed;
 use spinwire_dataplane::verbs as seam;
-use spinwire_dataplane::verbs::{Limits, PairId, RecvRequest, Segment, SendRequest, Verb};
+use spinwire_dataplane::verbs::{
+    Limits, PairId, RecvRequest, Segment, SendFlags, SendRequest, Verb,
+};
 
 use super::completion::{CompletionQueue, Promise};
 use super::connect::Card;
@@ -136,6 +138,10 @@ const FENCE: u32 = 1;
 const SIGNALED: u32 = 2;
 const SOLICITED: u32 = 4;
 const INLINE: u32 = 8;
+
+// enum ibv_wr_opcode
+const SEND: u32 = 2;
+const SEND_WITH_IMM: u32 = 3;
 
 impl Pair {
     /// A pair in state Reset, whose sends complete in the first queue and whose receives in the second.
@@ -309,6 +315,71 @@ impl Pair {
         self.receives.clear();
     }
 
+    /// Stages a send of one segment on a connection, as most are. Whether it is such a one, and nothing was wrong with it.
+    #[inline]
+    fn stage_plain(&self, send: &SendRequest<'_, LocalKey>) -> bool {
+        let (opcode, immediate) = match send.verb {
+            Verb::Send => (SEND, 0),
+            Verb::SendImm(immediate) => (SEND_WITH_IMM, immediate),
+            Verb::Write
+            | Verb::WriteImm(_)
+            | Verb::Read
+            | Verb::SendInvalidate(_)
+            | Verb::FetchAdd(_)
+            | Verb::CompareSwap { .. } => return false,
+        };
+        let [Segment { address, length, key }] = *send.segments else { return false };
+        let SendFlags { fence, solicited, unsignaled } = send.flags;
+        let is_plain = self.kind == PairKind::Rc && send.destination.is_none();
+        if !is_plain
+            || fence
+            || solicited
+            || self.broken.get()
+            || self.sends.is_full()
+            || length > self.limits.message_bytes_max
+            || !key.covers(self.domain.number(), address, length)
+        {
+            return false;
+        }
+        let is_inline = length <= self.limits.inline_bytes_max && length > 0;
+        let flags = if unsignaled { 0 } else { SIGNALED } | if is_inline { INLINE } else { 0 };
+        let segment = sys::ibv_sge { addr: address, length, lkey: key.lkey() };
+        self.sends.stage_plain((send.wr_id.as_raw(), flags), (opcode, immediate), segment);
+        true
+    }
+
+    /// Stages whatever there is to be staged.
+    #[inline(never)]
+    fn stage_any(&self, send: &SendRequest<'_, LocalKey>) -> Result<(), PostError> {
+        if self.broken.get() {
+            return Err(Fatal::QueueError.into());
+        }
+        if self.sends.is_full() {
+            return Err(Retry::SqFull.into());
+        }
+        let bytes = self.domain.check(send.segments, self.limits.sge_max)?;
+        if bytes > u64::from(self.limits.message_bytes_max) {
+            return Err(Misuse::TooLong.into());
+        }
+        if self.kind == PairKind::Ud && send.verb.is_one_sided() {
+            return Err(Misuse::Unsupported.into());
+        }
+        let (target, word, opcode) = self.target(send)?;
+        let within = bytes <= u64::from(self.limits.inline_bytes_max);
+        let mut flags = 0;
+        for (bit, is_set) in [
+            (FENCE, send.flags.fence),
+            (SIGNALED, !send.flags.unsignaled),
+            (SOLICITED, send.flags.solicited),
+            (INLINE, within && bytes > 0 && !send.verb.writes_local_memory()),
+        ] {
+            flags |= if is_set { bit } else { 0 };
+        }
+        let entry = Entry { wr_id: send.wr_id.as_raw(), opcode, flags, word, target };
+        self.sends.stage(&entry, list(send.segments));
+        Ok(())
+    }
+
     #[inline]
     fn target<'a>(
         &'a self,
@@ -327,8 +398,10 @@ impl Pair {
         Ok(match send.verb {
             Verb::Write => (memory()?, Word::None, 0),
             Verb::WriteImm(immediate) => (memory()?, Word::Immediate(immediate), 1),
-            Verb::Send => (self.receiver(send)?, Word::None, 2),
-            Verb::SendImm(immediate) => (self.receiver(send)?, Word::Immediate(immediate), 3),
+            Verb::Send => (self.receiver(send)?, Word::None, SEND),
+            Verb::SendImm(immediate) => {
+                (self.receiver(send)?, Word::Immediate(immediate), SEND_WITH_IMM)
+            }
             Verb::Read => (memory()?, Word::None, 4),
             Verb::CompareSwap { expected, swap } => (atomic(expected, swap)?, Word::None, 5),
             Verb::FetchAdd(add) => (atomic(add, 0)?, Word::None, 6),
@@ -350,6 +423,7 @@ impl Pair {
     }
 
     /// What a doorbell answers.
+    #[inline]
     fn published(&self, posting: Posting) -> Published {
         let is_over = is_over(posting.code);
         if is_over {
@@ -394,34 +468,9 @@ impl seam::QueuePair for Pair {
         self.destroy().is_ok()
     }
 
+    #[inline]
     fn post_send(&self, send: &SendRequest<'_, LocalKey>) -> Result<(), PostError> {
-        if self.broken.get() {
-            return Err(Fatal::QueueError.into());
-        }
-        if self.sends.is_full() {
-            return Err(Retry::SqFull.into());
-        }
-        let bytes = self.domain.check(send.segments, self.limits.sge_max)?;
-        if bytes > u64::from(self.limits.message_bytes_max) {
-            return Err(Misuse::TooLong.into());
-        }
-        if self.kind == PairKind::Ud && send.verb.is_one_sided() {
-            return Err(Misuse::Unsupported.into());
-        }
-        let (target, word, opcode) = self.target(send)?;
-        let within = bytes <= u64::from(self.limits.inline_bytes_max);
-        let mut flags = 0;
-        for (bit, is_set) in [
-            (FENCE, send.flags.fence),
-            (SIGNALED, !send.flags.unsignaled),
-            (SOLICITED, send.flags.solicited),
-            (INLINE, within && bytes > 0 && !send.verb.writes_local_memory()),
-        ] {
-            flags |= if is_set { bit } else { 0 };
-        }
-        let entry = Entry { wr_id: send.wr_id.as_raw(), opcode, flags, word, target };
-        self.sends.stage(&entry, list(send.segments));
-        Ok(())
+        if self.stage_plain(send) { Ok(()) } else { self.stage_any(send) }
     }
 
     fn post_recv(&self, recv: &RecvRequest<'_, LocalKey>) -> Result<(), PostError> {
@@ -441,6 +490,7 @@ impl seam::QueuePair for Pair {
         Ok(())
     }
 
+    #[inline]
     fn ring_doorbell(&self) -> Published {
         self.published(self.sends.post(&self.raw))
     }

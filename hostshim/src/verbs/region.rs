@@ -79,6 +79,7 @@ impl LocalKey {
         self.domain == domain && self.start <= address && end <= self.end
     }
 
+    #[inline]
     pub(super) const fn lkey(self) -> u32 {
         self.lkey
     }
@@ -190,6 +191,7 @@ impl ProtectionDomain {
         Rc::<Inner>::clone(&self.inner)
     }
 
+    #[inline]
     pub(super) fn number(&self) -> u32 {
         self.inner.number
     }

@@ -25,7 +25,8 @@ use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::time::Instant;
 use spinwire_dataplane::verbs::{
-    CompletionQueue, Limits, QueuePair, RecvRequest, Segment, SendRequest, Wc, WcFields, WcStatus,
+    CompletionQueue, Limits, QueuePair, RecvRequest, Segment, SendRequest, Verb, Wc, WcFields,
+    WcStatus,
 };
 use spinwire_fuzz::{Input, name};
 use spinwire_layouts::shm::EndpointKind;
@@ -35,15 +36,18 @@ const SLOT_BYTES: usize = 256;
 const LONGEST: usize = 1000;
 const BUFFERS: u32 = 4;
 
+/// Bytes of a send, and what goes beside them.
+type Said = (Vec<u8>, Option<u32>);
+
 /// The queue pair of the port, and its completion queue. What was posted and said stands here.
 struct Device<'m> {
     lines: &'m [Line],
     /// Place in memory, and id, of each receive that waits.
     receives: RefCell<VecDeque<(usize, u64)>>,
-    sends: RefCell<VecDeque<(Vec<u8>, Option<u64>)>>,
+    sends: RefCell<VecDeque<(Said, Option<u64>)>>,
     done: RefCell<VecDeque<WcFields>>,
     /// What the port has said.
-    said: RefCell<VecDeque<Vec<u8>>>,
+    said: RefCell<VecDeque<Said>>,
     staged: Cell<u64>,
 }
 
@@ -69,7 +73,7 @@ impl<'m> Device<'m> {
         Ok((at, usize::try_from(one.length).expect("it fits")))
     }
 
-    fn complete(&self, wr_id: u64, bytes: usize) {
+    fn complete(&self, wr_id: u64, bytes: usize, (immediate, is_written): (Option<u32>, bool)) {
         let (status, byte_len) = (WcStatus::SUCCESS, u32::try_from(bytes).expect("it fits"));
         let fields = WcFields {
             wr_id,
@@ -77,18 +81,26 @@ impl<'m> Device<'m> {
             status,
             vendor: 0,
             byte_len,
-            immediate: None,
+            immediate,
+            is_written,
             source_qp: 0,
         };
         self.done.borrow_mut().push_back(fields);
     }
 
     /// The other end sends this. Whether there is a receive for it.
-    fn deliver(&self, bytes: &[u8]) -> bool {
+    fn deliver(&self, bytes: &[u8], beside: Option<u32>) -> bool {
         let Some((at, wr_id)) = self.receives.borrow_mut().pop_front() else { return false };
         assert!(line::copy_in(self.lines, at, bytes), "a receive outside of memory");
-        self.complete(wr_id, bytes.len());
+        self.complete(wr_id, bytes.len(), (beside, false));
         true
+    }
+
+    /// The other end writes somewhere, and says so.
+    fn announce(&self, length: usize, beside: u32) {
+        if let Some((_, wr_id)) = self.receives.borrow_mut().pop_front() {
+            self.complete(wr_id, length, (Some(beside), true));
+        }
     }
 }
 
@@ -110,7 +122,8 @@ impl QueuePair for Device<'_> {
         let mut bytes = vec![0; length];
         assert!(line::copy_out(self.lines, at, &mut bytes), "a send outside of memory");
         let told = (!send.flags.unsignaled).then(|| send.wr_id.as_raw());
-        self.sends.borrow_mut().push_back((bytes, told));
+        let beside = if let Verb::SendImm(beside) = send.verb { Some(beside) } else { None };
+        self.sends.borrow_mut().push_back(((bytes, beside), told));
         Ok(())
     }
 
@@ -124,11 +137,11 @@ impl QueuePair for Device<'_> {
 
     fn ring_doorbell(&self) -> Published {
         let mut count = 0;
-        for (bytes, told) in self.sends.borrow_mut().drain(..) {
+        for (said, told) in self.sends.borrow_mut().drain(..) {
             count += 1;
-            self.said.borrow_mut().push_back(bytes);
+            self.said.borrow_mut().push_back(said);
             if let Some(wr_id) = told {
-                self.complete(wr_id, 0);
+                self.complete(wr_id, 0, (None, false));
             }
         }
         Published { count, error: None }
@@ -215,6 +228,10 @@ fn header(input: &mut Input<'_>) {
     if let Ok((content, grant)) = piece::read(&bytes, sequence) {
         assert_eq!(piece::write(sequence, content, grant), bytes);
     }
+    let beside = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    if let Ok(grant) = piece::read_brief(beside, sequence) {
+        assert_eq!(piece::write_brief(sequence, grant), beside);
+    }
 }
 
 /// A message: its bytes and envelope.
@@ -258,7 +275,7 @@ impl Run<'_, '_> {
         if self.input.byte() < 40 {
             self.damage(&mut bytes);
         }
-        self.device.deliver(&bytes);
+        self.device.deliver(&bytes, None);
         self.turn();
         self.turn();
     }
@@ -272,7 +289,13 @@ impl Run<'_, '_> {
                 let length = self.input.below(SLOT_BYTES + 1);
                 let bytes = self.input.bytes(length);
                 self.is_damaged = true;
-                self.device.deliver(bytes);
+                let low = self.input.byte();
+                let beside = piece::write_brief(self.sequence, Grant::default()) | u32::from(low);
+                match low % 4 {
+                    0 => self.device.announce(length, beside),
+                    1 => _ = self.device.deliver(bytes, Some(beside)),
+                    _ => _ = self.device.deliver(bytes, None),
+                }
             }
             11 if self.input.byte() < 64 => {
                 self.is_damaged = true;
@@ -282,7 +305,7 @@ impl Run<'_, '_> {
                     messages: u32::from(self.input.byte() % 4),
                     control: u32::from(self.input.byte() % 4),
                 };
-                self.device.deliver(&piece::write(self.sequence, content, grant));
+                self.device.deliver(&piece::write(self.sequence, content, grant), None);
                 self.sequence = self.sequence.wrapping_add(1);
             }
             _ => self.turn(),
@@ -313,7 +336,13 @@ impl Run<'_, '_> {
         bytes.resize(length, how);
         let content =
             Content::Message { length: u32::try_from(length).expect("it fits"), envelope };
-        let mut all = piece::write(self.sequence, content, Grant::default()).to_vec();
+        let is_bare = envelope == Envelope::default() && (1..=SLOT_BYTES).contains(&length);
+        let is_brief = is_bare && how & 0x10 == 0;
+        let beside = is_brief.then(|| piece::write_brief(self.sequence, Grant::default()));
+        let mut all = Vec::new();
+        if !is_brief {
+            all.extend(piece::write(self.sequence, content, Grant::default()));
+        }
         all.extend(&bytes);
         let pieces = all.chunks(SLOT_BYTES);
         let count = u32::try_from(pieces.len()).expect("few");
@@ -329,7 +358,7 @@ impl Run<'_, '_> {
             if is_damaged {
                 self.damage(&mut piece);
             }
-            self.device.deliver(&piece);
+            self.device.deliver(&piece, beside);
         }
         self.expected.push_back((bytes, envelope));
     }
@@ -398,7 +427,7 @@ impl Run<'_, '_> {
 
     /// What the port says.
     fn listen(&mut self) {
-        while let Some(bytes) = self.device.said.borrow_mut().pop_front() {
+        while let Some((bytes, beside)) = self.device.said.borrow_mut().pop_front() {
             let Some(sequence) = self.heard else {
                 self.heard = Some(0);
                 continue;
@@ -407,16 +436,24 @@ impl Run<'_, '_> {
                 // The other end may have said that its slots are smaller.
                 continue;
             }
-            let header = bytes.first_chunk().expect("a header");
-            let (content, grant) =
-                piece::read(header, sequence).expect("a port writes good headers");
+            let (content, grant, body) = if let Some(beside) = beside {
+                let grant = piece::read_brief(beside, sequence).expect("a port says what is so");
+                (None, grant, &bytes[..])
+            } else {
+                let header = bytes.first_chunk().expect("a header");
+                let (content, grant) =
+                    piece::read(header, sequence).expect("a port writes good headers");
+                (Some(content), grant, &bytes[HEADER_BYTES..])
+            };
             self.heard = Some(sequence.wrapping_add(1));
             self.credit += grant.messages;
             assert!(self.credit <= SLOTS, "more credit than receives");
-            if let Content::Message { length, .. } = content {
-                assert_eq!(usize::try_from(length), Ok(bytes.len() - HEADER_BYTES));
+            if let Some(Content::Message { length, .. }) = content {
+                assert_eq!(usize::try_from(length), Ok(body.len()));
+            }
+            if matches!(content, None | Some(Content::Message { .. })) {
                 let answer = self.answers.pop_front().expect("it was sent");
-                assert!(bytes[HEADER_BYTES..] == answer, "another answer than was sent");
+                assert!(body == answer, "another answer than was sent");
             }
         }
     }

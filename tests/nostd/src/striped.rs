@@ -69,10 +69,18 @@ impl CompletionQueue for Device {
             let Some(place) = self.done.get(self.head.get() % PLACES) else { return };
             let wr_id = place.get();
             let status = WcStatus::SUCCESS;
-            let (vendor, byte_len, immediate, source_qp) = (0, 0, None, 0);
+            let (vendor, byte_len, immediate, is_written, source_qp) = (0, 0, None, false, 0);
             let qp_num = 1;
-            let fields =
-                WcFields { wr_id, qp_num, status, vendor, byte_len, immediate, source_qp };
+            let fields = WcFields {
+                wr_id,
+                qp_num,
+                status,
+                vendor,
+                byte_len,
+                immediate,
+                is_written,
+                source_qp,
+            };
             let _fits = out.push(Wc::new(fields));
             self.head.set(self.head.get().wrapping_add(1));
         }

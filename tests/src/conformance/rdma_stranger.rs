@@ -6,7 +6,7 @@ use spinwire_dataplane::id::WrId;
 use spinwire_dataplane::provider::Access;
 use spinwire_dataplane::raw::line::{self, Line};
 use spinwire_dataplane::raw::place::Bump;
-use spinwire_dataplane::verbs::{QueuePair, RecvRequest, Segment, SendRequest, Verb};
+use spinwire_dataplane::verbs::{QueuePair, RecvRequest, RemotePlace, Segment, SendRequest, Verb};
 
 use super::rdma::RdmaGround;
 use super::rdma_fabric::{PAIR, Pair};
@@ -32,8 +32,13 @@ impl Stranger<'_> {
     }
 
     /// The same, with an immediate of the device's.
-    pub fn send_with_immediate(&self, bytes: &[u8]) {
-        self.post(bytes, Verb::SendImm(7));
+    pub fn send_beside(&self, bytes: &[u8], immediate: u32) {
+        self.post(bytes, Verb::SendImm(immediate));
+    }
+
+    /// Writes nothing, with an immediate: that takes a receive.
+    pub fn write_beside(&self, immediate: u32) {
+        self.post(&[], Verb::WriteImm(immediate));
     }
 
     fn post(&self, bytes: &[u8], verb: Verb) {
@@ -44,6 +49,8 @@ impl Stranger<'_> {
         let segments = if bytes.is_empty() { &[][..] } else { &segments[..] };
         let number = self.sent.replace(self.sent.get() + 1);
         let request = SendRequest::new(WrId::from_raw(number), verb, segments);
+        let nowhere = RemotePlace { address: 0, key: 0 };
+        let request = if verb.is_one_sided() { request.at(nowhere) } else { request };
         if self.pair.post_send(&request).is_ok() {
             self.pair.ring_doorbell();
         }

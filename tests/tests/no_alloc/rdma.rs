@@ -60,6 +60,7 @@ struct Posted {
     at: usize,
     length: usize,
     is_signaled: bool,
+    immediate: Option<u32>,
 }
 
 /// A queue pair, the completion queue of its port, and the memory that it is let into.
@@ -88,17 +89,18 @@ impl Device {
         let at = one.address.wrapping_sub(address(self.lines));
         let at = usize::try_from(at).unwrap_or(usize::MAX);
         let length = usize::try_from(one.length).unwrap_or(usize::MAX);
-        Ok(Posted { id, at, length, is_signaled: true })
+        Ok(Posted { id, at, length, is_signaled: true, immediate: None })
     }
 
-    fn complete(&self, id: u64, bytes: usize) -> bool {
+    fn complete(&self, id: u64, bytes: usize, immediate: Option<u32>) -> bool {
         self.done.push(WcFields {
             wr_id: id,
             qp_num: self.number,
             status: WcStatus::SUCCESS,
             vendor: 0,
             byte_len: u32::try_from(bytes).unwrap_or(u32::MAX),
-            immediate: None,
+            immediate,
+            is_written: false,
             source_qp: 0,
         })
     }
@@ -111,8 +113,8 @@ impl Device {
         let Some(bytes) = bytes.get_mut(..send.length.min(receive.length)) else { return false };
         line::copy_out(self.lines, send.at, bytes)
             && line::copy_in(peer.lines, receive.at, bytes)
-            && peer.complete(receive.id, bytes.len())
-            && (!send.is_signaled || self.complete(send.id, 0))
+            && peer.complete(receive.id, bytes.len(), send.immediate)
+            && (!send.is_signaled || self.complete(send.id, 0, None))
     }
 }
 
@@ -135,11 +137,18 @@ impl QueuePair for Device {
     }
 
     fn post_send(&self, send: &SendRequest<'_, u32>) -> Result<(), PostError> {
-        if send.verb != Verb::Send {
-            return Err(Misuse::Unsupported.into());
-        }
+        let immediate = match send.verb {
+            Verb::Send => None,
+            Verb::SendImm(immediate) => Some(immediate),
+            Verb::Write
+            | Verb::WriteImm(_)
+            | Verb::Read
+            | Verb::SendInvalidate(_)
+            | Verb::FetchAdd(_)
+            | Verb::CompareSwap { .. } => return Err(Misuse::Unsupported.into()),
+        };
         let posted = self.posted(send.wr_id.as_raw(), send.segments)?;
-        let posted = Posted { is_signaled: !send.flags.unsignaled, ..posted };
+        let posted = Posted { is_signaled: !send.flags.unsignaled, immediate, ..posted };
         if self.sends.push(posted) { Ok(()) } else { Err(Retry::SqFull.into()) }
     }
 

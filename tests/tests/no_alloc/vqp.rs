@@ -90,6 +90,7 @@ impl QueuePair for Mirror {
             vendor: 0,
             byte_len: 0,
             immediate: None,
+            is_written: false,
             source_qp: 0,
         };
         if let (Verb::WriteImm(immediate), false) = (send.verb, failed) {

@@ -317,16 +317,55 @@ fn a_broken_completion_queue_ends_every_connection() {
     });
 }
 
-/// No port of this protocol has the device send an immediate: a completion with one stands for no piece.
+/// What a stranger says beside a message without a header, that is of this length, has to be right; and before the hello, in the middle of a
+/// message, and with a write it is nonsense.
 #[test]
-fn an_immediate_of_a_device_is_nonsense() {
+fn what_is_said_beside_a_message_is_checked() {
+    let beside =
+        |sequence, messages, control| piece::write_brief(sequence, Grant { messages, control });
+    let good = beside(0, 0, 0);
+    // What is said before it; bytes, and what is said beside them; the fault.
+    type Case<'a> = (&'a [Vec<u8>], (usize, u32), Option<FrameFault>);
+    let cases: [Case<'_>; 12] = [
+        (&[], (8, good), Some(FrameFault::Immediate)),
+        (&[hello("s")], (8, good), None),
+        (&[hello("s")], (1024, good), None),
+        (&[hello("s")], (0, good), Some(FrameFault::Length)),
+        (&[hello("s")], (8, beside(1, 0, 0)), Some(FrameFault::Sequence)),
+        (&[hello("s"), message(0, 5, 5)], (8, good), Some(FrameFault::Sequence)),
+        (&[hello("s"), message(0, 5, 5)], (8, beside(1, 0, 0)), None),
+        (&[hello("s")], (8, good | 1 << 20), Some(FrameFault::Immediate)),
+        (&[hello("s")], (8, beside(0, 1, 0)), Some(FrameFault::Credit)),
+        (&[hello("s")], (8, beside(0, 0, 3)), Some(FrameFault::Credit)),
+        (&[hello("s")], (8, beside(0, 0xffff, 15)), Some(FrameFault::Credit)),
+        (
+            &[hello("s"), message(0, 2000, 992)],
+            (1008, beside(1, 0, 0)),
+            Some(FrameFault::Immediate),
+        ),
+    ];
+    for (said, (bytes, beside), fault) in cases {
+        run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+            let b = world.node("b");
+            let stranger = world.ground().call(world.bump(), "b");
+            for said in said {
+                stranger.send(said);
+                world.turns(10, &[&b]);
+            }
+            stranger.send_beside(&vec![3; bytes], beside);
+            world.turns(10, &[&b]);
+            assert_eq!(b.provider().rdma().last_fault(), fault, "{bytes} {beside:x}");
+            assert_eq!(stranger.is_cut_off(), fault.is_some(), "{bytes} {beside:x}");
+        });
+    }
     run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
         let b = world.node("b");
         let stranger = world.ground().call(world.bump(), "b");
-        stranger.send_with_immediate(&hello("s"));
+        stranger.send(&hello("s"));
+        stranger.write_beside(good);
         world.turns(10, &[&b]);
         assert_eq!(b.provider().rdma().last_fault(), Some(FrameFault::Immediate));
-        assert!(stranger.is_cut_off());
+        assert!(stranger.is_cut_off(), "nothing has come into the receive");
     });
 }
 

@@ -330,18 +330,19 @@ impl Bench<'_> {
         let device = usize::try_from(self.devices[path]).unwrap();
         let qp_num = self.qps[path].number;
         let (vendor, source_qp) = (0x77, 0xBAD);
-        let fields = WcFields { wr_id, qp_num, status, vendor, byte_len, immediate, source_qp };
+        let is_written = immediate.is_some();
+        let fields =
+            WcFields { wr_id, qp_num, status, vendor, byte_len, immediate, is_written, source_qp };
         self.cqs[device].ready.borrow_mut().push_back(fields);
     }
 
     /// Queue pair `qp_num` of a device has completed something.
     pub(crate) fn completes_for(&self, device: usize, qp_num: u32, wr_id: u64) {
-        let (vendor, byte_len, immediate, source_qp) = (0, 0, None, 0);
+        let (vendor, byte_len, immediate, is_written, source_qp) = (0, 0, None, false, 0);
         let status = WcStatus::SUCCESS;
-        self.stray(
-            device,
-            WcFields { wr_id, qp_num, status, vendor, byte_len, immediate, source_qp },
-        );
+        let fields =
+            WcFields { wr_id, qp_num, status, vendor, byte_len, immediate, is_written, source_qp };
+        self.stray(device, fields);
     }
 
     /// A completion as any device might write it.

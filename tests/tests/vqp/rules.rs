@@ -348,6 +348,7 @@ fn equal_queue_pair_numbers_on_two_devices_are_kept_apart() {
             vendor: 0,
             byte_len: 0,
             immediate: None,
+            is_written: false,
             source_qp: 0,
         };
         bench.stray(0, fields);

@@ -361,7 +361,8 @@ impl Deadline {
         match self.since.get() {
             None => self.since.set(Some(Instant::now())),
             Some(since) if since.elapsed() > PATIENCE => {
-                return Err(format!("{what} for {} s", PATIENCE.as_secs()).into());
+                let seconds = PATIENCE.as_secs();
+                return Err(format!("{what} for {seconds} s; remedy: see whether its process still runs, and has a CPU (--cpus)").into());
             }
             Some(_) => {}
         }
@@ -402,6 +403,6 @@ mod tests {
         assert!(deadline.check_now("nothing has come").is_ok(), "not long ago");
         deadline.since.set(Some(long_ago));
         let error = deadline.check_now("nothing has come").unwrap_err();
-        assert_eq!(error.to_string(), "nothing has come for 10 s");
+        assert!(error.to_string().starts_with("nothing has come for 10 s; remedy: "));
     }
 }

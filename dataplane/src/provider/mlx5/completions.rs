@@ -219,9 +219,10 @@ impl<'m, B: Bus + 'm, H: Deref<Target = Pair<'m, B>>> Completions<'m, B, H> {
                     Arrival::SendImm(value) | Arrival::WriteImm(value) => Some(value),
                     Arrival::Send | Arrival::SendInvalidate(_) => None,
                 };
+                let is_written = matches!(received.arrival(), Arrival::WriteImm(_));
                 let source_qp = received.source_qpn();
                 let fields = fields(id, received.qpn(), received.bytes());
-                Ok(Some(WcFields { immediate, source_qp, ..fields }))
+                Ok(Some(WcFields { immediate, is_written, source_qp, ..fields }))
             }),
             Cqe::Failed(failure) => self.fail(failure),
             Cqe::Odd(_) => return None,
@@ -285,7 +286,9 @@ impl<'m, B: Bus + 'm, H: Deref<Target = Pair<'m, B>>> CompletionQueue for Comple
 #[inline]
 const fn fields(id: WrId, qp_num: u32, byte_len: u32) -> WcFields {
     let (status, vendor) = (WcStatus::SUCCESS, 0);
-    WcFields { wr_id: id.as_raw(), qp_num, status, vendor, byte_len, immediate: None, source_qp: 0 }
+    let wr_id = id.as_raw();
+    let (immediate, is_written, source_qp) = (None, false, 0);
+    WcFields { wr_id, qp_num, status, vendor, byte_len, immediate, is_written, source_qp }
 }
 
 fn failed_fields(id: WrId, qp_num: u32, status: WcStatus, vendor: u8) -> WcFields {

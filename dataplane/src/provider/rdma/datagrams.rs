@@ -123,7 +123,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
         let slots = Slots::new(memory, config.slot_bytes(), config.completions())
             .ok_or_else(|| PortOpenError::Memory { needed: config.memory_bytes() })?;
         let receives = config.receives;
-        let depths = Depths { slots: receives, receives, sends: config.sends() };
+        let (quarter, sends) = (receives.div_ceil(4), config.sends());
+        let depths = Depths { slots: receives, quarter, receives, sends };
         let link = Link::place(bump, depths, 0)?;
         link.begin(Stage::Up);
         if link.equip(0, pair, &slots).is_err() {

@@ -5,10 +5,10 @@
 use heapless::Vec;
 use spinwire_layouts::wire::hello::HELLO_BYTES;
 
-use super::link::{Done, Link, Piece, Sent, Stage};
+use super::link::{CONTROL_RECEIVES, Done, Link, Piece, Sent, Stage};
 use super::memory::short;
 use super::out::pieces;
-use super::piece::{self, Content, HEADER_BYTES};
+use super::piece::{self, Content, Grant, HEADER_BYTES};
 use super::port::RdmaPort;
 use crate::error::Fatal;
 use crate::id::OpTag;
@@ -29,8 +29,15 @@ const BATCHES: u32 = 8;
 
 impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     /// Takes what the device has completed.
-    #[inline]
+    #[inline(always)]
     pub(super) fn hear(&self) {
+        let patience = self.patience.get();
+        if patience > 0 {
+            self.patience.set(patience.wrapping_sub(1));
+            if patience == 1 {
+                self.credit_is_late();
+            }
+        }
         for _ in 0..BATCHES {
             let mut batch = Vec::<Wc, BATCH>::new();
             self.cq.poll_cq(&mut batch);
@@ -69,7 +76,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&self, wc: &Wc) {
         let parts = wc.wr_id().parts();
         let Some((op, of_link, number)) = parts else { return self.stray() };
@@ -93,7 +100,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         self.count(|c| c.strays = c.strays.wrapping_add(1));
     }
 
-    #[inline]
+    #[inline(never)]
     fn take_sent(&self, (at, link): (u32, &'m Link<'m, Q>), number: u32, wc: &Wc) {
         let failure = match wc.outcome() {
             Ok(_) => None,
@@ -130,7 +137,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         self.finish_send(wr_id, status, number);
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_received(&self, (at, link): (u32, &'m Link<'m, Q>), number: u32, wc: &Wc) {
         let outcome = wc.outcome();
         let Some(slot) = link.received(number) else {
@@ -143,9 +150,10 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
                 self.fail(at, link, Fatal::PeerGone);
             }
             Ok(received) => {
-                // No port of this protocol sends an immediate of the device's; one that comes with a write has brought no piece at all.
+                // One that has come with a write has brought no piece at all.
                 let arrived = match received.immediate {
-                    Some(_) => Err(FrameFault::Immediate),
+                    Some(_) if received.is_written => Err(FrameFault::Immediate),
+                    Some(beside) => self.arrive_brief((at, link), slot, received.bytes, beside),
                     None => self.arrive((at, link), slot, received.bytes),
                 };
                 if let Err(fault) = arrived {
@@ -156,7 +164,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// A piece has come.
-    #[inline]
+    #[inline(never)]
     fn arrive(
         &self,
         (at, link): (u32, &'m Link<'m, Q>),
@@ -185,13 +193,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         let mut header = [0; HEADER_BYTES];
         self.slots.read(slot, 0, &mut header);
         let (content, grant) = piece::read(&header, link.sequence_in.get())?;
-        link.sequence_in.set(link.sequence_in.get().wrapping_add(1));
-        let credit = link.credit.get().checked_add(grant.messages);
-        let credit = credit.filter(|credit| *credit <= link.peer_slots.get());
-        let control = link.control_credit.get().checked_add(grant.control);
-        let control = control.filter(|control| *control <= super::link::CONTROL_RECEIVES);
-        link.credit.set(credit.ok_or(FrameFault::Credit)?);
-        link.control_credit.set(control.ok_or(FrameFault::Credit)?);
+        take_credit(link, grant)?;
         let body = bytes.saturating_sub(short(HEADER_BYTES));
         match content {
             Content::Message { length, envelope } => {
@@ -204,7 +206,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
                 }
                 link.body_left.set(length.saturating_sub(body));
                 let pieces = pieces(length, link.piece_bytes.get());
-                self.keep((at, link), Piece { slot, pieces, length, envelope })
+                let start = short(HEADER_BYTES);
+                self.keep((at, link), Piece { slot, start, pieces, length, envelope })
             }
             Content::Credit | Content::Goodbye if body != 0 => Err(FrameFault::Length),
             Content::Credit => {
@@ -216,6 +219,34 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
                 Ok(())
             }
         }
+    }
+
+    /// A message without a header has come.
+    #[inline(always)]
+    fn arrive_brief(
+        &self,
+        (at, link): (u32, &'m Link<'m, Q>),
+        slot: u32,
+        length: u32,
+        beside: u32,
+    ) -> Result<(), FrameFault> {
+        match link.stage.get() {
+            Stage::Up => {}
+            Stage::Offered | Stage::Accepted | Stage::Held => return Err(FrameFault::Immediate),
+            Stage::Free | Stage::Asked | Stage::Over | Stage::Leaving | Stage::Closing => {
+                return Ok(());
+            }
+        }
+        if link.body_left.get() > 0 {
+            return Err(FrameFault::Immediate);
+        }
+        if length == 0 || length > self.config.message_bytes_max || length > link.piece_bytes.get()
+        {
+            return Err(FrameFault::Length);
+        }
+        take_credit(link, piece::read_brief(beside, link.sequence_in.get())?)?;
+        let envelope = Envelope::default();
+        self.keep((at, link), Piece { slot, start: 0, pieces: 1, length, envelope })
     }
 
     /// More of a message.
@@ -230,10 +261,13 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             return Err(FrameFault::Length);
         }
         link.body_left.set(left.saturating_sub(bytes));
-        self.keep((at, link), Piece { slot, pieces: 0, length: 0, envelope: Envelope::default() })
+        self.keep(
+            (at, link),
+            Piece { slot, start: 0, pieces: 0, length: 0, envelope: Envelope::default() },
+        )
     }
 
-    #[inline]
+    #[inline(always)]
     fn keep(&self, (at, link): (u32, &'m Link<'m, Q>), piece: Piece) -> Result<(), FrameFault> {
         if link.arrived.len() >= self.config.slots {
             // It has used receives that are for control.
@@ -257,10 +291,10 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// The receive of a piece is done with.
-    #[inline]
+    #[inline(always)]
     pub(super) fn release(&self, (at, link): (u32, &'m Link<'m, Q>), slot: u32, is_control: bool) {
         link.release(slot, is_control);
-        if link.is_much_due() || link.failed.get().is_some() {
+        if link.is_much_released() || link.failed.get().is_some() {
             self.soil(at, link);
         }
     }
@@ -299,4 +333,20 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         self.release((at, link), slot, true);
         Ok(())
     }
+}
+
+/// A piece of the next number has come, and what its sender has posted again is credit of this end.
+#[inline]
+fn take_credit<Q: QueuePair>(link: &Link<'_, Q>, grant: Grant) -> Result<(), FrameFault> {
+    link.sequence_in.set(link.sequence_in.get().wrapping_add(1));
+    if grant == Grant::default() {
+        return Ok(());
+    }
+    let credit = link.credit.get().checked_add(grant.messages);
+    let credit = credit.filter(|credit| *credit <= link.peer_slots.get());
+    let control = link.control_credit.get().checked_add(grant.control);
+    let control = control.filter(|control| *control <= CONTROL_RECEIVES);
+    link.credit.set(credit.ok_or(FrameFault::Credit)?);
+    link.control_credit.set(control.ok_or(FrameFault::Credit)?);
+    Ok(())
 }

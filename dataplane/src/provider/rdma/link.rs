@@ -26,6 +26,7 @@ use super::memory::{Slots, short};
 use super::piece::{self, Content, Grant};
 use crate::error::{Fatal, PostError, Retry};
 use crate::id::{Addr, Generation, OpTag, WrId};
+use crate::provider::Published;
 use crate::provider::tcp::frame::Greeting;
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::Envelope;
@@ -100,6 +101,8 @@ pub(super) enum Aim {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece {
     pub(super) slot: u32,
+    /// Bytes of the header in front of it.
+    pub(super) start: u32,
     /// Pieces of the message that begins with it; 0 where it goes on with one.
     pub(super) pieces: u32,
     /// Bytes of that message.
@@ -110,8 +113,9 @@ pub(super) struct Piece {
 /// Sizes of both directions of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Depths {
-    /// Receives for messages.
+    /// Receives for messages, and a quarter of them.
     pub(super) slots: u32,
+    pub(super) quarter: u32,
     /// Receives in all.
     pub(super) receives: u32,
     /// Sends; a power of two.
@@ -124,6 +128,8 @@ pub(in crate::provider) struct Link<'m, Q> {
     /// Which use of this row it is.
     pub(super) life: Cell<u32>,
     pair: Cell<Option<Q>>,
+    /// There is one.
+    is_equipped: Cell<bool>,
     qp_num: Cell<u32>,
     pair_id: Cell<PairId>,
     /// The host has the queue pair and was not yet heard to have destroyed it.
@@ -133,6 +139,9 @@ pub(in crate::provider) struct Link<'m, Q> {
     /// Whose it is.
     pub(super) peer: Cell<Option<Addr>>,
     pub(super) greeting: Cell<Option<Greeting>>,
+    /// Bytes of a message that the other end takes, and of one that needs no header.
+    pub(super) longest: Cell<u32>,
+    pub(super) brief_bytes: Cell<u32>,
     pub(super) doubted: Cell<bool>,
     /// The last send by which the other end's device was asked for an answer.
     pub(super) probe: Cell<Option<u32>>,
@@ -189,17 +198,21 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         first_slot: u32,
     ) -> Result<Self, Exhausted> {
         let sent = Sent { done: Done::Nobody, is_signaled: false, is_last: false };
-        let piece = Piece { slot: 0, pieces: 0, length: 0, envelope: Envelope::default() };
+        let piece =
+            Piece { slot: 0, start: 0, pieces: 0, length: 0, envelope: Envelope::default() };
         Ok(Self {
             stage: Cell::new(Stage::Free),
             life: Cell::new(0),
             pair: Cell::new(None),
+            is_equipped: Cell::new(false),
             qp_num: Cell::new(0),
             pair_id: Cell::new(PairId::from_raw(0)),
             is_with_host: Cell::new(false),
             is_asked: Cell::new(false),
             peer: Cell::new(None),
             greeting: Cell::new(None),
+            longest: Cell::new(0),
+            brief_bytes: Cell::new(0),
             doubted: Cell::new(false),
             probe: Cell::new(None),
             watched: Cell::new(None),
@@ -239,6 +252,8 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         self.is_asked.set(false);
         self.peer.set(None);
         self.greeting.set(None);
+        self.longest.set(0);
+        self.brief_bytes.set(0);
         self.doubted.set(false);
         self.probe.set(None);
         self.watched.set(None);
@@ -274,6 +289,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         self.released.clear();
         self.first.set((self.oldest_send.get(), self.oldest_receive.get()));
         self.pair.set(Some(pair));
+        self.is_equipped.set(true);
         let all = self.first_slot..self.first_slot.saturating_add(self.depths.receives);
         for slot in all {
             self.post_receive(at, slot, slots)?;
@@ -284,6 +300,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     /// The queue pair, for the host to destroy.
     pub(super) fn hand_out(&self) -> Option<Q> {
         let pair = self.pair.take()?;
+        self.is_equipped.set(false);
         self.is_with_host.set(true);
         Some(pair)
     }
@@ -303,8 +320,9 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         let _lost = self.publish();
     }
 
-    pub(super) fn has_pair(&self) -> bool {
-        self.with_pair(|_| ()).is_some()
+    #[inline]
+    pub(super) const fn has_pair(&self) -> bool {
+        self.is_equipped.get()
     }
 
     #[inline]
@@ -322,13 +340,14 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
 
     /// Destroys the queue pair, if it is here. One of which that is not certain counts as the host's.
     pub(super) fn end_pair(&self) {
+        self.is_equipped.set(false);
         if self.pair.take().is_some_and(|pair| !pair.end()) {
             self.is_with_host.set(true);
         }
     }
 
     /// Whether a completion of that queue pair may be one of this connection.
-    pub(super) fn is_of(&self, qp_num: u32) -> bool {
+    pub(super) const fn is_of(&self, qp_num: u32) -> bool {
         self.qp_num.get() == qp_num && (self.is_with_host.get() || self.has_pair())
     }
 
@@ -348,7 +367,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     }
 
     /// Whether nothing is to be waited for before it can be used anew.
-    pub(super) fn is_bare(&self) -> bool {
+    pub(super) const fn is_bare(&self) -> bool {
         !self.is_with_host.get() && !self.has_pair()
     }
 
@@ -391,8 +410,10 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     /// Whether there is room for so many sends besides what control may need.
     #[inline]
     pub(super) const fn has_room(&self, requests: u32) -> Result<(), PostError> {
-        let least = self.sends.len().saturating_add(requests).saturating_add(CONTROL_RECEIVES);
-        if least > self.depths.sends {
+        // There are at least four times as many places as control may need.
+        let room =
+            self.depths.sends.wrapping_sub(self.sends.len()).saturating_sub(CONTROL_RECEIVES);
+        if requests > room {
             return Err(PostError::Retry(Retry::SqFull));
         }
         Ok(())
@@ -412,8 +433,50 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         (oldest.wrapping_add(self.sends.len()), oldest)
     }
 
-    /// Stages a work request. There is room for it.
+    /// Whether a message of so many bytes, without tag and immediate, needs no header.
     #[inline]
+    pub(super) const fn goes_brief(&self, length: u32) -> bool {
+        length.wrapping_sub(1) < self.brief_bytes.get()
+    }
+
+    /// Stages a message that needs no header. There is room for it.
+    #[inline(always)]
+    pub(super) fn stage_brief(
+        &self,
+        at: u32,
+        segment: Segment<Q::Key>,
+        done: Done,
+    ) -> Result<(), PostError> {
+        let beside = piece::write_brief(self.sequence_out.get(), self.grant());
+        let number = self.oldest_send.get().wrapping_add(self.sends.len());
+        let is_signaled = self.is_to_be_signaled(done);
+        let flags = SendFlags { unsignaled: !is_signaled, ..SendFlags::default() };
+        let segments = [segment];
+        let request =
+            SendRequest::new(wr_id(OpTag::Send, at, number), Verb::SendImm(beside), &segments);
+        let request = request.with(flags);
+        self.with_pair(|pair| pair.post_send(&request)).unwrap_or(Err(Fatal::QueueError.into()))?;
+        self.is_staged(Sent { done, is_signaled, is_last: true });
+        Ok(())
+    }
+
+    /// Of as many as there is room for, four are signaled at least, so that room comes back.
+    #[inline]
+    fn is_to_be_signaled(&self, done: Done) -> bool {
+        let many = self.unsignaled.get().wrapping_add(1) >= self.depths.sends / 4;
+        many || done != Done::Nobody
+    }
+
+    #[inline]
+    fn is_staged(&self, sent: Sent) {
+        let pushed = self.sends.push(sent);
+        debug_assert!(pushed.is_ok(), "room was checked");
+        let unsignaled = self.unsignaled.get().wrapping_add(1);
+        self.unsignaled.set(if sent.is_signaled { 0 } else { unsignaled });
+        self.staged.set(self.staged.get().wrapping_add(1));
+    }
+
+    /// Stages a work request. There is room for it.
     pub(super) fn stage_send(
         &self,
         at: u32,
@@ -422,9 +485,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         (done, is_last): (Done, bool),
     ) -> Result<(), PostError> {
         let number = self.oldest_send.get().wrapping_add(self.sends.len());
-        // Of as many as there is room for, four are signaled at least, so that room comes back.
-        let many = self.unsignaled.get().saturating_add(1) >= self.depths.sends / 4;
-        let is_signaled = many || done != Done::Nobody;
+        let is_signaled = self.is_to_be_signaled(done);
         let flags = SendFlags { unsignaled: !is_signaled, ..SendFlags::default() };
         let id = wr_id(OpTag::Send, at, number);
         let plain = SendRequest::new(id, verb, segments).with(flags);
@@ -434,24 +495,27 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
             Aim::Datagram(to) => plain.to(to),
         };
         self.with_pair(|pair| pair.post_send(&request)).unwrap_or(Err(Fatal::QueueError.into()))?;
-        let pushed = self.sends.push(Sent { done, is_signaled, is_last });
-        debug_assert!(pushed.is_ok(), "room was checked");
-        self.unsignaled.set(if is_signaled { 0 } else { self.unsignaled.get().saturating_add(1) });
-        self.staged.set(self.staged.get().saturating_add(1));
+        self.is_staged(Sent { done, is_signaled, is_last });
         Ok(())
     }
 
     /// Hands what is staged to the device. Returns how many messages it has not taken: then the connection is done.
+    #[inline(always)]
     pub(super) fn publish(&self) -> u32 {
         let staged = self.staged.replace(0);
         if staged == 0 {
             return 0;
         }
         let published = self.with_pair(QueuePair::ring_doorbell).unwrap_or_default();
-        let count = u32::try_from(published.count).unwrap_or(u32::MAX).min(staged);
-        if count == staged && published.error.is_none() {
+        if published.count >= u64::from(staged) && published.error.is_none() {
             return 0;
         }
+        self.not_published(staged, published)
+    }
+
+    #[cold]
+    fn not_published(&self, staged: u32, published: Published) -> u32 {
+        let count = u32::try_from(published.count).unwrap_or(u32::MAX).min(staged);
         self.fail(Fatal::QueueError);
         let left = staged.saturating_sub(count);
         let first = self.sends.len().saturating_sub(left);

@@ -1,6 +1,7 @@
 //! Connections of queue pairs: how they come to a greeting, and how they end.
 
 use super::link::{Link, Stage};
+use super::piece::BRIEF_MESSAGES_MAX;
 use super::piece::Content;
 use super::port::RdmaPort;
 use super::{PAIR_SLOTS_MIN, SLOT_BYTES_MIN};
@@ -39,7 +40,13 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             return Err(FrameFault::Limits(LimitsError::CreditBytes));
         }
         link.greeting.set(Some(greeting));
-        link.piece_bytes.set(slot_bytes.min(self.config.slot_bytes));
+        link.longest.set(limits.message_bytes_max);
+        let piece_bytes = slot_bytes.min(self.config.slot_bytes);
+        link.piece_bytes.set(piece_bytes);
+        // What this end gives back has to fit beside a message.
+        let is_sayable = self.config.slots <= BRIEF_MESSAGES_MAX;
+        let longest = if is_sayable { limits.message_bytes_max } else { 0 };
+        link.brief_bytes.set(longest.min(piece_bytes));
         link.peer_slots.set(slots);
         link.credit.set(slots);
         if link.stage.get() == Stage::Offered {

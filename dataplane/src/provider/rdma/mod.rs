@@ -27,7 +27,7 @@
 //!
 //! *Copies.* A message that is short, or in memory that the device does not know, is copied into a slot; a longer one of the arena of loans is
 //! gathered by the device from where it lies. At the other end it is copied once, out of its slots into the receive that takes it. Messages that
-//! fit into a slot are one work request.
+//! fit into a slot are one work request; those without tag and immediate go without header.
 //!
 //! *Credit.* Each end knows how many receives the other one has posted, and never sends without one, so that no device has to ask again. Receives
 //! for messages and receives for control are counted apart: messages that nobody has asked for stay in their slots and keep their
@@ -179,6 +179,11 @@ impl RdmaConfig {
     #[must_use]
     pub const fn completions(&self) -> u32 {
         self.receives().saturating_add(self.sends()).saturating_mul(self.links)
+    }
+
+    const fn depths(&self) -> link::Depths {
+        let quarter = self.slots.div_ceil(4);
+        link::Depths { slots: self.slots, quarter, receives: self.receives(), sends: self.sends() }
     }
 
     /// Bytes of registered memory for the slots of all connections.

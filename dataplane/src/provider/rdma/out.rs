@@ -4,6 +4,8 @@
 //!   short, or not of the arena     copy -> slot, slot ..         one send each; what fits into a work request goes within it
 //!   long, of the arena of loans    header -> slot, and the buffer itself      gathered by the device; done when it says so
 //! ```
+//!
+//! A message that is one piece, and has neither tag nor immediate, has no header: its credit goes beside it.
 
 use super::link::{Aim, CONTROL_RECEIVES, Done, Link, Stage};
 use super::memory::short;
@@ -23,6 +25,9 @@ const HEADER: u32 = {
     32
 };
 
+/// Looks for which credit waits for a message that takes it along.
+const PATIENCE_LOOKS: u32 = 16;
+
 /// Pieces of a message.
 #[inline]
 pub(super) const fn pieces(length: u32, piece_bytes: u32) -> u32 {
@@ -40,26 +45,66 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     #[inline]
     pub(super) fn stage(
         &self,
-        (at, link): (u32, &'m Link<'m, Q>),
+        to: (u32, &'m Link<'m, Q>),
         wr: &SendWr<'_>,
     ) -> Result<(), PostError> {
-        let bytes = wr.payload.bytes();
-        let length = short(bytes.len());
+        let length = short(wr.payload.bytes().len());
+        let is_bare = wr.tag.is_none() && wr.immediate.is_none();
+        if is_bare && to.1.goes_brief(length) {
+            self.stage_brief(to, &wr.payload, length)
+        } else {
+            self.stage_message(to, wr, length)
+        }
+    }
+
+    /// Stages a message that goes without a header.
+    #[inline]
+    fn stage_brief(
+        &self,
+        (at, link): (u32, &'m Link<'m, Q>),
+        payload: &Payload<'_>,
+        length: u32,
+    ) -> Result<(), PostError> {
+        link.accepts(1)?;
+        let uncopied = self.uncopied(payload, length);
+        let (segment, done) = uncopied.unwrap_or_else(|| {
+            let slot = link.next_slot();
+            self.slots.write(slot, 0, payload.bytes());
+            (self.slots.segment(slot, length), Done::Nobody)
+        });
+        if let Err(refused) = link.stage_brief(at, segment, done) {
+            return self.refused((at, link), refused, (true, done));
+        }
+        self.spend(link);
+        link.credit.set(link.credit.get().wrapping_sub(1));
+        self.soil(at, link);
+        if uncopied.is_some() {
+            self.goes_uncopied();
+        } else if let Payload::Posted { wr_id, .. } = payload {
+            self.finish_send(*wr_id, Status::Success, 0);
+        }
+        Ok(())
+    }
+
+    /// Stages a message with a header.
+    #[inline(never)]
+    fn stage_message(
+        &self,
+        (at, link): (u32, &'m Link<'m, Q>),
+        wr: &SendWr<'_>,
+        length: u32,
+    ) -> Result<(), PostError> {
         self.admit(link, length)?;
         let content = Content::Message {
             length,
             envelope: Envelope { tag: wr.tag, immediate: wr.immediate },
         };
-        if let Payload::Posted { wr_id, sge } = &wr.payload
-            && length >= self.config.uncopied_bytes_min
-            && let Some((address, length, key)) = self.loans.and_then(|loans| loans.posted(sge))
-        {
-            let segment = Segment { address, length, key };
-            self.send_pieces((at, link), content, (&[], Some(segment)), Done::Sender(*wr_id))?;
-            self.under_way.set(self.under_way.get().saturating_add(1));
-            self.count(|c| c.uncopied = c.uncopied.wrapping_add(1));
+        if let Some((segment, done)) = self.uncopied(&wr.payload, length) {
+            self.send_pieces((at, link), content, (&[], Some(segment)), done)?;
+            self.goes_uncopied();
             return Ok(());
         }
+        let bytes = wr.payload.bytes();
         self.send_pieces((at, link), content, (bytes, None), Done::Nobody)?;
         if let Payload::Posted { wr_id, .. } = wr.payload {
             self.finish_send(wr_id, Status::Success, 0);
@@ -67,12 +112,27 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         Ok(())
     }
 
+    /// Where a message of so many bytes lies, if it is sent from there.
+    #[inline]
+    fn uncopied(&self, payload: &Payload<'_>, length: u32) -> Option<(Segment<Q::Key>, Done)> {
+        let Payload::Posted { wr_id, sge } = payload else { return None };
+        if length < self.config.uncopied_bytes_min {
+            return None;
+        }
+        let (address, length, key) = self.loans?.posted(sge)?;
+        Some((Segment { address, length, key }, Done::Sender(*wr_id)))
+    }
+
+    fn goes_uncopied(&self) {
+        self.under_way.set(self.under_way.get().saturating_add(1));
+        self.count(|c| c.uncopied = c.uncopied.wrapping_add(1));
+    }
+
     /// Whether a message of so many bytes would be taken now: its pieces, for all of which there is room.
     #[inline]
     pub(super) fn admit(&self, link: &Link<'m, Q>, length: u32) -> Result<u32, PostError> {
         let pieces = pieces(length, link.piece_bytes.get());
-        let longest = link.greeting.get().map_or(0, |greeting| greeting.limits.message_bytes_max);
-        if length > longest || pieces > link.pieces_max() {
+        if length > link.longest.get() || pieces > link.pieces_max() {
             return Err(Misuse::TooLong.into());
         }
         link.accepts(pieces)?;
@@ -220,7 +280,18 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         Ok(())
     }
 
-    /// Tells the other end what is due, where that is much and no message has taken it along since the last doorbell.
+    /// What follows when messages have gone: receives that were released, and credit.
+    #[inline]
+    fn look_after(&self, at: u32, link: &'m Link<'m, Q>) -> u32 {
+        if !link.is_much_released() && !link.is_much_due() {
+            return 0;
+        }
+        self.give_credit(at, link);
+        link.publish()
+    }
+
+    /// Tells the other end what is due, where that is much: with its next message if that comes soon, for who answers what has come takes
+    /// it along.
     pub(super) fn give_credit(&self, at: u32, link: &'m Link<'m, Q>) {
         if link.stage.get() != Stage::Up {
             return;
@@ -234,11 +305,19 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             return;
         }
         if !link.was_due.replace(true) {
-            // Whoever answers what has come takes it along.
-            self.soil(at, link);
-            return;
+            self.patience.set(PATIENCE_LOOKS);
         }
-        if self.say((at, link), Content::Credit).is_err() {
+        let is_awaited = self.patience.get() > 0 && !link.is_most_due();
+        if !is_awaited && self.say((at, link), Content::Credit).is_err() {
+            self.soil(at, link);
+        }
+    }
+
+    /// No message has taken along what was due for so many looks: it goes alone.
+    #[cold]
+    pub(super) fn credit_is_late(&self) {
+        let owed = |link: &Link<'m, Q>| link.was_due.get() && link.stage.get() == Stage::Up;
+        for (at, link) in self.all_links().filter(|(_, link)| owed(link)) {
             self.soil(at, link);
         }
     }
@@ -252,8 +331,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             link.is_dirty.set(false);
             // Who waits for what was sent does not wait for receives to be posted.
             lost = lost.saturating_add(link.publish());
-            self.give_credit(at, link);
-            lost = lost.saturating_add(link.publish());
+            lost = lost.saturating_add(self.look_after(at, link));
             if link.failed.get().is_some() {
                 self.fail(at, link, crate::error::Fatal::QueueError);
             }

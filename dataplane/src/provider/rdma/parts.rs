@@ -97,8 +97,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     /// Copies bytes of the oldest message of a link, from byte `from` of it on.
     fn copy_range(&self, link: &Link<'m, Q>, first: Piece, from: usize, mut to: &mut [u8]) {
         let piece = to_usize(widen(link.piece_bytes.get())).max(HEADER_BYTES);
-        // All pieces are full but the last, and in front of the first one's bytes is the header.
-        let mut at = from.saturating_add(HEADER_BYTES);
+        // All pieces are full but the last, and in front of the first one's bytes is the header, if there is one.
+        let mut at = from.saturating_add(to_usize(widen(first.start)));
         while !to.is_empty() {
             let number = short(at.checked_div(piece).unwrap_or(0));
             let skip = at.checked_rem(piece).unwrap_or(0);

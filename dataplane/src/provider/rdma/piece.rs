@@ -7,6 +7,13 @@
 //! It is the header that a frame has on a byte stream ([`layouts::wire`](spinwire_layouts::wire)), with one other meaning: credit counts
 //! receives, those for messages in its low half and those for control in its high one.
 //!
+//! A message without tag and immediate that is one piece has none of that in front. What has to be said besides goes in the 32 bits that
+//! devices carry beside a send, and its length is that of the piece:
+//!
+//! ```text
+//!   | low bits of sequence 8 | 0 4 | credit: receives for control 4 | for messages 16 |
+//! ```
+//!
 //! Invariant: nothing of a header is believed before all of it was checked.
 
 use spinwire_layouts::endian::Le64;
@@ -22,6 +29,13 @@ use crate::shm::lane::Envelope;
 
 /// Flags that a piece may have.
 const KNOWN: u8 = flags::VALID | flags::TAGGED | flags::IMMEDIATE | flags::CONTROL;
+
+/// Where the fields of a brief are, and how large they can be.
+const BRIEF_SEQUENCE_SHIFT: u32 = 24;
+const BRIEF_CONTROL_SHIFT: u32 = 16;
+const BRIEF_CONTROL: u32 = 0xf;
+/// Most receives for messages that can be given back beside a message: who has more of them says it in headers.
+pub const BRIEF_MESSAGES_MAX: u32 = 0xffff;
 
 /// What a piece says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +84,32 @@ pub fn write(sequence: u32, content: Content, grant: Grant) -> [u8; HEADER_BYTES
     };
     // The length is that of the type, so there is such a chunk.
     header.as_bytes().first_chunk().copied().unwrap_or([0; HEADER_BYTES])
+}
+
+/// What goes beside a message without a header. Of the credit at most [`BRIEF_MESSAGES_MAX`] receives for messages and 15 for control are
+/// said.
+#[must_use]
+#[inline]
+pub const fn write_brief(sequence: u32, Grant { messages, control }: Grant) -> u32 {
+    debug_assert!(messages <= BRIEF_MESSAGES_MAX && control <= BRIEF_CONTROL, "it is said whole");
+    let control = (control & BRIEF_CONTROL) << BRIEF_CONTROL_SHIFT;
+    sequence << BRIEF_SEQUENCE_SHIFT | control | messages & BRIEF_MESSAGES_MAX
+}
+
+/// What is said beside a message without a header, that has to be the one of that number.
+///
+/// # Errors
+/// [`FrameFault::Sequence`], or [`FrameFault::Immediate`] where a bit is set that nobody sets.
+#[inline]
+pub const fn read_brief(beside: u32, sequence: u32) -> Result<Grant, FrameFault> {
+    if (beside >> BRIEF_SEQUENCE_SHIFT) != sequence & 0xff {
+        return Err(FrameFault::Sequence);
+    }
+    let control = (beside & 0x00ff_ffff) >> BRIEF_CONTROL_SHIFT;
+    if control > BRIEF_CONTROL {
+        return Err(FrameFault::Immediate);
+    }
+    Ok(Grant { messages: beside & BRIEF_MESSAGES_MAX, control })
 }
 
 fn control(sequence: u32, kind: ControlKind, credit: Le64) -> MessageHeader {
@@ -140,6 +180,22 @@ mod tests {
         }
         for content in [Content::Credit, Content::Goodbye] {
             assert_eq!(read(&write(u32::MAX, content, grant), u32::MAX), Ok((content, grant)));
+        }
+    }
+
+    #[test]
+    fn what_is_said_beside_comes_back() {
+        for sequence in [0, 4, 255, 256, u32::MAX] {
+            for grant in [(0, 0), (7, 3), (0xffff, 15)] {
+                let grant = Grant { messages: grant.0, control: grant.1 };
+                let beside = write_brief(sequence, grant);
+                assert_eq!(read_brief(beside, sequence), Ok(grant));
+                let next = sequence.wrapping_add(1);
+                assert_eq!(read_brief(beside, next), Err(FrameFault::Sequence));
+                for bit in 20..24 {
+                    assert_eq!(read_brief(beside | 1 << bit, sequence), Err(FrameFault::Immediate));
+                }
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use heapless::VecView;
 use spinwire_layouts::shm::EndpointKind;
 use spinwire_layouts::word::widen;
 
-use super::link::{Depths, Link};
+use super::link::Link;
 use super::memory::{Memory, Slots, short};
 use super::{LinkFigures, Loans, PortOpenError, RdmaConfig, RdmaCounters};
 use crate::error::{Fatal, Misuse, PostError, Retry};
@@ -24,7 +24,7 @@ use crate::provider::{
 };
 use crate::raw::place::Bump;
 use crate::raw::region::Registrar;
-use crate::table::{Ring, wide};
+use crate::table::{NIL, Ring, wide};
 use crate::time::Instant;
 use crate::verbs::{CompletionQueue, QueuePair, WcStatus};
 
@@ -59,6 +59,10 @@ pub struct RdmaPort<'m, Q: QueuePair, C, X: Registrar = ()> {
     pub(super) empty_polls: Cell<u32>,
     /// A look has asked the device since the last poll.
     has_asked: Cell<bool>,
+    /// The link whose messages a look has found to be handed out one by one; `NIL`: none.
+    pub(super) lone_at: Cell<u32>,
+    /// Looks after which credit goes alone that no message has taken along; 0: none waits.
+    pub(super) patience: Cell<u32>,
     looks: Cell<u32>,
     /// What is ready takes a poll.
     pub(super) is_intricate: Cell<bool>,
@@ -126,8 +130,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         let each = config.receives().saturating_add(config.sends());
         let slots = Slots::new(&memory, config.slot_bytes, each.saturating_mul(config.links))
             .ok_or(PortOpenError::Memory { needed: config.memory_bytes() })?;
-        let depths =
-            Depths { slots: config.slots, receives: config.receives(), sends: config.sends() };
+        let depths = config.depths();
         let mut exhausted = None;
         let links = bump.slice_with(wide(config.links), |at| {
             let first_slot = short(at).saturating_mul(each);
@@ -162,6 +165,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             went_round: Cell::new(false),
             empty_polls: Cell::new(0),
             has_asked: Cell::new(false),
+            lone_at: Cell::new(NIL),
+            patience: Cell::new(0),
             looks: Cell::new(0),
             is_intricate: Cell::new(false),
             broken: Cell::new(None),
@@ -274,7 +279,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             || self.unsettled.get()
             || !self.queues.none_ended()
             || self.queues.is_late()
-            || self.queues.matcher().wants_many()
+            || self.queues.matcher().has_fresh()
     }
 
     /// Whether a look asks for a poll so that the clock is looked at, of which a look knows nothing: where signs of life are awaited, one in
@@ -397,6 +402,7 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
             let _none = self.publish();
         }
         self.is_intricate.set(false);
+        self.lone_at.set(NIL);
         if !self.has_asked.replace(false) {
             self.hear();
         }
@@ -416,15 +422,20 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
     #[inline]
     fn look(&self) -> Sight {
         self.has_asked.set(true);
+        self.lone_at.set(NIL);
         self.hear();
         if self.owes_work() || self.is_to_watch() {
-            Sight::Work
-        } else if self.ready.is_empty() {
-            Sight::Nothing
-        } else if self.lone().is_some() {
-            Sight::Ready
-        } else {
-            Sight::Work
+            return Sight::Work;
+        }
+        if self.ready.is_empty() {
+            return Sight::Nothing;
+        }
+        match self.lone() {
+            Some(at) if !self.queues.matcher().wants_many() => {
+                self.lone_at.set(at);
+                Sight::Ready
+            }
+            Some(_) | None => Sight::Work,
         }
     }
 

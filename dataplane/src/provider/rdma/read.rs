@@ -4,17 +4,25 @@ use heapless::VecView;
 use spinwire_layouts::word::{to_usize, widen};
 
 use super::link::{Link, Piece, Stage};
-use super::piece::HEADER_BYTES;
 use super::port::RdmaPort;
 use crate::msg::matching::{Incoming, Verdict};
 use crate::provider::connect::Connects;
 use crate::provider::queues::Found;
 use crate::provider::{Cqe, Select, Source, Waiting};
 use crate::raw::region::Registrar;
+use crate::table::NIL;
 use crate::verbs::{CompletionQueue, QueuePair};
 
 /// Messages taken from one connection before the next has its turn.
 const LINK_QUOTA: u32 = 32;
+
+impl<Q: QueuePair> Link<'_, Q> {
+    /// Whether its messages can be handed out as they have come.
+    #[inline]
+    pub(super) fn gives(&self) -> bool {
+        self.stage.get() == Stage::Up && !self.is_stalled.get()
+    }
+}
 
 /// How a look at a connection ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,31 +67,34 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
 
     /// The only link that has something to read, where that can be handed out message by message.
     #[inline]
-    pub(super) fn lone(&self) -> Option<(u32, &'m Link<'m, Q>)> {
+    pub(super) fn lone(&self) -> Option<u32> {
         if self.ready.len() != 1 || self.is_intricate.get() {
             return None;
         }
         let at = self.ready.front()?;
-        let link = self.link(at)?;
-        (link.stage.get() == Stage::Up && !link.is_stalled.get()).then_some((at, link))
+        self.link(at).filter(|link| link.gives()).map(|_| at)
     }
 
     /// The completion of the oldest message of the only link that has any, without a batch. Where it takes more than that, the next poll
     /// has to see to it.
     #[inline]
     pub(super) fn take_lone(&self) -> Option<Cqe> {
-        if self.ready.is_empty() {
+        let at = self.lone_at.get();
+        if at == NIL {
             return None;
         }
-        let link = if self.owes_work() { None } else { self.lone() };
-        let taken = link.and_then(|link| self.take_front(link));
+        // What was posted or given up since the look.
+        let is_plain = !self.queues.matcher().wants_many();
+        let link = self.link(at).filter(|link| is_plain && link.gives());
+        let taken = link.and_then(|link| self.take_front((at, link)));
         if taken.is_none() {
+            self.lone_at.set(NIL);
             self.is_intricate.set(true);
         }
         taken
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_front(&self, (at, link): (u32, &'m Link<'m, Q>)) -> Option<Cqe> {
         let (piece, message) = self.front(link)?;
         match self.queues.matcher().judge(&message) {
@@ -94,9 +105,10 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
                     None => self.scatter(link, piece, (landing, message)),
                 }
                 self.drop_front((at, link), piece);
-                if self.front(link).is_none() {
+                if link.arrived.is_empty() || self.front(link).is_none() {
                     let _it = self.ready.pop();
                     link.is_ready.set(false);
+                    self.lone_at.set(NIL);
                 }
                 Some(self.queues.matcher().land(&landing, &message))
             }
@@ -106,7 +118,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// The oldest message of a link, where it has come whole.
-    #[inline]
+    #[inline(always)]
     fn front(&self, link: &Link<'m, Q>) -> Option<(Piece, Incoming)> {
         let source = link.peer.get()?;
         let piece = link.arrived.front()?;
@@ -148,12 +160,17 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// The first bytes of the oldest message of a link, as many as fit into `bytes`.
-    #[inline]
+    #[inline(always)]
     fn copy_front(&self, link: &Link<'m, Q>, first: Piece, bytes: &mut [u8]) {
+        let begins = to_usize(widen(first.start));
+        if first.pieces == 1 {
+            self.slots.read(first.slot, begins, bytes);
+            return;
+        }
         let piece = to_usize(widen(link.piece_bytes.get()));
-        let room = piece.saturating_sub(HEADER_BYTES).min(bytes.len());
+        let room = piece.saturating_sub(begins).min(bytes.len());
         let Some((start, rest)) = bytes.split_at_mut_checked(room) else { return };
-        self.slots.read(first.slot, HEADER_BYTES, start);
+        self.slots.read(first.slot, begins, start);
         for (skip, part) in (1..first.pieces).zip(rest.chunks_mut(piece.max(1))) {
             if let Some(Piece { slot, .. }) = link.arrived.peek(skip) {
                 self.slots.read(slot, 0, part);
@@ -161,8 +178,12 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn drop_front(&self, (at, link): (u32, &'m Link<'m, Q>), first: Piece) {
+        if first.pieces == 1 {
+            let _it = link.arrived.pop();
+            return self.release((at, link), first.slot, false);
+        }
         for _ in 0..first.pieces {
             if let Some(Piece { slot, .. }) = link.arrived.pop() {
                 self.release((at, link), slot, false);

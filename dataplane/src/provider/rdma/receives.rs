@@ -31,6 +31,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     }
 
     /// A completion of a receive: its slot, if it is the one that comes next.
+    #[inline(always)]
     pub(super) fn received(&self, number: u32) -> Option<u32> {
         if number != self.oldest_receive.get() {
             return None;
@@ -41,7 +42,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     }
 
     /// A receive is done with: it will be posted again. `is_control` says what it was used for.
-    #[inline]
+    #[inline(always)]
     pub(super) fn release(&self, slot: u32, is_control: bool) {
         if self.failed.get().is_some() || self.stage.get() == Stage::Over {
             return;
@@ -50,29 +51,40 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         debug_assert!(pushed.is_ok(), "there are as many places as slots");
         let (messages, control) = self.reposted.get();
         self.reposted.set(if is_control {
-            (messages, control.saturating_add(1))
+            (messages, control.wrapping_add(1))
         } else {
-            (messages.saturating_add(1), control)
+            (messages.wrapping_add(1), control)
         });
     }
 
-    /// So many receives for messages are given back at once, and so many for control.
-    const fn much(&self) -> (u32, u32) {
-        (self.depths.slots.div_ceil(4), CONTROL_RECEIVES / 2)
+    /// Whether so much was released that it is to be posted again.
+    #[inline]
+    pub(super) const fn is_much_released(&self) -> bool {
+        self.is_much(self.reposted.get())
     }
 
-    /// Whether so much is to be given back that the other end has to hear of it.
+    /// Whether so much was given back that the other end has to hear of it.
     #[inline]
     pub(super) const fn is_much_due(&self) -> bool {
-        let ((messages, control), (a, b)) = (self.due.get(), self.reposted.get());
-        let much = self.much();
-        messages.saturating_add(a) >= much.0 || control.saturating_add(b) >= much.1
+        self.is_much(self.due.get())
+    }
+
+    /// A quarter of the receives for messages, or half of those for control.
+    #[inline]
+    const fn is_much(&self, (messages, control): (u32, u32)) -> bool {
+        messages >= self.depths.quarter || control >= CONTROL_RECEIVES / 2
+    }
+
+    /// Whether the other end has to hear of it at once.
+    pub(super) const fn is_most_due(&self) -> bool {
+        let (messages, control) = self.due.get();
+        messages >= self.depths.slots / 2 || control > CONTROL_RECEIVES / 2
     }
 
     /// Posts again what was released, where that is much.
     #[inline]
     pub(super) fn publish_receives(&self, at: u32, slots: &Slots<'m, Q::Key>) {
-        if !self.released.is_empty() && self.is_much_due() {
+        if self.is_much_released() {
             self.post_released(at, slots);
         }
     }

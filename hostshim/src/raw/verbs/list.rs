@@ -185,9 +185,33 @@ impl SendList {
     }
 
     /// Appends a request. The caller has seen that there is room, and that there are not too many segments.
-    #[inline]
     pub(crate) fn stage(&self, entry: &Entry<'_>, segments: impl Iterator<Item = sys::ibv_sge>) {
         self.0.stage(segments, |place| send(entry, &place));
+    }
+
+    /// Appends a send of one segment to the other end of a connection. The caller has seen that there is room.
+    #[inline]
+    pub(crate) fn stage_plain(
+        &self,
+        (wr_id, flags): (u64, u32),
+        (opcode, immediate): (u32, u32),
+        segment: sys::ibv_sge,
+    ) {
+        let (list, index) = (&self.0, self.0.staged.get());
+        let place = list.sges.get(index.wrapping_mul(list.sge_max));
+        let (Some(cell), Some(place)) = (list.wrs.get(index), place) else {
+            debug_assert!(false, "the caller has seen that there is room");
+            return;
+        };
+        place.set(segment);
+        let staged = index.wrapping_add(1);
+        let next = list.wrs.get(staged).map_or(ptr::null_mut(), Cell::as_ptr);
+        // SAFETY: a cell of this list, which no other reference is to.
+        let wr = unsafe { &mut *cell.as_ptr() };
+        (wr.wr_id, wr.next, wr.sg_list, wr.num_sge) = (wr_id, next, place.as_ptr(), 1);
+        (wr.opcode, wr.send_flags) = (opcode, flags);
+        wr.imm_data_invalidated_rkey_union.imm_data = immediate.to_be();
+        list.staged.set(staged);
     }
 
     /// Posts what is staged, and forgets what the library did not take.

@@ -366,8 +366,8 @@ impl Drop for Registration {
 pub(crate) struct Completions {
     raw: NonNull<sys::ibv_cq>,
     poll: PollCq,
-    /// Where the library puts completions; out of the cell only while it does.
-    room: Cell<Option<Box<Room>>>,
+    /// Where the library puts completions.
+    room: Box<Room>,
     /// Outlives the queue.
     _context: Rc<Context>,
 }
@@ -380,7 +380,7 @@ impl fmt::Debug for Completions {
 
 /// Completions that one call of the library can bring.
 pub(crate) const BATCH: usize = 16;
-type Room = [sys::ibv_wc; BATCH];
+type Room = [Cell<sys::ibv_wc>; BATCH];
 
 impl Completions {
     pub(crate) fn make(context: &Rc<Context>, depth: u32) -> Result<Rc<Self>, Errno> {
@@ -405,8 +405,7 @@ impl Completions {
         // What is open has them.
         let (poll, _, _) = context.operations().ok_or(Errno::new(libc::EOPNOTSUPP))?;
         // SAFETY: numbers only.
-        let room: Room = core::array::from_fn(|_| unsafe { zeroed() });
-        let room = Cell::new(Some(Box::new(room)));
+        let room: Box<Room> = Box::new(core::array::from_fn(|_| Cell::new(unsafe { zeroed() })));
         Ok(Rc::new(Self { raw, poll, room, _context: Rc::clone(context) }))
     }
 
@@ -427,26 +426,32 @@ impl Completions {
         self.raw.as_ptr()
     }
 
-    /// Up to `most` completions, at most [`BATCH`], each handed to `take`, which does not poll. Returns how many there were; negative: the
+    /// Polls for up to `most` completions, at most [`BATCH`], and keeps them until the next poll. Returns how many there were; negative: the
     /// queue is broken.
     #[inline]
-    pub(crate) fn poll(&self, most: usize, mut take: impl FnMut(WcFields)) -> i32 {
-        let Some(mut room) = self.room.take() else { return 0 };
+    pub(crate) fn poll(&self, most: usize) -> i32 {
         let asked = i32::try_from(most.min(BATCH)).unwrap_or(0);
-        // SAFETY: a live queue, used by this thread alone, and room for as many entries as asked for.
-        let count = unsafe { (self.poll)(self.raw.as_ptr(), asked, room.as_mut_ptr()) };
+        // SAFETY: a live queue, used by this thread alone, and room for as many entries as asked for, that no reference is to.
+        unsafe { (self.poll)(self.raw.as_ptr(), asked, self.room.as_ptr().cast_mut().cast()) }
+    }
+
+    /// Hands the first `count` of what the last poll has brought to `take`.
+    #[inline]
+    pub(crate) fn take(&self, count: i32, mut take: impl FnMut(WcFields)) {
         // Drivers leave fields alone that have no meaning for an entry: there is what an earlier one had, which has none either.
-        for entry in room.iter().take(usize::try_from(count).unwrap_or(0)) {
-            take(fields(entry));
+        for entry in self.room.iter().take(usize::try_from(count).unwrap_or(0)) {
+            // SAFETY: the library writes there in `poll` only, and the reference is gone before anybody else does anything.
+            let fields = fields(unsafe { &*entry.as_ptr() });
+            take(fields);
         }
-        self.room.set(Some(room));
-        count
     }
 }
 
 // enum ibv_wc_flags
 const GRH: u32 = 1;
 const WITH_IMM: u32 = 2;
+// enum ibv_wc_opcode: a write with immediate has taken the receive, and put nothing into it.
+const RECV_RDMA_WITH_IMM: u32 = 129;
 
 #[inline]
 fn fields(wc: &sys::ibv_wc) -> WcFields {
@@ -463,6 +468,7 @@ fn fields(wc: &sys::ibv_wc) -> WcFields {
         vendor: if is_good { 0 } else { wc.vendor_err },
         byte_len: if is_good { wc.byte_len } else { 0 },
         immediate,
+        is_written: is_good && wc.opcode == RECV_RDMA_WITH_IMM,
         source_qp: if is_good && wc.wc_flags & GRH != 0 { wc.src_qp } else { 0 },
     }
 }

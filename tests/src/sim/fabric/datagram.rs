@@ -72,7 +72,7 @@ impl State {
     /// A receive of the end `qp` is used up by a datagram that the queue pair of that number has sent.
     fn received_from(&mut self, qp: usize, length: u64, source_qp: u32) {
         if let Some((when, fields)) = self.use_up(qp, length) {
-            let fields = WcFields { immediate: None, source_qp, ..fields };
+            let fields = WcFields { immediate: None, is_written: false, source_qp, ..fields };
             self.events.push(when, Event::Complete { qp, fields });
         }
     }

@@ -31,7 +31,7 @@ impl State {
             Verb::Write => self.dma(there, device, remote, self.gather(host, &work.segments)),
             Verb::WriteImm(immediate) => {
                 self.dma(there, device, remote, self.gather(host, &work.segments));
-                self.received(qp ^ 1, length, Some(immediate));
+                self.received(qp ^ 1, length, (Some(immediate), true));
             }
             Verb::Send | Verb::SendImm(_) | Verb::SendInvalidate(_) => {
                 let bytes = self.gather(host, &work.segments);
@@ -43,7 +43,7 @@ impl State {
                 self.scatter((there, device), &receive.segments, &bytes);
                 let immediate =
                     if let Verb::SendImm(immediate) = work.verb { Some(immediate) } else { None };
-                self.received(qp ^ 1, length, immediate);
+                self.received(qp ^ 1, length, (immediate, false));
             }
             Verb::Read => return Ok(self.read_back(qp, work, remote)),
             Verb::FetchAdd(_) | Verb::CompareSwap { .. } => self.compute(qp, work, remote),

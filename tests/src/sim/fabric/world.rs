@@ -488,9 +488,14 @@ impl State {
     }
 
     /// A receive of the end `qp` is used up.
-    pub(super) fn received(&mut self, qp: usize, length: u64, immediate: Option<u32>) {
+    pub(super) fn received(
+        &mut self,
+        qp: usize,
+        length: u64,
+        (immediate, is_written): (Option<u32>, bool),
+    ) {
         if let Some((when, fields)) = self.use_up(qp, length) {
-            let fields = WcFields { immediate, ..fields };
+            let fields = WcFields { immediate, is_written, ..fields };
             self.events.push(when, Event::Complete { qp, fields });
         }
     }
@@ -555,6 +560,7 @@ impl State {
             vendor: u32::from(a),
             byte_len: u32::from_le_bytes([a, b, c, d]),
             immediate: Some(u32::from_le_bytes([e, f, g, h])),
+            is_written: d & 1 != 0,
             source_qp: u32::from_le_bytes([h, a, c, e]),
         }
     }
