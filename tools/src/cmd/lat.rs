@@ -19,7 +19,7 @@ use crate::pair::order::{Marking, Order};
 use crate::pair::server;
 use crate::pair::station::{DataUse, Deadline, data_to};
 use crate::plot;
-use crate::report::{Failure, Verdict, median};
+use crate::report::{self, Failure, Verdict, median};
 
 /// Arguments of `spinwire lat`.
 #[derive(Debug, clap::Args)]
@@ -199,9 +199,9 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     }
     let reports: Vec<&Report> = all.iter().map(|m| &m.report).collect();
     if options.json {
-        crate::report::print_json(&reports)?;
+        report::print_json(&reports)?;
     } else {
-        print_table(&reports);
+        report::emit(&in_words(&reports)?)?;
     }
     Ok(Verdict::Well)
 }
@@ -485,9 +485,12 @@ fn echo_loans<P: Provider, F: Floor>(
     Ok(clock.ticks_to_ns(clock.ticks().saturating_sub(begin)))
 }
 
-fn print_table(reports: &[&Report]) {
-    let Some(first) = reports.first() else { return };
-    println!(
+/// The table for people.
+fn in_words(reports: &[&Report]) -> Result<String, Failure> {
+    let mut text = String::new();
+    let Some(first) = reports.first() else { return Ok(text) };
+    writeln!(
+        text,
         "round trips {}through {} between CPUs {} and {}, {} pages; ns",
         match first {
             Report { zero_copy: true, .. } => "of pool buffers, uncopied, ",
@@ -498,8 +501,9 @@ fn print_table(reports: &[&Report]) {
         first.cpus[0],
         first.cpus[1],
         first.page
-    );
-    println!(
+    )?;
+    writeln!(
+        text,
         "{:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>9}  {:>9} {:>9}  {:>6} {:>6}",
         "bytes",
         "iters",
@@ -513,10 +517,11 @@ fn print_table(reports: &[&Report]) {
         "floor p99",
         "ratio",
         "best"
-    );
+    )?;
     for r in reports {
         let t = &r.rtt_ns;
-        println!(
+        writeln!(
+            text,
             "{:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>9}  {:>9} {:>9}  {:>6.2} {:>6.2}",
             r.size,
             r.iters,
@@ -530,21 +535,29 @@ fn print_table(reports: &[&Report]) {
             r.floor_rtt_ns.p99,
             r.ratio_p50,
             r.ratio_p50_best_rounds
-        );
+        )?;
     }
+    notes(&mut text, first, reports)?;
+    Ok(text)
+}
+
+/// What has to be said below the table.
+fn notes(text: &mut String, first: &Report, reports: &[&Report]) -> Result<(), Failure> {
     for (r, loss) in reports.iter().filter_map(|r| r.loss.as_ref().map(|loss| (r, loss))) {
-        println!(
+        writeln!(
+            text,
             "{:>8} lost: {} of {}, {} answers late; floor: {} of {}",
             r.size, loss.lost, loss.sent, loss.late, loss.floor_lost, loss.floor_sent
-        );
+        )?;
     }
     if let Some(loss) = &first.loss {
-        println!("lost: not answered within {} ms; not timed", loss.lost_after_ms);
+        writeln!(text, "lost: not answered within {} ms; not timed", loss.lost_after_ms)?;
     }
     if !first.io_uring.is_empty() {
-        println!("io_uring: {}", first.io_uring.join(", "));
+        writeln!(text, "io_uring: {}", first.io_uring.join(", "))?;
     }
-    println!(
+    writeln!(
+        text,
         "floor: {} between the same two processes; ratio: median of {} rounds in turn, best: of the best rounds",
         if first.provider == "shm" {
             "one bare cache line"
@@ -552,7 +565,8 @@ fn print_table(reports: &[&Report]) {
             "as many bytes on a plain socket"
         },
         first.rounds
-    );
+    )?;
+    Ok(())
 }
 
 /// `FILE` for one size, `FILE` with the size before its ending for several.

@@ -18,7 +18,7 @@ use clap::Args as ClapArgs;
 
 use self::sample::{Looks, Rates, between, look};
 use super::ps::table;
-use crate::report::{Failure, Verdict};
+use crate::report::{self, Failure, Verdict};
 
 /// What `spinwire top` takes.
 #[derive(Debug, ClapArgs)]
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let planes = compare(&before, &after);
     let text =
         if args.json { table::json(&planes)? } else { text::in_words(&planes, &after.refused) };
-    table::emit(&text)?;
+    report::emit(&text)?;
     if args.json {
         for (name, why) in &after.refused {
             eprintln!("spinwire: {} could not be read: {}", table::plain(name), table::plain(why));
