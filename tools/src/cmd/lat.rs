@@ -1,7 +1,7 @@
 //! `spinwire lat`: round trips between two pinned processes, beside the floor.
 
 use core::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -9,6 +9,7 @@ use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::msg::Kind;
 use spinwire_dataplane::provider::Provider;
 
+use crate::hgrm;
 use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
 use crate::pair::loans::{Stamper, looks_like};
@@ -181,7 +182,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let all = with_client("lat", options, AllSizes(options))?;
     if let Some(path) = &args.hgrm {
         for measured in &all {
-            write_hgrm(&path_for(path, measured.report.size, all.len()), &measured.trips)?;
+            hgrm::write(&hgrm::path_for(path, measured.report.size, all.len()), &measured.trips)?;
         }
     }
     if let Some(path) = &options.plot {
@@ -567,41 +568,4 @@ fn notes(text: &mut String, first: &Report, reports: &[&Report]) -> Result<(), F
         first.rounds
     )?;
     Ok(())
-}
-
-/// `FILE` for one size, `FILE` with the size before its ending for several.
-fn path_for(path: &Path, size: usize, sizes: usize) -> PathBuf {
-    if sizes < 2 {
-        return path.to_path_buf();
-    }
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let ending = path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
-    path.with_file_name(format!("{stem}-{size}{ending}"))
-}
-
-/// The percentile distribution in the text form of HdrHistogram.
-fn write_hgrm(path: &Path, trips: &Histogram<u64>) -> Result<(), Failure> {
-    let mut text = format!(
-        "{:>12} {:>14} {:>10} {:>14}\n\n",
-        "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
-    );
-    for step in trips.iter_quantiles(5) {
-        let quantile = step.quantile_iterated_to();
-        let total = trips.count_between(0, step.value_iterated_to());
-        let value = step.value_iterated_to();
-        write!(text, "{value:>12.3} {quantile:>2.12} {total:>10}")?;
-        if quantile < 1.0 {
-            write!(text, " {:>14.2}", 1.0 / (1.0 - quantile))?;
-        }
-        text.push('\n');
-    }
-    writeln!(
-        text,
-        "#[Mean    = {:>12.3}, StdDeviation   = {:>12.3}]",
-        trips.mean(),
-        trips.stdev()
-    )?;
-    writeln!(text, "#[Max     = {:>12}, Total count    = {:>12}]", trips.max(), trips.len())?;
-    writeln!(text, "#[Buckets = {:>12}, SubBuckets     = {:>12}]", trips.buckets(), 2048)?;
-    std::fs::write(path, text).map_err(|e| format!("--hgrm {}: {e}", path.display()).into())
 }
