@@ -7,7 +7,9 @@
 //! | 2 | not done: the arguments, or something that the message names, with its remedy |
 
 use core::error::Error;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// What a command found.
@@ -58,6 +60,18 @@ pub(crate) fn tell(text: &str) -> Result<bool, Failure> {
 /// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
 pub(crate) fn emit(text: &str) -> Result<(), Failure> {
     tell(text).map(|_is_read| ())
+}
+
+/// Whether the file of `argument` can be written, before minutes are spent on what is to be in it. One that is not there is not there
+/// afterwards either.
+pub(crate) fn check_file(argument: &str, path: &Path) -> Result<(), Failure> {
+    let is_there = path.exists();
+    let opened = File::options().append(true).create(true).open(path);
+    opened.map_err(|e| format!("{argument} {}: {e}", path.display()))?;
+    if !is_there {
+        fs::remove_file(path)?;
+    }
+    Ok(())
 }
 
 /// Writes reports for machines: one as an object, several as a list.

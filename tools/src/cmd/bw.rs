@@ -144,6 +144,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     if let Some(name) = &options.listen {
         return server::serve(("bw", name), options);
     }
+    options.plot.iter().try_for_each(|path| report::check_file("--plot", path))?;
     let reports = with_client("bw", options, AllSizes(args))?;
     if let Some(path) = &options.plot {
         let points: Vec<_> =

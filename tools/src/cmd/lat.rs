@@ -179,6 +179,9 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     if let Some(name) = &options.listen {
         return server::serve(("lat", name), options);
     }
+    for (argument, path) in [("--hgrm", &args.hgrm), ("--plot", &options.plot)] {
+        path.iter().try_for_each(|path| report::check_file(argument, path))?;
+    }
     let all = with_client("lat", options, AllSizes(options))?;
     if let Some(path) = &args.hgrm {
         for measured in &all {

@@ -183,6 +183,9 @@ fn judge_broken(found: &Found, why: &str, content: Content) -> Ruling {
     // What was found says what to do about it, too; here something else is done.
     let why = why.split("; remedy:").next().unwrap_or(why);
     let by_hand = format!("if you know what it is: rm {}", found.path.display());
+    if SegmentName::new(&found.name).is_err() {
+        return keep(format!("no segment: {why}"), by_hand);
+    }
     if content == Content::Foreign || content == Content::Unreadable {
         return keep(format!("not a segment of this user: {why}"), by_hand);
     }

@@ -43,6 +43,8 @@ fn arguments_that_cannot_be_meant() {
         refused(&[command, "--connect", "udp://127.0.0.1:1"], "udp://127.0.0.1:1: nobody answers");
         refused(&[command, "--provider", "udp", "--size", "64,64k"], "--size: 65536");
         refused(&[command, "--provider", "udp", "--lost-after", "0"], "--lost-after");
+        // At once, and not when all is measured.
+        refused(&[command, "--seconds", "3600", "--plot", "/nowhere/x.svg"], "--plot /nowhere");
     }
 }
 

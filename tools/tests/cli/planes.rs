@@ -48,7 +48,12 @@ fn rates_of_a_live_plane() {
         ["quotes", "alive", "PATH", "shm.rdm"].iter().all(|word| words.out.contains(word)),
         "{words:?}"
     );
-    assert_eq!(folder.run(&["top", "--json", "other"]).json(), serde_json::json!([]));
+    let other = folder.run(&["top", "--json", "--interval", "10", "other", "quotes"]);
+    assert_eq!((other.code, other.json().as_array().unwrap().len()), (1, 1), "{other:?}");
+    assert!(
+        other.err.contains("other: no such plane") && !other.err.contains("quotes"),
+        "{other:?}"
+    );
 }
 
 #[test]

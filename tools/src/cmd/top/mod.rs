@@ -23,7 +23,7 @@ use crate::report::{self, Failure, Verdict};
 /// What `spinwire top` takes.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// Only these planes; all where none is named.
+    /// Only these planes; all where none is named. Where it looks twice, a name that is not there is said so, and ends with exit code 1.
     names: Vec<String>,
     /// Milliseconds from one look to the next.
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
@@ -57,7 +57,15 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
             eprintln!("spinwire: {} could not be read: {}", table::plain(name), table::plain(why));
         }
     }
-    Ok(Verdict::Well)
+    let is_known = |name: &&String| {
+        after.planes.contains_key(*name)
+            || after.refused.iter().any(|(refused, _)| refused == *name)
+    };
+    let (_, missing): (Vec<&String>, Vec<&String>) = args.names.iter().partition(is_known);
+    for name in &missing {
+        eprintln!("spinwire: {}: no such plane; see all of them: spinwire top", table::plain(name));
+    }
+    Ok(if missing.is_empty() { Verdict::Well } else { Verdict::NotWell })
 }
 
 /// What each plane of the later look did since the earlier one.
