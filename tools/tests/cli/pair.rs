@@ -152,15 +152,27 @@ fn nobody_is_said_to_listen_who_does_not() {
     }
 }
 
+/// The command in a folder, started with all signals as they are by default: whoever runs the tests in the background has them ignore some.
+fn heedful(folder: &Folder, args: &[&str]) -> Command {
+    let plain = command(folder.path(), args);
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(plain.get_program()).args(plain.get_args());
+    command.env("SPINWIRE_SHM_DIR", folder.path()).stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn send(signal: &str, whom: &str) {
+    assert!(Command::new("kill").args(["-s", signal, "--", whom]).status().unwrap().success());
+}
+
 /// What ends it, and whom: somebody at the terminal both ends, somebody with SIGKILL the first one only.
 #[test]
 fn who_is_ended_in_the_middle_leaves_nothing_behind() {
     let endless = ["lat", "--zero-copy", "--seconds", "3600"];
     for ends in ["INT", "TERM", "HUP", "KILL"] {
         let folder = Folder::new();
-        let mut lat = command(folder.path(), &endless);
-        let mut lat =
-            lat.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().unwrap();
+        let mut lat = heedful(&folder, &endless).process_group(0).spawn().unwrap();
         let both_are_in = || {
             let rows = folder.run(&["ps", "--json"]).json();
             let processes = |row: &Value| row["processes"].as_array().map_or(0, Vec::len);
@@ -171,7 +183,7 @@ fn who_is_ended_in_the_middle_leaves_nothing_behind() {
             assert!(lat.try_wait().unwrap().is_none(), "it measures");
         }
         let whom = format!("{}{}", if ends == "KILL" { "" } else { "-" }, lat.id());
-        assert!(Command::new("kill").args(["-s", ends, "--", &whom]).status().unwrap().success());
+        send(ends, &whom);
         assert!(!lat.wait().unwrap().success());
         while folder.has_any() {
             std::thread::yield_now();
@@ -183,13 +195,11 @@ fn who_is_ended_in_the_middle_leaves_nothing_behind() {
 fn who_listens_takes_the_name_along() {
     let folder = Folder::new();
     for ends in ["INT", "TERM"] {
-        let mut listens = command(folder.path(), &["bw", "--listen", "demo"]);
-        let mut listens = listens.stderr(Stdio::null()).spawn().unwrap();
+        let mut listens = heedful(&folder, &["bw", "--listen", "demo"]).spawn().unwrap();
         while !folder.has("demo") {
             assert!(listens.try_wait().unwrap().is_none(), "it listens");
         }
-        let id = listens.id().to_string();
-        assert!(Command::new("kill").args(["-s", ends, &id]).status().unwrap().success());
+        send(ends, &listens.id().to_string());
         assert!(!listens.wait().unwrap().success(), "the signal ends it");
         assert!(!folder.has_any(), "{ends}");
     }
