@@ -4,6 +4,7 @@
 //!   cli       the arguments that all commands share
 //!   cmd/      one file a command
 //!   pair/     the two ends of a measurement
+//!   hgrm, plot    percentiles as text, curves as SVG
 //!   report    what a command ends with: exit codes, JSON, errors with a remedy
 //! ```
 #![allow(
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod cmd;
+mod hgrm;
 mod pair;
 mod pattern;
 mod plot;

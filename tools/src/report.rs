@@ -7,6 +7,9 @@
 //! | 2 | not done: the arguments, or something that the message names, with its remedy |
 
 use core::error::Error;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// What a command found.
@@ -44,11 +47,38 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// Prints reports for machines: one as an object, several as a list.
-pub(crate) fn print_json<T: serde::Serialize>(reports: &[T]) -> Result<(), Failure> {
-    match reports {
-        [one] => println!("{}", serde_json::to_string_pretty(one)?),
-        several => println!("{}", serde_json::to_string_pretty(several)?),
+/// Writes to standard output: `false` where nobody reads it any more.
+pub(crate) fn tell(text: &str) -> Result<bool, Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(format!("standard output: {e}").into()),
+    }
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
+pub(crate) fn emit(text: &str) -> Result<(), Failure> {
+    tell(text).map(|_is_read| ())
+}
+
+/// Whether the file of `argument` can be written, before minutes are spent on what is to be in it. One that is not there is not there
+/// afterwards either.
+pub(crate) fn check_file(argument: &str, path: &Path) -> Result<(), Failure> {
+    let is_there = path.exists();
+    let opened = File::options().append(true).create(true).open(path);
+    opened.map_err(|e| format!("{argument} {}: {e}", path.display()))?;
+    if !is_there {
+        fs::remove_file(path)?;
     }
     Ok(())
+}
+
+/// Writes reports for machines: one as an object, several as a list.
+pub(crate) fn print_json<T: serde::Serialize>(reports: &[T]) -> Result<(), Failure> {
+    let text = match reports {
+        [one] => serde_json::to_string_pretty(one)?,
+        several => serde_json::to_string_pretty(several)?,
+    };
+    emit(&format!("{text}\n"))
 }

@@ -111,6 +111,11 @@ impl SegmentDir {
         Draft::new(&self.path).map(drop)
     }
 
+    /// The name that a file in such a folder stands for.
+    pub(super) fn name_in(path: &Path) -> Option<&str> {
+        path.file_name()?.to_str()?.strip_prefix(PREFIX)
+    }
+
     pub(super) fn file_of(&self, name: &SegmentName) -> PathBuf {
         self.path.join(format!("{PREFIX}{name}"))
     }

@@ -3,7 +3,7 @@
 use core::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{NameError, PageKind, Refused};
+use super::{NameError, PageKind, Refused, SegmentDir};
 use crate::error::OsError;
 
 /// A mapping could not be made, found or removed. The text names the remedy.
@@ -156,7 +156,13 @@ impl fmt::Display for MapError {
                     }
                 }
             }
-            Self::File { path, problem } => write!(f, "{} {problem}", path.display()),
+            Self::File { path, problem } => {
+                write!(f, "{} {problem}", path.display())?;
+                match SegmentDir::name_in(path) {
+                    Some(name) if *problem == Problem::Exists => write!(f, ": spinwire rm {name}"),
+                    _ => Ok(()),
+                }
+            }
             Self::Os(e) => e.fmt(f),
         }
     }
@@ -166,7 +172,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exists => f.write_str(
-                "exists already; remedy: join it, choose another name, or remove it if its owners are dead",
+                "exists already; remedy: join it, choose another name, or remove it where its owners are dead",
             ),
             Self::Missing => f.write_str("does not exist; remedy: start the side that creates it first"),
             Self::Symlink => f.write_str(

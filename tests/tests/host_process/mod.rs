@@ -13,6 +13,7 @@ pub(crate) mod private;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -33,7 +34,24 @@ pub(crate) fn again(name: &str, role: &str) -> Command {
         .env(ROLE, role)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
+    ends_with_this_thread(&mut command);
     command
+}
+
+/// The process is killed when the thread that starts it ends, however it ends: orphans of a test that was killed would go on, start
+/// others, and take their processor from whatever is tested next. PR_SET_PDEATHSIG(2const).
+#[expect(unsafe_code, reason = "what is done between fork(2) and execve(2) has no safe form")]
+fn ends_with_this_thread(command: &mut Command) {
+    let parent = std::process::id();
+    let follow = move || {
+        // SAFETY: takes numbers only.
+        let asked = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        // Where it had ended before this was asked for, nobody will send anything.
+        let follows = asked == 0 && std::os::unix::process::parent_id() == parent;
+        if follows { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and execve it makes two system calls, as may be done there, and allocates nothing.
+    unsafe { command.pre_exec(follow) };
 }
 
 /// A process that is killed when the test ends, however it ends: one that was stopped would stay for ever, and with it the

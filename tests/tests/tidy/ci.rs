@@ -75,3 +75,55 @@ fn what_failed_is_named_with_what_it_said() {
         assert_eq!(String::from_utf8_lossy(&ran.expect("it starts").stdout), wanted);
     }
 }
+
+/// What goes is a killed test's own, and old; everything else stays.
+#[test]
+fn what_killed_tests_left_is_swept() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sweep");
+    let _of_an_earlier_run = fs::remove_dir_all(&folder);
+    fs::create_dir(&folder).expect("a folder");
+    // A number that no process has.
+    let (dead, alive) = (u32::MAX, std::process::id());
+    let goes = [
+        "host-test-D-0",
+        "cli-test-D-12",
+        "host-files-works-D-1",
+        "soak-D-a.b",
+        "spinwire.test-D-1-a.stats",
+        "spinwire.host-bell-look-D",
+    ];
+    let stays = [
+        "host-test-A-0",
+        "host-test-D-0 x",
+        "host-test--D-0",
+        "xhost-test-D-0",
+        "spinwire.test-A-1",
+        "spinwire.mine-D-1",
+        "spinwire.test",
+        "host-test-0D-1",
+    ];
+    let path = |name: &str| {
+        folder.join(name.replace('D', &dead.to_string()).replace('A', &alive.to_string()))
+    };
+    for name in goes.iter().chain(&stays) {
+        fs::create_dir(path(name)).expect("a folder");
+        fs::write(path(name).join("spinwire.segment"), [0; 8]).expect("a file");
+    }
+    let sweep = || {
+        let ran =
+            Command::new(root().join("tests/sweep")).arg(&folder).output().expect("it starts");
+        assert!(ran.status.success(), "{ran:?}");
+        let left = |name: &&&str| path(name).exists();
+        (goes.iter().filter(left).count(), stays.iter().filter(left).count())
+    };
+    assert_eq!(
+        sweep(),
+        (goes.len(), stays.len()),
+        "whoever made it may run on another machine's numbers"
+    );
+    let everything =
+        fs::read_dir(&folder).expect("the folder").map(|entry| entry.expect("an entry").path());
+    let aged = Command::new("touch").args(["-d", "2 hours ago"]).args(everything).status();
+    assert!(aged.expect("it starts").success());
+    assert_eq!(sweep(), (0, stays.len()));
+}

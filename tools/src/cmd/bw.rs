@@ -1,5 +1,6 @@
 //! `spinwire bw`: one-way streaming between two pinned processes, beside a bare copy.
 
+use core::fmt::Write as _;
 use serde::Serialize;
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::provider::Provider;
@@ -16,7 +17,7 @@ use crate::pair::sources::{Sources, are_better};
 use crate::pair::station::{Deadline, data_to, mind};
 use crate::pattern::Stamper;
 use crate::plot;
-use crate::report::{Failure, Verdict, median};
+use crate::report::{self, Failure, Verdict, median};
 
 /// Arguments of `spinwire bw`.
 #[derive(Debug, clap::Args)]
@@ -143,6 +144,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     if let Some(name) = &options.listen {
         return server::serve(("bw", name), options);
     }
+    options.plot.iter().try_for_each(|path| report::check_file("--plot", path))?;
     let reports = with_client("bw", options, AllSizes(args))?;
     if let Some(path) = &options.plot {
         let points: Vec<_> =
@@ -150,9 +152,9 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         plot::throughput(path, &points)?;
     }
     if options.json {
-        crate::report::print_json(&reports.iter().collect::<Vec<_>>())?;
+        report::print_json(&reports.iter().collect::<Vec<_>>())?;
     } else {
-        print_table(&reports);
+        report::emit(&in_words(&reports)?)?;
     }
     Ok(Verdict::Well)
 }
@@ -422,16 +424,20 @@ impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
     }
 }
 
-fn print_table(reports: &[Report]) {
-    let Some(first) = reports.first() else { return };
+/// The table for people.
+fn in_words(reports: &[Report]) -> Result<String, Failure> {
+    let mut text = String::new();
+    let Some(first) = reports.first() else { return Ok(text) };
     let what = if first.zero_copy { ", pool buffers uncopied" } else { "" };
-    println!("one way through {}{what}, checked by the receiver", first.provider);
-    println!(
+    writeln!(text, "one way through {}{what}, checked by the receiver", first.provider)?;
+    writeln!(
+        text,
         "{:>8} {:>11} {:>14} {:>10} {:>11}  {:>6} {:>6}",
         "bytes", "messages", "messages/s", "MB/s", "floor MB/s", "ratio", "best"
-    );
+    )?;
     for r in reports {
-        println!(
+        writeln!(
+            text,
             "{:>8} {:>11} {:>14.0} {:>10.1} {:>11.1}  {:>6.2} {:>6.2}",
             r.size,
             r.messages,
@@ -440,10 +446,11 @@ fn print_table(reports: &[Report]) {
             r.floor_bytes_per_s / 1e6,
             r.ratio,
             r.ratio_best_rounds
-        );
+        )?;
     }
     for (r, loss) in reports.iter().filter_map(|r| r.loss.as_ref().map(|loss| (r, loss))) {
-        println!(
+        writeln!(
+            text,
             "{:>8} lost: {:.2}% of {}, {} came twice; floor: {:.2}% of {}",
             r.size,
             float(loss.lost) / float(loss.sent) * 100.0,
@@ -451,14 +458,16 @@ fn print_table(reports: &[Report]) {
             loss.repeated,
             float(loss.floor_lost) / float(loss.floor_sent) * 100.0,
             loss.floor_sent
-        );
+        )?;
     }
     if !first.io_uring.is_empty() {
-        println!("io_uring: {}", first.io_uring.join(", "));
+        writeln!(text, "io_uring: {}", first.io_uring.join(", "))?;
     }
-    println!(
+    writeln!(
+        text,
         "floor: {} between the same two processes; ratio: median of {} rounds in turn, best: of the best rounds",
         if first.provider == "shm" { "a bare copy in and out" } else { "a plain socket" },
         first.rounds
-    );
+    )?;
+    Ok(text)
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use spinwire_hostshim::preflight::{Check, Probe, Verdict as Finding};
 
 use super::ps::table;
-use crate::report::{Failure, Verdict};
+use crate::report::{self, Failure, Verdict};
 
 /// What `spinwire doctor` takes.
 #[derive(Debug, ClapArgs)]
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         let paint = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none();
         in_words(&checks, if paint { Ink::Colour } else { Ink::Plain })
     };
-    table::emit(&text)?;
+    report::emit(&text)?;
     let hurts = checks.iter().any(|check| check.verdict.hurts());
     Ok(if hurts { Verdict::NotWell } else { Verdict::Well })
 }

@@ -143,10 +143,11 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         pages: uring.arena_report().map(|report| report.page().to_string()).unwrap_or_default(),
     };
     if args.json {
-        println!("{}", serde_json::to_string(&listening)?);
+        report::emit(&format!("{}\n", serde_json::to_string(&listening)?))?;
     } else {
-        println!("listening on {}", listening.listening);
-        println!("{} pages; io_uring with {}", listening.pages, listening.paths.join(", "));
+        let Listening { listening, pages, paths } = &listening;
+        let paths = paths.join(", ");
+        report::emit(&format!("listening on {listening}\n{pages} pages; io_uring with {paths}\n"))?;
     }
     let clock = TscClock::calibrate();
     let mut busy = Busy::default();
@@ -261,15 +262,15 @@ fn say(done: &Done, json: bool) -> Result<Verdict, Failure> {
     if json {
         report::print_json(core::slice::from_ref(done))?;
     } else {
-        println!(
-            "{} connections; {} bytes in, {} bytes out; {} completions by {} system calls; busy for {:.1} s",
+        report::emit(&format!(
+            "{} connections; {} bytes in, {} bytes out; {} completions by {} system calls; busy for {:.1} s\n",
             done.accepted,
             done.received_bytes,
             done.sent_bytes,
             done.completions,
             done.system_calls,
             Duration::from_nanos(done.busy_ns).as_secs_f64()
-        );
+        ))?;
     }
     Ok(Verdict::Well)
 }

@@ -1,7 +1,7 @@
 //! `spinwire lat`: round trips between two pinned processes, beside the floor.
 
 use core::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -9,6 +9,7 @@ use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::msg::Kind;
 use spinwire_dataplane::provider::Provider;
 
+use crate::hgrm;
 use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
 use crate::pair::loans::{Stamper, looks_like};
@@ -19,7 +20,7 @@ use crate::pair::order::{Marking, Order};
 use crate::pair::server;
 use crate::pair::station::{DataUse, Deadline, data_to};
 use crate::plot;
-use crate::report::{Failure, Verdict, median};
+use crate::report::{self, Failure, Verdict, median};
 
 /// Arguments of `spinwire lat`.
 #[derive(Debug, clap::Args)]
@@ -178,10 +179,13 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     if let Some(name) = &options.listen {
         return server::serve(("lat", name), options);
     }
+    for (argument, path) in [("--hgrm", &args.hgrm), ("--plot", &options.plot)] {
+        path.iter().try_for_each(|path| report::check_file(argument, path))?;
+    }
     let all = with_client("lat", options, AllSizes(options))?;
     if let Some(path) = &args.hgrm {
         for measured in &all {
-            write_hgrm(&path_for(path, measured.report.size, all.len()), &measured.trips)?;
+            hgrm::write(&hgrm::path_for(path, measured.report.size, all.len()), &measured.trips)?;
         }
     }
     if let Some(path) = &options.plot {
@@ -199,9 +203,9 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     }
     let reports: Vec<&Report> = all.iter().map(|m| &m.report).collect();
     if options.json {
-        crate::report::print_json(&reports)?;
+        report::print_json(&reports)?;
     } else {
-        print_table(&reports);
+        report::emit(&in_words(&reports)?)?;
     }
     Ok(Verdict::Well)
 }
@@ -485,9 +489,12 @@ fn echo_loans<P: Provider, F: Floor>(
     Ok(clock.ticks_to_ns(clock.ticks().saturating_sub(begin)))
 }
 
-fn print_table(reports: &[&Report]) {
-    let Some(first) = reports.first() else { return };
-    println!(
+/// The table for people.
+fn in_words(reports: &[&Report]) -> Result<String, Failure> {
+    let mut text = String::new();
+    let Some(first) = reports.first() else { return Ok(text) };
+    writeln!(
+        text,
         "round trips {}through {} between CPUs {} and {}, {} pages; ns",
         match first {
             Report { zero_copy: true, .. } => "of pool buffers, uncopied, ",
@@ -498,8 +505,9 @@ fn print_table(reports: &[&Report]) {
         first.cpus[0],
         first.cpus[1],
         first.page
-    );
-    println!(
+    )?;
+    writeln!(
+        text,
         "{:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>9}  {:>9} {:>9}  {:>6} {:>6}",
         "bytes",
         "iters",
@@ -513,10 +521,11 @@ fn print_table(reports: &[&Report]) {
         "floor p99",
         "ratio",
         "best"
-    );
+    )?;
     for r in reports {
         let t = &r.rtt_ns;
-        println!(
+        writeln!(
+            text,
             "{:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>9}  {:>9} {:>9}  {:>6.2} {:>6.2}",
             r.size,
             r.iters,
@@ -530,21 +539,29 @@ fn print_table(reports: &[&Report]) {
             r.floor_rtt_ns.p99,
             r.ratio_p50,
             r.ratio_p50_best_rounds
-        );
+        )?;
     }
+    notes(&mut text, first, reports)?;
+    Ok(text)
+}
+
+/// What has to be said below the table.
+fn notes(text: &mut String, first: &Report, reports: &[&Report]) -> Result<(), Failure> {
     for (r, loss) in reports.iter().filter_map(|r| r.loss.as_ref().map(|loss| (r, loss))) {
-        println!(
+        writeln!(
+            text,
             "{:>8} lost: {} of {}, {} answers late; floor: {} of {}",
             r.size, loss.lost, loss.sent, loss.late, loss.floor_lost, loss.floor_sent
-        );
+        )?;
     }
     if let Some(loss) = &first.loss {
-        println!("lost: not answered within {} ms; not timed", loss.lost_after_ms);
+        writeln!(text, "lost: not answered within {} ms; not timed", loss.lost_after_ms)?;
     }
     if !first.io_uring.is_empty() {
-        println!("io_uring: {}", first.io_uring.join(", "));
+        writeln!(text, "io_uring: {}", first.io_uring.join(", "))?;
     }
-    println!(
+    writeln!(
+        text,
         "floor: {} between the same two processes; ratio: median of {} rounds in turn, best: of the best rounds",
         if first.provider == "shm" {
             "one bare cache line"
@@ -552,42 +569,6 @@ fn print_table(reports: &[&Report]) {
             "as many bytes on a plain socket"
         },
         first.rounds
-    );
-}
-
-/// `FILE` for one size, `FILE` with the size before its ending for several.
-fn path_for(path: &Path, size: usize, sizes: usize) -> PathBuf {
-    if sizes < 2 {
-        return path.to_path_buf();
-    }
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let ending = path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
-    path.with_file_name(format!("{stem}-{size}{ending}"))
-}
-
-/// The percentile distribution in the text form of HdrHistogram.
-fn write_hgrm(path: &Path, trips: &Histogram<u64>) -> Result<(), Failure> {
-    let mut text = format!(
-        "{:>12} {:>14} {:>10} {:>14}\n\n",
-        "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
-    );
-    for step in trips.iter_quantiles(5) {
-        let quantile = step.quantile_iterated_to();
-        let total = trips.count_between(0, step.value_iterated_to());
-        let value = step.value_iterated_to();
-        write!(text, "{value:>12.3} {quantile:>2.12} {total:>10}")?;
-        if quantile < 1.0 {
-            write!(text, " {:>14.2}", 1.0 / (1.0 - quantile))?;
-        }
-        text.push('\n');
-    }
-    writeln!(
-        text,
-        "#[Mean    = {:>12.3}, StdDeviation   = {:>12.3}]",
-        trips.mean(),
-        trips.stdev()
     )?;
-    writeln!(text, "#[Max     = {:>12}, Total count    = {:>12}]", trips.max(), trips.len())?;
-    writeln!(text, "#[Buckets = {:>12}, SubBuckets     = {:>12}]", trips.buckets(), 2048)?;
-    std::fs::write(path, text).map_err(|e| format!("--hgrm {}: {e}", path.display()).into())
+    Ok(())
 }

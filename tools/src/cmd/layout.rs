@@ -5,8 +5,7 @@
 use clap::Args as ClapArgs;
 use spinwire_hostshim::layout::{self, BOOK, What};
 
-use super::ps::table;
-use crate::report::{Failure, Verdict};
+use crate::report::{self, Failure, Verdict};
 
 /// What `spinwire layout` takes.
 #[derive(Debug, ClapArgs)]
@@ -18,6 +17,6 @@ pub(crate) struct Args {
 /// Not well where something differs.
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let outcome = layout::run(&args.what, &BOOK)?;
-    table::emit(&outcome.text)?;
+    report::emit(&outcome.text)?;
     Ok(if outcome.is_same { Verdict::Well } else { Verdict::NotWell })
 }

@@ -1,5 +1,6 @@
 //! `spinwire ping`: round trips to a `spinwire serve`, one by one.
 
+use core::cell::Cell;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::sync::Arc;
@@ -142,7 +143,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     if args.json {
         report::print_json(core::slice::from_ref(&report))?;
     } else {
-        print(&report);
+        report::emit(&in_words(&report))?;
     }
     Ok(if report.received == report.sent { Verdict::Well } else { Verdict::NotWell })
 }
@@ -176,8 +177,15 @@ impl<'o, 'a> Pinger<'o, 'a> {
 
     fn run(mut self, stopped: &impl Fn() -> bool) -> Result<Report, Failure> {
         let is_shown = !self.args.quiet && !self.args.json;
+        // Who reads no more of it, as `head`, has ended it as Ctrl-C does.
+        let is_read = Cell::new(true);
+        let stopped = &|| stopped() || !is_read.get();
+        let say = |text: &str| {
+            is_read.set(is_read.get() && report::tell(&format!("{text}\n"))?);
+            Ok::<_, Failure>(())
+        };
         if !self.args.json {
-            println!("PING {}, {} bytes", self.opened, self.args.size);
+            say(&format!("PING {}, {} bytes", self.opened, self.args.size))?;
         }
         let mut trips = Histogram::<u64>::new_with_bounds(1, 3_600_000_000_000, 3)?;
         let mut sent = 0;
@@ -189,15 +197,11 @@ impl<'o, 'a> Pinger<'o, 'a> {
                 Answer::After(ns) => {
                     trips.record(ns)?;
                     if is_shown {
-                        println!(
-                            "{} bytes: seq={} time={}",
-                            self.args.size,
-                            sent + 1,
-                            nanoseconds(ns)
-                        );
+                        let (size, time) = (self.args.size, nanoseconds(ns));
+                        say(&format!("{size} bytes: seq={} time={time}", sent + 1))?;
                     }
                 }
-                Answer::Lost if is_shown => println!("seq={} lost", sent + 1),
+                Answer::Lost if is_shown => say(&format!("seq={} lost", sent + 1))?,
                 Answer::Lost => {}
                 Answer::Stopped => break,
             }
@@ -330,16 +334,16 @@ const fn from(peer: Addr) -> RecvFrom {
     RecvFrom::peer(peer).tag(TAG)
 }
 
-fn print(report: &Report) {
-    println!("--- {} ---", report.uri);
-    println!(
-        "{} sent, {} received, {:.1}% lost, {} late",
-        report.sent, report.received, report.loss_percent, report.late
+fn in_words(report: &Report) -> String {
+    let mut text = format!(
+        "--- {} ---\n{} sent, {} received, {:.1}% lost, {} late\n",
+        report.uri, report.sent, report.received, report.loss_percent, report.late
     );
     if let (Some(trips), Some(ratio)) = (&report.rtt_ns, report.ratio) {
         let [min, p50, p99, max] = [trips.min, trips.p50, trips.p99, trips.max].map(nanoseconds);
-        println!(
-            "rtt min/p50/p99/max = {min} / {p50} / {p99} / {max}; ratio {ratio:.2} (p50 to the best)"
+        text += &format!(
+            "rtt min/p50/p99/max = {min} / {p50} / {p99} / {max}; ratio {ratio:.2} (p50 to the best)\n"
         );
     }
+    text
 }

@@ -8,9 +8,9 @@ use spinwire_hostshim::discover::{Found, Hints, Sizes, discover};
 use spinwire_hostshim::negotiate::{Choice, Peer, Plan, Rejected, Requirements, Unmet, negotiate};
 use spinwire_hostshim::uri::{Transport, Uri};
 
-use super::ps::table::{Lean, Table, bytes, emit, json, plain};
+use super::ps::table::{Lean, Table, bytes, json, plain};
 use crate::pair::options::parse_size;
-use crate::report::{Failure, Verdict};
+use crate::report::{Failure, Verdict, emit};
 
 /// What `spinwire providers` takes.
 #[derive(Debug, clap::Args)]

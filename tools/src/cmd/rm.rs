@@ -28,7 +28,7 @@ use spinwire_hostshim::pool::{self, large_prefix};
 use super::ps::holders::Holders;
 use super::ps::survey::{Content, Found, Party, Process, What, claim_of, look_at, processes};
 use super::ps::{kind, table};
-use crate::report::{Failure, Verdict};
+use crate::report::{self, Failure, Verdict};
 
 /// What `spinwire rm` takes.
 #[derive(Debug, ClapArgs)]
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         outcomes.push(outcome);
     }
     let text = if args.json { table::json(&outcomes)? } else { in_words(&outcomes) };
-    table::emit(&text)?;
+    report::emit(&text)?;
     Ok(if well { Verdict::Well } else { Verdict::NotWell })
 }
 
@@ -183,6 +183,9 @@ fn judge_broken(found: &Found, why: &str, content: Content) -> Ruling {
     // What was found says what to do about it, too; here something else is done.
     let why = why.split("; remedy:").next().unwrap_or(why);
     let by_hand = format!("if you know what it is: rm {}", found.path.display());
+    if SegmentName::new(&found.name).is_err() {
+        return keep(format!("no segment: {why}"), by_hand);
+    }
     if content == Content::Foreign || content == Content::Unreadable {
         return keep(format!("not a segment of this user: {why}"), by_hand);
     }

@@ -1,5 +1,6 @@
 //! `spinwire serve`: an endpoint at each URI that sends back whatever comes, for any number of clients.
 
+use core::fmt::Write as _;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -240,25 +241,25 @@ const fn from(context: u64) -> RecvFrom {
 
 fn announce(services: &[Service<'_>], found_at: &[String], json: bool) -> Result<(), Failure> {
     if json {
-        println!("{}", serde_json::to_string(&serde_json::json!({ "serving": found_at }))?);
-        return Ok(());
+        return report::emit(&format!("{}\n", serde_json::json!({ "serving": found_at })));
     }
+    let mut text = String::new();
     for (service, uri) in services.iter().zip(found_at) {
         let info = service.endpoint.info();
-        println!("serving {} {} at {uri}", info.provider, info.endpoint_type);
+        writeln!(text, "serving {} {} at {uri}", info.provider, info.endpoint_type)?;
     }
-    println!("in another terminal: spinwire ping {}", found_at.join(" "));
-    Ok(())
+    writeln!(text, "in another terminal: spinwire ping {}", found_at.join(" "))?;
+    report::emit(&text)
 }
 
 fn say(done: &Done, json: bool) -> Result<Verdict, Failure> {
     if json {
         report::print_json(core::slice::from_ref(done))?;
     } else {
-        println!(
-            "{} messages, {} bytes; {} answered, {} not taken by their client, {} too long; {} clients have gone",
+        report::emit(&format!(
+            "{} messages, {} bytes; {} answered, {} not taken by their client, {} too long; {} clients have gone\n",
             done.messages, done.bytes, done.answered, done.dropped, done.cut, done.clients_gone
-        );
+        ))?;
     }
     Ok(Verdict::Well)
 }

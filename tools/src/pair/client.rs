@@ -94,7 +94,9 @@ impl Other {
             .args(["--cpus", &format!("{a},{b}"), "--size", &size.to_string()])
             .args(options.zero_copy.then_some("--zero-copy"))
             .args(["--fabric-type", options.fabric_type.as_str()])
-            .stdin(Stdio::null())
+            // It ends with this process, however that ends.
+            .arg("--until-input-ends")
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|e| format!("the second process could not be started: {e}"))?;

@@ -289,7 +289,7 @@ pub(super) fn serve(
     let floor = DatagramFloor::open(at, lost_after(options), role.yields)?;
     let ring = host.uring().ring()?;
     let station = open((&host, &ring), &routes, floor, &role)?;
-    say_listening(command, &format!("udp://{}", host.local()), options);
+    say_listening(command, &format!("udp://{}", host.local()), options)?;
     if !options.json {
         eprintln!("io_uring {}", host.uring().features());
     }

@@ -35,7 +35,7 @@ pub(crate) struct Loans<'p> {
 }
 
 /// The name of the pool beside the domain of that name.
-fn pool_name(domain: &str) -> String {
+pub(super) fn pool_name(domain: &str) -> String {
     format!("{domain}.pool")
 }
 

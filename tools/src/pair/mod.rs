@@ -15,6 +15,7 @@
 
 pub(crate) mod client;
 mod datagrams;
+mod ending;
 #[cfg(feature = "libfabric")]
 pub(crate) mod fabric;
 pub(crate) mod floor;

@@ -28,7 +28,7 @@ use super::options::PairOptions;
 use super::order::Order;
 use super::server::{SERVER, STREAM_BUFFER_BYTES, obey};
 use super::station::{self, Deadline, PATIENCE, Patience, Role, Station, mind};
-use crate::report::{Failure, Verdict};
+use crate::report::{self, Failure, Verdict};
 
 type Port<'p> = TcpPort<'p, RingEntry<'p>>;
 type End<'p> = Station<'p, Port<'p>, SocketFloor>;
@@ -180,12 +180,13 @@ fn open<'p>(
 }
 
 /// Says where this end listens.
-pub(super) fn say_listening(command: &str, at: &str, options: &PairOptions) {
+pub(super) fn say_listening(command: &str, at: &str, options: &PairOptions) -> Result<(), Failure> {
     if options.json {
-        println!("{}", serde_json::json!({ "listening": at }));
+        report::emit(&format!("{}\n", serde_json::json!({ "listening": at })))?;
     } else {
         eprintln!("listening on {at}; in another terminal: spinwire {command} --connect {at}");
     }
+    Ok(())
 }
 
 /// Serves one client at an address.
@@ -203,7 +204,7 @@ pub(super) fn serve(
     let local = plane.local().ok_or("the port does not listen")?;
     let ring = plane.ring()?;
     let station = open(&plane, &ring, &role)?;
-    say_listening(command, &format!("tcp://{local}"), options);
+    say_listening(command, &format!("tcp://{local}"), options)?;
     if !options.json {
         eprintln!("io_uring {}", plane.features());
     }

@@ -117,7 +117,7 @@ pub(super) fn serve(
     let mut memory = Plane::memory(memory_bytes(&role))?;
     let bump = Plane::arena(&mut memory);
     let station = open(&plane, &bump, &role)?;
-    network::say_listening(command, &format!("ofi://{provider}/{local}"), options);
+    network::say_listening(command, &format!("ofi://{provider}/{local}"), options)?;
     let nap = Nap::new();
     // Of type MSG it is the library that tells of a connection.
     while plane.connections() == 0 && station.endpoint.poll_event().is_none() {

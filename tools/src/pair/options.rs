@@ -145,6 +145,10 @@ pub(crate) struct PairOptions {
     #[arg(long, value_name = "NAME|URI", conflicts_with = "connect")]
     pub(crate) listen: Option<String>,
 
+    /// As the second process of a measurement: with --listen, end with the standard input, too.
+    #[arg(long, hide = true, requires = "listen")]
+    pub(crate) until_input_ends: bool,
+
     /// Be the measuring end only, against a --listen that runs already: its NAME or shm://NAME, or tcp://HOST:PORT, udp://HOST:PORT,
     /// verbs://DEVICE/HOST:PORT or mlx5://DEVICE/HOST:PORT with the device of this end, or ofi://PROVIDER/HOST:PORT.
     #[arg(long, value_name = "NAME|URI")]

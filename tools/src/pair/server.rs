@@ -15,6 +15,7 @@ use spinwire_hostshim::pool::BufferPool;
 use spinwire_hostshim::verbs;
 
 use super::datagrams;
+use super::ending;
 use super::floor::ServerFloor;
 use super::loans::{self, Loans};
 use super::network;
@@ -50,6 +51,7 @@ pub(crate) fn serve(
     options: &PairOptions,
 ) -> Result<Verdict, Failure> {
     options.check()?;
+    ending::takes_names_along(name, options.until_input_ends)?;
     match options.provider() {
         ProviderName::Tcp => return network::serve((command, name), options),
         ProviderName::Udp => return datagrams::serve((command, name), options),

@@ -145,7 +145,7 @@ pub(super) fn serve<Q: Queues>(
         .into());
     }
     let station = open(&plane, &role)?;
-    network::say_listening(command, &format!("{transport}://{device}/{local}"), options);
+    network::say_listening(command, &format!("{transport}://{device}/{local}"), options)?;
     let nap = Nap::new();
     while plane.connections() == 0 {
         plane.attend(station.endpoint.provider())?;

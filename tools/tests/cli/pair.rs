@@ -1,7 +1,8 @@
 //! `lat` and `bw`: what they refuse, what their JSON holds, and what they leave behind.
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -42,6 +43,8 @@ fn arguments_that_cannot_be_meant() {
         refused(&[command, "--connect", "udp://127.0.0.1:1"], "udp://127.0.0.1:1: nobody answers");
         refused(&[command, "--provider", "udp", "--size", "64,64k"], "--size: 65536");
         refused(&[command, "--provider", "udp", "--lost-after", "0"], "--lost-after");
+        // At once, and not when all is measured.
+        refused(&[command, "--seconds", "3600", "--plot", "/nowhere/x.svg"], "--plot /nowhere");
     }
 }
 
@@ -147,4 +150,107 @@ fn nobody_is_said_to_listen_who_does_not() {
             assert!(ran.err.contains(part) && !ran.err.contains("listening"), "{ran:?}");
         }
     }
+}
+
+/// The command in a folder, started with all signals as they are by default: whoever runs the tests in the background has them ignore some.
+fn heedful(folder: &Folder, args: &[&str]) -> Command {
+    let plain = command(folder.path(), args);
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(plain.get_program()).args(plain.get_args());
+    command.env("SPINWIRE_SHM_DIR", folder.path()).stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn send(signal: &str, whom: &str) {
+    assert!(Command::new("kill").args(["-s", signal, "--", whom]).status().unwrap().success());
+}
+
+/// What ends it, and whom: somebody at the terminal both ends, somebody with SIGKILL the first one only.
+#[test]
+fn who_is_ended_in_the_middle_leaves_nothing_behind() {
+    let endless = ["lat", "--zero-copy", "--seconds", "3600"];
+    for ends in ["INT", "TERM", "HUP", "KILL"] {
+        let folder = Folder::new();
+        let mut lat = heedful(&folder, &endless).process_group(0).spawn().unwrap();
+        let both_are_in = || {
+            let rows = folder.run(&["ps", "--json"]).json();
+            let processes = |row: &Value| row["processes"].as_array().map_or(0, Vec::len);
+            rows.as_array()
+                .is_some_and(|rows| rows.len() == 2 && rows.iter().all(|row| processes(row) == 2))
+        };
+        while !both_are_in() {
+            assert!(lat.try_wait().unwrap().is_none(), "it measures");
+        }
+        let whom = format!("{}{}", if ends == "KILL" { "" } else { "-" }, lat.id());
+        send(ends, &whom);
+        assert!(!lat.wait().unwrap().success());
+        while folder.has_any() {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn who_listens_takes_the_name_along() {
+    let folder = Folder::new();
+    for ends in ["INT", "TERM"] {
+        let mut listens = heedful(&folder, &["bw", "--listen", "demo"]).spawn().unwrap();
+        while !folder.has("demo") {
+            assert!(listens.try_wait().unwrap().is_none(), "it listens");
+        }
+        send(ends, &listens.id().to_string());
+        assert!(!listens.wait().unwrap().success(), "the signal ends it");
+        assert!(!folder.has_any(), "{ends}");
+    }
+}
+
+/// A client that was killed before it came.
+#[test]
+fn nobody_is_waited_for_who_has_ended() {
+    let folder = Folder::new();
+    for place in ["demo", "tcp://127.0.0.1:0"] {
+        let second = ["lat", "--listen", place, "--json", "--until-input-ends"];
+        let mut second = command(folder.path(), &second);
+        let mut second = second
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        if place == "demo" {
+            while !folder.has("demo") {
+                assert!(second.try_wait().unwrap().is_none(), "it waits");
+            }
+        }
+        drop(second.stdin.take());
+        assert_eq!(second.wait().unwrap().code(), Some(2), "{place}");
+        assert!(!folder.has_any(), "{place}");
+    }
+}
+
+/// `| head`: the pipe is closed before the table comes.
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let folder = Folder::new();
+    for json in [&[][..], &["--json"]] {
+        for of in ["lat", "bw"] {
+            let few = ["--iters", "20", "--rounds", "1"];
+            let mut ran = command(folder.path(), &[&[of], &few[..], json].concat());
+            let mut ran = ran.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            drop(ran.stdout.take());
+            let ran = ran.wait_with_output().unwrap();
+            assert_eq!(
+                (ran.status.code(), ran.stderr.as_slice()),
+                (Some(0), &b""[..]),
+                "{of} {json:?}"
+            );
+        }
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut lat = command(folder.path(), &["lat", "--iters", "20", "--rounds", "1"]);
+    let lat = lat.stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    let said = String::from_utf8(lat.stderr).unwrap();
+    assert_eq!(lat.status.code(), Some(2), "{said}");
+    assert!(said.starts_with("spinwire: standard output: "), "{said}");
 }

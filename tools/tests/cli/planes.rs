@@ -48,9 +48,12 @@ fn rates_of_a_live_plane() {
         ["quotes", "alive", "PATH", "shm.rdm"].iter().all(|word| words.out.contains(word)),
         "{words:?}"
     );
-    let other = folder.run(&["top", "--json", "other"]);
-    assert_eq!((other.code, other.json()), (1, serde_json::json!([])));
-    assert!(other.err.contains("other: no such plane"), "{other:?}");
+    let other = folder.run(&["top", "--json", "--interval", "10", "other", "quotes"]);
+    assert_eq!((other.code, other.json().as_array().unwrap().len()), (1, 1), "{other:?}");
+    assert!(
+        other.err.contains("other: no such plane") && !other.err.contains("quotes"),
+        "{other:?}"
+    );
 }
 
 #[test]

@@ -52,7 +52,10 @@ fn a_pool_is_made_shown_and_removed() {
     assert_eq!(ran.json()["slots"], 18, "{ran:?}");
     let ran = folder.run(&["pool", "create", "frames"]);
     assert_eq!(ran.code, 2);
-    assert!(ran.err.contains("exists already; remedy"), "{ran:?}");
+    assert!(
+        ran.err.contains("exists already; remedy") && ran.err.contains(": spinwire rm "),
+        "{ran:?}"
+    );
     let ran = folder.run(&["pool", "ls"]);
     assert!(ran.code == 0 && ran.out.contains("frames") && ran.out.contains("18"), "{ran:?}");
     assert_eq!(folder.run(&["pool", "ls", "--json"]).json()[0]["kind"], "pool");

@@ -43,6 +43,11 @@ impl Folder {
         self.file(name).symlink_metadata().is_ok()
     }
 
+    /// Is there anything at all?
+    pub(crate) fn has_any(&self) -> bool {
+        fs::read_dir(&self.0).unwrap().next().is_some()
+    }
+
     /// Runs the command in this folder.
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
         run_in(&self.0, args)

@@ -110,9 +110,13 @@ fn names_that_are_none_are_shown_harmlessly() {
     assert_eq!(ps.code, 0, "{ps:?}");
     assert!(!ps.out.contains('\u{1b}'), "{ps:?}");
     assert_eq!(folder.run(&["ps", "--json"]).json().as_array().unwrap().len(), 3);
-    let ran = folder.run(&["rm", "--dead"]);
-    assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(!ran.out.contains('\u{1b}') && ran.out.matches("kept ").count() == 3, "{ran:?}");
+    // The second time as before, and both as was said they would be.
+    for how in [&["rm", "--dead", "--dry-run"][..], &["rm", "--dead"], &["rm", "--dead"]] {
+        let ran = folder.run(how);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(!ran.out.contains('\u{1b}') && ran.out.matches("kept ").count() == 3, "{ran:?}");
+        assert_eq!(ran.out.matches("remedy: if you know what it is: rm /").count(), 3, "{ran:?}");
+    }
 }
 
 #[test]

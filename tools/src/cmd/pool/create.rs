@@ -9,7 +9,7 @@ use spinwire_layouts::shm::Orphans;
 
 use super::parse_bytes;
 use crate::cmd::ps::table;
-use crate::report::{Failure, Verdict};
+use crate::report::{self, Failure, Verdict};
 
 /// What `spinwire pool create` takes.
 #[derive(Debug, ClapArgs)]
@@ -105,7 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         refused: pool.pages().refused().iter().map(ToString::to_string).collect(),
     };
     let text = if args.json { table::json(&made)? } else { in_words(&made) };
-    table::emit(&text)?;
+    report::emit(&text)?;
     Ok(Verdict::Well)
 }
 

@@ -13,8 +13,8 @@ use spinwire_layouts::shm::BufferId;
 use super::{parse_bytes, parse_id};
 use crate::cmd::ps::dash;
 use crate::cmd::ps::pools::stamp_age;
-use crate::cmd::ps::table::{age, bytes, emit, json, plain};
-use crate::report::{Failure, Verdict};
+use crate::cmd::ps::table::{age, bytes, json, plain};
+use crate::report::{Failure, Verdict, emit};
 
 /// What `spinwire pool dump` takes.
 #[derive(Debug, ClapArgs)]

@@ -13,10 +13,10 @@ use super::look_in;
 use crate::cmd::ps::holders::Holders;
 use crate::cmd::ps::pools::classes;
 use crate::cmd::ps::survey::{What, look_at, members};
-use crate::cmd::ps::table::{emit, json, plain};
+use crate::cmd::ps::table::{json, plain};
 use crate::cmd::rm::in_words as rm_in_words;
 use crate::cmd::rm::{Action, Asked, Outcome, Ruling, carry_out, judge, not_there};
-use crate::report::{Failure, Verdict};
+use crate::report::{Failure, Verdict, emit};
 
 /// What `spinwire pool gc` takes.
 #[derive(Debug, ClapArgs)]

@@ -15,9 +15,9 @@ use super::look;
 use crate::cmd::ps::holders::Holders;
 use crate::cmd::ps::pools::{Class, classes, stamp_age};
 use crate::cmd::ps::survey::{Found, Process, What, look_at, members, seconds_since, word};
-use crate::cmd::ps::table::{Lean, Table, age, bytes, emit, json, plain};
+use crate::cmd::ps::table::{Lean, Table, age, bytes, json, plain};
 use crate::cmd::ps::{dash, live_and_dead};
-use crate::report::{Failure, Verdict};
+use crate::report::{Failure, Verdict, emit};
 
 /// What `spinwire pool ls` takes.
 #[derive(Debug, ClapArgs)]

@@ -21,7 +21,7 @@ use self::holders::Holders;
 use self::pools::Class;
 use self::survey::{Found, Process, What, look_at, word};
 use self::table::{Lean, Table, age, bytes};
-use crate::report::{Failure, Verdict};
+use crate::report::{self, Failure, Verdict};
 
 /// What `spinwire ps` takes.
 #[derive(Debug, ClapArgs)]
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let found: Vec<Found> =
         listed.into_iter().filter(|l| wanted(&l.name)).map(|l| look_at(l, &holders)).collect();
     let text = if args.json { table::json(&found)? } else { in_words(&found) };
-    table::emit(&text)?;
+    report::emit(&text)?;
     let missing: Vec<&String> =
         args.names.iter().filter(|name| !found.iter().any(|f| f.name == **name)).collect();
     for name in &missing {

@@ -1,10 +1,9 @@
-//! Text for people: columns, sizes, ages; and the way out to standard output.
+//! Text for people: columns, sizes, ages.
 //!
 //! Whatever came out of shared memory or a folder goes through [`plain`] first, so that a name cannot play with the
 //! terminal.
 
 use core::fmt::Write as _;
-use std::io::{self, ErrorKind, Write as _};
 
 use serde::Serialize;
 
@@ -138,15 +137,6 @@ pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
     Ok(text)
-}
-
-/// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
-pub(crate) fn emit(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(e.into()),
-        Ok(()) | Err(_) => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -18,12 +18,12 @@ use clap::Args as ClapArgs;
 
 use self::sample::{Looks, Rates, between, look};
 use super::ps::table;
-use crate::report::{Failure, Verdict};
+use crate::report::{self, Failure, Verdict};
 
 /// What `spinwire top` takes.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// Only these planes; all where none is named.
+    /// Only these planes; all where none is named. Where it looks twice, a name that is not there is said so, and ends with exit code 1.
     names: Vec<String>,
     /// Milliseconds from one look to the next.
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let planes = compare(&before, &after);
     let text =
         if args.json { table::json(&planes)? } else { text::in_words(&planes, &after.refused) };
-    table::emit(&text)?;
+    report::emit(&text)?;
     if args.json {
         for (name, why) in &after.refused {
             eprintln!("spinwire: {} could not be read: {}", table::plain(name), table::plain(why));
