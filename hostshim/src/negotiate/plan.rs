@@ -132,8 +132,10 @@ impl<E: fmt::Display> fmt::Display for NoPath<E> {
         let is_tried = |it: &Found| {
             self.failed.iter().any(|failed| failed.choice.found.transport == it.transport)
         };
-        let others = self.rejected.iter().filter(|rejected| !is_tried(&rejected.found));
-        others.map(|rejected| write!(f, "\n  {rejected}")).collect::<fmt::Result>()?;
+        self.rejected
+            .iter()
+            .filter(|rejected| !is_tried(&rejected.found))
+            .try_for_each(|rejected| write!(f, "\n  {rejected}"))?;
         self.failed.iter().try_for_each(|failed| write!(f, "\n  {failed}"))
     }
 }

@@ -163,3 +163,60 @@ impl Drop for Table<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::mem::MaybeUninit;
+
+    use super::*;
+    use crate::raw::loan::LoanPool;
+
+    fn post<'m>(table: &Table<'m>, op: OpTag, loan: Posted<'m>) -> WrId {
+        let place = table.next_place(op).unwrap();
+        table.take_place(place, loan, 7);
+        place.id
+    }
+
+    #[test]
+    fn an_id_names_one_operation_and_no_vacant_row() {
+        let mut block = [MaybeUninit::<u8>::uninit(); 1024];
+        let bump = Bump::new(&mut block);
+        let pool = LoanPool::place(&bump, 2, 64).unwrap();
+        let table = Table::place(&bump, 2).unwrap();
+        let [a, b] =
+            [OpTag::Send, OpTag::Recv].map(|op| post(&table, op, pool.lend().unwrap().post()));
+        assert!(table.next_place(OpTag::Recv).is_none(), "both rows are live");
+        for other in
+            [a.as_raw() ^ (3 << 56), a.as_raw() + ONE_GENERATION, a.as_raw() | 2, 0, u64::MAX]
+        {
+            assert!(table.find(WrId::from_raw(other)).is_none(), "{other:#x}");
+        }
+        let row = table.find(a).unwrap();
+        assert_eq!(row.context.get(), 7);
+        assert_eq!(table.with(a, |_loan| table.end(row).is_none()), Some(true), "in hand");
+        assert!(table.end(row).is_some() && table.end(row).is_none());
+        assert!(table.find(a).is_none() && table.find(b).is_some());
+        // What the vacant row says of itself is no id of an operation: nothing is there, and nothing ends.
+        let vacant = table.find(WrId::from_raw(row.word.get())).unwrap();
+        assert!(vacant.whole().is_none() && table.end(vacant).is_none());
+        assert_eq!(table.len(), 1);
+        drop(table);
+        assert_eq!(pool.free_count(), 2, "what is posted goes back with the table");
+    }
+
+    #[test]
+    fn after_the_last_generation_of_a_row_comes_the_first() {
+        let mut block = [MaybeUninit::<u8>::uninit(); 1024];
+        let bump = Bump::new(&mut block);
+        let pool = LoanPool::place(&bump, 1, 64).unwrap();
+        let table = Table::place(&bump, 1).unwrap();
+        let row = table.rows.first().unwrap();
+        row.word.set(join(0, (1 << 24) - 2));
+        for expected in [(1 << 24) - 2, (1 << 24) - 1, 1, 2] {
+            let id = post(&table, OpTag::Expose, pool.lend().unwrap().post());
+            let parts = id.parts().map(|(op, generation, slot)| (op, generation.as_raw(), slot));
+            assert_eq!(parts, Some((OpTag::Expose, expected, 0)));
+            assert!(table.end(row).is_some());
+        }
+    }
+}
