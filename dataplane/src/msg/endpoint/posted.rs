@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_id_names_one_operation_and_no_vacant_row() {
-        let mut block = [MaybeUninit::<u8>::uninit(); 4096];
+        let mut block = [MaybeUninit::<u8>::uninit(); 1024];
         let bump = Bump::new(&mut block);
         let pool = LoanPool::place(&bump, 2, 64).unwrap();
         let table = Table::place(&bump, 2).unwrap();
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn after_the_last_generation_of_a_row_comes_the_first() {
-        let mut block = [MaybeUninit::<u8>::uninit(); 4096];
+        let mut block = [MaybeUninit::<u8>::uninit(); 1024];
         let bump = Bump::new(&mut block);
         let pool = LoanPool::place(&bump, 1, 64).unwrap();
         let table = Table::place(&bump, 1).unwrap();
