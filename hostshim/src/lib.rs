@@ -126,6 +126,7 @@ pub mod verbs;
 mod fake_tree;
 #[allow(unsafe_code, reason = "the fenced yard")]
 mod raw;
+mod secret;
 
 /// The code in `README.md` is compiled with the documentation tests.
 #[cfg(doctest)]

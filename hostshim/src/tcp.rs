@@ -12,6 +12,7 @@
 
 use core::fmt;
 use core::net::SocketAddr;
+use core::time::Duration;
 use std::os::fd::{AsRawFd, IntoRawFd};
 
 use spinwire_dataplane::error::PostError;
@@ -25,6 +26,7 @@ use spinwire_layouts::uring::SockAddr;
 
 use crate::discover::{Found, Hints, Transport};
 use crate::mem::PageReport;
+use crate::secret;
 use crate::socket::{self, Bound, SocketError, SocketOptions};
 use crate::uring::{self, FeatureSet, Features, News, RingEntry, Uring, UringConfig, UringError};
 
@@ -46,7 +48,8 @@ pub struct TcpPlaneConfig {
     pub connect_timeout: Nanos,
     /// How long a peer may be silent and hear nothing.
     pub idle_timeout: Nanos,
-    /// How long a peer may take nothing of what is sent to it.
+    /// How long a peer may take nothing of what is sent to it. Its machine may be silent for no longer either, unless `socket.user_timeout` says otherwise: so
+    /// the connection of one that has vanished is over by then, and the peer can come again.
     pub send_timeout: Nanos,
     /// What of io_uring is not to be used though the kernel had it.
     pub deny: FeatureSet,
@@ -155,6 +158,13 @@ impl TcpPlane {
     /// # Errors
     /// [`TcpError`] says what could not be had, and the remedy.
     pub fn open(listen: Option<SocketAddr>, config: &TcpPlaneConfig) -> Result<Self, TcpError> {
+        let mut config = *config;
+        let limit = Duration::from_nanos(config.send_timeout.as_nanos());
+        let is_limited = config.send_timeout != Nanos::MAX;
+        config.socket.user_timeout = config.socket.user_timeout.or(is_limited.then_some(limit));
+        if !config.port.secret.is_some() {
+            config.port.secret = secret::fresh();
+        }
         let listener = listen
             .map(|address| socket::listen(address, config.backlog, &config.socket))
             .transpose()?;
@@ -175,7 +185,7 @@ impl TcpPlane {
             ..UringConfig::default()
         })?;
         streams.features = uring.stream_features();
-        Ok(Self { uring, listener, config: *config, streams })
+        Ok(Self { uring, listener, config, streams })
     }
 
     /// Where it listens, with the port that it got where 0 was asked for.

@@ -26,14 +26,20 @@
 //! Whoever opened a connection says hello at once. Whoever accepted it reads that first, decides, and answers with a hello of its own or gives it
 //! up: so a hello that answers is the acceptance, and nobody sends a message before it.
 //!
+//! *Whoever says a name need not be who has it.* Where a connection to the peer of that name is up, a newcomer gets its place at once if he is that very
+//! endpoint, which the [token](super::secret) in his hello proves, and said it later than the hello of that connection: then that one has another end no more. Anybody else may be that peer, begun anew, or a stranger:
+//! the end of the connection that is up is asked for a sign of life, and keeps its place unless that shows that nobody is there. So a stranger ends nothing.
+//!
 //! A port is [`Connects`]: it says how its connections are opened, spoken on and given up, and has the rest from here.
 
 use core::cell::Cell;
 
 use heapless::VecView;
+use spinwire_layouts::wire::hello::HELLO_BYTES;
 
 use super::peers::{PeerState, Peers, Standing};
 use super::queues::Queues;
+use super::secret::Secret;
 use super::tcp::frame::Greeting;
 use super::{Cqe, EndpointType, Event, Select, Source, Waiting};
 use crate::error::{Misuse, PostError, Retry};
@@ -130,6 +136,18 @@ pub(super) trait Connects<'m> {
     /// Who it is itself.
     fn own(&self) -> &Greeting;
 
+    /// What its tokens are made of.
+    fn secret(&self) -> &Secret;
+
+    /// How many hellos it has said.
+    fn hellos(&self) -> &Cell<u64>;
+
+    /// What it says to the peer of that name.
+    fn hello_to(&self, peer: &Name) -> [u8; HELLO_BYTES] {
+        let number = self.hellos().replace(self.hellos().get().wrapping_add(1));
+        self.own().for_peer((self.secret(), number), peer).to_wire()
+    }
+
     /// What it is.
     fn endpoint_type(&self) -> EndpointType;
 
@@ -172,7 +190,7 @@ pub(super) trait Connects<'m> {
     /// Asks the other end of a connection that is up whether it lives. Whether that goes.
     fn ask_for_life(&self, at: u32, link: &'m Self::Link) -> bool;
 
-    /// Whether it has answered that it does.
+    /// Whether there may be somebody: it has answered, or its end would have been noticed otherwise.
     fn is_alive(&self, link: &'m Self::Link) -> bool;
 
     /// Of all messages that wait, the oldest that such a receive would take.
@@ -418,8 +436,8 @@ pub(super) trait Connects<'m> {
             return self.abandon(at, link);
         };
         let lives = self.link(row.link.get()).is_some_and(|link| self.is_alive(link));
-        if link.doubted().get() && lives {
-            // Somebody else with that name: whoever has it is there.
+        if lives {
+            // Somebody else with that name, as far as can be told: whoever has it is there.
             self.tally(Met::Refused);
             return self.refuse(at, link);
         }
@@ -444,10 +462,17 @@ fn answer<'m, P: Connects<'m> + ?Sized>(
         Standing::Connecting if name == own => Answer::Take(slot, row, false),
         Standing::Connecting if own.as_field() < name.as_field() => Answer::Hold,
         Standing::Connecting => Answer::Take(slot, row, false),
-        Standing::Up => {
-            doubt(port, row, link);
-            Answer::Hold
-        }
+        Standing::Up => match port.link(row.link.get()).and_then(Linked::greeting) {
+            Some(before) if greeting.is_again(&before) => {
+                port.lose(row.state.addr(slot), Standing::Gone);
+                turn_away(port, &before);
+                newcomer(port, &name)
+            }
+            Some(_) | None => {
+                doubt(port, row, link);
+                Answer::Hold
+            }
+        },
         Standing::Vacant
         | Standing::Gone
         | Standing::Refused
@@ -463,6 +488,17 @@ fn doubt<'m, P: Connects<'m> + ?Sized>(port: &P, row: &Row, held: &P::Link) {
     let Some(link) = port.link(at).filter(|_| !held.doubted().get()) else { return };
     if port.ask_for_life(at, link) {
         held.doubted().set(true);
+    }
+}
+
+/// Does not take those who wait with the name of one who has come himself.
+fn turn_away<'m, P: Connects<'m> + ?Sized>(port: &P, himself: &Greeting) {
+    for (at, link) in port.all_links().filter(|(_, link)| link.is_held()) {
+        let other = link.greeting().filter(|greeting| greeting.name == himself.name);
+        if other.is_some_and(|greeting| !greeting.is_by_same(himself)) {
+            port.tally(Met::Refused);
+            port.refuse(at, link);
+        }
     }
 }
 

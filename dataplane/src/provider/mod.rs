@@ -64,6 +64,7 @@ pub mod peers;
 pub mod queues;
 pub mod rdma;
 mod request;
+pub mod secret;
 
 pub mod shm;
 pub mod tcp;

@@ -73,7 +73,7 @@ pub enum OpenError {
         /// What was wrong with it.
         fault: FrameFault,
     },
-    /// Somebody is there, and does not take the connection: an endpoint of another name or type, or of another version.
+    /// Somebody is there, and does not take the connection: an endpoint of another name or type, or one that is connected with another of this name.
     Refused {
         /// Where.
         at: String,
@@ -116,8 +116,8 @@ impl fmt::Display for OpenError {
             Self::Nonsense { at, fault } => write!(f, "what answers at {at}: {fault}"),
             Self::Refused { at } => write!(
                 f,
-                "the connection was not taken at {at}: an endpoint of another name or type, or of another version; remedy: name the \
-                 endpoint behind the address, and run the same version at both ends"
+                "the connection was not taken at {at}: an endpoint of another name or type, or there is another of this end's name; remedy: name the \
+                 endpoint behind the address, and give each end a name of its own"
             ),
         }
     }

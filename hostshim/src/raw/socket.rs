@@ -34,6 +34,7 @@ options! {
     TCP_KEEPIDLE: IPPROTO_TCP;
     TCP_KEEPINTVL: IPPROTO_TCP;
     TCP_KEEPCNT: IPPROTO_TCP;
+    TCP_USER_TIMEOUT: IPPROTO_TCP;
 }
 
 fn check(answer: i32) -> Result<(), Errno> {

@@ -37,6 +37,9 @@ pub struct SocketOptions {
     pub no_delay: bool,
     /// SO_KEEPALIVE: a peer that is silent is asked whether it still lives.
     pub keepalive: Option<Keepalive>,
+    /// TCP_USER_TIMEOUT: how long nobody may answer what was sent before the kernel gives the connection up; by default a quarter of an hour. It counts in
+    /// milliseconds.
+    pub user_timeout: Option<Duration>,
     /// SO_BUSY_POLL: how long a receive polls the queue of the network card; the kernel counts in microseconds.
     pub busy_poll: Option<Duration>,
     /// SO_RCVBUF: bytes that the kernel keeps for the receiver; it doubles them, and cuts them at `net.core.rmem_max`.
@@ -52,6 +55,7 @@ impl Default for SocketOptions {
             reuse_port: false,
             no_delay: true,
             keepalive: None,
+            user_timeout: None,
             busy_poll: None,
             receive_bytes: None,
             send_bytes: None,
@@ -261,6 +265,9 @@ fn configure(socket: BorrowedFd<'_>, options: &SocketOptions) -> Result<(), Sock
 /// Options of sockets of TCP.
 fn configure_tcp(socket: BorrowedFd<'_>, options: &SocketOptions) -> Result<(), SocketError> {
     set(socket, raw::TCP_NODELAY, u32::from(options.no_delay))?;
+    if let Some(span) = options.user_timeout {
+        set(socket, raw::TCP_USER_TIMEOUT, u32::try_from(span.as_millis()).unwrap_or(u32::MAX))?;
+    }
     let Some(keepalive) = options.keepalive else {
         return Ok(());
     };

@@ -21,6 +21,7 @@ fn all() -> SocketOptions {
             interval: Duration::from_millis(100),
             probes: 3,
         }),
+        user_timeout: Some(Duration::from_millis(1500)),
         receive_bytes: Some(65_536),
         send_bytes: Some(32_768),
         ..SocketOptions::default()
@@ -60,6 +61,7 @@ fn a_connection_inherits_the_options_of_the_socket_that_it_came_in_by() {
     assert_eq!(get(raw::TCP_KEEPIDLE), 7);
     assert_eq!(get(raw::TCP_KEEPINTVL), 1, "as little as there is");
     assert_eq!(get(raw::TCP_KEEPCNT), 3);
+    assert_eq!(get(raw::TCP_USER_TIMEOUT), 1500);
     assert_eq!(buffer_bytes(server.as_fd()).unwrap(), (2 * 65_536, 2 * 32_768));
     client.write_all(b"x").unwrap();
     let mut byte = [0];

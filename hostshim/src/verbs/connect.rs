@@ -34,7 +34,10 @@ pub enum CardError {
     /// It does not begin as a card does: the other end is something else.
     Stranger,
     /// Another version of this library.
-    Version,
+    Version {
+        /// Which.
+        theirs: u32,
+    },
     /// A field is missing, or its value is out of range.
     Field(&'static str),
     /// More bytes than a card has, or bytes that are no text.
@@ -47,8 +50,9 @@ impl fmt::Display for CardError {
             Self::Stranger => f.write_str(
                 "the other end does not speak spinwire-verbs; remedy: check host and port",
             ),
-            Self::Version => f.write_str(
-                "the other end is another version; remedy: run the same version on both",
+            Self::Version { theirs } => write!(
+                f,
+                "version: ours {VERSION}, theirs {theirs}; remedy: run the same version at both ends"
             ),
             Self::Field(name) => write!(f, "the other end's {name} is missing or out of range"),
             Self::Garbage => f.write_str("the other end sent no card"),
@@ -60,7 +64,7 @@ impl core::error::Error for CardError {}
 
 /// What every card begins with, and the version.
 const MAGIC: &str = "spinwire-verbs/";
-const VERSION: &str = "1";
+const VERSION: u32 = 1;
 /// A card is shorter than this.
 const LINE_MAX: usize = 256;
 
@@ -77,8 +81,10 @@ impl FromStr for Card {
     fn from_str(line: &str) -> Result<Self, CardError> {
         let rest = line.trim_end().strip_prefix(MAGIC).ok_or(CardError::Stranger)?;
         let mut words = rest.split(' ');
-        if words.next() != Some(VERSION) {
-            return Err(CardError::Version);
+        let version = words.next().and_then(|word| word.parse().ok());
+        match version.ok_or(CardError::Stranger)? {
+            VERSION => {}
+            theirs => return Err(CardError::Version { theirs }),
         }
         let mut field = |name: &'static str| {
             let word = words.next().and_then(|word| word.strip_prefix(name));
@@ -225,7 +231,8 @@ mod tests {
         let text = card().to_string();
         for (from, to, why) in [
             ("spinwire-verbs", "HTTP", CardError::Stranger),
-            ("/1 ", "/2 ", CardError::Version),
+            ("/1 ", "/2 ", CardError::Version { theirs: 2 }),
+            ("/1 ", "/one ", CardError::Stranger),
             ("qpn=17", "qpn=16777216", CardError::Field("qpn")),
             ("qpn=17 ", "", CardError::Field("qpn")),
             ("psn=16777215", "psn=-1", CardError::Field("psn")),

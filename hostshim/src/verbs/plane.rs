@@ -35,6 +35,7 @@ use super::region::{Access, Arena, ProtectionDomain, Region};
 use super::states::ConnectConfig;
 use crate::mem::PageReport;
 use crate::raw::verbs::Grants;
+use crate::secret;
 
 /// A port over a device, on queues that `Q` makes.
 pub type VerbsPort<'p, Q = Library> =
@@ -295,7 +296,11 @@ impl<Q: Queues> VerbsPlane<Q> {
         let (lines, address) = (self.slots.lines(), self.slots.address());
         let memory = Memory { lines, address, key, loans: Some(self.arena.loans::<Q>()) };
         let below = (&*self.cq, self.domain.grants());
-        let port = RdmaPort::place_with(bump, who, &self.config.port, below, memory)?;
+        let mut config = self.config.port;
+        if !config.secret.is_some() {
+            config.secret = secret::fresh();
+        }
+        let port = RdmaPort::place_with(bump, who, &config, below, memory)?;
         self.has_port.set(true);
         Ok(port)
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!  byte 0       8         12         16      24                                64        128
 //!      +--------+---------+----------+-------+---------------------------------+----------+
-//!      | magic  | version | reserved | hash  | limits, kind, reserved          | name     |
+//!      | magic  | version | reserved | hash  | limits, kind, token, number ..  | name     |
 //!      +--------+---------+----------+-------+---------------------------------+----------+
 //!       the same in every hello of a build    differs from endpoint to endpoint
 //! ```
@@ -37,8 +37,13 @@ layout! {
         pub credit_bytes: Le32 @ 32,
         /// [`EndpointKind`](crate::shm::EndpointKind) of the sender.
         pub kind: Le32 @ 36,
+        /// By what the reader knows that it is the same endpoint which said hello before: a secret between the two, the same in each hello of one
+        /// to the other, and another when the endpoint is opened anew. 0: none.
+        pub token: Le64 @ 40,
+        /// How many hellos that endpoint has said before this one, to anybody.
+        pub number: Le64 @ 48,
         /// Zero.
-        pub reserved_end: [u8; 24] @ 40,
+        pub reserved_end: [u8; 8] @ 56,
         /// Name of the endpoint that sends this, filled up with zeros.
         pub name: [u8; 64] @ 64,
     }

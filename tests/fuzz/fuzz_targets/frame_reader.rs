@@ -91,7 +91,7 @@ struct End {
 impl End {
     fn new(number: usize) -> Self {
         let greeting =
-            Greeting { name: name("fuzz"), kind: EndpointKind::Msg, limits: LIMITS[1 - number] };
+            Greeting { name: name("fuzz"), kind: EndpointKind::Msg, limits: LIMITS[1 - number], token: 0, number: 0 };
         Self {
             number,
             framing: Framing::new(LIMITS[number]).expect("they can be"),

@@ -26,6 +26,7 @@ use spinwire_dataplane::id::Name;
 use spinwire_dataplane::provider::tcp::frame::{
     End, Envelope, Event, FrameFault, Framing, Grant, Greeting, Limits, LimitsError,
 };
+use spinwire_layouts::abi::WIRE_VERSION;
 use spinwire_layouts::shm::EndpointKind;
 
 use verdict::{agree, read};
@@ -37,7 +38,13 @@ const OWN: Limits = Limits { message_bytes_max: 300, credit_messages: 40, credit
 const PEER: Limits = Limits { message_bytes_max: 100, credit_messages: 3, credit_bytes: 250 };
 
 fn greeting(limits: Limits) -> Greeting {
-    Greeting { name: Name::new("peer-7").unwrap(), kind: EndpointKind::Rdm, limits }
+    Greeting {
+        name: Name::new("peer-7").unwrap(),
+        kind: EndpointKind::Rdm,
+        limits,
+        token: 0x1234_5678_9ABC,
+        number: 1 << 40,
+    }
 }
 
 fn bytes(number: usize, length: usize) -> Vec<u8> {
@@ -155,11 +162,14 @@ fn a_stream_may_end_anywhere() {
 
 #[test]
 fn a_stranger_is_known_by_its_first_wrong_byte() {
-    for stranger in [&b"G"[..], b"SW-HELP", b"\x16\x03\x01", b"SW-HELLO\x02"] {
+    for stranger in [&b"G"[..], b"SW-HELP", b"\x16\x03\x01", b"SW-HELLO\x07\0\0\0"] {
         let fault = read(stranger, &[]).fault;
-        let wanted = if stranger.len() > 8 { FrameFault::Version } else { FrameFault::Magic };
+        let wanted =
+            if stranger.len() > 8 { FrameFault::Version { theirs: 7 } } else { FrameFault::Magic };
         assert_eq!(fault, Some(wanted), "{stranger:?}");
     }
+    // A version is told as a whole, so it is waited for.
+    assert_eq!(read(b"SW-HELLO\x07\0\0", &[]).fault, None);
     let mut hello = greeting(PEER).to_wire();
     hello[16] ^= 0x80;
     assert_eq!(read(&hello[..17], &[]).fault, Some(FrameFault::Hash));
@@ -176,7 +186,7 @@ fn each_wrong_field_is_named() {
         agree(&stream, &[]).fault
     };
     assert_eq!(hello(0, b"s"), Some(FrameFault::Magic));
-    assert_eq!(hello(11, &[1]), Some(FrameFault::Version));
+    assert_eq!(hello(11, &[1]), Some(FrameFault::Version { theirs: WIRE_VERSION + (1 << 24) }));
     assert_eq!(hello(12, &[1]), Some(FrameFault::Reserved));
     assert_eq!(hello(23, &[0]), Some(FrameFault::Hash));
     let limits = |error| Some(FrameFault::Limits(error));
@@ -269,7 +279,10 @@ fn who_sends_more_than_allowed_is_cut_off() {
 #[test]
 fn faults_say_the_field_and_are_fatal_for_the_connection() {
     assert_eq!(Fatal::from(FrameFault::Sequence), Fatal::Corrupt);
-    assert!(FrameFault::Version.to_string().starts_with("version: "));
+    assert_eq!(
+        FrameFault::Version { theirs: 1 }.to_string(),
+        "version: ours 2, theirs 1; remedy: run the same version at both ends"
+    );
     let limits = FrameFault::Limits(LimitsError::CreditBytes);
     assert_eq!(limits.to_string(), "credit_bytes: allow at least message_bytes_max");
     assert_eq!(

@@ -89,7 +89,9 @@ fn oracle_hello<'b>(stream: &'b [u8], said: &mut Vec<Said>) -> Result<&'b [u8], 
         if wanted != byte {
             return Err(match at {
                 0..8 => FrameFault::Magic,
-                8..12 => FrameFault::Version,
+                // Which one it is has to be here.
+                8..12 if stream.len() < 12 => break,
+                8..12 => FrameFault::Version { theirs: half(stream, 8) },
                 12..16 => FrameFault::Reserved,
                 _ => FrameFault::Hash,
             });
@@ -119,7 +121,9 @@ fn oracle_hello<'b>(stream: &'b [u8], said: &mut Vec<Said>) -> Result<&'b [u8], 
         2 => EndpointKind::Rdm,
         _ => return Err(FrameFault::Kind),
     };
-    if hello[40..64] != [0; 24] {
+    let token = u64::from_le_bytes(hello[40..48].try_into().unwrap());
+    let number = u64::from_le_bytes(hello[48..56].try_into().unwrap());
+    if hello[56..64] != [0; 8] {
         return Err(FrameFault::Reserved);
     }
     let end = hello[64..].iter().position(|byte| *byte == 0).ok_or(FrameFault::Name)?;
@@ -129,7 +133,7 @@ fn oracle_hello<'b>(stream: &'b [u8], said: &mut Vec<Said>) -> Result<&'b [u8], 
     if padding.iter().any(|byte| *byte != 0) {
         return Err(FrameFault::Name);
     }
-    said.push(Said::Hello(Greeting { name, kind, limits }));
+    said.push(Said::Hello(Greeting { name, kind, limits, token, number }));
     Ok(rest)
 }
 

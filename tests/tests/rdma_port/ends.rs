@@ -8,7 +8,7 @@ use spinwire_dataplane::verbs::QueuePair;
 use spinwire_tests::conformance::{Network, Node, Sizes, World, run};
 use spinwire_tests::sim::fabric::Faults;
 
-use super::{Rig, hello};
+use super::{Rig, hello, hello_with};
 
 /// Turns nodes for so long, a look each millisecond, and collects what the first is told.
 fn pass(nodes: &[&Node<'_, Rig>], now: &mut Instant, millis: u32) -> Vec<Event> {
@@ -157,5 +157,33 @@ fn who_vanishes_is_missed() {
         // The host of the rig does not notice so soon, either.
         assert_eq!(pass(&[&b], &mut now, 400), []);
         assert_eq!(b.provider().poll_at(), None);
+    });
+}
+
+/// Who says the token that was said on the connection that is up has lost that one, and is taken at once; with another token it is a stranger.
+#[test]
+fn who_has_lost_its_connection_is_known_again() {
+    run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+        let b = world.node("b");
+        let call = |said| {
+            let caller = world.ground().call(world.bump(), "b");
+            caller.send(&hello_with("guest", said));
+            world.turns(20, &[&b]);
+            caller
+        };
+        let first = call((7, 4));
+        assert_eq!(b.provider().rdma().counters().connected, 1);
+        let stranger = call((8, 9));
+        assert_eq!(b.provider().rdma().counters().connected, 1, "it is held");
+        let earlier = call((7, 3));
+        assert!(!first.is_cut_off(), "what was said before is no news");
+        let again = call((7, 5));
+        assert!(first.is_cut_off() && !again.is_cut_off());
+        drop(earlier);
+        let counters = b.provider().rdma().counters();
+        assert_eq!((counters.connected, counters.expired), (2, 0), "without any time limit");
+        assert!(stranger.is_cut_off(), "it has not got the place of the other");
+        let gone = b.events().into_iter().filter(|e| matches!(e, Event::PeerGone(_)));
+        assert_eq!(gone.count(), 1);
     });
 }

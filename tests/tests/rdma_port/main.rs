@@ -426,9 +426,13 @@ fn what_the_host_has_not_destroyed_keeps_its_buffers() {
 }
 
 fn hello(name: &str) -> Vec<u8> {
+    hello_with(name, (0, 0))
+}
+
+fn hello_with(name: &str, (token, number): (u64, u64)) -> Vec<u8> {
     let limits = Limits { message_bytes_max: 4096, credit_messages: 16, credit_bytes: 16 << 10 };
     let name = spinwire_tests::conformance::name(name);
-    Greeting { name, kind: EndpointKind::Rdm, limits }.to_wire().to_vec()
+    Greeting { name, kind: EndpointKind::Rdm, limits, token, number }.to_wire().to_vec()
 }
 
 /// A message of so many bytes, as its first piece.

@@ -23,6 +23,7 @@
 #[path = "../host_process/mod.rs"]
 mod host_process;
 mod killed;
+mod namesake;
 mod one_call;
 mod silent;
 mod sleeps;

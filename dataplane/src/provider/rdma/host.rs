@@ -161,7 +161,9 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
         }
         link.stage.set(Stage::Offered);
         self.expect(link);
-        if self.say_bytes((at, link), &self.greeting.to_wire(), (1, false)).is_err() {
+        let row = link.peer.get().and_then(|addr| self.peers.find(addr).ok());
+        let hello = row.and_then(|row| row.name.get()).map(|to| self.hello_to(&to));
+        if hello.is_none_or(|hello| self.say_bytes((at, link), &hello, (1, false)).is_err()) {
             self.fail(at, link, crate::error::Fatal::QueueError);
         }
         Ok(())

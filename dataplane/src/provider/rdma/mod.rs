@@ -47,6 +47,7 @@ use core::fmt;
 use spinwire_layouts::wire::hello::HELLO_BYTES;
 use spinwire_layouts::word::{from_usize, to_usize, widen};
 
+use super::secret::Secret;
 use super::tcp::frame::{Limits as FrameLimits, LimitsError};
 use super::{Caps, EndpointType, Info, LatencyClass, Limits as PortLimits, Modes};
 use crate::msg::matching::MatchingConfig;
@@ -119,6 +120,8 @@ pub struct RdmaConfig {
     /// long again, the peer is gone. `Nanos::MAX`: never; then one that vanishes without a word is noticed by the next send. The queue pairs have to let
     /// their other ends write (`IBV_ACCESS_REMOTE_WRITE`): a write of nothing is the question. The clock is looked at in one of four turns that find nothing.
     pub keepalive: Nanos,
+    /// By what peers know this end again that have lost the connection with it: random, and another for each port. [`Secret::NONE`]: they do not.
+    pub secret: Secret,
 }
 
 impl Default for RdmaConfig {
@@ -143,6 +146,7 @@ impl Default for RdmaConfig {
             exposed_max: 16,
             greeting_timeout: Nanos::from_millis(5000),
             keepalive: Nanos::MAX,
+            secret: Secret::NONE,
         }
     }
 }

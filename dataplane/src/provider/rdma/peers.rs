@@ -9,6 +9,7 @@ use crate::id::{Addr, Name};
 use crate::provider::connect::{Connects, Linked, Met, Row};
 use crate::provider::peers::{Peers, Standing};
 use crate::provider::queues::Queues;
+use crate::provider::secret::Secret;
 use crate::provider::tcp::frame::Greeting;
 use crate::provider::{EndpointType, Select, Source, Waiting};
 use crate::raw::region::Registrar;
@@ -73,6 +74,14 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> Connects<'m> for RdmaPo
 
     fn own(&self) -> &Greeting {
         &self.greeting
+    }
+
+    fn secret(&self) -> &Secret {
+        &self.config.secret
+    }
+
+    fn hellos(&self) -> &Cell<u64> {
+        &self.hellos
     }
 
     fn endpoint_type(&self) -> EndpointType {
@@ -151,7 +160,9 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> Connects<'m> for RdmaPo
     }
 
     fn greet(&self, at: u32, link: &'m Link<'m, Q>) -> bool {
-        let is_said = self.say_bytes((at, link), &self.greeting.to_wire(), (1, false)).is_ok();
+        let to = link.greeting.get().map(|greeting| self.hello_to(&greeting.name));
+        let is_said =
+            to.is_some_and(|hello| self.say_bytes((at, link), &hello, (1, false)).is_ok());
         if !is_said {
             self.fail(at, link, Fatal::QueueError);
         }

@@ -114,7 +114,15 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         self.last_fault.set(Some(fault));
         self.count(|c| c.corrupt = c.corrupt.wrapping_add(1));
         let peer = link.peer.get();
-        self.abort(link);
+        let is_of_another_build = matches!(fault, FrameFault::Version { .. } | FrameFault::Hash);
+        match link.conn.get() {
+            Some(conn) if is_of_another_build && link.stage.get() == Stage::Accepted => {
+                // So that the other end can say what differs, too.
+                let _said = self.streams.write(conn, &self.greeting.to_wire());
+                self.close(link);
+            }
+            Some(_) | None => self.abort(link),
+        }
         self.drop_current(at);
         if let Some(addr) = peer {
             self.lose(addr, Standing::Corrupt);

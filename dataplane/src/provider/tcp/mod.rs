@@ -48,6 +48,7 @@ mod read;
 use core::fmt;
 
 use self::frame::LimitsError;
+use super::secret::Secret;
 use crate::msg::matching::MatchingConfig;
 use crate::raw::place::Exhausted;
 use crate::stream::{StreamConfig, StreamFeatures};
@@ -83,6 +84,8 @@ pub struct TcpConfig {
     /// peer that turns and whose owner asks for nothing returns no credit either, and is not to be given up for that. Whoever
     /// sets it says how long an owner may take.
     pub credit_timeout: Nanos,
+    /// By what peers know this end again that have lost the connection with it: random, and another for each port. [`Secret::NONE`]: they do not.
+    pub secret: Secret,
 }
 
 impl Default for TcpConfig {
@@ -104,6 +107,7 @@ impl Default for TcpConfig {
             sockets_max: 16,
             greeting_timeout: Nanos::from_millis(5000),
             credit_timeout: Nanos::MAX,
+            secret: Secret::NONE,
         }
     }
 }

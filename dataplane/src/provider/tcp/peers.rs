@@ -13,6 +13,7 @@ use crate::id::{Addr, Name};
 use crate::provider::connect::{Connects, Linked, Met, Row};
 use crate::provider::peers::{Peers, Standing};
 use crate::provider::queues::Queues;
+use crate::provider::secret::Secret;
 use crate::provider::{EndpointType, Select, Source, Waiting};
 use crate::table::{NIL, wide};
 use crate::time::{Instant, Nanos};
@@ -85,6 +86,14 @@ impl<'m, E: Enter> Connects<'m> for TcpPort<'m, E> {
         &self.greeting
     }
 
+    fn secret(&self) -> &Secret {
+        &self.config.secret
+    }
+
+    fn hellos(&self) -> &Cell<u64> {
+        &self.hellos
+    }
+
     fn endpoint_type(&self) -> EndpointType {
         self.info.endpoint_type
     }
@@ -142,7 +151,7 @@ impl<'m, E: Enter> Connects<'m> for TcpPort<'m, E> {
         row.link.set(at);
         row.state.set_standing(Standing::Connecting);
         // It goes out as soon as the connection is up.
-        if let Err(refused) = self.streams.write(conn, &self.greeting.to_wire()) {
+        if let Err(refused) = self.streams.write(conn, &self.hello_to(&name)) {
             self.abort(link);
             row.link.set(NIL);
             row.state.set_standing(Standing::Known);
@@ -181,8 +190,10 @@ impl<'m, E: Enter> Connects<'m> for TcpPort<'m, E> {
     }
 
     fn greet(&self, _at: u32, link: &'m Link<'m>) -> bool {
-        let Some(conn) = link.conn.get() else { return false };
-        let is_said = self.streams.write(conn, &self.greeting.to_wire()).is_ok();
+        let (Some(conn), Some(to)) = (link.conn.get(), link.framing.greeting()) else {
+            return false;
+        };
+        let is_said = self.streams.write(conn, &self.hello_to(&to.name)).is_ok();
         if !is_said {
             // Tried again when there is room.
             self.unsettled.set(true);
@@ -195,9 +206,10 @@ impl<'m, E: Enter> Connects<'m> for TcpPort<'m, E> {
         self.streams.write_control(conn, || link.framing.sign_of_life())
     }
 
-    /// The kernel of the other end answers for whom it knows nothing of: whoever lives says nothing.
+    /// The network tells of an end that is none any more: the kernel of a machine that is there answers for whom it knows nothing of, and where nobody
+    /// answers at all, the sockets have a limit of time for that (`TCP_USER_TIMEOUT`), and the connection is over by itself.
     fn is_alive(&self, _link: &'m Link<'m>) -> bool {
-        false
+        true
     }
 
     fn has_rest(&self, addr: Addr) -> bool {

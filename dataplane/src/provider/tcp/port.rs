@@ -43,6 +43,7 @@ pub struct TcpPort<'m, E: Enter> {
     pub(super) streams: &'m Streams<'m, E>,
     pub(super) config: TcpConfig,
     pub(super) greeting: Greeting,
+    pub(super) hellos: Cell<u64>,
     pub(super) info: Info,
     pub(super) peers: Peers<'m, Row>,
     pub(super) links: &'m [Link<'m>],
@@ -122,7 +123,8 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         Ok(Self {
             streams,
             config: *config,
-            greeting: Greeting { name: *name, kind, limits },
+            greeting: Greeting { name: *name, kind, limits, token: 0, number: 0 },
+            hellos: Cell::new(0),
             info: config.info(endpoint_type, streams.paths()),
             peers: Peers::place(bump, config.peers_max, Row::vacant)?,
             links,

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use spinwire_layouts::abi::WIRE_VERSION;
+
 use crate::error::Fatal;
 
 /// Which of the limits of an endpoint cannot be.
@@ -22,7 +24,10 @@ pub enum FrameFault {
     /// The stream does not begin as a hello does: it is something else that called.
     Magic,
     /// It speaks another version.
-    Version,
+    Version {
+        /// Which. Ours is [`WIRE_VERSION`].
+        theirs: u32,
+    },
     /// It has another idea of what frames look like.
     Hash,
     /// A field that has to be zero is not.
@@ -54,7 +59,7 @@ pub enum FrameFault {
 }
 
 const _: () =
-    assert!(size_of::<Result<(), FrameFault>>() <= 2, "a fault is returned in a register");
+    assert!(size_of::<Result<(), FrameFault>>() <= 8, "a fault is returned in a register");
 
 impl FrameFault {
     /// What it means for the connection.
@@ -83,10 +88,15 @@ impl fmt::Display for LimitsError {
 impl fmt::Display for FrameFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Version { theirs } => {
+                return write!(
+                    f,
+                    "version: ours {WIRE_VERSION}, theirs {theirs}; remedy: run the same version at both ends"
+                );
+            }
             Self::Magic => "magic: no hello of this protocol; something else speaks on this port",
-            Self::Version => "version: the peer speaks another one; bring both to the same build",
             Self::Hash => {
-                "hash: the peer has other layouts of frames; bring both to the same build"
+                "hash: the peer has other layouts of frames; remedy: run the same version at both ends"
             }
             Self::Reserved => "reserved: a field of the hello that has to be zero is not",
             Self::Name => "name: the endpoint in the hello has no valid name",

@@ -10,6 +10,10 @@ use spinwire_layouts::word;
 
 use super::fault::{FrameFault, LimitsError};
 use crate::id::Name;
+use crate::provider::secret::Secret;
+
+/// Where the version begins.
+const VERSION_AT: usize = core::mem::offset_of!(Hello, version);
 
 /// How much an end takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +54,10 @@ pub struct Greeting {
     pub kind: EndpointKind,
     /// How much it takes.
     pub limits: Limits,
+    /// By what the reader knows it again ([`Secret::token_for`]); 0 for nothing.
+    pub token: u64,
+    /// How many hellos it has said before this one: of two connections the later one has the greater number, whichever comes first.
+    pub number: u64,
 }
 
 /// What is the same in every hello of this build.
@@ -65,19 +73,43 @@ const fn opening() -> Hello {
 /// Compares the start of a stream, as far as it is here, with the start of every hello of this build. The answer does not depend
 /// on how much that is, once it has the first byte that differs.
 pub(super) fn check_opening(bytes: impl Iterator<Item = u8>) -> Result<(), FrameFault> {
+    let mut here = [0; HELLO_PREFIX_BYTES];
+    let count = here.iter_mut().zip(bytes).map(|(to, byte)| *to = byte).count();
     let wanted = opening();
-    let wanted = wanted.as_bytes().iter().take(HELLO_PREFIX_BYTES);
-    let differs = wanted.zip(bytes).position(|(wanted, byte)| *wanted != byte);
-    match differs {
+    let mut both = wanted.as_bytes().iter().zip(here.iter().take(count));
+    let version = here.get(VERSION_AT..).and_then(<[u8]>::first_chunk).copied();
+    match both.position(|(wanted, byte)| wanted != byte) {
         None => Ok(()),
         Some(0..8) => Err(FrameFault::Magic),
-        Some(8..12) => Err(FrameFault::Version),
+        // Which one is told, so all of it has to be here.
+        Some(8..12) if count < VERSION_AT.saturating_add(size_of::<u32>()) => Ok(()),
+        Some(8..12) => {
+            Err(FrameFault::Version { theirs: u32::from_le_bytes(version.unwrap_or_default()) })
+        }
         Some(12..16) => Err(FrameFault::Reserved),
         Some(_) => Err(FrameFault::Hash),
     }
 }
 
 impl Greeting {
+    /// The same, as it is said to the peer of that name by an endpoint with that secret, which has said so many.
+    #[must_use]
+    pub fn for_peer(self, (secret, number): (&Secret, u64), peer: &Name) -> Self {
+        Self { token: secret.token_for(peer), number, ..self }
+    }
+
+    /// Whether whoever says this is the endpoint that has said `before`, and not one that only has its name, and has said this later.
+    #[must_use]
+    pub const fn is_again(&self, before: &Self) -> bool {
+        self.is_by_same(before) && self.number > before.number
+    }
+
+    /// Whether the same endpoint has said both.
+    #[must_use]
+    pub const fn is_by_same(&self, other: &Self) -> bool {
+        self.token != 0 && self.token == other.token
+    }
+
     /// The bytes with which this end opens a connection.
     #[must_use]
     pub fn to_wire(&self) -> [u8; HELLO_BYTES] {
@@ -86,6 +118,8 @@ impl Greeting {
             credit_messages: Le32::new(self.limits.credit_messages),
             credit_bytes: Le32::new(self.limits.credit_bytes),
             kind: Le32::new(u32::from(self.kind.code())),
+            token: Le64::new(self.token),
+            number: Le64::new(self.number),
             name: *self.name.as_field(),
             ..opening()
         };
@@ -113,6 +147,6 @@ impl Greeting {
         }
         // What is wrong with the name is for people who debug the peer; here it is enough that it is none.
         let name = Name::from_field(&hello.name).ok().ok_or(FrameFault::Name)?;
-        Ok(Self { name, kind, limits })
+        Ok(Self { name, kind, limits, token: hello.token.get(), number: hello.number.get() })
     }
 }

@@ -284,7 +284,13 @@ mod tests {
     #[test]
     fn numbers_of_frames_come_round() {
         let limits = Limits { message_bytes_max: 8, credit_messages: 9, credit_bytes: 80 };
-        let hello = Greeting { name: Name::new("a").unwrap(), kind: EndpointKind::Msg, limits };
+        let hello = Greeting {
+            name: Name::new("a").unwrap(),
+            kind: EndpointKind::Msg,
+            limits,
+            token: 7,
+            number: 8,
+        };
         let [tx, rx] = [(); 2].map(|()| Framing::new(limits).unwrap());
         for end in [&tx, &rx] {
             end.next(&mut &hello.to_wire()[..]).unwrap();
