@@ -90,8 +90,13 @@ struct End {
 
 impl End {
     fn new(number: usize) -> Self {
-        let greeting =
-            Greeting { name: name("fuzz"), kind: EndpointKind::Msg, limits: LIMITS[1 - number], token: 0, number: 0 };
+        let greeting = Greeting {
+            name: name("fuzz"),
+            kind: EndpointKind::Msg,
+            limits: LIMITS[1 - number],
+            token: 0,
+            number: 0,
+        };
         Self {
             number,
             framing: Framing::new(LIMITS[number]).expect("they can be"),

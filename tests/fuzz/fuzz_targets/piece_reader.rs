@@ -270,7 +270,8 @@ impl Run<'_, '_> {
             credit_messages: SLOTS,
             credit_bytes: SLOTS * slot_bytes,
         };
-        let greeting = Greeting { name: name("peer"), kind: EndpointKind::Rdm, limits, token: 0, number: 0 };
+        let greeting =
+            Greeting { name: name("peer"), kind: EndpointKind::Rdm, limits, token: 0, number: 0 };
         let mut bytes = greeting.to_wire().to_vec();
         if self.input.byte() < 40 {
             self.damage(&mut bytes);
