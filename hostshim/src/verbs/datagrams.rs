@@ -29,7 +29,7 @@ use spinwire_dataplane::provider::rdma::{
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::verbs::Destination;
 
-use super::connect::{Card, read_card};
+use super::connect::{Card, ConnectError, read_card};
 use super::device::Device;
 use super::error::VerbsError;
 use super::gid::Gid;
@@ -213,8 +213,10 @@ impl<Q: Queues> VerbsDatagrams<Q> {
     ) -> Result<(), VerbsPlaneError> {
         let asked = TcpStream::connect_timeout(&at, PATIENCE)
             .map_err(|e| VerbsError::os("ask for a card", number(&e)))?;
-        let card = read_card(&asked, PATIENCE)
-            .map_err(|_why| VerbsError::os("read a card", Errno::new(libc::EPROTO)))?;
+        let card = read_card(&asked, PATIENCE).map_err(|why| match why {
+            ConnectError::Card(e) => VerbsError::Card(e),
+            ConnectError::Io(_) => VerbsError::os("read a card", Errno::new(libc::EPROTO)),
+        })?;
         self.know(port, name, &card)
     }
 

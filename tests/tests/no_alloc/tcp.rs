@@ -26,7 +26,6 @@ pub(crate) struct Traffic<'p> {
 }
 
 /// Runs `work` with two ports that are connected.
-#[expect(clippy::large_stack_arrays, reason = "set-up of a test: two endpoints with their ports")]
 pub(crate) fn with<R>(work: impl FnOnce(&Traffic<'_>) -> R) -> R {
     let config = TcpPlaneConfig { arena_bytes: 8 << 20, ..TcpPlaneConfig::default() };
     let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

@@ -1,6 +1,11 @@
 //! One-sided operations: reads, writes and atomics on the peer's memory.
 
-use spinwire_dataplane::verbs::{SendFlags, SendRequest, Verb, WcStatus};
+use core::ptr::NonNull;
+
+use spinwire_dataplane::provider;
+use spinwire_dataplane::provider::rdma::Registrar as _;
+use spinwire_dataplane::raw::loan::Sge;
+use spinwire_dataplane::verbs::{RemotePlace, SendFlags, SendRequest, Verb, WcStatus};
 use spinwire_hostshim::verbs::{Access, PairConfig, ProtectionDomain};
 
 use super::rig::{connected, devices, quick, wr};
@@ -83,6 +88,32 @@ fn a_key_lets_in_as_far_as_it_says() {
         a.send(&SendRequest::new(wr(1), Verb::Write, &[a.segment(0, 8)]).at(place));
         a.failed(1, WcStatus::REMOTE_ACCESS);
     }
+}
+
+/// Keys that a port has given for buffers go with what has given them, though nobody has taken them back.
+#[test]
+#[expect(unsafe_code, reason = "memory that is posted by hand")]
+fn grants_that_go_let_nobody_in_any_more() {
+    let Some([a, b]) = connected(&PairConfig::default(), &quick()) else { return };
+    let memory: &'static mut [u8] = Box::leak(vec![0; 4096].into_boxed_slice());
+    let address = u64::try_from(memory.as_ptr().expose_provenance()).unwrap();
+    let length = u32::try_from(memory.len()).unwrap();
+    // SAFETY: never given back, and named nowhere else.
+    let whole = unsafe { Sge::from_raw(NonNull::from_mut(memory).cast(), length) };
+    let lost = spinwire_hostshim::verbs::lost();
+    let grants = b.domain.grants();
+    let key = grants.register(&whole, provider::Access::ALL).unwrap();
+    let place = RemotePlace { address, key };
+    a.write(0, b"let in");
+    a.send(&SendRequest::new(wr(1), Verb::Write, &[a.segment(0, 6)]).at(place));
+    a.done(1);
+    a.send(&SendRequest::new(wr(2), Verb::Read, &[a.segment(64, 6)]).at(place));
+    a.done(2);
+    assert_eq!(a.read(64, 6), b"let in");
+    drop(grants);
+    assert_eq!(spinwire_hostshim::verbs::lost(), lost, "the device has let go of it");
+    a.send(&SendRequest::new(wr(3), Verb::Write, &[a.segment(0, 6)]).at(place));
+    a.failed(3, WcStatus::REMOTE_ACCESS);
 }
 
 #[test]
