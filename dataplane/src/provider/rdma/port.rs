@@ -140,7 +140,6 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         if let Some(exhausted) = exhausted {
             return Err(exhausted.into());
         }
-        let nothing = (WrId::from_raw(0), Status::Success, 0);
         let exposed_max = if X::EXPOSES { config.exposed_max } else { 0 };
         Ok(Self {
             cq,
@@ -160,7 +159,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
                 &config.matching,
                 config.peers_max.saturating_mul(2).saturating_add(2),
             )?,
-            done: Ring::place(bump, config.send_depth, nothing)?,
+            done: Ring::place(bump, config.send_depth, (WrId::from_raw(0), Status::Success, 0))?,
             under_way: Cell::new(0),
             ready: Ring::place(bump, config.links, 0)?,
             dirty: Ring::place(bump, config.links, 0)?,
