@@ -69,6 +69,7 @@ impl Plan {
             connect_timeout: timeout(&mut rng),
             idle_timeout: timeout(&mut rng),
             send_timeout: timeout(&mut rng),
+            hoard_timeout: Nanos::MAX,
             linger_timeout: Nanos::ZERO,
             linger_bytes: u32::MAX,
         };
@@ -101,6 +102,7 @@ impl Plan {
         let config = StreamConfig { linger_timeout, linger_bytes, fair_sends, ..config };
         let peers = rng.between(1, 20);
         let limits = percent(&mut rng, 60);
+        let config = StreamConfig { hoard_timeout: timeout(&mut rng), ..config };
         Self { seed, config, kernel, manner, peers, turns: 300, limits, canary: None }
     }
 
@@ -116,10 +118,11 @@ impl Plan {
         config.linger_timeout.as_nanos() == u64::MAX && config.linger_bytes == u32::MAX
     }
 
-    pub(super) const fn has_timeouts(&self) -> bool {
+    pub(super) fn has_timeouts(&self) -> bool {
         let (a, b) = (self.config.connect_timeout, self.config.idle_timeout);
-        let c = self.config.send_timeout;
-        a.as_nanos() != u64::MAX || b.as_nanos() != u64::MAX || c.as_nanos() != u64::MAX
+        let (c, d) = (self.config.send_timeout, self.config.hoard_timeout);
+        let is_set = |limit: Nanos| limit.as_nanos() != u64::MAX;
+        is_set(a) || is_set(b) || is_set(c) || is_set(d)
     }
 }
 
