@@ -17,6 +17,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -216,4 +217,30 @@ fn answers_are_those_of_redis() {
         let wanted = redis.answers(stream.as_bytes());
         assert_eq!(ours.answers(stream.as_bytes()), wanted, "ends with {end:?}");
     }
+}
+
+/// Clients that ask without end and never read have all buffers after a while. They are cut off, and nobody else is forgotten meanwhile.
+#[test]
+fn clients_that_never_read_stop_nobody_for_long() {
+    let server = Server::example();
+    let connect = || TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    let block = b"*1\r\n$4\r\nPING\r\n".repeat(3000);
+    let greedy: Vec<_> = (0..20).map(|_| connect()).collect();
+    greedy.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
+    let mut quiet = Instant::now();
+    let began = quiet;
+    while quiet.elapsed() < Duration::from_millis(200) && began.elapsed() < Duration::from_secs(2) {
+        for stream in &greedy {
+            // One that is cut off already has an error of its own.
+            if (&mut &*stream).write(&block).is_ok() {
+                quiet = Instant::now();
+            }
+        }
+    }
+    let mut polite = connect();
+    polite.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    polite.write_all(b"*1\r\n$4\r\nPING\r\n").unwrap();
+    let mut answer = [0; 7];
+    polite.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"+PONG\r\n");
 }

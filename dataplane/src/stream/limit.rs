@@ -4,7 +4,7 @@
 //! whose predecessor has just ended. So one that ends is cancelled again after a while for as long as the kernel has operations of it.
 
 use super::row::{Phase, Row, flag, want};
-use super::service::{PARTING, Streams};
+use super::service::{LIST, PARTING, Streams};
 use super::{CloseReason, ConnId};
 use crate::time::{Instant, Nanos};
 use crate::uring::Enter;
@@ -17,6 +17,9 @@ const CANCEL_AGAIN: Nanos = Nanos::from_millis(10);
 
 /// How long a connection may linger while a listener has no row for the next.
 const HURRIED: Nanos = Nanos::from_millis(10);
+
+/// How often it is looked for who holds buffers while others lack them.
+const LOOK_FOR_HOARDS: Nanos = Nanos::from_millis(10);
 
 /// What is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +51,44 @@ impl<E: Enter> Streams<'_, E> {
         {
             self.watch(row, row.id(slot));
         }
+    }
+
+    /// Whether buffers have all gone that others want, and those who hold some have a limit of time for that.
+    #[inline]
+    fn lacks_buffers(&self) -> bool {
+        let none_to_receive = self.buffers.given() == 0 && !self.parked.is_empty(LIST);
+        self.config.hoard_timeout != Nanos::MAX && (none_to_receive || self.none_to_send.get())
+    }
+
+    /// Ends those that have taken nothing for too long while others lack buffers.
+    #[inline]
+    pub(super) fn end_hoards(&self) {
+        if self.lacks_buffers() && self.hoards_at.get() <= self.now.get() {
+            self.end_hoards_now();
+        }
+    }
+
+    #[cold]
+    fn end_hoards_now(&self) {
+        let now = self.now.get();
+        self.hoards_at.set(now.saturating_add(LOOK_FOR_HOARDS));
+        // Those who hold some themselves are not kept out by others.
+        let lacks = |row: &Row| row.has(flag::PARKED) && row.queued.get() == 0;
+        if !self.none_to_send.replace(false) && !self.rows.iter().any(lacks) {
+            return;
+        }
+        for (slot, row) in (0..self.config.conns).zip(self.rows) {
+            let until = row.went.get().saturating_add(self.config.hoard_timeout);
+            let holds = matches!(row.phase.get(), Phase::Open | Phase::Draining);
+            if holds && row.queued.get() > 0 && until <= now {
+                self.end(slot, row, CloseReason::SendTimeout);
+            }
+        }
+    }
+
+    /// When to look for them next.
+    pub(super) fn hoards_until(&self) -> Option<Instant> {
+        self.lacks_buffers().then(|| self.hoards_at.get())
     }
 
     /// When a row is due, and why.

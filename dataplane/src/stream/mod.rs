@@ -164,6 +164,9 @@ pub struct StreamConfig {
     pub idle_timeout: Nanos,
     /// How long what is to be sent may make no progress; also after a close.
     pub send_timeout: Nanos,
+    /// The same, while buffers lack: to receive into, so that others wait for one, or to send ([`Streams::lend`], [`Streams::write`]). For then other
+    /// ends that take nothing may hold them all. That a part of one operation has gone is no progress that can be seen.
+    pub hoard_timeout: Nanos,
     /// How long a connection that was closed, and has sent all, waits for the other end to close as well, so that its end is no reset:
     /// see [`Streams::close`]. Zero for not at all: for protocols in which both ends know which bytes are the last, and for services that
     /// need the row at once. `MAX` for however long it takes; else 10 ms where a listener lacks a row.
@@ -189,6 +192,7 @@ impl StreamConfig {
         connect_timeout: Nanos::MAX,
         idle_timeout: Nanos::MAX,
         send_timeout: Nanos::MAX,
+        hoard_timeout: Nanos::MAX,
         linger_timeout: Nanos::from_millis(1000),
         linger_bytes: 256 << 10,
     };

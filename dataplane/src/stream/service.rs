@@ -116,6 +116,10 @@ pub struct Streams<'m, E: Enter> {
     pub(super) now: Cell<Instant>,
     /// There was a turn, so that it is known what time it is.
     pub(super) began: Cell<bool>,
+    /// When it is looked next for who holds buffers that others lack.
+    pub(super) hoards_at: Cell<Instant>,
+    /// Somebody found no buffer to send since then.
+    pub(super) none_to_send: Cell<bool>,
     /// The thread was away: turns that it has to hear all that came meanwhile.
     pub(super) deaf: Cell<u32>,
     pub(super) batch: &'m [Cell<Option<Cqe>>],
@@ -207,6 +211,8 @@ impl<'m, E: Enter> Streams<'m, E> {
             timers: Timers::place(bump, conns, TICK)?,
             now: Cell::new(Instant::ORIGIN),
             began: Cell::new(false),
+            hoards_at: Cell::new(Instant::ORIGIN),
+            none_to_send: Cell::new(false),
             deaf: Cell::new(0),
             batch: bump.slice_with(BATCH.saturating_add(CHAIN_MAX), |_| Cell::new(None))?,
             batch_at: Cell::new(0),

@@ -144,11 +144,15 @@ impl<E: Enter> Streams<'_, E> {
             self.lose();
         }
         self.hurry();
-        if self.has_heard_all() && !self.timers.is_empty() {
+        let heard_all = self.has_heard_all();
+        if heard_all && !self.timers.is_empty() {
             self.expire(self.now.get(), budget.timers);
         }
         self.buffers.refill();
         self.unpark();
+        if heard_all {
+            self.end_hoards();
+        }
         self.relieve();
         self.drive(budget.posts);
     }
@@ -207,7 +211,8 @@ impl<E: Enter> Poll for Streams<'_, E> {
     }
 
     fn poll_at(&self) -> Option<Instant> {
-        self.timers.next_deadline().into_iter().chain(self.owed_until()).min()
+        let owed = self.owed_until().into_iter().chain(self.hoards_until());
+        self.timers.next_deadline().into_iter().chain(owed).min()
     }
 }
 

@@ -22,7 +22,11 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// A buffer to fill and [`send`](Self::send); `None` where all are out.
     #[must_use]
     pub fn lend(&self) -> Option<Loan<'m>> {
-        self.copies.lend()
+        let loan = self.copies.lend();
+        if loan.is_none() {
+            self.none_to_send.set(true);
+        }
+        loan
     }
 
     /// Sends a copy of `bytes`, all or none. Goes out with the next turn or [`flush`](Self::flush), together with whatever else waits
@@ -191,6 +195,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     #[cold]
     pub(super) fn refuse_for_now(&self, conn: ConnId, row: &Row, needs: (u32, u32)) -> PostError {
         row.needs.set(needs);
+        self.none_to_send.set(true);
         let _listed_already = self.refused.push_back(LIST, conn.slot());
         Retry::NoSlot.into()
     }

@@ -53,7 +53,6 @@ impl Plan {
             queue_high: queue_low + number(rng.between(1, 500)),
             queue_low,
             queue_max: number(rng.between(200, 2_000)),
-            fair_sends: false,
             zero_copy_min: number(rng.between(0, 150)),
             features: StreamFeatures {
                 accept_multishot: rng.chance(50),
@@ -69,8 +68,7 @@ impl Plan {
             connect_timeout: timeout(&mut rng),
             idle_timeout: timeout(&mut rng),
             send_timeout: timeout(&mut rng),
-            linger_timeout: Nanos::ZERO,
-            linger_bytes: u32::MAX,
+            ..StreamConfig::DEFAULT
         };
         let deferred = setup::DEFER_TASKRUN | setup::TASKRUN_FLAG;
         let kernel = FakeConfig {
@@ -98,9 +96,11 @@ impl Plan {
             _ => (Nanos::MAX, u32::MAX),
         };
         let fair_sends = rng.chance(50);
-        let config = StreamConfig { linger_timeout, linger_bytes, fair_sends, ..config };
         let peers = rng.between(1, 20);
         let limits = percent(&mut rng, 60);
+        let hoard_timeout = timeout(&mut rng);
+        let config =
+            StreamConfig { linger_timeout, linger_bytes, fair_sends, hoard_timeout, ..config };
         Self { seed, config, kernel, manner, peers, turns: 300, limits, canary: None }
     }
 
@@ -116,10 +116,11 @@ impl Plan {
         config.linger_timeout.as_nanos() == u64::MAX && config.linger_bytes == u32::MAX
     }
 
-    pub(super) const fn has_timeouts(&self) -> bool {
+    pub(super) fn has_timeouts(&self) -> bool {
         let (a, b) = (self.config.connect_timeout, self.config.idle_timeout);
-        let c = self.config.send_timeout;
-        a.as_nanos() != u64::MAX || b.as_nanos() != u64::MAX || c.as_nanos() != u64::MAX
+        let (c, d) = (self.config.send_timeout, self.config.hoard_timeout);
+        let is_set = |limit: Nanos| limit.as_nanos() != u64::MAX;
+        is_set(a) || is_set(b) || is_set(c) || is_set(d)
     }
 }
 

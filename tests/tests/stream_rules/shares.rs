@@ -1,10 +1,10 @@
-//! Who gets how many of the buffers that writes copy into, where other ends take nothing.
+//! Who gets how many of the buffers that writes copy into, and who may hold those that were received into, where other ends take nothing.
 
 use spinwire_dataplane::error::{Misuse, PostError, Retry};
 use spinwire_dataplane::poll::Poll;
-use spinwire_dataplane::stream::{ConnId, StreamConfig, StreamEvent};
-use spinwire_dataplane::time::Instant;
-use spinwire_layouts::uring::{Sqe, op};
+use spinwire_dataplane::stream::{CloseReason, ConnId, StreamConfig, StreamEvent};
+use spinwire_dataplane::time::{Instant, Nanos};
+use spinwire_layouts::uring::{Sqe, cqe, op};
 use spinwire_tests::fake_kernel::FakeConfig;
 
 use super::notices::parts;
@@ -159,5 +159,85 @@ fn who_waits_behind_what_is_kept_for_another_is_looked_at_when_that_is_over() {
         assert_eq!(rig.streams.poll_at(), Some(Instant::from_nanos(since + 10_000_000)));
         rig.turn_after(10);
         assert_eq!(rig.streams.poll_at(), None, "it is over");
+    });
+}
+
+/// All that is received into waits to be sent to one that takes nothing. It has its time while nobody lacks a buffer, and a part of it when
+/// another does, who then goes on. One that holds some itself and wants more does not count.
+#[test]
+fn who_takes_nothing_has_less_time_while_others_lack_buffers() {
+    let (long, short) = (Nanos::from_millis(1000), Nanos::from_millis(100));
+    let config = StreamConfig {
+        zero_copy_min: 0,
+        queue_high: u32::MAX,
+        send_timeout: long,
+        hoard_timeout: short,
+        ..config()
+    };
+    for comes_at in [50, 300] {
+        with(&config, FakeConfig::default(), |rig| {
+            let (stuck, receive) = rig.connection();
+            for number in 0..4 {
+                rig.complete(&receive, 64, cqe::MORE | cqe::BUFFER | number << cqe::BUFFER_SHIFT);
+            }
+            for event in rig.events() {
+                let StreamEvent::Received { conn, bytes } = event else { panic!("{event:?}") };
+                rig.streams.send(conn, bytes, 0).unwrap();
+            }
+            let [send] = *rig.sends() else { panic!("one message of many parts") };
+            rig.complete(&receive, -105, 0);
+            assert!(rig.events().is_empty());
+            let cancels = |milliseconds| {
+                rig.turn_after(milliseconds);
+                let taken = rig.taken();
+                assert!(taken.iter().all(|entry| entry.opcode != op::RECV), "there is no buffer");
+                taken.iter().any(|entry| entry.opcode == op::ASYNC_CANCEL)
+            };
+            assert!(!cancels(comes_at), "nobody else wants any");
+            let other = rig.streams.adopt(8).unwrap();
+            assert!(!cancels(0), "it is not known yet that the other finds none");
+            if comes_at < 100 {
+                assert!(rig.streams.poll_at().is_some(), "it is to be looked at again");
+                assert!(!cancels(40), "not before its time");
+            }
+            assert!(cancels(20), "others lack what it holds");
+            rig.complete(&send, -125, 0);
+            let mut taken = Vec::new();
+            let mut has_ended = false;
+            for _ in 0..4 {
+                has_ended |= rig.events().iter().any(|event| {
+                    let why = CloseReason::SendTimeout;
+                    matches!(event, StreamEvent::Closed { conn, reason } if (*conn, *reason) == (stuck, why))
+                });
+                let entries = rig.taken();
+                for close in entries.iter().filter(|entry| entry.opcode == op::CLOSE) {
+                    rig.complete(close, 0, 0);
+                }
+                taken.extend(entries);
+            }
+            assert!(has_ended);
+            assert!(taken.iter().any(|entry| (entry.opcode, entry.fd) == (op::RECV, 8)));
+            assert!(rig.streams.queued(other).is_ok());
+        });
+    }
+}
+
+/// The same of buffers that are lent to be filled and sent.
+#[test]
+fn who_takes_nothing_has_less_time_while_there_are_no_buffers_to_send() {
+    let hoard_timeout = Nanos::from_millis(100);
+    let config = StreamConfig { zero_copy_min: 0, queue_high: u32::MAX, hoard_timeout, ..config() };
+    with(&config, FakeConfig::default(), |rig| {
+        let (stuck, _receive) = rig.connection();
+        for _ in 0..16 {
+            rig.send(stuck, &[1; 64], 0);
+        }
+        rig.turn();
+        rig.turn_after(500);
+        let is_cancel = |entry: &Sqe| entry.opcode == op::ASYNC_CANCEL;
+        assert!(!rig.taken().iter().any(is_cancel), "nobody else wants any");
+        assert!(rig.streams.lend().is_none());
+        rig.turn();
+        assert!(rig.taken().iter().any(is_cancel), "others lack what it holds");
     });
 }

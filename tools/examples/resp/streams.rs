@@ -13,6 +13,7 @@ use std::os::fd::AsRawFd as _;
 use spinwire_dataplane::poll::{Budget, Poll as _};
 use spinwire_dataplane::raw::{loan::Loan, pause::pause};
 use spinwire_dataplane::stream::{ConnId, StreamConfig, StreamEvent, Streams};
+use spinwire_dataplane::time::Nanos;
 use spinwire_dataplane::uring::Enter;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::socket::{self, Address, SocketOptions};
@@ -35,15 +36,54 @@ const CONFIG: StreamConfig = StreamConfig {
     send_buffers: (1024, Client::reply_bytes_max(LIMITS).next_multiple_of(4096)),
     segments: 1024,
     backlog: CLIENTS,
+    send_timeout: Nanos::from_millis(30_000),
+    // Those who take none of their replies would stop all others.
+    hoard_timeout: Nanos::from_millis(1_000),
     ..StreamConfig::DEFAULT
 };
 
 /// A client, and what it has sent that was not looked at.
 struct Conversation<'m> {
     client: Client,
+    /// Its connection, while it is there.
+    conn: Option<ConnId>,
     waiting: VecDeque<(Loan<'m>, usize)>,
     /// It sends no more.
     has_ended: bool,
+    /// It is to be attended to.
+    is_in_line: bool,
+}
+
+impl<'m> Conversation<'m> {
+    fn new() -> Self {
+        let (waiting, client) = (VecDeque::new(), Client::new(LIMITS));
+        Self { client, conn: None, waiting, has_ended: false, is_in_line: false }
+    }
+
+    /// What has happened on its connection.
+    fn hear(&mut self, event: StreamEvent<'m>) {
+        match event {
+            StreamEvent::Accepted { conn, .. } => {
+                self.client.reset();
+                self.conn = Some(conn);
+            }
+            StreamEvent::Received { bytes, .. } => self.waiting.push_back((bytes, 0)),
+            StreamEvent::PeerClosed(_) => self.has_ended = true,
+            StreamEvent::Closed { .. } => {
+                self.conn = None;
+                self.waiting.clear();
+                self.has_ended = false;
+            }
+            // The buffer is free again with this.
+            StreamEvent::Sent { .. }
+            | StreamEvent::NotSent { .. }
+            | StreamEvent::AcceptFailed { .. }
+            | StreamEvent::Connected(_)
+            | StreamEvent::RangeBack { .. }
+            | StreamEvent::ReceiveTimedOut(_)
+            | StreamEvent::Writable(_) => {}
+        }
+    }
 }
 
 /// Serves clients at `address` for ever.
@@ -56,47 +96,46 @@ pub(crate) fn serve(address: &str, store: &mut Store) -> Result<Infallible, Fail
     let streams = uring.streams(&ring, 0, &CONFIG)?;
     streams.listen(listener.fd.as_raw_fd())?;
     println!("serving {}", listener.local);
-    let conversation =
-        || Conversation { client: Client::new(LIMITS), waiting: VecDeque::new(), has_ended: false };
     let mut conversations: Vec<Conversation<'_>> =
-        (0..CONFIG.conns).map(|_| conversation()).collect();
-    // Those for which no buffer could be had.
-    let mut starved = VecDeque::new();
+        (0..CONFIG.conns).map(|_| Conversation::new()).collect();
+    // Who is to be attended to. They stay where no buffer could be had for the first of them.
+    let mut line = VecDeque::new();
     let clock = TscClock::calibrate();
     loop {
         let outcome = streams.turn(clock.now(), Budget::DEFAULT);
         while let Some(event) = streams.poll() {
-            let Some(conn) = conn_of(&event) else { continue };
-            let Some(conversation) = conversations.get_mut(slot(conn)) else { continue };
-            match event {
-                StreamEvent::Accepted { .. } => conversation.client.reset(),
-                StreamEvent::Received { bytes, .. } => conversation.waiting.push_back((bytes, 0)),
-                StreamEvent::PeerClosed(_) => conversation.has_ended = true,
-                StreamEvent::Closed { .. } => {
-                    conversation.waiting.clear();
-                    conversation.has_ended = false;
-                }
-                // The buffer is free again with this: for who has waited longest.
-                StreamEvent::Sent { loan, .. } | StreamEvent::NotSent { loan, .. } => {
-                    drop(loan);
-                    starved.push_back(conn);
-                }
-                StreamEvent::AcceptFailed { .. }
-                | StreamEvent::Connected(_)
-                | StreamEvent::RangeBack { .. }
-                | StreamEvent::ReceiveTimedOut(_)
-                | StreamEvent::Writable(_) => {}
+            let Some(slot) = conn_of(&event).map(slot) else { continue };
+            let Some(conversation) = conversations.get_mut(slot) else { continue };
+            conversation.hear(event);
+            if !conversation.is_in_line {
+                conversation.is_in_line = true;
+                line.push_back(slot);
             }
-            let conn = starved.pop_front().unwrap_or(conn);
-            if let Some(conversation) = conversations.get_mut(slot(conn))
-                && !attend(&streams, conn, conversation, store)
-            {
-                starved.push_back(conn);
-            }
+            serve_line(&streams, &mut line, &mut conversations, store);
         }
+        serve_line(&streams, &mut line, &mut conversations, store);
         if !outcome.is_busy() {
             pause();
         }
+    }
+}
+
+/// Attends to who is in line, as far as there are buffers.
+#[inline]
+fn serve_line<'m, E: Enter>(
+    streams: &Streams<'m, E>,
+    line: &mut VecDeque<usize>,
+    conversations: &mut [Conversation<'m>],
+    store: &mut Store,
+) {
+    while let Some(slot) = line.front() {
+        if let Some(conversation) = conversations.get_mut(*slot) {
+            if !attend(streams, conversation, store) {
+                return;
+            }
+            conversation.is_in_line = false;
+        }
+        line.pop_front();
     }
 }
 
@@ -124,10 +163,10 @@ fn slot(conn: ConnId) -> usize {
 /// Answers what waits, as far as there is room for answers. False where no buffer could be had.
 fn attend<'m, E: Enter>(
     streams: &Streams<'m, E>,
-    conn: ConnId,
     conversation: &mut Conversation<'m>,
     store: &mut Store,
 ) -> bool {
+    let Some(conn) = conversation.conn else { return true };
     while let Some((bytes, at)) = conversation.waiting.front_mut() {
         // Stale where it has been closed meanwhile.
         if streams.queued(conn).map_or(true, |queued| queued > UNSENT_MAX) {

@@ -30,7 +30,8 @@ Examples:
   spinwire echo --listen tcp://127.0.0.1:0 --json      any free port; the first line says which
 
 It polls and never sleeps: give it a CPU of its own. Any TCP client will do, for instance `nc 127.0.0.1 7000`. It ends
-with SIGINT (Ctrl-C) or SIGTERM and says what it has done. A client that takes none of its answers for 30 s is cut off.")]
+with SIGINT (Ctrl-C) or SIGTERM and says what it has done. A client that takes none of its answers for 30 s is cut off,
+or for 1 s while others lack buffers because of it.")]
 pub(crate) struct Args {
     /// Where to listen: tcp://HOST:PORT; port 0 is any that is free.
     #[arg(long, value_name = "URI", default_value = "tcp://127.0.0.1:7000")]
@@ -106,6 +107,9 @@ const fn answers_at_once(connections: u32) -> u32 {
 /// A client that takes nothing for so long, though there is something for it, is cut off: it holds buffers.
 const STUCK: Nanos = Nanos::from_millis(30_000);
 
+/// And after so long where others lack buffers because of it.
+const HOARDED: Nanos = Nanos::from_millis(1_000);
+
 /// A size, or 0.
 fn size_or_none(text: &str) -> Result<u32, String> {
     if text == "0" {
@@ -179,6 +183,7 @@ fn config(args: &Args) -> StreamConfig {
         queue_max: u32::MAX,
         backlog: args.connections,
         send_timeout: STUCK,
+        hoard_timeout: HOARDED,
         zero_copy_min: args.zero_copy,
         idle_timeout: args.idle.map_or(Nanos::MAX, nanos),
         ..StreamConfig::default()

@@ -144,6 +144,26 @@ fn a_client_that_never_reads_stops_only_itself() {
     service.stop();
 }
 
+/// They hold all buffers there are until they are cut off, which is soon while others wait.
+#[test]
+fn many_clients_that_never_read_stop_nobody_for_long() {
+    let service = Service::start(&["--connections", "16"]);
+    let block = bytes(1 << 16, 3);
+    let lazy: Vec<_> = (0..12).map(|_| service.connect()).collect();
+    let mut quiet = Instant::now();
+    while quiet.elapsed() < Duration::from_millis(200) {
+        for stream in &lazy {
+            stream.set_nonblocking(true).unwrap();
+            // One that is cut off already has an error of its own.
+            if (&mut &*stream).write(&block).is_ok() {
+                quiet = Instant::now();
+            }
+        }
+    }
+    exchange(&service.connect(), &bytes(1 << 20, 5), 1 << 14);
+    service.stop();
+}
+
 #[test]
 fn ten_thousand_clients_that_come_and_go_leave_nothing_behind() {
     let service = Service::start(&["--connections", "16"]);
@@ -179,7 +199,7 @@ fn ten_thousand_clients_that_come_and_go_leave_nothing_behind() {
 
 #[test]
 fn the_idle_are_closed_when_that_was_asked_for() {
-    let service = Service::start(&["--idle", "0.05"]);
+    let service = Service::start(&["--idle", "0.5"]);
     let stream = service.connect();
     exchange(&stream, b"alive", 5);
     assert_eq!((&stream).read(&mut [0; 8]).unwrap(), 0);
