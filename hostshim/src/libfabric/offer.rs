@@ -162,14 +162,17 @@ pub(super) struct Faults {
 /// Those of libfabric 1.17; later versions were not looked at.
 pub(super) fn faults(provider: &str) -> Faults {
     let memory_guard = match provider {
-        "shm" => Guard::None,
+        // Of `verbs` the regions that it keeps have all rights, whoever was given which, and are kept when they were closed
+        // (`vrb_mr_cache_add_region`).
+        "shm" | "verbs" | "verbs;ofi_rxm" => Guard::None,
         "tcp" | "net" | "tcp;ofi_rxm" | "net;ofi_rxm" | "udp;ofi_rxd" => Guard::KeysOnly,
         _ => Guard::Checks,
     };
     Faults {
         loses_immediate: provider == "sockets",
         misses_masks: provider == "shm",
-        keeps_receives: provider == "udp",
+        // `vrb_ep_base_ops` has `fi_no_cancel`.
+        keeps_receives: matches!(provider, "udp" | "verbs"),
         memory_guard,
     }
 }

@@ -323,6 +323,10 @@ impl Provider for OfiPort<'_> {
         }
     }
 
+    fn name_of(&self, addr: Addr) -> Result<Option<Name>, Misuse> {
+        Ok(self.peers.find(addr)?.name.get())
+    }
+
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
         self.leave(addr)
     }

@@ -246,8 +246,11 @@ fn bind(
     operations: usize,
 ) -> Result<Bound, OfiError> {
     let tagged = info.caps.has(Caps::TAGGED);
-    let completions = Completions::open(domain, operations + 16, (tagged, config.waits))?;
     let connected = config.endpoint_type == EndpointType::Msg;
+    // A connection has one peer.
+    let names_senders = !connected && info.caps.has(Caps::SOURCE);
+    let kind = (tagged, names_senders, config.waits);
+    let completions = Completions::open(domain, operations + 16, kind)?;
     let (addresses, events) = if connected {
         (None, Some(Events::open(domain.fabric(), config.waits)?))
     } else {

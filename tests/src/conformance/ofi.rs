@@ -89,8 +89,6 @@ pub struct OfiEnd<'m> {
     greeting: Option<Sge>,
     met: RefCell<BTreeSet<(u32, u32)>>,
     idle: Cell<u32>,
-    /// What has to come may have to be done by a thread of the library, whenever the machine lets it run.
-    has_threads: bool,
 }
 
 impl fmt::Debug for OfiEnd<'_> {
@@ -101,6 +99,8 @@ impl fmt::Debug for OfiEnd<'_> {
 
 /// In the time of the worlds, 100 ns a turn.
 const PATIENCE: Nanos = Nanos::new(200_000);
+/// How long it sleeps after turns in which nothing has come.
+const NAP: Duration = Duration::from_micros(20);
 /// The tag of greetings.
 const GREETING: u64 = 0x5350_494E_5749_5245;
 /// The id of the receive for them.
@@ -111,18 +111,6 @@ impl<'m> OfiEnd<'m> {
     #[must_use]
     pub fn port(&self) -> &OfiPort<'m> {
         &self.port
-    }
-
-    /// How long to sleep after so many turns in which nothing has come.
-    const fn nap(&self, idle: u32) -> Option<Duration> {
-        match (self.has_threads, idle) {
-            (true, 1..=100) => Some(Duration::from_millis(1)),
-            (true, 101..=1500) => Some(Duration::from_micros(100)),
-            // The machine has other things to do, it seems. Cases give up after so many turns, not after so much time.
-            (true, 1501..) => Some(Duration::from_millis(3)),
-            (false, 3..) => Some(Duration::from_micros(20)),
-            _ => None,
-        }
     }
 
     fn await_greeting(&self) {
@@ -169,6 +157,9 @@ impl Provider for OfiEnd<'_> {
     fn connect(&self, name: &Name) -> Result<Addr, PostError> {
         self.port.connect(name)
     }
+    fn name_of(&self, addr: Addr) -> Result<Option<Name>, Misuse> {
+        self.port.name_of(addr)
+    }
     fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
         self.port.disconnect(addr)
     }
@@ -206,8 +197,8 @@ impl Provider for OfiEnd<'_> {
         }
         // Cases count turns; connections and the threads of some providers take time.
         self.idle.set(if out.len() > before { 0 } else { self.idle.get() + 1 });
-        if let Some(nap) = self.nap(self.idle.get()) {
-            std::thread::sleep(nap);
+        if self.idle.get() >= 3 {
+            std::thread::sleep(NAP);
         }
     }
     fn poll_event(&self) -> Option<Event> {
@@ -285,7 +276,6 @@ impl Rig for Ofi {
             greeting: greets.then(|| forever(pool)),
             met: RefCell::default(),
             idle: Cell::new(0),
-            has_threads: false,
         };
         end.await_greeting();
         Ok(end)

@@ -219,6 +219,8 @@ pub(crate) struct Completions {
     handle: Handle<sys::fid_cq>,
     /// Whether its entries have tags.
     tagged: bool,
+    /// Whether it says who has sent what was received. Where nobody has asked for that it may not even be asked (`verbs`).
+    names_senders: bool,
     domain: Rc<Domain>,
 }
 
@@ -226,7 +228,7 @@ impl Completions {
     pub(crate) fn open(
         domain: &Rc<Domain>,
         size: usize,
-        (tagged, waits): (bool, bool),
+        (tagged, names_senders, waits): (bool, bool, bool),
     ) -> Answer<Rc<Self>> {
         let mut attributes = sys::fi_cq_attr {
             size,
@@ -243,7 +245,7 @@ impl Completions {
             sys::fi_cq_open(domain.handle.raw(), &raw mut attributes, &raw mut raw, ptr::null_mut())
         };
         let handle = Handle::made("fi_cq_open", code, raw)?;
-        Ok(Rc::new(Self { handle, tagged, domain: Rc::clone(domain) }))
+        Ok(Rc::new(Self { handle, tagged, names_senders, domain: Rc::clone(domain) }))
     }
 
     pub(crate) const fn domain(&self) -> &Rc<Domain> {

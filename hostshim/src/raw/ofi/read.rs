@@ -100,14 +100,13 @@ impl Completions {
         let mut entries = [const { MaybeUninit::<F>::uninit() }; BATCH];
         // Not every provider says who has sent something.
         let mut sources = [NOBODY; BATCH];
-        // SAFETY: room for as many entries of that format, which is the queue's, and as many addresses.
-        let read = unsafe {
-            sys::fi_cq_readfrom(
-                self.handle.raw(),
-                entries.as_mut_ptr().cast(),
-                room.min(BATCH),
-                sources.as_mut_ptr(),
-            )
+        let (queue, most, places) = (self.handle.raw(), room.min(BATCH), entries.as_mut_ptr());
+        let read = if self.names_senders {
+            // SAFETY: room for as many entries of that format, which is the queue's, and as many addresses.
+            unsafe { sys::fi_cq_readfrom(queue, places.cast(), most, sources.as_mut_ptr()) }
+        } else {
+            // SAFETY: room for as many entries of that format, which is the queue's.
+            unsafe { sys::fi_cq_read(queue, places.cast(), most) }
         };
         let Ok(count) = usize::try_from(read) else { return seen(read) };
         for (from, source) in entries.iter().zip(sources).take(count) {
