@@ -8,10 +8,10 @@
 //! | turn | `look`, then `take_ready` or `poll_cq` | the same, and a budget |
 //! | completion | a [`Cqe`] | finds the row by slot and generation, gives the loan and the context back, counts |
 //!
-//! The bar is 3 ns a message ([`ENDPOINT_NS_MAX`]), and it is not met: where this was written an endpoint took 85 instructions and 20 cycles of 3.9 GHz
-//! more, which is 5 ns. What it promises beyond its provider (each loan comes back once, whatever a provider says; no completion of what is over
-//! is taken for another's; everything is counted) takes them: a row of the context table is taken and given up, its generation moved on. `hot_paths -- --endpoint`
-//! says what it is where it runs, and fails above the bar.
+//! The bar is 3 ns a message ([`ENDPOINT_NS_MAX`]), and it is not met: where this was written an endpoint took 85 instructions more, and 4.3 ns. What it
+//! promises beyond its provider (each loan comes back once, whatever a provider says; no completion of what is over is taken for another's; everything is
+//! counted) takes them: a row of the context table is taken and given up, its generation moved on. `hot_paths -- --endpoint` says what it is where it runs, and
+//! fails above the bar.
 
 use core::hint::black_box;
 use core::ptr::NonNull;
