@@ -5,6 +5,7 @@ use core::fmt;
 use spinwire_dataplane::id::WrId;
 use spinwire_dataplane::raw::place::Exhausted;
 
+use super::offer::SHARED_RECEIVES;
 use crate::raw::ofi::{self, Failed, Failure};
 
 /// A number of `fi_errno(3)`, positive.
@@ -41,6 +42,12 @@ pub enum OfiError {
         provider: Option<String>,
         /// What was asked for, in a few words.
         wanted: String,
+    },
+    /// Closing an endpoint of it crashes where a message comes in that was not read: `ofi_rxm` over anything but `tcp`, unless the environment has
+    /// `FI_OFI_RXM_USE_SRX=1`.
+    Crashes {
+        /// The provider.
+        provider: String,
     },
     /// The library is not on this machine, or not one that this build can use. It is loaded when it is first asked for something.
     Missing {
@@ -98,6 +105,12 @@ impl fmt::Display for OfiError {
                 write!(
                     f,
                     "no provider of libfabric offers {wanted}; remedy: fi_info says what there is"
+                )
+            }
+            Self::Crashes { provider } => {
+                write!(
+                    f,
+                    "an endpoint of the provider {provider:?} of libfabric crashes when it is closed with messages unread; remedy: set {SHARED_RECEIVES}=1 in the environment"
                 )
             }
             Self::Missing { why } => {

@@ -59,7 +59,6 @@ const fn of(
 pub(crate) const KNOWN: &[Known] = &[
     of("tcp;ofi_rxm", Rdm, RELIABLE, (2048, 2048)),
     of("net", Rdm, RELIABLE, (256, 256)),
-    of("net;ofi_rxm", Rdm, RELIABLE, (2048, 2048)),
     of("udp;ofi_rxd", Rdm, RELIABLE, (1024, 1024)),
     of("shm", Rdm, RELIABLE, (1024, 1024)),
     Known { longest: 1472, ..of("udp", Dgram, PLAIN.with(Caps::SCATTER), (1024, 1024)) },

@@ -1,5 +1,7 @@
 //! What libfabric's providers offer, in the words of this house.
 
+use std::ffi::OsStr;
+
 use spinwire_dataplane::msg::endpoint::PARTS_MAX;
 use spinwire_dataplane::provider::{Caps, EndpointType, Info, LatencyClass, Limits};
 use spinwire_layouts::word::widen;
@@ -52,7 +54,8 @@ pub struct OfiOffer {
     pub automatic_progress: bool,
 }
 
-/// All endpoints that can be had, in libfabric's order: the best first. Nothing is opened.
+/// All endpoints that can be had, in libfabric's order: the best first. Nothing is opened. Not among them: those that cannot be closed
+/// ([`OfiError::Crashes`]).
 ///
 /// # Errors
 /// What `fi_getinfo(3)` says; that nothing is offered is an empty list.
@@ -64,7 +67,11 @@ pub fn found(hints: &OfiHints) -> Result<Vec<OfiOffer>, OfiError> {
         ..Wanted::default()
     };
     let offers = offers(&wanted)?;
-    Ok(offers.iter().filter_map(describe).collect())
+    Ok(offers
+        .iter()
+        .filter(|offer| can_be_closed(&offer.provider()))
+        .filter_map(describe)
+        .collect())
 }
 
 /// What is offered; nothing is no error.
@@ -177,6 +184,28 @@ pub(super) fn faults(provider: &str) -> Faults {
     }
 }
 
+/// Whether the connections of `ofi_rxm` receive by one context of their endpoint; by default they do over `tcp` alone.
+pub(super) const SHARED_RECEIVES: &str = "FI_OFI_RXM_USE_SRX";
+
+/// Whether an endpoint of that provider can be closed.
+fn can_be_closed(provider: &str) -> bool {
+    closes(provider, std::env::var_os(SHARED_RECEIVES).as_deref())
+}
+
+/// The same where the variable says that.
+///
+/// `ofi_rxm` closes a connection and then reads what is left in its queue (`rxm_close_conn`). For each message that it finds there it posts the buffer
+/// anew, on the connection that is freed by then (`rxm_post_recv`), unless there is the one context. Who closes cannot rule out that a message is
+/// there: it may come in meanwhile.
+fn closes(provider: &str, shared: Option<&OsStr>) -> bool {
+    let Some(core) = provider.strip_suffix(";ofi_rxm") else { return true };
+    // As `rxm_use_srx` and `fi_parse_bool` have it.
+    shared.map_or_else(
+        || core.to_ascii_lowercase().contains("tcp"),
+        |value| ["1", "true", "yes", "on"].into_iter().any(|yes| value.eq_ignore_ascii_case(yes)),
+    )
+}
+
 const fn type_of(number: u32) -> Option<EndpointType> {
     match number {
         sys::FI_EP_MSG => Some(EndpointType::Msg),
@@ -273,6 +302,7 @@ pub(super) fn choose(config: &OfiConfig) -> Result<Offer, OfiError> {
         let beside = [memory | u64::from(sys::FI_ATOMIC), memory, 0];
         all = beside.iter().flat_map(|more| all.iter().map(move |caps| caps | more)).collect();
     }
+    let mut crashes = None;
     for caps in all {
         let wanted = Wanted {
             endpoint_type: type_number(config.endpoint_type),
@@ -284,10 +314,39 @@ pub(super) fn choose(config: &OfiConfig) -> Result<Offer, OfiError> {
             node: config.node.as_deref(),
             service: config.service.as_deref(),
         };
-        if let Some(best) = offers(&wanted)?.into_iter().next() {
-            return Ok(best);
+        for offer in offers(&wanted)? {
+            let provider = offer.provider();
+            if can_be_closed(&provider) {
+                return Ok(offer);
+            }
+            crashes = Some(provider);
         }
+    }
+    if let Some(provider) = crashes {
+        return Err(OfiError::Crashes { provider });
     }
     let wanted = format!("endpoint of type {}", config.endpoint_type);
     Err(OfiError::NoOffer { provider: config.provider.clone(), wanted })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::closes;
+
+    #[test]
+    fn what_crashes_is_known_by_its_layer_and_the_variable() {
+        let all = ["verbs;ofi_rxm", "net;ofi_rxm", "tcp;ofi_rxm", "verbs", "udp;ofi_rxd", "shm"];
+        for (value, expected) in [
+            (None, [false, false, true, true, true, true]),
+            (Some("0"), [false, false, false, true, true, true]),
+            (Some("perhaps"), [false, false, false, true, true, true]),
+            (Some("1"), [true; 6]),
+            (Some("Yes"), [true; 6]),
+        ] {
+            let seen = all.map(|provider| closes(provider, value.map(OsStr::new)));
+            assert_eq!(seen, expected, "{value:?}");
+        }
+    }
 }

@@ -51,7 +51,8 @@ pub struct OfiConfig {
     pub patience: Nanos,
     /// Whether there are to be one-sided operations, where the provider has them.
     pub one_sided: bool,
-    /// Whether to do what the provider is known to do wrong, instead of refusing it: see the room's comment.
+    /// Whether to do what the provider is known to do wrong, instead of refusing it: see the room's comment. What crashes is refused all the same
+    /// ([`OfiError::Crashes`]).
     pub accept_faults: bool,
     /// Whether a thread may sleep until something comes ([`OfiPort::descriptors`]). That costs each completion something.
     pub waits: bool,

@@ -2,14 +2,19 @@
 //!
 //! The cases run in a process of their own: `ofi_rxm` asks the device for a completion queue that is long enough for as many peers as
 //! `FI_UNIVERSE_SIZE` says, 256 where it says nothing, and that is more than Soft-RoCE has (32767 entries); the library reads it once. Each case
-//! takes seconds there, so they are few.
+//! takes seconds there, so they are few. And without `FI_OFI_RXM_USE_SRX` it crashes when an endpoint is closed; so there is none.
 
+use core::time::Duration;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use spinwire_dataplane::msg::SendTo;
 use spinwire_dataplane::provider::EndpointType::{Msg, Rdm};
-use spinwire_tests::conformance::{Ofi, OfiChoice, World, run_on};
+use spinwire_hostshim::libfabric::{OfiConfig, OfiError, OfiHints, OfiPort, found};
+use spinwire_tests::conformance::{Ofi, OfiChoice, World, one_sided, parts, run_on, transfer};
+
+use super::pair::{config, named, on_ground};
 
 /// Where the guest has its first device.
 const NODE: &str = "10.77.0.1";
@@ -18,6 +23,22 @@ const CONNECTED: OfiChoice = OfiChoice::new("verbs", Msg).at(NODE);
 /// Which cases a child runs: those with this text in their names.
 const ROLE: &str = "SPINWIRE_OFI_DEVICES";
 
+/// The end of an endpoint.
+mod close {
+    use super::{Duration, Ofi, SendTo, World};
+
+    pub(super) fn the_unread_go_with_the_endpoint(world: &World<'_, Ofi>) {
+        let (a, b, _, to_a) = world.pair();
+        for _ in 0..3 {
+            world.insist(&[&b], || b.inject(SendTo::peer(to_a), b"unread"));
+        }
+        // They arrive without anybody's doing; the device needs time for it.
+        std::thread::sleep(Duration::from_millis(200));
+        drop(a);
+        drop(b);
+    }
+}
+
 type Case = (&'static str, OfiChoice, fn(&World<'_, Ofi>));
 
 macro_rules! cases {
@@ -25,13 +46,15 @@ macro_rules! cases {
         &[$($((
             concat!(stringify!($choice), " ", stringify!($case)),
             $choice,
-            spinwire_tests::conformance::$room::$case,
+            $room::$case,
         )),+),+]
     };
 }
 
 const CASES: &[Case] = cases! {
     RELIABLE: transfer: an_injected_buffer_is_free_at_once, both_ways_at_once;
+    RELIABLE: parts: parts_are_refused_whole;
+    RELIABLE: close: the_unread_go_with_the_endpoint;
     CONNECTED: transfer: posted_loans_come_back_once;
     CONNECTED: one_sided: writes_and_reads_arrive;
 };
@@ -49,6 +72,23 @@ fn child() {
     println!("all is well");
 }
 
+/// An endpoint that crashes when it is closed is not opened, whatever faults are accepted.
+#[test]
+fn what_crashes_when_it_is_closed_is_refused() {
+    is_refused(&OfiChoice::new("net;ofi_rxm", Rdm));
+}
+
+fn is_refused(choice: &OfiChoice) {
+    let hints = OfiHints { provider: Some(choice.provider.into()), ..OfiHints::default() };
+    assert_eq!(found(&hints).map(|offers| offers.len()), Ok(0), "{choice:?}");
+    on_ground(|ground| {
+        let config = OfiConfig { accept_faults: true, ..config(choice) };
+        let refused = OfiPort::open(ground.bump, ground.names, &named("a"), &config).unwrap_err();
+        assert_eq!(refused, OfiError::Crashes { provider: choice.provider.into() });
+        assert!(refused.to_string().ends_with("FI_OFI_RXM_USE_SRX=1 in the environment"));
+    });
+}
+
 /// Runs them, where there are such devices.
 #[test]
 fn verbs_of_libfabric() {
@@ -58,10 +98,12 @@ fn verbs_of_libfabric() {
         super::not_run("libfabric's verbs on rxe0", "only in the guest of tests/vm");
         return;
     }
+    is_refused(&RELIABLE);
     let ran = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "devices::child", "--nocapture"])
         .env(ROLE, "")
         .env("FI_UNIVERSE_SIZE", "16")
+        .env("FI_OFI_RXM_USE_SRX", "1")
         .output()
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
