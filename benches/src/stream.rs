@@ -214,7 +214,7 @@ fn echo(conns: u32) -> Case {
             while let Some(event) = streams.poll() {
                 let StreamEvent::Received { conn, bytes } = event else { continue };
                 hash = fold(hash, u64::from(conn.slot()));
-                streams.send(conn, bytes, 0).unwrap();
+                streams.send_unsignaled(conn, bytes).unwrap();
                 answers -= 1;
                 if answers == 0 {
                     streams.flush();

@@ -3,6 +3,7 @@
 use spinwire_layouts::uring::{Cqe, cqe};
 use spinwire_layouts::word::{to_usize, widen};
 
+use super::provided::Filled;
 use super::row::{Phase, Row, flag, want};
 use super::service::{Flight, Stage, Streams};
 use super::{CloseReason, ConnId, StreamEvent};
@@ -57,33 +58,43 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
     }
 
+    #[inline(always)]
     fn received(&self, generation: Generation, slot: u32, cqe: &Cqe) -> Option<StreamEvent<'m>> {
         let Some((id, row)) = self.row_of(generation, slot) else { return self.stale(cqe) };
         if row.late.get() {
             self.heard_late(slot, row, cqe.res);
         }
-        if cqe.flags & cqe::MORE == 0 {
-            row.clear(flag::ARMED | flag::STOPPING | flag::ONE_SHOT);
-            row.end();
-            self.want(slot, again(row));
-        } else if row.has(flag::STOPPING) {
-            // It goes on: it may not have been found when it was to be cancelled.
-            row.clear(flag::STOPPING);
-            if row.has(flag::PAUSED | flag::CROWDED) {
-                self.want(slot, want::PAUSE);
-            }
+        if cqe.flags & cqe::MORE == 0 || row.has(flag::STOPPING) {
+            self.receive_changed(slot, row, cqe.flags & cqe::MORE != 0);
         }
         if cqe.res > 0 && row.phase.get() == Phase::Open && cqe.flags & cqe::BUFFER != 0 {
             row.came.set(self.now.get());
-            row.expects.set(Instant::NEVER);
+            if row.awaited.replace(false) {
+                row.expects.set(Instant::NEVER);
+            }
             let bytes = cqe.res.cast_unsigned();
             self.count(|c| c.received_bytes = c.received_bytes.wrapping_add(widen(bytes)));
             let filled = self.buffers.filled(cqe.flags >> cqe::BUFFER_SHIFT, bytes);
-            self.rest.set(Some((id, filled)));
-            return self.rest_of_completion();
+            return self.hand_out(id, filled);
         }
         self.give_back(cqe);
         self.received_nothing((id, row), cqe.res)
+    }
+
+    /// A receive has ended, or goes on though it was to be stopped.
+    #[inline(never)]
+    fn receive_changed(&self, slot: u32, row: &Row, goes_on: bool) {
+        if !goes_on {
+            row.clear(flag::ARMED | flag::STOPPING | flag::ONE_SHOT);
+            row.end();
+            self.want(slot, again(row));
+            return;
+        }
+        // It may not have been found when it was to be cancelled.
+        row.clear(flag::STOPPING);
+        if row.has(flag::PAUSED | flag::CROWDED) {
+            self.want(slot, want::PAUSE);
+        }
     }
 
     #[inline(never)]
@@ -128,11 +139,17 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// The next buffer of the completion that is being handed out.
-    #[inline]
+    #[inline(never)]
     pub(super) fn rest_of_completion(&self) -> Option<StreamEvent<'m>> {
-        let (conn, mut filled) = self.rest.take()?;
+        let (conn, filled) = self.rest.take()?;
+        self.hand_out(conn, filled)
+    }
+
+    /// The first of the buffers that a completion has filled; the others are its rest.
+    #[inline(always)]
+    fn hand_out(&self, conn: ConnId, mut filled: Filled) -> Option<StreamEvent<'m>> {
         let bytes = self.buffers.take(&mut filled);
-        if bytes.is_some() && filled.left > 0 {
+        if filled.left > 0 && bytes.is_some() {
             self.rest.set(Some((conn, filled)));
         }
         match bytes {
@@ -267,6 +284,25 @@ impl<'m, E: Enter> Streams<'m, E> {
         Some(StreamEvent::AcceptFailed { listener: id, errno })
     }
 
+    /// Takes in the completion of a send, if it is the only one and says that all was sent. Says whether it was; if not, nothing was done.
+    #[inline(always)]
+    pub(super) fn sent_whole(&self, cqe: &Cqe) -> bool {
+        let whole = self.chains.take_whole(cqe.user_data, cqe.res, cqe.flags);
+        let Some((chain, _slot)) = whole else { return false };
+        if let Some(flight) = self.flights.get(to_usize(widen(chain))) {
+            let row = self.row_of_flight(flight);
+            flight.conn.set(None);
+            let sent = self.finish_all(flight, true);
+            if let Some((id, row)) = row {
+                row.end();
+                self.leave((id, row), sent);
+                self.eased(id, row);
+            }
+        }
+        true
+    }
+
+    #[inline(never)]
     fn chain_moved(&self, cqe: &Cqe) -> Option<StreamEvent<'m>> {
         // What fits no chain is counted by the table of chains.
         let progress = self.chains.on_cqe(cqe.user_data, cqe.res, cqe.flags).ok()?;
@@ -328,12 +364,14 @@ impl<'m, E: Enter> Streams<'m, E> {
         self.eased(id, row);
     }
 
+    #[inline(always)]
     fn row_of_flight(&self, flight: &Flight) -> Option<(ConnId, &'m Row)> {
         let id = flight.conn.get()?;
         self.row(id).ok().map(|row| (id, row))
     }
 
     /// The active chain of a row has left with so many bytes sent.
+    #[inline(always)]
     fn leave(&self, (id, row): (ConnId, &'m Row), sent: u64) {
         row.active.set(None);
         if sent > 0 {
@@ -341,7 +379,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             row.queued.set(row.queued.get().saturating_sub(sent));
             self.count(|c| c.sent_bytes = c.sent_bytes.wrapping_add(sent));
         }
-        self.want(id.slot(), if row.first.get() == NIL { 0 } else { want::SEND });
+        self.want_of(id.slot(), row, if row.first.get() == NIL { 0 } else { want::SEND });
     }
 
     /// The last completion of a chain.
@@ -374,13 +412,16 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// Finishes all segments of a chain. Returns their bytes.
+    #[inline(always)]
     fn finish_all(&self, flight: &Flight, sent: bool) -> u64 {
         let mut bytes = 0_u64;
-        while let Some(index) =
-            self.segments.pop_front((&flight.segments.first, &flight.segments.last))
-        {
-            bytes = bytes.wrapping_add(self.segments.at(index).map_or(0, |s| widen(s.bytes())));
-            self.finish(index, sent);
+        let mut index = flight.segments.first.replace(NIL);
+        flight.segments.last.set(NIL);
+        while let Some(segment) = self.segments.at(index) {
+            let next = segment.next.replace(NIL);
+            bytes = bytes.wrapping_add(widen(segment.bytes()));
+            self.finish_segment((index, segment), sent);
+            index = next;
         }
         bytes
     }
@@ -461,7 +502,15 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// Less is queued than before: receives again, tells that there is room, and closes what was to be closed then.
+    #[inline(always)]
     pub(super) fn eased(&self, id: ConnId, row: &'m Row) {
+        if row.has(flag::CROWDED | flag::REFUSED) || row.phase.get() == Phase::Draining {
+            self.eased_now(id, row);
+        }
+    }
+
+    #[inline(never)]
+    fn eased_now(&self, id: ConnId, row: &'m Row) {
         let slot = id.slot();
         let low = widen(self.config.queue_low);
         if row.has(flag::CROWDED) && row.queued.get() <= low {

@@ -28,17 +28,20 @@ const SHUT_WRITE: u32 = 1;
 impl<'m, E: Enter> Streams<'m, E> {
     /// Submits what is wanted by up to `most` rows.
     pub(super) fn drive(&self, most: u32) {
-        self.close_orphans();
+        if self.has_orphans() {
+            self.close_orphans();
+        }
         if self.brings_many.get() && !self.may_accept_many() {
             self.bring_no_more();
         }
         for _ in 0..most.min(self.config.conns) {
-            let Some(slot) = self.wanting.front(LIST) else { return };
+            let Some(slot) = self.wanting.front() else { return };
             let Some(row) = self.row_at(slot) else { return };
             if self.drive_row(slot, row).is_err() {
                 return;
             }
-            let _in_front = self.wanting.unlink(slot);
+            let _in_front = self.wanting.pop();
+            row.listed.set(false);
         }
     }
 
@@ -53,6 +56,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
     }
 
+    #[inline(never)]
     fn close_orphans(&self) {
         while let Some(fd) = self.take_orphan() {
             let direct = self.config.features.direct_files;
@@ -64,8 +68,18 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
     }
 
+    #[inline(always)]
     fn drive_row(&self, slot: u32, row: &'m Row) -> Result<(), PostError> {
         let wants = row.wants.get();
+        // As nearly always.
+        if wants == want::SEND {
+            return self.send_waiting(slot, row);
+        }
+        self.drive_all_of_row((slot, row), wants)
+    }
+
+    #[inline(never)]
+    fn drive_all_of_row(&self, (slot, row): (u32, &'m Row), wants: u16) -> Result<(), PostError> {
         if wants & (want::CANCEL | want::PAUSE) != 0 {
             self.stop(slot, row)?;
         }
@@ -172,9 +186,17 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     /// Receives again for rows that were parked: for one each and once where buffers are few, for good when a quarter of those is there that
     /// the kernel is to have. At most two for each buffer: where all have bytes each takes one, and the others are parked again.
+    #[inline(always)]
     pub(super) fn unpark(&self) {
+        if !self.parked.is_empty(LIST) {
+            self.unpark_some();
+        }
+    }
+
+    #[inline(never)]
+    fn unpark_some(&self) {
         let given = self.buffers.given();
-        if self.parked.is_empty(LIST) || given == 0 {
+        if given == 0 {
             return;
         }
         let plenty = given >= (self.buffers.wanted() / 4).max(1);
@@ -314,20 +336,25 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// Submits what waits: as one send, one message of many parts, or a chain.
+    #[inline(always)]
     fn send_waiting(&self, slot: u32, row: &'m Row) -> Result<(), PostError> {
         let open = matches!(row.phase.get(), Phase::Open | Phase::Draining);
         if row.active.get().is_some() || row.first.get() == NIL || !open {
             Self::granted(row, want::SEND);
             return Ok(());
         }
-        let can = self.config.features.send_zero_copy && !row.has(flag::COPIED);
-        let least = self.config.zero_copy_min;
-        let large = |bytes: u32| can && least != 0 && bytes >= least;
         if row.first.get() == row.last.get()
             && let Some(only) = self.segments.at(row.first.get())
         {
-            return self.send_only((slot, row), only, large(only.bytes()));
+            return self.send_only((slot, row), only, self.is_large(row, only.bytes()));
         }
+        self.send_many(slot, row)
+    }
+
+    /// The same of several pieces.
+    #[inline(never)]
+    fn send_many(&self, slot: u32, row: &'m Row) -> Result<(), PostError> {
+        let large = |bytes: u32| self.is_large(row, bytes);
         let mut parts = [(0_u64, 0_u32); PARTS_MAX];
         let (mut count, bytes) = self.waiting(row, &mut parts);
         let uncopied = parts.iter().take(count).any(|(_, bytes)| large(*bytes));
@@ -383,24 +410,57 @@ impl<'m, E: Enter> Streams<'m, E> {
         self.launch::<PARTS_MAX>(id, row, (entries, false, uncopied), build)
     }
 
+    /// Whether so many bytes go uncopied.
+    #[inline(always)]
+    fn is_large(&self, row: &Row, bytes: u32) -> bool {
+        let least = self.config.zero_copy_min;
+        least != 0
+            && bytes >= least
+            && self.config.features.send_zero_copy
+            && !row.has(flag::COPIED)
+    }
+
     /// Submits the one piece that waits, as nearly always: without room for many, which would have to be cleared.
+    #[inline(always)]
     fn send_only(
         &self,
         (slot, row): (u32, &'m Row),
         only: &Segment<'m>,
         uncopied: bool,
     ) -> Result<(), PostError> {
+        if self.ring.room() == 0 {
+            return Err(crate::error::Retry::SqFull.into());
+        }
         let len = only.bytes();
         let addr = only.address.get().wrapping_add(widen(only.from.get()));
-        let build = |chain: ChainId, out: &mut [Sqe]| {
-            let Some(place) = out.first_mut() else { return };
-            let entry =
-                if uncopied { self.uncopied(row, (addr, len)) } else { Self::on(row, op::SEND) };
-            let user_data = chain.user_data(0).map_or(UNHEARD, |name| name.as_raw());
-            *place = Sqe { addr, len, op_flags: SEND_FLAGS, user_data, ..entry };
+        // There are as many chains as segments, and one of them waits here.
+        let Ok(chain) = self.chains.start(widen(slot), &[Entry::bytes(len, 0)]) else {
+            debug_assert!(false, "a segment waits, so that a chain is free");
+            return Err(crate::error::Retry::NoSlot.into());
         };
-        let entry = [Entry::bytes(len, 0)];
-        self.launch::<1>(row.id(slot), row, (&entry, false, uncopied), build)
+        let entry =
+            if uncopied { self.uncopied(row, (addr, len)) } else { Self::on(row, op::SEND) };
+        let user_data = chain.user_data(0).map_or(UNHEARD, |name| name.as_raw());
+        let entry = Sqe { addr, len, op_flags: SEND_FLAGS, user_data, ..entry };
+        if let Err(refused) = self.ring.push_one(&entry) {
+            let _nothing_was_submitted = self.chains.abandon(chain, |_, _| {});
+            return Err(refused);
+        }
+        if let Some(flight) = self.flights.get(to_usize(widen(chain.slot()))) {
+            flight.conn.set(Some(row.id(slot)));
+            flight.gathered.set(false);
+            flight.uncopied.set(uncopied);
+            flight.stage.set(Stage::Flying);
+            only.entry.set(0);
+            let index = row.first.replace(NIL);
+            row.last.set(NIL);
+            flight.segments.first.set(index);
+            flight.segments.last.set(index);
+        }
+        row.active.set(Some(chain));
+        row.begin();
+        Self::granted(row, want::SEND);
+        Ok(())
     }
 
     /// Whether many parts go uncopied as one message. Not where the arena is registered: the parts of a message would be pinned and counted as

@@ -7,7 +7,6 @@
 //! Who shares the ring with others, or does something in between, calls the halves ([`services`](crate::services) does, and the provider over
 //! TCP); whoever calls [`Ring::submit`](crate::uring::Ring::submit) is who enters the kernel.
 
-use core::cell::Cell;
 
 use spinwire_layouts::uring::Cqe;
 use spinwire_layouts::word::{from_usize, low};
@@ -17,6 +16,7 @@ use crate::id::{OpTag, WrId};
 use crate::poll::{Budget, Outcome, Poll};
 use crate::time::{Instant, Nanos};
 use crate::uring::Enter;
+use crate::uring::ring::UNHEARD;
 
 /// A thread that has not turned for so long was away.
 const ABSENT: Nanos = Nanos::from_millis(100);
@@ -78,16 +78,19 @@ impl<E: Enter> Streams<'_, E> {
         }
     }
 
-    /// Puts a completion to those that are to become events.
-    #[inline]
+    /// Puts a completion to those that are to become events, unless it is of a send, as most are, of which nothing more has to be said.
+    #[inline(always)]
     fn keep(&self, cqe: Cqe) {
+        if self.sent_whole(&cqe) {
+            return;
+        }
         if self.batch_at.get() >= self.batch_end.get() {
             self.batch_at.set(0);
             self.batch_end.set(0);
         }
         let end = self.batch_end.get();
         if let Some(place) = self.batch.get(end) {
-            place.set(Some(cqe));
+            place.set(cqe);
             self.batch_end.set(end.wrapping_add(1));
         }
     }
@@ -106,7 +109,7 @@ impl<E: Enter> Streams<'_, E> {
             u32::from(tag == Some(OpTag::Accept) && cqe.res >= 0)
         };
         let batch = self.batch.get(self.batch_at.get()..self.batch_end.get()).unwrap_or_default();
-        let taken = batch.iter().filter_map(Cell::get).map(|cqe| guest(&cqe));
+        let taken = batch.iter().map(|place| guest(&place.get()));
         taken.chain(self.ring.unharvested().map(|cqe| guest(&cqe))).fold(0, u32::wrapping_add)
     }
 
@@ -116,7 +119,8 @@ impl<E: Enter> Streams<'_, E> {
             && self.batch_at.get() < self.batch_end.get()
         {
             self.batch_at.set(self.batch_at.get().wrapping_add(1));
-            if let Some(cqe) = place.take() {
+            let cqe = place.get();
+            if cqe.user_data != UNHEARD {
                 each(&cqe);
             }
         }
@@ -145,7 +149,7 @@ impl<E: Enter> Streams<'_, E> {
         }
         self.hurry();
         let heard_all = self.has_heard_all();
-        if heard_all && !self.timers.is_empty() {
+        if heard_all && self.timers.is_due(self.now.get()) {
             self.expire(self.now.get(), budget.timers);
         }
         self.buffers.refill();
@@ -194,7 +198,8 @@ impl<E: Enter> Streams<'_, E> {
     pub fn is_busy(&self) -> bool {
         self.batch_at.get() < self.batch_end.get()
             || !self.noted.is_empty(LIST)
-            || !self.wanting.is_empty(LIST)
+            || !self.wanting.is_empty()
+            || self.segments.has_ended()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use core::cell::Cell;
 
-use spinwire_layouts::pod::Pod;
 use spinwire_layouts::uring::{Cqe, Sqe, enter, op, setup, sq_flags, sqe};
 use spinwire_layouts::word::{join, to_usize, widen};
 
@@ -11,7 +10,7 @@ use super::{Enter, EnterError, Paths};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::raw::barrier;
 use crate::raw::kernel_memory::KernelMemory;
-use crate::raw::line::{self, Line};
+use crate::raw::line::Line;
 use crate::sync::Ordering;
 
 /// Longest chain of linked entries.
@@ -229,6 +228,23 @@ impl<'m, E: Enter> Ring<'m, E> {
         Ok(())
     }
 
+    /// The same of one entry, which is not linked.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    #[inline(always)]
+    pub(crate) fn push_one(&self, entry: &Sqe) -> Result<(), PostError> {
+        if self.room() == 0 || entry.flags & LINKED != 0 || self.fatal.get().is_some() {
+            return Err(self.refusal(1));
+        }
+        let position = self.staged.get();
+        if let Some(place) = self.sqe(position) {
+            write(place, entry);
+        }
+        self.staged.set(position.wrapping_add(1));
+        Ok(())
+    }
+
     #[cold]
     fn refusal(&self, count: u32) -> PostError {
         if self.fatal.get().is_some() {
@@ -242,6 +258,7 @@ impl<'m, E: Enter> Ring<'m, E> {
         }
     }
 
+    #[inline(always)]
     fn sqe(&self, position: u32) -> Option<&'m Line> {
         let mask = self.memory.sqes.len().wrapping_sub(1);
         self.memory.sqes.get(to_usize(widen(position)) & mask)
@@ -503,6 +520,7 @@ impl<'m, E: Enter> Ring<'m, E> {
         (overflow, self.memory.sq_dropped.load(Ordering::Relaxed))
     }
 
+    #[inline(always)]
     fn count(&self, change: impl FnOnce(&mut RingCounters)) {
         let mut counters = self.counters.get();
         change(&mut counters);
@@ -510,10 +528,27 @@ impl<'m, E: Enter> Ring<'m, E> {
     }
 }
 
+/// Writes an entry word by word, each made in a register: read back from where its fields were stored one by one it would wait for all of those
+/// stores.
 #[inline(always)]
 fn write(place: &Line, entry: &Sqe) {
-    // Eight words: it always fits.
-    let _fits = line::copy_in(core::slice::from_ref(place), 0, entry.as_bytes());
+    let [a, b] = entry.ioprio.to_le_bytes();
+    let first = u32::from_le_bytes([entry.opcode, entry.flags, a, b]);
+    let ([a, b], [c, d]) = (entry.buf_index.to_le_bytes(), entry.personality.to_le_bytes());
+    let buffer = u32::from_le_bytes([a, b, c, d]);
+    let words = [
+        join(first, entry.fd.cast_unsigned()),
+        entry.off,
+        entry.addr,
+        join(entry.len, entry.op_flags),
+        entry.user_data,
+        join(buffer, entry.file_index),
+        entry.addr3,
+        entry.reserved,
+    ];
+    for (place, word) in place.words().iter().zip(words) {
+        place.store(word, Ordering::Relaxed);
+    }
 }
 
 fn flags_of(place: &Line) -> u8 {
