@@ -31,7 +31,7 @@ mod errno {
 impl<'m, E: Enter> Streams<'m, E> {
     /// What a completion means.
     #[inline]
-    pub(super) fn arrived(&self, cqe: &Cqe) -> Option<StreamEvent<'m>> {
+    pub(super) fn arrived(&self, cqe: Cqe) -> Option<StreamEvent<'m>> {
         match WrId::from_raw(cqe.user_data).parts() {
             Some((OpTag::Receive, generation, slot)) => self.received(generation, slot, cqe),
             Some((OpTag::Chain, ..)) => self.chain_moved(cqe),
@@ -42,7 +42,7 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     /// A completion that belongs to nothing. Its buffer goes back all the same.
     #[cold]
-    fn stale(&self, cqe: &Cqe) -> Option<StreamEvent<'m>> {
+    fn stale(&self, cqe: Cqe) -> Option<StreamEvent<'m>> {
         self.count(|c| c.stale = c.stale.wrapping_add(1));
         self.give_back(cqe);
         None
@@ -50,7 +50,7 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     /// Buffers of a completion that nobody wants.
     #[cold]
-    pub(crate) fn give_back(&self, cqe: &Cqe) {
+    pub(crate) fn give_back(&self, cqe: Cqe) {
         if cqe.flags & cqe::BUFFER != 0 {
             let bytes = cqe.res.max(0).cast_unsigned();
             let mut filled = self.buffers.filled(cqe.flags >> cqe::BUFFER_SHIFT, bytes);
@@ -59,7 +59,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     #[inline(always)]
-    fn received(&self, generation: Generation, slot: u32, cqe: &Cqe) -> Option<StreamEvent<'m>> {
+    fn received(&self, generation: Generation, slot: u32, cqe: Cqe) -> Option<StreamEvent<'m>> {
         let Some((id, row)) = self.row_of(generation, slot) else { return self.stale(cqe) };
         if row.late.get() {
             self.heard_late(slot, row, cqe.res);
@@ -176,7 +176,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         &self,
         tag: OpTag,
         (generation, slot): (Generation, u32),
-        cqe: &Cqe,
+        cqe: Cqe,
     ) -> Option<StreamEvent<'m>> {
         let Some((id, row)) = self.row_of(generation, slot) else {
             if tag == OpTag::Accept && cqe.res >= 0 {
@@ -235,7 +235,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
     }
 
-    fn accepted(&self, (id, row): (ConnId, &'m Row), cqe: &Cqe) -> Option<StreamEvent<'m>> {
+    fn accepted(&self, (id, row): (ConnId, &'m Row), cqe: Cqe) -> Option<StreamEvent<'m>> {
         let slot = id.slot();
         if cqe.flags & cqe::MORE == 0 {
             row.clear(flag::ARMED);
@@ -285,8 +285,8 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// Takes in the completion of a send, if it is the only one and says that all was sent. Says whether it was; if not, nothing was done.
-    #[inline(always)]
-    pub(super) fn sent_whole(&self, cqe: &Cqe) -> bool {
+    #[inline(never)]
+    pub(super) fn sent_whole(&self, cqe: Cqe) -> bool {
         let whole = self.chains.take_whole(cqe.user_data, cqe.res, cqe.flags);
         let Some((chain, _slot)) = whole else { return false };
         if let Some(flight) = self.flights.get(to_usize(widen(chain))) {
@@ -303,7 +303,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     #[inline(never)]
-    fn chain_moved(&self, cqe: &Cqe) -> Option<StreamEvent<'m>> {
+    fn chain_moved(&self, cqe: Cqe) -> Option<StreamEvent<'m>> {
         // What fits no chain is counted by the table of chains.
         let progress = self.chains.on_cqe(cqe.user_data, cqe.res, cqe.flags).ok()?;
         let chain = progress.chain;

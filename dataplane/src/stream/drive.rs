@@ -7,7 +7,7 @@ use spinwire_layouts::word::{from_usize, to_usize, widen};
 
 use super::row::{PARTS_MAX, Phase, Row, RowAddress, flag, want};
 use super::segment::Segment;
-use super::service::{LIST, Stage, Streams};
+use super::service::{LIST, Streams};
 use super::write::SEND_MAX;
 use super::{CloseReason, ConnId};
 use crate::chain::{ChainId, Entry};
@@ -27,7 +27,15 @@ const SHUT_WRITE: u32 = 1;
 
 impl<'m, E: Enter> Streams<'m, E> {
     /// Submits what is wanted by up to `most` rows.
+    #[inline(always)]
     pub(super) fn drive(&self, most: u32) {
+        if !self.wanting.is_empty() || self.has_orphans() || self.brings_many.get() {
+            self.drive_some(most);
+        }
+    }
+
+    #[inline(never)]
+    fn drive_some(&self, most: u32) {
         if self.has_orphans() {
             self.close_orphans();
         }
@@ -346,7 +354,11 @@ impl<'m, E: Enter> Streams<'m, E> {
         if row.first.get() == row.last.get()
             && let Some(only) = self.segments.at(row.first.get())
         {
-            return self.send_only((slot, row), only, self.is_large(row, only.bytes()));
+            return if self.is_large(row, only.bytes()) {
+                self.send_uncopied((slot, row), only)
+            } else {
+                self.send_only((slot, row), only)
+            };
         }
         self.send_many(slot, row)
     }
@@ -420,37 +432,25 @@ impl<'m, E: Enter> Streams<'m, E> {
             && !row.has(flag::COPIED)
     }
 
-    /// Submits the one piece that waits, as nearly always: without room for many, which would have to be cleared.
+    /// Submits the one piece that waits, as nearly always.
     #[inline(always)]
-    fn send_only(
-        &self,
-        (slot, row): (u32, &'m Row),
-        only: &Segment<'m>,
-        uncopied: bool,
-    ) -> Result<(), PostError> {
-        if self.ring.room() == 0 {
-            return Err(crate::error::Retry::SqFull.into());
-        }
+    fn send_only(&self, (slot, row): (u32, &'m Row), only: &Segment<'m>) -> Result<(), PostError> {
         let len = only.bytes();
-        let addr = only.address.get().wrapping_add(widen(only.from.get()));
+        let reserved = self.ring.reserve()?;
         // There are as many chains as segments, and one of them waits here.
         let Ok(chain) = self.chains.start(widen(slot), &[Entry::bytes(len, 0)]) else {
             debug_assert!(false, "a segment waits, so that a chain is free");
             return Err(crate::error::Retry::NoSlot.into());
         };
-        let entry =
-            if uncopied { self.uncopied(row, (addr, len)) } else { Self::on(row, op::SEND) };
-        let user_data = chain.user_data(0).map_or(UNHEARD, |name| name.as_raw());
-        let entry = Sqe { addr, len, op_flags: SEND_FLAGS, user_data, ..entry };
-        if let Err(refused) = self.ring.push_one(&entry) {
-            let _nothing_was_submitted = self.chains.abandon(chain, |_, _| {});
-            return Err(refused);
-        }
+        reserved.stage(&Sqe {
+            addr: only.address.get().wrapping_add(widen(only.from.get())),
+            len,
+            op_flags: SEND_FLAGS,
+            user_data: chain.user_data(0).map_or(UNHEARD, |name| name.as_raw()),
+            ..Self::on(row, op::SEND)
+        });
         if let Some(flight) = self.flights.get(to_usize(widen(chain.slot()))) {
-            flight.conn.set(Some(row.id(slot)));
-            flight.gathered.set(false);
-            flight.uncopied.set(uncopied);
-            flight.stage.set(Stage::Flying);
+            flight.begin(row.id(slot), (false, false));
             only.entry.set(0);
             let index = row.first.replace(NIL);
             row.last.set(NIL);
@@ -461,6 +461,25 @@ impl<'m, E: Enter> Streams<'m, E> {
         row.begin();
         Self::granted(row, want::SEND);
         Ok(())
+    }
+
+    /// The same of one that goes uncopied.
+    #[inline(never)]
+    fn send_uncopied(
+        &self,
+        (slot, row): (u32, &'m Row),
+        only: &Segment<'m>,
+    ) -> Result<(), PostError> {
+        let len = only.bytes();
+        let addr = only.address.get().wrapping_add(widen(only.from.get()));
+        let build = |chain: ChainId, out: &mut [Sqe]| {
+            let Some(place) = out.first_mut() else { return };
+            let entry = self.uncopied(row, (addr, len));
+            let user_data = chain.user_data(0).map_or(UNHEARD, |name| name.as_raw());
+            *place = Sqe { addr, len, op_flags: SEND_FLAGS, user_data, ..entry };
+        };
+        let entry = [Entry::bytes(len, 0)];
+        self.launch::<1>(row.id(slot), row, (&entry, false, true), build)
     }
 
     /// Whether many parts go uncopied as one message. Not where the arena is registered: the parts of a message would be pinned and counted as
@@ -506,10 +525,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             return Err(refused);
         }
         if let Some(flight) = self.flights.get(to_usize(widen(chain.slot()))) {
-            flight.conn.set(Some(id));
-            flight.gathered.set(gathered);
-            flight.uncopied.set(uncopied);
-            flight.stage.set(Stage::Flying);
+            flight.begin(id, (gathered, uncopied));
             let parts = if gathered { Self::parts_of_vector(row) } else { count };
             for (entry, _) in (0..u16::MAX).zip(0..parts) {
                 if let Some(index) = self.segments.pop_front((&row.first, &row.last)) {

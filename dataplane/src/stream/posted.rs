@@ -69,7 +69,7 @@ impl<E: Enter> Streams<'_, E> {
             let op = WrId::from_raw(cqe.user_data).parts().map(|(op, ..)| op);
             if op == Some(OpTag::Chain) {
                 place.set(HEARD);
-                let _nothing_to_tell = self.arrived(&cqe);
+                let _nothing_to_tell = self.arrived(cqe);
             }
         }
     }

@@ -150,13 +150,24 @@ impl<'m> ProvidedBuffers<'m> {
         self.given.get()
     }
 
-    /// Gives the kernel as many as it is to have at once, or all that are free; not before an eighth of them is missing, as each time has its
-    /// price. Returns how many.
-    #[inline(always)]
+    /// Gives the kernel as many as it is to have at once, or all that are free. Returns how many.
+    #[inline]
     pub fn refill(&self) -> u32 {
-        self.raised.set(false);
+        self.refill_below(self.wanted.get())
+    }
+
+    /// The same, where more than an eighth of them is missing: each time has its price, and there is something to do that is waited for.
+    #[inline(always)]
+    pub(super) fn refill_if_few(&self) {
         let wanted = self.wanted.get();
-        let enough = self.given.get() >= wanted.wrapping_sub(wanted / 8).max(1);
+        let _given = self.refill_below(wanted.wrapping_sub(wanted / 8));
+    }
+
+    /// The same, where it has fewer than `least`.
+    #[inline(always)]
+    fn refill_below(&self, least: u32) -> u32 {
+        self.raised.set(false);
+        let enough = self.given.get() >= least;
         if enough || self.pool.free_count() == 0 { 0 } else { self.refill_some() }
     }
 

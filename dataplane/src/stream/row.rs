@@ -120,7 +120,8 @@ impl RowAddress {
     }
 }
 
-/// What every request of a connection touches lies in the first line.
+/// What every request of a connection touches lies in the first line. Rows take an odd number of lines, so that the first ones fall into all sets
+/// of a cache.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Row {
@@ -166,7 +167,10 @@ pub(super) struct Row {
     pub(super) address: Cell<RowAddress>,
     pub(super) header: [Cell<u64>; 7],
     pub(super) vector: [Cell<u64>; 2 * PARTS_MAX],
+    _odd: [u8; 64],
 }
+
+const _: () = assert!(size_of::<Row>() / 64 % 2 == 1, "as is said");
 
 impl Row {
     pub(super) const fn free() -> Self {
@@ -198,6 +202,7 @@ impl Row {
             address: Cell::new(RowAddress { words: [0; 4], length: 0 }),
             header: [const { Cell::new(0) }; 7],
             vector: [const { Cell::new(0) }; 2 * PARTS_MAX],
+            _odd: [0; 64],
         }
     }
 

@@ -75,6 +75,17 @@ pub(super) struct Flight {
     pub(super) stage: Cell<Stage>,
 }
 
+impl Flight {
+    /// Begins anew, for a connection.
+    #[inline(always)]
+    pub(super) fn begin(&self, conn: ConnId, (gathered, uncopied): (bool, bool)) {
+        self.conn.set(Some(conn));
+        self.gathered.set(gathered);
+        self.uncopied.set(uncopied);
+        self.stage.set(Stage::Flying);
+    }
+}
+
 /// How far a chain is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
@@ -462,8 +473,16 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// The next event, if any.
-    #[inline]
+    #[inline(always)]
     pub fn poll(&self) -> Option<StreamEvent<'m>> {
+        let is_quiet = self.batch_at.get() >= self.batch_end.get()
+            && self.rest.get().is_none()
+            && !self.segments.has_ended()
+            && self.noted.is_empty(LIST);
+        if is_quiet { None } else { self.next_event() }
+    }
+
+    fn next_event(&self) -> Option<StreamEvent<'m>> {
         loop {
             if self.rest.get().is_some()
                 && let Some(event) = self.rest_of_completion()
@@ -483,7 +502,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             let Some(cqe) = self.batch.get(at).map(Cell::get) else { continue };
             // Sends may have been heard before: `hear_sends`.
             if cqe.user_data != UNHEARD
-                && let Some(event) = self.arrived(&cqe)
+                && let Some(event) = self.arrived(cqe)
             {
                 return Some(event);
             }

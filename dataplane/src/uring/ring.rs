@@ -88,6 +88,9 @@ pub struct Ring<'m, E> {
     /// Up to where the kernel was seen to have taken entries.
     taken: Cell<u32>,
     cq_head: Cell<u32>,
+    /// Entries of both queues.
+    sq_entries: u32,
+    cq_entries: u32,
     /// Up to where the kernel's thread was told to look, when it was last woken.
     woken_for: Cell<Option<u32>>,
     /// What of a cut chain is still to be reported.
@@ -109,6 +112,8 @@ impl<'m, E: Enter> Ring<'m, E> {
             staged: Cell::new(tail),
             published: Cell::new(tail),
             taken: Cell::new(memory.sq_head.load(Ordering::Acquire)),
+            sq_entries: memory.sq_entries(),
+            cq_entries: memory.cq_entries(),
             cq_head: Cell::new(memory.cq_head.load(Ordering::Relaxed)),
             woken_for: Cell::new(None),
             cut: [const { Cell::new(UNHEARD) }; CHAIN_MAX],
@@ -161,7 +166,7 @@ impl<'m, E: Enter> Ring<'m, E> {
     /// Entries of the submission queue, and of the completion queue.
     #[must_use]
     pub const fn entries(&self) -> (u32, u32) {
-        (self.memory.sq_entries(), self.memory.cq_entries())
+        (self.sq_entries, self.cq_entries)
     }
 
     /// The errno(3) that made the ring unusable.
@@ -175,7 +180,7 @@ impl<'m, E: Enter> Ring<'m, E> {
     #[inline]
     pub fn room(&self) -> u32 {
         let used = self.staged.get().wrapping_sub(self.taken.get());
-        let room = self.memory.sq_entries().saturating_sub(used);
+        let room = self.sq_entries.saturating_sub(used);
         if room == 0 { self.room_anew() } else { room }
     }
 
@@ -183,7 +188,7 @@ impl<'m, E: Enter> Ring<'m, E> {
     fn room_anew(&self) -> u32 {
         self.see_taken();
         let used = self.staged.get().wrapping_sub(self.taken.get());
-        self.memory.sq_entries().saturating_sub(used)
+        self.sq_entries.saturating_sub(used)
     }
 
     /// Where the kernel is.
@@ -228,28 +233,26 @@ impl<'m, E: Enter> Ring<'m, E> {
         Ok(())
     }
 
-    /// The same of one entry, which is not linked.
+    /// The place of the next entry, for one that is not linked: room for it is there before it is made.
     ///
     /// # Errors
     /// As [`push`](Self::push).
     #[inline(always)]
-    pub(crate) fn push_one(&self, entry: &Sqe) -> Result<(), PostError> {
-        if self.room() == 0 || entry.flags & LINKED != 0 || self.fatal.get().is_some() {
-            return Err(self.refusal(1));
+    pub(crate) fn reserve(&self) -> Result<Reserved<'_, 'm>, PostError> {
+        let place = self.sqe(self.staged.get());
+        match place {
+            Some(place) if self.room() > 0 && self.fatal.get().is_none() => {
+                Ok(Reserved { staged: &self.staged, place })
+            }
+            _ => Err(self.refusal(1)),
         }
-        let position = self.staged.get();
-        if let Some(place) = self.sqe(position) {
-            write(place, entry);
-        }
-        self.staged.set(position.wrapping_add(1));
-        Ok(())
     }
 
     #[cold]
     fn refusal(&self, count: u32) -> PostError {
         if self.fatal.get().is_some() {
             Fatal::RingLost.into()
-        } else if count > self.memory.sq_entries() || to_usize(widen(count)) > CHAIN_MAX {
+        } else if count > self.sq_entries || to_usize(widen(count)) > CHAIN_MAX {
             Misuse::TooLong.into()
         } else if self.room() < count {
             Retry::SqFull.into()
@@ -284,7 +287,7 @@ impl<'m, E: Enter> Ring<'m, E> {
 
     /// Publishes what was staged, and enters the kernel at most once: to have it taken, to run what is due, or to wake its thread.
     /// To be called once a turn, after the harvest.
-    #[inline]
+    #[inline(always)]
     pub fn submit(&self) -> Submitted {
         let tail = self.staged.get();
         if tail != self.published.get() {
@@ -302,6 +305,14 @@ impl<'m, E: Enter> Ring<'m, E> {
         if (pending == 0 && !due) || self.cut_count.get() != 0 || self.fatal.get().is_some() {
             return Submitted::default();
         }
+        self.submit_pending(tail, flags)
+    }
+
+    /// Enters the kernel, with what lies before `tail` and for what its flags say is due.
+    #[inline(never)]
+    fn submit_pending(&self, tail: u32, flags: u32) -> Submitted {
+        let due = flags & (sq_flags::TASKRUN | sq_flags::CQ_OVERFLOW) != 0;
+        let pending = tail.wrapping_sub(self.taken.get());
         if flags & sq_flags::CQ_OVERFLOW != 0 {
             self.count(|counters| counters.overflows = counters.overflows.wrapping_add(1));
         }
@@ -357,6 +368,7 @@ impl<'m, E: Enter> Ring<'m, E> {
         submitted
     }
 
+    #[inline(always)]
     fn call(&self, pending: u32, flags: u32) -> Submitted {
         let answer = self.enter.enter(pending, 0, flags);
         self.count(|counters| counters.enters = counters.enters.wrapping_add(1));
@@ -405,7 +417,7 @@ impl<'m, E: Enter> Ring<'m, E> {
     }
 
     /// Hands out up to about `max` completions, in the order of the kernel. Returns how many. `each` may push.
-    #[inline]
+    #[inline(always)]
     pub fn harvest(&self, max: u32, mut each: impl FnMut(Cqe)) -> u32 {
         if self.cut_count.get() != 0 {
             self.report_cut(&mut each);
@@ -413,7 +425,7 @@ impl<'m, E: Enter> Ring<'m, E> {
         let head = self.cq_head.get();
         // With the kernel: Acquire pairs with the Release store of the kernel: the completions are written.
         let tail = self.memory.cq_tail.load(Ordering::Acquire);
-        let ready = tail.wrapping_sub(head).min(self.memory.cq_entries());
+        let ready = tail.wrapping_sub(head).min(self.cq_entries);
         let count = ready.min(max);
         if count == 0 {
             return 0;
@@ -436,7 +448,7 @@ impl<'m, E: Enter> Ring<'m, E> {
     #[inline]
     pub(crate) fn ready(&self) -> u32 {
         let tail = self.memory.cq_tail.load(Ordering::Acquire);
-        tail.wrapping_sub(self.cq_head.get()).min(self.memory.cq_entries())
+        tail.wrapping_sub(self.cq_head.get()).min(self.cq_entries)
     }
 
     /// What a harvest would hand out, for a look. What was cut is not in it.
@@ -467,7 +479,7 @@ impl<'m, E: Enter> Ring<'m, E> {
         let head = self.cq_head.get();
         // With the kernel: Acquire pairs with the Release store of the kernel: the completions are written.
         let ready = self.memory.cq_tail.load(Ordering::Acquire).wrapping_sub(head);
-        let most = ready.min(self.memory.cq_entries()).min(max);
+        let most = ready.min(self.cq_entries).min(max);
         let mut count = 0_u32;
         while count < most {
             let user_data = self.cqe(head.wrapping_add(count)).user_data;
@@ -500,8 +512,8 @@ impl<'m, E: Enter> Ring<'m, E> {
 
     #[inline(always)]
     fn cqe(&self, position: u32) -> Cqe {
-        let mask = (self.memory.cqes.len() / CQE_WORDS).wrapping_sub(1);
-        let first = (to_usize(widen(position)) & mask).wrapping_mul(CQE_WORDS);
+        let place = position & self.cq_entries.wrapping_sub(1);
+        let first = to_usize(widen(place)).wrapping_mul(CQE_WORDS);
         let words = self.memory.cqes.get(first..).and_then(|words| words.first_chunk());
         let Some([low, high, res, flags]) = words else {
             return Cqe { user_data: UNHEARD, res: 0, flags: 0 };
@@ -525,6 +537,22 @@ impl<'m, E: Enter> Ring<'m, E> {
         let mut counters = self.counters.get();
         change(&mut counters);
         self.counters.set(counters);
+    }
+}
+
+/// The place of the next entry of a submission queue. Dropped, it is as if it had not been asked for.
+pub(crate) struct Reserved<'r, 'm> {
+    staged: &'r Cell<u32>,
+    place: &'m Line,
+}
+
+impl Reserved<'_, '_> {
+    /// Stages the entry.
+    #[inline(always)]
+    pub(crate) fn stage(self, entry: &Sqe) {
+        debug_assert!(entry.flags & LINKED == 0, "a link would go on in what comes next");
+        write(self.place, entry);
+        self.staged.set(self.staged.get().wrapping_add(1));
     }
 }
 
