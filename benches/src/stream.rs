@@ -148,8 +148,8 @@ impl Enter for Kernel {
             let client = &self.clients[index(high(first)) % 32];
             if low(first) & 0xff == u32::from(op::SEND) {
                 let length = low(length.load(Ordering::Relaxed));
-                let is_right = length == REQUEST
-                    && address.load(Ordering::Relaxed) == client.request.get();
+                let is_right =
+                    length == REQUEST && address.load(Ordering::Relaxed) == client.request.get();
                 self.wrong.set(self.wrong.get() + u64::from(!is_right));
                 self.complete(user_data, length, 0);
             } else {
@@ -180,11 +180,7 @@ fn service(conns: u32) -> (&'static Kernel, Streams<'static, &'static Kernel>) {
         segments: 64,
         send_timeout: Nanos::from_millis(30_000),
         hoard_timeout: Nanos::from_millis(1_000),
-        features: StreamFeatures {
-            recv_multishot: true,
-            bundles: false,
-            ..StreamFeatures::NONE
-        },
+        features: StreamFeatures { recv_multishot: true, bundles: false, ..StreamFeatures::NONE },
         ..StreamConfig::DEFAULT
     };
     let streams = Streams::place(ring, 0, &config).unwrap();
@@ -192,7 +188,8 @@ fn service(conns: u32) -> (&'static Kernel, Streams<'static, &'static Kernel>) {
     let start = core::ptr::with_exposed_provenance_mut(usize::try_from(start).unwrap());
     let start = core::ptr::NonNull::new(start).unwrap();
     // SAFETY: the lines were placed in the arena, which is leaked; who touches them does so by atomics.
-    let lines = unsafe { spinwire_dataplane::raw::line::lines_from_raw(start, index(entries) * 16) };
+    let lines =
+        unsafe { spinwire_dataplane::raw::line::lines_from_raw(start, index(entries) * 16) };
     kernel.buffers.set(lines.unwrap());
     for fd in 0..conns {
         streams.adopt(fd.cast_signed()).unwrap();

@@ -32,11 +32,16 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// What a completion means.
     #[inline]
     pub(super) fn arrived(&self, cqe: Cqe) -> Option<StreamEvent<'m>> {
-        match WrId::from_raw(cqe.user_data).parts() {
-            Some((OpTag::Receive, generation, slot)) => self.received(generation, slot, cqe),
-            Some((OpTag::Chain, ..)) => self.chain_moved(cqe),
-            Some((tag, generation, slot)) => self.changed(tag, (generation, slot), cqe),
-            None => self.stale(cqe),
+        // Those that are handed on are put together anew, so that the others stay in registers.
+        let Cqe { user_data, res, flags } = cqe;
+        let cqe = || Cqe { user_data, res, flags };
+        match WrId::from_raw(user_data).parts() {
+            Some((OpTag::Receive, generation, slot)) => {
+                self.received((generation, slot), user_data, (res, flags))
+            }
+            Some((OpTag::Chain, ..)) => self.chain_moved(cqe()),
+            Some((tag, generation, slot)) => self.changed(tag, (generation, slot), cqe()),
+            None => self.stale(cqe()),
         }
     }
 
@@ -59,26 +64,32 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     #[inline(always)]
-    fn received(&self, generation: Generation, slot: u32, cqe: Cqe) -> Option<StreamEvent<'m>> {
-        let Some((id, row)) = self.row_of(generation, slot) else { return self.stale(cqe) };
+    fn received(
+        &self,
+        (generation, slot): (Generation, u32),
+        user_data: u64,
+        (res, flags): (i32, u32),
+    ) -> Option<StreamEvent<'m>> {
+        let cqe = || Cqe { user_data, res, flags };
+        let Some((id, row)) = self.row_of(generation, slot) else { return self.stale(cqe()) };
         if row.late.get() {
-            self.heard_late(slot, row, cqe.res);
+            self.heard_late(slot, row, res);
         }
-        if cqe.flags & cqe::MORE == 0 || row.has(flag::STOPPING) {
-            self.receive_changed(slot, row, cqe.flags & cqe::MORE != 0);
+        if flags & cqe::MORE == 0 || row.has(flag::STOPPING) {
+            self.receive_changed(slot, row, flags & cqe::MORE != 0);
         }
-        if cqe.res > 0 && row.phase.get() == Phase::Open && cqe.flags & cqe::BUFFER != 0 {
+        if res > 0 && row.phase.get() == Phase::Open && flags & cqe::BUFFER != 0 {
             row.came.set(self.now.get());
             if row.awaited.replace(false) {
                 row.expects.set(Instant::NEVER);
             }
-            let bytes = cqe.res.cast_unsigned();
+            let bytes = res.cast_unsigned();
             self.count(|c| c.received_bytes = c.received_bytes.wrapping_add(widen(bytes)));
-            let filled = self.buffers.filled(cqe.flags >> cqe::BUFFER_SHIFT, bytes);
+            let filled = self.buffers.filled(flags >> cqe::BUFFER_SHIFT, bytes);
             return self.hand_out(id, filled);
         }
-        self.give_back(cqe);
-        self.received_nothing((id, row), cqe.res)
+        self.give_back(cqe());
+        self.received_nothing((id, row), res)
     }
 
     /// A receive has ended, or goes on though it was to be stopped.
@@ -286,9 +297,10 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     /// Takes in the completion of a send, if it is the only one and says that all was sent. Says whether it was; if not, nothing was done.
     #[inline(never)]
-    pub(super) fn sent_whole(&self, cqe: Cqe) -> bool {
-        let whole = self.chains.take_whole(cqe.user_data, cqe.res, cqe.flags);
-        let Some((chain, _slot)) = whole else { return false };
+    pub(super) fn sent_whole(&self, user_data: u64, res: i32, flags: u32) -> bool {
+        let Some((chain, _slot)) = self.chains.take_whole(user_data, res, flags) else {
+            return false;
+        };
         if let Some(flight) = self.flights.get(to_usize(widen(chain))) {
             let row = self.row_of_flight(flight);
             flight.conn.set(None);

@@ -110,10 +110,8 @@ impl<'m> ProvidedBuffers<'m> {
             pool: LoanPool::place(bump, count, bytes)?,
             lines: arena.page_lines(length.div_ceil(4))?,
             mask: count.wrapping_sub(1),
-            berths: bump.slice_with(length, |_| Berth {
-                posted: Cell::new(None),
-                place: Cell::new(0),
-            })?,
+            berths: bump
+                .slice_with(length, |_| Berth { posted: Cell::new(None), place: Cell::new(0) })?,
             order: bump.slice_with(length, |_| Cell::new(0))?,
             tail: Cell::new(0),
             given: Cell::new(0),

@@ -7,7 +7,6 @@
 //! Who shares the ring with others, or does something in between, calls the halves ([`services`](crate::services) does, and the provider over
 //! TCP); whoever calls [`Ring::submit`](crate::uring::Ring::submit) is who enters the kernel.
 
-
 use spinwire_layouts::uring::Cqe;
 use spinwire_layouts::word::{from_usize, high, low};
 
@@ -86,7 +85,7 @@ impl<E: Enter> Streams<'_, E> {
     #[inline(always)]
     fn keep(&self, cqe: Cqe) {
         let is_send = high(cqe.user_data) & TAG == SEND;
-        if is_send && self.sent_whole(cqe) {
+        if is_send && self.sent_whole(cqe.user_data, cqe.res, cqe.flags) {
             return;
         }
         if self.batch_at.get() >= self.batch_end.get() {

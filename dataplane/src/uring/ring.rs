@@ -5,7 +5,7 @@ use core::cell::Cell;
 use spinwire_layouts::uring::{Cqe, Sqe, enter, op, setup, sq_flags, sqe};
 use spinwire_layouts::word::{join, to_usize, widen};
 
-use super::memory::{CQE_WORDS, RingMemory};
+use super::memory::RingMemory;
 use super::{Enter, EnterError, Paths};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::raw::barrier;
@@ -513,9 +513,7 @@ impl<'m, E: Enter> Ring<'m, E> {
     #[inline(always)]
     fn cqe(&self, position: u32) -> Cqe {
         let place = position & self.cq_entries.wrapping_sub(1);
-        let first = to_usize(widen(place)).wrapping_mul(CQE_WORDS);
-        let words = self.memory.cqes.get(first..).and_then(|words| words.first_chunk());
-        let Some([low, high, res, flags]) = words else {
+        let Some([low, high, res, flags]) = self.memory.cqes.get(to_usize(widen(place))) else {
             return Cqe { user_data: UNHEARD, res: 0, flags: 0 };
         };
         Cqe {
