@@ -99,8 +99,15 @@ impl Plan {
         let peers = rng.between(1, 20);
         let limits = percent(&mut rng, 60);
         let hoard_timeout = timeout(&mut rng);
-        let config =
-            StreamConfig { linger_timeout, linger_bytes, fair_sends, hoard_timeout, ..config };
+        let ask_max = if rng.chance(50) { number(rng.between(1, 4)) } else { 0 };
+        let config = StreamConfig {
+            linger_timeout,
+            linger_bytes,
+            fair_sends,
+            hoard_timeout,
+            ask_max,
+            ..config
+        };
         Self { seed, config, kernel, manner, peers, turns: 300, limits, canary: None }
     }
 
