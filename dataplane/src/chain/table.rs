@@ -144,10 +144,8 @@ impl<'m> ChainTable<'m> {
     #[inline(always)]
     pub fn start(&self, context: u64, entries: &[Entry]) -> Result<ChainId, ChainError> {
         let count = self.admit(entries)?;
-        let Some((slot, chain)) = self.take_free() else {
-            return Err(self.refuse(ChainError::Full));
-        };
-        Ok(self.begin((slot, chain), context, (count, entries)))
+        let free = self.take_free().ok_or_else(|| self.refuse(ChainError::Full))?;
+        Ok(self.begin(free, context, (count, entries)))
     }
 
     /// The slot without a chain that was used last.
@@ -176,9 +174,7 @@ impl<'m> ChainTable<'m> {
         entries: &[Entry],
     ) -> Result<ChainId, ChainError> {
         let count = self.admit(entries)?;
-        let Some(chain) = self.chains.get(wide(slot)) else {
-            return Err(self.refuse(ChainError::NoSlot));
-        };
+        let chain = self.chains.get(wide(slot)).ok_or_else(|| self.refuse(ChainError::NoSlot))?;
         if chain.is_live() {
             return Err(self.refuse(ChainError::Occupied));
         }

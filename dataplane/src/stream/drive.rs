@@ -320,7 +320,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
         row.phase.set(Phase::Ended);
         let _not_parked = self.parked.unlink(slot);
-        let _not_asked = self.line.unlink(slot);
+        self.line.leave(slot);
         let _not_refused = self.refused.unlink(slot);
         if let Some(timer) = row.timer.take() {
             let _fired_before = self.timers.cancel(timer);

@@ -6,6 +6,7 @@ use core::fmt;
 use spinwire_layouts::uring::{Cqe, SockAddr};
 use spinwire_layouts::word::{to_usize, widen};
 
+use super::ask::AskLine;
 use super::provided::{BUFFERS_MAX, Filled, ProvidedBuffers};
 use super::row::{Phase, Row, RowAddress, flag, want};
 use super::segment::{List, Report, Segment, Segments};
@@ -107,12 +108,7 @@ pub struct Streams<'m, E: Enter> {
     /// Rows that want something, each once ([`Row::listed`]); that wait for buffers; that are to be reported.
     pub(super) wanting: table::Ring<'m, u32>,
     pub(super) parked: Fifos<'m>,
-    /// Rows that are asked next ([`ask`](super::ask)), how many are being asked, what a vain question counts, and whether somebody was heard since
-    /// the last.
-    pub(super) line: Fifos<'m>,
-    pub(super) asked: Cell<u32>,
-    pub(super) vain_cost: Cell<u8>,
-    pub(super) heard: Cell<bool>,
+    pub(super) line: AskLine<'m>,
     pub(super) noted: Fifos<'m>,
     /// Rows to which something was refused that others have; and in a list of their own ([`PARTING`]) those that linger, the oldest first, to
     /// which nobody writes any more.
@@ -211,10 +207,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             free,
             wanting: table::Ring::place(bump, conns, 0)?,
             parked: Fifos::place(bump, conns, 1)?,
-            line: Fifos::place(bump, conns, 1)?,
-            asked: Cell::new(0),
-            vain_cost: Cell::new(0),
-            heard: Cell::new(false),
+            line: AskLine::place(bump, conns)?,
             noted: Fifos::place(bump, conns, 1)?,
             refused: Fifos::place(bump, conns, 2)?,
             holders: Cell::new(0),

@@ -212,7 +212,7 @@ impl<E: Enter> Streams<'_, E> {
         self.batch_at.get() < self.batch_end.get()
             || !self.noted.is_empty(LIST)
             || !self.wanting.is_empty()
-            || !self.line.is_empty(LIST)
+            || !self.line.is_empty()
             || self.segments.has_ended()
     }
 }

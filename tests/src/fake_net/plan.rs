@@ -68,6 +68,7 @@ impl Plan {
             connect_timeout: timeout(&mut rng),
             idle_timeout: timeout(&mut rng),
             send_timeout: timeout(&mut rng),
+            ask_max: number(rng.below(4)),
             ..StreamConfig::DEFAULT
         };
         let deferred = setup::DEFER_TASKRUN | setup::TASKRUN_FLAG;
@@ -99,15 +100,8 @@ impl Plan {
         let peers = rng.between(1, 20);
         let limits = percent(&mut rng, 60);
         let hoard_timeout = timeout(&mut rng);
-        let ask_max = if rng.chance(50) { number(rng.between(1, 4)) } else { 0 };
-        let config = StreamConfig {
-            linger_timeout,
-            linger_bytes,
-            fair_sends,
-            hoard_timeout,
-            ask_max,
-            ..config
-        };
+        let config =
+            StreamConfig { linger_timeout, linger_bytes, fair_sends, hoard_timeout, ..config };
         Self { seed, config, kernel, manner, peers, turns: 300, limits, canary: None }
     }
 
