@@ -68,7 +68,7 @@ impl Plan {
             connect_timeout: timeout(&mut rng),
             idle_timeout: timeout(&mut rng),
             send_timeout: timeout(&mut rng),
-            ask_max: number(rng.below(4)),
+            ask_max: number(rng.between(0, 3)),
             ..StreamConfig::DEFAULT
         };
         let deferred = setup::DEFER_TASKRUN | setup::TASKRUN_FLAG;
