@@ -97,8 +97,7 @@ impl Plan {
             _ => (Nanos::MAX, u32::MAX),
         };
         let fair_sends = rng.chance(50);
-        let peers = rng.between(1, 20);
-        let limits = percent(&mut rng, 60);
+        let (peers, limits) = (rng.between(1, 20), percent(&mut rng, 60));
         let hoard_timeout = timeout(&mut rng);
         let config =
             StreamConfig { linger_timeout, linger_bytes, fair_sends, hoard_timeout, ..config };
