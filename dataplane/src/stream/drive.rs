@@ -427,7 +427,7 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     /// Whether so many bytes go uncopied.
     #[inline(always)]
-    fn is_large(&self, row: &Row, bytes: u32) -> bool {
+    const fn is_large(&self, row: &Row, bytes: u32) -> bool {
         let least = self.config.zero_copy_min;
         least != 0
             && bytes >= least
