@@ -14,18 +14,18 @@ use crate::time::Instant;
 use crate::uring::Enter;
 
 /// Numbers of errno(3) that say something about what to do next.
-mod errno {
-    pub(super) const EINTR: i32 = 4;
-    pub(super) const EIO: i32 = 5;
-    pub(super) const EAGAIN: i32 = 11;
-    pub(super) const ENOMEM: i32 = 12;
-    pub(super) const ENFILE: i32 = 23;
-    pub(super) const EMFILE: i32 = 24;
-    pub(super) const EPIPE: i32 = 32;
-    pub(super) const EOPNOTSUPP: i32 = 95;
-    pub(super) const ECONNRESET: i32 = 104;
-    pub(super) const ENOBUFS: i32 = 105;
-    pub(super) const ECANCELED: i32 = 125;
+pub(super) mod errno {
+    pub(in crate::stream) const EINTR: i32 = 4;
+    pub(in crate::stream) const EIO: i32 = 5;
+    pub(in crate::stream) const EAGAIN: i32 = 11;
+    pub(in crate::stream) const ENOMEM: i32 = 12;
+    pub(in crate::stream) const ENFILE: i32 = 23;
+    pub(in crate::stream) const EMFILE: i32 = 24;
+    pub(in crate::stream) const EPIPE: i32 = 32;
+    pub(in crate::stream) const EOPNOTSUPP: i32 = 95;
+    pub(in crate::stream) const ECONNRESET: i32 = 104;
+    pub(in crate::stream) const ENOBUFS: i32 = 105;
+    pub(in crate::stream) const ECANCELED: i32 = 125;
 }
 
 impl<'m, E: Enter> Streams<'m, E> {
@@ -76,7 +76,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             self.heard_late(slot, row, res);
         }
         if flags & cqe::MORE == 0 || row.has(flag::STOPPING) {
-            self.receive_changed(slot, row, flags & cqe::MORE != 0);
+            self.receive_changed(slot, row, (res, flags));
         }
         if res > 0 && row.phase.get() == Phase::Open && flags & cqe::BUFFER != 0 {
             row.came.set(self.now.get());
@@ -94,11 +94,15 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     /// A receive has ended, or goes on though it was to be stopped.
     #[inline(never)]
-    fn receive_changed(&self, slot: u32, row: &Row, goes_on: bool) {
-        if !goes_on {
+    fn receive_changed(&self, slot: u32, row: &Row, (res, flags): (i32, u32)) {
+        if flags & cqe::MORE == 0 {
             row.clear(flag::ARMED | flag::STOPPING | flag::ONE_SHOT);
             row.end();
-            self.want(slot, again(row));
+            if !self.is_to_ask((slot, row), (res, flags)) {
+                self.want(slot, again(row));
+            } else if row.wants.get() != 0 {
+                self.want(slot, 0);
+            }
             return;
         }
         // It may not have been found when it was to be cancelled.
@@ -546,7 +550,7 @@ impl<'m, E: Enter> Streams<'m, E> {
 }
 
 /// What a row wants when an operation of it has ended that goes on as a rule.
-const fn again(row: &Row) -> u16 {
+pub(super) const fn again(row: &Row) -> u16 {
     match row.phase.get() {
         Phase::Listening if !row.has(flag::PAUSED) => want::ACCEPT,
         Phase::Open | Phase::Parting if row.may_receive() && !row.has(flag::PARKED) => {

@@ -45,6 +45,8 @@ impl<E: Enter> Streams<'_, E> {
         let lost = self.ring.fatal().is_some();
         let holders = count(self.rows.iter().filter(|row| row.copies.get() > 0).count());
         claim(lost || holders == self.holders.get(), "who has copies is counted", holders)?;
+        let asked = count(self.rows.iter().filter(|row| row.asked.get()).count());
+        claim(lost || asked == self.line.asked(), "who is being asked is counted", asked)?;
         claim(free == self.config.conns.wrapping_sub(self.len()), "rows are free or not", free)?;
         claim(pieces == self.config.segments, "a segment is in one place", pieces)?;
         self.buffers.audit()
@@ -64,7 +66,8 @@ impl<E: Enter> Streams<'_, E> {
             claim(lost || flights().next().is_none(), "a row that is over has no chain", slot)?;
             claim(lost || row.under_way.get() == 0, "a row that is over has no operation", slot)?;
             claim(row.first.get() == NIL, "a row that is over has nothing to send", slot)?;
-            let waits = [&self.parked, &self.refused].iter().any(|l| l.list_of(slot).is_some());
+            let listed = [&self.parked, &self.refused].iter().any(|l| l.list_of(slot).is_some());
+            let waits = listed || self.line.has(slot);
             claim(!waits, "a row that is over waits for nothing", slot)?;
             return Ok(());
         }
@@ -105,7 +108,8 @@ impl<E: Enter> Streams<'_, E> {
             claim(wants & want::SEND != 0 && listed, "what waits is wanted to be sent", slot)?;
         }
         let parked = self.parked.list_of(slot).is_some();
-        if row.may_receive() && !parked {
+        let in_line = self.line.has(slot);
+        if row.may_receive() && !parked && !in_line {
             claim(wants & want::RECEIVE != 0 && listed, "who may receive wants to", slot)?;
         }
         if row.phase.get() == Phase::Connecting && !row.has(flag::ARMED) {

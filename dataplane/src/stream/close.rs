@@ -132,6 +132,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         row.late.set(false);
         self.no_longer_owed(slot);
         let _not_parked = self.parked.unlink(slot);
+        self.line.leave(slot);
         self.write_no_more(slot, row);
         row.wants.set(0);
         if row.under_way.get() > 0 {

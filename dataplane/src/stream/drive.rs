@@ -114,7 +114,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// A submission on the descriptor of a row.
-    const fn on(row: &Row, opcode: u8) -> Sqe {
+    pub(super) const fn on(row: &Row, opcode: u8) -> Sqe {
         let flags = if row.has(flag::DIRECT) { sqe::FIXED_FILE } else { 0 };
         Sqe { opcode, flags, fd: row.fd.get(), ..Sqe::ZERO }
     }
@@ -163,7 +163,9 @@ impl<'m, E: Enter> Streams<'m, E> {
             return Ok(());
         }
         let features = self.config.features;
-        let again = features.recv_multishot && !row.has(flag::ONE_SHOT);
+        // Who is asked when he was heard is waited for once, unless he sends more than one receive takes.
+        let repeats = self.config.ask_max == 0 || row.long.get();
+        let again = features.recv_multishot && repeats && !row.has(flag::ONE_SHOT);
         let mut ioprio = 0;
         if again {
             ioprio |= recvsend::RECV_MULTISHOT;
@@ -318,6 +320,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
         row.phase.set(Phase::Ended);
         let _not_parked = self.parked.unlink(slot);
+        self.line.leave(slot);
         let _not_refused = self.refused.unlink(slot);
         if let Some(timer) = row.timer.take() {
             let _fired_before = self.timers.cancel(timer);

@@ -31,6 +31,7 @@
 //! | `segment` | queues of what is to be sent |
 //! | `drive` | turns wants into submissions, as far as there is room for them |
 //! | `arrive` | turns completions into events |
+//! | `ask` | asks who was just heard, instead of waiting for him |
 //! | `limit` | timeouts |
 //! | `operation` | time limits of single operations, and what is taken back |
 //! | `audit` | whether all tables are as they should be, for tests |
@@ -55,6 +56,7 @@
 //! something is told once that it is there, whatever others do.
 
 mod arrive;
+mod ask;
 mod audit;
 mod close;
 mod drive;
@@ -153,6 +155,10 @@ pub struct StreamConfig {
     /// there after all: a round trip took 1.1 times as long with 2 KiB, 1.6 times with 64 KiB (`spinwire echo --zero-copy`). On a
     /// network card it was not measured.
     pub zero_copy_min: u32,
+    /// Who was just heard is asked by a receive that does not wait, in turn with others, for a while: for services that answer requests, on a
+    /// thread that spins. That saves both ends the news that something has come. An eighth of the connections are asked at once, two at least and
+    /// so many at most: with few, what comes is answered in order. 0 for none: all are waited for.
+    pub ask_max: u32,
     /// What the kernel can do.
     pub features: StreamFeatures,
     /// How many connections a listener may bring at once: what its socket was made to let wait (listen(2)). Only while more rows than that are
@@ -187,6 +193,7 @@ impl StreamConfig {
         queue_max: 4 << 20,
         fair_sends: false,
         zero_copy_min: 0,
+        ask_max: 0,
         features: StreamFeatures::NONE,
         backlog: 128,
         connect_timeout: Nanos::MAX,

@@ -150,6 +150,11 @@ pub(super) struct Row {
     /// When something last came, and when something last went.
     pub(super) came: Cell<Instant>,
     pub(super) went: Cell<Instant>,
+    /// Its receive is a question, how often it was asked in vain since it was heard, and whether it has sent more than a receive takes: see
+    /// [`ask`](super::ask).
+    pub(super) asked: Cell<bool>,
+    pub(super) vain: Cell<u8>,
+    pub(super) long: Cell<bool>,
     /// Segments, and buffers for copies, that there were too few of when a write was refused.
     pub(super) needs: Cell<(u32, u32)>,
     /// Not later than any time by which something of it is to be sent.
@@ -192,6 +197,9 @@ impl Row {
             queued: Cell::new(0),
             came: Cell::new(Instant::ORIGIN),
             went: Cell::new(Instant::ORIGIN),
+            asked: Cell::new(false),
+            vain: Cell::new(0),
+            long: Cell::new(false),
             soonest: Cell::new(Instant::NEVER),
             expects: Cell::new(Instant::NEVER),
             timer: Cell::new(None),

@@ -6,6 +6,7 @@ use core::fmt;
 use spinwire_layouts::uring::{Cqe, SockAddr};
 use spinwire_layouts::word::{to_usize, widen};
 
+use super::ask::AskLine;
 use super::provided::{BUFFERS_MAX, Filled, ProvidedBuffers};
 use super::row::{Phase, Row, RowAddress, flag, want};
 use super::segment::{List, Report, Segment, Segments};
@@ -107,6 +108,7 @@ pub struct Streams<'m, E: Enter> {
     /// Rows that want something, each once ([`Row::listed`]); that wait for buffers; that are to be reported.
     pub(super) wanting: table::Ring<'m, u32>,
     pub(super) parked: Fifos<'m>,
+    pub(super) line: AskLine<'m>,
     pub(super) noted: Fifos<'m>,
     /// Rows to which something was refused that others have; and in a list of their own ([`PARTING`]) those that linger, the oldest first, to
     /// which nobody writes any more.
@@ -159,7 +161,7 @@ impl StreamConfig {
         let per_recv = self.recv_buffers.1.next_multiple_of(64).saturating_add(96);
         let per_send = self.send_buffers.1.next_multiple_of(64).saturating_add(16);
         // Lists of rows, and the wheel of timers.
-        let per_conn = size_of::<Row>().saturating_add(5 * 16).saturating_add(96);
+        let per_conn = size_of::<Row>().saturating_add(6 * 16).saturating_add(96);
         let chain = size_of::<Segment<'_>>()
             .saturating_add(size_of::<Flight>())
             .saturating_add(parts.saturating_mul(16).saturating_add(128));
@@ -205,6 +207,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             free,
             wanting: table::Ring::place(bump, conns, 0)?,
             parked: Fifos::place(bump, conns, 1)?,
+            line: AskLine::place(bump, conns)?,
             noted: Fifos::place(bump, conns, 1)?,
             refused: Fifos::place(bump, conns, 2)?,
             holders: Cell::new(0),
@@ -328,6 +331,8 @@ impl<'m, E: Enter> Streams<'m, E> {
         row.expects.set(Instant::NEVER);
         row.awaited.set(false);
         row.late.set(false);
+        row.vain.set(0);
+        row.long.set(false);
         row.came.set(self.now.get());
         row.went.set(self.now.get());
         let id = row.id(slot);

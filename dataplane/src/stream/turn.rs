@@ -167,6 +167,7 @@ impl<E: Enter> Streams<'_, E> {
         }
         self.relieve();
         self.drive(budget.posts);
+        self.ask();
     }
 
     /// Whether time limits may be judged. Not after the thread was away for long (stopped, or its machine was): what came meanwhile came in
@@ -193,6 +194,7 @@ impl<E: Enter> Streams<'_, E> {
     pub(crate) fn stage_all(&self) {
         self.buffers.refill_if_few();
         self.drive(u32::MAX);
+        self.ask();
     }
 
     /// Hands in everything that is wanted, with one call of the kernel. [`turn`](Poll::turn) does it too; this is for who has just
@@ -210,6 +212,7 @@ impl<E: Enter> Streams<'_, E> {
         self.batch_at.get() < self.batch_end.get()
             || !self.noted.is_empty(LIST)
             || !self.wanting.is_empty()
+            || !self.line.is_empty()
             || self.segments.has_ended()
     }
 }

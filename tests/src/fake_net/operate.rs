@@ -10,9 +10,12 @@ const ENFILE: i32 = -23;
 const EMFILE: i32 = -24;
 const ECONNRESET: i32 = -104;
 const ENOBUFS: i32 = -105;
+const EAGAIN: i32 = -11;
 const ENOENT: i32 = -2;
 const ECANCELED: i32 = -125;
 
+/// `MSG_DONTWAIT`.
+const DONT_WAIT: u32 = 0x40;
 /// `MSG_WAITALL`, `MSG_NOSIGNAL`.
 const WHOLE: u32 = 0x100 | 0x4000;
 
@@ -156,6 +159,8 @@ impl FakeNet<'_> {
         if waiting == 0 {
             if peer.fin {
                 self.end(at, 0, 0, rng);
+            } else if entry.op_flags & DONT_WAIT != 0 {
+                self.end(at, EAGAIN, 0, rng);
             }
             return;
         }
@@ -183,6 +188,8 @@ impl FakeNet<'_> {
             self.buffers.advance();
             (left, bytes, taken) = (left - part, bytes + part, taken + 1);
         }
+        let more = !self.peers[self.sockets[&name].peer].outgoing.is_empty();
+        let flags = flags | if more && rng.chance(50) { cqe::SOCK_NONEMPTY } else { 0 };
         if again && !rng.chance(self.manner.ends) {
             self.kernel.complete(entry.user_data, result(bytes), flags | cqe::MORE);
         } else {

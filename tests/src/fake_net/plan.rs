@@ -68,6 +68,7 @@ impl Plan {
             connect_timeout: timeout(&mut rng),
             idle_timeout: timeout(&mut rng),
             send_timeout: timeout(&mut rng),
+            ask_max: number(rng.between(0, 3)),
             ..StreamConfig::DEFAULT
         };
         let deferred = setup::DEFER_TASKRUN | setup::TASKRUN_FLAG;
@@ -96,8 +97,7 @@ impl Plan {
             _ => (Nanos::MAX, u32::MAX),
         };
         let fair_sends = rng.chance(50);
-        let peers = rng.between(1, 20);
-        let limits = percent(&mut rng, 60);
+        let (peers, limits) = (rng.between(1, 20), percent(&mut rng, 60));
         let hoard_timeout = timeout(&mut rng);
         let config =
             StreamConfig { linger_timeout, linger_bytes, fair_sends, hoard_timeout, ..config };

@@ -240,8 +240,8 @@ fn denials() -> Vec<FeatureSet> {
 
 #[test]
 fn bytes_go_both_ways_whatever_the_kernel_lacks() {
-    for deny in denials() {
-        let large = StreamConfig { send_buffers: (16, 64 << 10), ..CONFIG };
+    for (deny, ask_max) in denials().into_iter().flat_map(|deny| [(deny, 0), (deny, 2)]) {
+        let large = StreamConfig { send_buffers: (16, 64 << 10), ask_max, ..CONFIG };
         play((&large, deny), |world| {
             let (client, conn) = world.client();
             // Towards the service, by the byte and at once.

@@ -3,6 +3,7 @@
 //! ```text
 //!   notices.rs   results, announcements and notifications of zero-copy sends, in all combinations
 //!   queues.rs    submission queues of every size, full at every position; the ring of provided buffers, round and round
+//!   asked.rs     who is asked, who is waited for, and in which order
 //!   fixed.rs     sends out of a registered arena
 //!   ends.rs      closing, aborting, resetting, time limits, a lost ring
 //!   operations.rs  time limits of single operations, and what is taken back
@@ -19,6 +20,7 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+mod asked;
 mod ends;
 mod fixed;
 mod hostile;

@@ -36,6 +36,7 @@ const CONFIG: StreamConfig = StreamConfig {
     send_buffers: (1024, Client::reply_bytes_max(LIMITS).next_multiple_of(4096)),
     segments: 1024,
     backlog: CLIENTS,
+    ask_max: 16,
     send_timeout: Nanos::from_millis(30_000),
     // Those who take none of their replies would stop all others.
     hoard_timeout: Nanos::from_millis(1_000),

@@ -96,13 +96,8 @@ struct Busy {
     total_ns: u64,
 }
 
-/// Short messages that are answered before the answers leave: a sixteenth of the connections. They would leave with the next turn anyway, but
-/// the first would wait for the last, and clients whose answers come all at once ask all at once: some then wait for two rounds of the others, and
-/// the longest waits are twice the usual. That shortens them and costs system calls.
-const fn answers_at_once(connections: u32) -> u32 {
-    let part = connections / 16;
-    if part < 4 { 4 } else { part }
-}
+/// Most clients that are asked at once. They are answered together: more would cost fewer system calls, and the first of them would wait for the last.
+const ASKED_MAX: u32 = 16;
 
 /// A client that takes nothing for so long, though there is something for it, is cut off: it holds buffers.
 const STUCK: Nanos = Nanos::from_millis(30_000);
@@ -185,6 +180,7 @@ fn config(args: &Args) -> StreamConfig {
         send_timeout: STUCK,
         hoard_timeout: HOARDED,
         zero_copy_min: args.zero_copy,
+        ask_max: ASKED_MAX,
         idle_timeout: args.idle.map_or(Nanos::MAX, nanos),
         ..StreamConfig::default()
     }
@@ -202,18 +198,9 @@ fn turn<E: Enter>(
     }
     let outcome = streams.turn(now, Budget::default());
     let mut events = false;
-    let mut answers = answers_at_once(streams.len());
     while let Some(event) = streams.poll() {
         events = true;
-        // A full buffer is a part of something long, of which nobody waits for the first piece.
-        let is_short =
-            matches!(&event, StreamEvent::Received { bytes, .. } if bytes.len() < bytes.capacity());
         answer(streams, event)?;
-        answers -= u32::from(is_short);
-        if answers == 0 {
-            streams.flush();
-            answers = answers_at_once(streams.len());
-        }
     }
     if outcome.is_busy() || events {
         busy.since = Some(now);
