@@ -29,10 +29,8 @@ const POLLS_PER_LOOK: u32 = 32;
 impl OfiPort<'_> {
     /// One poll: completions into `out` until it is full or there are none. The library makes progress by it.
     pub(super) fn take_in(&self, out: &mut VecView<Cqe>) {
-        let polls = self.polls.get().wrapping_add(1);
-        self.polls.set(polls);
-        if self.passive.is_some() && (!self.is_up() || polls.is_multiple_of(POLLS_PER_LOOK)) {
-            self.hear();
+        if self.passive.is_some() {
+            self.hear_now_and_then();
         }
         self.hand_out(out);
         for _ in 0..READS_MAX {
@@ -51,12 +49,28 @@ impl OfiPort<'_> {
         self.hand_out(out);
     }
 
+    /// Looks for events about connections: at each poll until there is one.
+    fn hear_now_and_then(&self) {
+        let polls = self.polls.get().wrapping_add(1);
+        self.polls.set(polls);
+        if !self.is_up() || polls.is_multiple_of(POLLS_PER_LOOK) {
+            self.hear();
+        }
+    }
+
     fn is_up(&self) -> bool {
         let row = self.peer.get().and_then(|peer| self.peers.find(peer).ok());
         row.is_some_and(|row| row.state.standing() == Standing::Up)
     }
 
+    #[inline(always)]
     fn hand_out(&self, out: &mut VecView<Cqe>) {
+        if !self.ended.is_empty() {
+            self.hand_out_own(out);
+        }
+    }
+
+    fn hand_out_own(&self, out: &mut VecView<Cqe>) {
         while !out.is_full() {
             let Some(cqe) = self.ended.pop() else { return };
             let pushed = out.push(cqe);

@@ -22,8 +22,7 @@
 //!   posted memory goes uncopied, as far as the port is concerned.
 //! - **Messages that nobody has asked for** wait in the library, which bounds neither their number nor their memory. There is no look at them
 //!   (`PEEK`): that of libfabric, `FI_PEEK`, is for tagged messages alone, and says neither sender nor immediate data.
-//! - **Buffers for many messages** (`MULTI_RECV`) are not there: those of libfabric have no steps of 8 bytes, one least room for all of them, and what
-//!   does not fit is cut off.
+//! - **Buffers for many messages** (`MULTI_RECV`) are not there: those of libfabric 1.17 are written behind their ends, or said to be free too soon.
 //! - **Several parts** are sent up to the provider's `iov_limit`, and received likewise, but over connections.
 //! - **Cancelling** asks the library; the completion says whether that came in time.
 //! - **Who has sent a message** is known where the sender is in the address table. Others have one address together, [`OfiPort::stranger`],

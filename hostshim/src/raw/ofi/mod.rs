@@ -19,6 +19,7 @@ mod parts;
 mod post;
 mod read;
 
+use core::cell::Cell;
 use core::ffi::{CStr, c_int, c_void};
 use core::fmt;
 use core::ptr::{self, NonNull};
@@ -221,6 +222,8 @@ pub(crate) struct Completions {
     tagged: bool,
     /// Whether it says who has sent what was received. Where nobody has asked for that it may not even be asked (`verbs`).
     names_senders: bool,
+    /// Where it says who: nobody, between two reads.
+    sources: Cell<[u64; BATCH]>,
     domain: Rc<Domain>,
 }
 
@@ -245,7 +248,8 @@ impl Completions {
             sys::fi_cq_open(domain.handle.raw(), &raw mut attributes, &raw mut raw, ptr::null_mut())
         };
         let handle = Handle::made("fi_cq_open", code, raw)?;
-        Ok(Rc::new(Self { handle, tagged, names_senders, domain: Rc::clone(domain) }))
+        let sources = Cell::new([NOBODY; BATCH]);
+        Ok(Rc::new(Self { handle, tagged, names_senders, sources, domain: Rc::clone(domain) }))
     }
 
     pub(crate) const fn domain(&self) -> &Rc<Domain> {

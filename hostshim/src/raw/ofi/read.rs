@@ -9,6 +9,10 @@ use super::{Completions, NOBODY, number};
 /// Entries that one call reads, at most.
 pub(crate) const BATCH: usize = 16;
 
+/// What the library says where there are no entries.
+#[expect(clippy::as_conversions, reason = "a small number, in a const")]
+const NONE_YET: isize = -(libc::EAGAIN as isize);
+
 /// What a completion says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
@@ -98,22 +102,26 @@ impl Completions {
     #[inline(always)]
     fn read_as<F: Format>(&self, room: usize, mut give: impl FnMut(Entry)) -> Seen {
         let mut entries = [const { MaybeUninit::<F>::uninit() }; BATCH];
-        // Not every provider says who has sent something.
-        let mut sources = [NOBODY; BATCH];
         let (queue, most, places) = (self.handle.raw(), room.min(BATCH), entries.as_mut_ptr());
         let read = if self.names_senders {
             // SAFETY: room for as many entries of that format, which is the queue's, and as many addresses.
-            unsafe { sys::fi_cq_readfrom(queue, places.cast(), most, sources.as_mut_ptr()) }
+            unsafe { sys::fi_cq_readfrom(queue, places.cast(), most, self.sources.as_ptr().cast()) }
         } else {
             // SAFETY: room for as many entries of that format, which is the queue's.
             unsafe { sys::fi_cq_read(queue, places.cast(), most) }
         };
+        // What most looks find.
+        if read == NONE_YET || read == 0 {
+            return Seen::Nothing;
+        }
         let Ok(count) = usize::try_from(read) else { return seen(read) };
+        // Not every provider says who has sent something: each place says nobody before the next look.
+        let sources = self.sources.replace([NOBODY; BATCH]);
         for (from, source) in entries.iter().zip(sources).take(count) {
             // SAFETY: the library has written as many entries as it says, the first ones.
             give(unsafe { from.assume_init_ref() }.entry(source));
         }
-        if count == 0 { Seen::Nothing } else { Seen::Some(count.min(BATCH)) }
+        Seen::Some(count.min(BATCH))
     }
 
     /// The completion of an operation that has failed; `None` where there is none.
@@ -142,7 +150,6 @@ impl Completions {
 #[cold]
 fn seen(read: isize) -> Seen {
     match number(read) {
-        libc::EAGAIN => Seen::Nothing,
         code if u32::try_from(code) == Ok(sys::FI_EAVAIL) => Seen::Failure,
         code => Seen::Lost(code),
     }
