@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 use memmap2::Advice;
 
-use super::settle::{ask_for_thp, populate, report};
+use super::settle::{ask_for_thp, is_there_memory, populate, report};
 use super::{
     HUGE_BITS, HUGE_BYTES, MapError, PageKind, PagePolicy, PageReport, Refusal, Refused, hugetlb,
     whole,
@@ -25,7 +25,7 @@ impl Mapping {
     ///
     /// # Errors
     /// [`MapError::Zero`] and [`MapError::TooLarge`] for impossible sizes, [`MapError::Pages`] where `policy` insists on
-    /// pages that cannot be had, [`MapError::Os`] where the kernel has no memory left.
+    /// pages that cannot be had, [`MapError::Os`] where the kernel has not so much memory left.
     pub fn anonymous(bytes: usize, policy: PagePolicy) -> Result<Self, MapError> {
         let mut refused = Vec::new();
         if policy.permits(PageKind::Huge2M) {
@@ -34,6 +34,7 @@ impl Mapping {
                 Err(why) => refused.push(Refused { kind: PageKind::Huge2M, by: "pool", why }),
             }
         }
+        is_there_memory(bytes)?;
         if policy.permits(PageKind::Thp) {
             match transparent(whole(bytes, HUGE_BYTES)?) {
                 Ok((range, huge)) => {
@@ -205,6 +206,10 @@ mod tests {
                 );
             }
         }
-        assert!(matches!(Mapping::anonymous(1 << 62, PagePolicy::Best), Err(MapError::Os(_))));
+        // An address space has room for the last; no machine has the memory.
+        for bytes in [1 << 62, 1 << 46] {
+            let e = Mapping::anonymous(bytes, PagePolicy::Best).unwrap_err();
+            assert!(matches!(&e, MapError::Os(_)) && e.to_string().contains("ask for less"), "{e}");
+        }
     }
 }

@@ -239,6 +239,9 @@ impl Host {
                 return Err(OpenError::Transport(transport));
             }
         }
+        if config.role == Role::Connect && uri.address().is_some_and(|at| at.port() == 0) {
+            return Err(OpenError::NoPort { at: uri.to_string() });
+        }
         let (ground, bytes) = Ground::open(uri, kind, config)?;
         let memory = Plane::memory(bytes)?;
         Ok(Self { ground, memory, kind, uri: uri.clone(), config: config.clone() })

@@ -127,8 +127,9 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let found_at: Vec<String> = hosts.iter().map(|host| host.uri().to_string()).collect();
     let seats = hosts.iter_mut().map(Host::seat).collect::<Result<Vec<_>, _>>()?;
     let mut services = Vec::new();
-    for seat in &seats {
-        services.push(Service::open(seat, args.message)?);
+    for (seat, uri) in seats.iter().zip(&found_at) {
+        let service = Service::open(seat, args.message);
+        services.push(service.map_err(|e| format!("{uri}: {e}"))?);
     }
     announce(&services, &found_at, args.json)?;
     let clock = TscClock::calibrate();
