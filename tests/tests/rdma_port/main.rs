@@ -26,7 +26,9 @@ use spinwire_dataplane::provider::tcp::frame::{Envelope, FrameFault, Greeting, L
 use spinwire_dataplane::provider::udp::datagram;
 use spinwire_dataplane::provider::{EndpointType, Event, Provider, Status};
 use spinwire_dataplane::time::{Instant, Nanos};
+use spinwire_layouts::abi::WIRE_VERSION;
 use spinwire_layouts::shm::EndpointKind;
+use spinwire_layouts::wire::Hello;
 use spinwire_tests::conformance::{Node, Rdma, RdmaDgram, Sizes, World, run};
 use spinwire_tests::rng::{Rng, pattern};
 use spinwire_tests::sim::fabric::{Faults, Links};
@@ -456,13 +458,19 @@ fn who_writes_nonsense_is_cut_off_alone() {
     };
     let goodbye = || piece::write(0, Content::Goodbye, Grant::default()).to_vec();
     let short_hello = hello("s")[..100].to_vec();
-    let mut other_magic = hello("s");
-    other_magic[0] ^= 1;
+    let other_hello = |at: usize| {
+        let mut bytes = hello("s");
+        bytes[at] ^= 1;
+        vec![bytes]
+    };
+    let other_version = FrameFault::Version { theirs: WIRE_VERSION ^ 1 };
     // What is said, the last of which cannot be said; and the fault.
     let mut cases: Vec<(Vec<Vec<u8>>, FrameFault)> = vec![
         (vec![short_hello], FrameFault::Magic),
         (vec![Vec::new()], FrameFault::Magic),
-        (vec![other_magic], FrameFault::Magic),
+        (other_hello(0), FrameFault::Magic),
+        (other_hello(core::mem::offset_of!(Hello, version)), other_version),
+        (other_hello(core::mem::offset_of!(Hello, wire_hash)), FrameFault::Hash),
         (vec![goodbye()], FrameFault::Magic),
         (vec![hello("s"), flipped(0)], FrameFault::Sequence),
         (vec![hello("s"), flipped(7)], FrameFault::Flags),
