@@ -509,6 +509,13 @@ fn who_writes_nonsense_is_cut_off_alone() {
             assert_eq!(port.last_fault(), Some(fault), "{said:?}");
             assert_eq!(port.counters().corrupt, 1);
             assert!(stranger.is_cut_off(), "{fault:?}");
+            // One of another build is told what this one is.
+            let mut heard = [0; size_of::<Hello>()];
+            stranger.heard(&mut heard);
+            let is_told = Greeting::from_wire(&heard).is_ok_and(|it| it.name.as_str() == "b");
+            let is_of_another_build =
+                matches!(fault, FrameFault::Version { .. } | FrameFault::Hash);
+            assert_eq!(is_told, is_of_another_build || said.len() > 1, "{fault:?}");
             // Its neighbour goes on.
             b.recv(RecvFrom::any().tag(4), 1).unwrap();
             world.insist(&[&a, &b], || a.inject(SendTo::peer(to_b).tag(4), b"still here"));

@@ -14,7 +14,7 @@ use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::shm::lane::Envelope;
 use spinwire_hostshim::discover::{Hints, Transport, discover};
 use spinwire_hostshim::domain::{Domain, DomainConfig};
-use spinwire_hostshim::mem::SegmentDir;
+use spinwire_hostshim::mem::{PageKind, PagePolicy, SegmentDir};
 use spinwire_hostshim::negotiate::{Requirements, negotiate};
 use spinwire_hostshim::open::{AnyPort, OpenConfig, with};
 use spinwire_hostshim::uri::Uri;
@@ -37,7 +37,10 @@ fn a_segment_of_another_build_is_not_joined() {
         ("layout_hash", core::mem::offset_of!(SegmentHeader, layout_hash)),
     ] {
         let name = format!("selection-build-{}", std::process::id());
-        let domain = Domain::create(&name, &DomainConfig::default()).unwrap();
+        // Of pages that lie in the file that has the name.
+        let pages = PagePolicy::Only(PageKind::Base4K);
+        let config = DomainConfig { pages, ..DomainConfig::default() };
+        let domain = Domain::create(&name, &config).unwrap();
         let path = SegmentDir::from_env().path().join(format!("spinwire.{name}"));
         let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
         let mut byte = [0];
