@@ -56,6 +56,7 @@ fn answer(transport: Transport, tell: &mpsc::Sender<Uri>, is_over: &AtomicU64) {
 }
 
 /// Turns an endpoint for ever. While there is nothing to turn for it sleeps in the reactor of the runtime.
+#[expect(clippy::infinite_loop, reason = "it ends with the task that it stands beside")]
 async fn attend(
     (end, desk): (&Opened<'_>, &Desk<'_, '_, AnyPort<'_>>),
     news: &AsyncFd<News>,
