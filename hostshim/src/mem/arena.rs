@@ -34,7 +34,6 @@ impl Mapping {
                 Err(why) => refused.push(Refused { kind: PageKind::Huge2M, by: "pool", why }),
             }
         }
-        is_there_memory(bytes)?;
         if policy.permits(PageKind::Thp) {
             match transparent(whole(bytes, HUGE_BYTES)?) {
                 Ok((range, huge)) => {
@@ -105,6 +104,7 @@ fn pool(len: usize) -> Result<Range, Refusal> {
 
 /// Transparent huge pages, with the bytes that really are.
 fn transparent(len: usize) -> Result<(Range, usize), Refusal> {
+    is_there_memory(len).map_err(Refusal::Os)?;
     let range =
         Range::anonymous(len, HUGE_BYTES).map_err(|e| Refusal::Os(OsError::new("mmap", e)))?;
     let huge = ask_for_thp(&range)?;
@@ -113,6 +113,7 @@ fn transparent(len: usize) -> Result<(Range, usize), Refusal> {
 
 /// Pages of the base size, and no others.
 fn base(len: usize) -> Result<Range, OsError> {
+    is_there_memory(len)?;
     let range = Range::anonymous(len, page_bytes()).map_err(|e| OsError::new("mmap", e))?;
     // Refused by kernels without transparent huge pages, which give base pages anyway.
     let _without_thp = range.advise(Advice::NoHugePage);
