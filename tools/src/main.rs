@@ -16,11 +16,7 @@
     clippy::large_stack_frames,
     reason = "stations and domains are built once, on the main thread's stack of 8 MiB"
 )]
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "printing is what a command line is for"
-)]
+// `println!` and its kin end in a panic where nobody reads: what is printed goes through `report`.
 
 use std::process::ExitCode;
 

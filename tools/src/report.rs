@@ -30,10 +30,16 @@ pub(crate) fn finish(outcome: Result<Verdict, Failure>) -> ExitCode {
         Ok(Verdict::Well) => ExitCode::SUCCESS,
         Ok(Verdict::NotWell) => ExitCode::from(1),
         Err(failure) => {
-            eprintln!("spinwire: {failure}");
+            let mut said = failure.to_string();
+            complain(&format!("spinwire: {said}\n"));
             let mut cause = failure.source();
             while let Some(error) = cause {
-                eprintln!("  because: {error}");
+                let text = error.to_string();
+                // Some errors say what their source says.
+                if !said.contains(&text) {
+                    complain(&format!("  because: {text}\n"));
+                    said.push_str(&text);
+                }
                 cause = error.source();
             }
             ExitCode::from(2)
@@ -60,6 +66,12 @@ pub(crate) fn tell(text: &str) -> Result<bool, Failure> {
 /// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
 pub(crate) fn emit(text: &str) -> Result<(), Failure> {
     tell(text).map(|_is_read| ())
+}
+
+/// Writes to standard error. Where that cannot be written to, nobody is there to be told, and the exit code says it all the same.
+pub(crate) fn complain(text: &str) {
+    let mut err = io::stderr().lock();
+    let _nobody_is_there = err.write_all(text.as_bytes()).and_then(|()| err.flush());
 }
 
 /// Whether the file of `argument` can be written, before minutes are spent on what is to be in it. One that is not there is not there

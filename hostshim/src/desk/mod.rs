@@ -22,7 +22,7 @@
 //!
 //! *How it waits* is the caller's: after each turn that found nothing [`Desk::resting`] is called, which may spin, yield, climb an
 //! [`IdleLadder`](spinwire_dataplane::poll::IdleLadder), turn other endpoints of the thread, or sleep on a
-//! descriptor where the transport has one ([`News`](crate::uring::News): TCP, UDP). The bell of an endpoint in shared memory is a futex, for
+//! descriptor where the transport has one ([`News`](crate::uring::News): TCP, UDP; from [`Opened::news`](crate::open::Opened::news)). The bell of an endpoint in shared memory is a futex, for
 //! [`HostRester`](crate::idle::HostRester); no descriptor tells of it. A wait of no time looks once.
 //!
 //! Invariants: (1) an operation that was given up is known until its completion has come; (2) a completion goes to one place, once.

@@ -8,7 +8,7 @@
 //! | who finds whom | by the name in the segment | by the address; the name says which endpoint is meant |
 //! | a peer dies | seen within 100 ms, by the kernel's word | seen when its connection ends; a machine that loses power is seen by time limits |
 //! | what was sent and not yet received | stays in shared memory, and is delivered | is lost with the connection, and `PeerGone` says so |
-//! | a peer of another build | is refused: version and layout hash of the segment | is refused: version and hash of what travels |
+//! | a peer of another build | is refused: version and layout hash of the segment | is refused: version and hash of what travels; its datagrams are dropped, and counted |
 //!
 //! *One service, several ways to it.* A service listens at several places at once, with an endpoint for each in one loop; its clients have one list of addresses,
 //! wherever they run:

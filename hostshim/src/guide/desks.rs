@@ -65,10 +65,11 @@
 //! *While it waits* a desk spins, and yields now and then. [`Desk::resting`](crate::desk::Desk::resting) says otherwise: climb down the idle ladder, turn the other endpoints of the
 //! thread (or they stand still for as long as the wait lasts), or sleep on a descriptor.
 //!
-//! *Under `epoll`, or an executor.* Where messages come by a ring of io_uring (TCP, UDP) there is a descriptor that tells of them: [`News`](crate::uring::News), from `TcpPlane::news()`. Put it into
-//! the interest list of your reactor, for reading. When it is readable: `clear()` it, then turn (or `drive()`) until a turn finds nothing and
+//! *Under `epoll`, or an executor.* Where messages come by a ring of io_uring (TCP, UDP) there is a descriptor that tells of them: [`News`](crate::uring::News), from
+//! [`Opened::news`](crate::open::Opened::news) (or `TcpPlane::news()`). Put it into the interest list of your reactor, for reading. When it is readable: `clear()` it, then turn (or `drive()`) until a turn finds nothing and
 //! [`poll_at`](spinwire_dataplane::poll::Poll::poll_at) is not due; only then wait again, until `poll_at` at the latest. In that order nothing is missed. An
-//! endpoint in shared memory has a bell, which is a futex and no descriptor: a thread sleeps on it by the [idle ladder](super::polling).
+//! endpoint in shared memory has a bell, which is a futex and no descriptor: a thread sleeps on it by the [idle ladder](super::polling), and a task turns it
+//! every so often. A port over libfabric that was opened to wait has descriptors of its own (`OfiPort::descriptors`).
 //!
 //! As the task of a runtime:
 //!
@@ -79,7 +80,8 @@
 //! use spinwire_hostshim::uring::News;
 //!
 //! /// Turns `end` for ever, and sleeps while there is nothing. `readable` is the runtime's. With tokio, for one, `news` lives in an
-//! /// `AsyncFd`, and this is `timeout(most, fd.readable()).await`, and `clear_ready()` of the guard that comes back.
+//! /// `AsyncFd`, and this is `timeout(most, fd.readable()).await`, and `clear_ready()` of the guard that comes back; with futures of a
+//! /// desk, `drive()` stands for `turn`, and after each that was busy the task lets others run (`yield_now().await`).
 //! async fn attend(
 //!     (end, news): (&impl Poll, &News),
 //!     now: impl Fn() -> Instant,

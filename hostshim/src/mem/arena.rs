@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 use memmap2::Advice;
 
-use super::settle::{ask_for_thp, populate, report};
+use super::settle::{ask_for_thp, is_there_memory, populate, report};
 use super::{
     HUGE_BITS, HUGE_BYTES, MapError, PageKind, PagePolicy, PageReport, Refusal, Refused, hugetlb,
     whole,
@@ -25,7 +25,7 @@ impl Mapping {
     ///
     /// # Errors
     /// [`MapError::Zero`] and [`MapError::TooLarge`] for impossible sizes, [`MapError::Pages`] where `policy` insists on
-    /// pages that cannot be had, [`MapError::Os`] where the kernel has no memory left.
+    /// pages that cannot be had, [`MapError::Os`] where the kernel has not so much memory left.
     pub fn anonymous(bytes: usize, policy: PagePolicy) -> Result<Self, MapError> {
         let mut refused = Vec::new();
         if policy.permits(PageKind::Huge2M) {
@@ -104,6 +104,7 @@ fn pool(len: usize) -> Result<Range, Refusal> {
 
 /// Transparent huge pages, with the bytes that really are.
 fn transparent(len: usize) -> Result<(Range, usize), Refusal> {
+    is_there_memory(len).map_err(Refusal::Os)?;
     let range =
         Range::anonymous(len, HUGE_BYTES).map_err(|e| Refusal::Os(OsError::new("mmap", e)))?;
     let huge = ask_for_thp(&range)?;
@@ -112,6 +113,7 @@ fn transparent(len: usize) -> Result<(Range, usize), Refusal> {
 
 /// Pages of the base size, and no others.
 fn base(len: usize) -> Result<Range, OsError> {
+    is_there_memory(len)?;
     let range = Range::anonymous(len, page_bytes()).map_err(|e| OsError::new("mmap", e))?;
     // Refused by kernels without transparent huge pages, which give base pages anyway.
     let _without_thp = range.advise(Advice::NoHugePage);
@@ -205,6 +207,10 @@ mod tests {
                 );
             }
         }
-        assert!(matches!(Mapping::anonymous(1 << 62, PagePolicy::Best), Err(MapError::Os(_))));
+        // An address space has room for the last; no machine has the memory.
+        for bytes in [1 << 62, 1 << 46] {
+            let e = Mapping::anonymous(bytes, PagePolicy::Best).unwrap_err();
+            assert!(matches!(&e, MapError::Os(_)) && e.to_string().contains("ask for less"), "{e}");
+        }
     }
 }

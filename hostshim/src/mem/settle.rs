@@ -10,6 +10,28 @@ use crate::error::{Errno, OsError};
 use crate::raw::mmap::Range;
 use crate::raw::syscall::page_bytes;
 
+/// Whether there is memory for so many bytes, by what the kernel holds to be free without swapping (`MemAvailable`), and what is left of its
+/// swap. Where there is not, bringing the pages in would not fail: the kernel would kill processes, this one or others, until it can.
+pub(super) fn is_there_memory(bytes: usize) -> Result<(), OsError> {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    match available_in(&text) {
+        Some(available) if bytes > available => {
+            Err(OsError::new("memory for all pages", Errno::new(libc::ENOMEM)))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Bytes that proc_meminfo(5) says are to be had; none where it does not say.
+fn available_in(meminfo: &str) -> Option<usize> {
+    let kib = |key: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
+        line.strip_prefix(':')?.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()
+    };
+    let all = kib("MemAvailable")?.saturating_add(kib("SwapFree").unwrap_or(0));
+    Some(all.saturating_mul(1024))
+}
+
 /// Brings in every page, writable, so that the first access costs no fault.
 pub(super) fn populate(range: &Range) -> Result<(), OsError> {
     bring_in(range, range.len(), page_bytes())
@@ -139,6 +161,17 @@ ShmemPmdMapped:        0 kB
     #[test]
     fn a_mapping_that_is_larger_than_the_span_tells_nothing() {
         assert_eq!(huge_bytes_in(SMAPS, &(0x60_1000..0x70_0000)), 0);
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_available() {
+        let text = "MemTotal:  9 kB\nMemAvailable:   3 kB\nSwapTotal: 8 kB\nSwapFree:  2 kB\n";
+        assert_eq!(available_in(text), Some(5 << 10));
+        assert_eq!(available_in("MemAvailable: 3 kB\n"), Some(3 << 10));
+        for unknown in ["", "MemAvailable: 3\n", "MemAvailable: -3 kB\n"] {
+            assert_eq!(available_in(unknown), None);
+        }
+        is_there_memory(1 << 20).unwrap();
     }
 
     #[test]

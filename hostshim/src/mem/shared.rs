@@ -19,7 +19,7 @@ use super::directory::{FileId, Listed, Located, SegmentDir, remove, target_on};
 use super::draft::Draft;
 use super::hugetlb::{self, HugeFile};
 use super::link::Link;
-use super::settle::{ask_for_thp, huge_bytes, populate, populate_first, report};
+use super::settle::{ask_for_thp, huge_bytes, is_there_memory, populate, populate_first, report};
 use super::{
     Backing, HUGE_BYTES, Lasting, Locking, MapError, PageKind, PagePolicy, PageReport, Problem,
 };
@@ -267,6 +267,10 @@ impl SegmentDir {
     fn reserve(&self, draft: &Draft, len: usize) -> Result<(), OsError> {
         let needed = file_bytes(len);
         let enough = self.free_bytes().is_none_or(|free| free >= needed);
+        let is_memory = syscall::file_system(self.path()).is_ok_and(|it| it.is_tmpfs());
+        if enough && is_memory {
+            is_there_memory(len)?;
+        }
         let taken = if enough {
             syscall::reserve(draft.file().as_fd(), needed)
         } else {

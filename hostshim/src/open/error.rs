@@ -29,6 +29,13 @@ pub enum OpenError {
     Transport(Transport),
     /// There is no address to open it at.
     NoUri,
+    /// No descriptor tells of what comes by this transport.
+    NoDescriptor(Transport),
+    /// The port to connect to is 0, by which nobody is found: who listens there gets another.
+    NoPort {
+        /// The address.
+        at: String,
+    },
     /// The address leads nowhere.
     Address(AddressError),
     /// The domain.
@@ -93,6 +100,14 @@ impl fmt::Display for OpenError {
                 )
             }
             Self::NoUri => f.write_str("no address; remedy: give a URI, as shm://demo"),
+            Self::NoDescriptor(transport) => write!(
+                f,
+                "no descriptor tells of what comes over {transport}; remedy: rest by the idle ladder, or turn it every so often"
+            ),
+            Self::NoPort { at } => write!(
+                f,
+                "{at}: nobody is found at port 0, which asks for any that is free; remedy: give the port that the listening end says that it got"
+            ),
             Self::Address(e) => e.fmt(f),
             Self::Domain(e) => e.fmt(f),
             Self::Endpoint(e) => e.fmt(f),

@@ -43,6 +43,7 @@ use crate::socket::{Address, Scheme};
 use crate::tcp::TcpPlane;
 use crate::udp::UdpHost;
 use crate::uri::{Place, Uri};
+use crate::uring::News;
 #[cfg(feature = "verbs")]
 use crate::verbs::{Queues, VerbsDatagrams, VerbsPlane};
 
@@ -238,6 +239,9 @@ impl Host {
             (Transport::Ofi, _) => {
                 return Err(OpenError::Transport(transport));
             }
+        }
+        if config.role == Role::Connect && uri.address().is_some_and(|at| at.port() == 0) {
+            return Err(OpenError::NoPort { at: uri.to_string() });
         }
         let (ground, bytes) = Ground::open(uri, kind, config)?;
         let memory = Plane::memory(bytes)?;
@@ -439,6 +443,14 @@ impl<'a> Opened<'a> {
     #[must_use]
     pub fn now(&self) -> Instant {
         self.clock.now()
+    }
+
+    /// A descriptor that tells when there is something to turn for, where the transport has one: see [`Seat::news`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn news(&self) -> Result<News, OpenError> {
+        self.seat.news()
     }
 
     /// Connects to another peer, by the same transport. What completes meanwhile is handed to `others`; see [`Seat::connect_beside`].

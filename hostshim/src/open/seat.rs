@@ -27,9 +27,9 @@ use crate::socket::Address;
 use crate::tcp::TcpPlane;
 use crate::udp::{self, UdpHost};
 use crate::uri::{Place, Uri};
-use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
 use crate::uring::UringError;
+use crate::uring::{News, RingEntry};
 #[cfg(feature = "verbs")]
 use crate::verbs::{VerbsDatagrams, VerbsPlane};
 
@@ -118,6 +118,30 @@ impl<'a> Seat<'a> {
             #[cfg(feature = "libfabric")]
             Floor::Ofi(_, bump) => bump,
             Floor::Tcp(_, ring) | Floor::Udp(_, ring, _) => ring.arena().bump(),
+        }
+    }
+
+    /// A descriptor that tells when the endpoint has something to turn for, for `epoll(7)` or the reactor of a runtime: over TCP and UDP. One a
+    /// seat. How it is slept on: [the guide](crate::guide::desks).
+    ///
+    /// # Errors
+    /// [`OpenError::NoDescriptor`] over shared memory, whose bells are futexes, over RDMA devices, and over libfabric, where the port
+    /// itself has descriptors; [`OpenError::Ring`] where there is one already.
+    pub fn news(&self) -> Result<News, OpenError> {
+        match &self.floor {
+            Floor::Tcp(plane, _) => Ok(plane.news()?),
+            Floor::Udp(host, _, _) => Ok(host.uring().news()?),
+            Floor::Shm(..) => Err(OpenError::NoDescriptor(Transport::Shm)),
+            #[cfg(feature = "verbs")]
+            Floor::Verbs(..) | Floor::VerbsDatagrams(..) => {
+                Err(OpenError::NoDescriptor(Transport::Verbs))
+            }
+            #[cfg(feature = "mlx5")]
+            Floor::Mlx5(..) | Floor::Mlx5Datagrams(..) => {
+                Err(OpenError::NoDescriptor(Transport::Mlx5))
+            }
+            #[cfg(feature = "libfabric")]
+            Floor::Ofi(..) => Err(OpenError::NoDescriptor(Transport::Ofi)),
         }
     }
 

@@ -60,6 +60,11 @@ impl Stranger<'_> {
         }
     }
 
+    /// The first bytes of what has come last.
+    pub fn heard(&self, to: &mut [u8]) {
+        assert!(line::copy_out(self.memory, STRANGER_BYTES, to));
+    }
+
     /// Whether the connection is no more.
     #[must_use]
     pub fn is_cut_off(&self) -> bool {

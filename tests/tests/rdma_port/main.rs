@@ -26,8 +26,10 @@ use spinwire_dataplane::provider::tcp::frame::{Envelope, FrameFault, Greeting, L
 use spinwire_dataplane::provider::udp::datagram;
 use spinwire_dataplane::provider::{EndpointType, Event, Provider, Status};
 use spinwire_dataplane::time::{Instant, Nanos};
+use spinwire_layouts::abi::WIRE_VERSION;
 use spinwire_layouts::shm::EndpointKind;
-use spinwire_tests::conformance::{Node, Rdma, RdmaDgram, Sizes, World, run};
+use spinwire_layouts::wire::Hello;
+use spinwire_tests::conformance::{Node, Rdma, RdmaDgram, Sizes, Stranger, World, run};
 use spinwire_tests::rng::{Rng, pattern};
 use spinwire_tests::sim::fabric::{Faults, Links};
 
@@ -443,6 +445,20 @@ fn message(sequence: u32, length: u32, body: usize) -> Vec<u8> {
     bytes
 }
 
+/// Whether the last that a stranger has heard is the hello of `b`.
+fn is_told(stranger: &Stranger<'_>) -> bool {
+    let mut heard = [0; size_of::<Hello>()];
+    stranger.heard(&mut heard);
+    Greeting::from_wire(&heard).is_ok_and(|it| it.name.as_str() == "b")
+}
+
+/// The hello of one that differs in that byte.
+fn other_hello(at: usize) -> Vec<Vec<u8>> {
+    let mut bytes = hello("s");
+    bytes[at] ^= 1;
+    vec![bytes]
+}
+
 /// Whoever writes nonsense loses its connection, by which field it was is told, and a neighbour does not notice.
 #[test]
 fn who_writes_nonsense_is_cut_off_alone() {
@@ -456,13 +472,14 @@ fn who_writes_nonsense_is_cut_off_alone() {
     };
     let goodbye = || piece::write(0, Content::Goodbye, Grant::default()).to_vec();
     let short_hello = hello("s")[..100].to_vec();
-    let mut other_magic = hello("s");
-    other_magic[0] ^= 1;
+    let other_version = FrameFault::Version { theirs: WIRE_VERSION ^ 1 };
     // What is said, the last of which cannot be said; and the fault.
     let mut cases: Vec<(Vec<Vec<u8>>, FrameFault)> = vec![
         (vec![short_hello], FrameFault::Magic),
         (vec![Vec::new()], FrameFault::Magic),
-        (vec![other_magic], FrameFault::Magic),
+        (other_hello(0), FrameFault::Magic),
+        (other_hello(core::mem::offset_of!(Hello, version)), other_version),
+        (other_hello(core::mem::offset_of!(Hello, wire_hash)), FrameFault::Hash),
         (vec![goodbye()], FrameFault::Magic),
         (vec![hello("s"), flipped(0)], FrameFault::Sequence),
         (vec![hello("s"), flipped(7)], FrameFault::Flags),
@@ -501,6 +518,10 @@ fn who_writes_nonsense_is_cut_off_alone() {
             assert_eq!(port.last_fault(), Some(fault), "{said:?}");
             assert_eq!(port.counters().corrupt, 1);
             assert!(stranger.is_cut_off(), "{fault:?}");
+            // One of another build is told what this one is.
+            let is_of_another_build =
+                matches!(fault, FrameFault::Version { .. } | FrameFault::Hash);
+            assert_eq!(is_told(&stranger), is_of_another_build || said.len() > 1, "{fault:?}");
             // Its neighbour goes on.
             b.recv(RecvFrom::any().tag(4), 1).unwrap();
             world.insist(&[&a, &b], || a.inject(SendTo::peer(to_b).tag(4), b"still here"));

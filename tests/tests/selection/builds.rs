@@ -9,15 +9,18 @@ use std::process::{Child, Command, Stdio};
 
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::EndpointType;
+use spinwire_dataplane::provider::udp::datagram::{self, DatagramFault};
 use spinwire_dataplane::raw::loan::LoanPool;
+use spinwire_dataplane::shm::lane::Envelope;
 use spinwire_hostshim::discover::{Hints, Transport, discover};
 use spinwire_hostshim::domain::{Domain, DomainConfig};
-use spinwire_hostshim::mem::SegmentDir;
+use spinwire_hostshim::mem::{PageKind, PagePolicy, SegmentDir};
 use spinwire_hostshim::negotiate::{Requirements, negotiate};
 use spinwire_hostshim::open::{AnyPort, OpenConfig, with};
+use spinwire_hostshim::uri::Uri;
 use spinwire_layouts::abi::{LAYOUT_HASH, WIRE_HASH};
 use spinwire_layouts::shm::SegmentHeader;
-use spinwire_layouts::wire::Hello;
+use spinwire_layouts::wire::{DatagramHeader, Hello};
 
 fn connect(uri: &str, transport: Transport) -> String {
     let wanted =
@@ -34,7 +37,10 @@ fn a_segment_of_another_build_is_not_joined() {
         ("layout_hash", core::mem::offset_of!(SegmentHeader, layout_hash)),
     ] {
         let name = format!("selection-build-{}", std::process::id());
-        let domain = Domain::create(&name, &DomainConfig::default()).unwrap();
+        // Of pages that lie in the file that has the name.
+        let pages = PagePolicy::Only(PageKind::Base4K);
+        let config = DomainConfig { pages, ..DomainConfig::default() };
+        let domain = Domain::create(&name, &config).unwrap();
         let path = SegmentDir::from_env().path().join(format!("spinwire.{name}"));
         let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
         let mut byte = [0];
@@ -87,9 +93,9 @@ fn a_connection_to_another_build_is_not_made() {
     }
 }
 
-/// Over UDP there is no hello: each packet says what it is. One of another build is counted, and nothing else.
+/// Over UDP there is no hello: each packet says what it is. One of another build is counted, with what was wrong with it, and nothing else.
 #[test]
-fn a_packet_of_another_build_is_counted_as_garbage() {
+fn a_packet_of_another_build_is_counted_and_named() {
     let found = discover(&Hints::only(&[Transport::Udp]));
     let at: [_; 1] = ["udp://127.0.0.1:0".parse().unwrap()];
     let plan = negotiate(&Requirements::datagrams().for_peer_at(&at), &found);
@@ -99,15 +105,22 @@ fn a_packet_of_another_build_is_counted_as_garbage() {
         end.endpoint.post_recv(from, buffers.lend().unwrap(), 1).unwrap();
         let to = end.uri.address().unwrap().resolve().unwrap()[0];
         let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
-        // The magic of ours, and a version that nobody has.
-        let mut packet = [0_u8; 64];
-        packet[..2].copy_from_slice(b"SW");
-        packet[2] = 0xFE;
-        stranger.send_to(&packet, to).unwrap();
         let AnyPort::Udp(port) = end.endpoint.provider() else { panic!("{end}") };
-        crate::until("it is counted", &[&end.endpoint], || {
-            (port.counters().garbage > 0).then_some(())
-        });
+        assert_eq!(port.last_fault(), None);
+        let ours = datagram::header(5, Envelope::default()).unwrap();
+        for (at, fault, garbage) in [
+            (core::mem::offset_of!(DatagramHeader, version), DatagramFault::Version, 1),
+            (core::mem::offset_of!(DatagramHeader, hash), DatagramFault::Hash, 2),
+        ] {
+            let mut packet = [&ours[..], b"hello"].concat();
+            packet[at] ^= 0x40;
+            stranger.send_to(&packet, to).unwrap();
+            crate::until("it is counted", &[&end.endpoint], || {
+                (port.counters().garbage == garbage).then_some(())
+            });
+            assert_eq!(port.last_fault(), Some(fault));
+            assert!(fault.to_string().contains("bring both to the same build"), "{fault}");
+        }
         assert!(end.endpoint.poll().is_none());
     })
     .unwrap();
@@ -121,9 +134,16 @@ const CHILD: &str = "builds::real_processes_of_different_builds_refuse_each_othe
 fn another_build() -> OtherBuild {
     let mut program = fs::read(std::env::current_exe().unwrap()).unwrap();
     for hash in [LAYOUT_HASH, WIRE_HASH] {
-        let [first, rest @ ..] = hash.to_le_bytes();
-        let starts = |at: &usize| program[*at] == first && program[*at + 1..].starts_with(&rest);
-        let found: Vec<usize> = (0..program.len() - 8).filter(starts).collect();
+        let bytes = hash.to_le_bytes();
+        let mut found = Vec::new();
+        let mut at = 0;
+        // From one to the next of its first byte, by the search of the standard library, which is quick in any build.
+        while let Ok(step @ 1..) = (&program[at..]).skip_until(bytes[0]) {
+            at += step;
+            if program[at - 1..].starts_with(&bytes) {
+                found.push(at - 1);
+            }
+        }
         assert!(!found.is_empty(), "the hash is somewhere in it");
         for at in found {
             program[at] ^= 0x40;
@@ -158,7 +178,7 @@ fn line(child: &mut Child, word: &str) -> String {
 }
 
 fn play(role: &str, uri: &str) {
-    let transport = if uri.starts_with("shm") { Transport::Shm } else { Transport::Tcp };
+    let transport = uri.parse::<Uri>().unwrap().transport();
     if role == "ask" {
         println!("SAID {}", connect(uri, transport).replace('\n', " "));
         return;
@@ -174,11 +194,25 @@ fn play(role: &str, uri: &str) {
                 std::thread::yield_now();
             }
         }
+        let fault = match end.endpoint.provider() {
+            AnyPort::Tcp(port) => port.last_fault(),
+            #[cfg(feature = "verbs")]
+            AnyPort::Verbs(port, _) => port.last_fault(),
+            _ => None,
+        };
+        println!("HEARD {}", fault.map_or_else(String::new, |fault| fault.to_string()));
     })
     .unwrap();
 }
 
-/// Two programs that differ in nothing but what they hold layouts to be, each asking the other, over shared memory and TCP.
+/// The devices of the guest of `tests/vm`, where this is it.
+fn devices() -> Option<[&'static str; 2]> {
+    let is_here = cfg!(feature = "verbs") && Path::new("/sys/class/infiniband/rxe1").exists();
+    is_here.then_some(["verbs://rxe1/10.77.0.2:0", "verbs://rxe0/"])
+}
+
+/// Two programs that differ in nothing but what they hold layouts to be, each asking the other, over shared memory, TCP, and RDMA devices where
+/// there are any. Neither takes the other, and who finds it out says why.
 #[test]
 fn real_processes_of_different_builds_refuse_each_other() {
     if let Ok(role) = std::env::var(ROLE) {
@@ -187,25 +221,34 @@ fn real_processes_of_different_builds_refuse_each_other() {
     }
     let (ours, theirs) = (std::env::current_exe().unwrap(), another_build());
     let shm = format!("shm://selection-builds-{}", std::process::id());
-    for uri in [&shm, "tcp://127.0.0.1:0"] {
+    let mut uris = vec![shm.as_str(), "tcp://127.0.0.1:0"];
+    let rdma = devices();
+    uris.extend(rdma.map(|[listens, _]| listens));
+    for uri in uris {
         for (server, client) in [(&theirs.0, &ours), (&ours, &theirs.0)] {
-            if server == &ours && uri.starts_with("tcp") && !cfg!(debug_assertions) {
-                // Optimised, the hash that comes is compared byte by byte, which no search finds: that program says another one and takes ours.
-                continue;
-            }
             let mut server = child(server, "serve", uri);
-            let at = line(&mut server, "AT ");
-            let mut client = child(client, "ask", &at);
-            let said = line(&mut client, "SAID ");
+            let mut at = line(&mut server, "AT ");
+            if let (Some([_, connects]), true) = (rdma, uri.starts_with("verbs")) {
+                // The same place, by the device of the other end.
+                at = format!("{connects}{}", at.rsplit_once('/').unwrap().1);
+            }
+            let mut asks = child(client, "ask", &at);
+            let said = line(&mut asks, "SAID ");
             drop(server.stdin.take());
-            assert!(client.wait().unwrap().success() && server.wait().unwrap().success());
+            let heard = line(&mut server, "HEARD ");
+            assert!(asks.wait().unwrap().success() && server.wait().unwrap().success());
             if uri.starts_with("shm") {
                 assert!(said.contains("layout_hash: found"), "{said}");
                 assert!(said.contains("use the same version on both sides"), "{said}");
-            } else {
-                assert!(said.contains("hash: the peer has other layouts"), "{said}");
-                assert!(said.contains("run the same version at both ends"), "{said}");
+                continue;
             }
+            // Optimised, the hash that comes is compared byte by byte, which no search finds: that program says another one and takes ours. Then it
+            // is this one that finds it out.
+            let both = format!("{said}; {heard}");
+            let by_ours = if client == &ours { &said } else { &heard };
+            let who = if cfg!(debug_assertions) { &said } else { by_ours };
+            assert!(who.contains("hash: the peer has other layouts"), "{uri}: {both}");
+            assert!(who.contains("run the same version at both ends"), "{uri}: {both}");
         }
     }
 }

@@ -8,6 +8,8 @@
 //! | [`datagrams`] | endpoints of datagrams, of providers and with hints that the environment says |
 //! | `fabric` | ends over libfabric at a URI: answered, refused, gone (feature `libfabric`) |
 //! | [`builds`] | processes of different builds |
+//! | [`quiet`] | nothing is opened before something was chosen |
+//! | [`runtime`] | endpoints as tasks of tokio, woken by descriptors |
 //! | [`texts`] | any text is a URI or refused; any plan is whole and in order |
 #![allow(
     clippy::unwrap_used,
@@ -25,6 +27,8 @@ mod datagrams;
 #[cfg(feature = "libfabric")]
 mod fabric;
 mod offers;
+mod quiet;
+mod runtime;
 mod texts;
 mod walks;
 

@@ -35,7 +35,7 @@ mod with_verbs {
     };
 
     use super::Args;
-    use crate::report::{Failure, Verdict};
+    use crate::report::{self, Failure, Verdict};
 
     #[derive(Serialize)]
     struct Device<'a> {
@@ -113,27 +113,27 @@ mod with_verbs {
             Ok(found) => found,
             Err(VerbsError::NoDevices) if args.json => Vec::new(),
             Err(none @ VerbsError::NoDevices) => {
-                println!("{none}");
+                report::emit(&format!("{none}\n"))?;
                 return Ok(Verdict::NotWell);
             }
             Err(e) => return Err(e.to_string().into()),
         };
         if args.json {
             let list: Vec<Device<'_>> = found.iter().map(as_json).collect();
-            println!("{}", serde_json::to_string_pretty(&list)?);
+            report::emit(&format!("{}\n", serde_json::to_string_pretty(&list)?))?;
         } else {
-            found.iter().for_each(print);
+            report::emit(&found.iter().map(in_words).collect::<String>())?;
         }
         let active = |port: &PortInfo| port.state == PortState::Active;
         let is_well = found.iter().any(|device| device.ports.iter().any(active));
         Ok(if is_well { Verdict::Well } else { Verdict::NotWell })
     }
 
-    fn print(device: &DeviceInfo) {
+    fn in_words(device: &DeviceInfo) -> String {
         let able = [(device.atomics, "atomics"), (device.shared_receives, "shared receives")];
         let able: Vec<&str> = able.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect();
-        println!(
-            "{}  vendor {:#x}; up to {} queue pairs, {} requests each, {} segments, {} completions; {}",
+        let mut text = format!(
+            "{}  vendor {:#x}; up to {} queue pairs, {} requests each, {} segments, {} completions; {}\n",
             device.name,
             device.vendor_id,
             device.pairs_max,
@@ -144,16 +144,17 @@ mod with_verbs {
         );
         for port in &device.ports {
             let mtu = port.mtu.map_or_else(|| "?".to_owned(), |mtu| mtu.to_string());
-            println!(
-                "  port {}  {}, {}, packets of {mtu} bytes, messages up to {} bytes",
+            text += &format!(
+                "  port {}  {}, {}, packets of {mtu} bytes, messages up to {} bytes\n",
                 port.port,
                 port.state,
                 link(port),
                 port.message_bytes_max,
             );
             for entry in &port.gids {
-                println!("    GID {:3}  {}  {}", entry.index, entry.kind, entry.gid);
+                text += &format!("    GID {:3}  {}  {}\n", entry.index, entry.kind, entry.gid);
             }
         }
+        text
     }
 }

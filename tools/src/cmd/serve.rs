@@ -77,6 +77,9 @@ struct Done {
     /// Messages longer than what is answered.
     cut: u64,
     clients_gone: u64,
+    /// Packets that were no messages, and what was wrong with the last of them.
+    garbage: u64,
+    garbage_is: Option<String>,
 }
 
 /// Messages that are received at once, of each kind.
@@ -127,8 +130,9 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let found_at: Vec<String> = hosts.iter().map(|host| host.uri().to_string()).collect();
     let seats = hosts.iter_mut().map(Host::seat).collect::<Result<Vec<_>, _>>()?;
     let mut services = Vec::new();
-    for seat in &seats {
-        services.push(Service::open(seat, args.message)?);
+    for (seat, uri) in seats.iter().zip(&found_at) {
+        let service = Service::open(seat, args.message);
+        services.push(service.map_err(|e| format!("{uri}: {e}"))?);
     }
     announce(&services, &found_at, args.json)?;
     let clock = TscClock::calibrate();
@@ -146,6 +150,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
             pause();
         }
     }
+    services.iter().for_each(|service| service.tell_garbage(&mut done));
     say(&done, args.json)
 }
 
@@ -197,6 +202,15 @@ impl<'a> Service<'a> {
             done.clients_gone += u64::from(matches!(event, Event::PeerGone(_)));
         }
         Ok(is_busy)
+    }
+
+    /// Nobody hears why a datagram was not taken but this end.
+    fn tell_garbage(&self, done: &mut Done) {
+        if let AnyPort::Udp(port) = self.endpoint.provider() {
+            done.garbage += port.counters().garbage;
+            done.garbage_is =
+                port.last_fault().map(|fault| fault.to_string()).or(done.garbage_is.take());
+        }
     }
 
     fn answer(&self, message: &Completion<'_>) -> Result<(), PostError> {
@@ -256,10 +270,14 @@ fn say(done: &Done, json: bool) -> Result<Verdict, Failure> {
     if json {
         report::print_json(core::slice::from_ref(done))?;
     } else {
-        report::emit(&format!(
+        let mut text = format!(
             "{} messages, {} bytes; {} answered, {} not taken by their client, {} too long; {} clients have gone\n",
             done.messages, done.bytes, done.answered, done.dropped, done.cut, done.clients_gone
-        ))?;
+        );
+        if let Some(fault) = &done.garbage_is {
+            writeln!(text, "{} packets were no messages; the last: {fault}", done.garbage)?;
+        }
+        report::emit(&text)?;
     }
     Ok(Verdict::Well)
 }

@@ -9,8 +9,8 @@ use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::provider::{Provider, RemotePlace};
 use spinwire_hostshim::affinity;
-use spinwire_hostshim::domain::{Domain, DomainConfig, DomainError};
-use spinwire_hostshim::mem::Problem;
+use spinwire_hostshim::domain::{Domain, DomainConfig};
+use spinwire_hostshim::error::{Errno, OsError};
 #[cfg(feature = "mlx5")]
 use spinwire_hostshim::mlx5;
 use spinwire_hostshim::plane::Plane;
@@ -18,6 +18,7 @@ use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::verbs;
 
 use super::datagrams;
+use super::ending;
 use super::floor::Floor;
 use super::loans::{self, Loans};
 use super::lossy::Exchange;
@@ -26,7 +27,7 @@ use super::options::{PairOptions, ProviderName};
 use super::order::Order;
 use super::server::{SERVER, STREAM_BUFFER_BYTES};
 use super::station::{self, PATIENCE, Patience, Role, Station};
-use crate::report::Failure;
+use crate::report::{self, Failure};
 
 /// A connected measuring end.
 #[derive(Debug)]
@@ -81,6 +82,9 @@ impl<P: Provider, F: Floor> Client<'_, '_, P, F> {
     }
 }
 
+/// Milliseconds that it has to end by itself.
+const LAST_WORDS_MS: u32 = 50;
+
 /// The other end as a process of ours; killed where it does not end by itself.
 #[derive(Debug)]
 pub(super) struct Other(pub(super) Child);
@@ -98,8 +102,9 @@ impl Other {
             .arg("--until-input-ends")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| format!("the second process could not be started: {e}"))?;
+            .spawn();
+        // The program that runs is there: what is lacking is descriptors, or memory.
+        let child = child.map_err(|e| OsError::new("the second process", Errno::from_io(&e)))?;
         Ok(Self(child))
     }
 
@@ -111,7 +116,12 @@ impl Other {
         }
         let told: serde_json::Value = serde_json::from_str(&told).unwrap_or_default();
         let Some(text) = told.get("listening").and_then(serde_json::Value::as_str) else {
-            self.check()?;
+            // It says nothing more to anybody who could hear it, so it is about to end.
+            let since = Instant::now();
+            while since.elapsed() < PATIENCE {
+                self.check()?;
+                std::thread::sleep(Duration::from_millis(1));
+            }
             return Err("the second process does not say where it listens".into());
         };
         Ok(text.to_owned())
@@ -121,7 +131,10 @@ impl Other {
     pub(super) fn check(&mut self) -> Result<(), Failure> {
         match self.0.try_wait()? {
             None => Ok(()),
-            Some(status) => Err(format!("the second process ended too early ({status})").into()),
+            Some(status) => Err(format!(
+                "the second process ended too early ({status}); remedy: see what it says above"
+            )
+            .into()),
         }
     }
 
@@ -140,7 +153,13 @@ impl Other {
 
 impl Drop for Other {
     fn drop(&mut self) {
-        // It may have ended already, which is what is wanted.
+        // It may have ended already, which is what is wanted, or be about to say why it does.
+        for _ in 0..LAST_WORDS_MS {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let _gone = self.0.kill();
         let _reaped = self.0.wait();
     }
@@ -176,43 +195,25 @@ pub(crate) fn with_client<M: Measure>(
         ProviderName::Shm => {}
     }
     if let Some(name) = &options.connect {
-        let domain = join(name, None)?;
+        let domain = Domain::join(name, &DomainConfig::default())?;
         return with_domain(name, &domain, options, measure);
     }
     let own = || format!("{command}-{}", std::process::id());
     let name = options.meeting_place()?.unwrap_or_else(own);
     let mut other = Other::start(command, &name, options)?;
-    let measured = join(&name, Some(&mut other))
+    // Only then is what has this name its own.
+    let made = other.listening();
+    let measured = made
+        .and_then(|_name| Ok(Domain::join(&name, &DomainConfig::default())?))
         .and_then(|domain| with_domain(&name, &domain, options, measure));
     match measured {
         Ok(measured) => other.finish().map(|()| measured),
         Err(failure) => {
+            let maker = other.0.id();
             drop(other);
             // What the killed process left is ours to clear away; it may not have come so far.
-            let _cleared = spinwire_hostshim::mem::unlink(&name);
-            loans::clear(&name);
+            ending::remove_made_by(maker, &name);
             Err(failure)
-        }
-    }
-}
-
-/// Joins the domain, waiting for it to appear where it is being made.
-fn join(name: &str, mut other: Option<&mut Other>) -> Result<Domain, Failure> {
-    let since = Instant::now();
-    loop {
-        match Domain::join(name, &DomainConfig::default()) {
-            Err(DomainError::Map(e))
-                if e.problem() == Some(Problem::Missing) && other.is_some() =>
-            {
-                if let Some(other) = other.as_deref_mut() {
-                    other.check()?;
-                }
-                if since.elapsed() > PATIENCE {
-                    return Err("the second process makes no segment".into());
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            other => return Ok(other?),
         }
     }
 }
@@ -282,7 +283,7 @@ impl Progress {
     pub(crate) fn show(&mut self, size: usize, done: u32, all: u32) {
         let long = self.since.elapsed() > Duration::from_millis(500);
         if long && std::io::stderr().is_terminal() {
-            eprint!("\r{size} bytes: round {done} of {all}  ");
+            report::complain(&format!("\r{size} bytes: round {done} of {all}  "));
             self.shown = true;
         }
     }
@@ -291,7 +292,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.shown {
-            eprint!("\r{:50}\r", "");
+            report::complain(&format!("\r{:50}\r", ""));
         }
     }
 }

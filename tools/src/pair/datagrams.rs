@@ -37,7 +37,7 @@ use super::options::PairOptions;
 use super::order::{Marking, Order};
 use super::server::SERVER;
 use super::station::{self, DataUse, Heard, Nap, PATIENCE, Role, Station};
-use crate::report::{Failure, Verdict};
+use crate::report::{self, Failure, Verdict};
 
 type Port<'p> = UdpPort<'p, RingEntry<'p>>;
 type End<'p> = Station<'p, Port<'p>, DatagramFloor>;
@@ -291,7 +291,7 @@ pub(super) fn serve(
     let station = open((&host, &ring), &routes, floor, &role)?;
     say_listening(command, &format!("udp://{}", host.local()), options)?;
     if !options.json {
-        eprintln!("io_uring {}", host.uring().features());
+        report::complain(&format!("io_uring {}\n", host.uring().features()));
     }
     let desk = meet(&station, &routes, size)?;
     obey((&desk, &station), size)

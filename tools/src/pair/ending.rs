@@ -23,12 +23,12 @@ use crate::report::Failure;
 /// From now on the names of the domain `name` and of its pool are removed when this process is told to end; and when its standard input
 /// ends, if `with_input`.
 pub(super) fn takes_names_along(name: &str, with_input: bool) -> Result<(), Failure> {
-    let names = [name.to_owned(), loans::pool_name(name)];
+    let name = name.to_owned();
     if with_input {
-        let names = names.clone();
+        let name = name.clone();
         thread::Builder::new().name("spinwire-input".to_owned()).spawn(move || {
             let _nothing_is_said_there = io::copy(&mut io::stdin(), &mut io::sink());
-            names.iter().for_each(|name| remove_mine(name));
+            remove_made_by(std::process::id(), &name);
             low_level::exit(2);
         })?;
     }
@@ -38,7 +38,7 @@ pub(super) fn takes_names_along(name: &str, with_input: bool) -> Result<(), Fail
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM].iter().filter(|s| is_heard(s)))?;
     thread::Builder::new().name("spinwire-signal".to_owned()).spawn(move || {
         for signal in signals.forever() {
-            names.iter().for_each(|name| remove_mine(name));
+            remove_made_by(std::process::id(), &name);
             // It ends this process, as all three do by default.
             let _never_refused = low_level::emulate_default_handler(signal);
         }
@@ -53,11 +53,14 @@ fn ignored() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Removes a name that stands for a segment that this process has made.
-fn remove_mine(name: &str) {
-    let Ok(mapping) = SharedMapping::look(name) else { return };
-    let maker = copy_header(mapping.lines()).map(|header| header.creator_pid);
-    if maker == Ok(u64::from(std::process::id())) {
-        let _somebody_was_faster = mapping.unlink();
+/// Removes the names of a domain and of its pool, as far as they stand for segments that this process has made: a name that is somebody
+/// else's stays his, also where this end was told to make one of that name.
+pub(super) fn remove_made_by(maker: u32, domain: &str) {
+    for name in [domain, &loans::pool_name(domain)] {
+        let Ok(mapping) = SharedMapping::look(name) else { continue };
+        let made_by = copy_header(mapping.lines()).map(|header| header.creator_pid);
+        if made_by == Ok(u64::from(maker)) {
+            let _somebody_was_faster = mapping.unlink();
+        }
     }
 }

@@ -28,7 +28,7 @@ use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::libfabric::{Names, OfiConfig, OfiPort};
 
 use super::options::PairOptions;
-use crate::report::{Failure, Verdict, print_json};
+use crate::report::{Failure, Verdict, emit, print_json};
 
 /// Receives that wait at each end.
 const RECEIVES: u32 = 16;
@@ -81,8 +81,8 @@ pub(crate) fn round_trips(options: &PairOptions) -> Result<Verdict, Failure> {
     for report in &reports {
         let figures: Vec<_> =
             report.rtt_ns.iter().map(|(name, ns)| format!("{name} {ns}")).collect();
-        println!(
-            "{} {}, CPUs {:?}; ns {:>8} bytes {:>9} trips  mean {:.0}  {}",
+        emit(&format!(
+            "{} {}, CPUs {:?}; ns {:>8} bytes {:>9} trips  mean {:.0}  {}\n",
             report.provider,
             report.endpoint_type,
             report.cpus,
@@ -90,7 +90,7 @@ pub(crate) fn round_trips(options: &PairOptions) -> Result<Verdict, Failure> {
             report.iters,
             report.mean_rtt_ns,
             figures.join("  ")
-        );
+        ))?;
     }
     Ok(Verdict::Well)
 }

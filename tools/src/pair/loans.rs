@@ -87,14 +87,6 @@ pub(crate) fn open(
     Ok(Some(pool))
 }
 
-/// Removes the pool beside a domain whose maker was killed.
-pub(crate) fn clear(domain: &str) {
-    // It may not have come so far.
-    if let Ok(Some(pool)) = find(domain) {
-        let _cleared = pool.unlink();
-    }
-}
-
 impl<'p> Loans<'p> {
     pub(crate) fn place(handle: &'p PoolHandle<'_>, bump: &Bump<'p>) -> Result<Self, Failure> {
         // So few that neither end can hold all of them.

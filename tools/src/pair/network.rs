@@ -184,7 +184,9 @@ pub(super) fn say_listening(command: &str, at: &str, options: &PairOptions) -> R
     if options.json {
         report::emit(&format!("{}\n", serde_json::json!({ "listening": at })))?;
     } else {
-        eprintln!("listening on {at}; in another terminal: spinwire {command} --connect {at}");
+        report::complain(&format!(
+            "listening on {at}; in another terminal: spinwire {command} --connect {at}\n"
+        ));
     }
     Ok(())
 }
@@ -206,7 +208,7 @@ pub(super) fn serve(
     let station = open(&plane, &ring, &role)?;
     say_listening(command, &format!("tcp://{local}"), options)?;
     if !options.json {
-        eprintln!("io_uring {}", plane.features());
+        report::complain(&format!("io_uring {}\n", plane.features()));
     }
     meet_on_a_socket(&station, local.ip())?;
     obey(&station, None, size)

@@ -8,7 +8,7 @@ use spinwire_dataplane::provider::EndpointType;
 use spinwire_dataplane::provider::Info;
 use spinwire_hostshim::affinity::{self, CpuList};
 use spinwire_hostshim::mlx5::is_linked;
-use spinwire_hostshim::uri::{Place, Transport, Uri};
+use spinwire_hostshim::uri::{Part, Place, Transport, Uri};
 use spinwire_layouts::wire::datagram::DATAGRAM_LENGTH_MAX;
 
 use super::order::Marking;
@@ -257,9 +257,15 @@ impl PairOptions {
     /// The same, with domains that are given as URIs by their names, as the ends know them.
     pub(crate) fn with_names_of_domains(&self) -> Result<Self, Failure> {
         let bare = |argument: &str, text: &Option<String>| match text {
-            Some(text) if text.starts_with("shm:") => {
-                let uri = text.parse().map_err(|e| format!("{argument}: {e}"))?;
-                place(&uri).map(Some)
+            Some(text) if text.starts_with("shm:") || text.contains("://") => {
+                match text.parse::<Uri>() {
+                    Ok(uri) if uri.transport() == Transport::Shm => place(&uri).map(Some),
+                    Err(e) if text.starts_with("shm:") || e.part() == Part::Scheme => {
+                        Err(format!("{argument}: {e}").into())
+                    }
+                    // Who resolves it says what is wrong with it.
+                    Ok(_) | Err(_) => Ok(Some(text.clone())),
+                }
             }
             text => Ok(text.clone()),
         };

@@ -80,11 +80,7 @@ pub(crate) fn serve(
     let pool = options.zero_copy.then(|| loans::make(name, largest)).transpose()?;
     let domain = Domain::create(name, &config);
     let served = domain.map_err(Failure::from).and_then(|domain| {
-        if !options.json {
-            eprintln!(
-                "listening on {name}; in another terminal: spinwire {command} --connect {name}"
-            );
-        }
+        network::say_listening(command, name, options)?;
         let served = serve_in(&domain, (cpu, size), options, pool.as_ref());
         domain.unlink()?;
         served

@@ -3,6 +3,7 @@
 //! | file | what is tried |
 //! |---|---|
 //! | [`arguments`] | what is not understood, and folders that are none |
+//! | [`bounds`] | names of others, streams that nobody reads, places where nobody is |
 //! | [`echo`] | the echo service and clients of all manners |
 //! | [`holders`] | segments of processes that live, are stopped, or were killed |
 //! | [`pair`] | `lat` and `bw` |
@@ -27,6 +28,7 @@
 )]
 
 mod arguments;
+mod bounds;
 mod datagrams;
 mod echo;
 mod holders;

@@ -106,10 +106,25 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         self.last_fault.set(Some(fault));
         self.count(|c| c.corrupt = c.corrupt.wrapping_add(1));
         let peer = link.peer.get();
-        self.close(at, link);
+        let is_of_another_build = matches!(fault, FrameFault::Version { .. } | FrameFault::Hash);
+        if !(is_of_another_build && self.tell_build(at, link)) {
+            self.close(at, link);
+        }
         if let Some(addr) = peer {
             self.lose(addr, Standing::Corrupt);
         }
+    }
+
+    /// Says hello to one of another build, and waits until that was taken, so that it can say what differs, too. Whether it was said.
+    fn tell_build(&self, at: u32, link: &'m Link<'m, Q>) -> bool {
+        let is_asked = link.stage.get() == Stage::Accepted;
+        let hello = self.greeting.to_wire();
+        let is_said = is_asked && self.say_bytes((at, link), &hello, (0, true)).is_ok();
+        if is_said {
+            link.stage.set(Stage::Leaving);
+            self.expect(link);
+        }
+        is_said
     }
 
     /// Gives a link up: what has come is dropped, and the host is asked to destroy the queue pair.

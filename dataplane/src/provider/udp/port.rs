@@ -6,6 +6,7 @@ use heapless::VecView;
 use spinwire_layouts::uring::{Cqe as RingCqe, SockAddr};
 use spinwire_layouts::wire::datagram::DATAGRAM_LENGTH_MAX;
 
+use super::datagram::DatagramFault;
 use super::peers::Peers;
 use super::receive::{Arrived, Inbox};
 use super::send::{DONE, FREE, LISTS, RUNG, STAGED, Slot};
@@ -52,6 +53,7 @@ pub struct UdpPort<'m, E> {
     rang: Cell<bool>,
     pub(super) now: Cell<Instant>,
     counters: Cell<UdpCounters>,
+    pub(super) last_fault: Cell<Option<DatagramFault>>,
 }
 
 impl<E> core::fmt::Debug for UdpPort<'_, E> {
@@ -140,6 +142,7 @@ impl<'m, E: Enter> UdpPort<'m, E> {
             rang: Cell::new(false),
             now: Cell::new(Instant::ORIGIN),
             counters: Cell::new(UdpCounters::default()),
+            last_fault: Cell::new(None),
         })
     }
 
@@ -162,6 +165,12 @@ impl<'m, E: Enter> UdpPort<'m, E> {
     #[must_use]
     pub const fn counters(&self) -> UdpCounters {
         self.counters.get()
+    }
+
+    /// What was wrong with the last packet that was no message: of another build, say. Nobody answers such a one.
+    #[must_use]
+    pub const fn last_fault(&self) -> Option<DatagramFault> {
+        self.last_fault.get()
     }
 
     /// Where a peer is.

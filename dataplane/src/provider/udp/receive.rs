@@ -304,9 +304,13 @@ impl<'m, E: Enter> UdpPort<'m, E> {
         out: &mut VecView<Cqe>,
     ) -> Option<Arrived<'m>> {
         let packet = arrived.loan.get(arrived.from..).unwrap_or_default();
-        let Ok(datagram) = Datagram::from_wire(packet) else {
-            self.count(|c| c.garbage = c.garbage.wrapping_add(1));
-            return None;
+        let datagram = match Datagram::from_wire(packet) {
+            Ok(datagram) => datagram,
+            Err(fault) => {
+                self.last_fault.set(Some(fault));
+                self.count(|c| c.garbage = c.garbage.wrapping_add(1));
+                return None;
+            }
         };
         let Some(source) = self.heard(arrived.source) else {
             self.count(|c| c.crowded = c.crowded.wrapping_add(1));

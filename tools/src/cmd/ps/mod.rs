@@ -45,10 +45,10 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let missing: Vec<&String> =
         args.names.iter().filter(|name| !found.iter().any(|f| f.name == **name)).collect();
     for name in &missing {
-        eprintln!(
-            "spinwire: {}: no such segment; see all of them: spinwire ps",
-            table::plain(name)
-        );
+        let name = table::plain(name);
+        report::complain(&format!(
+            "spinwire: {name}: no such segment; see all of them: spinwire ps\n"
+        ));
     }
     Ok(if missing.is_empty() { Verdict::Well } else { Verdict::NotWell })
 }

@@ -54,7 +54,8 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     report::emit(&text)?;
     if args.json {
         for (name, why) in &after.refused {
-            eprintln!("spinwire: {} could not be read: {}", table::plain(name), table::plain(why));
+            let (name, why) = (table::plain(name), table::plain(why));
+            report::complain(&format!("spinwire: {name} could not be read: {why}\n"));
         }
     }
     let is_there = |name: &String| {
@@ -62,7 +63,10 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     };
     let missing: Vec<_> = args.names.iter().filter(|name| !is_there(name)).collect();
     for name in &missing {
-        eprintln!("spinwire: {}: no such plane; see all of them: spinwire top", table::plain(name));
+        let name = table::plain(name);
+        report::complain(&format!(
+            "spinwire: {name}: no such plane; see all of them: spinwire top\n"
+        ));
     }
     Ok(if missing.is_empty() { Verdict::Well } else { Verdict::NotWell })
 }

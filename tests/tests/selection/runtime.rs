@@ -1,0 +1,168 @@
+//! Endpoints as tasks of tokio: whatever a plan has opened lies in the reactor by its descriptor, and is turned when that tells.
+
+use core::cell::Cell;
+use core::future::{Future, poll_fn};
+use core::pin::pin;
+use core::task::Poll as Ready;
+use core::time::Duration;
+use std::sync::mpsc;
+
+use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
+use spinwire_dataplane::poll::Poll;
+use spinwire_dataplane::provider::EndpointType;
+use spinwire_dataplane::raw::loan::LoanPool;
+use spinwire_dataplane::sync::{AtomicU64, Ordering};
+use spinwire_hostshim::desk::{Desk, Wait};
+use spinwire_hostshim::discover::{Hints, Transport, discover};
+use spinwire_hostshim::negotiate::{Requirements, negotiate};
+use spinwire_hostshim::open::{AnyPort, OpenConfig, OpenError, Opened, with};
+use spinwire_hostshim::uri::Uri;
+use spinwire_hostshim::uring::News;
+use tokio::io::unix::AsyncFd;
+use tokio::time::timeout;
+
+use crate::STUCK;
+
+/// Questions that are asked.
+const QUESTIONS: u64 = 20;
+
+fn plan(transport: Transport, at: &[Uri]) -> spinwire_hostshim::negotiate::Plan {
+    let wanted = Requirements::default().of_types(&[EndpointType::Rdm, EndpointType::Dgram]);
+    let wanted = wanted.for_peer_at(at);
+    negotiate(&wanted, &discover(&Hints::only(&[transport])))
+}
+
+/// Sends back what comes, each only after a while in which the other end falls asleep; ends after the last.
+fn answer(transport: Transport, tell: &mpsc::Sender<Uri>, is_over: &AtomicU64) {
+    let any = format!("{transport}://127.0.0.1:0").parse().unwrap();
+    with(&plan(transport, &[any]), &OpenConfig::listen(), |end| {
+        tell.send(end.uri.clone()).unwrap();
+        let buffers = LoanPool::place(end.bump(), 4, 64).unwrap();
+        let desk = Desk::new(&end.endpoint, buffers, || end.now());
+        let mut bytes = [0; 64];
+        for _ in 0..QUESTIONS {
+            let asked = desk.recv(RecvFrom::any(), &mut bytes, Wait::within(STUCK)).unwrap();
+            std::thread::sleep(Duration::from_millis(2));
+            let to = SendTo::peer(asked.source.unwrap());
+            desk.send(to, &bytes[..asked.length], Wait::within(STUCK)).unwrap();
+        }
+        // What was sent last leaves before this end does.
+        while is_over.load(Ordering::Relaxed) == 0 {
+            let _nothing = desk.recv(RecvFrom::any(), &mut bytes, Wait::within(STUCK / 10_000));
+        }
+    })
+    .unwrap();
+}
+
+/// Turns an endpoint for ever. While there is nothing to turn for it sleeps in the reactor of the runtime.
+#[expect(clippy::infinite_loop, reason = "it ends with the task that it stands beside")]
+async fn attend(
+    (end, desk): (&Opened<'_>, &Desk<'_, '_, AnyPort<'_>>),
+    news: &AsyncFd<News>,
+    told: &Cell<u64>,
+) {
+    let due_in = || {
+        end.endpoint
+            .poll_at()
+            .map(|at| Duration::from_nanos(at.saturating_since(end.now()).as_nanos()))
+    };
+    loop {
+        let _told = news.get_ref().clear();
+        while desk.drive().is_busy() || due_in() == Some(Duration::ZERO) {
+            // Who was woken by that goes on, and what it posts goes out with the next turn.
+            tokio::task::yield_now().await;
+        }
+        if let Ok(readable) = timeout(due_in().unwrap_or(STUCK), news.readable()).await {
+            readable.unwrap().clear_ready();
+            told.set(told.get() + 1);
+        }
+    }
+}
+
+/// Asks one question after the other, by futures alone.
+async fn ask<'a>(end: &Opened<'a>, desk: &Desk<'_, 'a, AnyPort<'a>>) {
+    let buffers = LoanPool::place(end.bump(), 4, 64).unwrap();
+    let to = SendTo::peer(end.peer.unwrap());
+    for number in 0..QUESTIONS {
+        let answer = desk.recv_later(RecvFrom::any(), buffers.lend().unwrap()).unwrap();
+        let mut loan = buffers.lend().unwrap();
+        loan.fill(&number.to_le_bytes()).unwrap();
+        let sent = loop {
+            match desk.send_later(to, loan) {
+                Ok(sent) => break sent,
+                Err(refused) => {
+                    assert!(matches!(refused.error, PostError::Retry(_)), "{}", refused.error);
+                    loan = refused.item;
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        assert_eq!(sent.await.kind, Kind::Sent);
+        assert_eq!(answer.await.bytes(), Some(&number.to_le_bytes()[..]));
+    }
+}
+
+#[expect(unsafe_code, reason = "a promise about a descriptor")]
+fn in_reactor(news: News) -> AsyncFd<News> {
+    // SAFETY: it owns its descriptor, shows that one and no other, and has it open for as long as it lives.
+    let registered = unsafe { AsyncFd::register(news) };
+    registered.unwrap()
+}
+
+/// Both in one task, until the first is over.
+async fn beside<T>(first: impl Future<Output = T>, second: impl Future<Output = ()>) -> T {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    poll_fn(|cx| {
+        if let Ready::Ready(it) = first.as_mut().poll(cx) {
+            return Ready::Ready(it);
+        }
+        let _never_over = second.as_mut().poll(cx);
+        Ready::Pending
+    })
+    .await
+}
+
+#[test]
+fn an_endpoint_of_a_plan_is_a_task_of_tokio() {
+    for transport in [Transport::Tcp, Transport::Udp] {
+        if let Err(why) = &discover(&Hints::only(&[transport]))[0].offer {
+            println!("!! NOT RUN: {transport} under tokio: {why}");
+            continue;
+        }
+        let (tell, hear) = mpsc::channel();
+        let is_over = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| answer(transport, &tell, &is_over));
+            let uri = hear.recv_timeout(STUCK).unwrap();
+            with(&plan(transport, &[uri]), &OpenConfig::connect(), |end| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let buffers = LoanPool::place(end.bump(), 1, 64).unwrap();
+                let desk = Desk::new(&end.endpoint, buffers, || end.now());
+                let told = Cell::new(0);
+                runtime.unwrap().block_on(async {
+                    let news = in_reactor(end.news().unwrap());
+                    assert!(matches!(end.news(), Err(OpenError::Ring(_))), "one a seat");
+                    let all = beside(ask(&end, &desk), attend((&end, &desk), &news, &told));
+                    timeout(STUCK, all)
+                        .await
+                        .unwrap_or_else(|_| panic!("{transport} stands still"));
+                });
+                is_over.store(1, Ordering::Relaxed);
+                assert!(told.get() >= QUESTIONS, "{transport}: told {} times", told.get());
+                assert_eq!(desk.counts().letters, 0);
+            })
+            .unwrap();
+        });
+    }
+}
+
+#[test]
+fn where_no_descriptor_tells_of_news_that_is_said() {
+    let anywhere = negotiate(&Requirements::default(), &discover(&Hints::only(&[Transport::Shm])));
+    with(&anywhere, &OpenConfig::listen(), |end| {
+        let none = end.news().unwrap_err().to_string();
+        assert!(none.contains("over shm; remedy: rest by the idle ladder"), "{none}");
+    })
+    .unwrap();
+}
