@@ -194,6 +194,11 @@ impl CmChannel {
     /// # Errors
     /// What the library says.
     pub fn next_event(&self) -> Result<Option<CmEvent>, VerbsError> {
+        // The library takes memory from the heap before it looks whether there is one.
+        let mut watched = [syscall::Readable::new(self.as_fd())];
+        if syscall::poll(&mut watched, 0).map_err(os("poll"))? == 0 {
+            return Ok(None);
+        }
         let raw = match self.raw.next(number) {
             Ok(raw) => raw,
             Err(e) if matches!(e.number(), libc::EAGAIN | libc::EINTR) => return Ok(None),

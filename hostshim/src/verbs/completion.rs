@@ -101,11 +101,17 @@ impl CompletionQueue {
         self.promised.get()
     }
 
-    /// Takes note of an event of its device. Some devices (Soft-RoCE) tell of an overrun in this way only.
+    /// Takes note of an event of its device. Some devices (Soft-RoCE) tell of an overrun in this way only, and of one that is lost nothing completes any more.
     pub fn note(&self, event: Event) {
-        if event.kind == EventKind::CqError && event.about == self.number() {
+        let is_own = event.kind == EventKind::CqError && event.about == self.number();
+        if is_own || event.kind == EventKind::DeviceFatal {
             self.trouble.note();
         }
+    }
+
+    /// Nothing is to be expected of it any more.
+    pub(super) fn give_up(&self) {
+        self.trouble.note();
     }
 }
 

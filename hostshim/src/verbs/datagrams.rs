@@ -32,6 +32,7 @@ use spinwire_dataplane::verbs::Destination;
 use super::connect::{Card, ConnectError, read_card};
 use super::device::Device;
 use super::error::VerbsError;
+use super::event::{Event, EventKind, Told};
 use super::gid::Gid;
 use super::pair::{PairConfig, PairKind};
 use super::plane::{LOOKS, VerbsPlaneError};
@@ -39,6 +40,7 @@ use super::queues::{Library, Queues, QueuesConfig};
 use super::region::{Access, ProtectionDomain, Region};
 use super::states::{AddressOf, ConnectConfig, QKEY_DEFAULT};
 use crate::error::Errno;
+use crate::mem::PageReport;
 
 /// A port for datagrams over a device, on queues that `Q` makes.
 pub type VerbsDatagramPort<'p, Q = Library> =
@@ -101,6 +103,7 @@ pub struct VerbsDatagrams<Q: Queues = Library> {
     domain: ProtectionDomain,
     idle: Cell<u32>,
     has_port: Cell<bool>,
+    told: Told,
 }
 
 impl VerbsDatagrams {
@@ -143,6 +146,7 @@ impl<Q: Queues> VerbsDatagrams<Q> {
             port: config.device_port,
             gid_index: config.gid_index,
             access: Access::LOCAL,
+            psn: None,
         };
         let queues = QueuesConfig { pairs: 1, kind: PairKind::Ud, pair: of_pair };
         let cq = Q::completions(&domain, &queues)?;
@@ -157,8 +161,8 @@ impl<Q: Queues> VerbsDatagrams<Q> {
         let listener =
             listener.map_err(|e| VerbsError::os("listen for those who ask", number(&e)))?;
         let (ways, idle, has_port) = (RefCell::default(), Cell::new(0), Cell::new(false));
-        let config = *config;
-        Ok(Self { pair, slots, cq, ways, listener, config, domain, idle, has_port })
+        let (config, told) = (*config, Told::default());
+        Ok(Self { pair, slots, cq, ways, listener, config, domain, idle, has_port, told })
     }
 
     /// What others must know to send here.
@@ -177,6 +181,18 @@ impl<Q: Queues> VerbsDatagrams<Q> {
     #[must_use]
     pub fn device(&self) -> &Device {
         self.domain.device()
+    }
+
+    /// The address of its device.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        address(self.card().gid)
+    }
+
+    /// The pages of the slots.
+    #[must_use]
+    pub fn slots_report(&self) -> &PageReport {
+        self.slots.report()
     }
 
     /// Address handles that it has.
@@ -259,8 +275,11 @@ impl<Q: Queues> VerbsDatagrams<Q> {
         Ok(handle)
     }
 
-    /// Answers those who ask for the card, and makes handles for those who were heard first. To be called between turns; never waits. It looks
+    /// Answers those who ask for the card, and makes handles for those who were heard first. To be called between turns. It looks
     /// for those who ask once in a thousand calls, since a look is a system call.
+    ///
+    /// To make a handle it **waits** where the kernel does not know the peer's place on the network: libibverbs asks for it (ARP). That took a second for each new neighbour in the
+    /// guest of `tests/vm`, and takes longer for one that is not there, so whoever forges addresses can hold this thread up. Entries that the kernel has (`ip neigh replace`) cost nothing.
     ///
     /// # Errors
     /// What the library says of the device's events.
@@ -277,7 +296,7 @@ impl<Q: Queues> VerbsDatagrams<Q> {
             return Ok(());
         }
         while let Some(event) = self.device().next_event()? {
-            self.cq.as_ref().as_ref().note(event);
+            self.note(event);
         }
         for _ in 0..CALLS {
             let Some(listener) = &self.listener else { break };
@@ -289,6 +308,22 @@ impl<Q: Queues> VerbsDatagrams<Q> {
             }
         }
         Ok(())
+    }
+
+    /// Takes note of an event of its device, and keeps it for [`next_event`](VerbsDatagrams::next_event): where the device, the queue pair or the completion queue has
+    /// failed, nothing goes any more. `attend` does this with all events that it finds; it is here for who reads those of the device himself.
+    pub fn note(&self, event: Event) {
+        let queue = self.cq.as_ref().as_ref();
+        queue.note(event);
+        if event.kind == EventKind::PairFatal && event.about == self.card().qp_num {
+            queue.give_up();
+        }
+        self.told.keep(event);
+    }
+
+    /// What the device has told out of turn, the oldest first: of what nobody asks for, the last sixteen are kept.
+    pub fn next_event(&self) -> Option<Event> {
+        self.told.next()
     }
 
     /// Tells the card. It fits into the buffer of a new connection.

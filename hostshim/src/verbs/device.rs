@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use rdma_sys as sys;
 
+use super::attributes::Bounds;
 use super::error::VerbsError;
 use super::gid::{self, Gid, GidEntry};
 use crate::raw::verbs::{Context, Devices};
@@ -284,6 +285,11 @@ impl Device {
             return Err(VerbsError::UnknownPort { port, count });
         }
         self.context.port_attributes(port).map_err(|e| VerbsError::os("ibv_query_port", e))
+    }
+
+    /// What a port takes.
+    pub(super) fn bounds(&self, port: u8) -> Result<Bounds, VerbsError> {
+        Ok(Bounds::of(&self.attributes()?, &self.port_attributes(port)?))
     }
 
     /// The addresses of a port, without empty entries: a system call for each of up to 255.

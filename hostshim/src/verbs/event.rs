@@ -1,7 +1,10 @@
 //! What a device tells out of turn: ports that come and go, queue pairs that fail (`ibv_get_async_event(3)`).
 
+use core::cell::RefCell;
 use core::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
+
+use heapless::Deque;
 
 use super::device::Device;
 use super::error::VerbsError;
@@ -86,6 +89,25 @@ const fn kind_of(number: u32) -> EventKind {
     }
 }
 
+/// Events that a program has not asked for yet: the last ones.
+#[derive(Debug, Default)]
+pub(super) struct Told(RefCell<Deque<Event, 16>>);
+
+impl Told {
+    pub(super) fn keep(&self, event: Event) {
+        let mut told = self.0.borrow_mut();
+        if told.is_full() {
+            let _oldest = told.pop_front();
+        }
+        let pushed = told.push_back(event);
+        debug_assert!(pushed.is_ok(), "room was made");
+    }
+
+    pub(super) fn next(&self) -> Option<Event> {
+        self.0.borrow_mut().pop_front()
+    }
+}
+
 impl Device {
     /// Makes [`Device::next_event`] answer at once. Without, it waits for one.
     ///
@@ -113,5 +135,21 @@ impl Device {
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.context().event_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_sixteen_events_are_kept_in_order() {
+        let told = Told::default();
+        assert_eq!(told.next(), None);
+        for about in 0..20 {
+            told.keep(Event { kind: EventKind::PortDown, about });
+        }
+        let kept: Vec<u32> = core::iter::from_fn(|| told.next()).map(|event| event.about).collect();
+        assert_eq!(kept, (4..20).collect::<Vec<_>>());
     }
 }

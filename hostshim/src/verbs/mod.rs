@@ -19,6 +19,7 @@
 //!
 //! Run on Soft-RoCE (`rdma_rxe`) in a virtual machine. **Unverified on hardware**: there is no RDMA device here.
 
+mod attributes;
 mod cm;
 mod completion;
 mod connect;
@@ -36,6 +37,7 @@ mod states;
 use crate::gid;
 pub use crate::gid::{Gid, GidEntry, GidKind};
 pub use crate::raw::verbs::Grants;
+pub use attributes::PairAttributes;
 pub use cm::{CmChannel, CmEvent, CmNews, Link, LinkId, Listener, PrivateData};
 pub use completion::CompletionQueue;
 pub use connect::{Card, CardError, ConnectError, exchange};
@@ -52,8 +54,8 @@ pub(crate) use queues::Trusted;
 pub use queues::{Library, Queues, QueuesConfig};
 pub use region::{Access, LocalKey, ProtectionDomain, Region, RemoteKey};
 pub use shared::SharedReceives;
-/// Queue pairs and registrations of this process that the library did not end: their memory stays mapped, and what they were lent is given to nobody
-/// else.
+/// Queue pairs, registrations and address handles of this process that the library did not end: their memory stays mapped, and what they were lent is given
+/// to nobody else.
 #[must_use]
 pub fn lost() -> u64 {
     crate::raw::verbs::lost()

@@ -16,9 +16,9 @@ use spinwire_dataplane::verbs::{
     Limits, PairId, RecvRequest, Segment, SendFlags, SendRequest, Verb,
 };
 
+use super::attributes::{Bounds, PSN_MAX};
 use super::completion::{CompletionQueue, Promise};
 use super::connect::Card;
-use super::device::Mtu;
 use super::error::{VerbsError, within};
 use super::region::{Access, LocalKey, ProtectionDomain};
 use super::shared::SharedReceives;
@@ -44,6 +44,14 @@ impl PairKind {
             Self::Ud => 4,
         }
     }
+
+    /// Places for address handles.
+    const fn handles(self) -> u32 {
+        match self {
+            Self::Rc => 0,
+            Self::Ud => HANDLES_MAX,
+        }
+    }
 }
 
 /// What a pair can take.
@@ -63,6 +71,8 @@ pub struct PairConfig {
     pub gid_index: Option<u8>,
     /// What peers may do through this pair.
     pub access: Access,
+    /// The number of its first packet, below 2^24; where `None`, one that an earlier connection of the same numbers is unlikely to have used.
+    pub psn: Option<u32>,
 }
 
 impl Default for PairConfig {
@@ -75,6 +85,7 @@ impl Default for PairConfig {
             port: 1,
             gid_index: None,
             access: Access::REMOTE,
+            psn: None,
         }
     }
 }
@@ -95,6 +106,7 @@ pub struct Pair {
     pub(super) config: PairConfig,
     pub(super) gid_index: u8,
     pub(super) card: Card,
+    pub(super) bounds: Bounds,
     /// The library has refused a post, and not for want of room.
     pub(super) broken: Cell<bool>,
 }
@@ -186,6 +198,8 @@ impl Pair {
         within("send depth", config.send_depth, most(has.max_qp_wr))?;
         within("receive depth", config.recv_depth, most(has.max_qp_wr))?;
         within("segments of a request", config.sge_max, most(has.max_sge))?;
+        let psn = config.psn.unwrap_or_else(psn);
+        within("number of the first packet", psn, PSN_MAX)?;
         // In one sum where it is one queue.
         let (sends, receives) = if Rc::ptr_eq(send_cq, recv_cq) {
             (0, config.send_depth.saturating_add(config.recv_depth))
@@ -208,7 +222,8 @@ impl Pair {
         let below = (domain.raw(), domain.registered());
         let raw = raw::Pair::make(below, queues, queue, kind.code(), cap)
             .map_err(|e| VerbsError::os("ibv_create_qp", e))?;
-        let mtu = Mtu::from_code(port.active_mtu).unwrap_or(Mtu::B1024);
+        let bounds = Bounds::of(&has, &port);
+        let mtu = bounds.mtu();
         let message_bytes_max = match kind {
             PairKind::Rc => port.max_msg_sz,
             PairKind::Ud => mtu.bytes(),
@@ -220,16 +235,12 @@ impl Pair {
             message_bytes_max,
             inline_bytes_max: raw.cap().max_inline_data,
         };
-        let card = Card { qp_num: raw.number(), psn: psn(), lid: port.lid, gid: gid.gid, mtu };
+        let card = Card { qp_num: raw.number(), psn, lid: port.lid, gid: gid.gid, mtu };
         let depth = |depth: u32| usize::try_from(depth).unwrap_or(0);
         let sges = depth(config.sge_max);
-        let handles = match kind {
-            PairKind::Rc => 0,
-            PairKind::Ud => HANDLES_MAX,
-        };
         Ok(Self {
             raw,
-            ways: (0..handles).map(|_| Way::none(domain)).collect(),
+            ways: (0..kind.handles()).map(|_| Way::none(domain)).collect(),
             sends: SendList::new(depth(config.send_depth), sges),
             receives: RecvList::new(depth(config.recv_depth), sges),
             domain: domain.clone(),
@@ -240,6 +251,7 @@ impl Pair {
             config: *config,
             gid_index: gid.index,
             card,
+            bounds,
             broken: Cell::new(false),
         })
     }
@@ -545,5 +557,5 @@ impl seam::QueuePair for Box<Pair> {
 fn psn() -> u32 {
     use std::time::{SystemTime, UNIX_EPOCH};
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.subsec_nanos() & 0x00ff_ffff
+    now.subsec_nanos() & PSN_MAX
 }

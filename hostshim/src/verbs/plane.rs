@@ -28,6 +28,7 @@ use spinwire_dataplane::raw::place::Bump;
 use super::cm::{CmChannel, CmEvent, CmNews, Link, Listener};
 use super::device::Device;
 use super::error::VerbsError;
+use super::event::{Event, EventKind, Told};
 use super::gid::GidKind;
 use super::pair::{PairConfig, PairKind};
 use super::queues::{Library, Queues, QueuesConfig};
@@ -92,6 +93,7 @@ impl VerbsPlaneConfig {
             port: self.device_port,
             gid_index: Some(gid_index),
             access: Access::REMOTE,
+            psn: None,
         }
     }
 }
@@ -138,8 +140,8 @@ enum Stage<P> {
     Looking,
     /// The other end was asked.
     Asked(P),
-    /// It is the port's.
-    Handed,
+    /// It is the port's: the number of its queue pair.
+    Handed(u32),
 }
 
 /// A connection.
@@ -172,6 +174,7 @@ pub struct VerbsPlane<Q: Queues = Library> {
     arena: Arena,
     idle: Cell<u32>,
     has_port: Cell<bool>,
+    told: Told,
 }
 
 /// The address that librdmacm knows a port by, and which entry of the port's table it is.
@@ -217,6 +220,7 @@ impl<Q: Queues> VerbsPlane<Q> {
         Q::suits(&device)?;
         device.events_without_waiting()?;
         let (address, gid_index) = address_of(&device, config)?;
+        config.connect.check(PairKind::Rc, &device.bounds(config.device_port)?)?;
         let domain = ProtectionDomain::new(&device)?;
         let pairs = config.port.links;
         let queues = QueuesConfig { pairs, kind: PairKind::Rc, pair: config.pair(gid_index) };
@@ -247,6 +251,7 @@ impl<Q: Queues> VerbsPlane<Q> {
             arena,
             idle,
             has_port: Cell::new(false),
+            told: Told::default(),
         })
     }
 
@@ -325,7 +330,7 @@ impl<Q: Queues> VerbsPlane<Q> {
     /// Connections that were handed to the port and not yet closed.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.rows.borrow().iter().filter(|row| matches!(row.stage, Stage::Handed)).count()
+        self.rows.borrow().iter().filter(|row| matches!(row.stage, Stage::Handed(_))).count()
     }
 
     /// Does what the port wants of its host, and answers those who call. To be called between turns.
@@ -344,9 +349,8 @@ impl<Q: Queues> VerbsPlane<Q> {
         // Nobody says that a connection is not wanted any more: its time was up, or its peer was given up.
         self.rows
             .borrow_mut()
-            .retain(|row| matches!(row.stage, Stage::Handed) || port.wants(row.of_port));
-        let is_quiet =
-            !has_moved && self.rows.borrow().iter().all(|row| matches!(row.stage, Stage::Handed));
+            .retain(|row| matches!(row.stage, Stage::Handed(_)) || port.wants(row.of_port));
+        let is_quiet = !has_moved && self.connections() == self.rows.borrow().len();
         let looks = self.idle.get().wrapping_add(1);
         if is_quiet && looks < LOOKS && self.listener.is_none() | (self.connections() > 0) {
             self.idle.set(looks);
@@ -354,7 +358,7 @@ impl<Q: Queues> VerbsPlane<Q> {
         }
         self.idle.set(0);
         while let Some(event) = self.device().next_event()? {
-            (*self.cq).as_ref().note(event);
+            self.note(port, event);
         }
         for _ in 0..EVENTS {
             let Some(event) = self.channel.next_event()? else { return Ok(()) };
@@ -363,6 +367,31 @@ impl<Q: Queues> VerbsPlane<Q> {
         // There may be more: the next call looks again.
         self.idle.set(LOOKS);
         Ok(())
+    }
+
+    /// Takes note of an event of its device, and keeps it for [`next_event`](VerbsPlane::next_event): where a queue pair has failed, its connection is over, and where the
+    /// device or the completion queue has, all are. What was posted completes, with an error where it has not. `attend` does this with all events that it finds; it is here
+    /// for who reads those of the device himself.
+    pub fn note(&self, port: &VerbsPort<'_, Q>, event: Event) {
+        (*self.cq).as_ref().note(event);
+        self.told.keep(event);
+        // A device may tell of a failed pair in this way alone.
+        if matches!(
+            event.kind,
+            EventKind::PairFatal | EventKind::PairRequest | EventKind::PairAccess
+        ) {
+            let rows = self.rows.borrow();
+            let is_it = |row: &&Row<Q::Pair>| matches!(row.stage, Stage::Handed(number) if number == event.about);
+            if let Some(row) = rows.iter().find(is_it) {
+                port.lost(row.of_port);
+            }
+        }
+    }
+
+    /// What the device has told out of turn, the oldest first: of what nobody asks for, the last sixteen are kept. That it was taken away
+    /// is [`EventKind::DeviceFatal`], and the kernel waits then until all that was opened on it is dropped.
+    pub fn next_event(&self) -> Option<Event> {
+        self.told.next()
     }
 
     /// Looks for the way to a peer.
@@ -403,6 +432,9 @@ impl<Q: Queues> VerbsPlane<Q> {
             self.answer(port, link);
             return;
         }
+        if event.news == CmNews::DeviceRemoved {
+            self.note(port, Event { kind: EventKind::DeviceFatal, about: 0 });
+        }
         let mut rows = self.rows.borrow_mut();
         let Some(at) = rows.iter().position(|row| row.link.id() == event.about) else { return };
         let row = rows.swap_remove(at);
@@ -441,19 +473,20 @@ impl<Q: Queues> VerbsPlane<Q> {
             }
             (Stage::Asked(pair), CmNews::Answered) => {
                 row.link.establish(pair.as_ref(), &self.config.connect).map_err(gone)?;
+                let number = pair.as_ref().card().qp_num;
                 // Where it is not wanted any more, it is dropped with its link.
                 port.connected(of_port, pair).map_err(|_back| (of_port, Unreachable::Gone))?;
-                Stage::Handed
+                Stage::Handed(number)
             }
             (Stage::Asked(_), CmNews::Rejected(_)) => {
                 return Err((of_port, Unreachable::Refused));
             }
-            (Stage::Handed, CmNews::Disconnected | CmNews::DeviceRemoved) => {
+            (Stage::Handed(number), CmNews::Disconnected | CmNews::DeviceRemoved) => {
                 port.lost(of_port);
-                Stage::Handed
+                Stage::Handed(number)
             }
             (Stage::Looking | Stage::Asked(_), _) => return Err((of_port, Unreachable::Gone)),
-            (Stage::Handed, _) => Stage::Handed,
+            (Stage::Handed(number), _) => Stage::Handed(number),
         };
         Ok(row)
     }
@@ -464,11 +497,12 @@ impl<Q: Queues> VerbsPlane<Q> {
         let made = self.pair().and_then(|pair| link.prepare(pair.as_ref(), how).map(|()| pair));
         let Ok(pair) = made else { return };
         // The pair is the port's once it has accepted it, so it goes through its states before. Nobody sends yet.
+        let number = pair.as_ref().card().qp_num;
         let Ok(params) = link.ready(pair.as_ref(), how, &[]) else { return };
         let Ok(of_port) = port.accept(pair) else { return };
         if link.welcome(&params).is_err() {
             port.lost(of_port);
         }
-        self.rows.borrow_mut().push(Row { link, stage: Stage::Handed, of_port, to: None });
+        self.rows.borrow_mut().push(Row { link, stage: Stage::Handed(number), of_port, to: None });
     }
 }

@@ -11,7 +11,7 @@ use rdma_sys as sys;
 
 use super::connect::Card;
 use super::device::Mtu;
-use super::error::VerbsError;
+use super::error::{VerbsError, within};
 use super::gid::Gid;
 use super::pair::{HANDLES_MAX, Pair, PairKind};
 use crate::raw::verbs as raw;
@@ -42,7 +42,7 @@ pub struct ConnectConfig {
     pub retry_count: u8,
     /// How often a send is tried again that finds no receive; 7 is for ever.
     pub rnr_retry: u8,
-    /// How long a peer is asked to wait whose send finds no receive: 1 to 31, of a table in the specification; 12 is 0.64 ms.
+    /// How long a peer is asked to wait whose send finds no receive: 0 to 31, of a table in the specification; 12 is 0.64 ms, 0 is 655 ms.
     pub rnr_timer: u8,
     /// Reads and atomics under way, in either direction.
     pub reads: u8,
@@ -103,35 +103,43 @@ const SQ_PSN: u32 = 1 << 16;
 const MAX_DEST_RD_ATOMIC: u32 = 1 << 17;
 const DEST_QPN: u32 = 1 << 20;
 
+/// `enum ibv_qp_state`
+pub(super) const fn state(number: u32) -> PairState {
+    match number {
+        0 => PairState::Reset,
+        1 => PairState::Init,
+        2 => PairState::ReadyToReceive,
+        3 => PairState::ReadyToSend,
+        4 => PairState::SendsDraining,
+        5 => PairState::SendError,
+        6 => PairState::Error,
+        _ => PairState::Unknown,
+    }
+}
+
 impl Pair {
     /// The state that it is in.
     ///
     /// # Errors
     /// What the library says.
     pub fn state(&self) -> Result<PairState, VerbsError> {
-        let state = self.raw.state().map_err(|e| VerbsError::os("ibv_query_qp", e))?;
-        Ok(match state {
-            0 => PairState::Reset,
-            1 => PairState::Init,
-            2 => PairState::ReadyToReceive,
-            3 => PairState::ReadyToSend,
-            4 => PairState::SendsDraining,
-            5 => PairState::SendError,
-            6 => PairState::Error,
-            _ => PairState::Unknown,
-        })
+        Ok(self.attributes()?.state)
     }
 
     /// Connects it with the pair of that card: from Reset to ready to send. Both ends do this; receives may be posted before.
     ///
     /// # Errors
-    /// [`VerbsError::WrongKind`] for datagrams, or what the library says: EINVAL where a number is out of its range.
+    /// [`VerbsError::WrongKind`] for datagrams, [`VerbsError::Limit`] names the field that is out of its range, or what the library says.
     pub fn connect(&self, peer: &Card, how: &ConnectConfig) -> Result<(), VerbsError> {
         if self.kind != PairKind::Rc {
             return Err(VerbsError::WrongKind {
                 call: "connect",
                 wants: "a queue pair of kind RC",
             });
+        }
+        how.check(self.kind, &self.bounds)?;
+        if let Some(mtu) = how.mtu {
+            within("bytes of a packet", mtu.bytes(), peer.mtu.bytes())?;
         }
         let mut init = raw::pair_attributes();
         init.qp_state = 1;
@@ -167,11 +175,12 @@ impl Pair {
     /// Makes it ready for datagrams that bring `qkey`: from Reset to ready to send.
     ///
     /// # Errors
-    /// [`VerbsError::WrongKind`] for RC, or what the library says.
+    /// [`VerbsError::WrongKind`] for RC, [`VerbsError::Limit`] names the field that is out of its range, or what the library says.
     pub fn ready(&self, qkey: u32, how: &ConnectConfig) -> Result<(), VerbsError> {
         if self.kind != PairKind::Ud {
             return Err(VerbsError::WrongKind { call: "ready", wants: "a queue pair of kind UD" });
         }
+        how.check(self.kind, &self.bounds)?;
         let mut attributes = raw::pair_attributes();
         attributes.qp_state = 1;
         attributes.pkey_index = how.pkey_index;
@@ -191,12 +200,13 @@ impl Pair {
     /// [`Destination`](spinwire_dataplane::verbs::Destination). One that is there already has the same place.
     ///
     /// # Errors
-    /// [`VerbsError::WrongKind`] for RC, [`VerbsError::Limit`] where the table is full, or what the library says.
+    /// [`VerbsError::WrongKind`] for RC, [`VerbsError::Limit`] where the table is full or names the field that is out of its range, or what the library says.
     pub fn add_address(&self, to: AddressOf, how: &ConnectConfig) -> Result<u32, VerbsError> {
         if self.kind != PairKind::Ud {
             let wants = "a queue pair of kind UD";
             return Err(VerbsError::WrongKind { call: "add_address", wants });
         }
+        how.check(self.kind, &self.bounds)?;
         let full = VerbsError::Limit {
             field: "address handles",
             asked: u64::from(HANDLES_MAX) + 1,
@@ -259,6 +269,7 @@ impl Pair {
         how: &ConnectConfig,
         state: u32,
     ) -> Result<(), VerbsError> {
+        how.check(self.kind, &self.bounds)?;
         let (mut of, mask) =
             id.attributes(state).map_err(|e| VerbsError::os("rdma_init_qp_attr", e))?;
         let operation = match state {

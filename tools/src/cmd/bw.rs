@@ -42,6 +42,7 @@ Over UDP, where messages may be lost, likewise:
 On RDMA devices, in builds with --features verbs, likewise (spinwire devices lists them):
   spinwire bw --provider verbs --device rxe0,rxe1
   spinwire bw --provider verbs --device rxe0,rxe1 --one-sided --size 64k
+  spinwire bw --provider verbs --device rxe0,rxe1 --datagrams --size 1000
   spinwire bw --listen verbs://rxe1/10.0.0.2:7000
   spinwire bw --connect verbs://rxe0/10.0.0.2:7000
 On the queues of mlx5 devices without a library between, in builds with --features mlx5 (unverified on hardware), likewise:
@@ -55,7 +56,7 @@ Over a provider of libfabric, in builds with --features libfabric, likewise:
 The receiving end checks that every message arrives once, in order and unchanged (of messages over 256 bytes: order and
 ends of each, a moving line of each, every byte of one in 64); a bad one is an error. The floor is the same
 two processes copying as many blocks in and out of as much shared memory, with one counter each way; over TCP, UDP, RDMA and libfabric, writing and
-reading as many on a plain socket. Over UDP the sender does not wait for the receiver: what is measured is what has come, from the first
+reading as many on a plain socket. Over UDP and with --datagrams the sender does not wait for the receiver: what is measured is what has come, from the first
 message to the last by the receiver's clock, and what was lost is said; one that comes twice counts once.")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -71,6 +72,8 @@ struct Report {
     provider: &'static str,
     zero_copy: bool,
     one_sided: bool,
+    /// With `--datagrams`.
+    datagrams: bool,
     size: usize,
     messages: u64,
     messages_per_s: f64,
@@ -216,6 +219,7 @@ fn measure<P: Provider, F: Floor>(
         provider: options.path_of(client.station.endpoint.info()),
         zero_copy: options.zero_copy,
         one_sided: options.one_sided,
+        datagrams: options.datagrams,
         size,
         messages: all.received,
         messages_per_s: all.rate(),

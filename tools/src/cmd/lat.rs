@@ -47,6 +47,7 @@ Over UDP, where messages may be lost, likewise:
 On RDMA devices, in builds with --features verbs, likewise (spinwire devices lists them):
   spinwire lat --provider verbs --device rxe0,rxe1
   spinwire lat --provider verbs --device rxe0,rxe1 --one-sided
+  spinwire lat --provider verbs --device rxe0,rxe1 --datagrams
   spinwire lat --listen verbs://rxe1/10.0.0.2:7000
   spinwire lat --connect verbs://rxe0/10.0.0.2:7000
 On the queues of mlx5 devices without a library between, in builds with --features mlx5 (unverified on hardware), likewise:
@@ -59,7 +60,7 @@ Between two processes over a provider of libfabric (a build with --features libf
 
 A round trip is: send, the other end receives and sends back, receive. The floor is the same between the same two
 processes with one bare cache line and no code of ours; over TCP, UDP and RDMA, with as many bytes on a plain socket on which both spin. The machine's speed drifts, so the two take turns in short
-rounds; `ratio` is the median of the rounds' ratios. Over UDP a message that is not answered within --lost-after is lost: it is counted,
+rounds; `ratio` is the median of the rounds' ratios. Over UDP and with --datagrams a message that is not answered within --lost-after is lost: it is counted,
 not timed, and another is sent in its place; an answer that comes later is counted and taken for nothing else.")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -108,6 +109,8 @@ struct Report {
     provider: &'static str,
     zero_copy: bool,
     one_sided: bool,
+    /// With `--datagrams`.
+    datagrams: bool,
     size: usize,
     iters: u64,
     cpus: [u32; 2],
@@ -313,6 +316,7 @@ fn measure<P: Provider, F: Floor>(
         provider: options.path_of(client.station.endpoint.info()),
         zero_copy: options.zero_copy,
         one_sided: options.one_sided,
+        datagrams: options.datagrams,
         size,
         iters: trips.len(),
         cpus: client.cpus,
@@ -499,6 +503,7 @@ fn in_words(reports: &[&Report]) -> Result<String, Failure> {
         match first {
             Report { zero_copy: true, .. } => "of pool buffers, uncopied, ",
             Report { one_sided: true, .. } => "of writes to memory ",
+            Report { datagrams: true, .. } => "of datagrams ",
             Report { .. } => "",
         },
         first.provider,

@@ -97,6 +97,7 @@ impl Other {
             .args([command, "--listen", name, "--json"])
             .args(["--cpus", &format!("{a},{b}"), "--size", &size.to_string()])
             .args(options.zero_copy.then_some("--zero-copy"))
+            .args(options.datagrams.then_some("--datagrams"))
             .args(["--fabric-type", options.fabric_type.as_str()])
             // It ends with this process, however that ends.
             .arg("--until-input-ends")

@@ -1,4 +1,5 @@
-//! Both ends over UDP, on this machine or on two.
+//! Both ends by datagrams, of which some may be lost: over UDP, on this machine or on two. What does not depend on how they travel is here for RDMA devices
+//! ([`ud`](super::ud)), too.
 //!
 //! ```text
 //!   client                                                   server
@@ -12,7 +13,7 @@
 //! end of a killed process is seen.
 
 use core::cell::{Cell, RefCell};
-use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use std::io::ErrorKind;
 use std::net::UdpSocket;
@@ -20,6 +21,7 @@ use std::time::Instant;
 
 use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::msg::matching::MatchingConfig;
+use spinwire_dataplane::provider::Provider;
 use spinwire_dataplane::provider::udp::{Route, Routes, UdpConfig, UdpPort};
 use spinwire_dataplane::uring::Ring;
 use spinwire_hostshim::affinity;
@@ -40,7 +42,7 @@ use super::station::{self, DataUse, Heard, Nap, PATIENCE, Role, Station};
 use crate::report::{self, Failure, Verdict};
 
 type Port<'p> = UdpPort<'p, RingEntry<'p>>;
-type End<'p> = Station<'p, Port<'p>, DatagramFloor>;
+type End<'p, P> = Station<'p, P, DatagramFloor>;
 
 /// Both ends take messages of so many bytes at least: what an Ethernet frame holds.
 const MESSAGE_BYTES: usize = 1432;
@@ -62,21 +64,19 @@ pub(crate) struct DatagramFloor {
     limit: Duration,
     /// The number of the last bounce, whether or not it came back.
     number: Cell<u64>,
+    /// Whether there is another end, as far as this one knows.
+    is_connected: Cell<bool>,
     yields: bool,
 }
 
 impl DatagramFloor {
-    /// At any port of any address of this machine, of the same version of IP as `like`.
-    fn open(like: SocketAddr, limit: Duration, yields: bool) -> Result<Self, Failure> {
-        let any = if like.is_ipv6() {
-            SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))
-        } else {
-            SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))
-        };
-        let socket = UdpSocket::bind(any)?;
+    /// At any port of that address of this machine.
+    pub(super) fn open(at: IpAddr, options: &PairOptions, yields: bool) -> Result<Self, Failure> {
+        let socket = UdpSocket::bind(SocketAddr::new(at, 0))?;
         socket.set_nonblocking(true)?;
         let buffer = RefCell::new(vec![0; 1 << 16]);
-        Ok(Self { socket, buffer, limit, number: Cell::new(0), yields })
+        let (number, is_connected) = (Cell::new(0), Cell::new(false));
+        Ok(Self { socket, buffer, limit: lost_after(options), number, is_connected, yields })
     }
 
     fn port(&self) -> Result<u64, Failure> {
@@ -84,7 +84,9 @@ impl DatagramFloor {
     }
 
     fn connect(&self, to: SocketAddr) -> Result<(), Failure> {
-        Ok(self.socket.connect(to)?)
+        self.socket.connect(to)?;
+        self.is_connected.set(true);
+        Ok(())
     }
 
     /// Sends a datagram; false where there is no room for it now.
@@ -227,6 +229,9 @@ impl Floor for DatagramFloor {
     }
 
     fn is_there(&self) -> Result<(), Failure> {
+        if !self.is_connected.get() {
+            return Ok(());
+        }
         self.send(&SIGN_OF_LIFE.to_le_bytes())?;
         match self.socket.take_error()? {
             Some(e) => Err(gone(e)),
@@ -252,8 +257,22 @@ fn largest(options: &PairOptions) -> usize {
     options.sizes().into_iter().max().unwrap_or(64).max(MESSAGE_BYTES)
 }
 
-fn role(name: &'static str, options: &PairOptions) -> Result<Role, Failure> {
-    let buffer_bytes = largest(options).saturating_mul(4).max(STREAM_BYTES);
+/// Any address of this machine, of the same version of IP as `like`.
+const fn any(like: SocketAddr) -> IpAddr {
+    if like.is_ipv6() {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    }
+}
+
+/// An end that takes messages of up to `largest` bytes.
+pub(super) fn role(
+    name: &'static str,
+    largest: usize,
+    options: &PairOptions,
+) -> Result<Role, Failure> {
+    let buffer_bytes = largest.saturating_mul(4).max(STREAM_BYTES);
     Ok(Role { name, buffer_bytes, yields: options.shares_cpu()? })
 }
 
@@ -267,7 +286,7 @@ fn open<'p>(
     routes: &'p Routes<'p>,
     floor: DatagramFloor,
     role: &Role,
-) -> Result<End<'p>, Failure> {
+) -> Result<End<'p, Port<'p>>, Failure> {
     let port = host.port(ring, routes)?;
     Station::over(port, floor, ring.arena().bump(), role)
 }
@@ -280,13 +299,14 @@ pub(super) fn serve(
     let at = resolve(Scheme::Udp, ("--listen", text))?;
     let address: Address = text.parse()?;
     let (_, cpu) = options.placement()?;
-    let (size, role) = (largest(options), role(SERVER, options)?);
+    let size = largest(options);
+    let role = role(SERVER, size, options)?;
     affinity::pin(cpu)?;
     let host = UdpHost::open(&address, &options_of(size, &role))?;
     let mut memory = Plane::memory(1 << 20)?;
     let bump = Plane::arena(&mut memory);
     let routes = Routes::place(&bump, 1)?;
-    let floor = DatagramFloor::open(at, lost_after(options), role.yields)?;
+    let floor = DatagramFloor::open(any(at), options, role.yields)?;
     let ring = host.uring().ring()?;
     let station = open((&host, &ring), &routes, floor, &role)?;
     say_listening(command, &format!("udp://{}", host.local()), options)?;
@@ -297,23 +317,54 @@ pub(super) fn serve(
     obey((&desk, &station), size)
 }
 
+/// How a listening end finds those that it hears of.
+pub(super) trait Finds<P> {
+    /// What is to be done between turns until the ends have met.
+    fn attend(&self, port: &P) -> Result<(), Failure>;
+
+    /// Gives a sender that name, so that it can be connected to, and says where it is, whatever the port. `None`: it cannot be answered, or not yet.
+    fn find(&self, port: &P, sender: Addr, name: &Name) -> Result<Option<SocketAddr>, Failure>;
+}
+
+impl<'p> Finds<Port<'p>> for Routes<'_> {
+    fn attend(&self, _port: &Port<'p>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn find(
+        &self,
+        port: &Port<'p>,
+        sender: Addr,
+        name: &Name,
+    ) -> Result<Option<SocketAddr>, Failure> {
+        let Ok(address) = port.address_of(sender) else { return Ok(None) };
+        self.add(Route { name: *name, address: SockAddr::new(address) })?;
+        Ok(Some(address))
+    }
+}
+
 /// Waits for a client. Whatever is no such order is not heard, and not kept either: what is kept holds the row of its sender.
-fn meet(station: &End<'_>, routes: &Routes<'_>, most: usize) -> Result<Desk, Failure> {
+pub(super) fn meet<P: Provider>(
+    station: &End<'_, P>,
+    finds: &impl Finds<P>,
+    most: usize,
+) -> Result<Desk, Failure> {
     let patience = Nap::new();
     let dropped = (Marking::Untagged, DataUse::OneMessage);
     station.post_one_data(dropped.0, dropped.1)?;
     loop {
         station.turn_now();
+        finds.attend(station.endpoint.provider())?;
         let Some(completion) = station.endpoint.poll() else {
             patience.rest(false);
             continue;
         };
         patience.rest(true);
-        if !End::is_of_order(&completion) {
+        if !End::<P>::is_of_order(&completion) {
             drop(completion);
             station.post_one_data(dropped.0, dropped.1)?;
         } else if let Some(heard) = station.heard(completion)?
-            && let Some(desk) = greet(station, routes, (heard, most))?
+            && let Some(desk) = greet(station, finds, (heard, most))?
         {
             return Ok(desk);
         }
@@ -321,18 +372,19 @@ fn meet(station: &End<'_>, routes: &Routes<'_>, most: usize) -> Result<Desk, Fai
 }
 
 /// The client that has said hello, if that is what it has said and it can be served.
-fn greet(
-    station: &End<'_>,
-    routes: &Routes<'_>,
+fn greet<P: Provider>(
+    station: &End<'_, P>,
+    finds: &impl Finds<P>,
     (heard, most): (Heard, usize),
 ) -> Result<Option<Desk>, Failure> {
     let Heard { source, number, order: Order::OpenFloor { port, size } } = heard else {
         return Ok(None);
     };
-    let Ok(mut address) = station.endpoint.provider().address_of(source) else { return Ok(None) };
     // Who is only heard of may have to make room for another; who is connected to stays.
     let name = Name::new("client")?;
-    routes.add(Route { name, address: SockAddr::new(address) })?;
+    let Some(mut address) = finds.find(station.endpoint.provider(), source, &name)? else {
+        return Ok(None);
+    };
     let client = station.endpoint.connect(&name)?;
     let desk = Desk::new(client, number);
     if usize::try_from(size).is_ok_and(|size| size <= most) {
@@ -371,25 +423,39 @@ fn with_server<M: Measure>(
     options: &PairOptions,
     measure: M,
 ) -> Result<M::Result, Failure> {
-    let (cpu, other_cpu) = options.placement()?;
-    let (size, role) = (largest(options), role("client", options)?);
-    let limit = lost_after(options);
+    let (cpu, _) = options.placement()?;
+    let size = largest(options);
+    let role = role("client", size, options)?;
     affinity::pin(cpu)?;
     let from = if at.is_ipv6() { "udp://[::]:0" } else { "udp://0.0.0.0:0" };
     let host = UdpHost::open(&from.parse()?, &options_of(size, &role))?;
     let mut memory = Plane::memory(1 << 20)?;
     let bump = Plane::arena(&mut memory);
     let routes = Routes::place(&bump, 1)?;
-    let floor = DatagramFloor::open(at, limit, role.yields)?;
+    let floor = DatagramFloor::open(any(at), options, role.yields)?;
     let ring = host.uring().ring()?;
     let station = open((&host, &ring), &routes, floor, &role)?;
     let name = Name::new(SERVER)?;
     routes.add(Route { name, address: SockAddr::new(at) })?;
     let server = station.endpoint.connect(&name)?;
-    let exchange = Exchange::new(limit, drawn()?);
-    let largest = options.sizes().into_iter().max().unwrap_or(64);
-    hello((&station, &exchange), (server, at), largest)?;
+    // Until the bare socket of this end is connected to that of the server it is to the server's own, so that it is seen where nobody has it.
+    station.floor.connect(at)?;
     let page = host.uring().arena_report().map_or_else(String::new, |r| r.page().to_string());
+    with_peer(station, (server, format!("udp://{at}"), at.ip()), (options, page), measure)
+}
+
+/// Runs `measure` on a client whose server can be sent to, and is found at that place.
+pub(super) fn with_peer<P: Provider, M: Measure>(
+    station: End<'_, P>,
+    (server, place, address): (Addr, String, IpAddr),
+    (options, page): (&PairOptions, String),
+    measure: M,
+) -> Result<M::Result, Failure> {
+    let (cpu, other_cpu) = options.placement()?;
+    let exchange = Exchange::new(lost_after(options), drawn()?);
+    let largest = options.sizes().into_iter().max().unwrap_or(64);
+    let port = hello((&station, &exchange), (server, &place), largest)?;
+    station.floor.connect(SocketAddr::new(address, port))?;
     let cpus = [cpu, other_cpu];
     let client = Client { station, loans: None, server, cpus, page, exchange: Some(exchange) };
     let measured = measure.run(&client)?;
@@ -399,24 +465,20 @@ fn with_server<M: Measure>(
     Ok(measured)
 }
 
-/// Says who is there, and connects the bare sockets. Before, the bare socket of this end is connected to the server's own, so that it is
-/// seen where nobody has it.
-fn hello(
-    (station, exchange): (&End<'_>, &Exchange),
-    (server, at): (Addr, SocketAddr),
+/// Says who is there; the port of the other end's bare socket.
+fn hello<P: Provider>(
+    (station, exchange): (&End<'_, P>, &Exchange),
+    (server, place): (Addr, &str),
     largest: usize,
-) -> Result<(), Failure> {
+) -> Result<u16, Failure> {
     let (port, size) = (station.floor.port()?, u64::try_from(largest)?);
-    station.floor.connect(at)?;
     let order = Order::OpenFloor { port, size };
     let answer = exchange.ask(station, (server, order), PATIENCE);
-    match answer.map_err(|e| format!("udp://{at}: nobody answers: {e}"))? {
-        Some(Order::Done { value }) => {
-            station.floor.connect(SocketAddr::new(at.ip(), u16::try_from(value)?))
-        }
+    match answer.map_err(|e| format!("{place}: nobody answers: {e}"))? {
+        Some(Order::Done { value }) => Ok(u16::try_from(value)?),
         Some(Order::TooLong { most }) => Err(format!("--size: the other end takes messages of up to {most} bytes; start the listening end with --size {largest}").into()),
-        Some(_) => Err(format!("udp://{at}: what answers there is no server of this version").into()),
-        None => Err(format!("udp://{at}: nobody answers; is spinwire listening there, of the same version?").into()),
+        Some(_) => Err(format!("{place}: what answers there is no server of this version").into()),
+        None => Err(format!("{place}: nobody answers; is spinwire listening there, of the same version?").into()),
     }
 }
 

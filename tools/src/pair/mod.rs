@@ -10,7 +10,7 @@
 //! Both ends are processes of their own, pinned, in one domain that the server makes. Floors are measured by the same two
 //! processes on the same two CPUs, in the memory of a lane that nobody else uses, in turn with the measurements proper. Over TCP the
 //! server listens instead (`network`), and the floor is a plain socket beside the measured one; so it is on RDMA devices (`verbs`, for queues of mlx5 devices too)
-//! and over libfabric (`ofi`). Over UDP (`datagrams`) orders and messages
+//! and over libfabric (`ofi`). Over UDP (`datagrams`), and by datagrams of RDMA devices (`ud`), orders and messages
 //! have numbers, and what is lost is sent again or counted (`lossy`).
 
 pub(crate) mod client;
@@ -30,5 +30,7 @@ pub(crate) mod order;
 pub(crate) mod server;
 pub(crate) mod sources;
 pub(crate) mod station;
+#[cfg(feature = "verbs")]
+mod ud;
 #[cfg(feature = "verbs")]
 mod verbs;

@@ -80,7 +80,7 @@ pub(crate) struct PairOptions {
     #[arg(long, value_name = "BYTES", default_value = "64", value_delimiter = ',', value_parser = parse_size)]
     pub(crate) size: Vec<usize>,
 
-    /// All powers of two from 8 bytes to 64 KiB; over UDP to 32 KiB.
+    /// All powers of two from 8 bytes to 64 KiB; over UDP to 32 KiB, with --datagrams to 512 bytes.
     #[arg(long, conflicts_with = "size")]
     pub(crate) all_sizes: bool,
 
@@ -131,7 +131,12 @@ pub(crate) struct PairOptions {
     #[arg(long, value_enum, default_value = "rdm")]
     pub(crate) fabric_type: FabricType,
 
-    /// Over UDP: after so many milliseconds without an answer a message is lost, and what was ordered is said again.
+    /// With --provider verbs or mlx5: a datagram for each message, of unconnected queue pairs (UD), instead of connections. What is lost is counted. With --listen
+    /// and --connect, on both sides.
+    #[arg(long, conflicts_with = "one_sided")]
+    pub(crate) datagrams: bool,
+
+    /// Over UDP and with --datagrams: after so many milliseconds without an answer a message is lost, and what was ordered is said again.
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=5000))]
     pub(crate) lost_after: u64,
 
@@ -229,7 +234,12 @@ impl PairOptions {
         if !self.all_sizes {
             return self.size.clone();
         }
-        let most = if self.provider() == ProviderName::Udp { 15 } else { 16 };
+        let most = match (self.datagrams, self.provider() == ProviderName::Udp) {
+            // In the smallest packets that are usual on Ethernet.
+            (true, _) => 9,
+            (false, true) => 15,
+            (false, false) => 16,
+        };
         (3..=most).map(|bits| 1 << bits).collect()
     }
 
@@ -302,6 +312,9 @@ impl PairOptions {
         let is_rdma = matches!(self.provider(), ProviderName::Verbs | ProviderName::Mlx5);
         if !is_rdma && !self.device.is_empty() {
             return Err("--device: names RDMA devices; use it with --provider verbs or mlx5".into());
+        }
+        if !is_rdma && self.datagrams {
+            return Err("--datagrams: those of RDMA devices; use it with --provider verbs or mlx5, or --provider udp without it".into());
         }
         if self.provider() != ProviderName::Shm && self.zero_copy {
             return Err(

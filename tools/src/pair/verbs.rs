@@ -30,6 +30,7 @@ use super::options::PairOptions;
 use super::order::Order;
 use super::server::{SERVER, STREAM_BUFFER_BYTES, obey};
 use super::station::{self, Nap, PATIENCE, Role, Station, mind};
+use super::ud;
 use crate::report::{Failure, Verdict};
 
 type End<'p, Q> = Station<'p, VerbsPort<'p, Q>, SocketFloor>;
@@ -38,10 +39,25 @@ type End<'p, Q> = Station<'p, VerbsPort<'p, Q>, SocketFloor>;
 const SLOTS: u32 = 32;
 
 /// A device of this end, and where the ends meet.
-struct Meet {
-    device: String,
-    port: u8,
-    at: SocketAddr,
+pub(super) struct Meet {
+    pub(super) device: String,
+    pub(super) port: u8,
+    pub(super) at: SocketAddr,
+}
+
+impl Meet {
+    /// Whether it is at the address of its device, where it was said which: an end listens nowhere else.
+    pub(super) fn check<Q: Queues>(&self, local: SocketAddr) -> Result<(), Failure> {
+        let Self { device, at, .. } = self;
+        if at.ip().is_unspecified() || at.ip() == local.ip() {
+            return Ok(());
+        }
+        let (transport, wrong) = (Q::TRANSPORT, at.ip());
+        Err(format!(
+            "--listen: {wrong} is no address of {device}; remedy: {transport}://{device}/{local}"
+        )
+        .into())
+    }
 }
 
 /// What an argument says.
@@ -128,22 +144,20 @@ pub(super) fn serve<Q: Queues>(
     (command, text): (&str, &str),
     options: &PairOptions,
 ) -> Result<Verdict, Failure> {
-    let Meet { device, port, at } = meet::<Q>("--listen", text)?;
+    let to = meet::<Q>("--listen", text)?;
+    if options.datagrams {
+        return ud::serve::<Q>((command, &to), options);
+    }
+    let Meet { device, port, at } = &to;
     let (_, cpu) = options.placement()?;
     let size = network::largest(options);
     let buffer_bytes = size.max(STREAM_BUFFER_BYTES);
     let role = Role { name: SERVER, buffer_bytes, yields: options.shares_cpu()? };
     affinity::pin(cpu)?;
-    let plane = VerbsPlane::<Q>::open_with(&device, Some(at.port()), &config(size, &role, port)?)?;
+    let plane = VerbsPlane::<Q>::open_with(device, Some(at.port()), &config(size, &role, *port)?)?;
     let local = plane.local().ok_or("the device does not listen")?;
+    to.check::<Q>(local)?;
     let transport = Q::TRANSPORT;
-    if !at.ip().is_unspecified() && at.ip() != local.ip() {
-        return Err(format!(
-            "--listen: {} is no address of {device}; remedy: {transport}://{device}/{local}",
-            at.ip()
-        )
-        .into());
-    }
     let station = open(&plane, &role)?;
     network::say_listening(command, &format!("{transport}://{device}/{local}"), options)?;
     let nap = Nap::new();
@@ -184,6 +198,9 @@ fn with_server<Q: Queues, M: Measure>(
     options: &PairOptions,
     measure: M,
 ) -> Result<M::Result, Failure> {
+    if options.datagrams {
+        return ud::with_server::<Q, M>(to, options, measure);
+    }
     let (cpu, other_cpu) = options.placement()?;
     let size = network::largest(options);
     let buffer_bytes = size.max(STREAM_BUFFER_BYTES);

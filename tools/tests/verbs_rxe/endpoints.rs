@@ -16,16 +16,17 @@ use spinwire_hostshim::open::{AnyPort, Host, OpenConfig};
 use spinwire_hostshim::uri::Uri;
 use spinwire_hostshim::verbs::{VerbsPlane, VerbsPlaneConfig, VerbsPort};
 
+use super::faults::{Mended, network};
 use super::rig::devices;
 
-struct Node<'p> {
-    plane: &'p VerbsPlane,
-    endpoint: Endpoint<'p, VerbsPort<'p>>,
-    loans: &'p LoanPool<'p>,
+pub(crate) struct Node<'p> {
+    pub(crate) plane: &'p VerbsPlane,
+    pub(crate) endpoint: Endpoint<'p, VerbsPort<'p>>,
+    pub(crate) loans: &'p LoanPool<'p>,
 }
 
 impl<'p> Node<'p> {
-    fn open(plane: &'p VerbsPlane, name: &str) -> Self {
+    pub(crate) fn open(plane: &'p VerbsPlane, name: &str) -> Self {
         let bump = plane.arena().unwrap();
         assert!(plane.arena().is_none(), "lent once");
         let port = plane.port(&bump, (&Name::new(name).unwrap(), EndpointType::Rdm)).unwrap();
@@ -34,14 +35,14 @@ impl<'p> Node<'p> {
         Self { plane, endpoint, loans }
     }
 
-    fn turn(&self) {
+    pub(crate) fn turn(&self) {
         self.plane.attend(self.endpoint.provider()).unwrap();
         let _outcome = self.endpoint.turn(Instant::ORIGIN, Budget::DEFAULT);
     }
 }
 
 /// Turns all until something is there.
-fn until<T>(nodes: &[&Node<'_>], mut so: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(nodes: &[&Node<'_>], mut so: impl FnMut() -> Option<T>) -> T {
     let from = RealTime::now();
     loop {
         if let Some(found) = so() {
@@ -52,13 +53,13 @@ fn until<T>(nodes: &[&Node<'_>], mut so: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn plane(device: &str) -> VerbsPlane {
+pub(crate) fn plane(device: &str) -> VerbsPlane {
     let port = RdmaConfig { peers_max: 4, links: 5, ..RdmaConfig::default() };
     let config = VerbsPlaneConfig { port, ..VerbsPlaneConfig::default() };
     VerbsPlane::open(device, Some(0), &config).unwrap()
 }
 
-fn introduce(a: &Node<'_>, name: &str, b: &Node<'_>) -> Addr {
+pub(crate) fn introduce(a: &Node<'_>, name: &str, b: &Node<'_>) -> Addr {
     let name = Name::new(name).unwrap();
     a.plane.introduce(a.endpoint.provider(), &name, b.plane.local().unwrap()).unwrap();
     a.endpoint.connect(&name).unwrap()
@@ -221,6 +222,22 @@ fn lat_measures_between_the_two_devices() {
         is_good && out.contains("\"provider\": \"verbs\"") && out.contains("\"iters\": 40"),
         "{out} {err}"
     );
+    let datagrams = ["lat", "--provider", "verbs", "--device", "rxe0,rxe1", "--datagrams"];
+    let (is_good, _, err) = run(&with(&[&datagrams[..], &["--size", "4073"]].concat()));
+    assert!(!is_good && err.contains("--size: 4073") && err.contains("which is 4072"), "{err}");
+    // Every fifth packet is lost, of one direction: orders, messages and answers.
+    let lossy = network("tc qdisc add dev cable0 root netem loss 20%");
+    let mended = lossy.then_some(Mended("tc qdisc del dev cable0 root"));
+    let (is_good, out, err) = run(&with(&[&datagrams[..], &["--size", "64"]].concat()));
+    drop(mended);
+    assert!(is_good, "{out} {err}");
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let number = |path: &str| report.pointer(path).and_then(serde_json::Value::as_u64).unwrap();
+    assert_eq!((report["datagrams"].as_bool(), number("/iters")), (Some(true), 40), "{out}");
+    assert_eq!(number("/loss/sent"), 40 + number("/loss/lost"), "{out}");
+    assert!(!lossy || number("/loss/lost") > 0, "{out}");
+    assert_eq!((number("/loss/floor_sent"), number("/loss/floor_lost")), (40, 0), "{out}");
+    assert!(number("/rtt_ns/p50") > 0 && number("/floor_rtt_ns/p50") > 0, "{out}");
     let (is_good, _, err) = run(&with(&["lat", "--provider", "verbs", "--device", "rxe7"]));
     assert!(!is_good && err.contains("no RDMA device rxe7; there is: rxe0"), "{err}");
 }

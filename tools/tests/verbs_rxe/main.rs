@@ -15,14 +15,19 @@
     reason = "a test"
 )]
 
+mod attributes;
 mod chosen;
 mod cm;
 mod datagrams;
 mod endpoints;
 mod faults;
 mod foreign;
+mod handles;
+mod heap;
 mod memory;
 mod messages;
+mod removal;
 mod rig;
+mod sealed;
 mod shared;
 mod striped;

@@ -197,6 +197,18 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
         Ok(())
     }
 
+    /// Where a peer is found, and how it is sent to: for a [route](RdmaDatagrams::set_route) to somebody who was heard.
+    ///
+    /// # Errors
+    /// `UnknownAddress` or `StaleAddress`; `NotConnected` where the host has made no address handle for it yet.
+    pub fn mailbox_of(&self, peer: Addr) -> Result<Mailbox, PostError> {
+        let to = self.destination(peer)?;
+        match self.peers.address_of(peer)? {
+            SocketAddr::V6(v6) => Ok(Mailbox { gid: v6.ip().octets(), to }),
+            SocketAddr::V4(_) => Err(Misuse::UnknownAddress.into()),
+        }
+    }
+
     /// Whether some peer or route is sent to by that address handle.
     #[must_use]
     pub fn uses(&self, handle: u32) -> bool {

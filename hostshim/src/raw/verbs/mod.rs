@@ -34,7 +34,7 @@ pub use arena::Grants;
 pub(crate) use arena::{Arena, Borrowed};
 pub(crate) use list::{Entry, Posting, RecvList, SendList, Target, Word};
 use pair::count_lost;
-pub(crate) use pair::{AddressHandle, Pair, lost};
+pub(crate) use pair::{AddressHandle, Pair, gid_of, lost};
 pub(crate) use shared::SharedQueue;
 
 use crate::error::Errno;

@@ -115,19 +115,19 @@ impl Pair {
         answer(unsafe { sys::ibv_modify_qp(self.raw.as_ptr(), attributes, mask) })
     }
 
-    /// The state that the driver believes it is in: `enum ibv_qp_state`.
-    pub(crate) fn state(&self) -> Result<u32, Errno> {
+    /// What the driver believes of it: all that it was told by [`Pair::modify`], and its state.
+    pub(crate) fn attributes(&self) -> Result<sys::ibv_qp_attr, Errno> {
         let mut attributes = pair_attributes();
         // SAFETY: numbers and pointers, which may be null.
         let mut initial: sys::ibv_qp_init_attr = unsafe { zeroed() };
-        // IBV_QP_STATE
-        let mask = 1;
+        // IBV_QP_STATE .. IBV_QP_DEST_QPN, without those of alternate paths
+        let mask = 0x13_bff9;
         // SAFETY: a live pair and live structures.
         let code = unsafe {
             sys::ibv_query_qp(self.raw.as_ptr(), &raw mut attributes, mask, &raw mut initial)
         };
         answer(code)?;
-        Ok(attributes.qp_state)
+        Ok(attributes)
     }
 
     pub(crate) const fn id(&self) -> PairId {
@@ -171,6 +171,12 @@ impl Drop for Pair {
     }
 }
 
+/// The address that a route leads to.
+pub(crate) const fn gid_of(route: &sys::ibv_global_route) -> [u8; 16] {
+    // SAFETY: both views of the union are 16 plain bytes.
+    unsafe { route.dgid.raw }
+}
+
 /// Where datagrams go, or room for it.
 pub(crate) struct AddressHandle {
     raw: Cell<Option<NonNull<sys::ibv_ah>>>,
@@ -204,14 +210,15 @@ impl AddressHandle {
         self.raw.get().is_some()
     }
 
-    /// Gives it back, where no send is staged that names it. Whether it was.
+    /// Gives it back, where no send is staged that names it. Whether it was: one that the library does not take stays as it is.
     pub(crate) fn give_back(&self, staged: &SendList) -> bool {
-        if !staged.is_empty() {
-            return false;
-        }
-        let Some(raw) = self.raw.take() else { return false };
+        let Some(raw) = self.raw.get().filter(|_| staged.is_empty()) else { return false };
         // SAFETY: made by us, and no request names it that the library has yet to be handed.
-        unsafe { sys::ibv_destroy_ah(raw.as_ptr()) == 0 }
+        let is_gone = unsafe { sys::ibv_destroy_ah(raw.as_ptr()) == 0 };
+        if is_gone {
+            self.raw.set(None);
+        }
+        is_gone
     }
 
     pub(crate) fn as_ptr(&self) -> *mut sys::ibv_ah {
@@ -223,7 +230,10 @@ impl Drop for AddressHandle {
     fn drop(&mut self) {
         if let Some(raw) = self.raw.take() {
             // SAFETY: made by us; the queue pair that holds it was destroyed before (see `verbs::pair`).
-            let _closed = unsafe { sys::ibv_destroy_ah(raw.as_ptr()) };
+            let answer = unsafe { sys::ibv_destroy_ah(raw.as_ptr()) };
+            if answer != 0 {
+                count_lost();
+            }
         }
     }
 }
