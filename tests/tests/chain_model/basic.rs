@@ -79,7 +79,7 @@ fn a_send_that_went_whole_is_taken_in_one_step() {
 fn a_slot_that_was_named_is_not_handed_out_to_another() {
     with_table(4, 1, |table| {
         let one = [Entry::bytes(1, 0)];
-        for round in 0..8_u32 {
+        for (round, first) in (0_u32..8).zip(0_usize..) {
             let named = table.start_at(round % 4, 0, &one).unwrap();
             let mut ids = vec![named];
             ids.extend((0..3).map(|_| table.start(0, &one).unwrap()));
@@ -87,7 +87,7 @@ fn a_slot_that_was_named_is_not_handed_out_to_another() {
             let mut slots: Vec<u32> = ids.iter().map(|id| id.slot()).collect();
             slots.sort_unstable();
             assert_eq!(slots, [0, 1, 2, 3]);
-            for id in ids.iter().cycle().skip(round as usize).take(4) {
+            for id in ids.iter().cycle().skip(first).take(4) {
                 table.abandon(*id, |_, _| ()).unwrap();
             }
             assert!(table.is_empty());
