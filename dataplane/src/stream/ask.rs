@@ -47,6 +47,8 @@ const ASKED_PART: u32 = 8;
 #[derive(Debug)]
 pub(super) struct AskLine<'m> {
     rows: Fifos<'m>,
+    /// How many they are: each turn asks.
+    waiting: Cell<u32>,
     /// How many are being asked.
     asked: Cell<u32>,
     /// What a vain question counts that was asked with the last submission.
@@ -59,6 +61,7 @@ impl<'m> AskLine<'m> {
     pub(super) fn place(bump: &Bump<'m>, conns: u32) -> Result<Self, Exhausted> {
         Ok(Self {
             rows: Fifos::place(bump, conns, 1)?,
+            waiting: Cell::new(0),
             asked: Cell::new(0),
             vain: Cell::new(VAIN_IDLE),
             heard: Cell::new(false),
@@ -66,16 +69,43 @@ impl<'m> AskLine<'m> {
     }
 
     #[inline(always)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty(LIST)
+    pub(super) const fn is_empty(&self) -> bool {
+        self.waiting.get() == 0
     }
 
     pub(super) fn has(&self, slot: u32) -> bool {
         self.rows.list_of(slot).is_some()
     }
 
+    /// Whether it is as long as it is said to be.
+    pub(super) fn is_counted(&self) -> bool {
+        self.rows.len(LIST) == self.waiting.get()
+    }
+
+    /// At the end, unless it is in it.
+    fn join(&self, slot: u32) {
+        if self.rows.push_back(LIST, slot).is_ok() {
+            self.waiting.set(self.waiting.get().saturating_add(1));
+        }
+    }
+
+    /// In front, where it was.
+    fn put_back(&self, slot: u32) {
+        if self.rows.push_front(LIST, slot).is_ok() {
+            self.waiting.set(self.waiting.get().saturating_add(1));
+        }
+    }
+
+    fn next(&self) -> Option<u32> {
+        let slot = self.rows.pop_front(LIST)?;
+        self.waiting.set(self.waiting.get().saturating_sub(1));
+        Some(slot)
+    }
+
     pub(super) fn leave(&self, slot: u32) {
-        let _was_not_in_it = self.rows.unlink(slot);
+        if self.rows.unlink(slot).is_ok() {
+            self.waiting.set(self.waiting.get().saturating_sub(1));
+        }
     }
 
     pub(super) const fn asked(&self) -> u32 {
@@ -109,7 +139,7 @@ impl<E: Enter> Streams<'_, E> {
             }
             row.vain.set(vain);
         }
-        let _in_line_already = self.line.rows.push_back(LIST, slot);
+        self.line.join(slot);
         true
     }
 
@@ -128,7 +158,7 @@ impl<E: Enter> Streams<'_, E> {
         let most = (self.len() / ASKED_PART).max(ASKED_MIN).min(self.config.ask_max);
         let more = most.saturating_sub(self.line.asked.get());
         for _ in 0..more.min(self.buffers.given()) {
-            let Some(slot) = self.line.rows.pop_front(LIST) else { return };
+            let Some(slot) = self.line.next() else { return };
             let Some(row) = self.row_at(slot) else { return };
             if row.phase.get() != Phase::Open || !row.may_receive() {
                 // Whoever lingers is waited for; who is paused, or is received from already, for nothing.
@@ -144,7 +174,7 @@ impl<E: Enter> Streams<'_, E> {
                 ..entry
             };
             if self.ring.push(&[question]).is_err() {
-                let _as_before = self.line.rows.push_front(LIST, slot);
+                self.line.put_back(slot);
                 return;
             }
             row.set(flag::ARMED);

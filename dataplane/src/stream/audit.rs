@@ -47,6 +47,7 @@ impl<E: Enter> Streams<'_, E> {
         claim(lost || holders == self.holders.get(), "who has copies is counted", holders)?;
         let asked = count(self.rows.iter().filter(|row| row.asked.get()).count());
         claim(lost || asked == self.line.asked(), "who is being asked is counted", asked)?;
+        claim(self.line.is_counted(), "who is to be asked is counted", asked)?;
         claim(free == self.config.conns.wrapping_sub(self.len()), "rows are free or not", free)?;
         claim(pieces == self.config.segments, "a segment is in one place", pieces)?;
         self.buffers.audit()
