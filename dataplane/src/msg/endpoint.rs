@@ -218,6 +218,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         let Some(batch) = self.batch.take() else { return Outcome::Idle };
         batch.clear();
         self.taken.set(0);
+        self.batch_end.set(0);
         self.provider.poll_cq(now, batch);
         self.harvested.set(batch.len());
         self.batch.set(Some(batch));
@@ -281,7 +282,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
                 let cqe = self.provider.take_ready_parcel()?;
                 return self.poll_parcel(&cqe, false).map(Apart::whole);
             };
-            // Nobody reads: see `Reader`.
+            debug_assert_eq!(self.readers.get(), 0, "a reader has taken the budget of this way");
             match self.conclude_unread(&cqe) {
                 // Counted, which is all that the budget asks for.
                 Ok(completion) => return Some(completion),
@@ -294,12 +295,14 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     #[inline(always)]
     fn allow(&self, completions: u32) {
         if self.readers.get() == 0 && self.taken.get() >= self.harvested.get() {
+            self.direct_then.set(0);
             self.go_direct(completions);
         } else {
             self.allow_of_batch(completions);
         }
     }
 
+    /// So many, from the next one on, are straight from the provider.
     #[inline(always)]
     fn go_direct(&self, completions: u32) {
         let received = self.totals.messages_received.get();
@@ -312,7 +315,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         self.totals.messages_received.get() < self.direct_until.get()
     }
 
-    /// The same, first of the batch.
+    /// [`allow`](Self::allow) where some of the batch are left, which come first, or somebody reads.
     #[inline]
     fn allow_of_batch(&self, completions: u32) {
         let taken = self.taken.get();

@@ -46,6 +46,11 @@ impl Row<'_> {
     pub(super) const fn whole(&self) -> Option<Sge> {
         self.loan.whole()
     }
+
+    /// Whether its loan is there, and nobody can be looking at a part of it.
+    pub(super) fn is_unread(&self) -> bool {
+        self.whole().is_some() && self.reported.get() == 0
+    }
 }
 
 /// All operations that are posted.

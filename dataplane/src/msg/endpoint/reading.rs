@@ -2,9 +2,9 @@
 //!
 //! While anybody looks, further up the stack, no buffer is given back in which something was reported: whoever looks at a part looks at one of
 //! those. Nearly always nobody does. So that this need not be asked of every completion, a look takes what is left of the budget away from
-//! the way on which it is not asked.
+//! the way on which it is not asked, and [`Endpoint::poll_while_reading`] goes that way instead.
 //!
-//! Invariant: while there are readers, [`Endpoint::poll`] takes nothing straight from the provider.
+//! Invariant: while there are readers, `direct_until` allows nothing.
 
 use core::cell::Cell;
 

@@ -73,8 +73,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     /// there is nothing else, they go on as before.
     #[inline(never)]
     fn nothing_else_is_due(&self) -> bool {
-        let is_alone = self.hot_count.get() == 1 && !self.restless.get() && !self.see_all.get();
-        if !is_alone || self.has_due() || self.queues.is_late() {
+        let is_alone = self.hot_count.get() == 1 && !self.see_all.get();
+        let is_quiet = !self.restless.get() && self.connecting.get() == 0 && !self.queues.is_late();
+        if !is_alone || !is_quiet || self.queues.matcher().wants_many() || self.has_due() {
             return false;
         }
         self.since_harvest.set(0);
@@ -168,6 +169,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         let sends_first = self.queues.sends_go_first();
         self.since_harvest.set(0);
         self.see_all.set(false);
+        self.parcel_is_next.set(false);
         self.restless.set(false);
         // Who comes first takes turns, so that a flood of sends does not keep out what has come, or the other way round.
         let local = !(self.done.is_empty() && self.queues.none_ended());
