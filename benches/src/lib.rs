@@ -3,7 +3,7 @@
 //! ```text
 //!   case      a case: its name, its set-up, what a round does and what must come out of it
 //!   memory    leaked lines and arenas; endpoints in a segment
-//!   lane tables ids copy matching round bare idle pool parcel chain vqp wqe completion  the cases, by the part that they measure
+//!   lane tables ids copy matching round bare idle pool parcel chain stream vqp wqe completion  the cases, by the part that they measure
 //!
 //!   catalogue() ──> benches/hot_paths      wall time, by criterion: informs
 //!              └──> benches/instructions   instruction counts, by valgrind: gates
@@ -34,6 +34,7 @@ pub mod parcel;
 pub mod pool;
 pub mod ratio;
 pub mod round;
+pub mod stream;
 pub mod tables;
 pub mod vqp;
 pub mod wqe;
@@ -43,7 +44,7 @@ pub use case::{Case, Entry};
 /// Every case there is, not yet built.
 #[must_use]
 pub fn catalogue() -> Vec<Entry> {
-    let parts: [&[Entry]; 14] = [
+    let parts: [&[Entry]; 15] = [
         lane::ENTRIES,
         tables::ENTRIES,
         ids::ENTRIES,
@@ -55,6 +56,7 @@ pub fn catalogue() -> Vec<Entry> {
         pool::ENTRIES,
         parcel::ENTRIES,
         chain::ENTRIES,
+        stream::ENTRIES,
         vqp::ENTRIES,
         wqe::ENTRIES,
         completion::ENTRIES,

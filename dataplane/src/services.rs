@@ -104,7 +104,7 @@ impl<'s, 'm, E: Enter> StreamsAndFiles<'s, 'm, E> {
     #[cold]
     fn stray(&self, cqe: &Cqe) {
         // There is one group of buffers here; the kernel has none to lose.
-        self.streams.give_back(cqe);
+        self.streams.give_back(*cqe);
         let count = self.strays.get().count.wrapping_add(1);
         self.strays.set(Strays { count, last: Some(*cqe) });
     }

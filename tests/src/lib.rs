@@ -2,6 +2,7 @@
 //! simulator of peers that come, go and die.
 //!
 //! ```text
+//!   asked         a stop before each write to shared memory            tests/pool_asked.rs
 //!   fake_kernel   the kernel's side of a ring of io_uring                tests/uring_ring.rs
 //!   fake_net      sockets and peers under that kernel, and an oracle     tests/stream_model.rs
 //!   conformance   one suite; a provider is one `Rig`                       tests/provider_conformance.rs
@@ -23,6 +24,8 @@
     reason = "a process that was killed runs no destructor: its endpoints are forgotten"
 )]
 
+#[cfg(spinwire_asked)]
+pub mod asked;
 pub mod conformance;
 pub mod fake_kernel;
 pub mod fake_net;

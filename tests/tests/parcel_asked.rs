@@ -35,59 +35,8 @@ use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::shm::lease::{self, Joiner};
 use spinwire_dataplane::shm::{Geometry, ProcessLease, Segment, reclaim};
 use spinwire_dataplane::time::Instant;
+use spinwire_tests::asked::{is_dead, stepped};
 use spinwire_tests::pool::{Rig, identity};
-
-thread_local! {
-    static WRITES: Cell<u32> = const { Cell::new(0) };
-    static STOP_AT: Cell<u32> = const { Cell::new(0) };
-    static MEANWHILE: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
-    static IS_DEAD: Cell<bool> = const { Cell::new(false) };
-    static IS_ASKED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// The data plane asks before each write whether it happens.
-#[expect(unsafe_code, reason = "the data plane knows this by its name")]
-// SAFETY: declared in `dataplane::raw::step` with this signature, and defined nowhere else.
-#[unsafe(no_mangle)]
-fn spinwire_step() -> bool {
-    if !IS_ASKED.get() {
-        return true;
-    }
-    if IS_DEAD.get() {
-        return false;
-    }
-    WRITES.set(WRITES.get() + 1);
-    if WRITES.get() != STOP_AT.get() {
-        return true;
-    }
-    match MEANWHILE.take() {
-        Some(meanwhile) => {
-            IS_ASKED.set(false);
-            meanwhile();
-            IS_ASKED.set(true);
-            true
-        }
-        None => {
-            IS_DEAD.set(true);
-            false
-        }
-    }
-}
-
-/// Does `work`, which stops before its write number `stop_at` (from 1): for ever, or while `meanwhile` is done. Returns whether
-/// it came so far.
-fn stepped(stop_at: u32, meanwhile: Option<Box<dyn FnOnce()>>, work: impl FnOnce()) -> bool {
-    WRITES.set(0);
-    STOP_AT.set(stop_at);
-    MEANWHILE.set(meanwhile);
-    IS_DEAD.set(false);
-    IS_ASKED.set(true);
-    work();
-    IS_ASKED.set(false);
-    IS_DEAD.set(false);
-    MEANWHILE.set(None);
-    WRITES.get() >= stop_at
-}
 
 const SLOTS: u32 = 16;
 const WORDS: usize = 8;
@@ -236,7 +185,7 @@ impl End {
                 // Its sender is gone. What the dead are told does not matter.
                 Err(untaken) => {
                     let late = untaken.error == PoolError::Stale && self.may_lose.get();
-                    assert!(late || IS_DEAD.get(), "{untaken}");
+                    assert!(late || is_dead(), "{untaken}");
                 }
             }
         }
@@ -405,7 +354,7 @@ fn for_all(case: impl Fn(&World, (usize, Op, Op), u32, &str) -> bool) -> u32 {
 fn an_end_that_dies_before_any_of_its_writes_keeps_no_buffer() {
     let deaths = for_all(|world, (who, op, after), step, what| {
         let (dead, other) = (world.ends[who], world.ends[1 - who]);
-        if !stepped(step, None, || dead.does(op)) {
+        if stepped(step, None, || dead.does(op)).1 < step {
             return false;
         }
         // Nobody knows yet.
@@ -435,7 +384,7 @@ fn whatever_the_peer_does_between_two_writes_no_buffer_has_two_owners() {
             other.does(second);
             other.does(Op::Collect);
         };
-        if !stepped(step, Some(Box::new(meanwhile)), || one.does(first)) {
+        if stepped(step, Some(Box::new(meanwhile)), || one.does(first)).1 < step {
             return false;
         }
         one.does(Op::Collect);

@@ -18,68 +18,13 @@
 )]
 #![allow(clippy::print_stdout, reason = "how much was tried is worth knowing")]
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use spinwire_dataplane::pool::{AnyGuard, Description, Pool, PoolGeometry, Shape};
 use spinwire_dataplane::shm::{ProcessLease, lease};
 use spinwire_layouts::shm::{AccessMode, BufferId, DType, Orphans};
+use spinwire_tests::asked::stepped;
 use spinwire_tests::pool::Rig;
-
-thread_local! {
-    static WRITES: Cell<u32> = const { Cell::new(0) };
-    static STOP_AT: Cell<u32> = const { Cell::new(0) };
-    static MEANWHILE: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
-    static IS_DEAD: Cell<bool> = const { Cell::new(false) };
-    static IS_ASKED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// The data plane asks before each write whether it happens.
-#[expect(unsafe_code, reason = "the data plane knows this by its name")]
-// SAFETY: declared in `dataplane::raw::step` with this signature, and defined nowhere else.
-#[unsafe(no_mangle)]
-fn spinwire_step() -> bool {
-    if !IS_ASKED.get() {
-        return true;
-    }
-    if IS_DEAD.get() {
-        return false;
-    }
-    WRITES.set(WRITES.get() + 1);
-    if WRITES.get() != STOP_AT.get() {
-        return true;
-    }
-    match MEANWHILE.take() {
-        Some(meanwhile) => {
-            IS_ASKED.set(false);
-            meanwhile();
-            IS_ASKED.set(true);
-            true
-        }
-        None => {
-            IS_DEAD.set(true);
-            false
-        }
-    }
-}
-
-/// Does `work`, which stops before its write number `stop_at` (from 1): for ever, or while `meanwhile` is done. Returns what
-/// it gave, and how many writes it came to.
-fn stepped<R>(
-    stop_at: u32,
-    meanwhile: Option<Box<dyn FnOnce()>>,
-    work: impl FnOnce() -> R,
-) -> (R, u32) {
-    WRITES.set(0);
-    STOP_AT.set(stop_at);
-    MEANWHILE.set(meanwhile);
-    IS_DEAD.set(false);
-    IS_ASKED.set(true);
-    let result = work();
-    IS_ASKED.set(false);
-    IS_DEAD.set(false);
-    MEANWHILE.set(None);
-    (result, WRITES.get())
-}
 
 /// What a process can do. It ends with what it holds then.
 #[derive(Clone, Copy, Debug, PartialEq)]

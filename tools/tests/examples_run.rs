@@ -6,42 +6,15 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+mod examples_built;
 
-use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+use examples_built::ending_with_us;
 
 /// These need RDMA devices: `verbs_rxe` runs them.
 const ON_DEVICES: [&str; 2] = ["rc_pingpong", "rping"];
-
-/// Builds all examples and tells where they are.
-fn build() -> Vec<(String, PathBuf)> {
-    // The cargo that runs this test, if it is one that runs it.
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // Where the caller tells the flags by which he has built all that is tested, the examples are there.
-    let flags = std::env::var("SPINWIRE_CARGO_FLAGS");
-    let what = flags
-        .map_or_else(|_| "build --examples".to_owned(), |flags| format!("test --no-run {flags}"));
-    let built = Command::new(cargo)
-        .args(what.split_whitespace())
-        .args(["--message-format=json", "--manifest-path"])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    assert!(built.status.success(), "the examples do not build");
-    let text = String::from_utf8(built.stdout).unwrap();
-    let messages = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let examples = messages.filter(|message| message["target"]["kind"][0] == "example");
-    examples
-        .filter_map(|m| {
-            let name = m["target"]["name"].as_str()?.to_owned();
-            Some((name, PathBuf::from(m["executable"].as_str()?)))
-        })
-        .filter(|(name, _)| !ON_DEVICES.contains(&name.as_str()))
-        .collect()
-}
 
 #[test]
 fn every_example_does_what_it_says() {
@@ -63,9 +36,9 @@ fn every_example_does_what_it_says() {
         ("timer_service", vec![" 0 allocations", "late by: "]),
         ("wal", vec!["recovered 0 records", "durable "]),
     ];
-    let mut built = build();
-    built.sort();
-    let names: Vec<&str> = built.iter().map(|(name, _)| name.as_str()).collect();
+    let mut built = examples_built::all();
+    built.retain(|name, _| !ON_DEVICES.contains(&name.as_str()));
+    let names: Vec<&str> = built.keys().map(String::as_str).collect();
     assert_eq!(names, said.each_ref().map(|(name, _)| *name), "each example has its line above");
     let folder = std::env::temp_dir().join(format!("examples-run-{}", std::process::id()));
     fs::create_dir(&folder).unwrap();
@@ -75,7 +48,7 @@ fn every_example_does_what_it_says() {
         let source = files.iter().find_map(|file| fs::read_to_string(sources.join(file)).ok());
         let source = source.unwrap();
         assert!(source.lines().count() < 120, "{name}: an example has fewer than 120 lines");
-        let ran = Command::new(program).env("SPINWIRE_SHM_DIR", &folder).output().unwrap();
+        let ran = ending_with_us(program).env("SPINWIRE_SHM_DIR", &folder).output().unwrap();
         assert!(ran.status.success(), "{name}: {ran:?}");
         let out = String::from_utf8(ran.stdout).unwrap();
         for line in lines {

@@ -11,15 +11,16 @@
 )]
 #![allow(clippy::print_stderr, reason = "what could not be tested is said aloud")]
 
+mod examples_built;
+
 use core::time::Duration;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use serde_json::Value;
+use examples_built::ending_with_us;
 
 /// A server that ends with the test.
 struct Server {
@@ -37,7 +38,7 @@ impl Drop for Server {
 
 impl Server {
     fn example() -> Self {
-        let mut command = Command::new(program());
+        let mut command = ending_with_us(&examples_built::all()["resp"]);
         let child = command.arg("tcp://127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
         let mut server = Self { child, port: 0 };
         let mut line = String::new();
@@ -48,14 +49,16 @@ impl Server {
 
     /// A `redis-server` without files, on a port that was free a moment ago.
     fn redis() -> Option<Self> {
+        Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().ok()?;
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let arguments = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--port"];
-        let child = Command::new("redis-server")
+        let child = ending_with_us("redis-server")
             .args(arguments)
             .arg(port.to_string())
             .stdout(Stdio::null())
-            .spawn();
-        let mut server = Self { child: child.ok()?, port };
+            .spawn()
+            .unwrap();
+        let mut server = Self { child, port };
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(server.child.try_wait().unwrap().is_none(), "redis-server ended");
             thread::sleep(Duration::from_millis(10));
@@ -72,29 +75,6 @@ impl Server {
         connection.read_to_end(&mut answers).unwrap();
         answers.escape_ascii().to_string()
     }
-}
-
-/// The example, as cargo builds it.
-fn program() -> PathBuf {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // Where the caller tells the flags by which he has built all that is tested, the examples are there.
-    let flags = std::env::var("SPINWIRE_CARGO_FLAGS");
-    let what = flags.map_or_else(
-        |_| "build --example resp".to_owned(),
-        |flags| format!("test --no-run {flags}"),
-    );
-    let built = Command::new(cargo)
-        .args(what.split_whitespace())
-        .args(["--message-format=json", "--manifest-path"])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    assert!(built.status.success(), "the example does not build");
-    let text = String::from_utf8(built.stdout).unwrap();
-    let messages = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let mut examples = messages.filter(|message| message["target"]["name"] == "resp");
-    PathBuf::from(examples.find_map(|m| Some(m["executable"].as_str()?.to_owned())).unwrap())
 }
 
 /// What a client says, if there is such a client.

@@ -12,42 +12,24 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+mod examples_built;
+
 use core::time::Duration;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::Instant;
+
+use examples_built::ending_with_us;
 
 const BLOCK: usize = 4096;
 const SECTOR: usize = 512;
 const ROUNDS: u64 = 100;
 const AT_MOST: Duration = Duration::from_secs(60);
 
-fn build() -> PathBuf {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // Where the caller tells the flags by which he has built all that is tested, the examples are there.
-    let flags = std::env::var("SPINWIRE_CARGO_FLAGS");
-    let what = flags.map_or_else(
-        |_| "build --example wal".to_owned(),
-        |flags| format!("test --no-run {flags}"),
-    );
-    let built = Command::new(cargo)
-        .args(what.split_whitespace())
-        .args(["--message-format=json", "--manifest-path"])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    assert!(built.status.success(), "the example does not build");
-    let text = String::from_utf8(built.stdout).unwrap();
-    let of = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
-    let program = text.lines().map(of).find(|m| m["target"]["name"] == "wal").unwrap();
-    program["executable"].as_str().unwrap().into()
-}
-
 fn start(program: &Path, log: &Path) -> (Child, BufReader<ChildStdout>) {
-    let mut child = Command::new(program).arg(log).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = ending_with_us(program).arg(log).stdout(Stdio::piped()).spawn().unwrap();
     let said = BufReader::new(child.stdout.take().unwrap());
     (child, said)
 }
@@ -150,7 +132,7 @@ fn torn(program: &Path, log: &Path, (acknowledged, dice): (u64, &mut Dice)) {
 
 #[test]
 fn no_acknowledged_record_is_lost_and_no_torn_one_is_read() {
-    let program = build();
+    let program = &examples_built::all()["wal"];
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("wal-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     let log = folder.join("log");
@@ -158,7 +140,7 @@ fn no_acknowledged_record_is_lost_and_no_torn_one_is_read() {
     let (mut acknowledged, mut rounds) = (0, 0);
     while rounds < ROUNDS && begin.elapsed() < AT_MOST {
         rounds += 1;
-        let (mut child, mut said) = start(&program, &log);
+        let (mut child, mut said) = start(program, &log);
         let recovered = number(&mut said, "recovered").unwrap();
         assert!(
             recovered >= acknowledged,
@@ -175,7 +157,7 @@ fn no_acknowledged_record_is_lost_and_no_torn_one_is_read() {
         let found = records(&fs::read(&log).unwrap());
         assert!(found >= acknowledged, "{acknowledged} were acknowledged, {found} are found");
         if rounds % 10 == 0 {
-            torn(&program, &log, (acknowledged, &mut dice));
+            torn(program, &log, (acknowledged, &mut dice));
         }
         if found > 20_000 {
             // A new log, before reading takes longer than writing.

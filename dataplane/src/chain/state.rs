@@ -1,7 +1,7 @@
 //! The state of one chain: bits by entry, and a row for each.
 //!
 //! ```text
-//!   Chain   state, count | ops_due | notices_due | announced | broken | caused | bytes | context      one cache line
+//!   Chain   state, count, marks | ops_due | notices_due | announced | broken | caused | bytes | context      one cache line
 //!   Row     context | wanted | res                                                                    16 bytes an entry
 //! ```
 //!
@@ -54,6 +54,12 @@ impl Row {
         self.wanted.set(entry.wanted);
     }
 
+    /// Whether that result is of all the bytes that were asked for.
+    #[inline(always)]
+    pub(super) const fn is_whole(&self, res: i32) -> bool {
+        res >= 0 && res.cast_unsigned() == self.wanted.get()
+    }
+
     pub(super) const fn res(&self) -> i32 {
         self.res.get()
     }
@@ -96,6 +102,8 @@ pub(super) struct Chain {
     pub(super) state: Cell<u32>,
     pub(super) count: Cell<u16>,
     pub(super) marks: Cell<u8>,
+    /// Its slot lies on the stack of free ones, if only because nobody has taken it from there yet.
+    pub(super) listed: Cell<bool>,
     pub(super) ops_due: Cell<u64>,
     pub(super) notices_due: Cell<u64>,
     announced: Cell<u64>,
@@ -113,6 +121,7 @@ impl Chain {
             state: Cell::new(Generation::FIRST.as_raw()),
             count: Cell::new(0),
             marks: Cell::new(0),
+            listed: Cell::new(true),
             ops_due: Cell::new(0),
             notices_due: Cell::new(0),
             announced: Cell::new(0),
@@ -155,6 +164,12 @@ impl Chain {
     #[inline]
     pub(super) const fn is_live(&self) -> bool {
         self.state.get() & LIVE != 0
+    }
+
+    /// Whether it is of one entry, of whose operation nothing was heard and nothing is known but that it was submitted.
+    #[inline(always)]
+    pub(super) const fn is_lone(&self) -> bool {
+        self.count.get() == 1 && self.ops_due.get() == 1 && self.marks.get() == 0
     }
 
     pub(super) fn mark(&self, mark: u8) {

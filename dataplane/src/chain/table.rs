@@ -1,13 +1,14 @@
 //! The table of chains: which slot has one, and which CQE is whose.
 //!
 //! ```text
-//!   free   [ 2 | 5 | .. ]                     slots without a chain, the one that was used last in front
+//!   free   [ .. | 5 | 2 ]                     slots without a chain, the one that was used last on top
 //!   chains [ c0 | c1 | c2 | .. ]              a line each
 //!   rows   [ c0: e0 e1 .. | c1: e0 e1 .. ]    a run of 2^shift entries each
 //! ```
 //!
 //! Invariants:
-//! 1. A slot has a chain or is on the free list, never both. Its generation moves on when the chain is taken or abandoned, so that
+//! 1. A slot without a chain is on the stack of free ones, once. One with a chain may be, where [`ChainTable::start_at`] has named it: who takes
+//!    from the top passes it over, and whoever ends the chain does not put it there again. Its generation moves on when the chain is taken or abandoned, so that
 //!    from then on every CQE and every id of it is refused. After 2^24 - 1 chains in the *same* slot a generation comes round.
 //! 2. A row is found only by an entry whose bit is in its chain's sets, so never that of a neighbour.
 
@@ -25,10 +26,7 @@ use super::outcome::{Abandoned, ChainCounts, ChainEvent, ChainOutcome, Outstandi
 use super::refusal::{ChainError, ChainFault, PlaceError};
 use super::state::{CANCELLED, Chain, LIVE, OVERRUN, Row};
 use crate::raw::place::Bump;
-use crate::table::{Fifos, count, wide};
-
-/// The one list of [`ChainTable::free`].
-const FREE: u32 = 0;
+use crate::table::{count, wide};
 
 /// How large a table is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,7 +79,10 @@ impl Default for ChainConfig {
 pub struct ChainTable<'m> {
     chains: &'m [Chain],
     rows: &'m [Row],
-    free: Fifos<'m>,
+    free: &'m [Cell<u32>],
+    /// Slots on that stack, and slots with a chain.
+    free_top: Cell<u32>,
+    live: Cell<u32>,
     shift: u32,
     entries_max: u16,
     started: Cell<u64>,
@@ -94,7 +95,7 @@ pub struct ChainTable<'m> {
 }
 
 impl<'m> ChainTable<'m> {
-    /// Places a table. A chain takes 76 bytes, and 16 for each entry that it may have.
+    /// Places a table. A chain takes 68 bytes, and 16 for each entry that it may have.
     ///
     /// # Errors
     /// A size that a table cannot have, or too little room left in the arena.
@@ -108,15 +109,18 @@ impl<'m> ChainTable<'m> {
         }
         let shift = entries_max.next_power_of_two().trailing_zeros();
         let rows = wide(chains).wrapping_shl(shift);
-        let free = Fifos::place(bump, chains, 1)?;
-        for slot in 0..chains {
-            let is_free = free.push_back(FREE, slot).is_ok();
-            debug_assert!(is_free, "the list was empty and has a place for every slot");
-        }
+        // Slot 0 is on top.
+        let mut next = chains;
+        let free = bump.slice_with(wide(chains), |_| {
+            next = next.wrapping_sub(1);
+            Cell::new(next)
+        })?;
         Ok(Self {
             chains: bump.slice_with(wide(chains), |_| Chain::vacant())?,
             rows: bump.slice_with(rows, |_| Row::vacant())?,
             free,
+            free_top: Cell::new(chains),
+            live: Cell::new(0),
             shift,
             entries_max,
             started: Cell::new(0),
@@ -137,13 +141,26 @@ impl<'m> ChainTable<'m> {
     ///
     /// # Errors
     /// [`ChainError::Full`]; no entries, too many, or one that is too long. Nothing was consumed.
-    #[inline]
+    #[inline(always)]
     pub fn start(&self, context: u64, entries: &[Entry]) -> Result<ChainId, ChainError> {
         let count = self.admit(entries)?;
-        let Some(slot) = self.free.pop_front(FREE) else {
-            return Err(self.refuse(ChainError::Full));
-        };
-        self.begin(slot, context, (count, entries))
+        let free = self.take_free().ok_or_else(|| self.refuse(ChainError::Full))?;
+        Ok(self.begin(free, context, (count, entries)))
+    }
+
+    /// The slot without a chain that was used last.
+    #[inline(always)]
+    fn take_free(&self) -> Option<(u32, &'m Chain)> {
+        loop {
+            let top = self.free_top.get().checked_sub(1)?;
+            let slot = self.free.get(wide(top))?.get();
+            let chain = self.chains.get(wide(slot))?;
+            self.free_top.set(top);
+            chain.listed.set(false);
+            if !chain.is_live() {
+                return Some((slot, chain));
+            }
+        }
     }
 
     /// As [`start`](ChainTable::start), in the slot that the caller names: for an owner that has a slot for each connection.
@@ -157,17 +174,15 @@ impl<'m> ChainTable<'m> {
         entries: &[Entry],
     ) -> Result<ChainId, ChainError> {
         let count = self.admit(entries)?;
-        let Some(chain) = self.chains.get(wide(slot)) else {
-            return Err(self.refuse(ChainError::NoSlot));
-        };
-        if chain.is_live() || self.free.unlink(slot).is_err() {
+        let chain = self.chains.get(wide(slot)).ok_or_else(|| self.refuse(ChainError::NoSlot))?;
+        if chain.is_live() {
             return Err(self.refuse(ChainError::Occupied));
         }
-        self.begin(slot, context, (count, entries))
+        Ok(self.begin((slot, chain), context, (count, entries)))
     }
 
     /// Checks the entries of a chain to be; returns how many there are.
-    #[inline]
+    #[inline(always)]
     fn admit(&self, entries: &[Entry]) -> Result<u16, ChainError> {
         let count = match u16::try_from(entries.len()) {
             Ok(0) => return Err(self.refuse(ChainError::NoEntries)),
@@ -180,28 +195,27 @@ impl<'m> ChainTable<'m> {
         Ok(count)
     }
 
-    #[inline]
+    #[inline(always)]
     fn begin(
         &self,
-        slot: u32,
+        (slot, chain): (u32, &Chain),
         context: u64,
         (count, entries): (u16, &[Entry]),
-    ) -> Result<ChainId, ChainError> {
-        let Some(chain) = self.chains.get(wide(slot)) else {
-            return Err(self.refuse(ChainError::NoSlot));
-        };
-        match (self.rows_of(slot), entries) {
+    ) -> ChainId {
+        if let [only] = entries {
             // As nearly always.
-            ([row, ..], [only]) => row.fill(only),
-            (rows, _) => {
-                for (row, entry) in rows.iter().zip(entries) {
-                    row.fill(entry);
-                }
+            if let Some(row) = self.rows.get(wide(slot).wrapping_shl(self.shift)) {
+                row.fill(only);
+            }
+        } else {
+            for (row, entry) in self.rows_of(slot).iter().zip(entries) {
+                row.fill(entry);
             }
         }
         let generation = chain.begin(context, count);
+        self.live.set(self.live.get().wrapping_add(1));
         one_more(&self.started);
-        Ok(ChainId::new(slot, generation))
+        ChainId::new(slot, generation)
     }
 
     /// Takes in one CQE: its `user_data`, `res` and `flags`, as the kernel wrote them.
@@ -251,6 +265,25 @@ impl<'m> ChainTable<'m> {
         })
     }
 
+    /// As [`on_cqe`](Self::on_cqe) and [`take`](Self::take) in one, of the CQE as most are: the only one of a chain of one entry, which has moved
+    /// all its bytes. Returns the slot of the chain, which is free now, and the owner's number of it. `None` of any other CQE:
+    /// then nothing was taken in, and `on_cqe` says what it is.
+    #[inline(always)]
+    pub fn take_whole(&self, user_data: u64, res: i32, flags: u32) -> Option<(u32, u64)> {
+        let place = low(user_data);
+        let slot = place >> ENTRY_BITS;
+        let chain = self.chains.get(wide(slot))?;
+        let is_here = chain.state.get() == high(user_data) && chain.is_live();
+        let is_only = place & ENTRY_MASK == 0 && flags & (MORE | NOTIF) == 0;
+        let row = self.rows.get(wide(slot).wrapping_shl(self.shift))?;
+        if !is_here || !is_only || !chain.is_lone() || !row.is_whole(res) {
+            return None;
+        }
+        one_more(&self.completed);
+        self.release(slot, chain);
+        Some((slot, chain.context.get()))
+    }
+
     #[inline]
     fn complete(&self, chain: &Chain) {
         one_more(&self.completed);
@@ -278,7 +311,7 @@ impl<'m> ChainTable<'m> {
             remains: chain.remains(rows),
             was_cancelled: chain.marks.get() & CANCELLED != 0,
         };
-        self.release(id, chain);
+        self.release(id.slot(), chain);
         Ok(outcome)
     }
 
@@ -337,7 +370,7 @@ impl<'m> ChainTable<'m> {
             if !entries.is_empty() {
                 one_more(&self.abandoned);
             }
-            self.release(id, chain);
+            self.release(id.slot(), chain);
         }
         Ok(abandoned)
     }
@@ -378,20 +411,20 @@ impl<'m> ChainTable<'m> {
 
     /// How many chains have not been taken.
     #[must_use]
-    pub fn len(&self) -> u32 {
-        self.capacity().wrapping_sub(self.free.len(FREE))
+    pub const fn len(&self) -> u32 {
+        self.live.get()
     }
 
     /// Whether there is none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Whether [`start`](ChainTable::start) would be refused for want of a slot.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.free.is_empty(FREE)
+    pub const fn is_full(&self) -> bool {
+        self.len() == self.capacity()
     }
 
     /// How many chains there is room for.
@@ -455,11 +488,18 @@ impl<'m> ChainTable<'m> {
     }
 
     /// Ends the chain in a slot.
-    #[inline]
-    fn release(&self, id: ChainId, chain: &Chain) {
+    #[inline(always)]
+    fn release(&self, slot: u32, chain: &Chain) {
         chain.state.set(chain.generation().next().as_raw());
-        let is_free = self.free.push_front(FREE, id.slot()).is_ok();
-        debug_assert!(is_free, "a slot with a chain was on the free list");
+        self.live.set(self.live.get().wrapping_sub(1));
+        let top = self.free_top.get();
+        if !chain.listed.get()
+            && let Some(place) = self.free.get(wide(top))
+        {
+            chain.listed.set(true);
+            place.set(slot);
+            self.free_top.set(top.wrapping_add(1));
+        }
     }
 
     #[cold]

@@ -311,12 +311,6 @@ impl<'m> Posted<'m> {
         unsafe { lines.as_ref() }
     }
 
-    /// Where its bytes begin.
-    #[inline]
-    pub(crate) const fn start(&self) -> NonNull<u8> {
-        self.loan.slot.address
-    }
-
     /// Takes the loan back. The caller has seen the completion of the operation, and says how many bytes count now (more
     /// than there are: all of them); `None` leaves that as it was.
     #[inline(always)]

@@ -3,6 +3,7 @@
 use spinwire_layouts::uring::{Cqe, cqe};
 use spinwire_layouts::word::{to_usize, widen};
 
+use super::provided::Filled;
 use super::row::{Phase, Row, flag, want};
 use super::service::{Flight, Stage, Streams};
 use super::{CloseReason, ConnId, StreamEvent};
@@ -30,18 +31,23 @@ mod errno {
 impl<'m, E: Enter> Streams<'m, E> {
     /// What a completion means.
     #[inline]
-    pub(super) fn arrived(&self, cqe: &Cqe) -> Option<StreamEvent<'m>> {
-        match WrId::from_raw(cqe.user_data).parts() {
-            Some((OpTag::Receive, generation, slot)) => self.received(generation, slot, cqe),
-            Some((OpTag::Chain, ..)) => self.chain_moved(cqe),
-            Some((tag, generation, slot)) => self.changed(tag, (generation, slot), cqe),
-            None => self.stale(cqe),
+    pub(super) fn arrived(&self, cqe: Cqe) -> Option<StreamEvent<'m>> {
+        // Those that are handed on are put together anew, so that the others stay in registers.
+        let Cqe { user_data, res, flags } = cqe;
+        let cqe = || Cqe { user_data, res, flags };
+        match WrId::from_raw(user_data).parts() {
+            Some((OpTag::Receive, generation, slot)) => {
+                self.received((generation, slot), user_data, (res, flags))
+            }
+            Some((OpTag::Chain, ..)) => self.chain_moved(cqe()),
+            Some((tag, generation, slot)) => self.changed(tag, (generation, slot), cqe()),
+            None => self.stale(cqe()),
         }
     }
 
     /// A completion that belongs to nothing. Its buffer goes back all the same.
     #[cold]
-    fn stale(&self, cqe: &Cqe) -> Option<StreamEvent<'m>> {
+    fn stale(&self, cqe: Cqe) -> Option<StreamEvent<'m>> {
         self.count(|c| c.stale = c.stale.wrapping_add(1));
         self.give_back(cqe);
         None
@@ -49,7 +55,7 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     /// Buffers of a completion that nobody wants.
     #[cold]
-    pub(crate) fn give_back(&self, cqe: &Cqe) {
+    pub(crate) fn give_back(&self, cqe: Cqe) {
         if cqe.flags & cqe::BUFFER != 0 {
             let bytes = cqe.res.max(0).cast_unsigned();
             let mut filled = self.buffers.filled(cqe.flags >> cqe::BUFFER_SHIFT, bytes);
@@ -57,33 +63,49 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
     }
 
-    fn received(&self, generation: Generation, slot: u32, cqe: &Cqe) -> Option<StreamEvent<'m>> {
-        let Some((id, row)) = self.row_of(generation, slot) else { return self.stale(cqe) };
+    #[inline(always)]
+    fn received(
+        &self,
+        (generation, slot): (Generation, u32),
+        user_data: u64,
+        (res, flags): (i32, u32),
+    ) -> Option<StreamEvent<'m>> {
+        let cqe = || Cqe { user_data, res, flags };
+        let Some((id, row)) = self.row_of(generation, slot) else { return self.stale(cqe()) };
         if row.late.get() {
-            self.heard_late(slot, row, cqe.res);
+            self.heard_late(slot, row, res);
         }
-        if cqe.flags & cqe::MORE == 0 {
+        if flags & cqe::MORE == 0 || row.has(flag::STOPPING) {
+            self.receive_changed(slot, row, flags & cqe::MORE != 0);
+        }
+        if res > 0 && row.phase.get() == Phase::Open && flags & cqe::BUFFER != 0 {
+            row.came.set(self.now.get());
+            if row.awaited.replace(false) {
+                row.expects.set(Instant::NEVER);
+            }
+            let bytes = res.cast_unsigned();
+            self.count(|c| c.received_bytes = c.received_bytes.wrapping_add(widen(bytes)));
+            let filled = self.buffers.filled(flags >> cqe::BUFFER_SHIFT, bytes);
+            return self.hand_out(id, filled);
+        }
+        self.give_back(cqe());
+        self.received_nothing((id, row), res)
+    }
+
+    /// A receive has ended, or goes on though it was to be stopped.
+    #[inline(never)]
+    fn receive_changed(&self, slot: u32, row: &Row, goes_on: bool) {
+        if !goes_on {
             row.clear(flag::ARMED | flag::STOPPING | flag::ONE_SHOT);
             row.end();
             self.want(slot, again(row));
-        } else if row.has(flag::STOPPING) {
-            // It goes on: it may not have been found when it was to be cancelled.
-            row.clear(flag::STOPPING);
-            if row.has(flag::PAUSED | flag::CROWDED) {
-                self.want(slot, want::PAUSE);
-            }
+            return;
         }
-        if cqe.res > 0 && row.phase.get() == Phase::Open && cqe.flags & cqe::BUFFER != 0 {
-            row.came.set(self.now.get());
-            row.expects.set(Instant::NEVER);
-            let bytes = cqe.res.cast_unsigned();
-            self.count(|c| c.received_bytes = c.received_bytes.wrapping_add(widen(bytes)));
-            let filled = self.buffers.filled(cqe.flags >> cqe::BUFFER_SHIFT, bytes);
-            self.rest.set(Some((id, filled)));
-            return self.rest_of_completion();
+        // It may not have been found when it was to be cancelled.
+        row.clear(flag::STOPPING);
+        if row.has(flag::PAUSED | flag::CROWDED) {
+            self.want(slot, want::PAUSE);
         }
-        self.give_back(cqe);
-        self.received_nothing((id, row), cqe.res)
     }
 
     #[inline(never)]
@@ -128,11 +150,17 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// The next buffer of the completion that is being handed out.
-    #[inline]
+    #[inline(never)]
     pub(super) fn rest_of_completion(&self) -> Option<StreamEvent<'m>> {
-        let (conn, mut filled) = self.rest.take()?;
+        let (conn, filled) = self.rest.take()?;
+        self.hand_out(conn, filled)
+    }
+
+    /// The first of the buffers that a completion has filled; the others are its rest.
+    #[inline(always)]
+    fn hand_out(&self, conn: ConnId, mut filled: Filled) -> Option<StreamEvent<'m>> {
         let bytes = self.buffers.take(&mut filled);
-        if bytes.is_some() && filled.left > 0 {
+        if filled.left > 0 && bytes.is_some() {
             self.rest.set(Some((conn, filled)));
         }
         match bytes {
@@ -159,7 +187,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         &self,
         tag: OpTag,
         (generation, slot): (Generation, u32),
-        cqe: &Cqe,
+        cqe: Cqe,
     ) -> Option<StreamEvent<'m>> {
         let Some((id, row)) = self.row_of(generation, slot) else {
             if tag == OpTag::Accept && cqe.res >= 0 {
@@ -218,7 +246,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
     }
 
-    fn accepted(&self, (id, row): (ConnId, &'m Row), cqe: &Cqe) -> Option<StreamEvent<'m>> {
+    fn accepted(&self, (id, row): (ConnId, &'m Row), cqe: Cqe) -> Option<StreamEvent<'m>> {
         let slot = id.slot();
         if cqe.flags & cqe::MORE == 0 {
             row.clear(flag::ARMED);
@@ -267,7 +295,27 @@ impl<'m, E: Enter> Streams<'m, E> {
         Some(StreamEvent::AcceptFailed { listener: id, errno })
     }
 
-    fn chain_moved(&self, cqe: &Cqe) -> Option<StreamEvent<'m>> {
+    /// Takes in the completion of a send, if it is the only one and says that all was sent. Says whether it was; if not, nothing was done.
+    #[inline(never)]
+    pub(super) fn sent_whole(&self, user_data: u64, res: i32, flags: u32) -> bool {
+        let Some((chain, _slot)) = self.chains.take_whole(user_data, res, flags) else {
+            return false;
+        };
+        if let Some(flight) = self.flights.get(to_usize(widen(chain))) {
+            let row = self.row_of_flight(flight);
+            flight.conn.set(None);
+            let sent = self.finish_all(flight, true);
+            if let Some((id, row)) = row {
+                row.end();
+                self.leave((id, row), sent);
+                self.eased(id, row);
+            }
+        }
+        true
+    }
+
+    #[inline(never)]
+    fn chain_moved(&self, cqe: Cqe) -> Option<StreamEvent<'m>> {
         // What fits no chain is counted by the table of chains.
         let progress = self.chains.on_cqe(cqe.user_data, cqe.res, cqe.flags).ok()?;
         let chain = progress.chain;
@@ -328,12 +376,14 @@ impl<'m, E: Enter> Streams<'m, E> {
         self.eased(id, row);
     }
 
+    #[inline(always)]
     fn row_of_flight(&self, flight: &Flight) -> Option<(ConnId, &'m Row)> {
         let id = flight.conn.get()?;
         self.row(id).ok().map(|row| (id, row))
     }
 
     /// The active chain of a row has left with so many bytes sent.
+    #[inline(always)]
     fn leave(&self, (id, row): (ConnId, &'m Row), sent: u64) {
         row.active.set(None);
         if sent > 0 {
@@ -341,7 +391,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             row.queued.set(row.queued.get().saturating_sub(sent));
             self.count(|c| c.sent_bytes = c.sent_bytes.wrapping_add(sent));
         }
-        self.want(id.slot(), if row.first.get() == NIL { 0 } else { want::SEND });
+        self.want_of(id.slot(), row, if row.first.get() == NIL { 0 } else { want::SEND });
     }
 
     /// The last completion of a chain.
@@ -374,13 +424,16 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// Finishes all segments of a chain. Returns their bytes.
+    #[inline(always)]
     fn finish_all(&self, flight: &Flight, sent: bool) -> u64 {
         let mut bytes = 0_u64;
-        while let Some(index) =
-            self.segments.pop_front((&flight.segments.first, &flight.segments.last))
-        {
-            bytes = bytes.wrapping_add(self.segments.at(index).map_or(0, |s| widen(s.bytes())));
-            self.finish(index, sent);
+        let mut index = flight.segments.first.replace(NIL);
+        flight.segments.last.set(NIL);
+        while let Some(segment) = self.segments.at(index) {
+            let next = segment.next.replace(NIL);
+            bytes = bytes.wrapping_add(widen(segment.bytes()));
+            self.finish_segment((index, segment), sent);
+            index = next;
         }
         bytes
     }
@@ -461,7 +514,15 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// Less is queued than before: receives again, tells that there is room, and closes what was to be closed then.
+    #[inline(always)]
     pub(super) fn eased(&self, id: ConnId, row: &'m Row) {
+        if row.has(flag::CROWDED | flag::REFUSED) || row.phase.get() == Phase::Draining {
+            self.eased_now(id, row);
+        }
+    }
+
+    #[inline(never)]
+    fn eased_now(&self, id: ConnId, row: &'m Row) {
         let slot = id.slot();
         let low = widen(self.config.queue_low);
         if row.has(flag::CROWDED) && row.queued.get() <= low {

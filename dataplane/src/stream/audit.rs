@@ -99,7 +99,7 @@ impl<E: Enter> Streams<'_, E> {
 
     /// What a row should want, it wants, and is in the list.
     fn audit_wants(&self, slot: u32, row: &Row) -> Result<(), (&'static str, u32)> {
-        let (wants, listed) = (row.wants.get(), self.wanting.list_of(slot).is_some());
+        let (wants, listed) = (row.wants.get(), row.listed.get());
         let open = matches!(row.phase.get(), Phase::Open | Phase::Draining);
         if open && row.first.get() != NIL && row.active.get().is_none() {
             claim(wants & want::SEND != 0 && listed, "what waits is wanted to be sent", slot)?;

@@ -155,7 +155,7 @@ impl<E: Enter> Streams<'_, E> {
 
     /// Closes the descriptors of connections that were accepted and that no event has told of.
     fn close_unheard(&self) {
-        let close = |cqe: &Cqe| {
+        let close = |cqe: Cqe| {
             let tag = WrId::from_raw(cqe.user_data).parts().map(|(tag, ..)| tag);
             if tag == Some(OpTag::Accept) && cqe.res >= 0 {
                 self.say_last(close_of(cqe.res, false));
@@ -165,7 +165,7 @@ impl<E: Enter> Streams<'_, E> {
             self.say_last(close_of(fd.cast_signed(), false));
         }
         self.take_batch(close);
-        let _counted_by_the_ring = self.ring.harvest_own(u32::MAX, not_of_files, |cqe| close(&cqe));
+        let _counted_by_the_ring = self.ring.harvest_own(u32::MAX, not_of_files, close);
     }
 }
 

@@ -7,7 +7,7 @@ use spinwire_layouts::word::{from_usize, to_usize, widen};
 
 use super::row::{PARTS_MAX, Phase, Row, RowAddress, flag, want};
 use super::segment::Segment;
-use super::service::{LIST, Stage, Streams};
+use super::service::{LIST, Streams};
 use super::write::SEND_MAX;
 use super::{CloseReason, ConnId};
 use crate::chain::{ChainId, Entry};
@@ -27,18 +27,29 @@ const SHUT_WRITE: u32 = 1;
 
 impl<'m, E: Enter> Streams<'m, E> {
     /// Submits what is wanted by up to `most` rows.
+    #[inline(always)]
     pub(super) fn drive(&self, most: u32) {
-        self.close_orphans();
+        if !self.wanting.is_empty() || self.has_orphans() || self.brings_many.get() {
+            self.drive_some(most);
+        }
+    }
+
+    #[inline(never)]
+    fn drive_some(&self, most: u32) {
+        if self.has_orphans() {
+            self.close_orphans();
+        }
         if self.brings_many.get() && !self.may_accept_many() {
             self.bring_no_more();
         }
         for _ in 0..most.min(self.config.conns) {
-            let Some(slot) = self.wanting.front(LIST) else { return };
+            let Some(slot) = self.wanting.front() else { return };
             let Some(row) = self.row_at(slot) else { return };
             if self.drive_row(slot, row).is_err() {
                 return;
             }
-            let _in_front = self.wanting.unlink(slot);
+            let _in_front = self.wanting.pop();
+            row.listed.set(false);
         }
     }
 
@@ -53,6 +64,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
     }
 
+    #[inline(never)]
     fn close_orphans(&self) {
         while let Some(fd) = self.take_orphan() {
             let direct = self.config.features.direct_files;
@@ -64,8 +76,18 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
     }
 
+    #[inline(always)]
     fn drive_row(&self, slot: u32, row: &'m Row) -> Result<(), PostError> {
         let wants = row.wants.get();
+        // As nearly always.
+        if wants == want::SEND {
+            return self.send_waiting(slot, row);
+        }
+        self.drive_all_of_row((slot, row), wants)
+    }
+
+    #[inline(never)]
+    fn drive_all_of_row(&self, (slot, row): (u32, &'m Row), wants: u16) -> Result<(), PostError> {
         if wants & (want::CANCEL | want::PAUSE) != 0 {
             self.stop(slot, row)?;
         }
@@ -172,9 +194,17 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     /// Receives again for rows that were parked: for one each and once where buffers are few, for good when a quarter of those is there that
     /// the kernel is to have. At most two for each buffer: where all have bytes each takes one, and the others are parked again.
+    #[inline(always)]
     pub(super) fn unpark(&self) {
+        if !self.parked.is_empty(LIST) {
+            self.unpark_some();
+        }
+    }
+
+    #[inline(never)]
+    fn unpark_some(&self) {
         let given = self.buffers.given();
-        if self.parked.is_empty(LIST) || given == 0 {
+        if given == 0 {
             return;
         }
         let plenty = given >= (self.buffers.wanted() / 4).max(1);
@@ -314,20 +344,29 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// Submits what waits: as one send, one message of many parts, or a chain.
+    #[inline(always)]
     fn send_waiting(&self, slot: u32, row: &'m Row) -> Result<(), PostError> {
         let open = matches!(row.phase.get(), Phase::Open | Phase::Draining);
         if row.active.get().is_some() || row.first.get() == NIL || !open {
             Self::granted(row, want::SEND);
             return Ok(());
         }
-        let can = self.config.features.send_zero_copy && !row.has(flag::COPIED);
-        let least = self.config.zero_copy_min;
-        let large = |bytes: u32| can && least != 0 && bytes >= least;
         if row.first.get() == row.last.get()
             && let Some(only) = self.segments.at(row.first.get())
         {
-            return self.send_only((slot, row), only, large(only.bytes()));
+            return if self.is_large(row, only.bytes()) {
+                self.send_uncopied((slot, row), only)
+            } else {
+                self.send_only((slot, row), only)
+            };
         }
+        self.send_many(slot, row)
+    }
+
+    /// The same of several pieces.
+    #[inline(never)]
+    fn send_many(&self, slot: u32, row: &'m Row) -> Result<(), PostError> {
+        let large = |bytes: u32| self.is_large(row, bytes);
         let mut parts = [(0_u64, 0_u32); PARTS_MAX];
         let (mut count, bytes) = self.waiting(row, &mut parts);
         let uncopied = parts.iter().take(count).any(|(_, bytes)| large(*bytes));
@@ -383,24 +422,64 @@ impl<'m, E: Enter> Streams<'m, E> {
         self.launch::<PARTS_MAX>(id, row, (entries, false, uncopied), build)
     }
 
-    /// Submits the one piece that waits, as nearly always: without room for many, which would have to be cleared.
-    fn send_only(
+    /// Whether so many bytes go uncopied.
+    #[inline(always)]
+    fn is_large(&self, row: &Row, bytes: u32) -> bool {
+        let least = self.config.zero_copy_min;
+        least != 0
+            && bytes >= least
+            && self.config.features.send_zero_copy
+            && !row.has(flag::COPIED)
+    }
+
+    /// Submits the one piece that waits, as nearly always.
+    #[inline(always)]
+    fn send_only(&self, (slot, row): (u32, &'m Row), only: &Segment<'m>) -> Result<(), PostError> {
+        let len = only.bytes();
+        let reserved = self.ring.reserve()?;
+        // There are as many chains as segments, and one of them waits here.
+        let Ok(chain) = self.chains.start(widen(slot), &[Entry::bytes(len, 0)]) else {
+            debug_assert!(false, "a segment waits, so that a chain is free");
+            return Err(crate::error::Retry::NoSlot.into());
+        };
+        reserved.stage(&Sqe {
+            addr: only.address.get().wrapping_add(widen(only.from.get())),
+            len,
+            op_flags: SEND_FLAGS,
+            user_data: chain.user_data(0).map_or(UNHEARD, |name| name.as_raw()),
+            ..Self::on(row, op::SEND)
+        });
+        if let Some(flight) = self.flights.get(to_usize(widen(chain.slot()))) {
+            flight.begin(row.id(slot), (false, false));
+            only.entry.set(0);
+            let index = row.first.replace(NIL);
+            row.last.set(NIL);
+            flight.segments.first.set(index);
+            flight.segments.last.set(index);
+        }
+        row.active.set(Some(chain));
+        row.begin();
+        Self::granted(row, want::SEND);
+        Ok(())
+    }
+
+    /// The same of one that goes uncopied.
+    #[inline(never)]
+    fn send_uncopied(
         &self,
         (slot, row): (u32, &'m Row),
         only: &Segment<'m>,
-        uncopied: bool,
     ) -> Result<(), PostError> {
         let len = only.bytes();
         let addr = only.address.get().wrapping_add(widen(only.from.get()));
         let build = |chain: ChainId, out: &mut [Sqe]| {
             let Some(place) = out.first_mut() else { return };
-            let entry =
-                if uncopied { self.uncopied(row, (addr, len)) } else { Self::on(row, op::SEND) };
+            let entry = self.uncopied(row, (addr, len));
             let user_data = chain.user_data(0).map_or(UNHEARD, |name| name.as_raw());
             *place = Sqe { addr, len, op_flags: SEND_FLAGS, user_data, ..entry };
         };
         let entry = [Entry::bytes(len, 0)];
-        self.launch::<1>(row.id(slot), row, (&entry, false, uncopied), build)
+        self.launch::<1>(row.id(slot), row, (&entry, false, true), build)
     }
 
     /// Whether many parts go uncopied as one message. Not where the arena is registered: the parts of a message would be pinned and counted as
@@ -446,10 +525,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             return Err(refused);
         }
         if let Some(flight) = self.flights.get(to_usize(widen(chain.slot()))) {
-            flight.conn.set(Some(id));
-            flight.gathered.set(gathered);
-            flight.uncopied.set(uncopied);
-            flight.stage.set(Stage::Flying);
+            flight.begin(id, (gathered, uncopied));
             let parts = if gathered { Self::parts_of_vector(row) } else { count };
             for (entry, _) in (0..u16::MAX).zip(0..parts) {
                 if let Some(index) = self.segments.pop_front((&row.first, &row.last)) {

@@ -41,9 +41,17 @@ impl<E: Enter> Streams<'_, E> {
     }
 
     /// A listener lacks a row: the connection that has lingered for longest does so no longer, unless one comes free already.
+    #[inline(always)]
     pub(super) fn hurry(&self) {
+        if self.starved.get() {
+            self.hurry_one();
+        }
+    }
+
+    #[inline(never)]
+    fn hurry_one(&self) {
         let for_ever = self.config.linger_timeout == Nanos::MAX;
-        if !self.starved.get() || self.ending.get() > 0 || for_ever {
+        if self.ending.get() > 0 || for_ever {
             return;
         }
         if let Some(slot) = self.refused.front(PARTING)

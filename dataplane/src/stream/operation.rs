@@ -68,6 +68,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             return Ok(());
         }
         row.late.set(false);
+        row.awaited.set(true);
         row.expects.set(if row.has(flag::PEER_CLOSED) { Instant::NEVER } else { until });
         if row.has(flag::PAUSED) {
             self.resume(conn)?;
@@ -93,6 +94,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         if row.has(flag::ARMED) && row.phase.get() == Phase::Open {
             // Asked for again, as it may not have been found.
             row.clear(flag::STOPPING);
+            row.awaited.set(true);
             row.expects.set(self.now.get().saturating_add(CANCEL_AGAIN));
             self.want(slot, want::PAUSE);
         } else {

@@ -1,11 +1,10 @@
 //! What providers of messages hand in to be sent: a message is two writes or a write and posted memory, and goes whole or not at all.
 
-use spinwire_layouts::uring::Cqe;
 use spinwire_layouts::word::{from_usize, low, widen};
 
 use super::row::{Phase, flag, want};
 use super::segment::Report;
-use super::service::Streams;
+use super::service::{HEARD, Streams};
 use super::{ConnId, StreamFeatures};
 use crate::error::{Misuse, PostError};
 use crate::id::{OpTag, WrId};
@@ -67,12 +66,10 @@ impl<E: Enter> Streams<'_, E> {
         self.harvest(u32::MAX);
         for place in self.taken() {
             let cqe = place.get();
-            let of_chain = |cqe: &Cqe| {
-                WrId::from_raw(cqe.user_data).parts().is_some_and(|(op, ..)| op == OpTag::Chain)
-            };
-            if let Some(cqe) = cqe.filter(of_chain) {
-                place.set(None);
-                let _nothing_to_tell = self.arrived(&cqe);
+            let op = WrId::from_raw(cqe.user_data).parts().map(|(op, ..)| op);
+            if op == Some(OpTag::Chain) {
+                place.set(HEARD);
+                let _nothing_to_tell = self.arrived(cqe);
             }
         }
     }

@@ -26,14 +26,14 @@
 use core::cell::Cell;
 use core::fmt;
 
-use spinwire_layouts::word::{from_usize, join, low, to_usize, widen};
+use spinwire_layouts::word::{join, low, to_usize, widen};
 
 use super::audit::claim;
 use crate::raw::kernel_memory::{KernelMemory, address_in, address_of};
 use crate::raw::line::{Line, word};
 use crate::raw::loan::{Loan, LoanPool, Posted};
 use crate::raw::place::Exhausted;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use crate::table::NIL;
 
 /// Most buffers of a group (the kernel takes up to 32768).
@@ -51,11 +51,10 @@ pub struct ProvidedBuffers<'m> {
     lines: &'m [Line],
     /// Power of two, less one.
     mask: u32,
-    /// By number: the buffer, while it is in the ring.
-    posted: &'m [Cell<Option<Posted<'m>>>],
-    /// By place in the ring: the number. By number: the place.
+    /// By number.
+    berths: &'m [Berth<'m>],
+    /// By place in the ring: the number.
     order: &'m [Cell<u32>],
-    places: &'m [Cell<u32>],
     tail: Cell<u32>,
     given: Cell<u32>,
     wanted: Cell<u32>,
@@ -65,6 +64,14 @@ pub struct ProvidedBuffers<'m> {
     /// Bytes that a buffer came back with, on average of late.
     fill: Cell<u32>,
     group: u16,
+}
+
+/// What is known of a buffer.
+struct Berth<'m> {
+    /// The buffer, while it is in the ring.
+    posted: Cell<Option<Posted<'m>>>,
+    /// And its place there.
+    place: Cell<u32>,
 }
 
 impl fmt::Debug for ProvidedBuffers<'_> {
@@ -103,9 +110,9 @@ impl<'m> ProvidedBuffers<'m> {
             pool: LoanPool::place(bump, count, bytes)?,
             lines: arena.page_lines(length.div_ceil(4))?,
             mask: count.wrapping_sub(1),
-            posted: bump.slice_with(length, |_| Cell::new(None))?,
+            berths: bump
+                .slice_with(length, |_| Berth { posted: Cell::new(None), place: Cell::new(0) })?,
             order: bump.slice_with(length, |_| Cell::new(0))?,
-            places: bump.slice_with(length, |_| Cell::new(0))?,
             tail: Cell::new(0),
             given: Cell::new(0),
             wanted: Cell::new(count),
@@ -144,8 +151,21 @@ impl<'m> ProvidedBuffers<'m> {
     /// Gives the kernel as many as it is to have at once, or all that are free. Returns how many.
     #[inline]
     pub fn refill(&self) -> u32 {
+        self.refill_below(self.wanted.get())
+    }
+
+    /// The same, where more than an eighth of them is missing: each time has its price, and there is something to do that is waited for.
+    #[inline(always)]
+    pub(super) fn refill_if_few(&self) {
+        let wanted = self.wanted.get();
+        let _given = self.refill_below(wanted.wrapping_sub(wanted / 8));
+    }
+
+    /// The same, where it has fewer than `least`.
+    #[inline(always)]
+    fn refill_below(&self, least: u32) -> u32 {
         self.raised.set(false);
-        let enough = self.given.get() >= self.wanted.get();
+        let enough = self.given.get() >= least;
         if enough || self.pool.free_count() == 0 { 0 } else { self.refill_some() }
     }
 
@@ -190,26 +210,22 @@ impl<'m> ProvidedBuffers<'m> {
         count
     }
 
+    #[inline(always)]
     fn give(&self, loan: Loan<'m>) {
         let number = loan.slot();
         let place = self.tail.get() & self.mask;
+        let (start, length) = loan.range();
         let posted = loan.post();
-        let words =
-            (word(self.lines, entry(place)), word(self.lines, entry(place).wrapping_add(1)));
-        let (Some(address), Some(rest)) = words else { return };
-        let whole = posted.whole();
-        address.store(address_of(posted.start()), Ordering::Relaxed);
+        let Some([address, rest]) = self.entry(place) else { return };
+        address.store(address_of(start), Ordering::Relaxed);
         let tail = rest.load(Ordering::Relaxed) & TAIL;
-        let length = low(from_usize(whole.length()));
         rest.store(join(length, number & 0xffff) | tail, Ordering::Relaxed);
-        if let (Some(order), Some(at), Some(keep)) = (
-            self.order.get(to_usize(widen(place))),
-            self.places.get(to_usize(widen(number))),
-            self.posted.get(to_usize(widen(number))),
-        ) {
+        if let (Some(order), Some(berth)) =
+            (self.order.get(to_usize(widen(place))), self.berths.get(to_usize(widen(number))))
+        {
             order.set(number);
-            at.set(place);
-            keep.set(Some(posted));
+            berth.place.set(place);
+            berth.posted.set(Some(posted));
         }
         self.tail.set(self.tail.get().wrapping_add(1));
         self.given.set(self.given.get().wrapping_add(1));
@@ -222,31 +238,40 @@ impl<'m> ProvidedBuffers<'m> {
         rest.fetch_add(widen(more) << 48, Ordering::Release);
     }
 
+    /// The two words of an entry of the ring.
+    #[inline(always)]
+    fn entry(&self, place: u32) -> Option<&'m [AtomicU64; 2]> {
+        let place = to_usize(widen(place));
+        self.lines.get(place / 4)?.words().as_chunks::<2>().0.get(place % 4)
+    }
+
     /// What a completion has filled that names buffer `number`.
+    #[inline(always)]
     pub(crate) fn filled(&self, number: u32, bytes: u32) -> Filled {
-        let place = self.places.get(to_usize(widen(number))).map_or(NIL, Cell::get);
+        let place = self.berths.get(to_usize(widen(number))).map_or(NIL, |b| b.place.get());
         let there = self.order.get(to_usize(widen(place))).map(Cell::get);
         Filled { place: if there == Some(number) { place } else { NIL }, left: bytes }
     }
 
     /// The next of the buffers that were filled; `None` where the kernel names one that it does not have. Of a completion without
     /// bytes it is one that is empty.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self, filled: &mut Filled) -> Option<Loan<'m>> {
         let number = to_usize(widen(self.order.get(to_usize(widen(filled.place)))?.get()));
-        if self.places.get(number)?.get() != filled.place {
+        let berth = self.berths.get(number)?;
+        if berth.place.get() != filled.place {
             return None;
         }
-        let posted = self.posted.get(number)?.take()?;
+        let posted = berth.posted.take()?;
         self.given.set(self.given.get().wrapping_sub(1));
-        let rest = word(self.lines, entry(filled.place).wrapping_add(1))?;
+        let [_, rest] = self.entry(filled.place)?;
         let length = low(rest.load(Ordering::Relaxed)).min(self.pool.slot_bytes());
         let bytes = filled.left.min(length);
         filled.left = filled.left.wrapping_sub(bytes);
         let fill = self.fill.get();
         self.fill.set(fill.wrapping_sub(fill / 8).wrapping_add(bytes / 8));
         filled.place = filled.place.wrapping_add(1) & self.mask;
-        Some(posted.complete(Some(to_usize(widen(bytes)))))
+        Some(posted.complete_to(Some(bytes)))
     }
 }
 
@@ -254,14 +279,13 @@ impl ProvidedBuffers<'_> {
     /// Looks for what contradicts the invariants.
     pub(super) fn audit(&self) -> Result<(), (&'static str, u32)> {
         let mut given = 0_u32;
-        for (keep, number) in self.posted.iter().zip(0_u32..) {
-            let posted = keep.take();
+        for (berth, number) in self.berths.iter().zip(0_u32..) {
+            let posted = berth.posted.take();
             let here = posted.is_some();
-            keep.set(posted);
+            berth.posted.set(posted);
             if here {
                 given = given.wrapping_add(1);
-                let place = self.places.get(to_usize(widen(number))).map_or(NIL, Cell::get);
-                let found = self.order.get(to_usize(widen(place))).map(Cell::get);
+                let found = self.order.get(to_usize(widen(berth.place.get()))).map(Cell::get);
                 claim(found == Some(number), "a buffer of the ring is at its place", number)?;
             }
         }
@@ -273,8 +297,3 @@ impl ProvidedBuffers<'_> {
 
 /// Where the tail lies in the second word of the first entry.
 const TAIL: u64 = 0xffff << 48;
-
-/// The first word of an entry.
-const fn entry(place: u32) -> usize {
-    to_usize(widen(place)).wrapping_mul(2)
-}

@@ -120,11 +120,20 @@ impl RowAddress {
     }
 }
 
+/// What every request of a connection touches lies in the first line. Rows take an odd number of lines, so that the first ones fall into all sets
+/// of a cache.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct Row {
     pub(super) generation: Cell<Generation>,
-    pub(super) phase: Cell<Phase>,
     pub(super) fd: Cell<i32>,
+    pub(super) phase: Cell<Phase>,
+    /// Nothing has come by the time that [`Row::expects`] says.
+    pub(super) late: Cell<bool>,
+    /// It stands among those that want something.
+    pub(super) listed: Cell<bool>,
+    /// It may have a limit in [`Row::expects`].
+    pub(super) awaited: Cell<bool>,
     pub(super) wants: Cell<u16>,
     pub(super) flags: Cell<u16>,
     /// Operations that the kernel has of it.
@@ -132,22 +141,21 @@ pub(super) struct Row {
     /// Segments that wait: first and last.
     pub(super) first: Cell<u32>,
     pub(super) last: Cell<u32>,
-    /// The chain whose operations are under way.
-    pub(super) active: Cell<Option<ChainId>>,
     /// Chains whose operations have ended and whose notifications are to come.
     pub(super) lingering: Cell<u32>,
-    /// Segments, and buffers for copies, that there were too few of when a write was refused.
-    pub(super) needs: Cell<(u32, u32)>,
+    /// The chain whose operations are under way.
+    pub(super) active: Cell<Option<ChainId>>,
     /// Bytes to be sent, those under way included.
     pub(super) queued: Cell<u64>,
     /// When something last came, and when something last went.
     pub(super) came: Cell<Instant>,
     pub(super) went: Cell<Instant>,
+    /// Segments, and buffers for copies, that there were too few of when a write was refused.
+    pub(super) needs: Cell<(u32, u32)>,
     /// Not later than any time by which something of it is to be sent.
     pub(super) soonest: Cell<Instant>,
     /// When something is to come by, and whether nothing has, so that its receive is being stopped.
     pub(super) expects: Cell<Instant>,
-    pub(super) late: Cell<bool>,
     pub(super) timer: Cell<Option<Key>>,
     /// Buffers of the service that it has, for copies of what is to be sent.
     pub(super) copies: Cell<u32>,
@@ -159,14 +167,20 @@ pub(super) struct Row {
     pub(super) address: Cell<RowAddress>,
     pub(super) header: [Cell<u64>; 7],
     pub(super) vector: [Cell<u64>; 2 * PARTS_MAX],
+    _odd: [u8; 64],
 }
+
+const _: () = assert!(size_of::<Row>() / 64 % 2 == 1, "as is said");
 
 impl Row {
     pub(super) const fn free() -> Self {
         Self {
             generation: Cell::new(Generation::FIRST),
-            phase: Cell::new(Phase::Free),
             fd: Cell::new(-1),
+            phase: Cell::new(Phase::Free),
+            late: Cell::new(false),
+            listed: Cell::new(false),
+            awaited: Cell::new(false),
             wants: Cell::new(0),
             flags: Cell::new(0),
             under_way: Cell::new(0),
@@ -180,7 +194,6 @@ impl Row {
             went: Cell::new(Instant::ORIGIN),
             soonest: Cell::new(Instant::NEVER),
             expects: Cell::new(Instant::NEVER),
-            late: Cell::new(false),
             timer: Cell::new(None),
             copies: Cell::new(0),
             patience: Cell::new(0),
@@ -189,6 +202,7 @@ impl Row {
             address: Cell::new(RowAddress { words: [0; 4], length: 0 }),
             header: [const { Cell::new(0) }; 7],
             vector: [const { Cell::new(0) }; 2 * PARTS_MAX],
+            _odd: [0; 64],
         }
     }
 

@@ -21,8 +21,8 @@ use crate::time::Instant;
 pub(super) enum Report {
     /// It is the service's own.
     Nothing,
-    /// It is the service's own, for frames of a port.
-    Frame,
+    /// It goes back to its pool; nobody waits for it.
+    Unsignaled,
     /// Its owner waits for it.
     Owner {
         /// His number for it.
@@ -35,7 +35,8 @@ pub(super) enum Report {
     },
 }
 
-/// A piece of a buffer.
+/// A piece of a buffer: a line.
+#[repr(align(64))]
 pub(super) struct Segment<'m> {
     pub(super) loan: Cell<Option<Loan<'m>>>,
     /// The first byte that was not sent, and the end.
@@ -69,6 +70,8 @@ impl Segment<'_> {
         self.to.get().saturating_sub(self.from.get())
     }
 }
+
+const _: () = assert!(size_of::<Segment<'_>>() == 64, "as is said");
 
 /// All segments of a service.
 #[derive(Debug)]
@@ -141,6 +144,7 @@ impl<'m> Segments<'m> {
     }
 
     /// One that nobody has.
+    #[inline(always)]
     pub(super) fn take_free(&self) -> Option<(u32, &'m Segment<'m>)> {
         let index = self.free.get();
         let segment = self.at(index)?;
@@ -155,12 +159,18 @@ impl<'m> Segments<'m> {
     /// One whose buffer is nobody's any more, or is dropped with it.
     pub(super) fn put_free(&self, index: u32) {
         if let Some(segment) = self.at(index) {
-            drop(segment.loan.take());
-            segment.next.set(self.free.replace(index));
-            self.free_count.set(self.free_count.get().wrapping_add(1));
+            self.put_free_segment((index, segment));
         }
     }
 
+    #[inline(always)]
+    fn put_free_segment(&self, (index, segment): (u32, &Segment<'m>)) {
+        drop(segment.loan.take());
+        segment.next.set(self.free.replace(index));
+        self.free_count.set(self.free_count.get().wrapping_add(1));
+    }
+
+    #[inline(always)]
     pub(super) fn push_back(&self, (first, last): (&Cell<u32>, &Cell<u32>), index: u32) {
         let Some(segment) = self.at(index) else { return };
         segment.next.set(NIL);
@@ -191,22 +201,32 @@ impl<'m> Segments<'m> {
 
     /// The segment is over: its owner is to hear of it, or nobody.
     pub(super) fn finish(&self, index: u32, sent: bool) {
-        let Some(segment) = self.at(index) else { return };
+        if let Some(segment) = self.at(index) {
+            self.finish_segment((index, segment), sent);
+        }
+    }
+
+    /// The same of one that was looked up.
+    #[inline(always)]
+    pub(super) fn finish_segment(&self, (index, segment): (u32, &Segment<'m>), sent: bool) {
         segment.sent.set(sent);
         match segment.report.get() {
-            Report::Nothing | Report::Frame => self.put_free(index),
+            Report::Nothing | Report::Unsignaled => self.put_free_segment((index, segment)),
             Report::Owner { .. } | Report::Poster { .. } => {
                 self.push_back((&self.ended.first, &self.ended.last), index)
             }
         }
     }
 
+    /// Whether there are some to be reported.
+    #[inline(always)]
+    pub(super) const fn has_ended(&self) -> bool {
+        self.ended.first.get() != NIL
+    }
+
     /// The next that is to be reported.
     #[inline]
     pub(super) fn next_ended(&self) -> Option<(u32, &'m Segment<'m>)> {
-        if self.ended.first.get() == NIL {
-            return None;
-        }
         let index = self.pop_front((&self.ended.first, &self.ended.last))?;
         Some((index, self.at(index)?))
     }

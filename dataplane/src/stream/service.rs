@@ -16,9 +16,9 @@ use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Generation, OpTag, WrId};
 use crate::raw::loan::LoanPool;
 use crate::raw::place::Exhausted;
-use crate::table::{Fifos, Key, Timers, wide};
+use crate::table::{self, Fifos, Key, Timers, wide};
 use crate::time::{Instant, Nanos};
-use crate::uring::ring::CHAIN_MAX;
+use crate::uring::ring::{CHAIN_MAX, UNHEARD};
 use crate::uring::{Enter, Ring};
 
 /// Why a service could not be placed.
@@ -54,13 +54,17 @@ const ORPHANS: usize = 64;
 /// Resolution of timeouts.
 const TICK: Nanos = Nanos::from_millis(1);
 
-/// Lists of rows that want something, and of rows that wait for buffers, and of rows that have something to report.
+/// Lists of rows that wait for buffers, and of rows that have something to report.
 pub(super) const LIST: u32 = 0;
 /// The list of rows that linger.
 pub(super) const PARTING: u32 = 1;
 
-/// What a chain carries.
+/// In the place of a completion: none.
+pub(super) const HEARD: Cqe = Cqe { user_data: UNHEARD, res: 0, flags: 0 };
+
+/// What a chain carries: half a line.
 #[derive(Debug)]
+#[repr(align(32))]
 pub(super) struct Flight {
     pub(super) conn: Cell<Option<ConnId>>,
     pub(super) segments: List,
@@ -69,6 +73,17 @@ pub(super) struct Flight {
     /// Some of it goes uncopied.
     pub(super) uncopied: Cell<bool>,
     pub(super) stage: Cell<Stage>,
+}
+
+impl Flight {
+    /// Begins anew, for a connection.
+    #[inline(always)]
+    pub(super) fn begin(&self, conn: ConnId, (gathered, uncopied): (bool, bool)) {
+        self.conn.set(Some(conn));
+        self.gathered.set(gathered);
+        self.uncopied.set(uncopied);
+        self.stage.set(Stage::Flying);
+    }
 }
 
 /// How far a chain is.
@@ -89,8 +104,8 @@ pub struct Streams<'m, E: Enter> {
     pub(super) config: StreamConfig,
     pub(super) rows: &'m [Row],
     free: Fifos<'m>,
-    /// Rows that want something; that wait for buffers; that are to be reported.
-    pub(super) wanting: Fifos<'m>,
+    /// Rows that want something, each once ([`Row::listed`]); that wait for buffers; that are to be reported.
+    pub(super) wanting: table::Ring<'m, u32>,
     pub(super) parked: Fifos<'m>,
     pub(super) noted: Fifos<'m>,
     /// Rows to which something was refused that others have; and in a list of their own ([`PARTING`]) those that linger, the oldest first, to
@@ -122,7 +137,8 @@ pub struct Streams<'m, E: Enter> {
     pub(super) none_to_send: Cell<bool>,
     /// The thread was away: turns that it has to hear all that came meanwhile.
     pub(super) deaf: Cell<u32>,
-    pub(super) batch: &'m [Cell<Option<Cqe>>],
+    /// Completions that were taken from the ring; [`HEARD`] where one was done with out of turn.
+    pub(super) batch: &'m [Cell<Cqe>],
     pub(super) batch_at: Cell<usize>,
     pub(super) batch_end: Cell<usize>,
     /// What is left of a completion that has filled several buffers.
@@ -143,7 +159,7 @@ impl StreamConfig {
         let per_recv = self.recv_buffers.1.next_multiple_of(64).saturating_add(96);
         let per_send = self.send_buffers.1.next_multiple_of(64).saturating_add(16);
         // Lists of rows, and the wheel of timers.
-        let per_conn = size_of::<Row>().saturating_add(6 * 16).saturating_add(96);
+        let per_conn = size_of::<Row>().saturating_add(5 * 16).saturating_add(96);
         let chain = size_of::<Segment<'_>>()
             .saturating_add(size_of::<Flight>())
             .saturating_add(parts.saturating_mul(16).saturating_add(128));
@@ -187,7 +203,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             config: *config,
             rows: bump.slice_with(wide(conns), |_| Row::free())?,
             free,
-            wanting: Fifos::place(bump, conns, 1)?,
+            wanting: table::Ring::place(bump, conns, 0)?,
             parked: Fifos::place(bump, conns, 1)?,
             noted: Fifos::place(bump, conns, 1)?,
             refused: Fifos::place(bump, conns, 2)?,
@@ -214,7 +230,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             hoards_at: Cell::new(Instant::ORIGIN),
             none_to_send: Cell::new(false),
             deaf: Cell::new(0),
-            batch: bump.slice_with(BATCH.saturating_add(CHAIN_MAX), |_| Cell::new(None))?,
+            batch: bump.slice_with(BATCH.saturating_add(CHAIN_MAX), |_| Cell::new(HEARD))?,
             batch_at: Cell::new(0),
             batch_end: Cell::new(0),
             rest: Cell::new(None),
@@ -310,6 +326,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         row.context.set(0);
         row.soonest.set(Instant::NEVER);
         row.expects.set(Instant::NEVER);
+        row.awaited.set(false);
         row.late.set(false);
         row.came.set(self.now.get());
         row.went.set(self.now.get());
@@ -347,11 +364,13 @@ impl<'m, E: Enter> Streams<'m, E> {
         }
     }
 
+    #[inline(always)]
     pub(super) fn row_at(&self, slot: u32) -> Option<&'m Row> {
         self.rows.get(to_usize(widen(slot)))
     }
 
     /// The row of a connection that is there.
+    #[inline(always)]
     pub(super) fn row(&self, id: ConnId) -> Result<&'m Row, Misuse> {
         let row = self.row_at(id.slot()).ok_or(Misuse::UnknownAddress)?;
         if row.generation.get() == id.0.generation() && row.phase.get() != Phase::Free {
@@ -362,6 +381,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// The row of an operation, and its id.
+    #[inline(always)]
     pub(super) fn row_of(&self, generation: Generation, slot: u32) -> Option<(ConnId, &'m Row)> {
         let id = ConnId(Key::new(slot, generation));
         self.row(id).ok().map(|row| (id, row))
@@ -369,9 +389,18 @@ impl<'m, E: Enter> Streams<'m, E> {
 
     pub(super) fn want(&self, slot: u32, wants: u16) {
         if let Some(row) = self.row_at(slot) {
-            row.wants.set(row.wants.get() | wants);
-            // In the list already: that is all that is wanted.
-            let _listed = self.wanting.push_back(LIST, slot);
+            self.want_of(slot, row, wants);
+        }
+    }
+
+    /// The same of a row that was looked up. What it wanted already is looked at again, too.
+    #[inline(always)]
+    pub(super) fn want_of(&self, slot: u32, row: &Row, wants: u16) {
+        let all = row.wants.get() | wants;
+        row.wants.set(all);
+        if all != 0 && !row.listed.replace(true) {
+            // There is a place for every row.
+            let _fits = self.wanting.push(slot);
         }
     }
 
@@ -439,15 +468,30 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// The completions that were taken and are not done with.
-    pub(super) fn taken(&self) -> &'m [Cell<Option<Cqe>>] {
+    pub(super) fn taken(&self) -> &'m [Cell<Cqe>] {
         self.batch.get(self.batch_at.get()..self.batch_end.get()).unwrap_or_default()
     }
 
     /// The next event, if any.
-    #[inline]
+    #[inline(always)]
     pub fn poll(&self) -> Option<StreamEvent<'m>> {
+        let is_quiet = self.batch_at.get() >= self.batch_end.get()
+            && self.rest.get().is_none()
+            && !self.segments.has_ended()
+            && self.noted.is_empty(LIST);
+        if is_quiet { None } else { self.next_event() }
+    }
+
+    fn next_event(&self) -> Option<StreamEvent<'m>> {
         loop {
-            if let Some(event) = self.rest_of_completion().or_else(|| self.next_report()) {
+            if self.rest.get().is_some()
+                && let Some(event) = self.rest_of_completion()
+            {
+                return Some(event);
+            }
+            if (self.segments.has_ended() || !self.noted.is_empty(LIST))
+                && let Some(event) = self.next_report()
+            {
                 return Some(event);
             }
             let at = self.batch_at.get();
@@ -455,14 +499,17 @@ impl<'m, E: Enter> Streams<'m, E> {
                 return None;
             }
             self.batch_at.set(at.wrapping_add(1));
+            let Some(cqe) = self.batch.get(at).map(Cell::get) else { continue };
             // Sends may have been heard before: `hear_sends`.
-            let Some(cqe) = self.batch.get(at).and_then(Cell::take) else { continue };
-            if let Some(event) = self.arrived(&cqe) {
+            if cqe.user_data != UNHEARD
+                && let Some(event) = self.arrived(cqe)
+            {
                 return Some(event);
             }
         }
     }
 
+    #[inline(never)]
     fn next_report(&self) -> Option<StreamEvent<'m>> {
         while let Some((index, segment)) = self.segments.next_ended() {
             let (loan, conn) = (segment.loan.take(), segment.conn.get());
@@ -518,13 +565,19 @@ impl<'m, E: Enter> Streams<'m, E> {
         self.orphan_count.set(self.orphan_count.get().wrapping_add(1));
     }
 
+    /// Whether there is one.
+    #[inline(always)]
+    pub(super) const fn has_orphans(&self) -> bool {
+        self.orphan_count.get() != 0
+    }
+
     pub(super) fn take_orphan(&self) -> Option<u32> {
         let last = self.orphan_count.get().checked_sub(1)?;
         self.orphan_count.set(last);
         self.orphans.get(last).map(Cell::get)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn count(&self, change: impl FnOnce(&mut StreamCounters)) {
         let mut counters = self.counters.get();
         change(&mut counters);

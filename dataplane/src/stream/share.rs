@@ -149,7 +149,7 @@ impl<E: Enter> Streams<'_, E> {
         let Some(mut loan) = self.frames.lend() else { return false };
         let Some(frame) = frame() else { return false };
         let _fits = loan.fill(&frame);
-        let _there_is_one = self.queue(conn, row, (loan, Report::Frame));
+        let _there_is_one = self.queue(conn, row, (loan, Report::Unsignaled));
         self.queued_more(row, from_usize(FRAME_BYTES));
         self.want(conn.slot(), want::SEND);
         true

@@ -7,16 +7,19 @@
 //! Who shares the ring with others, or does something in between, calls the halves ([`services`](crate::services) does, and the provider over
 //! TCP); whoever calls [`Ring::submit`](crate::uring::Ring::submit) is who enters the kernel.
 
-use core::cell::Cell;
-
 use spinwire_layouts::uring::Cqe;
-use spinwire_layouts::word::{from_usize, low};
+use spinwire_layouts::word::{from_usize, high, low};
 
 use super::service::{BATCH, LIST, Streams};
-use crate::id::{OpTag, WrId};
+use crate::id::{Generation, OpTag, WrId};
 use crate::poll::{Budget, Outcome, Poll};
 use crate::time::{Instant, Nanos};
 use crate::uring::Enter;
+use crate::uring::ring::UNHEARD;
+
+/// The tag of a name, in its high half, and that of sends.
+const TAG: u32 = 0xff << 24;
+const SEND: u32 = high(WrId::new(OpTag::Chain, Generation::FIRST, 0).as_raw()) & TAG;
 
 /// A thread that has not turned for so long was away.
 const ABSENT: Nanos = Nanos::from_millis(100);
@@ -78,16 +81,20 @@ impl<E: Enter> Streams<'_, E> {
         }
     }
 
-    /// Puts a completion to those that are to become events.
-    #[inline]
+    /// Puts a completion to those that are to become events, unless it is of a send, as most are, of which nothing more has to be said.
+    #[inline(always)]
     fn keep(&self, cqe: Cqe) {
+        let is_send = high(cqe.user_data) & TAG == SEND;
+        if is_send && self.sent_whole(cqe.user_data, cqe.res, cqe.flags) {
+            return;
+        }
         if self.batch_at.get() >= self.batch_end.get() {
             self.batch_at.set(0);
             self.batch_end.set(0);
         }
         let end = self.batch_end.get();
         if let Some(place) = self.batch.get(end) {
-            place.set(Some(cqe));
+            place.set(cqe);
             self.batch_end.set(end.wrapping_add(1));
         }
     }
@@ -106,18 +113,19 @@ impl<E: Enter> Streams<'_, E> {
             u32::from(tag == Some(OpTag::Accept) && cqe.res >= 0)
         };
         let batch = self.batch.get(self.batch_at.get()..self.batch_end.get()).unwrap_or_default();
-        let taken = batch.iter().filter_map(Cell::get).map(|cqe| guest(&cqe));
+        let taken = batch.iter().map(|place| guest(&place.get()));
         taken.chain(self.ring.unharvested().map(|cqe| guest(&cqe))).fold(0, u32::wrapping_add)
     }
 
     /// Those that were taken in and have not become events, which they never will.
-    pub(super) fn take_batch(&self, each: impl Fn(&Cqe)) {
+    pub(super) fn take_batch(&self, each: impl Fn(Cqe)) {
         while let Some(place) = self.batch.get(self.batch_at.get())
             && self.batch_at.get() < self.batch_end.get()
         {
             self.batch_at.set(self.batch_at.get().wrapping_add(1));
-            if let Some(cqe) = place.take() {
-                each(&cqe);
+            let cqe = place.get();
+            if cqe.user_data != UNHEARD {
+                each(cqe);
             }
         }
     }
@@ -145,10 +153,14 @@ impl<E: Enter> Streams<'_, E> {
         }
         self.hurry();
         let heard_all = self.has_heard_all();
-        if heard_all && !self.timers.is_empty() {
+        if heard_all && self.timers.is_due(self.now.get()) {
             self.expire(self.now.get(), budget.timers);
         }
-        self.buffers.refill();
+        if self.is_busy() {
+            self.buffers.refill_if_few();
+        } else {
+            self.buffers.refill();
+        }
         self.unpark();
         if heard_all {
             self.end_hoards();
@@ -177,13 +189,15 @@ impl<E: Enter> Streams<'_, E> {
     }
 
     /// Stages everything that is wanted.
+    #[inline]
     pub(crate) fn stage_all(&self) {
-        self.buffers.refill();
+        self.buffers.refill_if_few();
         self.drive(u32::MAX);
     }
 
     /// Hands in everything that is wanted, with one call of the kernel. [`turn`](Poll::turn) does it too; this is for who has just
     /// written and wants it to leave before the next.
+    #[inline]
     pub fn flush(&self) {
         self.stage_all();
         let _counted_by_the_ring = self.ring.submit();
@@ -191,10 +205,12 @@ impl<E: Enter> Streams<'_, E> {
 
     /// Whether there is something to tell, or to submit.
     #[must_use]
+    #[inline(always)]
     pub fn is_busy(&self) -> bool {
         self.batch_at.get() < self.batch_end.get()
             || !self.noted.is_empty(LIST)
-            || !self.wanting.is_empty(LIST)
+            || !self.wanting.is_empty()
+            || self.segments.has_ended()
     }
 }
 

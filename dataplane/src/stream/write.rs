@@ -101,7 +101,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         loan: Loan<'m>,
         context: u64,
     ) -> Result<(), Refused<Loan<'m>>> {
-        self.send_until(conn, (loan, context), Instant::NEVER)
+        self.hand_in(conn, loan, Report::Owner { context }).map(drop)
     }
 
     /// Sends the bytes of a loan, which are to be with the network by `until`. If they are not, the kernel is asked to cancel what it does of
@@ -117,6 +117,35 @@ impl<'m, E: Enter> Streams<'m, E> {
         (loan, context): (Loan<'m>, u64),
         until: Instant,
     ) -> Result<(), Refused<Loan<'m>>> {
+        let (row, queued) = self.hand_in(conn, loan, Report::Owner { context })?;
+        if until < row.soonest.get() {
+            row.soonest.set(until);
+            self.watch(row, conn);
+        }
+        if let Some(segment) = queued {
+            segment.until.set(until);
+        }
+        Ok(())
+    }
+
+    /// Sends the bytes of a loan, of which nobody hears any more: when the kernel has done with it, or the connection ends before, it goes
+    /// back to its pool. For who has nothing to do then.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    #[inline]
+    pub fn send_unsignaled(&self, conn: ConnId, loan: Loan<'m>) -> Result<(), Refused<Loan<'m>>> {
+        self.hand_in(conn, loan, Report::Unsignaled).map(drop)
+    }
+
+    /// Queues a loan, and sees to it that it is sent.
+    #[inline(always)]
+    fn hand_in(
+        &self,
+        conn: ConnId,
+        loan: Loan<'m>,
+        report: Report,
+    ) -> Result<(&'m Row, Option<&'m Segment<'m>>), Refused<Loan<'m>>> {
         let row = match self.writable(conn, loan.len()) {
             Ok(row) => row,
             Err(error) => return Err(Refused::new(error, loan)),
@@ -128,20 +157,14 @@ impl<'m, E: Enter> Streams<'m, E> {
             return Err(Refused::new(self.refuse_for_now(conn, row, (1, 0)), loan));
         }
         let length = from_usize(loan.len());
-        let queued = self.queue(conn, row, (loan, Report::Owner { context }));
+        let queued = self.queue(conn, row, (loan, report));
         self.queued_more(row, length);
-        self.want(conn.slot(), want::SEND);
-        if until < row.soonest.get() {
-            row.soonest.set(until);
-            self.watch(row, conn);
-        }
-        if let Some(segment) = queued {
-            segment.until.set(until);
-        }
-        Ok(())
+        self.want_of(conn.slot(), row, want::SEND);
+        Ok((row, queued))
     }
 
     /// The row of a connection that something may be sent to.
+    #[inline(always)]
     pub(super) fn takes_more(&self, conn: ConnId) -> Result<&'m Row, PostError> {
         let row = self.row(conn)?;
         let open = matches!(row.phase.get(), Phase::Open | Phase::Connecting);
@@ -155,6 +178,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// The row of a connection that takes so many bytes more.
+    #[inline(always)]
     pub(super) fn writable(&self, conn: ConnId, bytes: usize) -> Result<&'m Row, PostError> {
         let row = self.takes_more(conn)?;
         let most = widen(self.config.queue_max);
@@ -179,16 +203,21 @@ impl<'m, E: Enter> Streams<'m, E> {
     /// The segment is over.
     pub(super) fn finish(&self, index: u32, sent: bool) {
         if let Some(segment) = self.segments.at(index) {
-            // Whatever was meant with it: it was sent, or its connection has ended.
-            segment.undone.set(None);
+            self.finish_segment((index, segment), sent);
         }
-        if let Some(segment) = self.segments.at(index)
-            && segment.report.get() == Report::Nothing
+    }
+
+    /// The same of one that was looked up.
+    #[inline(always)]
+    pub(super) fn finish_segment(&self, (index, segment): (u32, &'m Segment<'m>), sent: bool) {
+        // Whatever was meant with it: it was sent, or its connection has ended.
+        segment.undone.set(None);
+        if segment.report.get() == Report::Nothing
             && let Some(row) = segment.conn.get().and_then(|conn| self.row(conn).ok())
         {
             self.gives_copies(row, 1);
         }
-        self.segments.finish(index, sent);
+        self.segments.finish_segment((index, segment), sent);
     }
 
     /// Too few segments and buffers for now: told when there are so many.
@@ -250,6 +279,7 @@ impl<'m, E: Enter> Streams<'m, E> {
     }
 
     /// There is a segment.
+    #[inline(always)]
     pub(super) fn queue(
         &self,
         conn: ConnId,
@@ -266,6 +296,7 @@ impl<'m, E: Enter> Streams<'m, E> {
         Some(segment)
     }
 
+    #[inline(always)]
     pub(super) fn queued_more(&self, row: &Row, bytes: u64) {
         if row.queued.get() == 0 {
             row.went.set(self.now.get());

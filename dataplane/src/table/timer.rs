@@ -206,6 +206,13 @@ impl<'m, T: Copy> Timers<'m, T> {
         Expire { timers: self, now, budget }
     }
 
+    /// Whether [`expire`](Timers::expire) would do anything at `now`: fire what is due, or move what comes nearer.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_due(&self, now: Instant) -> bool {
+        unshift(now.as_nanos(), self.tick_shift).max(self.elapsed.get()) >= self.wake.get()
+    }
+
     /// When to call [`expire`](Timers::expire) again: at this instant or before it there is nothing to fire, save
     /// that it may be too early by what was cancelled meanwhile. `None` where no timer runs.
     #[inline]

@@ -48,13 +48,13 @@ pub struct RingMemory<'s> {
     pub(super) cq_overflow: &'s AtomicU32,
     /// As many as there are entries, a power of two.
     pub(super) sqes: &'s [Line],
-    /// [`CQE_WORDS`] for each entry; a power of two of entries.
-    pub(super) cqes: &'s [AtomicU32],
+    /// As many as there are completions, a power of two.
+    pub(super) cqes: &'s [[AtomicU32; CQE_WORDS]],
     pub(super) setup: u32,
 }
 
 /// Words of a completion.
-pub(super) const CQE_WORDS: usize = 4;
+const CQE_WORDS: usize = 4;
 
 impl<'s> RingMemory<'s> {
     /// The ring of `params`, as io_uring_setup(2) has filled them in, in its two mappings. Where the submission queue has an array
@@ -76,8 +76,9 @@ impl<'s> RingMemory<'s> {
         let completions = power_of_two("cq_entries", params.cq_entries)?;
         let sqes =
             sqes.get(..entries).ok_or(BadRing { field: "sq_entries", value: params.sq_entries })?;
-        let cqes = at(rings, "cq_off.cqes", cq.cqes)?
-            .get(..completions.saturating_mul(CQE_WORDS))
+        let (cqes, _rest) = at(rings, "cq_off.cqes", cq.cqes)?.as_chunks();
+        let cqes = cqes
+            .get(..completions)
             .ok_or(BadRing { field: "cq_entries", value: params.cq_entries })?;
         if params.flags & setup::NO_SQARRAY == 0 {
             let array = at(rings, "sq_off.array", sq.array)?.get(..entries);
@@ -109,7 +110,7 @@ impl<'s> RingMemory<'s> {
     /// Entries of the completion queue.
     #[must_use]
     pub const fn cq_entries(&self) -> u32 {
-        crate::table::count(self.cqes.len() / CQE_WORDS)
+        crate::table::count(self.cqes.len())
     }
 }
 

@@ -2,16 +2,15 @@
 
 use core::cell::Cell;
 
-use spinwire_layouts::pod::Pod;
 use spinwire_layouts::uring::{Cqe, Sqe, enter, op, setup, sq_flags, sqe};
 use spinwire_layouts::word::{join, to_usize, widen};
 
-use super::memory::{CQE_WORDS, RingMemory};
+use super::memory::RingMemory;
 use super::{Enter, EnterError, Paths};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::raw::barrier;
 use crate::raw::kernel_memory::KernelMemory;
-use crate::raw::line::{self, Line};
+use crate::raw::line::Line;
 use crate::sync::Ordering;
 
 /// Longest chain of linked entries.
@@ -89,6 +88,9 @@ pub struct Ring<'m, E> {
     /// Up to where the kernel was seen to have taken entries.
     taken: Cell<u32>,
     cq_head: Cell<u32>,
+    /// Entries of both queues.
+    sq_entries: u32,
+    cq_entries: u32,
     /// Up to where the kernel's thread was told to look, when it was last woken.
     woken_for: Cell<Option<u32>>,
     /// What of a cut chain is still to be reported.
@@ -110,6 +112,8 @@ impl<'m, E: Enter> Ring<'m, E> {
             staged: Cell::new(tail),
             published: Cell::new(tail),
             taken: Cell::new(memory.sq_head.load(Ordering::Acquire)),
+            sq_entries: memory.sq_entries(),
+            cq_entries: memory.cq_entries(),
             cq_head: Cell::new(memory.cq_head.load(Ordering::Relaxed)),
             woken_for: Cell::new(None),
             cut: [const { Cell::new(UNHEARD) }; CHAIN_MAX],
@@ -162,7 +166,7 @@ impl<'m, E: Enter> Ring<'m, E> {
     /// Entries of the submission queue, and of the completion queue.
     #[must_use]
     pub const fn entries(&self) -> (u32, u32) {
-        (self.memory.sq_entries(), self.memory.cq_entries())
+        (self.sq_entries, self.cq_entries)
     }
 
     /// The errno(3) that made the ring unusable.
@@ -176,7 +180,7 @@ impl<'m, E: Enter> Ring<'m, E> {
     #[inline]
     pub fn room(&self) -> u32 {
         let used = self.staged.get().wrapping_sub(self.taken.get());
-        let room = self.memory.sq_entries().saturating_sub(used);
+        let room = self.sq_entries.saturating_sub(used);
         if room == 0 { self.room_anew() } else { room }
     }
 
@@ -184,7 +188,7 @@ impl<'m, E: Enter> Ring<'m, E> {
     fn room_anew(&self) -> u32 {
         self.see_taken();
         let used = self.staged.get().wrapping_sub(self.taken.get());
-        self.memory.sq_entries().saturating_sub(used)
+        self.sq_entries.saturating_sub(used)
     }
 
     /// Where the kernel is.
@@ -229,11 +233,26 @@ impl<'m, E: Enter> Ring<'m, E> {
         Ok(())
     }
 
+    /// The place of the next entry, for one that is not linked: room for it is there before it is made.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    #[inline(always)]
+    pub(crate) fn reserve(&self) -> Result<Reserved<'_, 'm>, PostError> {
+        let place = self.sqe(self.staged.get());
+        match place {
+            Some(place) if self.room() > 0 && self.fatal.get().is_none() => {
+                Ok(Reserved { staged: &self.staged, place })
+            }
+            _ => Err(self.refusal(1)),
+        }
+    }
+
     #[cold]
     fn refusal(&self, count: u32) -> PostError {
         if self.fatal.get().is_some() {
             Fatal::RingLost.into()
-        } else if count > self.memory.sq_entries() || to_usize(widen(count)) > CHAIN_MAX {
+        } else if count > self.sq_entries || to_usize(widen(count)) > CHAIN_MAX {
             Misuse::TooLong.into()
         } else if self.room() < count {
             Retry::SqFull.into()
@@ -242,6 +261,7 @@ impl<'m, E: Enter> Ring<'m, E> {
         }
     }
 
+    #[inline(always)]
     fn sqe(&self, position: u32) -> Option<&'m Line> {
         let mask = self.memory.sqes.len().wrapping_sub(1);
         self.memory.sqes.get(to_usize(widen(position)) & mask)
@@ -267,7 +287,7 @@ impl<'m, E: Enter> Ring<'m, E> {
 
     /// Publishes what was staged, and enters the kernel at most once: to have it taken, to run what is due, or to wake its thread.
     /// To be called once a turn, after the harvest.
-    #[inline]
+    #[inline(always)]
     pub fn submit(&self) -> Submitted {
         let tail = self.staged.get();
         if tail != self.published.get() {
@@ -285,6 +305,14 @@ impl<'m, E: Enter> Ring<'m, E> {
         if (pending == 0 && !due) || self.cut_count.get() != 0 || self.fatal.get().is_some() {
             return Submitted::default();
         }
+        self.submit_pending(tail, flags)
+    }
+
+    /// Enters the kernel, with what lies before `tail` and for what its flags say is due.
+    #[inline(never)]
+    fn submit_pending(&self, tail: u32, flags: u32) -> Submitted {
+        let due = flags & (sq_flags::TASKRUN | sq_flags::CQ_OVERFLOW) != 0;
+        let pending = tail.wrapping_sub(self.taken.get());
         if flags & sq_flags::CQ_OVERFLOW != 0 {
             self.count(|counters| counters.overflows = counters.overflows.wrapping_add(1));
         }
@@ -340,6 +368,7 @@ impl<'m, E: Enter> Ring<'m, E> {
         submitted
     }
 
+    #[inline(always)]
     fn call(&self, pending: u32, flags: u32) -> Submitted {
         let answer = self.enter.enter(pending, 0, flags);
         self.count(|counters| counters.enters = counters.enters.wrapping_add(1));
@@ -388,7 +417,7 @@ impl<'m, E: Enter> Ring<'m, E> {
     }
 
     /// Hands out up to about `max` completions, in the order of the kernel. Returns how many. `each` may push.
-    #[inline]
+    #[inline(always)]
     pub fn harvest(&self, max: u32, mut each: impl FnMut(Cqe)) -> u32 {
         if self.cut_count.get() != 0 {
             self.report_cut(&mut each);
@@ -396,7 +425,7 @@ impl<'m, E: Enter> Ring<'m, E> {
         let head = self.cq_head.get();
         // With the kernel: Acquire pairs with the Release store of the kernel: the completions are written.
         let tail = self.memory.cq_tail.load(Ordering::Acquire);
-        let ready = tail.wrapping_sub(head).min(self.memory.cq_entries());
+        let ready = tail.wrapping_sub(head).min(self.cq_entries);
         let count = ready.min(max);
         if count == 0 {
             return 0;
@@ -419,7 +448,7 @@ impl<'m, E: Enter> Ring<'m, E> {
     #[inline]
     pub(crate) fn ready(&self) -> u32 {
         let tail = self.memory.cq_tail.load(Ordering::Acquire);
-        tail.wrapping_sub(self.cq_head.get()).min(self.memory.cq_entries())
+        tail.wrapping_sub(self.cq_head.get()).min(self.cq_entries)
     }
 
     /// What a harvest would hand out, for a look. What was cut is not in it.
@@ -450,7 +479,7 @@ impl<'m, E: Enter> Ring<'m, E> {
         let head = self.cq_head.get();
         // With the kernel: Acquire pairs with the Release store of the kernel: the completions are written.
         let ready = self.memory.cq_tail.load(Ordering::Acquire).wrapping_sub(head);
-        let most = ready.min(self.memory.cq_entries()).min(max);
+        let most = ready.min(self.cq_entries).min(max);
         let mut count = 0_u32;
         while count < most {
             let user_data = self.cqe(head.wrapping_add(count)).user_data;
@@ -483,10 +512,8 @@ impl<'m, E: Enter> Ring<'m, E> {
 
     #[inline(always)]
     fn cqe(&self, position: u32) -> Cqe {
-        let mask = (self.memory.cqes.len() / CQE_WORDS).wrapping_sub(1);
-        let first = (to_usize(widen(position)) & mask).wrapping_mul(CQE_WORDS);
-        let words = self.memory.cqes.get(first..).and_then(|words| words.first_chunk());
-        let Some([low, high, res, flags]) = words else {
+        let place = position & self.cq_entries.wrapping_sub(1);
+        let Some([low, high, res, flags]) = self.memory.cqes.get(to_usize(widen(place))) else {
             return Cqe { user_data: UNHEARD, res: 0, flags: 0 };
         };
         Cqe {
@@ -503,6 +530,7 @@ impl<'m, E: Enter> Ring<'m, E> {
         (overflow, self.memory.sq_dropped.load(Ordering::Relaxed))
     }
 
+    #[inline(always)]
     fn count(&self, change: impl FnOnce(&mut RingCounters)) {
         let mut counters = self.counters.get();
         change(&mut counters);
@@ -510,10 +538,43 @@ impl<'m, E: Enter> Ring<'m, E> {
     }
 }
 
+/// The place of the next entry of a submission queue. Dropped, it is as if it had not been asked for.
+pub(crate) struct Reserved<'r, 'm> {
+    staged: &'r Cell<u32>,
+    place: &'m Line,
+}
+
+impl Reserved<'_, '_> {
+    /// Stages the entry.
+    #[inline(always)]
+    pub(crate) fn stage(self, entry: &Sqe) {
+        debug_assert!(entry.flags & LINKED == 0, "a link would go on in what comes next");
+        write(self.place, entry);
+        self.staged.set(self.staged.get().wrapping_add(1));
+    }
+}
+
+/// Writes an entry word by word, each made in a register: read back from where its fields were stored one by one it would wait for all of those
+/// stores.
 #[inline(always)]
 fn write(place: &Line, entry: &Sqe) {
-    // Eight words: it always fits.
-    let _fits = line::copy_in(core::slice::from_ref(place), 0, entry.as_bytes());
+    let [a, b] = entry.ioprio.to_le_bytes();
+    let first = u32::from_le_bytes([entry.opcode, entry.flags, a, b]);
+    let ([a, b], [c, d]) = (entry.buf_index.to_le_bytes(), entry.personality.to_le_bytes());
+    let buffer = u32::from_le_bytes([a, b, c, d]);
+    let words = [
+        join(first, entry.fd.cast_unsigned()),
+        entry.off,
+        entry.addr,
+        join(entry.len, entry.op_flags),
+        entry.user_data,
+        join(buffer, entry.file_index),
+        entry.addr3,
+        entry.reserved,
+    ];
+    for (place, word) in place.words().iter().zip(words) {
+        place.store(word, Ordering::Relaxed);
+    }
 }
 
 fn flags_of(place: &Line) -> u8 {

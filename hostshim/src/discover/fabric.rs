@@ -8,7 +8,7 @@ use spinwire_dataplane::provider::EndpointType;
 
 use super::{Absence, Found, Hints, Transport};
 #[cfg(feature = "libfabric")]
-use crate::libfabric::{KNOWN, Known, OfiHints, offered};
+use crate::libfabric::{KNOWN, Known, OfiError, offered, providers};
 
 /// What there is of them.
 #[cfg(not(feature = "libfabric"))]
@@ -37,10 +37,23 @@ pub(super) fn found(hints: &Hints) -> Vec<Found> {
 #[cfg(feature = "libfabric")]
 fn known(hints: &Hints) -> Vec<Found> {
     let entry = |known: &Known| {
-        let info = known.info(&hints.sizes.ofi(known.provider, known.endpoint_type));
-        Found::ready(Transport::Ofi, Some(known.provider.to_owned()), info)
+        let device = Some(known.provider.to_owned());
+        match known.info(&hints.sizes.ofi(known.provider, known.endpoint_type)) {
+            Ok(info) => Found::ready(Transport::Ofi, device, info),
+            Err(error) => Found::absent(Transport::Ofi, device, absence(&error)),
+        }
     };
     KNOWN.iter().map(entry).collect()
+}
+
+/// The error as discovery tells it: the remedy apart.
+#[cfg(feature = "libfabric")]
+fn absence(error: &OfiError) -> Absence {
+    let text = error.to_string();
+    match text.split_once("; remedy: ") {
+        Some((why, remedy)) => Absence::new(why, remedy),
+        None => Absence::beyond_remedy(text),
+    }
 }
 
 /// Whether a device, the environment or another version could make the library say something else than is known.
@@ -57,26 +70,16 @@ fn is_known_here(hints: &Hints) -> bool {
 /// What it says.
 #[cfg(feature = "libfabric")]
 fn asked(hints: &Hints) -> Vec<Found> {
-    static LISTED: OnceLock<Result<Vec<(String, EndpointType)>, String>> = OnceLock::new();
+    static LISTED: OnceLock<Result<Vec<(String, EndpointType)>, OfiError>> = OnceLock::new();
 
     let absent = |provider, why| Found::absent(Transport::Ofi, provider, why);
-    let listed = LISTED.get_or_init(|| {
-        let offers = crate::libfabric::found(&OfiHints::default()).map_err(|e| e.to_string())?;
-        let mut listed = Vec::new();
-        for offer in offers {
-            let entry = (offer.provider, offer.info.endpoint_type);
-            if !listed.contains(&entry) {
-                listed.push(entry);
-            }
-        }
-        Ok(listed)
-    });
+    let listed = LISTED.get_or_init(providers);
     let listed = match listed {
         Ok(listed) if listed.is_empty() => {
             return vec![absent(None, Absence::new("libfabric lists no provider", "fi_info -l"))];
         }
         Ok(listed) => listed,
-        Err(why) => return vec![absent(None, Absence::beyond_remedy(why))],
+        Err(error) => return vec![absent(None, absence(error))],
     };
     let entry = |(provider, kind): &(String, EndpointType)| {
         let device = Some(provider.clone());
@@ -87,7 +90,7 @@ fn asked(hints: &Hints) -> Vec<Found> {
                 absent(device, Absence::new(why, remedy))
             }
             Ok((info, _)) => Found::ready(Transport::Ofi, device, info),
-            Err(e) => absent(device, Absence::beyond_remedy(e.to_string())),
+            Err(error) => absent(device, absence(&error)),
         }
     };
     listed.iter().map(entry).collect()

@@ -19,6 +19,8 @@ use super::error::OfiFailure;
 use super::port::{OfiPort, Row};
 use crate::raw::ofi::{BATCH, Entry, Failure, NOBODY, Seen};
 
+/// The context of what has none: of what the library has injected.
+const NO_SPACE: usize = 0;
 /// Reads of the queue in one poll.
 const READS_MAX: u32 = 8;
 /// Of so many polls one looks for events about connections that are up.
@@ -199,15 +201,15 @@ impl OfiPort<'_> {
     /// An operation has failed, or was taken back.
     #[cold]
     fn failed(&self, failure: &Failure) -> Option<Cqe> {
+        if failure.entry.space == NO_SPACE {
+            // What was injected is told of where it has failed, and nowhere else.
+            self.note(OfiFailure::NONE.wr_id, failure);
+            return None;
+        }
         let operation = self.operation(failure.entry.space)?;
         let taken_back = failure.code == libc::ECANCELED;
         if !taken_back || operation.ends.is_none() {
-            self.count(|c| c.failed = c.failed.wrapping_add(1));
-            if self.failures.is_full() {
-                let _oldest = self.failures.pop();
-            }
-            let kept = self.failures.push(OfiFailure::new(operation.wr_id, failure));
-            debug_assert!(kept.is_ok(), "there is room");
+            self.note(operation.wr_id, failure);
         }
         let ended = |status| Some(Cqe::without_message(operation.wr_id, status));
         match operation.what {
@@ -237,6 +239,16 @@ impl OfiPort<'_> {
                 if let What::Copy { .. } = operation.what { None } else { ended(Status::PeerGone) }
             }
         }
+    }
+
+    /// Counts and keeps what the library said of a failure.
+    fn note(&self, whose: WrId, failure: &Failure) {
+        self.count(|c| c.failed = c.failed.wrapping_add(1));
+        if self.failures.is_full() {
+            let _oldest = self.failures.pop();
+        }
+        let kept = self.failures.push(OfiFailure::new(whose, failure));
+        debug_assert!(kept.is_ok(), "there is room");
     }
 
     /// A peer is lost. Of type MSG the connection is closed; receives that wait for the peer alone end.

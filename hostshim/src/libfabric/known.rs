@@ -10,6 +10,8 @@ use spinwire_dataplane::provider::EndpointType::{self, Dgram, Msg, Rdm};
 use spinwire_dataplane::provider::{Caps, Info};
 use spinwire_ofi_sys as sys;
 
+use super::error::OfiError;
+use super::offer::can_be_closed;
 use super::setup::{Bounds, OfiConfig, sized};
 
 /// The version that this was seen of: 1.17.0, by what its file is called.
@@ -34,9 +36,15 @@ pub(crate) struct Known {
 
 impl Known {
     /// What a port of `config` will be.
-    pub(crate) fn info(&self, config: &OfiConfig) -> Info {
-        let Self { longest, depths, parts, .. } = *self;
-        sized(self.provider, Bounds { longest, depths, parts }, self.caps, config)
+    ///
+    /// # Errors
+    /// [`OfiError::Crashes`].
+    pub(crate) fn info(&self, config: &OfiConfig) -> Result<Info, OfiError> {
+        let Self { provider, longest, depths, parts, .. } = *self;
+        if !can_be_closed(provider) {
+            return Err(OfiError::Crashes { provider: provider.to_owned() });
+        }
+        Ok(sized(provider, Bounds { longest, depths, parts }, self.caps, config))
     }
 }
 
@@ -59,9 +67,10 @@ const fn of(
 pub(crate) const KNOWN: &[Known] = &[
     of("tcp;ofi_rxm", Rdm, RELIABLE, (2048, 2048)),
     of("net", Rdm, RELIABLE, (256, 256)),
-    of("udp;ofi_rxd", Rdm, RELIABLE, (1024, 1024)),
+    of("net;ofi_rxm", Rdm, RELIABLE, (2048, 2048)),
+    Known { parts: 3, ..of("udp;ofi_rxd", Rdm, RELIABLE, (1024, 1024)) },
     of("shm", Rdm, RELIABLE, (1024, 1024)),
-    Known { longest: 1472, ..of("udp", Dgram, PLAIN.with(Caps::SCATTER), (1024, 1024)) },
+    Known { longest: 1472, parts: 3, ..of("udp", Dgram, PLAIN.with(Caps::SCATTER), (1024, 1024)) },
     of("tcp", Msg, DIRECTED.with(Caps::IMMEDIATE), (256, 256)),
     Known { parts: 8, ..of("sockets", Dgram, TAGGED.with(Caps::SCATTER), (256, 256)) },
     Known { parts: 8, ..of("sockets", Rdm, ONE_SIDED.with(Caps::SCATTER), (256, 256)) },

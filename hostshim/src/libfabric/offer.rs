@@ -60,18 +60,30 @@ pub struct OfiOffer {
 /// # Errors
 /// What `fi_getinfo(3)` says; that nothing is offered is an empty list.
 pub fn found(hints: &OfiHints) -> Result<Vec<OfiOffer>, OfiError> {
-    let wanted = Wanted {
+    let closes = |offer: &Offer| can_be_closed(&offer.provider());
+    Ok(listed(hints)?.iter().filter(|offer| closes(offer)).filter_map(describe).collect())
+}
+
+/// The providers that list endpoints, with the types of those, in libfabric's order; those that cannot be closed among them.
+pub(crate) fn providers() -> Result<Vec<(String, EndpointType)>, OfiError> {
+    let mut all = Vec::new();
+    for offer in listed(&OfiHints::default())? {
+        let Some(endpoint_type) = type_of(offer.endpoint().type_) else { continue };
+        let entry = (offer.provider(), endpoint_type);
+        if !all.contains(&entry) {
+            all.push(entry);
+        }
+    }
+    Ok(all)
+}
+
+fn listed(hints: &OfiHints) -> Result<Vec<Offer>, OfiError> {
+    offers(&Wanted {
         endpoint_type: hints.endpoint_type.map_or(sys::FI_EP_UNSPEC, type_number),
         provider: hints.provider.as_deref(),
         node: hints.node.as_deref(),
         ..Wanted::default()
-    };
-    let offers = offers(&wanted)?;
-    Ok(offers
-        .iter()
-        .filter(|offer| can_be_closed(&offer.provider()))
-        .filter_map(describe)
-        .collect())
+    })
 }
 
 /// What is offered; nothing is no error.
@@ -160,6 +172,8 @@ pub(super) struct Faults {
     pub(super) loses_immediate: bool,
     /// A receive with a mask is not compared with the messages that wait.
     pub(super) misses_masks: bool,
+    /// A message that is longer than its receive is cut off, and its completion says neither that nor how long it was.
+    pub(super) cuts_in_silence: bool,
     /// Posted receives cannot be taken back.
     pub(super) keeps_receives: bool,
     /// What it does about memory.
@@ -178,6 +192,8 @@ pub(super) fn faults(provider: &str) -> Faults {
     Faults {
         loses_immediate: provider == "sockets",
         misses_masks: provider == "shm",
+        // Neither `udpx_ep_progress` nor `rxd_match_rx` looks whether there was more.
+        cuts_in_silence: provider == "udp" || provider.ends_with(";ofi_rxd"),
         // `vrb_ep_base_ops` has `fi_no_cancel`.
         keeps_receives: matches!(provider, "udp" | "verbs"),
         memory_guard,
@@ -188,7 +204,7 @@ pub(super) fn faults(provider: &str) -> Faults {
 pub(super) const SHARED_RECEIVES: &str = "FI_OFI_RXM_USE_SRX";
 
 /// Whether an endpoint of that provider can be closed.
-fn can_be_closed(provider: &str) -> bool {
+pub(super) fn can_be_closed(provider: &str) -> bool {
     closes(provider, std::env::var_os(SHARED_RECEIVES).as_deref())
 }
 
@@ -246,9 +262,11 @@ pub(super) fn caps(offer: &Offer, endpoint_type: EndpointType) -> Caps {
 }
 
 /// Ranges that one message is sent from. Into so many it is received, too, but over connections: a receive may wait there for an endpoint, and
-/// with it would have to wait what the caller has back.
+/// with it would have to wait what the caller has back. One is the port's where messages are cut in silence (see `OfiPort::receive`).
 pub(super) fn parts_max(offer: &Offer, endpoint_type: EndpointType) -> u32 {
-    let (out, within) = (offer.transmit().iov_limit, offer.receive().iov_limit);
+    let taken = usize::from(faults(&offer.provider()).cuts_in_silence);
+    let (out, within) =
+        (offer.transmit().iov_limit, offer.receive().iov_limit.saturating_sub(taken));
     let most = if endpoint_type == EndpointType::Msg { out } else { out.min(within) };
     u32::try_from(most.clamp(1, PARTS_MAX)).unwrap_or(1)
 }

@@ -46,7 +46,8 @@ impl OfiPort<'_> {
 
     pub(super) fn receive_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
         let (number, peer) = self.number_of(wr.from)?;
-        let (range, mut ranges, room) = self.ranges(wr.parts, Caps::SCATTER)?;
+        let (range, ranges, room) = self.ranges(wr.parts, Caps::SCATTER)?;
+        let mut ranges = self.with_tail(ranges)?;
         let tag = self.tag_of(wr.select)?;
         if self.receives.get() >= self.info.limits.recv_depth {
             return Err(Retry::RqFull.into());

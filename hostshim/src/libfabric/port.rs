@@ -21,7 +21,9 @@ use super::contexts::{Contexts, Operation, What};
 use super::error::{OfiError, OfiFailure};
 use super::names::{Names, OfiAddress};
 use super::offer::{Guard, OfiModes};
-use crate::raw::ofi::{Active, Bound, Copies, Descriptor, Domain, NOBODY, Offer, Passive, Region};
+use crate::raw::ofi::{
+    Active, Bound, Copies, Descriptor, Domain, NOBODY, Offer, Passive, Ranges, Region,
+};
 
 /// What a port has counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -130,6 +132,8 @@ pub struct OfiPort<'m> {
     pub(super) patience: Nanos,
     /// What the provider does about ranges, rights and keys.
     pub(super) memory_guard: Guard,
+    /// A byte behind each receive, where the provider cuts off in silence what is too long: what reaches it was longer. Nobody reads it.
+    pub(super) tail: Option<Sge>,
     /// The provider does not find messages that wait by masked tags.
     pub(super) misses_masks: bool,
 }
@@ -295,14 +299,28 @@ impl OfiPort<'_> {
         let from = operation.peer.and_then(|peer| self.peers.find(peer).ok());
         let number = from.map_or(NOBODY, |row| row.number.get());
         let descriptor = self.descriptor_of(&operation.range)?;
-        let posted = self.with_active(|active| {
-            active.receive((number, tag), (&operation.range, descriptor), space)
-        });
+        let posted = if self.tail.is_some() {
+            let mut both = self.with_tail(Ranges::from_iter([(operation.range, descriptor)]))?;
+            self.with_active(|active| active.receive_parts((number, tag), &mut both, space))
+        } else {
+            self.with_active(|active| {
+                active.receive((number, tag), (&operation.range, descriptor), space)
+            })
+        };
         match posted {
             Some(Ok(())) => Ok(true),
             Some(Err(code)) => Err(self.refused(code, Retry::RqFull)),
             None => Ok(false),
         }
+    }
+
+    /// The ranges of a receive, and behind them the byte by which the port sees that there was more.
+    pub(super) fn with_tail(&self, mut ranges: Ranges) -> Result<Ranges, Misuse> {
+        if let Some(tail) = self.tail {
+            let pushed = ranges.push((tail, self.descriptor_of(&tail)?));
+            debug_assert!(pushed.is_ok(), "one place is kept for it: `parts_max`");
+        }
+        Ok(ranges)
     }
 
     pub(super) fn is_lost(&self) -> Result<(), PostError> {

@@ -139,7 +139,9 @@ impl<'m> OfiPort<'m> {
         let faults = offer::faults(&offer.provider());
         let mut info = info(&offer, config);
         let copies_max = config.copies_max.max(1);
-        let copies = Copies::new(copies_max, info.limits.message_bytes_max);
+        let taken = u32::from(faults.cuts_in_silence);
+        let copies = Copies::new(copies_max.saturating_add(taken), info.limits.message_bytes_max);
+        let tail = if faults.cuts_in_silence { copies.take(&[0]) } else { None };
         let operations =
             wide(info.limits.send_depth) + wide(info.limits.recv_depth) + wide(copies_max);
         let fabric = Fabric::open(&offer)?;
@@ -188,6 +190,7 @@ impl<'m> OfiPort<'m> {
             turned: Cell::new(Instant::ORIGIN),
             patience: config.patience,
             memory_guard: faults.memory_guard,
+            tail: tail.map(|(_never_given_back, range)| range),
             misses_masks: faults.misses_masks && !config.accept_faults,
             offer,
             bound,

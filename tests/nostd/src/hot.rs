@@ -122,6 +122,16 @@ pub extern "C" fn probe_chain_cqe(
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn probe_chain_take_whole(
+    chains: &ChainTable<'_>,
+    user_data: u64,
+    res: i32,
+    flags: u32,
+) -> Option<(u32, u64)> {
+    chains.take_whole(user_data, res, flags)
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn probe_chain_take(
     chains: &ChainTable<'_>,
     id: ChainId,

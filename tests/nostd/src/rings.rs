@@ -71,6 +71,15 @@ pub extern "C" fn probe_streams_send<'m>(
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn probe_streams_send_unsignaled<'m>(
+    streams: &Service<'m>,
+    conn: ConnId,
+    loan: Loan<'m>,
+) -> Result<(), Refused<Loan<'m>>> {
+    streams.send_unsignaled(conn, loan)
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn probe_streams_open(
     streams: &Service<'_>,
     fd: i32,

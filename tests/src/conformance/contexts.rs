@@ -181,7 +181,7 @@ pub fn cancelled_receives_take_nothing<R: Rig>(world: &World<'_, R>) {
     world.insist(&[&a], || a.inject(SendTo::peer(to_b), &pattern(1, 100)));
     a.flush();
     b.cancel(second).unwrap();
-    world.until("the message waits", &[&a, &b], || b.peek(RecvFrom::any()).is_some());
+    world.until_it_waits(RecvFrom::any(), &[&a, &b]);
     let third = b.recv(RecvFrom::any(), 3).unwrap();
     b.cancel(third).unwrap();
     world.turns(5, &[&a, &b]);

@@ -219,7 +219,7 @@ pub fn a_short_receive_truncates<R: Rig>(world: &World<'_, R>) {
         }
         world.insist(&[&a, &b], || a.inject(SendTo::peer(to_b), &pattern(5, length)));
         if waits {
-            world.until("it waits", &[&a, &b], || b.peek(RecvFrom::any()).is_some());
+            world.until_it_waits(RecvFrom::any(), &[&a, &b]);
             world.insist(&[&b], post);
         }
         world.until("it is there", &[&a, &b], || b.inbox_len() > 0);

@@ -13,7 +13,7 @@ use heapless::VecView;
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Generation, Name, OpTag, WrId};
 use spinwire_dataplane::provider::{
-    CancelError, Cqe, EndpointType, Event, ExposeWr, Info, KeepsPosted, OneSidedWr, Payload,
+    CancelError, Caps, Cqe, EndpointType, Event, ExposeWr, Info, KeepsPosted, OneSidedWr, Payload,
     Provider, Published, RecvPartsWr, RecvWr, RemoteRegion, Select, SendPartsWr, SendWr, Source,
     Use, Waiting,
 };
@@ -228,6 +228,7 @@ impl Rig for Ofi {
     const MEETS: bool = true;
     const FENCES: bool = false;
     const BOUNDS: bool = false;
+    const LACKS: Caps = Caps::MULTI_RECV.with(Caps::PEEK);
 
     fn lay<'m>(_lines: &'m [Line], _bump: &Bump<'m>, _sizes: &Sizes) -> OfiGround<'m> {
         OfiGround::default()

@@ -200,8 +200,7 @@ pub fn one_message_fills_several<R: Rig>(world: &World<'_, R>) {
             let id = if waits { None } else { Some(post()) };
             send(world, (&a, &b, to_b), usize::try_from(tried).unwrap() % ways, &bytes);
             let id = id.unwrap_or_else(|| {
-                let seen = || b.peek(RecvFrom::any().tag(5)).is_some();
-                world.until("it waits", &[&a, &b], seen);
+                world.until_it_waits(RecvFrom::any().tag(5), &[&a, &b]);
                 post()
             });
             let mut got = completion(world, &b, &[&a]);

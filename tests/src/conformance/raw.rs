@@ -236,7 +236,12 @@ pub fn info_says_what_is_so<R: Rig>(world: &World<'_, R>) {
     assert!(info.caps.has(Caps::MESSAGE));
     let all = Caps::TAGGED.with(Caps::INJECT).with(Caps::IMMEDIATE).with(Caps::DIRECTED_RECV);
     let all = all.with(Caps::MULTI_RECV).with(Caps::SOURCE).with(Caps::PEEK).with(Caps::CANCEL);
-    assert!(info.caps.has(all), "the suite checks all of them; a provider without one needs cases");
+    let there = all.without(R::LACKS);
+    assert!(
+        info.caps.has(there),
+        "the suite checks all of them; a provider without one needs cases"
+    );
+    assert_eq!(R::LACKS.without(info.caps), R::LACKS, "what is there after all");
     if info.endpoint_type != EndpointType::Dgram {
         use spinwire_dataplane::provider::{Order, Reliability};
         assert_eq!((info.reliability, info.order), (Reliability::Reliable, Order::PerPeer));

@@ -9,7 +9,7 @@ use spinwire_dataplane::provider::fault::{Fault, FaultConfig};
 use spinwire_dataplane::provider::loopback::{Hub, HubConfig, Port, PortConfig};
 use spinwire_dataplane::provider::shm::{ShmConfig, ShmPort};
 use spinwire_dataplane::provider::trace::Trace;
-use spinwire_dataplane::provider::{EndpointType, Provider};
+use spinwire_dataplane::provider::{Caps, EndpointType, Provider};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::raw::place::Bump;
@@ -123,6 +123,8 @@ pub trait Rig: Sized + 'static {
     const BOUNDS: bool = true;
     /// Whether a write has to complete before a message that is to be seen after it may be posted.
     const WRITES_COMPLETE_FIRST: bool = false;
+    /// What its ports do not have of that which the suite wants of all.
+    const LACKS: Caps = Caps::NONE;
     /// Floods are so many times shorter, and what comes round again comes round less often. For devices that the kernel of an emulated machine plays.
     const SHORTENED: u32 = 1;
     /// No message is longer; a power of two. For ports whose packets hold no more.

@@ -13,7 +13,7 @@ pub fn waits_for_a_receive<R: Rig>(world: &World<'_, R>) {
     for length in [0, 1, 48, 49, 255, 256] {
         let bytes = pattern(2, length);
         world.insist(&[&a, &b], || a.inject(SendTo::peer(to_b).immediate(4), &bytes));
-        world.until("it waits", &[&a, &b], || b.peek(RecvFrom::any()).is_some());
+        world.until_it_waits(RecvFrom::any(), &[&a, &b]);
         b.recv(RecvFrom::any(), 1).unwrap();
         world.until("it is there", &[&a, &b], || b.inbox_len() > 0);
         let got = b.take().unwrap();

@@ -5,8 +5,8 @@ use core::mem::MaybeUninit;
 
 use spinwire_dataplane::error::{PostError, Retry};
 use spinwire_dataplane::id::{Addr, Name};
-use spinwire_dataplane::msg::{Endpoint, EndpointConfig};
-use spinwire_dataplane::provider::{EndpointType, Event};
+use spinwire_dataplane::msg::{Endpoint, EndpointConfig, RecvFrom};
+use spinwire_dataplane::provider::{Caps, EndpointType, Event};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::raw::place::Bump;
@@ -17,6 +17,8 @@ use super::rig::{Rig, Sizes};
 
 /// After so many turns without result a case has failed.
 pub const TURNS_MAX: u32 = 4000;
+/// After so many turns a message waits that nobody can look for.
+const UNSEEN_TURNS: u32 = 100;
 /// Bytes of the pool that all nodes of a world lend from, at least; in as many buffers as that makes, but not more than 4096.
 const POOL_BYTES: usize = 4 << 20;
 /// Bytes of the arena. Only what is placed is ever touched.
@@ -207,6 +209,16 @@ impl<'m, R: Rig> World<'m, R> {
             self.turn(nodes);
         }
         panic!("after {TURNS_MAX} turns: not {what} ({})", self.endpoint_type);
+    }
+
+    /// Turns the nodes until a message of that kind waits at the last of them; where there is no look at waiting messages, so long that it does.
+    pub fn until_it_waits(&self, from: RecvFrom, nodes: &[&Node<'m, R>]) {
+        let Some(at) = nodes.last() else { return };
+        if at.info().caps.has(Caps::PEEK) {
+            self.until("it waits", nodes, || at.peek(from).is_some());
+        } else {
+            self.turns(UNSEEN_TURNS, nodes);
+        }
     }
 
     /// Does something until it is not refused with `Retry`, turning the nodes meanwhile.

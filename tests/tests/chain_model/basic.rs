@@ -41,6 +41,60 @@ fn a_chain_of_one() {
     });
 }
 
+/// A whole send is taken in one step; whatever else a CQE may say of it is not, and is then taken in as ever.
+#[test]
+fn a_send_that_went_whole_is_taken_in_one_step() {
+    with_table(2, 4, |table| {
+        let name = |id: ChainId| id.user_data(0).unwrap().as_raw();
+        let id = sends(table, 1);
+        for (res, flags) in [(99, 0), (101, 0), (-EPIPE, 0), (100, F_MORE), (100, F_NOTIF)] {
+            assert_eq!(table.take_whole(name(id), res, flags), None, "{res} {flags}");
+        }
+        assert_eq!(table.take_whole(name(id) | 1, 100, 0), None, "another entry");
+        assert_eq!(table.take_whole(name(id) & !(0xff << 56), 100, 0), None, "another kind");
+        assert_eq!(table.outstanding(id).unwrap().operations.len(), 1, "and nothing has changed");
+        assert_eq!(table.take_whole(name(id), 100, 0), Some((id.slot(), 7)));
+        assert_eq!((table.len(), table.counts().completed), (0, 1));
+        assert_eq!(table.take_whole(name(id), 100, 0), None, "it has ended");
+        assert_eq!(table.on_cqe(name(id), 100, 0), Err(ChainFault::Stale));
+        let [first, second] = [sends(table, 1), sends(table, 1)];
+        assert_ne!(first.slot(), second.slot());
+        assert!(table.is_full(), "each slot is there once");
+        table.cancel(first).unwrap();
+        assert_eq!(table.take_whole(name(first), 100, 0), None, "who cancelled it hears of it");
+        feed(table, (first, 0), 100, 0);
+        assert!(table.take(first).unwrap().was_cancelled);
+        let two = sends(table, 2);
+        assert_eq!(table.take_whole(name(two), 100, 0), None, "of two");
+        let record = table.start(1, &[Entry::plain(0)]);
+        assert_eq!(record, Err(ChainError::Full));
+        assert_eq!(table.take_whole(name(second), 100, 0), Some((second.slot(), 7)));
+        let record = table.start(1, &[Entry::plain(0)]).unwrap();
+        assert_eq!(table.take_whole(name(record), 0, 0), None, "of no bytes");
+    });
+}
+
+/// Slots that were named and such that were not, in turns: none is handed out twice, and none is lost.
+#[test]
+fn a_slot_that_was_named_is_not_handed_out_to_another() {
+    with_table(4, 1, |table| {
+        let one = [Entry::bytes(1, 0)];
+        for round in 0..8_u32 {
+            let named = table.start_at(round % 4, 0, &one).unwrap();
+            let mut ids = vec![named];
+            ids.extend((0..3).map(|_| table.start(0, &one).unwrap()));
+            assert_eq!(table.start(0, &one), Err(ChainError::Full));
+            let mut slots: Vec<u32> = ids.iter().map(|id| id.slot()).collect();
+            slots.sort_unstable();
+            assert_eq!(slots, [0, 1, 2, 3]);
+            for id in ids.iter().cycle().skip(round as usize).take(4) {
+                table.abandon(*id, |_, _| ()).unwrap();
+            }
+            assert!(table.is_empty());
+        }
+    });
+}
+
 #[test]
 fn a_chain_of_three_is_complete_with_its_last() {
     with_table(16, 4, |table| {

@@ -134,6 +134,12 @@ impl Chain {
         }
     }
 
+    /// Whether it is one send, which has moved all its bytes, and nobody has wanted it to end.
+    pub(crate) fn is_whole_send(&self) -> bool {
+        let [only] = self.records.as_slice() else { return false };
+        !self.was_cancelled && only.entry.wanted().is_some() && only.why().is_none()
+    }
+
     pub(crate) fn cancel(&mut self) {
         self.was_cancelled |= !self.operations().is_empty();
     }

@@ -4,7 +4,8 @@ use spinwire_dataplane::chain::{
     ChainError, ChainEvent, ChainFault, ChainId, ChainTable, Entry, Progress,
 };
 
-use crate::oracle::Oracle;
+use crate::oracle::{Chain, Oracle};
+use crate::{F_MORE, F_NOTIF};
 
 pub(crate) struct World<'t, 'm> {
     pub(crate) table: &'t ChainTable<'m>,
@@ -79,6 +80,12 @@ impl<'t, 'm> World<'t, 'm> {
         flags: u32,
     ) -> Result<Progress, ChainFault> {
         let expected = self.oracle.on_cqe(user_data, res, flags);
+        let is_plain = expected.is_ok() && flags & (F_MORE | F_NOTIF) == 0;
+        let chain = ChainId::of(user_data).and_then(|(id, _)| self.oracle.live.get(&id.slot()));
+        if !(is_plain && chain.is_some_and(Chain::is_whole_send)) {
+            // The short way does not take it, and leaves everything as it was.
+            assert_eq!(self.table.take_whole(user_data, res, flags), None);
+        }
         let got = self.table.on_cqe(user_data, res, flags);
         assert_eq!(got, expected, "user_data {user_data:#x} res {res} flags {flags}");
         if let Ok(Progress { event: ChainEvent::Complete { .. }, .. }) = got {

@@ -20,6 +20,12 @@ use super::pair::{config, named, on_ground};
 const NODE: &str = "10.77.0.1";
 const RELIABLE: OfiChoice = OfiChoice::new("verbs;ofi_rxm", Rdm).at(NODE);
 const CONNECTED: OfiChoice = OfiChoice::new("verbs", Msg).at(NODE);
+/// The same layer over a provider that needs no device.
+const LAYERED: OfiChoice = OfiChoice::new("net;ofi_rxm", Rdm);
+/// By one receive context for all connections it does not crash.
+const SHARED: &str = "FI_OFI_RXM_USE_SRX";
+/// Which provider a child opens.
+const OPENED: &str = "SPINWIRE_OFI_OPENS";
 /// Which cases a child runs: those with this text in their names.
 const ROLE: &str = "SPINWIRE_OFI_DEVICES";
 
@@ -72,20 +78,61 @@ fn child() {
     println!("all is well");
 }
 
-/// An endpoint that crashes when it is closed is not opened, whatever faults are accepted.
+/// An endpoint that crashes when it is closed is not opened, whatever faults are accepted; where the environment says what mends it, it is.
 #[test]
 fn what_crashes_when_it_is_closed_is_refused() {
-    is_refused(&OfiChoice::new("net;ofi_rxm", Rdm));
+    is_refused(&LAYERED);
+    is_opened(&LAYERED);
+}
+
+/// What the environment says is read once: a process for each answer.
+fn in_a_process(choice: &OfiChoice, shared: Option<&str>) -> String {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "devices::opens", "--nocapture"]).env_remove(SHARED);
+    child.env(OPENED, choice.provider).env("FI_UNIVERSE_SIZE", "16");
+    shared.into_iter().for_each(|value| {
+        child.env(SHARED, value);
+    });
+    let ran = child.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success(), "{out}{err}");
+    out.into_owned()
 }
 
 fn is_refused(choice: &OfiChoice) {
-    let hints = OfiHints { provider: Some(choice.provider.into()), ..OfiHints::default() };
-    assert_eq!(found(&hints).map(|offers| offers.len()), Ok(0), "{choice:?}");
+    for shared in [None, Some("0")] {
+        let out = in_a_process(choice, shared);
+        assert!(out.contains("refused, of 0 offers"), "{choice:?}, {shared:?}: {out}");
+    }
+}
+
+fn is_opened(choice: &OfiChoice) {
+    let out = in_a_process(choice, Some("1"));
+    assert!(out.contains("opened, of ") && !out.contains("of 0 "), "{choice:?}: {out}");
+}
+
+/// Opens one in this process, or is refused for the one reason. Does nothing where it is run as a test.
+#[test]
+fn opens() {
+    let Ok(provider) = std::env::var(OPENED) else { return };
+    let both = [LAYERED, RELIABLE];
+    let choice = both.iter().find(|choice| choice.provider == provider).unwrap();
+    let hints = OfiHints { provider: Some(provider.clone()), ..OfiHints::default() };
+    let offers = found(&hints).unwrap().len();
     on_ground(|ground| {
         let config = OfiConfig { accept_faults: true, ..config(choice) };
-        let refused = OfiPort::open(ground.bump, ground.names, &named("a"), &config).unwrap_err();
-        assert_eq!(refused, OfiError::Crashes { provider: choice.provider.into() });
-        assert!(refused.to_string().ends_with("FI_OFI_RXM_USE_SRX=1 in the environment"));
+        let answer = match OfiPort::open(ground.bump, ground.names, &named("a"), &config) {
+            Ok(port) => {
+                assert_eq!(port.provider_name(), provider);
+                "opened"
+            }
+            Err(error) => {
+                assert_eq!(error, OfiError::Crashes { provider: provider.clone() });
+                assert!(error.to_string().ends_with("FI_OFI_RXM_USE_SRX=1 in the environment"));
+                "refused"
+            }
+        };
+        println!("{answer}, of {offers} offers");
     });
 }
 
@@ -103,7 +150,7 @@ fn verbs_of_libfabric() {
         .args(["--exact", "devices::child", "--nocapture"])
         .env(ROLE, "")
         .env("FI_UNIVERSE_SIZE", "16")
-        .env("FI_OFI_RXM_USE_SRX", "1")
+        .env(SHARED, "1")
         .output()
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));

@@ -2,7 +2,8 @@
 
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
-use spinwire_dataplane::provider::{Caps, EndpointType, Order, Reliability};
+use spinwire_dataplane::provider::{Caps, EndpointType, Order, Reliability, Status};
+use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_tests::conformance::OfiChoice;
 
 use super::pair::{config, named, on_ground};
@@ -32,6 +33,18 @@ fn packets_arrive_with_their_senders() {
             let got = ground.next(&b, &[&a, &b]);
             assert_eq!((got.kind, got.source, got.length), (Kind::Received, Some(to_a), length));
             assert_eq!(got.bytes(), Some(&[5; 1472][..length]));
+        }
+        // The library does not say that a packet was longer than its receive: the port's own byte behind it does.
+        let short = LoanPool::place(ground.bump, 1, 64).unwrap();
+        for (length, status) in
+            [(64, Status::Success), (65, Status::Truncated), (1472, Status::Truncated)]
+        {
+            b.post_recv(RecvFrom::any(), short.lend().unwrap(), 2).unwrap();
+            ground.until("it is taken", &[&a, &b], || {
+                a.inject(SendTo::peer(to_b), &[6; 1472][..length]).is_ok()
+            });
+            let got = ground.next(&b, &[&a, &b]);
+            assert_eq!((got.status, got.bytes()), (status, Some(&[6; 64][..])), "{length}");
         }
         // One that b has not entered into its table.
         let c = ground.end("c", &config(&PACKETS));

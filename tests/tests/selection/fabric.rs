@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
 use spinwire_dataplane::provider::{EndpointType, Event};
@@ -116,4 +117,41 @@ fn what_is_known_beforehand_is_what_the_library_says() {
         assert_eq!(told(&everything), told(&by_name));
         assert!(told(&by_name).len() >= 8);
     }
+}
+
+/// Says to a child that it is one, and what is in its environment beside that.
+const CHILD: &str = "SPINWIRE_OFI_SHARED_RECEIVES";
+const REMEDY: &str = "set FI_OFI_RXM_USE_SRX=1 in the environment";
+
+/// What is found and not offered is listed with the remedy, and offered where that was taken. The library reads its environment once: a process for each.
+#[test]
+fn what_crashes_is_listed_with_its_remedy_and_offered_where_that_was_taken() {
+    for (value, asked) in [(None, false), (None, true), (Some("0"), true), (Some("1"), true)] {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "fabric::lists_what_crashes", "--nocapture"]);
+        child.env_remove("FI_OFI_RXM_USE_SRX").env(CHILD, if asked { "asked" } else { "known" });
+        value.into_iter().for_each(|value| {
+            child.env("FI_OFI_RXM_USE_SRX", value);
+        });
+        let ran = child.output().unwrap();
+        let out = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success(), "{value:?}: {out}{}", String::from_utf8_lossy(&ran.stderr));
+        let offered = value == Some("1");
+        assert!(out.contains(&format!("net;ofi_rxm is offered: {offered}")), "{value:?}: {out}");
+    }
+}
+
+/// The child. Does nothing where it is run as a test.
+#[test]
+fn lists_what_crashes() {
+    let Ok(how) = std::env::var(CHILD) else { return };
+    let asked: &[Transport] = if how == "asked" { &[Transport::Ofi] } else { &[] };
+    let all = discover(&Hints { transports: asked.to_vec(), ..Hints::default() });
+    let layered = all.iter().filter(|found| found.device.as_deref() == Some("net;ofi_rxm"));
+    let [found] = layered.collect::<Vec<_>>()[..] else { panic!("not listed once: {all:?}") };
+    if let Err(absence) = &found.offer {
+        assert!(absence.why.contains("crashes when it is closed"), "{absence}");
+        assert_eq!(absence.remedy.as_deref(), Some(REMEDY));
+    }
+    println!("net;ofi_rxm is offered: {}", found.offer.is_ok());
 }

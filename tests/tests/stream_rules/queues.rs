@@ -1,6 +1,6 @@
 //! Queues and rings that are small, full, or come round.
 
-use spinwire_dataplane::error::{Misuse, PostError, Retry};
+use spinwire_dataplane::error::{Fatal, Misuse, PostError, Retry};
 use spinwire_dataplane::poll::{Budget, Outcome, Poll};
 use spinwire_dataplane::stream::{CloseReason, StreamConfig, StreamEvent};
 use spinwire_dataplane::time::Instant;
@@ -82,6 +82,40 @@ fn what_can_never_wait_is_refused_for_good() {
         let events = rig.events();
         assert!(matches!(events.as_slice(), [StreamEvent::Writable(_)]), "{events:?}");
         assert_eq!(write(100), Ok(()));
+    });
+}
+
+/// A loan of which nobody hears is free again with the last word of the kernel about it, whatever that is, and not before.
+#[test]
+fn an_unsignaled_loan_goes_back_to_its_pool_when_the_kernel_has_done_with_it() {
+    for (opcode, least) in [(op::SEND, 0), (op::SEND_ZC, 1)] {
+        for (res, announced) in [(1, false), (1, true), (-32, false), (-104, true)] {
+            let config = StreamConfig { send_buffers: (1, 64), zero_copy_min: least, ..config() };
+            with(&config, FakeConfig::default(), |rig| {
+                let (conn, _receive) = rig.connection();
+                let mut loan = rig.streams.lend().unwrap();
+                loan.fill(b"a").unwrap();
+                rig.streams.send_unsignaled(conn, loan).unwrap();
+                let entry = rig.submitted_one(opcode);
+                assert!(rig.events().is_empty() && rig.streams.lend().is_none());
+                rig.complete(&entry, res, if announced { cqe::MORE } else { 0 });
+                assert!(rig.events().is_empty());
+                assert_eq!(rig.streams.lend().is_none(), announced, "{opcode} {res}");
+                if announced {
+                    rig.complete(&entry, 0, cqe::NOTIF);
+                    assert!(rig.events().is_empty());
+                    assert!(rig.streams.lend().is_some());
+                }
+            });
+        }
+    }
+    with(&config(), FakeConfig::default(), |rig| {
+        let (conn, _receive) = rig.connection();
+        let mut loan = rig.streams.lend().unwrap();
+        loan.fill(b"a").unwrap();
+        rig.streams.abort(conn).unwrap();
+        let refused = rig.streams.send_unsignaled(conn, loan).unwrap_err();
+        assert_eq!((refused.error, &*refused.item), (PostError::Fatal(Fatal::PeerGone), &b"a"[..]));
     });
 }
 

@@ -90,6 +90,8 @@ fn visit(hub: &Station<'_>, rng: &mut Rng, number: usize) {
 fn load(hub: &Station<'_>) -> (usize, u32, usize, u32, u32) {
     let streams = hub.port().streams();
     (0..4).for_each(|_| hub.turn());
+    // Up to an eighth of them is not given again before there is something to do.
+    streams.buffers().refill();
     let mut free = Vec::new();
     while let Some(loan) = streams.lend() {
         free.push(loan);

@@ -3,7 +3,7 @@
 //! ```text
 //!   Received(buffer) --> conversation: buffers that wait --> feed --> a lent buffer, filled with replies --> send
 //!                                      ^                                                            |
-//!                                      '---- Sent: there is room again <----------------------------'
+//!                                      '---- Sent: there is room again <--- where it was too much --'
 //! ```
 
 use core::convert::Infallible;
@@ -169,7 +169,8 @@ fn attend<'m, E: Enter>(
     let Some(conn) = conversation.conn else { return true };
     while let Some((bytes, at)) = conversation.waiting.front_mut() {
         // Stale where it has been closed meanwhile.
-        if streams.queued(conn).map_or(true, |queued| queued > UNSENT_MAX) {
+        let unsent = streams.queued(conn).unwrap_or(u64::MAX);
+        if unsent > UNSENT_MAX {
             return true;
         }
         let Some(mut room) = streams.lend() else { return false };
@@ -181,8 +182,16 @@ fn attend<'m, E: Enter>(
         if *at >= bytes.len() {
             conversation.waiting.pop_front();
         }
-        let sent =
-            room.set_len(length).is_ok() && (length == 0 || streams.send(conn, room, 0).is_ok());
+        // Who has too much with this is attended to again when it is sent.
+        let is_waited_for =
+            unsent.saturating_add(u64::try_from(length).unwrap_or(u64::MAX)) > UNSENT_MAX;
+        let sent = room.set_len(length).is_ok()
+            && (length == 0
+                || if is_waited_for {
+                    streams.send(conn, room, 0).is_ok()
+                } else {
+                    streams.send_unsignaled(conn, room).is_ok()
+                });
         if fed.next == Next::Close || !sent {
             conversation.waiting.clear();
             conversation.has_ended = true;

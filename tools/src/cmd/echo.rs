@@ -226,7 +226,7 @@ fn turn<E: Enter>(
 /// Sends back what has come; closes when the other end does.
 fn answer<'m, E: Enter>(streams: &Streams<'m, E>, event: StreamEvent<'m>) -> Result<(), Failure> {
     match event {
-        StreamEvent::Received { conn, bytes } => match streams.send(conn, bytes, 0) {
+        StreamEvent::Received { conn, bytes } => match streams.send_unsignaled(conn, bytes) {
             // What the other end does not want any more, it does not get.
             Ok(()) | Err(Refused { error: PostError::Fatal(_) | PostError::Misuse(_), .. }) => {}
             Err(Refused { error: PostError::Retry(_), .. }) => streams.abort(conn)?,
