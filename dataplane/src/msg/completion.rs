@@ -147,9 +147,10 @@ impl Completion<'_> {
             Kind::Read => Flags(Flags::RMA.0 | Flags::READ.0),
             Kind::Atomic => Flags(Flags::RMA.0 | Flags::ATOMIC.0),
         };
+        let is_message = matches!(self.kind, Kind::Received | Kind::Parcel);
         what.with_if(Flags::TAGGED, self.tag.is_some())
             .with_if(Flags::IMMEDIATE, self.immediate.is_some())
-            .with_if(Flags::MORE, self.loan.is_none() && self.kind == Kind::Received)
+            .with_if(Flags::MORE, self.loan.is_none() && is_message)
     }
 
     /// The error entry, where the operation did not do what was asked; else `None`.
