@@ -526,7 +526,13 @@ impl<P: Provider> Poll for Endpoint<'_, P> {
                 Sight::Work => self.harvest(now),
             }
         };
-        self.allow(budget.completions);
+        if outcome.is_busy() {
+            self.allow(budget.completions);
+        } else {
+            // There is nothing, neither by a batch nor straight.
+            self.direct_until.set(0);
+            self.direct_then.set(0);
+        }
         self.flush();
         match outcome {
             Outcome::Busy => add(&self.totals.turns_busy, 1),
