@@ -139,7 +139,7 @@ impl core::error::Error for Failure {}
 impl Completion<'_> {
     /// What the operation was.
     #[must_use]
-    pub fn flags(&self) -> Flags {
+    pub const fn flags(&self) -> Flags {
         let what = match self.kind {
             Kind::Sent => Flags::SEND,
             Kind::Received | Kind::Parcel | Kind::RecvEnded => Flags::RECV,

@@ -48,7 +48,7 @@ impl Row<'_> {
     }
 
     /// Whether its loan is there, and nobody can be looking at a part of it.
-    pub(super) fn is_unread(&self) -> bool {
+    pub(super) const fn is_unread(&self) -> bool {
         self.whole().is_some() && self.reported.get() == 0
     }
 }

@@ -86,7 +86,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     }
 
     /// How many more completions the budget of this turn allows straight from the provider, now or when nobody reads any more.
-    fn left_directly(&self) -> u32 {
+    const fn left_directly(&self) -> u32 {
         let until = self.direct_until.get();
         let now = low(until.saturating_sub(self.totals.messages_received.get()));
         now.saturating_add(self.direct_then.get())
