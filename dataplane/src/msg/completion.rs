@@ -139,7 +139,7 @@ impl core::error::Error for Failure {}
 impl Completion<'_> {
     /// What the operation was.
     #[must_use]
-    pub fn flags(&self) -> Flags {
+    pub const fn flags(&self) -> Flags {
         let what = match self.kind {
             Kind::Sent => Flags::SEND,
             Kind::Received | Kind::Parcel | Kind::RecvEnded => Flags::RECV,
@@ -147,9 +147,10 @@ impl Completion<'_> {
             Kind::Read => Flags(Flags::RMA.0 | Flags::READ.0),
             Kind::Atomic => Flags(Flags::RMA.0 | Flags::ATOMIC.0),
         };
+        let is_message = matches!(self.kind, Kind::Received | Kind::Parcel);
         what.with_if(Flags::TAGGED, self.tag.is_some())
             .with_if(Flags::IMMEDIATE, self.immediate.is_some())
-            .with_if(Flags::MORE, self.loan.is_none() && self.kind == Kind::Received)
+            .with_if(Flags::MORE, self.loan.is_none() && is_message)
     }
 
     /// The error entry, where the operation did not do what was asked; else `None`.

@@ -18,6 +18,7 @@ mod parcels;
 mod parts;
 mod post;
 mod posted;
+mod reading;
 
 use core::cell::Cell;
 use core::fmt;
@@ -27,23 +28,24 @@ use heapless::VecView;
 
 pub use self::one_sided::Exposed;
 use self::one_sided::filled_without_message;
-use self::parcels::Arrived;
 use self::parts::Further;
 pub use self::parts::{PARTS_MAX, Parts};
 use self::posted::Table;
-use super::parcel::Desk;
+use self::reading::{Apart, Unfinished};
+use super::parcel::{Desk, Parcel};
 use super::totals::{Count, Counted, Tally, Totals, add};
 use super::{Completion, Kind, RecvFrom};
 use crate::error::{Misuse, PostError};
 use crate::id::{Addr, Name, OpTag, WrId};
 use crate::poll::{Armed, Budget, Outcome, Poll, WakeSource};
 use crate::provider::{Buffer, Caps, Cqe, Event, Info, Provider, Sight, Status, Waiting};
-use crate::raw::loan::{Loan, Posted};
+
+use crate::raw::loan::Loan;
 use crate::raw::place::{Bump, Exhausted};
 use crate::sync::AtomicU64;
 use crate::table::{Ring, Slab};
 use crate::time::Instant;
-use spinwire_layouts::word::{to_usize, widen};
+use spinwire_layouts::word::{from_usize, low, to_usize, widen};
 
 /// Completions taken from the provider at once.
 pub const BATCH_MAX: usize = 64;
@@ -97,12 +99,19 @@ pub struct Endpoint<'m, P> {
     posted: Table<'m>,
     /// Completions of the last harvest; out of the cell only while the provider fills it.
     batch: Cell<Option<&'m mut VecView<Cqe>>>,
-    /// How many completions the budget of the last turn still allows.
-    allowance: Cell<u32>,
     /// How many there are.
     harvested: Cell<usize>,
     /// How many of them the caller has had.
     taken: Cell<usize>,
+    /// Up to where he may have them in this turn.
+    batch_end: Cell<usize>,
+    /// How many messages will have been received when the budget of this turn allows no more straight from the provider. None are now, while the
+    /// caller has not had those of the batch, or somebody reads.
+    direct_until: Cell<u64>,
+    /// How many it will allow then.
+    direct_then: Cell<u32>,
+    /// Who looks at parts of posted buffers now, further up the stack.
+    readers: Cell<u32>,
     stale: Ring<'m, WrId>,
     /// The buffers but the first of messages of several parts.
     further: Held<'m, Further<'m>>,
@@ -147,9 +156,12 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             lingers: P::lingers,
             posted: Table::place(bump, contexts)?,
             batch: Cell::new(Some(batch)),
-            allowance: Cell::new(0),
             harvested: Cell::new(0),
             taken: Cell::new(0),
+            batch_end: Cell::new(0),
+            direct_until: Cell::new(0),
+            direct_then: Cell::new(0),
+            readers: Cell::new(0),
             stale: Ring::place(bump, STALE_KEPT, WrId::from_raw(0))?,
             further: Held(Slab::place(bump, further)?),
             desk: Desk::place(bump, senders)?,
@@ -206,6 +218,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         let Some(batch) = self.batch.take() else { return Outcome::Idle };
         batch.clear();
         self.taken.set(0);
+        self.batch_end.set(0);
         self.provider.poll_cq(now, batch);
         self.harvested.set(batch.len());
         self.batch.set(Some(batch));
@@ -229,118 +242,148 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// its budget allows.
     #[inline(always)]
     pub fn poll(&self) -> Option<Completion<'m>> {
-        if self.allowance.get() == 0 {
-            return None;
-        }
-        loop {
-            let is_batched = self.taken.get() < self.harvested.get();
-            let cqe = if is_batched { self.front()? } else { self.provider.take_ready()? };
-            if cqe.status == Status::Parcel {
-                // Copies on the way in and out, so that neither completion need lie in memory for the other messages.
-                let plain = Cqe { status: Status::Success, ..cqe };
-                let Arrived { context, loan, parcel } = self.take_parcel(&plain, is_batched)?;
-                return Some(Completion {
-                    id: cqe.wr_id,
-                    context,
-                    kind: Kind::Parcel,
-                    status: Status::Success,
-                    length: 0,
-                    offset: 0,
-                    count: 1,
-                    tag: cqe.tag,
-                    immediate: cqe.immediate,
-                    source: cqe.source,
-                    loan,
-                    parcel,
-                });
-            }
-            match self.conclude(&cqe) {
-                Ok(completion) => {
-                    self.allowance.set(self.allowance.get().wrapping_sub(1));
-                    return Some(completion);
+        // Each way to its own end, so that what is known of a completion on the one is not asked again, and what only the other needs is not
+        // kept.
+        while !self.may_go_direct() {
+            if self.taken.get() >= self.batch_end.get() {
+                if self.readers.get() > 0 {
+                    return self.poll_while_reading().map(Apart::whole);
                 }
-                Err(Unfinished::Stale) => self.note_stale(cqe.wr_id),
-                Err(Unfinished::BeingRead) => {
-                    // A copy of its own, for the same reason.
-                    self.keep_for_later(&Cqe { status: cqe.status, ..cqe }, is_batched);
+                if self.direct_then.get() == 0 {
+                    return None;
+                }
+                self.go_direct(self.direct_then.replace(0));
+                break;
+            }
+            // Out of its cell for as long as the first of it is looked at, which nothing of that asks for.
+            let batch = self.batch.take()?;
+            let first = batch.get(self.taken.replace(self.taken.get().wrapping_add(1)));
+            let concluded = match first {
+                Some(cqe) if cqe.status == Status::Parcel => {
+                    let cqe = *cqe;
+                    self.batch.set(Some(batch));
+                    return self.poll_parcel(&cqe, true).map(Apart::whole);
+                }
+                Some(cqe) => self.conclude(cqe).map_err(|why| (why, cqe.wr_id)),
+                None => Err((Unfinished::BeingRead, WrId::from_raw(0))),
+            };
+            self.batch.set(Some(batch));
+            match concluded {
+                Ok(completion) => return Some(completion),
+                Err((Unfinished::Stale, wr_id)) => self.note_stale(wr_id, true),
+                Err((Unfinished::BeingRead, _)) => {
+                    self.taken.set(self.taken.get().wrapping_sub(1));
                     return None;
                 }
             }
         }
-    }
-
-    /// Takes the first completion of the batch that the caller has not had.
-    #[inline(always)]
-    fn front(&self) -> Option<Cqe> {
-        let at = self.taken.get();
-        let batch = self.batch.take()?;
-        let cqe = batch.get(at).copied();
-        self.batch.set(Some(batch));
-        self.taken.set(at.wrapping_add(1));
-        cqe
-    }
-
-    /// A completion whose buffer is being read goes back to the front of the batch, which is empty where it was none of it.
-    #[cold]
-    fn keep_for_later(&self, cqe: &Cqe, is_batched: bool) {
-        if is_batched {
-            self.taken.set(self.taken.get().saturating_sub(1));
-        } else if let Some(batch) = self.batch.take() {
-            batch.clear();
-            let kept = batch.push(*cqe);
-            debug_assert!(kept.is_ok(), "an empty batch has room");
-            self.taken.set(0);
-            self.harvested.set(batch.len());
-            self.batch.set(Some(batch));
+        loop {
+            let Some(cqe) = self.provider.take_ready() else {
+                let cqe = self.provider.take_ready_parcel()?;
+                return self.poll_parcel(&cqe, false).map(Apart::whole);
+            };
+            debug_assert_eq!(self.readers.get(), 0, "a reader has taken the budget of this way");
+            match self.conclude_unread(&cqe) {
+                // Counted, which is all that the budget asks for.
+                Ok(completion) => return Some(completion),
+                Err(_stale) => self.note_stale(cqe.wr_id, false),
+            }
         }
+    }
+
+    /// From now on the caller may have so many completions, straight from the provider where nobody reads and none of the batch is left.
+    #[inline(always)]
+    fn allow(&self, completions: u32) {
+        if self.readers.get() == 0 && self.taken.get() >= self.harvested.get() {
+            self.direct_then.set(0);
+            self.go_direct(completions);
+        } else {
+            self.allow_of_batch(completions);
+        }
+    }
+
+    /// So many, from the next one on, are straight from the provider.
+    #[inline(always)]
+    fn go_direct(&self, completions: u32) {
+        let received = self.totals.messages_received.get();
+        self.direct_until.set(received.wrapping_add(widen(completions)));
+    }
+
+    /// Whether the next completion is one straight from the provider.
+    #[inline(always)]
+    const fn may_go_direct(&self) -> bool {
+        self.totals.messages_received.get() < self.direct_until.get()
+    }
+
+    /// [`allow`](Self::allow) where some of the batch are left, which come first, or somebody reads.
+    #[inline]
+    fn allow_of_batch(&self, completions: u32) {
+        let taken = self.taken.get();
+        let left = self.harvested.get().saturating_sub(taken);
+        let of_batch = left.min(to_usize(widen(completions)));
+        self.batch_end.set(taken.wrapping_add(of_batch));
+        self.direct_until.set(0);
+        self.direct_then.set(completions.saturating_sub(low(from_usize(of_batch))));
     }
 
     /// Makes the caller's completion of the provider's. Frees the row where the operation is over.
     #[inline(always)]
     fn conclude(&self, cqe: &Cqe) -> Result<Completion<'m>, Unfinished> {
-        let Some(row) = self.posted.find(cqe.wr_id) else { return Err(Unfinished::Stale) };
-        let posted = match cqe.buffer {
-            Buffer::StillPosted if row.whole().is_none() => return Err(Unfinished::Stale),
-            Buffer::StillPosted => None,
-            Buffer::Returned if row.readers.get() > 0 => return Err(Unfinished::BeingRead),
-            Buffer::Returned => match self.posted.end(row) {
-                Some(posted) => Some(posted),
-                None => return Err(Unfinished::Stale),
-            },
+        if self.readers.get() > 0 && self.may_be_read(cqe) {
+            return Err(Unfinished::BeingRead);
+        }
+        self.conclude_unread(cqe)
+    }
+
+    /// Whether a completion would give back a buffer that somebody may be looking at.
+    #[cold]
+    fn may_be_read(&self, cqe: &Cqe) -> bool {
+        let row = self.posted.find(cqe.wr_id);
+        cqe.buffer == Buffer::Returned && row.is_some_and(|row| row.reported.get() > 0)
+    }
+
+    /// [`conclude`](Self::conclude) where nobody looks at a part of a posted buffer.
+    #[inline(always)]
+    fn conclude_unread(&self, cqe: &Cqe) -> Result<Completion<'m>, Unfinished> {
+        let row = self.posted.find(cqe.wr_id).ok_or(Unfinished::Stale)?;
+        let (kind, loan) = match cqe.buffer {
+            Buffer::Returned => {
+                let posted = self.posted.end(row).ok_or(Unfinished::Stale)?;
+                let (kind, filled) = self.count_ended(cqe);
+                (kind, Some(posted.complete_to(filled)))
+            }
+            Buffer::StillPosted => {
+                row.whole().ok_or(Unfinished::Stale)?;
+                let (kind, filled) = self.count_ended(cqe);
+                if kind == Kind::Received {
+                    row.reported.set(row.reported.get().max(filled.unwrap_or(0)));
+                }
+                (kind, None)
+            }
         };
-        let (kind, loan) = if cqe.source.is_some() {
-            let end = end_of(cqe);
+        Ok(completion_of(cqe, (kind, row.context.get()), (loan, None)))
+    }
+
+    /// Counts a completion of a live operation. Returns what it is about, and how many bytes of its buffer count now; `None` where that stays.
+    #[inline(always)]
+    fn count_ended(&self, cqe: &Cqe) -> (Kind, Option<u32>) {
+        if cqe.source.is_some() {
             if cqe.count == 1 {
                 add(&self.totals.messages_received, 1);
                 add(&self.totals.bytes_received, u64::from(cqe.length));
             } else {
                 self.count_run(cqe.count, cqe.length);
             }
-            let loan = match posted {
-                Some(posted) => Some(posted.complete_to(Some(end))),
-                None => {
-                    row.reported.set(row.reported.get().max(end));
-                    None
-                }
-            };
-            (Kind::Received, loan)
-        } else {
-            self.without_message(cqe, posted)
-        };
-        Ok(Completion {
-            id: cqe.wr_id,
-            context: row.context.get(),
-            kind,
-            status: cqe.status,
-            length: to_usize(widen(cqe.length)),
-            offset: to_usize(widen(cqe.offset)),
-            count: cqe.count,
-            tag: cqe.tag,
-            immediate: cqe.immediate,
-            source: cqe.source,
-            loan,
-            parcel: None,
-        })
+            return (Kind::Received, Some(end_of(cqe)));
+        }
+        if cqe.wr_id.as_raw() >> 56 == SEND_TAG {
+            add(&self.totals.sends_ended, 1);
+            if cqe.status != Status::Success {
+                add(&self.totals.sends_failed, 1);
+            }
+            return (Kind::Sent, None);
+        }
+        (self.kind_without_message(cqe), filled_without_message(cqe))
     }
 
     /// Counts the messages of a run.
@@ -351,25 +394,15 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         add(&self.totals.bytes_received, u64::from(length).wrapping_mul(count));
     }
 
-    /// What a completion without a message is about, and the buffer that has come back. Counts it.
-    #[inline(always)]
-    fn without_message(&self, cqe: &Cqe, ended: Option<Posted<'m>>) -> (Kind, Option<Loan<'m>>) {
-        if cqe.wr_id.as_raw() >> 56 == SEND_TAG {
-            add(&self.totals.sends_ended, 1);
-            if cqe.status != Status::Success {
-                add(&self.totals.sends_failed, 1);
-            }
-            return (Kind::Sent, ended.map(|posted| posted.complete_to(None)));
-        }
-        let filled = filled_without_message(cqe);
-        (self.kind_without_message(cqe), ended.map(|posted| posted.complete_to(filled)))
-    }
-
     #[cold]
-    fn note_stale(&self, wr_id: WrId) {
+    fn note_stale(&self, wr_id: WrId, is_batched: bool) {
         add(&self.totals.stale_ids, 1);
         // Where the ring is full the count has to do.
         let _kept = self.stale.push(wr_id).is_ok();
+        // It was nothing that the caller has had.
+        if is_batched && self.batch_end.get() < self.harvested.get() {
+            self.batch_end.set(self.batch_end.get().wrapping_add(1));
+        }
     }
 
     /// Shows the message of a completion to `look`, wherever it lies: in the loan that came with it, or in the buffer of a
@@ -386,7 +419,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         if u32::try_from(completion.offset.checked_add(extent)?).ok()? > row.reported.get() {
             return None;
         }
-        let _reader = Reader::new(&row.readers);
+        let _reader = self.reader();
         Some(look(sge.completed_part(completion.offset, extent)?))
     }
 
@@ -405,9 +438,9 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         self.posted.find(id).is_some_and(|row| row.whole().is_some())
     }
 
-    /// Operations that are posted.
+    /// Operations that are posted. Takes as long as there can be many: a look at each row of the table.
     #[must_use]
-    pub const fn posted_count(&self) -> u32 {
+    pub fn posted_count(&self) -> u32 {
         self.posted.len()
     }
 
@@ -439,28 +472,26 @@ const fn before_last(cqe: &Cqe) -> u32 {
     cqe.count.wrapping_sub(1).wrapping_mul(stride)
 }
 
-/// Why a provider's completion is not the caller's.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Unfinished {
-    /// It named no live operation.
-    Stale,
-    /// Later: its buffer is being read, or the caller holds as many parcels as there can be.
-    BeingRead,
-}
-
-/// Keeps a buffer from being given back for as long as somebody looks at a part of it.
-struct Reader<'r>(&'r Cell<u32>);
-
-impl<'r> Reader<'r> {
-    fn new(readers: &'r Cell<u32>) -> Self {
-        readers.set(readers.get().saturating_add(1));
-        Self(readers)
-    }
-}
-
-impl Drop for Reader<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+/// The caller's completion of the provider's: with what the endpoint knows of it, and what comes back.
+#[inline(always)]
+fn completion_of<'m>(
+    cqe: &Cqe,
+    (kind, context): (Kind, u64),
+    (loan, parcel): (Option<Loan<'m>>, Option<Parcel<'m>>),
+) -> Completion<'m> {
+    Completion {
+        id: cqe.wr_id,
+        context,
+        kind,
+        status: cqe.status,
+        length: to_usize(widen(cqe.length)),
+        offset: to_usize(widen(cqe.offset)),
+        count: cqe.count,
+        tag: cqe.tag,
+        immediate: cqe.immediate,
+        source: cqe.source,
+        loan,
+        parcel,
     }
 }
 
@@ -486,7 +517,6 @@ impl<P: Provider> Poll for Endpoint<'_, P> {
     /// Looks for completions if the last ones were all taken, and publishes what was posted.
     #[inline(always)]
     fn turn(&self, now: Instant, budget: Budget) -> Outcome {
-        self.allowance.set(budget.completions);
         let outcome = if self.taken.get() < self.harvested.get() {
             Outcome::Busy
         } else {
@@ -496,6 +526,13 @@ impl<P: Provider> Poll for Endpoint<'_, P> {
                 Sight::Work => self.harvest(now),
             }
         };
+        if outcome.is_busy() {
+            self.allow(budget.completions);
+        } else {
+            // There is nothing, neither by a batch nor straight.
+            self.direct_until.set(0);
+            self.direct_then.set(0);
+        }
         self.flush();
         match outcome {
             Outcome::Busy => add(&self.totals.turns_busy, 1),

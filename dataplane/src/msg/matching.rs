@@ -375,9 +375,13 @@ impl<'m> Matcher<'m> {
     }
 
     /// Like [`Matcher::judge`], but changes nothing: where a buffer would have to be given back first, it says `Unasked`. So it does of a receive
-    /// into several ranges, which is not on the way of the others therefore.
+    /// into several ranges, which is not on the way of the others therefore; and while receives wait to be compared with the unexpected queue,
+    /// where older messages may be for them.
     #[inline(always)]
     pub fn judge_only(&self, message: &Incoming) -> Verdict {
+        if self.has_fresh() {
+            return Verdict::Unasked;
+        }
         match self.first_match(message) {
             Some((row, posted)) if posted.has_room(message.length) => match posted.sge.get() {
                 Some(sge) => self.landing((row, posted), message, (sge, sge.length())),

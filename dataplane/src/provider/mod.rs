@@ -359,9 +359,16 @@ pub trait Provider: KeepsPosted {
     }
 
     /// After [`Sight::Ready`]: the completion of the message that was seen, without the detour through a batch. `None` where
-    /// it takes more than that; then [`Provider::poll_cq`] deals with it.
+    /// it takes more than that; then [`Provider::poll_cq`] deals with it. Never a parcel.
     #[inline(always)]
     fn take_ready(&self) -> Option<Cqe> {
+        None
+    }
+
+    /// Where [`Provider::take_ready`] has found nothing: the completion of a parcel that is next. It goes a way of its own, so that on the way of
+    /// messages nobody has to ask what has come. Who does not ask has it by [`Provider::poll_cq`].
+    #[inline(always)]
+    fn take_ready_parcel(&self) -> Option<Cqe> {
         None
     }
 

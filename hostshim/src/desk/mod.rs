@@ -25,6 +25,8 @@
 //! descriptor where the transport has one ([`News`](crate::uring::News): TCP, UDP; from [`Opened::news`](crate::open::Opened::news)). The bell of an endpoint in shared memory is a futex, for
 //! [`HostRester`](crate::idle::HostRester); no descriptor tells of it. A wait of no time looks once.
 //!
+//! *One desk at an endpoint.* A second one, or a loop that polls the endpoint itself, would find what the first waits for, and the first would not.
+//!
 //! Invariants: (1) an operation that was given up is known until its completion has come; (2) a completion goes to one place, once.
 
 mod error;
@@ -377,6 +379,10 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
         let mut held = None;
         loop {
             let is_over = until.is_over((self.now)());
+            if is_over == Some(WaitError::Cancelled) {
+                // What nobody wants any more is not begun.
+                return Err(WaitError::Cancelled);
+            }
             let refusal = match held.take().or_else(|| self.buffers.lend()) {
                 Some(mut loan) => {
                     prepare(&mut loan)?;

@@ -173,6 +173,11 @@ impl Provider for AnyPort<'_> {
     fn take_ready(&self) -> Option<Cqe> {
         of!(self, port => port.take_ready())
     }
+
+    #[inline(always)]
+    fn take_ready_parcel(&self) -> Option<Cqe> {
+        of!(self, port => port.take_ready_parcel())
+    }
     fn poll_event(&self) -> Option<Event> {
         of!(self, port => port.poll_event())
     }

@@ -34,12 +34,16 @@ fn a_receive_that_was_taken_back_takes_nothing() {
 #[test]
 fn a_receive_that_cannot_be_taken_back_brings_a_letter() {
     with_scene(|scene| {
-        let desk = Desk::new(&scene.b, scene.pool, || scene.now());
+        let (token, is_over) = (CancelToken::new(), Cell::new(false));
+        let desk = Desk::new(&scene.b, scene.pool, || scene.now()).resting(|_| {
+            if is_over.get() {
+                token.cancel();
+            }
+        });
         scene.b.provider().keeps_receives.set(true);
-        let token = CancelToken::new();
         let mut into = [0xEE; 16];
         assert_eq!(desk.recv(RecvFrom::any(), &mut into, SHORT), Err(WaitError::Timeout));
-        token.cancel();
+        is_over.set(true);
         let wait = Wait::FOREVER.unless(&token);
         assert_eq!(desk.recv(RecvFrom::any().tag(4), &mut into, wait), Err(WaitError::Cancelled));
         assert_eq!((scene.b.posted_count(), desk.counts().given_up), (2, 2));

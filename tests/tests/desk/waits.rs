@@ -265,3 +265,26 @@ fn of_a_buffer_that_goes_on_nothing_is_shown_that_was_not_reported() {
         assert!(scene.b.read(&completion, <[u8]>::to_vec).is_none(), "nothing has come there");
     });
 }
+
+#[test]
+fn what_was_cancelled_before_it_began_is_not_begun() {
+    with_scene(|scene| {
+        let (at_a, at_b) = (
+            Desk::new(&scene.a, scene.pool, || scene.now()),
+            Desk::new(&scene.b, scene.pool, || scene.now()),
+        );
+        let token = CancelToken::new();
+        token.cancel();
+        for wait in [Wait::FOREVER, Wait::ONCE].map(|wait| wait.unless(&token)) {
+            let sent = at_a.send(SendTo::peer(scene.to_b), b"not wanted any more", wait);
+            assert_eq!(sent, Err(WaitError::Cancelled));
+            let mut into = [0; 32];
+            let received = at_b.recv(RecvFrom::any(), &mut into, wait);
+            assert_eq!(received, Err(WaitError::Cancelled));
+        }
+        assert_eq!((scene.a.totals().messages_sent, scene.pool.free_count()), (0, 32));
+        let mut into = [0; 32];
+        assert_eq!(at_b.recv(RecvFrom::any(), &mut into, Wait::ONCE), Err(WaitError::Timeout));
+        assert!(scene.is_at_rest());
+    });
+}

@@ -129,7 +129,8 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// `NotPosted` where nothing of that id is exposed; `Unsupported` where the provider cannot revoke the key: then it stays exposed
     /// as long as the endpoint lives.
     pub fn withdraw(&self, id: WrId) -> Result<Loan<'m>, CancelError> {
-        let row = self.posted.find(id).filter(|_| is_exposed(id)).ok_or(CancelError::NotPosted)?;
+        let row = self.posted.find(id).filter(|row| is_exposed(id) && row.is_unread());
+        let row = row.ok_or(CancelError::NotPosted)?;
         self.provider.withdraw(id)?;
         let posted = self.posted.end(row).ok_or(CancelError::NotPosted)?;
         Ok(posted.complete(None))

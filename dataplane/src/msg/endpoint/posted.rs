@@ -3,30 +3,29 @@
 //! ```text
 //!            word                                            loan
 //!   live     operation 8 | generation 24 | slot 32: the id    there
-//!   vacant           0   | generation 24 | slot 32            none
+//!   vacant   the id that the last operation there had         none
 //! ```
 //!
-//! So one comparison tells whether an id names what is posted here: operation, generation and slot at once. The generation of a row moves on
-//! as it is given up.
+//! So one comparison tells whether an id is that of the newest operation of its row, and the loan whether that goes on. The generation of a row
+//! moves on as the row is taken: what is done as an operation ends is no more than what has to be.
 //!
-//! Invariants: (1) a row is live, or in the list of the vacant once; (2) the word of a live row is the id of its operation, and its loan is
-//! there, except while [`Table::with`] has it; (3) a vacant row has no loan, so that an id without operation, which is nobody's, is told by
-//! that.
+//! Invariants: (1) a row is live, or in the list of the vacant once; (2) the loan of a live row is there, except while [`Table::with`] has it,
+//! and a vacant row has none, whatever its word: nothing is ended twice; (3) no operation has the id of the one that had its row before.
 
 use core::cell::Cell;
 use core::fmt;
 use core::mem::ManuallyDrop;
 
-use crate::id::{Generation, OpTag, WrId};
+use crate::id::{GENERATION_BITS, OpTag, WrId};
 use crate::raw::loan::{Berth, Posted, Sge};
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::wide;
-use spinwire_layouts::word::{from_usize, join, low};
+use spinwire_layouts::word::{from_usize, high, join, low};
 
-/// Generation and slot of an id.
-const BELOW_OPERATION: u64 = !(0xff << 56);
 /// The next generation of the same slot.
 const ONE_GENERATION: u64 = 1 << 32;
+/// The last generation of a slot.
+const LAST_GENERATION: u32 = (1 << GENERATION_BITS) - 1;
 
 /// One operation.
 #[repr(align(64))]
@@ -37,10 +36,8 @@ pub(super) struct Row<'m> {
     loan: Berth<'m>,
     /// What the caller has posted it with.
     pub(super) context: Cell<u64>,
-    /// Bytes from the beginning of the buffer to the end of the last message that was reported in it, while it stays posted.
+    /// Bytes from the beginning of the buffer to the end of the last message that was reported in it, while it stays posted. Else 0.
     pub(super) reported: Cell<u32>,
-    /// Readers that look at a part of the buffer now.
-    pub(super) readers: Cell<u32>,
 }
 
 impl Row<'_> {
@@ -49,6 +46,11 @@ impl Row<'_> {
     pub(super) const fn whole(&self) -> Option<Sge> {
         self.loan.whole()
     }
+
+    /// Whether its loan is there, and nobody can be looking at a part of it.
+    pub(super) const fn is_unread(&self) -> bool {
+        self.whole().is_some() && self.reported.get() == 0
+    }
 }
 
 /// All operations that are posted.
@@ -56,12 +58,11 @@ pub(super) struct Table<'m> {
     rows: &'m [Row<'m>],
     /// The first vacant row. It was given up last, so that its line is in the cache.
     vacant: Cell<Option<&'m Row<'m>>>,
-    live: Cell<u32>,
 }
 
 impl fmt::Debug for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("live", &self.live).finish_non_exhaustive()
+        f.debug_struct("Table").field("live", &self.len()).finish_non_exhaustive()
     }
 }
 
@@ -77,24 +78,23 @@ impl<'m> Table<'m> {
     /// A table of `capacity` operations, placed in `bump`.
     pub(super) fn place(bump: &Bump<'m>, capacity: u32) -> Result<Self, Exhausted> {
         let rows: &'m [Row<'m>] = bump.slice_with(wide(capacity), |slot| Row {
-            word: Cell::new(join(low(from_usize(slot)), Generation::FIRST.as_raw())),
+            word: Cell::new(join(low(from_usize(slot)), 0)),
             next: Cell::new(None),
             loan: Berth::vacant(),
             context: Cell::new(0),
             reported: Cell::new(0),
-            readers: Cell::new(0),
         })?;
         for (row, next) in rows.iter().zip(rows.iter().skip(1)) {
             row.next.set(Some(next));
         }
-        Ok(Self { rows, vacant: Cell::new(rows.first()), live: Cell::new(0) })
+        Ok(Self { rows, vacant: Cell::new(rows.first()) })
     }
 
     /// The row that the next operation takes; `None` where all are live.
     #[inline(always)]
     pub(super) fn next_place(&self, op: OpTag) -> Option<Place<'m>> {
         let row = self.vacant.get()?;
-        Some(Place { row, id: WrId::from_raw(row.word.get() | op.as_raw() << 56) })
+        Some(Place { row, id: WrId::from_raw(id_after(row.word.get(), op)) })
     }
 
     /// The operation takes its row.
@@ -102,14 +102,12 @@ impl<'m> Table<'m> {
     pub(super) fn take_place(&self, place: Place<'m>, loan: Posted<'m>, context: u64) {
         let Place { row, id } = place;
         self.vacant.set(row.next.get());
-        self.live.set(self.live.get().wrapping_add(1));
         row.word.set(id.as_raw());
         row.loan.put(loan);
         row.context.set(context);
-        row.reported.set(0);
     }
 
-    /// The row of a posted operation; `None` where no such operation is posted (any more).
+    /// The row of an operation that is posted, or was the last in its row: whether its loan is there tells which. `None` for any other id.
     #[inline(always)]
     pub(super) fn find(&self, id: WrId) -> Option<&'m Row<'m>> {
         let row = self.rows.get(wide(low(id.as_raw())))?;
@@ -120,10 +118,10 @@ impl<'m> Table<'m> {
     #[inline(always)]
     pub(super) fn end(&self, row: &'m Row<'m>) -> Option<Posted<'m>> {
         let loan = row.loan.take()?;
-        let next = (row.word.get() & BELOW_OPERATION).wrapping_add(ONE_GENERATION);
-        row.word.set(if next > BELOW_OPERATION { first_again(next) } else { next });
+        if row.reported.get() > 0 {
+            row.reported.set(0);
+        }
         row.next.set(self.vacant.replace(Some(row)));
-        self.live.set(self.live.get().wrapping_sub(1));
         Some(loan)
     }
 
@@ -136,9 +134,10 @@ impl<'m> Table<'m> {
         Some(result)
     }
 
-    /// How many operations are posted.
-    pub(super) const fn len(&self) -> u32 {
-        self.live.get()
+    /// How many operations are posted. They are counted when this is asked, and not as they come and go: a count would be two stores more for
+    /// each.
+    pub(super) fn len(&self) -> u32 {
+        low(from_usize(self.rows.iter().filter(|row| row.whole().is_some()).count()))
     }
 
     /// Never gives back the loans that it has.
@@ -149,10 +148,26 @@ impl<'m> Table<'m> {
     }
 }
 
-/// After the last generation of a slot comes the first.
+/// The id of the next operation in the row of `last`. Nearly always it is one of the same kind, and not after the last generation: one
+/// comparison tells both.
+#[inline(always)]
+const fn id_after(last: u64, op: OpTag) -> u64 {
+    let generation = high(last).wrapping_sub(low(op.as_raw() << GENERATION_BITS));
+    if generation < LAST_GENERATION {
+        last.wrapping_add(ONE_GENERATION)
+    } else {
+        other_id_after(last, op)
+    }
+}
+
+/// The same for one of another kind, and after the last generation, when the first comes again. It is never 0.
 #[cold]
-const fn first_again(next: u64) -> u64 {
-    join(low(next), Generation::FIRST.as_raw())
+const fn other_id_after(last: u64, op: OpTag) -> u64 {
+    let generation = match high(last) & LAST_GENERATION {
+        LAST_GENERATION => 1,
+        before => before.wrapping_add(1),
+    };
+    join(low(last), generation) | op.as_raw() << 56
 }
 
 impl Drop for Table<'_> {
@@ -195,11 +210,13 @@ mod tests {
         assert_eq!(row.context.get(), 7);
         assert_eq!(table.with(a, |_loan| table.end(row).is_none()), Some(true), "in hand");
         assert!(table.end(row).is_some() && table.end(row).is_none());
-        assert!(table.find(a).is_none() && table.find(b).is_some());
-        // What the vacant row says of itself is no id of an operation: nothing is there, and nothing ends.
-        let vacant = table.find(WrId::from_raw(row.word.get())).unwrap();
+        // The vacant row is found by the id that it had; nothing is there, and nothing ends.
+        let vacant = table.find(a).unwrap();
         assert!(vacant.whole().is_none() && table.end(vacant).is_none());
+        assert!(table.find(b).unwrap().whole().is_some());
         assert_eq!(table.len(), 1);
+        let c = post(&table, OpTag::Send, pool.lend().unwrap().post());
+        assert!(table.find(a).is_none() && table.find(c).is_some() && c != a);
         drop(table);
         assert_eq!(pool.free_count(), 2, "what is posted goes back with the table");
     }
@@ -211,11 +228,19 @@ mod tests {
         let pool = LoanPool::place(&bump, 1, 64).unwrap();
         let table = Table::place(&bump, 1).unwrap();
         let row = table.rows.first().unwrap();
-        row.word.set(join(0, (1 << 24) - 2));
-        for expected in [(1 << 24) - 2, (1 << 24) - 1, 1, 2] {
-            let id = post(&table, OpTag::Expose, pool.lend().unwrap().post());
+        row.word.set(join(0, LAST_GENERATION - 2));
+        // After another kind, after the same, and after the one whose number is one less: of that a carry would make the next.
+        let ops = [OpTag::Expose, OpTag::Expose, OpTag::Send, OpTag::Recv, OpTag::Recv];
+        for (op, expected) in ops.into_iter().zip([LAST_GENERATION - 1, LAST_GENERATION, 1, 2, 3]) {
+            let id = post(&table, op, pool.lend().unwrap().post());
             let parts = id.parts().map(|(op, generation, slot)| (op, generation.as_raw(), slot));
-            assert_eq!(parts, Some((OpTag::Expose, expected, 0)));
+            assert_eq!(parts, Some((op, expected, 0)));
+            assert!(table.end(row).is_some());
+        }
+        row.word.set(join(0, LAST_GENERATION) | OpTag::Send.as_raw() << 56);
+        for expected in [1, 2] {
+            let id = post(&table, OpTag::Recv, pool.lend().unwrap().post());
+            assert_eq!(id.parts().map(|(_, generation, _)| generation.as_raw()), Some(expected));
             assert!(table.end(row).is_some());
         }
     }

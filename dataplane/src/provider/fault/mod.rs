@@ -510,11 +510,11 @@ impl<P: Provider> Provider for Fault<'_, P> {
         self.inner.peek(from, select)
     }
 
-    /// While something is held it has to be polled on.
     fn lingers(&self) -> bool {
         self.inner.lingers()
     }
 
+    /// While something is held it has to be polled on.
     fn poll_at(&self) -> Option<Instant> {
         if self.held.is_empty() { self.inner.poll_at() } else { Some(self.now.get()) }
     }

@@ -173,8 +173,12 @@ pub struct ShmPort<'s, 'm> {
     restless: Cell<bool>,
     /// The hot lane in which something was seen: the peer itself too, because taking it waits for this.
     ready: Cell<Option<(u32, &'m Peer<'s>)>>,
-    /// Messages handed out since the last harvest.
+    /// What was seen there last is a parcel, and nobody has asked for it yet.
+    parcel_is_next: Cell<bool>,
+    /// Messages handed out since everything was looked at.
     since_harvest: Cell<u32>,
+    /// The next message is one that only a harvest can deal with.
+    see_all: Cell<bool>,
     bells: Bells,
 }
 
@@ -267,7 +271,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             dropped_news: Cell::new(0),
             restless: Cell::new(true),
             ready: Cell::new(None),
+            parcel_is_next: Cell::new(false),
             since_harvest: Cell::new(0),
+            see_all: Cell::new(false),
             bells: Bells::default(),
         })
     }
@@ -511,6 +517,11 @@ impl Provider for ShmPort<'_, '_> {
     #[inline(always)]
     fn take_ready(&self) -> Option<Cqe> {
         self.take_one()
+    }
+
+    #[inline(always)]
+    fn take_ready_parcel(&self) -> Option<Cqe> {
+        if self.parcel_is_next.get() { self.take_one_parcel() } else { None }
     }
 
     fn poll_event(&self) -> Option<Event> {

@@ -84,9 +84,20 @@ impl<'s> ShmPort<'s, '_> {
         Admitted::Waits
     }
 
-    /// [`take_one`](Self::take_one) for a parcel.
+    /// [`take_one`](Self::take_one) has found a parcel. Where it has found one before, and nobody has asked for that, the harvest is next.
+    #[cold]
+    pub(super) fn leave_parcel(&self) {
+        if self.parcel_is_next.replace(true) {
+            self.parcel_is_next.set(false);
+            self.see_all_next();
+        }
+    }
+
+    /// [`take_one`](Self::take_one) for a parcel, which was seen there.
     #[inline(never)]
-    pub(super) fn take_one_parcel(&self, row: u32, peer: &Peer<'s>) -> Option<Cqe> {
+    pub(super) fn take_one_parcel(&self) -> Option<Cqe> {
+        self.parcel_is_next.set(false);
+        let (row, peer) = self.ready.get()?;
         let Ok((arrival, descriptor)) = front(peer) else {
             // Nonsense, which the harvest finds too.
             self.see_all_next();

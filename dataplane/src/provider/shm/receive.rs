@@ -47,7 +47,9 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         let turns = self.turns.get().wrapping_add(1);
         self.turns.set(turns);
         let most = if self.restless.get() { 1 } else { READY_MAX };
-        if self.queues.matcher().wants_many() || self.since_harvest.get() >= most {
+        if self.queues.matcher().wants_many()
+            || self.since_harvest.get() >= most && !self.nothing_else_is_due()
+        {
             return Sight::Work;
         }
         let hot = usize::try_from(self.hot_count.get()).unwrap_or(0);
@@ -63,11 +65,28 @@ impl<'s, 'm> ShmPort<'s, 'm> {
                 return Sight::Ready;
             }
         }
-        let work = self.restless.get()
-            || self.segment.liveness_epoch() != self.epoch.get()
-            || self.has_news()
-            || turns.is_multiple_of(SWEEP_EVERY);
+        let work = self.restless.get() || self.has_due() || turns.is_multiple_of(SWEEP_EVERY);
         if work { Sight::Work } else { Sight::Nothing }
+    }
+
+    /// So many messages were handed out one by one that everything is to be looked at. Where all are of one lane that is done here, and where
+    /// there is nothing else, they go on as before.
+    #[inline(never)]
+    fn nothing_else_is_due(&self) -> bool {
+        let is_alone = self.hot_count.get() == 1 && !self.see_all.get();
+        let is_quiet = !self.restless.get() && self.connecting.get() == 0 && !self.queues.is_late();
+        if !is_alone || !is_quiet || self.queues.matcher().wants_many() || self.has_due() {
+            return false;
+        }
+        self.since_harvest.set(0);
+        self.sweep();
+        self.hot_count.get() == 1
+    }
+
+    /// Whether somebody came or went, or says that there is something in a lane that is not looked at.
+    #[inline(always)]
+    fn has_due(&self) -> bool {
+        self.segment.liveness_epoch() != self.epoch.get() || self.has_news()
     }
 
     #[inline(always)]
@@ -91,9 +110,8 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             return None;
         };
         if arrival.content == Content::Parcel {
-            // A copy on the way out, so that no completion of another message need lie in memory.
-            let cqe = self.take_one_parcel(row, peer)?;
-            return Some(Cqe { status: cqe.status, ..cqe });
+            self.leave_parcel();
+            return None;
         }
         let message = Incoming {
             source: peer.state.addr(row),
@@ -142,6 +160,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     #[inline(always)]
     pub(super) fn see_all_next(&self) {
         self.since_harvest.set(READY_MAX);
+        self.see_all.set(true);
     }
 
     /// One look at everything, up to the room in `out`.
@@ -149,6 +168,8 @@ impl<'s, 'm> ShmPort<'s, 'm> {
     pub(super) fn harvest(&self, out: &mut VecView<Cqe>) {
         let sends_first = self.queues.sends_go_first();
         self.since_harvest.set(0);
+        self.see_all.set(false);
+        self.parcel_is_next.set(false);
         self.restless.set(false);
         // Who comes first takes turns, so that a flood of sends does not keep out what has come, or the other way round.
         let local = !(self.done.is_empty() && self.queues.none_ended());
