@@ -78,7 +78,7 @@ impl QueuePair for Device {
         self.number
     }
 
-    #[inline]
+    #[inline(always)]
     fn post_send(&self, send: &SendRequest<'_, u32>) -> Result<(), PostError> {
         let tail = self.ring.tail.get();
         if tail.wrapping_sub(self.ring.head.get()) >= RING {

@@ -123,7 +123,7 @@ impl<Q: QueuePair + ?Sized> QueuePair for &Q {
         false
     }
 
-    #[inline]
+    #[inline(always)]
     fn post_send(&self, send: &SendRequest<'_, Self::Key>) -> Result<(), PostError> {
         (**self).post_send(send)
     }
@@ -133,7 +133,7 @@ impl<Q: QueuePair + ?Sized> QueuePair for &Q {
         (**self).post_recv(recv)
     }
 
-    #[inline]
+    #[inline(always)]
     fn ring_doorbell(&self) -> Published {
         (**self).ring_doorbell()
     }

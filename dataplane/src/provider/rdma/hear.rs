@@ -4,8 +4,9 @@
 
 use spinwire_layouts::wire::hello::HELLO_BYTES;
 
-use super::link::{CONTROL_RECEIVES, Done, Link, Piece, Sent, Stage, link_of};
+use super::link::{CONTROL_RECEIVES, Done, Link, Piece, Sent, Stage};
 use super::memory::short;
+use super::names::link_of;
 use super::out::pieces;
 use super::piece::{self, Content, Grant, HEADER_BYTES};
 use super::port::RdmaPort;
@@ -25,12 +26,6 @@ const EMPTY_POLLS: u32 = 64;
 const BATCHES: u32 = 8;
 
 impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
-    /// Takes what the device has completed, for a poll that no look went before.
-    #[inline(never)]
-    pub(super) fn hear_unlooked(&self) {
-        self.hear();
-    }
-
     /// Takes what the device has completed.
     #[inline(always)]
     pub(super) fn hear(&self) {

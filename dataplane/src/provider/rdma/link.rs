@@ -21,13 +21,11 @@
 
 use core::cell::Cell;
 
-use spinwire_layouts::word::{high, widen};
-
 use super::LinkFigures;
 use super::memory::{Slots, short};
 use super::piece::{self, Content, Grant};
 use crate::error::{Fatal, PostError, Retry};
-use crate::id::{Addr, Generation, OpTag, WrId};
+use crate::id::{Addr, OpTag, WrId};
 use crate::provider::Published;
 use crate::provider::tcp::frame::Greeting;
 use crate::raw::place::{Bump, Exhausted};
@@ -172,7 +170,7 @@ pub(in crate::provider) struct Link<'m, Q> {
     pub(super) credit: Cell<u32>,
     pub(super) control_credit: Cell<u32>,
     /// What its sends and its receives are called, their numbers aside.
-    ids: Cell<(u64, u64)>,
+    pub(super) ids: Cell<(u64, u64)>,
     pub(super) receives: Ring<'m, u32>,
     pub(super) oldest_receive: Cell<u32>,
     /// The first numbers of this queue pair, of sends and of receives: those before were of others.
@@ -187,18 +185,6 @@ pub(in crate::provider) struct Link<'m, Q> {
     pub(super) sequence_in: Cell<u32>,
     /// Bytes of the message that is coming in whose pieces have not come.
     pub(super) body_left: Cell<u32>,
-}
-
-/// What work requests of that kind on a link are called, their own number in its queue aside.
-fn ids(op: OpTag, link: u32) -> u64 {
-    let of_link = Generation::from_raw(link.wrapping_add(1)).unwrap_or(Generation::FIRST);
-    WrId::new(op, of_link, 0).as_raw()
-}
-
-/// The link of a work request that is called so, if it is one of a link.
-#[inline(always)]
-pub(super) const fn link_of(id: WrId) -> u32 {
-    (high(id.as_raw()) & 0x00ff_ffff).wrapping_sub(1)
 }
 
 impl<'m, Q: QueuePair> Link<'m, Q> {
@@ -295,7 +281,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     ) -> Result<(), PostError> {
         self.qp_num.set(pair.qp_num());
         self.pair_id.set(pair.id());
-        self.ids.set((ids(OpTag::Send, at), ids(OpTag::Recv, at)));
+        self.name_requests(at);
         self.oldest_receive.set(self.oldest_receive.get().wrapping_add(self.receives.len()));
         self.receives.clear();
         self.released.clear();
@@ -356,24 +342,6 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         if self.pair.take().is_some_and(|pair| !pair.end()) {
             self.is_with_host.set(true);
         }
-    }
-
-    /// The number that its send of that number goes by.
-    #[inline(always)]
-    const fn send_id(&self, number: u32) -> WrId {
-        WrId::from_raw(self.ids.get().0 | widen(number))
-    }
-
-    /// The number that its receive of that number goes by.
-    #[inline(always)]
-    pub(super) const fn receive_id(&self, number: u32) -> WrId {
-        WrId::from_raw(self.ids.get().1 | widen(number))
-    }
-
-    /// Whether that is the receive that completes next, if any does.
-    #[inline(always)]
-    pub(super) const fn is_next_receive(&self, id: WrId) -> bool {
-        id.as_raw() == self.receive_id(self.oldest_receive.get()).as_raw()
     }
 
     /// Whether a completion of that queue pair may be one of this connection.

@@ -404,11 +404,12 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
             // Answers to hellos, and credit that nothing has taken along, go though nobody rings.
             let _none = self.publish();
         }
+        if !self.has_asked.get() {
+            let _sight = self.look();
+        }
+        self.has_asked.set(false);
         self.is_intricate.set(false);
         self.lone_at.set(NIL);
-        if !self.has_asked.replace(false) {
-            self.hear_unlooked();
-        }
         let sends = || {
             let (wr_id, status, number) = self.done.pop()?;
             let cqe = Cqe::without_message(wr_id, status);
