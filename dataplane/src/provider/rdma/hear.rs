@@ -348,7 +348,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
 }
 
 /// A piece of the next number has come, and what its sender has posted again is credit of this end.
-#[inline]
+#[inline(always)]
 fn take_credit<Q: QueuePair>(link: &Link<'_, Q>, grant: Grant) -> Result<(), FrameFault> {
     link.sequence_in.set(link.sequence_in.get().wrapping_add(1));
     if grant == Grant::default() {
