@@ -3,7 +3,7 @@
 //! ```text
 //!   case      a case: its name, its set-up, what a round does and what must come out of it
 //!   memory    leaked lines and arenas; endpoints in a segment
-//!   lane tables ids copy matching round bare idle pool parcel chain stream vqp wqe completion  the cases, by the part that they measure
+//!   lane tables ids copy matching round bare idle pool parcel chain stream vqp rdma wqe completion  the cases, by the part that they measure
 //!
 //!   catalogue() ──> benches/hot_paths      wall time, by criterion: informs
 //!              └──> benches/instructions   instruction counts, by valgrind: gates
@@ -33,6 +33,7 @@ pub mod memory;
 pub mod parcel;
 pub mod pool;
 pub mod ratio;
+pub mod rdma;
 pub mod round;
 pub mod stream;
 pub mod tables;
@@ -58,6 +59,7 @@ pub fn catalogue() -> Vec<Entry> {
         chain::ENTRIES,
         stream::ENTRIES,
         vqp::ENTRIES,
+        rdma::ENTRIES,
         wqe::ENTRIES,
         completion::ENTRIES,
     ];

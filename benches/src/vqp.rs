@@ -13,8 +13,8 @@ use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::Published;
 use spinwire_dataplane::time::Instant;
 use spinwire_dataplane::verbs::{
-    CompletionQueue, Limits, QueuePair, RecvRequest, RemotePlace, Segment, SendRequest, Verb, Wc,
-    WcFields, WcStatus,
+    CompletionQueue, Limits, POLL_EACH_MAX, QueuePair, RecvRequest, RemotePlace, Segment,
+    SendRequest, Verb, Wc, WcFields, WcStatus,
 };
 use spinwire_dataplane::vqp::sequence::SequenceCodec;
 use spinwire_dataplane::vqp::{
@@ -78,7 +78,7 @@ impl QueuePair for Device {
         self.number
     }
 
-    #[inline]
+    #[inline(always)]
     fn post_send(&self, send: &SendRequest<'_, u32>) -> Result<(), PostError> {
         let tail = self.ring.tail.get();
         if tail.wrapping_sub(self.ring.head.get()) >= RING {
@@ -122,23 +122,31 @@ impl CompletionQueue for Ring {
         let mut head = self.head.get();
         while head != self.tail.get() && !out.is_full() {
             let (wr_id, qp_num) = self.ids[head % RING].get();
-            let status = WcStatus::SUCCESS;
-            let (vendor, byte_len, immediate, is_written, source_qp) = (0, 0, None, false, 0);
-            let fields = WcFields {
-                wr_id,
-                qp_num,
-                status,
-                vendor,
-                byte_len,
-                immediate,
-                is_written,
-                source_qp,
-            };
-            let _fits = out.push(Wc::new(fields));
+            let _fits = out.push(completion(wr_id, qp_num));
             head = head.wrapping_add(1);
         }
         self.head.set(head);
     }
+
+    #[inline(always)]
+    fn poll_each(&self, mut take: impl FnMut(&Wc)) -> usize {
+        let (head, tail) = (self.head.get(), self.tail.get());
+        let count = tail.wrapping_sub(head).min(POLL_EACH_MAX);
+        for at in head..head + count {
+            let (wr_id, qp_num) = self.ids[at % RING].get();
+            take(&completion(wr_id, qp_num));
+        }
+        self.head.set(head + count);
+        count
+    }
+}
+
+/// A completion without error.
+#[inline(always)]
+const fn completion(wr_id: u64, qp_num: u32) -> Wc {
+    let status = WcStatus::SUCCESS;
+    let (vendor, byte_len, immediate, is_written, source_qp) = (0, 0, None, false, 0);
+    Wc::new(WcFields { wr_id, qp_num, status, vendor, byte_len, immediate, is_written, source_qp })
 }
 
 fn ring() -> &'static Ring {

@@ -7,7 +7,7 @@
 //!   Slab   [ 0 | 1 | 2 | 3 | .. ]      Fifos   list 0: 2 <-> 0 <-> 5      list 1: 3
 //!
 //!   Ring   .. | a | b | c | ..         BitSet  0010_0100 (which lanes have news)
-//!              head      tail
+//!              head      tail           Fronted   a Ring, and its oldest item beside it
 //!
 //!   Timers  due <- [64 ticks] <- [64 x 64 ticks] <- .. (each entry sits in a Slab, in one list of a Fifos)
 //! ```
@@ -23,6 +23,7 @@
 
 mod bitset;
 mod fifo;
+mod fronted;
 mod ring;
 mod slab;
 mod timer;
@@ -31,6 +32,7 @@ use spinwire_layouts::word::{from_usize, low, to_usize, widen};
 
 pub use bitset::{BitSet, OutOfRange};
 pub use fifo::{FifoError, Fifos, Head, Link, Walk};
+pub use fronted::Fronted;
 pub use ring::{NotPowerOfTwo, Ring};
 pub use slab::{Key, Slab, SlabError, Slot};
 pub use timer::{Due, Expire, TimerEntry, TimerStorage, Timers};

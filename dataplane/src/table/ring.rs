@@ -78,7 +78,7 @@ impl<'m, T: Copy> Ring<'m, T> {
     #[inline]
     pub fn push(&self, item: T) -> Result<(), Full<T>> {
         let tail = self.tail.get();
-        if self.len() >= self.capacity() {
+        if wide(self.len()) >= self.slots.len() {
             return Err(Full(item));
         }
         let Some(slot) = self.slot(tail) else {

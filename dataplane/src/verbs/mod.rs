@@ -27,7 +27,7 @@ pub use request::{
     Destination, Limits, RecvRequest, RemotePlace, Segment, SendFlags, SendRequest, Verb,
 };
 
-use heapless::VecView;
+use heapless::{Vec, VecView};
 
 use crate::error::{Fatal, PostError};
 use crate::provider::Published;
@@ -123,7 +123,7 @@ impl<Q: QueuePair + ?Sized> QueuePair for &Q {
         false
     }
 
-    #[inline]
+    #[inline(always)]
     fn post_send(&self, send: &SendRequest<'_, Self::Key>) -> Result<(), PostError> {
         (**self).post_send(send)
     }
@@ -133,7 +133,7 @@ impl<Q: QueuePair + ?Sized> QueuePair for &Q {
         (**self).post_recv(recv)
     }
 
-    #[inline]
+    #[inline(always)]
     fn ring_doorbell(&self) -> Published {
         (**self).ring_doorbell()
     }
@@ -144,6 +144,9 @@ impl<Q: QueuePair + ?Sized> QueuePair for &Q {
     }
 }
 
+/// Completions that [`CompletionQueue::poll_each`] hands over at most.
+pub const POLL_EACH_MAX: usize = 16;
+
 /// A completion queue of a device. One thread owns it.
 pub trait CompletionQueue {
     /// Completions that it has room for.
@@ -151,6 +154,16 @@ pub trait CompletionQueue {
 
     /// Appends completions to `out` until there are no more or it is full. One that is broken brings none.
     fn poll_cq(&self, out: &mut VecView<Wc>);
+
+    /// Hands up to [`POLL_EACH_MAX`] completions to `take`, one after the other, and says how many there were: with fewer than that, there are no
+    /// more. `take` polls no completion queue. As it stands here they are gathered first; who has them in memory of his own hands them over from there.
+    #[inline]
+    fn poll_each(&self, take: impl FnMut(&Wc)) -> usize {
+        let mut batch = Vec::<Wc, POLL_EACH_MAX>::new();
+        self.poll_cq(&mut batch);
+        batch.iter().for_each(take);
+        batch.len()
+    }
 
     /// Why it will bring no more: told once. Completions are lost then, so every queue pair that completes here is done. To be asked
     /// after a poll that has brought nothing, now and then.
@@ -168,6 +181,11 @@ impl<C: CompletionQueue + ?Sized> CompletionQueue for &C {
     #[inline]
     fn poll_cq(&self, out: &mut VecView<Wc>) {
         (**self).poll_cq(out);
+    }
+
+    #[inline(always)]
+    fn poll_each(&self, take: impl FnMut(&Wc)) -> usize {
+        (**self).poll_each(take)
     }
 
     #[inline]

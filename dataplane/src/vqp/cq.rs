@@ -16,7 +16,7 @@
 use core::cell::Cell;
 use core::fmt;
 
-use heapless::{Vec, VecView};
+use heapless::VecView;
 use spinwire_layouts::shm::stats::PATH_SLOT_COUNT;
 use spinwire_layouts::word::low;
 
@@ -29,14 +29,12 @@ use crate::poll::{Budget, Outcome, PathStats, Poll, StatsWriter};
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::{BitSet, NIL, wide};
 use crate::time::{Instant, Nanos};
-use crate::verbs::{CompletionQueue, QueuePair, Wc};
+use crate::verbs::{CompletionQueue, POLL_EACH_MAX, QueuePair, Wc};
 
 /// Where the tag is in a `wr_id`, and which are ours.
 const TAG_SHIFT: u32 = 56;
 const SEND_TAG: u64 = tag_of(OpTag::VirtualSend);
 const RECV_TAG: u64 = tag_of(OpTag::VirtualRecv);
-/// Completions taken from a device at a time.
-const BATCH: usize = 16;
 /// Completions that one virtual queue pair hands out before another has its turn.
 const BURST: u32 = 16;
 /// Virtual queue pairs that a turn looks at although nothing came for them.
@@ -211,14 +209,11 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
             let mut share = left.div_ceil(rest);
             let mut last = None;
             while share > 0 {
-                let mut batch = Vec::<Wc, BATCH>::new();
-                cq.poll_cq(&mut batch);
-                for wc in &batch {
-                    self.route(wc, *device, &mut last);
-                }
-                let seen = crate::table::count(batch.len());
+                let seen = cq.poll_each(|wc| self.route(wc, *device, &mut last));
+                let is_all = seen < POLL_EACH_MAX;
+                let seen = crate::table::count(seen);
                 left = left.saturating_sub(seen);
-                share = if wide(seen) < BATCH { 0 } else { share.saturating_sub(seen) };
+                share = if is_all { 0 } else { share.saturating_sub(seen) };
             }
             if left == 0 {
                 break;

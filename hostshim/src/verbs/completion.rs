@@ -9,7 +9,7 @@ use std::rc::Rc;
 use heapless::VecView;
 use spinwire_dataplane::error::Fatal;
 use spinwire_dataplane::verbs as seam;
-use spinwire_dataplane::verbs::Wc;
+use spinwire_dataplane::verbs::{POLL_EACH_MAX, Wc};
 
 use super::device::Device;
 use super::error::{VerbsError, within};
@@ -17,6 +17,8 @@ use super::event::{Event, EventKind};
 use super::shared::SharedReceives;
 use crate::error::Errno;
 use crate::raw::verbs::{self as raw, BATCH};
+
+const _: () = assert!(POLL_EACH_MAX <= BATCH, "one call of the library brings them");
 
 /// A completion queue. Shared by reference: `Rc`.
 #[derive(Debug)]
@@ -142,6 +144,16 @@ impl seam::CompletionQueue for CompletionQueue {
                 return;
             }
         }
+    }
+
+    #[inline(always)]
+    fn poll_each(&self, mut take: impl FnMut(&Wc)) -> usize {
+        let count = self.raw.poll(POLL_EACH_MAX);
+        if count < 0 {
+            self.trouble.note();
+        }
+        self.raw.take(count, |fields| take(&Wc::new(fields)));
+        usize::try_from(count).unwrap_or(0)
     }
 
     fn take_error(&self) -> Option<Fatal> {

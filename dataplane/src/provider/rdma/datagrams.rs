@@ -278,7 +278,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
         let length = short(header.len().saturating_add(length));
         let segments = [self.slots.segment(slot, length)];
         let aim = (Verb::Send, Aim::Datagram(to));
-        self.link.stage_send(0, aim, &segments, (Done::Nobody, true))
+        self.link.stage_send(aim, &segments, (Done::Nobody, true))
     }
 
     /// Whether there is a place for the completion of one more posted send.
@@ -333,8 +333,9 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
                 }
                 self.link.sent(number, None, |_sent, _failure| {})
             }
-            (Some((OpTag::Recv, _, number)), outcome) => {
-                match (self.link.received(number), outcome) {
+            (Some((OpTag::Recv, ..)), outcome) => {
+                let is_next = self.link.is_next_receive(wc.wr_id());
+                match (is_next.then(|| self.link.received()).flatten(), outcome) {
                     (Some(slot), Ok(received)) => {
                         let (bytes, source_qp) = (received.bytes, received.source_qp);
                         self.count(|c| c.received = c.received.wrapping_add(1));
@@ -372,7 +373,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
             self.slots.write(arrived.slot, 0, &[0; ROUTE_BYTES]);
             self.link.release(arrived.slot, false);
         }
-        self.link.publish_receives(0, &self.slots);
+        self.link.publish_receives(&self.slots);
         self.link.due.set((0, 0));
     }
 

@@ -2,26 +2,24 @@
 //!
 //! Of a completion its status is looked at before anything else. What was done is known from the list, never from the completion.
 
-use heapless::Vec;
 use spinwire_layouts::wire::hello::HELLO_BYTES;
 
 use super::link::{CONTROL_RECEIVES, Done, Link, Piece, Sent, Stage};
 use super::memory::short;
+use super::names::link_of;
 use super::out::pieces;
 use super::piece::{self, Content, Grant, HEADER_BYTES};
 use super::port::RdmaPort;
 use crate::error::Fatal;
-use crate::id::OpTag;
+use crate::id::{OpTag, WrId};
 use crate::provider::Status;
 use crate::provider::connect::Connects;
 use crate::provider::tcp::frame::{FrameFault, Greeting};
 use crate::raw::region::Registrar;
 use crate::shm::lane::Envelope;
 use crate::table::wide;
-use crate::verbs::{CompletionQueue, QueuePair, Wc, WcStatus};
+use crate::verbs::{CompletionQueue, POLL_EACH_MAX, QueuePair, Received, Wc, WcStatus};
 
-/// Completions that are taken at once.
-const BATCH: usize = 16;
 /// After so many polls that brought nothing the completion queue is asked whether it is broken.
 const EMPTY_POLLS: u32 = 64;
 /// Batches of one poll.
@@ -39,14 +37,10 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             }
         }
         for _ in 0..BATCHES {
-            let mut batch = Vec::<Wc, BATCH>::new();
-            self.cq.poll_cq(&mut batch);
-            for wc in &batch {
-                self.take(wc);
-            }
-            if !batch.is_full() {
+            let count = self.cq.poll_each(|wc| self.take(wc));
+            if count < POLL_EACH_MAX {
                 self.is_drained.set(true);
-                if batch.is_empty() {
+                if count == 0 {
                     self.heard_nothing();
                 }
                 return;
@@ -76,22 +70,40 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         }
     }
 
+    /// What is nearly always the receive that comes next on its connection: one comparison tells.
     #[inline(always)]
     fn take(&self, wc: &Wc) {
-        let parts = wc.wr_id().parts();
-        let Some((op, of_link, number)) = parts else { return self.stray() };
-        let at = of_link.as_raw().wrapping_sub(1);
-        let link = self.link(at).filter(|link| link.is_of(wc.qp_num()));
-        let Some(link) = link else { return self.stray() };
+        let (id, at) = (wc.wr_id(), link_of(wc.wr_id()));
+        match self.link(at) {
+            Some(link) if link.is_next_receive(id) && link.is_of(wc.qp_num()) => {
+                self.take_received((at, link), wc.outcome());
+            }
+            Some(_) | None => self.take_other(id, wc.qp_num(), wc.outcome().err()),
+        }
+    }
+
+    /// A completion of anything else.
+    #[inline(never)]
+    fn take_other(&self, id: WrId, qp_num: u32, failure: Option<(WcStatus, u32)>) {
+        let at = link_of(id);
+        let link = self.link(at).filter(|link| link.is_of(qp_num));
+        let (Some(link), Some((op, _, number))) = (link, id.parts()) else { return self.stray() };
         if link.is_of_another(op, number) {
             self.stray();
-        } else if op == OpTag::Recv {
-            self.take_received((at, link), number, wc);
         } else if op == OpTag::Send {
-            self.take_sent((at, link), number, wc);
+            self.take_sent((at, link), number, failure);
+        } else if op == OpTag::Recv {
+            self.out_of_order(at, link);
         } else {
             self.stray();
         }
+    }
+
+    /// A completion that cannot come now.
+    #[cold]
+    fn out_of_order(&self, at: u32, link: &'m Link<'m, Q>) {
+        self.stray();
+        self.fail(at, link, Fatal::QueueError);
     }
 
     /// A completion of nothing that is known.
@@ -100,19 +112,19 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         self.count(|c| c.strays = c.strays.wrapping_add(1));
     }
 
-    #[inline(never)]
-    fn take_sent(&self, (at, link): (u32, &'m Link<'m, Q>), number: u32, wc: &Wc) {
-        let failure = match wc.outcome() {
-            Ok(_) => None,
-            Err(error) => {
-                self.last_error.set(Some(error));
-                Some(error.0)
-            }
-        };
+    fn take_sent(
+        &self,
+        (at, link): (u32, &'m Link<'m, Q>),
+        number: u32,
+        failure: Option<(WcStatus, u32)>,
+    ) {
+        if failure.is_some() {
+            self.last_error.set(failure);
+        }
+        let failure = failure.map(|(status, _)| status);
         let over = |sent: Sent, failure| self.over_with(sent, failure);
         if !link.sent(number, failure, over) {
-            self.stray();
-            self.fail(at, link, Fatal::QueueError);
+            self.out_of_order(at, link);
         } else if failure.is_some() {
             self.fail(at, link, Fatal::PeerGone);
         }
@@ -138,12 +150,12 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     #[inline(always)]
-    fn take_received(&self, (at, link): (u32, &'m Link<'m, Q>), number: u32, wc: &Wc) {
-        let outcome = wc.outcome();
-        let Some(slot) = link.received(number) else {
-            self.stray();
-            return self.fail(at, link, Fatal::QueueError);
-        };
+    fn take_received(
+        &self,
+        (at, link): (u32, &'m Link<'m, Q>),
+        outcome: Result<Received, (WcStatus, u32)>,
+    ) {
+        let Some(slot) = link.received() else { return self.out_of_order(at, link) };
         match outcome {
             Err(error) => {
                 self.last_error.set(Some(error));
@@ -269,7 +281,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
 
     #[inline(always)]
     fn keep(&self, (at, link): (u32, &'m Link<'m, Q>), piece: Piece) -> Result<(), FrameFault> {
-        if link.arrived.len() >= self.config.slots {
+        if !link.arrived.is_empty() && link.arrived.len() >= self.config.slots {
             // It has used receives that are for control.
             return Err(FrameFault::Overrun);
         }
@@ -282,7 +294,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// A link has something to read.
-    #[inline]
+    #[inline(always)]
     pub(super) fn make_readable(&self, at: u32, link: &Link<'m, Q>) {
         if !link.is_ready.replace(true) {
             let pushed = self.ready.push(at);
@@ -336,7 +348,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
 }
 
 /// A piece of the next number has come, and what its sender has posted again is credit of this end.
-#[inline]
+#[inline(always)]
 fn take_credit<Q: QueuePair>(link: &Link<'_, Q>, grant: Grant) -> Result<(), FrameFault> {
     link.sequence_in.set(link.sequence_in.get().wrapping_add(1));
     if grant == Grant::default() {

@@ -13,7 +13,7 @@ use crate::verbs::{CompletionQueue, QueuePair, RemotePlace, Verb};
 impl<Q: QueuePair> Link<'_, Q> {
     /// Asks the device of the other end for an answer, by a write of nothing: that takes no receive and no credit, and no program need turn for
     /// it. Where there is no room for it, the oldest send will do. Whether something was staged.
-    pub(super) fn probe(&self, at: u32) -> Result<bool, PostError> {
+    pub(super) fn probe(&self) -> Result<bool, PostError> {
         if let Some(fatal) = self.failed.get() {
             return Err(fatal.into());
         }
@@ -24,7 +24,7 @@ impl<Q: QueuePair> Link<'_, Q> {
         }
         let number = number.wrapping_add(self.sends.len());
         let nowhere = Aim::Memory(RemotePlace { address: 0, key: 0 });
-        self.stage_send(at, (Verb::Write, nowhere), &[], (Done::Known, false))?;
+        self.stage_send((Verb::Write, nowhere), &[], (Done::Known, false))?;
         self.probe.set(Some(number));
         Ok(true)
     }
@@ -63,7 +63,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         let now = self.now.get();
         let mut until = link.silent_since(now).saturating_add(limit);
         if until <= now && link.has_answered() {
-            if link.probe(at).is_ok() {
+            if link.probe().is_ok() {
                 self.soil(at, link);
                 if self.queues.staged() == 0 {
                     let _none = self.publish();

@@ -25,12 +25,12 @@ use super::LinkFigures;
 use super::memory::{Slots, short};
 use super::piece::{self, Content, Grant};
 use crate::error::{Fatal, PostError, Retry};
-use crate::id::{Addr, Generation, OpTag, WrId};
+use crate::id::{Addr, OpTag, WrId};
 use crate::provider::Published;
 use crate::provider::tcp::frame::Greeting;
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::Envelope;
-use crate::table::Ring;
+use crate::table::{Fronted, Ring};
 use crate::time::Instant;
 use crate::verbs::{
     Destination, PairId, QueuePair, RemotePlace, Segment, SendFlags, SendRequest, Verb, WcStatus,
@@ -169,6 +169,8 @@ pub(in crate::provider) struct Link<'m, Q> {
     pub(super) sequence_out: Cell<u32>,
     pub(super) credit: Cell<u32>,
     pub(super) control_credit: Cell<u32>,
+    /// What its sends and its receives are called, their numbers aside.
+    pub(super) ids: Cell<(u64, u64)>,
     pub(super) receives: Ring<'m, u32>,
     pub(super) oldest_receive: Cell<u32>,
     /// The first numbers of this queue pair, of sends and of receives: those before were of others.
@@ -179,16 +181,10 @@ pub(in crate::provider) struct Link<'m, Q> {
     pub(super) reposted: Cell<(u32, u32)>,
     pub(super) due: Cell<(u32, u32)>,
     pub(super) was_due: Cell<bool>,
-    pub(super) arrived: Ring<'m, Piece>,
+    pub(super) arrived: Fronted<'m, Piece>,
     pub(super) sequence_in: Cell<u32>,
     /// Bytes of the message that is coming in whose pieces have not come.
     pub(super) body_left: Cell<u32>,
-}
-
-/// The number that a work request carries: that of its link, and its own in its queue.
-pub(super) fn wr_id(op: OpTag, link: u32, number: u32) -> WrId {
-    let of_link = Generation::from_raw(link.wrapping_add(1)).unwrap_or(Generation::FIRST);
-    WrId::new(op, of_link, number)
 }
 
 impl<'m, Q: QueuePair> Link<'m, Q> {
@@ -232,6 +228,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
             sequence_out: Cell::new(0),
             credit: Cell::new(0),
             control_credit: Cell::new(0),
+            ids: Cell::new((0, 0)),
             receives: Ring::place(bump, depths.receives, 0)?,
             oldest_receive: Cell::new(0),
             first: Cell::new((0, 0)),
@@ -239,7 +236,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
             reposted: Cell::new((0, 0)),
             due: Cell::new((0, 0)),
             was_due: Cell::new(false),
-            arrived: Ring::place(bump, depths.slots, piece)?,
+            arrived: Fronted::place(bump, depths.slots, piece)?,
             sequence_in: Cell::new(0),
             body_left: Cell::new(0),
         })
@@ -284,6 +281,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     ) -> Result<(), PostError> {
         self.qp_num.set(pair.qp_num());
         self.pair_id.set(pair.id());
+        self.name_requests(at);
         self.oldest_receive.set(self.oldest_receive.get().wrapping_add(self.receives.len()));
         self.receives.clear();
         self.released.clear();
@@ -292,7 +290,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         self.is_equipped.set(true);
         let all = self.first_slot..self.first_slot.saturating_add(self.depths.receives);
         for slot in all {
-            self.post_receive(at, slot, slots)?;
+            self.post_receive(slot, slots)?;
         }
         self.ring_receives(self.depths.receives)
     }
@@ -306,7 +304,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     }
 
     /// The port goes: a goodbye, where the connection is up.
-    pub(super) fn part_for_good(&self, at: u32, slots: &Slots<'m, Q::Key>) {
+    pub(super) fn part_for_good(&self, slots: &Slots<'m, Q::Key>) {
         let header = piece::write(self.sequence_out.get(), Content::Goodbye, Grant::default());
         let may = self.stage.get() == Stage::Up && self.failed.get().is_none();
         let has_credit = self.control_credit.get() > 0 || self.credit.get() > 0;
@@ -315,7 +313,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
             slots.write(slot, 0, &header);
             let segments = [slots.segment(slot, short(header.len()))];
             let nobody = (Done::Nobody, false);
-            let _said = self.stage_send(at, (Verb::Send, Aim::Connected), &segments, nobody);
+            let _said = self.stage_send((Verb::Send, Aim::Connected), &segments, nobody);
         }
         let _lost = self.publish();
     }
@@ -347,8 +345,9 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     }
 
     /// Whether a completion of that queue pair may be one of this connection.
+    #[inline(always)]
     pub(super) const fn is_of(&self, qp_num: u32) -> bool {
-        self.qp_num.get() == qp_num && (self.is_with_host.get() || self.has_pair())
+        self.qp_num.get() == qp_num && (self.has_pair() || self.is_with_host.get())
     }
 
     /// Whether a completion of that number is late: of a queue pair that had this one's number before, whose completions the device has kept.
@@ -422,15 +421,25 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     /// The slot of the next send.
     #[inline]
     pub(super) const fn next_slot(&self) -> u32 {
-        let number = self.oldest_send.get().wrapping_add(self.sends.len());
+        self.slot_of(self.next_send())
+    }
+
+    /// The number of the next send.
+    #[inline(always)]
+    pub(super) const fn next_send(&self) -> u32 {
+        self.oldest_send.get().wrapping_add(self.sends.len())
+    }
+
+    /// The slot of the send of that number.
+    #[inline(always)]
+    pub(super) const fn slot_of(&self, number: u32) -> u32 {
         let place = number & self.depths.sends.wrapping_sub(1);
         self.first_slot.wrapping_add(self.depths.receives).wrapping_add(place)
     }
 
     /// The number of the next send, and that of the oldest.
     pub(super) const fn numbers(&self) -> (u32, u32) {
-        let oldest = self.oldest_send.get();
-        (oldest.wrapping_add(self.sends.len()), oldest)
+        (self.next_send(), self.oldest_send.get())
     }
 
     /// Whether a message of so many bytes, without tag and immediate, needs no header.
@@ -439,22 +448,20 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         length.wrapping_sub(1) < self.brief_bytes.get()
     }
 
-    /// Stages a message that needs no header. There is room for it.
+    /// Stages a message that needs no header, as the send of that number, which is the next. There is room for it.
     #[inline(always)]
     pub(super) fn stage_brief(
         &self,
-        at: u32,
+        number: u32,
         segment: Segment<Q::Key>,
         done: Done,
     ) -> Result<(), PostError> {
         let beside = piece::write_brief(self.sequence_out.get(), self.grant());
-        let number = self.oldest_send.get().wrapping_add(self.sends.len());
         let is_signaled = self.is_to_be_signaled(done);
         let flags = SendFlags { unsignaled: !is_signaled, ..SendFlags::default() };
         let segments = [segment];
         let request =
-            SendRequest::new(wr_id(OpTag::Send, at, number), Verb::SendImm(beside), &segments);
-        let request = request.with(flags);
+            SendRequest::new(self.send_id(number), Verb::SendImm(beside), &segments).with(flags);
         self.with_pair(|pair| pair.post_send(&request)).unwrap_or(Err(Fatal::QueueError.into()))?;
         self.is_staged(Sent { done, is_signaled, is_last: true });
         Ok(())
@@ -479,16 +486,14 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     /// Stages a work request. There is room for it.
     pub(super) fn stage_send(
         &self,
-        at: u32,
         (verb, aim): (Verb, Aim),
         segments: &[Segment<Q::Key>],
         (done, is_last): (Done, bool),
     ) -> Result<(), PostError> {
-        let number = self.oldest_send.get().wrapping_add(self.sends.len());
+        let number = self.next_send();
         let is_signaled = self.is_to_be_signaled(done);
         let flags = SendFlags { unsignaled: !is_signaled, ..SendFlags::default() };
-        let id = wr_id(OpTag::Send, at, number);
-        let plain = SendRequest::new(id, verb, segments).with(flags);
+        let plain = SendRequest::new(self.send_id(number), verb, segments).with(flags);
         let request = match aim {
             Aim::Connected => plain,
             Aim::Memory(place) => plain.at(place),

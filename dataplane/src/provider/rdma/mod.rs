@@ -14,6 +14,7 @@
 //! | [`piece`] | the header of a piece |
 //! | `memory` | registered memory: slots, and the arena of loans |
 //! | `link` | one connection: its queue pair, what is posted on it, credit |
+//! | `names` | what work requests are called |
 //! | `receives` | those posted on it, and again |
 //! | `life` | whether anybody is at the other end |
 //! | `out` | messages into pieces |
@@ -64,6 +65,7 @@ mod life;
 mod link;
 mod meet;
 mod memory;
+mod names;
 mod one_sided;
 mod out;
 mod parts;

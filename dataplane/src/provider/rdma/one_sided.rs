@@ -51,7 +51,7 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
         let remote = RemotePlace { address: wr.remote.address, key: remote_key };
         let segments = [Segment { address, length, key }];
         let done = (Done::Initiator(wr.wr_id, length), false);
-        link.stage_send(at, (verb, Aim::Memory(remote)), &segments, done)?;
+        link.stage_send((verb, Aim::Memory(remote)), &segments, done)?;
         self.under_way.set(self.under_way.get().saturating_add(1));
         self.soil(at, link);
         Ok(())

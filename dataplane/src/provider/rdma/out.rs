@@ -47,11 +47,12 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         &self,
         to: (u32, &'m Link<'m, Q>),
         wr: &SendWr<'_>,
+        bytes: &[u8],
     ) -> Result<(), PostError> {
-        let length = short(wr.payload.bytes().len());
+        let length = short(bytes.len());
         let is_bare = wr.tag.is_none() && wr.immediate.is_none();
         if is_bare && to.1.goes_brief(length) {
-            self.stage_brief(to, &wr.payload, length)
+            self.stage_brief(to, &wr.payload, (bytes, length))
         } else {
             self.stage_message(to, wr, length)
         }
@@ -63,16 +64,21 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         &self,
         (at, link): (u32, &'m Link<'m, Q>),
         payload: &Payload<'_>,
-        length: u32,
+        (bytes, length): (&[u8], u32),
     ) -> Result<(), PostError> {
         link.accepts(1)?;
         let uncopied = self.uncopied(payload, length);
-        let (segment, done) = uncopied.unwrap_or_else(|| {
-            let slot = link.next_slot();
-            self.slots.write(slot, 0, payload.bytes());
-            (self.slots.segment(slot, length), Done::Nobody)
-        });
-        if let Err(refused) = link.stage_brief(at, segment, done) {
+        // Before the copy: behind it nothing is known of what is in memory.
+        let number = link.next_send();
+        let (segment, done) = if let Some(own) = uncopied {
+            own
+        } else {
+            let slot = link.slot_of(number);
+            let segment = self.slots.segment(slot, length);
+            self.slots.write(slot, 0, bytes);
+            (segment, Done::Nobody)
+        };
+        if let Err(refused) = link.stage_brief(number, segment, done) {
             return self.refused((at, link), refused, (true, done));
         }
         self.spend(link);
@@ -187,7 +193,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             let is_last = bytes.is_empty() && rest.is_none_or(|segment| segment.length == 0);
             let told = if is_last { done } else { Done::Nobody };
             if let Err(refused) =
-                link.stage_send(at, (Verb::Send, Aim::Connected), segments, (told, is_last))
+                link.stage_send((Verb::Send, Aim::Connected), segments, (told, is_last))
             {
                 return self.refused((at, link), refused, (at_start.is_some(), done));
             }
@@ -274,7 +280,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         self.slots.write(slot, 0, bytes);
         let segments = [self.slots.segment(slot, short(bytes.len()))];
         let done = if is_known { Done::Known } else { Done::Nobody };
-        link.stage_send(at, (Verb::Send, Aim::Connected), &segments, (done, false))?;
+        link.stage_send((Verb::Send, Aim::Connected), &segments, (done, false))?;
         link.control_credit.set(link.control_credit.get().saturating_sub(1));
         self.soil(at, link);
         Ok(())
@@ -296,7 +302,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         if link.stage.get() != Stage::Up {
             return;
         }
-        link.publish_receives(at, &self.slots);
+        link.publish_receives(&self.slots);
         if link.failed.get().is_some() {
             self.fail(at, link, crate::error::Fatal::QueueError);
             return;

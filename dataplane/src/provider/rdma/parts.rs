@@ -67,7 +67,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             let segments = [self.slots.segment(slot, bytes)];
             let is_last = number.wrapping_add(1) == pieces;
             let (what, done) = ((Verb::Send, Aim::Connected), (Done::Nobody, is_last));
-            if let Err(refused) = link.stage_send(at, what, &segments, done) {
+            if let Err(refused) = link.stage_send(what, &segments, done) {
                 return self.refused((at, link), refused, (is_first, Done::Nobody));
             }
             if is_first {

@@ -170,7 +170,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> Connects<'m> for RdmaPo
     }
 
     fn ask_for_life(&self, at: u32, link: &'m Link<'m, Q>) -> bool {
-        let is_asked = link.probe(at).is_ok();
+        let is_asked = link.probe().is_ok();
         if is_asked {
             self.soil(at, link);
         }

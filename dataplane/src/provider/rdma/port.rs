@@ -24,7 +24,7 @@ use crate::provider::{
 };
 use crate::raw::place::Bump;
 use crate::raw::region::Registrar;
-use crate::table::{NIL, Ring, wide};
+use crate::table::{Fronted, NIL, Ring, wide};
 use crate::time::Instant;
 use crate::verbs::{CompletionQueue, QueuePair, WcStatus};
 
@@ -53,8 +53,8 @@ pub struct RdmaPort<'m, Q: QueuePair, C, X: Registrar = ()> {
     /// Posted sends whose memory the device has.
     pub(super) under_way: Cell<u32>,
     /// Links with messages that have come whole, and links with something for the next doorbell.
-    pub(super) ready: Ring<'m, u32>,
-    pub(super) dirty: Ring<'m, u32>,
+    pub(super) ready: Fronted<'m, u32>,
+    pub(super) dirty: Fronted<'m, u32>,
     /// The last look has come to all of the ready ones.
     pub(super) went_round: Cell<bool>,
     pub(super) empty_polls: Cell<u32>,
@@ -161,8 +161,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             )?,
             done: Ring::place(bump, config.send_depth, (WrId::from_raw(0), Status::Success, 0))?,
             under_way: Cell::new(0),
-            ready: Ring::place(bump, config.links, 0)?,
-            dirty: Ring::place(bump, config.links, 0)?,
+            ready: Fronted::place(bump, config.links, 0)?,
+            dirty: Fronted::place(bump, config.links, 0)?,
             went_round: Cell::new(false),
             empty_polls: Cell::new(0),
             has_asked: Cell::new(false),
@@ -275,12 +275,13 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     /// Whether a poll would find anything to do besides messages that have come.
     #[inline]
     pub(super) const fn owes_work(&self) -> bool {
+        // Not one after the other: all of it is rare.
         !self.done.is_empty()
-            || !self.dirty.is_empty()
-            || self.unsettled.get()
-            || !self.queues.none_ended()
-            || self.queues.is_late()
-            || self.queues.matcher().has_fresh()
+            | !self.dirty.is_empty()
+            | self.unsettled.get()
+            | !self.queues.none_ended()
+            | self.queues.is_late()
+            | self.queues.matcher().has_fresh()
     }
 
     /// Whether a look asks for a poll so that the clock is looked at, of which a look knows nothing: where signs of life are awaited, one in
@@ -339,14 +340,15 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
     #[inline]
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
         let row = self.peers.find(wr.to)?;
-        if wr.payload.bytes().len() > self.info.limits.message_bytes_max {
+        let bytes = wr.payload.bytes();
+        if bytes.len() > self.info.limits.message_bytes_max {
             return Err(Misuse::TooLong.into());
         }
         let link = self.make_ready(wr.to.slot(), row)?;
         if let Payload::Posted { .. } = wr.payload {
             self.may_owe()?;
         }
-        self.stage(link, wr)?;
+        self.stage(link, wr, bytes)?;
         self.queues.count_staged();
         Ok(())
     }
@@ -402,11 +404,12 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
             // Answers to hellos, and credit that nothing has taken along, go though nobody rings.
             let _none = self.publish();
         }
+        if !self.has_asked.get() {
+            let _sight = self.look();
+        }
+        self.has_asked.set(false);
         self.is_intricate.set(false);
         self.lone_at.set(NIL);
-        if !self.has_asked.replace(false) {
-            self.hear();
-        }
         let sends = || {
             let (wr_id, status, number) = self.done.pop()?;
             let cqe = Cqe::without_message(wr_id, status);
@@ -431,18 +434,17 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
         if self.ready.is_empty() {
             return Sight::Nothing;
         }
-        match self.lone() {
-            Some(at) if !self.queues.matcher().wants_many() => {
-                self.lone_at.set(at);
-                Sight::Ready
-            }
-            Some(_) | None => Sight::Work,
+        if self.is_lone() && !self.queues.matcher().wants_many() {
+            self.lone_at.set(self.ready.front().unwrap_or(NIL));
+            Sight::Ready
+        } else {
+            Sight::Work
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_ready(&self) -> Option<Cqe> {
-        self.take_lone()
+        if self.lone_at.get() == NIL { None } else { self.take_lone() }
     }
 
     fn poll_event(&self) -> Option<Event> {
@@ -467,8 +469,8 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
                 Some(_) | None => place.set(None),
             }
         }
-        for (at, link) in self.all_links().filter(|(_, link)| link.has_loans()) {
-            link.part_for_good(at, &self.slots);
+        for (_, link) in self.all_links().filter(|(_, link)| link.has_loans()) {
+            link.part_for_good(&self.slots);
             link.end_pair();
         }
         is_exposed || self.all_links().any(|(_, link)| link.is_with_host.get() && link.has_loans())
@@ -487,8 +489,8 @@ impl<Q: QueuePair, C, X: Registrar> Drop for RdmaPort<'_, Q, C, X> {
     /// Queue pairs that are still there go with the port; whoever wants its last messages to arrive disconnects its peers first, and turns
     /// until the port [is quiet](RdmaPort::is_quiet).
     fn drop(&mut self) {
-        for (at, link) in (0..u32::MAX).zip(self.links.iter().flatten()) {
-            link.part_for_good(at, &self.slots);
+        for link in self.links.iter().flatten() {
+            link.part_for_good(&self.slots);
             link.end_pair();
         }
         for (_, key) in self.exposed.iter().filter_map(Cell::take) {

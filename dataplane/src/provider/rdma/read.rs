@@ -65,24 +65,17 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         }
     }
 
-    /// The only link that has something to read, where that can be handed out message by message.
-    #[inline]
-    pub(super) fn lone(&self) -> Option<u32> {
-        if self.ready.len() != 1 || self.is_intricate.get() {
-            return None;
-        }
-        let at = self.ready.front()?;
-        self.link(at).filter(|link| link.gives()).map(|_| at)
+    /// Whether one link alone has something to read, which can be handed out message by message as far as is known.
+    #[inline(always)]
+    pub(super) const fn is_lone(&self) -> bool {
+        self.ready.is_one() && !self.is_intricate.get()
     }
 
     /// The completion of the oldest message of the only link that has any, without a batch. Where it takes more than that, the next poll
     /// has to see to it.
-    #[inline]
+    #[inline(never)]
     pub(super) fn take_lone(&self) -> Option<Cqe> {
         let at = self.lone_at.get();
-        if at == NIL {
-            return None;
-        }
         // What was posted or given up since the look.
         let is_plain = !self.queues.matcher().wants_many();
         let link = self.link(at).filter(|link| is_plain && link.gives());
@@ -124,7 +117,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         let piece = link.arrived.front()?;
         let length = to_usize(widen(piece.length));
         let message = Incoming { source, envelope: piece.envelope, length };
-        (link.arrived.len() >= piece.pieces).then_some((piece, message))
+        let is_whole = piece.pieces == 1 || link.arrived.len() >= piece.pieces;
+        is_whole.then_some((piece, message))
     }
 
     #[inline]

@@ -1,21 +1,19 @@
 //! The receives of a connection: posted in the order of a list, taken off it as they complete, and posted again a quarter of them at a time.
 
-use super::link::{CONTROL_RECEIVES, Link, Stage, wr_id};
+use super::link::{CONTROL_RECEIVES, Link, Stage};
 use super::memory::Slots;
 use crate::error::{Fatal, PostError};
-use crate::id::OpTag;
 use crate::verbs::{QueuePair, RecvRequest};
 
 impl<'m, Q: QueuePair> Link<'m, Q> {
     pub(super) fn post_receive(
         &self,
-        at: u32,
         slot: u32,
         slots: &Slots<'m, Q::Key>,
     ) -> Result<(), PostError> {
         let number = self.oldest_receive.get().wrapping_add(self.receives.len());
         let segments = [slots.whole(slot)];
-        let request = RecvRequest { wr_id: wr_id(OpTag::Recv, at, number), segments: &segments };
+        let request = RecvRequest { wr_id: self.receive_id(number), segments: &segments };
         self.with_pair(|pair| pair.post_recv(&request)).unwrap_or(Err(Fatal::QueueError.into()))?;
         let pushed = self.receives.push(slot);
         debug_assert!(pushed.is_ok(), "there are as many places as slots");
@@ -30,14 +28,11 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         Ok(())
     }
 
-    /// A completion of a receive: its slot, if it is the one that comes next.
+    /// The receive that completes next is over: its slot, if one is posted.
     #[inline(always)]
-    pub(super) fn received(&self, number: u32) -> Option<u32> {
-        if number != self.oldest_receive.get() {
-            return None;
-        }
+    pub(super) fn received(&self) -> Option<u32> {
         let slot = self.receives.pop()?;
-        self.oldest_receive.set(number.wrapping_add(1));
+        self.oldest_receive.set(self.oldest_receive.get().wrapping_add(1));
         Some(slot)
     }
 
@@ -83,17 +78,17 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
 
     /// Posts again what was released, where that is much.
     #[inline]
-    pub(super) fn publish_receives(&self, at: u32, slots: &Slots<'m, Q::Key>) {
+    pub(super) fn publish_receives(&self, slots: &Slots<'m, Q::Key>) {
         if self.is_much_released() {
-            self.post_released(at, slots);
+            self.post_released(slots);
         }
     }
 
-    fn post_released(&self, at: u32, slots: &Slots<'m, Q::Key>) {
+    fn post_released(&self, slots: &Slots<'m, Q::Key>) {
         let (messages, control) = self.reposted.replace((0, 0));
         let mut staged = 0_u32;
         while let Some(slot) = self.released.pop() {
-            if self.post_receive(at, slot, slots).is_err() {
+            if self.post_receive(slot, slots).is_err() {
                 self.fail(Fatal::QueueError);
                 return;
             }
