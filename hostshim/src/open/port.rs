@@ -26,6 +26,10 @@ use crate::verbs::{VerbsDatagramPort, VerbsDatagrams, VerbsPlane, VerbsPort};
 
 /// A port over one of the transports, each behind a branch and no pointer to a function: a program that is generic over providers takes it
 /// like any other.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a thread has few ports, and each is used where it lies: a box would be a line more to load"
+)]
 pub enum AnyPort<'a> {
     /// In a segment.
     Shm(ShmPort<'a, 'a>),

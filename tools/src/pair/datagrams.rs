@@ -1,5 +1,5 @@
 //! Both ends by datagrams, of which some may be lost: over UDP, on this machine or on two. What does not depend on how they travel is here for RDMA devices
-//! ([`ud`](super::ud)), too.
+//! (`ud`), too.
 //!
 //! ```text
 //!   client                                                   server
