@@ -157,11 +157,12 @@ impl<E: Enter> Streams<'_, E> {
         self.line.vain.set(if is_busy { VAIN_BUSY } else { VAIN_IDLE });
         let most = (self.len() / ASKED_PART).max(ASKED_MIN).min(self.config.ask_max);
         let more = most.saturating_sub(self.line.asked.get());
-        for _ in 0..more.min(self.buffers.given()) {
+        let given = self.buffers.given();
+        for _ in 0..if given == 0 { more } else { more.min(given) } {
             let Some(slot) = self.line.next() else { return };
             let Some(row) = self.row_at(slot) else { return };
-            if row.phase.get() != Phase::Open || !row.may_receive() {
-                // Whoever lingers is waited for; who is paused, or is received from already, for nothing.
+            if row.phase.get() != Phase::Open || !row.may_receive() || given == 0 {
+                // Whoever lingers is waited for; who is paused, or is received from already, for nothing. Who finds no buffer waits for one like everybody.
                 self.want(slot, again(row));
                 continue;
             }

@@ -188,3 +188,21 @@ fn who_lingers_is_waited_for() {
         assert_eq!(receives, [Kind::WaitsOnce]);
     });
 }
+
+/// So that it is seen who holds the buffers that others lack.
+#[test]
+fn who_finds_no_buffer_waits_for_one() {
+    let config = StreamConfig { recv_buffers: (1, 64), ..asking() };
+    with(&config, FakeConfig::default(), |rig| {
+        let ring = rig.ring();
+        let (_conn, receive) = rig.connection();
+        rig.complete(&receive, 1, cqe::BUFFER | u32::from(ring.peek().2) << cqe::BUFFER_SHIFT);
+        let held = rig.events();
+        assert!(matches!(held.as_slice(), [StreamEvent::Received { .. }]), "{held:?}");
+        for _ in 0..3 {
+            assert_eq!(rig.receives().0, []);
+        }
+        drop(held);
+        assert_eq!(kind(&rig.submitted_one(op::RECV)), Kind::WaitsOnce);
+    });
+}

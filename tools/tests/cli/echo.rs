@@ -132,9 +132,13 @@ fn a_client_that_never_reads_stops_only_itself() {
     }
     let other = service.connect();
     exchange(&other, &bytes(1 << 20, 5), 1 << 14);
-    // And when it reads at last, everything is there.
+    // And when it reads at last, everything is there, unless on a slow machine it had all buffers for so long that it was cut off, as `echo` promises.
     lazy.set_nonblocking(false).unwrap();
-    lazy.shutdown(Shutdown::Write).unwrap();
+    if lazy.shutdown(Shutdown::Write).is_err() {
+        assert!(quiet.elapsed() >= Duration::from_secs(1), "too soon");
+        assert!(service.stop()["out_of_buffers"].as_u64().unwrap() > 0, "nobody lacked any");
+        return;
+    }
     let mut back = Vec::new();
     (&lazy).read_to_end(&mut back).unwrap();
     assert_eq!(back.len(), taken);
