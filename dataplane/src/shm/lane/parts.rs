@@ -10,7 +10,9 @@
 use super::tx::{Staged, write_cell, write_spill, write_words};
 use core::cell::Cell;
 
-use super::{Arrival, Envelope, LaneMemory, LaneRx, LaneTx, PAYLOAD_WORD, Place, read_spill, spill_index};
+use super::{
+    Arrival, Envelope, LaneMemory, LaneRx, LaneTx, PAYLOAD_WORD, Place, read_spill, spill_index,
+};
 use crate::error::{Misuse, PostError};
 use crate::raw::line::{self, Line, WORD_BYTES};
 use spinwire_layouts::word::from_usize;

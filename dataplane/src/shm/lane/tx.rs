@@ -120,7 +120,12 @@ impl<'s> LaneTx<'s> {
         if envelope.immediate.is_some() {
             bits |= flags::IMMEDIATE;
         }
-        let mut is_first = tail == self.published.get();
+        let waiting = tail.wrapping_sub(self.published.get());
+        let mut is_first = waiting == 0;
+        if waiting >= BATCH_CELLS_MAX && more == 0 {
+            self.publish();
+            is_first = true;
+        }
         if is_first {
             bits |= flags::OWN_LINE;
         }
@@ -136,20 +141,18 @@ impl<'s> LaneTx<'s> {
         let Some(cell) = cells.get(index(tail, self.cell_mask.get())) else {
             return Err(Retry::NoCredit.into());
         };
-        bytes.write(cell, &self.memory, place, envelope);
+        // All that is known of the message is put down first, so that nothing of it has to be kept while its bytes are written: nobody looks at
+        // a cell before the head word of the first of its batch is published.
         let head = Head::pack(sequence(tail), length, bits);
-        self.spill_tail.set(place.spill_end);
-        self.tail.set(tail.wrapping_add(1));
         if is_first {
             self.held_back.set(head);
-            return Ok(());
+        } else {
+            let [head_word, ..] = cell.words();
+            head_word.store(head, Ordering::Relaxed);
         }
-        let [head_word, ..] = cell.words();
-        // Behind the held-back head of the batch: nobody looks here before that is published.
-        head_word.store(head, Ordering::Relaxed);
-        if more == 0 && tail.wrapping_sub(self.published.get()) >= BATCH_CELLS_MAX {
-            self.publish();
-        }
+        self.spill_tail.set(place.spill_end);
+        self.tail.set(tail.wrapping_add(1));
+        bytes.write(cell, &self.memory, place, envelope);
         Ok(())
     }
 
@@ -255,7 +258,7 @@ impl<'s> LaneTx<'s> {
 
     /// Messages staged and not yet published.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub const fn staged(&self) -> u64 {
         self.tail.get().wrapping_sub(self.published.get())
     }
