@@ -181,22 +181,21 @@ const MS: u64 = 1_000_000;
 /// way back, by whatever way it has come to that.
 #[test]
 fn a_crowd_is_answered_as_fast_as_the_slower_end_can() {
-    for (count, each) in [(16, 2_900), (128, 2_900), (128, 1_000)] {
+    for (count, each) in [(16, 2_900), (128, 2_900), (128, 1_000), (512, 2_900)] {
         with_crowd(count, each, |crowd| {
             let at_most = |ns: u64| ns / each.max(SEND + FOUND);
             crowd.answers_in(MS);
-            for stop_ns in [0, 100_000, MS] {
+            for stop_ns in [0, 30_000, 100_000, MS] {
                 crowd.clients.stop = Some((crowd.now, crowd.now + stop_ns));
                 crowd.answers_in(stop_ns + MS / 2);
                 let (answers, counted) = crowd.answers_in(2 * MS);
-                let least = at_most(2 * MS) * 3 / 4;
+                let least = at_most(2 * MS) * 9 / 10;
                 let about = format!(
                     "{count} x {each} ns after {stop_ns} ns: {answers} of {}: {counted:?}",
                     at_most(2 * MS)
                 );
-                eprintln!("{about}");
                 assert!(answers >= least, "{about}");
-                assert!(counted.vain_asks <= 3 * answers, "{about}");
+                assert!(counted.vain_asks <= 2 * answers, "{about}");
             }
         });
     }
