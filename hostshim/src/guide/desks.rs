@@ -36,8 +36,8 @@
 //! # let peer = client.connect(&b)?;
 //! # let clock = TscClock::calibrate();
 //! let buffers = LoanPool::place(&bump, 8, 256)?;
-//! let desk = Desk::new(&client, buffers, || clock.now());
-//! let other = Desk::new(&server, buffers, || clock.now());
+//! let desk = Desk::open(&client, buffers, || clock.now())?;
+//! let other = Desk::open(&server, buffers, || clock.now())?;
 //!
 //! desk.send(SendTo::peer(peer).tag(7), b"bid 101.25", Wait::within(Duration::from_millis(100)))?;
 //! let mut bytes = [0; 64]; // yours again at return, whatever comes of it

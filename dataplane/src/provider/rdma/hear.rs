@@ -121,7 +121,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         if failure.is_some() {
             self.last_error.set(failure);
         }
-        let failure = failure.map(|(status, _)| status);
+        let failure = failure.map(|(status, _)| status).inspect(|status| link.note_error(*status));
         let over = |sent: Sent, failure| self.over_with(sent, failure);
         if !link.sent(number, failure, over) {
             self.out_of_order(at, link);
@@ -159,6 +159,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         match outcome {
             Err(error) => {
                 self.last_error.set(Some(error));
+                link.note_error(error.0);
                 self.fail(at, link, Fatal::PeerGone);
             }
             Ok(received) => {

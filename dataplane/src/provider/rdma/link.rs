@@ -151,6 +151,8 @@ pub(in crate::provider) struct Link<'m, Q> {
     pub(super) deadline: Cell<Option<Instant>>,
     /// Why nothing more goes or comes.
     pub(super) failed: Cell<Option<Fatal>>,
+    /// The status of the first work completion that has failed; 0 while none has.
+    pub(super) error: Cell<u32>,
     /// In the list of those with something to read, and in that of those with something to publish.
     pub(super) is_ready: Cell<bool>,
     pub(super) is_dirty: Cell<bool>,
@@ -214,6 +216,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
             watched: Cell::new(None),
             deadline: Cell::new(None),
             failed: Cell::new(None),
+            error: Cell::new(0),
             is_ready: Cell::new(false),
             is_dirty: Cell::new(false),
             is_stalled: Cell::new(false),
@@ -255,6 +258,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         self.probe.set(None);
         self.watched.set(None);
         self.failed.set(None);
+        self.error.set(0);
         self.is_stalled.set(false);
         self.piece_bytes.set(0);
         self.peer_slots.set(0);
@@ -368,6 +372,13 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     /// Whether nothing is to be waited for before it can be used anew.
     pub(super) const fn is_bare(&self) -> bool {
         !self.is_with_host.get() && !self.has_pair()
+    }
+
+    /// A work completion has failed with that status. The first stands: those after it are flushed for its sake.
+    pub(super) fn note_error(&self, status: WcStatus) {
+        if self.error.get() == 0 {
+            self.error.set(u32::from(status.as_raw()));
+        }
     }
 
     pub(super) fn fail(&self, fatal: Fatal) {
