@@ -275,6 +275,7 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
     }
 
     /// The oldest completion that nobody has waited for at any desk of the endpoint: what the plane's own loop works on. It turns nothing.
+    #[must_use]
     pub fn next_letter(&self) -> Option<Letter<'m>> {
         self.book.next_letter()
     }

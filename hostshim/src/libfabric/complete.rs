@@ -258,7 +258,9 @@ impl OfiPort<'_> {
                 }
                 match operation.what {
                     What::Copy { .. } => None,
-                    _ => ended(Status::PeerGone, failure.number()),
+                    What::Send | What::OneSided { .. } | What::Receive(_) => {
+                        ended(Status::PeerGone, failure.number())
+                    }
                 }
             }
         }

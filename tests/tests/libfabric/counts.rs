@@ -197,7 +197,7 @@ fn sends_that_fail_lose_their_peer_once() {
     });
 }
 
-fn number_of(said: &OfiFailure) -> u32 {
+const fn number_of(said: &OfiFailure) -> u32 {
     said.errno.number().unsigned_abs()
 }
 

@@ -374,13 +374,6 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         !self.is_with_host.get() && !self.has_pair()
     }
 
-    /// A work completion has failed with that status. The first stands: those after it are flushed for its sake.
-    pub(super) fn note_error(&self, status: WcStatus) {
-        if self.error.get() == 0 {
-            self.error.set(u32::from(status.as_raw()));
-        }
-    }
-
     pub(super) fn fail(&self, fatal: Fatal) {
         if self.failed.get().is_none() {
             self.failed.set(Some(fatal));
