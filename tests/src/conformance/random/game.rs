@@ -131,7 +131,7 @@ impl<'g, 'm, R: Rig> Game<'g, 'm, R> {
         if settles { self.settle() } else { Ok(()) }
     }
 
-    fn from(&self, at: usize, wanted: Wanted, is_directed: bool) -> RecvFrom {
+    const fn from(&self, at: usize, wanted: Wanted, is_directed: bool) -> RecvFrom {
         let from = if is_directed { RecvFrom::peer(self.to_other[at]) } else { RecvFrom::any() };
         wanted.from(from)
     }
@@ -412,23 +412,19 @@ impl<'g, 'm, R: Rig> Game<'g, 'm, R> {
         }
         if let Some(done) = expected.remote.iter().position(|(id, _)| *id == got.id) {
             let (_, done) = expected.remote.remove(done);
-            prop_assert_eq!(got.status, Status::Success);
-            let loan = got.loan.as_deref();
-            let seen = match got.kind {
-                Kind::Written => Some(Done::Written),
-                Kind::Atomic => got.before().map(Done::Atomic),
-                Kind::Read => loan.map(|bytes| {
-                    let mut words = [0; WORDS];
-                    for (to, from) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-                        *to = u64::from_le_bytes(from.try_into().unwrap());
-                    }
-                    Done::Read(words, bytes.len() / 8)
-                }),
-                Kind::Sent | Kind::Received | Kind::Parcel | Kind::RecvEnded => None,
-            };
-            prop_assert_eq!(seen, Some(done));
+            prop_assert_eq!((got.status, done_of(&got)), (Status::Success, Some(done)));
             return Ok(());
         }
+        self.compare_receive(at, got, copy)
+    }
+
+    fn compare_receive(
+        &mut self,
+        at: usize,
+        mut got: Completion<'m>,
+        copy: Option<Vec<u8>>,
+    ) -> Played {
+        let (end, expected) = (self.ends[at], &mut self.expected[at]);
         let due = expected.due.iter().position(|due| due.id == got.id);
         prop_assert!(due.is_some(), "end {}: {:?} was not due", at, got);
         let due = expected.due.remove(due.unwrap());
@@ -514,5 +510,21 @@ impl<'g, 'm, R: Rig> Game<'g, 'm, R> {
         }
         prop_assert_eq!(self.pool.free_count(), usize::try_from(LOANS).unwrap());
         Ok(())
+    }
+}
+
+/// What a one-sided operation has done.
+fn done_of(got: &Completion<'_>) -> Option<Done> {
+    match got.kind {
+        Kind::Written => Some(Done::Written),
+        Kind::Atomic => got.before().map(Done::Atomic),
+        Kind::Read => got.loan.as_deref().map(|bytes| {
+            let mut words = [0; WORDS];
+            for (to, from) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+                *to = u64::from_le_bytes(from.try_into().unwrap());
+            }
+            Done::Read(words, bytes.len() / 8)
+        }),
+        Kind::Sent | Kind::Received | Kind::Parcel | Kind::RecvEnded => None,
     }
 }
