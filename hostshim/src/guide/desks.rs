@@ -36,8 +36,8 @@
 //! # let peer = client.connect(&b)?;
 //! # let clock = TscClock::calibrate();
 //! let buffers = LoanPool::place(&bump, 8, 256)?;
-//! let desk = Desk::new(&client, buffers, || clock.now());
-//! let other = Desk::new(&server, buffers, || clock.now());
+//! let desk = Desk::open(&client, buffers, || clock.now())?;
+//! let other = Desk::open(&server, buffers, || clock.now())?;
 //!
 //! desk.send(SendTo::peer(peer).tag(7), b"bid 101.25", Wait::within(Duration::from_millis(100)))?;
 //! let mut bytes = [0; 64]; // yours again at return, whatever comes of it
@@ -58,7 +58,8 @@
 //! completes. A message that comes late is never written into the slice that you have back: it goes to the next receive, or is a letter. What a send that was given up means for the other end
 //! is what it always means: the message may have arrived.
 //!
-//! *Others' completions.* Whatever a call finds that is not its own it keeps, in order. So one endpoint can have a desk and a loop of its own: the loop takes
+//! *Others' completions.* Whatever a call finds that is not its own it keeps, in order. Two parts of a program have a desk each at one endpoint, the second by
+//! [`desk.another()`](crate::desk::Desk::another): whichever turns, each gets what it waits for. (A second `Desk::open` is refused, as it would know nothing of the first.) And one endpoint can have a desk and a loop of its own: the loop takes
 //! `desk.next_letter()` where it would have called `endpoint.poll()`, and `desk.drive()` for `turn`. What must not be done is to poll the endpoint itself beside a desk that somebody waits at:
 //! the completion that you take is the one that it waits for.
 //!

@@ -237,7 +237,7 @@ impl OfiPlane {
         if line.ended {
             let is_over = now.saturating_since(line.since) >= GRACE;
             if let (true, Some(peer)) = (is_over, line.peer) {
-                port.lose(peer, Standing::Gone);
+                port.lose(peer, Standing::Gone, 0);
             }
             return !is_over;
         }
@@ -285,7 +285,7 @@ impl OfiPlane {
         }
         let told = (&caller.stream).write_all(line(&port.name, &own).as_bytes());
         if told.is_err() {
-            caller.peer.into_iter().for_each(|peer| port.lose(peer, Standing::Gone));
+            caller.peer.into_iter().for_each(|peer| port.lose(peer, Standing::Gone, 0));
         }
         told.is_ok() && !is_connected
     }

@@ -39,7 +39,7 @@ fn answer(transport: Transport, tell: &mpsc::Sender<Uri>, is_over: &AtomicU64) {
     with(&plan(transport, &[any]), &OpenConfig::listen(), |end| {
         tell.send(end.uri.clone()).unwrap();
         let buffers = LoanPool::place(end.bump(), 4, 64).unwrap();
-        let desk = Desk::new(&end.endpoint, buffers, || end.now());
+        let desk = Desk::open(&end.endpoint, buffers, || end.now()).unwrap();
         let mut bytes = [0; 64];
         for _ in 0..QUESTIONS {
             let asked = desk.recv(RecvFrom::any(), &mut bytes, Wait::within(STUCK)).unwrap();
@@ -138,7 +138,7 @@ fn an_endpoint_of_a_plan_is_a_task_of_tokio() {
             with(&plan(transport, &[uri]), &OpenConfig::connect(), |end| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let buffers = LoanPool::place(end.bump(), 1, 64).unwrap();
-                let desk = Desk::new(&end.endpoint, buffers, || end.now());
+                let desk = Desk::open(&end.endpoint, buffers, || end.now()).unwrap();
                 let told = Cell::new(0);
                 runtime.unwrap().block_on(async {
                     let news = in_reactor(end.news().unwrap());

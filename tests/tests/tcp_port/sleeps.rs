@@ -27,7 +27,7 @@ fn a_desk_sleeps_on_the_descriptor_of_its_ring() {
         threads.spawn(move || {
             with("b", EndpointType::Rdm, &config(), |b| {
                 let to_a = b.know("a", where_is_it.recv().unwrap());
-                let desk = Desk::new(&b.endpoint, b.pool, || b.now());
+                let desk = Desk::open(&b.endpoint, b.pool, || b.now()).unwrap();
                 for number in 0..3_u64 {
                     wake.recv().unwrap();
                     let to = SendTo::peer(to_a).immediate(number);
@@ -43,7 +43,7 @@ fn a_desk_sleeps_on_the_descriptor_of_its_ring() {
             let (most, woken) = (Duration::from_secs(20), Cell::new(0));
             let news = a.plane.news().unwrap();
             assert!(a.plane.news().is_err(), "one a ring");
-            let desk = Desk::new(&a.endpoint, a.pool, || a.now()).resting(|outcome| {
+            let desk = Desk::open(&a.endpoint, a.pool, || a.now()).unwrap().resting(|outcome| {
                 let is_due = a.endpoint.poll_at().is_some_and(|at| at <= a.now());
                 if outcome.is_busy() || is_due || news.clear() {
                     return;
@@ -133,7 +133,7 @@ fn a_reactor_with_the_descriptor_in_its_list_wakes_the_task() {
         threads.spawn(move || {
             with("b", EndpointType::Rdm, &config(), |b| {
                 let to_a = b.know("a", where_is_it.recv().unwrap());
-                let desk = Desk::new(&b.endpoint, b.pool, || b.now());
+                let desk = Desk::open(&b.endpoint, b.pool, || b.now()).unwrap();
                 let mut number = 0;
                 while wake.recv().is_ok() {
                     let to = SendTo::peer(to_a).immediate(number);
@@ -145,7 +145,7 @@ fn a_reactor_with_the_descriptor_in_its_list_wakes_the_task() {
         with("a", EndpointType::Rdm, &config(), |a| {
             tell.send(a.local()).unwrap();
             let news = a.plane.news().unwrap();
-            let desk = Desk::new(&a.endpoint, a.pool, || a.now());
+            let desk = Desk::open(&a.endpoint, a.pool, || a.now()).unwrap();
             let woken = block_on(&desk, (&news, || a.now()), async {
                 for number in 0..5_u64 {
                     let loan = a.pool.lend().unwrap();
