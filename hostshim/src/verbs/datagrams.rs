@@ -19,6 +19,7 @@ use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use std::io::{ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 
 use spinwire_dataplane::error::{Misuse, PostError};
@@ -161,7 +162,8 @@ impl<Q: Queues> VerbsDatagrams<Q> {
         let listener =
             listener.map_err(|e| VerbsError::os("listen for those who ask", number(&e)))?;
         let (ways, idle, has_port) = (RefCell::default(), Cell::new(0), Cell::new(false));
-        let (config, told) = (*config, Told::default());
+        let (mut config, told) = (*config, Told::default());
+        config.port.descriptor = (*cq).as_ref().descriptor().is_some();
         Ok(Self { pair, slots, cq, ways, listener, config, domain, idle, has_port, told })
     }
 
@@ -308,6 +310,20 @@ impl<Q: Queues> VerbsDatagrams<Q> {
             }
         }
         Ok(())
+    }
+
+    /// What can be read from when something completes, when the device tells something, and when somebody asks for the card; `None` where completions are
+    /// not told. To be slept on after [`arm`](Self::arm) and a turn that found nothing.
+    pub(crate) fn descriptors(&self) -> Option<impl Iterator<Item = RawFd>> {
+        let completions = (*self.cq).as_ref().descriptor()?;
+        let both = [completions, self.device().as_fd()].map(|fd| fd.as_raw_fd());
+        Some(both.into_iter().chain(self.listener.as_ref().map(AsRawFd::as_raw_fd)))
+    }
+
+    /// The next completion is told, and the next call of [`attend`](Self::attend) looks at everything. Whether that can be had.
+    pub(crate) fn arm(&self) -> bool {
+        self.idle.set(LOOKS);
+        (*self.cq).as_ref().arm().is_ok()
     }
 
     /// Takes note of an event of its device, and keeps it for [`next_event`](VerbsDatagrams::next_event): where the device, the queue pair or the completion queue has
