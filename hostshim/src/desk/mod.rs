@@ -22,8 +22,7 @@
 //!
 //! *How it waits* is the caller's: after each turn that found nothing [`Desk::resting`] is called, which may spin, yield, climb an
 //! [`IdleLadder`](spinwire_dataplane::poll::IdleLadder), turn other endpoints of the thread, or sleep on a
-//! descriptor where the transport has one ([`News`](crate::uring::News): TCP, UDP; from [`Opened::news`](crate::open::Opened::news)). The bell of an endpoint in shared memory is a futex, for
-//! [`HostRester`](crate::idle::HostRester); no descriptor tells of it. A wait of no time looks once.
+//! descriptor ([`News`](crate::open::News), from [`Opened::news`](crate::open::Opened::news)). A wait of no time looks once.
 //!
 //! *One desk at an endpoint.* A second one, or a loop that polls the endpoint itself, would find what the first waits for, and the first would not.
 //!

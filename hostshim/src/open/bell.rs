@@ -75,7 +75,7 @@ impl Shared {
 
     fn tell(&self) {
         // A count that is full (2^64 - 2) can be read from already.
-        let _full = (&self.told).write(&1_u64.to_ne_bytes());
+        let _full = (&self.told).write(&1_u64.to_le_bytes());
     }
 }
 
@@ -89,12 +89,8 @@ impl BellFd {
     /// For the bell of the endpoint in `slot`.
     pub(super) fn new(domain: &Domain, slot: u32) -> Result<Self, OsError> {
         let told = syscall::eventfd().map_err(|e| OsError::new("eventfd", e))?;
-        let shared = Shared {
-            relay: Relay::new(),
-            told: File::from(told),
-            domain: domain.members(),
-            slot,
-        };
+        let shared =
+            Shared { relay: Relay::new(), told: File::from(told), domain: domain.members(), slot };
         Ok(Self { shared: Arc::new(shared), thread: RefCell::new(None), pid: std::process::id() })
     }
 
@@ -119,10 +115,8 @@ impl BellFd {
         }
         let shared = Arc::clone(&self.shared);
         let builder = std::thread::Builder::new().name("spinwire-bell".to_owned());
-        let started =
-            syscall::with_signals_blocked(|| builder.spawn(move || shared.attend())).map_err(
-                |e| OsError::new("start the thread at the bell", Errno::from_io(&e)),
-            )?;
+        let started = syscall::with_signals_blocked(|| builder.spawn(move || shared.attend()))
+            .map_err(|e| OsError::new("start the thread at the bell", Errno::from_io(&e)))?;
         *thread = Some(started);
         Ok(())
     }

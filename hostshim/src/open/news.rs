@@ -16,10 +16,11 @@
 use core::cell::Cell;
 use core::fmt;
 use core::time::Duration;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 #[cfg(any(feature = "verbs", feature = "libfabric"))]
 use std::rc::Rc;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
+use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::msg::Endpoint;
 use spinwire_dataplane::poll::{Outcome, Poll, WakeSource};
 use spinwire_dataplane::provider::{Caps, Provider as _};
@@ -159,8 +160,8 @@ impl<'e, 'a> News<'e, 'a> {
                 plane.watch_in(&set).map_err(|e| OpenError::System(OsError::new("epoll", e)))?;
                 Told::Set(set)
             }
-            // A seat has what its own endpoint stands on.
-            _ => return Err(OpenError::NoUri),
+            // A seat has what its own endpoint stands on, and no other's.
+            _ => return Err(PostError::from(Misuse::Unsupported).into()),
         };
         let (stage, is_heard) = (Cell::new(Stage::Awake), Cell::new(true));
         Ok(Self { told, end, stage, is_heard, is_armed: Cell::new(false) })

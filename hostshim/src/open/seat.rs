@@ -28,9 +28,9 @@ use crate::socket::Address;
 use crate::tcp::TcpPlane;
 use crate::udp::{self, UdpHost};
 use crate::uri::{Place, Uri};
+use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
 use crate::uring::UringError;
-use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
 use crate::verbs::{VerbsDatagrams, VerbsPlane};
 
@@ -137,15 +137,14 @@ impl<'a> Seat<'a> {
         if self.is_told.get() {
             return Err(OpenError::Told);
         }
-        let ring = match &self.floor {
-            Floor::Tcp(plane, _) => Some(plane.uring()),
-            Floor::Udp(host, ..) => Some(host.uring()),
-            _ => None,
+        let ring = if let Floor::Tcp(plane, _) = &self.floor {
+            Some(plane.uring())
+        } else if let Floor::Udp(host, ..) = &self.floor {
+            Some(host.uring())
+        } else {
+            None
         };
-        let domain = match &self.floor {
-            Floor::Shm(domain, _) => Some(*domain),
-            _ => None,
-        };
+        let domain = if let Floor::Shm(domain, _) = &self.floor { Some(*domain) } else { None };
         let news = News::of(endpoint, (ring, domain))?;
         self.is_told.set(true);
         Ok(news)

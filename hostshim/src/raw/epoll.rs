@@ -48,8 +48,7 @@ impl Epoll {
         let events = u32::try_from(libc::EPOLLIN).unwrap_or(0);
         let mut event = libc::epoll_event { events, u64: 0 };
         // SAFETY: the event outlives the call, and is only read; a number that is no descriptor is refused.
-        let answer =
-            unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) };
+        let answer = unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) };
         if answer < 0 { Err(Errno::last()) } else { Ok(()) }
     }
 }
