@@ -163,9 +163,7 @@ impl<'m> OfiPort<'m> {
         let listen = |events| Passive::listen(&fabric, &offer, events);
         let passive = bound.events.as_ref().map(listen).transpose()?;
         let active = if passive.is_some() { None } else { Some(Active::open(&offer, &bound)?) };
-        let caps = caps_of(&offer, config, active.as_ref());
-        let caps = if config.waits { caps.with(Caps::DESCRIPTOR) } else { caps };
-        info = with_caps(info, caps);
+        info = with_caps(info, caps_of(&offer, config, active.as_ref()));
         let ends = u32::try_from(operations).unwrap_or(u32::MAX).next_power_of_two();
         let event = Event::StaleCompletion(WrId::from_raw(0));
         let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
@@ -241,6 +239,9 @@ fn caps_of(offer: &Offer, config: &OfiConfig, active: Option<&Active>) -> Caps {
     let mut caps = offer::caps(offer, config.endpoint_type);
     if faults.loses_immediate && !config.accept_faults {
         caps = caps.without(Caps::IMMEDIATE);
+    }
+    if config.waits {
+        caps = caps.with(Caps::DESCRIPTOR);
     }
     // What takes nothing back says so of nothing, too.
     let refuses =
