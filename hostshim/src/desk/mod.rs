@@ -22,8 +22,7 @@
 //!
 //! *How it waits* is the caller's: after each turn that found nothing [`Desk::resting`] is called, which may spin, yield, climb an
 //! [`IdleLadder`](spinwire_dataplane::poll::IdleLadder), turn other endpoints of the thread, or sleep on a
-//! descriptor where the transport has one ([`News`](crate::uring::News): TCP, UDP; from [`Opened::news`](crate::open::Opened::news)). The bell of an endpoint in shared memory is a futex, for
-//! [`HostRester`](crate::idle::HostRester); no descriptor tells of it. A wait of no time looks once.
+//! descriptor ([`News`](crate::open::News), from [`Opened::news`](crate::open::Opened::news)). A wait of no time looks once.
 //!
 //! *Several desks at an endpoint* share one book of who waits for what: whichever of them finds a completion, it goes to its waiter. [`Desk::open`] opens
 //! the first, [`Desk::another`] the others; a second book for the same endpoint is refused, because what one of them found would be lost to the

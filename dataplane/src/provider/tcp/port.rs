@@ -86,7 +86,7 @@ impl TcpConfig {
         let longest = to_usize(widen(self.message_bytes_max));
         let send_depth = self.send_depth.next_power_of_two();
         let limits = Limits::copied(longest, self.peers_max, send_depth, &self.matching);
-        let caps = Caps::MATCHED.with(Caps::PARTS);
+        let caps = Caps::MATCHED.with(Caps::PARTS).with(Caps::DESCRIPTOR);
         Info::of_type("tcp", endpoint_type, caps, limits.with_parts()).with_paths(paths)
     }
 }
