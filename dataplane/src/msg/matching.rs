@@ -33,6 +33,7 @@ pub use self::claimed::Claim;
 pub use self::ranges::RANGES_MAX;
 use self::ranges::Sets;
 use self::unexpected::Unexpected;
+pub use self::withdraw::Withdrawn;
 use crate::error::Retry;
 use crate::id::{Addr, WrId};
 use crate::provider::{Buffer, Cqe, RecvWr, Select, Source, Status, Use};

@@ -22,6 +22,7 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::io::{ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 
 use spinwire_dataplane::error::{Misuse, PostError};
@@ -167,6 +168,8 @@ impl<Q: Queues> VerbsDatagrams<Q> {
         let listener = listen.map(listening).transpose();
         let listener =
             listener.map_err(|e| VerbsError::os("listen for those who ask", number(&e)))?;
+        let mut config = *config;
+        config.port.descriptor = (*cq).as_ref().descriptor().is_some();
         let neighbours = neighbours(&device, (config.device_port, pair.as_ref().gid_index));
         Ok(Self {
             pair,
@@ -176,7 +179,7 @@ impl<Q: Queues> VerbsDatagrams<Q> {
             waiting: RefCell::default(),
             neighbours,
             listener,
-            config: *config,
+            config,
             domain,
             idle: Cell::new(0),
             has_port: Cell::new(false),
@@ -342,6 +345,22 @@ impl<Q: Queues> VerbsDatagrams<Q> {
             }
         }
         Ok(())
+    }
+
+    /// What can be read from when something completes, when the device tells something, when a neighbour is found, and when somebody asks for the card; `None` where
+    /// completions are not told. To be slept on after [`arm`](Self::arm) and a turn that found nothing.
+    pub(crate) fn descriptors(&self) -> Option<impl Iterator<Item = RawFd>> {
+        let completions = (*self.cq).as_ref().descriptor()?;
+        let both = [completions, self.device().as_fd()].map(|fd| fd.as_raw_fd());
+        let neighbours = self.neighbours.as_ref().ok().map(|all| all.as_fd().as_raw_fd());
+        let listener = self.listener.as_ref().map(AsRawFd::as_raw_fd);
+        Some(both.into_iter().chain(neighbours).chain(listener))
+    }
+
+    /// The next completion is told, and the next call of [`attend`](Self::attend) looks at everything. Whether that can be had.
+    pub(crate) fn arm(&self) -> bool {
+        self.idle.set(LOOKS);
+        (*self.cq).as_ref().arm().is_ok()
     }
 
     /// Somebody was heard who cannot be answered yet.

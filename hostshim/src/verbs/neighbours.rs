@@ -12,6 +12,7 @@
 use core::cell::{Cell, RefCell};
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::cm::{CmChannel, CmNews, Link};
 use super::error::VerbsError;
@@ -49,6 +50,13 @@ pub(super) struct Neighbours {
     own: IpAddr,
     _watch: Link,
     channel: CmChannel,
+}
+
+/// It can be read from when something has become known.
+impl AsFd for Neighbours {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
 }
 
 impl Neighbours {

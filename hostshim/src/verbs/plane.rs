@@ -15,6 +15,7 @@ use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 
 use spinwire_dataplane::error::{Misuse, PostError};
@@ -254,6 +255,7 @@ impl<Q: Queues> VerbsPlane<Q> {
         // Queue pairs are made between turns: none of them looks for the address again.
         let mut config = VerbsPlaneConfig { gid_index: Some(gid_index), ..*config };
         config.port.atomics &= domain.device().attributes()?.atomic_cap != 0;
+        config.port.descriptor = (*cq).as_ref().descriptor().is_some();
         let idle = Cell::new(0);
         let parting = Parting::new(is_down(&device, config.device_port)?);
         Ok(Self {
@@ -390,6 +392,20 @@ impl<Q: Queues> VerbsPlane<Q> {
         // There may be more: the next call looks again.
         self.idle.set(LOOKS);
         Ok(())
+    }
+
+    /// What can be read from when something completes, when the device tells something, and when a connection does; `None` where completions are not
+    /// told. To be slept on after [`arm`](Self::arm) and a turn that found nothing.
+    pub(crate) fn descriptors(&self) -> Option<[RawFd; 3]> {
+        let completions = (*self.cq).as_ref().descriptor()?;
+        let (device, channel) = (self.device().as_fd(), self.channel.as_fd());
+        Some([completions, device, channel].map(|fd| fd.as_raw_fd()))
+    }
+
+    /// The next completion is told, and the next call of [`attend`](Self::attend) looks at everything. Whether that can be had.
+    pub(crate) fn arm(&self) -> bool {
+        self.idle.set(LOOKS);
+        (*self.cq).as_ref().arm().is_ok()
     }
 
     fn hear_device(&self, port: &VerbsPort<'_, Q>) -> Result<(), VerbsError> {
