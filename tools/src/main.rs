@@ -20,7 +20,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 mod cmd;
 mod hgrm;
@@ -29,13 +29,15 @@ mod pattern;
 mod plot;
 mod report;
 
+const EXIT_CODES: &str = "Exit codes: 0 done, and all is well; 1 done, and something is not well; 2 not done, and the message says why and what helps.";
+
 /// Measure, look at and mend pinned-core data planes.
 ///
 /// Start with `spinwire lat`: it starts a second process, exchanges messages with it through shared memory, and prints
 /// how long that takes beside the floor of this machine. `spinwire doctor` says what stands in the way of better
 /// figures.
 #[derive(Debug, Parser)]
-#[command(name = "spinwire", version, max_term_width = 100)]
+#[command(name = "spinwire", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -71,8 +73,37 @@ enum Command {
     Layout(cmd::layout::Args),
 }
 
+/// Joins the lines of each paragraph, so that it is the terminal that says where they end. What is indented stays as it is.
+fn flowing(text: &str) -> String {
+    let mut flowing = String::with_capacity(text.len());
+    let mut is_open = false;
+    for line in text.lines() {
+        let is_prose = !line.is_empty() && !line.starts_with(' ');
+        flowing.push_str(match (is_open, is_prose) {
+            (true, true) => " ",
+            _ if flowing.is_empty() => "",
+            _ => "\n",
+        });
+        flowing.push_str(line);
+        is_open = is_prose && !line.ends_with(':');
+    }
+    flowing
+}
+
+/// The command and all below it, with the text behind their options flowing.
+fn with_flowing_help(command: clap::Command) -> clap::Command {
+    let text = command.get_after_help().map(|text| flowing(&text.to_string()));
+    let command = match text {
+        Some(text) => command.after_help(text),
+        None => command,
+    };
+    command.mut_subcommands(with_flowing_help)
+}
+
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let matches = with_flowing_help(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let outcome = match cli.command {
         Command::Lat(args) => cmd::lat::run(&args),
         Command::Bw(args) => cmd::bw::run(&args),
         Command::Serve(args) => cmd::serve::run(&args),
@@ -88,4 +119,16 @@ fn main() -> ExitCode {
         Command::Layout(args) => cmd::layout::run(&args),
     };
     report::finish(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::flowing;
+
+    #[test]
+    fn paragraphs_flow_and_examples_stay() {
+        let text = "Examples:\n  spinwire a\n  spinwire b\n\nIt polls. It ends\nwith a signal,\nor so.\n\nNext:\nlast";
+        let wanted = "Examples:\n  spinwire a\n  spinwire b\n\nIt polls. It ends with a signal, or so.\n\nNext:\nlast";
+        assert_eq!(flowing(text), wanted);
+    }
 }

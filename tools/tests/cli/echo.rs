@@ -235,10 +235,24 @@ fn ten_thousand_clients_that_come_and_go_leave_nothing_behind() {
 
 #[test]
 fn the_idle_are_closed_when_that_was_asked_for() {
-    let service = Service::start(&["--idle", "0.5"]);
-    let stream = service.connect();
-    exchange(&stream, b"alive", 5);
-    assert_eq!((&stream).read(&mut [0; 8]).unwrap(), 0);
+    let service = Service::start(&["--idle", "1"]);
+    let mut talks = service.connect();
+    exchange(&talks, b"first", 5);
+    let silent = service.connect();
+    silent.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let mut last = Instant::now();
+    let begun = last;
+    exchange(&silent, b"alive", 5);
+    while !matches!((&silent).read(&mut [0; 8]), Ok(0)) {
+        assert!(begun.elapsed() < PATIENCE, "who is silent is not closed");
+        if last.elapsed() > Duration::from_millis(300) {
+            // This process was stopped, and is silent itself.
+            talks = service.connect();
+        }
+        last = Instant::now();
+        exchange(&talks, b"still", 5);
+    }
+    assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
     service.stop();
 }
 
