@@ -133,6 +133,10 @@ impl<E: Enter> Streams<'_, E> {
             }
         } else {
             let vain = row.vain.get().saturating_add(self.line.vain.get());
+            self.count(|c| {
+                c.vain_asks =
+                    c.vain_asks.wrapping_add(u64::from(was_asked && res == -errno::EAGAIN))
+            });
             if !was_asked || res != -errno::EAGAIN || vain > VAIN_MAX {
                 row.vain.set(0);
                 return false;
@@ -178,6 +182,7 @@ impl<E: Enter> Streams<'_, E> {
                 self.line.put_back(slot);
                 return;
             }
+            self.count(|c| c.asks = c.asks.wrapping_add(1));
             row.set(flag::ARMED);
             row.begin();
             row.asked.set(true);

@@ -182,6 +182,7 @@ impl<'m, E: Enter> Streams<'m, E> {
             user_data: Self::name(OpTag::Receive, slot, row),
             ..entry
         }])?;
+        self.count(|c| c.waits = c.waits.wrapping_add(1));
         row.set(flag::ARMED);
         row.begin();
         Self::granted(row, want::RECEIVE);

@@ -351,4 +351,10 @@ pub struct StreamCounters {
     pub stale: u64,
     /// Pieces that went uncopied.
     pub zero_copy: u64,
+    /// Receives that were waited for, however often they repeat themselves.
+    pub waits: u64,
+    /// Receives that were asked ([`StreamConfig::ask_max`]),
+    pub asks: u64,
+    /// and how many of them found nothing.
+    pub vain_asks: u64,
 }

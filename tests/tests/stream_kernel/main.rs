@@ -15,6 +15,7 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+mod asking;
 mod descriptors;
 mod operations;
 mod overflow;
@@ -583,15 +584,17 @@ fn without_descriptors_a_listener_tries_again_later() {
 }
 
 /// A ring whose entries a thread of the kernel takes; it sleeps after a millisecond.
-fn with_a_thread(deny: FeatureSet) -> (&'static StreamConfig, UringConfig) {
+fn with_a_thread(config: &StreamConfig, deny: FeatureSet) -> (&StreamConfig, UringConfig) {
     let thread = SqPoll { idle: Duration::from_millis(1), cpu: None };
-    (&CONFIG, UringConfig { sq_poll: Some(thread), deny, ..UringConfig::for_streams(&CONFIG) })
+    (config, UringConfig { sq_poll: Some(thread), deny, ..UringConfig::for_streams(config) })
 }
 
 #[test]
 fn a_thread_of_the_kernel_takes_what_streams_want() {
-    for deny in [FeatureSet::EMPTY, no_table(), FeatureSet::EMPTY.with(Feature::SqPoll)] {
-        play_on(with_a_thread(deny), |world| {
+    let denials = [FeatureSet::EMPTY, no_table(), FeatureSet::EMPTY.with(Feature::SqPoll)];
+    for (deny, ask_max) in denials.into_iter().flat_map(|deny| [(deny, 0), (deny, 2)]) {
+        let config = StreamConfig { ask_max, ..CONFIG };
+        play_on(with_a_thread(&config, deny), |world| {
             let has = world.streams.ring().modes().sq_poll;
             assert!(!(has && deny.has(Feature::SqPoll)));
             let (client, conn) = world.client();
@@ -608,6 +611,8 @@ fn a_thread_of_the_kernel_takes_what_streams_want() {
             }
             let entered = world.streams.ring().counters();
             assert!(!has || entered.enters < entered.harvested, "{entered:?}");
+            let counted = world.streams.counters();
+            assert_eq!(counted.asks > 0, ask_max > 0, "{counted:?}");
             client.shutdown(Shutdown::Write).unwrap();
             world.event("its end", |event| {
                 matches!(event, StreamEvent::PeerClosed(of) if *of == conn).then_some(())
@@ -682,7 +687,7 @@ fn rings_that_close_with_everything_under_way_leave_nothing_and_a_soak_neither()
             (0..turns).for_each(|_| world.turn());
         });
         assert_eq!(open_files(), before, "nor has what came in {turns} turns before the end");
-        play_on(with_a_thread(no_table()), |world| {
+        play_on(with_a_thread(&CONFIG, no_table()), |world| {
             let clients: Vec<_> = (0..3).map(|_| world.client()).collect();
             for (_, conn) in &clients[..turns.min(3)] {
                 world.streams.abort(*conn).unwrap();

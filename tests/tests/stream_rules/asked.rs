@@ -10,8 +10,8 @@ use spinwire_tests::fake_net::memory::BufferRing;
 use super::{Rig, config, with};
 
 /// Of errno(3), and of recv(2).
-const EAGAIN: i32 = 11;
-const DONT_WAIT: u32 = 0x40;
+pub(super) const EAGAIN: i32 = 11;
+pub(super) const DONT_WAIT: u32 = 0x40;
 
 const fn asking() -> StreamConfig {
     StreamConfig { ask_max: 2, ..config() }

@@ -4,6 +4,7 @@
 //!   notices.rs   results, announcements and notifications of zero-copy sends, in all combinations
 //!   queues.rs    submission queues of every size, full at every position; the ring of provided buffers, round and round
 //!   asked.rs     who is asked, who is waited for, and in which order
+//!   crowd.rs     a crowd of clients that are asked, and no state in which both ends wait
 //!   fixed.rs     sends out of a registered arena
 //!   ends.rs      closing, aborting, resetting, time limits, a lost ring
 //!   operations.rs  time limits of single operations, and what is taken back
@@ -21,6 +22,7 @@
 )]
 
 mod asked;
+mod crowd;
 mod ends;
 mod fixed;
 mod hostile;

@@ -91,17 +91,18 @@ impl<'m> Conversation<'m> {
 #[expect(clippy::infinite_loop, reason = "it serves until it is killed")]
 pub(crate) fn serve(address: &str, store: &mut Store) -> Result<Infallible, Failure> {
     let local = *address.parse::<Address>()?.resolve()?.first().ok_or("no address")?;
-    let listener = socket::listen(local, CLIENTS, &SocketOptions::default())?;
     let uring = Uring::open(&UringConfig::for_streams(&CONFIG))?;
     let ring = uring.ring()?;
     let streams = uring.streams(&ring, 0, &CONFIG)?;
+    let clock = TscClock::calibrate();
+    // When it is ready: who connects before waits for that.
+    let listener = socket::listen(local, CLIENTS, &SocketOptions::default())?;
     streams.listen(listener.fd.as_raw_fd())?;
     println!("serving {}", listener.local);
     let mut conversations: Vec<Conversation<'_>> =
         (0..CONFIG.conns).map(|_| Conversation::new()).collect();
     // Who is to be attended to. They stay where no buffer could be had for the first of them.
     let mut line = VecDeque::new();
-    let clock = TscClock::calibrate();
     loop {
         let outcome = streams.turn(clock.now(), Budget::DEFAULT);
         while let Some(event) = streams.poll() {

@@ -81,6 +81,10 @@ struct Done {
     zero_copy_sends: u64,
     out_of_buffers: u64,
     stale_completions: u64,
+    /// Receives that were waited for, and that were asked; and of those, how many found nothing.
+    waits: u64,
+    asks: u64,
+    vain_asks: u64,
     system_calls: u64,
     completions: u64,
     retries: u64,
@@ -127,7 +131,6 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     // As far as that is allowed: a ring that cannot have its table of files says so, with the remedy.
     limits::raise_open_files(u64::from(args.connections) + 128)?;
     let local = *args.listen.resolve()?.first().ok_or("--listen: the host has no address")?;
-    let listener = socket::listen(local, args.connections, &SocketOptions::default())?;
     if let Some(cpu) = args.cpus {
         affinity::pin(cpu)?;
     }
@@ -135,6 +138,9 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let uring = Uring::open(&UringConfig::for_streams(&config))?;
     let ring = uring.ring()?;
     let streams = uring.streams(&ring, 0, &config)?;
+    let clock = TscClock::calibrate();
+    // The last of all: whoever can connect is served, and does not wait for the memory and the clock.
+    let listener = socket::listen(local, args.connections, &SocketOptions::default())?;
     streams.listen(listener.fd.as_raw_fd())?;
     let listening = Listening {
         listening: format!("tcp://{}", listener.local),
@@ -148,7 +154,6 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         let paths = paths.join(", ");
         report::emit(&format!("listening on {listening}\n{pages} pages; io_uring with {paths}\n"))?;
     }
-    let clock = TscClock::calibrate();
     let mut busy = Busy::default();
     while !stop.load(Ordering::Relaxed) {
         // A look at the flag now and then.
@@ -242,6 +247,9 @@ impl Done {
             zero_copy_sends: streams.zero_copy,
             out_of_buffers: streams.out_of_buffers,
             stale_completions: streams.stale,
+            waits: streams.waits,
+            asks: streams.asks,
+            vain_asks: streams.vain_asks,
             system_calls: ring.enters,
             completions: ring.harvested,
             retries: ring.pushed_back,

@@ -111,6 +111,35 @@ fn every_byte_comes_back(more: &[&str], zero_copies: u64) {
     assert_eq!((&done["accepted"], &done["stale_completions"]), (&Value::from(1), &Value::from(0)));
 }
 
+/// It listens when it is ready: who can connect does not wait for its memory and its clock. By comparison with what that takes; whoever is stopped in
+/// the middle tries again.
+#[test]
+fn who_can_connect_is_served() {
+    let is_served_at_once = |_try: u32| {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let began = Instant::now();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spinwire"));
+        command.args(["echo", "--connections", "8", "--listen", &format!("tcp://{free}")]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let _service = Service { child: Some(child), out, address: free.to_string() };
+        let mut stream = loop {
+            assert!(began.elapsed() < PATIENCE);
+            match TcpStream::connect(free) {
+                Ok(stream) => break stream,
+                Err(_nobody_yet) => std::thread::sleep(Duration::from_micros(200)),
+            }
+        };
+        let connected = Instant::now();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        let (start, answer) = (connected.duration_since(began), connected.elapsed());
+        answer < start
+    };
+    assert!((0..5).any(is_served_at_once));
+}
+
 #[test]
 fn a_client_that_never_reads_stops_only_itself() {
     let service = Service::start(&["--connections", "8"]);

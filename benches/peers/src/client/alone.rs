@@ -12,7 +12,7 @@ const TRIPS_MAX: usize = 1 << 20;
 pub(crate) fn run(task: &Task) -> anyhow::Result<Rtt> {
     let pattern = pattern(task.size as usize);
     let mut connection = Connection::new(connect(task.port)?, 0, &pattern, 1);
-    let mut window = Window::open(task, TRIPS_MAX);
+    let mut window = Window::closed(task, TRIPS_MAX);
     let mut patience = Patience::new(task.clock.ticks_in(task.silence_ns));
     let mut now = Clock::ticks();
     while !window.is_over(now) {
@@ -20,6 +20,9 @@ pub(crate) fn run(task: &Task) -> anyhow::Result<Rtt> {
         connection.begin(now);
         let sent = trip(&mut connection, &mut patience, (&pattern, check))?;
         let answered = Clock::ticks();
+        if connection.answered() == 1 {
+            window.warm_up(answered);
+        }
         window.count(sent, answered);
         patience.heard(answered);
         now = answered;

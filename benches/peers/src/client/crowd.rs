@@ -31,6 +31,8 @@ struct Crowd {
     window: Window,
     /// Requests under way, of all connections.
     outstanding: u64,
+    /// Connections that were not answered yet.
+    unanswered: u32,
 }
 
 /// Measures; the caller has pinned the thread. Also returns all requests that were answered, those of the warm-up and of the end
@@ -43,6 +45,7 @@ pub(crate) fn run(task: &Task) -> anyhow::Result<(Stream, u64)> {
     let mut turns = Turns::default();
     crowd.start(task.depth)?;
     let mut now = Clock::ticks();
+    let served_by = now.saturating_add(task.clock.ticks_in(task.silence_ns));
     while crowd.outstanding > 0 {
         events.clear();
         epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&AT_ONCE))?;
@@ -56,6 +59,10 @@ pub(crate) fn run(task: &Task) -> anyhow::Result<(Stream, u64)> {
             patience.silent()?;
         } else {
             patience.heard(now);
+            if crowd.unanswered > 0 && now > served_by {
+                // Others are.
+                return Err(Fault::Silent.into());
+            }
             turns.add(crowd.window.answered - answered, now.saturating_sub(before));
         }
     }
@@ -116,7 +123,8 @@ impl Crowd {
             epoll::add(&poll, &stream, epoll::EventData::new_u64(number), flags)?;
             connections.push(Connection::new(stream, number, &pattern, task.depth as usize));
         }
-        Ok(Self { connections, pattern, window: Window::open(task, TRIPS_MAX), outstanding: 0 })
+        let window = Window::closed(task, TRIPS_MAX);
+        Ok(Self { connections, pattern, window, outstanding: 0, unanswered: task.connections })
     }
 
     /// Sends the first requests of everybody.
@@ -132,7 +140,7 @@ impl Crowd {
 
     /// What an event asks for.
     fn turn(&mut self, number: u64, flags: epoll::EventFlags) -> Result<(), Fault> {
-        let Self { connections, pattern, window, outstanding } = self;
+        let Self { connections, pattern, window, outstanding, unanswered } = self;
         let slot = usize::try_from(number).ok().and_then(|index| connections.get_mut(index));
         let Some(connection) = slot else { return Ok(()) };
         let gone = epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
@@ -143,6 +151,7 @@ impl Crowd {
         let now = Clock::ticks();
         let check = if now < window.from { Check::Whole } else { Check::Part };
         let is_over = window.is_over(now);
+        let was_answered = connection.answered() > 0;
         connection.receive()?;
         while let Some(sent) = connection.take(pattern, check)? {
             window.count(sent, now);
@@ -150,6 +159,12 @@ impl Crowd {
                 *outstanding -= 1;
             } else {
                 connection.begin(now);
+            }
+        }
+        if !was_answered && connection.answered() > 0 {
+            *unanswered -= 1;
+            if *unanswered == 0 {
+                window.warm_up(now);
             }
         }
         connection.send()

@@ -84,12 +84,16 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 /// When a measurement began, in ticks of the clock, and what it counts.
+///
+/// The warm-up begins with the first answer: a server may listen for some time before it serves, and that is none of its rate.
 #[derive(Debug)]
 struct Window {
-    /// When what happens begins to count.
+    /// When what happens begins to count: never, before the warm-up has begun.
     from: u64,
     /// When it ends.
     until: u64,
+    /// Ticks of the warm-up, and of what counts.
+    spans: (u64, u64),
     /// Requests that were answered in between.
     answered: u64,
     /// How long each request took that was sent in between.
@@ -97,12 +101,17 @@ struct Window {
 }
 
 impl Window {
-    /// Opens at the end of the warm-up that begins now.
-    fn open(task: &Task, trips_max: usize) -> Self {
-        let trips = Trips::new(trips_max);
-        let from = Clock::ticks().saturating_add(task.clock.ticks_in(task.warm_up_ns));
-        let until = from.saturating_add(task.clock.ticks_in(task.measured_ns));
-        Self { from, until, answered: 0, trips }
+    /// Nothing counts yet.
+    fn closed(task: &Task, trips_max: usize) -> Self {
+        let spans = (task.clock.ticks_in(task.warm_up_ns), task.clock.ticks_in(task.measured_ns));
+        Self { from: u64::MAX, until: u64::MAX, spans, answered: 0, trips: Trips::new(trips_max) }
+    }
+
+    /// The warm-up begins: everybody was answered for the first time.
+    fn warm_up(&mut self, now: u64) {
+        let (warm_up, measured) = self.spans;
+        self.from = now.saturating_add(warm_up);
+        self.until = self.from.saturating_add(measured);
     }
 
     /// Counts a request.
@@ -211,7 +220,7 @@ mod tests {
     #[test]
     fn a_request_counts_by_its_answer_and_its_trip_by_its_beginning() {
         let (from, until, trips) = (10, 20, Trips::new(8));
-        let mut window = Window { from, until, answered: 0, trips };
+        let mut window = Window { from, until, spans: (4, 10), answered: 0, trips };
         window.count(5, 12);
         assert!((window.answered, window.trips.is_empty()) == (1, true));
         assert!(!window.is_over(20), "nothing was sent and answered: it grows to 30");
@@ -220,6 +229,41 @@ mod tests {
         assert!(!window.is_over(29) && window.is_over(30));
         window.count(25, 31);
         assert_eq!(window.answered, 2);
+    }
+
+    #[test]
+    fn nothing_counts_before_the_warm_up_that_begins_with_the_answers() {
+        let trips = Trips::new(8);
+        let mut window =
+            Window { from: u64::MAX, until: u64::MAX, spans: (4, 10), answered: 0, trips };
+        window.count(1, 1_000);
+        assert!(!window.is_over(1_000));
+        window.warm_up(1_000);
+        window.count(1_001, 1_003);
+        assert!((window.from, window.until, window.answered) == (1_004, 1_014, 0));
+        window.count(1_003, 1_004);
+        assert_eq!(window.answered, 1);
+    }
+
+    /// A server that listens long before it serves loses nothing by that.
+    #[test]
+    fn the_time_before_the_first_answer_is_no_part_of_a_rate() {
+        let slow: Serve = |stream, all, new| {
+            if all.len() == new {
+                // Longer than warm-up and measurement together.
+                thread::sleep(core::time::Duration::from_millis(60));
+            }
+            honest(stream, all, new)
+        };
+        let late = task(0, 1, 1, 64);
+        // By counting: of all that was answered most counts, and over the time of the measurement. Whoever is stopped in the middle tries again.
+        let counts = |_try: u32| {
+            let (stream, all) = crowd::run(&Task { port: server(1, slow), ..late }).unwrap();
+            stream.messages_per_s * late.measured_ns / 1e9 > all as f64 / 2.0
+        };
+        assert!((0..5).any(counts));
+        let rtt = alone::run(&Task { port: server(1, slow), ..late }).unwrap();
+        assert!(rtt.p50_ns.is_some_and(|ns| ns < 6e7), "{rtt:?}");
     }
 
     #[test]

@@ -1,0 +1,71 @@
+//! Services that ask (`StreamConfig::ask_max`) and sleep in between: who is waited for in the end is who wakes them.
+
+use spinwire_hostshim::uring::News;
+
+use super::*;
+
+const ASKING: StreamConfig = StreamConfig { ask_max: 2, ..CONFIG };
+
+/// Sleeps of which nothing may wake but what comes.
+const LONG: Duration = Duration::from_secs(20);
+
+/// Turns until there is nothing to do; then sleeps. Whether it was woken.
+fn turn_and_sleep(world: &mut World<'_, '_>, news: &News) -> bool {
+    let _told_before_these_turns = news.clear();
+    loop {
+        let outcome = world.streams.turn(world.clock.now(), Budget::DEFAULT);
+        let mut events = false;
+        while let Some(event) = world.streams.poll() {
+            events = true;
+            match event {
+                StreamEvent::Received { conn, bytes } => {
+                    world.streams.send_unsignaled(conn, bytes).unwrap();
+                }
+                StreamEvent::PeerClosed(conn) => world.streams.close(conn).unwrap(),
+                other => world.heard.push(other),
+            }
+        }
+        world.streams.audit().unwrap();
+        if !outcome.is_busy() && !events {
+            return news.sleep(world.streams, world.clock.now(), LONG).unwrap();
+        }
+    }
+}
+
+#[test]
+fn who_sleeps_is_woken_by_who_was_asked_in_vain() {
+    let uring = Uring::open(&UringConfig::for_streams(&ASKING)).unwrap();
+    let news = uring.news().unwrap();
+    let ring = uring.ring().unwrap();
+    let streams = uring.streams(&ring, 0, &ASKING).unwrap();
+    let local = SocketAddr::from(([127, 0, 0, 1], 0));
+    let bound = socket::listen(local, 128, &SocketOptions::default()).unwrap();
+    let listener = streams.listen(bound.fd.as_raw_fd()).unwrap();
+    let (clock, address) = (TscClock::calibrate(), bound.local);
+    let mut world =
+        World { streams: &streams, clock, address, listener, _fd: bound.fd, heard: Vec::new() };
+    std::thread::scope(|threads| {
+        for pause_us in [0, 300, 2_000] {
+            threads.spawn(move || {
+                let mut client = TcpStream::connect(address).unwrap();
+                client.set_nodelay(true).unwrap();
+                client.set_read_timeout(Some(PATIENCE)).unwrap();
+                let mut back = [0; 5];
+                for _ in 0..10 {
+                    client.write_all(b"hello").unwrap();
+                    client.read_exact(&mut back).unwrap();
+                    assert_eq!(&back, b"hello");
+                    std::thread::sleep(Duration::from_micros(pause_us));
+                }
+            });
+        }
+        let ended = |event: &StreamEvent<'_>| matches!(event, StreamEvent::Closed { .. });
+        while world.heard.iter().filter(|event| ended(event)).count() < 3 {
+            assert!(turn_and_sleep(&mut world, &news), "nobody wakes it: {:?}", world.heard);
+        }
+    });
+    let counted = streams.counters();
+    // Each is waited for when it has come, and after so many vain questions; all others were asked.
+    assert!(counted.asks > counted.vain_asks && counted.vain_asks > 0, "{counted:?}");
+    assert!((3..=33).contains(&counted.waits), "{counted:?}");
+}
