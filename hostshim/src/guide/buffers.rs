@@ -38,7 +38,8 @@
 //! | large, and read by several processes | `send_loan(&lender, to, guard)`: the buffer of a pool itself, over shared memory | none |
 //!
 //! A message of several parts (a header here, a body there) goes out of several loans without being put together first: `post_sendv`, where `info.caps` has `GATHER`; and `post_recvv` takes
-//! one into several, with `SCATTER`. `take_parts` gives all loans of such an operation back with its completion.
+//! one into several, with `SCATTER`. `take_parts` gives all loans of such an operation back with its completion, and
+//! `drop_parts` those of completions that were dropped without it.
 //!
 //! And three to receive: one buffer a message (`post_recv`); one buffer for many (`post_multi_recv`, and `post_run_recv` for streams of equal messages), which
 //! stays posted while its messages are shown by `Endpoint::read`; and none at all, for messages that are buffers of a pool.

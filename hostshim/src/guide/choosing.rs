@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   discover(&Hints)                  what could be opened here, each with an Info; what is absent, with the reason
-//!   negotiate(&Requirements, &found)  a ranked plan; what is rejected, with every requirement that it does not fulfil
+//!   negotiate(&Requirements, &found)  a ranked plan; what is rejected, why, and what would help
 //!   open::with(&plan, ..)             the first that opens, and whose peer is reached; what failed before it is kept
 //! ```
 //!

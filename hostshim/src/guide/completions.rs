@@ -1,7 +1,8 @@
 //! Chapter 4: how operations end.
 //!
 //! A [`Completion`](spinwire_dataplane::msg::Completion) says which operation (`id`, and the `context` that you gave), how it ended (`status`), and what came of it. Read the status first: of an
-//! operation that failed, nothing else means anything but `id`, `context` and `loan`.
+//! operation that failed, nothing else means anything but `id`, `context`, `loan`, and what `failure()` says: its flags, the number that the transport gave for the reason (an `errno` over TCP, say), the
+//! tag that a receive waited for.
 //!
 //! | status | what happened | the buffer |
 //! |---|---|---|
