@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
 use crate::STUCK;
-use crate::sleeps::place;
+use crate::sleeps::{hints, place};
 
 /// Questions that are asked.
 const QUESTIONS: u64 = 20;
@@ -126,7 +126,7 @@ async fn beside<T>(first: impl Future<Output = T>, second: impl Future<Output = 
 
 #[test]
 fn an_endpoint_of_a_plan_is_a_task_of_tokio() {
-    for (found, at) in discover(&Hints::default()).iter().filter_map(|found| {
+    for (found, at) in discover(&hints()).iter().filter_map(|found| {
         let (at, _) = place(found)?;
         Some((found, at))
     }) {
