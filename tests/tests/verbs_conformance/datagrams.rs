@@ -20,7 +20,7 @@ use spinwire_dataplane::time::{Instant, Nanos};
 use spinwire_hostshim::verbs::{Card, VerbsDatagramPort, VerbsDatagrams, VerbsDatagramsConfig};
 use spinwire_tests::conformance::{Rig, Sizes};
 
-use super::rig::is_here;
+use super::rig::{NAMES, gid_index, is_here};
 
 /// Ports for datagrams.
 #[derive(Debug)]
@@ -124,9 +124,11 @@ impl Rig for VerbsDgram {
             routes_max: 16,
             ..RdmaDatagramsConfig::default()
         };
-        let config = VerbsDatagramsConfig { port, ..VerbsDatagramsConfig::default() };
-        let device = ["rxe0", "rxe1"][ground.listed.borrow().len() % 2];
-        let plane = VerbsDatagrams::open(device, None, &config).map_err(|e| e.to_string())?;
+        let device = ground.listed.borrow().len() % 2;
+        let gid_index = Some(gid_index(device));
+        let config = VerbsDatagramsConfig { port, gid_index, ..VerbsDatagramsConfig::default() };
+        let plane =
+            VerbsDatagrams::open(NAMES[device], None, &config).map_err(|e| e.to_string())?;
         let plane: &'static VerbsDatagrams = Box::leak(Box::new(plane));
         let port = plane.port(bump).map_err(|e| e.to_string())?;
         ground.listed.borrow_mut().insert(name.to_string(), *plane.card());

@@ -1,6 +1,6 @@
-//! Ports over reliable connections of Soft-RoCE: the two devices of the guest, in one thread. The rig is the host, and connects pairs by their cards.
+//! Reliable connections of Soft-RoCE, for the rig of ports over them: the two devices of the guest, in one thread. Pairs are connected by their cards.
 //!
-//! A suite that counts turns wants a network that comes to rest: every send is made to complete, and before a poll the rig waits until all have.
+//! A suite that counts turns wants a network that comes to rest: every send is made to complete, and before a poll all of them have.
 
 use core::cell::{Cell, RefCell};
 use core::ptr::NonNull;
@@ -8,24 +8,17 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
 use std::rc::{Rc, Weak};
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 use std::time::Instant as RealTime;
 
 use heapless::VecView;
-use spinwire_dataplane::error::{Fatal, Misuse, PostError};
-use spinwire_dataplane::id::{Addr, Name, OpTag, WrId};
-use spinwire_dataplane::provider::rdma::{
-    LinkId, Loans, Memory, RdmaConfig, RdmaPort, Request, Unreachable,
-};
-use spinwire_dataplane::provider::{
-    CancelError, Cqe, EndpointType, Event, ExposeWr, Info, KeepsPosted, OneSidedWr, Provider,
-    Published, RecvPartsWr, RecvWr, RemoteRegion, Select, SendPartsWr, SendWr, Sight, Source,
-    Waiting,
-};
+use spinwire_dataplane::error::{Fatal, PostError};
+use spinwire_dataplane::id::OpTag;
+use spinwire_dataplane::provider::Published;
+use spinwire_dataplane::provider::rdma::{Loans, Memory, RdmaConfig};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::raw::place::Bump;
-use spinwire_dataplane::time::Instant;
 use spinwire_dataplane::verbs::{
     CompletionQueue as _, Limits, PairId, QueuePair, RecvRequest, SendFlags, SendRequest, Wc,
 };
@@ -33,16 +26,26 @@ use spinwire_hostshim::verbs::{
     Access, CompletionQueue, ConnectConfig, Device, Grants, LocalKey, Pair, PairConfig, PairKind,
     ProtectionDomain, Region,
 };
-use spinwire_tests::conformance::{Rig, Sizes};
+use spinwire_tests::conformance::{Host, Network, NetworkKind, RdmaRig};
 
-/// Ports on `rxe0` and `rxe1`, in turn.
+/// Ports on `rxe0` and `rxe1`, in turn; longer messages go from where they lie.
+pub type Verbs = RdmaRig<Cabled, true>;
+
+/// Two devices on a cable.
 #[derive(Debug)]
-pub struct Verbs;
+pub struct Cabled;
 
-type Port<'m> = RdmaPort<'m, Counted, Harvest, Grants>;
+impl NetworkKind for Cabled {
+    type Network<'m> = Cable;
+    const SHORTENED: u32 = 8;
+
+    fn is_here() -> bool {
+        is_here()
+    }
+}
 
 /// A pair whose sends all complete; those that were not to are taken out of the completions again.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Counted {
     pair: Rc<Pair>,
     parts: Rc<Parts>,
@@ -159,36 +162,6 @@ impl spinwire_dataplane::verbs::CompletionQueue for Harvest {
     }
 }
 
-/// One end of a connection, and where the other one is.
-#[derive(Debug)]
-struct End<'m> {
-    link: LinkId,
-    /// The port's alone, which destroys it when it goes.
-    pair: Weak<Pair>,
-    other: (Weak<Station<'m>>, LinkId),
-}
-
-/// A port, and what its host knows of it.
-#[derive(Debug)]
-struct Station<'m> {
-    port: Port<'m>,
-    parts: Rc<Parts>,
-    is_dead: Cell<bool>,
-    calls: RefCell<VecDeque<(Weak<Self>, LinkId)>>,
-    ends: RefCell<Vec<End<'m>>>,
-}
-
-/// The devices, and who is there.
-#[derive(Debug)]
-pub struct Ground<'m> {
-    /// Where the buffers of all lie, and what lets each of the devices into them.
-    pool: Cell<Option<NonNull<[u8]>>>,
-    loans: [Cell<Option<Loans<Counted, Harvest>>>; 2],
-    parts: RefCell<Vec<Weak<Parts>>>,
-    opened: Cell<usize>,
-    listed: RefCell<BTreeMap<String, Rc<Station<'m>>>>,
-}
-
 /// A device, open, with what the ports on it share.
 #[derive(Clone, Debug)]
 struct Opened {
@@ -199,12 +172,21 @@ struct Opened {
     spare: Rc<RefCell<Vec<Region>>>,
 }
 
+/// The devices.
+pub const NAMES: [&str; 2] = ["rxe0", "rxe1"];
+
+/// The entry of the address of a device in its table. To find it takes hundreds of system calls, and there are hundreds of cases.
+pub fn gid_index(number: usize) -> u8 {
+    static FOUND: OnceLock<[u8; 2]> = OnceLock::new();
+    let find = |name| Device::open(name).unwrap().gid(1, None).unwrap().index;
+    FOUND.get_or_init(|| NAMES.map(find))[number]
+}
+
 impl Opened {
-    fn new(name: &str) -> Self {
-        let device = Device::open(name).unwrap();
+    fn new(number: usize) -> Self {
+        let device = Device::open(NAMES[number]).unwrap();
         let domain = ProtectionDomain::new(&device).unwrap();
-        let gid_index = device.gid(1, None).unwrap().index;
-        Self { device, domain, gid_index, spare: Rc::default() }
+        Self { device, domain, gid_index: gid_index(number), spare: Rc::default() }
     }
 
     fn slots(&self, bytes: usize) -> Region {
@@ -219,7 +201,7 @@ impl Opened {
 
 thread_local! {
     /// A case makes many worlds, and to open a device takes longer than most of them.
-    static DEVICES: [Opened; 2] = ["rxe0", "rxe1"].map(Opened::new);
+    static DEVICES: [Opened; 2] = [0, 1].map(Opened::new);
 }
 
 fn how() -> ConnectConfig {
@@ -237,10 +219,84 @@ fn pair_of(parts: &Rc<Parts>) -> Counted {
     Counted { pair, parts: Rc::clone(parts), staged: Rc::default() }
 }
 
-impl<'m> Ground<'m> {
+/// The cable, and who is on it.
+#[derive(Debug, Default)]
+pub struct Cable {
+    /// Where the buffers of all lie, and what lets each of the devices into them.
+    pool: Cell<Option<NonNull<[u8]>>>,
+    loans: [Cell<Option<Loans<Counted, Harvest>>>; 2],
+    /// Of each host, while there is somebody on it.
+    hosts: RefCell<Vec<Weak<Parts>>>,
+    /// Queue pairs by host and number, until they are destroyed.
+    pairs: RefCell<BTreeMap<(usize, u32), Weak<Pair>>>,
+}
+
+impl<'m> Network<'m> for Cable {
+    type Pair = Counted;
+    type Cq = Harvest;
+    type Keys = Grants;
+
+    fn lay() -> Self {
+        Self::default()
+    }
+
+    fn know_pool(&self, pool: &'m LoanPool<'m>) {
+        let mut all: Vec<_> = core::iter::from_fn(|| pool.lend()).collect();
+        all.sort_by_key(|loan| loan.as_ptr());
+        let start = NonNull::from(all[0].room()).cast::<u8>();
+        let end = all.last_mut().unwrap().room().as_mut_ptr_range().end;
+        let bytes = end.addr() - start.addr().get();
+        self.pool.set(Some(NonNull::slice_from_raw_parts(start, bytes)));
+    }
+
+    #[expect(unsafe_code, reason = "the memory of a port is its host's")]
+    fn host(&'m self, _bump: &Bump<'m>, config: &RdmaConfig) -> Host<'m, Self> {
+        let number = self.hosts.borrow().len();
+        let on = DEVICES.with(|devices| devices[number % 2].clone());
+        let loans = self.loans[number % 2].get().unwrap_or_else(|| {
+            // SAFETY: the memory of the world, which outlives its ports. Pairs and queues hand everything on to those of the library.
+            unsafe { on.domain.register_loans(self.pool.get().unwrap()) }.unwrap()
+        });
+        self.loans[number % 2].set(Some(loans));
+        let keys = on.domain.grants();
+        let cq = CompletionQueue::new(&on.device, config.completions()).unwrap();
+        let slots = on.slots(usize::try_from(config.memory_bytes()).unwrap());
+        let limits = config.pair();
+        let (flights, came) = (RefCell::default(), RefCell::default());
+        let parts = Rc::new(Parts { on, cq, slots, limits, flights, came });
+        // SAFETY: a domain gives no memory back, and that of the thread's devices is there until the thread ends, as worlds are not.
+        let lines: &'m [Line] = unsafe { &*core::ptr::from_ref(parts.slots.lines()) };
+        let (address, key) = (parts.slots.address(), parts.slots.local_key());
+        let memory = Memory { lines, address, key, loans: Some(loans) };
+        self.hosts.borrow_mut().push(Rc::downgrade(&parts));
+        Host { number, cq: Harvest(parts), keys, memory }
+    }
+
+    fn connect(&'m self, hosts: [usize; 2]) -> [Counted; 2] {
+        let made = hosts.map(|host| {
+            let parts = self.hosts.borrow()[host].upgrade().expect("somebody is on it");
+            let counted = pair_of(&parts);
+            let pair = Rc::downgrade(&counted.pair);
+            self.pairs.borrow_mut().insert((host, counted.qp_num()), pair);
+            counted
+        });
+        let [one, other] = &made;
+        one.pair.connect(other.pair.card(), &how()).unwrap();
+        other.pair.connect(one.pair.card(), &how()).unwrap();
+        made
+    }
+
+    /// Nothing of it answers any more; it is destroyed by who has it.
+    fn destroy(&'m self, host: usize, qp_num: u32) {
+        let pair = self.pairs.borrow_mut().remove(&(host, qp_num));
+        if let Some(pair) = pair.and_then(|pair| pair.upgrade()) {
+            pair.fail().unwrap();
+        }
+    }
+
     /// Waits until everything that is under way has come, or has failed.
-    fn settle(&self) {
-        let parts: Vec<_> = self.parts.borrow().iter().filter_map(Weak::upgrade).collect();
+    fn settle(&self, _pace_ns: Option<u64>) {
+        let parts: Vec<_> = self.hosts.borrow().iter().filter_map(Weak::upgrade).collect();
         let until = RealTime::now() + Duration::from_secs(10);
         loop {
             let is_at_rest = parts.iter().all(|parts| parts.is_at_rest());
@@ -252,191 +308,14 @@ impl<'m> Ground<'m> {
         }
     }
 
-    /// Does what the port of a station wants of its host.
-    fn serve(&self, station: &Rc<Station<'m>>) {
-        while let Some(request) = station.port.next_request() {
-            match request {
-                Request::Connect { link, to } => match self.listed.borrow().get(to.as_str()) {
-                    Some(there) => {
-                        there.calls.borrow_mut().push_back((Rc::downgrade(station), link));
-                    }
-                    None => station.port.not_connected(link, Unreachable::Refused),
-                },
-                Request::Close { link, pair } => {
-                    station.ends.borrow_mut().retain(|end| end.link != link);
-                    let number = pair.qp_num();
-                    let pair = Rc::into_inner(pair.pair).expect("nobody else has it");
-                    let proof = pair.destroy().unwrap();
-                    station.parts.harvest();
-                    station.parts.flights.borrow_mut().remove(&number);
-                    station.port.destroyed(link, proof).expect("it is of that link");
-                }
-            }
-        }
-        loop {
-            let Some((caller, link)) = station.calls.borrow_mut().pop_front() else { return };
-            let Some(there) = caller.upgrade().filter(|there| !there.is_dead.get()) else {
-                continue;
-            };
-            let (theirs, ours) = (pair_of(&there.parts), pair_of(&station.parts));
-            theirs.pair.connect(ours.pair.card(), &how()).unwrap();
-            ours.pair.connect(theirs.pair.card(), &how()).unwrap();
-            let pairs = [&theirs, &ours].map(|counted| Rc::downgrade(&counted.pair));
-            let [their_pair, our_pair] = pairs;
-            let Ok(accepted) = station.port.accept(ours) else {
-                there.port.not_connected(link, Unreachable::Refused);
-                continue;
-            };
-            let other = (caller, link);
-            station.ends.borrow_mut().push(End { link: accepted, pair: our_pair, other });
-            if there.port.connected(link, theirs).is_err() {
-                station.port.lost(accepted);
-                continue;
-            }
-            let other = (Rc::downgrade(station), accepted);
-            there.ends.borrow_mut().push(End { link, pair: their_pair, other });
-        }
+    /// What fails says so by itself.
+    fn is_dead(&self, _host: usize, _qp_num: u32) -> bool {
+        false
     }
 
-    /// What the kernels do when a process ends: nothing of its queue pairs answers, and the connections by which the hosts have met go.
-    fn end(ends: Vec<End<'m>>, calls: VecDeque<(Weak<Station<'m>>, LinkId)>) {
-        for end in ends {
-            if let Some(pair) = end.pair.upgrade() {
-                pair.fail().unwrap();
-            }
-            if let Some(there) = end.other.0.upgrade() {
-                there.port.lost(end.other.1);
-            }
-        }
-        for (caller, link) in calls {
-            if let Some(there) = caller.upgrade() {
-                there.port.not_connected(link, Unreachable::Gone);
-            }
-        }
-    }
-}
-
-/// A port that has its host served as it is polled.
-#[derive(Debug)]
-pub struct HostedPort<'m> {
-    station: Option<Rc<Station<'m>>>,
-    name: Name,
-    ground: &'m Ground<'m>,
-}
-
-impl<'m> HostedPort<'m> {
-    const fn station(&self) -> &Rc<Station<'m>> {
-        self.station.as_ref().expect("until it is dropped")
-    }
-
-    fn rdma(&self) -> &Port<'m> {
-        &self.station().port
-    }
-}
-
-#[expect(unsafe_code, reason = "a promise, which its port keeps")]
-// SAFETY: it hands everything on to its port, which goes with it, or is never turned again.
-unsafe impl KeepsPosted for HostedPort<'_> {}
-
-impl Provider for HostedPort<'_> {
-    fn info(&self) -> &Info {
-        self.rdma().info()
-    }
-    fn connect(&self, name: &Name) -> Result<Addr, PostError> {
-        if self.ground.listed.borrow().contains_key(name.as_str()) {
-            self.rdma().set_route(name).unwrap();
-        } else {
-            self.rdma().forget_route(name);
-        }
-        self.rdma().connect(name)
-    }
-    fn disconnect(&self, addr: Addr) -> Result<(), Misuse> {
-        self.rdma().disconnect(addr)
-    }
-    fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
-        self.rdma().post_send(wr)
-    }
-    fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
-        self.rdma().post_send_parts(wr)
-    }
-    fn post_recv_parts(&self, wr: &RecvPartsWr<'_>) -> Result<(), PostError> {
-        self.rdma().post_recv_parts(wr)
-    }
-    fn post_recv(&self, wr: &RecvWr) -> Result<(), PostError> {
-        self.rdma().post_recv(wr)
-    }
-    fn post_one_sided(&self, wr: &OneSidedWr) -> Result<(), PostError> {
-        self.rdma().post_one_sided(wr)
-    }
-    fn expose(&self, wr: &ExposeWr) -> Result<RemoteRegion, PostError> {
-        self.rdma().expose(wr)
-    }
-    fn withdraw(&self, wr_id: WrId) -> Result<(), CancelError> {
-        self.rdma().withdraw(wr_id)
-    }
-    fn ring_doorbell(&self) -> Published {
-        self.rdma().ring_doorbell()
-    }
-    fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
-        self.ground.settle();
-        self.ground.serve(self.station());
-        self.rdma().poll_cq(now, out);
-        self.ground.serve(self.station());
-    }
-    fn look(&self) -> Sight {
-        self.ground.settle();
-        self.ground.serve(self.station());
-        let sight = self.rdma().look();
-        self.ground.serve(self.station());
-        sight
-    }
-    fn take_ready(&self) -> Option<Cqe> {
-        self.rdma().take_ready()
-    }
-    fn poll_event(&self) -> Option<Event> {
-        self.rdma().poll_event()
-    }
-    fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
-        self.rdma().cancel(wr_id)
-    }
-    fn peek(&self, from: Source, select: Select) -> Option<Waiting> {
-        self.rdma().peek(from, select)
-    }
-    fn lingers(&self) -> bool {
-        self.rdma().lingers()
-    }
-    fn poll_at(&self) -> Option<Instant> {
-        self.rdma().poll_at()
-    }
-}
-
-impl Drop for HostedPort<'_> {
-    fn drop(&mut self) {
-        let listed = self.ground.listed.borrow_mut().remove(self.name.as_str());
-        drop(listed);
-        let Some(station) = self.station.take() else { return };
-        station.is_dead.set(true);
-        let (ends, calls) = (station.ends.take(), station.calls.take());
-        // Its queue pairs are destroyed: those with loans were when it was asked whether anything lingers.
-        let pairs: Vec<_> = ends.iter().map(|end| Weak::clone(&end.pair)).collect();
-        Ground::end(ends, calls);
-        drop(Rc::into_inner(station).expect("nobody else has it"));
-        assert!(pairs.iter().all(|pair| pair.strong_count() == 0));
-    }
-}
-
-fn config_of(endpoint_type: EndpointType, sizes: &Sizes) -> RdmaConfig {
-    RdmaConfig {
-        peers_max: sizes.peers_max,
-        links: if endpoint_type == EndpointType::Msg { 4 } else { sizes.peers_max + 4 },
-        send_depth: sizes.send_depth,
-        matching: sizes.matching(),
-        message_bytes_max: sizes.message_bytes_max,
-        slots: sizes.link_depth,
-        slot_bytes: 1024,
-        uncopied_bytes_min: 300,
-        routes_max: sizes.endpoints + 4,
-        ..RdmaConfig::default()
+    /// Real devices complain by failing.
+    fn violation(&self) -> Option<String> {
+        None
     }
 }
 
@@ -452,95 +331,4 @@ pub fn is_here() -> bool {
         });
     }
     here
-}
-
-impl Rig for Verbs {
-    type Ground<'m> = Ground<'m>;
-    type Port<'m> = HostedPort<'m>;
-    const TYPES: &'static [EndpointType] = &[EndpointType::Msg, EndpointType::Rdm];
-    const SPILLS: bool = false;
-    const MEETS: bool = true;
-    const FENCES: bool = false;
-    const REFUSALS_END: bool = true;
-    const SHORTENED: u32 = 8;
-
-    fn is_here() -> bool {
-        is_here()
-    }
-
-    fn lay<'m>(_lines: &'m [Line], _bump: &Bump<'m>, _sizes: &Sizes) -> Ground<'m> {
-        let (parts, opened, listed) = (RefCell::default(), Cell::new(0), RefCell::default());
-        let (pool, loans) = (Cell::default(), Default::default());
-        Ground { pool, loans, parts, opened, listed }
-    }
-
-    fn know_pool<'m>(ground: &'m Ground<'m>, pool: &'m LoanPool<'m>) {
-        let mut all: Vec<_> = core::iter::from_fn(|| pool.lend()).collect();
-        all.sort_by_key(|loan| loan.as_ptr());
-        let start = NonNull::from(all[0].room()).cast::<u8>();
-        let end = all.last_mut().unwrap().room().as_mut_ptr_range().end;
-        let bytes = end.addr() - start.addr().get();
-        ground.pool.set(Some(NonNull::slice_from_raw_parts(start, bytes)));
-    }
-
-    #[expect(unsafe_code, reason = "the memory of a port is its host's")]
-    fn open<'m>(
-        ground: &'m Ground<'m>,
-        bump: &Bump<'m>,
-        (name, endpoint_type): (&Name, EndpointType),
-        sizes: &Sizes,
-    ) -> Result<HostedPort<'m>, String> {
-        if ground.listed.borrow().contains_key(name.as_str()) {
-            return Err("the name is taken".into());
-        }
-        if ground.listed.borrow().len() == usize::try_from(sizes.endpoints).unwrap() {
-            return Err("there are too many".into());
-        }
-        let config = config_of(endpoint_type, sizes);
-        let number = ground.opened.replace(ground.opened.get() + 1) % 2;
-        let on = DEVICES.with(|devices| devices[number].clone());
-        let loans = ground.loans[number].get().unwrap_or_else(|| {
-            // SAFETY: the memory of the world, which outlives its ports. Pairs and queues hand everything on to those of the library.
-            unsafe { on.domain.register_loans(ground.pool.get().unwrap()) }.unwrap()
-        });
-        ground.loans[number].set(Some(loans));
-        let grants = on.domain.grants();
-        let cq = CompletionQueue::new(&on.device, config.completions()).unwrap();
-        let slots = on.slots(usize::try_from(config.memory_bytes()).unwrap());
-        let limits = config.pair();
-        let (flights, came) = (RefCell::default(), RefCell::default());
-        let parts = Rc::new(Parts { on, cq, slots, limits, flights, came });
-        // SAFETY: the port has them, and is dropped before them: a station holds both, in that order.
-        let lines: &'m [Line] = unsafe { &*core::ptr::from_ref(parts.slots.lines()) };
-        let (address, key) = (parts.slots.address(), parts.slots.local_key());
-        let memory = Memory { lines, address, key, loans: Some(loans) };
-        let below = (Harvest(Rc::clone(&parts)), grants);
-        let port = RdmaPort::place_with(bump, (name, endpoint_type), &config, below, memory)
-            .map_err(|e| e.to_string())?;
-        ground.parts.borrow_mut().push(Rc::downgrade(&parts));
-        let station = Rc::new(Station {
-            port,
-            parts,
-            is_dead: Cell::new(false),
-            calls: RefCell::default(),
-            ends: RefCell::default(),
-        });
-        ground.listed.borrow_mut().insert(name.to_string(), Rc::clone(&station));
-        Ok(HostedPort { station: Some(station), name: *name, ground })
-    }
-
-    fn has_met(port: &HostedPort<'_>, peer: Addr) -> bool {
-        port.rdma().reach(peer) == Ok(true)
-    }
-
-    fn kill<'m>(ground: &'m Ground<'m>, who: &Name) {
-        let station =
-            ground.listed.borrow_mut().remove(who.as_str()).expect("there is such a port");
-        station.is_dead.set(true);
-        Ground::end(station.ends.take(), station.calls.take());
-    }
-
-    fn leftovers<'m>(ground: &'m Ground<'m>) -> String {
-        ground.listed.borrow().keys().cloned().collect::<Vec<_>>().join(", ")
-    }
 }

@@ -51,10 +51,10 @@ fn neighbour(address: &str, link: &str) -> String {
     format!("neigh replace {address} lladdr {} dev cable0\n", link.trim())
 }
 
-fn batch(lines: &str) {
+fn batch(lines: &str) -> bool {
     let file = std::env::temp_dir().join("spinwire-neighbours");
     std::fs::write(&file, lines).unwrap();
-    network(&format!("ip -batch {}", file.display()));
+    network(&format!("ip -batch {}", file.display()))
 }
 
 #[test]
@@ -139,20 +139,27 @@ fn speaker(device: &Device, address: &str) -> End {
 }
 
 /// Addresses of the far end, one for each peer, and known to the near one.
-fn addresses() -> Option<Vec<Mended>> {
-    let mut mended = Vec::new();
-    for number in 0..PEERS {
-        let command = |verb: &str| format!("ip addr {verb} 10.77.0.{}/24 dev cable1", 20 + number);
-        if !network(&command("add")) {
-            return None;
-        }
-        mended.push(Mended(command("del").leak()));
+struct Addresses;
+
+impl Addresses {
+    fn all(verb: &str) -> bool {
+        let line = |number| format!("addr {verb} 10.77.0.{}/24 dev cable1\n", 20 + number);
+        batch(&(0..PEERS).map(line).collect::<String>())
     }
-    // Else the kernel asks for each, which takes a second here.
-    let link = std::fs::read_to_string("/sys/class/net/cable1/address").unwrap();
-    let lines = (0..PEERS).map(|number| neighbour(&format!("10.77.0.{}", 20 + number), &link));
-    batch(&lines.collect::<String>());
-    Some(mended)
+
+    fn add() -> Option<Self> {
+        let added = Self::all("add").then_some(Self)?;
+        let link = std::fs::read_to_string("/sys/class/net/cable1/address").unwrap();
+        let lines = (0..PEERS).map(|number| neighbour(&format!("10.77.0.{}", 20 + number), &link));
+        batch(&lines.collect::<String>());
+        Some(added)
+    }
+}
+
+impl Drop for Addresses {
+    fn drop(&mut self) {
+        Self::all("del");
+    }
 }
 
 /// A plane on the near device, and an endpoint on it.
@@ -224,7 +231,7 @@ fn head_of(said: &[u8]) -> [u8; 24] {
 #[test]
 fn more_peers_than_places_are_answered_and_none_leaks() {
     let Some([_, far]) = devices() else { return };
-    let Some(mended) = addresses() else { return };
+    let Some(mended) = Addresses::add() else { return };
     let port = RdmaDatagramsConfig {
         peers_max: ROWS,
         routes_max: ROUTES,
