@@ -258,4 +258,29 @@ mod tests {
             assert!(table.end(row).is_some());
         }
     }
+
+    #[test]
+    fn what_was_reported_is_of_one_operation_alone() {
+        let mut block = [MaybeUninit::<u8>::uninit(); 1024];
+        let bump = Bump::new(&mut block);
+        let pool = LoanPool::place(&bump, 1, 64).unwrap();
+        let table = Table::place(&bump, 1).unwrap();
+        let row = table.rows.first().unwrap();
+        let lives = [40, 8].map(|end| {
+            let _id = post(&table, OpTag::Recv, pool.lend().unwrap().post());
+            let before = row.reported();
+            row.report(end);
+            row.report(end / 2);
+            let after = row.reported();
+            assert!(!row.is_unread() && table.end(row).is_some());
+            (before, after, row.reported())
+        });
+        assert_eq!(lives, [(0, 40, 0), (0, 8, 0)]);
+        // The same kind and generation again, a whole round of them later: what was reported then is not taken for what is now.
+        row.word.set(join(0, LAST_GENERATION) | OpTag::Recv.as_raw() << 56);
+        row.reported.set(join(32, high(join(0, 1) | OpTag::Recv.as_raw() << 56)));
+        let id = post(&table, OpTag::Recv, pool.lend().unwrap().post());
+        assert_eq!(id.parts().map(|(_, generation, _)| generation.as_raw()), Some(1));
+        assert!(row.is_unread() && row.reported() == 0);
+    }
 }
