@@ -6,6 +6,7 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::msg::{Flags, Kind, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::{EndpointType, Status};
@@ -58,6 +59,26 @@ fn a_turn_hands_out_no_more_than_its_budget_by_whichever_way() {
             assert!(in_this_turn <= u64::from(budget), "{in_this_turn} of {budget}");
         }
         assert!(had > 10_000, "{had} of {sent}");
+    });
+}
+
+#[test]
+fn a_message_that_is_refused_is_not_counted_as_sent() {
+    run(EndpointType::Rdm, Sizes::default(), |world: &World<'_, Shm>| {
+        let (a, _b, to_b, _) = world.pair();
+        let (mut sent, mut refused) = (0, 0);
+        // Nobody takes any: the lane is full before long.
+        for _ in 0..2000 {
+            match a.inject(SendTo::peer(to_b), b"four") {
+                Ok(()) => sent += 1,
+                Err(PostError::Retry(_)) => refused += 1,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        let totals = a.totals();
+        assert!(sent > 0 && refused > 0, "{sent} sent, {refused} refused");
+        assert_eq!((totals.messages_sent, totals.bytes_sent), (sent, 4 * sent));
+        assert_eq!(totals.retries, refused);
     });
 }
 

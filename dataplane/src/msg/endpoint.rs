@@ -339,7 +339,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     #[cold]
     fn may_be_read(&self, cqe: &Cqe) -> bool {
         let row = self.posted.find(cqe.wr_id);
-        cqe.buffer == Buffer::Returned && row.is_some_and(|row| row.reported.get() > 0)
+        cqe.buffer == Buffer::Returned && row.is_some_and(|row| row.reported() > 0)
     }
 
     /// [`conclude`](Self::conclude) where nobody looks at a part of a posted buffer.
@@ -359,7 +359,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
                 row.whole().ok_or(Unfinished::Stale)?;
                 let (kind, filled) = self.count_ended(cqe);
                 if kind == Kind::Received {
-                    row.reported.set(row.reported.get().max(filled.unwrap_or(0)));
+                    row.report(filled.unwrap_or(0));
                 }
                 (kind, row.context.get(), None)
             }
@@ -419,7 +419,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         let row = self.posted.find(completion.id)?;
         let sge = row.whole()?;
         let extent = completion.extent();
-        if u32::try_from(completion.offset.checked_add(extent)?).ok()? > row.reported.get() {
+        if u32::try_from(completion.offset.checked_add(extent)?).ok()? > row.reported() {
             return None;
         }
         let _reader = self.reader();

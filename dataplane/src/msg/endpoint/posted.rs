@@ -36,8 +36,8 @@ pub(super) struct Row<'m> {
     loan: Berth<'m>,
     /// What the caller has posted it with.
     pub(super) context: Cell<u64>,
-    /// Bytes from the beginning of the buffer to the end of the last message that was reported in it, while it stays posted. Else 0.
-    pub(super) reported: Cell<u32>,
+    /// Kind and generation of the last operation of which something was reported while its buffer stays posted, as in `word`; and how much.
+    reported: Cell<u64>,
 }
 
 impl Row<'_> {
@@ -47,9 +47,24 @@ impl Row<'_> {
         self.loan.whole()
     }
 
+    /// Bytes from the beginning of the buffer to the end of the last message that was reported in it, while it stays posted. That of another
+    /// operation counts as nothing, so that none has to be forgotten as an operation ends; only before generations come again
+    /// ([`Table::next_place`]).
+    pub(super) const fn reported(&self) -> u32 {
+        let reported = self.reported.get();
+        let is_of_this = high(reported) == high(self.word.get()) && self.whole().is_some();
+        if is_of_this { low(reported) } else { 0 }
+    }
+
+    /// The buffer stays posted, and a message up to `end` was reported in it.
+    #[inline]
+    pub(super) fn report(&self, end: u32) {
+        self.reported.set(join(self.reported().max(end), high(self.word.get())));
+    }
+
     /// Whether its loan is there, and nobody can be looking at a part of it.
     pub(super) const fn is_unread(&self) -> bool {
-        self.whole().is_some() && self.reported.get() == 0
+        self.whole().is_some() && self.reported() == 0
     }
 }
 
@@ -94,7 +109,9 @@ impl<'m> Table<'m> {
     #[inline(always)]
     pub(super) fn next_place(&self, op: OpTag) -> Option<Place<'m>> {
         let row = self.vacant.get()?;
-        Some(Place { row, id: WrId::from_raw(id_after(row.word.get(), op)) })
+        let last = row.word.get();
+        let id = id_after(last, op).unwrap_or_else(|| row.other_id_after(last, op));
+        Some(Place { row, id: WrId::from_raw(id) })
     }
 
     /// The operation takes its row.
@@ -118,9 +135,6 @@ impl<'m> Table<'m> {
     #[inline(always)]
     pub(super) fn end(&self, row: &'m Row<'m>) -> Option<Posted<'m>> {
         let loan = row.loan.take()?;
-        if row.reported.get() > 0 {
-            row.reported.set(0);
-        }
         row.next.set(self.vacant.replace(Some(row)));
         Some(loan)
     }
@@ -148,26 +162,26 @@ impl<'m> Table<'m> {
     }
 }
 
-/// The id of the next operation in the row of `last`. Nearly always it is one of the same kind, and not after the last generation: one
-/// comparison tells both.
+/// The id of the next operation in the row of `last`, where that is one of the same kind, and not after the last generation, as it nearly always
+/// is: one comparison tells both.
 #[inline(always)]
-const fn id_after(last: u64, op: OpTag) -> u64 {
+const fn id_after(last: u64, op: OpTag) -> Option<u64> {
     let generation = high(last).wrapping_sub(low(op.as_raw() << GENERATION_BITS));
-    if generation < LAST_GENERATION {
-        last.wrapping_add(ONE_GENERATION)
-    } else {
-        other_id_after(last, op)
-    }
+    if generation < LAST_GENERATION { Some(last.wrapping_add(ONE_GENERATION)) } else { None }
 }
 
-/// The same for one of another kind, and after the last generation, when the first comes again. It is never 0.
-#[cold]
-const fn other_id_after(last: u64, op: OpTag) -> u64 {
-    let generation = match high(last) & LAST_GENERATION {
-        LAST_GENERATION => 1,
-        before => before.wrapping_add(1),
-    };
-    join(low(last), generation) | op.as_raw() << 56
+impl Row<'_> {
+    /// The same for one of another kind, and after the last generation, when the first comes again. It is never 0. What was reported in an
+    /// earlier life of a generation is forgotten here, at the latest.
+    #[cold]
+    fn other_id_after(&self, last: u64, op: OpTag) -> u64 {
+        self.reported.set(0);
+        let generation = match high(last) & LAST_GENERATION {
+            LAST_GENERATION => 1,
+            before => before.wrapping_add(1),
+        };
+        join(low(last), generation) | op.as_raw() << 56
+    }
 }
 
 impl Drop for Table<'_> {
@@ -243,5 +257,30 @@ mod tests {
             assert_eq!(id.parts().map(|(_, generation, _)| generation.as_raw()), Some(expected));
             assert!(table.end(row).is_some());
         }
+    }
+
+    #[test]
+    fn what_was_reported_is_of_one_operation_alone() {
+        let mut block = [MaybeUninit::<u8>::uninit(); 1024];
+        let bump = Bump::new(&mut block);
+        let pool = LoanPool::place(&bump, 1, 64).unwrap();
+        let table = Table::place(&bump, 1).unwrap();
+        let row = table.rows.first().unwrap();
+        let lives = [40, 8].map(|end| {
+            let _id = post(&table, OpTag::Recv, pool.lend().unwrap().post());
+            let before = row.reported();
+            row.report(end);
+            row.report(end / 2);
+            let after = row.reported();
+            assert!(!row.is_unread() && table.end(row).is_some());
+            (before, after, row.reported())
+        });
+        assert_eq!(lives, [(0, 40, 0), (0, 8, 0)]);
+        // The same kind and generation again, a whole round of them later: what was reported then is not taken for what is now.
+        row.word.set(join(0, LAST_GENERATION) | OpTag::Recv.as_raw() << 56);
+        row.reported.set(join(32, high(join(0, 1) | OpTag::Recv.as_raw() << 56)));
+        let id = post(&table, OpTag::Recv, pool.lend().unwrap().post());
+        assert_eq!(id.parts().map(|(_, generation, _)| generation.as_raw()), Some(1));
+        assert!(row.is_unread() && row.reported() == 0);
     }
 }
