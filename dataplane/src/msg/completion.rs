@@ -221,6 +221,9 @@ impl Completion<'_> {
     /// Bytes from the start of the first message to the end of the last.
     #[inline(always)]
     pub(super) fn extent(&self) -> usize {
+        if self.count == 1 {
+            return self.length;
+        }
         let before = usize::try_from(self.count).unwrap_or(0).saturating_sub(1);
         before.saturating_mul(self.stride()).saturating_add(self.length)
     }

@@ -51,6 +51,12 @@ impl<'m, T: Copy> Fronted<'m, T> {
         item
     }
 
+    /// Removes the item, where it is the only one.
+    #[inline(always)]
+    pub fn pop_lone(&self) -> Option<T> {
+        if self.rest.is_empty() { self.first.take() } else { None }
+    }
+
     /// The oldest item.
     #[inline(always)]
     #[must_use]
@@ -126,6 +132,9 @@ mod tests {
             }
             assert!(queue.is_empty() && queue.pop().is_none());
         }
+        assert_eq!((queue.push(1), queue.push(2)), (Ok(()), Ok(())));
+        assert_eq!((queue.pop_lone(), queue.pop()), (None, Some(1)), "one of two is not alone");
+        assert_eq!((queue.pop_lone(), queue.pop_lone(), queue.len()), (Some(2), None, 0));
         assert_eq!((queue.push(1), queue.push(2)), (Ok(()), Ok(())));
         queue.clear();
         assert_eq!((queue.len(), queue.pop(), queue.peek(1)), (0, None, None));

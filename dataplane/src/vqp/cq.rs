@@ -205,8 +205,8 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
             let at = if at >= count { at.wrapping_sub(count) } else { at };
             let Some((cq, device)) = self.cqs.get(at) else { break };
             // What is left is shared out, so that no device waits for another.
-            let rest = crate::table::count(count.wrapping_sub(step)).max(1);
-            let mut share = left.div_ceil(rest);
+            let rest = crate::table::count(count.wrapping_sub(step));
+            let mut share = if rest > 1 { left.div_ceil(rest) } else { left };
             let mut last = None;
             while share > 0 {
                 let seen = cq.poll_each(|wc| self.route(wc, *device, &mut last));
@@ -243,15 +243,23 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
         if path.qp_num != wc.qp_num() {
             return self.stray();
         }
-        let is_known = match raw.wrapping_shr(TAG_SHIFT) {
-            SEND_TAG => vqp.on_send_wc((at, path), wc),
-            RECV_TAG => vqp.on_recv_wc((at, path), wc),
+        // No receive is called as a send is.
+        if !vqp.on_send_wc((at, path), wc) && !vqp.on_recv_wc((at, path), wc) {
+            self.route_stray(&way, wc);
+        }
+    }
+
+    /// What is neither the oldest send of its path nor the oldest receive.
+    #[cold]
+    fn route_stray(&self, way: &Way<'m, P>, wc: &Wc) {
+        let direction = match wc.wr_id().as_raw().wrapping_shr(TAG_SHIFT) {
+            SEND_TAG => Direction::Send,
+            RECV_TAG => Direction::Recv,
             _ => return self.stray(),
         };
-        if !is_known {
-            let strays = self.strays.get();
-            self.strays.set(Strays { stale: strays.stale.wrapping_add(1), ..strays });
-        }
+        way.vqp.on_stray_wc((way.at, way.path), direction, wc);
+        let strays = self.strays.get();
+        self.strays.set(Strays { stale: strays.stale.wrapping_add(1), ..strays });
     }
 
     /// Where completions of `device` with such a slot in their id belong.
@@ -281,7 +289,11 @@ impl<'m, P: QueuePair, C: CompletionQueue> VirtualCq<'m, P, C> {
     /// Lets all that were touched go on, with so many posts together. Who comes after the one that has used up the last of them is
     /// the first of the next turn. Says whether somebody has more to do.
     #[inline]
-    fn serve(&self, mut posts: u32) -> bool {
+    fn serve(&self, posts: u32) -> bool {
+        !self.touched.is_empty() && self.serve_touched(posts)
+    }
+
+    fn serve_touched(&self, mut posts: u32) -> bool {
         let mut is_more = false;
         let mut at = self.served.get();
         // As many as are touched now: who is touched again by serving waits for the next turn.

@@ -2,18 +2,18 @@
 //!
 //! ```text
 //!    retired | a | b | c | d | staged: e | f |
-//!              ^ front                         ^ tail
+//!              ^ front       ^ told            ^ tail
 //! ```
 //!
 //! A device completes a queue in order, so only the front can be completed. Which fragment that was, and in which direction,
 //! is said by the entry, never by the completion. Each entry has a `wr_id` with a generation of its own: a
 //! completion that has not the front's is one that came before (stale), or one whose predecessors the device has left out.
 //!
-//! Invariant: generations rise by one from entry to entry, also over those that were taken back.
+//! Invariants: generations rise by one from entry to entry, also over those that were taken back; `front <= told <= tail` (wrapping).
 
 use core::cell::Cell;
 
-use crate::id::{Generation, WrId};
+use crate::id::{GENERATION_BITS, WrId};
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::wide;
 
@@ -68,9 +68,15 @@ pub(super) struct Flight<'m> {
     slots: &'m [Cell<InFlight>],
     head: Cell<u32>,
     tail: Cell<u32>,
+    /// Behind the youngest that the device was told of.
+    told: Cell<u32>,
     depth: u32,
-    next: Cell<Generation>,
+    next: Cell<WrId>,
 }
+
+/// The next generation, in an id.
+const ONE_GENERATION: u64 = 1 << 32;
+const GENERATION_MASK: u64 = ((1 << GENERATION_BITS) - 1) << 32;
 
 impl<'m> Flight<'m> {
     /// Places `count` queues of `depth`; each call of what comes back gives one.
@@ -86,15 +92,17 @@ impl<'m> Flight<'m> {
         let slots: &'m [Cell<InFlight>] = slots;
         let mut parts = slots.chunks_exact(each);
         Ok(move || {
-            let (head, tail) = (Cell::new(0), Cell::new(0));
-            let next = Cell::new(Generation::FIRST);
-            Self { slots: parts.next().unwrap_or_default(), head, tail, depth, next }
+            let zero = || Cell::new(0);
+            let next = Cell::new(WrId::from_raw(0));
+            let slots = parts.next().unwrap_or_default();
+            Self { slots, head: zero(), tail: zero(), told: zero(), depth, next }
         })
     }
 
-    /// Lets the generations begin elsewhere, so that they differ from those of an earlier user of the same queue pair.
-    pub(super) fn begin_at(&self, generation: Generation) {
-        self.next.set(generation);
+    /// Names the entries: by operation and slot of `first`, from its generation on, which differs from those of an earlier user of the same
+    /// queue pair.
+    pub(super) fn begin_at(&self, first: WrId) {
+        self.next.set(first);
     }
 
     #[inline]
@@ -112,13 +120,13 @@ impl<'m> Flight<'m> {
         self.len() < self.depth
     }
 
-    /// The generation of the entry that is pushed next.
-    #[inline]
-    pub(super) const fn next(&self) -> Generation {
+    /// What the entry is called that is pushed next.
+    #[inline(always)]
+    pub(super) const fn next(&self) -> WrId {
         self.next.get()
     }
 
-    /// Appends what was staged under `wr_id`, with the next generation. The caller has seen that there is room.
+    /// Appends what was staged under `wr_id`, which is the [next](Self::next). The caller has seen that there is room.
     #[inline(always)]
     pub(super) fn push(&self, wr_id: WrId, entry: InFlight) {
         let tail = self.tail.get();
@@ -126,13 +134,34 @@ impl<'m> Flight<'m> {
             slot.set(InFlight { wr_id, ..entry });
         }
         self.tail.set(tail.wrapping_add(1));
-        self.next.set(self.next.get().next());
+        self.next.set(after(wr_id));
+    }
+
+    /// Those that the device was not told of.
+    #[inline]
+    pub(super) const fn staged(&self) -> u32 {
+        self.tail.get().wrapping_sub(self.told.get())
+    }
+
+    /// The device was told of all.
+    #[inline]
+    pub(super) fn tell(&self) {
+        self.told.set(self.tail.get());
+    }
+
+    /// Whether the device was told of one that has not completed.
+    #[inline]
+    pub(super) const fn is_waiting(&self) -> bool {
+        self.head.get() != self.told.get()
     }
 
     #[inline]
     pub(super) fn pop(&self) -> Option<InFlight> {
         let entry = self.peek(0)?;
-        self.head.set(self.head.get().wrapping_add(1));
+        if !self.is_waiting() {
+            self.told.set(self.told.get().wrapping_add(1));
+        }
+        self.retire();
         Some(entry)
     }
 
@@ -142,7 +171,7 @@ impl<'m> Flight<'m> {
         if is_wanted { self.pop() } else { None }
     }
 
-    /// Removes the front, which the caller has seen.
+    /// Removes the front, of which the device was told, as the caller has seen.
     #[inline(always)]
     pub(super) fn retire(&self) {
         self.head.set(self.head.get().wrapping_add(1));
@@ -157,17 +186,17 @@ impl<'m> Flight<'m> {
         self.slot(self.head.get().wrapping_add(skip)).map(Cell::get)
     }
 
-    /// Forgets the youngest `count` entries, which the device does not have.
+    /// Forgets the youngest `count` entries, which the device does not have though it was told of all.
     pub(super) fn take_back(&self, count: u32) {
         self.tail.set(self.tail.get().wrapping_sub(count.min(self.len())));
+        self.tell();
     }
 
-    /// The front, if it is `wr_id`, and the device was told of more than the youngest `staged`: what it was not told of it cannot
-    /// have completed.
+    /// The front, if it is `wr_id`, and the device was told of it: else it cannot have completed.
     #[inline(always)]
-    pub(super) fn front(&self, wr_id: WrId, staged: u32) -> Option<&Cell<InFlight>> {
+    pub(super) fn front(&self, wr_id: WrId) -> Option<&Cell<InFlight>> {
         let slot = self.slot(self.head.get())?;
-        (slot.get().wr_id == wr_id && self.len() > staged).then_some(slot)
+        (slot.get().wr_id == wr_id && self.is_waiting()).then_some(slot)
     }
 
     /// Whether `wr_id` is an entry behind the front.
@@ -179,5 +208,36 @@ impl<'m> Flight<'m> {
     #[inline]
     fn slot(&self, position: u32) -> Option<&Cell<InFlight>> {
         self.slots.get(wide(position) & self.slots.len().wrapping_sub(1))
+    }
+}
+
+/// The id of the same operation and slot in the next generation.
+#[inline(always)]
+const fn after(id: WrId) -> WrId {
+    let next = id.as_raw().wrapping_add(ONE_GENERATION);
+    if next & GENERATION_MASK == 0 { first_again(id) } else { WrId::from_raw(next) }
+}
+
+/// After the last generation comes the first.
+#[cold]
+const fn first_again(id: WrId) -> WrId {
+    WrId::from_raw(id.as_raw() & !GENERATION_MASK | ONE_GENERATION)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Generation, OpTag};
+
+    #[test]
+    fn after_the_last_generation_of_an_id_comes_its_first() {
+        for generation in [1, 2, 0xff_fffd, 0xff_fffe, 0xff_ffff] {
+            let generation = Generation::from_raw(generation).unwrap();
+            for slot in [0, 7, u32::MAX] {
+                let id = WrId::new(OpTag::VirtualSend, generation, slot);
+                let next = WrId::new(OpTag::VirtualSend, generation.next(), slot);
+                assert_eq!(after(id), next);
+            }
+        }
     }
 }

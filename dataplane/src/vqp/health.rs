@@ -92,6 +92,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     pub(super) fn set_health(&self, at: u32, health: Health) {
         let Some(path) = self.paths.get(wide(at)) else { return };
         path.health.set(health);
+        path.is_plain.set(self.mode == Mode::Single && health == Health::Ok);
         let put = |set: &Cell<u64>, is_in: bool| {
             set.set((set.get() & !bit(at)) | if is_in { bit(at) } else { 0 });
         };
@@ -130,7 +131,9 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         for (at, path) in (0..NIL).zip(self.paths) {
             let completed = path.completed();
             let is_draining = path.health.get() == Health::Draining;
-            if path.seen.replace(completed) != completed || !(path.is_waiting() || is_draining) {
+            if path.seen.replace(completed) != completed
+                || !(path.sends.is_waiting() || is_draining)
+            {
                 path.since.set(clock);
             }
             let quiet = clock.saturating_since(path.since.get());
@@ -143,7 +146,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
                     self.flush(at);
                     return true;
                 }
-                Health::Suspect if !path.is_waiting() => self.set_health(at, Health::Ok),
+                Health::Suspect if !path.sends.is_waiting() => self.set_health(at, Health::Ok),
                 Health::Ok | Health::Recovered | Health::Suspect => {
                     if quiet >= self.config.silent_after {
                         self.fail_path(at, Cause::Silent);
@@ -166,8 +169,8 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         let fate = Fate::Executed { is_silent: path.is_silent.get() };
         // Receives of no bytes name no memory, and what the peer writes there yet has a number that is expected.
         let keeps_recvs = self.state.get() == State::Open && matches!(self.mode, Mode::Sequence(_));
-        path.staged.set(0);
-        path.staged_recvs.set(0);
+        path.sends.tell();
+        path.recvs.tell();
         for _ in 0..FLUSHES {
             if let Some(entry) = path.sends.pop() {
                 self.lose(&entry, cause, fate);

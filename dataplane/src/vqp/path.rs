@@ -21,7 +21,9 @@ use core::cell::Cell;
 use core::fmt;
 
 use super::flight::Flight;
+use super::qp::bit;
 use super::refusal::Cause;
+use super::region::{Column, Regions};
 use crate::poll::PathHealth;
 use crate::time::Instant;
 use crate::verbs::QueuePair;
@@ -92,19 +94,23 @@ pub struct PathFigures {
     pub stale: u64,
 }
 
-pub(super) struct Path<'m, P> {
+pub(super) struct Path<'m, P: QueuePair> {
     pub qp: P,
     pub qp_num: u32,
     pub device: u32,
+    /// The set of this one alone.
+    pub bit: u64,
+    /// What its device calls each region: of this end, and of the peer.
+    pub local_keys: Column<'m, P::Key>,
+    pub remote_keys: Column<'m, u32>,
     pub sends: Flight<'m>,
     pub recvs: Flight<'m>,
     pub health: Cell<Health>,
+    /// It is well, and the only one: of what succeeds there nobody has to know more than that.
+    pub is_plain: Cell<bool>,
     pub cause: Cell<Option<Cause>>,
     /// Whether it is down without a word of the device, which may thus still execute what it has.
     pub is_silent: Cell<bool>,
-    /// The youngest sends that the device was not told of yet.
-    pub staged: Cell<u32>,
-    pub staged_recvs: Cell<u32>,
     /// Receives of no bytes that are to be posted.
     pub owed: Cell<u32>,
     /// By the clock of the virtual queue pair: when a send was last seen to be completed, or nothing to be on its way; while draining,
@@ -118,19 +124,25 @@ pub(super) struct Path<'m, P> {
 }
 
 impl<'m, P: QueuePair> Path<'m, P> {
-    pub(super) fn new((qp, device): (P, u32), sends: Flight<'m>, recvs: Flight<'m>) -> Self {
+    pub(super) fn new(
+        (at, qp, device): (u32, P, u32),
+        (sends, recvs): (Flight<'m>, Flight<'m>),
+        (local, remote): (&Regions<'m, P::Key>, &Regions<'m, u32>),
+    ) -> Self {
         let zero = || Cell::new(0);
         Self {
             qp_num: qp.qp_num(),
             qp,
             device,
+            bit: bit(at),
+            local_keys: local.column(device),
+            remote_keys: remote.column(device),
             sends,
             recvs,
             health: Cell::new(Health::Ok),
+            is_plain: Cell::new(false),
             cause: Cell::new(None),
             is_silent: Cell::new(false),
-            staged: Cell::new(0),
-            staged_recvs: Cell::new(0),
             owed: Cell::new(0),
             since: Cell::new(Instant::ORIGIN),
             seen: zero(),
@@ -145,12 +157,6 @@ impl<'m, P: QueuePair> Path<'m, P> {
     #[inline]
     pub(super) const fn is_up(&self) -> bool {
         matches!(self.health.get(), Health::Ok | Health::Recovered | Health::Suspect)
-    }
-
-    /// Whether the device has sends that it was told of.
-    #[inline]
-    pub(super) const fn is_waiting(&self) -> bool {
-        self.sends.len() > self.staged.get()
     }
 
     /// Sends that were completed, in whichever way.

@@ -139,7 +139,9 @@ impl<'m, P: QueuePair + Clone> VirtualQp<'m, P> {
         let mut recvs = Flight::place_many(bump, total, config.recv_depth)?;
         let paths = bump.slice_with(total, |index| {
             let (qp, device) = setup.paths.get(index).or(setup.notify.as_ref()).unwrap_or(first);
-            Path::new((qp.clone(), *device), sends(), recvs())
+            let at = crate::table::count(index);
+            let tables = (setup.local, setup.remote);
+            Path::new((at, qp.clone(), *device), (sends(), recvs()), tables)
         })?;
         let all_paths = low_bits(data.saturating_add(u32::from(setup.notify.is_some())));
         let vqp = Self {
@@ -176,11 +178,12 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         // The golden ratio scatters the generations of those who use the same queue pair one after the other.
         let start = serial.wrapping_mul(0x9E_3779).max(1);
         let start = Generation::from_raw(start).unwrap_or(Generation::FIRST);
-        for path in self.paths {
-            path.sends.begin_at(start);
-            path.recvs.begin_at(start);
-        }
         self.slot.set(slot);
+        for (at, path) in (0..NIL).zip(self.paths) {
+            self.set_health(at, path.health.get());
+            path.sends.begin_at(self.wr_id(OpTag::VirtualSend, at, start));
+            path.recvs.begin_at(self.wr_id(OpTag::VirtualRecv, at, start));
+        }
         self.state.set(State::Open);
         if matches!(self.mode, Mode::Sequence(_)) {
             for path in self.paths {
@@ -190,22 +193,23 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         }
     }
 
-    /// Takes in a completion of a send for `path`. Says whether it was somebody's.
+    /// Takes in a completion for `path`, if it is that of its oldest send. Says whether it was.
     #[inline(always)]
     pub(super) fn on_send_wc(&self, (at, path): (u32, &Path<'_, P>), wc: &Wc) -> bool {
-        let Some(entry) = path.sends.front(wc.wr_id(), path.staged.get()) else {
-            self.on_stray_wc((at, path), &path.sends, wc);
-            return false;
-        };
+        let Some(entry) = path.sends.front(wc.wr_id()) else { return false };
         path.sends.retire();
         if let Err((status, vendor)) = wc.outcome() {
             let cause = Cause::Device { status, vendor };
             self.fail((at, path), &entry.get(), cause, Direction::Send);
         } else {
-            self.roomy.set(self.roomy.get() | bit(at));
+            self.roomy.set(self.roomy.get() | path.bit);
             count(&path.fragments, 1);
             count(&path.bytes, u64::from(entry.get().length));
-            self.finish(path, entry);
+            self.finish(entry);
+            if path.is_plain.get() {
+                return true;
+            }
+            self.finish_on(path, &entry.get());
         }
         if path.health.get() != Health::Ok {
             self.look_at(at, path, Direction::Send);
@@ -216,11 +220,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     /// The same for a receive.
     #[inline]
     pub(super) fn on_recv_wc(&self, (at, path): (u32, &Path<'_, P>), wc: &Wc) -> bool {
-        let Some(entry) = path.recvs.front(wc.wr_id(), path.staged_recvs.get()).map(Cell::get)
-        else {
-            self.on_stray_wc((at, path), &path.recvs, wc);
-            return false;
-        };
+        let Some(entry) = path.recvs.front(wc.wr_id()).map(Cell::get) else { return false };
         path.recvs.retire();
         match wc.outcome() {
             Ok(received) => self.arrive(at, &entry, received),
@@ -237,8 +237,17 @@ impl<P: QueuePair> VirtualQp<'_, P> {
 
     /// A completion that is not the front's: one that came before, or one whose predecessors the device has left out.
     #[cold]
-    fn on_stray_wc(&self, (at, path): (u32, &Path<'_, P>), flight: &Flight<'_>, wc: &Wc) {
+    pub(super) fn on_stray_wc(
+        &self,
+        (at, path): (u32, &Path<'_, P>),
+        direction: Direction,
+        wc: &Wc,
+    ) {
         count(&path.stale, 1);
+        let flight = match direction {
+            Direction::Send => &path.sends,
+            Direction::Recv => &path.recvs,
+        };
         if flight.is_behind_front(wc.wr_id()) {
             self.fail_path(at, Cause::Disorder);
         }

@@ -21,14 +21,13 @@ use spinwire_layouts::word::low;
 
 use super::config::{Spread, VqpConfig};
 use super::flight::{InFlight, Kind};
-use super::path::count;
+use super::path::{Path, count};
 use super::qp::{Mode, State, VirtualQp, bit};
 use super::refusal::{CallError, Cause, Refusal};
 use super::request::{Done, RecvKind, RecvWr, Sge};
 use super::send::LocalRange;
 use super::sequence::{ReceiveWindow, SequenceFault};
 use crate::error::{PostError, Retry};
-use crate::id::OpTag;
 use crate::provider::Published;
 use crate::raw::place::{Bump, Exhausted};
 use crate::table::{NIL, Ring, wide};
@@ -134,7 +133,7 @@ impl<'m> RecvSide<'m> {
     }
 }
 
-impl<P: QueuePair> VirtualQp<'_, P> {
+impl<'m, P: QueuePair> VirtualQp<'m, P> {
     /// Posts a receive. It is reported once, in posting order.
     ///
     /// # Errors
@@ -233,7 +232,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         let mut segments = Vec::<_, SEGMENTS_MAX>::new();
         let mut room = 0_u32;
         for sge in wr.sges {
-            let segment = self.recv_segment(sge, path.device)?;
+            let segment = self.recv_segment(sge, path)?;
             // To a device a segment of no bytes may mean the most that there is.
             if segment.length == 0 {
                 continue;
@@ -260,9 +259,10 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         self.stage_recv(at, entry, &segments)
     }
 
-    fn recv_segment(&self, sge: &Sge, device: u32) -> Result<Segment<P::Key>, CallError> {
+    fn recv_segment(&self, sge: &Sge, path: &Path<'m, P>) -> Result<Segment<P::Key>, CallError> {
+        let device = path.device;
         let address = self.local.resolve(sge.region, (sge.offset, sge.length), bit(device))?;
-        let key = self.local.key(sge.region, device).ok_or(CallError::NoKey { device })?;
+        let key = self.local.key(sge.region, path.local_keys).ok_or(CallError::NoKey { device })?;
         let length = u32::try_from(sge.length).map_err(|_long| CallError::TooLong)?;
         Ok(Segment { address, length, key })
     }
@@ -274,11 +274,10 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         segments: &[Segment<P::Key>],
     ) -> Result<(), Refusal> {
         let path = self.paths.get(wide(at)).ok_or(CallError::UnknownPath)?;
-        let wr_id = self.wr_id(OpTag::VirtualRecv, at, path.recvs.next());
+        let wr_id = path.recvs.next();
         match path.qp.post_recv(&RecvRequest { wr_id, segments }) {
             Ok(()) => {
                 path.recvs.push(wr_id, entry);
-                path.staged_recvs.set(path.staged_recvs.get().wrapping_add(1));
                 self.dirty.set(self.dirty.get() | bit(at));
                 Ok(())
             }
@@ -410,12 +409,12 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     #[inline]
     pub(super) fn ring_recvs(&self, at: u32) {
         let Some(path) = self.paths.get(wide(at)) else { return };
-        let staged = path.staged_recvs.get();
+        let staged = path.recvs.staged();
         if staged == 0 {
             return;
         }
         let published = path.qp.ring_recv_doorbell();
-        path.staged_recvs.set(0);
+        path.recvs.tell();
         if published.count < u64::from(staged) {
             self.take_back_recvs(at, staged, published);
         }
@@ -482,7 +481,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         for index in 0..count {
             let Some(range) = self.recv.sge(entry.row, index).map(Cell::get) else { break };
             let device = path.device;
-            let key = range.region.and_then(|region| self.local.key(region, device));
+            let key = range.region.and_then(|region| self.local.key(region, path.local_keys));
             let key = key.ok_or(CallError::NoKey { device })?;
             let segment = Segment { address: range.address, length: low(range.length), key };
             segments.push(segment).map_err(|_full| CallError::TooManySegments)?;

@@ -25,24 +25,38 @@ pub const DEVICES_MAX: u32 = 64;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RegionId(Key);
 
-#[derive(Clone, Copy, Debug)]
-struct Range {
-    base: u64,
-    length: u64,
+/// A region, as a request looks for it.
+#[repr(align(32))]
+struct Row {
+    base: Cell<u64>,
+    length: Cell<u64>,
     /// Devices that have a key.
-    devices: u64,
+    devices: Cell<u64>,
+    /// The generation of its name; 0, which no name has, where there is none.
+    generation: Cell<u32>,
 }
+
+impl Row {
+    const fn vacant() -> Self {
+        let [base, length, devices] = [const { Cell::new(0) }; 3];
+        Self { base, length, devices, generation: Cell::new(0) }
+    }
+}
+
+/// The keys of one device, by region.
+pub(super) type Column<'m, K> = &'m [Cell<Option<K>>];
 
 /// Regions with their keys. One thread.
 pub struct Regions<'m, K: Copy> {
-    ranges: Slab<'m, Range>,
-    keys: &'m [Cell<Option<K>>],
-    devices: u32,
+    names: Slab<'m, ()>,
+    rows: &'m [Row],
+    /// Device by device, as many as rows for each.
+    keys: Column<'m, K>,
 }
 
 impl<K: Copy> core::fmt::Debug for Regions<'_, K> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Regions").field("ranges", &self.ranges).finish_non_exhaustive()
+        f.debug_struct("Regions").field("names", &self.names).finish_non_exhaustive()
     }
 }
 
@@ -56,7 +70,8 @@ impl<'m, K: Copy> Regions<'m, K> {
         let too_large = Exhausted { wanted_bytes: usize::MAX, free_bytes: bump.free_bytes() };
         let count = wide(capacity).checked_mul(wide(devices)).ok_or(too_large)?;
         let keys = bump.slice_with(count, |_| Cell::new(None))?;
-        Ok(Self { ranges: Slab::place(bump, capacity)?, keys, devices })
+        let rows = bump.slice_with(wide(capacity), |_| Row::vacant())?;
+        Ok(Self { names: Slab::place(bump, capacity)?, rows, keys })
     }
 
     /// Names `length` bytes from `base`, with the keys of the devices in their order; `None`, or a list that is too short, for
@@ -70,19 +85,20 @@ impl<'m, K: Copy> Regions<'m, K> {
         length: u64,
         keys: &[Option<K>],
     ) -> Result<RegionId, Full<()>> {
+        let name = self.names.insert(())?;
+        let row = self.rows.get(wide(name.slot())).ok_or(Full(()))?;
         let mut devices = 0;
-        for (device, key) in (0..self.devices).zip(keys) {
+        for device in 0..DEVICES_MAX {
+            let Some(cell) = self.column(device).get(wide(name.slot())) else { break };
+            let key = keys.get(wide(device)).copied().flatten();
             devices |= u64::from(key.is_some()).wrapping_shl(device);
+            cell.set(key);
         }
-        let length = length.min(u64::MAX.wrapping_sub(base));
-        let range = Range { base, length, devices };
-        let key = self.ranges.insert(range).map_err(|_full| Full(()))?;
-        for device in 0..self.devices {
-            if let Some(cell) = self.cell(key.slot(), device) {
-                cell.set(keys.get(wide(device)).copied().flatten());
-            }
-        }
-        Ok(RegionId(key))
+        row.base.set(base);
+        row.length.set(length.min(u64::MAX.wrapping_sub(base)));
+        row.devices.set(devices);
+        row.generation.set(name.generation().as_raw());
+        Ok(RegionId(name))
     }
 
     /// Takes a name back. Requests that are not on their way yet and name it fail with [`Cause::NoKey`](super::Cause::NoKey);
@@ -91,7 +107,25 @@ impl<'m, K: Copy> Regions<'m, K> {
     /// # Errors
     /// It names nothing.
     pub fn remove(&self, id: RegionId) -> Result<(), CallError> {
-        self.ranges.remove(id.0).map(|_| ()).map_err(|_gone| CallError::UnknownRegion)
+        self.names.remove(id.0).map_err(|_gone| CallError::UnknownRegion)?;
+        if let Some(row) = self.find(id) {
+            row.generation.set(0);
+        }
+        Ok(())
+    }
+
+    /// The keys of a device: none where it is not in the table.
+    pub(super) fn column(&self, device: u32) -> Column<'m, K> {
+        let begin = wide(device).checked_mul(self.rows.len());
+        let rest = begin.and_then(|begin| self.keys.get(begin..)).unwrap_or_default();
+        rest.get(..self.rows.len()).unwrap_or_default()
+    }
+
+    /// The row of a region.
+    #[inline(always)]
+    fn find(&self, id: RegionId) -> Option<&'m Row> {
+        let row = self.rows.get(wide(id.0.slot()))?;
+        (row.generation.get() == id.0.generation().as_raw()).then_some(row)
     }
 
     /// Where `length` bytes from `offset` of a region lie, if every device of the set `devices` has a key for them.
@@ -102,49 +136,42 @@ impl<'m, K: Copy> Regions<'m, K> {
         (offset, length): (u64, u64),
         devices: u64,
     ) -> Result<u64, CallError> {
-        let range = self.ranges.get(id.0).map_err(|_gone| CallError::UnknownRegion)?;
+        let row = self.find(id).ok_or(CallError::UnknownRegion)?;
         let end = offset.checked_add(length).ok_or(CallError::OutsideRegion)?;
-        if end > range.length {
+        if end > row.length.get() {
             return Err(CallError::OutsideRegion);
         }
-        let missing = devices & !range.devices;
+        let missing = devices & !row.devices.get();
         if missing != 0 {
             return Err(CallError::NoKey { device: missing.trailing_zeros() });
         }
         // `register` has cut the length so that the sum is a number.
-        Ok(range.base.wrapping_add(offset))
+        Ok(row.base.get().wrapping_add(offset))
     }
 
-    /// Where `length` bytes from `offset` of a region lie, and its key for `device`; nothing where it has none, or they are outside.
+    /// Where `length` bytes from `offset` of a region lie, and its key among those of one device; nothing where it has none, or they are
+    /// outside.
     #[inline(always)]
     pub(super) fn locate(
         &self,
         id: RegionId,
         (offset, length): (u64, u64),
-        device: u32,
+        keys: Column<'m, K>,
     ) -> Option<(u64, K)> {
-        let range = self.ranges.get(id.0).ok()?;
+        let row = self.find(id)?;
         let end = offset.checked_add(length)?;
-        if end > range.length {
+        if end > row.length.get() {
             return None;
         }
-        let key = self.cell(id.0.slot(), device)?.get()?;
+        let key = keys.get(wide(id.0.slot()))?.get()?;
         // `register` has cut the length so that the sum is a number.
-        Some((range.base.wrapping_add(offset), key))
+        Some((row.base.get().wrapping_add(offset), key))
     }
 
-    /// The key of a region for a device.
+    /// The key of a region among those of one device.
     #[inline(always)]
-    pub(super) fn key(&self, id: RegionId, device: u32) -> Option<K> {
-        self.ranges.check(id.0).ok()?;
-        self.cell(id.0.slot(), device)?.get()
-    }
-
-    #[inline]
-    fn cell(&self, slot: u32, device: u32) -> Option<&Cell<Option<K>>> {
-        if device >= self.devices {
-            return None;
-        }
-        self.keys.get(wide(slot).wrapping_mul(wide(self.devices)).wrapping_add(wide(device)))
+    pub(super) fn key(&self, id: RegionId, keys: Column<'m, K>) -> Option<K> {
+        self.find(id)?;
+        keys.get(wide(id.0.slot()))?.get()
     }
 }

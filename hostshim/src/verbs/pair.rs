@@ -328,7 +328,7 @@ impl Pair {
     }
 
     /// Stages a send of one segment on a connection, as most are. Whether it is such a one, and nothing was wrong with it.
-    #[inline]
+    #[inline(always)]
     fn stage_plain(&self, send: &SendRequest<'_, LocalKey>) -> bool {
         let (opcode, immediate) = match send.verb {
             Verb::Send => (SEND, 0),
@@ -480,7 +480,7 @@ impl seam::QueuePair for Pair {
         self.destroy().is_ok()
     }
 
-    #[inline]
+    #[inline(always)]
     fn post_send(&self, send: &SendRequest<'_, LocalKey>) -> Result<(), PostError> {
         if self.stage_plain(send) { Ok(()) } else { self.stage_any(send) }
     }
@@ -532,7 +532,7 @@ impl seam::QueuePair for Box<Pair> {
         (*self).end()
     }
 
-    #[inline]
+    #[inline(always)]
     fn post_send(&self, send: &SendRequest<'_, LocalKey>) -> Result<(), PostError> {
         (**self).post_send(send)
     }

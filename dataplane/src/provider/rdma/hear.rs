@@ -162,22 +162,29 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
                 note_error(link, error.0);
                 self.fail(at, link, Fatal::PeerGone);
             }
-            Ok(received) => {
-                // One that has come with a write has brought no piece at all.
-                let arrived = match received.immediate {
-                    Some(_) if received.is_written => Err(FrameFault::Immediate),
-                    Some(beside) => self.arrive_brief((at, link), slot, received.bytes, beside),
-                    None => self.arrive((at, link), slot, received.bytes),
-                };
-                if let Err(fault) = arrived {
+            Ok(Received { bytes, immediate: Some(beside), is_written: false, .. }) => {
+                if let Err(fault) = self.arrive_brief((at, link), slot, bytes, beside) {
                     self.cut(at, link, fault);
                 }
             }
+            Ok(received) => self.take_piece((at, link), slot, received),
+        }
+    }
+
+    /// A receive that is no message without a header is over.
+    #[inline(never)]
+    fn take_piece(&self, (at, link): (u32, &'m Link<'m, Q>), slot: u32, received: Received) {
+        // One that has come with a write has brought no piece at all.
+        let arrived = match received.immediate {
+            Some(_) => Err(FrameFault::Immediate),
+            None => self.arrive((at, link), slot, received.bytes),
+        };
+        if let Err(fault) = arrived {
+            self.cut(at, link, fault);
         }
     }
 
     /// A piece has come.
-    #[inline(never)]
     fn arrive(
         &self,
         (at, link): (u32, &'m Link<'m, Q>),
@@ -243,12 +250,10 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         length: u32,
         beside: u32,
     ) -> Result<(), FrameFault> {
-        match link.stage.get() {
-            Stage::Up => {}
-            Stage::Offered | Stage::Accepted | Stage::Held => return Err(FrameFault::Immediate),
-            Stage::Free | Stage::Asked | Stage::Over | Stage::Leaving | Stage::Closing => {
-                return Ok(());
-            }
+        let stage = link.stage.get();
+        if stage != Stage::Up {
+            let is_early = matches!(stage, Stage::Offered | Stage::Accepted | Stage::Held);
+            return if is_early { Err(FrameFault::Immediate) } else { Ok(()) };
         }
         if link.body_left.get() > 0 {
             return Err(FrameFault::Immediate);

@@ -139,7 +139,7 @@ pub(in crate::provider) struct Link<'m, Q> {
     /// Whose it is.
     pub(super) peer: Cell<Option<Addr>>,
     pub(super) greeting: Cell<Option<Greeting>>,
-    /// Bytes of a message that the other end takes, and of one that needs no header.
+    /// Bytes of a message that the other end takes, and of one that needs no header, which either end takes.
     pub(super) longest: Cell<u32>,
     pub(super) brief_bytes: Cell<u32>,
     pub(super) doubted: Cell<bool>,
@@ -327,7 +327,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         self.is_equipped.get()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn with_pair<R>(&self, use_it: impl FnOnce(&Q) -> R) -> Option<R> {
         let pair = self.pair.take()?;
         let result = use_it(&pair);

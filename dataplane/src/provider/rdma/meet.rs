@@ -46,6 +46,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         // What this end gives back has to fit beside a message.
         let is_sayable = self.config.slots <= BRIEF_MESSAGES_MAX;
         let longest = if is_sayable { limits.message_bytes_max } else { 0 };
+        let longest = longest.min(self.config.message_bytes_max);
         link.brief_bytes.set(longest.min(piece_bytes));
         link.peer_slots.set(slots);
         link.credit.set(slots);

@@ -12,7 +12,9 @@ use super::memory::short;
 use super::piece::{self, Content, HEADER_BYTES};
 use super::port::RdmaPort;
 use crate::error::{Misuse, PostError, Retry};
+use crate::id::Addr;
 use crate::provider::connect::Connects;
+use crate::provider::peers::Standing;
 use crate::provider::{Payload, SendWr, Status};
 use crate::raw::region::Registrar;
 use crate::shm::lane::Envelope;
@@ -58,8 +60,22 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         }
     }
 
+    /// Stages a copy of a message that goes without a header, to a peer that is connected, as most are. Whether it was such a one, and was taken:
+    /// else nothing has happened, and the long way says why. A function of its own, as the other two of a lone message are: each fits on a page with
+    /// what it takes to get from a completion to the doorbell.
+    #[inline(never)]
+    pub(super) fn inject_brief(&self, to: Addr, bytes: &[u8]) -> bool {
+        let Ok(row) = self.peers.find(to) else { return false };
+        let at = row.link.get();
+        let Some(link) = self.link(at) else { return false };
+        let length = short(bytes.len());
+        row.state.standing() == Standing::Up
+            && link.goes_brief(length)
+            && link.accepts(1).is_ok()
+            && self.copy_brief((at, link), (bytes, length)).is_ok()
+    }
+
     /// Stages a message that goes without a header.
-    #[inline]
     fn stage_brief(
         &self,
         (at, link): (u32, &'m Link<'m, Q>),
@@ -67,29 +83,46 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         (bytes, length): (&[u8], u32),
     ) -> Result<(), PostError> {
         link.accepts(1)?;
-        let uncopied = self.uncopied(payload, length);
-        // Before the copy: behind it nothing is known of what is in memory.
-        let number = link.next_send();
-        let (segment, done) = if let Some(own) = uncopied {
-            own
-        } else {
-            let slot = link.slot_of(number);
-            let segment = self.slots.segment(slot, length);
-            self.slots.write(slot, 0, bytes);
-            (segment, Done::Nobody)
-        };
-        if let Err(refused) = link.stage_brief(number, segment, done) {
-            return self.refused((at, link), refused, (true, done));
-        }
-        self.spend(link);
-        link.credit.set(link.credit.get().wrapping_sub(1));
-        self.soil(at, link);
-        if uncopied.is_some() {
+        if let Some((segment, done)) = self.uncopied(payload, length) {
+            if let Err(refused) = link.stage_brief(link.next_send(), segment, done) {
+                return self.refused((at, link), refused, (true, done));
+            }
+            self.brief_is_staged(at, link);
             self.goes_uncopied();
-        } else if let Payload::Posted { wr_id, .. } = payload {
+            return Ok(());
+        }
+        if let Err(refused) = self.copy_brief((at, link), (bytes, length)) {
+            return self.refused((at, link), refused, (true, Done::Nobody));
+        }
+        if let Payload::Posted { wr_id, .. } = payload {
             self.finish_send(*wr_id, Status::Success, 0);
         }
         Ok(())
+    }
+
+    /// Copies a message that goes without a header into the slot of the next send, and stages that. There is room for it.
+    #[inline(always)]
+    fn copy_brief(
+        &self,
+        (at, link): (u32, &'m Link<'m, Q>),
+        (bytes, length): (&[u8], u32),
+    ) -> Result<(), PostError> {
+        // Before the copy: behind it nothing is known of what is in memory.
+        let number = link.next_send();
+        let slot = link.slot_of(number);
+        let segment = self.slots.segment(slot, length);
+        self.slots.write(slot, 0, bytes);
+        link.stage_brief(number, segment, Done::Nobody)?;
+        self.brief_is_staged(at, link);
+        Ok(())
+    }
+
+    /// A message without a header was staged.
+    #[inline(always)]
+    fn brief_is_staged(&self, at: u32, link: &Link<'m, Q>) {
+        self.spend(link);
+        link.credit.set(link.credit.get().wrapping_sub(1));
+        self.soil(at, link);
     }
 
     /// Stages a message with a header.
@@ -232,6 +265,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// A header was staged: its number is used, and the other end is told of what was due.
+    #[inline]
     pub(super) fn spend(&self, link: &Link<'m, Q>) {
         link.sequence_out.set(link.sequence_out.get().wrapping_add(1));
         link.due.set((0, 0));
@@ -287,13 +321,17 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// What follows when messages have gone: receives that were released, and credit.
-    #[inline]
+    #[inline(never)]
     fn look_after(&self, at: u32, link: &'m Link<'m, Q>) -> u32 {
-        if !link.is_much_released() && !link.is_much_due() {
-            return 0;
+        let mut lost = 0;
+        if link.is_much_released() || link.is_much_due() {
+            self.give_credit(at, link);
+            lost = link.publish();
         }
-        self.give_credit(at, link);
-        link.publish()
+        if link.failed.get().is_some() {
+            self.fail(at, link, crate::error::Fatal::QueueError);
+        }
+        lost
     }
 
     /// Tells the other end what is due, where that is much: with its next message if that comes soon, for who answers what has come takes
@@ -329,20 +367,30 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// Hands everything that is staged to the device. Returns how many messages were not taken.
+    #[inline(never)]
     pub(super) fn publish(&self) -> u32 {
-        let mut lost = 0_u32;
-        for _ in 0..self.dirty.len() {
-            let Some(at) = self.dirty.pop() else { break };
-            let Some(link) = self.link(at) else { continue };
-            link.is_dirty.set(false);
-            // Who waits for what was sent does not wait for receives to be posted.
-            lost = lost.saturating_add(link.publish());
-            lost = lost.saturating_add(self.look_after(at, link));
-            if link.failed.get().is_some() {
-                self.fail(at, link, crate::error::Fatal::QueueError);
-            }
+        match self.dirty.pop_lone() {
+            Some(at) => self.publish_on(at),
+            None => self.publish_all(),
         }
-        lost
+    }
+
+    #[inline(never)]
+    fn publish_all(&self) -> u32 {
+        (0..self.dirty.len()).fold(0, |lost, _| match self.dirty.pop() {
+            Some(at) => lost.saturating_add(self.publish_on(at)),
+            None => lost,
+        })
+    }
+
+    /// The same for one link, which was taken from the dirty ones.
+    #[inline(always)]
+    fn publish_on(&self, at: u32) -> u32 {
+        let Some(link) = self.link(at) else { return 0 };
+        link.is_dirty.set(false);
+        // Who waits for what was sent does not wait for receives to be posted.
+        let lost = link.publish();
+        lost.saturating_add(self.look_after(at, link))
     }
 }
 

@@ -254,6 +254,23 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         debug_assert!(pushed.is_ok(), "post_send keeps a place for it");
     }
 
+    /// Stages any message.
+    #[inline(never)]
+    fn post_any(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
+        let row = self.peers.find(wr.to)?;
+        let bytes = wr.payload.bytes();
+        if bytes.len() > self.info.limits.message_bytes_max {
+            return Err(Misuse::TooLong.into());
+        }
+        let link = self.make_ready(wr.to.slot(), row)?;
+        if let Payload::Posted { .. } = wr.payload {
+            self.may_owe()?;
+        }
+        self.stage(link, wr, bytes)?;
+        self.queues.count_staged();
+        Ok(())
+    }
+
     /// Whether there is a place for one more completion of a send.
     #[inline]
     pub(super) const fn may_owe(&self) -> Result<(), Retry> {
@@ -337,20 +354,17 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
-        let row = self.peers.find(wr.to)?;
-        let bytes = wr.payload.bytes();
-        if bytes.len() > self.info.limits.message_bytes_max {
-            return Err(Misuse::TooLong.into());
+        if let SendWr { to, payload: Payload::Inject(bytes), tag: None, immediate: None } = *wr
+            && self.inject_brief(to, bytes)
+        {
+            self.queues.count_staged();
+            return Ok(());
         }
-        let link = self.make_ready(wr.to.slot(), row)?;
-        if let Payload::Posted { .. } = wr.payload {
-            self.may_owe()?;
-        }
-        self.stage(link, wr, bytes)?;
-        self.queues.count_staged();
-        Ok(())
+        // Of a copy, so that nothing else needs it in memory.
+        let wr = *wr;
+        self.post_any(&wr)
     }
 
     fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
@@ -387,7 +401,7 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
         self.queues.post_parts(wr)
     }
 
-    #[inline]
+    #[inline(always)]
     fn ring_doorbell(&self) -> Published {
         let lost = if self.dirty.is_empty() { 0 } else { self.publish() };
         let count = self.queues.take_staged().saturating_sub(widen(lost));
@@ -444,7 +458,8 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
 
     #[inline(always)]
     fn take_ready(&self) -> Option<Cqe> {
-        if self.lone_at.get() == NIL { None } else { self.take_lone() }
+        let at = self.lone_at.get();
+        if at == NIL { None } else { self.take_lone(at) }
     }
 
     fn poll_event(&self) -> Option<Event> {

@@ -5,11 +5,13 @@ use spinwire_layouts::word::{to_usize, widen};
 
 use super::link::{Link, Piece, Stage};
 use super::port::RdmaPort;
+use crate::id::Addr;
 use crate::msg::matching::{Incoming, Verdict};
 use crate::provider::connect::Connects;
 use crate::provider::queues::Found;
 use crate::provider::{Cqe, Select, Source, Waiting};
 use crate::raw::region::Registrar;
+use crate::shm::lane::Envelope;
 use crate::table::NIL;
 use crate::verbs::{CompletionQueue, QueuePair};
 
@@ -21,6 +23,14 @@ impl<Q: QueuePair> Link<'_, Q> {
     #[inline]
     pub(super) fn gives(&self) -> bool {
         self.stage.get() == Stage::Up && !self.is_stalled.get()
+    }
+
+    /// The oldest piece and who has sent it, where it is a message without a header of a connection that has not failed.
+    #[inline(always)]
+    fn brief_front(&self) -> Option<(Piece, Addr)> {
+        let piece = self.arrived.front()?;
+        let is_brief = piece.start == 0 && piece.pieces == 1;
+        if is_brief && self.failed.get().is_none() { Some((piece, self.peer.get()?)) } else { None }
     }
 }
 
@@ -74,8 +84,40 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     /// The completion of the oldest message of the only link that has any, without a batch. Where it takes more than that, the next poll
     /// has to see to it.
     #[inline(never)]
-    pub(super) fn take_lone(&self) -> Option<Cqe> {
-        let at = self.lone_at.get();
+    pub(super) fn take_lone(&self, at: u32) -> Option<Cqe> {
+        let is_plain = !self.queues.matcher().wants_many();
+        if is_plain
+            && let Some(link) = self.link(at)
+            && link.gives()
+            && link.arrived.is_one()
+            && let Some((piece, source)) = link.brief_front()
+        {
+            let length = to_usize(widen(piece.length));
+            let message = Incoming { source, envelope: Envelope::default(), length };
+            // A verdict that is not followed has changed nothing, and is asked for again.
+            match self.queues.matcher().judge(&message) {
+                Verdict::Deliver(mut landing) => {
+                    if let Some(bytes) = landing.place() {
+                        self.slots.read(piece.slot, 0, bytes);
+                        let _gone = (link.arrived.pop_lone(), self.ready.pop_lone());
+                        link.is_ready.set(false);
+                        self.lone_at.set(NIL);
+                        if link.release_message(piece.slot) {
+                            self.soil(at, link);
+                        }
+                        return Some(self.queues.matcher().land(&landing, &message));
+                    }
+                }
+                Verdict::GivenBack(cqe) => return Some(cqe),
+                Verdict::Unasked => {}
+            }
+        }
+        self.take_any_lone(at)
+    }
+
+    /// The same, whatever message it is.
+    #[inline(never)]
+    fn take_any_lone(&self, at: u32) -> Option<Cqe> {
         // What was posted or given up since the look.
         let is_plain = !self.queues.matcher().wants_many();
         let link = self.link(at).filter(|link| is_plain && link.gives());
@@ -87,7 +129,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         taken
     }
 
-    #[inline(always)]
+    #[inline]
     fn take_front(&self, (at, link): (u32, &'m Link<'m, Q>)) -> Option<Cqe> {
         let (piece, message) = self.front(link)?;
         match self.queues.matcher().judge(&message) {

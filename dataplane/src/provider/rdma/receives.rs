@@ -52,6 +52,17 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         });
     }
 
+    /// The same for one that was used for a message, on a connection that is up. Whether that is a quarter of them.
+    #[inline(always)]
+    pub(super) fn release_message(&self, slot: u32) -> bool {
+        let pushed = self.released.push(slot);
+        debug_assert!(pushed.is_ok(), "there are as many places as slots");
+        let (messages, control) = self.reposted.get();
+        let messages = messages.wrapping_add(1);
+        self.reposted.set((messages, control));
+        messages >= self.depths.quarter
+    }
+
     /// Whether so much was released that it is to be posted again.
     #[inline]
     pub(super) const fn is_much_released(&self) -> bool {

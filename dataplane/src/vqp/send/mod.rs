@@ -36,6 +36,7 @@ use crate::verbs::QueuePair;
 
 const SEGMENTS_MAX: usize = 4;
 const _: () = assert!(wide(SGE_MAX) == SEGMENTS_MAX);
+const FURTHER_MAX: usize = SEGMENTS_MAX - 1;
 
 /// A range of local memory, as it was resolved when the request was posted.
 #[derive(Clone, Copy)]
@@ -49,7 +50,7 @@ impl LocalRange {
     pub(super) const EMPTY: Self = Self { address: 0, length: 0, region: None };
 }
 
-/// A request. What a completion looks at is on the first line.
+/// A request, on two lines. What a completion looks at is on the first.
 #[repr(C, align(64))]
 struct Row {
     context: Cell<u64>,
@@ -68,7 +69,11 @@ struct Row {
     flushes: Cell<u32>,
     /// Devices over which data has arrived and was not read back.
     devices: Cell<u64>,
+    /// Its first range; what others there are is beside the rows.
+    range: Cell<LocalRange>,
 }
+
+const _: () = assert!(size_of::<Row>() == 128);
 
 impl Row {
     const fn vacant() -> Self {
@@ -85,6 +90,7 @@ impl Row {
             flushes: Cell::new(0),
             devices: Cell::new(0),
             cause: Cell::new(None),
+            range: Cell::new(LocalRange::EMPTY),
         }
     }
 
@@ -140,7 +146,8 @@ enum Step {
 
 pub(super) struct SendSide<'m> {
     rows: &'m [Row],
-    sges: &'m [Cell<LocalRange>],
+    /// All ranges of a request but the first.
+    further: &'m [Cell<LocalRange>],
     head: Cell<u32>,
     decided: Cell<u32>,
     /// Behind the last request whose data was read back as far as that is to be done, where there is any such reading.
@@ -171,8 +178,8 @@ impl<'m> SendSide<'m> {
         let in_flight = crate::table::count(paths).saturating_mul(config.send_depth);
         Ok(Self {
             rows: bump.slice_with(count, |_| Row::vacant())?,
-            sges: bump
-                .slice_with(count.saturating_mul(SEGMENTS_MAX), |_| Cell::new(LocalRange::EMPTY))?,
+            further: bump
+                .slice_with(count.saturating_mul(FURTHER_MAX), |_| Cell::new(LocalRange::EMPTY))?,
             head: Cell::new(0),
             decided: Cell::new(0),
             read_back: Cell::new(0),
@@ -202,8 +209,11 @@ impl<'m> SendSide<'m> {
 
     #[inline]
     fn sge(&self, position: u32, index: u32) -> Option<&'m Cell<LocalRange>> {
+        let Some(further) = index.checked_sub(1) else {
+            return self.row(position).map(|row| &row.range);
+        };
         let row = wide(position) & self.rows.len().wrapping_sub(1);
-        self.sges.get(row.wrapping_mul(SEGMENTS_MAX).wrapping_add(wide(index)))
+        self.further.get(row.wrapping_mul(FURTHER_MAX).wrapping_add(wide(further)))
     }
 }
 

@@ -18,17 +18,18 @@ use crate::vqp::request::{Done, Signal};
 impl<P: QueuePair> VirtualQp<'_, P> {
     /// A fragment has succeeded.
     #[inline(always)]
-    pub(in crate::vqp) fn finish(&self, path: &Path<'_, P>, entry: &Cell<InFlight>) {
+    pub(in crate::vqp) fn finish(&self, entry: &Cell<InFlight>) {
         let Some(row) = self.send.row(entry.get().row) else { return };
         row.outstanding.set(row.outstanding.get().wrapping_sub(1));
-        // On one path there is nothing but data, and nobody asks over which devices it went.
-        if self.mode != Mode::Single {
-            self.finish_on(path, &entry.get(), row);
-        }
     }
 
+    /// The same, where there are several paths. On one there is nothing but data, and nobody asks over which devices it went.
     #[inline(always)]
-    fn finish_on(&self, path: &Path<'_, P>, entry: &InFlight, row: &Row) {
+    pub(in crate::vqp) fn finish_on(&self, path: &Path<'_, P>, entry: &InFlight) {
+        if self.mode == Mode::Single {
+            return;
+        }
+        let Some(row) = self.send.row(entry.row) else { return };
         if entry.kind == Kind::Data {
             if self.mode == Mode::Spray {
                 row.devices.set(row.devices.get() | bit(path.device));
@@ -105,12 +106,12 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     #[inline]
     pub(in crate::vqp) fn ring_sends(&self, at: u32) {
         let Some(path) = self.paths.get(wide(at)) else { return };
-        let staged = path.staged.get();
+        let staged = path.sends.staged();
         if staged == 0 {
             return;
         }
         let published = path.qp.ring_doorbell();
-        path.staged.set(0);
+        path.sends.tell();
         if published.count < u64::from(staged) {
             self.take_back(at, staged.wrapping_sub(low(published.count)), published.error);
         }
@@ -154,17 +155,28 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         head != side.tail.get() && side.row(head).is_some_and(|row| row.outstanding.get() == 0)
     }
 
+    /// Whether a request is wholly staged, and notified where that is to be done, and no sequence is broken.
+    #[inline(never)]
+    fn is_decided(&self, position: u32) -> bool {
+        position != self.limit() && self.send.broken_at.get().is_none()
+    }
+
     /// The oldest request, if it has succeeded, and that is to be said.
     #[inline(always)]
     pub(in crate::vqp) fn take_done(&self) -> Option<(u64, Done)> {
         let side = &self.send;
         let position = side.head.get();
         let row = side.row(position)?;
-        let is_plain = position != self.limit()
+        // On one path there is no sequence that could be broken.
+        let is_decided = if self.mode == Mode::Single {
+            position != side.cursor.get()
+        } else {
+            self.is_decided(position)
+        };
+        let is_plain = is_decided
             && row.outstanding.get() == 0
             && row.cause.get().is_none()
-            && row.signal.get() == Signal::Always
-            && side.broken_at.get().is_none();
+            && row.signal.get() == Signal::Always;
         if !is_plain {
             return None;
         }

@@ -3,7 +3,6 @@
 use spinwire_layouts::word::low;
 
 use super::{LocalRange, Row};
-use crate::id::OpTag;
 use crate::table::count;
 use crate::verbs::{QueuePair, RemotePlace, Segment, SendRequest, Verb};
 use crate::vqp::flight::{InFlight, Kind};
@@ -25,28 +24,24 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         let ([sge], [path, ..], Some(verb)) = (wr.sges, self.paths, verb_of(wr.op)) else {
             return false;
         };
-        let (Some(row), Some(range)) = (side.row(position), side.sge(position, 0)) else {
-            return false;
-        };
+        let Some(row) = side.row(position) else { return false };
         let (length, region) = (sge.length, sge.region);
         // To a device a segment of no bytes may mean the most that there is.
         if !is_free || length == 0 || length > u64::from(self.config.max_message) {
             return false;
         }
-        let found = self.local.locate(region, (sge.offset, length), path.device);
+        let found = self.local.locate(region, (sge.offset, length), path.local_keys);
         let Some((address, key)) = found else { return false };
         let segments = [Segment { address, length: low(length), key }];
-        range.set(LocalRange { address, length, region: Some(region) });
-        let wr_id = self.wr_id(OpTag::VirtualSend, 0, path.sends.next());
+        row.range.set(LocalRange { address, length, region: Some(region) });
+        let wr_id = path.sends.next();
         let mut request = SendRequest::new(wr_id, verb, &segments);
         let mut remote_address = 0;
         match wr.remote {
             Some(remote) if verb.is_one_sided() => {
                 let place = (remote.offset, length);
-                let Some((address, key)) = self.remote.locate(remote.region, place, path.device)
-                else {
-                    return false;
-                };
+                let found = self.remote.locate(remote.region, place, path.remote_keys);
+                let Some((address, key)) = found else { return false };
                 remote_address = address;
                 request = request.at(RemotePlace { address, key });
             }
@@ -63,7 +58,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         side.cursor.set(next);
         side.tail.set(next);
         let entry = InFlight { length: low(length), ..InFlight::new(Kind::Data, position) };
-        self.note_staged((0, path), wr_id, &entry);
+        self.note_staged(path, wr_id, &entry);
         true
     }
 }

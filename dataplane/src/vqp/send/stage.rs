@@ -7,7 +7,7 @@ use spinwire_layouts::word::{low, widen};
 
 use super::{Row, SEGMENTS_MAX, Staging};
 use crate::error::PostError;
-use crate::id::{OpTag, WrId};
+use crate::id::WrId;
 use crate::table::wide;
 use crate::verbs::{QueuePair, RemotePlace, Segment, SendRequest, Verb};
 use crate::vqp::config::{Scheme, Visibility};
@@ -19,17 +19,17 @@ use crate::vqp::request::Op;
 
 type Segments<K> = Vec<Segment<K>, SEGMENTS_MAX>;
 
-impl<P: QueuePair> VirtualQp<'_, P> {
-    /// The part of a request behind `offset`, `length` bytes long, as segments for `device`.
+impl<'m, P: QueuePair> VirtualQp<'m, P> {
+    /// The part of a request behind `offset`, `length` bytes long, as segments for the device of a path.
     #[inline]
     pub(super) fn segments(
         &self,
         entry: &InFlight,
         row: &Row,
-        device: u32,
+        path: &Path<'m, P>,
         segments: &mut Segments<P::Key>,
     ) -> Result<(), Cause> {
-        let no_key = Cause::NoKey { device };
+        let no_key = Cause::NoKey { device: path.device };
         let (mut skip, mut left) = (entry.offset, entry.length);
         for index in 0..row.sge_count.get() {
             if left == 0 {
@@ -43,7 +43,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
             let here = range.length.wrapping_sub(skip);
             let length = if here >= widen(left) { left } else { low(here) };
             let region = range.region.ok_or(no_key)?;
-            let key = self.local.key(region, device).ok_or(no_key)?;
+            let key = self.local.key(region, path.local_keys).ok_or(no_key)?;
             let address = range.address.wrapping_add(skip);
             // There are no more than SEGMENTS_MAX segments of a request.
             let _fits = segments.push(Segment { address, length, key });
@@ -86,9 +86,9 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         let Some(path) = self.paths.get(wide(at)) else { return Staging::Blocked };
         let mut segments = Vec::new();
         let gathered = match entry.kind {
-            Kind::Flush => self.scratch(path.device, &mut segments),
+            Kind::Flush => self.scratch(path, &mut segments),
             Kind::Data | Kind::Notify | Kind::Receive | Kind::Credit => {
-                self.segments(entry, row, path.device, &mut segments)
+                self.segments(entry, row, path, &mut segments)
             }
         };
         if let Err(cause) = gathered {
@@ -101,7 +101,7 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     #[inline(always)]
     fn stage_on(
         &self,
-        (at, path): (u32, &Path<'_, P>),
+        (at, path): (u32, &Path<'m, P>),
         entry: &InFlight,
         row: &Row,
         segments: &[Segment<P::Key>],
@@ -109,20 +109,20 @@ impl<P: QueuePair> VirtualQp<'_, P> {
         let remote = match row.remote.get() {
             None => None,
             Some(region) => {
-                let Some(key) = self.remote.key(region, path.device) else {
+                let Some(key) = self.remote.key(region, path.remote_keys) else {
                     return Staging::Dead(Cause::NoKey { device: path.device });
                 };
                 let address = row.remote_address.get().wrapping_add(entry.offset);
                 Some(RemotePlace { address, key })
             }
         };
-        let wr_id = self.wr_id(OpTag::VirtualSend, at, path.sends.next());
+        let wr_id = path.sends.next();
         let verb = self.verb(entry, row);
         let request = SendRequest::new(wr_id, verb, segments);
         let request = remote.map_or(request, |place| request.at(place));
         match path.qp.post_send(&request) {
             Ok(()) => {
-                self.note_staged((at, path), wr_id, entry);
+                self.note_staged(path, wr_id, entry);
                 Staging::Staged
             }
             Err(PostError::Retry(_)) => {
@@ -145,12 +145,11 @@ impl<P: QueuePair> VirtualQp<'_, P> {
 
     /// A path has taken a send.
     #[inline(always)]
-    pub(super) fn note_staged(&self, (at, path): (u32, &Path<'_, P>), id: WrId, entry: &InFlight) {
+    pub(super) fn note_staged(&self, path: &Path<'_, P>, id: WrId, entry: &InFlight) {
         path.sends.push(id, *entry);
-        path.staged.set(path.staged.get().wrapping_add(1));
-        self.dirty.set(self.dirty.get() | bit(at));
+        self.dirty.set(self.dirty.get() | path.bit);
         if !path.sends.has_room() {
-            self.roomy.set(self.roomy.get() & !bit(at));
+            self.roomy.set(self.roomy.get() & !path.bit);
         }
     }
 
@@ -162,13 +161,14 @@ impl<P: QueuePair> VirtualQp<'_, P> {
     }
 
     /// Where the byte goes that is read back.
-    fn scratch(&self, device: u32, segments: &mut Segments<P::Key>) -> Result<(), Cause> {
+    fn scratch(&self, path: &Path<'m, P>, segments: &mut Segments<P::Key>) -> Result<(), Cause> {
+        let device = path.device;
         let no_key = Cause::NoKey { device };
         let Scheme::Spray(Visibility::FlushingRead(region)) = self.config.scheme else {
             return Err(no_key);
         };
         let address = self.local.resolve(region, (0, 8), bit(device)).map_err(|_gone| no_key)?;
-        let key = self.local.key(region, device).ok_or(no_key)?;
+        let key = self.local.key(region, path.local_keys).ok_or(no_key)?;
         let _fits = segments.push(Segment { address, length: 1, key });
         Ok(())
     }
