@@ -93,6 +93,20 @@ pub(crate) fn found(hints: &Hints) -> Vec<Found> {
         .to_vec()
 }
 
+/// The segment of a domain, for a thread that may outlive the [`Domain`].
+#[derive(Debug)]
+pub(crate) struct Members {
+    mapping: Arc<SharedMapping>,
+    shape: SegmentShape,
+}
+
+impl Members {
+    /// Does something with the segment. `None` for a mapping that is shorter than it was, which none becomes.
+    pub(crate) fn with_segment<R>(&self, act: impl FnOnce(&Segment<'_>) -> R) -> Option<R> {
+        self.shape.see(view::shared_lines(&self.mapping)).as_ref().map(act)
+    }
+}
+
 /// A segment that this process is in.
 #[derive(Debug)]
 pub struct Domain {
@@ -164,6 +178,11 @@ impl Domain {
         Segment::reattach(view::shared_lines(&self.mapping), &self.shape)
             .expect("the mapping is as long as it was at the join")
             .with_waker(BELLS)
+    }
+
+    /// Its segment, for another thread.
+    pub(crate) fn members(&self) -> Members {
+        Members { mapping: Arc::clone(&self.mapping), shape: self.shape }
     }
 
     /// This process's slot.

@@ -1,7 +1,7 @@
 //! Addresses of ports: GIDs, what kind each is, and which one to take.
 
 use core::fmt;
-use core::net::Ipv6Addr;
+use core::net::{IpAddr, Ipv6Addr};
 #[cfg(feature = "verbs")]
 use std::path::Path;
 
@@ -32,6 +32,13 @@ impl Gid {
     #[must_use]
     pub fn is_ipv4(self) -> bool {
         Ipv6Addr::from(self.0).to_ipv4_mapped().is_some()
+    }
+
+    /// What it is called by those who know addresses of IP alone.
+    #[must_use]
+    pub fn address(self) -> IpAddr {
+        let address = Ipv6Addr::from(self.0);
+        address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)
     }
 
     /// Whether it is good on one link only.

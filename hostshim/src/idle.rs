@@ -18,8 +18,8 @@
 //! *What it costs others.* The barrier interrupts each CPU on which a process of any domain runs at that moment, for about a
 //! microsecond, once each time that a thread arms: not for each park of a thread that nobody has rung since.
 //!
-//! *What is not rung for.* Credit: a sender that was refused for lack of it must not rest, for its peer does not ring when it
-//! has caught up. And time: give the next deadline as `until`.
+//! *What is not rung for.* Credit: an endpoint that has refused a message for lack of it sleeps 100 us at most, and then the message is to be tried
+//! again, for its peer does not ring when it has caught up. And time: give the next deadline as `until`.
 //!
 //! Invariants: nobody sleeps longer than [`HostRester::park_max`] at a time, so that a peer that died between publishing and
 //! ringing, or scribbles over the bell, costs time and nothing else; a bell that says anything but ARMED lets nobody sleep;
@@ -41,7 +41,7 @@ const AWAKE: u64 = 0;
 /// Longest sleep of one that can be woken: a fraction of the time within which a dead peer is to be noticed.
 const PARK_MAX: Duration = Duration::from_millis(10);
 /// Longest sleep of one that nobody can wake, or not everybody.
-const NAP_MAX: Duration = Duration::from_micros(100);
+pub(crate) const NAP_MAX: Duration = Duration::from_micros(100);
 
 /// A word by which a sleeper is woken, apart from any endpoint. Any number of threads may ring it; one sleeps on it.
 #[derive(Clone, Copy, Debug)]

@@ -200,6 +200,11 @@ impl TcpPlane {
         self.uring.features()
     }
 
+    /// Its ring.
+    pub(crate) const fn uring(&self) -> &Uring {
+        &self.uring
+    }
+
     /// A descriptor that tells when there is something to turn for, to sleep on: see [`Uring::news`].
     ///
     /// # Errors

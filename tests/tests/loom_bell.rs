@@ -14,10 +14,11 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
-use loom::sync::Arc;
+use loom::sync::{Arc, Mutex};
 use loom::thread;
 use spinwire_dataplane::error::Retry;
 use spinwire_dataplane::id::Name;
+use spinwire_dataplane::poll::{Duty, Relay};
 use spinwire_dataplane::raw::barrier::store_before_load;
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::shm::bell::{self, Waker};
@@ -217,4 +218,70 @@ fn canary_without_the_sleepers_half() {
 #[should_panic(expected = "asleep for good")]
 fn canary_the_bell_before_the_news() {
     loom::model(|| Mirror { news_first: false, lane_known: false, ..Mirror::WHOLE }.run());
+}
+
+/// An owner that sleeps on a descriptor, and the thread that waits at the bell for it: the [`Relay`] that ships. What the kernel has in turn, a write to the
+/// descriptor and a read of it, is a lock here.
+struct Relayed {
+    relay: Relay,
+    bell: AtomicU64,
+    told: Mutex<bool>,
+    /// The listener tells before it says that it has stopped. It must not.
+    tells_first: bool,
+}
+
+impl Relayed {
+    /// What the listener does where it finds the bell taken; where it does not it waits, and the kernel rouses it when the bell changes.
+    fn listener(&self) {
+        if self.relay.duty() != Duty::Listen || self.bell.load(Ordering::Relaxed) == BELL_ARMED {
+            return;
+        }
+        if self.tells_first {
+            *self.told.lock().unwrap() = true;
+            let _goes_on = self.relay.stop();
+        } else if self.relay.stop() {
+            *self.told.lock().unwrap() = true;
+        }
+    }
+
+    /// One that was awake, and whose listener has not noticed yet, goes to sleep again; somebody rings, or nobody does.
+    fn run(tells_first: bool) {
+        let (bell, told) = (AtomicU64::new(0), Mutex::new(false));
+        let of = Arc::new(Self { relay: Relay::new(), bell, told, tells_first });
+        assert!(of.relay.listen(), "it rests at first");
+        let listener = {
+            let of = Arc::clone(&of);
+            thread::spawn(move || of.listener())
+        };
+        let publisher = {
+            let of = Arc::clone(&of);
+            thread::spawn(move || {
+                if of.bell.load(Ordering::Relaxed) == BELL_ARMED {
+                    of.bell.swap(0, Ordering::Release);
+                }
+            })
+        };
+        *of.told.lock().unwrap() = false;
+        of.bell.store(BELL_ARMED, Ordering::Relaxed);
+        let _roused = of.relay.listen();
+        // Asleep.
+        listener.join().unwrap();
+        publisher.join().unwrap();
+        of.listener();
+        let is_told = *of.told.lock().unwrap();
+        let is_rung = of.bell.load(Ordering::Relaxed) != BELL_ARMED;
+        let is_heard = of.relay.duty() == Duty::Listen && !is_rung;
+        assert!(is_told || is_heard, "asleep for good");
+    }
+}
+
+#[test]
+fn whoever_sleeps_on_a_descriptor_is_told_or_listened_for() {
+    loom::model(|| Relayed::run(false));
+}
+
+#[test]
+#[should_panic(expected = "asleep for good")]
+fn canary_the_telling_before_the_end_of_listening() {
+    loom::model(|| Relayed::run(true));
 }

@@ -233,7 +233,7 @@ fn check(bump: &Bump<'_>, (recv_depth, waiting_depth): (u32, u32), ops: &[Op]) {
             Op::Lose { sender } => {
                 let mut lost: Vec<u64> =
                     core::iter::from_fn(|| driven.matcher.take_hopeless(addr(sender)))
-                        .map(id_of)
+                        .map(|withdrawn| id_of(withdrawn.wr_id))
                         .collect();
                 lost.sort_unstable();
                 assert_eq!(lost, oracle.lose(sender), "{at} {op:?}");

@@ -10,8 +10,8 @@
 //! reach. Its panic handler calls a function that does not exist: where any panic path survives, that name is left
 //! undefined in the library. The disassembly then names the path.
 //!
-//! The build has overflow checks on, so arithmetic that neither wraps nor is checked is found too. The canary builds the
-//! probe with a planted panic, two calls deep, and expects the scan to name it.
+//! The build has overflow checks on, so arithmetic that neither wraps nor is checked is found too. The canary builds
+//! a probe with a planted panic, two calls deep, beside others, and expects the scan to name that one.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -30,9 +30,9 @@ use nostd_build::{Build, read_object};
 const SINK: &str = "spinwire_panic_path_survived";
 
 /// The folder of what was built.
-fn build(target: &str, features: &[&str]) -> PathBuf {
+fn build(target: &str) -> PathBuf {
     let flags = ["-Clink-arg=-nostartfiles"];
-    Build { target, profile: "release", features, flags: &flags }.run()
+    Build { target, profile: "release", flags: &flags }.run()
 }
 
 /// A function of the disassembly: its name, and the addresses that its instructions mention, each with the address of the
@@ -160,7 +160,7 @@ fn probes(library: &Path) -> Vec<String> {
 
 #[test]
 fn hot_functions_cannot_panic() {
-    let library = build("--lib", &[]).join("libspinwire_probe.so");
+    let library = build("--lib").join("libspinwire_probe.so");
     let probes = probes(&library);
     assert!(probes.len() >= 3, "the probe exports next to nothing: {probes:?}");
     let findings = scan(&library);
@@ -176,7 +176,7 @@ fn hot_functions_cannot_panic() {
 /// The scan finds a panic that is really there, in the probe that has it and in no other.
 #[test]
 fn canary_is_found() {
-    let folder = build("--example=canary", &["canary"]);
+    let folder = build("--example=canary");
     let findings = scan(&folder.join("examples/libcanary.so"));
     let ours: Vec<&String> = findings.iter().filter(|path| path.contains("canary")).collect();
     let [finding] = ours.as_slice() else {

@@ -18,9 +18,7 @@ fn build(profile: &str) -> PathBuf {
         "-Clink-arg=-nostdlib",
         "-Clink-arg=-nostartfiles",
     ];
-    Build { target: "--bin=link_proof", profile, features: &[], flags: &flags }
-        .run()
-        .join("link_proof")
+    Build { target: "--bin=link_proof", profile, flags: &flags }.run().join("link_proof")
 }
 
 fn prove(profile: &str) {

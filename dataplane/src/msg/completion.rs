@@ -57,7 +57,7 @@ pub struct Completion<'m> {
     pub offset: usize,
     /// Received: how many messages; more than one only for a run.
     pub count: u32,
-    /// Received: the tag.
+    /// Received: the tag. Of a receive that has failed: the tag that it waited for.
     pub tag: Option<u64>,
     /// Received: the immediate data.
     pub immediate: Option<u64>,
@@ -115,11 +115,12 @@ pub struct Failure {
     pub flags: Flags,
     /// How it ended.
     pub status: Status,
-    /// The provider's own number of the error; 0 where it has none.
+    /// The provider's own number of the error; 0 where it has none. Over TCP an `errno`, over RDMA devices the status of the work completion, over
+    /// libfabric `prov_errno`, or `err` where that is 0 (`fi_cq(3)`, without its sign). Shared memory has none.
     pub code: u32,
     /// Bytes delivered: only where a message was cut short are there any.
     pub length: usize,
-    /// The tag, of a message that was cut short.
+    /// The tag: of a message that was cut short, or the one that the receive waited for.
     pub tag: Option<u64>,
     /// The immediate data, of a message that was cut short.
     pub immediate: Option<u64>,

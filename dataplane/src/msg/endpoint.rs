@@ -345,23 +345,26 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// [`conclude`](Self::conclude) where nobody looks at a part of a posted buffer.
     #[inline(always)]
     fn conclude_unread(&self, cqe: &Cqe) -> Result<Completion<'m>, Unfinished> {
-        let row = self.posted.find(cqe.wr_id).ok_or(Unfinished::Stale)?;
-        let (kind, loan) = match cqe.buffer {
+        // Either looks for the row itself, so that what a provider knows of the buffer is known here, too, where it is inlined.
+        let find = || self.posted.find(cqe.wr_id).ok_or(Unfinished::Stale);
+        let (kind, context, loan) = match cqe.buffer {
             Buffer::Returned => {
+                let row = find()?;
                 let posted = self.posted.end(row).ok_or(Unfinished::Stale)?;
                 let (kind, filled) = self.count_ended(cqe);
-                (kind, Some(posted.complete_to(filled)))
+                (kind, row.context.get(), Some(posted.complete_to(filled)))
             }
             Buffer::StillPosted => {
+                let row = find()?;
                 row.whole().ok_or(Unfinished::Stale)?;
                 let (kind, filled) = self.count_ended(cqe);
                 if kind == Kind::Received {
                     row.reported.set(row.reported.get().max(filled.unwrap_or(0)));
                 }
-                (kind, None)
+                (kind, row.context.get(), None)
             }
         };
-        Ok(completion_of(cqe, (kind, row.context.get()), (loan, None)))
+        Ok(completion_of(cqe, (kind, context), (loan, None)))
     }
 
     /// Counts a completion of a live operation. Returns what it is about, and how many bytes of its buffer count now; `None` where that stays.

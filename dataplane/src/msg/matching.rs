@@ -33,13 +33,14 @@ pub use self::claimed::Claim;
 pub use self::ranges::RANGES_MAX;
 use self::ranges::Sets;
 use self::unexpected::Unexpected;
+pub use self::withdraw::Withdrawn;
 use crate::error::Retry;
 use crate::id::{Addr, WrId};
 use crate::provider::{Buffer, Cqe, RecvWr, Select, Source, Status, Use};
 use crate::raw::loan::{LoanPool, Sge};
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::Envelope;
-use crate::table::{Fifos, Slab};
+use crate::table::{Fifos, NIL, Slab};
 use spinwire_layouts::word::{from_usize, low, to_usize, widen};
 
 const UNTAGGED: u32 = 0;
@@ -122,11 +123,10 @@ impl PostedRecv {
             || self.sge.get().is_some_and(|sge| length <= sge.length().saturating_sub(offset))
     }
 
-    /// Whether it takes a message that is in a list of its kind: tagged or not has been told apart.
+    /// Whether it takes a message that is in a list of its kind: tagged or not has been told apart, and one that is not has the tag 0.
     #[inline(always)]
-    fn takes(&self, message: &Incoming) -> bool {
-        let tag = message.envelope.tag.unwrap_or(0);
-        (self.tag.get() ^ tag) & self.care.get() == 0 && self.from.get().takes(message.source)
+    fn takes(&self, tag: u64, source: Addr) -> bool {
+        (self.tag.get() ^ tag) & self.care.get() == 0 && self.from.get().takes(source)
     }
 }
 
@@ -414,7 +414,7 @@ impl<'m> Matcher<'m> {
             None => self.first_in(UNTAGGED, message),
             Some(tag) => {
                 let exact = self.first_in(self.bucket_of(tag), message);
-                if self.lists.front(MASKED).is_none() {
+                if self.lists.front_or_nil(MASKED) == NIL {
                     return exact;
                 }
                 self.earlier(exact, self.first_in(MASKED, message))
@@ -438,13 +438,25 @@ impl<'m> Matcher<'m> {
 
     #[inline(always)]
     fn first_in(&self, list: u32, message: &Incoming) -> Option<(u32, &'m PostedRecv)> {
-        let mut row = self.lists.front(list)?;
+        let row = self.lists.front_or_nil(list);
+        let posted = self.row(row)?;
+        let (tag, source) = (message.envelope.tag.unwrap_or(0), message.source);
+        if posted.takes(tag, source) {
+            return Some((row, posted));
+        }
+        self.first_after(row, tag, source)
+    }
+
+    /// The same behind a row of the list. Apart, so that what the walk needs is not held ready where the first one takes the message.
+    #[inline(never)]
+    fn first_after(&self, before: u32, tag: u64, source: Addr) -> Option<(u32, &'m PostedRecv)> {
+        let mut row = before;
         loop {
+            row = self.lists.after_or_nil(row);
             let posted = self.row(row)?;
-            if posted.takes(message) {
+            if posted.takes(tag, source) {
                 return Some((row, posted));
             }
-            row = self.lists.after(row)?;
         }
     }
 

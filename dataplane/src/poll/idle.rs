@@ -28,8 +28,8 @@
 //! sides see each other without a fence on the publisher's is told in [`shm::bell`](crate::shm::bell).
 //!
 //! A thread must not rest while it holds something back that only it can move: what it posted after its last turn goes out
-//! with a flush or a turn, and a send that was refused for lack of credit is tried again, for nobody rings for credit. Such
-//! a turn counts as busy.
+//! with a flush or a turn. A send that was refused for lack of credit is tried again after each rest, for nobody rings for credit:
+//! an endpoint that has refused one since it was armed says that it is not heard, and the park is a nap.
 //!
 //! Invariant: a park follows an arm with one round of turns between them, all of them idle.
 

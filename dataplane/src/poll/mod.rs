@@ -19,6 +19,7 @@ mod counters;
 mod histogram;
 mod idle;
 mod outcome;
+mod relay;
 mod seqlock;
 mod stats;
 mod trace;
@@ -30,6 +31,7 @@ pub use counters::{Counter, Counters};
 pub use histogram::{Histogram, HistogramId, HistogramSnapshot};
 pub use idle::{IdleLadder, Rest, Rester, Rung, Thresholds};
 pub use outcome::Outcome;
+pub use relay::{Duty, Relay};
 pub use seqlock::{ReadError, Section, SectionReader, SectionWriter};
 pub use stats::{
     PathHealth, PathStats, PlaneIdentity, PlaneSnapshot, Stats, StatsError, StatsReader,

@@ -269,11 +269,16 @@ pub(super) trait Connects<'m> {
 
     /// Nothing more is sent to a peer, and nothing more comes from it: who comes back gets a new row.
     fn lose(&self, addr: Addr, standing: Standing) {
+        self.lose_for(addr, standing, 0);
+    }
+
+    /// The same, with the number that the transport gives for the reason.
+    fn lose_for(&self, addr: Addr, standing: Standing, code: u32) {
         let Ok(row) = self.rows().find(addr) else { return };
         if row.state.is_lost() {
             return;
         }
-        row.state.lose(standing);
+        row.state.lose_for(standing, code);
         row.link.set(NIL);
         self.unsettle();
         for (at, link) in self.links_of(addr) {

@@ -130,8 +130,10 @@ impl Caps {
     pub const GATHER: Self = Self(1 << 13);
     /// Receives into several ranges, up to [`Limits::sge_max`].
     pub const SCATTER: Self = Self(1 << 14);
+    /// A thread may sleep until something comes, on a descriptor that its host has for it (`epoll(7)`, `FI_WAIT_FD`).
+    pub const DESCRIPTOR: Self = Self(1 << 15);
 
-    const NAMES: [(Self, &'static str); 15] = [
+    const NAMES: [(Self, &'static str); 16] = [
         (Self::MESSAGE, "message"),
         (Self::TAGGED, "tagged"),
         (Self::INJECT, "inject"),
@@ -147,6 +149,7 @@ impl Caps {
         (Self::EXPOSE, "expose"),
         (Self::GATHER, "gather"),
         (Self::SCATTER, "scatter"),
+        (Self::DESCRIPTOR, "descriptor"),
     ];
 
     /// Both sets together.

@@ -63,7 +63,7 @@ pub enum Buffer {
 }
 
 /// A completion as a provider reports it. Read `status` first: unless it is `Success`, `Truncated` or `Parcel`, only `wr_id`,
-/// `buffer` and [`code`](Cqe::code) mean anything.
+/// `buffer`, `tag` and [`code`](Cqe::code) mean anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cqe {
     /// Which operation.
@@ -78,7 +78,7 @@ pub struct Cqe {
     pub length: u32,
     /// Receives: messages in it. More than one only for [`Use::Runs`](super::Use::Runs); they start every `length` bytes, rounded up to 8.
     pub count: u32,
-    /// Receives: the tag.
+    /// Receives: the tag of the message; of those that ended without one, the tag that they waited for.
     pub tag: Option<u64>,
     /// Receives: the immediate data.
     pub immediate: Option<u64>,

@@ -96,6 +96,8 @@ pub struct PeerState {
     reported: Cell<bool>,
     /// Looks in a row that found nothing. Of a lost peer: looks at what is left of it.
     pub looks: Cell<u32>,
+    /// Of a lost peer: the number that its transport gave for the reason; 0 where it gave none.
+    code: Cell<u32>,
 }
 
 impl PeerState {
@@ -107,6 +109,7 @@ impl PeerState {
             standing: Cell::new(Standing::Vacant),
             reported: Cell::new(false),
             looks: Cell::new(0),
+            code: Cell::new(0),
         }
     }
 
@@ -160,9 +163,21 @@ impl PeerState {
 
     /// It is lost, and that is to be told.
     pub fn lose(&self, standing: Standing) {
+        self.lose_for(standing, 0);
+    }
+
+    /// The same, with the number that its transport gives for the reason (an `errno`, a status of a work completion): its receives fail with that.
+    pub fn lose_for(&self, standing: Standing, code: u32) {
         self.standing.set(standing);
         self.reported.set(false);
         self.looks.set(0);
+        self.code.set(code);
+    }
+
+    /// Of a lost peer: the number that its transport gave for the reason; 0 where it gave none.
+    #[must_use]
+    pub const fn code(&self) -> u32 {
+        self.code.get()
     }
 
     /// Its end is among the events now, or there was no room for it.

@@ -27,7 +27,7 @@ use super::peers::{PeerState, Peers, Standing};
 use super::{CancelError, Cqe, Event, RecvPartsWr, RecvWr, Source, Status};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Generation, WrId};
-use crate::msg::matching::{Claim, Incoming, Landing, Matcher, MatchingConfig, Verdict};
+use crate::msg::matching::{Claim, Incoming, Landing, Matcher, MatchingConfig, Verdict, Withdrawn};
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::Descriptor;
 use crate::table::{NIL, Ring};
@@ -122,20 +122,20 @@ impl<'m> Queues<'m> {
     /// # Errors
     /// `NotPosted`.
     pub fn cancel(&self, wr_id: WrId) -> Result<(), CancelError> {
-        self.matcher.cancel(wr_id)?;
-        self.end_cancelled(wr_id);
+        let withdrawn = self.matcher.cancel(wr_id)?;
+        self.end_cancelled(withdrawn);
         Ok(())
     }
 
     /// Takes back the receives that wait for a peer alone who was taken out of the table: they would wait for ever.
     pub fn end_hopeless(&self, peer: Addr) {
-        while let Some(wr_id) = self.matcher.take_hopeless(peer) {
-            self.end_cancelled(wr_id);
+        while let Some(withdrawn) = self.matcher.take_hopeless(peer) {
+            self.end_cancelled(withdrawn);
         }
     }
 
-    fn end_cancelled(&self, wr_id: WrId) {
-        let pushed = self.ended.push(Cqe::without_message(wr_id, Status::Cancelled));
+    fn end_cancelled(&self, withdrawn: Withdrawn) {
+        let pushed = self.ended.push(withdrawn.ended(Status::Cancelled, 0));
         debug_assert!(pushed.is_ok(), "a place was kept for every posted receive");
     }
 
@@ -281,11 +281,11 @@ impl<'m> Queues<'m> {
                 Source::Any => self.matcher.take_any(),
                 Source::Only(peer) => self.matcher.take_hopeless(peer),
             };
-            let Some(wr_id) = hopeless else {
+            let Some(withdrawn) = hopeless else {
                 peer.set_reported(self.tell(event));
                 return peer.has_ended();
             };
-            push(out, Cqe::without_message(wr_id, status));
+            push(out, withdrawn.ended(status, peer.code()));
         }
         false
     }
@@ -337,11 +337,16 @@ impl<'m> Queues<'m> {
             Err(_stale) => true,
         };
         while self.late.get() && !out.is_full() {
-            let Some(wr_id) = self.matcher.take_directed(is_over) else {
+            let Some(withdrawn) = self.matcher.take_directed(is_over) else {
                 self.late.set(peers.in_use().any(|(slot, row)| unread(slot, row)));
                 break;
             };
-            push(out, Cqe::without_message(wr_id, Status::PeerGone));
+            let of = match withdrawn.from {
+                Source::Only(addr) => peers.find(addr).ok(),
+                Source::Any => None,
+            };
+            let code = of.map_or(0, |row| row.as_ref().code());
+            push(out, withdrawn.ended(Status::PeerGone, code));
         }
         self.late.get()
     }

@@ -115,6 +115,11 @@ impl<'m, E: Enter> Streams<'m, E> {
         let _does_not_linger = self.refused.unlink(slot);
     }
 
+    /// Why a connection ends whose last events are being told; `None` while it goes on, and of one that is over.
+    pub fn cause(&self, conn: ConnId) -> Option<CloseReason> {
+        self.row(conn).ok()?.cause.get()
+    }
+
     /// Cancels whatever the kernel has of a connection; it is closed when that is over. The first cause stands.
     pub(super) fn end(&self, slot: u32, row: &'m Row, reason: CloseReason) {
         if row.cause.get().is_none() {

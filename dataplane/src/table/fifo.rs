@@ -10,7 +10,8 @@
 //! Invariants:
 //! 1. A slot is on at most one list, and its link says on which: so an unlink needs only the slot, and can neither
 //!    damage another list nor be done twice.
-//! 2. The slots reached from `first` by `next` are those reached from `last` by `prev`, in reverse; there are `len`.
+//! 2. There are at most `NIL` slots and as many lists, so that `NIL` names none of either.
+//! 3. The slots reached from `first` by `next` are those reached from `last` by `prev`, in reverse; there are `len`.
 //!
 //! Uses: arrival order of unexpected messages, buckets of a tag hash, the wheels of [`Timers`](super::Timers). A slot
 //! that stands in two orders at once has a link in two tables.
@@ -117,6 +118,8 @@ impl<'m> Fifos<'m> {
     /// linear in both.
     #[must_use]
     pub fn new(links: &'m mut [Link], heads: &'m mut [Head]) -> Self {
+        let (links, _beyond) = links.split_at_mut(links.len().min(wide(NIL)));
+        let (heads, _beyond) = heads.split_at_mut(heads.len().min(wide(NIL)));
         links.fill_with(Link::unlinked);
         heads.fill_with(Head::empty);
         Self { links, heads }
@@ -213,6 +216,19 @@ impl<'m> Fifos<'m> {
         self.link(slot).map(|link| link.next.get()).filter(|&next| next != NIL)
     }
 
+    /// [`Fifos::front`] as a number: [`NIL`] where there is none, which names no row of any other table either. So a walk over the rows of a list
+    /// compares once for each.
+    #[inline(always)]
+    pub(crate) fn front_or_nil(&self, list: u32) -> u32 {
+        self.heads.get(wide(list)).map_or(NIL, |head| head.first.get())
+    }
+
+    /// [`Fifos::after`] likewise.
+    #[inline(always)]
+    pub(crate) fn after_or_nil(&self, slot: u32) -> u32 {
+        self.link(slot).map_or(NIL, |link| link.next.get())
+    }
+
     /// The slots of `list`, oldest first, at most `budget` of them. The slot that was yielded last may be unlinked
     /// meanwhile; where the one after it is unlinked too, the walk ends early.
     #[inline]
@@ -262,16 +278,13 @@ impl<'m> Fifos<'m> {
     /// The link of `slot`; `NIL` has none.
     #[inline]
     fn link(&self, slot: u32) -> Option<&'m Link> {
-        if slot == NIL { None } else { self.links.get(wide(slot)) }
+        self.links.get(wide(slot))
     }
 
     #[inline]
     fn unlinked(&self, list: u32, slot: u32) -> Result<(&'m Head, &'m Link), FifoError> {
         let head = self.heads.get(wide(list)).ok_or(FifoError::UnknownList)?;
         let link = self.link(slot).ok_or(FifoError::UnknownSlot)?;
-        if list == NIL {
-            return Err(FifoError::UnknownList);
-        }
         if link.list.get() == NIL { Ok((head, link)) } else { Err(FifoError::Linked) }
     }
 

@@ -1,4 +1,4 @@
-//! Why a wait brought nothing.
+//! Why a wait brought nothing, and why there is no desk.
 
 use core::fmt;
 
@@ -74,3 +74,17 @@ impl fmt::Display for WaitError {
 }
 
 impl core::error::Error for WaitError {}
+
+/// A desk is open at that endpoint, and knows nothing of another one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HasDesk;
+
+impl fmt::Display for HasDesk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "a desk is open at this endpoint, and would miss what another one finds; remedy: open the other one by Desk::another of the first",
+        )
+    }
+}
+
+impl core::error::Error for HasDesk {}

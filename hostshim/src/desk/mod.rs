@@ -22,22 +22,24 @@
 //!
 //! *How it waits* is the caller's: after each turn that found nothing [`Desk::resting`] is called, which may spin, yield, climb an
 //! [`IdleLadder`](spinwire_dataplane::poll::IdleLadder), turn other endpoints of the thread, or sleep on a
-//! descriptor where the transport has one ([`News`](crate::uring::News): TCP, UDP; from [`Opened::news`](crate::open::Opened::news)). The bell of an endpoint in shared memory is a futex, for
-//! [`HostRester`](crate::idle::HostRester); no descriptor tells of it. A wait of no time looks once.
+//! descriptor ([`News`](crate::open::News), from [`Opened::news`](crate::open::Opened::news)). A wait of no time looks once.
 //!
-//! *One desk at an endpoint.* A second one, or a loop that polls the endpoint itself, would find what the first waits for, and the first would not.
+//! *Several desks at an endpoint* share one book of who waits for what: whichever of them finds a completion, it goes to its waiter. [`Desk::open`] opens
+//! the first, [`Desk::another`] the others; a second book for the same endpoint is refused, because what one of them found would be lost to the
+//! other. A loop that polls the endpoint itself, beside a desk that somebody waits at, would take what is waited for: it takes
+//! [letters](Desk::next_letter) instead.
 //!
 //! Invariants: (1) an operation that was given up is known until its completion has come; (2) a completion goes to one place, once.
 
+mod book;
 mod error;
 #[cfg(feature = "async")]
 mod operation;
 mod wait;
 
-use core::cell::{Cell, RefCell};
+use core::cell::Cell;
 use core::fmt;
-use core::task::Waker;
-use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 
 use spinwire_dataplane::error::{Misuse, PostError, Refused, Retry};
 use spinwire_dataplane::id::{Addr, WrId};
@@ -47,7 +49,8 @@ use spinwire_dataplane::provider::{Provider, Status};
 use spinwire_dataplane::raw::loan::{Loan, LoanPool};
 use spinwire_dataplane::time::Instant;
 
-pub use error::WaitError;
+use book::{Book, Stand};
+pub use error::{HasDesk, WaitError};
 #[cfg(feature = "async")]
 pub use operation::Operation;
 use wait::Until;
@@ -69,7 +72,7 @@ pub struct Received {
     pub source: Option<Addr>,
 }
 
-/// A completion that nobody waits for at the desk.
+/// A completion that nobody waits for at a desk.
 #[derive(Debug)]
 pub struct Letter<'m> {
     /// The completion.
@@ -85,7 +88,7 @@ impl Letter<'_> {
     }
 }
 
-/// What has happened at a desk.
+/// What has happened at the desks of an endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DeskCounts {
     /// Waits that ended with their completion.
@@ -98,44 +101,38 @@ pub struct DeskCounts {
     pub letters: u64,
 }
 
-/// How an operation stands that somebody waits for, or did.
-enum Stand<'m> {
-    Awaited(Option<Waker>),
-    Here(Completion<'m>),
-    GivenUp,
-}
-
 /// A desk at an endpoint. Belongs to its thread.
 pub struct Desk<'e, 'm, P> {
     endpoint: &'e Endpoint<'m, P>,
     buffers: &'m LoanPool<'m>,
-    now: Box<dyn Fn() -> Instant + 'e>,
-    rest: Box<dyn Fn(Outcome) + 'e>,
-    stands: RefCell<HashMap<u64, Stand<'m>>>,
-    letters: RefCell<VecDeque<Letter<'m>>>,
-    counts: Cell<DeskCounts>,
+    now: Rc<dyn Fn() -> Instant + 'e>,
+    rest: Rc<dyn Fn(Outcome) + 'e>,
+    book: Rc<Book<'m>>,
 }
 
 impl<P> fmt::Debug for Desk<'_, '_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Desk").field("counts", &self.counts.get()).finish_non_exhaustive()
+        f.debug_struct("Desk").field("counts", &self.book.counts()).finish_non_exhaustive()
     }
 }
 
 impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
     /// A desk at `endpoint`, with buffers of a pool for what is borrowed, and the clock of the plane. It spins while it waits, and yields the
     /// CPU now and then.
-    pub fn new(
+    ///
+    /// # Errors
+    /// [`HasDesk`] where a desk is open there that knows nothing of this one.
+    pub fn open(
         endpoint: &'e Endpoint<'m, P>,
         buffers: &'m LoanPool<'m>,
         now: impl Fn() -> Instant + 'e,
-    ) -> Self {
+    ) -> Result<Self, HasDesk> {
         let idle = Cell::new(0_u32);
-        Self {
+        Ok(Self {
             endpoint,
             buffers,
-            now: Box::new(now),
-            rest: Box::new(move |outcome| {
+            now: Rc::new(now),
+            rest: Rc::new(move |outcome| {
                 idle.set(if outcome.is_busy() { 0 } else { idle.get().wrapping_add(1) });
                 if idle.get() % 64 == 63 {
                     std::thread::yield_now()
@@ -143,16 +140,23 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
                     core::hint::spin_loop()
                 }
             }),
-            stands: RefCell::default(),
-            letters: RefCell::default(),
-            counts: Cell::default(),
-        }
+            book: Book::of(endpoint).ok_or(HasDesk)?,
+        })
+    }
+
+    /// Another desk at the same endpoint, with the same buffers, clock and rest: for another part of the program. Each gets what it waits for, whichever
+    /// finds it. Letters and counts are those of all.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        let Self { endpoint, buffers, now, rest, book } = self;
+        let (now, rest, book) = (Rc::clone(now), Rc::clone(rest), Rc::clone(book));
+        Self { endpoint, buffers, now, rest, book }
     }
 
     /// The same, resting in its own way after each turn that has not brought what is waited for.
     #[must_use]
     pub fn resting(self, rest: impl Fn(Outcome) + 'e) -> Self {
-        Self { rest: Box::new(rest), ..self }
+        Self { rest: Rc::new(rest), ..self }
     }
 
     /// The endpoint.
@@ -196,7 +200,7 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
         let id = self.post(fits, post, until)?;
         let completion = self.meet(id, until)?;
         if completion.kind == Kind::Parcel {
-            self.keep(completion, None);
+            self.book.keep(completion, None);
             return Err(WaitError::Parcel);
         }
         if completion.kind != Kind::Received {
@@ -222,22 +226,22 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
     /// `NoCompletion` where the time is over, `Cancelled`; `UnknownContext` where no such operation is posted or waits among the letters, or
     /// where another wait or future waits for it already.
     pub fn wait(&self, id: WrId, wait: Wait<'_>) -> Result<Completion<'m>, WaitError> {
-        if let Some(completion) = self.letter_of(id) {
+        if let Some(completion) = self.book.letter_of(id) {
             return Ok(completion);
         }
         if !self.may_be_awaited(id) {
             return Err(WaitError::UnknownContext);
         }
-        self.await_from_now(id);
+        self.book.await_from_now(id);
         let until = self.until(wait);
         loop {
             let is_over = until.is_over((self.now)());
             let outcome = self.drive();
-            if let Some(completion) = self.take_here(id) {
+            if let Some(completion) = self.book.take_here(id) {
                 return Ok(completion);
             }
             if let Some(why) = is_over {
-                self.stands.borrow_mut().remove(&id.as_raw());
+                self.book.stands.borrow_mut().remove(&id.as_raw());
                 return Err(if why == WaitError::Timeout { WaitError::NoCompletion } else { why });
             }
             (self.rest)(outcome);
@@ -269,100 +273,30 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
         }
     }
 
-    /// The oldest completion that nobody has waited for here: what the plane's own loop works on. It turns nothing.
+    /// The oldest completion that nobody has waited for at any desk of the endpoint: what the plane's own loop works on. It turns nothing.
+    #[must_use]
     pub fn next_letter(&self) -> Option<Letter<'m>> {
-        self.letters.borrow_mut().pop_front()
+        self.book.next_letter()
     }
 
-    /// What has happened here.
+    /// What has happened at the desks of the endpoint.
     #[must_use]
-    pub const fn counts(&self) -> DeskCounts {
-        self.counts.get()
+    pub fn counts(&self) -> DeskCounts {
+        self.book.counts()
     }
 
     /// One turn: whatever has completed goes to who waits for it, or becomes a letter. What a loop with futures calls.
     pub fn drive(&self) -> Outcome {
         let outcome = self.endpoint.turn((self.now)(), Budget::DEFAULT);
         while let Some(completion) = self.endpoint.poll() {
-            self.sort(completion);
+            self.book.sort(self.endpoint, completion);
         }
         outcome
     }
 
-    /// Brings a completion to its place.
-    fn sort(&self, mut completion: Completion<'m>) {
-        if completion.loan.is_none() && matches!(completion.kind, Kind::Received | Kind::Parcel) {
-            // The receive goes on, and whoever waits for it, too.
-            let copy = self.endpoint.read(&completion, <[u8]>::to_vec);
-            self.keep(completion, copy);
-            return;
-        }
-        let number = completion.id.as_raw();
-        let before = self.stands.borrow_mut().remove(&number);
-        match before {
-            Some(Stand::Awaited(waker)) => {
-                self.stands.borrow_mut().insert(number, Stand::Here(completion));
-                // Last: a task may look at once.
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
-            }
-            Some(Stand::GivenUp) => {
-                if completion.status != Status::Cancelled {
-                    self.count(|counts| counts.late += 1);
-                }
-                if matches!(completion.kind, Kind::Received | Kind::Parcel) {
-                    self.keep(completion, None);
-                } else {
-                    // Of a message of several parts.
-                    drop(self.endpoint.take_parts(&mut completion));
-                }
-            }
-            // An id completes once with its loan, so that nothing is here yet.
-            Some(Stand::Here(_)) | None => self.keep(completion, None),
-        }
-    }
-
-    fn keep(&self, completion: Completion<'m>, copy: Option<Vec<u8>>) {
-        self.count(|counts| counts.letters += 1);
-        self.letters.borrow_mut().push_back(Letter { completion, copy });
-    }
-
-    fn count(&self, change: impl FnOnce(&mut DeskCounts)) {
-        let mut counts = self.counts.get();
-        change(&mut counts);
-        self.counts.set(counts);
-    }
-
-    /// The letter that is the end of an operation.
-    fn letter_of(&self, id: WrId) -> Option<Completion<'m>> {
-        let mut letters = self.letters.borrow_mut();
-        let is_end =
-            |letter: &Letter<'m>| letter.completion.id == id && letter.completion.loan.is_some();
-        let at = letters.iter().position(is_end)?;
-        letters.remove(at).map(|letter| letter.completion)
-    }
-
-    /// Whether an operation is under way for which nobody waits here.
+    /// Whether an operation is under way for which nobody waits.
     fn may_be_awaited(&self, id: WrId) -> bool {
-        let has_waiter = |stand: &Stand<'_>| !matches!(stand, Stand::GivenUp);
-        let is_awaited = self.stands.borrow().get(&id.as_raw()).is_some_and(has_waiter);
-        self.endpoint.is_posted(id) && !is_awaited
-    }
-
-    fn await_from_now(&self, id: WrId) {
-        self.stands.borrow_mut().insert(id.as_raw(), Stand::Awaited(None));
-    }
-
-    /// The completion that somebody waits for, if it is here.
-    fn take_here(&self, id: WrId) -> Option<Completion<'m>> {
-        let mut stands = self.stands.borrow_mut();
-        if !matches!(stands.get(&id.as_raw()), Some(Stand::Here(_))) {
-            return None;
-        }
-        let Some(Stand::Here(completion)) = stands.remove(&id.as_raw()) else { return None };
-        self.count(|counts| counts.met += 1);
-        Some(completion)
+        self.endpoint.is_posted(id) && !self.book.is_awaited(id)
     }
 
     fn until<'c>(&self, wait: Wait<'c>) -> Until<'c> {
@@ -388,7 +322,7 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
                     prepare(&mut loan)?;
                     match post(loan) {
                         Ok(id) => {
-                            self.await_from_now(id);
+                            self.book.await_from_now(id);
                             return Ok(id);
                         }
                         Err(Refused { error: error @ PostError::Retry(_), item }) => {
@@ -414,7 +348,7 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
         loop {
             let is_over = until.is_over((self.now)());
             let outcome = self.drive();
-            if let Some(completion) = self.take_here(id) {
+            if let Some(completion) = self.book.take_here(id) {
                 return Ok(completion);
             }
             if let Some(why) = is_over {
@@ -431,12 +365,12 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
         for _ in 0..if taken_back { LAST_TURNS } else { 1 } {
             // What it finds is sorted.
             let _outcome = self.drive();
-            if let Some(completion) = self.take_here(id) {
+            if let Some(completion) = self.book.take_here(id) {
                 return (completion.status != Status::Cancelled).then_some(completion);
             }
         }
-        self.stands.borrow_mut().insert(id.as_raw(), Stand::GivenUp);
-        self.count(|counts| counts.given_up += 1);
+        self.book.stands.borrow_mut().insert(id.as_raw(), Stand::GivenUp);
+        self.book.count(|counts| counts.given_up += 1);
         None
     }
 }

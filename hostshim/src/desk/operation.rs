@@ -40,14 +40,14 @@ impl<'m, P: Provider> Future for Operation<'_, '_, 'm, P> {
     /// The completion. The buffer is in it.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Completion<'m>> {
         let desk = self.desk;
-        if let Some(completion) = desk.take_here(self.id) {
+        if let Some(completion) = desk.book.take_here(self.id) {
             self.is_over = true;
             return Poll::Ready(completion);
         }
         // Wakers are cloned, compared and dropped while nothing is borrowed: what they do is an executor's, and the last one of a task may drop
         // another operation of this desk with it.
         let newest = cx.waker().clone();
-        let before = match desk.stands.borrow_mut().get_mut(&self.id.as_raw()) {
+        let before = match desk.book.stands.borrow_mut().get_mut(&self.id.as_raw()) {
             Some(Stand::Awaited(waker)) => waker.replace(newest),
             Some(Stand::Here(_) | Stand::GivenUp) | None => None,
         };
@@ -61,9 +61,9 @@ impl<P: Provider> Drop for Operation<'_, '_, '_, P> {
         if self.is_over {
             return;
         }
-        match self.desk.take_here(self.id) {
+        match self.desk.book.take_here(self.id) {
             // It was done, and nobody has looked: what came is not lost.
-            Some(completion) => self.desk.keep(completion, None),
+            Some(completion) => self.desk.book.keep(completion, None),
             None => self.desk.abandon(self.id),
         }
     }
@@ -100,24 +100,24 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
     /// # Errors
     /// `UnknownContext` where there is none, or somebody waits for it already.
     pub fn operation(&self, id: WrId) -> Result<Operation<'_, 'e, 'm, P>, WaitError> {
-        if let Some(completion) = self.letter_of(id) {
-            self.stands.borrow_mut().insert(id.as_raw(), Stand::Here(completion));
+        if let Some(completion) = self.book.letter_of(id) {
+            self.book.stands.borrow_mut().insert(id.as_raw(), Stand::Here(completion));
             return Ok(Operation { desk: self, id, is_over: false });
         }
         if self.may_be_awaited(id) { Ok(self.posted(id)) } else { Err(WaitError::UnknownContext) }
     }
 
     fn posted(&self, id: WrId) -> Operation<'_, 'e, 'm, P> {
-        self.await_from_now(id);
+        self.book.await_from_now(id);
         Operation { desk: self, id, is_over: false }
     }
 
     /// Takes an operation back without waiting for that. A message that has come for it is a letter.
     fn abandon(&self, id: WrId) {
-        let before = self.stands.borrow_mut().insert(id.as_raw(), Stand::GivenUp);
+        let before = self.book.stands.borrow_mut().insert(id.as_raw(), Stand::GivenUp);
         drop(before);
         if self.endpoint.cancel(id).is_err() {
-            self.count(|counts| counts.given_up += 1);
+            self.book.count(|counts| counts.given_up += 1);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! RDMA devices, by what `/sys` says of them. Those that are ready are asked whether they have atomics. A device of mlx5 is found twice: over
 //! libibverbs, and over its queues. Both have the same capabilities, and a negotiation prefers the first, as the second was never run on hardware.
 
+use spinwire_dataplane::provider::rdma::{RdmaConfig, RdmaDatagramsConfig};
 use spinwire_dataplane::provider::{Caps, EndpointType, Info};
 
 use super::{Absence, Found, Hints, Transport};
@@ -69,6 +70,7 @@ pub(super) fn found(transport: Transport, hints: &Hints) -> Vec<Found> {
 }
 
 fn of_port(transport: Transport, port: Port, hints: &Hints) -> Vec<Found> {
+    let direct = transport == Transport::Mlx5;
     let absent = |why| vec![Found::absent(transport, Some(port.name.clone()), why)];
     let built =
         [(Transport::Verbs, cfg!(feature = "verbs")), (Transport::Mlx5, cfg!(feature = "mlx5"))];
@@ -102,12 +104,14 @@ fn of_port(transport: Transport, port: Port, hints: &Hints) -> Vec<Found> {
     if has_atomics(&port.device, hints) {
         beside = beside.with(Caps::ATOMIC);
     }
+    // The queues of mlx5 are read without the library that could arm them.
+    let descriptor = !direct;
     let offer = |kind| {
-        let info = hints.sizes.rdma().info(kind);
+        let info = RdmaConfig { descriptor, ..hints.sizes.rdma() }.info(kind);
         let info = Info { caps: info.caps.with(beside), ..info };
         Found::ready(transport, Some(port.name.clone()), info)
     };
     let [rdm, msg] = [EndpointType::Rdm, EndpointType::Msg].map(offer);
-    let datagrams = hints.sizes.rdma_datagrams().info();
+    let datagrams = RdmaDatagramsConfig { descriptor, ..hints.sizes.rdma_datagrams() }.info();
     vec![rdm, msg, Found::ready(transport, Some(port.name.clone()), datagrams)]
 }

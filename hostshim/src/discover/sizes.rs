@@ -1,6 +1,5 @@
 //! How much an endpoint is to hold, whatever it goes over.
 
-#[cfg(feature = "libfabric")]
 use spinwire_dataplane::provider::EndpointType;
 use spinwire_dataplane::provider::rdma::{RdmaConfig, RdmaDatagramsConfig};
 use spinwire_dataplane::provider::shm::ShmConfig;
@@ -14,6 +13,7 @@ use crate::domain::DomainConfig;
 use crate::libfabric::OfiConfig;
 use crate::tcp::TcpPlaneConfig;
 use crate::udp::UdpOptions;
+use crate::uri::Transport;
 
 /// Longest message of a stream: a length of 24 bits.
 const STREAM_BYTES_MAX: usize = (1 << 24) - 1;
@@ -38,6 +38,21 @@ impl Sizes {
     #[must_use]
     pub fn messages_of(bytes: usize) -> Self {
         Self { message_bytes: Some(bytes), ..Self::default() }
+    }
+
+    /// The longest message that an endpoint of that type over that transport can be made for; `None` where its provider alone knows.
+    #[must_use]
+    pub const fn longest(transport: Transport, kind: EndpointType) -> Option<usize> {
+        match (transport, kind) {
+            (Transport::Shm, _) => Some(LANE_BYTES_MAX),
+            (Transport::Udp, _) => Some(DATAGRAM_LENGTH_MAX),
+            (Transport::Tcp, _) => Some(STREAM_BYTES_MAX),
+            (Transport::Verbs | Transport::Mlx5, EndpointType::Dgram) => {
+                Some(4096 - DATAGRAM_HEADER_BYTES)
+            }
+            (Transport::Verbs | Transport::Mlx5, _) => Some(STREAM_BYTES_MAX),
+            (Transport::Ofi, _) => None,
+        }
     }
 
     /// For a domain that is made anew.

@@ -11,7 +11,7 @@
 //!   [`Sizes`](crate::discover::Sizes), and travel in fragments, all of which have to arrive. One that is longer than the receive is cut: `Truncated`.
 //! - *What was lost is counted where it can be known*: what the kernel refused, what it had no room for, what nobody had asked for
 //!   (`UdpCounters`). What the network lost nobody counts. Nor is there anybody to refuse another build: its packets are garbage here, and
-//!   `UdpPort::last_fault` (at the prompt, the last words of `spinwire serve`) says that it is the version.
+//!   `last_fault` of `UdpPort` and of `RdmaDatagrams` (at the prompt, the last words of `spinwire serve`) says that it is the version.
 //!
 //! A program over datagrams therefore numbers what it sends, answers each number once, and knows a late answer by its number. That is all that `spinwire ping
 //! udp://..` and the example `datagram_echo` do:

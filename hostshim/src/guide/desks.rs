@@ -36,8 +36,8 @@
 //! # let peer = client.connect(&b)?;
 //! # let clock = TscClock::calibrate();
 //! let buffers = LoanPool::place(&bump, 8, 256)?;
-//! let desk = Desk::new(&client, buffers, || clock.now());
-//! let other = Desk::new(&server, buffers, || clock.now());
+//! let desk = Desk::open(&client, buffers, || clock.now())?;
+//! let other = Desk::open(&server, buffers, || clock.now())?;
 //!
 //! desk.send(SendTo::peer(peer).tag(7), b"bid 101.25", Wait::within(Duration::from_millis(100)))?;
 //! let mut bytes = [0; 64]; // yours again at return, whatever comes of it
@@ -58,43 +58,41 @@
 //! completes. A message that comes late is never written into the slice that you have back: it goes to the next receive, or is a letter. What a send that was given up means for the other end
 //! is what it always means: the message may have arrived.
 //!
-//! *Others' completions.* Whatever a call finds that is not its own it keeps, in order. So one endpoint can have a desk and a loop of its own: the loop takes
+//! *Others' completions.* Whatever a call finds that is not its own it keeps, in order. Two parts of a program have a desk each at one endpoint, the second by
+//! [`desk.another()`](crate::desk::Desk::another): whichever turns, each gets what it waits for. (A second `Desk::open` is refused, as it would know nothing of the first.) And one endpoint can have a desk and a loop of its own: the loop takes
 //! `desk.next_letter()` where it would have called `endpoint.poll()`, and `desk.drive()` for `turn`. What must not be done is to poll the endpoint itself beside a desk that somebody waits at:
 //! the completion that you take is the one that it waits for.
 //!
 //! *While it waits* a desk spins, and yields now and then. [`Desk::resting`](crate::desk::Desk::resting) says otherwise: climb down the idle ladder, turn the other endpoints of the
 //! thread (or they stand still for as long as the wait lasts), or sleep on a descriptor.
 //!
-//! *Under `epoll`, or an executor.* Where messages come by a ring of io_uring (TCP, UDP) there is a descriptor that tells of them: [`News`](crate::uring::News), from
-//! [`Opened::news`](crate::open::Opened::news) (or `TcpPlane::news()`). Put it into the interest list of your reactor, for reading. When it is readable: `clear()` it, then turn (or `drive()`) until a turn finds nothing and
-//! [`poll_at`](spinwire_dataplane::poll::Poll::poll_at) is not due; only then wait again, until `poll_at` at the latest. In that order nothing is missed. An
-//! endpoint in shared memory has a bell, which is a futex and no descriptor: a thread sleeps on it by the [idle ladder](super::polling), and a task turns it
-//! every so often. A port over libfabric that was opened to wait has descriptors of its own (`OfiPort::descriptors`).
+//! *Under `epoll`, or an executor.* An endpoint that was opened by a plan or at a URI has a descriptor that tells when there is something to turn for: [`News`](crate::open::News), from
+//! [`Opened::news`](crate::open::Opened::news). Put it into the interest list of your reactor, for reading, and ask [`may_sleep`](crate::open::News::may_sleep) after each turn (or `drive()`): it says
+//! when there is nothing left to do, and for how long the descriptor may be waited for. In that order nothing is missed. The same loop does over shared memory, TCP, UDP, RDMA devices and libfabric; open with
+//! [`OpenConfig::waiting`](crate::open::OpenConfig::waiting), which libfabric wants to know beforehand. What has no descriptor lacks the capability
+//! [`DESCRIPTOR`](spinwire_dataplane::provider::Caps::DESCRIPTOR), so ask for that where you need it. (A plane without an endpoint by URI has what it stands on: `TcpPlane::news()`, `OfiPort::descriptors`.)
 //!
 //! As the task of a runtime:
 //!
 //! ```
 //! # use core::time::Duration;
 //! use spinwire_dataplane::poll::{Budget, Poll};
-//! # use spinwire_dataplane::time::Instant;
-//! use spinwire_hostshim::uring::News;
+//! use spinwire_hostshim::open::{News, Opened};
 //!
-//! /// Turns `end` for ever, and sleeps while there is nothing. `readable` is the runtime's. With tokio, for one, `news` lives in an
+//! /// Turns an endpoint for ever, and sleeps while there is nothing. `readable` is the runtime's. With tokio, for one, `news` lives in an
 //! /// `AsyncFd`, and this is `timeout(most, fd.readable()).await`, and `clear_ready()` of the guard that comes back; with futures of a
 //! /// desk, `drive()` stands for `turn`, and after each that was busy the task lets others run (`yield_now().await`).
 //! async fn attend(
-//!     (end, news): (&impl Poll, &News),
-//!     now: impl Fn() -> Instant,
+//!     (end, news): (&Opened<'_>, &News<'_, '_>),
 //!     readable: impl AsyncFn(Duration),
 //!     take_completions: impl Fn(),
 //! ) {
-//!     let due_in = || end.poll_at().map(|at| Duration::from_nanos(at.saturating_since(now()).as_nanos()));
 //!     loop {
-//!         let _told = news.clear();
-//!         while end.turn(now(), Budget::DEFAULT).is_busy() || due_in() == Some(Duration::ZERO) {
-//!             take_completions();
+//!         let outcome = end.endpoint.turn(end.now(), Budget::DEFAULT);
+//!         take_completions(); // all of them, and events: what is left is work, and no sleep
+//!         if let Some(most) = news.may_sleep(outcome, end.now()) {
+//!             readable(most).await;
 //!         }
-//!         readable(due_in().unwrap_or(Duration::MAX)).await;
 //!     }
 //! }
 //! ```

@@ -225,7 +225,7 @@ impl OfiPort<'_> {
         if !taken_back || operation.ends.is_none() {
             self.note(operation.wr_id, failure);
         }
-        let ended = |status| Some(Cqe::without_message(operation.wr_id, status));
+        let ended = |status, code| Some(operation.ended(status, code));
         match operation.what {
             What::Receive(_) if u32::try_from(failure.code) == Ok(sys::FI_ETRUNC) => {
                 Some(self.received(&operation, &failure.entry, true))
@@ -233,24 +233,35 @@ impl OfiPort<'_> {
             What::Receive(_) => {
                 // What nobody has asked back was given up with its connection.
                 let status = operation.ends.unwrap_or(Status::PeerGone);
+                let its = operation.peer.and_then(|peer| self.peers.find(peer).ok());
+                let why = its.map_or(0, |row| row.state.code());
                 if status == Status::PeerGone {
                     self.hopeless_ended(&operation);
                 }
-                ended(if taken_back { status } else { Status::PeerGone })
+                match (taken_back, status) {
+                    (true, Status::Cancelled) => ended(status, 0),
+                    (true, _) => ended(status, why),
+                    (false, _) => ended(Status::PeerGone, failure.number()),
+                }
             }
             What::OneSided { .. }
                 if !is_about_the_peer(failure.code) || failure.code == libc::EIO =>
             {
-                ended(Status::RemoteAccess)
+                ended(Status::RemoteAccess, failure.number())
             }
             What::Send | What::Copy { .. } | What::OneSided { .. } => {
                 if self.info.endpoint_type == EndpointType::Rdm
                     && is_about_the_peer(failure.code)
                     && let Some(peer) = operation.peer
                 {
-                    self.lose(peer, Standing::Gone);
+                    self.lose(peer, Standing::Gone, failure.number());
                 }
-                if let What::Copy { .. } = operation.what { None } else { ended(Status::PeerGone) }
+                match operation.what {
+                    What::Copy { .. } => None,
+                    What::Send | What::OneSided { .. } | What::Receive(_) => {
+                        ended(Status::PeerGone, failure.number())
+                    }
+                }
             }
         }
     }
@@ -265,19 +276,19 @@ impl OfiPort<'_> {
         debug_assert!(kept.is_ok(), "there is room");
     }
 
-    /// A peer is lost. Of type MSG the connection is closed; receives that wait for the peer alone end.
+    /// A peer is lost, for the reason of that number (0 for none). Of type MSG the connection is closed; receives that wait for the peer alone end.
     #[cold]
-    pub(super) fn lose(&self, peer: Addr, standing: Standing) {
+    pub(super) fn lose(&self, peer: Addr, standing: Standing, code: u32) {
         let Ok(row) = self.peers.find(peer) else { return };
         if row.state.is_lost() {
             return;
         }
-        row.state.lose(standing);
+        row.state.lose_for(standing, code);
         if self.passive.is_some() {
             let (status, _) = standing.end_of(peer);
-            self.close(|_| Some(status));
+            self.close(|_| Some((status, code)));
             while let Some((space, _)) = self.contexts.first(|_| true) {
-                self.end_without(space, status);
+                self.end_without(space, status, code);
             }
             self.tell_end(peer, row);
             return;
@@ -363,8 +374,8 @@ impl OfiPort<'_> {
                 let hopeless = operation.peer == Some(peer);
                 let is_receive = matches!(operation.what, What::Receive(_));
                 match (is_receive, hopeless) {
-                    (false, _) => Some(Status::PeerGone),
-                    (true, true) => Some(Status::Cancelled),
+                    (false, _) => Some((Status::PeerGone, 0)),
+                    (true, true) => Some((Status::Cancelled, 0)),
                     (true, false) => None,
                 }
             });
@@ -414,7 +425,7 @@ impl OfiPort<'_> {
         }
         if operation.held {
             let _ended = self.operation_at(space);
-            self.end_with(Cqe::without_message(wr_id, Status::Cancelled));
+            self.end_with(operation.ended(Status::Cancelled, 0));
             return Ok(());
         }
         match self.with_active(|active| active.cancel(space)) {
@@ -441,11 +452,11 @@ impl OfiPort<'_> {
     }
 
     /// Ends without the library what it will not tell of any more.
-    pub(super) fn end_without(&self, space: usize, status: Status) {
+    pub(super) fn end_without(&self, space: usize, status: Status, code: u32) {
         if let Some(operation) = self.operation_at(space)
             && !matches!(operation.what, What::Copy { .. })
         {
-            self.end_with(Cqe::without_message(operation.wr_id, status));
+            self.end_with(operation.ended(status, code));
         }
     }
 }

@@ -74,9 +74,11 @@ impl OfiPort<'_> {
             match events.read() {
                 Ok(Some(Told::Request { offer, hello })) => self.asked(offer, &hello),
                 Ok(Some(Told::Connected(fid))) if self.is_active(fid) => self.connected(),
-                Ok(Some(Told::Shutdown(fid))) if self.is_active(fid) => self.broken(Standing::Gone),
-                Ok(Some(Told::Failed(fid))) if self.is_active(fid) => {
-                    self.broken(Standing::Refused)
+                Ok(Some(Told::Shutdown(fid))) if self.is_active(fid) => {
+                    self.broken(Standing::Gone, 0);
+                }
+                Ok(Some(Told::Failed(fid, code))) if self.is_active(fid) => {
+                    self.broken(Standing::Refused, code.unsigned_abs());
                 }
                 // About an endpoint that was given up.
                 Ok(Some(_)) => {}
@@ -168,12 +170,12 @@ impl OfiPort<'_> {
             self.contexts.set(space, operation);
             if self.receive(&operation, space) != Ok(true) {
                 // As many fit as its `recv_depth` says.
-                self.end_without(space, Status::Cancelled);
+                self.end_without(space, Status::Cancelled, 0);
             }
         }
     }
 
-    fn broken(&self, standing: Standing) {
+    fn broken(&self, standing: Standing, code: u32) {
         let Some(peer) = self.peer.get() else { return };
         let Ok(row) = self.peers.find(peer) else { return };
         let connecting = row.state.standing() == Standing::Connecting;
@@ -184,23 +186,23 @@ impl OfiPort<'_> {
             // The other connection comes instead.
             return;
         }
-        self.lose(peer, if connecting { standing } else { Standing::Gone });
+        self.lose(peer, if connecting { standing } else { Standing::Gone }, code);
     }
 
-    /// Closes the connection. First what has come is read; then each operation ends with the status that `how` says, or is held for the next
+    /// Closes the connection. First what has come is read; then each operation ends with the status and the number that `how` says, or is held for the next
     /// connection where it says none.
-    pub(super) fn close(&self, how: impl Fn(&Operation) -> Option<Status>) {
+    pub(super) fn close(&self, how: impl Fn(&Operation) -> Option<(Status, u32)>) {
         self.read_all();
         drop(self.active.take());
         // The library may tell of what it has given up.
         self.read_all();
         while let Some((space, operation)) = self.contexts.first(|operation| !operation.held) {
             match how(&operation) {
-                Some(status) => self.end_without(space, status),
+                Some((status, code)) => self.end_without(space, status, code),
                 None if matches!(operation.what, What::Receive(_)) && operation.ends.is_none() => {
                     self.contexts.set(space, Operation { held: true, ..operation });
                 }
-                None => self.end_without(space, Status::Cancelled),
+                None => self.end_without(space, Status::Cancelled, 0),
             }
         }
     }

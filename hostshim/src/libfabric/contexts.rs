@@ -15,7 +15,7 @@
 use core::cell::Cell;
 
 use spinwire_dataplane::id::{Addr, WrId};
-use spinwire_dataplane::provider::Status;
+use spinwire_dataplane::provider::{Cqe, Status};
 use spinwire_dataplane::raw::loan::Sge;
 use spinwire_dataplane::raw::place::{Bump, Exhausted};
 
@@ -52,6 +52,17 @@ pub(super) struct Operation {
     pub(super) ends: Option<Status>,
     /// It waits for an endpoint: the library does not have it yet.
     pub(super) held: bool,
+}
+
+impl Operation {
+    /// Its completion where it ends without a message, with the number that says why (0 for none).
+    pub(super) const fn ended(&self, status: Status, code: u32) -> Cqe {
+        let tag = match self.what {
+            What::Receive(Some((tag, _))) => Some(tag),
+            What::Receive(None) | What::Send | What::Copy { .. } | What::OneSided { .. } => None,
+        };
+        Cqe { tag, ..Cqe::without_message(self.wr_id, status).with_code(code) }
+    }
 }
 
 #[derive(Debug)]

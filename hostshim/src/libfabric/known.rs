@@ -11,7 +11,7 @@ use spinwire_dataplane::provider::{Caps, Info};
 use spinwire_ofi_sys as sys;
 
 use super::error::OfiError;
-use super::offer::can_be_closed;
+use super::offer::{can_be_closed, with_descriptor};
 use super::setup::{Bounds, OfiConfig, sized};
 
 /// The version that this was seen of: 1.17.0, by what its file is called.
@@ -44,7 +44,8 @@ impl Known {
         if !can_be_closed(provider) {
             return Err(OfiError::Crashes { provider: provider.to_owned() });
         }
-        Ok(sized(provider, Bounds { longest, depths, parts }, self.caps, config))
+        let caps = with_descriptor(provider, self.caps);
+        Ok(sized(provider, Bounds { longest, depths, parts }, caps, config))
     }
 }
 

@@ -108,7 +108,7 @@ fn describe(offer: &Offer) -> Option<OfiOffer> {
         peers_max: if endpoint_type == EndpointType::Msg { 1 } else { u32::MAX },
     };
     let provider = offer.provider();
-    let mut caps = caps(offer, endpoint_type);
+    let mut caps = with_descriptor(&provider, caps(offer, endpoint_type));
     if faults(&provider).loses_immediate {
         caps = caps.without(Caps::IMMEDIATE);
     }
@@ -178,6 +178,18 @@ pub(super) struct Faults {
     pub(super) keeps_receives: bool,
     /// What it does about memory.
     pub(super) memory_guard: Guard,
+}
+
+/// Whether a thread that sleeps on descriptors is woken by all that it waits for, and by nothing else for long. `smr_cq_open` has no `FI_WAIT_FD`; `rxd` sends anew by
+/// the clock, which nobody who sleeps looks at; the descriptor of `net` can be read from all the time while there is a connection.
+pub(super) fn can_wait(provider: &str) -> bool {
+    let core = provider.split(';').next();
+    !(matches!(core, Some("shm" | "net")) || provider.ends_with(";ofi_rxd"))
+}
+
+/// With [`Caps::DESCRIPTOR`] where such a port can be opened.
+pub(super) fn with_descriptor(provider: &str, caps: Caps) -> Caps {
+    if can_wait(provider) { caps.with(Caps::DESCRIPTOR) } else { caps }
 }
 
 /// Those of libfabric 1.17; later versions were not looked at.

@@ -11,7 +11,8 @@
 //! other before the first message. The connection of TCP stays as long as both ends live: when it ends, so does the peer, after
 //! [`GRACE`] in which what the library still has comes in.
 //!
-//! `attend` never waits. It looks at its sockets every [`LOOK_EVERY`], and at each call while somebody is being answered.
+//! `attend` never waits. It looks at its sockets every [`LOOK_EVERY`], at each call while somebody is being answered, and before a thread sleeps: then
+//! they are in the set that it sleeps on ([`Opened::news`](crate::open::Opened::news)).
 
 use core::cell::{Cell, RefCell};
 use core::fmt;
@@ -19,6 +20,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
 
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::{Addr, Name};
@@ -31,6 +34,8 @@ use super::error::OfiError;
 use super::names::{Names, line};
 use super::port::OfiPort;
 use super::setup::OfiConfig;
+use crate::error::Errno;
+use crate::raw::epoll::Epoll;
 
 /// How often the sockets are looked at.
 const LOOK_EVERY: Nanos = Nanos::from_millis(5);
@@ -89,6 +94,8 @@ pub struct OfiPlane {
     lines: RefCell<Vec<Line>>,
     looked: Cell<Option<Instant>>,
     answering: Cell<bool>,
+    /// Where a thread sleeps until something comes, calls and ends of peers included.
+    watched: RefCell<Option<Rc<Epoll>>>,
 }
 
 /// Whether the provider's addresses are those of the network.
@@ -131,6 +138,7 @@ impl OfiPlane {
             lines: RefCell::default(),
             looked: Cell::new(None),
             answering: Cell::new(false),
+            watched: RefCell::new(None),
         })
     }
 
@@ -145,6 +153,47 @@ impl OfiPlane {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.lines.borrow().iter().filter(|line| line.peer.is_some() && !line.ended).count()
+    }
+
+    /// Whoever calls, and whose connection ends, makes `set` readable from now on.
+    pub(crate) fn watch_in(&self, set: &Rc<Epoll>) -> Result<(), Errno> {
+        let sockets = self.listener.iter().map(AsRawFd::as_raw_fd);
+        let lines = self.lines.borrow();
+        let lines = lines.iter().filter(|line| !line.ended).map(|line| line.stream.as_raw_fd());
+        sockets.chain(lines).try_for_each(|fd| set.add(fd))?;
+        self.watched.replace(Some(Rc::clone(set)));
+        Ok(())
+    }
+
+    /// The next call of [`attend`](Self::attend) looks at the sockets.
+    pub(crate) fn look_next(&self) {
+        self.looked.set(None);
+    }
+
+    /// When the sockets are to be looked at though nothing comes: where a peer is at its end, or a caller says nothing.
+    pub(crate) fn look_at(&self) -> Option<Instant> {
+        let due = |line: &Line| match (line.ended, line.peer) {
+            (true, _) => Some(line.since.saturating_add(GRACE)),
+            (false, None) => Some(line.since.saturating_add(HELLO_WITHIN)),
+            (false, Some(_)) => None,
+        };
+        self.lines.borrow().iter().filter_map(due).min()
+    }
+
+    /// A connection is there, and whoever sleeps is to hear of it.
+    fn watch(&self, stream: &TcpStream) {
+        if let Some(set) = &*self.watched.borrow() {
+            // Without it the end of that peer is noticed by a later look.
+            let _unwatched = set.add(stream.as_raw_fd());
+        }
+    }
+
+    /// It is at its end, and can be read from for ever.
+    fn unwatch(&self, stream: &TcpStream) {
+        if let Some(set) = &*self.watched.borrow() {
+            // It leaves the set when it is closed, at the latest.
+            let _was_none_of_it = set.remove(stream.as_raw_fd());
+        }
     }
 
     /// The port, placed in `bump`.
@@ -179,6 +228,7 @@ impl OfiPlane {
         let peer = port.connect(name).map_err(CallError::Post)?;
         if self.config.endpoint_type != EndpointType::Msg {
             let since = port.now.get();
+            self.watch(&stream);
             let line = Line { stream, heard: Vec::new(), peer: Some(peer), since, ended: false };
             self.lines.borrow_mut().push(line);
         }
@@ -226,6 +276,7 @@ impl OfiPlane {
             && let Ok((stream, _)) = listener.accept()
             && stream.set_nonblocking(true).is_ok()
         {
+            self.watch(&stream);
             lines.push(Line { stream, heard: Vec::new(), peer: None, since: now, ended: false });
         }
         lines.retain_mut(|line| self.goes_on(port, line, now));
@@ -237,7 +288,7 @@ impl OfiPlane {
         if line.ended {
             let is_over = now.saturating_since(line.since) >= GRACE;
             if let (true, Some(peer)) = (is_over, line.peer) {
-                port.lose(peer, Standing::Gone);
+                port.lose(peer, Standing::Gone, 0);
             }
             return !is_over;
         }
@@ -250,6 +301,7 @@ impl OfiPlane {
             }
             Ok(0) | Err(_) if line.peer.is_some() => {
                 (line.ended, line.since) = (true, now);
+                self.unwatch(&line.stream);
                 true
             }
             Ok(0) | Err(_) => false,
@@ -285,7 +337,7 @@ impl OfiPlane {
         }
         let told = (&caller.stream).write_all(line(&port.name, &own).as_bytes());
         if told.is_err() {
-            caller.peer.into_iter().for_each(|peer| port.lose(peer, Standing::Gone));
+            caller.peer.into_iter().for_each(|peer| port.lose(peer, Standing::Gone, 0));
         }
         told.is_ok() && !is_connected
     }

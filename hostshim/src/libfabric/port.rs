@@ -20,7 +20,7 @@ use spinwire_dataplane::time::{Instant, Nanos};
 use super::contexts::{Contexts, Operation, What};
 use super::error::{OfiError, OfiFailure};
 use super::names::{Names, OfiAddress};
-use super::offer::{Guard, OfiModes};
+use super::offer::{Guard, OfiModes, can_wait};
 use crate::raw::ofi::{
     Active, Bound, Copies, Descriptor, Domain, NOBODY, Offer, Passive, Ranges, Region,
 };
@@ -206,6 +206,11 @@ impl OfiPort<'_> {
     #[must_use]
     pub const fn counters(&self) -> OfiCounters {
         self.counters.get()
+    }
+
+    /// Whether its provider has descriptors to sleep on.
+    pub(crate) fn can_wait(&self) -> bool {
+        can_wait(&self.offer.provider())
     }
 
     /// The descriptors that can be read from when something has come, for `epoll(7)` and the like. To be slept on only after

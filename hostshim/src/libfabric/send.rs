@@ -186,7 +186,7 @@ impl OfiPort<'_> {
         if !lost {
             return refused;
         }
-        self.lose(to, Standing::Gone);
+        self.lose(to, Standing::Gone, 0);
         Fatal::PeerGone.into()
     }
 }

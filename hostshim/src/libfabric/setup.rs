@@ -54,7 +54,8 @@ pub struct OfiConfig {
     /// Whether to do what the provider is known to do wrong, instead of refusing it: see the room's comment. What crashes is refused all the same
     /// ([`OfiError::Crashes`]).
     pub accept_faults: bool,
-    /// Whether a thread may sleep until something comes ([`OfiPort::descriptors`]). That costs each completion something.
+    /// Whether a thread may sleep until something comes ([`OfiPort::descriptors`]), where the provider has descriptors for that ([`Caps::DESCRIPTOR`]). It
+    /// costs each completion something.
     pub waits: bool,
 }
 
@@ -120,8 +121,19 @@ fn info(offer: &Offer, config: &OfiConfig) -> Info {
 /// What a port of `config` will be, without opening one; and what its provider asks for.
 pub(crate) fn offered(config: &OfiConfig) -> Result<(Info, OfiModes), OfiError> {
     let offer = offer::choose(config)?;
-    let info = with_caps(info(&offer, config), caps_of(&offer, config, None));
+    let caps = offer::with_descriptor(&offer.provider(), caps_of(&offer, config, None));
+    let info = with_caps(info(&offer, config), caps);
     Ok((info, offer::modes(&offer)))
+}
+
+/// The best offer, and what of `config` its provider has: where it has no descriptors, the port is one to be polled.
+fn chosen(config: &OfiConfig) -> Result<(Offer, OfiConfig), OfiError> {
+    let offer = offer::choose(config)?;
+    if !config.waits || offer::can_wait(&offer.provider()) {
+        return Ok((offer, config.clone()));
+    }
+    let polled = OfiConfig { waits: false, ..config.clone() };
+    Ok((offer::choose(&polled)?, polled))
 }
 
 impl<'m> OfiPort<'m> {
@@ -135,7 +147,8 @@ impl<'m> OfiPort<'m> {
         name: &Name,
         config: &OfiConfig,
     ) -> Result<Self, OfiError> {
-        let offer = offer::choose(config)?;
+        let (offer, config) = chosen(config)?;
+        let config = &config;
         let faults = offer::faults(&offer.provider());
         let mut info = info(&offer, config);
         let copies_max = config.copies_max.max(1);
@@ -226,6 +239,9 @@ fn caps_of(offer: &Offer, config: &OfiConfig, active: Option<&Active>) -> Caps {
     let mut caps = offer::caps(offer, config.endpoint_type);
     if faults.loses_immediate && !config.accept_faults {
         caps = caps.without(Caps::IMMEDIATE);
+    }
+    if config.waits {
+        caps = caps.with(Caps::DESCRIPTOR);
     }
     // What takes nothing back says so of nothing, too.
     let refuses =

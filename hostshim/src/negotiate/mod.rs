@@ -3,7 +3,7 @@
 //! ```text
 //!   Requirements ─┐
 //!   discover() ───┴─> negotiate ──> Plan ── choices   ranked: each fulfils everything; why it stands where it stands
-//!                                     |  '─ rejected  each with every requirement that it does not fulfil
+//!                                     |  '─ rejected  each with every requirement that it does not fulfil, and what would help
 //!                                     '─ walk(attempt)   the first that opens; what the others said is kept
 //! ```
 //!
@@ -15,6 +15,7 @@
 //! every host: where the segment is not there, the attempt fails and the next address has its turn.
 
 mod plan;
+mod remedy;
 mod requirement;
 
 use spinwire_dataplane::provider::{EndpointType, Info, LatencyClass, Order};
@@ -32,7 +33,9 @@ pub fn negotiate(wanted: &Requirements, found: &[Found]) -> Plan {
     for each in found {
         let unmet = unmet(wanted, each);
         if !unmet.is_empty() {
-            plan.rejected.push(Rejected { found: each.clone(), unmet });
+            let remedies =
+                unmet.iter().filter_map(|it| remedy::of(it, each, wanted, found)).collect();
+            plan.rejected.push(Rejected { found: each.clone(), unmet, remedies });
             continue;
         }
         let choice = |uri| Choice { found: each.clone(), uri, reasons: reasons(wanted, each) };
@@ -122,10 +125,10 @@ fn lacks(wanted: &Requirements, info: &Info, unmet: &mut Vec<Unmet>) {
         }
     };
     let limits = &info.limits;
-    at_least("bytes a message", limits.message_bytes_max, wanted.message_bytes);
-    at_least("bytes injected", limits.inject_bytes_max, wanted.inject_bytes);
-    at_least("peers", usize::try_from(limits.peers_max).unwrap_or(usize::MAX), wanted.peers);
-    at_least("bits of immediate data", info.immediate_bits.into(), wanted.immediate_bits.into());
+    at_least(remedy::MESSAGE_BYTES, limits.message_bytes_max, wanted.message_bytes);
+    at_least(remedy::INJECT_BYTES, limits.inject_bytes_max, wanted.inject_bytes);
+    at_least(remedy::PEERS, usize::try_from(limits.peers_max).unwrap_or(usize::MAX), wanted.peers);
+    at_least(remedy::IMMEDIATE_BITS, info.immediate_bits.into(), wanted.immediate_bits.into());
     if wanted.ordered && info.order != Order::PerPeer {
         unmet.push(Unmet::Order);
     }

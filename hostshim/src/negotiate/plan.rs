@@ -66,6 +66,8 @@ pub struct Rejected {
     pub found: Found,
     /// Every requirement that it does not fulfil.
     pub unmet: Vec<Unmet>,
+    /// What would help: another size, another provider, something to install, or less to ask for. In the order of what it helps.
+    pub remedies: Vec<String>,
 }
 
 impl fmt::Display for Rejected {
@@ -73,6 +75,9 @@ impl fmt::Display for Rejected {
         write!(f, "{}: ", self.found)?;
         for (index, unmet) in self.unmet.iter().enumerate() {
             write!(f, "{}{unmet}", if index == 0 { "" } else { "; " })?;
+        }
+        for (index, remedy) in self.remedies.iter().enumerate() {
+            write!(f, "{}{remedy}", if index == 0 { "; remedy: " } else { "; and " })?;
         }
         Ok(())
     }

@@ -154,7 +154,7 @@ impl FromStr for Requirements {
     }
 }
 
-/// A requirement that is not fulfilled.
+/// A requirement that is not fulfilled. What would help is said where it is known what else there is: [`Rejected::remedies`](super::Rejected::remedies).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Unmet {
     /// It is not there.
@@ -190,7 +190,7 @@ pub enum Unmet {
 impl fmt::Display for Unmet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Absent(absence) => absence.fmt(f),
+            Self::Absent(absence) => f.write_str(&absence.why),
             Self::Transport => f.write_str("is not among the transports that are wanted"),
             Self::Type { has, wants } => {
                 write!(f, "type: has {has}, wanted ")?;

@@ -156,6 +156,60 @@ fn each_requirement_can_reject_and_all_that_do_are_named() {
 }
 
 #[test]
+fn whatever_is_not_fulfilled_says_what_would_help() {
+    let from = |wanted: &Requirements, found: &[Found], name: &str| {
+        let plan = negotiate(wanted, found);
+        let it = plan.rejected.into_iter().find(|it| it.found.to_string() == name);
+        it.unwrap_or_else(|| panic!("{name} is not rejected")).remedies.join(" + ")
+    };
+    let all = everything();
+    let any = Requirements::default;
+    let tcp = |wanted: Requirements| from(&wanted, &all, "tcp rdm");
+    // Another provider, where there is one that has it; else where it is to be had.
+    let holders = "take shm msg or shm rdm";
+    assert_eq!(tcp(any().with_caps(Caps::PARCEL)), holders);
+    assert!(tcp(any().with_caps(Caps::ATOMIC)).starts_with("an RDMA device has that"));
+    let none: Vec<Found> =
+        all.iter().filter(|it| it.transport != Transport::Shm).cloned().collect();
+    let text = from(&any().with_caps(Caps::PARCEL), &none, "tcp rdm");
+    assert!(text.starts_with("buffers of a pool go through shm alone"), "{text}");
+    // A size that it can have, or pieces.
+    let sized = "open it for them: Sizes::messages_of(1048576)";
+    assert_eq!(tcp(any().for_messages_of(1 << 20)), sized);
+    assert_eq!(tcp(Requirements { inject_bytes: 1 << 20, ..any() }), sized);
+    assert_eq!(tcp(any().for_messages_of(1 << 25)), "send in pieces");
+    let long = Requirements::anything().for_messages_of(1 << 20);
+    let udp = from(&long, &all, "udp dgram");
+    assert_eq!(udp, "take tcp msg or tcp rdm or verbs rxe0/1 msg, or send in pieces");
+    assert_eq!(
+        tcp(Requirements { peers: 100, ..any() }),
+        "open it for them: Sizes { peers: Some(100), .. }"
+    );
+    assert_eq!(tcp(Requirements { immediate_bits: 65, ..any() }), "send them in the message");
+    // Another type, order, host, address, transport.
+    assert_eq!(tcp(Requirements::datagrams()), "take udp dgram, or ask for rdm, too");
+    let none = [all[2].clone()];
+    let text = from(&Requirements::datagrams(), &none, "tcp msg");
+    assert_eq!(text, "ask for msg, too: nothing here has another");
+    let ordered = Requirements { ordered: true, ..Requirements::anything() };
+    let text = from(&ordered, &all, "udp dgram");
+    assert_eq!(text, "take ofi tcp msg or ofi tcp rdm or tcp msg, or number the messages");
+    let elsewhere = Requirements { peer: Peer::OtherHost, ..any() };
+    assert!(from(&elsewhere, &all, "shm rdm").starts_with("take ofi tcp msg or ofi tcp rdm or"));
+    let at = any().for_peer_at(&["shm://a".parse().unwrap()]);
+    assert_eq!(tcp(at), "give one, too: tcp://HOST:PORT[/NAME]");
+    let only = Requirements { transports: vec![Transport::Shm], ..any() };
+    assert_eq!(tcp(only), "have tcp among the transports, too");
+    // All of it, in the words of a plan.
+    let both = Requirements { peers: 100, ..any().with_caps(Caps::PARCEL) };
+    let said = negotiate(&both, &all).to_string();
+    assert!(
+        said.contains("-  tcp rdm: capabilities: lacks parcel; peers: has 16, wanted 100; remedy: take shm msg or shm rdm; and open it for them"),
+        "{said}"
+    );
+}
+
+#[test]
 fn words_ask_for_types_and_capabilities() {
     let wanted: Requirements = "tagged, msg,rdm,ordered".parse().unwrap();
     assert_eq!(wanted.types, [EndpointType::Msg, EndpointType::Rdm]);

@@ -9,6 +9,7 @@ use spinwire_dataplane::raw::place::Exhausted;
 
 use crate::discover::Transport;
 use crate::domain::{DomainError, EndpointError};
+use crate::error::OsError;
 use crate::mem::MapError;
 use crate::socket::AddressError;
 use crate::tcp::TcpError;
@@ -29,8 +30,14 @@ pub enum OpenError {
     Transport(Transport),
     /// There is no address to open it at.
     NoUri,
-    /// No descriptor tells of what comes by this transport.
+    /// No descriptor tells of what comes by this transport, or this provider of it.
     NoDescriptor(Transport),
+    /// It was opened to be polled.
+    Polled(Transport),
+    /// There is, or was, a descriptor of this endpoint.
+    Told,
+    /// What a descriptor takes.
+    System(OsError),
     /// The port to connect to is 0, by which nobody is found: who listens there gets another.
     NoPort {
         /// The address.
@@ -102,8 +109,16 @@ impl fmt::Display for OpenError {
             Self::NoUri => f.write_str("no address; remedy: give a URI, as shm://demo"),
             Self::NoDescriptor(transport) => write!(
                 f,
-                "no descriptor tells of what comes over {transport}; remedy: rest by the idle ladder, or turn it every so often"
+                "no descriptor tells of what comes over this path ({transport}); remedy: ask for the capability `descriptor` (Caps::DESCRIPTOR), rest by the idle ladder, or turn it every so often"
             ),
+            Self::Polled(transport) => write!(
+                f,
+                "no descriptor tells of what comes over {transport}, since the endpoint was opened to be polled; remedy: open it with OpenConfig::waiting()"
+            ),
+            Self::Told => f.write_str(
+                "an endpoint has one descriptor, and this one had its own; remedy: keep the first",
+            ),
+            Self::System(e) => e.fmt(f),
             Self::NoPort { at } => write!(
                 f,
                 "{at}: nobody is found at port 0, which asks for any that is free; remedy: give the port that the listening end says that it got"

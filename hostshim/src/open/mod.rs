@@ -11,7 +11,9 @@
 //!
 //! Everything here may block and allocates: it is set-up. What comes of it is an endpoint of the data plane like any other.
 
+mod bell;
 mod error;
+mod news;
 mod port;
 mod seat;
 
@@ -26,6 +28,7 @@ use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::time::Instant;
 
 pub use error::OpenError;
+pub use news::News;
 pub use port::AnyPort;
 pub use seat::Seat;
 
@@ -43,7 +46,6 @@ use crate::socket::{Address, Scheme};
 use crate::tcp::TcpPlane;
 use crate::udp::UdpHost;
 use crate::uri::{Place, Uri};
-use crate::uring::News;
 #[cfg(feature = "verbs")]
 use crate::verbs::{Queues, VerbsDatagrams, VerbsPlane};
 
@@ -72,6 +74,9 @@ pub struct OpenConfig {
     pub arena_bytes: usize,
     /// How long to wait for a peer at each of its addresses.
     pub patience: Duration,
+    /// Whether a thread may sleep until something comes ([`Opened::news`]). Over libfabric that costs each completion something, and has to be said
+    /// beforehand; other transports have it anyway.
+    pub waits: bool,
 }
 
 impl OpenConfig {
@@ -84,6 +89,7 @@ impl OpenConfig {
             sizes: Sizes::default(),
             arena_bytes: 4 << 20,
             patience: Duration::from_secs(5),
+            waits: false,
         }
     }
 
@@ -109,6 +115,12 @@ impl OpenConfig {
     #[must_use]
     pub const fn within(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// The same, for a thread that sleeps until something comes ([`Opened::news`]).
+    #[must_use]
+    pub const fn waiting(self) -> Self {
+        Self { waits: true, ..self }
     }
 }
 
@@ -400,7 +412,8 @@ fn open_ofi(
     config: &OpenConfig,
 ) -> Result<(Ground, usize), OpenError> {
     let at = first_of(node.ok_or(OpenError::NoUri)?)?;
-    let ofi = config.sizes.ofi(provider, kind);
+    let mut ofi = config.sizes.ofi(provider, kind);
+    ofi.waits = config.waits;
     let rows = u64::from(ofi.send_depth) + u64::from(ofi.recv_depth) + u64::from(ofi.peers_max);
     let bytes = usize::try_from(rows).unwrap_or(0).saturating_mul(1024).saturating_add(4 << 20);
     let plane = OfiPlane::open(at, config.role == Role::Listen, ofi);
@@ -445,12 +458,12 @@ impl<'a> Opened<'a> {
         self.clock.now()
     }
 
-    /// A descriptor that tells when there is something to turn for, where the transport has one: see [`Seat::news`].
+    /// A descriptor that tells when there is something to turn for: see [`Seat::news`].
     ///
     /// # Errors
     /// As there.
-    pub fn news(&self) -> Result<News, OpenError> {
-        self.seat.news()
+    pub fn news(&self) -> Result<News<'_, 'a>, OpenError> {
+        self.seat.news(&self.endpoint)
     }
 
     /// Connects to another peer, by the same transport. What completes meanwhile is handed to `others`; see [`Seat::connect_beside`].

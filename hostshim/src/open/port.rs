@@ -195,13 +195,18 @@ impl Provider for AnyPort<'_> {
         of!(self, port => port.lingers())
     }
     fn poll_at(&self) -> Option<Instant> {
-        of!(self, port => port.poll_at())
+        let at = of!(self, port => port.poll_at());
+        #[cfg(feature = "libfabric")]
+        if let AnyPort::Ofi(_, plane) = self {
+            return at.into_iter().chain(plane.look_at()).min();
+        }
+        at
     }
 }
 
 impl WakeSource for AnyPort<'_> {
-    /// Over shared memory peers ring. Of the others nobody does, so that a [`HostRester`](crate::idle::HostRester) naps; to sleep longer take the
-    /// descriptor of their ring ([`News`](crate::uring::News)).
+    /// Over shared memory peers ring. Of the others nobody does, so that a [`HostRester`](crate::idle::HostRester) naps; to sleep longer take
+    /// a descriptor ([`News`](super::News)).
     fn arm(&self) -> Armed {
         match self.bell_of() {
             Some(source) => source.arm(),

@@ -1,5 +1,6 @@
 //! Where the tables of an endpoint are placed, and how its peers are reached.
 
+use core::cell::Cell;
 use core::fmt;
 use core::time::Duration;
 use std::net::TcpStream;
@@ -15,7 +16,7 @@ use spinwire_dataplane::provider::{EndpointType, Event};
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::uring::Ring;
 
-use super::{AnyPort, Ground, OpenConfig, OpenError, first_of};
+use super::{AnyPort, Ground, News, OpenConfig, OpenError, first_of};
 use crate::clock::TscClock;
 use crate::discover::Transport;
 use crate::domain::{Domain, EndpointError};
@@ -27,9 +28,9 @@ use crate::socket::Address;
 use crate::tcp::TcpPlane;
 use crate::udp::{self, UdpHost};
 use crate::uri::{Place, Uri};
+use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
 use crate::uring::UringError;
-use crate::uring::{News, RingEntry};
 #[cfg(feature = "verbs")]
 use crate::verbs::{VerbsDatagrams, VerbsPlane};
 
@@ -64,6 +65,8 @@ pub struct Seat<'a> {
     name: Name,
     kind: EndpointType,
     config: &'a OpenConfig,
+    /// There is a descriptor that tells of its endpoint, or was.
+    is_told: Cell<bool>,
 }
 
 impl fmt::Debug for Seat<'_> {
@@ -97,7 +100,7 @@ impl<'a> Seat<'a> {
             #[cfg(feature = "libfabric")]
             Ground::Ofi(plane) => Floor::Ofi(plane, bump),
         };
-        Ok(Self { floor, name, kind, config })
+        Ok(Self { floor, name, kind, config, is_told: Cell::new(false) })
     }
 
     /// What this end is called.
@@ -121,28 +124,30 @@ impl<'a> Seat<'a> {
         }
     }
 
-    /// A descriptor that tells when the endpoint has something to turn for, for `epoll(7)` or the reactor of a runtime: over TCP and UDP. One a
-    /// seat. How it is slept on: [the guide](crate::guide::desks).
+    /// A descriptor that tells when `endpoint`, which is this seat's, has something to turn for: for `epoll(7)`, or the reactor of a runtime. One a seat.
+    /// [`Caps::DESCRIPTOR`](spinwire_dataplane::provider::Caps::DESCRIPTOR) says which endpoints have one. How it is slept on: [`News`], and [the guide](crate::guide::desks).
     ///
     /// # Errors
-    /// [`OpenError::NoDescriptor`] over shared memory, whose bells are futexes, over RDMA devices, and over libfabric, where the port
-    /// itself has descriptors; [`OpenError::Ring`] where there is one already.
-    pub fn news(&self) -> Result<News, OpenError> {
-        match &self.floor {
-            Floor::Tcp(plane, _) => Ok(plane.news()?),
-            Floor::Udp(host, _, _) => Ok(host.uring().news()?),
-            Floor::Shm(..) => Err(OpenError::NoDescriptor(Transport::Shm)),
-            #[cfg(feature = "verbs")]
-            Floor::Verbs(..) | Floor::VerbsDatagrams(..) => {
-                Err(OpenError::NoDescriptor(Transport::Verbs))
-            }
-            #[cfg(feature = "mlx5")]
-            Floor::Mlx5(..) | Floor::Mlx5Datagrams(..) => {
-                Err(OpenError::NoDescriptor(Transport::Mlx5))
-            }
-            #[cfg(feature = "libfabric")]
-            Floor::Ofi(..) => Err(OpenError::NoDescriptor(Transport::Ofi)),
+    /// [`OpenError::NoDescriptor`] over mlx5 devices, and over those providers of libfabric that have none; [`OpenError::Polled`] over libfabric, where
+    /// [`OpenConfig::waits`] was not set; [`OpenError::Told`] where there was one already; and what the kernel says.
+    pub fn news<'e>(
+        &self,
+        endpoint: &'e Endpoint<'a, AnyPort<'a>>,
+    ) -> Result<News<'e, 'a>, OpenError> {
+        if self.is_told.get() {
+            return Err(OpenError::Told);
         }
+        let ring = if let Floor::Tcp(plane, _) = &self.floor {
+            Some(plane.uring())
+        } else if let Floor::Udp(host, ..) = &self.floor {
+            Some(host.uring())
+        } else {
+            None
+        };
+        let domain = if let Floor::Shm(domain, _) = &self.floor { Some(*domain) } else { None };
+        let news = News::of(endpoint, (ring, domain))?;
+        self.is_told.set(true);
+        Ok(news)
     }
 
     /// The endpoint. One a seat.

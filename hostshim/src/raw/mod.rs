@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`mmap`] | ranges of address space that are owned: mapped at an alignment, advised, locked, unmapped on drop |
 //! | [`syscall`] | the system calls that the standard library lacks, with their answers as `Result` |
+//! | [`epoll`] | a set of descriptors that is one |
 //! | [`mod@file`] | direct I/O of files |
 //! | [`futex`] | sleeping on a word of shared memory |
 //! | [`tsc`] | the time-stamp counter and the processor's description of itself |
@@ -16,6 +17,7 @@
 //! | `verbs` | libibverbs (feature `verbs`) |
 //! | [`view`] | mappings as the data plane wants to see them |
 
+pub(crate) mod epoll;
 pub(crate) mod file;
 pub(crate) mod futex;
 pub(crate) mod gate;

@@ -16,6 +16,10 @@
 //! The queue pair is made by us, on a device that we have opened, and not by the library: so it is the same `Pair` that
 //! [`exchange`](super::exchange) connects, on the same completion queues. [`CmChannel::call`] and [`CmChannel::answer`] take all steps
 //! at once, and wait. A program that must not wait asks [`CmChannel::next_event`] now and then, and takes each step when its event has come.
+//!
+//! A device that is taken away is told of to every id that is on it ([`CmChannel::watch`] makes one for that alone). The kernel then waits, unless its driver can do without, until
+//! this process has closed it: what was made on it, its ids, and what librdmacm has opened there for itself, which it is made to close when the event is read. To find
+//! that out librdmacm opens all devices that are left, and keeps them.
 
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
@@ -30,7 +34,7 @@ use super::device::Device;
 use super::error::VerbsError;
 use super::pair::Pair;
 use super::states::ConnectConfig;
-use crate::raw::verbs::cm::{Channel, DATA_MAX, Id, Params, RawNews};
+use crate::raw::verbs::cm::{Channel, DATA_MAX, Id, Params, RawNews, close_removed};
 use crate::raw::{file, syscall};
 
 /// Which connection, or listener, an event is about.
@@ -205,9 +209,13 @@ impl CmChannel {
             Err(e) => return Err(VerbsError::os("rdma_get_cm_event", e)),
         };
         let RawNews { kind, status, about, request, reads, data, data_len } = raw;
+        let news = news(kind, status);
+        if news == CmNews::DeviceRemoved {
+            close_removed();
+        }
         Ok(Some(CmEvent {
             about: LinkId(about),
-            news: news(kind, status),
+            news,
             link: request.map(|raw| Link { raw, reads: Some(reads) }),
             data: PrivateData { bytes: data, length: data_len },
         }))
@@ -241,6 +249,16 @@ impl CmChannel {
         let raw = Id::make(&self.raw, number()).map_err(os("rdma_create_id"))?;
         raw.listen(at, i32::try_from(backlog).unwrap_or(i32::MAX)).map_err(os("rdma_listen"))?;
         Ok(Listener { raw })
+    }
+
+    /// An end that leads nowhere, on the device of that address: it is told that the device was taken away, though there is no connection.
+    ///
+    /// # Errors
+    /// What the library says: EADDRNOTAVAIL, ENODEV.
+    pub fn watch(&self, at: IpAddr) -> Result<Link, VerbsError> {
+        let raw = Id::make(&self.raw, number()).map_err(os("rdma_create_id"))?;
+        raw.bind(SocketAddr::new(at, 0)).map_err(os("rdma_bind_addr"))?;
+        Ok(Link { raw, reads: None })
     }
 
     /// Begins a connection: looks for the device that leads there, from `from` where that is said. The answer is an event:

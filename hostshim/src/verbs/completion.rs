@@ -4,6 +4,7 @@
 //! not made; so, of pairs whose completions are polled before more is posted than they were made for, no number overruns a queue.
 
 use core::cell::{Cell, RefCell};
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 use heapless::VecView;
@@ -63,6 +64,30 @@ impl CompletionQueue {
     /// [`VerbsError::Limit`], or what the library says.
     pub fn new(device: &Device, depth: u32) -> Result<Rc<Self>, VerbsError> {
         Self::new_by(device, depth, "ibv_create_cq", raw::Completions::make)
+    }
+
+    /// The same, for a thread that may sleep until something completes: see [`descriptor`](Self::descriptor). As long as it is not armed that costs nothing.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new).
+    pub fn telling(device: &Device, depth: u32) -> Result<Rc<Self>, VerbsError> {
+        Self::new_by(device, depth, "ibv_create_cq", raw::Completions::make_telling)
+    }
+
+    /// What can be read from when something has completed since the queue was [armed](Self::arm); `None` of a queue that tells nobody. Of the descriptor itself
+    /// nothing is to be read.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.raw.fd()
+    }
+
+    /// Forgets what was told so far, and has the next completion told (`ibv_req_notify_cq(3)`). What completed before that is not told: poll once more, and only
+    /// then sleep.
+    ///
+    /// # Errors
+    /// What the library says; EOPNOTSUPP of a queue that tells nobody.
+    pub fn arm(&self) -> Result<(), VerbsError> {
+        self.raw.arm().map_err(|e| VerbsError::os("ibv_req_notify_cq", e))
     }
 
     /// The same, made by the function of that name.

@@ -12,17 +12,21 @@
 //!
 //! What makes the queues is `Q`, as of a [`VerbsPlane`](super::VerbsPlane).
 //!
+//! A handle wants the neighbour's place on the network, which the kernel may have to ask for. For those who were heard `attend` has it [ask](super::neighbours) and goes on; `introduce` and
+//! `know` wait.
+//!
 //! Handles are shared by all queue pairs of one address, and given back when nobody is left who needs them and nothing is under way.
 
 use core::cell::{Cell, RefCell};
-use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::io::{ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 
 use spinwire_dataplane::error::{Misuse, PostError};
-use spinwire_dataplane::id::Name;
+use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::provider::rdma::{
     Gid as RawGid, Mailbox, Memory, RdmaDatagrams, RdmaDatagramsConfig,
 };
@@ -33,7 +37,8 @@ use super::connect::{Card, ConnectError, read_card};
 use super::device::Device;
 use super::error::VerbsError;
 use super::event::{Event, EventKind, Told};
-use super::gid::Gid;
+use super::gid::{Gid, GidKind};
+use super::neighbours::{Neighbours, News};
 use super::pair::{PairConfig, PairKind};
 use super::plane::{LOOKS, VerbsPlaneError};
 use super::queues::{Library, Queues, QueuesConfig};
@@ -98,6 +103,9 @@ pub struct VerbsDatagrams<Q: Queues = Library> {
     slots: Region,
     cq: Rc<Q::Completions>,
     ways: RefCell<Vec<Way>>,
+    /// Who is to be answered when the kernel has found the way: its row, its address, its queue pair.
+    waiting: RefCell<Vec<(Addr, Gid, u32)>>,
+    neighbours: Result<Neighbours, VerbsError>,
     listener: Option<TcpListener>,
     config: VerbsDatagramsConfig,
     domain: ProtectionDomain,
@@ -152,7 +160,7 @@ impl<Q: Queues> VerbsDatagrams<Q> {
         let cq = Q::completions(&domain, &queues)?;
         let pair = Q::pair(&domain, PairKind::Ud, &cq, &of_pair)?;
         pair.as_ref().ready(config.qkey, &config.how)?;
-        let own = address(pair.as_ref().card().gid);
+        let own = pair.as_ref().card().gid.address();
         let listening = |port| {
             let listener = TcpListener::bind(SocketAddr::new(own, port))?;
             listener.set_nonblocking(true).map(|()| listener)
@@ -160,9 +168,23 @@ impl<Q: Queues> VerbsDatagrams<Q> {
         let listener = listen.map(listening).transpose();
         let listener =
             listener.map_err(|e| VerbsError::os("listen for those who ask", number(&e)))?;
-        let (ways, idle, has_port) = (RefCell::default(), Cell::new(0), Cell::new(false));
-        let (config, told) = (*config, Told::default());
-        Ok(Self { pair, slots, cq, ways, listener, config, domain, idle, has_port, told })
+        let mut config = *config;
+        config.port.descriptor = (*cq).as_ref().descriptor().is_some();
+        let neighbours = neighbours(&device, (config.device_port, pair.as_ref().gid_index));
+        Ok(Self {
+            pair,
+            slots,
+            cq,
+            ways: RefCell::default(),
+            waiting: RefCell::default(),
+            neighbours,
+            listener,
+            config,
+            domain,
+            idle: Cell::new(0),
+            has_port: Cell::new(false),
+            told: Told::default(),
+        })
     }
 
     /// What others must know to send here.
@@ -186,7 +208,21 @@ impl<Q: Queues> VerbsDatagrams<Q> {
     /// The address of its device.
     #[must_use]
     pub fn address(&self) -> IpAddr {
-        address(self.card().gid)
+        self.card().gid.address()
+    }
+
+    /// Whether `attend` finds those who were heard without waiting, and hears of it when the device is taken away. Else why not: there is no `rdma_ucm`, say.
+    ///
+    /// # Errors
+    /// What has failed when the device was opened.
+    pub fn finds_without_waiting(&self) -> Result<(), &VerbsError> {
+        self.neighbours.as_ref().map(|_neighbours| ())
+    }
+
+    /// Neighbours that are looked for now.
+    #[must_use]
+    pub fn lookups(&self) -> usize {
+        self.neighbours.as_ref().map_or(0, Neighbours::count)
     }
 
     /// The pages of the slots.
@@ -276,22 +312,23 @@ impl<Q: Queues> VerbsDatagrams<Q> {
     }
 
     /// Answers those who ask for the card, and makes handles for those who were heard first. To be called between turns. It looks
-    /// for those who ask once in a thousand calls, since a look is a system call.
+    /// for those who ask once in a thousand calls, since a look is a system call, and while a neighbour is looked for at each.
     ///
-    /// To make a handle it **waits** where the kernel does not know the peer's place on the network: libibverbs asks for it (ARP). That took a second for each new neighbour in the
-    /// guest of `tests/vm`, and takes longer for one that is not there, so whoever forges addresses can hold this thread up. Entries that the kernel has (`ip neigh replace`) cost nothing.
+    /// It does not wait: where the kernel has to ask for a peer's place on the network (ARP), the peer can be answered some calls later, and one that is not found is asked for anew with its next
+    /// datagram. Where that [cannot be had](VerbsDatagrams::finds_without_waiting), libibverbs asks, and waits up to seconds for each neighbour that the kernel does not know.
     ///
     /// # Errors
     /// What the library says of the device's events.
     pub fn attend(&self, port: &VerbsDatagramPort<'_, Q>) -> Result<(), VerbsPlaneError> {
         while let Some((peer, gid, qp_num)) = port.next_unresolved() {
-            // Where there is no handle for it now, its next datagram asks again.
-            let Ok(handle) = self.handle(port, raw(gid)) else { continue };
-            let to = Destination { handle, qp_num, qkey: self.config.qkey };
-            let _stale = port.resolve(peer, to);
+            self.meet(port, (peer, raw(gid), qp_num));
         }
+        let is_looking = self.lookups() > 0;
         let looks = self.idle.get().wrapping_add(1);
         self.idle.set(if looks < LOOKS { looks } else { 0 });
+        if is_looking || looks >= LOOKS {
+            self.look_around(port)?;
+        }
         if looks < LOOKS {
             return Ok(());
         }
@@ -305,6 +342,70 @@ impl<Q: Queues> VerbsDatagrams<Q> {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 // One that has gone by itself, say.
                 Err(_gone) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What can be read from when something completes, when the device tells something, when a neighbour is found, and when somebody asks for the card; `None` where
+    /// completions are not told. To be slept on after [`arm`](Self::arm) and a turn that found nothing.
+    pub(crate) fn descriptors(&self) -> Option<impl Iterator<Item = RawFd>> {
+        let completions = (*self.cq).as_ref().descriptor()?;
+        let both = [completions, self.device().as_fd()].map(|fd| fd.as_raw_fd());
+        let neighbours = self.neighbours.as_ref().ok().map(|all| all.as_fd().as_raw_fd());
+        let listener = self.listener.as_ref().map(AsRawFd::as_raw_fd);
+        Some(both.into_iter().chain(neighbours).chain(listener))
+    }
+
+    /// The next completion is told, and the next call of [`attend`](Self::attend) looks at everything. Whether that can be had.
+    pub(crate) fn arm(&self) -> bool {
+        self.idle.set(LOOKS);
+        (*self.cq).as_ref().arm().is_ok()
+    }
+
+    /// Somebody was heard who cannot be answered yet.
+    fn meet(&self, port: &VerbsDatagramPort<'_, Q>, who: (Addr, Gid, u32)) {
+        let (peer, gid, _) = who;
+        let is_known = self.ways.borrow().iter().any(|way| way.gid == gid);
+        match &self.neighbours {
+            Ok(neighbours) if !is_known => {
+                let mut waiting = self.waiting.borrow_mut();
+                // Where it is not looked for now, its next datagram asks again.
+                let most = usize::try_from(self.config.port.peers_max).unwrap_or(usize::MAX);
+                let is_new = !waiting.iter().any(|(row, ..)| *row == peer);
+                if neighbours.find(gid) && is_new && waiting.len() < most {
+                    waiting.push(who);
+                }
+            }
+            _ => self.answerable(port, who),
+        }
+    }
+
+    /// From now on it can be answered; where there is no handle for it now, its next datagram asks again.
+    fn answerable(&self, port: &VerbsDatagramPort<'_, Q>, (peer, gid, qp_num): (Addr, Gid, u32)) {
+        let Ok(handle) = self.handle(port, gid) else { return };
+        let to = Destination { handle, qp_num, qkey: self.config.qkey };
+        let _stale = port.resolve(peer, to);
+    }
+
+    /// Hears what the kernel has found.
+    fn look_around(&self, port: &VerbsDatagramPort<'_, Q>) -> Result<(), VerbsError> {
+        let Ok(neighbours) = &self.neighbours else { return Ok(()) };
+        while let Some(news) = neighbours.next()? {
+            let (gid, is_found) = match news {
+                News::Found(gid) => (gid, true),
+                News::Nowhere(gid) => (gid, false),
+                News::Removed => {
+                    self.note(Event { kind: EventKind::DeviceFatal, about: 0 });
+                    continue;
+                }
+            };
+            let mut waiting = self.waiting.borrow_mut();
+            while let Some(at) = waiting.iter().position(|(_, of, _)| *of == gid) {
+                let who = waiting.swap_remove(at);
+                if is_found {
+                    self.answerable(port, who);
+                }
             }
         }
         Ok(())
@@ -333,15 +434,20 @@ impl<Q: Queues> VerbsDatagrams<Q> {
     }
 }
 
+/// Who finds those who were heard, where addresses are those of IP.
+fn neighbours(device: &Device, (port, index): (u8, u8)) -> Result<Neighbours, VerbsError> {
+    let own = device.gid(port, Some(index))?;
+    if own.kind == GidKind::RoceV2 && !own.gid.is_link_local() {
+        return Neighbours::open(own.gid.address());
+    }
+    let (device, wanted) = (device.name().to_owned(), "routable RoCE v2".to_owned());
+    Err(VerbsError::NoGid { device, port, wanted })
+}
+
 fn number(e: &std::io::Error) -> Errno {
     Errno::new(e.raw_os_error().unwrap_or(libc::EIO))
 }
 
 const fn raw(gid: RawGid) -> Gid {
     Gid::from_bytes(gid)
-}
-
-fn address(gid: Gid) -> IpAddr {
-    let address = Ipv6Addr::from(gid.bytes());
-    address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)
 }

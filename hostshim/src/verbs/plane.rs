@@ -13,8 +13,9 @@
 
 use core::cell::{Cell, RefCell};
 use core::fmt;
-use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 
 use spinwire_dataplane::error::{Misuse, PostError};
@@ -26,11 +27,12 @@ use spinwire_dataplane::provider::rdma::{
 use spinwire_dataplane::raw::place::Bump;
 
 use super::cm::{CmChannel, CmEvent, CmNews, Link, Listener};
-use super::device::Device;
+use super::device::{Device, PortState};
 use super::error::VerbsError;
 use super::event::{Event, EventKind, Told};
 use super::gid::GidKind;
 use super::pair::{PairConfig, PairKind};
+use super::parting::{Held, Parting};
 use super::queues::{Library, Queues, QueuesConfig};
 use super::region::{Access, Arena, ProtectionDomain, Region};
 use super::states::ConnectConfig;
@@ -147,7 +149,7 @@ enum Stage<P> {
 /// A connection.
 #[derive(Debug)]
 struct Row<P> {
-    link: Link,
+    link: Held,
     stage: Stage<P>,
     /// What the port calls it.
     of_port: rdma::LinkId,
@@ -165,6 +167,8 @@ pub struct VerbsPlane<Q: Queues = Library> {
     rows: RefCell<Vec<Row<Q::Pair>>>,
     routes: RefCell<Vec<(Name, SocketAddr)>>,
     listener: Option<Listener>,
+    /// Tells that the device was taken away, where nobody listens and nobody is connected.
+    _watch: Link,
     channel: CmChannel,
     slots: Region,
     cq: Rc<Q::Completions>,
@@ -174,13 +178,14 @@ pub struct VerbsPlane<Q: Queues = Library> {
     arena: Arena,
     idle: Cell<u32>,
     has_port: Cell<bool>,
+    is_removed: Cell<bool>,
+    parting: Rc<Parting>,
     told: Told,
 }
 
 /// The address that librdmacm knows a port by, and which entry of the port's table it is.
 fn address_of(device: &Device, config: &VerbsPlaneConfig) -> Result<(IpAddr, u8), VerbsError> {
     let entry = device.gid(config.device_port, config.gid_index)?;
-    let address = Ipv6Addr::from(entry.gid.bytes());
     if entry.kind != GidKind::RoceV2 || entry.gid.is_link_local() {
         return Err(VerbsError::NoGid {
             device: device.name().to_owned(),
@@ -188,7 +193,23 @@ fn address_of(device: &Device, config: &VerbsPlaneConfig) -> Result<(IpAddr, u8)
             wanted: "routable RoCE v2".to_owned(),
         });
     }
-    Ok((address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4), entry.index))
+    Ok((entry.gid.address(), entry.index))
+}
+
+/// Where connections are made, at an address: the channel, who listens, and who is told of the device.
+fn meeting(
+    (address, listen): (IpAddr, Option<u16>),
+    backlog: u32,
+) -> Result<(CmChannel, Option<Listener>, Link), VerbsError> {
+    let channel = CmChannel::open()?;
+    let at = |port| SocketAddr::new(address, port);
+    let listener = listen.map(|port| channel.listen(at(port), backlog)).transpose()?;
+    let watch = channel.watch(address)?;
+    Ok((channel, listener, watch))
+}
+
+fn is_down(device: &Device, port: u8) -> Result<bool, VerbsError> {
+    Ok(device.port(port)?.state == PortState::Down)
 }
 
 impl VerbsPlane {
@@ -227,21 +248,21 @@ impl<Q: Queues> VerbsPlane<Q> {
         let cq = Q::completions(&domain, &queues)?;
         let bytes = usize::try_from(config.port.memory_bytes()).unwrap_or(usize::MAX);
         let slots = domain.register(bytes, Access::LOCAL)?;
-        let channel = CmChannel::open()?;
-        let listener = listen
-            .map(|port| channel.listen(SocketAddr::new(address, port), config.backlog))
-            .transpose()?;
+        let (channel, listener, watch) = meeting((address, listen), config.backlog)?;
         let bytes = config.port.arena_bytes().saturating_add(config.arena_bytes);
         let arena = domain.register_arena(bytes)?;
         let (rows, routes) = (RefCell::default(), RefCell::default());
         // Queue pairs are made between turns: none of them looks for the address again.
         let mut config = VerbsPlaneConfig { gid_index: Some(gid_index), ..*config };
         config.port.atomics &= domain.device().attributes()?.atomic_cap != 0;
+        config.port.descriptor = (*cq).as_ref().descriptor().is_some();
         let idle = Cell::new(0);
+        let parting = Parting::new(is_down(&device, config.device_port)?);
         Ok(Self {
             rows,
             routes,
             listener,
+            _watch: watch,
             channel,
             slots,
             cq,
@@ -251,6 +272,8 @@ impl<Q: Queues> VerbsPlane<Q> {
             arena,
             idle,
             has_port: Cell::new(false),
+            is_removed: Cell::new(false),
+            parting,
             told: Told::default(),
         })
     }
@@ -340,6 +363,10 @@ impl<Q: Queues> VerbsPlane<Q> {
     pub fn attend(&self, port: &VerbsPort<'_, Q>) -> Result<(), VerbsPlaneError> {
         let mut has_moved = false;
         while let Some(request) = port.next_request() {
+            if !has_moved {
+                // Whether its port is up is to be known before anybody is told of anything.
+                self.hear_device(port)?;
+            }
             has_moved = true;
             match request {
                 Request::Connect { link, to } => self.begin(port, link, &to),
@@ -357,9 +384,7 @@ impl<Q: Queues> VerbsPlane<Q> {
             return Ok(());
         }
         self.idle.set(0);
-        while let Some(event) = self.device().next_event()? {
-            self.note(port, event);
-        }
+        self.hear_device(port)?;
         for _ in 0..EVENTS {
             let Some(event) = self.channel.next_event()? else { return Ok(()) };
             self.hear(port, event);
@@ -369,12 +394,42 @@ impl<Q: Queues> VerbsPlane<Q> {
         Ok(())
     }
 
+    /// What can be read from when something completes, when the device tells something, and when a connection does; `None` where completions are not
+    /// told. To be slept on after [`arm`](Self::arm) and a turn that found nothing.
+    pub(crate) fn descriptors(&self) -> Option<[RawFd; 3]> {
+        let completions = (*self.cq).as_ref().descriptor()?;
+        let (device, channel) = (self.device().as_fd(), self.channel.as_fd());
+        Some([completions, device, channel].map(|fd| fd.as_raw_fd()))
+    }
+
+    /// The next completion is told, and the next call of [`attend`](Self::attend) looks at everything. Whether that can be had.
+    pub(crate) fn arm(&self) -> bool {
+        self.idle.set(LOOKS);
+        (*self.cq).as_ref().arm().is_ok()
+    }
+
+    fn hear_device(&self, port: &VerbsPort<'_, Q>) -> Result<(), VerbsError> {
+        while let Some(event) = self.device().next_event()? {
+            self.note(port, event);
+        }
+        Ok(())
+    }
+
     /// Takes note of an event of its device, and keeps it for [`next_event`](VerbsPlane::next_event): where a queue pair has failed, its connection is over, and where the
     /// device or the completion queue has, all are. What was posted completes, with an error where it has not. `attend` does this with all events that it finds; it is here
     /// for who reads those of the device himself.
     pub fn note(&self, port: &VerbsPort<'_, Q>, event: Event) {
         (*self.cq).as_ref().note(event);
         self.told.keep(event);
+        let is_own = event.about == u32::from(self.config.device_port);
+        if event.kind == EventKind::PortDown && is_own {
+            self.parting.set_down(true);
+        } else if event.kind == EventKind::PortActive && is_own
+            || event.kind == EventKind::DeviceFatal
+        {
+            // Of a device that is gone nobody is told anything.
+            self.parting.set_down(false);
+        }
         // A device may tell of a failed pair in this way alone.
         if matches!(
             event.kind,
@@ -394,12 +449,13 @@ impl<Q: Queues> VerbsPlane<Q> {
         self.told.next()
     }
 
-    /// Looks for the way to a peer.
+    /// Looks for the way to a peer. While the port of the device is down there is none.
     fn begin(&self, port: &VerbsPort<'_, Q>, of_port: rdma::LinkId, to: &Name) {
+        let is_up = !self.parting.is_down();
         let at = self.routes.borrow().iter().find(|(name, _)| name == to).map(|(_, at)| *at);
-        let link = at.and_then(|at| {
+        let link = at.filter(|_| is_up).and_then(|at| {
             let link = self.channel.resolve(Some(self.address), at, TRY_LIMIT).ok()?;
-            Some((link, at))
+            Some((Held::new(link, &self.parting), at))
         });
         match link {
             Some((link, at)) => {
@@ -432,7 +488,8 @@ impl<Q: Queues> VerbsPlane<Q> {
             self.answer(port, link);
             return;
         }
-        if event.news == CmNews::DeviceRemoved {
+        // Each id on it is told.
+        if event.news == CmNews::DeviceRemoved && !self.is_removed.replace(true) {
             self.note(port, Event { kind: EventKind::DeviceFatal, about: 0 });
         }
         let mut rows = self.rows.borrow_mut();
@@ -467,7 +524,8 @@ impl<Q: Queues> VerbsPlane<Q> {
                 let (at, tries) = row.to.unwrap_or((SocketAddr::new(self.address, 0), 0));
                 let tries = tries.checked_sub(1).ok_or((of_port, Unreachable::Gone))?;
                 let from = Some(self.address);
-                row.link = self.channel.resolve(from, at, TRY_LIMIT).map_err(gone)?;
+                let link = self.channel.resolve(from, at, TRY_LIMIT).map_err(gone)?;
+                row.link = Held::new(link, &self.parting);
                 row.to = Some((at, tries));
                 Stage::Looking
             }
@@ -481,7 +539,14 @@ impl<Q: Queues> VerbsPlane<Q> {
             (Stage::Asked(_), CmNews::Rejected(_)) => {
                 return Err((of_port, Unreachable::Refused));
             }
-            (Stage::Handed(number), CmNews::Disconnected | CmNews::DeviceRemoved) => {
+            // It has ended, or one that was answered here has not come to be: who has called is gone.
+            (
+                Stage::Handed(number),
+                CmNews::Disconnected
+                | CmNews::DeviceRemoved
+                | CmNews::Rejected(_)
+                | CmNews::Failed(_),
+            ) => {
                 port.lost(of_port);
                 Stage::Handed(number)
             }
@@ -493,7 +558,7 @@ impl<Q: Queues> VerbsPlane<Q> {
 
     /// Somebody calls. The port's receives are posted before the caller may send.
     fn answer(&self, port: &VerbsPort<'_, Q>, link: Link) {
-        let how = &self.config.connect;
+        let (how, link) = (&self.config.connect, Held::new(link, &self.parting));
         let made = self.pair().and_then(|pair| link.prepare(pair.as_ref(), how).map(|()| pair));
         let Ok(pair) = made else { return };
         // The pair is the port's once it has accepted it, so it goes through its states before. Nobody sends yet.
@@ -501,7 +566,9 @@ impl<Q: Queues> VerbsPlane<Q> {
         let Ok(params) = link.ready(pair.as_ref(), how, &[]) else { return };
         let Ok(of_port) = port.accept(pair) else { return };
         if link.welcome(&params).is_err() {
+            // Who has called is gone. The link goes here, and the pair when the port hands it out.
             port.lost(of_port);
+            return;
         }
         self.rows.borrow_mut().push(Row { link, stage: Stage::Handed(number), of_port, to: None });
     }

@@ -128,7 +128,7 @@ impl Queues for Library {
         domain: &ProtectionDomain,
         config: &QueuesConfig,
     ) -> Result<Rc<CompletionQueue>, VerbsError> {
-        CompletionQueue::new(domain.device(), config.requests())
+        CompletionQueue::telling(domain.device(), config.requests())
     }
 
     fn pair(

@@ -26,16 +26,3 @@ mod paths;
 mod queues;
 mod rings;
 mod streams;
-
-/// The planted panic: an index that nobody checks, behind a call that is not inlined.
-#[cfg(feature = "canary")]
-#[unsafe(no_mangle)]
-pub extern "C" fn probe_canary(words: &[u64; 8], index: usize) -> u64 {
-    unchecked(words, index)
-}
-
-#[cfg(feature = "canary")]
-#[inline(never)]
-fn unchecked(words: &[u64; 8], index: usize) -> u64 {
-    words[index]
-}

@@ -1,8 +1,8 @@
 //! Work queues of devices: every builder, with arguments and ring contents of any kind.
 
 use heapless::VecView;
-use spinwire_dataplane::error::PostError;
-use spinwire_dataplane::provider::mlx5::Completions;
+use spinwire_dataplane::error::{PostError, Retry};
+use spinwire_dataplane::provider::mlx5::{Completions, Pair, Route, Shared};
 use spinwire_dataplane::raw::mmio::Device;
 use spinwire_dataplane::raw::region::{LocalSge, MemoryKey, Region};
 use spinwire_dataplane::tracker::{FailedBy, Stale};
@@ -118,7 +118,7 @@ pub extern "C" fn probe_wqe_shared(
 }
 
 /// A queue pair as verbs have it.
-type VerbsPair<'m> = spinwire_dataplane::provider::mlx5::Pair<'m, Device>;
+type VerbsPair<'m> = Pair<'m, Device>;
 
 #[unsafe(no_mangle)]
 pub extern "C" fn probe_mlx5_post<'m>(
@@ -142,4 +142,28 @@ pub extern "C" fn probe_mlx5_poll<'m>(
     let Some(pair) = cq.remove(qpn)? else { return Ok(false) };
     cq.end(pair)?;
     Ok(cq.add(pair).is_ok())
+}
+
+/// Receives that several pairs take from.
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_mlx5_shared<'m>(
+    shared: &Shared<'m, Device>,
+    recv: &RecvRequest<'_, MemoryKey<'m>>,
+) -> Result<u64, PostError> {
+    shared.post_recv(recv)?;
+    let published = shared.ring_recv_doorbell().count;
+    Ok(shared.next_returned().map_or(published, |id| id.as_raw()))
+}
+
+/// Where datagrams go; and a pair that begins anew.
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_mlx5_routes(
+    pair: &VerbsPair<'_>,
+    route: &Route,
+    row: u32,
+) -> Result<bool, Retry> {
+    let added = pair.add_route(*route)?;
+    let is_set = pair.set_route(row, *route).is_ok();
+    pair.restart()?;
+    Ok(is_set && pair.remove_route(added).is_some())
 }

@@ -248,8 +248,8 @@ pub fn failures_say_what_is_known<R: Rig>(world: &World<'_, R>) {
     });
     let seen = failure.unwrap();
     assert_eq!((seen.id, seen.context, seen.status), (cancelled, 4, Status::Cancelled));
-    assert_eq!((seen.code, seen.length, seen.tag, seen.source), (0, 0, None, None));
-    assert!(seen.flags.has(Flags::RECV) && !seen.flags.has(Flags::TAGGED));
+    assert_eq!((seen.code, seen.length, seen.tag, seen.source), (0, 0, Some(9), None));
+    assert!(seen.flags.has(Flags::RECV) && seen.flags.has(Flags::TAGGED));
     // What came as asked says nothing.
     b.recv(RecvFrom::any(), 5).unwrap();
     world.insist(&[&a], || a.inject(SendTo::peer(to_b).immediate(8), b"fine"));

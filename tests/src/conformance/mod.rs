@@ -93,7 +93,7 @@ macro_rules! datagram_conformance {
             peers: disconnect_gives_directed_receives_back, nothing_leaks_by_connecting_and_disconnecting,
                 names_are_found_by_address;
             parts: several_parts_arrive_as_one, parts_are_refused_whole, one_message_fills_several,
-                several_buffers_are_taken_back;
+                several_buffers_are_taken_back, parts_that_nobody_took_come_back;
             fairness: a_flood_of_sends_keeps_nothing_out, cold_peers_are_heard,
                 a_short_batch_serves_all;
             raw: one_completion_at_a_time, a_full_batch_is_left_alone, doorbells_count_exactly,
@@ -154,7 +154,7 @@ macro_rules! conformance_cases {
                 nobody_inherits_what_was_asked, a_fenced_endpoint_ends_one_sided;
             one_sided_model: random_operations_match_a_model;
             parts: several_parts_arrive_as_one, parts_are_refused_whole, one_message_fills_several,
-                several_buffers_are_taken_back, several_buffers_outlive_the_gone;
+                several_buffers_are_taken_back, parts_that_nobody_took_come_back, several_buffers_outlive_the_gone;
             fairness: eight_senders_share, a_fast_receiver_hears_all, a_flood_of_sends_keeps_nothing_out, cold_peers_are_heard,
                 a_short_batch_serves_all;
             raw: one_completion_at_a_time, a_full_batch_is_left_alone, doorbells_count_exactly,

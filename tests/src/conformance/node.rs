@@ -78,6 +78,11 @@ impl<'m, R: Rig> Node<'m, R> {
         Self { endpoint, name, pool, inbox, parcels }
     }
 
+    /// The endpoint itself.
+    pub const fn endpoint(&self) -> &Endpoint<'m, R::Port<'m>> {
+        &self.endpoint
+    }
+
     /// Its name.
     pub const fn name(&self) -> &Name {
         &self.name

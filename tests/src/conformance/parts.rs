@@ -269,6 +269,49 @@ pub fn several_buffers_are_taken_back<R: Rig>(world: &World<'_, R>) {
     assert_eq!((b.posted_count(), pool.free_count()), (0, free));
 }
 
+/// Of a completion that was dropped the other buffers come back when that is asked for; those that are posted stay, and those that were taken are the caller's.
+pub fn parts_that_nobody_took_come_back<R: Rig>(world: &World<'_, R>) {
+    let (_a, b, _, _) = world.pair();
+    if !b.info().caps.has(Caps::SCATTER) {
+        return;
+    }
+    let (pool, any) = (small(world, 64), RecvFrom::any().tag(5));
+    let free = pool.free_count();
+    assert_eq!(b.drop_parts(), 0);
+    let many = FURTHER_MAX.min(b.info().limits.recv_depth);
+    let ids: Vec<WrId> = (0..many).map(|_| post_parts(&b, any, empty(pool, 3)).unwrap()).collect();
+    let stays = ids[0];
+    for &id in &ids[1..] {
+        b.cancel(id).unwrap();
+    }
+    let mut kept = completion(world, &b, &[]);
+    let taken = b.take_parts(&mut kept).unwrap();
+    for _ in &ids[2..] {
+        drop(completion(world, &b, &[]));
+    }
+    let dropped = ids.len() - 2;
+    assert_eq!(pool.free_count(), free - 3 - 3 - dropped * 2, "the first of each came back");
+    if many == FURTHER_MAX {
+        // One place is free: that of those that were taken.
+        let again = post_parts(&b, any, empty(pool, 2)).unwrap();
+        assert_eq!(post_parts(&b, any, empty(pool, 2)), Err((Retry::NoSlot.into(), 2)));
+        b.cancel(again).unwrap();
+        drop(completion(world, &b, &[]));
+        assert_eq!(b.drop_parts(), dropped + 1);
+    } else {
+        assert_eq!(b.drop_parts(), dropped);
+    }
+    assert_eq!((b.drop_parts(), pool.free_count()), (0, free - 6));
+    assert_eq!((taken.iter().count(), b.is_posted(stays)), (3, true));
+    drop(taken);
+    b.cancel(stays).unwrap();
+    let mut last = completion(world, &b, &[]);
+    assert_eq!(b.take_parts(&mut last).map(|parts| parts.iter().count()), Some(3));
+    assert_eq!(b.drop_parts(), 0);
+    drop(last);
+    assert_eq!((b.posted_count(), pool.free_count()), (0, free));
+}
+
 /// Several buffers that wait for one who goes come back with what has become of him, and an endpoint that goes leaves none behind.
 pub fn several_buffers_outlive_the_gone<R: Rig>(world: &World<'_, R>) {
     let (a, b, _, to_a) = world.pair();

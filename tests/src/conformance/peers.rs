@@ -94,6 +94,8 @@ pub fn receives_of_the_gone_fail<R: Rig>(world: &World<'_, R>) {
         while let Some(got) = b.take() {
             assert_eq!((got.status, got.kind), (Status::PeerGone, Kind::RecvEnded));
             assert!(got.returned);
+            let tag = (10..20).contains(&got.context).then(|| got.context - 10);
+            assert_eq!(got.tag, tag, "the tag that it waited for");
             contexts.push(got.context);
         }
         contexts.sort_unstable();
@@ -245,6 +247,7 @@ pub fn disconnect_gives_directed_receives_back<R: Rig>(world: &World<'_, R>) {
     world.until("both are back", &[&a], || a.inbox_len() == 2);
     let mut contexts = [a.take().unwrap(), a.take().unwrap()].map(|got| {
         assert_eq!((got.kind, got.status), (Kind::RecvEnded, Status::Cancelled));
+        assert_eq!(got.tag, (got.context == 9).then_some(1));
         got.context
     });
     contexts.sort_unstable();

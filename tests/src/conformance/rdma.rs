@@ -1,4 +1,4 @@
-//! Ports over reliable connections of devices: simulated ones of verbs, or queues of mlx5 over a model of the device. The rig is the host: it has
+//! Ports over reliable connections of devices: simulated ones of verbs, queues of mlx5 over a model of the device, or real ones. The rig is the host: it has
 //! queue pairs made, connected and destroyed.
 
 use core::cell::{Cell, RefCell};
@@ -13,12 +13,14 @@ use spinwire_dataplane::id::{Addr, Name, WrId};
 use spinwire_dataplane::provider::rdma::{
     LinkId, Memory, RdmaConfig, RdmaPort, Registrar, Request, Unreachable,
 };
+use spinwire_dataplane::provider::secret::Secret;
 use spinwire_dataplane::provider::{
     CancelError, Cqe, EndpointType, Event, ExposeWr, Info, KeepsPosted, OneSidedWr, Provider,
     Published, RecvPartsWr, RecvWr, RemoteRegion, Select, SendPartsWr, SendWr, Sight, Source,
     Waiting,
 };
 use spinwire_dataplane::raw::line::Line;
+use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::raw::region::Destroyed;
 use spinwire_dataplane::time::{Instant, Nanos};
@@ -37,6 +39,9 @@ pub trait Network<'m>: Sized + 'm {
 
     /// Nobody is there yet.
     fn lay() -> Self;
+
+    /// Where the buffers of all ports lie.
+    fn know_pool(&self, _pool: &'m LoanPool<'m>) {}
 
     /// Adds a host with one device.
     fn host(&'m self, bump: &Bump<'m>, config: &RdmaConfig) -> Host<'m, Self>;
@@ -79,6 +84,15 @@ impl<'m, N: Network<'m>> fmt::Debug for Host<'m, N> {
 pub trait NetworkKind: fmt::Debug + 'static {
     /// It.
     type Network<'m>: Network<'m>;
+
+    /// As of [`Rig::SHORTENED`].
+    const SHORTENED: u32 = 1;
+
+    /// As of [`Rig::is_here`].
+    #[must_use]
+    fn is_here() -> bool {
+        true
+    }
 }
 
 /// Ports over reliable connections of such a network. `UNCOPIED`: longer messages go from where they lie.
@@ -116,6 +130,7 @@ pub struct RdmaGround<'m, N: Network<'m>> {
     /// Nanoseconds that pass with each poll; `None`: until nothing happens any more.
     pace_ns: Cell<Option<u64>>,
     keepalive: Cell<Nanos>,
+    secret: Cell<Secret>,
 }
 
 /// A host notices after so many polls that a connection is dead, whatever its device says.
@@ -142,6 +157,11 @@ impl<'m, N: Network<'m>> RdmaGround<'m, N> {
     /// Ports that are opened from now on ask for signs of life.
     pub fn set_keepalive(&self, after: Nanos) {
         self.keepalive.set(after);
+    }
+
+    /// Ports that are opened from now on make their tokens of that.
+    pub fn set_secret(&self, secret: Secret) {
+        self.secret.set(secret);
     }
 
     /// The queue pairs of a port: their hosts and numbers.
@@ -390,6 +410,15 @@ impl<K: NetworkKind, const UNCOPIED: bool> Rig for RdmaRig<K, UNCOPIED> {
     const MEETS: bool = true;
     const FENCES: bool = false;
     const REFUSALS_END: bool = true;
+    const SHORTENED: u32 = K::SHORTENED;
+
+    fn is_here() -> bool {
+        K::is_here()
+    }
+
+    fn know_pool<'m>(ground: &'m Self::Ground<'m>, pool: &'m LoanPool<'m>) {
+        ground.network.know_pool(pool);
+    }
 
     fn lay<'m>(_lines: &'m [Line], _bump: &Bump<'m>, _sizes: &Sizes) -> Self::Ground<'m> {
         RdmaGround {
@@ -397,6 +426,7 @@ impl<K: NetworkKind, const UNCOPIED: bool> Rig for RdmaRig<K, UNCOPIED> {
             listed: RefCell::default(),
             pace_ns: Cell::new(None),
             keepalive: Cell::new(Nanos::MAX),
+            secret: Cell::new(Secret::NONE),
         }
     }
 
@@ -413,7 +443,8 @@ impl<K: NetworkKind, const UNCOPIED: bool> Rig for RdmaRig<K, UNCOPIED> {
             return Err("there are too many".into());
         }
         let config = config_of(endpoint_type, sizes, UNCOPIED);
-        let config = RdmaConfig { keepalive: ground.keepalive.get(), ..config };
+        let (keepalive, secret) = (ground.keepalive.get(), ground.secret.get());
+        let config = RdmaConfig { keepalive, secret, ..config };
         let host = ground.network.host(bump, &config);
         let Host { number: host, cq, keys, memory } = host;
         let who = (name, endpoint_type);

@@ -230,6 +230,7 @@ impl<K: DatagramKind> Rig for DatagramRig<K> {
             message_bytes_max: sizes.message_bytes_max,
             receives: 64,
             routes_max: 64,
+            ..RdmaDatagramsConfig::default()
         };
         let bytes = usize::try_from(config.memory_bytes()).unwrap();
         let lines: &'m [Line] = bump.slice_with(bytes.div_ceil(64), |_| Line::zeroed()).unwrap();

@@ -4,6 +4,7 @@ use spinwire_dataplane::chain::{
     Cause, ChainError, ChainEvent, ChainFault, ChainId, ChainTable, Entry, EntrySet, Progress,
     Remains, Why,
 };
+use spinwire_tests::rng::Rng;
 
 use crate::{ECANCELED, EIO, EPIPE, F_MORE, F_NOTIF, with_table};
 
@@ -74,23 +75,43 @@ fn a_send_that_went_whole_is_taken_in_one_step() {
     });
 }
 
-/// Slots that were named and such that were not, in turns: none is handed out twice, and none is lost.
+/// Slots that are named and such that are not, begun and ended in any order: none is handed out while it has a chain, and none is lost.
 #[test]
 fn a_slot_that_was_named_is_not_handed_out_to_another() {
     with_table(4, 1, |table| {
         let one = [Entry::bytes(1, 0)];
-        for (round, first) in (0_u32..8).zip(0_usize..) {
-            let named = table.start_at(round % 4, 0, &one).unwrap();
-            let mut ids = vec![named];
-            ids.extend((0..3).map(|_| table.start(0, &one).unwrap()));
-            assert_eq!(table.start(0, &one), Err(ChainError::Full));
-            let mut slots: Vec<u32> = ids.iter().map(|id| id.slot()).collect();
-            slots.sort_unstable();
-            assert_eq!(slots, [0, 1, 2, 3]);
-            for id in ids.iter().cycle().skip(first).take(4) {
-                table.abandon(*id, |_, _| ()).unwrap();
+        let mut rng = Rng::new(4);
+        let mut live: [Option<(ChainId, u64)>; 4] = [None; 4];
+        for step in 0..10_000_u64 {
+            let at = rng.index(4);
+            match rng.index(5) {
+                0 | 1 => match table.start_at(u32::try_from(at).unwrap(), step, &one) {
+                    Ok(id) => assert_eq!(live[at].replace((id, step)), None),
+                    Err(error) => assert!(error == ChainError::Occupied && live[at].is_some()),
+                },
+                2 | 3 => match table.start(step, &one) {
+                    Ok(id) => {
+                        let slot = usize::try_from(id.slot()).unwrap();
+                        assert_eq!(live[slot].replace((id, step)), None, "it has a chain");
+                    }
+                    Err(error) => {
+                        assert_eq!(error, ChainError::Full);
+                        assert!(live.iter().all(Option::is_some), "one is lost: {live:?}");
+                    }
+                },
+                _ => {
+                    let Some((id, context)) = live[at].take() else { continue };
+                    let name = id.user_data(0).unwrap().as_raw();
+                    if step % 2 == 0 {
+                        assert_eq!(table.take_whole(name, 1, 0), Some((id.slot(), context)));
+                    } else {
+                        table.abandon(id, |_, _| ()).unwrap();
+                    }
+                }
             }
-            assert!(table.is_empty());
+            for (id, context) in live.iter().flatten() {
+                assert_eq!(table.context(*id), Ok(*context));
+            }
         }
     });
 }

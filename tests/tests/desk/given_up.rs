@@ -13,7 +13,7 @@ const SHORT: Wait<'static> = Wait::within(Duration::from_micros(3));
 #[test]
 fn a_receive_that_was_taken_back_takes_nothing() {
     with_scene(|scene| {
-        let desk = Desk::new(&scene.b, scene.pool, || scene.now());
+        let desk = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap();
         let mut into = [0xEE; 16];
         assert_eq!(desk.recv(RecvFrom::any(), &mut into, SHORT), Err(WaitError::Timeout));
         assert!(scene.is_at_rest());
@@ -35,7 +35,7 @@ fn a_receive_that_was_taken_back_takes_nothing() {
 fn a_receive_that_cannot_be_taken_back_brings_a_letter() {
     with_scene(|scene| {
         let (token, is_over) = (CancelToken::new(), Cell::new(false));
-        let desk = Desk::new(&scene.b, scene.pool, || scene.now()).resting(|_| {
+        let desk = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap().resting(|_| {
             if is_over.get() {
                 token.cancel();
             }
@@ -68,7 +68,7 @@ fn a_receive_that_cannot_be_taken_back_brings_a_letter() {
 #[test]
 fn a_send_that_was_given_up_keeps_its_buffer_until_it_completes() {
     with_scene(|scene| {
-        let desk = Desk::new(&scene.a, scene.pool, || scene.now());
+        let desk = Desk::open(&scene.a, scene.pool, || scene.now()).unwrap();
         scene.a.provider().is_deaf.set(true);
         let mut bytes = *b"first";
         let sent = desk.send(SendTo::peer(scene.to_b), &bytes, SHORT);
@@ -82,7 +82,7 @@ fn a_send_that_was_given_up_keeps_its_buffer_until_it_completes() {
         }
         assert_eq!((desk.counts().given_up, desk.counts().late), (1, 1));
         assert!(desk.next_letter().is_none() && scene.is_at_rest(), "{bytes:?}");
-        let at_b = Desk::new(&scene.b, scene.pool, || scene.now());
+        let at_b = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap();
         let mut into = [0; 8];
         let received = at_b.recv(RecvFrom::any(), &mut into, Wait::FOREVER).unwrap();
         assert_eq!(&into[..received.length], b"first");
@@ -92,7 +92,7 @@ fn a_send_that_was_given_up_keeps_its_buffer_until_it_completes() {
 #[test]
 fn what_goes_on_after_a_wait_can_be_waited_for_again() {
     with_scene(|scene| {
-        let desk = Desk::new(&scene.b, scene.pool, || scene.now());
+        let desk = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap();
         scene.b.provider().is_deaf.set(true);
         let id = scene.b.post_recv(RecvFrom::any(), scene.pool.lend().unwrap(), 1).unwrap();
         scene.a.inject(SendTo::peer(scene.to_b), b"m").unwrap();
@@ -112,7 +112,7 @@ fn a_message_that_comes_with_the_last_look_is_in_time() {
         for limit in [3000, 3100] {
             with_scene(|scene| {
                 let (began, late) = (Cell::new(None), Cell::new(0));
-                let desk = Desk::new(&scene.b, scene.pool, || {
+                let desk = Desk::open(&scene.b, scene.pool, || {
                     let now = scene.now();
                     let since = began.get().unwrap_or(now);
                     began.set(Some(since));
@@ -124,7 +124,8 @@ fn a_message_that_comes_with_the_last_look_is_in_time() {
                         }
                     }
                     now
-                });
+                })
+                .unwrap();
                 scene.b.provider().keeps_receives.set(keeps);
                 let mut into = [0; 8];
                 let wait = Wait::within(Duration::from_nanos(limit));
@@ -143,7 +144,7 @@ fn a_wait_takes_as_long_as_it_says_and_not_twice() {
         let all: Vec<_> = core::iter::from_fn(|| scene.pool.lend()).collect();
         let held = Cell::new(Some(all));
         let began = scene.now();
-        let desk = Desk::new(&scene.b, scene.pool, || scene.now()).resting(|_| {
+        let desk = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap().resting(|_| {
             if scene.now().saturating_since(began).as_nanos() > 6_000 {
                 drop(held.take());
             }
@@ -159,7 +160,7 @@ fn a_wait_takes_as_long_as_it_says_and_not_twice() {
 #[test]
 fn nobody_waits_for_what_another_awaits_or_what_is_over() {
     with_scene(|scene| {
-        let desk = Desk::new(&scene.b, scene.pool, || scene.now());
+        let desk = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap();
         let id = scene.b.post_recv(RecvFrom::any(), scene.pool.lend().unwrap(), 1).unwrap();
         let operation = desk.operation(id).unwrap();
         assert_eq!(desk.wait(id, Wait::ONCE).unwrap_err(), WaitError::UnknownContext);

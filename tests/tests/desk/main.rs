@@ -12,5 +12,6 @@
 mod end;
 mod given_up;
 mod many;
+mod several;
 mod tasks;
 mod waits;

@@ -56,7 +56,7 @@ fn stay<'m>(hub: &'m Hub<'m>, bump: &Bump<'m>, pool: &'m LoanPool<'m>, context: 
     };
     let (a, b) = (open("a"), open("b"));
     let to_b = SendTo::peer(a.connect(&name("b")).unwrap());
-    let desk = Desk::new(&b, pool, now);
+    let desk = Desk::open(&b, pool, now).unwrap();
     let mut into = [0; 8];
     a.inject(to_b, b"asked").unwrap();
     a.flush();

@@ -14,7 +14,7 @@ use spinwire_dataplane::provider::{Access, Status};
 use spinwire_dataplane::sync::{AtomicU64, Ordering};
 use spinwire_hostshim::desk::{Desk, Operation, Wait};
 
-use super::end::{Scene, scene, with_scene};
+use super::end::{Scene, Stubborn, scene, with_scene};
 
 /// How often a task was woken.
 #[derive(Default)]
@@ -54,8 +54,8 @@ fn run(mut tasks: Vec<Pin<&mut dyn Future<Output = ()>>>, drive: impl Fn()) -> u
 #[test]
 fn two_tasks_talk_and_are_polled_only_when_something_has_come() {
     with_scene(|scene| {
-        let at_a = Desk::new(&scene.a, scene.pool, || scene.now());
-        let at_b = Desk::new(&scene.b, scene.pool, || scene.now());
+        let at_a = Desk::open(&scene.a, scene.pool, || scene.now()).unwrap();
+        let at_b = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap();
         let asks = pin!(async {
             for number in 0..20_u64 {
                 let mut loan = scene.pool.lend().unwrap();
@@ -88,10 +88,45 @@ fn two_tasks_talk_and_are_polled_only_when_something_has_come() {
     });
 }
 
+/// Hears ten messages of a tag at a desk.
+async fn hears<'m>(scene: &Scene<'m>, desk: &Desk<'_, 'm, Stubborn<'m>>, tag: u64) {
+    for _ in 0..10 {
+        let from = RecvFrom::any().tag(tag);
+        let heard = desk.recv_later(from, scene.pool.lend().unwrap()).unwrap().await;
+        assert_eq!(heard.tag, Some(tag));
+    }
+}
+
+#[test]
+fn futures_of_two_desks_are_woken_by_whichever_turns() {
+    with_scene(|scene| {
+        let (at_a, first) = (
+            Desk::open(&scene.a, scene.pool, || scene.now()).unwrap(),
+            Desk::open(&scene.b, scene.pool, || scene.now()).unwrap(),
+        );
+        let second = first.another();
+        let (one, two) = (pin!(hears(scene, &first, 1)), pin!(hears(scene, &second, 2)));
+        let tells = pin!(async {
+            for _ in 0..10 {
+                for tag in [2, 1] {
+                    let to = SendTo::peer(scene.to_b).tag(tag);
+                    at_a.send_later(to, scene.pool.lend().unwrap()).unwrap().await;
+                }
+            }
+        });
+        // The second desk is never turned.
+        run(vec![one, two, tells], || {
+            let _outcomes = (at_a.drive(), first.drive());
+        });
+        assert_eq!((first.counts().met, first.counts().letters), (20, 0));
+        assert!(scene.is_at_rest());
+    });
+}
+
 #[test]
 fn an_operation_that_is_dropped_is_taken_back() {
     with_scene(|scene| {
-        let at_b = Desk::new(&scene.b, scene.pool, || scene.now());
+        let at_b = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap();
         let loan = || scene.pool.lend().unwrap();
         drop(at_b.recv_later(RecvFrom::any(), loan()).unwrap());
         scene.a.inject(SendTo::peer(scene.to_b), b"one").unwrap();
@@ -126,7 +161,7 @@ fn an_operation_that_is_dropped_is_taken_back() {
 #[test]
 fn what_was_posted_at_the_endpoint_can_be_awaited() {
     with_scene(|scene| {
-        let at_a = Desk::new(&scene.a, scene.pool, || scene.now());
+        let at_a = Desk::open(&scene.a, scene.pool, || scene.now()).unwrap();
         let exposed = scene.b.expose(scene.pool.lend().unwrap(), Access::ALL).unwrap();
         let task = pin!(async {
             let target = Target::new(scene.to_b, exposed.region.place(0, 8).unwrap());
@@ -156,7 +191,7 @@ fn what_was_posted_at_the_endpoint_can_be_awaited() {
 #[test]
 fn a_task_hears_of_it_through_its_newest_waker() {
     with_scene(|scene| {
-        let at_b = Desk::new(&scene.b, scene.pool, || scene.now());
+        let at_b = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap();
         let mut operation =
             pin!(at_b.recv_later(RecvFrom::any(), scene.pool.lend().unwrap()).unwrap());
         let bells: [Arc<Bell>; 2] = [Arc::default(), Arc::default()];
@@ -200,7 +235,7 @@ fn the_last_waker_of_a_task_may_drop_another_operation() {
     let block: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(16 << 20);
     let scene: &'static Scene<'static> = Box::leak(Box::new(scene(Box::leak(block))));
     let desk: &'static Desk<'_, '_, _> =
-        Box::leak(Box::new(Desk::new(&scene.b, scene.pool, || scene.now())));
+        Box::leak(Box::new(Desk::open(&scene.b, scene.pool, || scene.now()).unwrap()));
     let receive = || desk.recv_later(RecvFrom::any(), scene.pool.lend().unwrap()).unwrap();
     let poll = |operation: Pin<&mut Operation<'_, '_, '_, _>>, waker: &Waker| {
         assert!(operation.poll(&mut Context::from_waker(waker)).is_pending());

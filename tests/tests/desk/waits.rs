@@ -13,8 +13,8 @@ use super::end::{LOAN_BYTES, with_scene};
 #[test]
 fn a_message_goes_from_slice_to_slice() {
     with_scene(|scene| {
-        let at_a = Desk::new(&scene.a, scene.pool, || scene.now());
-        let at_b = Desk::new(&scene.b, scene.pool, || scene.now());
+        let at_a = Desk::open(&scene.a, scene.pool, || scene.now()).unwrap();
+        let at_b = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap();
         let mut into = [0xEE; 64];
         for tag in [None, Some(7)] {
             let (mut to, mut from) = (SendTo::peer(scene.to_b).immediate(3), RecvFrom::any());
@@ -37,8 +37,9 @@ fn a_message_goes_from_slice_to_slice() {
 fn a_wait_of_no_time_looks_once() {
     with_scene(|scene| {
         let turns = Cell::new(0);
-        let at_b =
-            Desk::new(&scene.b, scene.pool, || scene.now()).resting(|_| turns.set(turns.get() + 1));
+        let at_b = Desk::open(&scene.b, scene.pool, || scene.now())
+            .unwrap()
+            .resting(|_| turns.set(turns.get() + 1));
         let mut into = [0; 8];
         let nothing = at_b.recv(RecvFrom::any(), &mut into, Wait::ONCE);
         assert_eq!((nothing, turns.get()), (Err(WaitError::Timeout), 0));
@@ -59,7 +60,7 @@ fn a_wait_of_no_time_looks_once() {
 #[test]
 fn others_completions_are_kept_for_others() {
     with_scene(|scene| {
-        let desk = Desk::new(&scene.a, scene.pool, || scene.now());
+        let desk = Desk::open(&scene.a, scene.pool, || scene.now()).unwrap();
         let from = |tag| RecvFrom::any().tag(tag);
         scene.a.post_recv(from(1), scene.pool.lend().unwrap(), 11).unwrap();
         let many = scene.a.post_multi_recv(from(2), scene.pool.lend().unwrap(), 200, 22).unwrap();
@@ -100,7 +101,7 @@ fn others_completions_are_kept_for_others() {
 #[test]
 fn an_operation_of_the_endpoints_own_can_be_waited_for_again() {
     with_scene(|scene| {
-        let desk = Desk::new(&scene.b, scene.pool, || scene.now());
+        let desk = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap();
         let id = scene.b.post_recv(RecvFrom::any(), scene.pool.lend().unwrap(), 5).unwrap();
         let short = Wait::within(Duration::from_micros(3));
         for _ in 0..3 {
@@ -120,7 +121,7 @@ fn an_operation_of_the_endpoints_own_can_be_waited_for_again() {
 #[test]
 fn a_slice_that_is_too_short_is_filled_and_one_that_no_buffer_holds_is_refused() {
     with_scene(|scene| {
-        let desk = Desk::new(&scene.b, scene.pool, || scene.now());
+        let desk = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap();
         let mut into = [0; 10];
         scene.a.inject(SendTo::peer(scene.to_b), b"longer than that").unwrap();
         scene.a.flush();
@@ -145,7 +146,7 @@ fn a_slice_that_is_too_short_is_filled_and_one_that_no_buffer_holds_is_refused()
 fn what_is_used_up_is_waited_for_and_named() {
     with_scene(|scene| {
         let is_open = Cell::new(false);
-        let desk = Desk::new(&scene.a, scene.pool, || scene.now()).resting(|_| {
+        let desk = Desk::open(&scene.a, scene.pool, || scene.now()).unwrap().resting(|_| {
             if is_open.get() {
                 scene.turn_b();
                 while scene.b.poll().is_some() {}
@@ -175,7 +176,7 @@ fn what_is_used_up_is_waited_for_and_named() {
 fn the_end_of_a_peer_ends_the_wait() {
     with_scene(|scene| {
         let is_gone = Cell::new(false);
-        let desk = Desk::new(&scene.a, scene.pool, || scene.now()).resting(|_| {
+        let desk = Desk::open(&scene.a, scene.pool, || scene.now()).unwrap().resting(|_| {
             if !is_gone.replace(true) {
                 scene.b.disconnect(scene.to_a).unwrap();
             }
@@ -198,7 +199,7 @@ fn a_token_ends_waits_from_another_thread_and_stays_cancelled() {
         let token = CancelToken::new();
         let (asked, ask) = (Cell::new(0), Cell::new(false));
         std::thread::scope(|threads| {
-            let desk = Desk::new(&scene.b, scene.pool, || scene.now()).resting(|_| {
+            let desk = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap().resting(|_| {
                 asked.set(asked.get() + 1);
                 if !ask.replace(true) {
                     let token = token.clone();
@@ -224,7 +225,7 @@ fn a_token_ends_waits_from_another_thread_and_stays_cancelled() {
 fn counters_are_waited_for() {
     with_scene(|scene| {
         let left = Cell::new(5);
-        let desk = Desk::new(&scene.b, scene.pool, || scene.now()).resting(|_| {
+        let desk = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap().resting(|_| {
             if left.get() > 0 {
                 left.set(left.get() - 1);
                 scene.a.inject(SendTo::peer(scene.to_b), b"m").unwrap();
@@ -270,8 +271,8 @@ fn of_a_buffer_that_goes_on_nothing_is_shown_that_was_not_reported() {
 fn what_was_cancelled_before_it_began_is_not_begun() {
     with_scene(|scene| {
         let (at_a, at_b) = (
-            Desk::new(&scene.a, scene.pool, || scene.now()),
-            Desk::new(&scene.b, scene.pool, || scene.now()),
+            Desk::open(&scene.a, scene.pool, || scene.now()).unwrap(),
+            Desk::open(&scene.b, scene.pool, || scene.now()).unwrap(),
         );
         let token = CancelToken::new();
         token.cancel();

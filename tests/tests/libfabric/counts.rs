@@ -6,7 +6,7 @@ use spinwire_dataplane::msg::{Kind, Parts, RecvFrom, SendTo, Target};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::{Access, Cqe, Event, Provider, Status};
 use spinwire_dataplane::time::{Instant, Nanos};
-use spinwire_hostshim::libfabric::OfiConfig;
+use spinwire_hostshim::libfabric::{OfiConfig, OfiFailure};
 
 use super::pair::{End, Ground, config, on_ground};
 use super::{SHM, SOCKETS, SOCKETS_MSG, TCP, TCP_MSG, UDP};
@@ -175,6 +175,12 @@ fn sends_that_fail_lose_their_peer_once() {
         ground.until("all have failed", &[&a], || {
             while let Some(over) = a.poll() {
                 assert_eq!((over.kind, over.status), (Kind::Sent, Status::PeerGone));
+                // The library's word of it, in one number.
+                let said = a.provider().poll_failure().unwrap();
+                assert_eq!(said.wr_id, over.id);
+                let numbers = [said.provider_errno.unsigned_abs(), number_of(&said)];
+                assert_eq!(over.failure().unwrap().code, numbers[usize::from(numbers[0] == 0)]);
+                assert!(numbers[1] != 0, "{said}");
                 failed += 1;
             }
             failed == 4
@@ -188,6 +194,26 @@ fn sends_that_fail_lose_their_peer_once() {
             turns > 100
         });
         assert_eq!(a.poll_event(), None);
+    });
+}
+
+const fn number_of(said: &OfiFailure) -> u32 {
+    said.errno.number().unsigned_abs()
+}
+
+/// A connection that nobody takes ends the receives that waited for it with the library's number. (`sockets` refuses in the call already.)
+#[test]
+fn receives_of_a_refused_connection_say_why() {
+    on_ground(|ground| {
+        let a = ground.end("a", &config(&TCP_MSG));
+        // Where somebody was until now.
+        drop(ground.end("b", &config(&TCP_MSG)));
+        a.post_recv(RecvFrom::any(), ground.loan(), 1).unwrap();
+        let to_b = a.connect(&super::pair::named("b")).unwrap();
+        let failure = ground.next(&a, &[&a]).failure().unwrap();
+        let refused = libc::ECONNREFUSED.unsigned_abs();
+        assert_eq!((failure.status, failure.code), (Status::PeerGone, refused));
+        assert_eq!(a.poll_event(), Some(Event::Refused(to_b)));
     });
 }
 

@@ -110,7 +110,7 @@ cases! {
         peers: a_disconnected_peer_comes_back, disconnect_is_told;
     }
     RELIABLE {
-        parts: several_buffers_are_taken_back;
+        parts: several_buffers_are_taken_back, parts_that_nobody_took_come_back;
         raw: info_says_what_is_so;
     }
     QUICK {

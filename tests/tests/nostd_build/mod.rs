@@ -5,11 +5,10 @@ use std::process::Command;
 
 /// One build of `tests/nostd`.
 pub(crate) struct Build<'a> {
-    /// `--lib`, `--bin=NAME` or `--example=NAME`. Each has the same features always: others would overwrite the file that a test is about to read.
+    /// `--lib`, `--bin=NAME` or `--example=NAME`.
     pub(crate) target: &'a str,
     /// `dev` keeps every call; `release` is what ships.
     pub(crate) profile: &'a str,
-    pub(crate) features: &'a [&'a str],
     /// Flags for rustc on the last crate.
     pub(crate) flags: &'a [&'a str],
 }
@@ -24,9 +23,6 @@ impl Build<'_> {
         let mut command = Command::new(cargo);
         command.arg("rustc").arg("--locked").arg(self.target).current_dir(&package);
         command.args(["--profile", self.profile]);
-        if !self.features.is_empty() {
-            command.arg("--features").arg(self.features.join(","));
-        }
         command.arg("--").args(self.flags);
         for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "RUSTC_WRAPPER"]
         {

@@ -2,9 +2,12 @@
 
 use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
+use spinwire_dataplane::provider::secret::Secret;
 use spinwire_dataplane::provider::{EndpointType, Event, Provider};
 use spinwire_dataplane::time::{Instant, Nanos};
 use spinwire_dataplane::verbs::QueuePair;
+use spinwire_layouts::pod::Pod;
+use spinwire_layouts::wire::Hello;
 use spinwire_tests::conformance::{Network, Node, Sizes, World, run};
 use spinwire_tests::sim::fabric::Faults;
 
@@ -184,5 +187,34 @@ fn who_has_lost_its_connection_is_known_again() {
         assert!(stranger.is_cut_off(), "it has not got the place of the other");
         let gone = b.events().into_iter().filter(|e| matches!(e, Event::PeerGone(_)));
         assert_eq!(gone.count(), 1);
+    });
+}
+
+/// The token that whoever says that name hears from an endpoint.
+fn token_for<'m>(world: &World<'m, Rig>, said: &str, of: &Node<'m, Rig>) -> u64 {
+    let caller = world.ground().call(world.bump(), of.name().as_str());
+    caller.send(&hello(said));
+    world.turns(20, &[of]);
+    let mut answer = [0; 128];
+    caller.heard(&mut answer);
+    let answer = Hello::from_bytes(&answer).unwrap();
+    assert!(answer.name.starts_with(of.name().as_str().as_bytes()), "it is a hello");
+    answer.token.get()
+}
+
+/// An endpoint says another token to each peer, the same one each time, and others when it is opened anew, with another secret.
+#[test]
+fn each_peer_hears_a_token_of_its_own() {
+    run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+        world.ground().set_secret(Secret::new([1, 2]));
+        let one = world.node("one");
+        let [a, b] = ["a", "b"].map(|peer| token_for(world, peer, &one));
+        assert!(a != b && a != 0 && b != 0, "{a:x} {b:x}");
+        drop(one);
+        let again = world.node("one");
+        assert_eq!(token_for(world, "a", &again), a);
+        world.ground().set_secret(Secret::new([1, 3]));
+        let other = world.node("other");
+        assert_ne!(token_for(world, "a", &other), a);
     });
 }

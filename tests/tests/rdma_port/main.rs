@@ -11,6 +11,7 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+mod datagrams;
 mod ends;
 
 use core::cell::Cell;
@@ -23,13 +24,12 @@ use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
 use spinwire_dataplane::provider::rdma::Request;
 use spinwire_dataplane::provider::rdma::piece::{self, Content, Grant};
 use spinwire_dataplane::provider::tcp::frame::{Envelope, FrameFault, Greeting, Limits};
-use spinwire_dataplane::provider::udp::datagram;
 use spinwire_dataplane::provider::{EndpointType, Event, Provider, Status};
 use spinwire_dataplane::time::{Instant, Nanos};
 use spinwire_layouts::abi::WIRE_VERSION;
 use spinwire_layouts::shm::EndpointKind;
 use spinwire_layouts::wire::Hello;
-use spinwire_tests::conformance::{Node, Rdma, RdmaDgram, Sizes, Stranger, World, run};
+use spinwire_tests::conformance::{Node, Rdma, Sizes, Stranger, World, run};
 use spinwire_tests::rng::{Rng, pattern};
 use spinwire_tests::sim::fabric::{Faults, Links};
 
@@ -532,65 +532,6 @@ fn who_writes_nonsense_is_cut_off_alone() {
             assert_eq!(named.count(), usize::from(said.len() > 1), "who had a name is reported");
         });
     }
-}
-
-/// What strangers send as datagrams is dropped and counted, those who speak properly are heard and can be answered; what is lost is gone, and nothing else.
-#[test]
-fn of_datagrams_garbage_is_counted_and_strangers_are_answered() {
-    run::<RdmaDgram>(EndpointType::Dgram, Sizes::default(), |world| {
-        let (a, b) = (world.node("a"), world.node("b"));
-        let fabric = world.ground().fabric();
-        let to_b = a.connect(b.name()).unwrap();
-        b.recv(RecvFrom::any(), 0).unwrap();
-        a.inject(SendTo::peer(to_b), b"who is there").unwrap();
-        world.until("it is there", &[&a, &b], || b.inbox_len() > 0);
-        let to_a = b.take().unwrap().source.unwrap();
-        a.recv(RecvFrom::any(), 0).unwrap();
-        world.insist(&[&a, &b], || b.inject(SendTo::peer(to_a), b"I am"));
-        world.until("it is answered", &[&a, &b], || a.inbox_len() > 0);
-        assert_eq!(a.take().unwrap().source, Some(to_b), "who answers is who was asked");
-        // Garbage of all short lengths, and a header that says more than there is.
-        let mailbox = world.ground().find("b");
-        let mut rng = Rng::new(7);
-        for length in 0..80 {
-            let bytes: Vec<u8> = (0..length).map(|_| rng.word().to_le_bytes()[0]).collect();
-            fabric.send_datagram(mailbox.to, &bytes);
-            world.turn(&[&b]);
-        }
-        world.turn(&[&b]);
-        let counters = b.provider().rdma().counters();
-        assert_eq!((counters.garbage, counters.received), (80, 81), "{counters:?}");
-        // A proper one of which is not told who has sent it, whatever is in front.
-        let proper = datagram::header(3, Envelope::default()).unwrap();
-        let proper = [&proper[..], b"who"].concat();
-        fabric.send_without_route(mailbox.to, &proper);
-        world.turns(2, &[&b]);
-        assert_eq!(b.provider().rdma().counters().garbage, 81);
-        fabric.send_datagram(mailbox.to, &proper);
-        b.recv(RecvFrom::any(), 0).unwrap();
-        world.until("it is there", &[&b], || b.inbox_len() > 0);
-        assert_eq!(b.take().unwrap().bytes, b"who");
-        assert_eq!(b.provider().rdma().counters().garbage, 81);
-        // Half of all are lost on the way; each of the others comes once and intact.
-        fabric.set_faults(Faults { losses: 5_000, ..Faults::default() });
-        let mut heard = Vec::new();
-        for number in 0..400_u64 {
-            let bytes = pattern(number, 300);
-            world.insist(&[&a], || a.inject(SendTo::peer(to_b).immediate(number), &bytes));
-            let _posted = b.recv(RecvFrom::any(), 0);
-            world.turn(&[&a, &b]);
-            while let Some(got) = b.take() {
-                let number = got.immediate.unwrap();
-                assert!(got.bytes == pattern(number, 300));
-                heard.push(number);
-            }
-        }
-        let mut once = heard.clone();
-        once.sort_unstable();
-        once.dedup();
-        assert_eq!(once.len(), heard.len(), "once");
-        assert!((100..300).contains(&heard.len()), "{}", heard.len());
-    });
 }
 
 /// The checks find what no device does.

@@ -9,6 +9,7 @@
 //! | `fabric` | ends over libfabric at a URI: answered, refused, gone (feature `libfabric`) |
 //! | [`builds`] | processes of different builds |
 //! | [`quiet`] | nothing is opened before something was chosen |
+//! | [`sleeps`] | ends that sleep on a descriptor, over every path that has one |
 //! | [`runtime`] | endpoints as tasks of tokio, woken by descriptors |
 //! | [`texts`] | any text is a URI or refused; any plan is whole and in order |
 #![allow(
@@ -29,6 +30,7 @@ mod fabric;
 mod offers;
 mod quiet;
 mod runtime;
+mod sleeps;
 mod texts;
 mod walks;
 

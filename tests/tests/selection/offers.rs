@@ -36,7 +36,7 @@ fn endpoints_are_what_was_offered() {
                 continue;
             };
             let name = found.to_string();
-            let config = OpenConfig::listen().with_sizes(sizes);
+            let config = OpenConfig::listen().with_sizes(sizes).waiting();
             with(&plan_of(found), &config, |end| {
                 assert_eq!(without_paths(end.info()), offer, "{name}");
                 // Libfabric does not say which ways through the kernel it takes.

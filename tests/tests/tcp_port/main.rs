@@ -20,6 +20,7 @@
     reason = "a test stops at the first thing that is not as expected, whatever it is"
 )]
 
+mod errnos;
 #[path = "../host_process/mod.rs"]
 mod host_process;
 mod killed;

@@ -5,7 +5,6 @@ use core::future::Future;
 use core::pin::pin;
 use core::task::{Context, Waker};
 use core::time::Duration;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::task::Wake;
 
@@ -16,6 +15,7 @@ use spinwire_dataplane::sync::{AtomicU64, Ordering};
 use spinwire_dataplane::time::Instant;
 use spinwire_hostshim::desk::{Desk, Wait};
 use spinwire_hostshim::uring::News;
+use spinwire_tests::reactor::Reactor;
 
 use crate::station::{config, with};
 
@@ -27,7 +27,7 @@ fn a_desk_sleeps_on_the_descriptor_of_its_ring() {
         threads.spawn(move || {
             with("b", EndpointType::Rdm, &config(), |b| {
                 let to_a = b.know("a", where_is_it.recv().unwrap());
-                let desk = Desk::new(&b.endpoint, b.pool, || b.now());
+                let desk = Desk::open(&b.endpoint, b.pool, || b.now()).unwrap();
                 for number in 0..3_u64 {
                     wake.recv().unwrap();
                     let to = SendTo::peer(to_a).immediate(number);
@@ -43,7 +43,7 @@ fn a_desk_sleeps_on_the_descriptor_of_its_ring() {
             let (most, woken) = (Duration::from_secs(20), Cell::new(0));
             let news = a.plane.news().unwrap();
             assert!(a.plane.news().is_err(), "one a ring");
-            let desk = Desk::new(&a.endpoint, a.pool, || a.now()).resting(|outcome| {
+            let desk = Desk::open(&a.endpoint, a.pool, || a.now()).unwrap().resting(|outcome| {
                 let is_due = a.endpoint.poll_at().is_some_and(|at| at <= a.now());
                 if outcome.is_busy() || is_due || news.clear() {
                     return;
@@ -65,36 +65,6 @@ fn a_desk_sleeps_on_the_descriptor_of_its_ring() {
     });
 }
 
-/// The interest list of a reactor, as a runtime has one.
-struct Reactor(OwnedFd);
-
-#[expect(unsafe_code, reason = "epoll(7)")]
-impl Reactor {
-    fn new(watched: &impl AsFd) -> Self {
-        // SAFETY: no memory is handed over; the descriptor that comes back is nobody else's.
-        let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        assert!(epoll >= 0, "{}", std::io::Error::last_os_error());
-        // SAFETY: just opened, and owned by nobody yet.
-        let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
-        let (fd, events) = (watched.as_fd().as_raw_fd(), u32::try_from(libc::EPOLLIN).unwrap());
-        let mut event = libc::epoll_event { events, u64: 7 };
-        // SAFETY: two descriptors that are open, and an event that lives during the call.
-        let added =
-            unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
-        assert_eq!(added, 0, "{}", std::io::Error::last_os_error());
-        Self(epoll)
-    }
-
-    /// Waits for so long. Whether the descriptor became readable.
-    fn wait(&self, most: Duration) -> bool {
-        let mut event = libc::epoll_event { events: 0, u64: 0 };
-        let millis = i32::try_from(most.as_millis()).unwrap();
-        // SAFETY: room for one event, which lives during the call.
-        let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), &raw mut event, 1, millis) };
-        count == 1 && { event.u64 } == 7
-    }
-}
-
 /// Runs a future on a reactor: polls it when it was woken; turns the plane until nothing happens; waits for the descriptor.
 fn block_on<P: Provider>(
     desk: &Desk<'_, '_, P>,
@@ -108,7 +78,7 @@ fn block_on<P: Provider>(
         }
     }
     let (mut future, flag) = (pin!(future), Arc::new(Flag(AtomicU64::new(1))));
-    let (reactor, waker, mut woken) = (Reactor::new(news), Waker::from(Arc::clone(&flag)), 0);
+    let (reactor, waker, mut woken) = (Reactor::level(news), Waker::from(Arc::clone(&flag)), 0);
     loop {
         while flag.0.swap(0, Ordering::Relaxed) == 1 {
             if future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
@@ -133,7 +103,7 @@ fn a_reactor_with_the_descriptor_in_its_list_wakes_the_task() {
         threads.spawn(move || {
             with("b", EndpointType::Rdm, &config(), |b| {
                 let to_a = b.know("a", where_is_it.recv().unwrap());
-                let desk = Desk::new(&b.endpoint, b.pool, || b.now());
+                let desk = Desk::open(&b.endpoint, b.pool, || b.now()).unwrap();
                 let mut number = 0;
                 while wake.recv().is_ok() {
                     let to = SendTo::peer(to_a).immediate(number);
@@ -145,7 +115,7 @@ fn a_reactor_with_the_descriptor_in_its_list_wakes_the_task() {
         with("a", EndpointType::Rdm, &config(), |a| {
             tell.send(a.local()).unwrap();
             let news = a.plane.news().unwrap();
-            let desk = Desk::new(&a.endpoint, a.pool, || a.now());
+            let desk = Desk::open(&a.endpoint, a.pool, || a.now()).unwrap();
             let woken = block_on(&desk, (&news, || a.now()), async {
                 for number in 0..5_u64 {
                     let loan = a.pool.lend().unwrap();

@@ -122,6 +122,7 @@ impl Rig for VerbsDgram {
             message_bytes_max: sizes.message_bytes_max,
             receives: 128,
             routes_max: 16,
+            ..RdmaDatagramsConfig::default()
         };
         let config = VerbsDatagramsConfig { port, ..VerbsDatagramsConfig::default() };
         let device = ["rxe0", "rxe1"][ground.listed.borrow().len() % 2];

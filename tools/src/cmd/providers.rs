@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 use spinwire_dataplane::provider::{Info, Order, Reliability};
 use spinwire_hostshim::discover::{Found, Hints, Sizes, discover};
-use spinwire_hostshim::negotiate::{Choice, Peer, Plan, Rejected, Requirements, Unmet, negotiate};
+use spinwire_hostshim::negotiate::{Choice, Peer, Plan, Rejected, Requirements, negotiate};
 use spinwire_hostshim::uri::{Transport, Uri};
 
 use super::ps::table::{Lean, Table, bytes, json, plain};
@@ -151,18 +151,14 @@ impl Ranked {
 
 impl Refused {
     fn of(rejected: &Rejected) -> Self {
-        let Rejected { found, unmet } = rejected;
-        let absence = found.offer.as_ref().err();
-        let said = |unmet: &Unmet| {
-            if let Unmet::Absent(absence) = unmet { absence.why.clone() } else { unmet.to_string() }
-        };
+        let Rejected { found, unmet, remedies } = rejected;
         Self {
             provider: found.transport.as_str(),
             device: found.device.clone(),
             endpoint_type: found.info().map(|info| info.endpoint_type.to_string()),
-            absent: absence.is_some(),
-            unmet: unmet.iter().map(said).collect(),
-            remedy: absence.and_then(|absence| absence.remedy.clone()),
+            absent: found.offer.is_err(),
+            unmet: unmet.iter().map(ToString::to_string).collect(),
+            remedy: (!remedies.is_empty()).then(|| remedies.join("; and ")),
         }
     }
 }

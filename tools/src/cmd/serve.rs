@@ -206,11 +206,16 @@ impl<'a> Service<'a> {
 
     /// Nobody hears why a datagram was not taken but this end.
     fn tell_garbage(&self, done: &mut Done) {
-        if let AnyPort::Udp(port) = self.endpoint.provider() {
-            done.garbage += port.counters().garbage;
-            done.garbage_is =
-                port.last_fault().map(|fault| fault.to_string()).or(done.garbage_is.take());
-        }
+        let (count, fault) = match self.endpoint.provider() {
+            AnyPort::Udp(port) => (port.counters().garbage, port.last_fault()),
+            #[cfg(feature = "verbs")]
+            AnyPort::VerbsDatagrams(port, _) => (port.counters().garbage, port.last_fault()),
+            #[cfg(feature = "mlx5")]
+            AnyPort::Mlx5Datagrams(port, _) => (port.counters().garbage, port.last_fault()),
+            _ => return,
+        };
+        done.garbage += count;
+        done.garbage_is = fault.map(|fault| fault.to_string()).or(done.garbage_is.take());
     }
 
     fn answer(&self, message: &Completion<'_>) -> Result<(), PostError> {

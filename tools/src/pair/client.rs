@@ -109,6 +109,17 @@ impl Other {
         Ok(Self(child))
     }
 
+    /// Starts one that listens at `place`, has `measure` go on with what it says of where that is, and waits for its end.
+    pub(super) fn beside<T>(
+        (command, place): (&str, &str),
+        options: &PairOptions,
+        measure: impl FnOnce(&str) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut other = Self::start(command, place, options)?;
+        let measured = measure(&other.listening()?)?;
+        other.finish().map(|()| measured)
+    }
+
     /// Where it says that it listens.
     pub(super) fn listening(&mut self) -> Result<String, Failure> {
         let mut told = String::new();

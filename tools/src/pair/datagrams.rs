@@ -411,11 +411,9 @@ pub(super) fn with_client<M: Measure>(
         return with_server(resolve(Scheme::Udp, ("--connect", text))?, options, measure);
     }
     let place = options.meeting_place()?.unwrap_or_else(|| "udp://127.0.0.1:0".to_owned());
-    let mut other = Other::start(command, &place, options)?;
-    let text = other.listening()?;
-    let at = resolve(Scheme::Udp, ("--listen", &text))?;
-    let measured = with_server(at, options, measure)?;
-    other.finish().map(|()| measured)
+    Other::beside((command, &place), options, |text| {
+        with_server(resolve(Scheme::Udp, ("--listen", text))?, options, measure)
+    })
 }
 
 fn with_server<M: Measure>(

@@ -165,6 +165,12 @@ fn config(largest: usize, role: &Role) -> Result<TcpPlaneConfig, Failure> {
     Ok(TcpPlaneConfig { port, arena_bytes, ..TcpPlaneConfig::default() })
 }
 
+/// An end whose messages and streams both fit.
+pub(super) fn role(name: &'static str, options: &PairOptions) -> Result<Role, Failure> {
+    let buffer_bytes = largest(options).max(STREAM_BUFFER_BYTES);
+    Ok(Role { name, buffer_bytes, yields: options.shares_cpu()? })
+}
+
 /// Messages that both ends take: at least 64 KiB, so that a listening end need not be told.
 pub(super) fn largest(options: &PairOptions) -> usize {
     options.sizes().into_iter().max().unwrap_or(64).max(64 << 10)
@@ -198,9 +204,7 @@ pub(super) fn serve(
 ) -> Result<Verdict, Failure> {
     let at = resolve(Scheme::Tcp, ("--listen", text))?;
     let (_, cpu) = options.placement()?;
-    let size = largest(options);
-    let buffer_bytes = size.max(STREAM_BUFFER_BYTES);
-    let role = Role { name: SERVER, buffer_bytes, yields: options.shares_cpu()? };
+    let (size, role) = (largest(options), role(SERVER, options)?);
     affinity::pin(cpu)?;
     let plane = TcpPlane::open(Some(at), &config(size, &role)?)?;
     let local = plane.local().ok_or("the port does not listen")?;
@@ -249,10 +253,9 @@ pub(super) fn with_client<M: Measure>(
         return with_server(resolve(Scheme::Tcp, ("--connect", text))?, options, measure);
     }
     let place = options.meeting_place()?.unwrap_or_else(|| "tcp://127.0.0.1:0".to_owned());
-    let mut other = Other::start(command, &place, options)?;
-    let text = other.listening()?;
-    let measured = with_server(resolve(Scheme::Tcp, ("--listen", &text))?, options, measure)?;
-    other.finish().map(|()| measured)
+    Other::beside((command, &place), options, |text| {
+        with_server(resolve(Scheme::Tcp, ("--listen", text))?, options, measure)
+    })
 }
 
 fn with_server<M: Measure>(
@@ -260,24 +263,52 @@ fn with_server<M: Measure>(
     options: &PairOptions,
     measure: M,
 ) -> Result<M::Result, Failure> {
-    let (cpu, other_cpu) = options.placement()?;
-    let size = largest(options);
-    let buffer_bytes = size.max(STREAM_BUFFER_BYTES);
-    let role = Role { name: "client", buffer_bytes, yields: options.shares_cpu()? };
+    let (cpu, _) = options.placement()?;
+    let role = role("client", options)?;
     affinity::pin(cpu)?;
-    let plane = TcpPlane::open(None, &config(size, &role)?)?;
+    let plane = TcpPlane::open(None, &config(largest(options), &role)?)?;
     let ring = plane.ring()?;
     let station = open(&plane, &ring, &role)?;
     let server = connect(&plane, &station, at)?;
     let page = plane.arena_report().map_or_else(String::new, |report| report.page().to_string());
+    with_peer(station, (server, at.ip()), (options, page), measure).map(|(measured, _)| measured)
+}
+
+/// Runs `measure` on a client that is connected to its server, which has `address`: beside a bare connection there. Hands back the
+/// client's end, which has said goodbye.
+pub(super) fn with_peer<'p, P: Provider, M: Measure>(
+    station: Station<'p, P, SocketFloor>,
+    (server, address): (Addr, IpAddr),
+    (options, page): (&PairOptions, String),
+    measure: M,
+) -> Result<(M::Result, Station<'p, P, SocketFloor>), Failure> {
+    let (cpu, other_cpu) = options.placement()?;
     let cpus = [cpu, other_cpu];
     let client = Client { station, loans: None, server, cpus, page, exchange: None };
     client.station.send_order(server, Order::OpenFloor { port: 0, size: 0 })?;
     let port = u16::try_from(client.answer()?)?;
-    client.station.floor.set(TcpStream::connect(SocketAddr::new(at.ip(), port))?)?;
+    client.station.floor.set(TcpStream::connect(SocketAddr::new(address, port))?)?;
     let measured = measure.run(&client)?;
     client.station.send_order(server, Order::Bye)?;
-    Ok(measured)
+    Ok((measured, client.station))
+}
+
+/// Goes on with `step`, which says whether the server at `place` is there, until it is.
+pub(super) fn reach<P: Provider>(
+    station: &Station<'_, P, SocketFloor>,
+    place: &str,
+    mut step: impl FnMut() -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    let since = Instant::now();
+    while !step()? {
+        while let Some(event) = station.endpoint.poll_event() {
+            mind(event).map_err(|e| format!("{place}: {e}"))?;
+        }
+        if since.elapsed() > PATIENCE {
+            return Err(format!("{place}: nobody answers").into());
+        }
+    }
+    Ok(())
 }
 
 fn connect(plane: &TcpPlane, station: &End<'_>, at: SocketAddr) -> Result<Addr, Failure> {
@@ -285,15 +316,12 @@ fn connect(plane: &TcpPlane, station: &End<'_>, at: SocketAddr) -> Result<Addr, 
     let port = station.endpoint.provider();
     plane.introduce(port, &name, at)?;
     let server = station.endpoint.connect(&name)?;
-    let since = Instant::now();
-    while !port.reach(server)? {
-        station.turn();
-        while let Some(event) = station.endpoint.poll_event() {
-            mind(event).map_err(|e| format!("tcp://{at}: {e}"))?;
+    reach(station, &format!("tcp://{at}"), || {
+        let is_there = port.reach(server)?;
+        if !is_there {
+            station.turn();
         }
-        if since.elapsed() > PATIENCE {
-            return Err(format!("tcp://{at}: nobody answers").into());
-        }
-    }
+        Ok(is_there)
+    })?;
     Ok(server)
 }

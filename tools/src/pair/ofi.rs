@@ -11,7 +11,6 @@
 
 use core::net::SocketAddr;
 use core::time::Duration;
-use std::net::TcpStream;
 use std::time::Instant;
 
 use spinwire_dataplane::id::{Addr, Name};
@@ -23,12 +22,11 @@ use spinwire_hostshim::libfabric::{OfiConfig, OfiPlane, OfiPort};
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::uri::{Place, Uri};
 
-use super::client::{Client, Measure, Other};
+use super::client::{Measure, Other};
 use super::network::{self, SocketFloor};
 use super::options::PairOptions;
-use super::order::Order;
-use super::server::{SERVER, STREAM_BUFFER_BYTES, obey};
-use super::station::{self, Nap, PATIENCE, Role, Station, mind};
+use super::server::{SERVER, obey};
+use super::station::{self, Nap, PATIENCE, Role, Station};
 use crate::report::{Failure, Verdict};
 
 type End<'p> = Station<'p, OfiPort<'p>, SocketFloor>;
@@ -107,9 +105,7 @@ pub(super) fn serve(
 ) -> Result<Verdict, Failure> {
     let Meet { provider, at } = meet("--listen", text)?;
     let (_, cpu) = options.placement()?;
-    let size = network::largest(options);
-    let buffer_bytes = size.max(STREAM_BUFFER_BYTES);
-    let role = Role { name: SERVER, buffer_bytes, yields: options.shares_cpu()? };
+    let (size, role) = (network::largest(options), network::role(SERVER, options)?);
     affinity::pin(cpu)?;
     let plane = OfiPlane::open(at, true, config(&provider, size, options)?)
         .map_err(|e| format!("--listen: {at}: {e}"))?;
@@ -140,10 +136,9 @@ pub(super) fn with_client<M: Measure>(
     let own = || format!("ofi://{}/127.0.0.1:0", options.fabric_provider);
     let place = options.meeting_place()?.unwrap_or_else(own);
     let Meet { provider, at } = meet("--uri", &place)?;
-    let mut other = Other::start(command, &format!("ofi://{provider}/{at}"), options)?;
-    let to = meet("--listen", &other.listening()?)?;
-    let measured = with_server(&to, options, measure)?;
-    other.finish().map(|()| measured)
+    Other::beside((command, &format!("ofi://{provider}/{at}")), options, |text| {
+        with_server(&meet("--listen", text)?, options, measure)
+    })
 }
 
 fn with_server<M: Measure>(
@@ -151,10 +146,8 @@ fn with_server<M: Measure>(
     options: &PairOptions,
     measure: M,
 ) -> Result<M::Result, Failure> {
-    let (cpu, other_cpu) = options.placement()?;
-    let size = network::largest(options);
-    let buffer_bytes = size.max(STREAM_BUFFER_BYTES);
-    let role = Role { name: "client", buffer_bytes, yields: options.shares_cpu()? };
+    let (cpu, _) = options.placement()?;
+    let (size, role) = (network::largest(options), network::role("client", options)?);
     affinity::pin(cpu)?;
     let plane = OfiPlane::open(to.at, false, config(&to.provider, size, options)?)?;
     let mut memory = Plane::memory(memory_bytes(&role))?;
@@ -162,14 +155,9 @@ fn with_server<M: Measure>(
     let bump = Plane::arena(&mut memory);
     let station = open(&plane, &bump, &role)?;
     let server = connect(&plane, &station, to)?;
-    let cpus = [cpu, other_cpu];
-    let client = Client { station, loans: None, server, cpus, page, exchange: None };
-    client.station.send_order(server, Order::OpenFloor { port: 0, size: 0 })?;
-    let port = u16::try_from(client.answer()?)?;
-    client.station.floor.set(TcpStream::connect(SocketAddr::new(to.at.ip(), port))?)?;
-    let measured = measure.run(&client)?;
-    client.station.send_order(server, Order::Bye)?;
-    see_off(&plane, &client.station);
+    let (measured, station) =
+        network::with_peer(station, (server, to.at.ip()), (options, page), measure)?;
+    see_off(&plane, &station);
     Ok(measured)
 }
 
@@ -186,15 +174,12 @@ fn connect(plane: &OfiPlane, station: &End<'_>, to: &Meet) -> Result<Addr, Failu
     let port = station.endpoint.provider();
     let called = plane.call(port, (&Name::new(SERVER)?, *at), PATIENCE);
     let server = called.map_err(|e| format!("ofi://{provider}/{at}: {e}"))?;
-    let since = Instant::now();
-    while !port.reach(server)? {
-        attend(plane, station);
-        while let Some(event) = station.endpoint.poll_event() {
-            mind(event).map_err(|e| format!("ofi://{provider}/{at}: {e}"))?;
+    network::reach(station, &format!("ofi://{provider}/{at}"), || {
+        let is_there = port.reach(server)?;
+        if !is_there {
+            attend(plane, station);
         }
-        if since.elapsed() > PATIENCE {
-            return Err(format!("ofi://{provider}/{at}: nobody answers").into());
-        }
-    }
+        Ok(is_there)
+    })?;
     Ok(server)
 }

@@ -10,8 +10,6 @@
 //! ```
 
 use core::net::SocketAddr;
-use std::net::TcpStream;
-use std::time::Instant;
 
 use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::provider::EndpointType;
@@ -24,12 +22,11 @@ use spinwire_hostshim::verbs::{
     VerbsPort, devices,
 };
 
-use super::client::{Client, Measure, Other};
+use super::client::{Measure, Other};
 use super::network::{self, SocketFloor};
 use super::options::PairOptions;
-use super::order::Order;
-use super::server::{SERVER, STREAM_BUFFER_BYTES, obey};
-use super::station::{self, Nap, PATIENCE, Role, Station, mind};
+use super::server::{SERVER, obey};
+use super::station::{self, Nap, Role, Station};
 use super::ud;
 use crate::report::{Failure, Verdict};
 
@@ -150,9 +147,7 @@ pub(super) fn serve<Q: Queues>(
     }
     let Meet { device, port, at } = &to;
     let (_, cpu) = options.placement()?;
-    let size = network::largest(options);
-    let buffer_bytes = size.max(STREAM_BUFFER_BYTES);
-    let role = Role { name: SERVER, buffer_bytes, yields: options.shares_cpu()? };
+    let (size, role) = (network::largest(options), network::role(SERVER, options)?);
     affinity::pin(cpu)?;
     let plane = VerbsPlane::<Q>::open_with(device, Some(at.port()), &config(size, &role, *port)?)?;
     let local = plane.local().ok_or("the device does not listen")?;
@@ -186,11 +181,10 @@ pub(super) fn with_client<Q: Queues, M: Measure>(
             (here, format!("{}://{there}/0.0.0.0:0", Q::TRANSPORT))
         }
     };
-    let mut other = Other::start(command, &place, options)?;
-    let Meet { at, .. } = meet::<Q>("--listen", &other.listening()?)?;
-    let to = Meet { device: here, port: 1, at };
-    let measured = with_server::<Q, M>(&to, options, measure)?;
-    other.finish().map(|()| measured)
+    Other::beside((command, &place), options, |text| {
+        let Meet { at, .. } = meet::<Q>("--listen", text)?;
+        with_server::<Q, M>(&Meet { device: here, port: 1, at }, options, measure)
+    })
 }
 
 fn with_server<Q: Queues, M: Measure>(
@@ -201,23 +195,15 @@ fn with_server<Q: Queues, M: Measure>(
     if options.datagrams {
         return ud::with_server::<Q, M>(to, options, measure);
     }
-    let (cpu, other_cpu) = options.placement()?;
-    let size = network::largest(options);
-    let buffer_bytes = size.max(STREAM_BUFFER_BYTES);
-    let role = Role { name: "client", buffer_bytes, yields: options.shares_cpu()? };
+    let (cpu, _) = options.placement()?;
+    let (size, role) = (network::largest(options), network::role("client", options)?);
     affinity::pin(cpu)?;
     let plane = VerbsPlane::<Q>::open_with(&to.device, None, &config(size, &role, to.port)?)?;
     let station = open(&plane, &role)?;
     let server = connect(&plane, &station, to)?;
     let page = plane.slots_report().page().to_string();
-    let cpus = [cpu, other_cpu];
-    let client = Client { station, loans: None, server, cpus, page, exchange: None };
-    client.station.send_order(server, Order::OpenFloor { port: 0, size: 0 })?;
-    let port = u16::try_from(client.answer()?)?;
-    client.station.floor.set(TcpStream::connect(SocketAddr::new(to.at.ip(), port))?)?;
-    let measured = measure.run(&client)?;
-    client.station.send_order(server, Order::Bye)?;
-    Ok(measured)
+    let measured = network::with_peer(station, (server, to.at.ip()), (options, page), measure)?;
+    Ok(measured.0)
 }
 
 fn connect<Q: Queues>(
@@ -225,21 +211,18 @@ fn connect<Q: Queues>(
     station: &End<'_, Q>,
     to: &Meet,
 ) -> Result<Addr, Failure> {
-    let transport = Q::TRANSPORT;
     let name = Name::new(SERVER)?;
     let port = station.endpoint.provider();
     plane.introduce(port, &name, to.at)?;
     let server = station.endpoint.connect(&name)?;
-    let since = Instant::now();
-    while !port.reach(server)? {
-        plane.attend(port)?;
-        station.turn();
-        while let Some(event) = station.endpoint.poll_event() {
-            mind(event).map_err(|e| format!("{transport}://{}/{}: {e}", to.device, to.at))?;
+    let place = format!("{}://{}/{}", Q::TRANSPORT, to.device, to.at);
+    network::reach(station, &place, || {
+        let is_there = port.reach(server)?;
+        if !is_there {
+            plane.attend(port)?;
+            station.turn();
         }
-        if since.elapsed() > PATIENCE {
-            return Err(format!("{transport}://{}/{}: nobody answers", to.device, to.at).into());
-        }
-    }
+        Ok(is_there)
+    })?;
     Ok(server)
 }

@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::time::Instant as RealTime;
 
 use spinwire_dataplane::error::{Misuse, PostError, Retry};
-use spinwire_dataplane::id::Name;
+use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::msg::{Endpoint, EndpointConfig, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::Provider as _;
@@ -19,7 +19,7 @@ use spinwire_dataplane::verbs::{Destination, QueuePair as _, SendRequest, Verb};
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::verbs::{
     self, AddressOf, Card, ConnectConfig, Device, Gid, PairConfig, PairKind, QKEY_DEFAULT,
-    VerbsDatagrams, VerbsDatagramsConfig, VerbsPlaneError,
+    VerbsDatagramPort, VerbsDatagrams, VerbsDatagramsConfig, VerbsError, VerbsPlaneError,
 };
 
 use super::faults::{Mended, network};
@@ -59,18 +59,33 @@ fn batch(lines: &str) {
 
 #[test]
 fn places_of_a_table_are_used_again_and_not_while_they_may_be_named() {
-    /// Of the 1024 places of a pair: to make a handle takes long in an emulated guest.
-    const MOST: u32 = 8;
-    let Some([device, _]) = devices() else { return };
-    let Some(_mended) = believe_in(MOST + 3) else { return };
-    let end = End::open(&device, PairKind::Ud, &PairConfig::default());
-    let how = ConnectConfig::default();
-    end.pair.ready(QKEY_DEFAULT, &how).unwrap();
-    let add = |number| end.pair.add_address(AddressOf { gid: nobody(number), lid: 0 }, &how);
+    /// Places of a pair.
+    const MOST: u32 = 1024;
+    let Some([device, far]) = devices() else { return };
+    // Where such an address is found is written in itself, and nobody is asked.
+    let gids = far.port(1).unwrap().gids;
+    let there = gids.iter().find(|entry| entry.gid.is_link_local()).unwrap().gid;
+    let gids = device.port(1).unwrap().gids;
+    let own = gids.iter().find(|entry| entry.gid.is_link_local()).unwrap().index;
+    let config = PairConfig { gid_index: Some(own), ..PairConfig::default() };
+    let end = End::open(&device, PairKind::Ud, &config);
+    end.pair.ready(QKEY_DEFAULT, &ConnectConfig::default()).unwrap();
+    // One neighbour, in as many ways as there are.
+    let add = |number: u32| {
+        let [traffic_class, hop_limit, ..] = number.to_le_bytes();
+        let hop_limit = hop_limit + 1;
+        let how = ConnectConfig { traffic_class, hop_limit, ..ConnectConfig::default() };
+        end.pair.add_address(AddressOf { gid: there, lid: 0 }, &how)
+    };
     for number in 0..MOST {
         assert_eq!(add(number).unwrap(), number);
     }
     assert_eq!((add(5).unwrap(), end.pair.addresses()), (5, MOST as usize), "once each");
+    let full = add(MOST).unwrap_err();
+    assert!(
+        matches!(full, VerbsError::Limit { field: "address handles", most: 1024, .. }),
+        "{full}"
+    );
     for (number, place) in [(MOST, 6), (MOST + 1, 0), (MOST + 2, 7)] {
         assert!(end.pair.remove_address(place));
         assert!(!end.pair.remove_address(place), "it is gone");
@@ -140,6 +155,72 @@ fn addresses() -> Option<Vec<Mended>> {
     Some(mended)
 }
 
+/// A plane on the near device, and an endpoint on it.
+pub(crate) struct Hub<'p> {
+    pub(crate) plane: &'p VerbsDatagrams,
+    pub(crate) endpoint: Endpoint<'p, VerbsDatagramPort<'p>>,
+    loans: &'p LoanPool<'p>,
+    since: RealTime,
+}
+
+/// What `port` does not say is as ever.
+pub(crate) fn with_hub(port: RdmaDatagramsConfig, run: impl FnOnce(&Hub<'_>)) {
+    let config = VerbsDatagramsConfig { port, ..VerbsDatagramsConfig::default() };
+    let plane = VerbsDatagrams::open("rxe0", None, &config).unwrap();
+    let mut memory = Plane::memory(port.arena_bytes() + (1 << 20)).unwrap();
+    let bump = Plane::arena(&mut memory);
+    let port = plane.port(&bump).unwrap();
+    let endpoint = Endpoint::new(port, &bump, &EndpointConfig::default()).unwrap();
+    let loans = LoanPool::place(&bump, 1, 2048).unwrap();
+    run(&Hub { plane: &plane, endpoint, loans, since: RealTime::now() });
+}
+
+impl Hub<'_> {
+    pub(crate) fn turn(&self) {
+        self.plane.attend(self.endpoint.provider()).unwrap();
+        let now = u64::try_from(self.since.elapsed().as_nanos()).unwrap();
+        let _outcome = self.endpoint.turn(Instant::from_nanos(now), Budget::DEFAULT);
+        assert!(self.since.elapsed() < Duration::from_secs(60), "nothing within a minute");
+    }
+
+    /// Says something to the hub as `speaker`, which posts a receive for an answer. Who that is to the hub.
+    pub(crate) fn hears(&self, speaker: &End, said: &[u8]) -> Addr {
+        let packet = [&head_of(said)[..], said].concat();
+        speaker.write(0, &packet);
+        speaker.recv(1, &[speaker.segment(4096, 2048)]);
+        let at = AddressOf { gid: self.plane.card().gid, lid: 0 };
+        let handle = speaker.pair.add_address(at, &ConnectConfig::default()).unwrap();
+        let to = Destination { handle, qp_num: self.plane.card().qp_num, qkey: QKEY_DEFAULT };
+        let segments = [speaker.segment(0, packet.len() as u32)];
+        let loan = self.loans.lend().unwrap();
+        self.endpoint.post_recv(RecvFrom::any(), loan, 1).map_err(|e| e.error).unwrap();
+        speaker.send(&SendRequest::new(wr(2), Verb::Send, &segments).to(to));
+        speaker.done(2);
+        loop {
+            self.turn();
+            if let Some(got) = self.endpoint.poll() {
+                assert_eq!(got.bytes(), Some(said));
+                return got.source.unwrap();
+            }
+        }
+    }
+
+    /// Answers it, when it can be answered, and the answer finds it.
+    pub(crate) fn answers(&self, peer: Addr, speaker: &End, said: &[u8]) {
+        while self.endpoint.inject(SendTo::peer(peer), said).is_err() {
+            self.turn();
+        }
+        self.endpoint.flush();
+        speaker.done(1);
+        let back = speaker.read(4096 + 40 + head_of(said).len(), said.len());
+        assert_eq!(back, said, "the answer has found the one that asked");
+    }
+}
+
+fn head_of(said: &[u8]) -> [u8; 24] {
+    datagram::header(said.len(), Envelope { tag: None, immediate: None }).unwrap()
+}
+
 #[test]
 fn more_peers_than_places_are_answered_and_none_leaks() {
     let Some([_, far]) = devices() else { return };
@@ -151,61 +232,80 @@ fn more_peers_than_places_are_answered_and_none_leaks() {
         send_depth: SENDS,
         ..RdmaDatagramsConfig::default()
     };
-    let config = VerbsDatagramsConfig { port, ..VerbsDatagramsConfig::default() };
-    let plane = VerbsDatagrams::open("rxe0", None, &config).unwrap();
-    let mut memory = Plane::memory(port.arena_bytes() + (1 << 20)).unwrap();
-    let bump = Plane::arena(&mut memory);
-    let hub = plane.port(&bump).unwrap();
-    let hub = Endpoint::new(hub, &bump, &EndpointConfig::default()).unwrap();
-    let loans = LoanPool::place(&bump, 1, 2048).unwrap();
-    let since = RealTime::now();
-    let turn = || {
-        plane.attend(hub.provider()).unwrap();
-        let now = u64::try_from(since.elapsed().as_nanos()).unwrap();
-        let _outcome = hub.turn(Instant::from_nanos(now), Budget::DEFAULT);
-        assert!(since.elapsed() < Duration::from_secs(60), "nothing within a minute");
-    };
-    let speakers: Vec<End> =
-        (0..PEERS).map(|number| speaker(&far, &format!("10.77.0.{}", 20 + number))).collect();
-    let at = AddressOf { gid: plane.card().gid, lid: 0 };
-    let mut most = 0;
-    for round in 0..2_u8 {
-        for (number, speaker) in (0_u8..).zip(&speakers) {
-            let said = [round, number];
-            let envelope = Envelope { tag: None, immediate: None };
-            let head = datagram::header(said.len(), envelope).unwrap();
-            let packet = [&head[..], &said].concat();
-            speaker.write(0, &packet);
-            speaker.recv(1, &[speaker.segment(4096, 2048)]);
-            let handle = speaker.pair.add_address(at, &ConnectConfig::default()).unwrap();
-            let to = Destination { handle, qp_num: plane.card().qp_num, qkey: QKEY_DEFAULT };
-            let segments = [speaker.segment(0, packet.len() as u32)];
-            let loan = loans.lend().unwrap();
-            hub.post_recv(RecvFrom::any(), loan, 1).map_err(|e| e.error).unwrap();
-            speaker.send(&SendRequest::new(wr(2), Verb::Send, &segments).to(to));
-            let got = loop {
-                turn();
-                if let Some(got) = hub.poll() {
-                    break got;
-                }
-            };
-            assert_eq!(got.bytes(), Some(&said[..]));
-            while hub.inject(SendTo::peer(got.source.unwrap()), &said).is_err() {
-                turn();
+    with_hub(port, |hub| {
+        let speakers: Vec<End> =
+            (0..PEERS).map(|number| speaker(&far, &format!("10.77.0.{}", 20 + number))).collect();
+        let mut most = 0;
+        for round in 0..2_u8 {
+            for (number, speaker) in (0_u8..).zip(&speakers) {
+                let said = [round, number];
+                let peer = hub.hears(speaker, &said);
+                hub.answers(peer, speaker, &said);
+                most = most.max(hub.plane.handles());
             }
-            hub.flush();
-            let both = [speaker.next(), speaker.next()];
-            assert!(both.iter().all(|wc| wc.outcome().is_ok()), "{both:?}");
-            let back = speaker.read(4096 + 40 + head.len(), said.len());
-            assert_eq!(back, said, "the answer has found the one that asked");
-            most = most.max(plane.handles());
         }
-    }
-    // Of a quarter of the sends that the pair takes, which are four times as many, it is not known whether they are over.
-    let kept = (ROWS + ROUTES)..=(ROWS + ROUTES + SENDS);
-    assert!(kept.contains(&(most as u32)), "{most} handles for {PEERS} peers");
-    drop(speakers);
+        // Of a quarter of the sends that the pair takes, which are four times as many, it is not known whether they are over.
+        let kept = (ROWS + ROUTES)..=(ROWS + ROUTES + SENDS);
+        assert!(kept.contains(&(most as u32)), "{most} handles for {PEERS} peers");
+    });
     drop(mended);
+    assert_eq!(verbs::lost(), 0);
+}
+
+/// The far end does not tell where it is.
+struct Muted;
+
+impl Muted {
+    fn set(how: &str) {
+        std::fs::write("/proc/sys/net/ipv4/conf/cable1/arp_ignore", how).unwrap();
+    }
+
+    fn new() -> Self {
+        Self::set("8");
+        Self
+    }
+}
+
+impl Drop for Muted {
+    fn drop(&mut self) {
+        Self::set("0");
+    }
+}
+
+/// Somebody is heard who cannot be found: others are heard and answered while the kernel looks for it, and so is it when it is there.
+#[test]
+fn who_cannot_be_found_holds_up_nobody() {
+    let Some([_, far]) = devices() else { return };
+    if !network("ip addr add 10.77.0.50/24 dev cable1") {
+        return;
+    }
+    let _mended = Mended("ip addr del 10.77.0.50/24 dev cable1");
+    let port = RdmaDatagramsConfig::default();
+    with_hub(port, |hub| {
+        hub.plane.finds_without_waiting().unwrap();
+        let (mute, known) = (speaker(&far, "10.77.0.50"), speaker(&far, "10.77.0.2"));
+        let peer = hub.hears(&known, b"I am found");
+        hub.answers(peer, &known, b"so you are");
+        let muted = Muted::new();
+        // Where the machine stands still for long, the kernel has done looking before the others have spoken.
+        let lost = (0..5).find_map(|_| {
+            let lost = hub.hears(&mute, b"where am I");
+            let peer = hub.hears(&known, b"still here");
+            hub.answers(peer, &known, b"still here");
+            (hub.plane.lookups() == 1).then_some(lost)
+        });
+        let lost = lost.expect("it is looked for while others are answered");
+        while hub.plane.lookups() > 0 {
+            hub.turn();
+        }
+        let refused = hub.endpoint.inject(SendTo::peer(lost), b"there?").unwrap_err();
+        assert_eq!(refused, PostError::Retry(Retry::NotConnected));
+        drop(muted);
+        let found = hub.hears(&mute, b"here I am");
+        assert_eq!(found, lost, "its row is as it was");
+        // What was posted for the answers that did not come takes this one, the oldest first.
+        hub.answers(found, &mute, b"there");
+    });
     assert_eq!(verbs::lost(), 0);
 }
 
@@ -221,16 +321,17 @@ fn routes_come_and_go_and_their_handles_with_them() {
         routes_max: ROUTES,
         ..RdmaDatagramsConfig::default()
     };
-    let config = VerbsDatagramsConfig { port, ..VerbsDatagramsConfig::default() };
-    let plane = VerbsDatagrams::open("rxe0", None, &config).unwrap();
-    let mut memory = Plane::memory(port.arena_bytes() + (1 << 20)).unwrap();
-    let bump = Plane::arena(&mut memory);
-    let hub = plane.port(&bump).unwrap();
+    with_hub(port, come_and_go);
+    assert_eq!(verbs::lost(), 0);
+}
+
+fn come_and_go(hub: &Hub<'_>) {
+    let (plane, hub) = (hub.plane, hub.endpoint.provider());
     let name = |number: u32| Name::new(&format!("peer-{number}")).unwrap();
     let mut most = 0;
     for number in 0..24_u32 {
         let card = Card { gid: nobody(number), qp_num: 17, ..*plane.card() };
-        plane.know(&hub, &name(number), &card).unwrap();
+        plane.know(hub, &name(number), &card).unwrap();
         let peer = hub.connect(&name(number)).unwrap();
         // The card of a peer that moves: the same name, elsewhere.
         hub.forget_route(&name(number));
@@ -240,10 +341,8 @@ fn routes_come_and_go_and_their_handles_with_them() {
     assert_eq!(most, (ROWS + ROUTES) as usize);
     for number in 0..ROUTES {
         let card = Card { gid: nobody(number), qp_num: 17, ..*plane.card() };
-        plane.know(&hub, &name(number), &card).unwrap();
+        plane.know(hub, &name(number), &card).unwrap();
     }
-    let one_more = plane.know(&hub, &name(ROUTES), plane.card()).unwrap_err();
+    let one_more = plane.know(hub, &name(ROUTES), plane.card()).unwrap_err();
     assert!(matches!(one_more, VerbsPlaneError::Post(PostError::Retry(Retry::AddressesFull))));
-    drop(plane);
-    assert_eq!(verbs::lost(), 0);
 }

@@ -10,6 +10,7 @@
     clippy::as_conversions,
     clippy::cast_possible_truncation,
     clippy::host_endian_bytes,
+    clippy::large_stack_frames,
     clippy::print_stderr,
     missing_docs,
     reason = "a test"

@@ -1,8 +1,12 @@
 //! Sends and receives of connected pairs.
 
+use core::time::Duration;
+
 use spinwire_dataplane::error::{Misuse, PostError, Retry};
 use spinwire_dataplane::verbs::{QueuePair as _, RecvRequest, SendFlags, SendRequest, Verb};
-use spinwire_hostshim::verbs::{GidKind, Mtu, PairConfig, PairState, PortState, devices as list};
+use spinwire_hostshim::verbs::{
+    ConnectConfig, GidKind, Mtu, PairConfig, PairState, PortState, devices as list,
+};
 
 use super::rig::{connected, devices, quick, wr};
 
@@ -117,6 +121,47 @@ fn a_full_list_refuses_and_loses_nothing() {
         a.done(id);
         b.done(id);
     }
+}
+
+/// More than the library has room for: it takes a part of a list and names the first that it did not take. Those before it are under way, and those from it on are not.
+#[test]
+fn a_doorbell_that_is_taken_in_part_says_how_much() {
+    let config = PairConfig { send_depth: 4, recv_depth: 64, ..PairConfig::default() };
+    let how = ConnectConfig { rnr_retry: 7, ..quick() };
+    let Some([a, b]) = connected(&config, &how) else { return };
+    let segments = [a.segment(0, 8)];
+    let list = |from: u32| {
+        let ids = from..from + 2;
+        ids.for_each(|id| {
+            a.pair.post_send(&SendRequest::new(wr(id), Verb::Send, &segments)).unwrap();
+        });
+        a.pair.ring_doorbell()
+    };
+    // Nothing waits for them yet, so none of them goes.
+    let mut taken = 0;
+    let part = loop {
+        let published = list(taken);
+        assert_eq!(published.error, None, "there will be room later");
+        let count = u32::try_from(published.count).unwrap();
+        taken += count;
+        assert!(taken < 64, "the library has room for more than it was made for");
+        if count < 2 {
+            break count;
+        }
+    };
+    assert_ne!(part, 0, "Soft-RoCE has room for 2^n - 1, which is odd");
+    for id in 0..taken {
+        b.recv(id, &[b.segment(0, 64)]);
+    }
+    for id in 0..taken {
+        a.done(id);
+        b.done(id);
+    }
+    assert!(a.next_within(Duration::from_millis(20)).is_none(), "and none that was not taken");
+    b.recv(90, &[b.segment(0, 64)]);
+    a.send(&SendRequest::new(wr(taken), Verb::Send, &segments));
+    a.done(taken);
+    b.done(90);
 }
 
 #[test]

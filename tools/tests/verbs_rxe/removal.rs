@@ -1,12 +1,32 @@
-//! Queue pairs that fail under way: it is told, what was posted completes once, and the others live on.
+//! Devices and queue pairs that fail under way: it is told, what was posted completes once, and the others live on.
+
+use core::time::Duration;
+use std::process::{Child, Command};
+use std::time::Instant as RealTime;
 
 use spinwire_dataplane::id::Addr;
-use spinwire_dataplane::msg::{RecvFrom, SendTo};
+use spinwire_dataplane::msg::{Endpoint, EndpointConfig, RecvFrom, SendTo};
+use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::provider::rdma::RdmaDatagramsConfig;
 use spinwire_dataplane::provider::{Event as Told, Status};
-use spinwire_hostshim::verbs::{Event, EventKind};
+use spinwire_dataplane::time::Instant;
+use spinwire_hostshim::plane::Plane;
+use spinwire_hostshim::verbs::{
+    Event, EventKind, PortState, VerbsDatagrams, VerbsDatagramsConfig, VerbsPlane, VerbsPlaneConfig,
+};
 
 use super::endpoints::{Node, introduce, plane, until};
+use super::faults::network;
 use super::rig::devices;
+use super::striped::lay_second_cable;
+
+/// What `plane` tells of its device, up to an event of that kind.
+fn told(nodes: &[&Node<'_>], plane: &VerbsPlane, kind: EventKind) -> Event {
+    until(nodes, || {
+        std::thread::sleep(Duration::from_millis(1));
+        plane.next_event().filter(|event| event.kind == kind)
+    })
+}
 
 /// Bytes of a message that is left.
 const LONG: usize = 9000;
@@ -116,4 +136,149 @@ fn a_pair_that_fails_out_of_turn_costs_its_connection_alone() {
         assert_eq!(got.bytes().map(<[u8]>::len), Some(LONG), "of those that were left");
         receive(1);
     }
+}
+
+/// A second cable with a device at either end, for what may end with it. A device that a process has open is not taken away before that has closed it, and to take away
+/// what is below it waits for that, whatever happens: so where a test has failed nobody waits for it here.
+struct Wire;
+
+impl Wire {
+    fn lay() -> Option<Self> {
+        lay_second_cable().then_some(Self)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let remove = "ip link del wire0";
+        if std::thread::panicking() {
+            let _it_is_said_already =
+                Command::new("sh").args(["-c", &format!("{remove} &")]).status();
+        } else {
+            network(remove);
+        }
+    }
+}
+
+/// A command that takes a device away. It waits until nobody has the device open.
+struct Removal(Child);
+
+impl Removal {
+    fn begin(device: &str) -> Self {
+        Self(Command::new("rdma").args(["link", "delete", device]).spawn().unwrap())
+    }
+
+    /// Nobody has it open any more.
+    fn ends(mut self) {
+        let until = RealTime::now() + Duration::from_secs(60);
+        let status = loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                break status;
+            }
+            assert!(RealTime::now() < until, "somebody has the device open");
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        assert!(status.success(), "{status}");
+    }
+}
+
+/// Sends a text from `a` to `to`, which is `b`.
+fn say<'p>(a: &Node<'p>, to: Addr, b: &Node<'p>, text: &[u8]) {
+    let loan = b.loans.lend().unwrap();
+    b.endpoint.post_recv(RecvFrom::any(), loan, 1).map_err(|e| e.error).unwrap();
+    until(&[a, b], || a.endpoint.inject(SendTo::peer(to), text).ok());
+    a.endpoint.flush();
+    let got = until(&[a, b], || b.endpoint.poll());
+    assert_eq!(got.bytes(), Some(text));
+}
+
+/// While nothing is under way an outage is told and costs nothing. What is under way ends, and afterwards the two are connected anew.
+#[test]
+fn a_port_that_goes_down_is_told_and_is_used_again_when_it_is_up() {
+    if devices().is_none() {
+        return;
+    }
+    let Some(_wire) = Wire::lay() else { return };
+    let planes = ["rxe2", "rxe3"].map(plane);
+    let (a, b) = (Node::open(&planes[0], "a"), Node::open(&planes[1], "b"));
+    let both = [&a, &b];
+    let to = introduce(&a, "b", &b);
+    until(&both, || a.endpoint.provider().reach(to).unwrap().then_some(()));
+    network("ip link set wire0 down");
+    assert_eq!(told(&both, &planes[0], EventKind::PortDown).about, 1);
+    assert_eq!(told(&both, &planes[1], EventKind::PortDown).about, 1, "its other end");
+    network("ip link set wire0 up");
+    assert_eq!(told(&both, &planes[0], EventKind::PortActive).about, 1);
+    say(&a, to, &b, b"still here");
+
+    network("ip link set wire0 down");
+    let left = leave(&a, to);
+    let how = ends(&a, to, (left, &mut Vec::new(), false));
+    assert!(how.iter().all(|status| *status != Status::Success), "{how:?}");
+    // Nobody is called while there is no way: that is said at once.
+    let to = introduce(&a, "b", &b);
+    until(&[&a], || a.endpoint.provider().reach(to).err());
+    network("ip link set wire0 up");
+    // Of the first outage it was told before, of this one it may come as one.
+    until(&both, || {
+        let is_up = planes[0].device().port(1).unwrap().state == PortState::Active;
+        (is_up && planes[0].next_event().is_none()).then_some(())
+    });
+    let to = introduce(&a, "b", &b);
+    until(&both, || a.endpoint.provider().reach(to).unwrap().then_some(()));
+    say(&a, to, &b, b"here again");
+
+    let removals = ["rxe2", "rxe3"].map(Removal::begin);
+    told(&both, &planes[0], EventKind::DeviceFatal);
+    told(&both, &planes[1], EventKind::DeviceFatal);
+    drop((a, b));
+    for plane in planes {
+        drop(plane);
+    }
+    removals.into_iter().for_each(Removal::ends);
+}
+
+#[test]
+fn a_device_that_is_taken_away_is_told_and_what_was_posted_on_it_ends() {
+    if devices().is_none() {
+        return;
+    }
+    let Some(_wire) = Wire::lay() else { return };
+    let (near, far) = (plane("rxe2"), plane("rxe3"));
+    let (a, b) = (Node::open(&near, "a"), Node::open(&far, "b"));
+    let to = introduce(&a, "b", &b);
+    until(&[&a, &b], || a.endpoint.provider().reach(to).unwrap().then_some(()));
+    let left = leave(&a, to);
+    let removal = Removal::begin("rxe2");
+    assert_eq!(told(&[&a], &near, EventKind::DeviceFatal).about, 0);
+    let how = ends(&a, to, (left, &mut Vec::new(), false));
+    assert!(how[..4].iter().all(|status| *status != Status::Success), "{how:?}");
+    let again = a.endpoint.inject(SendTo::peer(to), b"no more");
+    assert!(again.is_err(), "{again:?}");
+    assert_eq!(near.next_event(), None, "told once");
+    drop((a, b));
+    drop((near, far));
+    removal.ends();
+    // It is told where nobody is connected and nobody listens, too, and to who sends datagrams.
+    let quiet = VerbsPlane::open("rxe3", None, &VerbsPlaneConfig::default()).unwrap();
+    let node = Node::open(&quiet, "quiet");
+    let mut memory = Plane::memory(1 << 20).unwrap();
+    let bump = Plane::arena(&mut memory);
+    let port = RdmaDatagramsConfig { peers_max: 4, ..RdmaDatagramsConfig::default() };
+    let config = VerbsDatagramsConfig { port, ..VerbsDatagramsConfig::default() };
+    let datagrams = VerbsDatagrams::open("rxe3", None, &config).unwrap();
+    datagrams.finds_without_waiting().unwrap();
+    let port = datagrams.port(&bump).unwrap();
+    let endpoint = Endpoint::new(port, &bump, &EndpointConfig::default()).unwrap();
+    let removal = Removal::begin("rxe3");
+    assert_eq!(told(&[&node], &quiet, EventKind::DeviceFatal).about, 0);
+    let of_datagrams = until(&[&node], || {
+        datagrams.attend(endpoint.provider()).unwrap();
+        let _outcome = endpoint.turn(Instant::ORIGIN, Budget::DEFAULT);
+        datagrams.next_event()
+    });
+    assert_eq!(of_datagrams.kind, EventKind::DeviceFatal);
+    drop((node, endpoint));
+    drop((quiet, datagrams));
+    removal.ends();
 }

@@ -25,24 +25,26 @@ const WRITES: u64 = 24;
 /// Writes under way.
 const DEEP: u64 = 4;
 
-/// A second cable with a device at either end.
+/// A second cable, `wire0` and `wire1`, with `rxe2` and `rxe3` at its ends. The devices go with it.
+pub(crate) fn lay_second_cable() -> bool {
+    network("ip link add wire0 mtu 9000 type veth peer name wire1 mtu 9000")
+        && [
+            "ip link set wire0 up",
+            "ip link set wire1 up",
+            "ip addr add 10.78.0.1/24 dev wire0",
+            "ip addr add 10.78.0.2/24 dev wire1",
+            "rdma link add rxe2 type rxe netdev wire0",
+            "rdma link add rxe3 type rxe netdev wire1",
+        ]
+        .into_iter()
+        .all(network)
+}
+
 fn second_cable() -> Option<(Mended, [Device; 2])> {
-    if !network("ip link add wire0 mtu 9000 type veth peer name wire1 mtu 9000") {
-        return None;
-    }
-    let gone = Mended("ip link del wire0");
-    for command in [
-        "ip link set wire0 up",
-        "ip link set wire1 up",
-        "ip addr add 10.78.0.1/24 dev wire0",
-        "ip addr add 10.78.0.2/24 dev wire1",
-        "rdma link add rxe2 type rxe netdev wire0",
-        "rdma link add rxe3 type rxe netdev wire1",
-    ] {
-        network(command);
-    }
-    // Gone with their cable.
-    Some((gone, ["rxe2", "rxe3"].map(|name| Device::open(name).unwrap())))
+    lay_second_cable().then(|| {
+        let gone = Mended("ip link del wire0");
+        (gone, ["rxe2", "rxe3"].map(|name| Device::open(name).unwrap()))
+    })
 }
 
 fn connect(near: &Pair, far: &Pair) {

@@ -155,9 +155,24 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         }
     }
 
+    /// Gives the buffers back to their pools that nobody has taken of messages of several parts which are over, because their completions were dropped. What
+    /// the caller has a completion of still he takes before: it is given back, too. Returns how many messages they were of.
+    pub fn drop_parts(&self) -> usize {
+        let is_over = |key: &Key| {
+            self.further.0.with(*key, |further| !self.is_posted(further.id)).unwrap_or(false)
+        };
+        let give_back = |key: Key| {
+            let Further { posted, .. } = self.further.0.remove(key).ok()?;
+            posted.into_iter().for_each(|posted| drop(posted.complete(None)));
+            Some(())
+        };
+        self.further.0.keys().filter(is_over).filter_map(give_back).count()
+    }
+
     /// All buffers of a message of several parts, in their order, each as long as its part of the message; those of a send as they were.
     /// `None` where the completion is of no such message, does not hold its loan any more, or they were taken. Until they are taken they
-    /// count among the [`FURTHER_MAX`](super::FURTHER_MAX) that may be posted.
+    /// count among the [`FURTHER_MAX`](super::FURTHER_MAX) that may be posted, also those of a completion that was dropped:
+    /// [`drop_parts`](Endpoint::drop_parts) gives them back.
     pub fn take_parts(&self, completion: &mut Completion<'m>) -> Option<Parts<'m>> {
         // What the provider has it keeps, whatever somebody's completion is called: those of two endpoints may have the same id.
         if self.is_posted(completion.id) {

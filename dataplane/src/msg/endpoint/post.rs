@@ -3,6 +3,7 @@
 use super::{Endpoint, add};
 use crate::error::{PostError, Refused, Retry};
 use crate::id::{OpTag, WrId};
+use crate::msg::totals::Tally;
 use crate::msg::{RecvFrom, SendTo};
 use crate::provider::{CancelError, Payload, Provider, RecvWr, SendWr, Use};
 use crate::raw::loan::{Loan, Posted};
@@ -17,13 +18,18 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     pub fn inject(&self, to: SendTo, bytes: &[u8]) -> Result<(), PostError> {
         let SendTo { peer, tag, immediate } = to;
         let wr = SendWr { to: peer, payload: Payload::Inject(bytes), tag, immediate };
-        match self.provider.post_send(&wr) {
-            Ok(()) => {
-                self.count_sent(bytes.len());
-                Ok(())
-            }
-            Err(refused) => Err(self.refused(refused)),
-        }
+        // Before, and taken back where it was refused: so the length need not be kept until then, for which there is no register.
+        self.count_sent(bytes.len());
+        self.provider.post_send(&wr).map_err(|refused| self.not_injected(refused, bytes.len()))
+    }
+
+    /// A message was counted, and not taken.
+    #[cold]
+    fn not_injected(&self, refused: PostError, length: usize) -> PostError {
+        let Tally { messages_sent, bytes_sent, .. } = &self.totals;
+        messages_sent.set(messages_sent.get().wrapping_sub(1));
+        bytes_sent.set(bytes_sent.get().wrapping_sub(widen_length(length)));
+        self.refused(refused)
     }
 
     /// Sends the filled part of `loan`. The loan comes back with the completion, beside `context`.
@@ -146,6 +152,12 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     #[inline(always)]
     pub(in crate::msg) fn count_sent(&self, length: usize) {
         add(&self.totals.messages_sent, 1);
-        add(&self.totals.bytes_sent, u64::try_from(length).unwrap_or(0));
+        add(&self.totals.bytes_sent, widen_length(length));
     }
+}
+
+/// A length as it is counted.
+#[inline(always)]
+fn widen_length(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(0)
 }

@@ -33,6 +33,8 @@ pub struct RdmaDatagramsConfig {
     pub receives: u32,
     /// Names that may be connected to.
     pub routes_max: u32,
+    /// Whether its host can wake a thread that sleeps ([`Caps::DESCRIPTOR`]).
+    pub descriptor: bool,
 }
 
 impl Default for RdmaDatagramsConfig {
@@ -51,6 +53,7 @@ impl Default for RdmaDatagramsConfig {
             message_bytes_max: 1000,
             receives: 256,
             routes_max: 64,
+            descriptor: false,
         }
     }
 }
@@ -118,7 +121,8 @@ impl RdmaDatagramsConfig {
     pub const fn info(&self) -> Info {
         let longest = to_usize(widen(self.message_bytes_max));
         let limits = Limits::copied(longest, self.peers_max, self.send_depth, &self.matching);
-        let caps = Caps::MATCHED.with(Caps::PARTS);
+        let wakes = if self.descriptor { Caps::DESCRIPTOR } else { Caps::NONE };
+        let caps = Caps::MATCHED.with(Caps::PARTS).with(wakes);
         Info::of_type("rdma", EndpointType::Dgram, caps, limits.with_parts())
             .with_latency(LatencyClass::Device)
     }

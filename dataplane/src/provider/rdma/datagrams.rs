@@ -26,7 +26,7 @@ use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Name, OpTag, WrId};
 use crate::msg::matching::{Incoming, Matcher};
 use crate::provider::queues::{Found, Queues};
-use crate::provider::udp::datagram::{self, Datagram};
+use crate::provider::udp::datagram::{self, Datagram, DatagramFault};
 use crate::provider::udp::peers::Peers;
 use crate::provider::{
     CancelError, Cqe, Event, Info, Payload, Provider, Published, RecvPartsWr, RecvWr, Select,
@@ -60,6 +60,9 @@ struct Arrived {
     source_qp: u32,
 }
 
+/// Who has sent a packet, the length and envelope that it says, and how many bytes of the message there are.
+type Packet = (SocketAddr, (usize, Envelope), usize);
+
 /// A port for datagrams over one queue pair. Belongs to one thread.
 pub struct RdmaDatagrams<'m, Q: QueuePair, C> {
     cq: C,
@@ -79,6 +82,7 @@ pub struct RdmaDatagrams<'m, Q: QueuePair, C> {
     now: Cell<Instant>,
     empty_polls: Cell<u32>,
     last_error: Cell<Option<(WcStatus, u32)>>,
+    last_fault: Cell<Option<DatagramFault>>,
     counters: Cell<DatagramCounters>,
 }
 
@@ -149,6 +153,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
             now: Cell::new(Instant::ORIGIN),
             empty_polls: Cell::new(0),
             last_error: Cell::new(None),
+            last_fault: Cell::new(None),
             counters: Cell::new(DatagramCounters::default()),
         })
     }
@@ -236,6 +241,12 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
     #[must_use]
     pub const fn last_error(&self) -> Option<(WcStatus, u32)> {
         self.last_error.get()
+    }
+
+    /// What was wrong with the last packet that was no message: of another build, say. Nobody answers such a one.
+    #[must_use]
+    pub const fn last_fault(&self) -> Option<DatagramFault> {
+        self.last_fault.get()
     }
 
     /// Posted receives and unexpected messages, for those who count them.
@@ -379,9 +390,13 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
 
     /// Delivers a packet, or drops it. Whether there was room for what came of it.
     fn deliver(&self, arrived: Arrived, out: &mut VecView<Cqe>) -> bool {
-        let Some((address, datagram, body)) = self.read(arrived) else {
-            self.count(|c| c.garbage = c.garbage.wrapping_add(1));
-            return true;
+        let (address, datagram, body) = match self.read(arrived) {
+            Ok(packet) => packet,
+            Err(fault) => {
+                self.last_fault.set(Some(fault));
+                self.count(|c| c.garbage = c.garbage.wrapping_add(1));
+                return true;
+            }
         };
         let Some(source) = self.heard(address) else {
             self.count(|c| c.crowded = c.crowded.wrapping_add(1));
@@ -415,18 +430,21 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
     }
 
     /// Who has sent a packet, the length and envelope that it says, and how many bytes of the message there are.
-    fn read(&self, arrived: Arrived) -> Option<(SocketAddr, (usize, Envelope), usize)> {
+    fn read(&self, arrived: Arrived) -> Result<Packet, DatagramFault> {
         let bytes = to_usize(widen(arrived.bytes.min(self.config.slot_bytes())));
-        let body = bytes.checked_sub(LEAD_BYTES)?;
+        let body = bytes.checked_sub(LEAD_BYTES).ok_or(DatagramFault::Short)?;
         let mut route = [0; ROUTE_BYTES];
         self.slots.read(arrived.slot, 0, &mut route);
         let mut header = [0; DATAGRAM_HEADER_BYTES];
         self.slots.read(arrived.slot, ROUTE_BYTES, &mut header);
-        let Datagram { length, envelope, .. } = Datagram::from_wire(&header).ok()?;
+        let Datagram { length, envelope, .. } = Datagram::from_wire(&header)?;
+        if body > length {
+            return Err(DatagramFault::Length);
+        }
         // Without a route the device has left there what it liked.
         let has_route = arrived.source_qp != 0;
-        let gid = source(&route).filter(|_| has_route && body <= length)?;
-        Some((key(gid, arrived.source_qp), (length, envelope), body))
+        let gid = source(&route).filter(|_| has_route).ok_or(DatagramFault::Route)?;
+        Ok((key(gid, arrived.source_qp), (length, envelope), body))
     }
 
     /// The row of a sender.

@@ -121,7 +121,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         if failure.is_some() {
             self.last_error.set(failure);
         }
-        let failure = failure.map(|(status, _)| status);
+        let failure = failure.map(|(status, _)| status).inspect(|status| note_error(link, *status));
         let over = |sent: Sent, failure| self.over_with(sent, failure);
         if !link.sent(number, failure, over) {
             self.out_of_order(at, link);
@@ -159,6 +159,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         match outcome {
             Err(error) => {
                 self.last_error.set(Some(error));
+                note_error(link, error.0);
                 self.fail(at, link, Fatal::PeerGone);
             }
             Ok(received) => {
@@ -361,4 +362,12 @@ fn take_credit<Q: QueuePair>(link: &Link<'_, Q>, grant: Grant) -> Result<(), Fra
     link.credit.set(credit.ok_or(FrameFault::Credit)?);
     link.control_credit.set(control.ok_or(FrameFault::Credit)?);
     Ok(())
+}
+
+/// A work completion has failed with that status. The first stands: those after it are flushed for its sake.
+#[cold]
+fn note_error<Q>(link: &Link<'_, Q>, status: WcStatus) {
+    if link.error.get() == 0 {
+        link.error.set(u32::from(status.as_raw()));
+    }
 }

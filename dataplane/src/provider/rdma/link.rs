@@ -151,6 +151,8 @@ pub(in crate::provider) struct Link<'m, Q> {
     pub(super) deadline: Cell<Option<Instant>>,
     /// Why nothing more goes or comes.
     pub(super) failed: Cell<Option<Fatal>>,
+    /// The status of the first work completion that has failed; 0 while none has.
+    pub(super) error: Cell<u32>,
     /// In the list of those with something to read, and in that of those with something to publish.
     pub(super) is_ready: Cell<bool>,
     pub(super) is_dirty: Cell<bool>,
@@ -214,6 +216,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
             watched: Cell::new(None),
             deadline: Cell::new(None),
             failed: Cell::new(None),
+            error: Cell::new(0),
             is_ready: Cell::new(false),
             is_dirty: Cell::new(false),
             is_stalled: Cell::new(false),
@@ -255,6 +258,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         self.probe.set(None);
         self.watched.set(None);
         self.failed.set(None);
+        self.error.set(0);
         self.is_stalled.set(false);
         self.piece_bytes.set(0);
         self.peer_slots.set(0);

@@ -80,6 +80,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
 
     /// Nothing more comes by a link that has failed.
     fn conclude(&self, at: u32, link: &'m Link<'m, Q>) {
+        let code = link.error.get();
         match link.stage.get() {
             Stage::Up => {
                 let peer = link.peer.get();
@@ -88,11 +89,11 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
                 let is_way =
                     |addr: &Addr| self.peers.find(*addr).is_ok_and(|row| row.link.get() == at);
                 if let Some(addr) = peer.filter(is_way) {
-                    self.lose(addr, Standing::Gone);
+                    self.lose_for(addr, Standing::Gone, code);
                 }
             }
             Stage::Asked | Stage::Offered => match link.peer.get() {
-                Some(addr) => self.lose(addr, Standing::Gone),
+                Some(addr) => self.lose_for(addr, Standing::Gone, code),
                 None => self.close(at, link),
             },
             Stage::Accepted | Stage::Held | Stage::Leaving => self.close(at, link),

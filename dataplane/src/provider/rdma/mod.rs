@@ -122,6 +122,8 @@ pub struct RdmaConfig {
     /// long again, the peer is gone. `Nanos::MAX`: never; then one that vanishes without a word is noticed by the next send. The queue pairs have to let
     /// their other ends write (`IBV_ACCESS_REMOTE_WRITE`): a write of nothing is the question. The clock is looked at in one of four turns that find nothing.
     pub keepalive: Nanos,
+    /// Whether its host can wake a thread that sleeps ([`Caps::DESCRIPTOR`]).
+    pub descriptor: bool,
     /// By what peers know this end again that have lost the connection with it: random, and another for each port. [`Secret::NONE`]: they do not.
     pub secret: Secret,
 }
@@ -148,6 +150,7 @@ impl Default for RdmaConfig {
             exposed_max: 16,
             greeting_timeout: Nanos::from_millis(5000),
             keepalive: Nanos::MAX,
+            descriptor: false,
             secret: Secret::NONE,
         }
     }
@@ -162,7 +165,8 @@ impl RdmaConfig {
         let longest = to_usize(widen(self.message_bytes_max));
         let send_depth = self.send_depth.next_power_of_two();
         let limits = PortLimits::copied(longest, self.peers_max, send_depth, &self.matching);
-        let caps = Caps::MATCHED.with(Caps::PARTS);
+        let wakes = if self.descriptor { Caps::DESCRIPTOR } else { Caps::NONE };
+        let caps = Caps::MATCHED.with(Caps::PARTS).with(wakes);
         Info::of_type("rdma", endpoint_type, caps, limits.with_parts())
             .with_latency(LatencyClass::Device)
             .with_modes(Modes::REGISTRATION)

@@ -198,8 +198,8 @@ impl ShmConfig {
     pub const fn info(&self, endpoint_type: EndpointType, message_bytes_max: usize) -> Info {
         let send_depth = self.send_depth.next_power_of_two();
         let limits = Limits::copied(message_bytes_max, self.peers_max, send_depth, &self.matching);
-        let (caps, limits) =
-            (Caps::MATCHED.with(Caps::PARCEL).with(Caps::PARTS), limits.with_parts());
+        let caps = Caps::MATCHED.with(Caps::PARCEL).with(Caps::PARTS).with(Caps::DESCRIPTOR);
+        let limits = limits.with_parts();
         Info::of_type("shm", endpoint_type, caps, limits).with_latency(LatencyClass::Memory)
     }
 }
@@ -370,6 +370,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         if refused == PostError::Fatal(Fatal::Corrupt) {
             self.cut_off(row, peer);
         }
+        self.bells.note_refusal();
         refused
     }
 

@@ -124,12 +124,14 @@ impl<'s, 'm> ShmPort<'s, 'm> {
             self.see_all_next();
             return None;
         };
+        // Before it is copied, so that less has to be kept meanwhile.
+        let cqe = self.queues.matcher().land(&landing, &message);
         if let Some(to) = landing.place() {
             peer.rx.copy_out(&arrival, to);
         }
         peer.rx.advance(&arrival);
         self.took_one(peer);
-        Some(self.queues.matcher().land(&landing, &message))
+        Some(cqe)
     }
 
     /// Copies the message at the front of a lane to where it belongs.

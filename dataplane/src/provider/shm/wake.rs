@@ -2,6 +2,9 @@
 //!
 //! While the endpoint is armed, every lane to it is armed, the hot ones too: all senders tell of news, and ring. Hot lanes stay
 //! hot, so that the message that wakes is found by the first look.
+//!
+//! Nobody rings for room in a lane. Who was refused a message for lack of it is told by [`Armed::is_heard`] that a sleep has to be short, until it
+//! was armed once without a refusal.
 
 use core::cell::Cell;
 
@@ -20,12 +23,19 @@ pub(super) struct Bells {
     is_armed: Cell<bool>,
     /// Peers that were woken.
     rung: Cell<u64>,
+    /// A message was refused for lack of room since the owner was last armed. Nobody rings when there is room again.
+    wants_room: Cell<bool>,
 }
 
 impl Bells {
     #[inline(always)]
     pub(super) const fn is_armed(&self) -> bool {
         self.is_armed.get()
+    }
+
+    /// A message found no room.
+    pub(super) fn note_refusal(&self) {
+        self.wants_room.set(true);
     }
 
     /// Counts a peer that was woken.
@@ -47,7 +57,8 @@ impl WakeSource for ShmPort<'_, '_> {
             // SYNC(bell): the sleeper's own half; the barrier that the host has all CPUs pass is the publishers'.
             store_before_load();
         }
-        Armed { is_new, is_heard: lease::everybody_rings(&self.segment) }
+        let wants_room = self.bells.wants_room.replace(false);
+        Armed { is_new, is_heard: !wants_room && lease::everybody_rings(&self.segment) }
     }
 
     fn look_over(&self) {

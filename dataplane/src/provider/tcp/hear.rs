@@ -3,6 +3,7 @@
 use heapless::VecView;
 
 use super::link::{Link, Stage};
+use super::meet::errno_of;
 use super::port::TcpPort;
 use crate::id::WrId;
 use crate::poll::{Budget, Poll};
@@ -38,10 +39,11 @@ impl<'m, E: Enter> TcpPort<'m, E> {
                     self.take_bytes(at, bytes, out);
                 }
             }
-            StreamEvent::RangeBack { context, sent, .. } => {
+            StreamEvent::RangeBack { conn, context, sent } => {
                 let status = if sent { Status::Success } else { Status::PeerGone };
+                let code = if sent { 0 } else { errno_of(self.streams.cause(conn)) };
                 self.under_way.set(self.under_way.get().saturating_sub(1));
-                let pushed = self.done.push((WrId::from_raw(context), status));
+                let pushed = self.done.push((WrId::from_raw(context), status, code));
                 debug_assert!(pushed.is_ok(), "post_send keeps a place for it");
             }
             rare @ (StreamEvent::Accepted { .. }

@@ -12,6 +12,26 @@ use crate::uring::Enter;
 
 /// `ECONNREFUSED` of errno(3): nobody listens there.
 const NOBODY_LISTENS: CloseReason = CloseReason::Errno(111);
+/// `ETIMEDOUT` of errno(3).
+const TIMED_OUT: u32 = 110;
+
+/// The number of errno(3) that says why a stream has ended; 0 where none does.
+pub(super) const fn errno_of(reason: Option<CloseReason>) -> u32 {
+    match reason {
+        Some(CloseReason::Errno(errno)) => errno.unsigned_abs(),
+        Some(CloseReason::ConnectTimeout | CloseReason::IdleTimeout | CloseReason::SendTimeout) => {
+            TIMED_OUT
+        }
+        Some(
+            CloseReason::Closed
+            | CloseReason::Aborted
+            | CloseReason::Torn
+            | CloseReason::Garbled
+            | CloseReason::RingLost,
+        )
+        | None => 0,
+    }
+}
 
 impl<'m, E: Enter> TcpPort<'m, E> {
     pub(super) fn free_link(&self) -> Option<(u32, &'m Link<'m>)> {
@@ -65,16 +85,17 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         if reason.is_some() {
             link.conn.set(None);
         }
+        let code = errno_of(reason);
         match link.stage.get() {
             Stage::Opening | Stage::Offered => {
                 let refused = reason.is_none() || reason == Some(NOBODY_LISTENS);
                 let standing = if refused { Standing::Refused } else { Standing::Gone };
                 match link.peer.get() {
-                    Some(addr) => self.lose(addr, standing),
+                    Some(addr) => self.lose_for(addr, standing, code),
                     None => self.abort(link),
                 }
             }
-            Stage::Up => self.over(link),
+            Stage::Up => self.over(link, code),
             Stage::Accepted | Stage::Held | Stage::Leaving | Stage::Free => self.close(link),
             Stage::Over => {}
         }
@@ -83,11 +104,11 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         }
     }
 
-    /// Nothing more comes by a link that was up.
-    pub(super) fn over(&self, link: &'m Link<'m>) {
+    /// Nothing more comes by a link that was up, for the reason of that number.
+    pub(super) fn over(&self, link: &'m Link<'m>, code: u32) {
         self.stop(link);
         if let Some(addr) = link.peer.get() {
-            self.lose(addr, Standing::Gone);
+            self.lose_for(addr, Standing::Gone, code);
         }
     }
 
@@ -196,7 +217,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         }
         self.count(|c| c.expired = c.expired.wrapping_add(1));
         if let Some(addr) = link.peer.get() {
-            self.lose(addr, Standing::Gone);
+            self.lose_for(addr, Standing::Gone, TIMED_OUT);
         }
         false
     }

@@ -51,8 +51,8 @@ pub struct TcpPort<'m, E: Enter> {
     pub(super) sockets: Ring<'m, SpareSocket>,
     pub(super) backlogs: &'m LoanPool<'m>,
     pub(super) queues: Queues<'m>,
-    /// Sends that are over and whose completions were not yet polled.
-    pub(super) done: Ring<'m, (WrId, Status)>,
+    /// Sends that are over and whose completions were not yet polled, with the number of what has failed.
+    pub(super) done: Ring<'m, (WrId, Status, u32)>,
     /// Posted sends whose memory the kernel has.
     pub(super) under_way: Cell<u32>,
     looks: Cell<u32>,
@@ -86,7 +86,7 @@ impl TcpConfig {
         let longest = to_usize(widen(self.message_bytes_max));
         let send_depth = self.send_depth.next_power_of_two();
         let limits = Limits::copied(longest, self.peers_max, send_depth, &self.matching);
-        let caps = Caps::MATCHED.with(Caps::PARTS);
+        let caps = Caps::MATCHED.with(Caps::PARTS).with(Caps::DESCRIPTOR);
         Info::of_type("tcp", endpoint_type, caps, limits.with_parts()).with_paths(paths)
     }
 }
@@ -140,7 +140,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
                 &config.matching,
                 config.peers_max.saturating_mul(2).saturating_add(2),
             )?,
-            done: Ring::place(bump, send_depth, (WrId::from_raw(0), Status::Success))?,
+            done: Ring::place(bump, send_depth, (WrId::from_raw(0), Status::Success, 0))?,
             under_way: Cell::new(0),
             looks: Cell::new(0),
             handed_in: Cell::new(None),
@@ -398,7 +398,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
     /// A posted send is over: its bytes were copied. There is room for its completion.
     #[inline]
     fn completes(&self, wr_id: WrId) {
-        let pushed = self.done.push((wr_id, Status::Success));
+        let pushed = self.done.push((wr_id, Status::Success, 0));
         debug_assert!(pushed.is_ok(), "room was checked");
     }
 
@@ -512,7 +512,10 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
     fn poll_cq(&self, now: Instant, out: &mut VecView<Cqe>) {
         self.now.set(now);
         self.more.set(false);
-        let sends = || self.done.pop().map(|(wr_id, status)| Cqe::without_message(wr_id, status));
+        let sends = || {
+            let (wr_id, status, code) = self.done.pop()?;
+            Some(Cqe::without_message(wr_id, status).with_code(code))
+        };
         self.queues.poll(sends, |out| self.take_in(out), out);
     }
 

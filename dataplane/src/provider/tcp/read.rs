@@ -208,7 +208,7 @@ impl<'m, E: Enter> TcpPort<'m, E> {
                     let silent = rest.is_empty() || link.stage.get() == Stage::Free;
                     break if silent { Stop::All } else { Stop::Cut(FrameFault::Overrun) };
                 }
-                Ok(Some(Frame::Goodbye(_))) => self.over(link),
+                Ok(Some(Frame::Goodbye(_))) => self.over(link, 0),
             }
         };
         link.pending.set(pending);

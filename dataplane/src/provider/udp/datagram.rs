@@ -39,6 +39,8 @@ pub enum DatagramFault {
     Tag,
     /// It has no immediate data and has some.
     Immediate,
+    /// Who has sent it is not told: over RDMA, by a device that writes no route in front of it.
+    Route,
 }
 
 impl fmt::Display for DatagramFault {
@@ -54,6 +56,7 @@ impl fmt::Display for DatagramFault {
             Self::Length => "length: the packet is longer than it says",
             Self::Tag => "tag: an untagged message has a tag",
             Self::Immediate => "imm: a message without immediate data has some",
+            Self::Route => "route: the device does not tell who has sent it",
         })
     }
 }

@@ -94,7 +94,7 @@ impl UdpConfig {
             .with_either(self.multishot, Paths::MULTISHOT_RECEIVE, Paths::ONE_SHOT_RECEIVE)
             .with_either(self.multishot, Paths::PROVIDED_BUFFERS, Paths::OWN_BUFFERS)
             .with(Paths::COPIED_SENDS);
-        let caps = Caps::MATCHED.with(Caps::PARTS);
+        let caps = Caps::MATCHED.with(Caps::PARTS).with(Caps::DESCRIPTOR);
         Info::of_type("udp", EndpointType::Dgram, caps, limits.with_parts()).with_paths(paths)
     }
 }

@@ -8,7 +8,11 @@
 //! Shared memory is words: [`line::pour`] puts together those that parts share.
 
 use super::tx::{Staged, write_cell, write_spill, write_words};
-use super::{Arrival, Envelope, LaneRx, LaneTx, PAYLOAD_WORD, Place, read_spill, spill_index};
+use core::cell::Cell;
+
+use super::{
+    Arrival, Envelope, LaneMemory, LaneRx, LaneTx, PAYLOAD_WORD, Place, read_spill, spill_index,
+};
 use crate::error::{Misuse, PostError};
 use crate::raw::line::{self, Line, WORD_BYTES};
 use spinwire_layouts::word::from_usize;
@@ -37,8 +41,9 @@ impl LaneTx<'_> {
 struct Parts<I>(I);
 
 impl<I: Iterator<Item = B>, B: AsRef<[u8]>> Staged for Parts<I> {
-    fn write(self, cell: &Line, spill: &[Line], place: Place, envelope: Envelope) {
+    fn write(self, cell: &Line, memory: &Cell<LaneMemory<'_>>, place: Place, envelope: Envelope) {
         write_cell(cell, &[], envelope, 0);
+        let spill = memory.get().spill;
         let skip = PAYLOAD_WORD.wrapping_add(usize::from(envelope.immediate.is_some()));
         Sink { cell, skip, spill, place }.pour(self.0);
     }

@@ -108,9 +108,9 @@ impl<'s> LaneTx<'s> {
         envelope: Envelope,
         more: u8,
     ) -> Result<(), PostError> {
-        let memory = self.memory.get();
+        let cells = self.memory.get().cells;
         let tail = self.tail.get();
-        if tail.wrapping_sub(self.head.get()) >= length_u64(memory.cells) {
+        if tail.wrapping_sub(self.head.get()) >= length_u64(cells) {
             self.refresh(Retry::NoCredit)?;
         }
         let mut bits = flags::VALID | more;
@@ -120,43 +120,46 @@ impl<'s> LaneTx<'s> {
         if envelope.immediate.is_some() {
             bits |= flags::IMMEDIATE;
         }
-        let mut is_first = tail == self.published.get();
+        let waiting = tail.wrapping_sub(self.published.get());
+        let mut is_first = waiting == 0;
+        if waiting >= BATCH_CELLS_MAX && more == 0 {
+            self.publish();
+            is_first = true;
+        }
         if is_first {
             bits |= flags::OWN_LINE;
         }
         let place = place(length, bits, self.spill_tail.get());
-        if place.spill_end != self.spill_tail.get() && !self.has_spill(&memory, place.spill_end) {
+        if place.spill_end != self.spill_tail.get() && !self.has_spill(place.spill_end) {
             self.refresh(Retry::NoSpill)?;
             // What was staged is published by now.
             is_first = true;
-            if !self.has_spill(&memory, place.spill_end) {
+            if !self.has_spill(place.spill_end) {
                 return Err(Retry::NoSpill.into());
             }
         }
-        let Some(cell) = memory.cells.get(index(tail, self.cell_mask.get())) else {
+        let Some(cell) = cells.get(index(tail, self.cell_mask.get())) else {
             return Err(Retry::NoCredit.into());
         };
-        bytes.write(cell, memory.spill, place, envelope);
+        // All that is known of the message is put down first, so that nothing of it has to be kept while its bytes are written: nobody looks at
+        // a cell before the head word of the first of its batch is published.
         let head = Head::pack(sequence(tail), length, bits);
-        self.spill_tail.set(place.spill_end);
-        self.tail.set(tail.wrapping_add(1));
         if is_first {
             self.held_back.set(head);
-            return Ok(());
+        } else {
+            let [head_word, ..] = cell.words();
+            head_word.store(head, Ordering::Relaxed);
         }
-        let [head_word, ..] = cell.words();
-        // Behind the held-back head of the batch: nobody looks here before that is published.
-        head_word.store(head, Ordering::Relaxed);
-        if more == 0 && tail.wrapping_sub(self.published.get()) >= BATCH_CELLS_MAX {
-            self.publish();
-        }
+        self.spill_tail.set(place.spill_end);
+        self.tail.set(tail.wrapping_add(1));
+        bytes.write(cell, &self.memory, place, envelope);
         Ok(())
     }
 
     /// Whether the spill has room up to `end`.
     #[inline(always)]
-    fn has_spill(&self, memory: &LaneMemory<'s>, end: u64) -> bool {
-        let size = length_u64(memory.spill).wrapping_mul(64);
+    fn has_spill(&self, end: u64) -> bool {
+        let size = length_u64(self.memory.get().spill).wrapping_mul(64);
         end.wrapping_sub(self.spill_head.get()) <= size
     }
 
@@ -255,7 +258,7 @@ impl<'s> LaneTx<'s> {
 
     /// Messages staged and not yet published.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub const fn staged(&self) -> u64 {
         self.tail.get().wrapping_sub(self.published.get())
     }
@@ -263,15 +266,15 @@ impl<'s> LaneTx<'s> {
 
 /// The bytes of a message that is staged. No closure, as that would not be sure to be inlined.
 pub(super) trait Staged {
-    /// Writes them to their place, and all of the cell but its head word.
-    fn write(self, cell: &Line, spill: &[Line], place: Place, envelope: Envelope);
+    /// Writes them to their place, and all of the cell but its head word. The spill of `memory` is looked at where they go on there.
+    fn write(self, cell: &Line, memory: &Cell<LaneMemory<'_>>, place: Place, envelope: Envelope);
 }
 
 impl Staged for &[u8] {
     #[inline(always)]
-    fn write(self, cell: &Line, spill: &[Line], place: Place, envelope: Envelope) {
+    fn write(self, cell: &Line, memory: &Cell<LaneMemory<'_>>, place: Place, envelope: Envelope) {
         if let Some(rest @ [_, ..]) = self.get(place.inline_bytes..) {
-            write_spill(spill, place.spill_at, rest);
+            write_spill(memory.get().spill, place.spill_at, rest);
         }
         write_cell(cell, self, envelope, place.inline_bytes);
     }

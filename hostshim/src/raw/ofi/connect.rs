@@ -92,8 +92,8 @@ pub(crate) enum Told {
     Connected(usize),
     /// The other end of that one is gone.
     Shutdown(usize),
-    /// That one was refused, or has failed.
-    Failed(usize),
+    /// That one was refused, or has failed: with a number of `fi_errno(3)`.
+    Failed(usize, i32),
     /// Something that is none of this.
     Other,
 }
@@ -126,7 +126,7 @@ impl Events {
         if read < 0 {
             return Err(Failed { call: "fi_eq_readerr", code: super::number(read) });
         }
-        Ok(Told::Failed(entry.fid.addr()))
+        Ok(Told::Failed(entry.fid.addr(), entry.err))
     }
 }
 

@@ -43,6 +43,14 @@ pub(crate) struct Failure {
     pub(crate) overflow: usize,
 }
 
+impl Failure {
+    /// The number that tells most: the provider's own, or else that of `fi_errno(3)`; without its sign, which some providers give it.
+    pub(crate) const fn number(&self) -> u32 {
+        let own = self.provider_code.unsigned_abs();
+        if own == 0 { self.code.unsigned_abs() } else { own }
+    }
+}
+
 /// What a look at the queue has brought.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Seen {

@@ -134,6 +134,17 @@ impl Channel {
     }
 }
 
+/// Has the library close what it has opened on devices that were taken away, now or with the last id that is on them: the kernel waits for that. It does so
+/// nowhere else than where it is asked for all devices, which has it open those that are there.
+pub(crate) fn close_removed() {
+    // SAFETY: takes nothing that it needs: no room for the count.
+    let devices = unsafe { sys::rdma_get_devices(ptr::null_mut()) };
+    if !devices.is_null() {
+        // SAFETY: the list that the library gave, once.
+        unsafe { sys::rdma_free_devices(devices) };
+    }
+}
+
 impl Drop for Channel {
     fn drop(&mut self) {
         // SAFETY: made by us; all ids hold it, so they are gone, and every event was acknowledged.
@@ -224,11 +235,15 @@ impl Id {
         address(room.cast())
     }
 
-    pub(crate) fn listen(&self, at: SocketAddr, backlog: i32) -> Result<(), Errno> {
+    pub(crate) fn bind(&self, at: SocketAddr) -> Result<(), Errno> {
         let mut at = storage(at);
         let address = (&raw mut at).cast();
         // SAFETY: a live id and an address that is read during the call.
-        done(unsafe { sys::rdma_bind_addr(self.raw.as_ptr(), address) })?;
+        done(unsafe { sys::rdma_bind_addr(self.raw.as_ptr(), address) })
+    }
+
+    pub(crate) fn listen(&self, at: SocketAddr, backlog: i32) -> Result<(), Errno> {
+        self.bind(at)?;
         // SAFETY: a live id.
         done(unsafe { sys::rdma_listen(self.raw.as_ptr(), backlog) })
     }

@@ -309,3 +309,21 @@ impl RecvList {
         self.0.post(|head, bad| unsafe { post_recv(raw, head, bad) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::taken;
+
+    #[test]
+    fn those_before_the_one_that_is_named_were_taken() {
+        let (head, size) = (0x1000, 128);
+        for staged in 1..9 {
+            assert_eq!(taken(0, staged, head, 0, size), staged, "all went");
+            assert_eq!(taken(22, staged, head, 0, size), staged, "all were taken before it failed");
+            for at in 0..staged {
+                assert_eq!(taken(12, staged, head, head + at * size, size), at);
+            }
+            assert_eq!(taken(12, staged, head, head - size, size), 0, "one that is none of these");
+        }
+    }
+}

@@ -37,6 +37,7 @@ use pair::count_lost;
 pub(crate) use pair::{AddressHandle, Pair, gid_of, lost};
 pub(crate) use shared::SharedQueue;
 
+use super::file;
 use crate::error::Errno;
 use crate::mem::Mapping;
 
@@ -362,10 +363,61 @@ impl Drop for Registration {
     }
 }
 
+/// Where completion queues tell a thread that sleeps (`ibv_create_comp_channel(3)`).
+struct Channel {
+    raw: NonNull<sys::ibv_comp_channel>,
+    /// Outlives the channel.
+    _context: Rc<Context>,
+}
+
+impl Channel {
+    /// One whose events are asked for without waiting.
+    fn make(context: &Rc<Context>) -> Result<Self, Errno> {
+        // SAFETY: an open context.
+        let raw = made(unsafe { sys::ibv_create_comp_channel(context.as_ptr()) })?;
+        let channel = Self { raw, _context: Rc::clone(context) };
+        file::set_nonblocking(channel.fd())?;
+        Ok(channel)
+    }
+
+    const fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: a live channel.
+        let fd = unsafe { self.raw.as_ref() }.fd;
+        // SAFETY: the channel's own, open as long as it is.
+        unsafe { BorrowedFd::borrow_raw(fd) }
+    }
+
+    /// Takes an event, if there is one, and says so to the queue that it is of: whoever destroys that waits for this.
+    fn take(&self) -> Result<bool, Errno> {
+        let (mut queue, mut cookie) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: a live channel, and room for two pointers.
+        let code =
+            unsafe { sys::ibv_get_cq_event(self.raw.as_ptr(), &raw mut queue, &raw mut cookie) };
+        if code == 0 {
+            // SAFETY: the queue of the event that was just got, once.
+            unsafe { sys::ibv_ack_cq_events(queue, 1) };
+            return Ok(true);
+        }
+        match Errno::last() {
+            e if matches!(e.number(), libc::EAGAIN | libc::EINTR) => Ok(false),
+            e => Err(e),
+        }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        // SAFETY: made by us; the queue that tells here is destroyed before.
+        let _closed = unsafe { sys::ibv_destroy_comp_channel(self.raw.as_ptr()) };
+    }
+}
+
 /// A completion queue.
 pub(crate) struct Completions {
     raw: NonNull<sys::ibv_cq>,
     poll: PollCq,
+    /// Outlives the queue.
+    channel: Option<Channel>,
     /// Where the library puts completions.
     room: Box<Room>,
     /// Outlives the queue.
@@ -393,20 +445,60 @@ impl Completions {
         unsafe { Self::adopt(context, raw) }
     }
 
+    /// One that can tell a thread that sleeps.
+    pub(crate) fn make_telling(context: &Rc<Context>, depth: u32) -> Result<Rc<Self>, Errno> {
+        let depth = i32::try_from(depth).unwrap_or(i32::MAX);
+        let channel = Channel::make(context)?;
+        let (context_ptr, tells) = (context.as_ptr(), channel.raw.as_ptr());
+        // SAFETY: an open context, a live channel of it, and no cookie.
+        let raw = unsafe { sys::ibv_create_cq(context_ptr, depth, ptr::null_mut(), tells, 0) };
+        // SAFETY: made just now, or null; the channel that it tells on goes with it.
+        unsafe { Self::adopt_with(context, raw, Some(channel)) }
+    }
+
+    /// What becomes readable when it tells.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(Channel::fd)
+    }
+
+    /// Forgets what it has told, and has it tell of the next completion. What came before is to be polled for afterwards.
+    pub(crate) fn arm(&self) -> Result<(), Errno> {
+        let channel = self.channel.as_ref().ok_or(Errno::new(libc::EOPNOTSUPP))?;
+        while channel.take()? {}
+        // SAFETY: alive until dropped.
+        let context = unsafe { self.raw.as_ref() }.context;
+        // SAFETY: the context of a live queue is open.
+        let notify = unsafe { context.as_ref() }.and_then(|context| context.ops.req_notify_cq);
+        let notify = notify.ok_or(Errno::new(libc::EOPNOTSUPP))?;
+        // SAFETY: a live queue with a channel; 0 asks to be told of any completion.
+        answer(unsafe { notify(self.raw.as_ptr(), 0) })
+    }
+
     /// A queue that was made just now, or none.
     ///
     /// # Safety
-    /// It is one of that device, and nobody else destroys it; null, with `errno` set, where there is none.
+    /// It is one of that device, and nobody else destroys it; null, with `errno` set, where there is none. It tells on no channel.
     pub(crate) unsafe fn adopt(
         context: &Rc<Context>,
         raw: *mut sys::ibv_cq,
+    ) -> Result<Rc<Self>, Errno> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::adopt_with(context, raw, None) }
+    }
+
+    /// # Safety
+    /// It is one of that device, which tells on that channel, if on any, and nobody else destroys it; null, with `errno` set, where there is none.
+    unsafe fn adopt_with(
+        context: &Rc<Context>,
+        raw: *mut sys::ibv_cq,
+        channel: Option<Channel>,
     ) -> Result<Rc<Self>, Errno> {
         let raw = made(raw)?;
         // What is open has them.
         let (poll, _, _) = context.operations().ok_or(Errno::new(libc::EOPNOTSUPP))?;
         // SAFETY: numbers only.
         let room: Box<Room> = Box::new(core::array::from_fn(|_| Cell::new(unsafe { zeroed() })));
-        Ok(Rc::new(Self { raw, poll, room, _context: Rc::clone(context) }))
+        Ok(Rc::new(Self { raw, poll, channel, room, _context: Rc::clone(context) }))
     }
 
     /// Entries that it has room for: at least what was asked for.
