@@ -46,7 +46,7 @@ use spinwire_hostshim::open::AnyPort;
 type Any<'a> = Endpoint<'a, AnyPort<'a>>;
 
 /// How long anything may take before it is held to be stuck.
-const STUCK: Duration = Duration::from_secs(20);
+const STUCK: Duration = Duration::from_secs(60);
 
 /// Turns all until there is something.
 fn until<T>(what: &str, ends: &[&dyn Poll], mut there: impl FnMut() -> Option<T>) -> T {
