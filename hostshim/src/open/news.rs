@@ -23,6 +23,7 @@ use std::rc::Rc;
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::msg::Endpoint;
 use spinwire_dataplane::poll::{Outcome, Poll, WakeSource};
+#[cfg(feature = "libfabric")]
 use spinwire_dataplane::provider::{Caps, Provider as _};
 use spinwire_dataplane::time::Instant;
 

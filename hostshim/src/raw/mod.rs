@@ -17,6 +17,7 @@
 //! | `verbs` | libibverbs (feature `verbs`) |
 //! | [`view`] | mappings as the data plane wants to see them |
 
+#[cfg(any(feature = "verbs", feature = "libfabric"))]
 pub(crate) mod epoll;
 pub(crate) mod file;
 pub(crate) mod futex;
