@@ -103,7 +103,7 @@ impl OfiPort<'_> {
         }
     }
 
-    /// Reads all that the queue has, for [`OfiPort::poll_cq`] later: the endpoint that it is of is closed.
+    /// Reads all that the queue has, for the port's `poll_cq` later: the endpoint that it is of is closed.
     pub(super) fn read_all(&self) {
         let rows = self.ended.capacity();
         for _ in 0..rows {

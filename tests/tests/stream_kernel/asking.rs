@@ -1,7 +1,6 @@
 //! Services that ask (`StreamConfig::ask_max`) and sleep in between: who is waited for in the end is who wakes them.
 
-use core::sync::atomic::{AtomicBool, Ordering};
-
+use spinwire_dataplane::sync::{AtomicU32, Ordering};
 use spinwire_hostshim::uring::News;
 
 use super::*;
@@ -12,7 +11,7 @@ const ASKING: StreamConfig = StreamConfig { ask_max: 2, ..CONFIG };
 const LONG: Duration = Duration::from_secs(20);
 
 /// Turns until there is nothing to do; then sleeps. Whether it was woken.
-fn turn_and_sleep(world: &mut World<'_, '_>, news: &News, sleeps: &AtomicBool) -> bool {
+fn turn_and_sleep(world: &mut World<'_, '_>, news: &News, sleeps: &AtomicU32) -> bool {
     let _told_before_these_turns = news.clear();
     loop {
         let outcome = world.streams.turn(world.clock.now(), Budget::DEFAULT);
@@ -29,9 +28,10 @@ fn turn_and_sleep(world: &mut World<'_, '_>, news: &News, sleeps: &AtomicBool) -
         }
         world.streams.audit().unwrap();
         if !outcome.is_busy() && !events {
-            sleeps.store(true, Ordering::SeqCst);
+            // Pairs with the Acquire of who waits for it: everybody was asked in vain.
+            sleeps.store(1, Ordering::Release);
             let woken = news.sleep(world.streams, world.clock.now(), LONG).unwrap();
-            sleeps.store(false, Ordering::SeqCst);
+            sleeps.store(0, Ordering::Release);
             return woken;
         }
     }
@@ -49,12 +49,12 @@ fn who_sleeps_is_woken_by_who_was_asked_in_vain() {
     let (clock, address) = (TscClock::calibrate(), bound.local);
     let mut world =
         World { streams: &streams, clock, address, listener, _fd: bound.fd, heard: Vec::new() };
-    let sleeps = AtomicBool::new(false);
+    let sleeps = AtomicU32::new(0);
     std::thread::scope(|threads| {
         // Nobody does anything before it sleeps, having asked everybody in vain.
         let asleep = || {
             let deadline = Instant::now() + PATIENCE;
-            while !sleeps.load(Ordering::SeqCst) {
+            while sleeps.load(Ordering::Acquire) == 0 {
                 assert!(Instant::now() < deadline, "it never sleeps, or is over");
                 std::thread::sleep(Duration::from_micros(100));
             }
