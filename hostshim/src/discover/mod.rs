@@ -148,6 +148,17 @@ impl Found {
     pub fn supports_endpoint_type(&self, wanted: EndpointType) -> bool {
         self.info().is_some_and(|info| info.supports_endpoint_type(wanted))
     }
+
+    /// How a URI of it is written: [`Transport::form`], with its device or provider in the place of any.
+    #[must_use]
+    pub fn form(&self) -> String {
+        let form = self.transport.form();
+        let Some(device) = &self.device else { return form.to_owned() };
+        match device.split_once('/') {
+            Some((name, port)) => form.replace("DEVICE[:PORT]", &format!("{name}:{port}")),
+            None => form.replace("PROVIDER[/HOST:PORT]", &format!("{device}/HOST:PORT")),
+        }
+    }
 }
 
 impl fmt::Display for Found {

@@ -100,7 +100,7 @@ fn unmet(wanted: &Requirements, found: &Found) -> Vec<Unmet> {
             if found.info().is_none()
                 && uris.iter().any(|uri| uri.transport() == found.transport) => {}
         Peer::At(uris) if !uris.iter().any(|uri| leads_to(uri, found)) => {
-            unmet.push(Unmet::NoAddress(found.transport));
+            unmet.push(Unmet::NoAddress(found.form()));
         }
         Peer::At(_) | Peer::Anywhere | Peer::ThisHost | Peer::OtherHost => {}
     }

@@ -42,7 +42,7 @@ pub(super) fn of(
             let reaches = |it: &Found| it.info().is_some() && !super::is_memory(it);
             return that(&reaches).map(|those| format!("take {those}"));
         }
-        Unmet::NoAddress(transport) => format!("give one, too: {}", transport.form()),
+        Unmet::NoAddress(form) => format!("give one, too: {form}"),
     })
 }
 

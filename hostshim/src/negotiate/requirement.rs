@@ -183,8 +183,8 @@ pub enum Unmet {
     Order,
     /// The peer is on another host.
     OtherHost,
-    /// Of the peer no address of this transport is known.
-    NoAddress(Transport),
+    /// Of the peer no address is known that leads there; what one would look like ([`Found::form`](crate::discover::Found::form)).
+    NoAddress(String),
 }
 
 impl fmt::Display for Unmet {
@@ -204,9 +204,7 @@ impl fmt::Display for Unmet {
             Self::TooLittle { what, has, wants } => write!(f, "{what}: has {has}, wanted {wants}"),
             Self::Order => f.write_str("order: messages may overtake each other"),
             Self::OtherHost => f.write_str("reaches this host alone, and the peer is on another"),
-            Self::NoAddress(transport) => {
-                write!(f, "the peer has no address {}", transport.form())
-            }
+            Self::NoAddress(form) => write!(f, "the peer has no address {form}"),
         }
     }
 }

@@ -98,11 +98,9 @@ fn where_the_peer_is_decides_about_shared_memory() {
             "tcp rdm tcp://g:1"
         ]
     );
-    assert!(
-        plan.rejected
-            .iter()
-            .any(|it| it.to_string().contains("ofi tcp rdm: the peer has no address ofi://"))
-    );
+    assert!(plan.rejected.iter().any(|it| {
+        it.to_string().contains("ofi tcp rdm: the peer has no address ofi://tcp/HOST:PORT")
+    }));
 }
 
 #[test]
@@ -197,7 +195,12 @@ fn whatever_is_not_fulfilled_says_what_would_help() {
     let elsewhere = Requirements { peer: Peer::OtherHost, ..any() };
     assert!(from(&elsewhere, &all, "shm rdm").starts_with("take ofi tcp msg or ofi tcp rdm or"));
     let at = any().for_peer_at(&["shm://a".parse().unwrap()]);
-    assert_eq!(tcp(at), "give one, too: tcp://HOST:PORT[/NAME]");
+    assert_eq!(tcp(at.clone()), "give one, too: tcp://HOST:PORT[/NAME]");
+    assert_eq!(
+        from(&at, &everything(), "verbs rxe0/1 rdm"),
+        "give one, too: verbs://rxe0:1/HOST:PORT[/NAME]"
+    );
+    assert_eq!(from(&at, &all, "ofi tcp rdm"), "give one, too: ofi://tcp/HOST:PORT[/NAME]");
     let only = Requirements { transports: vec![Transport::Shm], ..any() };
     assert_eq!(tcp(only), "have tcp among the transports, too");
     // All of it, in the words of a plan.

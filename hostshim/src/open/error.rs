@@ -106,7 +106,7 @@ impl fmt::Display for OpenError {
                     "endpoints over {transport} cannot be opened by this build; remedy: spinwire providers"
                 )
             }
-            Self::NoUri => f.write_str("no address; remedy: give a URI, as shm://demo"),
+            Self::NoUri => f.write_str("no address; remedy: give a URI that has one: shm://DOMAIN, tcp://HOST:PORT, ofi://PROVIDER/HOST:PORT"),
             Self::NoDescriptor(transport) => write!(
                 f,
                 "no descriptor tells of what comes over this path ({transport}); remedy: ask for the capability `descriptor` (Caps::DESCRIPTOR), rest by the idle ladder, or turn it every so often"

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`mmap`] | ranges of address space that are owned: mapped at an alignment, advised, locked, unmapped on drop |
 //! | [`syscall`] | the system calls that the standard library lacks, with their answers as `Result` |
-//! | [`epoll`] | a set of descriptors that is one |
+//! | `epoll` | a set of descriptors that is one (features `verbs`, `libfabric`) |
 //! | [`mod@file`] | direct I/O of files |
 //! | [`futex`] | sleeping on a word of shared memory |
 //! | [`tsc`] | the time-stamp counter and the processor's description of itself |
