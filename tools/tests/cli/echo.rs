@@ -239,10 +239,11 @@ fn the_idle_are_closed_when_that_was_asked_for() {
     let mut talks = service.connect();
     exchange(&talks, b"first", 5);
     let silent = service.connect();
-    silent.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let mut last = Instant::now();
     let begun = last;
     exchange(&silent, b"alive", 5);
+    // From here on a read in vain is a look whether it is closed.
+    silent.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     while !matches!((&silent).read(&mut [0; 8]), Ok(0)) {
         assert!(begun.elapsed() < PATIENCE, "who is silent is not closed");
         if last.elapsed() > Duration::from_millis(300) {
