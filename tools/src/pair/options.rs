@@ -1,5 +1,6 @@
 //! Arguments that `lat` and `bw` share.
 
+use core::cell::OnceCell;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -100,6 +101,10 @@ pub(crate) struct PairOptions {
     /// cores close to each other.
     #[arg(long, value_name = "A,B", value_delimiter = ',', value_parser = parse_cpu)]
     pub(crate) cpus: Vec<u32>,
+
+    /// Where the two ends run, as it was found before this one was pinned: from then on it may run on one CPU alone.
+    #[arg(skip)]
+    placed: OnceCell<(u32, u32)>,
 
     /// Send tagged messages and match them by tag.
     #[arg(long)]
@@ -355,8 +360,16 @@ impl PairOptions {
         if self.tagged { Marking::Tagged } else { Marking::Untagged }
     }
 
-    /// The CPUs of this end and of the other one.
+    /// The CPUs of this end and of the other one. The same whenever it is asked.
     pub(crate) fn placement(&self) -> Result<(u32, u32), Failure> {
+        if let Some(placed) = self.placed.get() {
+            return Ok(*placed);
+        }
+        let placed = self.place()?;
+        Ok(*self.placed.get_or_init(|| placed))
+    }
+
+    fn place(&self) -> Result<(u32, u32), Failure> {
         let allowed = affinity::allowed_cpus()?;
         match self.cpus.as_slice() {
             [] => {

@@ -89,6 +89,14 @@ fn over_tcp_both_measure_beside_a_plain_socket() {
         assert!(report["io_uring"].as_array().is_some_and(|paths| paths.len() > 4), "{report}");
         assert!(report["loss"].is_null(), "{report}");
     }
+    // The CPUs may be named: that this end is pinned to one of them takes nothing from the other.
+    let cpus = &json[0]["cpus"];
+    let named = format!("{},{}", cpus[0], cpus[1]);
+    for provider in ["tcp", "udp"] {
+        let few = ["--provider", provider, "--iters", "50", "--rounds", "1", "--json"];
+        let ran = folder.run(&[&["lat", "--cpus", &named][..], &few].concat());
+        assert_eq!((ran.code, &ran.json()[0]["cpus"]), (0, cpus), "{ran:?}");
+    }
     let ran = folder.run(&[&["bw"][..], &few].concat());
     assert_eq!(ran.code, 0, "{ran:?}");
     for report in ran.json().as_array().unwrap() {
