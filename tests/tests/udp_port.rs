@@ -437,11 +437,18 @@ fn what_cannot_be_is_refused_with_the_remedy() {
     assert_eq!(routes.remove(&name("a")), Ok(()));
 }
 
-/// A port over a kernel that is played, one that `peer` is known to, and as many buffers.
-fn with_fake(
+/// An endpoint over a kernel that is played, which knows `peer` by address `to`, and buffers for it.
+struct Played<'m> {
+    kernel: &'m FakeKernel,
+    endpoint: Endpoint<'m, UdpPort<'m, &'m FakeKernel>>,
+    pool: &'m LoanPool<'m>,
+    to: Addr,
+}
+
+fn with_played(
     (kernel, config): (FakeConfig, UdpConfig),
     loans: u32,
-    test: impl FnOnce(&FakeKernel, &Endpoint<'_, UdpPort<'_, &FakeKernel>>, &LoanPool<'_>, Addr),
+    test: impl FnOnce(&Played<'_>),
 ) {
     let kernel = FakeKernel::new(kernel);
     let mut block = vec![MaybeUninit::uninit(); config.arena_bytes()];
@@ -454,7 +461,7 @@ fn with_fake(
     let endpoint = Endpoint::new(port, &bump, &EndpointConfig::default()).unwrap();
     let pool = LoanPool::place(&bump, loans, 256).unwrap();
     let to = endpoint.connect(&name("peer")).unwrap();
-    test(&kernel, &endpoint, pool, to);
+    test(&Played { kernel: &kernel, endpoint, pool, to });
 }
 
 /// A kernel that completes whatever it likes: sends complete once each, and nothing is made of what was not asked for.
@@ -463,7 +470,7 @@ fn completions_of_any_content_harm_nobody() {
     for multishot in [true, false] {
         let kernel = FakeConfig { sq_entries: 64, cq_entries: 256, ..FakeConfig::default() };
         let config = UdpConfig { multishot, recv_buffers: 8, ..UdpConfig::default() };
-        with_fake((kernel, config), 64, |kernel, endpoint, pool, to| {
+        with_played((kernel, config), 64, |&Played { kernel, ref endpoint, pool, to }| {
             let mut rng = Rng::new(21);
             let (mut posted, mut over, mut taken, mut names) = (0_u64, 0_u64, 0, Vec::new());
             for _ in 0..20_000 {
@@ -509,31 +516,35 @@ fn completions_of_any_content_harm_nobody() {
 fn a_late_completion_is_not_taken_for_that_of_a_later_send() {
     // Two slots.
     let config = UdpConfig { send_depth: 1, ..UdpConfig::default() };
-    with_fake((FakeConfig::default(), config), 4, |kernel, endpoint, pool, to| {
-        let turn = || {
-            let _busy_or_idle = endpoint.turn(Instant::ORIGIN, Budget::DEFAULT);
-        };
-        let send = |context| {
-            endpoint.post_send(SendTo::peer(to), pool.lend().unwrap(), context).unwrap();
-            turn();
-            let all = core::iter::from_fn(|| kernel.taken()).flatten();
-            all.filter(|entry| entry.opcode == op::SENDMSG).last().unwrap().user_data
-        };
-        let mut names = Vec::new();
-        for context in 0..9 {
-            let name = send(context);
-            for late in &names {
-                kernel.complete(*late, 24, 0);
+    with_played(
+        (FakeConfig::default(), config),
+        4,
+        |&Played { kernel, ref endpoint, pool, to }| {
+            let turn = || {
+                let _busy_or_idle = endpoint.turn(Instant::ORIGIN, Budget::DEFAULT);
+            };
+            let send = |context| {
+                endpoint.post_send(SendTo::peer(to), pool.lend().unwrap(), context).unwrap();
+                turn();
+                let all = core::iter::from_fn(|| kernel.taken()).flatten();
+                all.filter(|entry| entry.opcode == op::SENDMSG).last().unwrap().user_data
+            };
+            let mut names = Vec::new();
+            for context in 0..9 {
+                let name = send(context);
+                for late in &names {
+                    kernel.complete(*late, 24, 0);
+                    turn();
+                    turn();
+                    assert!(endpoint.poll().is_none(), "{context} is under way");
+                }
+                kernel.complete(name, 24, 0);
                 turn();
                 turn();
-                assert!(endpoint.poll().is_none(), "{context} is under way");
+                assert_eq!(endpoint.poll().unwrap().context, context);
+                names.push(name);
             }
-            kernel.complete(name, 24, 0);
-            turn();
-            turn();
-            assert_eq!(endpoint.poll().unwrap().context, context);
-            names.push(name);
-        }
-        assert_eq!(endpoint.provider().counters().stale, 36);
-    });
+            assert_eq!(endpoint.provider().counters().stale, 36);
+        },
+    );
 }
