@@ -2,10 +2,10 @@
 
 use core::cell::Cell;
 use core::future::Future;
+use core::net::SocketAddr;
 use core::pin::pin;
 use core::task::{Context, Waker};
 use core::time::Duration;
-use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 use std::task::Wake;
 
