@@ -5,6 +5,7 @@ use serde::Serialize;
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::provider::Provider;
 
+use crate::arguments;
 use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
 use crate::pair::loans::{self, Loans};
@@ -63,7 +64,7 @@ pub(crate) struct Args {
     pair: PairOptions,
 
     /// Messages per doorbell; the lane's credit bounds how many are under way.
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = arguments::whole(1..=4096_u32))]
     batch: u32,
 }
 

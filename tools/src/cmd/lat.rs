@@ -52,11 +52,12 @@ On RDMA devices, in builds with --features verbs, likewise (spinwire devices lis
   spinwire lat --connect verbs://rxe0/10.0.0.2:7000
 On the queues of mlx5 devices without a library between, in builds with --features mlx5 (unverified on hardware), likewise:
   spinwire lat --provider mlx5 --device mlx5_0,mlx5_1
-Between two processes over a provider of libfabric (a build with --features libfabric):
-  spinwire lat --provider ofi --fabric-provider tcp
-  spinwire lat --uri ofi://shm/127.0.0.1:0
+Over a provider of libfabric, in builds with --features libfabric, likewise:
+  spinwire lat --uri ofi://tcp/127.0.0.1:0
   spinwire lat --listen ofi://tcp/0.0.0.0:7000
   spinwire lat --connect ofi://tcp/otherhost:7000
+The same without a floor, as fi_pingpong measures:
+  spinwire lat --provider ofi --fabric-provider tcp
 
 A round trip is: send, the other end receives and sends back, receive. The floor is the same between the same two
 processes with one bare cache line and no code of ours; over TCP, UDP and RDMA, with as many bytes on a plain socket on which both spin. The machine's speed drifts, so the two take turns in short
@@ -173,9 +174,9 @@ const SECONDS: f64 = 1.0;
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let options = &args.pair.with_names_of_domains()?;
-    if options.provider() == ProviderName::Ofi && !options.is_one_end_of_fabric() {
+    if options.provider() == ProviderName::Ofi && options.is_without_floor() {
         if args.hgrm.is_some() {
-            return Err("--hgrm: not offered with --provider ofi; leave it out".into());
+            return Err("--hgrm: not offered with --provider ofi; use --uri ofi://PROVIDER/127.0.0.1:0 instead".into());
         }
         return over_fabric(options);
     }

@@ -32,13 +32,18 @@ pub(super) fn takes_names_along(name: &str, with_input: bool) -> Result<(), Fail
             low_level::exit(2);
         })?;
     }
+    before_a_signal_ends_this(move || remove_made_by(std::process::id(), &name))
+}
+
+/// Does that before a signal ends this process. Who is killed does nothing any more.
+pub(super) fn before_a_signal_ends_this(what: impl Fn() + Send + 'static) -> Result<(), Failure> {
     // What who started it has it ignore (nohup, a shell's job in the background), it goes on ignoring.
     let ignored = ignored();
     let is_heard = |signal: &i32| ignored >> signal.wrapping_sub(1) & 1 == 0;
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM].iter().filter(|s| is_heard(s)))?;
     thread::Builder::new().name("spinwire-signal".to_owned()).spawn(move || {
         for signal in signals.forever() {
-            remove_made_by(std::process::id(), &name);
+            what();
             // It ends this process, as all three do by default.
             let _never_refused = low_level::emulate_default_handler(signal);
         }

@@ -32,6 +32,24 @@ fn arguments_that_are_not_understood() {
     refused(&["ps", "--force"], "--force");
     refused(&["doctor", "quotes"], "quotes");
     refused(&["lat", "--cpus", "a,b"], "numbers of CPUs, like 2,3");
+    refused(&["ping", "tcp://127.0.0.1:1", "--cpus", "0,1"], "the number of one CPU");
+    refused(&["ping", "tcp://127.0.0.1:1", "-s", "-4"], "from 1 to 8m");
+    refused(&["ping", "tcp://127.0.0.1:1", "-c", "-1"], "a whole number above 0");
+    refused(&["ping", "tcp://127.0.0.1:1", "-i", "-1"], "seconds from 0 to 3600");
+    refused(&["serve", "tcp://127.0.0.1:0", "--clients", "1025"], "from 1 to 1024");
+}
+
+/// A file that could not be written is no help.
+#[test]
+fn help_that_could_not_be_written_is_a_failure() {
+    let folder = Folder::new();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    for args in [&["--help"][..], &["ping", "--help"], &["--version"], &["ps"]] {
+        let ran = command(folder.path(), args).stdout(full()).output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains("standard output: "), "{args:?}: {said}");
+    }
 }
 
 /// Who reads the last line knows what to do, and nothing of what was not asked for stands between.
@@ -44,6 +62,17 @@ fn the_remedy_is_the_last_word() {
     assert!(ran.code == 2 && !ran.err.contains("msg"), "{ran:?}");
     let absent = folder.run(&["ping", "mlx5://mlx5_0/127.0.0.1:1", "--count", "1"]);
     assert!(absent.code == 2 && !absent.err.contains("has no address"), "{absent:?}");
+    // Nobody says no over UDP.
+    let silent = ["ping", "udp://127.0.0.1:1", "--count", "1", "--timeout", "0.01"];
+    let ran = folder.run(&silent);
+    let says = "nothing came back; remedy: spinwire serve udp://127.0.0.1:1 ";
+    assert!(ran.code == 1 && ran.out.contains(says), "{ran:?}");
+    if cfg!(feature = "libfabric") {
+        let ran = folder.run(&["ping", "ofi://nonsense/127.0.0.1:1", "--count", "1"]);
+        assert_eq!((ran.code, ran.err.lines().count()), (2, 2), "{ran:?}");
+        assert!(ran.err.contains("there is no provider \"nonsense\""), "{ran:?}");
+        refused(&["lat", "--connect", "ofi://tcp"], "ofi://tcp/127.0.0.1:7000");
+    }
 }
 
 #[test]
