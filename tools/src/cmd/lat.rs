@@ -9,6 +9,7 @@ use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::msg::Kind;
 use spinwire_dataplane::provider::Provider;
 
+use super::ps::table::wrapped;
 use crate::hgrm;
 use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
@@ -187,6 +188,13 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         path.iter().try_for_each(|path| report::check_file(argument, path))?;
     }
     let all = with_client("lat", options, AllSizes(options))?;
+    // First what is read at once: a file may prove not to be writable.
+    let reports: Vec<&Report> = all.iter().map(|m| &m.report).collect();
+    if options.json {
+        report::print_json(&reports)?;
+    } else {
+        report::emit(&in_words(&reports)?)?;
+    }
     if let Some(path) = &args.hgrm {
         for measured in &all {
             hgrm::write(&hgrm::path_for(path, measured.report.size, all.len()), &measured.trips)?;
@@ -204,12 +212,6 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
             })
             .collect();
         plot::percentiles(path, &curves)?;
-    }
-    let reports: Vec<&Report> = all.iter().map(|m| &m.report).collect();
-    if options.json {
-        report::print_json(&reports)?;
-    } else {
-        report::emit(&in_words(&reports)?)?;
     }
     Ok(Verdict::Well)
 }
@@ -514,25 +516,14 @@ fn in_words(reports: &[&Report]) -> Result<String, Failure> {
     )?;
     writeln!(
         text,
-        "{:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>9}  {:>9} {:>9}  {:>6} {:>6}",
-        "bytes",
-        "iters",
-        "min",
-        "p50",
-        "p90",
-        "p99",
-        "p99.9",
-        "max",
-        "floor p50",
-        "floor p99",
-        "ratio",
-        "best"
+        "{:>8} {:>8} {:>6} {:>7} {:>7} {:>7} {:>7} {:>9} {:>6} {:>6}",
+        "bytes", "iters", "min", "p50", "p90", "p99", "p99.9", "max", "ratio", "best"
     )?;
     for r in reports {
         let t = &r.rtt_ns;
         writeln!(
             text,
-            "{:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>9}  {:>9} {:>9}  {:>6.2} {:>6.2}",
+            "{:>8} {:>8} {:>6} {:>7} {:>7} {:>7} {:>7} {:>9} {:>6.2} {:>6.2}",
             r.size,
             r.iters,
             t.min,
@@ -541,10 +532,14 @@ fn in_words(reports: &[&Report]) -> Result<String, Failure> {
             t.p99,
             t.p99_9,
             t.max,
-            r.floor_rtt_ns.p50,
-            r.floor_rtt_ns.p99,
             r.ratio_p50,
             r.ratio_p50_best_rounds
+        )?;
+        let floor = &r.floor_rtt_ns;
+        writeln!(
+            text,
+            "{:>8} {:>8} {:>6} {:>7} {:>7} {:>7}",
+            "floor", "", "", floor.p50, "", floor.p99
         )?;
     }
     notes(&mut text, first, reports)?;
@@ -564,11 +559,11 @@ fn notes(text: &mut String, first: &Report, reports: &[&Report]) -> Result<(), F
         writeln!(text, "lost: not answered within {} ms; not timed", loss.lost_after_ms)?;
     }
     if !first.io_uring.is_empty() {
-        writeln!(text, "io_uring: {}", first.io_uring.join(", "))?;
+        *text += &wrapped("", &format!("io_uring: {}", first.io_uring.join(", ")));
     }
     writeln!(
         text,
-        "floor: {} between the same two processes; ratio: median of {} rounds in turn, best: of the best rounds",
+        "floor: {} between the same two processes\nratio: median of {} rounds in turn; best: of the best rounds",
         if first.provider == "shm" {
             "one bare cache line"
         } else {

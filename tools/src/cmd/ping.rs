@@ -110,7 +110,8 @@ struct RoundTrips {
 
 /// The tag of what is sent: `PING`.
 pub(super) const TAG: u64 = 0x474E_4950;
-/// Bytes of the number that each message begins with. A shorter one has as much of it as it holds, and all as immediate data.
+/// Bytes of the number that each message begins with. A shorter one has as much of it as it holds, and all of it as immediate data where
+/// there are any.
 const NUMBER_BYTES: usize = 8;
 const GONE: &str = "the service is gone";
 /// Buffers that answers come into; late ones take some.
@@ -126,12 +127,9 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         affinity::pin(cpu)?;
     }
     let sizes = Sizes::messages_of(args.size.max(64 << 10));
-    let needed = Caps::TAGGED.with(Caps::DIRECTED_RECV);
-    // What is too short for a number has it beside it.
-    let needed = if args.size < NUMBER_BYTES { needed.with(Caps::IMMEDIATE) } else { needed };
     let wanted = Requirements::default()
         .of_types(&[EndpointType::Rdm, EndpointType::Dgram])
-        .with_caps(needed)
+        .with_caps(Caps::TAGGED.with(Caps::DIRECTED_RECV))
         .for_messages_of(args.size)
         .for_peer_at(&args.uris);
     // What there is no address for need not be looked at.
@@ -270,7 +268,7 @@ impl<'o, 'a> Pinger<'o, 'a> {
             if answer.kind != Kind::Received {
                 continue;
             }
-            if awaited.is_some() && self.number_of(&answer) == awaited {
+            if awaited.is_some_and(|number| self.is_answer(&answer, number)) {
                 has_come = true;
                 self.check(&answer)?;
             } else {
@@ -291,18 +289,17 @@ impl<'o, 'a> Pinger<'o, 'a> {
         Ok(has_come)
     }
 
-    /// Whether numbers go beside messages, as immediate data.
-    const fn is_beside(&self) -> bool {
-        self.message.len() < NUMBER_BYTES
+    /// Whether numbers go beside messages, too.
+    fn is_beside(&self) -> bool {
+        self.message.len() < NUMBER_BYTES && self.opened.info().caps.has(Caps::IMMEDIATE)
     }
 
-    /// Which question it is an answer to.
-    fn number_of(&self, answer: &Completion<'_>) -> Option<u64> {
-        if self.is_beside() {
-            return answer.immediate;
-        }
-        let number = answer.bytes()?.first_chunk::<NUMBER_BYTES>()?;
-        Some(u64::from_le_bytes(*number))
+    /// Whether it is the answer to the question of that number.
+    fn is_answer(&self, answer: &Completion<'_>, number: u64) -> bool {
+        let length = NUMBER_BYTES.min(self.message.len());
+        let has_its_bytes = answer.bytes().and_then(|bytes| bytes.get(..length))
+            == number.to_le_bytes().get(..length);
+        has_its_bytes && (!self.is_beside() || answer.immediate == Some(number))
     }
 
     fn check(&self, answer: &Completion<'_>) -> Result<(), Failure> {

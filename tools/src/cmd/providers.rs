@@ -8,7 +8,7 @@ use spinwire_hostshim::discover::{Found, Hints, Sizes, discover};
 use spinwire_hostshim::negotiate::{Choice, Peer, Plan, Rejected, Requirements, negotiate};
 use spinwire_hostshim::uri::{Transport, Uri};
 
-use super::ps::table::{Lean, Table, bytes, json, plain};
+use super::ps::table::{Lean, Table, bytes, json, plain, wrapped};
 use crate::arguments;
 use crate::report::{Failure, Verdict, emit};
 
@@ -223,6 +223,9 @@ fn in_words(plan: &Plan, took_us: u64) -> String {
     text + &format!("found and ranked in {took_us} us; nothing was opened\n")
 }
 
+/// What stands below a line of figures.
+const BELOW: &str = "     ";
+
 /// A line of figures for each, and below it why it stands there and what it can do.
 fn ranked(plan: &Plan) -> String {
     let mut table = Table::new(&[
@@ -254,32 +257,10 @@ fn ranked(plan: &Plan) -> String {
     for (at, line) in table.text("").lines().enumerate() {
         text += &format!("{line}\n");
         let words = if at == 0 { None } else { below.next() };
-        words.into_iter().flatten().for_each(|words| text += &wrapped(&plain(words)));
+        words.into_iter().flatten().for_each(|words| text += &wrapped(BELOW, &plain(words)));
     }
     text
 }
-
-/// Words in lines that fit into the usual width of a terminal.
-fn wrapped(words: &str) -> String {
-    const INDENT: &str = "     ";
-    let mut text = String::new();
-    let mut line = String::new();
-    for word in words.split(' ') {
-        if !line.is_empty() && INDENT.len() + line.len() + 1 + word.len() > WIDTH {
-            text += &format!("{INDENT}{line}\n");
-            line.clear();
-        }
-        let space = if line.is_empty() { "" } else { " " };
-        line += &format!("{space}{word}");
-    }
-    if !line.is_empty() {
-        text += &format!("{INDENT}{line}\n");
-    }
-    text
-}
-
-/// Columns of the usual terminal.
-const WIDTH: usize = 80;
 
 fn name(found: &Found) -> String {
     let device = found.device.as_ref().map_or_else(String::new, |device| format!(" {device}"));

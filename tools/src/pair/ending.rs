@@ -26,13 +26,19 @@ pub(super) fn takes_names_along(name: &str, with_input: bool) -> Result<(), Fail
     let name = name.to_owned();
     if with_input {
         let name = name.clone();
-        thread::Builder::new().name("spinwire-input".to_owned()).spawn(move || {
-            let _nothing_is_said_there = io::copy(&mut io::stdin(), &mut io::sink());
-            remove_made_by(std::process::id(), &name);
-            low_level::exit(2);
-        })?;
+        when_input_ends(move || remove_made_by(std::process::id(), &name))?;
     }
     before_a_signal_ends_this(move || remove_made_by(std::process::id(), &name))
+}
+
+/// Does that when the standard input of this process ends, and ends it.
+pub(super) fn when_input_ends(what: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    thread::Builder::new().name("spinwire-input".to_owned()).spawn(move || {
+        let _nothing_is_said_there = io::copy(&mut io::stdin(), &mut io::sink());
+        what();
+        low_level::exit(2);
+    })?;
+    Ok(())
 }
 
 /// Does that before a signal ends this process. Who is killed does nothing any more.

@@ -12,7 +12,7 @@ use core::time::Duration;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Instant;
 
@@ -29,6 +29,7 @@ use spinwire_hostshim::affinity;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::libfabric::{Names, OfiConfig, OfiPort};
 
+use super::ending;
 use super::options::PairOptions;
 use crate::report::{Failure, Verdict, emit, print_json};
 
@@ -63,15 +64,16 @@ pub(crate) fn round_trips(options: &PairOptions) -> Result<Verdict, Failure> {
     refuse_what_is_not_offered(options)?;
     let (near, far) = options.placement()?;
     if let Some(folder) = &options.listen {
+        if options.until_input_ends {
+            let made_by_who_started_this = PathBuf::from(folder);
+            ending::when_input_ends(move || remove(&made_by_who_started_this))?;
+        }
         affinity::pin(far)?;
         return serve(Path::new(folder), options);
     }
     let folder = Folder::new()?;
     let path = folder.0.clone();
-    super::ending::before_a_signal_ends_this(move || {
-        // Nothing depends on it.
-        let _removed = std::fs::remove_dir_all(&path);
-    })?;
+    ending::before_a_signal_ends_this(move || remove(&path))?;
     let mut reports = Vec::new();
     for size in options.sizes() {
         let mut one = options.clone();
@@ -139,9 +141,14 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Nothing depends on it.
-        let _removed = std::fs::remove_dir_all(&self.0);
+        remove(&self.0);
     }
+}
+
+/// Removes the folder and what the ends have told each other in it.
+fn remove(folder: &Path) {
+    // The other end may have been faster. Nothing depends on it.
+    let _removed = std::fs::remove_dir_all(folder);
 }
 
 /// The process of the other end. Ends when it is dropped.
@@ -157,6 +164,8 @@ impl OtherEnd {
         if options.tagged {
             command.arg("--tagged");
         }
+        // It ends with this process, however that ends.
+        command.arg("--until-input-ends").stdin(Stdio::piped());
         Ok(Self(command.spawn()?))
     }
 }

@@ -70,7 +70,7 @@ A SOURCE is one of
   a.h  <linux/io_uring.h>   C or C++ headers (header:A,B), compiled, and not run
   app  lib.so  a.o          debug information of an ELF file (elf:PATH), or of
                             its -dbgsym package
-  btf  btf:PATH             types of the running kernel, of a module, or of a file
+  btf  btf:PATH             types of the running kernel, a module, or a file
   shm:NAME                  a live segment, by its header
   layouts.lock              a lock file (lock:PATH)
 
@@ -103,8 +103,10 @@ Examples
 
 const LOCK_HELP: &str = "\
 Examples
-  spinwire layout lock            does this build still have the layouts of the file?
-  spinwire layout lock --write    yes, they were meant to change
+  spinwire layout lock
+      does this build still have the layouts of the file?
+  spinwire layout lock --write
+      yes, they were meant to change
 
 Exit code 0: they do. 1: they do not, see what. 2: the file cannot be read.";
 
