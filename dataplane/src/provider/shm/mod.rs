@@ -370,7 +370,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         if refused == PostError::Fatal(Fatal::Corrupt) {
             self.cut_off(row, peer);
         }
-        self.bells.note_refusal();
+        self.lacks_room();
         refused
     }
 
