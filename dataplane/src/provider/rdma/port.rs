@@ -214,6 +214,12 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         self.queues.matcher()
     }
 
+    /// Events that wait to be polled.
+    #[must_use]
+    pub const fn events_waiting(&self) -> u32 {
+        self.queues.events_waiting()
+    }
+
     /// What was wrong with the last connection that was cut off.
     #[must_use]
     pub const fn last_fault(&self) -> Option<FrameFault> {
