@@ -36,6 +36,17 @@ fn a_desk_that_knows_nothing_of_the_first_is_refused() {
     });
 }
 
+/// A forgotten desk is its own endpoint's loss, wherever that goes, and nobody's else who comes to lie where that was.
+#[test]
+fn a_desk_that_is_forgotten_marks_its_endpoint_alone() {
+    let mut block: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(16 << 20);
+    let mut scene = scene(&mut block);
+    core::mem::forget(Desk::open(&scene.a, scene.pool, || scene.now()).unwrap());
+    core::mem::swap(&mut scene.a, &mut scene.b);
+    drop(Desk::open(&scene.a, scene.pool, || scene.now()).unwrap());
+    assert_eq!(Desk::open(&scene.b, scene.pool, || scene.now()).unwrap_err(), HasDesk);
+}
+
 #[test]
 fn a_wait_within_a_wait_leaves_what_is_not_its_own() {
     with_scene(|scene| {
