@@ -469,7 +469,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
 
     /// For whoever takes all completions and hands each to who waits for it: there can be one such. `None` where there is one. It binds nobody who does not ask.
     #[must_use]
-    pub fn claim(&self) -> Option<Claimed<'_>> {
+    pub const fn claim(&self) -> Option<Claimed<'_>> {
         if self.is_claimed.replace(true) { None } else { Some(Claimed(&self.is_claimed)) }
     }
 

@@ -1,7 +1,7 @@
 //! Several desks at one endpoint: each gets what it waits for, whichever of them finds it.
 
 use core::cell::{Cell, RefCell};
-use core::mem::MaybeUninit;
+use core::mem::{ManuallyDrop, MaybeUninit};
 use core::time::Duration;
 
 use spinwire_dataplane::error::PostError;
@@ -41,7 +41,7 @@ fn a_desk_that_knows_nothing_of_the_first_is_refused() {
 fn a_desk_that_is_forgotten_marks_its_endpoint_alone() {
     let mut block: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(16 << 20);
     let mut scene = scene(&mut block);
-    core::mem::forget(Desk::open(&scene.a, scene.pool, || scene.now()).unwrap());
+    let _forgotten = ManuallyDrop::new(Desk::open(&scene.a, scene.pool, || scene.now()).unwrap());
     core::mem::swap(&mut scene.a, &mut scene.b);
     drop(Desk::open(&scene.a, scene.pool, || scene.now()).unwrap());
     assert_eq!(Desk::open(&scene.b, scene.pool, || scene.now()).unwrap_err(), HasDesk);
