@@ -276,6 +276,9 @@ impl<'e, 'a> News<'e, 'a> {
             }
             #[cfg(any(feature = "verbs", feature = "libfabric"))]
             Told::Set(set) => {
+                if !self.end.provider().has_heard_all() {
+                    return false;
+                }
                 #[cfg(feature = "libfabric")]
                 if let AnyPort::Ofi(port, plane) = self.end.provider()
                     && !port.may_wait()

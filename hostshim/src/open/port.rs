@@ -252,6 +252,18 @@ impl<'a> AnyPort<'a> {
         }
     }
 
+    /// Whether the last look took all that its device had completed. Other transports tell of what is left.
+    #[cfg(any(feature = "verbs", feature = "libfabric"))]
+    pub(super) const fn has_heard_all(&self) -> bool {
+        match self {
+            #[cfg(feature = "verbs")]
+            Self::Verbs(port, _) => port.has_heard_all(),
+            #[cfg(feature = "verbs")]
+            Self::VerbsDatagrams(port, _) => port.has_heard_all(),
+            _ => true,
+        }
+    }
+
     /// The port, where peers ring its bell.
     const fn bell_of(&self) -> Option<&ShmPort<'a, 'a>> {
         match self {
