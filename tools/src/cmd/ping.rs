@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::{Completion, Kind, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Poll};
@@ -44,7 +44,7 @@ Several URIs are several ways to one service: they are ranked as `spinwire provi
 that order. The first message is not counted: it warms caches, and connections. `ratio` is that of the median round trip to the
 best one; how far the best one is from what the machine can do is what `spinwire lat` tells, by a floor of its own.
 
-Exit codes: 0 every message came back, 1 some did not, 2 nobody was reached.")]
+Exit codes: 0 every message came back, 1 some did not, or the service went, 2 nobody was reached.")]
 pub(crate) struct Args {
     /// Where the service is found.
     #[arg(required = true, value_name = "URI")]
@@ -92,6 +92,8 @@ struct Report {
     /// Those that came after they were given up.
     late: u64,
     loss_percent: f64,
+    /// It ended because the service did.
+    gone: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     rtt_ns: Option<RoundTrips>,
     /// The median round trip to the best one.
@@ -114,6 +116,7 @@ pub(super) const TAG: u64 = 0x474E_4950;
 /// there are any.
 const NUMBER_BYTES: usize = 8;
 const GONE: &str = "the service is gone";
+const FULL: &str = "the service did not take this client: it has as many as it takes; remedy: spinwire serve --clients N # there";
 /// Buffers that answers come into; late ones take some.
 const RECEIVES: u32 = 8;
 
@@ -144,7 +147,8 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     } else {
         report::emit(&in_words(&report))?;
     }
-    Ok(if report.received == report.sent { Verdict::Well } else { Verdict::NotWell })
+    let is_well = report.received == report.sent && !report.gone;
+    Ok(if is_well { Verdict::Well } else { Verdict::NotWell })
 }
 
 /// One end that asks.
@@ -154,12 +158,16 @@ struct Pinger<'o, 'a> {
     peer: Addr,
     message: Vec<u8>,
     late: u64,
+    /// Nothing will come any more.
+    is_gone: bool,
 }
 
 /// What has become of a message.
 enum Answer {
     After(u64),
     Lost,
+    /// And what has come until then is all that will.
+    Gone,
     Stopped,
 }
 
@@ -167,7 +175,8 @@ impl<'o, 'a> Pinger<'o, 'a> {
     fn new(opened: &'o Opened<'a>, args: &'o Args) -> Result<Self, Failure> {
         let peer = opened.peer.ok_or("there is nobody to ask")?;
         let buffers = LoanPool::place(opened.bump(), RECEIVES, args.size)?;
-        let pinger = Self { opened, args, peer, message: vec![0x5A; args.size], late: 0 };
+        let pinger =
+            Self { opened, args, peer, message: vec![0x5A; args.size], late: 0, is_gone: false };
         while let Some(loan) = buffers.lend() {
             pinger.opened.endpoint.post_recv(from(peer), loan, 0).map_err(|e| e.error)?;
         }
@@ -189,7 +198,9 @@ impl<'o, 'a> Pinger<'o, 'a> {
         let mut trips = Histogram::<u64>::new_with_bounds(1, 3_600_000_000_000, 3)?;
         let mut sent = 0;
         // Not counted: the first of a connection is another thing than the rest.
-        let _warm = self.ask(0, stopped)?;
+        if matches!(self.ask(0, stopped)?, Answer::Gone) {
+            return Err(GONE.into());
+        }
         while !stopped() && self.args.count.is_none_or(|count| sent < count) {
             let began = self.opened.now();
             match self.ask(sent + 1, stopped)? {
@@ -201,12 +212,16 @@ impl<'o, 'a> Pinger<'o, 'a> {
                     }
                 }
                 Answer::Lost if is_shown => say(&format!("seq={} lost", sent + 1))?,
-                Answer::Lost => {}
+                Answer::Lost | Answer::Gone => {}
                 Answer::Stopped => break,
             }
             sent += 1;
+            if self.is_gone {
+                break;
+            }
             let is_last = self.args.count == Some(sent);
-            while !is_last && !stopped() && self.since(began) < self.args.interval {
+            while !is_last && !self.is_gone && !stopped() && self.since(began) < self.args.interval
+            {
                 self.turn(None)?;
                 std::thread::sleep(Duration::from_micros(200).min(self.args.interval));
             }
@@ -235,7 +250,13 @@ impl<'o, 'a> Pinger<'o, 'a> {
                     self.turn(Some(number))?;
                 }
                 Err(PostError::Retry(_)) => return Ok(Answer::Lost),
-                Err(PostError::Fatal(_)) => return Err(GONE.into()),
+                // It had let this end go before that could send anything.
+                Err(PostError::Misuse(Misuse::StaleAddress)) if number == 0 => {
+                    return Err(FULL.into());
+                }
+                Err(PostError::Fatal(_) | PostError::Misuse(Misuse::StaleAddress)) => {
+                    return Ok(Answer::Gone);
+                }
                 Err(refused) => return Err(refused.into()),
             }
         }
@@ -245,6 +266,9 @@ impl<'o, 'a> Pinger<'o, 'a> {
             if self.turn(Some(number))? {
                 let ns = self.opened.now().saturating_since(began).as_nanos();
                 return Ok(Answer::After(ns.max(1)));
+            }
+            if self.is_gone {
+                return Ok(Answer::Gone);
             }
             looks = looks.wrapping_add(1);
             if looks.is_multiple_of(64) {
@@ -280,9 +304,10 @@ impl<'o, 'a> Pinger<'o, 'a> {
         }
         if !outcome.is_busy() {
             match endpoint.poll_event() {
-                Some(Event::PeerGone(_)) => return Err(GONE.into()),
+                Some(Event::PeerGone(_)) => self.is_gone = true,
+                Some(Event::Refused(_)) => return Err(FULL.into()),
                 Some(Event::PeerCorrupt(_)) => return Err("the service wrote nonsense".into()),
-                Some(Event::Connected(_) | Event::Refused(_) | Event::StaleCompletion(_)) => {}
+                Some(Event::Connected(_) | Event::StaleCompletion(_)) => {}
                 None => pause(),
             }
         }
@@ -330,6 +355,7 @@ impl<'o, 'a> Pinger<'o, 'a> {
             sent,
             received,
             late: self.late,
+            gone: self.is_gone,
             loss_percent: 100.0 * ratio(sent - received.min(sent), sent),
             rtt_ns: any.then(|| RoundTrips {
                 min: trips.min(),
@@ -358,7 +384,9 @@ fn in_words(report: &Report) -> String {
             "rtt min/p50/p99/max = {min} / {p50} / {p99} / {max}; ratio {ratio:.2} (p50 to the best)\n"
         );
     }
-    if report.sent > 0 && report.received == 0 {
+    if report.gone {
+        text += &format!("{GONE}\n");
+    } else if report.sent > 0 && report.received == 0 {
         text += &format!(
             "nothing came back; remedy: spinwire serve {} # there, with --message {} at least\n",
             report.uri, report.size

@@ -39,6 +39,7 @@ use super::options::PairOptions;
 use super::order::{Marking, Order};
 use super::server::SERVER;
 use super::station::{self, DataUse, Heard, Nap, PATIENCE, Role, Station};
+use crate::cmd::ps::table::wrapped;
 use crate::report::{self, Failure, Verdict};
 
 type Port<'p> = UdpPort<'p, RingEntry<'p>>;
@@ -311,7 +312,7 @@ pub(super) fn serve(
     let station = open((&host, &ring), &routes, floor, &role)?;
     say_listening(command, &format!("udp://{}", host.local()), options)?;
     if !options.json {
-        report::complain(&format!("io_uring {}\n", host.uring().features()));
+        report::complain(&wrapped("", &format!("io_uring {}", host.uring().features())));
     }
     let desk = meet(&station, &routes, size)?;
     obey((&desk, &station), size)

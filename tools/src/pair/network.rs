@@ -28,6 +28,7 @@ use super::options::PairOptions;
 use super::order::Order;
 use super::server::{SERVER, STREAM_BUFFER_BYTES, obey};
 use super::station::{self, Deadline, PATIENCE, Patience, Role, Station, mind};
+use crate::cmd::ps::table::wrapped;
 use crate::report::{self, Failure, Verdict};
 
 type Port<'p> = TcpPort<'p, RingEntry<'p>>;
@@ -212,7 +213,7 @@ pub(super) fn serve(
     let station = open(&plane, &ring, &role)?;
     say_listening(command, &format!("tcp://{local}"), options)?;
     if !options.json {
-        report::complain(&format!("io_uring {}\n", plane.features()));
+        report::complain(&wrapped("", &format!("io_uring {}", plane.features())));
     }
     meet_on_a_socket(&station, local.ip())?;
     obey(&station, None, size)

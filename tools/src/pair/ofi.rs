@@ -108,8 +108,9 @@ pub(super) fn serve(
     let (_, cpu) = options.placement()?;
     let (size, role) = (network::largest(options), network::role(SERVER, options)?);
     affinity::pin(cpu)?;
-    let plane = OfiPlane::open(at, true, config(&provider, size, options)?)
-        .map_err(|e| format!("--listen: {at}: {e}"))?;
+    let plane = OfiPlane::open(at, true, config(&provider, size, options)?).map_err(|e| {
+        format!("--listen: {at}: {e}; remedy: ss -anp | grep :{} # says who has it", at.port())
+    })?;
     let local = plane.local().ok_or("nobody can call here")?;
     let mut memory = Plane::memory(memory_bytes(&role))?;
     let bump = Plane::arena(&mut memory);
