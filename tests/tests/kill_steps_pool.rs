@@ -8,7 +8,7 @@
 //!   survivor  holds buffers of its own; takes back; then all is free but those, and the next life begins
 //! ```
 //!
-//! `pool_asked` has the same deaths, and pauses, within one thread. Here the kernel kills, and what the survivor finds has
+//! `pool_steps` has the same deaths, and pauses, within one thread. Here the kernel kills, and what the survivor finds has
 //! gone through a real mapping.
 #![cfg(spinwire_steps)]
 #![allow(
