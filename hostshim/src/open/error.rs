@@ -146,8 +146,8 @@ impl fmt::Display for OpenError {
             Self::Nonsense { at, fault } => write!(f, "what answers at {at}: {fault}"),
             Self::Refused { at } => write!(
                 f,
-                "the connection was not taken at {at}: an endpoint of another name or type, or there is another of this end's name; remedy: name the \
-                 endpoint behind the address, and give each end a name of its own"
+                "the connection was not taken at {at}: an endpoint of another name or type, there is another of this end's name, or it has as many \
+                 peers as it takes; remedy: name the endpoint behind the address, give each end a name of its own, and that one room for more (serve --clients)"
             ),
         }
     }

@@ -29,7 +29,8 @@ use crate::raw::socket::{self as raw, IntOption};
 /// What a socket shall be like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SocketOptions {
-    /// SO_REUSEADDR: an address can be bound again while old connections of it fade.
+    /// SO_REUSEADDR: an address can be bound again while old connections of it fade. TCP's alone: with UDP it would let any other program
+    /// bind the same port, and have what is sent there.
     pub reuse_address: bool,
     /// SO_REUSEPORT: several sockets listen at one address, and the kernel spreads connections over them.
     pub reuse_port: bool,
@@ -246,7 +247,6 @@ fn set(socket: BorrowedFd<'_>, option: IntOption, value: u32) -> Result<(), Sock
 
 /// Options of every socket.
 fn configure(socket: BorrowedFd<'_>, options: &SocketOptions) -> Result<(), SocketError> {
-    set(socket, raw::SO_REUSEADDR, u32::from(options.reuse_address))?;
     if options.reuse_port {
         set(socket, raw::SO_REUSEPORT, 1)?;
     }
@@ -264,6 +264,7 @@ fn configure(socket: BorrowedFd<'_>, options: &SocketOptions) -> Result<(), Sock
 
 /// Options of sockets of TCP.
 fn configure_tcp(socket: BorrowedFd<'_>, options: &SocketOptions) -> Result<(), SocketError> {
+    set(socket, raw::SO_REUSEADDR, u32::from(options.reuse_address))?;
     set(socket, raw::TCP_NODELAY, u32::from(options.no_delay))?;
     if let Some(span) = options.user_timeout {
         set(socket, raw::TCP_USER_TIMEOUT, u32::try_from(span.as_millis()).unwrap_or(u32::MAX))?;

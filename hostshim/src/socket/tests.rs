@@ -101,6 +101,17 @@ fn what_cannot_be_had_is_told_with_its_remedy() {
     assert!(full.to_string().contains("LimitNOFILE"), "{full}");
 }
 
+/// Two at one port would both believe to be found there, and the last would have it all.
+#[test]
+fn a_port_of_udp_is_one_sockets_alone() {
+    let first = bind_udp(any(), &SocketOptions::default()).unwrap();
+    let taken = bind_udp(first.local, &SocketOptions::default()).unwrap_err();
+    assert_eq!(taken.errno().number(), libc::EADDRINUSE, "{taken}");
+    let shared = SocketOptions { reuse_port: true, ..SocketOptions::default() };
+    let first = bind_udp(any(), &shared).unwrap();
+    assert!(bind_udp(first.local, &shared).is_ok(), "where it is asked for");
+}
+
 #[test]
 fn busy_polling_is_set_or_refused_with_the_remedy() {
     let options =

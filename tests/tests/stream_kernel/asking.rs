@@ -1,9 +1,16 @@
 //! Services that ask (`StreamConfig::ask_max`) and sleep in between: who is waited for in the end is who wakes them.
 
-use spinwire_dataplane::sync::{AtomicU32, Ordering};
-use spinwire_hostshim::uring::News;
+use core::time::Duration;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Instant;
 
-use super::*;
+use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::stream::{StreamConfig, StreamEvent};
+use spinwire_dataplane::sync::{AtomicU32, Ordering};
+use spinwire_hostshim::uring::{FeatureSet, News};
+
+use super::world::{CONFIG, PATIENCE, World, play};
 
 const ASKING: StreamConfig = StreamConfig { ask_max: 2, ..CONFIG };
 
@@ -39,51 +46,45 @@ fn turn_and_sleep(world: &mut World<'_, '_>, news: &News, sleeps: &AtomicU32) ->
 
 #[test]
 fn who_sleeps_is_woken_by_who_was_asked_in_vain() {
-    let uring = Uring::open(&UringConfig::for_streams(&ASKING)).unwrap();
-    let news = uring.news().unwrap();
-    let ring = uring.ring().unwrap();
-    let streams = uring.streams(&ring, 0, &ASKING).unwrap();
-    let local = SocketAddr::from(([127, 0, 0, 1], 0));
-    let bound = socket::listen(local, 128, &SocketOptions::default()).unwrap();
-    let listener = streams.listen(bound.fd.as_raw_fd()).unwrap();
-    let (clock, address) = (TscClock::calibrate(), bound.local);
-    let mut world =
-        World { streams: &streams, clock, address, listener, _fd: bound.fd, heard: Vec::new() };
-    let sleeps = AtomicU32::new(0);
-    std::thread::scope(|threads| {
-        // Nobody does anything before it sleeps, having asked everybody in vain.
-        let asleep = || {
-            let deadline = Instant::now() + PATIENCE;
-            while sleeps.load(Ordering::Acquire) == 0 {
-                assert!(Instant::now() < deadline, "it never sleeps, or is over");
-                std::thread::sleep(Duration::from_micros(100));
-            }
-        };
-        for _ in 0..3 {
-            threads.spawn(move || {
-                let mut client = TcpStream::connect(address).unwrap();
-                client.set_nodelay(true).unwrap();
-                client.set_read_timeout(Some(PATIENCE)).unwrap();
-                let mut back = [0; 5];
-                for _ in 0..10 {
-                    asleep();
-                    client.write_all(b"hello").unwrap();
-                    client.read_exact(&mut back).unwrap();
-                    assert_eq!(&back, b"hello");
+    play((&ASKING, FeatureSet::EMPTY), |world| {
+        let news = world.uring.news().unwrap();
+        let address = world.address;
+        let sleeps = AtomicU32::new(0);
+        std::thread::scope(|threads| {
+            // Nobody does anything before it sleeps, having asked everybody in vain.
+            let asleep = || {
+                let deadline = Instant::now() + PATIENCE;
+                while sleeps.load(Ordering::Acquire) == 0 {
+                    assert!(Instant::now() < deadline, "it never sleeps, or is over");
+                    std::thread::sleep(Duration::from_micros(100));
                 }
-                asleep();
-            });
-        }
-        let ended = |event: &StreamEvent<'_>| matches!(event, StreamEvent::Closed { .. });
-        while world.heard.iter().filter(|event| ended(event)).count() < 3 {
-            assert!(
-                turn_and_sleep(&mut world, &news, &sleeps),
-                "nobody wakes it: {:?}",
-                world.heard
-            );
-        }
+            };
+            for _ in 0..3 {
+                threads.spawn(move || {
+                    let mut client = TcpStream::connect(address).unwrap();
+                    client.set_nodelay(true).unwrap();
+                    client.set_read_timeout(Some(PATIENCE)).unwrap();
+                    let mut back = [0; 5];
+                    for _ in 0..10 {
+                        asleep();
+                        client.write_all(b"hello").unwrap();
+                        client.read_exact(&mut back).unwrap();
+                        assert_eq!(&back, b"hello");
+                    }
+                    asleep();
+                });
+            }
+            let ended = |event: &StreamEvent<'_>| matches!(event, StreamEvent::Closed { .. });
+            while world.heard.iter().filter(|event| ended(event)).count() < 3 {
+                assert!(
+                    turn_and_sleep(world, &news, &sleeps),
+                    "nobody wakes it: {:?}",
+                    world.heard
+                );
+            }
+        });
+        let counted = world.streams.counters();
+        // Each is waited for when it has come, and again after each of its ten messages, when it was asked in vain.
+        assert!(counted.waits == 33 && counted.vain_asks >= 60, "{counted:?}");
     });
-    let counted = streams.counters();
-    // Each is waited for when it has come, and again after each of its ten messages, when it was asked in vain.
-    assert!(counted.waits == 33 && counted.vain_asks >= 60, "{counted:?}");
 }

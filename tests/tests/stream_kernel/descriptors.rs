@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use spinwire_dataplane::stream::{ConnId, StreamConfig, StreamEvent};
 
-use super::{CONFIG, PATIENCE, World, no_table, open_files, play};
+use super::world::{CONFIG, PATIENCE, World, no_table, open_files, play};
 
 const NAME: &str =
     "descriptors::a_process_without_descriptors_says_so_and_goes_on_when_some_are_back";

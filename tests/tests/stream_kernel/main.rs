@@ -20,201 +20,20 @@ mod descriptors;
 mod operations;
 mod overflow;
 mod soak;
+mod world;
 
-use core::net::SocketAddr;
 use core::time::Duration;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::IntoRawFd;
 use std::time::Instant;
 
-use spinwire_dataplane::poll::{Budget, Poll};
-use spinwire_dataplane::raw::loan::Loan;
-use spinwire_dataplane::stream::{CloseReason, ConnId, StreamConfig, StreamEvent, Streams};
+use spinwire_dataplane::stream::{CloseReason, StreamConfig, StreamEvent};
 use spinwire_dataplane::time::Nanos;
-use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::socket::{self, SocketOptions};
-use spinwire_hostshim::uring::{Feature, FeatureSet, RingEntry, SqPoll, Uring, UringConfig};
+use spinwire_hostshim::uring::{Feature, FeatureSet, UringConfig};
 
-/// How long anything may take that nothing holds up.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-const CONFIG: StreamConfig = StreamConfig {
-    conns: 16,
-    recv_buffers: (32, 4096),
-    send_buffers: (32, 4096),
-    segments: 128,
-    zero_copy_min: 16 << 10,
-    // Half of the rows: listeners go both ways.
-    backlog: 8,
-    ..StreamConfig::DEFAULT
-};
-
-type Kernel<'m> = RingEntry<'m>;
-
-/// A service, a socket that listens for it, and what it has said.
-struct World<'s, 'm> {
-    streams: &'s Streams<'m, Kernel<'m>>,
-    clock: TscClock,
-    address: SocketAddr,
-    listener: ConnId,
-    _fd: OwnedFd,
-    heard: Vec<StreamEvent<'m>>,
-}
-
-/// Has `test` play with a service on a ring that is like `config` and without what `deny` names.
-fn play<R>(
-    (config, deny): (&StreamConfig, FeatureSet),
-    test: impl for<'s, 'm> FnOnce(&mut World<'s, 'm>) -> R,
-) -> R {
-    play_on((config, UringConfig { deny, ..UringConfig::for_streams(config) }), test)
-}
-
-/// The same on a ring like that.
-fn play_on<R>(
-    (config, ring): (&StreamConfig, UringConfig),
-    test: impl for<'s, 'm> FnOnce(&mut World<'s, 'm>) -> R,
-) -> R {
-    let uring = Uring::open(&ring).unwrap();
-    let ring = uring.ring().unwrap();
-    let streams = uring.streams(&ring, 0, config).unwrap();
-    let local = SocketAddr::from(([127, 0, 0, 1], 0));
-    let bound = socket::listen(local, 128, &SocketOptions::default()).unwrap();
-    let listener = streams.listen(bound.fd.as_raw_fd()).unwrap();
-    let mut world = World {
-        streams: &streams,
-        clock: TscClock::calibrate(),
-        address: bound.local,
-        listener,
-        _fd: bound.fd,
-        heard: Vec::new(),
-    };
-    let result = test(&mut world);
-    streams.audit().unwrap();
-    result
-}
-
-impl<'m> World<'_, 'm> {
-    fn turn(&mut self) {
-        let _busy = self.streams.turn(self.clock.now(), Budget::DEFAULT);
-        while let Some(event) = self.streams.poll() {
-            self.heard.push(event);
-        }
-        self.streams.audit().unwrap();
-    }
-
-    /// Turns until `seen` says so.
-    fn until(&mut self, what: &str, mut seen: impl FnMut(&mut Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !seen(self) {
-            self.turn();
-            assert!(Instant::now() < deadline, "{what}: {:?}", self.heard);
-        }
-    }
-
-    /// The first event that `wanted` takes out.
-    fn event<R>(&mut self, what: &str, mut wanted: impl FnMut(&StreamEvent<'m>) -> Option<R>) -> R {
-        let mut found = None;
-        self.until(what, |world| {
-            let at = world.heard.iter().position(|event| {
-                found = wanted(event);
-                found.is_some()
-            });
-            if let Some(at) = at {
-                world.heard.remove(at);
-            }
-            at.is_some()
-        });
-        found.unwrap()
-    }
-
-    fn client(&mut self) -> (TcpStream, ConnId) {
-        let client = TcpStream::connect(self.address).unwrap();
-        client.set_nonblocking(true).unwrap();
-        client.set_nodelay(true).unwrap();
-        let conn = self.event("a connection", |event| match event {
-            StreamEvent::Accepted { conn, .. } => Some(*conn),
-            _ => None,
-        });
-        (client, conn)
-    }
-
-    fn closed(&mut self, conn: ConnId) -> CloseReason {
-        self.event("an end", |event| match event {
-            StreamEvent::Closed { conn: which, reason } if *which == conn => Some(*reason),
-            _ => None,
-        })
-    }
-
-    /// All that has come by a connection, taken out of what was heard.
-    fn take_bytes(&mut self, of: ConnId) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        self.heard.retain(|event| match event {
-            StreamEvent::Received { conn, bytes: loan } if *conn == of => {
-                bytes.extend_from_slice(loan);
-                false
-            }
-            _ => true,
-        });
-        bytes
-    }
-
-    /// Until so much has come.
-    fn receive(&mut self, conn: ConnId, count: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        self.until("bytes", |world| {
-            bytes.extend(world.take_bytes(conn));
-            bytes.len() >= count
-        });
-        bytes
-    }
-
-    /// Until the client has so much.
-    fn read(&mut self, client: &TcpStream, count: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let mut room = vec![0; 1 << 16];
-        self.until("bytes at the client", |_| {
-            match (&mut &*client).read(&mut room) {
-                Ok(0) => panic!("the end after {} of {count} bytes", bytes.len()),
-                Ok(more) => bytes.extend_from_slice(&room[..more]),
-                Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
-            }
-            bytes.len() >= count
-        });
-        bytes
-    }
-
-    /// Until the client sees the end of the stream; resets count.
-    fn read_end(&mut self, client: &TcpStream) {
-        let mut room = vec![0; 1 << 16];
-        self.until("the end at the client", |_| match (&mut &*client).read(&mut room) {
-            Ok(count) => count == 0,
-            Err(e) => e.kind() != ErrorKind::WouldBlock,
-        });
-    }
-
-    fn lend(&mut self, bytes: &[u8]) -> Loan<'m> {
-        let mut loan = None;
-        self.until("a buffer", |world| {
-            loan = world.streams.lend();
-            loan.is_some()
-        });
-        let mut loan = loan.unwrap();
-        loan.fill(bytes).unwrap();
-        loan
-    }
-
-    /// Writes all of it, in pieces, as there is room.
-    fn write(&mut self, conn: ConnId, bytes: &[u8], piece: usize) {
-        for part in bytes.chunks(piece) {
-            self.until("room", |world| world.streams.write(conn, part).is_ok());
-        }
-    }
-}
-
-fn bytes(count: usize, seed: usize) -> Vec<u8> {
-    (0..count).map(|i| u8::try_from((i * 31 + seed * 7 + i / 251) % 251).unwrap()).collect()
-}
+use world::{CONFIG, PATIENCE, bytes, no_table, open_files, play, play_on, with_a_thread};
 
 /// Rings without one thing each, without all, and with all.
 fn denials() -> Vec<FeatureSet> {
@@ -545,48 +364,32 @@ fn more_than_there_are_rows_for_wait_their_turn() {
 fn without_descriptors_a_listener_tries_again_later() {
     // A table of files with no place for a second connection.
     let config = StreamConfig { conns: 8, ..CONFIG };
-    let uring =
-        Uring::open(&UringConfig { files: 1, ..UringConfig::for_streams(&config) }).unwrap();
-    if !uring.stream_features().direct_files {
-        eprintln!(
-            "\n!! NOT RUN: no descriptors: connections are no files of a table with this kernel"
-        );
-        return;
-    }
-    let ring = uring.ring().unwrap();
-    let streams = uring.streams(&ring, 0, &config).unwrap();
-    let local = SocketAddr::from(([127, 0, 0, 1], 0));
-    let bound = socket::listen(local, 128, &SocketOptions::default()).unwrap();
-    let listener = streams.listen(bound.fd.as_raw_fd()).unwrap();
-    let mut world = World {
-        streams: &streams,
-        clock: TscClock::calibrate(),
-        address: bound.local,
-        listener,
-        _fd: bound.fd,
-        heard: Vec::new(),
-    };
-    let (_client, conn) = world.client();
-    let waiting = TcpStream::connect(world.address).unwrap();
-    let listener = world.listener;
-    let errno = world.event("a failure", |event| match event {
-        StreamEvent::AcceptFailed { listener: which, errno } if *which == listener => Some(*errno),
-        _ => None,
+    let ring = UringConfig { files: 1, ..UringConfig::for_streams(&config) };
+    play_on((&config, ring), |world| {
+        if !world.uring.stream_features().direct_files {
+            eprintln!(
+                "\n!! NOT RUN: no descriptors: connections are no files of a table with this kernel"
+            );
+            return;
+        }
+        let (_client, conn) = world.client();
+        let waiting = TcpStream::connect(world.address).unwrap();
+        let listener = world.listener;
+        let errno = world.event("a failure", |event| match event {
+            StreamEvent::AcceptFailed { listener: which, errno } if *which == listener => {
+                Some(*errno)
+            }
+            _ => None,
+        });
+        assert_eq!(errno, libc::ENFILE);
+        world.streams.close(conn).unwrap();
+        world.closed(conn);
+        // The kernel had taken and dropped the one that found no place; the next one does.
+        drop(waiting);
+        let (client, conn) = world.client();
+        (&client).write_all(b"here").unwrap();
+        assert_eq!(world.receive(conn, 4), b"here");
     });
-    assert_eq!(errno, libc::ENFILE);
-    world.streams.close(conn).unwrap();
-    world.closed(conn);
-    // The kernel had taken and dropped the one that found no place; the next one does.
-    drop(waiting);
-    let (client, conn) = world.client();
-    (&client).write_all(b"here").unwrap();
-    assert_eq!(world.receive(conn, 4), b"here");
-}
-
-/// A ring whose entries a thread of the kernel takes; it sleeps after a millisecond.
-fn with_a_thread(config: &StreamConfig, deny: FeatureSet) -> (&StreamConfig, UringConfig) {
-    let thread = SqPoll { idle: Duration::from_millis(1), cpu: None };
-    (config, UringConfig { sq_poll: Some(thread), deny, ..UringConfig::for_streams(config) })
 }
 
 #[test]
@@ -647,10 +450,6 @@ fn the_idle_are_told_apart_from_those_that_talk() {
     });
 }
 
-fn open_files() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 /// In one test, as it counts the descriptors of the process: nobody else may open any meanwhile.
 #[test]
 fn rings_that_close_with_everything_under_way_leave_nothing_and_a_soak_neither() {
@@ -702,9 +501,4 @@ fn rings_that_close_with_everything_under_way_leave_nothing_and_a_soak_neither()
     }
     soak::of_streams(FeatureSet::EMPTY, before);
     soak::of_streams(no_table(), before);
-}
-
-/// Connections are descriptors of the process.
-const fn no_table() -> FeatureSet {
-    FeatureSet::EMPTY.with(Feature::Files)
 }

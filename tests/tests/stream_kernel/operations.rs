@@ -9,7 +9,7 @@ use spinwire_dataplane::stream::{ConnId, StreamEvent, Undone};
 use spinwire_dataplane::time::{Instant, Nanos};
 use spinwire_hostshim::uring::{Feature, FeatureSet};
 
-use super::{CONFIG, World, play};
+use super::world::{CONFIG, World, play};
 
 impl World<'_, '_> {
     fn in_ms(&self, milliseconds: u64) -> Instant {

@@ -11,7 +11,7 @@ use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::file::{FileOptions, HostFile};
 use spinwire_hostshim::uring::{Feature, FeatureSet, Uring, UringConfig};
 
-use super::{CONFIG, PATIENCE, bytes, no_table, play_on};
+use super::world::{CONFIG, PATIENCE, bytes, no_table, play_on};
 
 const ENTRIES: u32 = 4;
 

@@ -31,7 +31,7 @@ use spinwire_hostshim::socket::{self, SocketOptions};
 use spinwire_hostshim::uring::{Feature, FeatureSet, Uring, UringConfig};
 use spinwire_tests::rng::Rng;
 
-use super::{CONFIG, Kernel, PATIENCE, bytes, no_table, open_files, play};
+use super::world::{CONFIG, Kernel, PATIENCE, bytes, no_table, open_files, play};
 
 const NAME: &str = "soak::streams_and_files_on_one_ring_leave_nothing";
 

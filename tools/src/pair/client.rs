@@ -77,7 +77,7 @@ impl<P: Provider, F: Floor> Client<'_, '_, P, F> {
     pub(crate) fn answer(&self) -> Result<u64, Failure> {
         match self.station.next_order(Patience::Limited)? {
             (_, Order::Done { value }) => Ok(value),
-            _ => Err("the server sent an order where an answer was due".into()),
+            _ => Err("what listens there does not answer as it should; remedy: have it be a `--listen` of this command, of the same version".into()),
         }
     }
 }

@@ -34,11 +34,12 @@ use spinwire_layouts::uring::SockAddr;
 use super::client::{Client, Measure, Other};
 use super::floor::Floor;
 use super::lossy::{Desk, Exchange, Quiet, Tally, obey};
-use super::network::{resolve, say_listening};
+use super::network::{START_FIRST, resolve, say_listening};
 use super::options::PairOptions;
 use super::order::{Marking, Order};
 use super::server::SERVER;
 use super::station::{self, DataUse, Heard, Nap, PATIENCE, Role, Station};
+use crate::cmd::ps::table::wrapped;
 use crate::report::{self, Failure, Verdict};
 
 type Port<'p> = UdpPort<'p, RingEntry<'p>>;
@@ -311,7 +312,7 @@ pub(super) fn serve(
     let station = open((&host, &ring), &routes, floor, &role)?;
     say_listening(command, &format!("udp://{}", host.local()), options)?;
     if !options.json {
-        report::complain(&format!("io_uring {}\n", host.uring().features()));
+        report::complain(&wrapped("", &format!("io_uring {}", host.uring().features())));
     }
     let desk = meet(&station, &routes, size)?;
     obey((&desk, &station), size)
@@ -472,7 +473,7 @@ fn hello<P: Provider>(
     let (port, size) = (station.floor.port()?, u64::try_from(largest)?);
     let order = Order::OpenFloor { port, size };
     let answer = exchange.ask(station, (server, order), PATIENCE);
-    match answer.map_err(|e| format!("{place}: nobody answers: {e}"))? {
+    match answer.map_err(|e| format!("{place}: nobody answers: {e}; {START_FIRST}"))? {
         Some(Order::Done { value }) => Ok(u16::try_from(value)?),
         Some(Order::TooLong { most }) => Err(format!("--size: the other end takes messages of up to {most} bytes; start the listening end with --size {largest}").into()),
         Some(_) => Err(format!("{place}: what answers there is no server of this version").into()),

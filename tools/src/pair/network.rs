@@ -28,6 +28,7 @@ use super::options::PairOptions;
 use super::order::Order;
 use super::server::{SERVER, STREAM_BUFFER_BYTES, obey};
 use super::station::{self, Deadline, PATIENCE, Patience, Role, Station, mind};
+use crate::cmd::ps::table::wrapped;
 use crate::report::{self, Failure, Verdict};
 
 type Port<'p> = TcpPort<'p, RingEntry<'p>>;
@@ -212,7 +213,7 @@ pub(super) fn serve(
     let station = open(&plane, &ring, &role)?;
     say_listening(command, &format!("tcp://{local}"), options)?;
     if !options.json {
-        report::complain(&format!("io_uring {}\n", plane.features()));
+        report::complain(&wrapped("", &format!("io_uring {}", plane.features())));
     }
     meet_on_a_socket(&station, local.ip())?;
     obey(&station, None, size)
@@ -293,6 +294,10 @@ pub(super) fn with_peer<'p, P: Provider, M: Measure>(
     Ok((measured, client.station))
 }
 
+/// What helps where nobody takes a connection.
+pub(super) const START_FIRST: &str =
+    "remedy: start the end that listens first, and give the port that it says";
+
 /// Goes on with `step`, which says whether the server at `place` is there, until it is.
 pub(super) fn reach<P: Provider>(
     station: &Station<'_, P, SocketFloor>,
@@ -302,10 +307,10 @@ pub(super) fn reach<P: Provider>(
     let since = Instant::now();
     while !step()? {
         while let Some(event) = station.endpoint.poll_event() {
-            mind(event).map_err(|e| format!("{place}: {e}"))?;
+            mind(event).map_err(|e| format!("{place}: {e}; {START_FIRST}"))?;
         }
         if since.elapsed() > PATIENCE {
-            return Err(format!("{place}: nobody answers").into());
+            return Err(format!("{place}: nobody answers; {START_FIRST}").into());
         }
     }
     Ok(())

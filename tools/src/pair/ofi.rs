@@ -53,6 +53,7 @@ fn meet(argument: &str, text: &str) -> Result<Meet, Failure> {
     let Place::Fabric { provider, node } = uri.place() else { return Err(form().into()) };
     let at = match node {
         Some(node) => node.resolve()?.first().copied().ok_or_else(form)?,
+        None if argument == "--connect" => return Err(form().into()),
         None => SocketAddr::from(([127, 0, 0, 1], 0)),
     };
     Ok(Meet { provider: provider.clone(), at })
@@ -81,8 +82,8 @@ fn open<'p>(plane: &'p OfiPlane, bump: &Bump<'p>, role: &Role) -> Result<End<'p>
     let info = port.info();
     if !info.supports_tagged() {
         return Err(format!(
-            "{} of type {}: it has no tags, by which the ends tell orders from messages; remedy: another --fabric-type or provider, or `spinwire lat`, \
-             which does without",
+            "{} of type {}: it has no tags, by which the ends tell orders from messages; remedy: another --fabric-type or provider, or `spinwire lat --provider \
+             ofi`, which does without",
             port.provider_name(),
             info.endpoint_type
         )
@@ -107,8 +108,9 @@ pub(super) fn serve(
     let (_, cpu) = options.placement()?;
     let (size, role) = (network::largest(options), network::role(SERVER, options)?);
     affinity::pin(cpu)?;
-    let plane = OfiPlane::open(at, true, config(&provider, size, options)?)
-        .map_err(|e| format!("--listen: {at}: {e}"))?;
+    let plane = OfiPlane::open(at, true, config(&provider, size, options)?).map_err(|e| {
+        format!("--listen: {at}: {e}; remedy: ss -anp | grep :{} # says who has it", at.port())
+    })?;
     let local = plane.local().ok_or("nobody can call here")?;
     let mut memory = Plane::memory(memory_bytes(&role))?;
     let bump = Plane::arena(&mut memory);

@@ -140,7 +140,7 @@ fn a_segment_that_was_cut_off_is_removed_once_nobody_has_it() {
 
 #[test]
 fn every_word_of_the_tables_may_be_nonsense() {
-    // Where libfabric is linked in the command waits a while before it begins, so these do not wait for each other.
+    // Each runs many commands, one after the other.
     std::thread::scope(|scope| {
         for pattern in [0xff_u8, 0x80, 0x02, 0x01] {
             scope.spawn(move || every_word_may_be(pattern));

@@ -46,6 +46,36 @@ impl Drop for Service {
     }
 }
 
+/// A `ping` that goes on until its service ends.
+struct Pinging {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Pinging {
+    /// It is connected when it says to whom, and an answer has come when it says how long that took.
+    fn start(folder: &Folder, uri: &str) -> Self {
+        let args = ["ping", uri, "--interval", "0", "--timeout", "20"];
+        let mut child = command(folder.path(), &args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        for begins in ["PING ", "64 bytes: seq=1 time="] {
+            let mut line = String::new();
+            out.read_line(&mut line).unwrap();
+            assert!(line.starts_with(begins), "{uri}: {line}");
+        }
+        Self { child, out }
+    }
+
+    /// What had come until then is told.
+    fn sees_the_service_go(mut self) {
+        let mut said = String::new();
+        self.out.read_to_string(&mut said).unwrap();
+        assert_eq!(self.child.wait().unwrap().code(), Some(1), "{said}");
+        assert!(said.ends_with("the service is gone\n"), "{said}");
+        assert!(said.contains(" sent, ") && said.contains("rtt min/p50/p99/max"), "{said}");
+    }
+}
+
 fn ping(folder: &Folder, args: &[&str]) -> Ran {
     folder.run(&[&["ping", "--json", "--interval", "0", "--timeout", "10"], args].concat())
 }
@@ -80,7 +110,7 @@ fn one_service_answers_several_clients_over_each_transport() {
 #[test]
 fn services_answer_over_providers_of_libfabric() {
     let folder = Folder::new();
-    for provider in ["tcp", "shm"] {
+    for provider in ["tcp", "shm", "sockets"] {
         let uri = format!("ofi://{provider}/127.0.0.1:0/echo");
         let service = Service::start(&folder, &[&uri]);
         let at = service.uris[0].clone();
@@ -100,20 +130,12 @@ fn services_answer_over_providers_of_libfabric() {
         let other_name = at.replace("/echo", "/quotes");
         let ran = ping(&folder, &[&other_name, "--count", "1"]);
         assert!(ran.code == 2 && ran.err.contains("another name or type"), "{ran:?}");
-        let args = ["ping", &at, "--quiet", "--interval", "0", "--timeout", "20"];
-        let mut pinging = command(folder.path(), &args);
-        let mut pinging = pinging.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(pinging.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.starts_with("PING ofi "), "{line}");
+        let pinging = Pinging::start(&folder, &at);
         service.child.kill().unwrap();
         service.child.wait().unwrap();
         // What libfabric's `shm` has there, 16 MiB, goes with who ends by himself.
         let _none_of_tcp = std::fs::remove_file(format!("/dev/shm/{}:0:0", service.child.id()));
-        let mut said = String::new();
-        pinging.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        assert_eq!(pinging.wait().unwrap().code(), Some(2), "{provider}: {said}");
-        assert!(said.contains("the service is gone"), "{provider}: {said}");
+        pinging.sees_the_service_go();
         let nobody = ping(&folder, &[&at, "--count", "1"]);
         assert!(nobody.code == 2 && nobody.err.contains("nobody answers"), "{nobody:?}");
     }
@@ -151,20 +173,10 @@ fn ends_that_go_are_seen_and_what_nobody_answers_is_lost() {
     let folder = Folder::new();
     for uri in ["shm://demo", "tcp://127.0.0.1:0"] {
         let mut service = Service::start(&folder, &[uri]);
-        let args = ["ping", &service.uris[0], "--quiet", "--interval", "0", "--timeout", "20"];
-        let mut pinging = command(folder.path(), &args);
-        let mut pinging = pinging.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // It is connected when it says to whom.
-        let mut line = String::new();
-        let mut out = BufReader::new(pinging.stdout.take().unwrap());
-        out.read_line(&mut line).unwrap();
-        assert!(line.starts_with("PING "), "{uri}: {line}");
+        let pinging = Pinging::start(&folder, &service.uris[0]);
         service.child.kill().unwrap();
         service.child.wait().unwrap();
-        let mut said = String::new();
-        pinging.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        assert_eq!(pinging.wait().unwrap().code(), Some(2), "{uri}: {said}");
-        assert!(said.contains("the service is gone"), "{uri}: {said}");
+        pinging.sees_the_service_go();
         let _left_by_the_killed = folder.run(&["rm", "--dead"]);
     }
     // A datagram is lost without a word.
