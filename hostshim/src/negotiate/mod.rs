@@ -143,7 +143,9 @@ fn lacks(wanted: &Requirements, info: &Info, unmet: &mut Vec<Unmet>) {
     let limits = &info.limits;
     at_least(remedy::MESSAGE_BYTES, limits.message_bytes_max, wanted.message_bytes);
     at_least(remedy::INJECT_BYTES, limits.inject_bytes_max, wanted.inject_bytes);
-    at_least(remedy::PEERS, usize::try_from(limits.peers_max).unwrap_or(usize::MAX), wanted.peers);
+    // Whatever room its address table has: a connected endpoint has one peer.
+    let peers = if info.supports_msg() { 1 } else { limits.peers_max };
+    at_least(remedy::PEERS, usize::try_from(peers).unwrap_or(usize::MAX), wanted.peers);
     at_least(remedy::IMMEDIATE_BITS, info.immediate_bits.into(), wanted.immediate_bits.into());
     if wanted.ordered && info.order != Order::PerPeer {
         unmet.push(Unmet::Order);

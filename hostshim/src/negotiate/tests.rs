@@ -206,6 +206,12 @@ fn whatever_is_not_fulfilled_says_what_would_help() {
         tcp(Requirements { peers: 100, ..any() }),
         "open it for them: Sizes { peers: Some(100), .. }"
     );
+    // One that is connected has one peer, whatever its size.
+    let msg = Requirements { peers: 2, types: vec![EndpointType::Msg], ..any() };
+    assert_eq!(
+        from(&msg, &all, "tcp msg"),
+        "ask for rdm, too: an endpoint of type msg has one peer"
+    );
     assert_eq!(tcp(Requirements { immediate_bits: 65, ..any() }), "send them in the message");
     // Another type, order, host, address, transport.
     assert_eq!(tcp(Requirements::datagrams()), "take udp dgram, or ask for rdm, too");

@@ -140,7 +140,7 @@ pub(crate) fn hints() -> Hints {
 }
 
 /// A number that no other place has.
-fn fresh() -> u32 {
+pub(crate) fn fresh() -> u32 {
     static NUMBERS: AtomicU32 = AtomicU32::new(0);
     NUMBERS.fetch_add(1, Ordering::Relaxed)
 }

@@ -61,18 +61,21 @@ fn two_short_doorbells_leave_the_order_of_notifications() {
 
 #[test]
 fn a_younger_notification_does_not_pass_one_that_was_taken_back() {
-    Bench::with((&[0, 0], Some(0)), &spray(), |bench| {
-        bench.qps[2].publish.set(Some((0, None)));
-        bench.stage(1, Op::WriteImm(1), 0).unwrap();
-        bench.stage(2, Op::WriteImm(2), 10).unwrap();
-        bench.vqp.ring_doorbell();
-        bench.complete(0, OK);
-        // The device has no room for the first, and a moment later it has.
-        bench.qps[2].refuse.set(Some(PostError::Retry(Retry::SqFull)));
-        bench.qps[2].refusals.set(1);
-        assert_eq!(settle(bench).len(), 2);
-        assert_eq!(verbs(bench, 2), [1, 2].map(Verb::WriteImm));
-    });
+    // The device has no room for the first, and a moment later it has; or it has some at once.
+    for refusals in [1, 0] {
+        Bench::with((&[0, 0], Some(0)), &spray(), |bench| {
+            bench.qps[2].publish.set(Some((0, None)));
+            bench.stage(1, Op::WriteImm(1), 0).unwrap();
+            bench.stage(2, Op::WriteImm(2), 10).unwrap();
+            bench.vqp.ring_doorbell();
+            bench.complete(0, OK);
+            let refused = PostError::Retry(Retry::SqFull);
+            bench.qps[2].refuse.set((refusals > 0).then_some(refused));
+            bench.qps[2].refusals.set(refusals);
+            assert_eq!(settle(bench).len(), 2);
+            assert_eq!(verbs(bench, 2), [1, 2].map(Verb::WriteImm));
+        });
+    }
 }
 
 /// Peers may still write into the receives of a path that this end has given up by itself.
@@ -230,9 +233,9 @@ fn a_receive_that_a_doorbell_left_behind_is_posted_again_in_its_place() {
                 bench.vqp.post_recv(&recv).unwrap();
             };
             (1..=6).for_each(post);
-            bench.qps[0].publish_recvs.set(Some(1));
+            bench.qps[0].publish_recvs.set(Some((1, None)));
             bench.vqp.ring_doorbell();
-            bench.qps[0].publish_recvs.set(Some(1));
+            bench.qps[0].publish_recvs.set(Some((1, None)));
             bench.turn_after(1, TWO_POSTS);
             post(7);
             assert!(bench.drain().is_empty(), "nothing has failed");

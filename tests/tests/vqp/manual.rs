@@ -4,7 +4,7 @@ use core::cell::{Cell, RefCell};
 use core::mem::MaybeUninit;
 use std::collections::VecDeque;
 
-use spinwire_dataplane::error::{Fatal, PostError};
+use spinwire_dataplane::error::{Fatal, PostError, Retry};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::Published;
 use spinwire_dataplane::raw::place::Bump;
@@ -59,7 +59,9 @@ pub(crate) struct ManualQp {
     /// The next doorbell publishes so many, and fails or not.
     pub(crate) publish: Cell<Option<(u64, Option<Fatal>)>>,
     /// The same for receives.
-    pub(crate) publish_recvs: Cell<Option<u64>>,
+    pub(crate) publish_recvs: Cell<Option<(u64, Option<Fatal>)>>,
+    /// After so many receives there is no room for the next ones.
+    pub(crate) recv_room: Cell<Option<u32>>,
     /// So many posts are refused, as `refuse` says, and no more; 0 is without end.
     pub(crate) refusals: Cell<u32>,
 }
@@ -103,6 +105,10 @@ impl QueuePair for ManualQp {
         if let Some(error) = self.refused() {
             return Err(error);
         }
+        if let Some(room) = self.recv_room.get() {
+            let left = room.checked_sub(1).ok_or(Retry::RqFull)?;
+            self.recv_room.set(Some(left));
+        }
         self.buffers.borrow_mut().push(recv.segments.iter().map(|s| s.length).collect());
         self.staged_recvs.borrow_mut().push(recv.wr_id.as_raw());
         Ok(())
@@ -121,9 +127,9 @@ impl QueuePair for ManualQp {
     fn ring_recv_doorbell(&self) -> Published {
         let staged = self.staged_recvs.take();
         let whole = u64::try_from(staged.len()).unwrap();
-        let count = self.publish_recvs.take().unwrap_or(whole);
+        let (count, error) = self.publish_recvs.take().unwrap_or((whole, None));
         self.recvs.borrow_mut().extend(staged.into_iter().take(usize::try_from(count).unwrap()));
-        Published { count, error: None }
+        Published { count, error }
     }
 }
 

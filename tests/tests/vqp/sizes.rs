@@ -10,15 +10,16 @@ use spinwire_tests::sim::fabric::{Fabric, Links, SimQp};
 
 use crate::manual::{block, keys};
 
-const LIMITS: Limits = Limits {
+pub(crate) const LIMITS: Limits = Limits {
     send_depth: 128,
     recv_depth: 128,
     sge_max: 4,
     message_bytes_max: 1 << 31,
     inline_bytes_max: 0,
 };
-const DQPLB: VqpConfig = VqpConfig { scheme: Scheme::Dqplb(SequenceCodec::Clean), ..BASE };
-const BASE: VqpConfig = base();
+pub(crate) const DQPLB: VqpConfig =
+    VqpConfig { scheme: Scheme::Dqplb(SequenceCodec::Clean), ..BASE };
+pub(crate) const BASE: VqpConfig = base();
 
 /// The defaults, where a constant needs them.
 const fn base() -> VqpConfig {
@@ -98,7 +99,8 @@ fn a_window_that_could_wrap_is_refused() {
     let limits = PlanError::Limit { field: "recv_depth", path: 0, wanted: 1 << 16, allowed: 128 };
     assert_eq!(plan((&[0, 0], None), &wide, 1000), Err(limits));
     let many = vec![0; 64];
-    let error = reach(&many, &wide);
+    let limits = Limits { recv_depth: 1 << 16, ..LIMITS };
+    let error = place_on((&many, limits), &wide).unwrap_err();
     assert_eq!(error, PlanError::WindowWraps { slots: 1 << 24, modulus: 1 << 24 });
     says(error, "2 * slots <= sequence numbers does not hold");
     let odd = VqpConfig { window: 48, ..DQPLB };
@@ -111,18 +113,20 @@ fn a_window_that_could_wrap_is_refused() {
     says(plan((&[0, 0], None), &far, 1000).unwrap_err(), "first_sequence");
 }
 
-/// The same with devices that allow everything.
-fn reach(devices: &[u32], config: &VqpConfig) -> PlanError {
+/// The same with devices that allow so much, as far as it is placed.
+pub(crate) fn place_on(
+    (devices, limits): (&[u32], Limits),
+    config: &VqpConfig,
+) -> Result<(), PlanError> {
     let fabric = Fabric::new(1, 64, Links::QUIET, 0);
-    let limits = Limits { recv_depth: 1 << 16, ..LIMITS };
     let paths: Vec<_> =
         devices.iter().map(|device| (fabric.connect(0, limits).0, *device)).collect();
     let mut memory = block(1 << 16);
     let bump = Bump::new(&mut memory);
-    let local = &*bump.value(Regions::place(&bump, 2, 1).unwrap()).unwrap();
-    let remote = &*bump.value(Regions::place(&bump, 2, 1).unwrap()).unwrap();
+    let local = &*bump.value(Regions::place(&bump, 2, 1)?)?;
+    let remote = &*bump.value(Regions::place(&bump, 2, 1)?)?;
     let setup = Setup { paths: &paths, notify: None, local, remote };
-    VirtualQp::place(&bump, &setup, config).unwrap_err()
+    VirtualQp::place(&bump, &setup, config).map(|_placed| ())
 }
 
 #[test]
@@ -131,6 +135,60 @@ fn a_notify_path_that_would_not_be_used_is_refused() {
     assert_eq!(plan((&[0, 0], Some(0)), &DQPLB, 1000), Err(PlanError::UnusedNotifyPath));
     assert_eq!(plan((&[0, 0], None), &BASE, 1000), Err(PlanError::NoNotifyPath));
     assert_eq!(plan((&[0], None), &BASE, 1000), Ok(()));
+}
+
+/// All virtual queue pairs of a completion queue count, and it has room again when one has gone.
+#[test]
+fn those_that_are_attached_count_together() {
+    let fabric = Fabric::new(1, 64, Links::QUIET, 0);
+    let mut memory = block(8 << 20);
+    let bump = Bump::new(&mut memory);
+    let local = &*bump.value(Regions::place(&bump, 2, 1).unwrap()).unwrap();
+    let remote = &*bump.value(Regions::place(&bump, 2, 1).unwrap()).unwrap();
+    // One path each, of 8 + 8.
+    let place = || {
+        let paths = [(fabric.connect(0, LIMITS).0, 0)];
+        let setup = Setup { paths: &paths, notify: None, local, remote };
+        VirtualQp::place(&bump, &setup, &BASE).unwrap()
+    };
+    let (first, second, third) = (place(), place(), place());
+    let vcq = VirtualCq::place(&bump, &[(fabric.cq(0, 0, 32), 0)], 3).unwrap();
+    vcq.attach(first).unwrap();
+    vcq.attach(second).unwrap();
+    let small = PlanError::CqTooSmall { device: 0, wanted: 48, depth: 32 };
+    assert_eq!(vcq.attach(third), Err(small));
+    first.close();
+    vcq.detach(first).unwrap();
+    assert_eq!(vcq.attach(third), Ok(0));
+}
+
+#[test]
+fn a_flushing_read_needs_8_bytes_with_a_key_for_each_device() {
+    let fabric = Fabric::new(2, 64, Links::QUIET, 0);
+    for (length, keys, fits) in [
+        (8, &[Some(1), Some(2)][..], true),
+        (7, &[Some(1), Some(2)], false),
+        (8, &[Some(1)], false),
+    ] {
+        let mut memory = block(1 << 20);
+        let bump = Bump::new(&mut memory);
+        let local = &*bump.value(Regions::place(&bump, 2, 2).unwrap()).unwrap();
+        let remote = &*bump.value(Regions::place(&bump, 2, 2).unwrap()).unwrap();
+        let scratch = local.register(0, length, keys).unwrap();
+        let scheme = Scheme::Spray(Visibility::FlushingRead(scratch));
+        let paths =
+            [0, 1].map(|device: u8| (fabric.connect(device.into(), LIMITS).0, device.into()));
+        let notify = Some((fabric.connect(0, LIMITS).0, 0));
+        let setup = Setup { paths: &paths, notify, local, remote };
+        let placed = VirtualQp::place(&bump, &setup, &VqpConfig { scheme, ..BASE });
+        match placed {
+            Ok(_) => assert!(fits, "{length}, {keys:?}"),
+            Err(error) => {
+                assert_eq!((error, fits), (PlanError::ScratchRegion, false));
+                says(error, "8 bytes and a key for the device of every path");
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A virtual queue pair over two devices, each on a cable of its own.
+//! Virtual queue pairs over two devices, each on a cable of its own.
 
 use core::mem::MaybeUninit;
 use core::time::Duration;
@@ -8,12 +8,14 @@ use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::raw::line::{copy_in, copy_out};
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::time::{Instant, Nanos};
+use spinwire_dataplane::vqp::sequence::SequenceCodec;
 use spinwire_dataplane::vqp::{
-    Health, Op, RegionId, Regions, Remote, Replay, Scheme, SendWr, Setup, Sge, Signal, VirtualCq,
-    VirtualQp, Visibility, VqpConfig,
+    Direction, Health, Op, RecvKind, RecvWr, Refusal, RegionId, Regions, Remote, Replay, Scheme,
+    SendWr, Setup, Sge, Signal, VirtualCq, VirtualQp, Visibility, VqpConfig,
 };
 use spinwire_hostshim::verbs::{
-    Access, CompletionQueue, Device, Pair, PairConfig, PairKind, ProtectionDomain, Region,
+    Access, CompletionQueue, ConnectConfig, Device, Pair, PairConfig, PairKind, ProtectionDomain,
+    Region,
 };
 
 use super::faults::{Mended, network};
@@ -47,9 +49,9 @@ fn second_cable() -> Option<(Mended, [Device; 2])> {
     })
 }
 
-fn connect(near: &Pair, far: &Pair) {
-    near.connect(far.card(), &quick()).unwrap();
-    far.connect(near.card(), &quick()).unwrap();
+fn connect(near: &Pair, far: &Pair, how: &ConnectConfig) {
+    near.connect(far.card(), how).unwrap();
+    far.connect(near.card(), how).unwrap();
 }
 
 /// What the `number`th write brings: of each KiB, which one it is.
@@ -88,35 +90,35 @@ impl Side {
     }
 }
 
-/// Both ends.
-struct Ends {
-    near: Side,
-    far: Side,
+/// How messages travel; the region is that for flushing reads.
+type How = fn(RegionId) -> Scheme;
+
+const SPRAY: How = |scratch| Scheme::Spray(Visibility::FlushingRead(scratch));
+const DQPLB: How = |_scratch| Scheme::Dqplb(SequenceCodec::Clean);
+
+/// A virtual queue pair with its queue, and what it calls the memory of either end.
+struct Placed<'a> {
+    vqp: &'a Vqp<'a>,
+    vcq: &'a Vcq<'a>,
+    own: RegionId,
+    peer: RegionId,
 }
 
-impl Ends {
-    fn open(first: &[Device; 2], second: &[Device; 2]) -> Self {
-        let side = |at: usize| Side::open([&first[at], &second[at]]);
-        let (near, far) = (side(0), side(1));
-        near.paths.iter().zip(&far.paths).for_each(|(near, far)| connect(&near.pair, &far.pair));
-        connect(&near.notify, &far.notify);
-        Self { near, far }
-    }
-
-    /// The virtual queue pair, its queue, and the names of either memory.
-    fn place<'a>(&'a self, bump: &Bump<'a>) -> (&'a Vqp<'a>, &'a Vcq<'a>, RegionId, RegionId) {
+impl Side {
+    /// Places a virtual queue pair of this side, whose peer is one of `far`.
+    fn place<'a>(&'a self, bump: &Bump<'a>, far: &Self, how: How) -> Placed<'a> {
         let length = BYTES as u64;
-        let (ours, theirs) = (&self.near.memory, &self.far.memory);
-        let address = ours[0].address();
+        let address = self.memory[0].address();
         let local = &*bump.value(Regions::place(bump, 4, 2).unwrap()).unwrap();
-        let keys = [0, 1].map(|device: usize| Some(ours[device].local_key()));
+        let keys = self.memory.each_ref().map(|region| Some(region.local_key()));
         let own = local.register(address, length - 64, &keys).unwrap();
         let scratch = local.register(address + length - 64, 8, &keys).unwrap();
         let remote = &*bump.value(Regions::place(bump, 4, 2).unwrap()).unwrap();
-        let keys = [0, 1].map(|device: usize| Some(theirs[device].remote_key().rkey));
-        let peer = remote.register(theirs[0].address(), length, &keys).unwrap();
+        let keys = far.memory.each_ref().map(|region| Some(region.remote_key().rkey));
+        let peer = remote.register(far.memory[0].address(), length, &keys).unwrap();
+        let scheme = how(scratch);
         let config = VqpConfig {
-            scheme: Scheme::Spray(Visibility::FlushingRead(scratch)),
+            scheme,
             replay: Replay::Idempotent,
             max_message: 16 << 10,
             send_depth: 64,
@@ -127,14 +129,41 @@ impl Ends {
             flush_after: Nanos::from_millis(500),
             ..VqpConfig::default()
         };
-        let [first, second] = &self.near.paths[..] else { panic!("two paths") };
+        let [first, second] = &self.paths[..] else { panic!("two paths") };
         let paths = [(&first.pair, 0), (&second.pair, 1)];
-        let setup = Setup { paths: &paths, notify: Some((&self.near.notify, 1)), local, remote };
+        let notify = matches!(scheme, Scheme::Spray(_)).then_some((&self.notify, 1));
+        let setup = Setup { paths: &paths, notify, local, remote };
         let vqp = VirtualQp::place(bump, &setup, &config).unwrap();
         let queues = [(&*first.cq, 0), (&*second.cq, 1)];
         let vcq = VirtualCq::place(bump, &queues, 4).unwrap();
         vcq.attach(vqp).unwrap();
-        (vqp, vcq, own, peer)
+        Placed { vqp, vcq, own, peer }
+    }
+
+    /// Whether the `number`th write is here, whole.
+    fn is_whole(&self, number: u64) -> bool {
+        let mut came = vec![0; WRITE as usize];
+        let at = (number % DEEP * WRITE) as usize;
+        assert!(copy_out(self.memory[1].lines(), at, &mut came));
+        came == pattern(number)
+    }
+}
+
+/// Both ends.
+struct Ends {
+    near: Side,
+    far: Side,
+}
+
+impl Ends {
+    fn open(first: &[Device; 2], second: &[Device; 2], how: &ConnectConfig) -> Self {
+        let side = |at: usize| Side::open([&first[at], &second[at]]);
+        let (near, far) = (side(0), side(1));
+        for (near, far) in near.paths.iter().zip(&far.paths) {
+            connect(&near.pair, &far.pair, how);
+        }
+        connect(&near.notify, &far.notify, how);
+        Self { near, far }
     }
 
     /// Sets the first path up anew, at both ends.
@@ -144,51 +173,54 @@ impl Ends {
             pair.fail().unwrap();
             pair.reset().unwrap();
         }
-        connect(near, far);
+        connect(near, far, &quick());
     }
 }
 
-fn post(ends: &Ends, vqp: &Vqp<'_>, (own, peer): (RegionId, RegionId), number: u64) {
+fn post(ends: &Ends, near: &Placed<'_>, op: Op, number: u64) -> Result<(), Refusal> {
     let offset = number % DEEP * WRITE;
     assert!(copy_in(ends.near.memory[0].lines(), offset as usize, &pattern(number)));
-    let sges = [Sge { region: own, offset, length: WRITE }];
-    let remote = Some(Remote { region: peer, offset });
+    let sges = [Sge { region: near.own, offset, length: WRITE }];
+    let remote = Some(Remote { region: near.peer, offset });
     let signal = Signal::Always;
-    vqp.post_send(&SendWr { context: number, op: Op::Write, sges: &sges, remote, signal }).unwrap();
-    vqp.ring_doorbell();
+    near.vqp.post_send(&SendWr { context: number, op, sges: &sges, remote, signal })?;
+    near.vqp.ring_doorbell();
+    Ok(())
+}
+
+fn clock() -> impl Fn() -> (Instant, Duration) {
+    let from = RealTime::now();
+    move || {
+        let passed = from.elapsed();
+        (Instant::from_nanos(u64::try_from(passed.as_nanos()).unwrap()), passed)
+    }
 }
 
 #[test]
 fn one_of_two_cables_is_pulled_and_put_back_under_load_and_nothing_is_lost() {
     let Some(first) = devices() else { return };
     let Some((_gone, second)) = second_cable() else { return };
-    let ends = Ends::open(&first, &second);
+    let ends = Ends::open(&first, &second, &quick());
     let mut block: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(4 << 20);
     let bump = Bump::new(&mut block);
-    let (vqp, vcq, own, peer) = ends.place(&bump);
-    let from = RealTime::now();
-    let now = || Instant::from_nanos(u64::try_from(from.elapsed().as_nanos()).unwrap());
+    let near = ends.near.place(&bump, &ends.far, SPRAY);
+    let (vqp, vcq) = (near.vqp, near.vcq);
+    let now = clock();
     let (mut posted, mut done, mut bytes_before) = (0, 0, None);
     let mut pulled = None;
     while done < WRITES {
-        assert!(from.elapsed() < Duration::from_secs(100), "{done} of {WRITES}: {:?}", vqp.path(0));
+        assert!(now().1 < Duration::from_secs(100), "{done} of {WRITES}: {:?}", vqp.path(0));
         // The last quarter goes over both paths again.
         let most = if bytes_before.is_some() { WRITES } else { WRITES / 4 * 3 };
         if posted < most && posted < done + DEEP {
-            post(&ends, vqp, (own, peer), posted);
+            post(&ends, &near, Op::Write, posted).unwrap();
             posted += 1;
         }
-        let _outcome = vcq.turn(now(), Budget::DEFAULT);
+        let _outcome = vcq.turn(now().0, Budget::DEFAULT);
         while let Some(completion) = vcq.take() {
             assert_eq!(completion.context, done, "in posting order");
             completion.outcome.unwrap();
-            let mut came = vec![0; WRITE as usize];
-            assert!(copy_out(
-                ends.far.memory[1].lines(),
-                (done % DEEP * WRITE) as usize,
-                &mut came
-            ));
-            assert!(came == pattern(done), "write {done} is whole");
+            assert!(ends.far.is_whole(done), "write {done} is whole");
             done += 1;
         }
         if done >= WRITES / 4 && pulled.is_none() {
@@ -211,4 +243,57 @@ fn one_of_two_cables_is_pulled_and_put_back_under_load_and_nothing_is_lost() {
     );
     assert!(matches!(path.health, Health::Ok | Health::Recovered), "{path:?}");
     drop(pulled);
+}
+
+/// Who is told has all of it in memory, and is told once and in order, with the word of the sender where there is one.
+#[test]
+fn who_is_told_over_two_devices_has_all_of_it() {
+    let Some(first) = devices() else { return };
+    let Some((_gone, second)) = second_cable() else { return };
+    for (how, op) in [
+        (SPRAY, (|number| Op::WriteImm(7 + number as u32)) as fn(u64) -> Op),
+        (DQPLB, |_number| Op::WriteNotify),
+    ] {
+        let ends = Ends::open(&first, &second, &ConnectConfig::default());
+        let mut block: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(8 << 20);
+        let bump = Bump::new(&mut block);
+        let near = ends.near.place(&bump, &ends.far, how);
+        let far = ends.far.place(&bump, &ends.near, how);
+        let now = clock();
+        let (mut receives, mut posted, mut over, mut told) = (0, 0, 0, 0);
+        while over < WRITES || told < WRITES {
+            let paths = [near.vqp, far.vqp].map(|vqp| [0, 1].map(|path| vqp.path(path)));
+            assert!(now().1 < Duration::from_secs(60), "{over} over, {told} told: {paths:?}");
+            while receives < told + 4 {
+                let kind = RecvKind::Notification;
+                let wr = RecvWr { context: receives, kind, sges: &[] };
+                far.vqp.post_recv(&wr).unwrap();
+                receives += 1;
+            }
+            // A place is written again when its former message was looked at.
+            while posted < WRITES.min(told + DEEP) {
+                post(&ends, &near, op(posted), posted).unwrap();
+                posted += 1;
+            }
+            for (end, count) in [(&near, &mut over), (&far, &mut told)] {
+                let _outcome = end.vcq.turn(now().0, Budget::DEFAULT);
+                while let Some(completion) = end.vcq.take() {
+                    assert_eq!(completion.context, *count, "once, in order");
+                    let done = completion.outcome.unwrap();
+                    if completion.direction == Direction::Recv {
+                        assert!(ends.far.is_whole(*count), "message {count} is there");
+                        let word =
+                            if let Op::WriteImm(word) = op(*count) { Some(word) } else { None };
+                        assert_eq!(done.immediate, word);
+                    }
+                    *count += 1;
+                }
+            }
+        }
+        for path in 0..2 {
+            let figures = near.vqp.path(path).unwrap();
+            assert!(figures.bytes > WRITE, "either device carries: {figures:?}");
+        }
+        assert_eq!([near.vcq, far.vcq].map(|vcq| vcq.strays().unknown), [0, 0]);
+    }
 }
