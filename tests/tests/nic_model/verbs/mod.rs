@@ -85,6 +85,13 @@ struct Sent {
     brings: Option<Vec<u8>>,
 }
 
+/// What a receive will bring: bytes of a send, what goes beside them, and whether it is a write that brings only that.
+struct Coming {
+    bytes: Vec<u8>,
+    told: Option<u32>,
+    is_written: bool,
+}
+
 /// One end, and the oracle of what it has posted.
 struct End<'m> {
     ground: &'m Ground,
@@ -98,7 +105,7 @@ struct End<'m> {
     free: Vec<usize>,
     free_receives: Vec<usize>,
     /// What the other end has sent and this one has not received, in order.
-    coming: VecDeque<(Vec<u8>, Option<u32>)>,
+    coming: VecDeque<Coming>,
     staged: [u64; 2],
     failed: Option<WcStatus>,
     ended: [u64; 2],
@@ -245,7 +252,7 @@ impl<'m> End<'m> {
         (other, node): (&[Line], usize),
         plan: &Plan,
         rng: &mut Rng,
-    ) -> Option<(Vec<u8>, Option<u32>)> {
+    ) -> Option<Coming> {
         let slot = self.free.pop()?;
         let (at, far) = (slot * SLOT, address(other));
         let bad = rng.chance(plan.bad_percent);
@@ -311,7 +318,9 @@ impl<'m> End<'m> {
         // What is written goes elsewhere.
         let bytes = if remote.is_some() { Vec::new() } else { bytes };
         let told = matches!(verb, Verb::SendImm(_) | Verb::WriteImm(_)).then_some(imm);
-        (!bad && (told.is_some() || verb == Verb::Send)).then_some((bytes, told))
+        let is_written = remote.is_some();
+        let is_coming = !bad && (told.is_some() || verb == Verb::Send);
+        is_coming.then_some(Coming { bytes, told, is_written })
     }
 
     fn send(
@@ -413,8 +422,9 @@ impl<'m> End<'m> {
         self.ended[1] += 1;
         match wc.outcome() {
             Ok(received) => {
-                let (bytes, immediate) = self.coming.pop_front().expect("somebody sent it");
-                assert_eq!(received.immediate, immediate);
+                let Coming { bytes, told, is_written } =
+                    self.coming.pop_front().expect("somebody sent it");
+                assert_eq!((received.immediate, received.is_written), (told, is_written));
                 let at = (SLOTS + slot) * SLOT;
                 if !bytes.is_empty() {
                     assert_eq!(usize::try_from(received.bytes).unwrap(), bytes.len());
