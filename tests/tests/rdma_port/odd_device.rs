@@ -171,7 +171,7 @@ impl Desk<'_> {
         let _outcome = self.endpoint.turn(Instant::from_nanos(self.now.get()), Budget::DEFAULT);
     }
 
-    fn counters(&self) -> DatagramCounters {
+    const fn counters(&self) -> DatagramCounters {
         self.endpoint.provider().counters()
     }
 
@@ -286,7 +286,8 @@ fn what_fails_on_the_queue_pair_ends_the_port_with_its_cause() {
         let (id, _at) = desk.device.receives.borrow_mut().pop_front().unwrap();
         desk.completes(id, WcStatus::from_raw(4), (64, 1));
     };
-    for fail in [&of_send as &dyn Fn(&Desk<'_>), &of_receive] {
+    let fails: [&dyn Fn(&Desk<'_>); 2] = [&of_send, &of_receive];
+    for fail in fails {
         with(&config(), |desk| {
             let to = desk.meet(1, 0);
             desk.send(to).unwrap();
@@ -317,7 +318,8 @@ fn completions_out_of_order_or_twice_end_the_port() {
         let id = desk.device.sends.borrow()[0].0;
         desk.completes(id.wrapping_add(50), WcStatus::SUCCESS, (0, 0));
     };
-    for fail in [&second_receive as &dyn Fn(&Desk<'_>), &twice, &never_sent] {
+    let fails: [&dyn Fn(&Desk<'_>); 3] = [&second_receive, &twice, &never_sent];
+    for fail in fails {
         with(&config(), |desk| {
             let to = desk.meet(1, 0);
             desk.send(to).unwrap();
