@@ -92,6 +92,23 @@ struct Coming {
     is_written: bool,
 }
 
+impl Coming {
+    /// What such a request with those bytes brings; nothing, where no receive hears of it.
+    fn of(verb: Verb, bytes: Vec<u8>) -> Option<Self> {
+        Some(match verb {
+            Verb::Send => Self { bytes, told: None, is_written: false },
+            Verb::SendImm(told) => Self { bytes, told: Some(told), is_written: false },
+            // What is written goes elsewhere.
+            Verb::WriteImm(told) => Self { bytes: Vec::new(), told: Some(told), is_written: true },
+            Verb::SendInvalidate(_)
+            | Verb::Write
+            | Verb::Read
+            | Verb::FetchAdd(_)
+            | Verb::CompareSwap { .. } => return None,
+        })
+    }
+}
+
 /// One end, and the oracle of what it has posted.
 struct End<'m> {
     ground: &'m Ground,
@@ -315,12 +332,7 @@ impl<'m> End<'m> {
             write_lines(self.data, at, &[0xCC; SLOT]);
         }
         self.sends.push_back(Sent { id, unsignaled, bad, slot, brings });
-        // What is written goes elsewhere.
-        let bytes = if remote.is_some() { Vec::new() } else { bytes };
-        let told = matches!(verb, Verb::SendImm(_) | Verb::WriteImm(_)).then_some(imm);
-        let is_written = remote.is_some();
-        let is_coming = !bad && (told.is_some() || verb == Verb::Send);
-        is_coming.then_some(Coming { bytes, told, is_written })
+        if bad { None } else { Coming::of(verb, bytes) }
     }
 
     fn send(
