@@ -93,16 +93,16 @@ pub(crate) fn found(hints: &Hints) -> Vec<Found> {
         .to_vec()
 }
 
-/// The segment of a domain, for a thread that may outlive the [`Domain`].
+/// The segment of a domain, which stays mapped for a thread that may outlive the [`Domain`].
 #[derive(Debug)]
-pub(crate) struct Members {
+pub(crate) struct KeptSegment {
     mapping: Arc<SharedMapping>,
     shape: SegmentShape,
 }
 
-impl Members {
+impl KeptSegment {
     /// Does something with the segment. `None` for a mapping that is shorter than it was, which none becomes.
-    pub(crate) fn with_segment<R>(&self, act: impl FnOnce(&Segment<'_>) -> R) -> Option<R> {
+    pub(crate) fn with<R>(&self, act: impl FnOnce(&Segment<'_>) -> R) -> Option<R> {
         self.shape.see(view::shared_lines(&self.mapping)).as_ref().map(act)
     }
 }
@@ -181,8 +181,8 @@ impl Domain {
     }
 
     /// Its segment, for another thread.
-    pub(crate) fn members(&self) -> Members {
-        Members { mapping: Arc::clone(&self.mapping), shape: self.shape }
+    pub(crate) fn kept_segment(&self) -> KeptSegment {
+        KeptSegment { mapping: Arc::clone(&self.mapping), shape: self.shape }
     }
 
     /// This process's slot.

@@ -2,7 +2,6 @@
 //! simulator of peers that come, go and die.
 //!
 //! ```text
-//!   asked         a stop before each write to shared memory            tests/pool_asked.rs
 //!   fake_kernel   the kernel's side of a ring of io_uring                tests/uring_ring.rs
 //!   fake_net      sockets and peers under that kernel, and an oracle     tests/stream_model.rs
 //!   conformance   one suite; a provider is one `Rig`                       tests/provider_conformance.rs
@@ -11,6 +10,7 @@
 //!   sim           endpoints, faults and deaths by seed, and the checkers   tests/msg_sim.rs
 //!   sim::nic      mlx5 devices that read queues and write completions      tests/nic_model
 //!   sim::fabric   hosts, devices and links in virtual time                 tests/vqp
+//!   steps         a stop before each write to shared memory              tests/pool_steps.rs, tests/kill_steps.rs
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -25,8 +25,6 @@
     reason = "a process that was killed runs no destructor: its endpoints are forgotten"
 )]
 
-#[cfg(spinwire_asked)]
-pub mod asked;
 pub mod conformance;
 pub mod fake_kernel;
 pub mod fake_net;
@@ -36,3 +34,5 @@ pub mod pool;
 pub mod reactor;
 pub mod rng;
 pub mod sim;
+#[cfg(all(spinwire_steps, not(loom)))]
+pub mod steps;

@@ -1,4 +1,4 @@
-//! A process is killed before each of its stores to shared memory, from the join to the farewell. Run with
+//! A process is killed before each of its writes to shared memory, from the join to the farewell. Run with
 //! `RUSTFLAGS="--cfg spinwire_steps"`, which makes every atomic of the data plane a place to stop at.
 //!
 //! ```text
@@ -7,7 +7,7 @@
 //!   survivor  talks with it; takes back what it held; then all is free, and the next life begins
 //! ```
 //!
-//! `process_kill` kills at random moments, and few of those fall between two stores of a claim. `chaos_reclaim` dies between
+//! `process_kill` kills at random moments, and few of those fall between two writes of a claim. `chaos_reclaim` dies between
 //! two calls only. Here each store is the last one once, in a real process, found dead by what the kernel says of it.
 #![cfg(spinwire_steps)]
 #![allow(
@@ -24,7 +24,7 @@ mod lives;
 use core::time::Duration;
 use std::time::Instant as WallClock;
 
-use host_process::{role, say, signal};
+use host_process::{role, say};
 use lives::{LIVES_MAX, a_life, survivor_of};
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::{Addr, Name};
@@ -35,7 +35,6 @@ use spinwire_dataplane::provider::shm::ShmPort;
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::shm::lease::{self, Joiner};
 use spinwire_dataplane::shm::{Geometry, Segment, directory, lane_table};
-use spinwire_dataplane::sync::steps;
 use spinwire_dataplane::time::Instant;
 use spinwire_hostshim::domain::{Domain, DomainConfig, take_back_from_the_dead};
 use spinwire_hostshim::liveness::boot_id;
@@ -43,6 +42,7 @@ use spinwire_hostshim::mem::{PageKind, PagePolicy};
 use spinwire_hostshim::plane::Plane;
 use spinwire_layouts::shm::{EndpointKind, LaneState};
 use spinwire_tests::rng::pattern;
+use spinwire_tests::steps;
 
 const TEST: &str = "a_kill_before_every_store_leaves_nothing_behind";
 /// Messages that a life sends; some need more than a cell, and more than the ring holds at once.
@@ -126,17 +126,11 @@ impl Station<'_, '_> {
     }
 }
 
-fn mortal(stores: u64) {
+fn mortal(writes: u32) {
     let mut memory = Plane::memory(4 << 20).unwrap();
     let bump = Plane::arena(&mut memory);
     let pool = LoanPool::place(&bump, 16, 512).unwrap();
-    let _killer = std::thread::spawn(|| {
-        while !steps::has_stopped() {
-            std::thread::sleep(Duration::from_micros(100));
-        }
-        signal(std::process::id(), "KILL");
-    });
-    steps::stop_after(stores);
+    steps::kill_after(writes);
     let domain = Domain::join(
         "steps",
         &DomainConfig { death_noticed_within: Duration::from_millis(4), ..config() },
@@ -161,7 +155,7 @@ fn mortal(stores: u64) {
     station.endpoint.disconnect(to).unwrap();
     drop(station);
     drop(domain);
-    say(&format!("the end, {} stores", stores - steps::left()));
+    say(&format!("the end, {} writes", writes - steps::left()));
 }
 
 /// A process that died before, and held one end of a lane each way.
@@ -193,7 +187,7 @@ fn left_over(segment: &Segment<'_>) -> Option<String> {
 fn a_kill_before_every_store_leaves_nothing_behind() {
     match role().as_deref() {
         Some("survivor") => return survive(),
-        Some(stores) => return mortal(stores.parse().unwrap()),
+        Some(writes) => return mortal(writes.parse().unwrap()),
         None => {}
     }
     survivor_of(TEST);
@@ -210,9 +204,9 @@ fn survive() {
     let endpoint = domain.open_endpoint(&bump, "survivor", EndpointType::Rdm).unwrap();
     let mut survivor = Station { endpoint, pool, talks: Vec::new() };
     let mut lives = 0..LIVES_MAX;
-    let last = lives.find_map(|stores| {
+    let last = lives.find_map(|writes| {
         lay_out_a_corpse(&segment, &survivor);
-        let said = a_life(TEST, &stores.to_string(), || {
+        let said = a_life(TEST, &writes.to_string(), || {
             survivor.answer();
             std::thread::yield_now();
         });
@@ -221,7 +215,7 @@ fn survive() {
         while let Some(what) = left_over(&segment) {
             survivor.answer();
             turns += 1;
-            assert!(turns < 100_000, "killed before store {stores}, left over: {what}");
+            assert!(turns < 100_000, "killed before write {writes}, left over: {what}");
         }
         survivor.talks.clear();
         said

@@ -1,4 +1,4 @@
-//! A process is killed before each of its stores while buffers of a pool go to and fro as messages. Run with
+//! A process is killed before each of its writes while buffers of a pool go to and fro as messages. Run with
 //! `RUSTFLAGS="--cfg spinwire_steps"`.
 //!
 //! ```text
@@ -24,7 +24,7 @@ mod lives;
 use core::time::Duration;
 use std::time::Instant as WallClock;
 
-use host_process::{role, say, signal};
+use host_process::{role, say};
 use lives::{LIVES_MAX, a_life, survivor_of};
 use spinwire_dataplane::error::{PostError, Refused};
 use spinwire_dataplane::id::{Addr, Name};
@@ -36,7 +36,6 @@ use spinwire_dataplane::provider::shm::{ShmConfig, ShmPort};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::shm::{Geometry, Segment, directory, lane_table, lease};
-use spinwire_dataplane::sync::steps;
 use spinwire_dataplane::time::Instant;
 use spinwire_hostshim::domain::{Domain, DomainConfig, take_back_from_the_dead};
 use spinwire_hostshim::liveness::boot_id;
@@ -44,6 +43,7 @@ use spinwire_hostshim::mem::{PageKind, PagePolicy};
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::pool::{BufferPool, PoolConfig, PoolFiles, PoolHandle};
 use spinwire_layouts::shm::LaneState;
+use spinwire_tests::steps;
 
 const TEST: &str = "a_kill_before_every_store_loses_no_buffer_under_way";
 const SLOTS: u32 = 12;
@@ -142,7 +142,7 @@ fn number_in<M: Mode>(guard: &Guard<'_, M, PoolFiles>) -> u64 {
     u64::from_le_bytes(*first)
 }
 
-fn mortal(stores: u64) {
+fn mortal(writes: u32) {
     let mut memory = Plane::memory(4 << 20).unwrap();
     let bump = Plane::arena(&mut memory);
     let pool = BufferPool::open("steps.pool", &pool_config(SOON)).unwrap();
@@ -150,19 +150,13 @@ fn mortal(stores: u64) {
     let handle = pool.handle(&bump).unwrap();
     let station = Station::open(&domain, &handle, &bump, "mortal");
     let to = station.endpoint.connect(&Name::new("survivor").unwrap()).unwrap();
-    let _killer = std::thread::spawn(|| {
-        while !steps::has_stopped() {
-            std::thread::sleep(Duration::from_micros(100));
-        }
-        signal(std::process::id(), "KILL");
-    });
-    steps::stop_after(stores);
+    steps::kill_after(writes);
     live(&station, to);
     drop(station);
     drop(handle);
     drop(domain);
     drop(pool);
-    say(&format!("the end, {} stores", stores - steps::left()));
+    say(&format!("the end, {} writes", writes - steps::left()));
 }
 
 /// Everything that a process does with buffers as messages.
@@ -276,7 +270,7 @@ fn left_over(segment: &Segment<'_>, pool: &BufferPool) -> Option<String> {
 fn a_kill_before_every_store_loses_no_buffer_under_way() {
     match role().as_deref() {
         Some("survivor") => return survive(),
-        Some(stores) => return mortal(stores.parse().unwrap()),
+        Some(writes) => return mortal(writes.parse().unwrap()),
         None => {}
     }
     survivor_of(TEST);
@@ -293,12 +287,12 @@ fn survive() {
     let station = Station::open(domain, &handle, &bump, "survivor");
     let mut survivor = Survivor { station, held: Vec::new(), taken: 0 };
     let mut lives = 0..LIVES_MAX;
-    let last = lives.find_map(|stores| {
-        let said = a_life(TEST, &stores.to_string(), || {
+    let last = lives.find_map(|writes| {
+        let said = a_life(TEST, &writes.to_string(), || {
             survivor.turn();
             std::thread::yield_now();
         });
-        let at = format!("killed before store {stores}");
+        let at = format!("killed before write {writes}");
         let _how_many = take_back_from_the_dead(&domain.segment(), boot_id);
         let _what = pool.reclaim();
         assert_eq!(pool.reclaim(), Reclaimed::default(), "{at}: there was more to take back");

@@ -1,4 +1,4 @@
-//! A process is killed before each of its stores to a pool, from the take of its lease to the farewell. Run with
+//! A process is killed before each of its writes to a pool, from the take of its lease to the farewell. Run with
 //! `RUSTFLAGS="--cfg spinwire_steps"`.
 //!
 //! ```text
@@ -25,16 +25,16 @@ mod lives;
 use core::mem::ManuallyDrop;
 use core::time::Duration;
 
-use host_process::{role, say, signal};
+use host_process::{role, say};
 use lives::{LIVES_MAX, a_life, survivor_of};
 use spinwire_dataplane::error::Retry;
 use spinwire_dataplane::pool::{Description, PoolError, PoolGeometry, Reclaimed, Shape};
 use spinwire_dataplane::shm::lease::{self, Joiner};
-use spinwire_dataplane::sync::steps;
 use spinwire_hostshim::mem::{PageKind, PagePolicy};
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::pool::{BufferPool, PoolConfig, PoolHandle};
 use spinwire_layouts::shm::{BufferId, DType, Orphans};
+use spinwire_tests::steps;
 
 const TEST: &str = "a_kill_before_every_store_loses_no_buffer";
 const SLOTS: u32 = 6;
@@ -49,16 +49,10 @@ const fn config() -> PoolConfig {
     PoolConfig { geometry, pages: PagePolicy::Only(PageKind::Base4K), death_noticed_within }
 }
 
-fn mortal(stores: u64, shared: BufferId) {
+fn mortal(writes: u32, shared: BufferId) {
     let mut memory = Plane::memory(1 << 20).unwrap();
     let bump = Plane::arena(&mut memory);
-    let _killer = std::thread::spawn(|| {
-        while !steps::has_stopped() {
-            std::thread::sleep(Duration::from_micros(100));
-        }
-        signal(std::process::id(), "KILL");
-    });
-    steps::stop_after(stores);
+    steps::kill_after(writes);
     let pool = BufferPool::open(
         "steps",
         &PoolConfig { death_noticed_within: Duration::from_millis(4), ..config() },
@@ -68,7 +62,7 @@ fn mortal(stores: u64, shared: BufferId) {
     live(&handle, shared).unwrap();
     drop(handle);
     drop(pool);
-    say(&format!("the end, {} stores", stores - steps::left()));
+    say(&format!("the end, {} writes", writes - steps::left()));
 }
 
 /// Everything that a process does with buffers.
@@ -128,8 +122,8 @@ fn a_kill_before_every_store_loses_no_buffer() {
     match role().as_deref() {
         Some("survivor") => return survive(),
         Some(life) => {
-            let (stores, id) = life.split_once(' ').unwrap();
-            return mortal(stores.parse().unwrap(), BufferId::from_raw(id.parse().unwrap()));
+            let (writes, id) = life.split_once(' ').unwrap();
+            return mortal(writes.parse().unwrap(), BufferId::from_raw(id.parse().unwrap()));
         }
         None => {}
     }
@@ -145,13 +139,13 @@ fn survive() {
     let shared = handle.acquire(8).unwrap().publish().unwrap();
     let left = handle.acquire(8).unwrap().detach().unwrap();
     let mut lives = 0..LIVES_MAX;
-    let last = lives.find_map(|stores| {
+    let last = lives.find_map(|writes| {
         lay_out_a_corpse(pool, &bump, shared.id());
-        let said = a_life(TEST, &format!("{stores} {}", shared.id().as_raw()), || {
+        let said = a_life(TEST, &format!("{writes} {}", shared.id().as_raw()), || {
             std::thread::sleep(Duration::from_micros(200));
         });
         let _what = pool.reclaim();
-        let at = format!("killed before store {stores}");
+        let at = format!("killed before write {writes}");
         assert_eq!(pool.reclaim(), Reclaimed::default(), "{at}: there was more to take back");
         assert_eq!(lease::rows(&pool.segment()).count(), 1, "{at}");
         for row in pool.segment().rows() {

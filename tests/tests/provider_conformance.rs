@@ -1,22 +1,16 @@
-//! Every provider against the one conformance suite: see `spinwire_tests::conformance`.
+//! Every provider against the one conformance suite: see `spinwire_tests::conformance`. Behind faults and delays: `wrapped_conformance`.
 
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
 use spinwire_dataplane::provider::EndpointType;
 use spinwire_tests::conformance;
 use spinwire_tests::conformance::{
-    AnyShm, Faulty, Loopback, Mlx5, Rdma, Shm, Sizes, Tcp, Traced, random, run,
+    AnyShm, Loopback, Mlx5, Rdma, Shm, Sizes, Tcp, Traced, random, run,
 };
 
 conformance! {
     loopback: Loopback,
     shm: Shm,
-    traced_loopback: Traced<Loopback>,
     any_port: Traced<AnyShm>,
-    faulty_loopback: Faulty<Loopback, 1>,
-    faulty_loopback_2: Faulty<Loopback, 0xDEAD_BEEF>,
-    faulty_loopback_3: Faulty<Loopback, 0x0123_4567_89AB_CDEF>,
-    faulty_shm: Faulty<Shm, 5>,
-    traced_faulty_shm: Traced<Faulty<Shm, 77>>,
     tcp: Tcp,
     rdma: Rdma<false>,
     rdma_uncopied: Rdma<true>,

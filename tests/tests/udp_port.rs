@@ -437,71 +437,20 @@ fn what_cannot_be_is_refused_with_the_remedy() {
     assert_eq!(routes.remove(&name("a")), Ok(()));
 }
 
-/// A kernel that completes whatever it likes: sends complete once each, and nothing is made of what was not asked for.
-#[test]
-fn completions_of_any_content_harm_nobody() {
-    for multishot in [true, false] {
-        let kernel = FakeKernel::new(FakeConfig {
-            sq_entries: 64,
-            cq_entries: 256,
-            ..FakeConfig::default()
-        });
-        let config = UdpConfig { multishot, recv_buffers: 8, ..UdpConfig::default() };
-        let mut block = vec![MaybeUninit::uninit(); config.arena_bytes()];
-        let ring = Ring::new(kernel.memory().unwrap(), kernel.arena(&mut block), &kernel);
-        let mut memory = Plane::memory(4 << 20).unwrap();
-        let bump = Plane::arena(&mut memory);
-        let routes = Routes::place(&bump, 1).unwrap();
-        udp::route(&routes, name("peer"), &"udp://127.0.0.1:9".parse().unwrap()).unwrap();
-        let port = UdpPort::place(&ring, (3, 0), &routes, &config).unwrap();
-        let endpoint = Endpoint::new(port, &bump, &EndpointConfig::default()).unwrap();
-        let pool = LoanPool::place(&bump, 64, 256).unwrap();
-        let to = endpoint.connect(&name("peer")).unwrap();
-        let mut rng = Rng::new(21);
-        let (mut posted, mut over, mut taken, mut names) = (0_u64, 0_u64, 0, Vec::new());
-        for _ in 0..20_000 {
-            if let Some(mut loan) = pool.lend() {
-                loan.fill(b"m").unwrap();
-                posted += u64::from(endpoint.post_send(SendTo::peer(to), loan, posted).is_ok());
-            }
-            let _busy_or_idle = endpoint.turn(Instant::ORIGIN, Budget::DEFAULT);
-            while let Some(chain) = kernel.taken() {
-                for entry in chain {
-                    if entry.opcode == op::SENDMSG {
-                        taken += 1;
-                        kernel.complete(entry.user_data, 25, 0);
-                    }
-                    names.push(entry.user_data);
-                }
-            }
-            for _ in 0..rng.below(4) {
-                let name = if rng.chance(80) && !names.is_empty() {
-                    names[names.len() - 1 - rng.index(names.len().min(16))]
-                } else {
-                    rng.word()
-                };
-                let [low, high] = [rng.word(), rng.word()].map(|word| word.to_le_bytes());
-                let res = i32::from_le_bytes(*low.first_chunk().unwrap()) >> rng.below(32);
-                let flags = u32::from_le_bytes(*high.first_chunk().unwrap()) & 0x0007_000b;
-                kernel.complete(name, res, flags);
-            }
-            while let Some(completion) = endpoint.poll() {
-                assert_eq!(completion.kind, Kind::Sent);
-                over += 1;
-            }
-            assert!(posted - over <= 64);
-        }
-        let counters = endpoint.provider().counters();
-        assert!(over > 10_000 && counters.stale > 1000);
-        assert!(counters.sent + counters.send_errors <= taken, "each is over once");
-    }
+/// An endpoint over a kernel that is played, which knows `peer` by address `to`, and buffers for it.
+struct Played<'m> {
+    kernel: &'m FakeKernel,
+    endpoint: Endpoint<'m, UdpPort<'m, &'m FakeKernel>>,
+    pool: &'m LoanPool<'m>,
+    to: Addr,
 }
 
-#[test]
-fn a_late_completion_is_not_taken_for_that_of_a_later_send() {
-    let kernel = FakeKernel::new(FakeConfig::default());
-    // Two slots.
-    let config = UdpConfig { send_depth: 1, ..UdpConfig::default() };
+fn with_played(
+    (kernel, config): (FakeConfig, UdpConfig),
+    loans: u32,
+    test: impl FnOnce(&Played<'_>),
+) {
+    let kernel = FakeKernel::new(kernel);
     let mut block = vec![MaybeUninit::uninit(); config.arena_bytes()];
     let ring = Ring::new(kernel.memory().unwrap(), kernel.arena(&mut block), &kernel);
     let mut memory = Plane::memory(4 << 20).unwrap();
@@ -510,31 +459,92 @@ fn a_late_completion_is_not_taken_for_that_of_a_later_send() {
     udp::route(&routes, name("peer"), &"udp://127.0.0.1:9".parse().unwrap()).unwrap();
     let port = UdpPort::place(&ring, (3, 0), &routes, &config).unwrap();
     let endpoint = Endpoint::new(port, &bump, &EndpointConfig::default()).unwrap();
-    let pool = LoanPool::place(&bump, 4, 256).unwrap();
+    let pool = LoanPool::place(&bump, loans, 256).unwrap();
     let to = endpoint.connect(&name("peer")).unwrap();
-    let turn = || {
-        let _busy_or_idle = endpoint.turn(Instant::ORIGIN, Budget::DEFAULT);
-    };
-    let send = |context| {
-        endpoint.post_send(SendTo::peer(to), pool.lend().unwrap(), context).unwrap();
-        turn();
-        let all = core::iter::from_fn(|| kernel.taken()).flatten();
-        all.filter(|entry| entry.opcode == op::SENDMSG).last().unwrap().user_data
-    };
-    let mut names = Vec::new();
-    for context in 0..9 {
-        let name = send(context);
-        for late in &names {
-            kernel.complete(*late, 24, 0);
-            turn();
-            turn();
-            assert!(endpoint.poll().is_none(), "{context} is under way");
-        }
-        kernel.complete(name, 24, 0);
-        turn();
-        turn();
-        assert_eq!(endpoint.poll().unwrap().context, context);
-        names.push(name);
+    test(&Played { kernel: &kernel, endpoint, pool, to });
+}
+
+/// A kernel that completes whatever it likes: sends complete once each, and nothing is made of what was not asked for.
+#[test]
+fn completions_of_any_content_harm_nobody() {
+    for multishot in [true, false] {
+        let kernel = FakeConfig { sq_entries: 64, cq_entries: 256, ..FakeConfig::default() };
+        let config = UdpConfig { multishot, recv_buffers: 8, ..UdpConfig::default() };
+        with_played((kernel, config), 64, |&Played { kernel, ref endpoint, pool, to }| {
+            let mut rng = Rng::new(21);
+            let (mut posted, mut over, mut taken, mut names) = (0_u64, 0_u64, 0, Vec::new());
+            for _ in 0..20_000 {
+                if let Some(mut loan) = pool.lend() {
+                    loan.fill(b"m").unwrap();
+                    posted += u64::from(endpoint.post_send(SendTo::peer(to), loan, posted).is_ok());
+                }
+                let _busy_or_idle = endpoint.turn(Instant::ORIGIN, Budget::DEFAULT);
+                while let Some(chain) = kernel.taken() {
+                    for entry in chain {
+                        if entry.opcode == op::SENDMSG {
+                            taken += 1;
+                            kernel.complete(entry.user_data, 25, 0);
+                        }
+                        names.push(entry.user_data);
+                    }
+                }
+                for _ in 0..rng.below(4) {
+                    let name = if rng.chance(80) && !names.is_empty() {
+                        names[names.len() - 1 - rng.index(names.len().min(16))]
+                    } else {
+                        rng.word()
+                    };
+                    let [low, high] = [rng.word(), rng.word()].map(|word| word.to_le_bytes());
+                    let res = i32::from_le_bytes(*low.first_chunk().unwrap()) >> rng.below(32);
+                    let flags = u32::from_le_bytes(*high.first_chunk().unwrap()) & 0x0007_000b;
+                    kernel.complete(name, res, flags);
+                }
+                while let Some(completion) = endpoint.poll() {
+                    assert_eq!(completion.kind, Kind::Sent);
+                    over += 1;
+                }
+                assert!(posted - over <= 64);
+            }
+            let counters = endpoint.provider().counters();
+            assert!(over > 10_000 && counters.stale > 1000);
+            assert!(counters.sent + counters.send_errors <= taken, "each is over once");
+        });
     }
-    assert_eq!(endpoint.provider().counters().stale, 36);
+}
+
+#[test]
+fn a_late_completion_is_not_taken_for_that_of_a_later_send() {
+    // Two slots.
+    let config = UdpConfig { send_depth: 1, ..UdpConfig::default() };
+    with_played(
+        (FakeConfig::default(), config),
+        4,
+        |&Played { kernel, ref endpoint, pool, to }| {
+            let turn = || {
+                let _busy_or_idle = endpoint.turn(Instant::ORIGIN, Budget::DEFAULT);
+            };
+            let send = |context| {
+                endpoint.post_send(SendTo::peer(to), pool.lend().unwrap(), context).unwrap();
+                turn();
+                let all = core::iter::from_fn(|| kernel.taken()).flatten();
+                all.filter(|entry| entry.opcode == op::SENDMSG).last().unwrap().user_data
+            };
+            let mut names = Vec::new();
+            for context in 0..9 {
+                let name = send(context);
+                for late in &names {
+                    kernel.complete(*late, 24, 0);
+                    turn();
+                    turn();
+                    assert!(endpoint.poll().is_none(), "{context} is under way");
+                }
+                kernel.complete(name, 24, 0);
+                turn();
+                turn();
+                assert_eq!(endpoint.poll().unwrap().context, context);
+                names.push(name);
+            }
+            assert_eq!(endpoint.provider().counters().stale, 36);
+        },
+    );
 }

@@ -1,7 +1,7 @@
 //! The `spinwire` command: measure, look at and mend pinned-core data planes.
 //!
 //! ```text
-//!   cli       the arguments that all commands share
+//!   arguments     values of arguments, read alike by all commands
 //!   cmd/      one file a command
 //!   pair/     the two ends of a measurement
 //!   hgrm, plot    percentiles as text, curves as SVG
@@ -18,10 +18,12 @@
 )]
 // `println!` and its kin end in a panic where nobody reads: what is printed goes through `report`.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+mod arguments;
 mod cmd;
 mod hgrm;
 mod pair;
@@ -29,7 +31,7 @@ mod pattern;
 mod plot;
 mod report;
 
-const EXIT_CODES: &str = "Exit codes: 0 done, and all is well; 1 done, and something is not well; 2 not done, and the message says why and what helps.";
+const EXIT_CODES: &str = "Exit codes: 0 done, and all is well; 1 done, and something is not well; 2 not done, and standard error says why and what helps.";
 
 /// Measure, look at and mend pinned-core data planes.
 ///
@@ -90,19 +92,36 @@ fn flowing(text: &str) -> String {
     flowing
 }
 
-/// The command and all below it, with the text behind their options flowing.
+/// The command and all below it, with the text behind their options flowing, and what their exit codes mean.
 fn with_flowing_help(command: clap::Command) -> clap::Command {
     let text = command.get_after_help().map(|text| flowing(&text.to_string()));
-    let command = match text {
-        Some(text) => command.after_help(text),
-        None => command,
+    let text = match text {
+        Some(text) if text.contains("Exit code") => text,
+        Some(text) => format!("{text}\n\n{EXIT_CODES}"),
+        None => EXIT_CODES.to_owned(),
     };
-    command.mut_subcommands(with_flowing_help)
+    command.after_help(text).mut_subcommands(with_flowing_help)
+}
+
+/// What `--help` and its like end with: like any other command, not well where it could not be written.
+fn told(text: &clap::Error) -> ExitCode {
+    let is_asked = !text.use_stderr();
+    match text.print() {
+        Err(e) if is_asked && e.kind() != ErrorKind::BrokenPipe => {
+            report::finish(Err(format!("standard output: {e}").into()))
+        }
+        _ if is_asked => ExitCode::SUCCESS,
+        _ => ExitCode::from(2),
+    }
 }
 
 fn main() -> ExitCode {
-    let matches = with_flowing_help(Cli::command()).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let command = arguments::with_negative_numbers(with_flowing_help(Cli::command()));
+    let cli = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match cli {
+        Ok(cli) => cli,
+        Err(text) => return told(&text),
+    };
     let outcome = match cli.command {
         Command::Lat(args) => cmd::lat::run(&args),
         Command::Bw(args) => cmd::bw::run(&args),
@@ -123,7 +142,24 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use super::flowing;
+    use clap::{Command, CommandFactory as _};
+
+    use super::{Cli, flowing, with_flowing_help};
+
+    /// What is not broken into lines by the terminal's width fits into the usual one.
+    fn fits(command: &Command) {
+        let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for line in text.lines().filter(|line| line.starts_with(' ')) {
+            assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+        }
+        assert!(text.contains("Exit code"), "{}: {text}", command.get_name());
+        command.get_subcommands().for_each(fits);
+    }
+
+    #[test]
+    fn examples_fit_into_80_columns_and_exit_codes_are_told() {
+        fits(&with_flowing_help(Cli::command()));
+    }
 
     #[test]
     fn paragraphs_flow_and_examples_stay() {

@@ -1,5 +1,6 @@
 //! Plots, as SVG files.
 
+use std::fs;
 use std::path::Path;
 
 use hdrhistogram::Histogram;
@@ -46,7 +47,8 @@ pub(crate) fn percentiles(
     let right = all().map(|p| p.0).fold(10.0, f64::max);
     let top = all().map(|p| p.1).fold(1.0, f64::max) * 1.2;
     let bottom = all().map(|p| p.1).fold(f64::MAX, f64::min).min(top / 2.0) * 0.8;
-    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    let mut text = String::new();
+    let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
     area.fill(&WHITE).map_err(|e| failed(&e))?;
     let mut chart = ChartBuilder::on(&area)
         .caption("round trip by percentile", ("sans-serif", 20))
@@ -84,7 +86,11 @@ pub(crate) fn percentiles(
         .border_style(BLACK.mix(0.3))
         .draw()
         .map_err(|e| failed(&e))?;
-    area.present().map_err(|e| failed(&e))
+    area.present().map_err(|e| failed(&e))?;
+    drop(chart);
+    drop(area);
+    // The backend itself would not say that a file could not be written.
+    fs::write(path, text).map_err(|e| failed(&e))
 }
 
 /// Throughput by size: (bytes, our bytes/s, the floor's bytes/s).
@@ -94,7 +100,8 @@ pub(crate) fn throughput(path: &Path, points: &[(usize, f64, f64)]) -> Result<()
     let left = sizes().fold(f64::MAX, f64::min).max(1.0);
     let right = sizes().fold(1.0, f64::max).max(left * 2.0);
     let top = points.iter().map(|p| p.1.max(p.2)).fold(1.0, f64::max) / 1e9 * 1.2;
-    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    let mut text = String::new();
+    let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
     area.fill(&WHITE).map_err(|e| failed(&e))?;
     let mut chart = ChartBuilder::on(&area)
         .caption("throughput by message size", ("sans-serif", 20))
@@ -130,7 +137,11 @@ pub(crate) fn throughput(path: &Path, points: &[(usize, f64, f64)]) -> Result<()
         .border_style(BLACK.mix(0.3))
         .draw()
         .map_err(|e| failed(&e))?;
-    area.present().map_err(|e| failed(&e))
+    area.present().map_err(|e| failed(&e))?;
+    drop(chart);
+    drop(area);
+    // The backend itself would not say that a file could not be written.
+    fs::write(path, text).map_err(|e| failed(&e))
 }
 
 #[expect(

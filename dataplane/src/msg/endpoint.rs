@@ -90,6 +90,17 @@ impl<T> Drop for Held<'_, T> {
     }
 }
 
+/// An endpoint of which somebody takes all completions, until this is dropped: [`Endpoint::claim`]. One that is forgotten is never given back, whatever the
+/// endpoint is moved to, and says nothing of any other endpoint.
+#[derive(Debug)]
+pub struct Claimed<'e>(&'e Cell<bool>);
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
 /// An endpoint over the provider `P`. Belongs to one thread.
 pub struct Endpoint<'m, P> {
     /// Dropped before the loans that it was posted: until then they are its own.
@@ -118,6 +129,8 @@ pub struct Endpoint<'m, P> {
     /// Where parcels are given up.
     desk: Desk<'m>,
     totals: Tally,
+    /// Somebody takes all completions, for others too.
+    is_claimed: Cell<bool>,
 }
 
 impl<P> Drop for Endpoint<'_, P> {
@@ -166,6 +179,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             further: Held(Slab::place(bump, further)?),
             desk: Desk::place(bump, senders)?,
             totals: Tally::default(),
+            is_claimed: Cell::new(false),
         })
     }
 
@@ -451,6 +465,12 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     #[must_use]
     pub const fn count(&self, what: Counted) -> Count {
         self.totals.count(what)
+    }
+
+    /// For whoever takes all completions and hands each to who waits for it: there can be one such. `None` where there is one. It binds nobody who does not ask.
+    #[must_use]
+    pub const fn claim(&self) -> Option<Claimed<'_>> {
+        if self.is_claimed.replace(true) { None } else { Some(Claimed(&self.is_claimed)) }
     }
 
     /// Totals since the endpoint was made.

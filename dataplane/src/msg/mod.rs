@@ -21,7 +21,7 @@ pub mod totals;
 pub use addressing::{RecvFrom, SendTo, Target};
 pub use completion::{Completion, Failure, Flags, Kind};
 pub use contexts::{ContextError, ContextId, Contexts};
-pub use endpoint::{Endpoint, EndpointConfig, Exposed, Parts};
+pub use endpoint::{Claimed, Endpoint, EndpointConfig, Exposed, Parts};
 pub use lender::Lender;
 pub use parcel::{Parcel, Untaken};
 pub use totals::{Count, Counted, Totals};

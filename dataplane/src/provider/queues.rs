@@ -252,6 +252,12 @@ impl<'m> Queues<'m> {
         self.events.free()
     }
 
+    /// Events that wait to be had.
+    #[must_use]
+    pub const fn events_waiting(&self) -> u32 {
+        self.events.len()
+    }
+
     /// The next event. Whose end it says is to be let go of: the port's row becomes vacant, or [`Standing::Past`].
     pub fn next_event(&self) -> Option<Event> {
         self.events.pop()

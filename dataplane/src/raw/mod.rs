@@ -26,7 +26,7 @@ pub mod payload;
 pub mod place;
 pub mod posted;
 pub mod region;
-#[cfg(spinwire_asked)]
+#[cfg(all(spinwire_steps, not(loom)))]
 pub(crate) mod step;
 pub mod unchecked;
 pub mod words;

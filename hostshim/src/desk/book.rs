@@ -3,7 +3,7 @@
 //! ```text
 //!   Desk, Desk, ..  --Rc-->  Book   stands    operations that somebody waits for at one of them, or has given up
 //!                                   letters   completions of nobody here
-//!                                   claim     the endpoint has a book, and no other
+//!                                   claim     the endpoint has a book, and no other: a mark of the endpoint's own
 //! ```
 //!
 //! Whichever desk turns the endpoint finds completions of all. It puts each where its waiter looks, so that it does not matter who found it.
@@ -16,41 +16,10 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use spinwire_dataplane::id::WrId;
-use spinwire_dataplane::msg::{Completion, Endpoint, Kind};
+use spinwire_dataplane::msg::{Claimed, Completion, Endpoint, Kind};
 use spinwire_dataplane::provider::{Provider, Status};
 
 use super::{DeskCounts, Letter};
-
-thread_local! {
-    /// Where the endpoints are that have a book. They stay there and with this thread for as long, because their desks borrow them.
-    static CLAIMED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
-}
-
-/// An endpoint that has a book, until this is dropped.
-struct Claim(usize);
-
-impl Claim {
-    /// `None` where it has one already.
-    fn of<T>(endpoint: &T) -> Option<Self> {
-        let place = core::ptr::from_ref(endpoint).addr();
-        CLAIMED.with_borrow_mut(|claimed| {
-            if claimed.contains(&place) {
-                return None;
-            }
-            claimed.push(place);
-            Some(Self(place))
-        })
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        // Without the table of a thread that ends there is nobody to be kept out either.
-        let _gone = CLAIMED.try_with(|claimed| {
-            claimed.borrow_mut().retain(|place| *place != self.0);
-        });
-    }
-}
 
 /// How an operation stands that somebody waits for, or did.
 pub(super) enum Stand<'m> {
@@ -60,18 +29,18 @@ pub(super) enum Stand<'m> {
 }
 
 /// What the desks of an endpoint share.
-pub(super) struct Book<'m> {
-    _claim: Claim,
+pub(super) struct Book<'e, 'm> {
+    _claim: Claimed<'e>,
     pub(super) stands: RefCell<HashMap<u64, Stand<'m>>>,
     letters: RefCell<VecDeque<Letter<'m>>>,
     counts: Cell<DeskCounts>,
 }
 
-impl<'m> Book<'m> {
+impl<'e, 'm> Book<'e, 'm> {
     /// The book of an endpoint; `None` where there is one.
-    pub(super) fn of<P>(endpoint: &Endpoint<'m, P>) -> Option<Rc<Self>> {
+    pub(super) fn of<P: Provider>(endpoint: &'e Endpoint<'m, P>) -> Option<Rc<Self>> {
         Some(Rc::new(Self {
-            _claim: Claim::of(endpoint)?,
+            _claim: endpoint.claim()?,
             stands: RefCell::default(),
             letters: RefCell::default(),
             counts: Cell::default(),

@@ -107,7 +107,7 @@ pub struct Desk<'e, 'm, P> {
     buffers: &'m LoanPool<'m>,
     now: Rc<dyn Fn() -> Instant + 'e>,
     rest: Rc<dyn Fn(Outcome) + 'e>,
-    book: Rc<Book<'m>>,
+    book: Rc<Book<'e, 'm>>,
 }
 
 impl<P> fmt::Debug for Desk<'_, '_, P> {

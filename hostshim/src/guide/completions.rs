@@ -11,6 +11,8 @@
 //! | `Cancelled` | you took it back by `cancel(id)` | back |
 //! | `PeerGone` | the peer ended, or its connection did | back |
 //! | `Corrupt` | the peer wrote what no correct peer writes; it is cut off | back |
+//! | `RemoteAccess` | memory of the peer is not to be read or written like that: see its key, rights and range | back |
+//! | `Parcel` | well: the message is a buffer of a pool, which `take_guard` takes out of the completion | back, unused |
 //!
 //! *An error that a call returns* says what to do by its kind, and has consumed nothing:
 //!
@@ -27,7 +29,7 @@
 //! # let _ = what_to_do(PostError::Retry(spinwire_dataplane::error::Retry::NoCredit));
 //! ```
 //!
-//! `Retry` is how back-pressure looks: the receiver has not caught up (`NoCredit`), too many completions are outstanding (`CqFull`), the connection is not up yet
+//! `Retry` is how back-pressure looks: the receiver has not caught up (`NoCredit`, or `NoSpill` for long messages), too many completions are outstanding (`CqFull`), the connection is not up yet
 //! (`NotConnected`). A loop that retries must turn in between, or it waits for what it keeps from happening.
 //!
 //! *Events* are about peers, not operations: `poll_event` tells who connected, who is gone, who was refused. The order is kept: what a peer had sent before it

@@ -208,6 +208,11 @@ impl OfiPort<'_> {
         self.counters.get()
     }
 
+    /// Events that wait to be polled.
+    pub(crate) const fn events_waiting(&self) -> u32 {
+        self.events.len()
+    }
+
     /// Whether its provider has descriptors to sleep on.
     pub(crate) fn can_wait(&self) -> bool {
         can_wait(&self.offer.provider())

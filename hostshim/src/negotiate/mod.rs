@@ -20,7 +20,7 @@ mod requirement;
 
 use spinwire_dataplane::provider::{EndpointType, Info, LatencyClass, Order};
 
-pub use plan::{Choice, Failed, NoPath, Plan, Reason, Rejected, Walked};
+pub use plan::{Choice, Failed, NoPath, Nowhere, Plan, Reason, Rejected, Walked};
 pub use requirement::{Peer, Requirements, UnknownNeed, Unmet};
 
 use crate::discover::{Found, Transport};
@@ -46,6 +46,10 @@ pub fn negotiate(wanted: &Requirements, found: &[Found]) -> Plan {
             }
             Peer::Anywhere | Peer::ThisHost | Peer::OtherHost => plan.choices.push(choice(None)),
         }
+    }
+    if let Peer::At(uris) = &wanted.peer {
+        let unknown = uris.iter().filter(|uri| is_unknown(uri, found));
+        plan.unknown = unknown.cloned().map(Nowhere).collect();
     }
     // Stable: what is equal stays in the order of discovery, and of the addresses.
     plan.choices.sort_by_key(|choice| rank(wanted, choice));
@@ -82,6 +86,18 @@ fn leads_to(uri: &Uri, found: &Found) -> bool {
     uri.transport() == found.transport && is_named
 }
 
+/// Whether a URI names a device or provider that is not among what was found, where its transport is.
+fn is_unknown(uri: &Uri, found: &[Found]) -> bool {
+    let mut of_transport = found.iter().filter(|it| it.transport == uri.transport()).peekable();
+    of_transport.peek().is_some()
+        && of_transport.all(|it| !is_absent_as_a_whole(it) && !leads_to(uri, it))
+}
+
+/// Whether nothing at all of a transport is there, rather than one device or provider of it.
+fn is_absent_as_a_whole(found: &Found) -> bool {
+    found.info().is_none() && found.device.is_none()
+}
+
 fn is_memory(found: &Found) -> bool {
     let is_memory = found.info().is_some_and(|info| info.latency == LatencyClass::Memory);
     found.transport == Transport::Shm || is_memory
@@ -97,7 +113,7 @@ fn unmet(wanted: &Requirements, found: &Found) -> Vec<Unmet> {
         Peer::OtherHost if is_memory(found) => unmet.push(Unmet::OtherHost),
         // What is not there at all may well have been meant.
         Peer::At(uris)
-            if found.info().is_none()
+            if is_absent_as_a_whole(found)
                 && uris.iter().any(|uri| uri.transport() == found.transport) => {}
         Peer::At(uris) if !uris.iter().any(|uri| leads_to(uri, found)) => {
             unmet.push(Unmet::NoAddress(found.form()));
@@ -127,7 +143,9 @@ fn lacks(wanted: &Requirements, info: &Info, unmet: &mut Vec<Unmet>) {
     let limits = &info.limits;
     at_least(remedy::MESSAGE_BYTES, limits.message_bytes_max, wanted.message_bytes);
     at_least(remedy::INJECT_BYTES, limits.inject_bytes_max, wanted.inject_bytes);
-    at_least(remedy::PEERS, usize::try_from(limits.peers_max).unwrap_or(usize::MAX), wanted.peers);
+    // Whatever room its address table has: a connected endpoint has one peer.
+    let peers = if info.supports_msg() { 1 } else { limits.peers_max };
+    at_least(remedy::PEERS, usize::try_from(peers).unwrap_or(usize::MAX), wanted.peers);
     at_least(remedy::IMMEDIATE_BITS, info.immediate_bits.into(), wanted.immediate_bits.into());
     if wanted.ordered && info.order != Order::PerPeer {
         unmet.push(Unmet::Order);

@@ -6,7 +6,7 @@ use spinwire_dataplane::provider::EndpointType;
 
 use super::Unmet;
 use crate::discover::Found;
-use crate::uri::Uri;
+use crate::uri::{Place, Uri};
 
 /// Why something stands where it stands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -83,6 +83,25 @@ impl fmt::Display for Rejected {
     }
 }
 
+/// An address of the peer that leads to nothing that was looked at: no such device or provider is here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Nowhere(pub Uri);
+
+impl fmt::Display for Nowhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (uri, transport) = (&self.0, self.0.transport());
+        let named = match uri.place() {
+            Place::Fabric { provider, .. } => format!("provider {provider:?} of libfabric"),
+            Place::Device { device, .. } => format!("device {device:?}"),
+            Place::Shm { .. } | Place::Socket(_) => "such transport".to_owned(),
+        };
+        write!(
+            f,
+            "{uri}: there is no {named} here; remedy: spinwire providers --only {transport} # lists what there is"
+        )
+    }
+}
+
 /// What can be taken, the best first, and what cannot.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Plan {
@@ -90,6 +109,8 @@ pub struct Plan {
     pub choices: Vec<Choice>,
     /// What does not, in the order of discovery.
     pub rejected: Vec<Rejected>,
+    /// Addresses of the peer that lead to none of all these.
+    pub unknown: Vec<Nowhere>,
 }
 
 /// A choice that was tried in vain.
@@ -125,6 +146,8 @@ pub struct NoPath<E> {
     pub failed: Vec<Failed<E>>,
     /// What was not tried, and why.
     pub rejected: Vec<Rejected>,
+    /// Addresses that lead to nothing here.
+    pub unknown: Vec<Nowhere>,
 }
 
 impl<E: fmt::Display> fmt::Display for NoPath<E> {
@@ -133,14 +156,20 @@ impl<E: fmt::Display> fmt::Display for NoPath<E> {
             0 => "nothing here fulfils the requirements",
             _ => "nothing that fulfils the requirements can be opened",
         })?;
-        // What was tried comes last, for its remedy is what helps. Of a transport that was tried nothing else need be said.
+        // What was tried comes last, for its remedy is what helps. Of a transport that was tried nothing else need be said, and of
+        // what no address leads to nothing at all where addresses lead elsewhere.
         let is_tried = |it: &Found| {
             self.failed.iter().any(|failed| failed.choice.found.transport == it.transport)
         };
+        let is_meant = |it: &Rejected| !it.unmet.iter().any(|it| matches!(it, Unmet::NoAddress(_)));
+        let has_meant = !self.failed.is_empty()
+            || !self.unknown.is_empty()
+            || self.rejected.iter().any(is_meant);
         self.rejected
             .iter()
-            .filter(|rejected| !is_tried(&rejected.found))
+            .filter(|it| !is_tried(&it.found) && (is_meant(it) || !has_meant))
             .try_for_each(|rejected| write!(f, "\n  {rejected}"))?;
+        self.unknown.iter().try_for_each(|unknown| write!(f, "\n  {unknown}"))?;
         self.failed.iter().try_for_each(|failed| write!(f, "\n  {failed}"))
     }
 }
@@ -169,7 +198,7 @@ impl Plan {
                 Err(error) => failed.push(Failed { choice: choice.clone(), error }),
             }
         }
-        Err(NoPath { failed, rejected: self.rejected.clone() })
+        Err(NoPath { failed, rejected: self.rejected.clone(), unknown: self.unknown.clone() })
     }
 }
 
@@ -182,6 +211,7 @@ impl fmt::Display for Plan {
             }
             writeln!(f)?;
         }
-        self.rejected.iter().try_for_each(|rejected| writeln!(f, "-  {rejected}"))
+        self.rejected.iter().try_for_each(|rejected| writeln!(f, "-  {rejected}"))?;
+        self.unknown.iter().try_for_each(|unknown| writeln!(f, "-  {unknown}"))
     }
 }

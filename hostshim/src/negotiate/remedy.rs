@@ -1,6 +1,6 @@
 //! What would satisfy a requirement that is not fulfilled: another size, another provider, another build, or something else to ask for.
 
-use spinwire_dataplane::provider::{Caps, Order};
+use spinwire_dataplane::provider::{Caps, EndpointType, Order};
 
 use super::requirement::{Requirements, Unmet};
 use crate::discover::{Found, Sizes};
@@ -92,6 +92,9 @@ fn too_little(
             let pieces = "send in pieces";
             named(all, &takes)
                 .map_or_else(|| pieces.to_owned(), |those| format!("take {those}, or {pieces}"))
+        }
+        PEERS if kind == Some(EndpointType::Msg) => {
+            "ask for rdm, too: an endpoint of type msg has one peer".to_owned()
         }
         PEERS => format!("open it for them: Sizes {{ peers: Some({wants}), .. }}"),
         _ => {

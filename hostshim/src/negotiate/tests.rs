@@ -41,6 +41,29 @@ fn names(plan: &Plan) -> Vec<String> {
 }
 
 #[test]
+fn an_address_that_leads_nowhere_is_said_once_and_nothing_beside_it() {
+    let uris: [Uri; 2] =
+        ["ofi://nonsense/h:1".parse().unwrap(), "verbs://rxe7/h:1".parse().unwrap()];
+    let plan = negotiate(&Requirements::default().for_peer_at(&uris), &everything());
+    assert_eq!(plan.unknown, uris.map(Nowhere), "{plan}");
+    let text = plan.walk(|_| Err::<(), _>("unopened")).unwrap_err().to_string();
+    assert_eq!(
+        text.lines().skip(1).collect::<Vec<_>>(),
+        [
+            "  ofi://nonsense/h:1: there is no provider \"nonsense\" of libfabric here; remedy: spinwire providers --only ofi # lists what there is",
+            "  verbs://rxe7/h:1: there is no device \"rxe7\" here; remedy: spinwire providers --only verbs # lists what there is",
+        ]
+    );
+    // What there is, is no more than what is absent, unknown.
+    for known in ["verbs://rxe0/h:1", "ofi://tcp/h:1", "mlx5://mlx5_0/h:1", "tcp://h:1", "shm://d"]
+    {
+        let uri: Uri = known.parse().unwrap();
+        let plan = negotiate(&Requirements::default().for_peer_at([&uri]), &everything());
+        assert_eq!(plan.unknown, [], "{known}: {plan}");
+    }
+}
+
+#[test]
 fn the_preferred_type_comes_first_then_memory_devices_and_the_kernel() {
     let plan = negotiate(&Requirements::default(), &everything());
     assert_eq!(
@@ -182,6 +205,12 @@ fn whatever_is_not_fulfilled_says_what_would_help() {
     assert_eq!(
         tcp(Requirements { peers: 100, ..any() }),
         "open it for them: Sizes { peers: Some(100), .. }"
+    );
+    // One that is connected has one peer, whatever its size.
+    let msg = Requirements { peers: 2, types: vec![EndpointType::Msg], ..any() };
+    assert_eq!(
+        from(&msg, &all, "tcp msg"),
+        "ask for rdm, too: an endpoint of type msg has one peer"
     );
     assert_eq!(tcp(Requirements { immediate_bits: 65, ..any() }), "send them in the message");
     // Another type, order, host, address, transport.

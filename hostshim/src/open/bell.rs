@@ -19,7 +19,7 @@ use spinwire_dataplane::shm::bell;
 use spinwire_dataplane::sync::{AtomicU64, Ordering};
 use spinwire_layouts::shm::BELL_ARMED;
 
-use crate::domain::Domain;
+use crate::domain::{Domain, KeptSegment};
 use crate::error::{Errno, OsError};
 use crate::raw::{futex, syscall};
 
@@ -39,14 +39,14 @@ pub(super) struct BellFd {
 struct Shared {
     relay: Relay,
     told: File,
-    domain: crate::domain::Members,
+    segment: KeptSegment,
     /// Whose bell, in the directory of the segment.
     slot: u32,
 }
 
 impl Shared {
     fn with_bell<R>(&self, act: impl FnOnce(&AtomicU64) -> R) -> Option<R> {
-        self.domain.with_segment(|segment| bell::bell(segment, self.slot).map(act)).flatten()
+        self.segment.with(|segment| bell::bell(segment, self.slot).map(act)).flatten()
     }
 
     /// What the thread does.
@@ -89,8 +89,8 @@ impl BellFd {
     /// For the bell of the endpoint in `slot`.
     pub(super) fn new(domain: &Domain, slot: u32) -> Result<Self, OsError> {
         let told = syscall::eventfd().map_err(|e| OsError::new("eventfd", e))?;
-        let shared =
-            Shared { relay: Relay::new(), told: File::from(told), domain: domain.members(), slot };
+        let (told, segment) = (File::from(told), domain.kept_segment());
+        let shared = Shared { relay: Relay::new(), told, segment, slot };
         Ok(Self { shared: Arc::new(shared), thread: RefCell::new(None), pid: std::process::id() })
     }
 

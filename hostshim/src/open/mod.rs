@@ -506,7 +506,7 @@ pub fn with<R>(
             Err(error) => failed.push(Failed { choice: choice.clone(), error }),
         }
     }
-    Err(NoPath { failed, rejected: plan.rejected.clone() })
+    Err(NoPath { failed, rejected: plan.rejected.clone(), unknown: plan.unknown.clone() })
 }
 
 #[expect(

@@ -8,10 +8,11 @@
 //!
 //!   turn  idle?  ── busy ──> awake: nobody need tell
 //!           '── first ──> arm: forget what was told, have everybody tell from now on
-//!                '── still idle, once more ──> asleep: wait for the descriptor
+//!                '── still idle, once more ──> one more turn of its own: idle, too ──> asleep: wait for the descriptor
 //! ```
 //!
-//! The turn between arming and sleeping is what loses nothing: what came before the arming is found by it, what comes after it is told.
+//! The turns between arming and sleeping are what loses nothing: what came before the arming is found by them, what comes after it is told. The last of them is
+//! taken here, after all that the program has posted since its own: so no message stays behind that was staged only, and no receive that a message waits for already.
 
 use core::cell::Cell;
 use core::fmt;
@@ -22,7 +23,7 @@ use std::rc::Rc;
 
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::msg::Endpoint;
-use spinwire_dataplane::poll::{Outcome, Poll, WakeSource};
+use spinwire_dataplane::poll::{Budget, Outcome, Poll, WakeSource};
 #[cfg(feature = "libfabric")]
 use spinwire_dataplane::provider::{Caps, Provider as _};
 use spinwire_dataplane::time::Instant;
@@ -38,8 +39,9 @@ use crate::raw::epoll::Epoll;
 use crate::raw::syscall::{self, Readable};
 use crate::uring;
 
-/// Idle turns between arming and sleeping: what comes of the first may be an errand for the host, which is done with the second, and seen by the third.
-const TURNS: u8 = 3;
+/// Idle turns of the program between arming and sleeping: what comes of the first may be an errand for the host, which is done with the second, and seen by
+/// the one that is taken before a sleep.
+const TURNS: u8 = 2;
 
 /// What is watched.
 enum Told {
@@ -169,15 +171,16 @@ impl<'e, 'a> News<'e, 'a> {
     }
 
     /// To be asked after each turn, with what that came to, when all completions and events were taken. `None`: take another turn. Else there is nothing to
-    /// do, and everybody tells from now on: wait until the descriptor can be read from, but no longer than that, and turn again.
+    /// do, and everybody tells from now on: wait until the descriptor can be read from, but no longer than that, and turn again. What is posted in between goes
+    /// out with that turn, unless it is flushed.
+    ///
+    /// Before it lets anybody sleep it takes a turn itself, with which all goes out that was posted so far.
     ///
     /// A wait is short (100 us; in the milliseconds of a reactor one) where somebody may not tell: a process of the segment that does not ring,
     /// a message that was refused for lack of room.
     #[must_use = "what is not slept for is to be turned for"]
     pub fn may_sleep(&self, outcome: Outcome, now: Instant) -> Option<Duration> {
-        let until = |at: Instant| Duration::from_nanos(at.saturating_since(now).as_nanos());
-        let most = self.end.poll_at().map_or(Duration::MAX, until);
-        if outcome.is_busy() || most.is_zero() {
+        if outcome.is_busy() || self.time_left(now).is_zero() {
             self.disarm();
             return None;
         }
@@ -192,7 +195,12 @@ impl<'e, 'a> News<'e, 'a> {
                 None
             }
             Stage::Armed(_) => {
-                if !self.is_told_from_here() {
+                if !self.has_nothing_left(now) {
+                    self.disarm();
+                    return None;
+                }
+                let most = self.time_left(now);
+                if most.is_zero() || !self.is_told_from_here() {
                     return None;
                 }
                 // What was told is forgotten, and everybody armed anew, before the next sleep.
@@ -211,6 +219,19 @@ impl<'e, 'a> News<'e, 'a> {
         let mut watched = [Readable::new(self.as_fd())];
         let ready = syscall::poll(&mut watched, millis).map_err(|e| OsError::new("poll", e))?;
         Ok(ready > 0)
+    }
+
+    /// How long until the endpoint wants a turn though nothing comes.
+    fn time_left(&self, now: Instant) -> Duration {
+        let until = |at: Instant| Duration::from_nanos(at.saturating_since(now).as_nanos());
+        self.end.poll_at().map_or(Duration::MAX, until)
+    }
+
+    /// Takes a turn: what was posted since the last one goes out. Whether nothing came of it that the program is to take.
+    fn has_nothing_left(&self, now: Instant) -> bool {
+        let events = self.end.provider().events_waiting();
+        let is_idle = !self.end.turn(now, Budget::DEFAULT).is_busy();
+        is_idle && self.end.provider().events_waiting() == events
     }
 
     /// Forgets what was told, and has everybody tell from now on. Whether everybody does.
@@ -255,6 +276,9 @@ impl<'e, 'a> News<'e, 'a> {
             }
             #[cfg(any(feature = "verbs", feature = "libfabric"))]
             Told::Set(set) => {
+                if !self.end.provider().has_heard_all() {
+                    return false;
+                }
                 #[cfg(feature = "libfabric")]
                 if let AnyPort::Ofi(port, plane) = self.end.provider()
                     && !port.may_wait()
@@ -262,8 +286,8 @@ impl<'e, 'a> News<'e, 'a> {
                     plane.look_next();
                     return false;
                 }
-                // Who watches for edges was told of what is there: it is to be dealt with before the next one can come.
-                let is_quiet = !set.is_ready().unwrap_or(false);
+                // Who watches for edges was told of what is there: it is to be dealt with before the next one can come. What cannot be asked may have told.
+                let is_quiet = matches!(set.is_ready(), Ok(false));
                 if !is_quiet {
                     self.stage.set(Stage::Awake);
                 }

@@ -232,6 +232,38 @@ impl WakeSource for AnyPort<'_> {
 }
 
 impl<'a> AnyPort<'a> {
+    /// Events that wait to be polled.
+    pub(super) const fn events_waiting(&self) -> u32 {
+        match self {
+            Self::Shm(port) => port.events_waiting(),
+            Self::Tcp(port) => port.events_waiting(),
+            // Nobody is seen to come or to go.
+            Self::Udp(_) => 0,
+            #[cfg(feature = "verbs")]
+            Self::Verbs(port, _) => port.events_waiting(),
+            #[cfg(feature = "mlx5")]
+            Self::Mlx5(port, _) => port.events_waiting(),
+            #[cfg(feature = "verbs")]
+            Self::VerbsDatagrams(..) => 0,
+            #[cfg(feature = "mlx5")]
+            Self::Mlx5Datagrams(..) => 0,
+            #[cfg(feature = "libfabric")]
+            Self::Ofi(port, _) => port.events_waiting(),
+        }
+    }
+
+    /// Whether the last look took all that its device had completed. Other transports tell of what is left.
+    #[cfg(any(feature = "verbs", feature = "libfabric"))]
+    pub(super) const fn has_heard_all(&self) -> bool {
+        match self {
+            #[cfg(feature = "verbs")]
+            Self::Verbs(port, _) => port.has_heard_all(),
+            #[cfg(feature = "verbs")]
+            Self::VerbsDatagrams(port, _) => port.has_heard_all(),
+            _ => true,
+        }
+    }
+
     /// The port, where peers ring its bell.
     const fn bell_of(&self) -> Option<&ShmPort<'a, 'a>> {
         match self {

@@ -207,7 +207,11 @@ fn idle_states(probe: &Probe) -> Check {
     let limit_us = latency_request(probe);
     let found = format!(
         "deepest {name}, {wake_us} us to wake; limit by /dev/cpu_dma_latency: {}",
-        limit_us.map_or_else(|| "cannot be read".to_owned(), |us| format!("{us} us")),
+        match limit_us {
+            None => "cannot be read".to_owned(),
+            Some(NO_LATENCY_ASKED_US) => "none".to_owned(),
+            Some(us) => format!("{us} us"),
+        },
     );
     if wake_us.min(limit_us.unwrap_or(u64::MAX)) <= WAKE_US_MAX {
         return ABOUT.ok(found);
@@ -217,6 +221,9 @@ fn idle_states(probe: &Probe) -> Check {
         "sudo sh -c 'exec 3>/dev/cpu_dma_latency; printf \"\\000\\000\\000\\000\" >&3; exec sleep infinity' & # holds while it runs",
     )
 }
+
+/// What is read where nobody asks for any: `PM_QOS_CPU_LATENCY_DEFAULT_VALUE` of linux/pm_qos.h.
+const NO_LATENCY_ASKED_US: u64 = 2_000_000_000;
 
 /// What all holders of `/dev/cpu_dma_latency` together ask for, in us: Linux Documentation/power/pm_qos_interface.rst, a
 /// signed word of 32 bits in the machine's byte order.

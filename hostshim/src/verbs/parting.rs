@@ -4,7 +4,8 @@
 //! of such datagrams, which is set up again for sending alone, so that nobody is connected over that device any more before it is made anew. So what goes while the port is
 //! down waits here until the port is up, and the other end hears of it then.
 //!
-//! Not held back is what the kernel sends by itself: what it repeats, and what it says of a process that ends.
+//! Not held back is what the kernel sends by itself: what it repeats, and what it says of a process that ends. Nor is anything once the device was taken away:
+//! then nobody is told, and the kernel waits until all links on it are gone.
 
 use core::cell::{Cell, RefCell};
 use core::ops::Deref;
@@ -16,20 +17,28 @@ use super::cm::Link;
 #[derive(Debug)]
 pub(super) struct Parting<L = Link> {
     is_down: Cell<bool>,
+    is_removed: Cell<bool>,
     links: RefCell<Vec<Rc<L>>>,
 }
 
 impl<L> Parting<L> {
     pub(super) fn new(is_down: bool) -> Rc<Self> {
-        Rc::new(Self { is_down: Cell::new(is_down), links: RefCell::default() })
+        let (is_down, is_removed) = (Cell::new(is_down), Cell::new(false));
+        Rc::new(Self { is_down, is_removed, links: RefCell::default() })
     }
 
     /// The port carries nothing any more, or carries again.
     pub(super) fn set_down(&self, is_down: bool) {
-        self.is_down.set(is_down);
-        if !is_down {
+        self.is_down.set(is_down && !self.is_removed.get());
+        if !self.is_down.get() {
             self.links.borrow_mut().clear();
         }
+    }
+
+    /// Its device was taken away, whatever is heard of the port after that: the two come by different descriptors.
+    pub(super) fn set_removed(&self) {
+        self.is_removed.set(true);
+        self.set_down(false);
     }
 
     /// Whether the port carries nothing.
@@ -85,5 +94,18 @@ mod tests {
         assert_eq!(Rc::strong_count(&link), 2, "what has not gone stays");
         drop(stays);
         assert_eq!(Rc::strong_count(&link), 1);
+    }
+
+    #[test]
+    fn on_a_device_that_was_taken_away_nothing_waits() {
+        let (parting, link) = (Parting::new(true), Rc::new(()));
+        let held = || Held::new(Rc::clone(&link), &parting);
+        drop(held());
+        assert_eq!(Rc::strong_count(&link), 2);
+        parting.set_removed();
+        assert_eq!(Rc::strong_count(&link), 1);
+        parting.set_down(true);
+        drop(held());
+        assert_eq!(Rc::strong_count(&link), 1, "that its port is down was told too late");
     }
 }

@@ -424,11 +424,10 @@ impl<Q: Queues> VerbsPlane<Q> {
         let is_own = event.about == u32::from(self.config.device_port);
         if event.kind == EventKind::PortDown && is_own {
             self.parting.set_down(true);
-        } else if event.kind == EventKind::PortActive && is_own
-            || event.kind == EventKind::DeviceFatal
-        {
-            // Of a device that is gone nobody is told anything.
+        } else if event.kind == EventKind::PortActive && is_own {
             self.parting.set_down(false);
+        } else if event.kind == EventKind::DeviceFatal {
+            self.parting.set_removed();
         }
         // A device may tell of a failed pair in this way alone.
         if matches!(

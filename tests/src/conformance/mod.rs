@@ -8,7 +8,8 @@
 //! A case is a function over a [`World`] of any rig; [`conformance!`](macro@crate::conformance) makes a test of each case. Cases run
 //! over [`Endpoint`](spinwire_dataplane::msg::Endpoint), and over the bare provider where that matters.
 //!
-//! Time is virtual. No case waits: it turns its nodes until something is so, at most [`TURNS_MAX`] times.
+//! Time is virtual. No case waits for it: it turns its nodes until something is so, at most [`TURNS_MAX`] times. Where a real kernel is below them the
+//! last of these turns are taken at leisure ([`World::linger`]).
 
 mod node;
 #[cfg(feature = "libfabric")]

@@ -57,6 +57,7 @@ fn meet<'m, R: Rig, const N: usize>(
             }
         }
         assert!(round < super::TURNS_MAX, "they have not met");
+        world.linger(round);
     }
 }
 
@@ -196,6 +197,7 @@ pub fn odd_ranges_fill_odd_ranges<R: Rig>(world: &World<'_, R>) {
                     break;
                 }
                 assert!(turn < super::TURNS_MAX, "it has not come");
+                world.linger(turn);
             }
             assert_eq!((at_a[0].wr_id, at_a[0].status), (sent, Status::Success));
             let got = at_b[0];

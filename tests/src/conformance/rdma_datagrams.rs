@@ -228,7 +228,7 @@ impl<K: DatagramKind> Rig for DatagramRig<K> {
             send_depth: sizes.send_depth,
             matching: sizes.matching(),
             message_bytes_max: sizes.message_bytes_max,
-            receives: 64,
+            receives: sizes.recv_depth.max(64),
             routes_max: 64,
             ..RdmaDatagramsConfig::default()
         };

@@ -2,6 +2,7 @@
 
 use core::cell::Cell;
 use core::mem::MaybeUninit;
+use core::time::Duration;
 
 use spinwire_dataplane::error::{PostError, Retry};
 use spinwire_dataplane::id::{Addr, Name};
@@ -17,6 +18,8 @@ use super::rig::{Rig, Sizes};
 
 /// After so many turns without result a case has failed.
 pub const TURNS_MAX: u32 = 4000;
+/// After so many turns in vain the processor is given up between them: what a kernel does in a thread of its own wants one, too.
+const HASTY_TURNS: u32 = 1000;
 /// After so many turns a message waits that nobody can look for.
 const UNSEEN_TURNS: u32 = 100;
 /// Bytes of the pool that all nodes of a world lend from, at least; in as many buffers as that makes, but not more than 4096.
@@ -200,13 +203,21 @@ impl<'m, R: Rig> World<'m, R> {
         }
     }
 
+    /// Between two turns of whoever waits for something: so many were in vain.
+    pub fn linger(&self, turns: u32) {
+        if turns >= HASTY_TURNS {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
     /// Turns the nodes until something is so.
     pub fn until(&self, what: &str, nodes: &[&Node<'m, R>], mut so: impl FnMut() -> bool) {
-        for _ in 0..TURNS_MAX {
+        for turn in 0..TURNS_MAX {
             if so() {
                 return;
             }
             self.turn(nodes);
+            self.linger(turn);
         }
         panic!("after {TURNS_MAX} turns: not {what} ({})", self.endpoint_type);
     }
@@ -227,10 +238,13 @@ impl<'m, R: Rig> World<'m, R> {
         nodes: &[&Node<'m, R>],
         mut try_it: impl FnMut() -> Result<T, PostError>,
     ) -> T {
-        for _ in 0..TURNS_MAX {
+        for turn in 0..TURNS_MAX {
             match try_it() {
                 Ok(done) => return done,
-                Err(PostError::Retry(_)) => self.turn(nodes),
+                Err(PostError::Retry(_)) => {
+                    self.turn(nodes);
+                    self.linger(turn);
+                }
                 Err(refused) => panic!("refused: {refused}"),
             }
         }

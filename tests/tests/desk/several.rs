@@ -1,7 +1,7 @@
 //! Several desks at one endpoint: each gets what it waits for, whichever of them finds it.
 
 use core::cell::{Cell, RefCell};
-use core::mem::MaybeUninit;
+use core::mem::{ManuallyDrop, MaybeUninit};
 use core::time::Duration;
 
 use spinwire_dataplane::error::PostError;
@@ -34,6 +34,17 @@ fn a_desk_that_knows_nothing_of_the_first_is_refused() {
         drop(second);
         open().unwrap();
     });
+}
+
+/// A forgotten desk is its own endpoint's loss, wherever that goes, and nobody's else who comes to lie where that was.
+#[test]
+fn a_desk_that_is_forgotten_marks_its_endpoint_alone() {
+    let mut block: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(16 << 20);
+    let mut scene = scene(&mut block);
+    let _forgotten = ManuallyDrop::new(Desk::open(&scene.a, scene.pool, || scene.now()).unwrap());
+    core::mem::swap(&mut scene.a, &mut scene.b);
+    drop(Desk::open(&scene.a, scene.pool, || scene.now()).unwrap());
+    assert_eq!(Desk::open(&scene.b, scene.pool, || scene.now()).unwrap_err(), HasDesk);
 }
 
 #[test]

@@ -21,6 +21,7 @@
 //! Each of the three has a canary: the same measurement with one planted sin must find it.
 #![allow(
     clippy::large_stack_frames,
+    clippy::large_stack_arrays,
     clippy::let_underscore_must_use,
     clippy::as_conversions,
     reason = "set-up is on the test's stack, and what a turn says does not matter here"

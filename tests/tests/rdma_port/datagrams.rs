@@ -83,3 +83,22 @@ fn of_datagrams_garbage_is_counted_and_strangers_are_answered() {
         assert!((100..300).contains(&heard.len()), "{}", heard.len());
     });
 }
+
+/// One look takes so much and no more; and whoever would sleep then, on a queue that tells of what comes later alone, knows that there is more.
+#[test]
+fn who_has_not_heard_all_knows() {
+    run::<RdmaDgram>(EndpointType::Dgram, Sizes { recv_depth: 160, ..Sizes::default() }, |world| {
+        let (a, b) = (world.node("a"), world.node("b"));
+        world.turn(&[&a, &b]);
+        let port = b.provider().rdma();
+        assert!(port.has_heard_all());
+        let to = world.ground().find("b").to;
+        (0..140).for_each(|_| world.ground().fabric().send_datagram(to, b"garbage"));
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            world.turn(&[&b]);
+            seen.push((port.counters().garbage, port.has_heard_all()));
+        }
+        assert_eq!(seen, [(128, false), (140, true)]);
+    });
+}

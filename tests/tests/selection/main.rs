@@ -10,6 +10,7 @@
 //! | [`builds`] | processes of different builds |
 //! | [`quiet`] | nothing is opened before something was chosen |
 //! | [`sleeps`] | ends that sleep on a descriptor, over every path that has one |
+//! | [`drowsy`] | what is done in the last moment before such a sleep |
 //! | [`runtime`] | endpoints as tasks of tokio, woken by descriptors |
 //! | [`texts`] | any text is a URI or refused; any plan is whole and in order |
 #![allow(
@@ -25,6 +26,7 @@
 mod beside;
 mod builds;
 mod datagrams;
+mod drowsy;
 #[cfg(feature = "libfabric")]
 mod fabric;
 mod offers;

@@ -13,9 +13,7 @@ use spinwire_dataplane::provider::Caps;
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::sync::{AtomicU64, Ordering};
 use spinwire_hostshim::desk::{Desk, Wait};
-#[cfg(feature = "libfabric")]
-use spinwire_hostshim::discover::Transport;
-use spinwire_hostshim::discover::{Found, Hints, discover};
+use spinwire_hostshim::discover::{Found, Hints, Transport, discover};
 use spinwire_hostshim::negotiate::{Plan, Requirements, negotiate};
 use spinwire_hostshim::open::{AnyPort, News, OpenConfig, OpenError, Opened, with};
 use spinwire_hostshim::uri::Uri;
@@ -126,10 +124,10 @@ async fn beside<T>(first: impl Future<Output = T>, second: impl Future<Output = 
 
 #[test]
 fn an_endpoint_of_a_plan_is_a_task_of_tokio() {
-    for (found, at) in discover(&hints()).iter().filter_map(|found| {
-        let (at, _) = place(found)?;
-        Some((found, at))
-    }) {
+    let found = discover(&hints());
+    let places: Vec<_> = found.iter().filter_map(|found| Some((found, place(found)?.0))).collect();
+    assert!(places.iter().any(|(found, _)| found.transport == Transport::Shm), "{found:?}");
+    for (found, at) in places {
         let (tell, hear) = mpsc::channel();
         let is_over = AtomicU64::new(0);
         std::thread::scope(|scope| {

@@ -140,7 +140,7 @@ pub(crate) fn hints() -> Hints {
 }
 
 /// A number that no other place has.
-fn fresh() -> u32 {
+pub(crate) fn fresh() -> u32 {
     static NUMBERS: AtomicU32 = AtomicU32::new(0);
     NUMBERS.fetch_add(1, Ordering::Relaxed)
 }
@@ -182,6 +182,8 @@ fn places() -> Vec<(Uri, EndpointType)> {
             true
         }
     });
+    // There is one everywhere.
+    assert!(all.iter().any(|(uri, _)| uri.transport() == Transport::Shm), "{all:?}");
     all
 }
 
@@ -295,9 +297,7 @@ fn messages_and_the_death_of_a_peer_wake_whoever_sleeps_on_a_descriptor() {
     if let Some(how) = role() {
         return ask(&how);
     }
-    let all = places();
-    assert!(all.iter().any(|(uri, _)| uri.transport() == Transport::Shm), "{all:?}");
-    for place in &all {
+    for place in &places() {
         answer(place, questions(&place.0), false, NAME);
     }
 }

@@ -2,6 +2,7 @@
 
 use core::cell::Cell;
 use core::future::Future;
+use core::net::SocketAddr;
 use core::pin::pin;
 use core::task::{Context, Waker};
 use core::time::Duration;
@@ -19,24 +20,23 @@ use spinwire_tests::reactor::Reactor;
 
 use crate::station::{config, with};
 
+/// The other end: says its number, from 0 on, each time that it is told to; stays until nobody does.
+fn wake_when_told(where_is_it: &mpsc::Receiver<SocketAddr>, told: &mpsc::Receiver<()>) {
+    with("b", EndpointType::Rdm, &config(), |b| {
+        let to_a = b.know("a", where_is_it.recv().unwrap());
+        let desk = Desk::open(&b.endpoint, b.pool, || b.now()).unwrap();
+        for number in (0..).take_while(|_| told.recv().is_ok()) {
+            desk.send(SendTo::peer(to_a).immediate(number), b"wake up", Wait::FOREVER).unwrap();
+        }
+    });
+}
+
 #[test]
 fn a_desk_sleeps_on_the_descriptor_of_its_ring() {
     let (asleep, wake) = mpsc::channel();
     let (tell, where_is_it) = mpsc::channel();
     std::thread::scope(|threads| {
-        threads.spawn(move || {
-            with("b", EndpointType::Rdm, &config(), |b| {
-                let to_a = b.know("a", where_is_it.recv().unwrap());
-                let desk = Desk::open(&b.endpoint, b.pool, || b.now()).unwrap();
-                for number in 0..3_u64 {
-                    wake.recv().unwrap();
-                    let to = SendTo::peer(to_a).immediate(number);
-                    desk.send(to, b"wake up", Wait::FOREVER).unwrap();
-                }
-                // It stays until the other end has all.
-                assert!(wake.recv().is_err());
-            });
-        });
+        threads.spawn(move || wake_when_told(&where_is_it, &wake));
         with("a", EndpointType::Rdm, &config(), |a| {
             tell.send(a.local()).unwrap();
             // Long sleeps: a descriptor that tells nothing would not pass, for who has said hello is not waited for so long.
@@ -100,18 +100,7 @@ fn a_reactor_with_the_descriptor_in_its_list_wakes_the_task() {
     let (asleep, wake) = mpsc::channel();
     let (tell, where_is_it) = mpsc::channel();
     std::thread::scope(|threads| {
-        threads.spawn(move || {
-            with("b", EndpointType::Rdm, &config(), |b| {
-                let to_a = b.know("a", where_is_it.recv().unwrap());
-                let desk = Desk::open(&b.endpoint, b.pool, || b.now()).unwrap();
-                let mut number = 0;
-                while wake.recv().is_ok() {
-                    let to = SendTo::peer(to_a).immediate(number);
-                    desk.send(to, b"wake up", Wait::FOREVER).unwrap();
-                    number += 1;
-                }
-            });
-        });
+        threads.spawn(move || wake_when_told(&where_is_it, &wake));
         with("a", EndpointType::Rdm, &config(), |a| {
             tell.send(a.local()).unwrap();
             let news = a.plane.news().unwrap();

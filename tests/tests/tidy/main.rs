@@ -4,6 +4,7 @@
 //!   files on disk ─┐                          ┌─ text.rs      words and paths in every text file
 //!                  ├─> source.rs ─> tree.rs ──┼─ code.rs      what Rust code may not contain, and where
 //!   planted sins ──┘   (lexer)     (modules)  ├─ shape.rs     sizes, names, orphans, lone SYNC tags
+//!                                             ├─ links.rs     where documents lead to
 //!                                             └─ manifest.rs  dependency direction, from cargo itself
 //!   tests/run ───────────────────────────────── ci.rs        what it names, and what it says
 //! ```
@@ -25,6 +26,7 @@
 
 mod ci;
 mod code;
+mod links;
 mod manifest;
 mod planted;
 mod rule;
@@ -58,6 +60,7 @@ fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = text::check(tree);
     findings.extend(code::check(tree));
     findings.extend(shape::check(tree));
+    findings.extend(links::check(tree));
     findings.sort();
     findings.retain(|finding| !tree.allows(finding));
     findings

@@ -91,6 +91,10 @@ mod tests {
     ("tests/odd.rs", "//! Named by the manifest.\n"),
     ("dataplane/tests/ui/case.rs", "fn main() { static mut_free: u8 = 0; }\n"),
     ("README.md", "`tests/run` at your home, /usr/work/x, an issue of trust; 12 issues.\n"),
+    (
+        "benches/README.md",
+        "# To the point: `here`\n[a](#to-the-point-here), [b](../README.md), [c](https://x.y/z#w)\n```\n[d](nowhere)\n```\n",
+    ),
 ];
 
 /// Findings of planted manifests, by the rule that must be among them.

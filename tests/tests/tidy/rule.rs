@@ -21,6 +21,7 @@ pub(crate) const ORPHAN: &str = "orphan";
 pub(crate) const UNFINISHED: &str = "unfinished";
 pub(crate) const TALK: &str = "talk";
 pub(crate) const MACHINE_PATH: &str = "machine-path";
+pub(crate) const DEAD_LINK: &str = "dead-link";
 pub(crate) const ROOM_COMMENT: &str = "room-comment";
 pub(crate) const DEPENDENCY: &str = "dependency";
 pub(crate) const DIRECTION: &str = "direction";
@@ -49,6 +50,7 @@ pub(crate) const ALL: &[&str] = &[
     UNFINISHED,
     TALK,
     MACHINE_PATH,
+    DEAD_LINK,
     ROOM_COMMENT,
     DEPENDENCY,
     DIRECTION,

@@ -5,6 +5,8 @@ use serde::Serialize;
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::provider::Provider;
 
+use super::ps::table::wrapped;
+use crate::arguments;
 use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
 use crate::pair::loans::{self, Loans};
@@ -63,7 +65,7 @@ pub(crate) struct Args {
     pair: PairOptions,
 
     /// Messages per doorbell; the lane's credit bounds how many are under way.
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = arguments::whole(1..=4096_u32))]
     batch: u32,
 }
 
@@ -149,15 +151,16 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     }
     options.plot.iter().try_for_each(|path| report::check_file("--plot", path))?;
     let reports = with_client("bw", options, AllSizes(args))?;
-    if let Some(path) = &options.plot {
-        let points: Vec<_> =
-            reports.iter().map(|r| (r.size, r.bytes_per_s, r.floor_bytes_per_s)).collect();
-        plot::throughput(path, &points)?;
-    }
+    // First what is read at once: a file may prove not to be writable.
     if options.json {
         report::print_json(&reports.iter().collect::<Vec<_>>())?;
     } else {
         report::emit(&in_words(&reports)?)?;
+    }
+    if let Some(path) = &options.plot {
+        let points: Vec<_> =
+            reports.iter().map(|r| (r.size, r.bytes_per_s, r.floor_bytes_per_s)).collect();
+        plot::throughput(path, &points)?;
     }
     Ok(Verdict::Well)
 }
@@ -465,11 +468,11 @@ fn in_words(reports: &[Report]) -> Result<String, Failure> {
         )?;
     }
     if !first.io_uring.is_empty() {
-        writeln!(text, "io_uring: {}", first.io_uring.join(", "))?;
+        text += &wrapped("", &format!("io_uring: {}", first.io_uring.join(", ")));
     }
     writeln!(
         text,
-        "floor: {} between the same two processes; ratio: median of {} rounds in turn, best: of the best rounds",
+        "floor: {} between the same two processes\nratio: median of {} rounds in turn; best: of the best rounds",
         if first.provider == "shm" { "a bare copy in and out" } else { "a plain socket" },
         first.rounds
     )?;

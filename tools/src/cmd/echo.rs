@@ -19,6 +19,7 @@ use spinwire_hostshim::limits;
 use spinwire_hostshim::socket::{self, Address, Scheme, SocketOptions};
 use spinwire_hostshim::uring::{Feature, Uring, UringConfig};
 
+use crate::arguments;
 use crate::report::{self, Failure, Verdict};
 
 /// Arguments of `spinwire echo`.
@@ -27,7 +28,8 @@ use crate::report::{self, Failure, Verdict};
 Examples:
   spinwire echo
   spinwire echo --listen tcp://0.0.0.0:7000 --cpus 1 --connections 4096
-  spinwire echo --listen tcp://127.0.0.1:0 --json      any free port; the first line says which
+  spinwire echo --listen tcp://127.0.0.1:0 --json
+      any free port; the first line says which
 
 It polls and never sleeps: give it a CPU of its own. Any TCP client will do, for instance `nc 127.0.0.1 7000`. It ends
 with SIGINT (Ctrl-C) or SIGTERM and says what it has done. A client that takes none of its answers for 30 s is cut off,
@@ -38,15 +40,15 @@ pub(crate) struct Args {
     listen: Address,
 
     /// The CPU to run on.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = arguments::one_cpu)]
     cpus: Option<u32>,
 
     /// Connections at the same time; further ones wait until one ends.
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = arguments::whole(1..=65536_u32))]
     connections: u32,
 
     /// Bytes of each buffer that is received into, with an optional k or m.
-    #[arg(long, value_name = "BYTES", default_value = "16k", value_parser = crate::pair::options::parse_size)]
+    #[arg(long, value_name = "BYTES", default_value = "16k", value_parser = arguments::size)]
     buffer: usize,
 
     /// Send pieces of so many bytes and more without a copy, where the kernel can; 0: never. It pays on network cards that
@@ -55,7 +57,7 @@ pub(crate) struct Args {
     zero_copy: u32,
 
     /// Close connections on which nothing has moved for so many seconds.
-    #[arg(long, value_name = "S", value_parser = crate::pair::options::parse_seconds)]
+    #[arg(long, value_name = "S", value_parser = arguments::some_seconds)]
     idle: Option<f64>,
 
     /// Print JSON for machines: a line when it listens, an object at the end.
@@ -114,8 +116,7 @@ fn size_or_none(text: &str) -> Result<u32, String> {
     if text == "0" {
         return Ok(0);
     }
-    let size =
-        crate::pair::options::parse_size(text).map_err(|what| format!("{what}, or 0 for never"))?;
+    let size = arguments::size(text).map_err(|what| format!("{what}, or 0 for never"))?;
     u32::try_from(size).map_err(|_large| format!("{text} is too large"))
 }
 

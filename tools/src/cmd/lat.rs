@@ -9,6 +9,7 @@ use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::msg::Kind;
 use spinwire_dataplane::provider::Provider;
 
+use super::ps::table::wrapped;
 use crate::hgrm;
 use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
@@ -52,11 +53,12 @@ On RDMA devices, in builds with --features verbs, likewise (spinwire devices lis
   spinwire lat --connect verbs://rxe0/10.0.0.2:7000
 On the queues of mlx5 devices without a library between, in builds with --features mlx5 (unverified on hardware), likewise:
   spinwire lat --provider mlx5 --device mlx5_0,mlx5_1
-Between two processes over a provider of libfabric (a build with --features libfabric):
-  spinwire lat --provider ofi --fabric-provider tcp
-  spinwire lat --uri ofi://shm/127.0.0.1:0
+Over a provider of libfabric, in builds with --features libfabric, likewise:
+  spinwire lat --uri ofi://tcp/127.0.0.1:0
   spinwire lat --listen ofi://tcp/0.0.0.0:7000
   spinwire lat --connect ofi://tcp/otherhost:7000
+The same without a floor, as fi_pingpong measures:
+  spinwire lat --provider ofi --fabric-provider tcp
 
 A round trip is: send, the other end receives and sends back, receive. The floor is the same between the same two
 processes with one bare cache line and no code of ours; over TCP, UDP and RDMA, with as many bytes on a plain socket on which both spin. The machine's speed drifts, so the two take turns in short
@@ -173,9 +175,9 @@ const SECONDS: f64 = 1.0;
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let options = &args.pair.with_names_of_domains()?;
-    if options.provider() == ProviderName::Ofi && !options.is_one_end_of_fabric() {
+    if options.provider() == ProviderName::Ofi && options.is_without_floor() {
         if args.hgrm.is_some() {
-            return Err("--hgrm: not offered with --provider ofi; leave it out".into());
+            return Err("--hgrm: not offered with --provider ofi; use --uri ofi://PROVIDER/127.0.0.1:0 instead".into());
         }
         return over_fabric(options);
     }
@@ -186,6 +188,13 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         path.iter().try_for_each(|path| report::check_file(argument, path))?;
     }
     let all = with_client("lat", options, AllSizes(options))?;
+    // First what is read at once: a file may prove not to be writable.
+    let reports: Vec<&Report> = all.iter().map(|m| &m.report).collect();
+    if options.json {
+        report::print_json(&reports)?;
+    } else {
+        report::emit(&in_words(&reports)?)?;
+    }
     if let Some(path) = &args.hgrm {
         for measured in &all {
             hgrm::write(&hgrm::path_for(path, measured.report.size, all.len()), &measured.trips)?;
@@ -203,12 +212,6 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
             })
             .collect();
         plot::percentiles(path, &curves)?;
-    }
-    let reports: Vec<&Report> = all.iter().map(|m| &m.report).collect();
-    if options.json {
-        report::print_json(&reports)?;
-    } else {
-        report::emit(&in_words(&reports)?)?;
     }
     Ok(Verdict::Well)
 }
@@ -513,25 +516,14 @@ fn in_words(reports: &[&Report]) -> Result<String, Failure> {
     )?;
     writeln!(
         text,
-        "{:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>9}  {:>9} {:>9}  {:>6} {:>6}",
-        "bytes",
-        "iters",
-        "min",
-        "p50",
-        "p90",
-        "p99",
-        "p99.9",
-        "max",
-        "floor p50",
-        "floor p99",
-        "ratio",
-        "best"
+        "{:>8} {:>8} {:>6} {:>7} {:>7} {:>7} {:>7} {:>9} {:>6} {:>6}",
+        "bytes", "iters", "min", "p50", "p90", "p99", "p99.9", "max", "ratio", "best"
     )?;
     for r in reports {
         let t = &r.rtt_ns;
         writeln!(
             text,
-            "{:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>9}  {:>9} {:>9}  {:>6.2} {:>6.2}",
+            "{:>8} {:>8} {:>6} {:>7} {:>7} {:>7} {:>7} {:>9} {:>6.2} {:>6.2}",
             r.size,
             r.iters,
             t.min,
@@ -540,10 +532,14 @@ fn in_words(reports: &[&Report]) -> Result<String, Failure> {
             t.p99,
             t.p99_9,
             t.max,
-            r.floor_rtt_ns.p50,
-            r.floor_rtt_ns.p99,
             r.ratio_p50,
             r.ratio_p50_best_rounds
+        )?;
+        let floor = &r.floor_rtt_ns;
+        writeln!(
+            text,
+            "{:>8} {:>8} {:>6} {:>7} {:>7} {:>7}",
+            "floor", "", "", floor.p50, "", floor.p99
         )?;
     }
     notes(&mut text, first, reports)?;
@@ -563,11 +559,11 @@ fn notes(text: &mut String, first: &Report, reports: &[&Report]) -> Result<(), F
         writeln!(text, "lost: not answered within {} ms; not timed", loss.lost_after_ms)?;
     }
     if !first.io_uring.is_empty() {
-        writeln!(text, "io_uring: {}", first.io_uring.join(", "))?;
+        *text += &wrapped("", &format!("io_uring: {}", first.io_uring.join(", ")));
     }
     writeln!(
         text,
-        "floor: {} between the same two processes; ratio: median of {} rounds in turn, best: of the best rounds",
+        "floor: {} between the same two processes\nratio: median of {} rounds in turn; best: of the best rounds",
         if first.provider == "shm" {
             "one bare cache line"
         } else {

@@ -22,18 +22,22 @@ use spinwire_hostshim::open::{OpenConfig, Opened, with};
 use spinwire_hostshim::uri::Uri;
 
 use super::ps::table::nanoseconds;
-use crate::pair::options::parse_size;
+use crate::arguments;
 use crate::report::{self, Failure, Verdict};
 
 /// Arguments of `spinwire ping`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  spinwire ping shm://demo                             against: spinwire serve shm://demo
+  spinwire ping shm://demo
+      against: spinwire serve shm://demo
   spinwire ping tcp://otherhost:7000 --count 10 --interval 0.2
-  spinwire ping udp://otherhost:7000 --size 1400       what is lost is counted
-  spinwire ping ofi://tcp/otherhost:7000               over libfabric, in builds with --features libfabric
-  spinwire ping shm://demo tcp://otherhost:7000        the best that can be reached; says which, and why not the others
+  spinwire ping udp://otherhost:7000 --size 1400
+      what is lost is counted
+  spinwire ping ofi://tcp/otherhost:7000
+      over libfabric, in builds with --features libfabric
+  spinwire ping shm://demo tcp://otherhost:7000
+      the best that can be reached; says which, and why not the others
   spinwire ping tcp://otherhost:7000 --count 1000 --interval 0 --quiet --json
 
 Several URIs are several ways to one service: they are ranked as `spinwire providers --peer ..` ranks them, and tried in
@@ -47,23 +51,23 @@ pub(crate) struct Args {
     uris: Vec<Uri>,
 
     /// Messages to send; without it, until Ctrl-C.
-    #[arg(long, short = 'c', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, short = 'c', value_name = "N", value_parser = arguments::count)]
     count: Option<u64>,
 
     /// Seconds from one message to the next; 0: as soon as the last one came back.
-    #[arg(long, short = 'i', value_name = "S", default_value = "1", value_parser = seconds)]
+    #[arg(long, short = 'i', value_name = "S", default_value = "1", value_parser = arguments::seconds)]
     interval: Duration,
 
     /// Bytes of a message, with an optional k or m.
-    #[arg(long, short = 's', value_name = "BYTES", default_value = "64", value_parser = parse_size)]
+    #[arg(long, short = 's', value_name = "BYTES", default_value = "64", value_parser = arguments::size)]
     size: usize,
 
     /// Seconds after which a message is lost, and a URI given up at which nobody answers.
-    #[arg(long, short = 'W', value_name = "S", default_value = "2", value_parser = seconds)]
+    #[arg(long, short = 'W', value_name = "S", default_value = "2", value_parser = arguments::seconds)]
     timeout: Duration,
 
     /// The CPU to run on.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = arguments::one_cpu)]
     cpus: Option<u32>,
 
     /// Say nothing of single messages.
@@ -73,12 +77,6 @@ pub(crate) struct Args {
     /// Print JSON for machines: an object at the end.
     #[arg(long)]
     json: bool,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let span = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    span.filter(|span| span.as_secs() <= 3600)
-        .ok_or_else(|| "give seconds from 0 to 3600, like 0.5".to_owned())
 }
 
 #[derive(Debug, Serialize)]
@@ -112,7 +110,8 @@ struct RoundTrips {
 
 /// The tag of what is sent: `PING`.
 pub(super) const TAG: u64 = 0x474E_4950;
-/// Bytes of the number that each message begins with, where it is long enough; it is the immediate data, too.
+/// Bytes of the number that each message begins with. A shorter one has as much of it as it holds, and all of it as immediate data where
+/// there are any.
 const NUMBER_BYTES: usize = 8;
 const GONE: &str = "the service is gone";
 /// Buffers that answers come into; late ones take some.
@@ -130,7 +129,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let sizes = Sizes::messages_of(args.size.max(64 << 10));
     let wanted = Requirements::default()
         .of_types(&[EndpointType::Rdm, EndpointType::Dgram])
-        .with_caps(Caps::TAGGED.with(Caps::IMMEDIATE).with(Caps::DIRECTED_RECV))
+        .with_caps(Caps::TAGGED.with(Caps::DIRECTED_RECV))
         .for_messages_of(args.size)
         .for_peer_at(&args.uris);
     // What there is no address for need not be looked at.
@@ -208,7 +207,7 @@ impl<'o, 'a> Pinger<'o, 'a> {
             sent += 1;
             let is_last = self.args.count == Some(sent);
             while !is_last && !stopped() && self.since(began) < self.args.interval {
-                self.turn(0)?;
+                self.turn(None)?;
                 std::thread::sleep(Duration::from_micros(200).min(self.args.interval));
             }
         }
@@ -226,13 +225,14 @@ impl<'o, 'a> Pinger<'o, 'a> {
         if let (Some(to), Some(from)) = (self.message.get_mut(..length), number_of.get(..length)) {
             to.copy_from_slice(from);
         }
-        let to = SendTo::peer(self.peer).tag(TAG).immediate(number);
+        let to = SendTo::peer(self.peer).tag(TAG);
+        let to = if self.is_beside() { to.immediate(number) } else { to };
         let began = self.opened.now();
         loop {
             match self.opened.endpoint.inject(to, &self.message) {
                 Ok(()) => break,
                 Err(PostError::Retry(_)) if self.since(began) < self.args.timeout => {
-                    self.turn(number)?;
+                    self.turn(Some(number))?;
                 }
                 Err(PostError::Retry(_)) => return Ok(Answer::Lost),
                 Err(PostError::Fatal(_)) => return Err(GONE.into()),
@@ -242,7 +242,7 @@ impl<'o, 'a> Pinger<'o, 'a> {
         self.opened.endpoint.flush();
         let mut looks = 0_u32;
         loop {
-            if self.turn(number)? {
+            if self.turn(Some(number))? {
                 let ns = self.opened.now().saturating_since(began).as_nanos();
                 return Ok(Answer::After(ns.max(1)));
             }
@@ -258,9 +258,9 @@ impl<'o, 'a> Pinger<'o, 'a> {
         }
     }
 
-    /// One turn: whether the answer of that number has come.
+    /// One turn: whether the answer of the number that is waited for has come. Any other is late.
     #[inline]
-    fn turn(&mut self, number: u64) -> Result<bool, Failure> {
+    fn turn(&mut self, awaited: Option<u64>) -> Result<bool, Failure> {
         let endpoint = &self.opened.endpoint;
         let outcome = endpoint.turn(self.opened.now(), Budget::DEFAULT);
         let mut has_come = false;
@@ -268,7 +268,7 @@ impl<'o, 'a> Pinger<'o, 'a> {
             if answer.kind != Kind::Received {
                 continue;
             }
-            if answer.immediate == Some(number) {
+            if awaited.is_some_and(|number| self.is_answer(&answer, number)) {
                 has_come = true;
                 self.check(&answer)?;
             } else {
@@ -287,6 +287,19 @@ impl<'o, 'a> Pinger<'o, 'a> {
             }
         }
         Ok(has_come)
+    }
+
+    /// Whether numbers go beside messages, too.
+    fn is_beside(&self) -> bool {
+        self.message.len() < NUMBER_BYTES && self.opened.info().caps.has(Caps::IMMEDIATE)
+    }
+
+    /// Whether it is the answer to the question of that number.
+    fn is_answer(&self, answer: &Completion<'_>, number: u64) -> bool {
+        let length = NUMBER_BYTES.min(self.message.len());
+        let has_its_bytes = answer.bytes().and_then(|bytes| bytes.get(..length))
+            == number.to_le_bytes().get(..length);
+        has_its_bytes && (!self.is_beside() || answer.immediate == Some(number))
     }
 
     fn check(&self, answer: &Completion<'_>) -> Result<(), Failure> {
@@ -343,6 +356,12 @@ fn in_words(report: &Report) -> String {
         let [min, p50, p99, max] = [trips.min, trips.p50, trips.p99, trips.max].map(nanoseconds);
         text += &format!(
             "rtt min/p50/p99/max = {min} / {p50} / {p99} / {max}; ratio {ratio:.2} (p50 to the best)\n"
+        );
+    }
+    if report.sent > 0 && report.received == 0 {
+        text += &format!(
+            "nothing came back; remedy: spinwire serve {} # there, with --message {} at least\n",
+            report.uri, report.size
         );
     }
     text

@@ -8,8 +8,8 @@ use spinwire_hostshim::discover::{Found, Hints, Sizes, discover};
 use spinwire_hostshim::negotiate::{Choice, Peer, Plan, Rejected, Requirements, negotiate};
 use spinwire_hostshim::uri::{Transport, Uri};
 
-use super::ps::table::{Lean, Table, bytes, json, plain};
-use crate::pair::options::parse_size;
+use super::ps::table::{Lean, Table, bytes, json, plain, wrapped};
+use crate::arguments;
 use crate::report::{Failure, Verdict, emit};
 
 /// What `spinwire providers` takes.
@@ -23,10 +23,13 @@ What else can be asked for is what it can do: message, tagged, inject, immediate
 cancel, parcel (buffers of a pool, uncopied), .. and `ordered`.
 
 Examples:
-  spinwire providers                                 everything, and what is absent for which reason
-  spinwire providers --need tagged,rdm               a ranked plan: what a program that asks for that gets
-  spinwire providers --need rdm,msg --message 1m     RDM where there is any, else MSG; messages of 1 MiB
-  spinwire providers --peer tcp://otherhost:7000/quotes --peer shm://market/quotes
+  spinwire providers
+      everything, and what is absent for which reason
+  spinwire providers --need tagged,rdm
+      a ranked plan: what a program that asks for that gets
+  spinwire providers --need rdm,msg --message 1m
+      RDM where there is any, else MSG; messages of 1 MiB
+  spinwire providers --peer tcp://otherhost:7000 --peer shm://market
   spinwire providers --need tagged --json | jq -r '.plan[0].provider'
 
 The order is: the type, as asked for; then shared memory before devices before the kernel. A program that takes the same
@@ -41,11 +44,11 @@ pub(crate) struct Args {
     need: Requirements,
 
     /// The longest message that it sends, in bytes, with an optional k or m.
-    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    #[arg(long, value_name = "BYTES", value_parser = arguments::size)]
     message: Option<usize>,
 
     /// The longest message whose buffer has to be free at once, likewise.
-    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    #[arg(long, value_name = "BYTES", value_parser = arguments::size)]
     inject: Option<usize>,
 
     /// Where the peer is found; several times for one that is found at several addresses.
@@ -74,6 +77,8 @@ struct Report {
     took_us: u64,
     plan: Vec<Ranked>,
     rejected: Vec<Refused>,
+    /// Addresses that lead to nothing here, each with what to do about it.
+    unknown: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -187,6 +192,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
             took_us,
             plan: plan.choices.iter().enumerate().filter_map(Ranked::of).collect(),
             rejected: plan.rejected.iter().map(Refused::of).collect(),
+            unknown: plan.unknown.iter().map(ToString::to_string).collect(),
         };
         emit(&json(&report)?)?;
     } else {
@@ -201,13 +207,15 @@ fn in_words(plan: &Plan, took_us: u64) -> String {
     if plan.choices.is_empty() {
         text += "nothing here fulfils that\n";
     } else {
-        text += &ranked(plan).text("");
+        text += &ranked(plan);
     }
     let rejected = |is_absent: bool| {
         let those = plan.rejected.iter().filter(|it| it.found.offer.is_err() == is_absent);
         those.map(|it| format!("  {}\n", plain(&it.to_string()))).collect::<String>()
     };
-    for (title, lines) in [("rejected", rejected(false)), ("absent", rejected(true))] {
+    let unknown = plan.unknown.iter().map(|it| format!("  {}\n", plain(&it.to_string()))).collect();
+    let parts = [("rejected", rejected(false)), ("absent", rejected(true)), ("unknown", unknown)];
+    for (title, lines) in parts {
         if !lines.is_empty() {
             text += &format!("{title}:\n{lines}");
         }
@@ -215,7 +223,11 @@ fn in_words(plan: &Plan, took_us: u64) -> String {
     text + &format!("found and ranked in {took_us} us; nothing was opened\n")
 }
 
-fn ranked(plan: &Plan) -> Table {
+/// What stands below a line of figures.
+const BELOW: &str = "     ";
+
+/// A line of figures for each, and below it why it stands there and what it can do.
+fn ranked(plan: &Plan) -> String {
     let mut table = Table::new(&[
         ("", Lean::Right),
         ("PROVIDER", Lean::Left),
@@ -223,14 +235,11 @@ fn ranked(plan: &Plan) -> Table {
         ("MESSAGE", Lean::Right),
         ("INJECT", Lean::Right),
         ("PEERS", Lean::Right),
-        ("CAPABILITIES", Lean::Left),
-        ("WHY HERE", Lean::Left),
     ]);
+    let mut below = Vec::new();
     let length = |count: usize| bytes(u64::try_from(count).unwrap_or(u64::MAX));
     for (index, choice) in plan.choices.iter().enumerate() {
         let Some(info) = choice.found.info() else { continue };
-        let mut reasons: Vec<String> = choice.reasons.iter().map(ToString::to_string).collect();
-        reasons.extend(choice.uri.as_ref().map(|uri| format!("at {uri}")));
         table.row([
             (index + 1).to_string(),
             name(&choice.found),
@@ -238,11 +247,19 @@ fn ranked(plan: &Plan) -> Table {
             length(info.limits.message_bytes_max),
             length(info.limits.inject_bytes_max),
             info.limits.peers_max.to_string(),
-            capabilities(info),
-            reasons.join(", "),
         ]);
+        let mut reasons: Vec<String> = choice.reasons.iter().map(ToString::to_string).collect();
+        reasons.extend(choice.uri.as_ref().map(|uri| format!("at {uri}")));
+        below.push([reasons.join(", "), capabilities(info)]);
     }
-    table
+    let mut text = String::new();
+    let mut below = below.iter();
+    for (at, line) in table.text("").lines().enumerate() {
+        text += &format!("{line}\n");
+        let words = if at == 0 { None } else { below.next() };
+        words.into_iter().flatten().for_each(|words| text += &wrapped(BELOW, &plain(words)));
+    }
+    text
 }
 
 fn name(found: &Found) -> String {

@@ -21,21 +21,30 @@ use spinwire_hostshim::discover::{Sizes, Transport};
 use spinwire_hostshim::open::{AnyPort, Host, OpenConfig, Seat};
 use spinwire_hostshim::uri::Uri;
 
-use crate::pair::options::parse_size;
+use crate::arguments;
 use crate::report::{self, Failure, Verdict};
 
 /// Arguments of `spinwire serve`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  spinwire serve shm://demo                            then, in another terminal: spinwire ping shm://demo
-  spinwire serve tcp://0.0.0.0:7000 udp://0.0.0.0:7000 from another host: spinwire ping tcp://thishost:7000
-  spinwire serve shm://market/echo --nap               sleeps while nothing comes; answers come later then
-  spinwire serve tcp://127.0.0.1:0 --json              any free port; the first line says which
+  spinwire serve shm://demo
+      then, in another terminal: spinwire ping shm://demo
+  spinwire serve tcp://0.0.0.0:7000 udp://0.0.0.0:7000
+      from another host: spinwire ping tcp://thishost:7000
+  spinwire serve shm://market/echo --nap
+      sleeps while nothing comes; answers come later then
+  spinwire serve tcp://127.0.0.1:0 --json
+      any free port; the first line says which
 
-A URI is shm://DOMAIN, tcp://HOST:PORT or udp://HOST:PORT (in builds with --features verbs also verbs://DEVICE/HOST:PORT, with --features mlx5 mlx5://DEVICE/HOST:PORT,
-with --features libfabric ofi://PROVIDER/HOST:PORT, where HOST:PORT is where the ends tell each other who they are),
-with /NAME behind it where the endpoint is not to be called `server`. Over shm, tcp, verbs and ofi endpoints are of type rdm, over udp dgram. Every message goes back to its sender as it came (over ofi://shm: those without a tag, and those of ping), with
+A URI is one of these, with /NAME behind it where the endpoint is not to be called `server`:
+  shm://DOMAIN
+  tcp://HOST:PORT
+  udp://HOST:PORT
+  verbs://DEVICE/HOST:PORT    in builds with --features verbs
+  mlx5://DEVICE/HOST:PORT     in builds with --features mlx5
+  ofi://PROVIDER/HOST:PORT    in builds with --features libfabric
+The last three tell each other at HOST:PORT who they are. Over shm, tcp, verbs and ofi endpoints are of type rdm, over udp dgram. Every message goes back to its sender as it came (over ofi://shm: those without a tag, and those of ping), with
 its tag and its immediate data, by any program that uses endpoints. It polls and never sleeps, unless told to: give it a
 CPU of its own. It ends with SIGINT (Ctrl-C) or SIGTERM and says what it has done.
 
@@ -46,15 +55,15 @@ pub(crate) struct Args {
     uris: Vec<Uri>,
 
     /// The longest message that is answered, in bytes, with an optional k or m. Over udp at most what a datagram holds.
-    #[arg(long, value_name = "BYTES", default_value = "64k", value_parser = parse_size)]
+    #[arg(long, value_name = "BYTES", default_value = "64k", value_parser = arguments::size)]
     message: usize,
 
     /// Clients at the same time, at each URI.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = arguments::whole(1..=1024_u32))]
     clients: u32,
 
     /// The CPU to run on.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = arguments::one_cpu)]
     cpus: Option<u32>,
 
     /// Sleep for a millisecond at a time while nothing has come for a while.

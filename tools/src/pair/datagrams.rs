@@ -34,7 +34,7 @@ use spinwire_layouts::uring::SockAddr;
 use super::client::{Client, Measure, Other};
 use super::floor::Floor;
 use super::lossy::{Desk, Exchange, Quiet, Tally, obey};
-use super::network::{resolve, say_listening};
+use super::network::{START_FIRST, resolve, say_listening};
 use super::options::PairOptions;
 use super::order::{Marking, Order};
 use super::server::SERVER;
@@ -472,7 +472,7 @@ fn hello<P: Provider>(
     let (port, size) = (station.floor.port()?, u64::try_from(largest)?);
     let order = Order::OpenFloor { port, size };
     let answer = exchange.ask(station, (server, order), PATIENCE);
-    match answer.map_err(|e| format!("{place}: nobody answers: {e}"))? {
+    match answer.map_err(|e| format!("{place}: nobody answers: {e}; {START_FIRST}"))? {
         Some(Order::Done { value }) => Ok(u16::try_from(value)?),
         Some(Order::TooLong { most }) => Err(format!("--size: the other end takes messages of up to {most} bytes; start the listening end with --size {largest}").into()),
         Some(_) => Err(format!("{place}: what answers there is no server of this version").into()),

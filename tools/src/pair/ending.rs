@@ -26,19 +26,30 @@ pub(super) fn takes_names_along(name: &str, with_input: bool) -> Result<(), Fail
     let name = name.to_owned();
     if with_input {
         let name = name.clone();
-        thread::Builder::new().name("spinwire-input".to_owned()).spawn(move || {
-            let _nothing_is_said_there = io::copy(&mut io::stdin(), &mut io::sink());
-            remove_made_by(std::process::id(), &name);
-            low_level::exit(2);
-        })?;
+        when_input_ends(move || remove_made_by(std::process::id(), &name))?;
     }
+    before_a_signal_ends_this(move || remove_made_by(std::process::id(), &name))
+}
+
+/// Does that when the standard input of this process ends, and ends it.
+pub(super) fn when_input_ends(what: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    thread::Builder::new().name("spinwire-input".to_owned()).spawn(move || {
+        let _nothing_is_said_there = io::copy(&mut io::stdin(), &mut io::sink());
+        what();
+        low_level::exit(2);
+    })?;
+    Ok(())
+}
+
+/// Does that before a signal ends this process. Who is killed does nothing any more.
+pub(super) fn before_a_signal_ends_this(what: impl Fn() + Send + 'static) -> Result<(), Failure> {
     // What who started it has it ignore (nohup, a shell's job in the background), it goes on ignoring.
     let ignored = ignored();
     let is_heard = |signal: &i32| ignored >> signal.wrapping_sub(1) & 1 == 0;
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM].iter().filter(|s| is_heard(s)))?;
     thread::Builder::new().name("spinwire-signal".to_owned()).spawn(move || {
         for signal in signals.forever() {
-            remove_made_by(std::process::id(), &name);
+            what();
             // It ends this process, as all three do by default.
             let _never_refused = low_level::emulate_default_handler(signal);
         }

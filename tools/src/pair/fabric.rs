@@ -9,8 +9,10 @@
 
 use core::mem::MaybeUninit;
 use core::time::Duration;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Instant;
 
@@ -27,6 +29,7 @@ use spinwire_hostshim::affinity;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::libfabric::{Names, OfiConfig, OfiPort};
 
+use super::ending;
 use super::options::PairOptions;
 use crate::report::{Failure, Verdict, emit, print_json};
 
@@ -61,10 +64,16 @@ pub(crate) fn round_trips(options: &PairOptions) -> Result<Verdict, Failure> {
     refuse_what_is_not_offered(options)?;
     let (near, far) = options.placement()?;
     if let Some(folder) = &options.listen {
+        if options.until_input_ends {
+            let made_by_who_started_this = PathBuf::from(folder);
+            ending::when_input_ends(move || remove(&made_by_who_started_this))?;
+        }
         affinity::pin(far)?;
         return serve(Path::new(folder), options);
     }
     let folder = Folder::new()?;
+    let path = folder.0.clone();
+    ending::before_a_signal_ends_this(move || remove(&path))?;
     let mut reports = Vec::new();
     for size in options.sizes() {
         let mut one = options.clone();
@@ -110,13 +119,15 @@ fn refuse_what_is_not_offered(options: &PairOptions) -> Result<(), Failure> {
     }
 }
 
-/// Where the ends tell each other where they are. Goes when it is dropped.
+/// Where the ends tell each other where they are, for their user alone. Goes when it is dropped.
 struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Result<Self, Failure> {
         let path = std::env::temp_dir().join(format!("spinwire-ofi-{}", std::process::id()));
-        std::fs::create_dir_all(&path)?;
+        // What another of that number has left behind is his, or was.
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|e| format!("{}: {e}; remedy: remove it, or set TMPDIR", path.display()))?;
         Ok(Self(path))
     }
 
@@ -130,9 +141,14 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Nothing depends on it.
-        let _removed = std::fs::remove_dir_all(&self.0);
+        remove(&self.0);
     }
+}
+
+/// Removes the folder and what the ends have told each other in it.
+fn remove(folder: &Path) {
+    // The other end may have been faster. Nothing depends on it.
+    let _removed = std::fs::remove_dir_all(folder);
 }
 
 /// The process of the other end. Ends when it is dropped.
@@ -148,6 +164,8 @@ impl OtherEnd {
         if options.tagged {
             command.arg("--tagged");
         }
+        // It ends with this process, however that ends.
+        command.arg("--until-input-ends").stdin(Stdio::piped());
         Ok(Self(command.spawn()?))
     }
 }
@@ -324,11 +342,13 @@ fn measure(
     options: &PairOptions,
 ) -> Result<Report, Failure> {
     let message = vec![0x5A; size];
-    let iters = options.iters.unwrap_or(ITERS);
+    let mut iters = options.iters.unwrap_or(ITERS);
     with_station((NEAR, FAR), folder, options, |station, to| {
         let mut trips = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
         let (mut first, mut last) = (None, station.clock.now());
-        for number in 0..WARM_UP.saturating_add(iters) {
+        let began_warming = last;
+        let mut number = 0_u64;
+        while number < WARM_UP.saturating_add(iters) {
             // What is kept of a trip is kept while the next one is under way, like the receive that it has used.
             station.send(to, &message)?;
             // As far from the send each time: from one to the next it is as long as from send to send.
@@ -339,11 +359,14 @@ fn measure(
             if number > WARM_UP {
                 trips.record(began.saturating_since(last).as_nanos().max(1))?;
             }
-            if number >= WARM_UP {
-                let _first = first.get_or_insert(began);
+            if number == WARM_UP {
+                first = Some(began);
+                let ns = began.saturating_since(began_warming).as_nanos();
+                iters = options.seconds.map_or(iters, |seconds| trips_within(seconds, ns));
             }
             last = began;
             station.next(size)?.ok_or("no message came back within 10 s")?;
+            number = number.saturating_add(1);
         }
         let end = station.clock.now();
         if first.is_some() {
@@ -373,6 +396,18 @@ fn measure(
             rtt_ns,
         })
     })
+}
+
+/// How many trips take so many seconds, where those of the warm-up have taken `warm_up_ns`.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::as_conversions,
+    reason = "a number of messages that takes about so long"
+)]
+fn trips_within(seconds: f64, warm_up_ns: u64) -> u64 {
+    let trip_ns = f64_of(warm_up_ns) / f64_of(WARM_UP);
+    (seconds * 1e9 / trip_ns.max(1.0)).max(1.0) as u64
 }
 
 fn f64_of(number: u64) -> f64 {

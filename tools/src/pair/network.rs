@@ -293,6 +293,10 @@ pub(super) fn with_peer<'p, P: Provider, M: Measure>(
     Ok((measured, client.station))
 }
 
+/// What helps where nobody takes a connection.
+pub(super) const START_FIRST: &str =
+    "remedy: start the end that listens first, and give the port that it says";
+
 /// Goes on with `step`, which says whether the server at `place` is there, until it is.
 pub(super) fn reach<P: Provider>(
     station: &Station<'_, P, SocketFloor>,
@@ -302,10 +306,10 @@ pub(super) fn reach<P: Provider>(
     let since = Instant::now();
     while !step()? {
         while let Some(event) = station.endpoint.poll_event() {
-            mind(event).map_err(|e| format!("{place}: {e}"))?;
+            mind(event).map_err(|e| format!("{place}: {e}; {START_FIRST}"))?;
         }
         if since.elapsed() > PATIENCE {
-            return Err(format!("{place}: nobody answers").into());
+            return Err(format!("{place}: nobody answers; {START_FIRST}").into());
         }
     }
     Ok(())

@@ -53,6 +53,7 @@ fn meet(argument: &str, text: &str) -> Result<Meet, Failure> {
     let Place::Fabric { provider, node } = uri.place() else { return Err(form().into()) };
     let at = match node {
         Some(node) => node.resolve()?.first().copied().ok_or_else(form)?,
+        None if argument == "--connect" => return Err(form().into()),
         None => SocketAddr::from(([127, 0, 0, 1], 0)),
     };
     Ok(Meet { provider: provider.clone(), at })
@@ -81,8 +82,8 @@ fn open<'p>(plane: &'p OfiPlane, bump: &Bump<'p>, role: &Role) -> Result<End<'p>
     let info = port.info();
     if !info.supports_tagged() {
         return Err(format!(
-            "{} of type {}: it has no tags, by which the ends tell orders from messages; remedy: another --fabric-type or provider, or `spinwire lat`, \
-             which does without",
+            "{} of type {}: it has no tags, by which the ends tell orders from messages; remedy: another --fabric-type or provider, or `spinwire lat --provider \
+             ofi`, which does without",
             port.provider_name(),
             info.endpoint_type
         )

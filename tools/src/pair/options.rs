@@ -13,6 +13,7 @@ use spinwire_hostshim::uri::{Part, Place, Transport, Uri};
 use spinwire_layouts::wire::datagram::DATAGRAM_LENGTH_MAX;
 
 use super::order::Marking;
+use crate::arguments;
 use crate::report::Failure;
 
 /// How messages travel.
@@ -78,7 +79,7 @@ impl ProviderName {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PairOptions {
     /// Message sizes in bytes: one or a list, each with an optional k or m ("64,4k,1m").
-    #[arg(long, value_name = "BYTES", default_value = "64", value_delimiter = ',', value_parser = parse_size)]
+    #[arg(long, value_name = "BYTES", default_value = "64", value_delimiter = ',', value_parser = arguments::size)]
     pub(crate) size: Vec<usize>,
 
     /// All powers of two from 8 bytes to 64 KiB; over UDP to 32 KiB, with --datagrams to 512 bytes.
@@ -86,20 +87,20 @@ pub(crate) struct PairOptions {
     pub(crate) all_sizes: bool,
 
     /// Messages to measure per size.
-    #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = arguments::count)]
     pub(crate) iters: Option<u64>,
 
     /// Seconds to measure per size (default: about 1).
-    #[arg(long, value_name = "S", value_parser = parse_seconds)]
+    #[arg(long, value_name = "S", value_parser = arguments::some_seconds)]
     pub(crate) seconds: Option<f64>,
 
     /// Rounds in which floor and measurement take turns; each ratio is of one round, the result is their median.
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = arguments::whole(1..=1000_u32))]
     pub(crate) rounds: u32,
 
     /// CPUs of the two ends, "A,B": A for this end, B for the other. With --listen or --connect, one will do. Default: two
     /// cores close to each other.
-    #[arg(long, value_name = "A,B", value_delimiter = ',', value_parser = parse_cpu)]
+    #[arg(long, value_name = "A,B", value_delimiter = ',', value_parser = arguments::cpu)]
     pub(crate) cpus: Vec<u32>,
 
     /// Where the two ends run, as it was found before this one was pinned: from then on it may run on one CPU alone.
@@ -142,11 +143,11 @@ pub(crate) struct PairOptions {
     pub(crate) datagrams: bool,
 
     /// Over UDP and with --datagrams: after so many milliseconds without an answer a message is lost, and what was ordered is said again.
-    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=5000))]
+    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = arguments::whole(1..=5000_u64))]
     pub(crate) lost_after: u64,
 
     /// Both ends by the transport and at the place of this URI: shm://DOMAIN, tcp://HOST:PORT, udp://HOST:PORT, verbs://DEVICE/HOST:PORT or mlx5://DEVICE/HOST:PORT; port 0 is
-    /// any that is free. ofi://PROVIDER/127.0.0.1:0 is --provider ofi --fabric-provider PROVIDER.
+    /// any that is free. ofi://PROVIDER/127.0.0.1:0 goes over a provider of libfabric.
     #[arg(long, value_name = "URI", conflicts_with_all = ["provider", "listen", "connect"])]
     pub(crate) uri: Option<Uri>,
 
@@ -171,36 +172,6 @@ pub(crate) struct PairOptions {
     /// Write a plot to this file.
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) plot: Option<PathBuf>,
-}
-
-/// Largest size that is offered.
-const SIZE_MAX: usize = 8 << 20;
-
-fn parse_cpu(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_no_number| "give numbers of CPUs, like 2,3".to_owned())
-}
-
-pub(crate) fn parse_size(text: &str) -> Result<usize, String> {
-    let lower = text.trim().to_ascii_lowercase();
-    let (digits, unit) = match lower.strip_suffix('k') {
-        Some(digits) => (digits, 1 << 10),
-        None => match lower.strip_suffix('m') {
-            Some(digits) => (digits, 1 << 20),
-            None => (lower.as_str(), 1),
-        },
-    };
-    let size: Option<usize> = digits.parse::<usize>().ok().and_then(|n| n.checked_mul(unit));
-    match size {
-        Some(size @ 1..=SIZE_MAX) => Ok(size),
-        _ => Err("give a number of bytes from 1 to 8m, like 64, 4k or 1m".to_owned()),
-    }
-}
-
-pub(crate) fn parse_seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if seconds > 0.0 && seconds <= 3600.0 => Ok(seconds),
-        _ => Err("give seconds from above 0 to 3600, like 0.5".to_owned()),
-    }
 }
 
 /// Whether an argument names an end over libfabric.
@@ -350,9 +321,10 @@ impl PairOptions {
         if provider == ProviderName::Ofi { info.provider } else { provider.as_str() }
     }
 
-    /// Whether one end over libfabric is asked for, and the other is somewhere else.
-    pub(crate) fn is_one_end_of_fabric(&self) -> bool {
-        self.listen.as_deref().or(self.connect.as_deref()).is_some_and(is_of_fabric)
+    /// Whether round trips over libfabric are asked for as `fi_pingpong` measures them: by no URI, and without a floor.
+    pub(crate) fn is_without_floor(&self) -> bool {
+        let apart = self.listen.as_deref().or(self.connect.as_deref());
+        self.uri.is_none() && !apart.is_some_and(is_of_fabric)
     }
 
     /// How messages are marked.
@@ -399,20 +371,5 @@ impl PairOptions {
             }
         }
         Ok((a, b))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_read_with_units_and_refused_out_of_range() {
-        assert_eq!(parse_size("64"), Ok(64));
-        assert_eq!(parse_size("4K"), Ok(4096));
-        assert_eq!(parse_size("1m"), Ok(1 << 20));
-        for bad in ["", "0", "-1", "9m", "k", "1g", "18446744073709551615k"] {
-            assert!(parse_size(bad).is_err(), "{bad:?}");
-        }
     }
 }

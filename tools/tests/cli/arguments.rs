@@ -3,7 +3,9 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::fs::symlink;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crate::pair::positive;
 use crate::rig::{Folder, command, run_in};
@@ -32,6 +34,37 @@ fn arguments_that_are_not_understood() {
     refused(&["ps", "--force"], "--force");
     refused(&["doctor", "quotes"], "quotes");
     refused(&["lat", "--cpus", "a,b"], "numbers of CPUs, like 2,3");
+    refused(&["ping", "tcp://127.0.0.1:1", "--cpus", "0,1"], "the number of one CPU");
+    refused(&["ping", "tcp://127.0.0.1:1", "-s", "-4"], "from 1 to 8m");
+    refused(&["ping", "tcp://127.0.0.1:1", "-c", "-1"], "a whole number above 0");
+    refused(&["ping", "tcp://127.0.0.1:1", "-i", "-1"], "seconds from 0 to 3600");
+    refused(&["serve", "tcp://127.0.0.1:0", "--clients", "1025"], "from 1 to 1024");
+}
+
+/// What was measured is told all the same.
+#[test]
+fn a_plot_that_could_not_be_written_is_a_failure() {
+    let brief = ["--iters", "10", "--rounds", "1", "--plot", "/dev/full"];
+    for command in ["lat", "bw"] {
+        let ran = Folder::new().run(&[&[command][..], &brief].concat());
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.out.contains("ratio: median of 1 rounds"), "{ran:?}");
+        assert!(ran.err.contains("--plot /dev/full: "), "{ran:?}");
+        assert!(ran.out.lines().all(|line| line.chars().count() <= 80), "{ran:?}");
+    }
+}
+
+/// A file that could not be written is no help.
+#[test]
+fn help_that_could_not_be_written_is_a_failure() {
+    let folder = Folder::new();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    for args in [&["--help"][..], &["ping", "--help"], &["--version"], &["ps"]] {
+        let ran = command(folder.path(), args).stdout(full()).output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains("standard output: "), "{args:?}: {said}");
+    }
 }
 
 /// Who reads the last line knows what to do, and nothing of what was not asked for stands between.
@@ -44,6 +77,17 @@ fn the_remedy_is_the_last_word() {
     assert!(ran.code == 2 && !ran.err.contains("msg"), "{ran:?}");
     let absent = folder.run(&["ping", "mlx5://mlx5_0/127.0.0.1:1", "--count", "1"]);
     assert!(absent.code == 2 && !absent.err.contains("has no address"), "{absent:?}");
+    // Nobody says no over UDP.
+    let silent = ["ping", "udp://127.0.0.1:1", "--count", "1", "--timeout", "0.01"];
+    let ran = folder.run(&silent);
+    let says = "nothing came back; remedy: spinwire serve udp://127.0.0.1:1 ";
+    assert!(ran.code == 1 && ran.out.contains(says), "{ran:?}");
+    if cfg!(feature = "libfabric") {
+        let ran = folder.run(&["ping", "ofi://nonsense/127.0.0.1:1", "--count", "1"]);
+        assert_eq!((ran.code, ran.err.lines().count()), (2, 2), "{ran:?}");
+        assert!(ran.err.contains("there is no provider \"nonsense\""), "{ran:?}");
+        refused(&["lat", "--connect", "ofi://tcp"], "ofi://tcp/127.0.0.1:7000");
+    }
 }
 
 #[test]
@@ -221,6 +265,7 @@ fn round_trips_over_libfabric_or_how_to_get_them() {
         }
     }
     ends_over_libfabric_may_be_started_apart(&folder);
+    ends_over_libfabric_leave_nothing_behind(&folder);
     refused(&["lat", "--provider", "ofi", "--connect", "x"], "--connect: not offered");
     for (provider, kind) in [("tcp", "rdm"), ("tcp", "msg"), ("shm", "rdm")] {
         let ran = folder.run(&[
@@ -241,6 +286,36 @@ fn round_trips_over_libfabric_or_how_to_get_them() {
         let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
         assert_eq!((&report["endpoint_type"], &report["iters"]), (&kind.into(), &200.into()));
         assert!(report["mean_rtt_ns"].as_f64().unwrap() > 100.0, "{report}");
+    }
+}
+
+/// Where they meet goes with the one, and where that is killed with the other.
+fn ends_over_libfabric_leave_nothing_behind(folder: &Folder) {
+    let meeting = folder.file("meeting");
+    fs::create_dir(&meeting).unwrap();
+    let places = || fs::read_dir(&meeting).unwrap().filter_map(Result::ok);
+    // What both ends have told each other.
+    let told = || {
+        let names = |place: &fs::DirEntry| ["near", "far"].map(|name| place.path().join(name));
+        places().flat_map(|place| names(&place)).filter(|name| name.exists()).count()
+    };
+    for signal in ["-TERM", "-KILL"] {
+        let measure = ["lat", "--provider", "ofi", "--seconds", "60"];
+        let mut end = command(folder.path(), &measure).env("TMPDIR", &meeting).spawn().unwrap();
+        until(|| told() == 2);
+        let kill = Command::new("kill").args([signal, &end.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        assert!(!end.wait().unwrap().success());
+        until(|| places().count() == 0);
+    }
+}
+
+/// Waits for it, and fails where it does not come.
+fn until(is_so: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < Duration::from_secs(60), "it does not come");
+        sleep(Duration::from_millis(2));
     }
 }
 

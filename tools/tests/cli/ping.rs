@@ -80,7 +80,7 @@ fn one_service_answers_several_clients_over_each_transport() {
 #[test]
 fn services_answer_over_providers_of_libfabric() {
     let folder = Folder::new();
-    for provider in ["tcp", "shm"] {
+    for provider in ["tcp", "shm", "sockets"] {
         let uri = format!("ofi://{provider}/127.0.0.1:0/echo");
         let service = Service::start(&folder, &[&uri]);
         let at = service.uris[0].clone();

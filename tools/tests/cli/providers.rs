@@ -19,6 +19,12 @@ fn everything_is_listed_and_what_is_absent_says_why() {
     for word in ["shm", "rdm", "absent:", "nothing was opened"] {
         assert!(ran.out.contains(word), "{word}: {ran:?}");
     }
+    let (table, _below) = ran.out.split_once("absent:").unwrap();
+    assert!(table.contains("\n     rdm is preferred, shared memory"), "{ran:?}");
+    assert!(table.contains("\n     tagged "), "{ran:?}");
+    for line in table.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
     let all = folder.run(&["providers", "--json"]).json();
     let listed = |transport: &str| {
         let of =

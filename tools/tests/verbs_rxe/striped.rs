@@ -18,7 +18,7 @@ use spinwire_hostshim::verbs::{
     Region,
 };
 
-use super::faults::{Mended, network};
+use super::faults::{Mended, network, runs};
 use super::rig::{BYTES, End, devices, quick};
 
 /// Bytes of a write, and writes.
@@ -39,19 +39,19 @@ pub(crate) fn lay_second_cable() -> bool {
     if !network("ip link add wire0 mtu 9000 type veth peer name wire1 mtu 9000") {
         return false;
     }
-    let half_laid = Mended("ip link del wire0");
-    let is_whole = [
+    let steps = [
         "ip link set wire0 up",
         "ip link set wire1 up",
         "ip addr add 10.78.0.1/24 dev wire0",
         "ip addr add 10.78.0.2/24 dev wire1",
         "rdma link add rxe2 type rxe netdev wire0",
         "rdma link add rxe3 type rxe netdev wire1",
-    ]
-    .into_iter()
-    .all(network);
-    core::mem::forget(half_laid);
-    is_whole
+    ];
+    if let Some(step) = steps.into_iter().find(|step| !runs(step)) {
+        network("ip link del wire0");
+        panic!("{step}");
+    }
+    true
 }
 
 fn second_cable() -> Option<(Mended, [Device; 2])> {

@@ -81,6 +81,7 @@ pub struct RdmaDatagrams<'m, Q: QueuePair, C> {
     arrived: Ring<'m, Arrived>,
     now: Cell<Instant>,
     empty_polls: Cell<u32>,
+    is_drained: Cell<bool>,
     last_error: Cell<Option<(WcStatus, u32)>>,
     last_fault: Cell<Option<DatagramFault>>,
     counters: Cell<DatagramCounters>,
@@ -152,6 +153,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
             arrived: Ring::place(bump, receives, none)?,
             now: Cell::new(Instant::ORIGIN),
             empty_polls: Cell::new(0),
+            is_drained: Cell::new(false),
             last_error: Cell::new(None),
             last_fault: Cell::new(None),
             counters: Cell::new(DatagramCounters::default()),
@@ -243,6 +245,12 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
         self.last_error.get()
     }
 
+    /// Whether the last poll took all that the device had completed: of what it left nobody who sleeps is told.
+    #[must_use]
+    pub const fn has_heard_all(&self) -> bool {
+        self.is_drained.get()
+    }
+
     /// What was wrong with the last packet that was no message: of another build, say. Nobody answers such a one.
     #[must_use]
     pub const fn last_fault(&self) -> Option<DatagramFault> {
@@ -318,7 +326,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
             for wc in &batch {
                 self.take(wc);
             }
-            if !batch.is_full() {
+            self.is_drained.set(!batch.is_full());
+            if self.is_drained.get() {
                 let polls = self.empty_polls.get().wrapping_add(u32::from(batch.is_empty()));
                 if polls != self.empty_polls.replace(polls)
                     && polls.is_multiple_of(EMPTY_POLLS)

@@ -214,6 +214,18 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         self.queues.matcher()
     }
 
+    /// Events that wait to be polled.
+    #[must_use]
+    pub const fn events_waiting(&self) -> u32 {
+        self.queues.events_waiting()
+    }
+
+    /// Whether the last look took all that the device had completed: of what it left nobody who sleeps is told.
+    #[must_use]
+    pub const fn has_heard_all(&self) -> bool {
+        self.is_drained.get()
+    }
+
     /// What was wrong with the last connection that was cut off.
     #[must_use]
     pub const fn last_fault(&self) -> Option<FrameFault> {

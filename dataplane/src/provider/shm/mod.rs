@@ -290,6 +290,12 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         self.queues.matcher()
     }
 
+    /// Events that wait to be polled.
+    #[must_use]
+    pub const fn events_waiting(&self) -> u32 {
+        self.queues.events_waiting()
+    }
+
     /// Bits in the news line that meant no lane of this endpoint.
     #[must_use]
     pub const fn dropped_news(&self) -> u64 {
@@ -370,7 +376,7 @@ impl<'s, 'm> ShmPort<'s, 'm> {
         if refused == PostError::Fatal(Fatal::Corrupt) {
             self.cut_off(row, peer);
         }
-        self.bells.note_refusal();
+        self.lacks_room();
         refused
     }
 

@@ -4,7 +4,7 @@
 //! hot, so that the message that wakes is found by the first look.
 //!
 //! Nobody rings for room in a lane. Who was refused a message for lack of it is told by [`Armed::is_heard`] that a sleep has to be short, until it
-//! was armed once without a refusal.
+//! was armed once without a refusal. Who relies on the bell by then finds it taken, so that it does not fall asleep before it was armed anew.
 
 use core::cell::Cell;
 
@@ -25,17 +25,14 @@ pub(super) struct Bells {
     rung: Cell<u64>,
     /// A message was refused for lack of room since the owner was last armed. Nobody rings when there is room again.
     wants_room: Cell<bool>,
+    /// The owner, who is armed, was told that whatever comes is rung for.
+    relies: Cell<bool>,
 }
 
 impl Bells {
     #[inline(always)]
     pub(super) const fn is_armed(&self) -> bool {
         self.is_armed.get()
-    }
-
-    /// A message found no room.
-    pub(super) fn note_refusal(&self) {
-        self.wants_room.set(true);
     }
 
     /// Counts a peer that was woken.
@@ -58,7 +55,9 @@ impl WakeSource for ShmPort<'_, '_> {
             store_before_load();
         }
         let wants_room = self.bells.wants_room.replace(false);
-        Armed { is_new, is_heard: !wants_room && lease::everybody_rings(&self.segment) }
+        let is_heard = !wants_room && lease::everybody_rings(&self.segment);
+        self.bells.relies.set(is_heard);
+        Armed { is_new, is_heard }
     }
 
     fn look_over(&self) {
@@ -68,6 +67,7 @@ impl WakeSource for ShmPort<'_, '_> {
     }
 
     fn disarm(&self) {
+        self.bells.relies.set(false);
         if self.bells.is_armed.replace(false) {
             if let Some(bell) = self.bell() {
                 bell.store(0, Ordering::Relaxed);
@@ -82,6 +82,16 @@ impl WakeSource for ShmPort<'_, '_> {
 }
 
 impl ShmPort<'_, '_> {
+    /// A message found no room.
+    pub(super) fn lacks_room(&self) {
+        self.bells.wants_room.set(true);
+        if self.bells.relies.replace(false)
+            && let Some(bell) = self.bell()
+        {
+            bell.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Whether the senders of the lanes that are looked at every turn are to tell of news all the same.
     fn arm_hot(&self, armed: bool) {
         let hot = usize::try_from(self.hot_count.get()).unwrap_or(0);

@@ -220,6 +220,12 @@ impl<'m, E: Enter> TcpPort<'m, E> {
         self.queues.matcher()
     }
 
+    /// Events that wait to be polled.
+    #[must_use]
+    pub const fn events_waiting(&self) -> u32 {
+        self.queues.events_waiting()
+    }
+
     /// The streams below.
     #[must_use]
     pub const fn streams(&self) -> &'m Streams<'m, E> {

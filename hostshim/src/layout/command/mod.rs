@@ -67,17 +67,20 @@ pub enum What {
 const SOURCE_HELP: &str = "\
 A SOURCE is one of
   ours                      the layouts of this program
-  a.h  <linux/io_uring.h>   C or C++ headers (header:A,B); a probe is compiled, nothing is run
-  app  lib.so  a.o          debug information of an ELF file (elf:PATH), also from its -dbgsym package
-  btf  btf:PATH             types of the running kernel, of one of its modules, or of a file
+  a.h  <linux/io_uring.h>   C or C++ headers (header:A,B), compiled, and not run
+  app  lib.so  a.o          debug information of an ELF file (elf:PATH), or of
+                            its -dbgsym package
+  btf  btf:PATH             types of the running kernel, a module, or a file
   shm:NAME                  a live segment, by its header
   layouts.lock              a lock file (lock:PATH)
 
 Exit code 0: the same. 1: something differs. 2: a source cannot be read.
 
 Examples
-  spinwire layout diff old.o new.o --only queue     did this change move a member?
-  spinwire layout diff a.h elf:app --common         is the program built with this header?";
+  spinwire layout diff old.o new.o --only queue
+      did this change move a member?
+  spinwire layout diff a.h elf:app --common
+      is the program built with this header?";
 
 const CHECK_HELP: &str = "\
 A SOURCE is as in `spinwire layout diff --help`.
@@ -89,15 +92,21 @@ since a header or a kernel may be older.
 Exit code 0: nobody gainsays. 1: somebody does. 2: a source cannot be read.
 
 Examples
-  spinwire layout check                               all that we ship, by who knows it
-  spinwire layout check --room uring btf              one room, by the kernel that runs
-  spinwire layout check --as Quote=quote_v2 quotes.h  a structure with another name there
-  spinwire layout check --room shm shm:market         did an equal build make this segment?";
+  spinwire layout check
+      all that we ship, by who knows it
+  spinwire layout check --room uring btf
+      one room, by the kernel that runs
+  spinwire layout check --as Quote=quote_v2 quotes.h
+      a structure with another name there
+  spinwire layout check --room shm shm:market
+      did an equal build make this segment?";
 
 const LOCK_HELP: &str = "\
 Examples
-  spinwire layout lock            does this build still have the layouts of the file?
-  spinwire layout lock --write    yes, they were meant to change
+  spinwire layout lock
+      does this build still have the layouts of the file?
+  spinwire layout lock --write
+      yes, they were meant to change
 
 Exit code 0: they do. 1: they do not, see what. 2: the file cannot be read.";
 

@@ -61,6 +61,7 @@ impl<'g, 'm, R: Rig> Game<'g, 'm, R> {
                 // What it finds stays where it is until it is asked for.
                 let _busy = other.turn(world.now(), Budget::DEFAULT);
                 rests.0.set(rests.0.get() + 1);
+                world.linger(rests.0.get());
                 if rests.0.get() > TURNS_MAX {
                     rests.1.cancel();
                 }
@@ -141,10 +142,13 @@ impl<'g, 'm, R: Rig> Game<'g, 'm, R> {
         &mut self,
         mut try_it: impl FnMut(&Self) -> Result<T, PostError>,
     ) -> Result<T, TestCaseError> {
-        for _ in 0..TURNS_MAX {
+        for turn in 0..TURNS_MAX {
             match try_it(self) {
                 Ok(done) => return Ok(done),
-                Err(PostError::Retry(_)) => self.collect()?,
+                Err(PostError::Retry(_)) => {
+                    self.collect()?;
+                    self.world.linger(turn);
+                }
                 Err(refused) => return Err(TestCaseError::fail(format!("refused: {refused}"))),
             }
         }
@@ -391,11 +395,12 @@ impl<'g, 'm, R: Rig> Game<'g, 'm, R> {
 
     /// Turns until what is due has come, and compares it.
     pub(super) fn settle(&mut self) -> Played {
-        for _ in 0..TURNS_MAX {
+        for turn in 0..TURNS_MAX {
             if self.expected.iter().all(Expected::is_settled) {
                 return Ok(());
             }
             self.collect()?;
+            self.world.linger(turn);
         }
         let due = self.expected.iter().map(|end| (&end.due, &end.sends, &end.remote));
         Err(TestCaseError::fail(format!("due, and not come: {:?}", due.collect::<Vec<_>>())))
@@ -480,8 +485,9 @@ impl<'g, 'm, R: Rig> Game<'g, 'm, R> {
     }
 
     fn next_event(&mut self, at: usize) -> Result<Event, TestCaseError> {
-        for _ in 0..TURNS_MAX {
+        for turn in 0..TURNS_MAX {
             self.collect()?;
+            self.world.linger(turn);
             match self.ends[at].poll_event() {
                 Some(Event::Connected(_)) | None => {}
                 Some(event) => return Ok(event),

@@ -30,13 +30,20 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  spinwire pool create frames --class 4Kx1024 --class 1Mx64   make a pool, to be opened by its name
-  spinwire pool ls                                            all pools, and how full they are
-  spinwire pool stat frames --buffers                         who holds which buffer
-  spinwire pool dump frames 17.3                              what is in a buffer, by its id as stat has it
-  spinwire pool gc frames                                     take back what dead processes held, now
-  spinwire pool gc --detached frames                          also free what was left behind for nobody
-  spinwire pool rm frames                                     remove it, with its large buffers
+  spinwire pool create frames --class 4Kx1024 --class 1Mx64
+      make a pool, to be opened by its name
+  spinwire pool ls
+      all pools, and how full they are
+  spinwire pool stat frames --buffers
+      who holds which buffer
+  spinwire pool dump frames 17.3
+      what is in a buffer, by its id as stat has it
+  spinwire pool gc frames
+      take back what dead processes held, now
+  spinwire pool gc --detached frames
+      also free what was left behind for nobody
+  spinwire pool rm frames
+      remove it, with its large buffers
 
 A process that dies loses its buffers by itself: every other process that has the pool open takes them back.
 A reference that was detached belongs to whoever knows the id, and stays. A pool stays until it is removed by

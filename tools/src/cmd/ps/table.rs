@@ -84,6 +84,25 @@ pub(crate) fn plain(text: &str) -> String {
     shown
 }
 
+/// Columns of the usual terminal.
+const WIDTH: usize = 80;
+
+/// Words in lines that fit into the usual terminal, each behind `indent`. A word that is longer has a line of its own.
+pub(crate) fn wrapped(indent: &str, words: &str) -> String {
+    let mut text = String::new();
+    let mut line = String::new();
+    for word in words.split(' ') {
+        let together = [indent, &line, " ", word].iter().map(|part| part.chars().count()).sum();
+        if !line.is_empty() && WIDTH < together {
+            text += &format!("{indent}{line}\n");
+            line.clear();
+        }
+        let space = if line.is_empty() { "" } else { " " };
+        line += &format!("{space}{word}");
+    }
+    text + &format!("{indent}{line}\n")
+}
+
 /// A number of bytes in words: `18.0 MiB`.
 pub(crate) fn bytes(count: u64) -> String {
     scaled(count, 1024, &[" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"])
@@ -150,6 +169,17 @@ mod tests {
         table.row(["quotes".to_owned(), "7".to_owned()]);
         table.row(["q".to_owned(), "12345".to_owned()]);
         assert_eq!(table.text("  "), "  NAME      PID\n  quotes      7\n  q       12345\n");
+    }
+
+    #[test]
+    fn lines_end_before_the_terminal_does() {
+        let words = vec!["four"; 40].join(" ");
+        let text = wrapped("  ", &words);
+        assert!(text.lines().all(|line| line.starts_with("  four") && line.len() <= 80), "{text}");
+        assert_eq!(text.split_whitespace().count(), 40);
+        assert_eq!(wrapped("  ", &words[..78]).lines().count(), 1, "as many as there is room for");
+        assert_eq!(wrapped("  ", &words[..79]).lines().count(), 2);
+        assert_eq!(wrapped(" ", &"x".repeat(99)).lines().count(), 1);
     }
 
     #[test]

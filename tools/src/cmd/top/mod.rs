@@ -18,6 +18,7 @@ use clap::Args as ClapArgs;
 
 use self::sample::{Looks, Rates, between, look};
 use super::ps::table;
+use crate::arguments;
 use crate::report::{self, Failure, Verdict};
 
 /// What `spinwire top` takes.
@@ -26,7 +27,7 @@ pub(crate) struct Args {
     /// Only these planes; all where none is named. Where it looks twice, a name that is not there is said so, and ends with exit code 1.
     names: Vec<String>,
     /// Milliseconds from one look to the next.
-    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = arguments::whole(10..=3_600_000_u64))]
     interval: u64,
     /// Look twice, print what happened in between, and end. So it is, too, where the output is no terminal.
     #[arg(long)]

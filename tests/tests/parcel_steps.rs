@@ -1,5 +1,5 @@
 //! A process stops before each of its writes while buffers go to and fro as messages, for ever or while its peer acts: nobody's
-//! buffer is anybody else's, and in the end all are free. Run with `RUSTFLAGS="--cfg spinwire_asked"`.
+//! buffer is anybody else's, and in the end all are free. Run with `RUSTFLAGS="--cfg spinwire_steps"`.
 //!
 //! ```text
 //!   for either end, for everything that it does, for every write in it:
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Before that, each has sent the other buffers that are in the lane, in the other's hands unopened, taken, and settled.
-#![cfg(spinwire_asked)]
+#![cfg(spinwire_steps)]
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -35,8 +35,8 @@ use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::shm::lease::{self, Joiner};
 use spinwire_dataplane::shm::{Geometry, ProcessLease, Segment, reclaim};
 use spinwire_dataplane::time::Instant;
-use spinwire_tests::asked::{is_dead, stepped};
 use spinwire_tests::pool::{Rig, identity};
+use spinwire_tests::steps::{is_dead, stepped};
 
 const SLOTS: u32 = 16;
 const WORDS: usize = 8;

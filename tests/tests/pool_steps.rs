@@ -1,5 +1,5 @@
 //! A process stops before each of its writes, for ever or while others act: afterwards every buffer is free or somebody's, and
-//! every count is right. Run with `RUSTFLAGS="--cfg spinwire_asked"`.
+//! every count is right. Run with `RUSTFLAGS="--cfg spinwire_steps"`.
 //!
 //! ```text
 //!   for every operation, for every write in it:
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The processes are handles of one thread; the atomics of the data plane ask this test before each write.
-#![cfg(spinwire_asked)]
+#![cfg(spinwire_steps)]
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -23,8 +23,8 @@ use std::cell::RefCell;
 use spinwire_dataplane::pool::{AnyGuard, Description, Pool, PoolGeometry, Shape};
 use spinwire_dataplane::shm::{ProcessLease, lease};
 use spinwire_layouts::shm::{AccessMode, BufferId, DType, Orphans};
-use spinwire_tests::asked::stepped;
 use spinwire_tests::pool::Rig;
+use spinwire_tests::steps::stepped;
 
 /// What a process can do. It ends with what it holds then.
 #[derive(Clone, Copy, Debug, PartialEq)]
