@@ -15,7 +15,8 @@ use crate::raw::file;
 pub enum EventKind {
     /// A completion queue has overrun or lost its memory.
     CqError,
-    /// A queue pair is in error, and its driver could not say so by a completion.
+    /// A queue pair is in error, and its driver could not say so by a completion. **Unverified on hardware**: Soft-RoCE tells of none, so that
+    /// what is done about it was seen with events that a test made.
     PairFatal,
     /// A queue pair got a request that it cannot serve.
     PairRequest,

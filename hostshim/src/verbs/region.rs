@@ -34,7 +34,8 @@ pub struct Access {
     /// The device may write out of order, which is faster on some machines and makes "the last byte has come" mean nothing
     /// (`IBV_ACCESS_RELAXED_ORDERING`). Ignored where it cannot be had.
     pub relaxed_ordering: bool,
-    /// Pages are brought in when they are touched, where the device can do that (`IBV_ACCESS_ON_DEMAND`); else registering fails.
+    /// Pages are brought in when they are touched, where the device can do that (`IBV_ACCESS_ON_DEMAND`); else registering fails, as it does on
+    /// Soft-RoCE of Linux 6.1. **Unverified on hardware**: no device that takes it was at hand.
     pub on_demand: bool,
 }
 

@@ -11,8 +11,8 @@ use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::region::{Destroyed, MemoryKey, Region};
 use spinwire_dataplane::sync::{AtomicU32, Ordering};
 use spinwire_dataplane::verbs::{
-    CompletionQueue as _, Destination, PairId, QueuePair as _, RecvRequest, Segment, SendRequest,
-    Verb, Wc,
+    CompletionQueue as _, Destination, PairId, QueuePair as _, RecvRequest, Segment, SendFlags,
+    SendRequest, Verb, Wc,
 };
 use spinwire_dataplane::wqe::{Grh, RoceGrh, Transport};
 use spinwire_hostshim::mlx5::dv::{DvCq, DvQp};
@@ -247,6 +247,28 @@ fn a_pair_works_in_the_memory_that_is_described() {
     // What was told in another way is handed on, once.
     world.trouble.set(Some(Fatal::QueueError));
     assert_eq!((queue.take_error(), queue.take_error()), (Some(Fatal::QueueError), None));
+}
+
+/// The flags of a request are those of its block: byte 11 of the control segment.
+#[test]
+fn flags_of_requests_reach_the_device() {
+    let world = World::new();
+    let queue = completions(&world).unwrap();
+    let pair = pair((&world, QPN), &queue, &config()).unwrap();
+    let none = SendFlags::default();
+    let cases = [
+        (none, 0x08),
+        (SendFlags { fence: true, ..none }, 0x88),
+        (SendFlags { solicited: true, ..none }, 0x0a),
+        (SendFlags { unsignaled: true, ..none }, 0),
+        (SendFlags { fence: true, solicited: true, unsignaled: true }, 0x82),
+    ];
+    let segment = [world.segment(0, 8)];
+    for (at, (flags, byte)) in cases.into_iter().enumerate() {
+        pair.post_send(&send(1, &segment).with(flags)).unwrap();
+        let control = words(&world.sq[at]).map(u64::to_le_bytes).concat();
+        assert_eq!(control[11], byte, "{flags:?}");
+    }
 }
 
 #[test]

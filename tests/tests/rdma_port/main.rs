@@ -13,6 +13,7 @@
 
 mod datagrams;
 mod ends;
+mod odd_device;
 
 use core::cell::Cell;
 use core::panic::AssertUnwindSafe;

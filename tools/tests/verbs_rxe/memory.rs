@@ -114,6 +114,18 @@ fn grants_that_go_let_nobody_in_any_more() {
     assert_eq!(spinwire_hostshim::verbs::lost(), lost, "the device has let go of it");
     a.send(&SendRequest::new(wr(3), Verb::Write, &[a.segment(0, 6)]).at(place));
     a.failed(3, WcStatus::REMOTE_ACCESS);
+    drop((a, b));
+    // Who was let in to read does not write.
+    let [a, b] = connected(&PairConfig::default(), &quick()).unwrap();
+    let grants = b.domain.grants();
+    let key = grants.register(&whole, provider::Access::READ).unwrap();
+    let place = RemotePlace { address, key };
+    a.send(&SendRequest::new(wr(1), Verb::Read, &[a.segment(64, 6)]).at(place));
+    a.done(1);
+    assert_eq!(a.read(64, 6), b"let in");
+    a.send(&SendRequest::new(wr(2), Verb::Write, &[a.segment(0, 6)]).at(place));
+    a.failed(2, WcStatus::REMOTE_ACCESS);
+    assert!(grants.unregister(key) && !grants.unregister(key), "once");
 }
 
 #[test]

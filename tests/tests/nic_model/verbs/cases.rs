@@ -102,6 +102,8 @@ fn what_an_error_ends_is_told_once_in_order_and_both_begin_anew() {
                 fabric.destroy(node, QPN[node]);
                 if plan.seed.is_multiple_of(2) {
                     end.cq.end(end.pair).unwrap();
+                    let owes = !end.sends.is_empty() || !end.receives.is_empty();
+                    assert_eq!(end.pair.restart().is_err(), owes, "not before all is told");
                     while end.poll(rng) {}
                     let left = (&end.sends, &end.receives);
                     assert!(left.0.is_empty() && left.1.is_empty(), "seed {}: {left:?}", plan.seed);

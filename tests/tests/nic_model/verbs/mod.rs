@@ -85,6 +85,30 @@ struct Sent {
     brings: Option<Vec<u8>>,
 }
 
+/// What a receive will bring: bytes of a send, what goes beside them, and whether it is a write that brings only that.
+struct Coming {
+    bytes: Vec<u8>,
+    told: Option<u32>,
+    is_written: bool,
+}
+
+impl Coming {
+    /// What such a request with those bytes brings; nothing, where no receive hears of it.
+    fn of(verb: Verb, bytes: Vec<u8>) -> Option<Self> {
+        Some(match verb {
+            Verb::Send => Self { bytes, told: None, is_written: false },
+            Verb::SendImm(told) => Self { bytes, told: Some(told), is_written: false },
+            // What is written goes elsewhere.
+            Verb::WriteImm(told) => Self { bytes: Vec::new(), told: Some(told), is_written: true },
+            Verb::SendInvalidate(_)
+            | Verb::Write
+            | Verb::Read
+            | Verb::FetchAdd(_)
+            | Verb::CompareSwap { .. } => return None,
+        })
+    }
+}
+
 /// One end, and the oracle of what it has posted.
 struct End<'m> {
     ground: &'m Ground,
@@ -98,7 +122,7 @@ struct End<'m> {
     free: Vec<usize>,
     free_receives: Vec<usize>,
     /// What the other end has sent and this one has not received, in order.
-    coming: VecDeque<(Vec<u8>, Option<u32>)>,
+    coming: VecDeque<Coming>,
     staged: [u64; 2],
     failed: Option<WcStatus>,
     ended: [u64; 2],
@@ -245,7 +269,7 @@ impl<'m> End<'m> {
         (other, node): (&[Line], usize),
         plan: &Plan,
         rng: &mut Rng,
-    ) -> Option<(Vec<u8>, Option<u32>)> {
+    ) -> Option<Coming> {
         let slot = self.free.pop()?;
         let (at, far) = (slot * SLOT, address(other));
         let bad = rng.chance(plan.bad_percent);
@@ -308,10 +332,7 @@ impl<'m> End<'m> {
             write_lines(self.data, at, &[0xCC; SLOT]);
         }
         self.sends.push_back(Sent { id, unsignaled, bad, slot, brings });
-        // What is written goes elsewhere.
-        let bytes = if remote.is_some() { Vec::new() } else { bytes };
-        let told = matches!(verb, Verb::SendImm(_) | Verb::WriteImm(_)).then_some(imm);
-        (!bad && (told.is_some() || verb == Verb::Send)).then_some((bytes, told))
+        if bad { None } else { Coming::of(verb, bytes) }
     }
 
     fn send(
@@ -413,8 +434,9 @@ impl<'m> End<'m> {
         self.ended[1] += 1;
         match wc.outcome() {
             Ok(received) => {
-                let (bytes, immediate) = self.coming.pop_front().expect("somebody sent it");
-                assert_eq!(received.immediate, immediate);
+                let Coming { bytes, told, is_written } =
+                    self.coming.pop_front().expect("somebody sent it");
+                assert_eq!((received.immediate, received.is_written), (told, is_written));
                 let at = (SLOTS + slot) * SLOT;
                 if !bytes.is_empty() {
                     assert_eq!(usize::try_from(received.bytes).unwrap(), bytes.len());

@@ -281,16 +281,28 @@ mod tests {
     use super::*;
     use crate::id::Name;
 
+    const LIMITS: Limits = Limits { message_bytes_max: 8, credit_messages: 9, credit_bytes: 80 };
+
+    fn hello(token: u64, number: u64) -> Greeting {
+        let (name, kind) = (Name::new("a").unwrap(), EndpointKind::Msg);
+        Greeting { name, kind, limits: LIMITS, token, number }
+    }
+
+    /// Who says no token has proved nothing, and two of them are not the same one.
+    #[test]
+    fn who_has_said_a_token_is_known_by_it() {
+        for (token, again, by_same) in [(7, 7, true), (7, 8, false), (0, 7, false), (0, 0, false)] {
+            for (number, is_later) in [(9, true), (8, false), (7, false)] {
+                let (before, now) = (hello(token, 8), hello(again, number));
+                assert_eq!(now.is_by_same(&before), by_same);
+                assert_eq!(now.is_again(&before), by_same && is_later);
+            }
+        }
+    }
+
     #[test]
     fn numbers_of_frames_come_round() {
-        let limits = Limits { message_bytes_max: 8, credit_messages: 9, credit_bytes: 80 };
-        let hello = Greeting {
-            name: Name::new("a").unwrap(),
-            kind: EndpointKind::Msg,
-            limits,
-            token: 7,
-            number: 8,
-        };
+        let (limits, hello) = (LIMITS, hello(7, 8));
         let [tx, rx] = [(); 2].map(|()| Framing::new(limits).unwrap());
         for end in [&tx, &rx] {
             end.next(&mut &hello.to_wire()[..]).unwrap();
