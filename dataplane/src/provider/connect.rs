@@ -300,6 +300,11 @@ pub(super) trait Connects<'m> {
         row.link.set(NIL);
     }
 
+    /// Whether the end of somebody is told after some more looks.
+    fn is_end_due(&self) -> bool {
+        self.rows().in_use().any(|(_, row)| row.state.is_about_to_end())
+    }
+
     /// Looks after those that were lost. Returns whether some of them have to be looked at again.
     fn bury_all(&self, out: &mut VecView<Cqe>) -> bool {
         let mut again = false;

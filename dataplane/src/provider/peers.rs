@@ -19,6 +19,7 @@
 
 use core::cell::Cell;
 
+use super::queues::PATIENCE_LOOKS;
 use super::{Event, Status};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Generation};
@@ -159,6 +160,13 @@ impl PeerState {
     #[inline(always)]
     pub const fn has_ended(&self) -> bool {
         self.is_lost() && self.reported.get()
+    }
+
+    /// Whether its end is told after some more looks: until then nobody may sleep who waits for that.
+    #[must_use]
+    pub const fn is_about_to_end(&self) -> bool {
+        let looks = self.looks.get();
+        self.is_lost() && !self.reported.get() && 0 < looks && looks <= PATIENCE_LOOKS
     }
 
     /// It is lost, and that is to be told.

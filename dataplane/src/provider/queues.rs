@@ -288,8 +288,13 @@ impl<'m> Queues<'m> {
                 Source::Only(peer) => self.matcher.take_hopeless(peer),
             };
             let Some(withdrawn) = hopeless else {
-                peer.set_reported(self.tell(event));
-                return peer.has_ended();
+                let is_told = self.tell(event);
+                peer.set_reported(is_told);
+                if !is_told {
+                    // No more looks make room: whoever takes events does.
+                    peer.looks.set(PATIENCE_LOOKS.wrapping_add(1));
+                }
+                return is_told;
             };
             push(out, withdrawn.ended(status, peer.code()));
         }

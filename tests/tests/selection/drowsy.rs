@@ -9,7 +9,7 @@ use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Poll, Rester as _, WakeSource};
-use spinwire_dataplane::provider::EndpointType;
+use spinwire_dataplane::provider::{EndpointType, Event};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::idle::HostRester;
@@ -134,6 +134,29 @@ fn what_is_sent_last_has_gone_before_the_sleep() {
             });
         });
     }
+}
+
+/// Where a message of it waits that nobody has asked for, that is told after a while.
+#[test]
+fn the_end_of_a_peer_is_not_slept_over() {
+    let [(uri, kind), _] = places();
+    with_pair(&uri, kind, |pair, news| {
+        send(pair.other, SendTo::peer(pair.back), b"waits", &[pair.other]);
+        until("it waits", &[pair.end, pair.other], || {
+            assert!(pair.end.poll().is_none(), "nobody has asked for it");
+            pair.end.peek(RecvFrom::any())
+        });
+        pair.other.disconnect(pair.back).unwrap();
+        let mut told = None;
+        until("the end is told", &[pair.other], || {
+            let outcome = pair.end.turn(pair.clock.now(), Budget::DEFAULT);
+            told = told.or(pair.end.poll_event().filter(|it| matches!(it, Event::PeerGone(_))));
+            let most = news.may_sleep(outcome, pair.clock.now())?;
+            assert!(told.is_some() || news.sleep(most.min(STUCK)).unwrap(), "nobody would wake it");
+            told
+        });
+        assert_eq!(told, Some(Event::PeerGone(pair.to)));
+    });
 }
 
 /// Nobody rings for room.

@@ -504,6 +504,10 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
     }
 
     fn poll_at(&self) -> Option<Instant> {
+        // Credit that is held back goes after some more looks, and so is an end told: at once.
+        if self.patience.get() > 0 || self.unsettled.get() && self.is_end_due() {
+            return Some(Instant::ORIGIN);
+        }
         let awaited = self.all_links().filter(|(_, link)| link.is_awaited());
         // One that is not set yet is set by the next poll: at once.
         let awaited = awaited.map(|(_, link)| link.deadline.get().unwrap_or(Instant::ORIGIN)).min();

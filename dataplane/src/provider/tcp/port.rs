@@ -561,6 +561,9 @@ impl<E: Enter> Provider for TcpPort<'_, E> {
             // What was heard after the one call of the last turn, and what that asks for, is for the next: nobody rests before.
             return Some(self.now.get());
         }
+        if self.unsettled.get() && self.is_end_due() {
+            return Some(Instant::ORIGIN);
+        }
         let awaited = self.links.iter().filter(|link| link.is_awaited());
         let limit = self.config.credit_timeout;
         let starved = self.links.iter().filter_map(Link::starved_since);
