@@ -198,6 +198,7 @@ impl<'m> OfiPort<'m> {
             staged: Cell::new(0),
             polls: Cell::new(0),
             lost: Cell::new(None),
+            refusal: Cell::new(0),
             counters: Cell::new(OfiCounters::default()),
             now: Cell::new(Instant::ORIGIN),
             turned: Cell::new(Instant::ORIGIN),

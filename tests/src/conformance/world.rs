@@ -14,6 +14,7 @@ use spinwire_dataplane::time::Instant;
 
 use super::node::Node;
 use super::rig::{Rig, Sizes};
+use crate::overdue;
 
 /// After so many turns without result a case has failed.
 pub const TURNS_MAX: u32 = 4000;
@@ -202,6 +203,7 @@ impl<'m, R: Rig> World<'m, R> {
 
     /// Turns the nodes until something is so.
     pub fn until(&self, what: &str, nodes: &[&Node<'m, R>], mut so: impl FnMut() -> bool) {
+        overdue::waits_for(what);
         for _ in 0..TURNS_MAX {
             if so() {
                 return;
@@ -227,6 +229,7 @@ impl<'m, R: Rig> World<'m, R> {
         nodes: &[&Node<'m, R>],
         mut try_it: impl FnMut() -> Result<T, PostError>,
     ) -> T {
+        overdue::waits_for("it is taken");
         for _ in 0..TURNS_MAX {
             match try_it() {
                 Ok(done) => return done,

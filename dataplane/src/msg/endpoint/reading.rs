@@ -8,7 +8,9 @@
 
 use core::cell::Cell;
 
+use super::posted::Row;
 use super::{Endpoint, completion_of};
+use crate::id::OpTag;
 use crate::msg::{Completion, Kind, Parcel};
 use crate::provider::{Cqe, Provider};
 use crate::raw::loan::Loan;
@@ -83,6 +85,17 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             }
         }
         None
+    }
+
+    /// [`conclude`](Endpoint::conclude) for what did not end as asked. No provider keeps the tag of a send: it is in the row.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn conclude_other(&self, cqe: &Cqe) -> Result<Apart<'m>, Unfinished> {
+        let is_send = matches!(cqe.wr_id.parts(), Some((OpTag::Send, ..)));
+        let row = if is_send { self.posted.find(cqe.wr_id) } else { None };
+        let tag = row.map_or(cqe.tag, Row::tag);
+        let Completion { kind, context, loan, parcel, .. } = self.conclude(cqe)?;
+        Ok(Apart { cqe: Cqe { tag, ..*cqe }, kind, context, loan, parcel })
     }
 
     /// How many more completions the budget of this turn allows straight from the provider, now or when nobody reads any more.
