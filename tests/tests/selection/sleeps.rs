@@ -159,12 +159,8 @@ pub(crate) fn place(found: &Found) -> Option<(Uri, EndpointType)> {
         (Transport::Verbs, "rxe1") => "verbs://rxe1/10.77.0.2:0".to_owned(),
         // The other device, and the other end.
         (Transport::Verbs | Transport::Mlx5, _) => return None,
-        (Transport::Ofi, "verbs") => {
-            println!(
-                "!! NOT RUN: asleep over {found}: there is no way to name its network in a URI yet"
-            );
-            return None;
-        }
+        // In the guest, by a test of its own.
+        (Transport::Ofi, "verbs") => return None,
         (Transport::Ofi, provider) => format!("ofi://{provider}/127.0.0.1:0"),
         (transport, _) => format!("{transport}://127.0.0.1:0"),
     };
@@ -368,4 +364,21 @@ fn several_are_slept_on_together() {
             }
         });
     }
+}
+
+/// Over the device that libfabric reaches by its provider `verbs`; the ends meet by an address of its network.
+#[cfg(feature = "libfabric")]
+#[test]
+fn asleep_over_a_device_of_libfabric() {
+    const NAME: &str = "sleeps::asleep_over_a_device_of_libfabric";
+    if let Some(how) = role() {
+        return ask(&how);
+    }
+    if !in_guest() {
+        println!(
+            "!! NOT RUN: asleep over ofi verbs: it takes an RDMA device; tests/vm/suite selection --rxe"
+        );
+        return;
+    }
+    answer(&("ofi://verbs/10.77.0.1:0".parse().unwrap(), EndpointType::Msg), 10, false, NAME);
 }
