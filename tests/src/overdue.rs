@@ -4,9 +4,9 @@
 //! them counts seconds, of its own: where the whole process was stopped, they do not pass.
 
 use core::cell::RefCell;
+use core::fmt::Write as _;
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
