@@ -105,7 +105,6 @@ pub fn waits_for(what: &str) {
 }
 
 /// Counts seconds for as long as the process lives.
-#[expect(clippy::infinite_loop, reason = "it ends with the process")]
 fn count() {
     loop {
         std::thread::sleep(Duration::from_secs(1));

@@ -260,12 +260,12 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             let first = batch.get(self.taken.replace(self.taken.get().wrapping_add(1)));
             let concluded = match first {
                 Some(cqe) if cqe.status != Status::Success => {
-                    if cqe.status == Status::Parcel {
-                        let cqe = *cqe;
-                        self.batch.set(Some(batch));
-                        return self.poll_parcel(&cqe, true).map(Apart::whole);
+                    let cqe = *cqe;
+                    self.batch.set(Some(batch));
+                    match self.poll_other(&cqe) {
+                        Ok(found) => return found.map(Apart::whole),
+                        Err(_stale) => continue,
                     }
-                    self.conclude_other(cqe).map(Apart::whole).map_err(|why| (why, cqe.wr_id))
                 }
                 Some(cqe) => self.conclude(cqe).map_err(|why| (why, cqe.wr_id)),
                 None => Err((Unfinished::BeingRead, WrId::from_raw(0))),
