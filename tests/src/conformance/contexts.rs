@@ -318,6 +318,7 @@ pub fn a_failed_send_says_its_tag<R: Rig>(world: &World<'_, R>) {
         assert_eq!((failure.id, failure.context, failure.code), (id, context, 7));
         assert_eq!(failure.tag, tag);
         assert!(failure.flags.has(Flags::SEND));
+        assert_eq!(c.count(Counted::Sends), Count { done: 0, errors: context });
         assert_eq!(failure.flags.has(Flags::TAGGED), tag.is_some());
         // Its buffer is kept until the true one has come.
         for _ in 0..TURNS_MAX {
