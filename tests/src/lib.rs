@@ -6,6 +6,7 @@
 //!   fake_net      sockets and peers under that kernel, and an oracle     tests/stream_model.rs
 //!   conformance   one suite; a provider is one `Rig`                       tests/provider_conformance.rs
 //!   model         what matching should do, in the plainest code            tests/matching_model.rs
+//!   overdue       who stands still is told of                             tests/libfabric
 //!   reactor       the interest list of a runtime                         tests/selection
 //!   sim           endpoints, faults and deaths by seed, and the checkers   tests/msg_sim.rs
 //!   sim::nic      mlx5 devices that read queues and write completions      tests/nic_model
@@ -29,6 +30,7 @@ pub mod conformance;
 pub mod fake_kernel;
 pub mod fake_net;
 pub mod model;
+pub mod overdue;
 pub mod pool;
 #[cfg(not(loom))]
 pub mod reactor;

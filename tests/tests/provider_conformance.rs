@@ -60,3 +60,11 @@ fn any_sequence_is_as_the_model_says_in_memory() {
 fn any_sequence_is_as_the_model_says_over_tcp() {
     random::any_sequence_is_as_the_model_says::<Tcp>(EndpointType::Rdm, 8);
 }
+
+#[test]
+fn any_sequence_is_as_the_model_says_over_devices() {
+    for endpoint_type in [EndpointType::Rdm, EndpointType::Msg] {
+        random::any_sequence_is_as_the_model_says::<Rdma<false>>(endpoint_type, 8);
+        random::any_sequence_is_as_the_model_says::<Mlx5<true>>(endpoint_type, 4);
+    }
+}

@@ -57,7 +57,7 @@ pub struct Completion<'m> {
     pub offset: usize,
     /// Received: how many messages; more than one only for a run.
     pub count: u32,
-    /// Received: the tag. Of a receive that has failed: the tag that it waited for.
+    /// Received: the tag. Of a receive that has failed: the tag that it waited for; of a send that has: that of its message.
     pub tag: Option<u64>,
     /// Received: the immediate data.
     pub immediate: Option<u64>,
@@ -115,12 +115,20 @@ pub struct Failure {
     pub flags: Flags,
     /// How it ended.
     pub status: Status,
-    /// The provider's own number of the error; 0 where it has none. Over TCP an `errno`, over RDMA devices the status of the work completion, over
-    /// libfabric `prov_errno`, or `err` where that is 0 (`fi_cq(3)`, without its sign). Shared memory has none.
+    /// The provider's own number of the error; 0 where it has none, and where the reason was the caller or the peer and not the transport: a
+    /// cancel, a goodbye, nonsense.
+    ///
+    /// | over | it is |
+    /// |---|---|
+    /// | tcp | an `errno` |
+    /// | verbs, mlx5 | the status of the work completion (`enum ibv_wc_status`); of what was flushed, that of the one for whose sake |
+    /// | ofi | `prov_errno`, or `err` where that is 0 (`fi_cq(3)`, without its sign); of a call that was refused, what it returned |
+    /// | shm | always 0: no transport gives a reason |
+    /// | udp, verbs datagrams | always 0: nothing is promised, so that no send fails; what the kernel has refused is counted, with its `errno` ([`UdpCounters`](crate::provider::udp::UdpCounters)) |
     pub code: u32,
     /// Bytes delivered: only where a message was cut short are there any.
     pub length: usize,
-    /// The tag: of a message that was cut short, or the one that the receive waited for.
+    /// The tag: of a message that was cut short or not sent, or the one that the receive waited for.
     pub tag: Option<u64>,
     /// The immediate data, of a message that was cut short.
     pub immediate: Option<u64>,

@@ -273,10 +273,13 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             let batch = self.batch.take()?;
             let first = batch.get(self.taken.replace(self.taken.get().wrapping_add(1)));
             let concluded = match first {
-                Some(cqe) if cqe.status == Status::Parcel => {
+                Some(cqe) if cqe.status != Status::Success => {
                     let cqe = *cqe;
                     self.batch.set(Some(batch));
-                    return self.poll_parcel(&cqe, true).map(Apart::whole);
+                    match self.poll_other(&cqe) {
+                        Ok(found) => return found.map(Apart::whole),
+                        Err(_stale) => continue,
+                    }
                 }
                 Some(cqe) => self.conclude(cqe).map_err(|why| (why, cqe.wr_id)),
                 None => Err((Unfinished::BeingRead, WrId::from_raw(0))),

@@ -70,7 +70,8 @@
 //! [`Opened::news`](crate::open::Opened::news). Put it into the interest list of your reactor, for reading, and ask [`may_sleep`](crate::open::News::may_sleep) after each turn (or `drive()`): it says
 //! when there is nothing left to do, and for how long the descriptor may be waited for. In that order nothing is missed. The same loop does over shared memory, TCP, UDP, RDMA devices and libfabric; open with
 //! [`OpenConfig::waiting`](crate::open::OpenConfig::waiting), which libfabric wants to know beforehand. What has no descriptor lacks the capability
-//! [`DESCRIPTOR`](spinwire_dataplane::provider::Caps::DESCRIPTOR), so ask for that where you need it. (A plane without an endpoint by URI has what it stands on: `TcpPlane::news()`, `OfiPort::descriptors`.)
+//! [`DESCRIPTOR`](spinwire_dataplane::provider::Caps::DESCRIPTOR), so ask for that where you need it. A thread that turns several asks for all of them
+//! together ([`may_sleep_on`](crate::open::News::may_sleep_on)): one by one they may never be ready after the same turn. (A plane without an endpoint by URI has what it stands on: `TcpPlane::news()`, `OfiPort::descriptors`.)
 //!
 //! As the task of a runtime:
 //!

@@ -100,7 +100,7 @@ pub struct OfiPlane {
 
 /// Whether the provider's addresses are those of the network.
 fn has_network_addresses(provider: &str) -> bool {
-    matches!(provider.split(';').next(), Some("tcp" | "net" | "sockets" | "udp"))
+    matches!(provider.split(';').next(), Some("tcp" | "net" | "sockets" | "udp" | "verbs"))
 }
 
 /// The address of this machine from which `to` is reached. Nothing is sent.

@@ -125,6 +125,8 @@ pub struct OfiPort<'m> {
     pub(super) polls: Cell<u32>,
     /// Why the completion queue is of no use any more.
     pub(super) lost: Cell<Option<i32>>,
+    /// With which number the library has refused the last call that it did.
+    pub(super) refusal: Cell<i32>,
     pub(super) counters: Cell<OfiCounters>,
     pub(super) now: Cell<Instant>,
     /// The time that this thread has turned, without that for which it was away.

@@ -26,6 +26,7 @@ impl OfiPort<'_> {
     /// What a number of `fi_errno(3)` means to whoever has posted.
     #[cold]
     pub(super) fn refused(&self, code: i32, full: Retry) -> PostError {
+        self.refusal.set(code);
         match code {
             libc::EAGAIN => {
                 self.count(|c| c.again = c.again.wrapping_add(1));
@@ -48,6 +49,13 @@ impl OfiPort<'_> {
             | libc::ETIMEDOUT => Fatal::PeerGone.into(),
             _ => Fatal::QueueError.into(),
         }
+    }
+
+    /// There is no endpoint to hand anything to: of type MSG, between connections.
+    #[cold]
+    fn not_open(&self) -> Fatal {
+        self.refusal.set(0);
+        Fatal::PeerGone
     }
 
     /// Whether the endpoint can do what is asked of it, before anything is posted.
@@ -83,7 +91,7 @@ impl OfiPort<'_> {
                 let marks = small && row.untold.get() >= self.info.limits.send_depth / 4 - 1;
                 if small && !marks {
                     let sent = self.with_active(|active| active.inject(target, bytes));
-                    let sent = sent.ok_or(Fatal::PeerGone)?;
+                    let sent = sent.ok_or_else(|| self.not_open())?;
                     sent.map_err(|code| self.refused(code, Retry::NoSendRoom))?;
                     row.untold.set(row.untold.get() + 1);
                     self.count(|c| c.injected = c.injected.wrapping_add(1));
@@ -151,7 +159,7 @@ impl OfiPort<'_> {
         let refused = match answer {
             Some(Ok(())) => return Ok(()),
             Some(Err(code)) => self.refused(code, Retry::NoSendRoom),
-            None => Fatal::PeerGone.into(),
+            None => self.not_open().into(),
         };
         let _never_posted = self.contexts.end(space);
         Err(refused)
@@ -174,19 +182,19 @@ impl OfiPort<'_> {
     /// A message was refused. A peer that is not to be reached, or takes nothing for too long, is lost.
     #[cold]
     fn not_sent(&self, to: Addr, row: &Row, refused: PostError) -> PostError {
+        // With the number that says why, where it is.
         let lost = match refused {
             PostError::Retry(Retry::NoSendRoom | Retry::NoCredit) => {
                 let since = row.stuck_since.get().unwrap_or(self.turned.get());
                 row.stuck_since.set(Some(since));
-                self.turned.get().saturating_since(since) > self.patience
+                let is_over = self.turned.get().saturating_since(since) > self.patience;
+                is_over.then_some(libc::ETIMEDOUT)
             }
-            PostError::Fatal(Fatal::PeerGone) => true,
-            PostError::Retry(_) | PostError::Misuse(_) | PostError::Fatal(_) => false,
+            PostError::Fatal(Fatal::PeerGone) => Some(self.refusal.take()),
+            PostError::Retry(_) | PostError::Misuse(_) | PostError::Fatal(_) => None,
         };
-        if !lost {
-            return refused;
-        }
-        self.lose(to, Standing::Gone, 0);
+        let Some(code) = lost else { return refused };
+        self.lose(to, Standing::Gone, code.unsigned_abs());
         Fatal::PeerGone.into()
     }
 }

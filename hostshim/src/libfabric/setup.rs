@@ -165,6 +165,7 @@ impl<'m> OfiPort<'m> {
         let active = if passive.is_some() { None } else { Some(Active::open(&offer, &bound)?) };
         info = with_caps(info, caps_of(&offer, config, active.as_ref()));
         let ends = u32::try_from(operations).unwrap_or(u32::MAX).next_power_of_two();
+        let events = config.peers_max.saturating_mul(2).saturating_add(16);
         let event = Event::StaleCompletion(WrId::from_raw(0));
         let filler = Cqe::without_message(WrId::from_raw(0), Status::Cancelled);
         let port = Self {
@@ -187,17 +188,14 @@ impl<'m> OfiPort<'m> {
                 .slice_with(wide(config.peers_max).saturating_mul(4), |_| Cell::new(None))?,
             peer: Cell::new(None),
             ended: Ring::place(bump, ends, filler)?,
-            events: Ring::place(
-                bump,
-                config.peers_max.saturating_mul(2).saturating_add(16),
-                event,
-            )?,
+            events: Ring::place(bump, events, event)?,
             failures: Ring::place(bump, FAILURES_KEPT, OfiFailure::NONE)?,
             sends: Cell::new(0),
             receives: Cell::new(0),
             staged: Cell::new(0),
             polls: Cell::new(0),
             lost: Cell::new(None),
+            refusal: Cell::new(0),
             counters: Cell::new(OfiCounters::default()),
             now: Cell::new(Instant::ORIGIN),
             turned: Cell::new(Instant::ORIGIN),

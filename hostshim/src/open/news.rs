@@ -215,9 +215,41 @@ impl<'e, 'a> News<'e, 'a> {
     /// # Errors
     /// What poll(2) says.
     pub fn sleep(&self, most: Duration) -> Result<bool, OsError> {
+        Self::wait_for(&mut [Readable::new(self.as_fd())], most)
+    }
+
+    /// [`may_sleep`](News::may_sleep) for a thread that turns several endpoints: to be asked after each turn of all of them, with `Busy` where one was.
+    /// Asked one by one, each has to say so after the same turn, which may never come: they do not begin to arm together.
+    #[must_use = "what is not slept for is to be turned for"]
+    pub fn may_sleep_on(all: &[Self], outcome: Outcome, now: Instant) -> Option<Duration> {
+        let (mut most, mut ready) = (Duration::MAX, 0_usize);
+        for its in all.iter().filter_map(|news| news.may_sleep(outcome, now)) {
+            most = most.min(its);
+            ready = ready.saturating_add(1);
+        }
+        if ready == all.len() {
+            return Some(most);
+        }
+        if ready > 0 {
+            // From here on in step.
+            all.iter().for_each(Self::disarm);
+        }
+        None
+    }
+
+    /// Sleeps on the descriptors of several endpoints, for as long as [`may_sleep_on`](News::may_sleep_on) has said at most, rounded up to milliseconds.
+    /// Whether one of them was told something. Makes a list of them on the heap, as [`sleep`](News::sleep) does not.
+    ///
+    /// # Errors
+    /// What poll(2) says.
+    pub fn sleep_on(all: &[Self], most: Duration) -> Result<bool, OsError> {
+        let mut watched: Vec<_> = all.iter().map(|news| Readable::new(news.as_fd())).collect();
+        Self::wait_for(&mut watched, most)
+    }
+
+    fn wait_for(watched: &mut [Readable<'_>], most: Duration) -> Result<bool, OsError> {
         let millis = i32::try_from(most.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
-        let mut watched = [Readable::new(self.as_fd())];
-        let ready = syscall::poll(&mut watched, millis).map_err(|e| OsError::new("poll", e))?;
+        let ready = syscall::poll(watched, millis).map_err(|e| OsError::new("poll", e))?;
         Ok(ready > 0)
     }
 

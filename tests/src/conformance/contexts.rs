@@ -4,19 +4,19 @@ use core::cell::RefCell;
 use std::collections::BTreeSet;
 
 use heapless::VecView;
-use spinwire_dataplane::error::{Misuse, PostError};
+use spinwire_dataplane::error::{Misuse, PostError, Retry};
 use spinwire_dataplane::id::{Addr, Generation, Name, OpTag, WrId};
 use spinwire_dataplane::msg::{
     Count, Counted, Endpoint, EndpointConfig, Flags, Kind, RecvFrom, SendTo,
 };
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::{
-    Buffer, CancelError, Cqe, Event, Info, KeepsPosted, ParcelWr, Provider, Published, RecvWr,
-    Select, SendWr, Source, Status, Waiting,
+    Buffer, CancelError, Caps, Cqe, Event, Info, KeepsPosted, ParcelWr, Provider, Published,
+    RecvWr, Select, SendWr, Source, Status, Waiting,
 };
 use spinwire_dataplane::time::Instant;
 
-use super::world::past_injected;
+use super::world::{TURNS_MAX, past_injected};
 use super::{Rig, World};
 use crate::rng::pattern;
 
@@ -28,7 +28,8 @@ struct Forger<P> {
 }
 
 #[expect(unsafe_code, reason = "a promise, which the forgeries of these cases keep")]
-// SAFETY: it hands everything on; what it forges names operations that are over or never were, or a receive to which nobody sends.
+// SAFETY: it hands everything on; what it forges names operations that are over or never were, a receive to which nobody sends, or a send whose
+// buffer nobody writes.
 unsafe impl<P: Provider> KeepsPosted for Forger<P> {}
 
 impl<P: Provider> Provider for Forger<P> {
@@ -279,15 +280,74 @@ pub fn failures_say_what_is_known<R: Rig>(world: &World<'_, R>) {
     assert_eq!(c.count(Counted::Receives), Count { done: 0, errors: 1 });
 }
 
+/// No provider is asked for the tag of a send: the endpoint knows it, whatever was in the same row of its table before.
+pub fn a_failed_send_says_its_tag<R: Rig>(world: &World<'_, R>) {
+    let forger = Forger { inner: world.port("c"), forged: RefCell::default() };
+    let config = EndpointConfig { contexts_max: 1 };
+    let c = Endpoint::new(forger, world.bump(), &config).unwrap();
+    let d = world.node("d");
+    let peer = c.connect(d.name()).unwrap();
+    let turn = || {
+        let _busy = c.turn(world.now(), Budget::DEFAULT).is_busy();
+        world.turn(&[&d]);
+    };
+    for (context, tag) in [(1, Some(5)), (2, None), (3, Some(0)), (4, Some(u64::from(u32::MAX)))] {
+        let to = tag.map_or(SendTo::peer(peer), |tag| SendTo::peer(peer).tag(tag));
+        let mut posted = Err(PostError::Retry(Retry::NotConnected));
+        for _ in 0..TURNS_MAX {
+            if R::has_met(&c.provider().inner, peer) {
+                let loan = world.pool().lend().unwrap();
+                posted = c.post_send(to, loan, context).map_err(|refused| refused.error);
+            }
+            if !matches!(posted, Err(PostError::Retry(_))) {
+                break;
+            }
+            turn();
+        }
+        let id = posted.unwrap();
+        // As a provider says it that has no room for tags, or for that of another.
+        let said = Cqe { tag: Some(77), ..Cqe::without_message(id, Status::PeerGone).with_code(7) };
+        c.provider().forged.borrow_mut().push(said);
+        let stale = c.totals().stale_ids;
+        let mut over = None;
+        while over.is_none() {
+            turn();
+            over = c.poll();
+        }
+        let failure = over.as_ref().unwrap().failure().unwrap();
+        assert_eq!((failure.id, failure.context, failure.code), (id, context, 7));
+        assert_eq!(failure.tag, tag);
+        assert!(failure.flags.has(Flags::SEND));
+        assert_eq!(c.count(Counted::Sends), Count { done: 0, errors: context });
+        assert_eq!(failure.flags.has(Flags::TAGGED), tag.is_some());
+        // Its buffer is kept until the true one has come.
+        for _ in 0..TURNS_MAX {
+            if c.totals().stale_ids > stale {
+                break;
+            }
+            turn();
+            assert!(c.poll().is_none());
+        }
+        assert!(c.totals().stale_ids > stale, "it was sent");
+        drop(over);
+        assert_eq!(c.poll_event(), Some(Event::StaleCompletion(id)));
+    }
+}
+
 /// Counters count what has ended, each operation once, well or otherwise.
 pub fn counters_count_what_ended<R: Rig>(world: &World<'_, R>) {
     let (a, b, to_b, _) = world.pair();
     let (mut sent, mut failed) = (0_u64, 0);
     for round in 0..20_u64 {
-        b.recv(RecvFrom::any(), round).unwrap();
-        world.insist(&[&a, &b], || a.send(SendTo::peer(to_b), b"m", round));
+        let tag = Some(round).filter(|_| a.info().caps.has(Caps::TAGGED));
+        let to = tag.map_or(SendTo::peer(to_b), |tag| SendTo::peer(to_b).tag(tag));
+        let from = tag.map_or(RecvFrom::any(), |tag| RecvFrom::any().tag_ignoring(tag, u64::MAX));
+        b.recv(from, round).unwrap();
+        world.insist(&[&a, &b], || a.send(to, b"m", round));
         world.until("it is sent", &[&a, &b], || a.inbox_len() > 0);
-        let is_sent = a.take().unwrap().status == Status::Success;
+        let over = a.take().unwrap();
+        let is_sent = over.status == Status::Success;
+        assert_eq!(over.tag, tag.filter(|_| !is_sent), "what failed says its tag");
         *(if is_sent { &mut sent } else { &mut failed }) += 1;
         assert_eq!(a.count(Counted::Sends), Count { done: sent, errors: failed });
     }

@@ -88,7 +88,7 @@ macro_rules! datagram_conformance {
                 can_be_cancelled_half_full;
             contexts: forged_completions_match_nothing, cancel_gives_the_loan_back,
                 a_late_cancel_is_refused, cancelled_receives_take_nothing, a_flood_of_cancels_loses_none,
-                ids_are_not_used_twice;
+                ids_are_not_used_twice, a_failed_send_says_its_tag;
             limits: receive_queue_full, completion_queue_full, context_table_full, no_spill,
                 address_table_full;
             peers: disconnect_gives_directed_receives_back, nothing_leaks_by_connecting_and_disconnecting,
@@ -125,7 +125,7 @@ macro_rules! conformance_cases {
                 can_be_cancelled_half_full, runs_keep_every_message, runs_end_where_many_end;
             contexts: forged_completions_match_nothing, cancel_gives_the_loan_back,
                 a_late_cancel_is_refused, cancelled_receives_take_nothing, a_flood_of_cancels_loses_none,
-                ids_are_not_used_twice, failures_say_what_is_known, counters_count_what_ended;
+                ids_are_not_used_twice, failures_say_what_is_known, a_failed_send_says_its_tag, counters_count_what_ended;
             limits: receive_queue_full, completion_queue_full, context_table_full, no_credit,
                 no_spill, address_table_full, names_are_taken_once;
             peers: a_dropped_peer_is_reported_after_its_messages, a_killed_peer_is_reported_after_its_messages,

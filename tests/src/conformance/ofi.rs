@@ -24,6 +24,7 @@ use spinwire_dataplane::time::{Instant, Nanos};
 use spinwire_hostshim::libfabric::{Names, OfiConfig, OfiPort};
 
 use super::{Rig, Sizes, World, run};
+use crate::overdue;
 
 /// A provider of libfabric, as the suite sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +63,7 @@ pub fn run_on(choices: &[OfiChoice], case: impl Fn(&World<'_, Ofi>)) {
     for choice in choices {
         eprintln!("on {} of type {}", choice.provider, choice.endpoint_type);
         CHOICE.set(*choice);
+        let _watched = overdue::watch(&format!("{} {}", choice.provider, choice.endpoint_type));
         run(choice.endpoint_type, Sizes::default(), &case);
     }
 }

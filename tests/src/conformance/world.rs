@@ -15,6 +15,7 @@ use spinwire_dataplane::time::Instant;
 
 use super::node::Node;
 use super::rig::{Rig, Sizes};
+use crate::overdue;
 
 /// After so many turns without result a case has failed.
 pub const TURNS_MAX: u32 = 4000;
@@ -212,6 +213,7 @@ impl<'m, R: Rig> World<'m, R> {
 
     /// Turns the nodes until something is so.
     pub fn until(&self, what: &str, nodes: &[&Node<'m, R>], mut so: impl FnMut() -> bool) {
+        overdue::waits_for(what);
         for turn in 0..TURNS_MAX {
             if so() {
                 return;
@@ -238,6 +240,7 @@ impl<'m, R: Rig> World<'m, R> {
         nodes: &[&Node<'m, R>],
         mut try_it: impl FnMut() -> Result<T, PostError>,
     ) -> T {
+        overdue::waits_for("it is taken");
         for turn in 0..TURNS_MAX {
             match try_it() {
                 Ok(done) => return done,

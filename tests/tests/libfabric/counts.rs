@@ -167,7 +167,8 @@ fn sends_that_fail_lose_their_peer_once() {
         assert_eq!(ground.next(&b, &[&a, &b]).kind, Kind::Received);
         for context in 0..4 {
             ground.until("it is taken", &[&a], || {
-                a.post_send(SendTo::peer(to_b), ground.loan(), context).is_ok()
+                let to = SendTo::peer(to_b).tag(context + 40);
+                a.post_send(to, ground.loan(), context).is_ok()
             });
         }
         drop(b);
@@ -179,7 +180,9 @@ fn sends_that_fail_lose_their_peer_once() {
                 let said = a.provider().poll_failure().unwrap();
                 assert_eq!(said.wr_id, over.id);
                 let numbers = [said.provider_errno.unsigned_abs(), number_of(&said)];
-                assert_eq!(over.failure().unwrap().code, numbers[usize::from(numbers[0] == 0)]);
+                let failure = over.failure().unwrap();
+                assert_eq!(failure.code, numbers[usize::from(numbers[0] == 0)]);
+                assert_eq!(failure.tag, Some(over.context + 40));
                 assert!(numbers[1] != 0, "{said}");
                 failed += 1;
             }

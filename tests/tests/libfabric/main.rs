@@ -87,7 +87,7 @@ cases! {
     TAGGED {
         transfer: tags_and_immediate_data_arrive;
         matching: many_tags_find_their_receives;
-        contexts: failures_say_what_is_known;
+        contexts: failures_say_what_is_known, a_failed_send_says_its_tag;
         peers: disconnect_gives_directed_receives_back;
     }
     WAITING {

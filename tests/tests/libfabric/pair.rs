@@ -12,6 +12,7 @@ use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::time::Instant;
 use spinwire_hostshim::libfabric::{Names, OfiConfig, OfiPort};
 use spinwire_tests::conformance::{OfiChoice, name};
+use spinwire_tests::overdue;
 
 /// After that long a test has failed. Machines may stop for a while.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -43,6 +44,7 @@ pub(crate) fn config(choice: &OfiChoice) -> OfiConfig {
 
 /// Runs `body` on fresh memory.
 pub(crate) fn on_ground(body: impl FnOnce(&Ground<'_>)) {
+    let _watched = overdue::watch("libfabric");
     let mut block: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(8 << 20);
     let bump = Bump::new(&mut block);
     let pool = LoanPool::place(&bump, 64, 4096).unwrap();
@@ -87,6 +89,7 @@ impl<'m> Ground<'m> {
 
     /// Turns the ends until something is so.
     pub(crate) fn until(&self, what: &str, ends: &[&End<'m>], mut so: impl FnMut() -> bool) {
+        overdue::waits_for(what);
         let from = std::time::Instant::now();
         while !so() {
             let on: Vec<&str> = ends.iter().map(|end| end.info().provider).collect();

@@ -3,9 +3,9 @@
 use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
 use spinwire_dataplane::provider::secret::Secret;
-use spinwire_dataplane::provider::{EndpointType, Event, Provider};
+use spinwire_dataplane::provider::{EndpointType, Event, Provider, Status};
 use spinwire_dataplane::time::{Instant, Nanos};
-use spinwire_dataplane::verbs::QueuePair;
+use spinwire_dataplane::verbs::{QueuePair, WcStatus};
 use spinwire_layouts::pod::Pod;
 use spinwire_layouts::wire::Hello;
 use spinwire_tests::conformance::{Network, Node, Sizes, World, run};
@@ -216,5 +216,36 @@ fn each_peer_hears_a_token_of_its_own() {
         world.ground().set_secret(Secret::new([1, 3]));
         let other = world.node("other");
         assert_ne!(token_for(world, "a", &other), a);
+    });
+}
+
+/// What ends because a device says so says with which status of a work completion, and with its tag.
+#[test]
+fn what_a_device_ends_says_its_status() {
+    run::<Rig>(EndpointType::Rdm, Sizes::default(), |world| {
+        let (a, b, to_b, mut now) = connected(world);
+        a.recv(RecvFrom::peer(to_b).tag(4), 1).unwrap();
+        for context in 10..13 {
+            a.send(SendTo::peer(to_b).tag(context), &[7; 2000], context).unwrap();
+        }
+        world.ground().vanish("b");
+        let mut failed = Vec::new();
+        for _ in 0..12_000 {
+            now = now.saturating_add(Nanos::from_millis(1));
+            if let Some(over) = a.completion(now) {
+                let it = over.failure().unwrap();
+                assert_eq!(it.status, Status::PeerGone);
+                failed.push((it.context, it.tag, it.code));
+            }
+            if failed.len() == 4 {
+                break;
+            }
+        }
+        failed.sort_unstable();
+        // What was flushed says why: for the sake of the first.
+        let why = u32::from(WcStatus::RETRY_EXCEEDED.as_raw());
+        let expected = [(1, 4), (10, 10), (11, 11), (12, 12)];
+        assert_eq!(failed, expected.map(|(context, tag)| (context, Some(tag), why)));
+        drop(b);
     });
 }

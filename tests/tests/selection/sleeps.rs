@@ -13,7 +13,7 @@ use core::time::Duration;
 use host_process::{Kept, again, lines, role, say, signal};
 use spinwire_dataplane::id::Addr;
 use spinwire_dataplane::msg::{Completion, Kind, RecvFrom, SendTo};
-use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::poll::{Budget, Outcome, Poll};
 use spinwire_dataplane::provider::{Caps, EndpointType, Event};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::sync::{AtomicU32, Ordering};
@@ -159,12 +159,8 @@ pub(crate) fn place(found: &Found) -> Option<(Uri, EndpointType)> {
         (Transport::Verbs, "rxe1") => "verbs://rxe1/10.77.0.2:0".to_owned(),
         // The other device, and the other end.
         (Transport::Verbs | Transport::Mlx5, _) => return None,
-        (Transport::Ofi, "verbs") => {
-            println!(
-                "!! NOT RUN: asleep over {found}: there is no way to name its network in a URI yet"
-            );
-            return None;
-        }
+        // In the guest, by a test of its own.
+        (Transport::Ofi, "verbs") => return None,
         (Transport::Ofi, provider) => format!("ofi://{provider}/127.0.0.1:0"),
         (transport, _) => format!("{transport}://127.0.0.1:0"),
     };
@@ -312,4 +308,77 @@ fn a_peer_that_leaves_wakes_whoever_sleeps_on_a_descriptor() {
     for place in places().iter().filter(connected) {
         answer(place, 3, true, NAME);
     }
+}
+
+/// Ends of one thread that are not idle at the same turn at first fall in step and sleep together; whichever is told something wakes it.
+#[test]
+fn several_are_slept_on_together() {
+    let clock = TscClock::calibrate();
+    let config = OpenConfig::listen();
+    let shm = format!("shm://both-{}-{}", std::process::id(), fresh());
+    let open = |uri: &str| Host::open(&uri.parse().unwrap(), EndpointType::Rdm, &config).unwrap();
+    let mut hosts = [open(&shm), open("tcp://127.0.0.1:0")];
+    let at = hosts.each_ref().map(Host::uri);
+    let seats = hosts.each_mut().map(|host| host.seat().unwrap());
+    let ends = seats.each_ref().map(|seat| seat.endpoint().unwrap());
+    let news: Vec<_> = seats.iter().zip(&ends).map(|(seat, end)| seat.news(end).unwrap()).collect();
+    let turn = || {
+        let turned = ends.each_ref().map(|end| end.turn(clock.now(), Budget::DEFAULT));
+        if turned.iter().any(|it| it.is_busy()) { Outcome::Busy } else { Outcome::Idle }
+    };
+    let until_asleep = || {
+        for _ in 0..TURNS_MAX {
+            if let Some(most) = News::may_sleep_on(&news, turn(), clock.now()) {
+                return most;
+            }
+        }
+        panic!("{TURNS_MAX} turns, and nothing to do");
+    };
+    // The first is a turn ahead.
+    assert!(until_asleep() > SILENCE);
+    assert_eq!(news[0].may_sleep(Outcome::Idle, clock.now()), None);
+    assert!(until_asleep() > SILENCE, "in step again");
+    assert!(!News::sleep_on(&news, SILENCE).unwrap(), "nobody has told anything");
+    for (end, at, seat) in [(&ends[0], &at[0], &seats[0]), (&ends[1], &at[1], &seats[1])] {
+        let buffers = LoanPool::place(seat.bump(), 1, 64).unwrap();
+        end.post_recv(RecvFrom::any(), buffers.lend().unwrap(), 0).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let config = OpenConfig::connect().within(STUCK);
+                let mut host = Host::open(at, EndpointType::Rdm, &config).unwrap();
+                let seat = host.seat().unwrap();
+                let (own, clock) = (seat.endpoint().unwrap(), TscClock::calibrate());
+                let to = seat.connect(&own, at, &clock).unwrap();
+                send(&own, SendTo::peer(to), b"awake", &[&own]);
+            });
+            loop {
+                let outcome = turn();
+                if let Some(message) = end.poll() {
+                    assert_eq!(message.bytes().unwrap(), b"awake");
+                    break;
+                }
+                if let Some(most) = News::may_sleep_on(&news, outcome, clock.now()) {
+                    let told = News::sleep_on(&news, most.min(STUCK)).unwrap();
+                    assert!(told || most < STUCK, "{at}: nobody has woken it");
+                }
+            }
+        });
+    }
+}
+
+/// Over the device that libfabric reaches by its provider `verbs`; the ends meet by an address of its network.
+#[cfg(feature = "libfabric")]
+#[test]
+fn asleep_over_a_device_of_libfabric() {
+    const NAME: &str = "sleeps::asleep_over_a_device_of_libfabric";
+    if let Some(how) = role() {
+        return ask(&how);
+    }
+    if !in_guest() {
+        println!(
+            "!! NOT RUN: asleep over ofi verbs: it takes an RDMA device; tests/vm/suite selection --rxe"
+        );
+        return;
+    }
+    answer(&("ofi://verbs/10.77.0.1:0".parse().unwrap(), EndpointType::Msg), 10, false, NAME);
 }

@@ -67,6 +67,8 @@ fn reset(fill: impl FnOnce(&Station<'_>, Addr)) -> Vec<(u64, u32)> {
             while let Some(over) = hub.poll() {
                 if let Some(failure) = over.failure() {
                     assert_eq!(failure.status, Status::PeerGone);
+                    let is_send = failure.context >= 10;
+                    assert_eq!(failure.tag, is_send.then_some(failure.context));
                     failed.push((failure.context, failure.code));
                 }
             }
@@ -95,7 +97,8 @@ fn a_reset_ends_sends_with_its_number() {
         while idle < 500 {
             let mut loan = hub.pool.lend().unwrap();
             loan.set_len(usize::try_from(LONGEST).unwrap()).unwrap();
-            let is_posted = hub.endpoint.post_send(SendTo::peer(peer), loan, context).is_ok();
+            let to = SendTo::peer(peer).tag(context);
+            let is_posted = hub.endpoint.post_send(to, loan, context).is_ok();
             (context, idle) = if is_posted { (context + 1, 0) } else { (context, idle + 1) };
             hub.turn();
             while let Some(sent) = hub.poll() {

@@ -1,5 +1,6 @@
 //! `spinwire serve`: an endpoint at each URI that sends back whatever comes, for any number of clients.
 
+use core::cell::RefCell;
 use core::fmt::Write as _;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
@@ -11,14 +12,14 @@ use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::msg::{Completion, Endpoint, RecvFrom, SendTo};
-use spinwire_dataplane::poll::{Budget, Poll};
+use spinwire_dataplane::poll::{Budget, Outcome, Poll};
 use spinwire_dataplane::provider::{Caps, EndpointType, Status};
 use spinwire_dataplane::raw::loan::{Loan, LoanPool};
 use spinwire_dataplane::raw::pause::pause;
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::discover::{Sizes, Transport};
-use spinwire_hostshim::open::{AnyPort, Host, OpenConfig, Seat};
+use spinwire_hostshim::open::{AnyPort, Host, News, OpenConfig, OpenError, Seat};
 use spinwire_hostshim::uri::Uri;
 
 use crate::arguments;
@@ -33,7 +34,7 @@ Examples:
   spinwire serve tcp://0.0.0.0:7000 udp://0.0.0.0:7000
       from another host: spinwire ping tcp://thishost:7000
   spinwire serve shm://market/echo --nap
-      sleeps while nothing comes; answers come later then
+      sleeps while nothing comes, until the next message wakes it
   spinwire serve tcp://127.0.0.1:0 --json
       any free port; the first line says which
 
@@ -66,7 +67,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = arguments::one_cpu)]
     cpus: Option<u32>,
 
-    /// Sleep for a millisecond at a time while nothing has come for a while.
+    /// Sleep while nothing has come for a while. A message wakes it; over what has no descriptor to be woken by (mlx5, ofi://shm) it looks every
+    /// millisecond.
     #[arg(long)]
     nap: bool,
 
@@ -95,8 +97,12 @@ struct Done {
 const RECEIVES: u32 = 16;
 /// An answer that a client does not take for so long is given up: it holds a buffer.
 const STUCK: Duration = Duration::from_secs(1);
-/// Turns without anything before a nap.
+/// Turns without anything before it sleeps.
 const QUIET: u32 = 100_000;
+/// The longest sleep where nothing wakes it.
+const UNTOLD: Duration = Duration::from_millis(1);
+/// The longest sleep where everything does. A signal may have come just before.
+const TOLD: Duration = Duration::from_millis(200);
 
 /// An answer that could not be sent yet.
 struct Owed<'a> {
@@ -107,7 +113,7 @@ struct Owed<'a> {
 /// One endpoint at work.
 struct Service<'a> {
     endpoint: Endpoint<'a, AnyPort<'a>>,
-    owed: VecDeque<Owed<'a>>,
+    owed: RefCell<VecDeque<Owed<'a>>>,
 }
 
 const fn kind_of(uri: &Uri) -> EndpointType {
@@ -132,6 +138,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
         Sizes { message_bytes: Some(args.message), peers: Some(args.clients), ..Sizes::default() };
     let buffers = usize::try_from(RECEIVES)? * 2 * (args.message + 256);
     let config = OpenConfig::listen().with_sizes(sizes).with_arena(buffers + (1 << 20));
+    let config = if args.nap { config.waiting() } else { config };
     let open = |uri: &Uri| {
         Host::open(uri, kind_of(uri), &config).map_err(|e| Failure::from(format!("{uri}: {e}")))
     };
@@ -145,22 +152,58 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     }
     announce(&services, &found_at, args.json)?;
     let clock = TscClock::calibrate();
+    let bed = if args.nap { Some(Bed::of(&seats, &services)?) } else { None };
     let mut done = Done::default();
     let mut quiet = 0_u32;
     while !stop.load(Ordering::Relaxed) {
         let mut is_busy = false;
-        for service in &mut services {
+        for service in &services {
             is_busy |= service.turn(&clock, &mut done)?;
         }
         quiet = if is_busy { 0 } else { quiet.saturating_add(1) };
-        if args.nap && quiet > QUIET {
-            std::thread::sleep(Duration::from_millis(1));
-        } else if quiet > 0 {
+        if let Some(bed) = &bed {
+            bed.rest(quiet > QUIET, clock.now())?;
+        }
+        if quiet > 0 {
             pause();
         }
     }
+    drop(bed);
     services.iter().for_each(|service| service.tell_garbage(&mut done));
     say(&done, args.json)
+}
+
+/// Where the services sleep while nothing comes.
+struct Bed<'e, 'a> {
+    news: Vec<News<'e, 'a>>,
+    /// Whether everything that comes is told.
+    is_told: bool,
+}
+
+impl<'e, 'a> Bed<'e, 'a> {
+    fn of(seats: &[Seat<'a>], services: &'e [Service<'a>]) -> Result<Self, Failure> {
+        let mut bed = Self { news: Vec::new(), is_told: true };
+        for (seat, service) in seats.iter().zip(services) {
+            match seat.news(&service.endpoint) {
+                Ok(news) => bed.news.push(news),
+                Err(OpenError::NoDescriptor(_)) => bed.is_told = false,
+                Err(failed) => return Err(failed.into()),
+            }
+        }
+        Ok(bed)
+    }
+
+    /// Sleeps, where it is quiet.
+    fn rest(&self, is_quiet: bool, now: spinwire_dataplane::time::Instant) -> Result<(), Failure> {
+        let outcome = if is_quiet { Outcome::Idle } else { Outcome::Busy };
+        if let Some(most) = News::may_sleep_on(&self.news, outcome, now)
+            && is_quiet
+        {
+            let _told =
+                News::sleep_on(&self.news, most.min(if self.is_told { TOLD } else { UNTOLD }))?;
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Service<'a> {
@@ -168,7 +211,7 @@ impl<'a> Service<'a> {
         let endpoint = seat.endpoint()?;
         let longest = message_bytes.min(endpoint.info().limits.message_bytes_max);
         let buffers = LoanPool::place(seat.bump(), RECEIVES * 2, longest)?;
-        let service = Self { endpoint, owed: VecDeque::new() };
+        let service = Self { endpoint, owed: RefCell::default() };
         let is_tagged = service.endpoint.info().caps.has(Caps::TAGGED);
         let kinds = if is_tagged { &[UNTAGGED, TAGGED][..] } else { &[UNTAGGED] };
         for context in kinds.repeat(usize::try_from(RECEIVES)?) {
@@ -179,7 +222,8 @@ impl<'a> Service<'a> {
     }
 
     /// Answers what has come; whether there was anything.
-    fn turn(&mut self, clock: &TscClock, done: &mut Done) -> Result<bool, Failure> {
+    fn turn(&self, clock: &TscClock, done: &mut Done) -> Result<bool, Failure> {
+        let mut owed_now = self.owed.borrow_mut();
         let mut is_busy = self.endpoint.turn(clock.now(), Budget::DEFAULT).is_busy();
         while let Some(message) = self.endpoint.poll() {
             if message.status == Status::Truncated {
@@ -189,16 +233,16 @@ impl<'a> Service<'a> {
             }
             done.messages += 1;
             done.bytes += u64::try_from(message.length)?;
-            self.owed.push_back(Owed { message, since: Instant::now() });
+            owed_now.push_back(Owed { message, since: Instant::now() });
         }
         // Who takes nothing does not hold up the others.
-        for _ in 0..self.owed.len() {
-            let Some(owed) = self.owed.pop_front() else { break };
+        for _ in 0..owed_now.len() {
+            let Some(owed) = owed_now.pop_front() else { break };
             is_busy = true;
             match self.answer(&owed.message) {
                 Ok(()) => done.answered += 1,
                 Err(PostError::Retry(_)) if owed.since.elapsed() < STUCK => {
-                    self.owed.push_back(owed);
+                    owed_now.push_back(owed);
                     continue;
                 }
                 Err(_gone) => done.dropped += 1,

@@ -8,6 +8,7 @@
 use heapless::Vec;
 
 use super::Endpoint;
+use super::posted::Place;
 use crate::error::{Misuse, PostError, Refused, Retry};
 use crate::id::{OpTag, WrId};
 use crate::msg::matching::RANGES_MAX;
@@ -87,13 +88,12 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     ) -> Result<WrId, PostError> {
         let length = parts.len();
         let SendTo { peer, tag, immediate } = to;
-        let sent = self.post_parts(OpTag::Send, parts, context, |provider, wr_id, parts| {
+        let place = self.post_parts(OpTag::Send, parts, context, |provider, wr_id, parts| {
             provider.post_send_parts(&SendPartsWr { wr_id, to: peer, parts, tag, immediate })
-        });
-        if sent.is_ok() {
-            self.count_sent(length);
-        }
-        sent
+        })?;
+        place.keep_tag(tag);
+        self.count_sent(length);
+        Ok(place.id)
     }
 
     /// Posts several buffers to receive one message, which fills one after the other, and leaves `parts` empty. The first comes back with
@@ -109,9 +109,10 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         parts: &mut Parts<'m>,
         context: u64,
     ) -> Result<WrId, PostError> {
-        self.post_parts(OpTag::Recv, parts, context, |provider, wr_id, parts| {
+        let place = self.post_parts(OpTag::Recv, parts, context, |provider, wr_id, parts| {
             provider.post_recv_parts(&RecvPartsWr { wr_id, parts, from, select })
-        })
+        })?;
+        Ok(place.id)
     }
 
     fn post_parts(
@@ -120,7 +121,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         parts: &mut Parts<'m>,
         context: u64,
         hand_over: impl FnOnce(&P, WrId, &[Sge]) -> Result<(), PostError>,
-    ) -> Result<WrId, PostError> {
+    ) -> Result<Place<'m>, PostError> {
         let is_send = op == OpTag::Send;
         let info = self.provider.info();
         let needed = if is_send { Caps::GATHER } else { Caps::SCATTER };
@@ -137,15 +138,15 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         let Some(first) = loans.next() else { return Err(Misuse::BadRange.into()) };
         let posted = all_of(loans.map(Loan::post));
         let range = |posted: &Posted<'m>| if is_send { posted.filled() } else { posted.whole() };
-        let outcome = self.post(op, first, context, |provider, wr_id, first| {
+        let outcome = self.post_at(op, first, context, |provider, wr_id, first| {
             let all = core::iter::once(first).chain(&posted).map(range);
             hand_over(provider, wr_id, &all_of(all))
         });
         match outcome {
-            Ok(id) => {
-                let kept = self.further.0.insert(Further { id, is_send, posted });
+            Ok(place) => {
+                let kept = self.further.0.insert(Further { id: place.id, is_send, posted });
                 debug_assert!(kept.is_ok(), "room was checked");
-                Ok(id)
+                Ok(place)
             }
             Err(Refused { error, item }) => {
                 let further = posted.into_iter().map(|posted| posted.complete(None));

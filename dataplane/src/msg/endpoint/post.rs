@@ -1,5 +1,6 @@
 //! Posting: sends and receives.
 
+use super::posted::Place;
 use super::{Endpoint, add};
 use crate::error::{PostError, Refused, Retry};
 use crate::id::{OpTag, WrId};
@@ -43,15 +44,14 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         context: u64,
     ) -> Result<WrId, Refused<Loan<'m>>> {
         let length = loan.len();
-        let sent = self.post(OpTag::Send, loan, context, |provider, wr_id, posted| {
-            let SendTo { peer, tag, immediate } = to;
+        let SendTo { peer, tag, immediate } = to;
+        let place = self.post_at(OpTag::Send, loan, context, |provider, wr_id, posted| {
             let payload = Payload::Posted { wr_id, sge: posted.filled() };
             provider.post_send(&SendWr { to: peer, payload, tag, immediate })
-        });
-        if sent.is_ok() {
-            self.count_sent(length);
-        }
-        sent
+        })?;
+        place.keep_tag(tag);
+        self.count_sent(length);
+        Ok(place.id)
     }
 
     /// Posts `loan` to receive one message.
@@ -121,6 +121,18 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         context: u64,
         hand_over: impl FnOnce(&P, WrId, &Posted<'m>) -> Result<(), PostError>,
     ) -> Result<WrId, Refused<Loan<'m>>> {
+        self.post_at(op, loan, context, hand_over).map(|place| place.id)
+    }
+
+    /// [`post`](Self::post), and where it is kept.
+    #[inline(always)]
+    pub(super) fn post_at(
+        &self,
+        op: OpTag,
+        loan: Loan<'m>,
+        context: u64,
+        hand_over: impl FnOnce(&P, WrId, &Posted<'m>) -> Result<(), PostError>,
+    ) -> Result<Place<'m>, Refused<Loan<'m>>> {
         let Some(place) = self.posted.next_place(op) else {
             return Err(Refused::new(self.refused(Retry::NoSlot.into()), loan));
         };
@@ -130,7 +142,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             return Err(Refused::new(self.refused(refused), posted.complete(None)));
         }
         self.posted.take_place(place, posted, context);
-        Ok(wr_id)
+        Ok(place)
     }
 
     /// Takes back a posted receive. Its loan comes back with a completion of status `Cancelled`.

@@ -36,11 +36,20 @@ pub(super) struct Row<'m> {
     loan: Berth<'m>,
     /// What the caller has posted it with.
     pub(super) context: Cell<u64>,
+    /// Of a send: its tag, for the case that it fails.
+    tag: Cell<Option<u64>>,
     /// Kind and generation of the last operation of which something was reported while its buffer stays posted, as in `word`; and how much.
     reported: Cell<u64>,
 }
 
+const _: () = assert!(size_of::<Row<'_>>() == 64, "a row is a cache line");
+
 impl Row<'_> {
+    /// The tag of a send, where it has one.
+    pub(super) const fn tag(&self) -> Option<u64> {
+        self.tag.get()
+    }
+
     /// The whole buffer, as long as the provider has it.
     #[inline(always)]
     pub(super) const fn whole(&self) -> Option<Sge> {
@@ -89,6 +98,14 @@ pub(super) struct Place<'m> {
     pub(super) id: WrId,
 }
 
+impl Place<'_> {
+    /// Of a send that has taken it: remembers the tag.
+    #[inline(always)]
+    pub(super) fn keep_tag(self, tag: Option<u64>) {
+        self.row.tag.set(tag);
+    }
+}
+
 impl<'m> Table<'m> {
     /// A table of `capacity` operations, placed in `bump`.
     pub(super) fn place(bump: &Bump<'m>, capacity: u32) -> Result<Self, Exhausted> {
@@ -97,6 +114,7 @@ impl<'m> Table<'m> {
             next: Cell::new(None),
             loan: Berth::vacant(),
             context: Cell::new(0),
+            tag: Cell::new(None),
             reported: Cell::new(0),
         })?;
         for (row, next) in rows.iter().zip(rows.iter().skip(1)) {

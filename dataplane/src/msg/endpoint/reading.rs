@@ -8,9 +8,11 @@
 
 use core::cell::Cell;
 
+use super::posted::Row;
 use super::{Endpoint, completion_of};
+use crate::id::OpTag;
 use crate::msg::{Completion, Kind, Parcel};
-use crate::provider::{Cqe, Provider};
+use crate::provider::{Cqe, Provider, Status};
 use crate::raw::loan::Loan;
 use spinwire_layouts::word::low;
 
@@ -83,6 +85,38 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             }
         }
         None
+    }
+
+    /// [`Endpoint::poll`] for what did not end as asked, or is a parcel, and was taken from the batch. `None` where it is not the caller's, or is later.
+    ///
+    /// # Errors
+    /// `Stale`, which was noted: there may be others.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn poll_other(&self, cqe: &Cqe) -> Result<Option<Apart<'m>>, Unfinished> {
+        if cqe.status == Status::Parcel {
+            return Ok(self.poll_parcel(cqe, true));
+        }
+        match self.conclude_other(cqe) {
+            Ok(apart) => Ok(Some(apart)),
+            Err(Unfinished::Stale) => {
+                self.note_stale(cqe.wr_id, true);
+                Err(Unfinished::Stale)
+            }
+            Err(Unfinished::BeingRead) => {
+                self.taken.set(self.taken.get().wrapping_sub(1));
+                Ok(None)
+            }
+        }
+    }
+
+    /// [`conclude`](Endpoint::conclude) for what did not end as asked. No provider keeps the tag of a send: it is in the row.
+    fn conclude_other(&self, cqe: &Cqe) -> Result<Apart<'m>, Unfinished> {
+        let is_send = matches!(cqe.wr_id.parts(), Some((OpTag::Send, ..)));
+        let row = if is_send { self.posted.find(cqe.wr_id) } else { None };
+        let tag = row.map_or(cqe.tag, Row::tag);
+        let Completion { kind, context, loan, parcel, .. } = self.conclude(cqe)?;
+        Ok(Apart { cqe: Cqe { tag, ..*cqe }, kind, context, loan, parcel })
     }
 
     /// How many more completions the budget of this turn allows straight from the provider, now or when nobody reads any more.

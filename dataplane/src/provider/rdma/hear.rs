@@ -122,7 +122,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             self.last_error.set(failure);
         }
         let failure = failure.map(|(status, _)| status).inspect(|status| note_error(link, *status));
-        let over = |sent: Sent, failure| self.over_with(sent, failure);
+        let over = |sent: Sent, failure| self.over_with(link, sent, failure);
         if !link.sent(number, failure, over) {
             self.out_of_order(at, link);
         } else if failure.is_some() {
@@ -130,8 +130,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
         }
     }
 
-    /// A send is over: it was done, or has failed like that.
-    pub(super) fn over_with(&self, sent: Sent, failure: Option<WcStatus>) {
+    /// A send of a link is over: it was done, or has failed like that.
+    pub(super) fn over_with(&self, link: &Link<'m, Q>, sent: Sent, failure: Option<WcStatus>) {
         let (wr_id, bytes) = match sent.done {
             Done::Nobody | Done::Known => return,
             Done::Sender(wr_id) => (wr_id, 0),
@@ -144,7 +144,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
                 Some(error @ (WcStatus::REMOTE_ACCESS | WcStatus::REMOTE_INVALID_REQUEST)),
                 Done::Initiator(..),
             ) => (Status::RemoteAccess, u32::from(error.as_raw())),
-            (Some(error), _) => (Status::PeerGone, u32::from(error.as_raw())),
+            (Some(error), _) => (Status::PeerGone, reason(link, error)),
         };
         self.finish_send(wr_id, status, number);
     }
@@ -367,6 +367,13 @@ fn take_credit<Q: QueuePair>(link: &Link<'_, Q>, grant: Grant) -> Result<(), Fra
     link.credit.set(credit.ok_or(FrameFault::Credit)?);
     link.control_credit.set(control.ok_or(FrameFault::Credit)?);
     Ok(())
+}
+
+/// Why something has failed that ends with that status: what was flushed was so for the sake of the first.
+#[cold]
+fn reason<Q>(link: &Link<'_, Q>, status: WcStatus) -> u32 {
+    let first = link.error.get();
+    if status == WcStatus::FLUSHED && first != 0 { first } else { u32::from(status.as_raw()) }
 }
 
 /// A work completion has failed with that status. The first stands: those after it are flushed for its sake.

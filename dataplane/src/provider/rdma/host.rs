@@ -263,7 +263,7 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
         let Some(link) = there else { return Err(proof) };
         link.is_with_host.set(false);
         while let Some(sent) = link.pop_sent() {
-            self.over_with(sent, Some(WcStatus::FLUSHED));
+            self.over_with(link, sent, Some(WcStatus::FLUSHED));
         }
         link.staged.set(0);
         if link.stage.get() == Stage::Closing {

@@ -139,6 +139,8 @@ pub struct UdpCounters {
     pub sent: u64,
     /// Packets that the kernel refused: lost.
     pub send_errors: u64,
+    /// Why it has refused the last of them: an `errno`; 0 where it has refused none.
+    pub send_errno: u32,
     /// Packets that came, whatever they were.
     pub received: u64,
     /// Packets that were no messages.

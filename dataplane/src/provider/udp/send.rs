@@ -216,7 +216,12 @@ impl<'m, E: Enter> UdpPort<'m, E> {
         slot.generation.set(generation.next());
         drop(slot.copy.take());
         self.count(|c| {
-            let place = if res < 0 { &mut c.send_errors } else { &mut c.sent };
+            let place = if res < 0 {
+                c.send_errno = res.unsigned_abs();
+                &mut c.send_errors
+            } else {
+                &mut c.sent
+            };
             *place = place.wrapping_add(1);
         });
         let list = if slot.wr_id.get().is_some() { DONE } else { FREE };

@@ -9,6 +9,8 @@ pub(super) enum Wanted {
     Untagged,
     Tag(u64),
     AnyTag,
+    /// Those with an even tag.
+    EvenTag,
 }
 
 impl Wanted {
@@ -16,6 +18,7 @@ impl Wanted {
         match (self, tag) {
             (Self::Untagged, None) | (Self::AnyTag, Some(_)) => true,
             (Self::Tag(wanted), Some(tag)) => wanted == tag,
+            (Self::EvenTag, Some(tag)) => tag.is_multiple_of(2),
             _ => false,
         }
     }
@@ -25,6 +28,7 @@ impl Wanted {
             Self::Untagged => from,
             Self::Tag(tag) => from.tag(tag),
             Self::AnyTag => from.tag_ignoring(0, u64::MAX),
+            Self::EvenTag => from.tag_ignoring(0, !1),
         }
     }
 
@@ -33,7 +37,7 @@ impl Wanted {
         match self {
             Self::Untagged => None,
             Self::Tag(tag) => Some(tag),
-            Self::AnyTag => Some(0),
+            Self::AnyTag | Self::EvenTag => Some(0),
         }
     }
 }
@@ -100,11 +104,17 @@ pub(super) struct Step {
 /// Words of memory that each end exposes.
 pub(super) const WORDS: usize = 8;
 
+/// Two of them are in the same list of the matcher.
+fn tag() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), Just(1), Just(56)]
+}
+
 fn wanted() -> impl Strategy<Value = Wanted> {
     prop_oneof![
         2 => Just(Wanted::Untagged),
-        3 => (0..3_u64).prop_map(Wanted::Tag),
+        3 => tag().prop_map(Wanted::Tag),
         1 => Just(Wanted::AnyTag),
+        1 => Just(Wanted::EvenTag),
     ]
 }
 
@@ -134,7 +144,7 @@ fn call() -> impl Strategy<Value = Call> {
                 Call::Many { at, wanted, room_bytes_min, is_directed }
             }
         ),
-        10 => (end(), prop::option::weighted(0.7, 0..3_u64), length, way)
+        10 => (end(), prop::option::weighted(0.7, tag()), length, way)
             .prop_map(|(at, tag, length, way)| Call::Send { at, tag, length, way }),
         2 => (end(), index()).prop_map(|(at, which)| Call::Cancel { at, which }),
         2 => (end(), wanted()).prop_map(|(at, wanted)| Call::Peek { at, wanted }),
