@@ -247,7 +247,7 @@ impl<'e, 'a> News<'e, 'a> {
         Self::wait_for(&mut watched, most)
     }
 
-    fn wait_for(watched: &mut [Readable<'_>], most: Duration) -> Result<bool, OsError> {
+    fn wait_for(watched: &mut [Readable], most: Duration) -> Result<bool, OsError> {
         let millis = i32::try_from(most.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
         let ready = syscall::poll(watched, millis).map_err(|e| OsError::new("poll", e))?;
         Ok(ready > 0)
