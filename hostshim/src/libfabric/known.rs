@@ -70,7 +70,7 @@ pub(crate) const KNOWN: &[Known] = &[
     of("net", Rdm, RELIABLE, (256, 256)),
     of("net;ofi_rxm", Rdm, RELIABLE, (2048, 2048)),
     Known { parts: 3, ..of("udp;ofi_rxd", Rdm, RELIABLE, (1024, 1024)) },
-    of("shm", Rdm, RELIABLE, (1024, 1024)),
+    Known { parts: 3, ..of("shm", Rdm, RELIABLE, (1024, 1024)) },
     Known { longest: 1472, parts: 3, ..of("udp", Dgram, PLAIN.with(Caps::SCATTER), (1024, 1024)) },
     of("tcp", Msg, DIRECTED.with(Caps::IMMEDIATE), (256, 256)),
     Known { parts: 8, ..of("sockets", Dgram, TAGGED.with(Caps::SCATTER), (256, 256)) },

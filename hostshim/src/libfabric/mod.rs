@@ -29,8 +29,9 @@
 //!   to which nothing can be sent. So has a message that was cut off: the library does not say whose it was.
 //! - **The end of a peer** is told by type MSG. Of type RDM it is found out when a send to it fails: then it is reported, and receives that wait
 //!   for it alone end. Of type DGRAM never.
-//! - **What is too long** for its receive is `Truncated`, though some providers cut it off in silence: those have a byte of the port's behind each
-//!   receive, for which one of their ranges goes. How much was delivered not all of them say; then it is 0.
+//! - **What is too long** for its receive is `Truncated`, though some providers cut it off in silence, and `shm` never comes back from it: those have
+//!   something of the port's behind each receive, for which one of their ranges goes (so messages over `shm` are of 16 MiB at most). How much was
+//!   delivered not all of them say; then it is 0.
 //! - **Failures** end with a status like everywhere, and the whole of what the library said: [`OfiPort::poll_failure`]. What was injected and is lost is
 //!   there, too, of no operation.
 //!

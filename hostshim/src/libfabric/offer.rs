@@ -96,7 +96,8 @@ fn offers(wanted: &Wanted<'_>) -> Result<Vec<Offer>, OfiError> {
 
 fn describe(offer: &Offer) -> Option<OfiOffer> {
     let endpoint_type = type_of(offer.endpoint().type_)?;
-    let longest = offer.endpoint().max_msg_size;
+    let provider = offer.provider();
+    let longest = longest(&provider, offer.endpoint().max_msg_size);
     let limits = Limits {
         message_bytes_max: longest,
         inject_bytes_max: offer.transmit().inject_size,
@@ -107,7 +108,6 @@ fn describe(offer: &Offer) -> Option<OfiOffer> {
         unexpected_bytes_max: longest,
         peers_max: if endpoint_type == EndpointType::Msg { 1 } else { u32::MAX },
     };
-    let provider = offer.provider();
     let mut caps = with_descriptor(&provider, caps(offer, endpoint_type));
     if faults(&provider).loses_immediate {
         caps = caps.without(Caps::IMMEDIATE);
@@ -174,6 +174,8 @@ pub(super) struct Faults {
     pub(super) misses_masks: bool,
     /// A message that is longer than its receive is cut off, and its completion says neither that nor how long it was.
     pub(super) cuts_in_silence: bool,
+    /// A message of more than 4 KiB that is longer than its receive is read from its sender's memory without end: neither process comes back.
+    pub(super) reads_without_end: bool,
     /// Posted receives cannot be taken back.
     pub(super) keeps_receives: bool,
     /// What it does about memory.
@@ -206,10 +208,33 @@ pub(super) fn faults(provider: &str) -> Faults {
         misses_masks: provider == "shm",
         // Neither `udpx_ep_progress` nor `rxd_match_rx` looks whether there was more.
         cuts_in_silence: provider == "udp" || provider.ends_with(";ofi_rxd"),
+        // `smr_cma_loop` goes on until all bytes of the message are read, and `process_vm_readv` reads none where there is no room left.
+        reads_without_end: provider == "shm",
         // `vrb_ep_base_ops` has `fi_no_cancel`.
         keeps_receives: matches!(provider, "udp" | "verbs"),
         memory_guard,
     }
+}
+
+/// The longest message over a provider that reads without end: then this much room behind each receive is enough. Pages that are not written take no memory.
+const LONGEST_READ: usize = 16 << 20;
+
+impl Faults {
+    /// Bytes that have to lie behind each receive so that a message that is too long for it is seen to be, and does no harm.
+    pub(super) const fn tail_bytes(&self) -> usize {
+        if self.reads_without_end {
+            LONGEST_READ
+        } else if self.cuts_in_silence {
+            1
+        } else {
+            0
+        }
+    }
+}
+
+/// The longest message over a provider that says that.
+pub(super) fn longest(provider: &str, said: usize) -> usize {
+    if faults(provider).reads_without_end { said.min(LONGEST_READ) } else { said }
 }
 
 /// Whether the connections of `ofi_rxm` receive by one context of their endpoint; by default they do over `tcp` alone.
@@ -274,9 +299,9 @@ pub(super) fn caps(offer: &Offer, endpoint_type: EndpointType) -> Caps {
 }
 
 /// Ranges that one message is sent from. Into so many it is received, too, but over connections: a receive may wait there for an endpoint, and
-/// with it would have to wait what the caller has back. One is the port's where messages are cut in silence (see `OfiPort::receive`).
+/// with it would have to wait what the caller has back. One is the port's where something has to lie behind each receive (see `OfiPort::receive`).
 pub(super) fn parts_max(offer: &Offer, endpoint_type: EndpointType) -> u32 {
-    let taken = usize::from(faults(&offer.provider()).cuts_in_silence);
+    let taken = usize::from(faults(&offer.provider()).tail_bytes() > 0);
     let (out, within) =
         (offer.transmit().iov_limit, offer.receive().iov_limit.saturating_sub(taken));
     let most = if endpoint_type == EndpointType::Msg { out } else { out.min(within) };

@@ -101,6 +101,8 @@ pub struct OfiPort<'m> {
     /// The next key.
     pub(super) keys: Cell<u64>,
     pub(super) copies: Copies,
+    /// What `tail` is of.
+    pub(super) behind: Copies,
     pub(super) offer: Offer,
     pub(super) bound: Bound,
     pub(super) contexts: Contexts<'m>,
@@ -134,7 +136,8 @@ pub struct OfiPort<'m> {
     pub(super) patience: Nanos,
     /// What the provider does about ranges, rights and keys.
     pub(super) memory_guard: Guard,
-    /// A byte behind each receive, where the provider cuts off in silence what is too long: what reaches it was longer. Nobody reads it.
+    /// What lies behind each receive, where the provider cuts off in silence what is too long, or never comes to its end: what reaches it was longer.
+    /// Nobody reads it.
     pub(super) tail: Option<Sge>,
     /// The provider does not find messages that wait by masked tags.
     pub(super) misses_masks: bool,
@@ -326,7 +329,7 @@ impl OfiPort<'_> {
         }
     }
 
-    /// The ranges of a receive, and behind them the byte by which the port sees that there was more.
+    /// The ranges of a receive, and behind them that by which the port sees that there was more.
     pub(super) fn with_tail(&self, mut ranges: Ranges) -> Result<Ranges, Misuse> {
         if let Some(tail) = self.tail {
             let pushed = ranges.push((tail, self.descriptor_of(&tail)?));

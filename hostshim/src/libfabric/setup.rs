@@ -93,7 +93,7 @@ pub(super) struct Bounds {
 
 /// What a port is to be, within what the provider has.
 pub(super) fn sized(provider: &str, bounds: Bounds, caps: Caps, config: &OfiConfig) -> Info {
-    let longest = bounds.longest.min(wide(config.message_bytes_max));
+    let longest = offer::longest(provider, bounds.longest).min(wide(config.message_bytes_max));
     let least = |own: u32, theirs: usize| own.min(u32::try_from(theirs).unwrap_or(u32::MAX));
     let limits = Limits {
         message_bytes_max: longest,
@@ -152,9 +152,8 @@ impl<'m> OfiPort<'m> {
         let faults = offer::faults(&offer.provider());
         let mut info = info(&offer, config);
         let copies_max = config.copies_max.max(1);
-        let taken = u32::from(faults.cuts_in_silence);
-        let copies = Copies::new(copies_max.saturating_add(taken), info.limits.message_bytes_max);
-        let tail = if faults.cuts_in_silence { copies.take(&[0]) } else { None };
+        let copies = Copies::new(copies_max, info.limits.message_bytes_max);
+        let behind = Copies::new(u32::from(faults.tail_bytes() > 0), faults.tail_bytes());
         let operations =
             wide(info.limits.send_depth) + wide(info.limits.recv_depth) + wide(copies_max);
         let fabric = Fabric::open(&offer)?;
@@ -174,6 +173,8 @@ impl<'m> OfiPort<'m> {
             crossing: Cell::new(None),
             contexts: Contexts::place(bump, operations)?,
             copies,
+            tail: behind.take_whole(),
+            behind,
             regions: RefCell::default(),
             exposed: RefCell::default(),
             keys: Cell::new(FIRST_KEY),
@@ -201,7 +202,6 @@ impl<'m> OfiPort<'m> {
             turned: Cell::new(Instant::ORIGIN),
             patience: config.patience,
             memory_guard: faults.memory_guard,
-            tail: tail.map(|(_never_given_back, range)| range),
             misses_masks: faults.misses_masks && !config.accept_faults,
             offer,
             bound,
@@ -210,14 +210,16 @@ impl<'m> OfiPort<'m> {
         Ok(port)
     }
 
-    /// Registers the slots of copies and what is left of the arena, where the provider asks for that.
+    /// Registers the slots of copies, what lies behind receives, and what is left of the arena, where the provider asks for that.
     fn know_memory(&self, bump: &Bump<'m>) -> Result<(), OfiError> {
         if !self.modes.local {
             return Ok(());
         }
         let mut regions = self.regions.borrow_mut();
-        if self.copies.range().1 > 0 {
-            regions.push(crate::raw::ofi::register_copies(self.domain(), &self.copies)?);
+        for slots in [&self.copies, &self.behind] {
+            if slots.range().1 > 0 {
+                regions.push(crate::raw::ofi::register_copies(self.domain(), slots)?);
+            }
         }
         if bump.free_bytes() > 0 {
             regions.push(crate::raw::ofi::register_rest(self.domain(), bump)?);

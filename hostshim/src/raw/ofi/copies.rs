@@ -49,6 +49,16 @@ impl Copies {
         Some((slot, unsafe { Sge::from_raw(start, length) }))
     }
 
+    /// A whole slot that is never given back, for bytes that nobody reads. `None` where all are taken.
+    pub(crate) fn take_whole(&self) -> Option<Sge> {
+        let (length, slot) = (u32::try_from(self.each).ok()?, self.free.borrow_mut().pop()?);
+        let offset = usize::try_from(slot).ok()?.saturating_mul(self.each);
+        // SAFETY: a slot of the memory.
+        let start = unsafe { self.memory.add(offset) };
+        // SAFETY: mapped until this is dropped, which is after the endpoint; who may write there is the library alone.
+        Some(unsafe { Sge::from_raw(start, length) })
+    }
+
     /// The operation of that slot is over.
     pub(crate) fn give_back(&self, slot: u32) {
         let mut free = self.free.borrow_mut();
