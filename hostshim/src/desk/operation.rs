@@ -17,6 +17,7 @@ use super::{Desk, Stand, WaitError};
 pub struct Operation<'d, 'e, 'm, P: Provider> {
     desk: &'d Desk<'e, 'm, P>,
     id: WrId,
+    has_begun: bool,
     is_over: bool,
 }
 
@@ -37,7 +38,8 @@ impl<P: Provider> Operation<'_, '_, '_, P> {
 impl<'m, P: Provider> Future for Operation<'_, '_, 'm, P> {
     type Output = Completion<'m>;
 
-    /// The completion. The buffer is in it.
+    /// The completion. The buffer is in it. The first look drives the desk once: who drives it otherwise may be asleep, and knows nothing of what was
+    /// posted since.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Completion<'m>> {
         let desk = self.desk;
         if let Some(completion) = desk.book.take_here(self.id) {
@@ -52,6 +54,10 @@ impl<'m, P: Provider> Future for Operation<'_, '_, 'm, P> {
             Some(Stand::Here(_) | Stand::GivenUp) | None => None,
         };
         drop(before);
+        if !core::mem::replace(&mut self.has_begun, true) {
+            // If that brings it, the task is woken, and others come before it.
+            let _outcome = desk.drive();
+        }
         Poll::Pending
     }
 }
@@ -102,14 +108,14 @@ impl<'e, 'm, P: Provider> Desk<'e, 'm, P> {
     pub fn operation(&self, id: WrId) -> Result<Operation<'_, 'e, 'm, P>, WaitError> {
         if let Some(completion) = self.book.letter_of(id) {
             self.book.stands.borrow_mut().insert(id.as_raw(), Stand::Here(completion));
-            return Ok(Operation { desk: self, id, is_over: false });
+            return Ok(Operation { desk: self, id, has_begun: false, is_over: false });
         }
         if self.may_be_awaited(id) { Ok(self.posted(id)) } else { Err(WaitError::UnknownContext) }
     }
 
     fn posted(&self, id: WrId) -> Operation<'_, 'e, 'm, P> {
         self.book.await_from_now(id);
-        Operation { desk: self, id, is_over: false }
+        Operation { desk: self, id, has_begun: false, is_over: false }
     }
 
     /// Takes an operation back without waiting for that. A message that has come for it is a letter.

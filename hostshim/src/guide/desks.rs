@@ -98,6 +98,9 @@
 //! }
 //! ```
 //!
+//! A task that awaits an operation need not know whether the one that drives is asleep: with its first look the operation goes out, and finds a message that
+//! has come already. What is due by the clock alone (a peer that has been silent for too long) is seen when the driver wakes; let it sleep for as long as you can wait for that.
+//!
 //! *When to use which.* Count operations, not lines: with one thing under way at a time take a desk. With many, or where each microsecond counts, poll, and keep what belongs to an operation
 //! under its context ([`Contexts`](spinwire_dataplane::msg::Contexts)).
 //!

@@ -88,6 +88,32 @@ fn two_tasks_talk_and_are_polled_only_when_something_has_come() {
     });
 }
 
+/// Who drives may be asleep: an operation goes out, and finds what has come, when it is looked at for the first time.
+#[test]
+fn what_is_awaited_does_not_wait_for_who_drives() {
+    with_scene(|scene| {
+        let at_a = Desk::open(&scene.a, scene.pool, || scene.now()).unwrap();
+        let at_b = Desk::open(&scene.b, scene.pool, || scene.now()).unwrap();
+        let bell = Arc::<Bell>::default();
+        let waker = Waker::from(Arc::clone(&bell));
+        let look = |operation: Pin<&mut dyn Future<Output = _>>| {
+            operation.poll(&mut Context::from_waker(&waker))
+        };
+        let mut loan = scene.pool.lend().unwrap();
+        loan.fill(b"to one who is not there yet").unwrap();
+        let sent = pin!(at_a.send_later(SendTo::peer(scene.to_b).tag(1), loan).unwrap());
+        let _done_or_not = look(sent);
+        let _has_come = at_b.drive();
+        let into = scene.pool.lend().unwrap();
+        let mut heard = pin!(at_b.recv_later(RecvFrom::any().tag(1), into).unwrap());
+        let rung = bell.0.load(Ordering::Relaxed);
+        assert!(look(heard.as_mut()).is_pending(), "others come before it");
+        assert_eq!(bell.0.load(Ordering::Relaxed), rung + 1);
+        let Poll::Ready(heard) = look(heard) else { panic!("nobody drives any more") };
+        assert_eq!(heard.bytes(), Some(&b"to one who is not there yet"[..]));
+    });
+}
+
 /// Hears ten messages of a tag at a desk.
 async fn hears<'m>(scene: &Scene<'m>, desk: &Desk<'_, 'm, Stubborn<'m>>, tag: u64) {
     for _ in 0..10 {
