@@ -154,8 +154,11 @@ fn wait(
     }
 }
 
+/// Nobody napped, and (nearly) every park was ended by somebody who rang. Who has taken a bell and loses his CPU before he wakes its owner wakes the next
+/// park of that: few of them. One that nobody ends takes [`LONG`].
 fn assert_all_rung(parks: Parks) {
-    assert_eq!((parks.parks - parks.rung, parks.naps), (0, 0), "not rung, naps: {parks:?}");
+    assert_eq!(parks.naps, 0, "{parks:?}");
+    assert!(parks.parks - parks.rung <= parks.rung / 8, "not rung: {parks:?}");
 }
 
 /// Killed at the end, whatever comes.

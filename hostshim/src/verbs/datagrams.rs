@@ -315,7 +315,7 @@ impl<Q: Queues> VerbsDatagrams<Q> {
     /// for those who ask once in a thousand calls, since a look is a system call, and while a neighbour is looked for at each.
     ///
     /// It does not wait: where the kernel has to ask for a peer's place on the network (ARP), the peer can be answered some calls later, and one that is not found is asked for anew with its next
-    /// datagram. Where that [cannot be had](VerbsDatagrams::finds_without_waiting), libibverbs asks, and waits up to seconds for each neighbour that the kernel does not know.
+    /// datagram, and with the next send to it that is refused. Where that [cannot be had](VerbsDatagrams::finds_without_waiting), libibverbs asks, and waits up to seconds for each neighbour that the kernel does not know.
     ///
     /// # Errors
     /// What the library says of the device's events.
@@ -370,7 +370,7 @@ impl<Q: Queues> VerbsDatagrams<Q> {
         match &self.neighbours {
             Ok(neighbours) if !is_known => {
                 let mut waiting = self.waiting.borrow_mut();
-                // Where it is not looked for now, its next datagram asks again.
+                // Where it is not looked for now, its next datagram asks again, and so does the next send to it.
                 let most = usize::try_from(self.config.port.peers_max).unwrap_or(usize::MAX);
                 let is_new = !waiting.iter().any(|(row, ..)| *row == peer);
                 if neighbours.find(gid) && is_new && waiting.len() < most {
@@ -381,7 +381,7 @@ impl<Q: Queues> VerbsDatagrams<Q> {
         }
     }
 
-    /// From now on it can be answered; where there is no handle for it now, its next datagram asks again.
+    /// From now on it can be answered; where there is no handle for it now, its next datagram asks again, and the next send to it.
     fn answerable(&self, port: &VerbsDatagramPort<'_, Q>, (peer, gid, qp_num): (Addr, Gid, u32)) {
         let Ok(handle) = self.handle(port, gid) else { return };
         let to = Destination { handle, qp_num, qkey: self.config.qkey };

@@ -237,6 +237,22 @@ impl Desk<'_> {
     }
 }
 
+/// Where the host has looked in vain, the next send has it look again, once.
+#[test]
+fn who_cannot_be_answered_is_asked_for_anew_by_the_next_send() {
+    with(&config(), |desk| {
+        desk.receive();
+        desk.message(1, 1);
+        let (.., from) = desk.take().unwrap();
+        let asked = || desk.endpoint.provider().next_unresolved().map(|(addr, ..)| addr);
+        assert_eq!((asked(), asked()), (Some(from), None));
+        for _ in 0..2 {
+            assert_eq!(desk.send(from), Err(PostError::Retry(Retry::NotConnected)));
+        }
+        assert_eq!((asked(), asked()), (Some(from), None));
+    });
+}
+
 #[test]
 fn completions_of_others_are_counted_and_harm_nobody() {
     with(&config(), |desk| {

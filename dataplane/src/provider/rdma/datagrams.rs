@@ -180,8 +180,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
         }
     }
 
-    /// A sender that was heard and cannot be answered before the host has [made an address handle](RdmaDatagrams::resolve) for it: its address, and the
-    /// number of its queue pair.
+    /// A sender that was heard, or was to be answered since, and cannot be before the host has [made an address handle](RdmaDatagrams::resolve) for it:
+    /// its address, and the number of its queue pair.
     pub fn next_unresolved(&self) -> Option<(Addr, Gid, u32)> {
         while let Some(addr) = self.unresolved.pop() {
             if let Ok(SocketAddr::V6(v6)) = self.peers.address_of(addr)
@@ -276,6 +276,23 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
         match known {
             Some((of, to)) if of == address => Ok(to),
             _ => Err(Retry::NotConnected.into()),
+        }
+    }
+
+    /// The same for somebody who wants to send: where it cannot be done yet, the host is told again that it is wanted.
+    fn way_to(&self, peer: Addr) -> Result<Destination, PostError> {
+        let to = self.destination(peer);
+        if to == Err(Retry::NotConnected.into()) {
+            self.ask_for(peer);
+        }
+        to
+    }
+
+    /// The host is to make an address handle. Where there is no room, it is told with the next packet, or the next send.
+    #[cold]
+    fn ask_for(&self, peer: Addr) {
+        if !self.unresolved.iter().any(|asked| asked == peer) {
+            let _told = self.unresolved.push(peer);
         }
     }
 
@@ -469,9 +486,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue> RdmaDatagrams<'m, Q, C> {
             self.queues.end_hopeless(before);
         }
         let known = self.boxes.get(wide(addr.slot())).and_then(Cell::get);
-        if known.is_none_or(|(of, _)| of != address) && !self.unresolved.iter().any(|a| a == addr) {
-            // Where there is no room, it is told with its next packet.
-            let _told = self.unresolved.push(addr);
+        if known.is_none_or(|(of, _)| of != address) {
+            self.ask_for(addr);
         }
         Some(addr)
     }
@@ -497,7 +513,7 @@ impl<Q: QueuePair, C: CompletionQueue> Provider for RdmaDatagrams<'_, Q, C> {
     }
 
     fn post_send(&self, wr: &SendWr<'_>) -> Result<(), PostError> {
-        let to = self.destination(wr.to)?;
+        let to = self.way_to(wr.to)?;
         let bytes = wr.payload.bytes();
         if bytes.len() > self.info.limits.message_bytes_max {
             return Err(Misuse::TooLong.into());
@@ -516,7 +532,7 @@ impl<Q: QueuePair, C: CompletionQueue> Provider for RdmaDatagrams<'_, Q, C> {
     }
 
     fn post_send_parts(&self, wr: &SendPartsWr<'_>) -> Result<(), PostError> {
-        let to = self.destination(wr.to)?;
+        let to = self.way_to(wr.to)?;
         let length = wr.checked_length(&self.info.limits)?;
         self.may_owe()?;
         let message = (length, Envelope { tag: wr.tag, immediate: wr.immediate });

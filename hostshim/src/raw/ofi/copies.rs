@@ -38,25 +38,26 @@ impl Copies {
 
     /// Copies bytes into a slot. `None` where all are taken, or the bytes are too many.
     pub(crate) fn take(&self, bytes: &[u8]) -> Option<(u32, Sge)> {
-        let length = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= self.each)?;
-        let slot = self.free.borrow_mut().pop()?;
-        let offset = usize::try_from(slot).ok()?.saturating_mul(self.each);
-        // SAFETY: a slot of the memory.
-        let start = unsafe { self.memory.add(offset) };
+        let (slot, start, range) = self.lend(bytes.len())?;
         // SAFETY: the slot is nobody's, and as long as that.
         unsafe { start.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
-        // SAFETY: mapped until this is dropped, which is after the endpoint; nobody touches the slot before it is given back.
-        Some((slot, unsafe { Sge::from_raw(start, length) }))
+        Some((slot, range))
     }
 
     /// A whole slot that is never given back, for bytes that nobody reads. `None` where all are taken.
     pub(crate) fn take_whole(&self) -> Option<Sge> {
-        let (length, slot) = (u32::try_from(self.each).ok()?, self.free.borrow_mut().pop()?);
+        self.lend(self.each).map(|(_never_given_back, _start, range)| range)
+    }
+
+    /// The first bytes of a slot that was nobody's: its number, and where they are.
+    fn lend(&self, bytes: usize) -> Option<(u32, NonNull<u8>, Sge)> {
+        let length = u32::try_from(bytes).ok().filter(|_| bytes <= self.each)?;
+        let slot = self.free.borrow_mut().pop()?;
         let offset = usize::try_from(slot).ok()?.saturating_mul(self.each);
         // SAFETY: a slot of the memory.
         let start = unsafe { self.memory.add(offset) };
-        // SAFETY: mapped until this is dropped, which is after the endpoint; who may write there is the library alone.
-        Some(unsafe { Sge::from_raw(start, length) })
+        // SAFETY: mapped until this is dropped, which is after the endpoint; nobody else touches the slot before it is given back.
+        Some((slot, start, unsafe { Sge::from_raw(start, length) }))
     }
 
     /// The operation of that slot is over.
