@@ -61,8 +61,8 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
     }
 
     /// Stages a copy of a message that goes without a header, to a peer that is connected, as most are. Whether it was such a one, and was taken:
-    /// else nothing has happened, and the long way says why. A function of its own, as the other two of a lone message are: each fits on a page with
-    /// what it takes to get from a completion to the doorbell.
+    /// else nothing has happened, and the long way says why. A function of its own, as the other two of a lone message are: inlined into
+    /// the loop that calls them they were slower where it was measured (`benches/README.md`).
     #[inline(never)]
     pub(super) fn inject_brief(&self, to: Addr, bytes: &[u8]) -> bool {
         let Ok(row) = self.peers.find(to) else { return false };
