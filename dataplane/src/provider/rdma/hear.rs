@@ -36,15 +36,22 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
                 self.credit_is_late();
             }
         }
-        for _ in 0..BATCHES {
+        let (mut batches, mut in_vain) = (0_u32, 0_u32);
+        while batches < BATCHES {
             let count = self.cq.poll_each(|wc| self.take(wc));
-            if count < POLL_EACH_MAX {
-                self.is_drained.set(true);
-                if count == 0 {
-                    self.heard_nothing();
-                }
-                return;
+            if count >= POLL_EACH_MAX {
+                batches = batches.wrapping_add(1);
+                continue;
             }
+            if count == 0 {
+                in_vain = in_vain.wrapping_add(1);
+                if in_vain < self.config.polls {
+                    continue;
+                }
+                self.heard_nothing();
+            }
+            self.is_drained.set(true);
+            return;
         }
         self.is_drained.set(false);
     }
