@@ -107,8 +107,7 @@ impl<'p> Loans<'p> {
                 other => return Ok(other?),
             }
             self.lender.collect(&station.endpoint);
-            station.turn();
-            deadline.check("the other end gives no buffers back")?;
+            station.turn_for_room(deadline, "the other end gives no buffers back")?;
         }
     }
 
@@ -127,8 +126,7 @@ impl<'p> Loans<'p> {
                 Err(Refused { error: PostError::Retry(_), item }) => guard = item,
                 Err(Refused { error, .. }) => return Err(error.into()),
             }
-            station.endpoint.flush();
-            deadline.check("the other end takes no buffers")?;
+            station.turn_for_room(deadline, "the other end takes no buffers")?;
         }
     }
 
@@ -152,8 +150,7 @@ impl<'p> Loans<'p> {
         let deadline = Deadline::new();
         while self.lender.under_way() > 0 {
             self.lender.collect(&station.endpoint);
-            station.turn();
-            deadline.check("the other end gives no buffers back")?;
+            station.turn_for_room(&deadline, "the other end gives no buffers back")?;
         }
         Ok(())
     }

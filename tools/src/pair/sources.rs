@@ -93,7 +93,7 @@ impl<'s, 'm, P: Provider, F> Sources<'s, 'm, P, F> {
         while !self.under_way.is_empty() {
             self.station.turn();
             self.collect()?;
-            deadline.check("the device does not end what it was handed")?;
+            self.station.watch(&deadline, "the device does not end what it was handed")?;
         }
         Ok(())
     }

@@ -309,6 +309,7 @@ pub(in crate::pair) fn obey<P: Provider>(
             | Order::EchoWrites { .. }
             | Order::TakeWrites { .. }
             | Order::Place { .. }
+            | Order::Enough { .. }
             | Order::Done { .. }
             | Order::Took { .. }
             | Order::TooLong { .. } => {
