@@ -32,7 +32,7 @@ use spinwire_hostshim::uring::RingEntry;
 use spinwire_layouts::uring::SockAddr;
 
 use super::client::{Client, Measure, Other};
-use super::floor::Floor;
+use super::floor::{Floor, Witness};
 use super::limit::Limit;
 use super::lossy::{Desk, Exchange, Quiet, Tally, obey};
 use super::network::{START_FIRST, resolve, say_listening};
@@ -182,6 +182,19 @@ fn gone(e: std::io::Error) -> Failure {
     if e.kind() == ErrorKind::ConnectionRefused { GONE.into() } else { e.into() }
 }
 
+impl Witness for DatagramFloor {
+    fn is_there(&self) -> Result<(), Failure> {
+        if !self.is_connected.get() {
+            return Ok(());
+        }
+        self.send(&SIGN_OF_LIFE.to_le_bytes())?;
+        match self.socket.take_error()? {
+            Some(e) => Err(gone(e)),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Floor for DatagramFloor {
     fn reset(&self) {}
 
@@ -235,17 +248,6 @@ impl Floor for DatagramFloor {
             number = number.wrapping_add(1);
         }
         Ok(number)
-    }
-
-    fn is_there(&self) -> Result<(), Failure> {
-        if !self.is_connected.get() {
-            return Ok(());
-        }
-        self.send(&SIGN_OF_LIFE.to_le_bytes())?;
-        match self.socket.take_error()? {
-            Some(e) => Err(gone(e)),
-            None => Ok(()),
-        }
     }
 }
 

@@ -28,8 +28,16 @@ const ENDS: usize = 2;
 /// In the counter of blocks that are there: no more will come.
 const LAST: u64 = 1 << 63;
 
+/// By what else than its messages the end of the other one can be seen.
+pub(crate) trait Witness {
+    /// Fails where the other end can be seen to be gone. What it has said before may still be on its way.
+    fn is_there(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
 /// The bare thing that messages are compared with: the client's half.
-pub(crate) trait Floor {
+pub(crate) trait Floor: Witness {
     /// As at the start. By the client, before the server is told to begin.
     fn reset(&self);
     /// One bounce of `size` bytes, started by the client. It carries the number of the bounce there and back. False where it was
@@ -38,14 +46,10 @@ pub(crate) trait Floor {
     /// Sends `count` blocks, fewer where that takes longer than `limit`, as room is made, and waits until the other end has them. Returns how
     /// many. Datagrams are only sent; the numbers in them begin with `round`.
     fn copy_in(&self, round: u64, block: &[u8], within: (u64, &Limit)) -> Result<u64, Failure>;
-    /// Fails where the other end can be seen to be gone.
-    fn is_there(&self) -> Result<(), Failure> {
-        Ok(())
-    }
 }
 
 /// The server's half, where nothing is lost.
-pub(crate) trait ServerFloor {
+pub(crate) trait ServerFloor: Witness {
     /// Whether the client has begun, as far as this end can see: until then what was said last may still have to be brought on its way.
     fn has_begun(&self) -> bool {
         true
@@ -113,6 +117,9 @@ impl<'s> LaneFloor<'s> {
         usize::try_from(slot.wrapping_mul(size.next_multiple_of(64))).unwrap_or(usize::MAX)
     }
 }
+
+/// Shared memory tells of it by events.
+impl Witness for LaneFloor<'_> {}
 
 impl Floor for LaneFloor<'_> {
     fn reset(&self) {

@@ -23,7 +23,7 @@ use spinwire_hostshim::tcp::{TcpPlane, TcpPlaneConfig};
 use spinwire_hostshim::uring::RingEntry;
 
 use super::client::{Client, Measure, Other};
-use super::floor::{Floor, ServerFloor};
+use super::floor::{Floor, ServerFloor, Witness};
 use super::limit::Limit;
 use super::options::PairOptions;
 use super::order::Order;
@@ -100,6 +100,16 @@ impl SocketFloor {
 /// Whether nobody has the other end of a connection any more.
 fn is_of_an_end(e: &std::io::Error) -> bool {
     matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
+impl Witness for SocketFloor {
+    fn is_there(&self) -> Result<(), Failure> {
+        match self.stream.borrow().as_ref().map(|stream| stream.peek(&mut [0])) {
+            Some(Ok(0)) => Err(GONE.into()),
+            Some(Err(e)) if is_of_an_end(&e) => Err(GONE.into()),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Floor for SocketFloor {

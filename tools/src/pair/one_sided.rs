@@ -22,7 +22,7 @@ use spinwire_dataplane::msg::{Exposed, Target};
 use spinwire_dataplane::provider::{Access, Caps, Provider, RemotePlace};
 
 use super::client::Client;
-use super::floor::Floor;
+use super::floor::{Floor, Witness};
 use super::laps::Laps;
 use super::limit::Limit;
 use super::order::Order;
@@ -38,7 +38,7 @@ const NAP: Duration = Duration::from_micros(500);
 const LOOKS: u32 = 64;
 
 /// Whether this end can.
-pub(crate) fn check<P: Provider, F>(station: &Station<'_, P, F>) -> Result<(), Failure> {
+pub(crate) fn check<P: Provider, F: Witness>(station: &Station<'_, P, F>) -> Result<(), Failure> {
     let caps = station.endpoint.info().caps;
     if caps.has(Caps::RMA) && caps.has(Caps::EXPOSE) {
         return Ok(());
@@ -47,13 +47,13 @@ pub(crate) fn check<P: Provider, F>(station: &Station<'_, P, F>) -> Result<(), F
 }
 
 /// Memory of this end that the other one writes messages of one size into.
-struct Open<'s, 'm, P: Provider, F> {
+struct Open<'s, 'm, P: Provider, F: Witness> {
     station: &'s Station<'m, P, F>,
     exposed: Exposed,
     size: usize,
 }
 
-impl<'s, 'm, P: Provider, F> Open<'s, 'm, P, F> {
+impl<'s, 'm, P: Provider, F: Witness> Open<'s, 'm, P, F> {
     /// Nothing has come.
     fn new(station: &'s Station<'m, P, F>, size: usize) -> Result<Self, Failure> {
         let mut loan = station.lend_data().ok_or("all buffers are out")?;
@@ -109,7 +109,7 @@ impl<'s, 'm, P: Provider, F> Open<'s, 'm, P, F> {
 
 /// Writes message `number` to the other end, as soon as there is room, and hands that to the device.
 #[inline(always)]
-fn write<'m, P: Provider, F>(
+fn write<'m, P: Provider, F: Witness>(
     station: &Station<'m, P, F>,
     sources: &mut Sources<'_, 'm, P, F>,
     target: Target,
@@ -198,7 +198,7 @@ pub(crate) fn stream<P: Provider, F: Floor>(
 }
 
 /// The server's half of [`echo`].
-pub(crate) fn echo_back<P: Provider, F>(
+pub(crate) fn echo_back<P: Provider, F: Witness>(
     station: &Station<'_, P, F>,
     client: Addr,
     (count, size): (u64, u64),
@@ -222,7 +222,7 @@ pub(crate) fn echo_back<P: Provider, F>(
 }
 
 /// The server's half of [`stream`].
-pub(crate) fn take<P: Provider, F>(
+pub(crate) fn take<P: Provider, F: Witness>(
     station: &Station<'_, P, F>,
     client: Addr,
     (count, size): (u64, u64),

@@ -16,7 +16,7 @@ use spinwire_hostshim::verbs;
 
 use super::datagrams;
 use super::ending;
-use super::floor::ServerFloor;
+use super::floor::{ServerFloor, Witness};
 use super::loans::{self, Loans};
 use super::network;
 use super::one_sided;
@@ -194,7 +194,7 @@ fn let_begin<P: Provider, F: ServerFloor>(
 }
 
 /// Short messages share buffers, where the provider has that; long ones have one each.
-fn stream_use<P: Provider, F>(station: &Station<'_, P, F>, size: u64) -> DataUse {
+fn stream_use<P: Provider, F: Witness>(station: &Station<'_, P, F>, size: u64) -> DataUse {
     let shares = station.endpoint.info().supports_multi_recv();
     match u32::try_from(size) {
         Ok(size) if shares && u64::from(size) * 4 <= 16 << 10 => DataUse::ManyMessages { size },
@@ -202,7 +202,7 @@ fn stream_use<P: Provider, F>(station: &Station<'_, P, F>, size: u64) -> DataUse
     }
 }
 
-fn echo<P: Provider, F>(
+fn echo<P: Provider, F: Witness>(
     station: &Station<'_, P, F>,
     client: Addr,
     count: u64,
@@ -244,7 +244,7 @@ fn echo<P: Provider, F>(
 }
 
 /// Sends back every buffer that comes, after a look at it. What comes after the last one is the next order, and is left where it is.
-fn echo_loans<P: Provider, F>(
+fn echo_loans<P: Provider, F: Witness>(
     station: &Station<'_, P, F>,
     loans: &Loans<'_>,
     client: Addr,
@@ -279,7 +279,7 @@ fn echo_loans<P: Provider, F>(
 }
 
 /// Takes `count` buffers, or as many as the client says in the end, and returns how many were not what they should be.
-fn drain_loans<P: Provider, F>(
+fn drain_loans<P: Provider, F: Witness>(
     station: &Station<'_, P, F>,
     loans: &Loans<'_>,
     (mut count, size): (u64, u64),
@@ -308,7 +308,7 @@ fn drain_loans<P: Provider, F>(
 }
 
 /// Receives `count` messages of `size` bytes, or as many as the client says in the end, and returns how many were not what they should be.
-fn drain<P: Provider, F>(
+fn drain<P: Provider, F: Witness>(
     station: &Station<'_, P, F>,
     (mut count, size): (u64, u64),
     marking: Marking,

@@ -16,7 +16,7 @@ use spinwire_dataplane::time::Instant as PlaneInstant;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::domain::Domain;
 
-use super::floor::LaneFloor;
+use super::floor::{LaneFloor, Witness};
 use super::order::{DATA_TAG, Marking, ORDER_BYTES, ORDER_TAG, Order};
 use crate::report::Failure;
 
@@ -29,6 +29,8 @@ pub(crate) const ON_ONE_CPU: &str =
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Looks between two at the clock.
 const CLOCK_EVERY: u32 = 1 << 14;
+/// How long what somebody said is looked for who is gone.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Looks between two at the events of the endpoint: well below a millisecond.
 const WATCH_EVERY: u32 = 1 << 12;
 /// The context of receives for orders; data receives have 0.
@@ -83,7 +85,7 @@ impl<'s, 'm> Station<'m, ShmPort<'s, 'm>, LaneFloor<'s>> {
     }
 }
 
-impl<'m, P: Provider, F> Station<'m, P, F> {
+impl<'m, P: Provider, F: Witness> Station<'m, P, F> {
     /// An end over a port. Posts receives for orders.
     pub(crate) fn over(port: P, floor: F, bump: &Bump<'m>, role: &Role) -> Result<Self, Failure> {
         let endpoint = Endpoint::new(port, bump, &EndpointConfig::default())?;
@@ -262,7 +264,7 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
                 mind(event)?;
             }
             match patience {
-                Patience::Limited => deadline.check("the other end does not answer")?,
+                Patience::Limited => self.watch(&deadline, "the other end does not answer")?,
                 Patience::Unlimited => nap.rest(false),
             }
         }
@@ -294,6 +296,16 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
     pub(crate) fn watch_now(&self, deadline: &Deadline, what: &'static str) -> Result<(), Failure> {
         while let Some(event) = self.endpoint.poll_event() {
             mind(event)?;
+        }
+        if !deadline.has_moved.get()
+            && let Err(gone) = self.floor.is_there()
+        {
+            // What it has said before it went is looked for a little longer.
+            let seen = deadline.seen_gone.get().unwrap_or_else(Instant::now);
+            deadline.seen_gone.set(Some(seen));
+            if seen.elapsed() > LAST_WORDS {
+                return Err(gone);
+            }
         }
         deadline.check_now(what)
     }
@@ -359,6 +371,8 @@ pub(crate) struct Deadline {
     looks: core::cell::Cell<u32>,
     since: core::cell::Cell<Option<Instant>>,
     has_moved: core::cell::Cell<bool>,
+    /// Since when the other end is seen to be gone.
+    seen_gone: core::cell::Cell<Option<Instant>>,
 }
 
 impl Deadline {
@@ -367,6 +381,7 @@ impl Deadline {
             looks: core::cell::Cell::new(0),
             since: core::cell::Cell::new(None),
             has_moved: core::cell::Cell::new(false),
+            seen_gone: core::cell::Cell::new(None),
         }
     }
 

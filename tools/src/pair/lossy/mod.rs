@@ -28,7 +28,7 @@ use spinwire_dataplane::provider::{Provider, Status};
 
 pub(in crate::pair) use self::desk::{Desk, Tally, obey};
 use super::client::Client;
-use super::floor::Floor;
+use super::floor::{Floor, Witness};
 use super::limit::Limit;
 use super::order::{Marking, ORDER_TAG, Order};
 use super::station::{DataUse, Heard, PATIENCE, Station, data_to};
@@ -102,7 +102,7 @@ impl Quiet {
 }
 
 /// Says an order, once. What finds no room is as good as lost: it is said again.
-fn say<P: Provider, F>(
+fn say<P: Provider, F: Witness>(
     station: &Station<'_, P, F>,
     to: Addr,
     (number, order): (u64, Order),
@@ -365,7 +365,7 @@ fn no_answer() -> Failure {
     format!("the other end does not answer for {} s", PATIENCE.as_secs()).into()
 }
 
-fn is_same<'m, P: Provider, F>(
+fn is_same<'m, P: Provider, F: Witness>(
     station: &Station<'m, P, F>,
     completion: &Completion<'m>,
     message: &[u8],
@@ -380,6 +380,12 @@ mod tests {
 
     struct Nobody(bool);
 
+    impl Witness for Nobody {
+        fn is_there(&self) -> Result<(), Failure> {
+            if self.0 { Ok(()) } else { Err("gone".into()) }
+        }
+    }
+
     impl Floor for Nobody {
         fn reset(&self) {}
         fn bounce(&self, _number: u64, _size: usize) -> Result<bool, Failure> {
@@ -387,9 +393,6 @@ mod tests {
         }
         fn copy_in(&self, _: u64, _: &[u8], (count, _): (u64, &Limit)) -> Result<u64, Failure> {
             Ok(count)
-        }
-        fn is_there(&self) -> Result<(), Failure> {
-            if self.0 { Ok(()) } else { Err("gone".into()) }
         }
     }
 
