@@ -108,6 +108,12 @@ struct FloorTrips {
     p99: u64,
 }
 
+impl FloorTrips {
+    fn of(trips: &Histogram<u64>) -> Self {
+        Self { p50: trips.value_at_quantile(0.5), p99: trips.value_at_quantile(0.99) }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Report {
     provider: &'static str,
@@ -331,10 +337,7 @@ fn measure<P: Provider, F: Floor>(
         cpus: client.cpus,
         page: client.page.clone(),
         rtt_ns: RoundTrips::of(&trips),
-        floor_rtt_ns: FloorTrips {
-            p50: floor.value_at_quantile(0.5),
-            p99: floor.value_at_quantile(0.99),
-        },
+        floor_rtt_ns: FloorTrips::of(&floor),
         ratio_p50: median(&mut ratios),
         ratio_p50_best_rounds: ratio(best, best_floor),
         rounds: u32::try_from(ratios.len())?,
