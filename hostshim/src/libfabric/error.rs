@@ -6,6 +6,7 @@ use spinwire_dataplane::id::WrId;
 use spinwire_dataplane::raw::place::Exhausted;
 
 use super::offer::SHARED_RECEIVES;
+use crate::error::Errno;
 use crate::raw::ofi::{self, Failed, Failure};
 
 /// A number of `fi_errno(3)`, positive.
@@ -116,7 +117,15 @@ impl fmt::Display for OfiError {
             Self::Missing { why } => {
                 write!(f, "no libfabric: {why}; remedy: apt-get install libfabric1")
             }
-            Self::Refused { call, errno } => write!(f, "{call}: {errno}"),
+            Self::Refused { call, errno } => {
+                write!(f, "{call}: {errno}")?;
+                match Errno::new(errno.number()).remedy() {
+                    Some(remedy) if errno.number() == libc::EMFILE => {
+                        write!(f, "; remedy: {remedy}")
+                    }
+                    _ => Ok(()),
+                }
+            }
             Self::Short { field, value } => {
                 write!(
                     f,

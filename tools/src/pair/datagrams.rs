@@ -35,7 +35,7 @@ use super::client::{Client, Measure, Other};
 use super::floor::{Floor, Witness};
 use super::limit::Limit;
 use super::lossy::{Desk, Exchange, Quiet, Tally, obey};
-use super::network::{START_FIRST, resolve, say_listening};
+use super::network::{START_FIRST, ask_for_way, resolve, say_listening};
 use super::options::PairOptions;
 use super::order::{Marking, Order};
 use super::server::SERVER;
@@ -432,6 +432,7 @@ fn with_server<M: Measure>(
     options: &PairOptions,
     measure: M,
 ) -> Result<M::Result, Failure> {
+    ask_for_way(at)?;
     let (cpu, _) = options.placement()?;
     let size = largest(options);
     let role = role("client", size, options)?;

@@ -9,6 +9,7 @@
 
 use core::cell::RefCell;
 use core::mem::MaybeUninit;
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
@@ -35,6 +36,7 @@ use spinwire_hostshim::error::{Errno, OsError};
 use spinwire_hostshim::libfabric::{Names, OfiConfig, OfiPort};
 
 use super::ending;
+use super::network;
 use super::options::PairOptions;
 use super::station::GONE;
 use crate::report::{Failure, Verdict, emit, print_json};
@@ -79,6 +81,9 @@ pub(crate) fn round_trips(options: &PairOptions) -> Result<Verdict, Failure> {
         }
         affinity::pin(far)?;
         return serve(Path::new(folder), options);
+    }
+    if options.fabric_provider != "shm" {
+        network::ask_for_way(SocketAddr::from(([127, 0, 0, 1], 1)))?;
     }
     let folder = Folder::new()?;
     let path = folder.0.clone();

@@ -8,9 +8,9 @@
 //! ```
 
 use core::cell::RefCell;
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Instant;
 
 use spinwire_dataplane::id::{Addr, Name};
@@ -18,6 +18,7 @@ use spinwire_dataplane::provider::tcp::{TcpConfig, TcpPort};
 use spinwire_dataplane::provider::{EndpointType, Provider};
 use spinwire_dataplane::uring::Ring;
 use spinwire_hostshim::affinity;
+use spinwire_hostshim::error::{Errno, OsError};
 use spinwire_hostshim::socket::{Address, Scheme};
 use spinwire_hostshim::tcp::{TcpPlane, TcpPlaneConfig};
 use spinwire_hostshim::uring::RingEntry;
@@ -185,6 +186,35 @@ pub(super) fn resolve(
     address.resolve()?.first().copied().ok_or_else(|| form().into())
 }
 
+/// Fails where this machine has no way to an address. To connect a socket of UDP asks for the way, and sends nothing.
+pub(super) fn ask_for_way(at: SocketAddr) -> Result<(), Failure> {
+    let any: IpAddr =
+        if at.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let asked = UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(at));
+    let kind = |e: &std::io::Error| e.kind();
+    match asked.as_ref().map_err(kind) {
+        Err(
+            ErrorKind::NetworkUnreachable
+            | ErrorKind::HostUnreachable
+            | ErrorKind::AddrNotAvailable,
+        ) => {}
+        // What else there is, who connects in earnest says.
+        Ok(()) | Err(_) => return Ok(()),
+    }
+    let remedy = if at.ip().is_loopback() {
+        "ip link set lo up".to_owned()
+    } else {
+        format!("ip route get {} # says which way there is", at.ip())
+    };
+    let why = asked.err().map_or_else(String::new, |e| e.to_string());
+    Err(format!("{at}: {why}; remedy: {remedy}").into())
+}
+
+/// What the kernel says of the plain connection, with the remedy.
+fn of_the_bare_one(e: &std::io::Error) -> Failure {
+    OsError::new("the plain connection beside the measured one", Errno::from_io(e)).into()
+}
+
 /// A plane for messages of up to `largest` bytes, and buffers of a station.
 fn config(largest: usize, role: &Role) -> Result<TcpPlaneConfig, Failure> {
     let longest = u32::try_from(largest)?;
@@ -261,7 +291,7 @@ pub(super) fn meet_on_a_socket<P: Provider>(
     if !matches!(order, Order::OpenFloor { .. }) {
         return Err("the client does not begin with the floor; is it the same version?".into());
     }
-    let listener = TcpListener::bind(SocketAddr::new(at, 0))?;
+    let listener = TcpListener::bind(SocketAddr::new(at, 0)).map_err(|e| of_the_bare_one(&e))?;
     let port = u64::from(listener.local_addr()?.port());
     station.send_order(client, Order::Done { value: port })?;
     listener.set_nonblocking(true)?;
@@ -270,7 +300,7 @@ pub(super) fn meet_on_a_socket<P: Provider>(
         match listener.accept() {
             Ok((bare, _)) => break bare,
             Err(e) if e.kind() == ErrorKind::WouldBlock => station.turn(),
-            Err(e) => return Err(e.into()),
+            Err(e) => return Err(of_the_bare_one(&e)),
         }
         station.watch(&deadline, "the client opens no bare connection")?;
     };
@@ -297,6 +327,7 @@ fn with_server<M: Measure>(
     options: &PairOptions,
     measure: M,
 ) -> Result<M::Result, Failure> {
+    ask_for_way(at)?;
     let (cpu, _) = options.placement()?;
     let role = role("client", options)?;
     affinity::pin(cpu)?;
@@ -321,7 +352,8 @@ pub(super) fn with_peer<'p, P: Provider, M: Measure>(
     let client = Client { station, loans: None, server, cpus, page, exchange: None };
     client.station.send_order(server, Order::OpenFloor { port: 0, size: 0 })?;
     let port = u16::try_from(client.answer()?)?;
-    client.station.floor.set(TcpStream::connect(SocketAddr::new(address, port))?)?;
+    let bare = TcpStream::connect(SocketAddr::new(address, port));
+    client.station.floor.set(bare.map_err(|e| of_the_bare_one(&e))?)?;
     let measured = measure.run(&client)?;
     client.station.send_order(server, Order::Bye)?;
     Ok((measured, client.station))

@@ -148,6 +148,7 @@ fn with_server<M: Measure>(
     options: &PairOptions,
     measure: M,
 ) -> Result<M::Result, Failure> {
+    network::ask_for_way(to.at)?;
     let (cpu, _) = options.placement()?;
     let (size, role) = (network::largest(options), network::role("client", options)?);
     affinity::pin(cpu)?;

@@ -327,3 +327,26 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     assert_eq!(lat.status.code(), Some(2), "{said}");
     assert!(said.starts_with("spinwire: standard output: "), "{said}");
 }
+
+/// A network of its own, in which nothing is up.
+#[test]
+fn who_has_no_way_to_the_other_end_names_it_and_the_remedy() {
+    let alone = |args: &[&str]| Command::new("unshare").arg("-rn").args(args).output().unwrap();
+    if !alone(&["true"]).status.success() {
+        println!("!! NOT RUN: lat and bw without a network: unshare -rn is refused here");
+        return;
+    }
+    let mut ways = vec![["lat", "--provider", "tcp"], ["bw", "--provider", "udp"]];
+    if cfg!(feature = "libfabric") {
+        ways.extend([["bw", "--uri", "ofi://tcp/127.0.0.1:0"], ["lat", "--provider", "ofi"]]);
+    }
+    for way in ways {
+        let ran = alone(&[&[env!("CARGO_BIN_EXE_spinwire")][..], &way].concat());
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(ran.status.code(), Some(2), "{way:?}: {said}");
+        assert!(
+            said.contains("127.0.0.1:") && said.contains("ip link set lo up"),
+            "{way:?}: {said}"
+        );
+    }
+}
