@@ -324,9 +324,12 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if let Ground::Shm { domain, made: true } = &self.ground {
+        match &self.ground {
             // Gone already where somebody removed it, which is as well.
-            let _removed = domain.unlink();
+            Ground::Shm { domain, made: true } => drop(domain.unlink()),
+            // Whoever was killed before he removed his left it to those who came in.
+            Ground::Shm { domain, made: false } => drop(domain.unlink_if_last()),
+            _ => {}
         }
     }
 }
