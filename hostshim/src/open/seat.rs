@@ -164,7 +164,9 @@ impl<'a> Seat<'a> {
                 // By where its bell lies. Of a process that was declared dead it has none, and nothing comes any more.
                 endpoint.bell().is_none_or(|its| here.is_some_and(|here| core::ptr::eq(here, its)))
             }
-            (Floor::Tcp(_, ring), AnyPort::Tcp(port)) => core::ptr::eq(*ring, port.streams().ring()),
+            (Floor::Tcp(_, ring), AnyPort::Tcp(port)) => {
+                core::ptr::eq(*ring, port.streams().ring())
+            }
             (Floor::Udp(_, ring, _), AnyPort::Udp(port)) => core::ptr::eq(*ring, port.ring()),
             #[cfg(feature = "verbs")]
             (Floor::Verbs(plane, _), AnyPort::Verbs(_, its)) => core::ptr::eq(*plane, *its),

@@ -22,7 +22,10 @@ fn each_takes_its_own(at: &Uri, kind: EndpointType) {
             "{at}: {refused:?}"
         );
         let refused = refused.to_string();
-        assert!(refused.contains(seat.name().as_str()) && refused.contains("remedy: "), "{refused}");
+        assert!(
+            refused.contains(seat.name().as_str()) && refused.contains("remedy: "),
+            "{refused}"
+        );
         let refused = seat.connect(stranger, &at, &TscClock::calibrate());
         assert!(matches!(refused, Err(OpenError::Stranger { .. })), "{at}: {refused:?}");
     }

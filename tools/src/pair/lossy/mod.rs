@@ -54,11 +54,7 @@ pub(super) struct Quiet {
 
 impl Quiet {
     pub(super) fn new() -> Self {
-        Self {
-            looks: Cell::new(0),
-            silence: Silence::new(),
-            asked_at: Cell::new(Duration::ZERO),
-        }
+        Self { looks: Cell::new(0), silence: Silence::new(), asked_at: Cell::new(Duration::ZERO) }
     }
 
     /// Something has come.
