@@ -568,7 +568,7 @@ mod tests {
         let other = dir.open("seg").unwrap();
         let is_free = || File::open(tree.root().join("spinwire.seg")).unwrap().try_lock().is_ok();
         assert_eq!(other.while_named(is_free), Ok(false), "nobody has a turn beside it");
-        assert_eq!(one.unlink_if(|| is_free()), Ok(false), "nor beside this");
+        assert_eq!(one.unlink_if(is_free), Ok(false), "nor beside this");
         assert!(is_free() && other.is_named());
         assert_eq!(one.unlink_if(|| true), Ok(true));
         let late = other.while_named(|| panic!("in a segment that nobody finds"));

@@ -324,12 +324,10 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        match &self.ground {
-            // Gone already where somebody removed it, which is as well.
-            Ground::Shm { domain, made: true } => drop(domain.unlink()),
-            // Whoever was killed before he removed his left it to those who came in.
-            Ground::Shm { domain, made: false } => drop(domain.unlink_if_last()),
-            _ => {}
+        if let Ground::Shm { domain, made } = &self.ground {
+            // Gone already where somebody removed it, which is as well. Whoever was killed before he removed his left it to those who came in.
+            let _removed =
+                if *made { domain.unlink().map(|()| true) } else { domain.unlink_if_last() };
         }
     }
 }

@@ -53,7 +53,7 @@ pub(super) struct Quiet {
 }
 
 impl Quiet {
-    pub(super) fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self { looks: Cell::new(0), silence: Silence::new(), asked_at: Cell::new(Duration::ZERO) }
     }
 
