@@ -53,6 +53,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const TURNS_PER_LOOK: u32 = 64;
 /// How long the other end has to close what it has open.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// The most that counts of the time between two looks at the clock.
+const AWAY_NS: u64 = 200_000_000;
 /// How long the other end waits for a message before it ends.
 const PATIENCE_NS: u64 = 10_000_000_000;
 /// After so long a silence an end looks whether the other one still runs.
@@ -368,13 +370,15 @@ impl Station<'_> {
     /// are others.
     #[inline]
     fn next(&self, size: usize) -> Result<Option<()>, Failure> {
-        let since = self.clock.now();
-        let (mut now, mut turns, mut look_at) = (since, 0_u32, LOOK_AFTER_NS);
+        let (mut now, mut turns) = (self.clock.now(), 0_u32);
+        let (mut waited_ns, mut look_at) = (0_u64, LOOK_AFTER_NS);
         loop {
             // To read the clock takes as long as to look for a message.
             turns = turns.wrapping_add(1);
             if turns.is_multiple_of(TURNS_PER_LOOK) {
-                now = self.clock.now();
+                let before = core::mem::replace(&mut now, self.clock.now());
+                // Who was stopped has not waited meanwhile.
+                waited_ns += now.saturating_since(before).as_nanos().min(AWAY_NS);
             }
             self.turn_at(now);
             if let Some(got) = self.end.poll() {
@@ -387,12 +391,11 @@ impl Station<'_> {
                 }
                 return Ok(Some(()));
             }
-            let silent = now.saturating_since(since).as_nanos();
-            if silent > PATIENCE_NS {
+            if waited_ns > PATIENCE_NS {
                 return Ok(None);
             }
-            if silent > look_at {
-                look_at = silent.saturating_add(LOOK_AFTER_NS);
+            if waited_ns > look_at {
+                look_at = waited_ns.saturating_add(LOOK_AFTER_NS);
                 (self.other)()?;
             }
         }

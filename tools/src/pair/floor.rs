@@ -14,6 +14,7 @@ use spinwire_dataplane::shm::lane::LaneMemory;
 use spinwire_dataplane::sync::{AtomicU64, Ordering};
 
 use super::limit::Limit;
+use super::silence::Silence;
 use super::station::GONE;
 use crate::report::Failure;
 
@@ -83,7 +84,7 @@ impl<'s> LaneFloor<'s> {
     /// Waits until `word` is what is wanted.
     #[inline(always)]
     fn wait(&self, word: &AtomicU64, good: impl Fn(u64) -> bool) -> Result<u64, Failure> {
-        let mut since = None;
+        let silence = Silence::new();
         loop {
             for _ in 0..LOOKS {
                 let value = word.load(Ordering::Acquire);
@@ -97,7 +98,7 @@ impl<'s> LaneFloor<'s> {
             if directory::rows(&self.segment).count() < ENDS {
                 return Err(GONE.into());
             }
-            if since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            if silence.at(Instant::now()) > PATIENCE {
                 return Err(
                     "floor: the other end stopped answering; is its process still there?".into()
                 );

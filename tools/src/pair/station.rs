@@ -18,6 +18,7 @@ use spinwire_hostshim::domain::Domain;
 
 use super::floor::{LaneFloor, Witness};
 use super::order::{DATA_TAG, Marking, ORDER_BYTES, ORDER_TAG, Order};
+use super::silence::Silence;
 use crate::report::Failure;
 
 /// What is said of an end that is no more.
@@ -297,7 +298,8 @@ impl<'m, P: Provider, F: Witness> Station<'m, P, F> {
         while let Some(event) = self.endpoint.poll_event() {
             mind(event)?;
         }
-        if !deadline.has_moved.get()
+        let silent = deadline.silence.at(Instant::now());
+        if !silent.is_zero()
             && let Err(gone) = self.floor.is_there()
         {
             // What it has said before it went is looked for a little longer.
@@ -307,7 +309,7 @@ impl<'m, P: Provider, F: Witness> Station<'m, P, F> {
                 return Err(gone);
             }
         }
-        deadline.check_now(what)
+        too_long(silent, what)
     }
 }
 
@@ -369,8 +371,7 @@ pub(crate) enum Patience {
 #[derive(Debug)]
 pub(crate) struct Deadline {
     looks: core::cell::Cell<u32>,
-    since: core::cell::Cell<Option<Instant>>,
-    has_moved: core::cell::Cell<bool>,
+    silence: Silence,
     /// Since when the other end is seen to be gone.
     seen_gone: core::cell::Cell<Option<Instant>>,
 }
@@ -379,8 +380,7 @@ impl Deadline {
     pub(crate) const fn new() -> Self {
         Self {
             looks: core::cell::Cell::new(0),
-            since: core::cell::Cell::new(None),
-            has_moved: core::cell::Cell::new(false),
+            silence: Silence::new(),
             seen_gone: core::cell::Cell::new(None),
         }
     }
@@ -388,7 +388,7 @@ impl Deadline {
     /// Something has come of what is waited for: the time begins anew.
     #[inline(always)]
     pub(crate) fn moved(&self) {
-        self.has_moved.set(true);
+        self.silence.broken();
     }
 
     /// Reads the clock only now and then.
@@ -407,19 +407,17 @@ impl Deadline {
 
     #[cold]
     pub(crate) fn check_now(&self, what: &'static str) -> Result<(), Failure> {
-        if self.has_moved.replace(false) {
-            self.since.set(None);
-        }
-        match self.since.get() {
-            None => self.since.set(Some(Instant::now())),
-            Some(since) if since.elapsed() > PATIENCE => {
-                let seconds = PATIENCE.as_secs();
-                return Err(format!("{what} for {seconds} s; remedy: see whether its process still runs, and has a CPU (--cpus)").into());
-            }
-            Some(_) => {}
-        }
-        Ok(())
+        too_long(self.silence.at(Instant::now()), what)
     }
+}
+
+/// Fails where a silence lasts longer than anybody waits.
+fn too_long(silent: Duration, what: &'static str) -> Result<(), Failure> {
+    if silent > PATIENCE {
+        let seconds = PATIENCE.as_secs();
+        return Err(format!("{what} for {seconds} s; remedy: see whether its process still runs, and has a CPU (--cpus)").into());
+    }
+    Ok(())
 }
 
 /// For who may wait for hours: after a while he looks only now and then.
@@ -446,6 +444,7 @@ mod tests {
     use spinwire_hostshim::domain::DomainConfig;
     use spinwire_hostshim::plane::Plane;
 
+    use super::super::silence::MOMENT;
     use super::*;
 
     /// Who sends looks for nothing that comes, and hears of the other end's end all the same.
@@ -481,14 +480,18 @@ mod tests {
 
     #[test]
     fn time_begins_anew_with_everything_that_comes() {
-        let deadline = Deadline::new();
-        let long_ago = Instant::now().checked_sub(PATIENCE * 2).expect("the machine runs longer");
-        deadline.since.set(Some(long_ago));
-        deadline.moved();
-        assert!(deadline.check_now("nothing has come").is_ok());
-        assert!(deadline.check_now("nothing has come").is_ok(), "not long ago");
-        deadline.since.set(Some(long_ago));
-        let error = deadline.check_now("nothing has come").unwrap_err();
+        let (deadline, mut now) = (Deadline::new(), Instant::now());
+        let mut wait = |span| {
+            now += span;
+            let _lasts = deadline.silence.at(now);
+            deadline.check_now("nothing has come")
+        };
+        assert!(wait(PATIENCE * 3).is_ok(), "this process was stopped");
+        let moments = PATIENCE.as_millis() / MOMENT.as_millis();
+        assert!((0..moments).all(|_| wait(MOMENT).is_ok()));
+        let error = wait(MOMENT).unwrap_err();
         assert!(error.to_string().starts_with("nothing has come for 10 s; remedy: "));
+        deadline.moved();
+        assert!(wait(MOMENT).is_ok());
     }
 }
