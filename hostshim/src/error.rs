@@ -153,6 +153,34 @@ impl fmt::Display for OsError {
 
 impl core::error::Error for OsError {}
 
+/// What `main` may end with. The standard library prints the `Debug` form of an error that comes out of `main`; that of this one is the text of the
+/// error, in which errors of this crate name the remedy.
+///
+/// ```
+/// use spinwire_hostshim::error::InWords;
+///
+/// fn main() -> Result<(), InWords> {
+///     let port: u16 = "7000".parse()?; // any error will do
+///     if port == 0 {
+///         Err("port 0 is nobody's")?; // and any text
+///     }
+///     Ok(())
+/// }
+/// ```
+pub struct InWords(String);
+
+impl<E: fmt::Display> From<E> for InWords {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl fmt::Debug for InWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +194,15 @@ mod tests {
         assert_eq!(e.errno().number(), libc::EMFILE);
         let text = e.with_remedy("close some").to_string();
         assert!(text.ends_with("; remedy: close some") && !text.contains("raise"), "{text}");
+    }
+
+    #[test]
+    fn what_comes_out_of_main_is_in_words() {
+        let refused = OsError::at("open", Path::new("/x/y"), Errno::new(libc::EMFILE));
+        let boxed: Box<dyn core::error::Error> = refused.clone().into();
+        for told in [InWords::from(refused.to_string()), boxed.into(), refused.clone().into()] {
+            assert_eq!(format!("{told:?}"), refused.to_string());
+        }
     }
 
     #[test]

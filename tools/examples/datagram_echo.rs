@@ -13,6 +13,7 @@ use spinwire_dataplane::provider::{Caps, Status};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::time::Nanos;
 use spinwire_hostshim::discover::{Hints, discover};
+use spinwire_hostshim::error::InWords;
 use spinwire_hostshim::negotiate::{Requirements, negotiate};
 use spinwire_hostshim::open::{OpenConfig, Opened, with};
 use spinwire_hostshim::uri::Uri;
@@ -29,7 +30,7 @@ fn need() -> Requirements {
     Requirements::datagrams().with_caps(Caps::SOURCE.with(Caps::TAGGED))
 }
 
-fn main() -> Result<(), Failure> {
+fn main() -> Result<(), InWords> {
     let plan = negotiate(&need(), &discover(&Hints::default()));
     with(&plan, &OpenConfig::listen(), |server| {
         println!("server: {server}, {} bytes a datagram", server.info().limits.message_bytes_max);

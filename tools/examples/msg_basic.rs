@@ -11,6 +11,7 @@ use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::{Caps, EndpointType};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_hostshim::discover::{Hints, discover};
+use spinwire_hostshim::error::InWords;
 use spinwire_hostshim::negotiate::{Requirements, negotiate};
 use spinwire_hostshim::open::{OpenConfig, Opened, with};
 use spinwire_hostshim::uri::Uri;
@@ -22,7 +23,7 @@ fn need() -> Requirements {
     Requirements::default().of_types(&[EndpointType::Msg]).with_caps(Caps::SOURCE)
 }
 
-fn main() -> Result<(), Failure> {
+fn main() -> Result<(), InWords> {
     let found = discover(&Hints::default()); // nothing is opened by that
     let plan = negotiate(&need(), &found);
     print!("{plan}");

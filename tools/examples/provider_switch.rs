@@ -12,20 +12,21 @@ use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::EndpointType::{self, Msg, Rdm};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_hostshim::discover::{Hints, discover};
+use spinwire_hostshim::error::InWords;
 use spinwire_hostshim::negotiate::{Requirements, negotiate};
 use spinwire_hostshim::open::{OpenConfig, Opened, with};
 use spinwire_hostshim::uri::Uri;
 
 type Failure = Box<dyn core::error::Error + Send + Sync>;
 
-fn main() -> Result<(), Failure> {
+fn main() -> Result<(), InWords> {
     let nobody: Uri = "shm://example-provider-switch-nobody".parse()?;
     // Somewhere on this machine: shared memory is the best of that. Over TCP: at any free port.
     let tcp: Uri = "tcp://127.0.0.1:0".parse()?;
     let anywhere = Requirements::default();
     service(Rdm, &anywhere, &[])?;
     service(Msg, &anywhere, &[])?;
-    service(Rdm, &anywhere.clone().for_peer_at([&tcp]), &[nobody])
+    Ok(service(Rdm, &anywhere.clone().for_peer_at([&tcp]), &[nobody])?)
 }
 
 /// A service of one type of endpoint, and a client that prefers RDM and knows `others` as addresses of it, too.

@@ -30,8 +30,7 @@ const DEFAULT: &str = "/dev/shm";
 /// stat(2) counts blocks of this size, whatever the file system's own.
 const STAT_BLOCK_BYTES: u64 = 512;
 /// Where the folder of segments is not there.
-const NO_FOLDER: &str =
-    "sudo mkdir -p /dev/shm && sudo mount -t tmpfs tmpfs /dev/shm # or point SPINWIRE_SHM_DIR to a folder";
+const NO_FOLDER: &str = "sudo mkdir -p /dev/shm && sudo mount -t tmpfs tmpfs /dev/shm # or point SPINWIRE_SHM_DIR to a folder";
 /// For so long a remover waits for another one, which needs microseconds.
 const TURN_MAX: Duration = Duration::from_secs(1);
 

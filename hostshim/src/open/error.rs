@@ -9,7 +9,7 @@ use spinwire_dataplane::raw::place::Exhausted;
 
 use crate::discover::Transport;
 use crate::domain::{DomainError, EndpointError};
-use crate::error::OsError;
+use crate::error::{Errno, OsError};
 use crate::mem::MapError;
 use crate::socket::AddressError;
 use crate::tcp::TcpError;
@@ -80,6 +80,13 @@ pub enum OpenError {
         /// Where.
         at: String,
     },
+    /// No network leads there.
+    Unreachable {
+        /// Where.
+        at: String,
+        /// What the kernel says.
+        errno: Errno,
+    },
     /// Somebody is there who says what this end does not understand: another version, or no endpoint at all.
     Nonsense {
         /// Where.
@@ -143,6 +150,10 @@ impl fmt::Display for OpenError {
             Self::Nobody { at } => {
                 write!(f, "nobody answers at {at}; remedy: spinwire serve {at} # there")
             }
+            Self::Unreachable { at, errno } => write!(
+                f,
+                "no network leads to {at}: {errno}; remedy: ip -br address; ip route # which interfaces are up, and where they lead"
+            ),
             Self::Nonsense { at, fault } => write!(f, "what answers at {at}: {fault}"),
             Self::Refused { at } => write!(
                 f,

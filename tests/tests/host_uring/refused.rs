@@ -109,8 +109,7 @@ fn a_filter_that_lets_rings_be_opened_and_not_be_used_is_told_before_the_first_t
         ["enter", "register"].into_iter().for_each(|call| run_to_the_end(again(test, call)));
         return;
     };
-    let call =
-        if role == "enter" { libc::SYS_io_uring_enter } else { libc::SYS_io_uring_register };
+    let call = if role == "enter" { libc::SYS_io_uring_enter } else { libc::SYS_io_uring_register };
     assert_eq!(is_allowed(), Ok(()), "without the filter");
     for errno in [libc::EPERM, libc::ENOSYS] {
         // The last filter's answer counts where it is the graver, and that of equals.
