@@ -37,7 +37,8 @@ fn main() -> Result<(), InWords> {
     let mut client = Client::new(LIMITS);
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
-    let asking = thread::spawn(move || ask(TcpStream::connect(address)?));
+    let stream = TcpStream::connect(address)?; // before it is accepted: the kernel keeps it
+    let asking = thread::spawn(move || ask(stream));
     serve(&listener.accept()?.0, &mut client, &mut store)?;
     println!(
         "client: {} answers",

@@ -108,6 +108,27 @@ fn a_network_that_leads_nowhere_is_not_taken_for_nobody() {
     }
 }
 
+#[test]
+fn a_folder_that_nobody_can_write_to_offers_nothing() {
+    let folder = Folder::new();
+    let script = "mount -t tmpfs -o ro tmpfs \"$SPINWIRE_SHM_DIR\" && exec \"$0\" providers --need parcel --json";
+    let ran = [&["--mount"][..], &["--map-root-user", "--mount"]].map(|flags| {
+        let mut command = Command::new("unshare");
+        command.args(flags).args(["sh", "-c", script, env!("CARGO_BIN_EXE_spinwire")]);
+        command.env("SPINWIRE_SHM_DIR", folder.path()).output().unwrap()
+    });
+    let Some(told) = ran.into_iter().find_map(|ran| match ran.status.code() {
+        Some(1) if ran.stderr.is_empty() => String::from_utf8(ran.stdout).ok(),
+        Some(0) => panic!("shared memory was offered: {ran:?}"),
+        _ => None,
+    }) else {
+        let test = "surroundings::a_folder_that_nobody_can_write_to_offers_nothing";
+        return not_run(test, "no mount namespace to be had: unshare --mount true");
+    };
+    assert!(told.contains("Read-only file system"), "{told}");
+    assert!(told.contains("point SPINWIRE_SHM_DIR to a writable tmpfs"), "{told}");
+}
+
 /// The only child of a process.
 fn child_of(pid: u32) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
