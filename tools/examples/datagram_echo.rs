@@ -18,7 +18,7 @@ use spinwire_hostshim::negotiate::{Requirements, negotiate};
 use spinwire_hostshim::open::{OpenConfig, Opened, with};
 use spinwire_hostshim::uri::Uri;
 
-type Failure = Box<dyn core::error::Error + Send + Sync>;
+type Failure = InWords;
 
 /// Datagrams that the client sends.
 const COUNT: u64 = 2_000;
@@ -30,7 +30,7 @@ fn need() -> Requirements {
     Requirements::datagrams().with_caps(Caps::SOURCE.with(Caps::TAGGED))
 }
 
-fn main() -> Result<(), InWords> {
+fn main() -> Result<(), Failure> {
     let plan = negotiate(&need(), &discover(&Hints::default()));
     with(&plan, &OpenConfig::listen(), |server| {
         println!("server: {server}, {} bytes a datagram", server.info().limits.message_bytes_max);

@@ -16,14 +16,14 @@ use spinwire_hostshim::negotiate::{Requirements, negotiate};
 use spinwire_hostshim::open::{OpenConfig, Opened, with};
 use spinwire_hostshim::uri::Uri;
 
-type Failure = Box<dyn core::error::Error + Send + Sync>;
+type Failure = InWords;
 
 /// What this program asks of its transport: one peer, nothing lost, and the sender named.
 fn need() -> Requirements {
     Requirements::default().of_types(&[EndpointType::Msg]).with_caps(Caps::SOURCE)
 }
 
-fn main() -> Result<(), InWords> {
+fn main() -> Result<(), Failure> {
     let found = discover(&Hints::default()); // nothing is opened by that
     let plan = negotiate(&need(), &found);
     print!("{plan}");

@@ -17,16 +17,16 @@ use spinwire_hostshim::negotiate::{Requirements, negotiate};
 use spinwire_hostshim::open::{OpenConfig, Opened, with};
 use spinwire_hostshim::uri::Uri;
 
-type Failure = Box<dyn core::error::Error + Send + Sync>;
+type Failure = InWords;
 
-fn main() -> Result<(), InWords> {
+fn main() -> Result<(), Failure> {
     let nobody: Uri = "shm://example-provider-switch-nobody".parse()?;
     // Somewhere on this machine: shared memory is the best of that. Over TCP: at any free port.
     let tcp: Uri = "tcp://127.0.0.1:0".parse()?;
     let anywhere = Requirements::default();
     service(Rdm, &anywhere, &[])?;
     service(Msg, &anywhere, &[])?;
-    Ok(service(Rdm, &anywhere.clone().for_peer_at([&tcp]), &[nobody])?)
+    service(Rdm, &anywhere.clone().for_peer_at([&tcp]), &[nobody])
 }
 
 /// A service of one type of endpoint, and a client that prefers RDM and knows `others` as addresses of it, too.

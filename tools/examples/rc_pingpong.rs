@@ -1,6 +1,7 @@
 //! The game of `ibv_rc_pingpong` of rdma-core, as either end of it: cards over TCP in its format, then messages to and fro.
 //!
 //! `cargo run --example rc_pingpong --features verbs -- rxe0 [HOST]`, and at the other end `ibv_rc_pingpong -d rxe1 -g 1 [HOST]`.
+#![allow(clippy::large_stack_frames, reason = "an example")]
 #![allow(clippy::arithmetic_side_effects, clippy::print_stdout, reason = "an example")]
 
 use core::time::Duration;

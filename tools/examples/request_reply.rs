@@ -40,11 +40,11 @@ fn main() -> Done {
 
 /// The service was started just now: it is tried for a while, as long as it runs.
 fn when_it_is_there(plan: &Plan, server: &mut Child) -> Done {
-    let until = Instant::now() + Duration::from_secs(10);
+    let since = Instant::now();
     loop {
         match with(plan, &OpenConfig::connect(), |client| ask(&client)) {
             Ok(asked) => return asked,
-            Err(why) if Instant::now() > until || server.try_wait()?.is_some() => Err(why)?,
+            Err(why) if since.elapsed().as_secs() > 10 || server.try_wait()?.is_some() => Err(why)?,
             Err(_not_yet) => thread::sleep(Duration::from_millis(10)),
         }
     }

@@ -260,10 +260,8 @@ impl SegmentDir {
 /// What the kernel says of the folder of segments.
 pub(super) fn refused_by(operation: &'static str, folder: &Path, error: &io::Error) -> OsError {
     let refused = OsError::io(operation, folder, error);
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => refused.with_remedy(NO_FOLDER),
-        _ => refused,
-    }
+    let is_there = !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    if is_there { refused } else { refused.with_remedy(NO_FOLDER) }
 }
 
 /// Removes a file, never what a symlink points to.

@@ -34,7 +34,7 @@ fn says_once(ran: &Ran, remedy: &str) {
 fn what_is_of_another_user_is_left_to_that_user() {
     let folder = Folder::new();
     let theirs = folder.file("theirs");
-    fs::write(&theirs, [0; 4096]).unwrap();
+    fs::write(&theirs, vec![0; 4096]).unwrap();
     fs::set_permissions(&theirs, Permissions::from_mode(0o600)).unwrap();
     let given = Command::new("chown").arg(OTHER_USER).arg(&theirs).output().unwrap();
     if !given.status.success() {
@@ -56,7 +56,7 @@ fn what_is_of_another_user_is_left_to_that_user() {
 #[test]
 fn a_leftover_that_is_no_pool_goes_by_the_other_command() {
     let folder = Folder::new();
-    fs::write(folder.file("half"), [0; 4096]).unwrap();
+    fs::write(folder.file("half"), vec![0; 4096]).unwrap();
     fs::set_permissions(folder.file("half"), Permissions::from_mode(0o600)).unwrap();
     let ran = folder.run(&["pool", "rm", "half"]);
     assert_eq!(ran.code, 1, "{ran:?}");
@@ -150,7 +150,7 @@ fn a_screen_that_is_ended_by_a_signal_leaves_the_terminal_in_order() {
             Err(e) => return not_run(test, &format!("script(1) of bsdutils: {e}")),
         };
         let mut terminal = script.stdout.take().unwrap();
-        let (mut told, mut piece) = (String::new(), [0; 4096]);
+        let (mut told, mut piece) = (String::new(), [0; 1024]);
         let began = Instant::now();
         let mut sent = false;
         loop {

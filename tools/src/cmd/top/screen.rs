@@ -14,7 +14,6 @@
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -74,7 +73,7 @@ pub(super) fn run(names: &[String], interval: Duration) -> Result<(), Failure> {
     }
     let mut terminal =
         ratatui::try_init().map_err(|e| format!("the terminal: {e}; {NO_SCREEN}"))?;
-    let ended = screen.turn_until_quit(&mut terminal, &stop);
+    let ended = screen.turn_until_quit(&mut terminal, || stop.load(Ordering::Relaxed));
     // A terminal that has gone is in order.
     let _gone = ratatui::try_restore();
     ended
@@ -87,7 +86,7 @@ impl Screen {
     fn turn_until_quit(
         &mut self,
         terminal: &mut DefaultTerminal,
-        stop: &AtomicBool,
+        is_over: impl Fn() -> bool,
     ) -> Result<(), Failure> {
         let mut due = Instant::now() + self.interval.min(Duration::from_millis(250));
         loop {
@@ -95,7 +94,7 @@ impl Screen {
             while let Some(left) =
                 due.checked_duration_since(Instant::now()).filter(|d| !d.is_zero())
             {
-                if stop.load(Ordering::Relaxed) {
+                if is_over() {
                     return Ok(());
                 }
                 if !event::poll(left.min(SIGNAL_LOOK))? {
