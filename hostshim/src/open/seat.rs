@@ -18,6 +18,7 @@ use spinwire_dataplane::provider::{EndpointType, Event};
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::uring::Ring;
 
+use super::error::leads_nowhere;
 use super::{AnyPort, Ground, News, OpenConfig, OpenError, first_of};
 use crate::clock::TscClock;
 use crate::discover::Transport;
@@ -310,8 +311,7 @@ const fn anywhere(like: SocketAddr) -> IpAddr {
 /// That no network leads to `uri`, if that is what the kernel says.
 fn unreachable(uri: &Uri, error: &io::Error) -> Option<OpenError> {
     let errno = Errno::from_io(error);
-    let is_it = matches!(errno.number(), libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN);
-    is_it.then(|| OpenError::Unreachable { at: uri.to_string(), errno })
+    leads_nowhere(errno).then(|| OpenError::Unreachable { at: uri.to_string(), errno })
 }
 
 /// A peer that is waited for.
