@@ -3,7 +3,6 @@
 use core::fmt;
 
 use spinwire_dataplane::error::PostError;
-use spinwire_dataplane::id::Name;
 use spinwire_dataplane::provider::EndpointType;
 use spinwire_dataplane::provider::tcp::FrameFault;
 use spinwire_dataplane::raw::place::Exhausted;
@@ -42,7 +41,7 @@ pub enum OpenError {
     /// The endpoint is not the one of the seat that was asked: that stands on something else.
     Stranger {
         /// What the end of that seat is called.
-        seat: Name,
+        seat: String,
     },
     /// What a descriptor takes.
     System(OsError),

@@ -141,7 +141,7 @@ impl<'a> Seat<'a> {
         endpoint: &'e Endpoint<'a, AnyPort<'a>>,
     ) -> Result<News<'e, 'a>, OpenError> {
         if !self.has(endpoint) {
-            return Err(OpenError::Stranger { seat: self.name });
+            return Err(self.refuse_stranger());
         }
         if self.is_told.get() {
             return Err(OpenError::Told);
@@ -232,6 +232,7 @@ impl<'a> Seat<'a> {
         uri: &Uri,
         clock: &TscClock,
     ) -> Result<Addr, OpenError> {
+        self.admit(endpoint, uri)?;
         self.reach((endpoint, uri, clock), None)
     }
 
@@ -247,7 +248,20 @@ impl<'a> Seat<'a> {
         clock: &TscClock,
         others: &mut dyn FnMut(Completion<'a>),
     ) -> Result<Addr, OpenError> {
+        self.admit(endpoint, uri)?;
         self.reach((endpoint, uri, clock), Some(others))
+    }
+
+    fn refuse_stranger(&self) -> OpenError {
+        OpenError::Stranger { seat: self.name.to_string() }
+    }
+
+    /// Refuses the endpoint of another seat, and a name that leads nowhere.
+    fn admit(&self, endpoint: &Endpoint<'a, AnyPort<'a>>, uri: &Uri) -> Result<(), OpenError> {
+        if !self.has(endpoint) {
+            return Err(self.refuse_stranger());
+        }
+        has_meaning(uri)
     }
 
     fn reach(
@@ -255,10 +269,6 @@ impl<'a> Seat<'a> {
         (endpoint, uri, clock): (&Endpoint<'a, AnyPort<'a>>, &Uri, &TscClock),
         others: Option<&mut dyn FnMut(Completion<'a>)>,
     ) -> Result<Addr, OpenError> {
-        if !self.has(endpoint) {
-            return Err(OpenError::Stranger { seat: self.name });
-        }
-        has_meaning(uri)?;
         let name = uri.endpoint_or_default();
         let (since, patience) = (Instant::now(), self.config.patience);
         let mut wait = Wait { endpoint, uri, clock, since, patience, others };
@@ -316,22 +326,26 @@ impl<'a> Seat<'a> {
                 wait.until((peer, None), || port.reach(peer))
             }
             (Floor::Udp(host, _, routes), Place::Socket(address), _) => {
-                self.route(routes, name, address)?;
-                // Nothing is sent by this: the kernel looks for a way, which is not looked for later than here.
-                let tried = find_way(host.local().ip(), first_of(address)?);
-                if let Some(why) = tried.err().and_then(|e| unreachable(uri, &e)) {
-                    return Err(why);
-                }
+                self.route(host, routes, (name, address), uri)?;
                 Ok(endpoint.connect(&name)?)
             }
             _ => Err(OpenError::Transport(uri.transport())),
         }
     }
 
-    fn route(&self, routes: &Routes<'_>, name: Name, address: &Address) -> Result<(), OpenError> {
+    fn route(
+        &self,
+        host: &UdpHost,
+        routes: &Routes<'_>,
+        (name, address): (Name, &Address),
+        uri: &Uri,
+    ) -> Result<(), OpenError> {
         // One that was there before may lead elsewhere.
         let _was_there = routes.remove(&name);
-        Ok(udp::route(routes, name, address)?)
+        udp::route(routes, name, address)?;
+        // Nothing is sent by this: the kernel looks for a way, which is not looked for later than here.
+        let tried = find_way(host.local().ip(), first_of(address)?);
+        tried.err().and_then(|e| unreachable(uri, &e)).map_or(Ok(()), Err)
     }
 }
 
