@@ -27,8 +27,7 @@ use spinwire_dataplane::shm::lease;
 use spinwire_dataplane::shm::reclaim::reclaim;
 use spinwire_dataplane::shm::{Geometry, ProcessLease, Segment, SegmentShape, Waker};
 
-use crate::discover::{Absence, Found, Hints, Transport};
-use crate::error::{Errno, OsError};
+use crate::discover::{Found, Hints, Transport};
 use crate::mem::{Lasting, MapError, PagePolicy, SharedMapping};
 use crate::membership::{self, Shape, Watcher};
 pub use crate::membership::{MemberError as DomainError, row_is_dead};
@@ -80,11 +79,8 @@ impl core::error::Error for EndpointError {}
 
 /// What shared memory has to offer.
 pub(crate) fn found(hints: &Hints) -> Vec<Found> {
-    let folder = hints.segments.path();
-    if let Err(e) = std::fs::read_dir(folder) {
-        let why = OsError::at("the folder of segments", folder, Errno::from_io(&e)).to_string();
-        let remedy = "sudo mount -t tmpfs tmpfs /dev/shm # or point SPINWIRE_SHM_DIR to a folder";
-        return vec![Found::absent(Transport::Shm, None, Absence::new(why, remedy))];
+    if let Err(why) = hints.segments.is_of_use() {
+        return vec![Found::absent(Transport::Shm, None, why.into())];
     }
     let longest = hints.sizes.domain().geometry.message_bytes_max();
     let config = hints.sizes.shm();

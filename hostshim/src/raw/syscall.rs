@@ -104,6 +104,14 @@ impl FileSystem {
     }
 }
 
+/// access(2): may this process write to `path`? EROFS where nobody may.
+pub(crate) fn may_write(path: &Path) -> Result<(), Errno> {
+    let path = c_path(path)?;
+    // SAFETY: `path` is a terminated string that outlives the call.
+    let answer = unsafe { libc::access(path.as_ptr(), libc::W_OK) };
+    check(answer).map_err(|_negative| Errno::last())
+}
+
 /// statfs(2) of the file system that holds `path`.
 pub(crate) fn file_system(path: &Path) -> Result<FileSystem, Errno> {
     let path = c_path(path)?;
