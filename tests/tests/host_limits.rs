@@ -80,6 +80,26 @@ fn entries() -> usize {
 }
 
 #[test]
+fn files_that_may_not_be_as_large_are_refused_and_end_nobody() {
+    let test = "files_that_may_not_be_as_large_are_refused_and_end_nobody";
+    if role().is_none() {
+        return play_in_namespace(
+            test,
+            &again(test, "play"),
+            "mount -t tmpfs -o mode=1777 tmpfs /dev/shm; ulimit -f 64",
+        );
+    }
+    // The kernel answers by a signal that would end this process.
+    let domain = Domain::create("large", &DomainConfig::default()).unwrap_err();
+    assert!(domain.to_string().contains("remedy: raise the limit of file sizes"), "{domain}");
+    let page = BufferPool::create("large", &PoolConfig::default()).unwrap_err();
+    assert!(page.to_string().contains("ulimit -f unlimited"), "{page}");
+    assert_eq!(entries(), 0, "nothing is left behind");
+    drop(shm().create("small", 4 * KIB, BASE).unwrap());
+    done();
+}
+
+#[test]
 fn a_dev_shm_that_is_too_small_says_how_to_mend_it() {
     if role().is_none() {
         let test = "a_dev_shm_that_is_too_small_says_how_to_mend_it";
