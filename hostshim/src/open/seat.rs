@@ -11,15 +11,16 @@ use std::time::Instant;
 use spinwire_dataplane::error::{Fatal, Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::msg::{Completion, Endpoint, EndpointConfig};
-use spinwire_dataplane::poll::{Budget, Outcome, Poll};
+use spinwire_dataplane::poll::{Budget, Outcome, Poll, WakeSource as _};
 use spinwire_dataplane::provider::tcp::FrameFault;
 use spinwire_dataplane::provider::udp::Routes;
 use spinwire_dataplane::provider::{EndpointType, Event};
 use spinwire_dataplane::raw::place::Bump;
+use spinwire_dataplane::shm::bell;
 use spinwire_dataplane::uring::Ring;
 
 use super::error::leads_nowhere;
-use super::{AnyPort, Ground, News, OpenConfig, OpenError, first_of};
+use super::{AnyPort, Ground, News, OpenConfig, OpenError, first_of, has_meaning};
 use crate::clock::TscClock;
 use crate::discover::Transport;
 use crate::domain::{Domain, EndpointError};
@@ -133,11 +134,15 @@ impl<'a> Seat<'a> {
     ///
     /// # Errors
     /// [`OpenError::NoDescriptor`] over mlx5 devices, and over those providers of libfabric that have none; [`OpenError::Polled`] over libfabric, where
-    /// [`OpenConfig::waits`] was not set; [`OpenError::Told`] where there was one already; and what the kernel says.
+    /// [`OpenConfig::waits`] was not set; [`OpenError::Told`] where there was one already; [`OpenError::Stranger`] for an endpoint of another seat; and what the
+    /// kernel says.
     pub fn news<'e>(
         &self,
         endpoint: &'e Endpoint<'a, AnyPort<'a>>,
     ) -> Result<News<'e, 'a>, OpenError> {
+        if !self.has(endpoint) {
+            return Err(OpenError::Stranger { seat: self.name });
+        }
         if self.is_told.get() {
             return Err(OpenError::Told);
         }
@@ -152,6 +157,37 @@ impl<'a> Seat<'a> {
         let news = News::of(endpoint, (ring, domain))?;
         self.is_told.set(true);
         Ok(news)
+    }
+
+    /// Whether the endpoint is this seat's: it stands on the same ring, plane or segment, each of which has one seat.
+    fn has(&self, endpoint: &Endpoint<'a, AnyPort<'a>>) -> bool {
+        match (&self.floor, endpoint.provider()) {
+            (Floor::Shm(domain, _), AnyPort::Shm(port)) => {
+                let segment = domain.segment();
+                let here = bell::bell(&segment, port.id().slot);
+                // By where its bell lies. Of a process that was declared dead it has none, and nothing comes any more.
+                endpoint.bell().is_none_or(|its| here.is_some_and(|here| core::ptr::eq(here, its)))
+            }
+            (Floor::Tcp(_, ring), AnyPort::Tcp(port)) => {
+                core::ptr::eq(*ring, port.streams().ring())
+            }
+            (Floor::Udp(_, ring, _), AnyPort::Udp(port)) => core::ptr::eq(*ring, port.ring()),
+            #[cfg(feature = "verbs")]
+            (Floor::Verbs(plane, _), AnyPort::Verbs(_, its)) => core::ptr::eq(*plane, *its),
+            #[cfg(feature = "verbs")]
+            (Floor::VerbsDatagrams(plane, _), AnyPort::VerbsDatagrams(_, its)) => {
+                core::ptr::eq(*plane, *its)
+            }
+            #[cfg(feature = "mlx5")]
+            (Floor::Mlx5(plane, _), AnyPort::Mlx5(_, its)) => core::ptr::eq(*plane, *its),
+            #[cfg(feature = "mlx5")]
+            (Floor::Mlx5Datagrams(plane, _), AnyPort::Mlx5Datagrams(_, its)) => {
+                core::ptr::eq(*plane, *its)
+            }
+            #[cfg(feature = "libfabric")]
+            (Floor::Ofi(plane, _), AnyPort::Ofi(_, its)) => core::ptr::eq(*plane, *its),
+            _ => false,
+        }
     }
 
     /// The endpoint. One a seat.
@@ -189,7 +225,7 @@ impl<'a> Seat<'a> {
     /// For an endpoint of which nothing is posted yet: of one in use see [`connect_beside`](Self::connect_beside).
     ///
     /// # Errors
-    /// [`OpenError`]; `Nobody` and `Refused` say what the peer lacks.
+    /// [`OpenError`]; `Nobody` and `Refused` say what the peer lacks, `Stranger` that the endpoint is another seat's.
     pub fn connect(
         &self,
         endpoint: &Endpoint<'a, AnyPort<'a>>,
@@ -219,6 +255,10 @@ impl<'a> Seat<'a> {
         (endpoint, uri, clock): (&Endpoint<'a, AnyPort<'a>>, &Uri, &TscClock),
         others: Option<&mut dyn FnMut(Completion<'a>)>,
     ) -> Result<Addr, OpenError> {
+        if !self.has(endpoint) {
+            return Err(OpenError::Stranger { seat: self.name });
+        }
+        has_meaning(uri)?;
         let name = uri.endpoint_or_default();
         let (since, patience) = (Instant::now(), self.config.patience);
         let mut wait = Wait { endpoint, uri, clock, since, patience, others };
