@@ -37,7 +37,7 @@ use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
 use crate::uring::UringError;
 #[cfg(feature = "verbs")]
-use crate::verbs::{VerbsDatagrams, VerbsPlane};
+use crate::verbs::{Queues, VerbsDatagrams, VerbsPlane, VerbsPort};
 
 type HostRing<'a> = Ring<'a, RingEntry<'a>>;
 
@@ -275,10 +275,7 @@ impl<'a> Seat<'a> {
             }
             #[cfg(feature = "verbs")]
             (Floor::Verbs(..), Place::Device { meet, .. }, AnyPort::Verbs(port, plane)) => {
-                plane.introduce(port, &name, first_of(meet)?)?;
-                let fault = port.last_fault();
-                let peer = endpoint.connect(&name)?;
-                wait.until((peer, fault), || port.reach(peer))
+                wait.on_device((port, plane), (&name, meet))
             }
             #[cfg(feature = "verbs")]
             (
@@ -291,10 +288,7 @@ impl<'a> Seat<'a> {
             }
             #[cfg(feature = "mlx5")]
             (Floor::Mlx5(..), Place::Device { meet, .. }, AnyPort::Mlx5(port, plane)) => {
-                plane.introduce(port, &name, first_of(meet)?)?;
-                let fault = port.last_fault();
-                let peer = endpoint.connect(&name)?;
-                wait.until((peer, fault), || port.reach(peer))
+                wait.on_device((port, plane), (&name, meet))
             }
             #[cfg(feature = "mlx5")]
             (
@@ -308,20 +302,12 @@ impl<'a> Seat<'a> {
             #[cfg(feature = "libfabric")]
             (Floor::Ofi(..), Place::Fabric { node: Some(node), .. }, AnyPort::Ofi(port, plane)) => {
                 let called = plane.call(port, (&name, first_of(node)?), self.config.patience);
-                let peer = called.map_err(|why| match why {
-                    CallError::Nobody => wait.nobody(),
-                    CallError::Refused => OpenError::Refused { at: uri.to_string() },
-                    CallError::Post(e) => e.into(),
-                })?;
+                let peer = called.map_err(|why| wait.why_not_called(why))?;
                 wait.until((peer, None), || port.reach(peer))
             }
             (Floor::Udp(host, _, routes), Place::Socket(address), _) => {
                 self.route(routes, name, address)?;
-                // Nothing is sent by this: the kernel looks for a way, which is not looked for later than here.
-                let tried = find_way(host.local().ip(), first_of(address)?);
-                if let Some(why) = tried.err().and_then(|e| unreachable(uri, &e)) {
-                    return Err(why);
-                }
+                check_way(host.local().ip(), (uri, address))?;
                 Ok(endpoint.connect(&name)?)
             }
             _ => Err(OpenError::Transport(uri.transport())),
@@ -338,6 +324,12 @@ impl<'a> Seat<'a> {
 /// Whether the kernel knows a way from an address of this host to that one. It is asked by connect(2) of a socket of UDP, which sends nothing.
 fn find_way(from: IpAddr, to: SocketAddr) -> io::Result<()> {
     UdpSocket::bind((from, 0))?.connect(to)
+}
+
+/// Whether the kernel knows one to what `uri` says. Nothing is sent by this; later nobody looks.
+fn check_way(from: IpAddr, (uri, address): (&Uri, &Address)) -> Result<(), OpenError> {
+    let tried = find_way(from, first_of(address)?);
+    tried.err().and_then(|e| unreachable(uri, &e)).map_or(Ok(()), Err)
 }
 
 /// Any address of this host, of the same family.
@@ -442,6 +434,29 @@ impl Wait<'_, '_, '_> {
             Some(Ok(_somebody)) => self.refused(),
             Some(Err(e)) => unreachable(self.uri, &e).unwrap_or_else(|| self.nobody()),
             None => self.nobody(),
+        }
+    }
+
+    /// Connects over RDMA devices: to the peer of that name, which answers calls at `meet`.
+    #[cfg(feature = "verbs")]
+    fn on_device<Q: Queues>(
+        &mut self,
+        (port, plane): (&VerbsPort<'_, Q>, &VerbsPlane<Q>),
+        (name, meet): (&Name, &Address),
+    ) -> Result<Addr, OpenError> {
+        plane.introduce(port, name, first_of(meet)?)?;
+        let fault = port.last_fault();
+        let peer = self.endpoint.connect(name)?;
+        self.until((peer, fault), || port.reach(peer))
+    }
+
+    /// Why a call through libfabric has led to nobody.
+    #[cfg(feature = "libfabric")]
+    fn why_not_called(&self, why: CallError) -> OpenError {
+        match why {
+            CallError::Nobody => self.nobody(),
+            CallError::Refused => self.refused(),
+            CallError::Post(e) => e.into(),
         }
     }
 
