@@ -3,6 +3,7 @@
 use core::fmt;
 
 use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::id::Name;
 use spinwire_dataplane::provider::EndpointType;
 use spinwire_dataplane::provider::tcp::FrameFault;
 use spinwire_dataplane::raw::place::Exhausted;
@@ -41,7 +42,7 @@ pub enum OpenError {
     /// The endpoint is not the one of the seat that was asked: that stands on something else.
     Stranger {
         /// What the end of that seat is called.
-        seat: String,
+        seat: Name,
     },
     /// What a descriptor takes.
     System(OsError),

@@ -37,7 +37,7 @@ use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
 use crate::uring::UringError;
 #[cfg(feature = "verbs")]
-use crate::verbs::{VerbsDatagrams, VerbsPlane};
+use crate::verbs::{Queues, VerbsDatagrams, VerbsPlane, VerbsPort};
 
 type HostRing<'a> = Ring<'a, RingEntry<'a>>;
 
@@ -141,7 +141,7 @@ impl<'a> Seat<'a> {
         endpoint: &'e Endpoint<'a, AnyPort<'a>>,
     ) -> Result<News<'e, 'a>, OpenError> {
         if !self.has(endpoint) {
-            return Err(self.refuse_stranger());
+            return Err(OpenError::Stranger { seat: self.name });
         }
         if self.is_told.get() {
             return Err(OpenError::Told);
@@ -232,7 +232,6 @@ impl<'a> Seat<'a> {
         uri: &Uri,
         clock: &TscClock,
     ) -> Result<Addr, OpenError> {
-        self.admit(endpoint, uri)?;
         self.reach((endpoint, uri, clock), None)
     }
 
@@ -248,20 +247,7 @@ impl<'a> Seat<'a> {
         clock: &TscClock,
         others: &mut dyn FnMut(Completion<'a>),
     ) -> Result<Addr, OpenError> {
-        self.admit(endpoint, uri)?;
         self.reach((endpoint, uri, clock), Some(others))
-    }
-
-    fn refuse_stranger(&self) -> OpenError {
-        OpenError::Stranger { seat: self.name.to_string() }
-    }
-
-    /// Refuses the endpoint of another seat, and a name that leads nowhere.
-    fn admit(&self, endpoint: &Endpoint<'a, AnyPort<'a>>, uri: &Uri) -> Result<(), OpenError> {
-        if !self.has(endpoint) {
-            return Err(self.refuse_stranger());
-        }
-        has_meaning(uri)
     }
 
     fn reach(
@@ -269,6 +255,10 @@ impl<'a> Seat<'a> {
         (endpoint, uri, clock): (&Endpoint<'a, AnyPort<'a>>, &Uri, &TscClock),
         others: Option<&mut dyn FnMut(Completion<'a>)>,
     ) -> Result<Addr, OpenError> {
+        if !self.has(endpoint) {
+            return Err(OpenError::Stranger { seat: self.name });
+        }
+        has_meaning(uri)?;
         let name = uri.endpoint_or_default();
         let (since, patience) = (Instant::now(), self.config.patience);
         let mut wait = Wait { endpoint, uri, clock, since, patience, others };
@@ -285,10 +275,7 @@ impl<'a> Seat<'a> {
             }
             #[cfg(feature = "verbs")]
             (Floor::Verbs(..), Place::Device { meet, .. }, AnyPort::Verbs(port, plane)) => {
-                plane.introduce(port, &name, first_of(meet)?)?;
-                let fault = port.last_fault();
-                let peer = endpoint.connect(&name)?;
-                wait.until((peer, fault), || port.reach(peer))
+                wait.on_device((port, plane), (&name, meet))
             }
             #[cfg(feature = "verbs")]
             (
@@ -301,10 +288,7 @@ impl<'a> Seat<'a> {
             }
             #[cfg(feature = "mlx5")]
             (Floor::Mlx5(..), Place::Device { meet, .. }, AnyPort::Mlx5(port, plane)) => {
-                plane.introduce(port, &name, first_of(meet)?)?;
-                let fault = port.last_fault();
-                let peer = endpoint.connect(&name)?;
-                wait.until((peer, fault), || port.reach(peer))
+                wait.on_device((port, plane), (&name, meet))
             }
             #[cfg(feature = "mlx5")]
             (
@@ -318,40 +302,34 @@ impl<'a> Seat<'a> {
             #[cfg(feature = "libfabric")]
             (Floor::Ofi(..), Place::Fabric { node: Some(node), .. }, AnyPort::Ofi(port, plane)) => {
                 let called = plane.call(port, (&name, first_of(node)?), self.config.patience);
-                let peer = called.map_err(|why| match why {
-                    CallError::Nobody => wait.nobody(),
-                    CallError::Refused => OpenError::Refused { at: uri.to_string() },
-                    CallError::Post(e) => e.into(),
-                })?;
+                let peer = called.map_err(|why| wait.why_not_called(why))?;
                 wait.until((peer, None), || port.reach(peer))
             }
             (Floor::Udp(host, _, routes), Place::Socket(address), _) => {
-                self.route(host, routes, (name, address), uri)?;
+                self.route(routes, name, address)?;
+                check_way(host.local().ip(), (uri, address))?;
                 Ok(endpoint.connect(&name)?)
             }
             _ => Err(OpenError::Transport(uri.transport())),
         }
     }
 
-    fn route(
-        &self,
-        host: &UdpHost,
-        routes: &Routes<'_>,
-        (name, address): (Name, &Address),
-        uri: &Uri,
-    ) -> Result<(), OpenError> {
+    fn route(&self, routes: &Routes<'_>, name: Name, address: &Address) -> Result<(), OpenError> {
         // One that was there before may lead elsewhere.
         let _was_there = routes.remove(&name);
-        udp::route(routes, name, address)?;
-        // Nothing is sent by this: the kernel looks for a way, which is not looked for later than here.
-        let tried = find_way(host.local().ip(), first_of(address)?);
-        tried.err().and_then(|e| unreachable(uri, &e)).map_or(Ok(()), Err)
+        Ok(udp::route(routes, name, address)?)
     }
 }
 
 /// Whether the kernel knows a way from an address of this host to that one. It is asked by connect(2) of a socket of UDP, which sends nothing.
 fn find_way(from: IpAddr, to: SocketAddr) -> io::Result<()> {
     UdpSocket::bind((from, 0))?.connect(to)
+}
+
+/// Whether the kernel knows one to what `uri` says. Nothing is sent by this; later nobody looks.
+fn check_way(from: IpAddr, (uri, address): (&Uri, &Address)) -> Result<(), OpenError> {
+    let tried = find_way(from, first_of(address)?);
+    tried.err().and_then(|e| unreachable(uri, &e)).map_or(Ok(()), Err)
 }
 
 /// Any address of this host, of the same family.
@@ -456,6 +434,29 @@ impl Wait<'_, '_, '_> {
             Some(Ok(_somebody)) => self.refused(),
             Some(Err(e)) => unreachable(self.uri, &e).unwrap_or_else(|| self.nobody()),
             None => self.nobody(),
+        }
+    }
+
+    /// Connects over RDMA devices: to the peer of that name, which answers calls at `meet`.
+    #[cfg(feature = "verbs")]
+    fn on_device<Q: Queues>(
+        &mut self,
+        (port, plane): (&VerbsPort<'_, Q>, &VerbsPlane<Q>),
+        (name, meet): (&Name, &Address),
+    ) -> Result<Addr, OpenError> {
+        plane.introduce(port, name, first_of(meet)?)?;
+        let fault = port.last_fault();
+        let peer = self.endpoint.connect(name)?;
+        self.until((peer, fault), || port.reach(peer))
+    }
+
+    /// Why a call through libfabric has led to nobody.
+    #[cfg(feature = "libfabric")]
+    fn why_not_called(&self, why: CallError) -> OpenError {
+        match why {
+            CallError::Nobody => self.nobody(),
+            CallError::Refused => self.refused(),
+            CallError::Post(e) => e.into(),
         }
     }
 

@@ -18,7 +18,7 @@ fn each_takes_its_own(at: &Uri, kind: EndpointType) {
     for (seat, stranger) in [(&seat, &other), (&other_seat, &end)] {
         let refused = seat.news(stranger).unwrap_err();
         assert!(
-            matches!(&refused, OpenError::Stranger { seat: its } if *its == seat.name().as_str()),
+            matches!(refused, OpenError::Stranger { seat: its } if its == *seat.name()),
             "{at}: {refused:?}"
         );
         let refused = refused.to_string();
