@@ -27,8 +27,7 @@ use spinwire_dataplane::shm::lease::{self, ProcessRow};
 use spinwire_dataplane::shm::reclaim::reclaim;
 use spinwire_dataplane::shm::{Geometry, ProcessLease, Segment, SegmentShape, Waker};
 
-use crate::discover::{Absence, Found, Hints, Transport};
-use crate::error::{Errno, OsError};
+use crate::discover::{Found, Hints, Transport};
 use crate::liveness::{Identity, Life};
 use crate::mem::{Lasting, MapError, PagePolicy, SharedMapping};
 use crate::membership::{self, Shape, Watcher};
@@ -81,11 +80,8 @@ impl core::error::Error for EndpointError {}
 
 /// What shared memory has to offer.
 pub(crate) fn found(hints: &Hints) -> Vec<Found> {
-    let folder = hints.segments.path();
-    if let Err(e) = std::fs::read_dir(folder) {
-        let why = OsError::at("the folder of segments", folder, Errno::from_io(&e)).to_string();
-        let remedy = "sudo mount -t tmpfs tmpfs /dev/shm # or point SPINWIRE_SHM_DIR to a folder";
-        return vec![Found::absent(Transport::Shm, None, Absence::new(why, remedy))];
+    if let Err(why) = hints.segments.is_of_use() {
+        return vec![Found::absent(Transport::Shm, None, why.into())];
     }
     let longest = hints.sizes.domain().geometry.message_bytes_max();
     let config = hints.sizes.shm();
@@ -132,7 +128,12 @@ impl Domain {
             (config.pages, Lasting::WithMaker),
             |lines, identity| Segment::format(lines, config.geometry, identity).map(drop),
         )?;
-        Self::enter(mapping, config)
+        let mapping = Arc::new(mapping);
+        Self::enter(Arc::clone(&mapping), config).inspect_err(|_| {
+            if let Ok(segment) = Segment::attach(view::shared_lines(&mapping)) {
+                membership::give_up(&segment, &mapping);
+            }
+        })
     }
 
     /// Joins a domain that is there.
@@ -141,7 +142,7 @@ impl Domain {
     /// [`DomainError`]; `Map` with [`Problem::Missing`](crate::mem::Problem::Missing) where there is none.
     pub fn join(name: &str, config: &DomainConfig) -> Result<Self, DomainError> {
         Name::new(name)?;
-        Self::enter(SharedMapping::open(name)?, config)
+        Self::enter(Arc::new(SharedMapping::open(name)?), config)
     }
 
     /// Joins the domain of that name, or makes it where there is none.
@@ -152,8 +153,7 @@ impl Domain {
         membership::open_or_create(|| Self::join(name, config), || Self::create(name, config))
     }
 
-    fn enter(mapping: SharedMapping, config: &DomainConfig) -> Result<Self, DomainError> {
-        let mapping = Arc::new(mapping);
+    fn enter(mapping: Arc<SharedMapping>, config: &DomainConfig) -> Result<Self, DomainError> {
         let segment = Segment::attach(view::shared_lines(&mapping));
         let segment = segment.map_err(|why| membership::broken(&mapping, why))?;
         let (me, maker) = membership::introduce(&mapping)?;
@@ -164,7 +164,8 @@ impl Domain {
             lease::vow_to_ring(&segment, &lease);
         }
         let shape = segment.shape();
-        let watcher = Watcher::start(Arc::clone(&mapping), shape, me, config.death_noticed_within)?;
+        let watcher = Watcher::start(Arc::clone(&mapping), shape, me, config.death_noticed_within)
+            .inspect_err(|_| membership::leave::<SegmentShape>(&segment, &lease))?;
         Ok(Self { mapping, shape, lease, maker, watcher: Some(watcher) })
     }
 

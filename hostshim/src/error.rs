@@ -47,6 +47,9 @@ impl Errno {
             libc::EMFILE => Some("raise the limit of open files: ulimit -n 65536"),
             libc::ENFILE => Some("raise the system's limit of open files: sysctl fs.file-max"),
             libc::ENOMEM => Some("free memory, or ask for less"),
+            libc::EFBIG => {
+                Some("raise the limit of file sizes: ulimit -f unlimited; or ask for less")
+            }
             libc::EROFS => Some("point SPINWIRE_SHM_DIR to a writable tmpfs"),
             _ => None,
         }
@@ -72,23 +75,38 @@ pub struct OsError {
     operation: &'static str,
     path: Option<PathBuf>,
     errno: Errno,
+    /// What helps here; else what usually helps against that number.
+    remedy: Option<&'static str>,
 }
 
 impl OsError {
     /// `operation` is the name of the system call or of the step, as a user would search for it.
     #[must_use]
     pub const fn new(operation: &'static str, errno: Errno) -> Self {
-        Self { operation, path: None, errno }
+        Self { operation, path: None, errno, remedy: None }
     }
 
     /// The same, for an operation on a file.
     #[must_use]
     pub fn at(operation: &'static str, path: &Path, errno: Errno) -> Self {
-        Self { operation, path: Some(path.to_path_buf()), errno }
+        Self { operation, path: Some(path.to_path_buf()), errno, remedy: None }
     }
 
     pub(crate) fn io(operation: &'static str, path: &Path, error: &io::Error) -> Self {
         Self::at(operation, path, Errno::from_io(error))
+    }
+
+    /// The same, where more is known about what helps than the number tells.
+    #[must_use]
+    pub const fn with_remedy(mut self, remedy: &'static str) -> Self {
+        self.remedy = Some(remedy);
+        self
+    }
+
+    /// What a user can do about it, where that is known.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&'static str> {
+        self.remedy.or_else(|| self.errno.remedy())
     }
 
     /// The step that was refused.
@@ -110,18 +128,61 @@ impl OsError {
     }
 }
 
-impl fmt::Display for OsError {
+/// What is the matter, without the remedy.
+struct Matter<'e>(&'e OsError);
+
+impl fmt::Display for Matter<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.operation)?;
-        if let Some(path) = &self.path {
+        f.write_str(self.0.operation)?;
+        if let Some(path) = &self.0.path {
             write!(f, " {}", path.display())?;
         }
-        write!(f, ": {}", self.errno)?;
-        self.errno.remedy().map_or(Ok(()), |remedy| write!(f, "; remedy: {remedy}"))
+        write!(f, ": {}", self.0.errno)
+    }
+}
+
+impl From<OsError> for crate::discover::Absence {
+    fn from(why: OsError) -> Self {
+        Self { why: Matter(&why).to_string(), remedy: why.remedy().map(str::to_owned) }
+    }
+}
+
+impl fmt::Display for OsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Matter(self).fmt(f)?;
+        self.remedy().map_or(Ok(()), |remedy| write!(f, "; remedy: {remedy}"))
     }
 }
 
 impl core::error::Error for OsError {}
+
+/// What `main` may end with. The standard library prints the `Debug` form of an error that comes out of `main`; that of this one is the text of the
+/// error, in which errors of this crate name the remedy.
+///
+/// ```
+/// use spinwire_hostshim::error::InWords;
+///
+/// fn main() -> Result<(), InWords> {
+///     let port: u16 = "7000".parse()?; // any error will do
+///     if port == 0 {
+///         Err("port 0 is nobody's")?; // and any text
+///     }
+///     Ok(())
+/// }
+/// ```
+pub struct InWords(String);
+
+impl<E: fmt::Display> From<E> for InWords {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl fmt::Debug for InWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -134,6 +195,17 @@ mod tests {
         assert!(text.starts_with("open /x/y: "), "{text}");
         assert!(text.contains("remedy: raise the limit"), "{text}");
         assert_eq!(e.errno().number(), libc::EMFILE);
+        let text = e.with_remedy("close some").to_string();
+        assert!(text.ends_with("; remedy: close some") && !text.contains("raise"), "{text}");
+    }
+
+    #[test]
+    fn what_comes_out_of_main_is_in_words() {
+        let refused = OsError::at("open", Path::new("/x/y"), Errno::new(libc::EMFILE));
+        let boxed: Box<dyn core::error::Error> = refused.clone().into();
+        for told in [InWords::from(refused.to_string()), boxed.into(), refused.clone().into()] {
+            assert_eq!(format!("{told:?}"), refused.to_string());
+        }
     }
 
     #[test]

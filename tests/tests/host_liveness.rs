@@ -10,8 +10,9 @@ mod host_process;
 use core::time::Duration;
 use std::process::{Child, Command, Stdio};
 
-use host_process::signal;
-use spinwire_hostshim::liveness::{Death, DeathWatch, Identity, Life, is_alive};
+use host_process::private::{done, in_namespace, not_run, output, run_to_the_end};
+use host_process::{again, role, signal};
+use spinwire_hostshim::liveness::{Death, DeathWatch, Identity, Life, boot_id, is_alive};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -139,4 +140,27 @@ fn watching_takes_nothing_from_the_parent() {
     drop(child.stdin.take());
     assert_eq!(watch.poll(LONG).unwrap(), [1]);
     assert_eq!(child.wait().unwrap().code(), Some(7));
+}
+
+#[test]
+fn a_proc_that_shows_other_processes_is_not_believed() {
+    let test = "a_proc_that_shows_other_processes_is_not_believed";
+    if role().is_some() {
+        // The first of its namespace, and the machine's first in that `/proc`: somebody else, who runs.
+        assert_eq!(std::process::id(), 1);
+        let told = Identity::mine().unwrap_err().to_string();
+        assert!(told.contains("remedy: mount -t proc proc /proc"), "{told}");
+        let of_peer = Identity::of(2).unwrap_err().errno().number();
+        assert_ne!(of_peer, libc::ESRCH, "that would say that it has ended");
+        let boot_id = boot_id().unwrap();
+        let life = Identity { pid: 1, start_time: u64::MAX, boot_id }.life();
+        assert!(matches!(life, Life::Unknown(_)), "the time is that of another process: {life}");
+        return done();
+    }
+    let script = "exec unshare --pid --fork --kill-child \"$0\" \"$@\"";
+    let tried = output("unshare", &["--pid", "--fork", "true"]);
+    match tried.and_then(|_silent| in_namespace(&again(test, "first"), script)) {
+        Ok(command) => run_to_the_end(command),
+        Err(why) => not_run(test, &why),
+    }
 }

@@ -13,11 +13,12 @@ use spinwire_dataplane::provider::{Caps, Status};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::time::Nanos;
 use spinwire_hostshim::discover::{Hints, discover};
+use spinwire_hostshim::error::InWords;
 use spinwire_hostshim::negotiate::{Requirements, negotiate};
 use spinwire_hostshim::open::{OpenConfig, Opened, with};
 use spinwire_hostshim::uri::Uri;
 
-type Failure = Box<dyn core::error::Error + Send + Sync>;
+type Failure = InWords;
 
 /// Datagrams that the client sends.
 const COUNT: u64 = 2_000;

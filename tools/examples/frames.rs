@@ -13,10 +13,11 @@ use spinwire_dataplane::pool::{PoolGeometry, PoolHost};
 use spinwire_dataplane::provider::{EndpointType, Event, Provider, shm::ShmConfig};
 use spinwire_dataplane::{raw::loan::LoanPool, time::Instant};
 use spinwire_hostshim::domain::{Domain, DomainConfig};
+use spinwire_hostshim::error::InWords;
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::pool::{BufferPool, PoolConfig, PoolHandle};
 
-type Done = Result<(), Box<dyn core::error::Error>>;
+type Done = Result<(), InWords>;
 
 const FRAME_BYTES: usize = 640 * 480 * 2;
 const FRAMES: u64 = 2_000;

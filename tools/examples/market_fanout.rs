@@ -14,9 +14,9 @@ use spinwire_dataplane::msg::{Endpoint, EndpointConfig, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::{EndpointType, Event, shm::ShmConfig};
 use spinwire_dataplane::{id::Name, raw::loan::LoanPool, time::Instant};
-use spinwire_hostshim::{domain::Domain, domain::DomainConfig, plane::Plane};
+use spinwire_hostshim::{domain::Domain, domain::DomainConfig, error::InWords, plane::Plane};
 
-type Done = Result<(), Box<dyn core::error::Error>>;
+type Done = Result<(), InWords>;
 
 const READERS: [&str; 3] = ["fast", "faster", "slow"];
 const QUOTES: u64 = 20_000;

@@ -11,11 +11,12 @@ use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::{Caps, EndpointType};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_hostshim::discover::{Hints, discover};
+use spinwire_hostshim::error::InWords;
 use spinwire_hostshim::negotiate::{Requirements, negotiate};
 use spinwire_hostshim::open::{OpenConfig, Opened, with};
 use spinwire_hostshim::uri::Uri;
 
-type Failure = Box<dyn core::error::Error + Send + Sync>;
+type Failure = InWords;
 
 /// What this program asks of its transport: one peer, nothing lost, and the sender named.
 fn need() -> Requirements {

@@ -12,11 +12,12 @@ use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::EndpointType::{self, Msg, Rdm};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_hostshim::discover::{Hints, discover};
+use spinwire_hostshim::error::InWords;
 use spinwire_hostshim::negotiate::{Requirements, negotiate};
 use spinwire_hostshim::open::{OpenConfig, Opened, with};
 use spinwire_hostshim::uri::Uri;
 
-type Failure = Box<dyn core::error::Error + Send + Sync>;
+type Failure = InWords;
 
 fn main() -> Result<(), Failure> {
     let nobody: Uri = "shm://example-provider-switch-nobody".parse()?;

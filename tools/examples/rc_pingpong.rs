@@ -1,9 +1,10 @@
 //! The game of `ibv_rc_pingpong` of rdma-core, as either end of it: cards over TCP in its format, then messages to and fro.
 //!
 //! `cargo run --example rc_pingpong --features verbs -- rxe0 [HOST]`, and at the other end `ibv_rc_pingpong -d rxe1 -g 1 [HOST]`.
+#![allow(clippy::large_stack_frames, reason = "an example")]
 #![allow(clippy::arithmetic_side_effects, clippy::print_stdout, reason = "an example")]
 
-use core::{error::Error, time::Duration};
+use core::time::Duration;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::{env, time::Instant};
@@ -12,6 +13,7 @@ use spinwire_dataplane::id::WrId;
 use spinwire_dataplane::verbs::{
     CompletionQueue as _, QueuePair as _, RecvRequest, SendRequest, Verb, Wc,
 };
+use spinwire_hostshim::error::InWords;
 use spinwire_hostshim::verbs::{
     Access, Card, CompletionQueue, ConnectConfig, Device, Gid, Mtu, Pair, PairConfig, PairKind,
     ProtectionDomain,
@@ -24,13 +26,13 @@ const SEND: WrId = WrId::from_raw(1);
 const RECV: WrId = WrId::from_raw(2);
 
 /// `lid:qpn:psn:gid`, in hexadecimal digits, and a zero: 52 bytes.
-fn write_card(mut to: &TcpStream, card: &Card) -> Result<(), Box<dyn Error>> {
+fn write_card(mut to: &TcpStream, card: &Card) -> Result<(), InWords> {
     let gid: String = card.gid.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     let text = format!("{:04x}:{:06x}:{:06x}:{gid}\0", card.lid, card.qp_num, card.psn);
     Ok(to.write_all(text.as_bytes())?)
 }
 
-fn read_card(mut from: &TcpStream) -> Result<Card, Box<dyn Error>> {
+fn read_card(mut from: &TcpStream) -> Result<Card, InWords> {
     let mut bytes = [0; 52];
     from.read_exact(&mut bytes)?;
     let text = core::str::from_utf8(&bytes)?.trim_end_matches('\0');
@@ -45,7 +47,7 @@ fn read_card(mut from: &TcpStream) -> Result<Card, Box<dyn Error>> {
     })
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), InWords> {
     let mut words = env::args().skip(1);
     let name = words.next().ok_or("say which device: spinwire devices lists them")?;
     let device = Device::open(&name)?;
@@ -60,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         pair.connect(peer, &how)?;
         (0..64).try_for_each(|_| post_recv())?;
         let published = pair.ring_recv_doorbell();
-        published.error.map_or(Ok::<(), Box<dyn Error>>(()), |e| Err(e.into()))
+        published.error.map_or(Ok::<(), InWords>(()), |e| Err(e.into()))
     };
     if let Some(host) = &host {
         let mut stream = TcpStream::connect((host.as_str(), PORT))?;

@@ -5,7 +5,9 @@
 #![allow(clippy::large_stack_frames, reason = "an example")]
 #![allow(clippy::print_stdout, reason = "an example")]
 
-use std::{env, process::Command, thread};
+use core::time::Duration;
+use std::process::{Child, Command};
+use std::{env, thread, time::Instant};
 
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
@@ -13,11 +15,12 @@ use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::{Caps, Event};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_hostshim::discover::{Hints, discover};
+use spinwire_hostshim::error::InWords;
 use spinwire_hostshim::negotiate::{Plan, Requirements, negotiate};
 use spinwire_hostshim::open::{OpenConfig, Opened, with};
 use spinwire_hostshim::uri::Uri;
 
-type Done = Result<(), Box<dyn core::error::Error + Send + Sync>>;
+type Done = Result<(), InWords>;
 
 fn main() -> Done {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -30,20 +33,21 @@ fn main() -> Done {
         return with(&plan, &OpenConfig::listen(), |service| serve(&service))?;
     }
     let mut server = Command::new(env::current_exe()?).arg("serve").arg(uri.to_string()).spawn()?;
-    let asked = when_it_is_there(&plan).inspect_err(|_| drop(server.kill()));
+    let asked = when_it_is_there(&plan, &mut server).inspect_err(|_| drop(server.kill()));
     server.wait()?; // it sees that its client is gone, and ends
     asked
 }
 
-/// The service was started just now: it is tried for a while.
-fn when_it_is_there(plan: &Plan) -> Done {
-    for _ in 0..500 {
+/// The service was started just now: it is tried for a while, as long as it runs.
+fn when_it_is_there(plan: &Plan, server: &mut Child) -> Done {
+    let since = Instant::now();
+    loop {
         match with(plan, &OpenConfig::connect(), |client| ask(&client)) {
             Ok(asked) => return asked,
-            Err(_not_yet) => thread::sleep(core::time::Duration::from_millis(10)),
+            Err(why) if since.elapsed().as_secs() > 10 || server.try_wait()?.is_some() => Err(why)?,
+            Err(_not_yet) => thread::sleep(Duration::from_millis(10)),
         }
     }
-    with(plan, &OpenConfig::connect(), |client| ask(&client))?
 }
 
 fn turn(end: &Opened<'_>) {

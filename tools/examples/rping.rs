@@ -5,7 +5,7 @@
 #![allow(clippy::arithmetic_side_effects, clippy::print_stdout, reason = "an example")]
 
 use core::net::{IpAddr, SocketAddr};
-use core::{error::Error, time::Duration};
+use core::time::Duration;
 use std::rc::Rc;
 use std::{env, time::Instant};
 
@@ -15,6 +15,7 @@ use spinwire_dataplane::verbs::{
     CompletionQueue as _, QueuePair as _, RecvRequest, RemotePlace, Segment, SendRequest, Verb, Wc,
     WcStatus,
 };
+use spinwire_hostshim::error::InWords;
 use spinwire_hostshim::verbs::{
     Access, CmChannel, CmNews, CompletionQueue, ConnectConfig, Link, LocalKey, Pair, PairConfig,
     PairKind, ProtectionDomain, Region,
@@ -36,7 +37,7 @@ const HEARD: u64 = 64;
 const DATA: u64 = 4096;
 const BACK: u64 = DATA + 65536;
 
-type Answer<T> = Result<T, Box<dyn Error>>;
+type Answer<T> = Result<T, InWords>;
 
 /// A pair, with what it works on.
 struct End {

@@ -14,10 +14,10 @@ use spinwire_dataplane::poll::{Budget, IdleLadder, Poll, Thresholds, WakeSource}
 use spinwire_dataplane::provider::{EndpointType, Event, shm::ShmPort};
 use spinwire_dataplane::raw::{loan::LoanPool, pause::CpuWait};
 use spinwire_hostshim::domain::{Domain, DomainConfig};
-use spinwire_hostshim::{clock::TscClock, idle::HostRester, plane::Plane};
+use spinwire_hostshim::{clock::TscClock, error::InWords, idle::HostRester, plane::Plane};
 
 type End<'s, 'm> = Endpoint<'m, ShmPort<'s, 'm>>;
-type Done<T> = Result<T, Box<dyn core::error::Error>>;
+type Done<T> = Result<T, InWords>;
 
 fn main() -> Done<()> {
     let rung = env::args().nth(1);

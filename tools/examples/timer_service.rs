@@ -6,7 +6,6 @@
 #![allow(clippy::large_stack_frames, reason = "an example")]
 #![allow(clippy::print_stdout, reason = "an example")]
 
-use core::error::Error;
 use std::{env, thread};
 
 use spinwire_dataplane::id::Name;
@@ -15,6 +14,7 @@ use spinwire_dataplane::table::Timers;
 use spinwire_dataplane::time::Nanos;
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::alloc_gate::CountingAlloc;
+use spinwire_hostshim::error::InWords;
 use spinwire_hostshim::plane::{Plane, PlaneConfig, StatsPage};
 
 /// Aborts the process if the sealed thread allocates: the proof that the loop below does not.
@@ -29,7 +29,7 @@ enum Job {
     Stop,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), InWords> {
     let seconds = env::args().nth(1).map_or(Ok(2), |text| text.parse())?;
 
     // Set-up: here one may allocate, block, and fail.

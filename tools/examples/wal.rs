@@ -8,6 +8,7 @@ use std::{env, fs, path::PathBuf};
 
 use spinwire_dataplane::file::{FileConfig, Files};
 use spinwire_dataplane::{poll::Budget, poll::Poll, time::Instant};
+use spinwire_hostshim::error::InWords;
 use spinwire_hostshim::file::{FileOptions, HostFile};
 use spinwire_hostshim::uring::{Uring, UringConfig};
 
@@ -61,7 +62,7 @@ impl Log {
     }
 }
 
-fn main() -> Result<(), Box<dyn core::error::Error>> {
+fn main() -> Result<(), InWords> {
     let path = env::args().nth(1).map_or_else(|| env::temp_dir().join("a.wal"), PathBuf::from);
     let options = FileOptions { preallocate: 32 << 20, ..FileOptions::default() };
     let file = HostFile::open(&path, &options)?;

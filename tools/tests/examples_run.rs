@@ -58,3 +58,17 @@ fn every_example_does_what_it_says() {
     }
     fs::remove_dir(&folder).unwrap();
 }
+
+#[test]
+fn what_stands_in_the_way_of_an_example_is_told_in_words() {
+    let built = examples_built::all();
+    for name in ["frames", "market_fanout", "request_reply", "sleeper", "timer_service"] {
+        // The folder of segments is not there.
+        let mut example = ending_with_us(&built[name]);
+        let ran = example.env("SPINWIRE_SHM_DIR", "/nowhere/at/all").output().unwrap();
+        let told = String::from_utf8(ran.stderr).unwrap();
+        assert!(!ran.status.success(), "{name}: {told}");
+        assert!(told.contains("or point SPINWIRE_SHM_DIR to a folder"), "{name}: {told}");
+        assert!(!told.contains(" { "), "{name}: the form for programmers: {told}");
+    }
+}

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Nothing is opened but RDMA devices that are ready, to ask for their atomics: folders are looked at, files of `/sys` are read, and io_uring is asked
-//! by a call that it refuses. So an offer says
+//! by calls that it refuses. So an offer says
 //! what an endpoint will be, and opening it may still fail; [`negotiate`](crate::negotiate) has the next best for that. What the kernel decides
 //! when a ring is opened ([`Info::paths`]) is not in an offer. All else is what the endpoint says of itself afterwards.
 

@@ -23,6 +23,12 @@ impl Unreadable {
         Self { source: source.into(), why: why.into(), remedy: remedy.into() }
     }
 
+    /// `source` cannot be read, as `text` says, which may name its remedy by itself.
+    pub(super) fn told(source: &str, text: &str, remedy: &str) -> Self {
+        let (why, remedy) = text.split_once("; remedy: ").unwrap_or((text, remedy));
+        Self::new(source, why, remedy)
+    }
+
     /// A file that the system does not let us read.
     pub(super) fn file(path: &str, error: &std::io::Error) -> Self {
         let remedy = match error.kind() {

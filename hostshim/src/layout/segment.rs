@@ -11,7 +11,7 @@ use spinwire_layouts::shm::{SegmentHeader, SegmentKind};
 use super::error::Unreadable;
 use super::model::{Catalog, Dialect, Kind, Type};
 use super::ours;
-use crate::mem::SharedMapping;
+use crate::mem::{Problem, SharedMapping};
 
 /// What the segment `name` says.
 ///
@@ -20,14 +20,16 @@ use crate::mem::SharedMapping;
 pub(super) fn read(name: &str) -> Result<Catalog, Unreadable> {
     let origin = format!("shm:{name}");
     let mapping = SharedMapping::look(name).map_err(|e| {
-        Unreadable::new(&origin, e.to_string(), "see what segments there are: spinwire ps")
+        let see = "see what segments there are: spinwire ps";
+        let told = Unreadable::told(&origin, &e.to_string(), see);
+        match e.problem() {
+            // Nobody is about to start anything: whoever asks for a layout has a slip in the name.
+            Some(Problem::Missing) => Unreadable { remedy: see.to_owned(), ..told },
+            _ => told,
+        }
     })?;
     let header = copy_header(mapping.lines()).map_err(|e| {
-        Unreadable::new(
-            &origin,
-            e.to_string(),
-            "wait until it is finished, or remove it: spinwire rm",
-        )
+        Unreadable::told(&origin, &e.to_string(), &format!("see what it is: spinwire ps {name}"))
     })?;
     Ok(of(&origin, &header))
 }

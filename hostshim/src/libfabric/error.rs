@@ -19,6 +19,14 @@ impl FiErrno {
     pub const fn number(self) -> i32 {
         self.0
     }
+
+    /// What helps. The library's numbers of what the kernel refuses are the kernel's.
+    const fn remedy(self) -> &'static str {
+        match (self.0, Errno::new(self.0).remedy()) {
+            (libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC, Some(remedy)) => remedy,
+            _ => "set FI_LOG_LEVEL=info in the environment, and the library says more",
+        }
+    }
 }
 
 impl fmt::Display for FiErrno {
@@ -118,13 +126,7 @@ impl fmt::Display for OfiError {
                 write!(f, "no libfabric: {why}; remedy: apt-get install libfabric1")
             }
             Self::Refused { call, errno } => {
-                write!(f, "{call}: {errno}")?;
-                match Errno::new(errno.number()).remedy() {
-                    Some(remedy) if errno.number() == libc::EMFILE => {
-                        write!(f, "; remedy: {remedy}")
-                    }
-                    _ => Ok(()),
-                }
+                write!(f, "{call}: {errno}; remedy: {}", errno.remedy())
             }
             Self::Short { field, value } => {
                 write!(
@@ -196,5 +198,22 @@ impl fmt::Display for OfiFailure {
             "{:?}: {} (of the provider: {}), {} bytes delivered, {} without room",
             self.wr_id, self.errno, self.provider_errno, self.length, self.overflow
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_was_refused_says_what_helps() {
+        let told = |errno| OfiError::from(Failed { call: "fi_enable", code: errno }).to_string();
+        assert!(told(libc::ENOMEM).ends_with("; remedy: free memory, or ask for less"));
+        assert!(
+            told(libc::EMFILE)
+                .ends_with("; remedy: raise the limit of open files: ulimit -n 65536")
+        );
+        // That of a segment's folder is of no use here.
+        assert!(told(libc::EACCES).contains("remedy: set FI_LOG_LEVEL=info"));
     }
 }

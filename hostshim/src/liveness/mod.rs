@@ -12,6 +12,7 @@
 //! | zombie leader, other threads run on | alive |
 //! | no such number | dead |
 //! | other start time, or other boot | dead, and the number belongs to somebody else |
+//! | `/proc` of another PID namespace | unknown: numbers mean others there |
 //! | the system would not tell | unknown, which is never taken for dead |
 //!
 //! Process numbers mean something inside one PID namespace only. Two containers that share `/dev/shm` but not their
@@ -140,7 +141,8 @@ pub fn is_alive(identity: &Identity) -> bool {
 /// Where `/proc` is not mounted or not readable.
 pub fn boot_id() -> Result<[u8; 16], OsError> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let text = fs::read_to_string(path).map_err(|e| OsError::io("read", path, &e))?;
+    let text = fs::read_to_string(path);
+    let text = text.map_err(|e| OsError::io("read", path, &e).with_remedy(MOUNT_PROC))?;
     parse_boot_id(text.trim()).ok_or_else(|| OsError::at("parse", path, Errno::new(libc::EINVAL)))
 }
 
@@ -150,7 +152,26 @@ pub fn boot_id() -> Result<[u8; 16], OsError> {
 /// Where `/proc` is not mounted or not readable.
 pub fn pid_namespace() -> Result<u64, OsError> {
     let path = Path::new("/proc/self/ns/pid");
-    fs::metadata(path).map(|m| m.ino()).map_err(|e| OsError::io("stat", path, &e))
+    let found = fs::metadata(path).map(|m| m.ino());
+    found.map_err(|e| OsError::io("stat", path, &e).with_remedy(MOUNT_PROC))
+}
+
+/// Where `/proc` is not there, or shows the processes of another PID namespace, as after `unshare --pid` without `--mount-proc`.
+const MOUNT_PROC: &str = "mount -t proc proc /proc # in this PID namespace";
+
+/// Does `/proc` show this process by its own number? If not, a number means one process there and another here, and whoever looked
+/// would take somebody else's start time, and somebody else's end, for those of a peer.
+fn check_proc() -> Result<(), OsError> {
+    let path = Path::new("/proc/self");
+    let operation = "find this process's PID namespace in";
+    let refused = |errno| OsError::at(operation, path, errno).with_remedy(MOUNT_PROC);
+    let shown = fs::read_link(path).map_err(|e| refused(Errno::from_io(&e)))?;
+    let number: Option<u32> = shown.to_str().and_then(|number| number.parse().ok());
+    match number {
+        Some(number) if number == std::process::id() => Ok(()),
+        // Not ESRCH, which says that a process has ended.
+        Some(_) | None => Err(refused(Errno::new(libc::EXDEV))),
+    }
 }
 
 fn stat_path(pid: u32) -> String {
@@ -159,6 +180,7 @@ fn stat_path(pid: u32) -> String {
 
 /// None where there is no such process.
 fn read_stat(pid: u32) -> Result<Option<Stat>, OsError> {
+    check_proc()?;
     let path = stat_path(pid);
     let path = Path::new(&path);
     match fs::read(path) {

@@ -29,6 +29,8 @@ const VARIABLE: &str = "SPINWIRE_SHM_DIR";
 const DEFAULT: &str = "/dev/shm";
 /// stat(2) counts blocks of this size, whatever the file system's own.
 const STAT_BLOCK_BYTES: u64 = 512;
+/// Where the folder of segments is not there.
+const NO_FOLDER: &str = "sudo mkdir -p /dev/shm && sudo mount -t tmpfs tmpfs /dev/shm # or point SPINWIRE_SHM_DIR to a folder";
 /// For so long a remover waits for another one, which needs microseconds.
 const TURN_MAX: Duration = Duration::from_secs(1);
 
@@ -104,6 +106,20 @@ impl SegmentDir {
         // The highest folder of the same device is where it is mounted.
         let point = path.ancestors().take_while(|above| device(above) == Some(here)).last()?;
         Some(Mount { point: point.to_path_buf(), bytes: fs.total_bytes()? })
+    }
+
+    /// Whether it can be read, and is on no file system that nobody can write to: to make a segment takes that, and so does to join one.
+    /// Nothing is made; whether there is room is not asked.
+    pub(crate) fn is_of_use(&self) -> Result<(), OsError> {
+        let operation = "the folder of segments";
+        fs::read_dir(&self.path).map_err(|e| refused_by(operation, &self.path, &e))?;
+        match syscall::may_write(&self.path) {
+            // Whoever may not make segments there may have been given one.
+            Err(errno) if errno.number() == libc::EROFS => {
+                Err(OsError::at(operation, &self.path, errno))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Makes a file and lets it vanish: the proof that segments can be made here.
@@ -245,7 +261,7 @@ impl SegmentDir {
     /// # Errors
     /// Where the folder cannot be read.
     pub fn list(&self) -> Result<Vec<Listed>, MapError> {
-        let refused = |e: io::Error| MapError::Os(OsError::io("read the folder", &self.path, &e));
+        let refused = |e: io::Error| MapError::Os(refused_by("read the folder", &self.path, &e));
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(refused)? {
             let file_name = entry.map_err(refused)?.file_name();
@@ -271,6 +287,13 @@ impl SegmentDir {
     pub(super) fn still_names(&self, name: &SegmentName, claim: FileId) -> bool {
         fs::symlink_metadata(self.file_of(name)).is_ok_and(|m| FileId::of(&m) == claim)
     }
+}
+
+/// What the kernel says of the folder of segments.
+pub(super) fn refused_by(operation: &'static str, folder: &Path, error: &io::Error) -> OsError {
+    let refused = OsError::io(operation, folder, error);
+    let is_there = !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    if is_there { refused } else { refused.with_remedy(NO_FOLDER) }
 }
 
 /// Removes a file, never what a symlink points to.

@@ -15,6 +15,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::directory::refused_by;
 use crate::error::{Errno, OsError};
 use crate::raw::syscall;
 
@@ -28,7 +29,7 @@ pub(super) struct Draft {
 impl Draft {
     /// In `folder`, whose file system it will live on.
     pub(super) fn new(folder: &Path) -> Result<Self, OsError> {
-        let refused = |e: io::Error| OsError::io("create a file in", folder, &e);
+        let refused = |e: io::Error| refused_by("create a file in", folder, &e);
         let nameless = writable().custom_flags(libc::O_TMPFILE | libc::O_NOFOLLOW).open(folder);
         let draft = match nameless {
             Ok(file) => Self { file, hidden: None },

@@ -10,9 +10,11 @@ use spinwire_dataplane::raw::place::Exhausted;
 
 use crate::discover::Transport;
 use crate::domain::{DomainError, EndpointError};
-use crate::error::OsError;
+use crate::error::{Errno, OsError};
 use crate::mem::MapError;
 use crate::socket::AddressError;
+#[cfg(feature = "libfabric")]
+use crate::socket::SocketError;
 use crate::tcp::TcpError;
 use crate::udp::UdpError;
 use crate::uring::UringError;
@@ -86,6 +88,13 @@ pub enum OpenError {
         /// Where.
         at: String,
     },
+    /// No network leads there.
+    Unreachable {
+        /// Where.
+        at: String,
+        /// What the kernel says.
+        errno: Errno,
+    },
     /// Somebody is there who says what this end does not understand: another version, or no endpoint at all.
     Nonsense {
         /// Where.
@@ -98,6 +107,14 @@ pub enum OpenError {
         /// Where.
         at: String,
     },
+}
+
+/// Where the kernel knows no way.
+const WAYS: &str = "ip -br address; ip route # which interfaces are up, and where they lead";
+
+/// Whether the kernel knows no way to where that was said of.
+pub(super) const fn leads_nowhere(errno: Errno) -> bool {
+    matches!(errno.number(), libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN)
 }
 
 impl fmt::Display for OpenError {
@@ -144,7 +161,11 @@ impl fmt::Display for OpenError {
             Self::Ofi(e) => e.fmt(f),
             #[cfg(feature = "libfabric")]
             Self::Meeting { at, error } => {
-                write!(f, "{at}: {error}; remedy: ss -anp | grep :{} # says who has it", at.port())
+                let errno = Errno::from_io(error);
+                let bound = SocketError::Bind { address: *at, errno };
+                let remedy = if leads_nowhere(errno) { Some(WAYS.to_owned()) } else { bound.remedy() };
+                write!(f, "{at}: {error}")?;
+                remedy.map_or(Ok(()), |remedy| write!(f, "; remedy: {remedy}"))
             }
             Self::Ring(e) => e.fmt(f),
             Self::Map(e) => e.fmt(f),
@@ -153,6 +174,10 @@ impl fmt::Display for OpenError {
             Self::Nobody { at } => {
                 write!(f, "nobody answers at {at}; remedy: spinwire serve {at} # there")
             }
+            Self::Unreachable { at, errno } => write!(
+                f,
+                "no network leads to {at}: {errno}; remedy: {WAYS}"
+            ),
             Self::Nonsense { at, fault } => write!(f, "what answers at {at}: {fault}"),
             Self::Refused { at } => write!(
                 f,

@@ -2,8 +2,10 @@
 
 use core::cell::Cell;
 use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
-use std::net::TcpStream;
+use std::io;
+use std::net::{TcpStream, UdpSocket};
 use std::time::Instant;
 
 use spinwire_dataplane::error::{Fatal, Misuse, PostError};
@@ -17,10 +19,12 @@ use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::shm::bell;
 use spinwire_dataplane::uring::Ring;
 
+use super::error::leads_nowhere;
 use super::{AnyPort, Ground, News, OpenConfig, OpenError, first_of, has_meaning};
 use crate::clock::TscClock;
 use crate::discover::Transport;
 use crate::domain::{Domain, EndpointError};
+use crate::error::Errno;
 #[cfg(feature = "libfabric")]
 use crate::libfabric::{CallError, OfiPlane};
 #[cfg(feature = "mlx5")]
@@ -33,7 +37,7 @@ use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
 use crate::uring::UringError;
 #[cfg(feature = "verbs")]
-use crate::verbs::{VerbsDatagrams, VerbsPlane};
+use crate::verbs::{Queues, VerbsDatagrams, VerbsPlane, VerbsPort};
 
 type HostRing<'a> = Ring<'a, RingEntry<'a>>;
 
@@ -271,10 +275,7 @@ impl<'a> Seat<'a> {
             }
             #[cfg(feature = "verbs")]
             (Floor::Verbs(..), Place::Device { meet, .. }, AnyPort::Verbs(port, plane)) => {
-                plane.introduce(port, &name, first_of(meet)?)?;
-                let fault = port.last_fault();
-                let peer = endpoint.connect(&name)?;
-                wait.until((peer, fault), || port.reach(peer))
+                wait.on_device((port, plane), (&name, meet))
             }
             #[cfg(feature = "verbs")]
             (
@@ -287,10 +288,7 @@ impl<'a> Seat<'a> {
             }
             #[cfg(feature = "mlx5")]
             (Floor::Mlx5(..), Place::Device { meet, .. }, AnyPort::Mlx5(port, plane)) => {
-                plane.introduce(port, &name, first_of(meet)?)?;
-                let fault = port.last_fault();
-                let peer = endpoint.connect(&name)?;
-                wait.until((peer, fault), || port.reach(peer))
+                wait.on_device((port, plane), (&name, meet))
             }
             #[cfg(feature = "mlx5")]
             (
@@ -304,15 +302,12 @@ impl<'a> Seat<'a> {
             #[cfg(feature = "libfabric")]
             (Floor::Ofi(..), Place::Fabric { node: Some(node), .. }, AnyPort::Ofi(port, plane)) => {
                 let called = plane.call(port, (&name, first_of(node)?), self.config.patience);
-                let peer = called.map_err(|why| match why {
-                    CallError::Nobody => wait.nobody(),
-                    CallError::Refused => OpenError::Refused { at: uri.to_string() },
-                    CallError::Post(e) => e.into(),
-                })?;
+                let peer = called.map_err(|why| wait.why_not_called(why))?;
                 wait.until((peer, None), || port.reach(peer))
             }
-            (Floor::Udp(_, _, routes), Place::Socket(address), _) => {
+            (Floor::Udp(host, _, routes), Place::Socket(address), _) => {
                 self.route(routes, name, address)?;
+                check_way(host.local().ip(), (uri, address))?;
                 Ok(endpoint.connect(&name)?)
             }
             _ => Err(OpenError::Transport(uri.transport())),
@@ -324,6 +319,31 @@ impl<'a> Seat<'a> {
         let _was_there = routes.remove(&name);
         Ok(udp::route(routes, name, address)?)
     }
+}
+
+/// Whether the kernel knows a way from an address of this host to that one. It is asked by connect(2) of a socket of UDP, which sends nothing.
+fn find_way(from: IpAddr, to: SocketAddr) -> io::Result<()> {
+    UdpSocket::bind((from, 0))?.connect(to)
+}
+
+/// Whether the kernel knows one to what `uri` says. Nothing is sent by this; later nobody looks.
+fn check_way(from: IpAddr, (uri, address): (&Uri, &Address)) -> Result<(), OpenError> {
+    let tried = find_way(from, first_of(address)?);
+    tried.err().and_then(|e| unreachable(uri, &e)).map_or(Ok(()), Err)
+}
+
+/// Any address of this host, of the same family.
+const fn anywhere(like: SocketAddr) -> IpAddr {
+    match like {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+/// That no network leads to `uri`, if that is what the kernel says.
+fn unreachable(uri: &Uri, error: &io::Error) -> Option<OpenError> {
+    let errno = Errno::from_io(error);
+    leads_nowhere(errno).then(|| OpenError::Unreachable { at: uri.to_string(), errno })
 }
 
 /// A peer that is waited for.
@@ -403,13 +423,52 @@ impl Wait<'_, '_, '_> {
         }
     }
 
-    /// The port does not tell nobody from somebody who hangs up: so it is tried once more, by a plain socket.
-    fn somebody_listens(&self) -> bool {
+    /// The port does not tell nobody from somebody who hangs up, nor from a network that does not lead there: so it is tried once more,
+    /// by a plain socket.
+    fn why_refused(&self) -> OpenError {
         if self.uri.transport() != Transport::Tcp {
-            return true;
+            return self.refused();
         }
-        let found = self.uri.address().and_then(|address| first_of(address).ok());
-        found.is_some_and(|at| TcpStream::connect_timeout(&at, Duration::from_millis(500)).is_ok())
+        let tried = self.socket_address();
+        match tried.map(|at| TcpStream::connect_timeout(&at, Duration::from_millis(500))) {
+            Some(Ok(_somebody)) => self.refused(),
+            Some(Err(e)) => unreachable(self.uri, &e).unwrap_or_else(|| self.nobody()),
+            None => self.nobody(),
+        }
+    }
+
+    /// Connects over RDMA devices: to the peer of that name, which answers calls at `meet`.
+    #[cfg(feature = "verbs")]
+    fn on_device<Q: Queues>(
+        &mut self,
+        (port, plane): (&VerbsPort<'_, Q>, &VerbsPlane<Q>),
+        (name, meet): (&Name, &Address),
+    ) -> Result<Addr, OpenError> {
+        plane.introduce(port, name, first_of(meet)?)?;
+        let fault = port.last_fault();
+        let peer = self.endpoint.connect(name)?;
+        self.until((peer, fault), || port.reach(peer))
+    }
+
+    /// Why a call through libfabric has led to nobody.
+    #[cfg(feature = "libfabric")]
+    fn why_not_called(&self, why: CallError) -> OpenError {
+        match why {
+            CallError::Nobody => self.nobody(),
+            CallError::Refused => self.refused(),
+            CallError::Post(e) => e.into(),
+        }
+    }
+
+    /// Nobody answers; or the kernel knows no way there, which it is asked for once more.
+    fn why_nobody(&self) -> OpenError {
+        let way = self.socket_address().map(|at| find_way(anywhere(at), at));
+        let no_way = way.and_then(|way| unreachable(self.uri, &way.err()?));
+        no_way.unwrap_or_else(|| self.nobody())
+    }
+
+    fn socket_address(&self) -> Option<SocketAddr> {
+        self.uri.address().and_then(|address| first_of(address).ok())
     }
 
     const fn last_fault(&self) -> Option<FrameFault> {
@@ -452,9 +511,9 @@ impl Wait<'_, '_, '_> {
             return Err(OpenError::Nonsense { at: self.uri.to_string(), fault });
         }
         match outcome {
-            Err(PostError::Fatal(Fatal::Refused)) if self.somebody_listens() => Err(self.refused()),
+            Err(PostError::Fatal(Fatal::Refused)) => Err(self.why_refused()),
             Err(why @ PostError::Retry(_)) => Err(why.into()),
-            Ok(()) | Err(PostError::Fatal(_) | PostError::Misuse(_)) => Err(self.nobody()),
+            Ok(()) | Err(PostError::Fatal(_) | PostError::Misuse(_)) => Err(self.why_nobody()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Checks of memory: in which pages it comes, whether it stays, and whether there is enough.
 
 use super::{Check, Probe, Subject};
+use crate::discover::Absence;
 
 const MIB: u64 = 1 << 20;
 /// Free pages of 2 MiB below which a few segments and arenas use the pool up.
@@ -151,8 +152,10 @@ fn segment_room(probe: &Probe) -> Check {
     let room = match &probe.facts.segment_room {
         Ok(room) => room,
         Err(e) => {
-            let remedy = "export SPINWIRE_SHM_DIR=... # a tmpfs that this user may write";
-            return ABOUT.bad(format!("no segment can be made: {e}"), remedy);
+            let elsewhere = "export SPINWIRE_SHM_DIR=... # a tmpfs that this user may write";
+            let Absence { why, remedy } = e.clone().into();
+            let remedy = remedy.unwrap_or_else(|| elsewhere.to_owned());
+            return ABOUT.bad(format!("no segment can be made: {why}"), remedy);
         }
     };
     let Some(free) = room.free else {
@@ -301,6 +304,9 @@ mod tests {
         let denied = check(Err(OsError::new("open", Errno::new(libc::EACCES))));
         assert_eq!(denied.verdict, Verdict::Bad);
         assert!(denied.found.contains("Permission denied"), "{}", denied.found);
+        let full = check(Err(OsError::new("open", Errno::new(libc::ENOSPC))));
+        assert!(full.remedy.is_some_and(|remedy| remedy.contains("df -i")), "{}", full.found);
+        assert!(!full.found.contains("remedy"), "said once: {}", full.found);
     }
 
     #[test]

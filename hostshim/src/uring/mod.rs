@@ -73,17 +73,41 @@ pub struct Uring {
     stays: PhantomData<*const ()>,
 }
 
-/// Whether this process may open rings: the kernel is asked for one without entries, which it refuses as such where it would give
-/// one with some (io_uring_setup(2)). Nothing is opened.
+/// Whether this process may open rings, enter them and register with them: the kernel is asked for one without entries, which it refuses
+/// as such where it would give one with some (io_uring_setup(2)), and to enter and register with what is no ring. Nothing is opened.
 ///
 /// # Errors
 /// [`UringError`] says why there is none, and what to do.
 pub fn is_allowed() -> Result<(), UringError> {
     let mut of_nothing = Params::ZERO;
     match raw::setup(0, &mut of_nothing) {
-        Ok(_a_ring) => Ok(()),
-        Err(e) if e.number() == libc::EINVAL => Ok(()),
-        Err(e) => Err(explain("io_uring_setup", e, 0)),
+        Ok(_a_ring) => {}
+        Err(e) if e.number() == libc::EINVAL => {}
+        Err(e) => return Err(explain("io_uring_setup", e, 0)),
+    }
+    let no_ring = std::io::stdin();
+    let registered = raw::register(no_ring.as_fd(), Registration::NoBuffers);
+    let answers = [raw::enter(NOWHERE, 0, 0, 0), registered];
+    match answers.into_iter().filter_map(Result::err).find(is_filtered) {
+        Some(errno) => Err(UringError::Forbidden { errno }),
+        None => Ok(()),
+    }
+}
+
+/// A descriptor that nothing has.
+const NOWHERE: i32 = -1;
+
+/// The answer of a filter that lets rings be opened, and does not let this call through.
+const fn is_filtered(answer: &Errno) -> bool {
+    matches!(answer.number(), libc::EPERM | libc::EACCES | libc::ENOSYS)
+}
+
+/// What the answer to a call about a ring means that was opened.
+fn explain_later(operation: &'static str, errno: Errno, needed: u64) -> UringError {
+    if is_filtered(&errno) {
+        UringError::Forbidden { errno }
+    } else {
+        explain(operation, errno, needed)
     }
 }
 
@@ -119,9 +143,12 @@ impl Uring {
         is_young_enough(params.features)?;
         let map = RingMap::new(fd.as_fd(), &params).map_err(|e| explain("mmap", e, needed))?;
         RingMemory::new(map.rings(), map.sqes(), &params).map_err(UringError::Bad)?;
+        // For nothing: what is not let through would otherwise be found out by the first turn, which has nobody to tell it to.
+        raw::enter(fd.as_raw_fd(), 0, 0, 0)
+            .map_err(|e| explain_later("io_uring_enter", e, needed))?;
         let trial = params.flags & !(setup::SQPOLL | setup::SQ_AFF);
         probe::run(trial, config.deny, &mut found)
-            .map_err(|e| explain("io_uring_register", e, needed))?;
+            .map_err(|e| explain_later("io_uring_register", e, needed))?;
         let stays = PhantomData;
         let arena = match config.arena_bytes {
             0 => None,

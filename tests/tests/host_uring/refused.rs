@@ -8,7 +8,7 @@ use core::mem::offset_of;
 use libc::{seccomp_data, sock_filter, sock_fprog};
 use spinwire_hostshim::limits::{self, Limit};
 use spinwire_hostshim::preflight::{Check, Probe, Verdict};
-use spinwire_hostshim::uring::{Feature, Uring, UringConfig, UringError, Why};
+use spinwire_hostshim::uring::{Feature, Uring, UringConfig, UringError, Why, is_allowed};
 use spinwire_layouts::uring::register;
 
 use super::exchange::{Memory, Used, carries_bytes};
@@ -99,6 +99,27 @@ fn a_kernel_without_it_and_a_filter_are_told_apart() {
             run_to_the_end(again(test, "EPERM"));
         }
     }
+}
+
+#[test]
+fn a_filter_that_lets_rings_be_opened_and_not_be_used_is_told_before_the_first_turn() {
+    let test =
+        "refused::a_filter_that_lets_rings_be_opened_and_not_be_used_is_told_before_the_first_turn";
+    let Some(role) = role() else {
+        ["enter", "register"].into_iter().for_each(|call| run_to_the_end(again(test, call)));
+        return;
+    };
+    let call = if role == "enter" { libc::SYS_io_uring_enter } else { libc::SYS_io_uring_register };
+    assert_eq!(is_allowed(), Ok(()), "without the filter");
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        // The last filter's answer counts where it is the graver, and that of equals.
+        answer(call, None, errno);
+        for error in [is_allowed().unwrap_err(), Uring::open(&small()).unwrap_err()] {
+            assert!(matches!(error, UringError::Forbidden { .. }), "{role}: {error}");
+        }
+        assert!(check("io_uring").found.contains("forbidden"), "{role}");
+    }
+    done();
 }
 
 #[test]

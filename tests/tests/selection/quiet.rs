@@ -3,7 +3,8 @@
 //! ```text
 //!   socket, bind, connect, memfd_create, clone, fallocate, ..     killed
 //!   openat for writing, or to create                              killed
-//!   io_uring_setup of no entries, which the kernel refuses        allowed: that is how it is asked
+//!   io_uring_setup of no entries, which the kernel refuses        allowed: that is how it is asked, as are the two
+//!                                                                 other calls, with what is no ring
 //!   everything else                                               allowed: folders and files are looked at
 //! ```
 

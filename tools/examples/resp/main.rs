@@ -19,13 +19,14 @@ mod streams;
 
 use protocol::{Limits, Replies};
 use service::{Client, Next};
+use spinwire_hostshim::error::InWords;
 use store::{Capacity, Store};
 
 /// Values of up to 16 KiB.
 const LIMITS: Limits = Limits::of_arguments(16 << 10);
 const CAPACITY: Capacity = Capacity { keys: 1 << 20, bytes: 128 << 20 };
 
-fn main() -> Result<(), Box<dyn core::error::Error>> {
+fn main() -> Result<(), InWords> {
     let mut store = Store::new(CAPACITY, RandomState::new().hash_one(0));
     if let Some(address) = env::args().nth(1) {
         if let Some(cpu) = env::args().nth(2) {
@@ -36,7 +37,8 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
     let mut client = Client::new(LIMITS);
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
-    let asking = thread::spawn(move || ask(TcpStream::connect(address)?));
+    let stream = TcpStream::connect(address)?; // before it is accepted: the kernel keeps it
+    let asking = thread::spawn(move || ask(stream));
     serve(&listener.accept()?.0, &mut client, &mut store)?;
     println!(
         "client: {} answers",

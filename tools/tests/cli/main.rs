@@ -13,6 +13,7 @@
 //! | [`ping`] | `serve` and `ping`, and `lat` and `bw` by a URI |
 //! | [`pools`] | pools of buffers, and who holds them |
 //! | [`providers`] | what this machine can open, by what is asked for |
+//! | [`surroundings`] | other users, networks that lead nowhere, terminals |
 //! | [`traps`] | files that are no segments, or not any more |
 //! | [`planes`] | stats pages |
 #![allow(
@@ -40,6 +41,7 @@ mod planes;
 mod pools;
 mod providers;
 mod rig;
+mod surroundings;
 mod traps;
 
 use std::time::{Duration, Instant};

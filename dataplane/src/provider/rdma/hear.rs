@@ -37,23 +37,26 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             }
         }
         let (mut batches, mut in_vain) = (0_u32, 0_u32);
-        while batches < BATCHES {
+        loop {
             let count = self.cq.poll_each(|wc| self.take(wc));
-            if count >= POLL_EACH_MAX {
-                batches = batches.wrapping_add(1);
-                continue;
-            }
             if count == 0 {
                 in_vain = in_vain.wrapping_add(1);
                 if in_vain < self.config.polls {
                     continue;
                 }
-                self.heard_nothing();
+                self.is_drained.set(true);
+                return self.heard_nothing();
             }
-            self.is_drained.set(true);
-            return;
+            if count < POLL_EACH_MAX {
+                self.is_drained.set(true);
+                return;
+            }
+            batches = batches.wrapping_add(1);
+            if batches == BATCHES {
+                self.is_drained.set(false);
+                return;
+            }
         }
-        self.is_drained.set(false);
     }
 
     /// The device had nothing: now and then that is because its completion queue is broken.

@@ -10,6 +10,7 @@ use spinwire_hostshim::pool::{detacher, free_detached_in, reclaim_in};
 use spinwire_layouts::shm::SegmentHeader;
 
 use super::look_in;
+use crate::arguments;
 use crate::cmd::ps::holders::Holders;
 use crate::cmd::ps::pools::classes;
 use crate::cmd::ps::survey::{What, look_at, members};
@@ -28,8 +29,8 @@ pub(crate) struct GcArgs {
     #[arg(long, requires = "names")]
     detached: bool,
     /// With --detached: only those that nobody touches for so many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 2, requires = "detached")]
-    untouched: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "2", requires = "detached", value_parser = arguments::seconds)]
+    untouched: Duration,
     /// Print JSON: [{"name", "processes", "references", "buffers", "unmarked", "freed": [..], "detached", "left", "error"}].
     #[arg(long)]
     json: bool,
@@ -98,7 +99,7 @@ fn collect_one(name: &str, args: &GcArgs) -> Result<Collected, Failure> {
     let freed = if args.detached {
         let rows = look_in(&mapping, |pool, header| Ok(left_behind(pool, header)))?;
         if !rows.is_empty() {
-            std::thread::sleep(Duration::from_secs(args.untouched));
+            std::thread::sleep(args.untouched);
         }
         free_detached_in(&mapping, &rows)?
     } else {
@@ -215,6 +216,10 @@ pub(crate) fn remove(args: &RmArgs) -> Result<Verdict, Failure> {
                 Ruling::Keep { why, remedy }
             }
             (What::Pool { .. }, ruling) => ruling,
+            (What::Private | What::Broken { .. }, keep @ Ruling::Keep { .. }) => keep,
+            (What::Broken { .. }, Ruling::Remove { why }) => {
+                Ruling::Keep { why, remedy: format!("spinwire rm {}", found.name) }
+            }
             _ => Ruling::Keep {
                 why: "it is no pool".to_owned(),
                 remedy: format!("see what it is: spinwire ps {}", found.name),

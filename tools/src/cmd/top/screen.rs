@@ -9,9 +9,11 @@
 //!    q quit   arrows choose   + - faster, slower
 //! ```
 //!
-//! `ratatui::init` puts the terminal back in order on a panic, too; Ctrl-C arrives as a key.
+//! Ctrl-C arrives as a key. Whoever ends it by a signal (`timeout 10 spinwire top`) has the terminal back in order, too, as after a panic.
 
+use core::sync::atomic::Ordering;
 use core::time::Duration;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -20,6 +22,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Table, TableState};
 use ratatui::{DefaultTerminal, Frame};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::compare;
 use super::sample::{Looks, Rates, look};
@@ -29,6 +32,9 @@ use crate::report::Failure;
 
 /// The shortest and the longest time between two looks, in ms.
 const INTERVAL_MS: (u64, u64) = (10, 3_600_000);
+
+/// For so long a signal may go unheeded.
+const SIGNAL_LOOK: Duration = Duration::from_millis(50);
 
 /// What a key asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,7 +56,7 @@ struct Screen {
     chosen: TableState,
 }
 
-/// Shows planes until q, Esc or Ctrl-C.
+/// Shows planes until q, Esc, Ctrl-C or a signal.
 pub(super) fn run(names: &[String], interval: Duration) -> Result<(), Failure> {
     // Before the terminal is touched: a folder that cannot be read is said in plain text.
     let before = look(names)?;
@@ -61,22 +67,38 @@ pub(super) fn run(names: &[String], interval: Duration) -> Result<(), Failure> {
         before,
         chosen: TableState::default().with_selected(0),
     };
-    let mut terminal = ratatui::init();
-    let ended = screen.turn_until_quit(&mut terminal);
-    ratatui::restore();
+    let stop = Arc::default();
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    let mut terminal =
+        ratatui::try_init().map_err(|e| format!("the terminal: {e}; {NO_SCREEN}"))?;
+    let ended = screen.turn_until_quit(&mut terminal, || stop.load(Ordering::Relaxed));
+    // A terminal that has gone is in order.
+    let _gone = ratatui::try_restore();
     ended
 }
 
+/// Where there is no terminal to draw on.
+const NO_SCREEN: &str = "remedy: spinwire top --once";
+
 impl Screen {
-    fn turn_until_quit(&mut self, terminal: &mut DefaultTerminal) -> Result<(), Failure> {
+    fn turn_until_quit(
+        &mut self,
+        terminal: &mut DefaultTerminal,
+        is_over: impl Fn() -> bool,
+    ) -> Result<(), Failure> {
         let mut due = Instant::now() + self.interval.min(Duration::from_millis(250));
         loop {
             terminal.draw(|frame| self.draw(frame))?;
             while let Some(left) =
                 due.checked_duration_since(Instant::now()).filter(|d| !d.is_zero())
             {
-                if !event::poll(left)? {
-                    break;
+                if is_over() {
+                    return Ok(());
+                }
+                if !event::poll(left.min(SIGNAL_LOOK))? {
+                    continue;
                 }
                 match wish(&event::read()?) {
                     Some(Wish::Quit) => return Ok(()),
