@@ -47,6 +47,9 @@ impl Errno {
             libc::EMFILE => Some("raise the limit of open files: ulimit -n 65536"),
             libc::ENFILE => Some("raise the system's limit of open files: sysctl fs.file-max"),
             libc::ENOMEM => Some("free memory, or ask for less"),
+            libc::EFBIG => {
+                Some("raise the limit of file sizes: ulimit -f unlimited; or ask for less")
+            }
             libc::EROFS => Some("point SPINWIRE_SHM_DIR to a writable tmpfs"),
             _ => None,
         }

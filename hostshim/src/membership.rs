@@ -26,7 +26,7 @@ use spinwire_dataplane::shm::lease::{self, Joiner, Members, ProcessRow};
 use spinwire_dataplane::shm::{GeometryError, Identity, JoinError, ProcessLease, copy_header};
 use spinwire_layouts::shm::LeaseState;
 
-use crate::error::OsError;
+use crate::error::{Errno, OsError};
 use crate::liveness::{self, DeathWatch, Life};
 use crate::mem::{Lasting, MapError, PageKind, PagePolicy, Problem, SegmentDir, SharedMapping};
 use crate::raw::{syscall, view};
@@ -180,6 +180,15 @@ pub(crate) fn make(
     Ok(staged.publish()?)
 }
 
+/// The segment that this process has made and could not enter goes with its name, if nobody has come meanwhile: to whoever is told that
+/// nothing was made, nothing is to be left.
+#[expect(single_use_lifetimes, reason = "an anonymous one is unstable in `impl Trait`")]
+pub(crate) fn give_up<'s>(members: &impl Members<'s>, mapping: &SharedMapping) {
+    if lease::rows(members).next().is_none() {
+        let _gone_already = mapping.unlink();
+    }
+}
+
 /// Opens what is there, or creates it where there is nothing. Whoever loses the race to create, opens; whoever finds it removed
 /// in between, creates. Not for ever.
 pub(crate) fn open_or_create<T, E: MayBeMap>(
@@ -226,8 +235,10 @@ pub(crate) fn broken(mapping: &SharedMapping, why: JoinError) -> MemberError {
     MemberError::Join { name: mapping.name().to_owned(), why }
 }
 
-/// Who this process is, for a segment in which process numbers mean what they mean here.
-pub(crate) fn introduce(mapping: &SharedMapping) -> Result<liveness::Identity, MemberError> {
+/// Who this process is, and who made the segment, where process numbers in it mean what they mean here.
+pub(crate) fn introduce(
+    mapping: &SharedMapping,
+) -> Result<(liveness::Identity, liveness::Identity), MemberError> {
     let name = || mapping.name().to_owned();
     let me = liveness::Identity::mine()?;
     let header = copy_header(view::shared_lines(mapping)).map_err(|why| broken(mapping, why))?;
@@ -237,7 +248,12 @@ pub(crate) fn introduce(mapping: &SharedMapping) -> Result<liveness::Identity, M
     if header.pid_namespace != liveness::pid_namespace()? {
         return Err(MemberError::OtherPidNamespace { name: name() });
     }
-    Ok(me)
+    let maker = liveness::Identity {
+        pid: u32::try_from(header.creator_pid).unwrap_or(0),
+        start_time: header.creator_start_time,
+        boot_id: header.boot_id,
+    };
+    Ok((me, maker))
 }
 
 /// Takes a process slot.
@@ -315,6 +331,9 @@ pub fn row_is_dead(row: &ProcessRow, boot_id: [u8; 16]) -> bool {
     }
 }
 
+/// Where a thread cannot be started.
+pub(crate) const TOO_MANY_THREADS: &str = "raise the limit of processes and threads: ulimit -u unlimited # for a service: LimitNPROC, TasksMax";
+
 /// The thread that notices deaths.
 #[derive(Debug)]
 pub(crate) struct Watcher {
@@ -351,7 +370,8 @@ impl Watcher {
         };
         let builder = std::thread::Builder::new().name("spinwire-watch".to_owned());
         let thread = syscall::with_signals_blocked(|| builder.spawn(watch)).map_err(|e| {
-            OsError::new("start the watcher thread", crate::error::Errno::from_io(&e))
+            let refused = OsError::new("start the watcher thread", Errno::from_io(&e));
+            refused.with_remedy(TOO_MANY_THREADS)
         })?;
         Ok(Self { pid: std::process::id(), stop, thread })
     }

@@ -80,6 +80,52 @@ fn entries() -> usize {
 }
 
 #[test]
+fn files_that_may_not_be_as_large_are_refused_and_end_nobody() {
+    let test = "files_that_may_not_be_as_large_are_refused_and_end_nobody";
+    if role().is_none() {
+        return play_in_namespace(
+            test,
+            &again(test, "play"),
+            "mount -t tmpfs -o mode=1777 tmpfs /dev/shm; ulimit -f 64",
+        );
+    }
+    // The kernel answers by a signal that would end this process.
+    let domain = Domain::create("large", &DomainConfig::default()).unwrap_err();
+    assert!(domain.to_string().contains("remedy: raise the limit of file sizes"), "{domain}");
+    let page = BufferPool::create("large", &PoolConfig::default()).unwrap_err();
+    assert!(page.to_string().contains("ulimit -f unlimited"), "{page}");
+    assert_eq!(entries(), 0, "nothing is left behind");
+    drop(shm().create("small", 4 * KIB, BASE).unwrap());
+    done();
+}
+
+#[test]
+fn who_cannot_start_a_thread_leaves_nothing_that_it_has_made() {
+    let test = "who_cannot_start_a_thread_leaves_nothing_that_it_has_made";
+    if role().is_none() {
+        if !is_root() {
+            return not_run(test, "only root becomes another user");
+        }
+        let inner = as_nobody(&again(test, "play"));
+        return play_in_namespace(test, &inner, "mount -t tmpfs -o mode=1777 tmpfs /dev/shm");
+    }
+    drop(BufferPool::create("pool", &PoolConfig::default()).unwrap());
+    // Of this user nothing may be started any more.
+    let me = std::process::id().to_string();
+    output("prlimit", &["--pid", &me, "--nproc=0:0"]).unwrap();
+    let refusals = [
+        Domain::create("new", &DomainConfig::default()).map(drop).unwrap_err().to_string(),
+        BufferPool::create("new", &PoolConfig::default()).map(drop).unwrap_err().to_string(),
+        BufferPool::open("pool", &PoolConfig::default()).map(drop).unwrap_err().to_string(),
+    ];
+    for refused in refusals {
+        assert!(refused.contains("remedy: raise the limit of processes and threads"), "{refused}");
+    }
+    assert_eq!(entries(), 1, "what was there is there, and nothing else");
+    done();
+}
+
+#[test]
 fn a_dev_shm_that_is_too_small_says_how_to_mend_it() {
     if role().is_none() {
         let test = "a_dev_shm_that_is_too_small_says_how_to_mend_it";

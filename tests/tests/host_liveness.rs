@@ -150,6 +150,8 @@ fn a_proc_that_shows_other_processes_is_not_believed() {
         assert_eq!(std::process::id(), 1);
         let told = Identity::mine().unwrap_err().to_string();
         assert!(told.contains("remedy: mount -t proc proc /proc"), "{told}");
+        let of_peer = Identity::of(2).unwrap_err().errno().number();
+        assert_ne!(of_peer, libc::ESRCH, "that would say that it has ended");
         let boot_id = boot_id().unwrap();
         let life = Identity { pid: 1, start_time: u64::MAX, boot_id }.life();
         assert!(matches!(life, Life::Unknown(_)), "the time is that of another process: {life}");

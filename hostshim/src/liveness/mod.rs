@@ -163,12 +163,14 @@ const MOUNT_PROC: &str = "mount -t proc proc /proc # in this PID namespace";
 /// would take somebody else's start time, and somebody else's end, for those of a peer.
 fn check_proc() -> Result<(), OsError> {
     let path = Path::new("/proc/self");
-    let refused = |errno| OsError::at("find this process by", path, errno).with_remedy(MOUNT_PROC);
+    let operation = "find this process's PID namespace in";
+    let refused = |errno| OsError::at(operation, path, errno).with_remedy(MOUNT_PROC);
     let shown = fs::read_link(path).map_err(|e| refused(Errno::from_io(&e)))?;
     let number: Option<u32> = shown.to_str().and_then(|number| number.parse().ok());
     match number {
         Some(number) if number == std::process::id() => Ok(()),
-        Some(_) | None => Err(refused(Errno::new(libc::ESRCH))),
+        // Not ESRCH, which says that a process has ended.
+        Some(_) | None => Err(refused(Errno::new(libc::EXDEV))),
     }
 }
 

@@ -21,6 +21,7 @@ use spinwire_layouts::shm::BELL_ARMED;
 
 use crate::domain::{Domain, KeptSegment};
 use crate::error::{Errno, OsError};
+use crate::membership::TOO_MANY_THREADS;
 use crate::raw::{futex, syscall};
 
 /// How long the thread waits at the bell before it looks at it by itself: who has taken a bell and was killed before waking is noticed within that.
@@ -116,7 +117,8 @@ impl BellFd {
         let shared = Arc::clone(&self.shared);
         let builder = std::thread::Builder::new().name("spinwire-bell".to_owned());
         let started = syscall::with_signals_blocked(|| builder.spawn(move || shared.attend()))
-            .map_err(|e| OsError::new("start the thread at the bell", Errno::from_io(&e)))?;
+            .map_err(|e| OsError::new("start the thread at the bell", Errno::from_io(&e)))
+            .map_err(|e| e.with_remedy(TOO_MANY_THREADS))?;
         *thread = Some(started);
         Ok(())
     }

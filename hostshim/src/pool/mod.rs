@@ -196,7 +196,7 @@ impl BufferPool {
     /// [`PoolOpenError`]; `Map` with [`Problem::Missing`] where there is none.
     pub fn open(name: &str, config: &PoolConfig) -> Result<Self, PoolOpenError> {
         SegmentName::new(name).map_err(MapError::from)?;
-        Self::enter(SharedMapping::open(name)?, config)
+        Self::enter(Arc::new(SharedMapping::open(name)?), config)
     }
 
     /// Opens the pool of that name, or makes it where there is none.
@@ -215,20 +215,24 @@ impl BufferPool {
         let mapping = membership::make(name, bytes, pages, |lines, identity| {
             PoolSegment::format(lines, &config.geometry, identity).map(drop)
         })?;
-        Self::enter(mapping, config)
+        let mapping = Arc::new(mapping);
+        Self::enter(Arc::clone(&mapping), config).inspect_err(|_| {
+            if let Ok(segment) = PoolSegment::attach(view::shared_lines(&mapping)) {
+                membership::give_up(&segment, &mapping);
+            }
+        })
     }
 
     #[expect(
         clippy::large_stack_frames,
         reason = "set-up, once: the geometry is copied from hand to hand"
     )]
-    fn enter(mapping: SharedMapping, config: &PoolConfig) -> Result<Self, PoolOpenError> {
-        let mapping = Arc::new(mapping);
+    fn enter(mapping: Arc<SharedMapping>, config: &PoolConfig) -> Result<Self, PoolOpenError> {
         let lines = view::shared_lines(&mapping);
         let broken = |why| membership::broken(&mapping, why);
         let segment = PoolSegment::attach(lines).map_err(broken)?;
         let header = copy_header(lines).map_err(broken)?;
-        let me = membership::introduce(&mapping)?;
+        let (me, _maker) = membership::introduce(&mapping)?;
         let files = PoolFiles::new(&mapping, &segment, &header, config.pages);
         membership::take_back::<PoolShape>(&segment, me.boot_id);
         // From then on the watcher does it; who takes a buffer at once is to know the time as well.

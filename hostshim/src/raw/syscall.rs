@@ -48,8 +48,12 @@ pub(super) fn own(fd: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// fallocate(2) from the first byte on: reserves every page of `file` up to `bytes` and sets the size.
+/// fallocate(2) from the first byte on: reserves every page of `file` up to `bytes` and sets the size. EFBIG where files of this process may not
+/// be as large (RLIMIT_FSIZE): the kernel would answer by a signal that ends it, SIGXFSZ.
 pub(crate) fn reserve(file: BorrowedFd<'_>, bytes: u64) -> Result<(), Errno> {
+    if limit(Resource::FileBytes).is_ok_and(|may| bytes > may.soft) {
+        return Err(Errno::new(libc::EFBIG));
+    }
     let bytes = libc::off_t::try_from(bytes).map_err(|_large| Errno::new(libc::EFBIG))?;
     loop {
         // SAFETY: takes numbers only.
@@ -269,6 +273,7 @@ pub(crate) fn barrier_on_all_cpus() -> Result<(), Errno> {
 pub(crate) enum Resource {
     OpenFiles,
     LockedBytes,
+    FileBytes,
 }
 
 impl Resource {
@@ -276,6 +281,7 @@ impl Resource {
         match self {
             Self::OpenFiles => libc::RLIMIT_NOFILE,
             Self::LockedBytes => libc::RLIMIT_MEMLOCK,
+            Self::FileBytes => libc::RLIMIT_FSIZE,
         }
     }
 }
