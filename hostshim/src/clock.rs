@@ -4,9 +4,10 @@
 //!   ns = base_ns + ((ticks - base_ticks) * mult >> 48)        one RDTSC, one multiplication, no float
 //! ```
 //!
-//! The counter is used only where it is invariant (CPUID 8000_0007h, EDX bit 8: one rate in every power state) and where
-//! the kernel, which watches it, still lists it among its clock sources. Otherwise the clock falls back to
-//! `CLOCK_MONOTONIC` and says why. The rate is measured against `CLOCK_MONOTONIC_RAW`, which no NTP slews, and compared
+//! The counter is used where it is invariant (CPUID 8000_0007h, EDX bit 8: one rate in every power state) and
+//! the kernel, which watches it, still lists it among its clock sources; and where the kernel keeps time by it itself, as in guests whose
+//! hypervisor hides that bit: one that stops or changes its rate is no clock source of Linux for long (`mark_tsc_unstable`). Otherwise the
+//! clock falls back to `CLOCK_MONOTONIC` and says why. The rate is measured against `CLOCK_MONOTONIC_RAW`, which no NTP slews, and compared
 //! with the rate that CPUID states, if it states one.
 //!
 //! Invariants: what [`TscClock::now_ns`] returns never decreases on one clock; a clock belongs to one thread (it is not
@@ -42,7 +43,8 @@ const BILLION: u64 = 1_000_000_000;
 pub enum Fallback {
     /// This processor family has none that is known to be fit.
     Architecture,
-    /// Its rate changes with the power state.
+    /// Its rate changes with the power state, for all that is known: the processor, or the hypervisor, does not say otherwise, and the kernel
+    /// keeps time by something else.
     NotInvariant,
     /// The kernel does not list it as a clock source, or does not tell: it may have found the counters of two CPUs apart.
     KernelDistrusts,
@@ -341,13 +343,18 @@ fn fit(root: &Path) -> Result<tsc::CounterFacts, Fallback> {
     if !cfg!(target_arch = "x86_64") {
         return Err(Fallback::Architecture);
     }
+    let source = |file: &str| {
+        let folder = root.join("sys/devices/system/clocksource/clocksource0");
+        fs::read_to_string(folder.join(file)).unwrap_or_default()
+    };
     let facts = tsc::facts();
+    if source("current_clocksource").trim() == "tsc" {
+        return Ok(facts);
+    }
     if !facts.invariant {
         return Err(Fallback::NotInvariant);
     }
-    let sources = root.join("sys/devices/system/clocksource/clocksource0/available_clocksource");
-    let listed =
-        fs::read_to_string(sources).is_ok_and(|s| s.split_whitespace().any(|s| s == "tsc"));
+    let listed = source("available_clocksource").split_whitespace().any(|name| name == "tsc");
     if listed { Ok(facts) } else { Err(Fallback::KernelDistrusts) }
 }
 
@@ -459,10 +466,16 @@ mod tests {
             Fallback::Architecture
         };
         assert_eq!(fit(tree.root()), Err(expected), "nothing to read");
-        let path = "sys/devices/system/clocksource/clocksource0/available_clocksource";
-        tree.file(path, "hpet acpi_pm \n");
+        let folder = "sys/devices/system/clocksource/clocksource0";
+        let [available, current] =
+            ["available", "current"].map(|which| format!("{folder}/{which}_clocksource"));
+        tree.file(&available, "hpet acpi_pm \n");
+        tree.file(&current, "hpet\n");
         assert_eq!(fit(tree.root()), Err(expected));
-        tree.file(path, "kvm-clock tsc \n");
+        tree.file(&available, "kvm-clock tsc \n");
+        tree.file(&current, "kvm-clock\n");
         assert_eq!(fit(tree.root()).is_ok(), known);
+        tree.file(&current, "tsc\n");
+        assert_eq!(fit(tree.root()).is_ok(), cfg!(target_arch = "x86_64"), "it keeps time by it");
     }
 }

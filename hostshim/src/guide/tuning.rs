@@ -12,7 +12,9 @@
 //! 6. **Short messages.** Up to 48 bytes are one cache line of shared memory. Beyond that the rest lies in a ring beside it; over 64 KiB or so, hand over buffers of a pool instead.
 //! 7. **Memory.** Huge pages where there are any: everything that maps memory says which pages it got and why not better ones. Place tables and buffers at set-up, then
 //!    [`seal`](crate::plane::Plane::seal): what allocates after that is found by a test, not by a percentile.
-//! 8. **Limits that fit.** [`Sizes`](crate::discover::Sizes) says how much endpoints hold. Larger is not faster: a ring that fits into a cache is.
+//! 8. **Limits that fit.** [`Sizes`](crate::discover::Sizes) says how much endpoints hold. Larger is not faster: a ring that fits into a cache is, and slots that share pages are.
+//! 9. **One port on a thread.** Over RDMA such a port may ask its device several times before it goes around:
+//!    [`RdmaConfig::polls`](spinwire_dataplane::provider::rdma::RdmaConfig::polls).
 //!
 //! ```
 //! use spinwire_hostshim::discover::{Hints, Sizes, discover};

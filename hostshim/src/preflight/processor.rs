@@ -318,14 +318,18 @@ fn counter(probe: &Probe) -> Check {
         return ABOUT.unknown("this processor family has none that is known to be fit");
     };
     let has = |flag: &str| flags.split_ascii_whitespace().any(|f| f == flag);
+    let folder = "sys/devices/system/clocksource/clocksource0";
+    let available = probe.text(&format!("{folder}/available_clocksource")).unwrap_or_default();
+    let current = probe.text(&format!("{folder}/current_clocksource")).unwrap_or_default();
     if !(has("constant_tsc") && has("nonstop_tsc")) {
+        if current == "tsc" {
+            let found = "the kernel keeps time by it, though no constant rate is promised";
+            return ABOUT.ok(found);
+        }
         let found =
             "its rate changes with the power state, or the hypervisor does not promise otherwise";
         return ABOUT.check(super::Verdict::Bad, found, None);
     }
-    let folder = "sys/devices/system/clocksource/clocksource0";
-    let available = probe.text(&format!("{folder}/available_clocksource")).unwrap_or_default();
-    let current = probe.text(&format!("{folder}/current_clocksource")).unwrap_or_default();
     if !available.split_ascii_whitespace().any(|s| s == "tsc") {
         return ABOUT.bad(
             "constant, but the kernel does not trust it",

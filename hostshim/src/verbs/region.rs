@@ -74,7 +74,7 @@ pub struct LocalKey {
 
 impl LocalKey {
     /// Whether it was given by that domain for that range.
-    #[inline]
+    #[inline(always)]
     pub(super) fn covers(&self, domain: u32, address: u64, length: u32) -> bool {
         let Some(end) = address.checked_add(length.into()) else { return false };
         self.domain == domain && self.start <= address && end <= self.end

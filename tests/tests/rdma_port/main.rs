@@ -14,6 +14,7 @@
 mod datagrams;
 mod ends;
 mod odd_device;
+mod polls;
 
 use core::cell::Cell;
 use core::panic::AssertUnwindSafe;

@@ -13,6 +13,7 @@ use super::ps::table::wrapped;
 use crate::hgrm;
 use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
+use crate::pair::laps::Laps;
 use crate::pair::loans::{Stamper, looks_like};
 use crate::pair::lossy::Loss;
 use crate::pair::one_sided;
@@ -402,12 +403,9 @@ fn echo<P: Provider, F: Floor>(
     station.post_all_data(marking, DataUse::OneMessage)?;
     let size = u64::try_from(message.len())?;
     client.prepare(Order::Echo { count, size, marking })?;
-    let clock = &station.clock;
     let to = data_to(client.server, marking);
     let deadline = Deadline::new();
-    let begin = clock.ticks();
-    for _ in 0..count {
-        let sent = clock.ticks();
+    let send = || {
         loop {
             match station.endpoint.inject(to, message) {
                 Ok(()) => break,
@@ -417,15 +415,27 @@ fn echo<P: Provider, F: Floor>(
             deadline.check("the other end takes no messages")?;
         }
         station.endpoint.flush();
+        Ok::<_, Failure>(())
+    };
+    let mut laps = Laps::begin(&station.clock, into);
+    if count > 0 {
+        send()?;
+    }
+    for left in (0..count).rev() {
         let completion = loop {
-            station.turn();
-            if let Some(completion) = station.endpoint.poll() {
+            if station.turns_up()
+                && let Some(completion) = station.endpoint.poll()
+            {
                 break completion;
             }
             station.watch(&deadline, "the other end does not answer")?;
         };
-        let back = clock.ticks_after_loads();
-        into.saturating_record(clock.ticks_to_ns(back.saturating_sub(sent)).max(1));
+        laps.lap();
+        if left > 0 {
+            send()?;
+        }
+        // While the next one is on its way.
+        laps.record();
         deadline.moved();
         if completion.kind != Kind::Received || completion.bytes() != Some(message) {
             return Err("a message came back changed".into());
@@ -434,7 +444,7 @@ fn echo<P: Provider, F: Floor>(
             station.post_data(loan, marking, DataUse::OneMessage)?;
         }
     }
-    Ok(clock.ticks_to_ns(clock.ticks().saturating_sub(begin)))
+    Ok(laps.ns())
 }
 
 /// Sends buffers of the pool and waits for each to come back. What is timed is the way there and back and the look at what is in

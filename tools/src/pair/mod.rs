@@ -19,6 +19,7 @@ mod ending;
 #[cfg(feature = "libfabric")]
 pub(crate) mod fabric;
 pub(crate) mod floor;
+pub(crate) mod laps;
 pub(crate) mod loans;
 pub(crate) mod lossy;
 mod network;

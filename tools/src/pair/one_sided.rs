@@ -23,6 +23,7 @@ use spinwire_dataplane::provider::{Access, Caps, Provider, RemotePlace};
 
 use super::client::Client;
 use super::floor::Floor;
+use super::laps::Laps;
 use super::order::Order;
 use super::sources::Sources;
 use super::station::{Deadline, Station};
@@ -105,7 +106,7 @@ impl<'s, 'm, P: Provider, F> Open<'s, 'm, P, F> {
     }
 }
 
-/// Writes message `number` to the other end, as soon as there is room.
+/// Writes message `number` to the other end, as soon as there is room, and hands that to the device.
 #[inline(always)]
 fn write<'m, P: Provider, F>(
     station: &Station<'m, P, F>,
@@ -119,6 +120,7 @@ fn write<'m, P: Provider, F>(
         sources.collect()?;
         deadline.check("the device takes no writes")?;
     }
+    station.endpoint.flush();
     Ok(())
 }
 
@@ -135,17 +137,21 @@ pub(crate) fn echo<P: Provider, F: Floor>(
     let RemotePlace { address, key } = open.exposed.region.place(0, size)?;
     let order = Order::EchoWrites { count, size: u64::try_from(size)?, address, key };
     let target = Target::new(client.server, client.ask_for_place(order)?);
-    let (clock, deadline) = (&station.clock, Deadline::new());
-    let begin = clock.ticks();
-    for number in 0..count {
-        let sent = clock.ticks();
-        write(station, &mut sources, target, number, &deadline)?;
-        station.endpoint.flush();
-        open.wait_for(last_word(size, number), &mut sources, &deadline)?;
-        let back = clock.ticks_after_loads();
-        into.saturating_record(clock.ticks_to_ns(back.saturating_sub(sent)).max(1));
+    let deadline = Deadline::new();
+    let mut laps = Laps::begin(&station.clock, into);
+    if count > 0 {
+        write(station, &mut sources, target, 0, &deadline)?;
     }
-    let ns = clock.ticks_to_ns(clock.ticks().saturating_sub(begin));
+    for number in 0..count {
+        open.wait_for(last_word(size, number), &mut sources, &deadline)?;
+        laps.lap();
+        let next = number.saturating_add(1);
+        if next < count {
+            write(station, &mut sources, target, next, &deadline)?;
+        }
+        laps.record();
+    }
+    let ns = laps.ns();
     sources.settle()?;
     // The server has been told that its last one was done.
     client.answer()?;
@@ -207,7 +213,6 @@ pub(crate) fn echo_back<P: Provider, F>(
     for number in 0..count {
         open.wait_for(last_word(size, number), &mut sources, &deadline)?;
         write(station, &mut sources, target, number, &deadline)?;
-        station.endpoint.flush();
     }
     sources.settle()?;
     station.send_order(client, Order::Done { value: 0 })?;

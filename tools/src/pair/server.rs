@@ -211,8 +211,9 @@ fn echo<P: Provider, F>(
     let deadline = Deadline::new();
     let mut left = count;
     while left > 0 {
-        station.turn();
-        while left > 0
+        let may_have_come = station.turns_up();
+        while may_have_come
+            && left > 0
             && let Some(completion) = station.endpoint.poll()
         {
             if completion.kind != Kind::Received {

@@ -161,26 +161,32 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
     /// shared it yields.
     #[inline(always)]
     pub(crate) fn turn(&self) {
-        self.turn_at(PlaneInstant::ORIGIN);
+        let _is_busy = self.turn_at(PlaneInstant::ORIGIN);
+    }
+
+    /// The same, for who waits for one completion: whether a poll may find any.
+    #[inline(always)]
+    pub(crate) fn turns_up(&self) -> bool {
+        self.turn_at(PlaneInstant::ORIGIN)
     }
 
     /// One turn, for a provider that has to know what time it is.
     #[inline(always)]
     pub(crate) fn turn_now(&self) {
-        self.turn_at(PlaneInstant::from_nanos(self.clock.now_ns()));
+        let _is_busy = self.turn_at(PlaneInstant::from_nanos(self.clock.now_ns()));
     }
 
     #[inline(always)]
-    fn turn_at(&self, now: PlaneInstant) {
-        let outcome = self.endpoint.turn(now, Budget::default());
-        if outcome.is_busy() {
-            return;
+    fn turn_at(&self, now: PlaneInstant) -> bool {
+        if self.endpoint.turn(now, Budget::default()).is_busy() {
+            return true;
         }
         if self.yields {
             std::thread::yield_now();
         } else if self.pauses {
             pause();
         }
+        false
     }
 
     /// Sends an order, waiting for room.

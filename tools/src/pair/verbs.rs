@@ -34,6 +34,8 @@ type End<'p, Q> = Station<'p, VerbsPort<'p, Q>, SocketFloor>;
 
 /// Pieces that may be under way.
 const SLOTS: u32 = 32;
+/// Polls of a completion queue that has nothing, before an end goes around: it turns for that alone.
+const POLLS: u32 = 8;
 
 /// A device of this end, and where the ends meet.
 pub(super) struct Meet {
@@ -107,8 +109,31 @@ fn chosen<Q: Queues>(options: &PairOptions) -> Result<[String; 2], Failure> {
     Ok([first.name.clone(), first.name.clone()])
 }
 
+/// The longest message: an end that listens for whoever comes takes 64 KiB at least, so that it need not be told. All others know what is
+/// asked for, and have no larger slots: those of short messages share pages, and what translates addresses holds few of these.
+fn largest(options: &PairOptions) -> usize {
+    let asked = options.sizes().into_iter().max().unwrap_or(0).max(64);
+    let is_told = options.listen.is_none() || options.until_input_ends;
+    if is_told { asked } else { network::largest(options) }
+}
+
+/// An end for messages of up to `largest` bytes: only a stream of them shares buffers.
+fn role(
+    (command, name): (&str, &'static str),
+    largest: usize,
+    options: &PairOptions,
+) -> Result<Role, Failure> {
+    let role = network::role(name, options)?;
+    let buffer_bytes = if command == "lat" { largest } else { role.buffer_bytes };
+    Ok(Role { buffer_bytes, ..role })
+}
+
 /// A plane for messages of up to `largest` bytes, and buffers of a station. Most messages are one piece.
-fn config(largest: usize, role: &Role, port: u8) -> Result<VerbsPlaneConfig, Failure> {
+fn config(
+    options: &PairOptions,
+    (largest, role): (usize, &Role),
+    port: u8,
+) -> Result<VerbsPlaneConfig, Failure> {
     let longest = u32::try_from(largest)?;
     // Three quarters of the slots hold the longest one.
     let slot = longest.min(64 << 10).max(longest.div_ceil(SLOTS / 2));
@@ -118,6 +143,8 @@ fn config(largest: usize, role: &Role, port: u8) -> Result<VerbsPlaneConfig, Fai
         message_bytes_max: longest,
         slots: SLOTS,
         slot_bytes: slot,
+        // Where it looks at its memory, it does so between two polls.
+        polls: if options.one_sided { 1 } else { POLLS },
         ..RdmaConfig::default()
     };
     let arena_bytes = station::arena_bytes(role);
@@ -147,9 +174,14 @@ pub(super) fn serve<Q: Queues>(
     }
     let Meet { device, port, at } = &to;
     let (_, cpu) = options.placement()?;
-    let (size, role) = (network::largest(options), network::role(SERVER, options)?);
+    let size = largest(options);
+    let role = role((command, SERVER), size, options)?;
     affinity::pin(cpu)?;
-    let plane = VerbsPlane::<Q>::open_with(device, Some(at.port()), &config(size, &role, *port)?)?;
+    let plane = VerbsPlane::<Q>::open_with(
+        device,
+        Some(at.port()),
+        &config(options, (size, &role), *port)?,
+    )?;
     let local = plane.local().ok_or("the device does not listen")?;
     to.check::<Q>(local)?;
     let transport = Q::TRANSPORT;
@@ -172,7 +204,7 @@ pub(super) fn with_client<Q: Queues, M: Measure>(
     measure: M,
 ) -> Result<M::Result, Failure> {
     if let Some(text) = &options.connect {
-        return with_server::<Q, M>(&meet::<Q>("--connect", text)?, options, measure);
+        return with_server::<Q, M>((command, &meet::<Q>("--connect", text)?), options, measure);
     }
     let (here, place) = match options.meeting_place()? {
         Some(place) => (meet::<Q>("--uri", &place)?.device, place),
@@ -183,12 +215,12 @@ pub(super) fn with_client<Q: Queues, M: Measure>(
     };
     Other::beside((command, &place), options, |text| {
         let Meet { at, .. } = meet::<Q>("--listen", text)?;
-        with_server::<Q, M>(&Meet { device: here, port: 1, at }, options, measure)
+        with_server::<Q, M>((command, &Meet { device: here, port: 1, at }), options, measure)
     })
 }
 
 fn with_server<Q: Queues, M: Measure>(
-    to: &Meet,
+    (command, to): (&str, &Meet),
     options: &PairOptions,
     measure: M,
 ) -> Result<M::Result, Failure> {
@@ -196,9 +228,11 @@ fn with_server<Q: Queues, M: Measure>(
         return ud::with_server::<Q, M>(to, options, measure);
     }
     let (cpu, _) = options.placement()?;
-    let (size, role) = (network::largest(options), network::role("client", options)?);
+    let size = largest(options);
+    let role = role((command, "client"), size, options)?;
     affinity::pin(cpu)?;
-    let plane = VerbsPlane::<Q>::open_with(&to.device, None, &config(size, &role, to.port)?)?;
+    let plane =
+        VerbsPlane::<Q>::open_with(&to.device, None, &config(options, (size, &role), to.port)?)?;
     let station = open(&plane, &role)?;
     let server = connect(&plane, &station, to)?;
     let page = plane.slots_report().page().to_string();

@@ -36,17 +36,27 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
                 self.credit_is_late();
             }
         }
-        for _ in 0..BATCHES {
+        let (mut batches, mut in_vain) = (0_u32, 0_u32);
+        loop {
             let count = self.cq.poll_each(|wc| self.take(wc));
+            if count == 0 {
+                in_vain = in_vain.wrapping_add(1);
+                if in_vain < self.config.polls {
+                    continue;
+                }
+                self.is_drained.set(true);
+                return self.heard_nothing();
+            }
             if count < POLL_EACH_MAX {
                 self.is_drained.set(true);
-                if count == 0 {
-                    self.heard_nothing();
-                }
+                return;
+            }
+            batches = batches.wrapping_add(1);
+            if batches == BATCHES {
+                self.is_drained.set(false);
                 return;
             }
         }
-        self.is_drained.set(false);
     }
 
     /// The device had nothing: now and then that is because its completion queue is broken.

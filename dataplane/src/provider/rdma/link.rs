@@ -466,7 +466,11 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         let segments = [segment];
         let request =
             SendRequest::new(self.send_id(number), Verb::SendImm(beside), &segments).with(flags);
-        self.with_pair(|pair| pair.post_send(&request)).unwrap_or(Err(Fatal::QueueError.into()))?;
+        // Not through a closure, which would be a function of its own: what is known of this request is not asked again.
+        let pair = self.pair.take().ok_or(Fatal::QueueError)?;
+        let posted = pair.post_send(&request);
+        self.pair.set(Some(pair));
+        posted?;
         self.is_staged(Sent { done, is_signaled, is_last: true });
         Ok(())
     }

@@ -112,6 +112,10 @@ pub struct RdmaConfig {
     pub uncopied_bytes_min: u32,
     /// Whether the device has atomics: without, nobody is promised any.
     pub atomics: bool,
+    /// How often a look asks a completion queue that has nothing before it goes back to the caller; 0 counts as 1. More are for a port that is all its
+    /// thread turns for: most of its time goes into asking then, and little into the way around, in which nothing is seen to come. On a
+    /// thread that turns for others too they would wait for it.
+    pub polls: u32,
     /// Names that may be connected to.
     pub routes_max: u32,
     /// Buffers that peers may be let into at once, where there is a [`Registrar`].
@@ -130,7 +134,7 @@ pub struct RdmaConfig {
 
 impl Default for RdmaConfig {
     /// One peer; 256 sends, 256 receives, 256 unexpected messages of up to 4 KiB; messages of up to 64 KiB in pieces of 8 KiB, 32 of which may be
-    /// under way; uncopied from 4 KiB on; five seconds to greet; nobody is asked for signs of life.
+    /// under way; uncopied from 4 KiB on; one poll a look; five seconds to greet; nobody is asked for signs of life.
     fn default() -> Self {
         Self {
             peers_max: 1,
@@ -146,6 +150,7 @@ impl Default for RdmaConfig {
             slot_bytes: 8 << 10,
             uncopied_bytes_min: 4096,
             atomics: true,
+            polls: 1,
             routes_max: 4,
             exposed_max: 16,
             greeting_timeout: Nanos::from_millis(5000),

@@ -144,7 +144,7 @@ impl<W: Linked> List<W> {
     }
 
     /// Hands what is staged to `call`, which posts a list and names the first one that it did not take; forgets all of it.
-    #[inline]
+    #[inline(always)]
     fn post(&self, call: impl FnOnce(*mut W, *mut *mut W) -> i32) -> Posting {
         let staged = self.staged.replace(0);
         let Some(last) = staged.checked_sub(1).and_then(|last| self.wrs.get(last)) else {
@@ -190,7 +190,7 @@ impl SendList {
     }
 
     /// Appends a send of one segment to the other end of a connection. The caller has seen that there is room.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn stage_plain(
         &self,
         (wr_id, flags): (u64, u32),
@@ -215,7 +215,7 @@ impl SendList {
     }
 
     /// Posts what is staged, and forgets what the library did not take.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn post(&self, pair: &Pair) -> Posting {
         let (raw, post_send, _) = pair.parts();
         // SAFETY: a live pair of this thread, and a list that ends with null, whose segments are in cells of
