@@ -277,11 +277,7 @@ impl<'a> Seat<'a> {
             }
             (Floor::Udp(host, _, routes), Place::Socket(address), _) => {
                 self.route(routes, name, address)?;
-                // Nothing is sent by this: the kernel looks for a way, which is not looked for later than here.
-                let tried = find_way(host.local().ip(), first_of(address)?);
-                if let Some(why) = tried.err().and_then(|e| unreachable(uri, &e)) {
-                    return Err(why);
-                }
+                check_way(host, uri, address)?;
                 Ok(endpoint.connect(&name)?)
             }
             _ => Err(OpenError::Transport(uri.transport())),
@@ -293,6 +289,12 @@ impl<'a> Seat<'a> {
         let _was_there = routes.remove(&name);
         Ok(udp::route(routes, name, address)?)
     }
+}
+
+/// Whether datagrams from that socket have a way to `uri`: which is looked for no later than here.
+fn check_way(host: &UdpHost, uri: &Uri, address: &Address) -> Result<(), OpenError> {
+    let tried = find_way(host.local().ip(), first_of(address)?);
+    tried.err().and_then(|e| unreachable(uri, &e)).map_or(Ok(()), Err)
 }
 
 /// Whether the kernel knows a way from an address of this host to that one. It is asked by connect(2) of a socket of UDP, which sends nothing.
