@@ -80,6 +80,24 @@ fn a_folder_that_is_not_there_is_told_with_what_helps() {
 }
 
 #[test]
+fn what_has_no_end_is_no_source_of_layouts() {
+    let folder = Folder::new();
+    for how in [["lock", "/dev/zero"], ["dump", "btf:/dev/zero"]] {
+        // Not all of this machine's memory, should it be read.
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -v 2000000; exec \"$0\" layout \"$@\""]);
+        let ran = command.arg(env!("CARGO_BIN_EXE_spinwire")).args(how).output().unwrap();
+        let told = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(ran.status.code(), Some(2), "{told}");
+        let says = "/dev/zero: is a device without an end; remedy: name a file";
+        assert!(told.contains(says), "{told}");
+    }
+    let ran = folder.run(&["layout", "header", "--prefix", "a b"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.err.contains("begins no name in C"), "{ran:?}");
+}
+
+#[test]
 fn seconds_are_asked_for_as_everywhere() {
     let folder = Folder::new();
     let ran = folder.run(&["pool", "gc", "--detached", "--untouched", "soon", "x"]);
