@@ -98,6 +98,33 @@ fn others_completions_are_kept_for_others() {
     });
 }
 
+/// What has come in a buffer that goes on is a letter, and not what is waited for by the id of the receive.
+#[test]
+fn a_receive_for_many_messages_is_over_with_the_last_of_them() {
+    with_scene(|scene| {
+        let desk = Desk::open(&scene.a, scene.pool, || scene.now()).unwrap();
+        let from = |tag| RecvFrom::any().tag(tag);
+        let many = scene.a.post_multi_recv(from(2), scene.pool.lend().unwrap(), 200, 22).unwrap();
+        let hear = |messages: &[&[u8]]| {
+            for &bytes in messages {
+                scene.b.inject(SendTo::peer(scene.to_a).tag(2), bytes).unwrap();
+            }
+            scene.b.inject(SendTo::peer(scene.to_a).tag(9), b"heard").unwrap();
+            scene.b.flush();
+            assert_eq!(desk.recv(from(9), &mut [0; 8], Wait::FOREVER).unwrap().length, 5);
+        };
+        hear(&[b"two"]);
+        assert_eq!(desk.wait(many, Wait::ONCE).unwrap_err(), WaitError::NoCompletion);
+        hear(&[&[7; 40], &[8; 40]]);
+        let last = desk.wait(many, Wait::ONCE).unwrap();
+        assert_eq!((last.context, last.length, last.loan.is_some()), (22, 40, true));
+        let lengths = core::iter::from_fn(|| desk.next_letter()).map(|it| it.completion.length);
+        assert_eq!(lengths.collect::<Vec<_>>(), [3, 40]);
+        drop(last);
+        assert!(scene.is_at_rest());
+    });
+}
+
 #[test]
 fn an_operation_of_the_endpoints_own_can_be_waited_for_again() {
     with_scene(|scene| {

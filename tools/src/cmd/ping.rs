@@ -255,6 +255,7 @@ impl<'o, 'a> Pinger<'o, 'a> {
                     return Err(FULL.into());
                 }
                 Err(PostError::Fatal(_) | PostError::Misuse(Misuse::StaleAddress)) => {
+                    self.is_gone = true;
                     return Ok(Answer::Gone);
                 }
                 Err(refused) => return Err(refused.into()),
@@ -299,7 +300,14 @@ impl<'o, 'a> Pinger<'o, 'a> {
                 self.late += 1;
             }
             if let Some(loan) = answer.loan {
-                endpoint.post_recv(from(self.peer), loan, 0).map_err(|e| e.error)?;
+                match endpoint.post_recv(from(self.peer), loan, 0).map_err(|e| e.error) {
+                    Ok(_id) => {}
+                    // Its last answer has come with its end.
+                    Err(PostError::Fatal(_) | PostError::Misuse(Misuse::StaleAddress)) => {
+                        self.is_gone = true;
+                    }
+                    Err(refused) => return Err(refused.into()),
+                }
             }
         }
         if !outcome.is_busy() {

@@ -80,7 +80,7 @@ pub(crate) enum What {
         /// The pool, if it is still there.
         pool: Option<String>,
     },
-    /// Another user's, into which this one cannot look. [`Found::uid`] says whose.
+    /// Another user's file, into which this one cannot look. [`Found::uid`] says whose.
     Private,
     /// Nothing that can be joined.
     Broken {
@@ -405,12 +405,13 @@ fn look_from_outside(error: &MapError, found: &mut Found, holders: &Holders) {
     pids.sort_unstable();
     pids.dedup();
     found.mapped_by = pids;
+    let is_private = fs::metadata("/proc/self").is_ok_and(|me| me.uid() != found.uid);
     let content = match error.problem() {
-        Some(Problem::Owner { .. }) => {
+        _ if is_private => {
             found.what = What::Private;
             return;
         }
-        Some(Problem::Symlink | Problem::NotRegular) => Content::Foreign,
+        Some(Problem::Symlink | Problem::NotRegular | Problem::Owner { .. }) => Content::Foreign,
         Some(_) | None => content_of(&found.path),
     };
     found.what = What::Broken { why: error.to_string(), content };
