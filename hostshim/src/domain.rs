@@ -23,11 +23,12 @@ use spinwire_dataplane::provider::EndpointType;
 use spinwire_dataplane::provider::shm::{ShmConfig, ShmOpenError, ShmPort};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
-use spinwire_dataplane::shm::lease;
+use spinwire_dataplane::shm::lease::{self, ProcessRow};
 use spinwire_dataplane::shm::reclaim::reclaim;
 use spinwire_dataplane::shm::{Geometry, ProcessLease, Segment, SegmentShape, Waker};
 
 use crate::discover::{Found, Hints, Transport};
+use crate::liveness::{Identity, Life};
 use crate::mem::{Lasting, MapError, PagePolicy, SharedMapping};
 use crate::membership::{self, Shape, Watcher};
 pub use crate::membership::{MemberError as DomainError, row_is_dead};
@@ -109,6 +110,8 @@ pub struct Domain {
     mapping: Arc<SharedMapping>,
     shape: SegmentShape,
     lease: ProcessLease,
+    /// As the header had it at the join.
+    maker: Identity,
     watcher: Option<Watcher>,
 }
 
@@ -153,9 +156,9 @@ impl Domain {
     fn enter(mapping: Arc<SharedMapping>, config: &DomainConfig) -> Result<Self, DomainError> {
         let segment = Segment::attach(view::shared_lines(&mapping));
         let segment = segment.map_err(|why| membership::broken(&mapping, why))?;
-        let me = membership::introduce(&mapping)?;
+        let (me, maker) = membership::introduce(&mapping)?;
         take_back_from_the_dead(&segment, me.boot_id);
-        let lease = membership::join(&segment, &me)?;
+        let lease = mapping.while_named(|| membership::join(&segment, &me))??;
         // A kernel without costs those who sleep time: they see that this process has not vowed.
         if syscall::register_for_barriers().is_ok() {
             lease::vow_to_ring(&segment, &lease);
@@ -163,7 +166,7 @@ impl Domain {
         let shape = segment.shape();
         let watcher = Watcher::start(Arc::clone(&mapping), shape, me, config.death_noticed_within)
             .inspect_err(|_| membership::leave::<SegmentShape>(&segment, &lease))?;
-        Ok(Self { mapping, shape, lease, watcher: Some(watcher) })
+        Ok(Self { mapping, shape, lease, maker, watcher: Some(watcher) })
     }
 
     /// The segment, as it was when this process joined: its header is not read again, whatever a peer made of it since.
@@ -235,6 +238,23 @@ impl Domain {
     /// [`MapError`].
     pub fn unlink(&self) -> Result<(), MapError> {
         self.mapping.unlink().map(|_was_there| ())
+    }
+
+    /// Removes the name of a segment that is left to nobody: its maker is dead, and so is everybody else in it. Returns whether it did. Who joins at the
+    /// same time is either seen here, or finds the name gone.
+    ///
+    /// # Errors
+    /// [`MapError`].
+    pub fn unlink_if_last(&self) -> Result<bool, MapError> {
+        // In the child of a fork(2) the slot is its parent's, who may live.
+        let is_mine = |row: &ProcessRow| {
+            row.slot == self.lease.slot() && row.lease.subject == std::process::id()
+        };
+        let is_over = |row: &ProcessRow| is_mine(row) || row_is_dead(row, self.maker.boot_id);
+        self.mapping.unlink_if(|| {
+            matches!(self.maker.life(), Life::Dead(_))
+                && lease::rows(&self.segment()).all(|row| is_over(&row))
+        })
     }
 }
 

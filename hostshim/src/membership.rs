@@ -235,8 +235,10 @@ pub(crate) fn broken(mapping: &SharedMapping, why: JoinError) -> MemberError {
     MemberError::Join { name: mapping.name().to_owned(), why }
 }
 
-/// Who this process is, for a segment in which process numbers mean what they mean here.
-pub(crate) fn introduce(mapping: &SharedMapping) -> Result<liveness::Identity, MemberError> {
+/// Who this process is, and who made the segment, where process numbers in it mean what they mean here.
+pub(crate) fn introduce(
+    mapping: &SharedMapping,
+) -> Result<(liveness::Identity, liveness::Identity), MemberError> {
     let name = || mapping.name().to_owned();
     let me = liveness::Identity::mine()?;
     let header = copy_header(view::shared_lines(mapping)).map_err(|why| broken(mapping, why))?;
@@ -246,7 +248,12 @@ pub(crate) fn introduce(mapping: &SharedMapping) -> Result<liveness::Identity, M
     if header.pid_namespace != liveness::pid_namespace()? {
         return Err(MemberError::OtherPidNamespace { name: name() });
     }
-    Ok(me)
+    let maker = liveness::Identity {
+        pid: u32::try_from(header.creator_pid).unwrap_or(0),
+        start_time: header.creator_start_time,
+        boot_id: header.boot_id,
+    };
+    Ok((me, maker))
 }
 
 /// Takes a process slot.

@@ -31,7 +31,7 @@ use self::one_sided::filled_without_message;
 use self::parts::Further;
 pub use self::parts::{PARTS_MAX, Parts};
 use self::posted::Table;
-use self::reading::{Apart, Unfinished};
+use self::reading::{Polled, Unfinished};
 use super::parcel::{Desk, Parcel};
 use super::totals::{Count, Counted, Tally, Totals, add};
 use super::{Completion, Kind, RecvFrom};
@@ -256,28 +256,37 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     /// its budget allows.
     #[inline(always)]
     pub fn poll(&self) -> Option<Completion<'m>> {
+        match self.poll_any() {
+            Polled::One(completion) => Some(completion),
+            Polled::Nothing => None,
+        }
+    }
+
+    /// [`poll`](Self::poll), with an answer of its own: see [`Polled`].
+    #[inline(always)]
+    fn poll_any(&self) -> Polled<'m> {
         // Each way to its own end, so that what is known of a completion on the one is not asked again, and what only the other needs is not
         // kept.
         while !self.may_go_direct() {
             if self.taken.get() >= self.batch_end.get() {
                 if self.readers.get() > 0 {
-                    return self.poll_while_reading().map(Apart::whole);
+                    return Polled::apart(self.poll_while_reading());
                 }
                 if self.direct_then.get() == 0 {
-                    return None;
+                    return Polled::Nothing;
                 }
                 self.go_direct(self.direct_then.replace(0));
                 break;
             }
             // Out of its cell for as long as the first of it is looked at, which nothing of that asks for.
-            let batch = self.batch.take()?;
+            let Some(batch) = self.batch.take() else { return Polled::Nothing };
             let first = batch.get(self.taken.replace(self.taken.get().wrapping_add(1)));
             let concluded = match first {
                 Some(cqe) if cqe.status != Status::Success => {
                     let cqe = *cqe;
                     self.batch.set(Some(batch));
                     match self.poll_other(&cqe) {
-                        Ok(found) => return found.map(Apart::whole),
+                        Ok(found) => return Polled::apart(found),
                         Err(_stale) => continue,
                     }
                 }
@@ -286,23 +295,23 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             };
             self.batch.set(Some(batch));
             match concluded {
-                Ok(completion) => return Some(completion),
+                Ok(completion) => return Polled::One(completion),
                 Err((Unfinished::Stale, wr_id)) => self.note_stale(wr_id, true),
                 Err((Unfinished::BeingRead, _)) => {
                     self.taken.set(self.taken.get().wrapping_sub(1));
-                    return None;
+                    return Polled::Nothing;
                 }
             }
         }
         loop {
             let Some(cqe) = self.provider.take_ready() else {
-                let cqe = self.provider.take_ready_parcel()?;
-                return self.poll_parcel(&cqe, false).map(Apart::whole);
+                let Some(cqe) = self.provider.take_ready_parcel() else { return Polled::Nothing };
+                return Polled::apart(self.poll_parcel(&cqe, false));
             };
             debug_assert_eq!(self.readers.get(), 0, "a reader has taken the budget of this way");
             match self.conclude_unread(&cqe) {
                 // Counted, which is all that the budget asks for.
-                Ok(completion) => return Some(completion),
+                Ok(completion) => return Polled::One(completion),
                 Err(_stale) => self.note_stale(cqe.wr_id, false),
             }
         }

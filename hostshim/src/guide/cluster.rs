@@ -4,7 +4,7 @@
 //!
 //! | | one machine | two and more |
 //! |---|---|---|
-//! | address | `shm://DOMAIN/NAME` | `tcp://HOST:PORT/NAME`, `udp://..`, `verbs://..`, `ofi://..` |
+//! | address | `shm://DOMAIN/NAME` | `tcp://HOST:PORT/NAME`, `udp://HOST:PORT`, `verbs://..`, `ofi://..` |
 //! | who finds whom | by the name in the segment | by the address; the name says which endpoint is meant |
 //! | a peer dies | seen within 100 ms, by the kernel's word | seen when its connection ends; a machine that loses power is seen by time limits |
 //! | what was sent and not yet received | stays in shared memory, and is delivered | is lost with the connection, and `PeerGone` says so |

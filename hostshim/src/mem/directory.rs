@@ -173,6 +173,22 @@ impl SegmentDir {
     ) -> Result<bool, MapError> {
         // Without it, another could remove the name after the look at it, and a third give it to a new segment.
         let _turn = self.take_turn(name);
+        self.unlink_claim(name, claim)
+    }
+
+    /// [`unlink_exactly`](Self::unlink_exactly), if `may` says so, which is asked while nobody can come in [by name](Self::while_named).
+    pub(super) fn unlink_if(
+        &self,
+        (name, claim): (&SegmentName, FileId),
+        may: impl FnOnce() -> bool,
+    ) -> Result<bool, MapError> {
+        match self.take_turn(name) {
+            Some(_turn) if may() => self.unlink_claim(name, claim),
+            Some(_) | None => Ok(false),
+        }
+    }
+
+    fn unlink_claim(&self, name: &SegmentName, claim: FileId) -> Result<bool, MapError> {
         if !self.still_names(name, claim) {
             return Ok(false);
         }
@@ -181,6 +197,22 @@ impl SegmentDir {
             Err(e) if e.problem() == Some(Problem::Missing) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+
+    /// Does something while nobody removes the name, if it still stands for the file `claim`.
+    ///
+    /// # Errors
+    /// [`Problem::Missing`] where it does not.
+    pub(super) fn while_named<R>(
+        &self,
+        (name, claim): (&SegmentName, FileId),
+        act: impl FnOnce() -> R,
+    ) -> Result<R, MapError> {
+        let _turn = self.take_turn(name);
+        if self.still_names(name, claim) {
+            return Ok(act());
+        }
+        Err(MapError::file(&self.file_of(name), Problem::Missing))
     }
 
     /// Locks the file that `name` stands for (flock(2)), as everybody does who removes a name: while it is locked, the name

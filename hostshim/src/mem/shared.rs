@@ -479,6 +479,16 @@ impl SharedMapping {
     pub fn unlink(&self) -> Result<bool, MapError> {
         self.directory.unlink_exactly(&self.name, self.claim)
     }
+
+    /// The same, if `may` says so: nobody comes in by [`while_named`](Self::while_named) between that and the removal.
+    pub(crate) fn unlink_if(&self, may: impl FnOnce() -> bool) -> Result<bool, MapError> {
+        self.directory.unlink_if((&self.name, self.claim), may)
+    }
+
+    /// Comes in while the name is there; [`Problem::Missing`] where it is gone.
+    pub(crate) fn while_named<R>(&self, enter: impl FnOnce() -> R) -> Result<R, MapError> {
+        self.directory.while_named((&self.name, self.claim), enter)
+    }
 }
 
 /// [`SegmentDir::unlink`] in the folder of the environment.
@@ -548,6 +558,21 @@ mod tests {
         });
         assert_eq!(removed, Ok(false), "it was gone");
         assert!(new.is_named());
+    }
+
+    #[test]
+    fn who_comes_in_by_a_name_is_seen_by_who_removes_it_or_finds_it_gone() {
+        let tree = Tree::new();
+        let dir = SegmentDir::new(tree.root());
+        let one = dir.create("seg", 1, PagePolicy::Only(PageKind::Base4K)).unwrap();
+        let other = dir.open("seg").unwrap();
+        let is_free = || File::open(tree.root().join("spinwire.seg")).unwrap().try_lock().is_ok();
+        assert_eq!(other.while_named(is_free), Ok(false), "nobody has a turn beside it");
+        assert_eq!(one.unlink_if(is_free), Ok(false), "nor beside this");
+        assert!(is_free() && other.is_named());
+        assert_eq!(one.unlink_if(|| true), Ok(true));
+        let late = other.while_named(|| panic!("in a segment that nobody finds"));
+        assert_eq!(late.map_err(|e| e.problem()), Err(Some(Problem::Missing)));
     }
 
     #[test]

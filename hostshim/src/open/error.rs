@@ -3,6 +3,7 @@
 use core::fmt;
 
 use spinwire_dataplane::error::PostError;
+use spinwire_dataplane::id::Name;
 use spinwire_dataplane::provider::EndpointType;
 use spinwire_dataplane::provider::tcp::FrameFault;
 use spinwire_dataplane::raw::place::Exhausted;
@@ -38,6 +39,11 @@ pub enum OpenError {
     Polled(Transport),
     /// There is, or was, a descriptor of this endpoint.
     Told,
+    /// The endpoint is not the one of the seat that was asked: that stands on something else.
+    Stranger {
+        /// What the end of that seat is called.
+        seat: Name,
+    },
     /// What a descriptor takes.
     System(OsError),
     /// The port to connect to is 0, by which nobody is found: who listens there gets another.
@@ -134,6 +140,10 @@ impl fmt::Display for OpenError {
             ),
             Self::Told => f.write_str(
                 "an endpoint has one descriptor, and this one had its own; remedy: keep the first",
+            ),
+            Self::Stranger { seat } => write!(
+                f,
+                "the endpoint is not that of the seat \"{seat}\"; remedy: ask the seat whose endpoint() has opened it, or the endpoint's own Opened"
             ),
             Self::System(e) => e.fmt(f),
             Self::NoPort { at } => write!(

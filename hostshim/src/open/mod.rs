@@ -42,10 +42,10 @@ use crate::mem::{Mapping, Problem};
 use crate::mlx5::Direct;
 use crate::negotiate::{Choice, Failed, NoPath, Plan};
 use crate::plane::Plane;
-use crate::socket::{Address, Scheme};
+use crate::socket::{Address, AddressError, Scheme};
 use crate::tcp::TcpPlane;
 use crate::udp::UdpHost;
-use crate::uri::{Place, Uri};
+use crate::uri::{Part, Place, Uri, UriError};
 #[cfg(feature = "verbs")]
 use crate::verbs::{Queues, VerbsDatagrams, VerbsPlane};
 
@@ -131,6 +131,15 @@ fn name_of_nobody_else() -> Name {
     let text = format!("end-{}-{nanos:x}", std::process::id());
     #[expect(clippy::expect_used, reason = "of digits and letters, and shorter than a name may be")]
     Name::new(&text).expect("a name")
+}
+
+/// A name that leads nowhere would be taken for one that was found.
+fn has_meaning(uri: &Uri) -> Result<(), OpenError> {
+    if uri.names_in_vain() {
+        let refused = UriError::unwanted(&uri.to_string(), uri.transport(), Part::Endpoint);
+        return Err(OpenError::Address(AddressError::Uri(refused)));
+    }
+    Ok(())
 }
 
 /// What the kernel was asked for.
@@ -227,6 +236,7 @@ impl Host {
     /// [`OpenError`].
     pub fn open(uri: &Uri, kind: EndpointType, config: &OpenConfig) -> Result<Self, OpenError> {
         let transport = uri.transport();
+        has_meaning(uri)?;
         let is_datagram = kind == EndpointType::Dgram;
         match (transport, is_datagram) {
             (Transport::Shm | Transport::Tcp, false) | (Transport::Udp, true) => {}
@@ -314,9 +324,10 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if let Ground::Shm { domain, made: true } = &self.ground {
-            // Gone already where somebody removed it, which is as well.
-            let _removed = domain.unlink();
+        if let Ground::Shm { domain, made } = &self.ground {
+            // Gone already where somebody removed it, which is as well. Whoever was killed before he removed his left it to those who came in.
+            let _removed =
+                if *made { domain.unlink().map(|()| true) } else { domain.unlink_if_last() };
         }
     }
 }

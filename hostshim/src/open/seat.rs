@@ -11,15 +11,16 @@ use std::time::Instant;
 use spinwire_dataplane::error::{Fatal, Misuse, PostError};
 use spinwire_dataplane::id::{Addr, Name};
 use spinwire_dataplane::msg::{Completion, Endpoint, EndpointConfig};
-use spinwire_dataplane::poll::{Budget, Outcome, Poll};
+use spinwire_dataplane::poll::{Budget, Outcome, Poll, WakeSource as _};
 use spinwire_dataplane::provider::tcp::FrameFault;
 use spinwire_dataplane::provider::udp::Routes;
 use spinwire_dataplane::provider::{EndpointType, Event};
 use spinwire_dataplane::raw::place::Bump;
+use spinwire_dataplane::shm::bell;
 use spinwire_dataplane::uring::Ring;
 
 use super::error::leads_nowhere;
-use super::{AnyPort, Ground, News, OpenConfig, OpenError, first_of};
+use super::{AnyPort, Ground, News, OpenConfig, OpenError, first_of, has_meaning};
 use crate::clock::TscClock;
 use crate::discover::Transport;
 use crate::domain::{Domain, EndpointError};
@@ -36,7 +37,7 @@ use crate::uring::RingEntry;
 #[cfg(feature = "verbs")]
 use crate::uring::UringError;
 #[cfg(feature = "verbs")]
-use crate::verbs::{VerbsDatagrams, VerbsPlane};
+use crate::verbs::{Queues, VerbsDatagrams, VerbsPlane, VerbsPort};
 
 type HostRing<'a> = Ring<'a, RingEntry<'a>>;
 
@@ -133,11 +134,15 @@ impl<'a> Seat<'a> {
     ///
     /// # Errors
     /// [`OpenError::NoDescriptor`] over mlx5 devices, and over those providers of libfabric that have none; [`OpenError::Polled`] over libfabric, where
-    /// [`OpenConfig::waits`] was not set; [`OpenError::Told`] where there was one already; and what the kernel says.
+    /// [`OpenConfig::waits`] was not set; [`OpenError::Told`] where there was one already; [`OpenError::Stranger`] for an endpoint of another seat; and what the
+    /// kernel says.
     pub fn news<'e>(
         &self,
         endpoint: &'e Endpoint<'a, AnyPort<'a>>,
     ) -> Result<News<'e, 'a>, OpenError> {
+        if !self.has(endpoint) {
+            return Err(OpenError::Stranger { seat: self.name });
+        }
         if self.is_told.get() {
             return Err(OpenError::Told);
         }
@@ -152,6 +157,37 @@ impl<'a> Seat<'a> {
         let news = News::of(endpoint, (ring, domain))?;
         self.is_told.set(true);
         Ok(news)
+    }
+
+    /// Whether the endpoint is this seat's: it stands on the same ring, plane or segment, each of which has one seat.
+    fn has(&self, endpoint: &Endpoint<'a, AnyPort<'a>>) -> bool {
+        match (&self.floor, endpoint.provider()) {
+            (Floor::Shm(domain, _), AnyPort::Shm(port)) => {
+                let segment = domain.segment();
+                let here = bell::bell(&segment, port.id().slot);
+                // By where its bell lies. Of a process that was declared dead it has none, and nothing comes any more.
+                endpoint.bell().is_none_or(|its| here.is_some_and(|here| core::ptr::eq(here, its)))
+            }
+            (Floor::Tcp(_, ring), AnyPort::Tcp(port)) => {
+                core::ptr::eq(*ring, port.streams().ring())
+            }
+            (Floor::Udp(_, ring, _), AnyPort::Udp(port)) => core::ptr::eq(*ring, port.ring()),
+            #[cfg(feature = "verbs")]
+            (Floor::Verbs(plane, _), AnyPort::Verbs(_, its)) => core::ptr::eq(*plane, *its),
+            #[cfg(feature = "verbs")]
+            (Floor::VerbsDatagrams(plane, _), AnyPort::VerbsDatagrams(_, its)) => {
+                core::ptr::eq(*plane, *its)
+            }
+            #[cfg(feature = "mlx5")]
+            (Floor::Mlx5(plane, _), AnyPort::Mlx5(_, its)) => core::ptr::eq(*plane, *its),
+            #[cfg(feature = "mlx5")]
+            (Floor::Mlx5Datagrams(plane, _), AnyPort::Mlx5Datagrams(_, its)) => {
+                core::ptr::eq(*plane, *its)
+            }
+            #[cfg(feature = "libfabric")]
+            (Floor::Ofi(plane, _), AnyPort::Ofi(_, its)) => core::ptr::eq(*plane, *its),
+            _ => false,
+        }
     }
 
     /// The endpoint. One a seat.
@@ -189,7 +225,7 @@ impl<'a> Seat<'a> {
     /// For an endpoint of which nothing is posted yet: of one in use see [`connect_beside`](Self::connect_beside).
     ///
     /// # Errors
-    /// [`OpenError`]; `Nobody` and `Refused` say what the peer lacks.
+    /// [`OpenError`]; `Nobody` and `Refused` say what the peer lacks, `Stranger` that the endpoint is another seat's.
     pub fn connect(
         &self,
         endpoint: &Endpoint<'a, AnyPort<'a>>,
@@ -219,6 +255,10 @@ impl<'a> Seat<'a> {
         (endpoint, uri, clock): (&Endpoint<'a, AnyPort<'a>>, &Uri, &TscClock),
         others: Option<&mut dyn FnMut(Completion<'a>)>,
     ) -> Result<Addr, OpenError> {
+        if !self.has(endpoint) {
+            return Err(OpenError::Stranger { seat: self.name });
+        }
+        has_meaning(uri)?;
         let name = uri.endpoint_or_default();
         let (since, patience) = (Instant::now(), self.config.patience);
         let mut wait = Wait { endpoint, uri, clock, since, patience, others };
@@ -235,10 +275,7 @@ impl<'a> Seat<'a> {
             }
             #[cfg(feature = "verbs")]
             (Floor::Verbs(..), Place::Device { meet, .. }, AnyPort::Verbs(port, plane)) => {
-                plane.introduce(port, &name, first_of(meet)?)?;
-                let fault = port.last_fault();
-                let peer = endpoint.connect(&name)?;
-                wait.until((peer, fault), || port.reach(peer))
+                wait.on_device((port, plane), (&name, meet))
             }
             #[cfg(feature = "verbs")]
             (
@@ -251,10 +288,7 @@ impl<'a> Seat<'a> {
             }
             #[cfg(feature = "mlx5")]
             (Floor::Mlx5(..), Place::Device { meet, .. }, AnyPort::Mlx5(port, plane)) => {
-                plane.introduce(port, &name, first_of(meet)?)?;
-                let fault = port.last_fault();
-                let peer = endpoint.connect(&name)?;
-                wait.until((peer, fault), || port.reach(peer))
+                wait.on_device((port, plane), (&name, meet))
             }
             #[cfg(feature = "mlx5")]
             (
@@ -268,16 +302,12 @@ impl<'a> Seat<'a> {
             #[cfg(feature = "libfabric")]
             (Floor::Ofi(..), Place::Fabric { node: Some(node), .. }, AnyPort::Ofi(port, plane)) => {
                 let called = plane.call(port, (&name, first_of(node)?), self.config.patience);
-                let peer = called.map_err(|why| match why {
-                    CallError::Nobody => wait.nobody(),
-                    CallError::Refused => OpenError::Refused { at: uri.to_string() },
-                    CallError::Post(e) => e.into(),
-                })?;
+                let peer = called.map_err(|why| wait.why_not_called(why))?;
                 wait.until((peer, None), || port.reach(peer))
             }
             (Floor::Udp(host, _, routes), Place::Socket(address), _) => {
                 self.route(routes, name, address)?;
-                check_way(host, uri, address)?;
+                check_way(host.local().ip(), (uri, address))?;
                 Ok(endpoint.connect(&name)?)
             }
             _ => Err(OpenError::Transport(uri.transport())),
@@ -291,15 +321,15 @@ impl<'a> Seat<'a> {
     }
 }
 
-/// Whether datagrams from that socket have a way to `uri`: which is looked for no later than here.
-fn check_way(host: &UdpHost, uri: &Uri, address: &Address) -> Result<(), OpenError> {
-    let tried = find_way(host.local().ip(), first_of(address)?);
-    tried.err().and_then(|e| unreachable(uri, &e)).map_or(Ok(()), Err)
-}
-
 /// Whether the kernel knows a way from an address of this host to that one. It is asked by connect(2) of a socket of UDP, which sends nothing.
 fn find_way(from: IpAddr, to: SocketAddr) -> io::Result<()> {
     UdpSocket::bind((from, 0))?.connect(to)
+}
+
+/// Whether the kernel knows one to what `uri` says. Nothing is sent by this; later nobody looks.
+fn check_way(from: IpAddr, (uri, address): (&Uri, &Address)) -> Result<(), OpenError> {
+    let tried = find_way(from, first_of(address)?);
+    tried.err().and_then(|e| unreachable(uri, &e)).map_or(Ok(()), Err)
 }
 
 /// Any address of this host, of the same family.
@@ -404,6 +434,29 @@ impl Wait<'_, '_, '_> {
             Some(Ok(_somebody)) => self.refused(),
             Some(Err(e)) => unreachable(self.uri, &e).unwrap_or_else(|| self.nobody()),
             None => self.nobody(),
+        }
+    }
+
+    /// Connects over RDMA devices: to the peer of that name, which answers calls at `meet`.
+    #[cfg(feature = "verbs")]
+    fn on_device<Q: Queues>(
+        &mut self,
+        (port, plane): (&VerbsPort<'_, Q>, &VerbsPlane<Q>),
+        (name, meet): (&Name, &Address),
+    ) -> Result<Addr, OpenError> {
+        plane.introduce(port, name, first_of(meet)?)?;
+        let fault = port.last_fault();
+        let peer = self.endpoint.connect(name)?;
+        self.until((peer, fault), || port.reach(peer))
+    }
+
+    /// Why a call through libfabric has led to nobody.
+    #[cfg(feature = "libfabric")]
+    fn why_not_called(&self, why: CallError) -> OpenError {
+        match why {
+            CallError::Nobody => self.nobody(),
+            CallError::Refused => self.refused(),
+            CallError::Post(e) => e.into(),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::raw::view;
 /// [`PoolOpenError`] where it is no pool, or one whose process numbers mean other processes.
 pub fn reclaim_in(mapping: &SharedMapping) -> Result<Reclaimed, PoolOpenError> {
     let segment = see(mapping)?;
-    let me = membership::introduce(mapping)?;
+    let (me, _maker) = membership::introduce(mapping)?;
     let mut done = reclaim_dead(&segment, me.boot_id);
     done.found = done.found.saturating_add(segment.mend(&Futexes));
     Ok(done)

@@ -232,7 +232,7 @@ impl BufferPool {
         let broken = |why| membership::broken(&mapping, why);
         let segment = PoolSegment::attach(lines).map_err(broken)?;
         let header = copy_header(lines).map_err(broken)?;
-        let me = membership::introduce(&mapping)?;
+        let (me, _maker) = membership::introduce(&mapping)?;
         let files = PoolFiles::new(&mapping, &segment, &header, config.pages);
         membership::take_back::<PoolShape>(&segment, me.boot_id);
         // From then on the watcher does it; who takes a buffer at once is to know the time as well.

@@ -123,14 +123,15 @@ impl UriError {
     pub fn remedy(&self) -> String {
         match (self.transport, self.part) {
             (Some(transport), Part::Endpoint) if self.fault == Fault::Unwanted => {
-                format!("leave it out: {}", transport.form().replace("[/NAME]", ""))
+                let form = transport.form().replace("[/NAME]", "");
+                format!("leave it out: {form} is the one endpoint there")
             }
             (Some(_), Part::Scheme) if self.fault == Fault::Unwanted => {
                 "write tcp://HOST:PORT or udp://HOST:PORT".to_owned()
             }
             (Some(transport), _) => format!("write {}", transport.form()),
             (None, _) => "write tcp://HOST:PORT, udp://HOST:PORT, shm://DOMAIN, verbs://DEVICE/HOST:PORT or \
-                 ofi://PROVIDER/HOST:PORT, each with /NAME behind it where the endpoint is not called \"server\""
+                 ofi://PROVIDER/HOST:PORT, but for udp with /NAME behind it where the endpoint is not called \"server\""
                 .to_owned(),
         }
     }

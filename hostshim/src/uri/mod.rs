@@ -2,16 +2,18 @@
 //!
 //! ```text
 //!   shm://DOMAIN[/NAME]                            a segment of this machine
-//!   tcp://HOST:PORT[/NAME]   udp://HOST:PORT[/NAME]
+//!   tcp://HOST:PORT[/NAME]
+//!   udp://HOST:PORT                                the one endpoint at that port
 //!   verbs://DEVICE[:PORT]/HOST:PORT[/NAME]         the two ends meet through librdmacm at HOST:PORT; for datagrams, over TCP
 //!   mlx5://DEVICE[:PORT]/HOST:PORT[/NAME]
 //!   ofi://PROVIDER[/HOST:PORT][/NAME]              a provider of libfabric; its ends tell each other of themselves at HOST:PORT
 //! ```
 //!
-//! NAME is that of the endpoint, [`ENDPOINT`] where none is given. Names and domains are those of [`Name`]; a number of IPv6 stands in
+//! NAME is that of the endpoint, [`ENDPOINT`] where none is given. Packets of UDP name none, and a port has one endpoint: a NAME there is refused. Cards of
+//! unconnected queue pairs (RDMA devices, datagrams) name none either; there it is what this end calls the peer. Names and domains are those of [`Name`]; a number of IPv6 stands in
 //! brackets. There is no escaping: what a part may not hold cannot be written.
 //!
-//! Invariants: (1) what is written by `Display` is read back as the same; (2) any text is read, or refused with the part that is
+//! Invariants: (1) what is written by `Display` is read back as the same, but for a name over UDP, which can be put together and is refused by all who open it; (2) any text is read, or refused with the part that is
 //! wrong and the form that it should have; nothing panics, and nothing asks the network.
 
 mod error;
@@ -82,7 +84,7 @@ impl Transport {
         match self {
             Self::Shm => "shm://DOMAIN[/NAME]",
             Self::Tcp => "tcp://HOST:PORT[/NAME]",
-            Self::Udp => "udp://HOST:PORT[/NAME]",
+            Self::Udp => "udp://HOST:PORT",
             Self::Verbs => "verbs://DEVICE[:PORT]/HOST:PORT[/NAME]",
             Self::Mlx5 => "mlx5://DEVICE[:PORT]/HOST:PORT[/NAME]",
             Self::Ofi => "ofi://PROVIDER[/HOST:PORT][/NAME]",
@@ -177,7 +179,12 @@ impl Uri {
         self.endpoint.unwrap_or_else(|| Name::new(ENDPOINT).expect("a name"))
     }
 
-    /// The same place, and the endpoint of that name in it.
+    /// Whether it names an endpoint where none has a name.
+    pub(crate) const fn names_in_vain(&self) -> bool {
+        self.endpoint.is_some() && matches!(self.transport(), Transport::Udp)
+    }
+
+    /// The same place, and the endpoint of that name in it. Over UDP none has a name: such a URI is refused where it is opened.
     #[must_use]
     pub fn with_endpoint(&self, endpoint: Name) -> Self {
         Self { place: self.place.clone(), endpoint: Some(endpoint) }
@@ -267,9 +274,12 @@ fn place_of(transport: Transport, rest: &str) -> Result<Uri, Wrong> {
             let domain = name(first, Part::Domain)?;
             Ok(Uri::new(Place::Shm { domain }, endpoint(path)?))
         }
-        Transport::Tcp | Transport::Udp => {
-            let scheme = if transport == Transport::Tcp { Scheme::Tcp } else { Scheme::Udp };
-            Ok(Uri::new(Place::Socket(host_port(scheme, first)?), endpoint(path)?))
+        Transport::Tcp => {
+            Ok(Uri::new(Place::Socket(host_port(Scheme::Tcp, first)?), endpoint(path)?))
+        }
+        Transport::Udp => {
+            let uri = Uri::new(Place::Socket(host_port(Scheme::Udp, first)?), endpoint(path)?);
+            if uri.names_in_vain() { Err((Part::Endpoint, Fault::Unwanted)) } else { Ok(uri) }
         }
         Transport::Verbs | Transport::Mlx5 => {
             let (device, port) = device(first)?;

@@ -7,7 +7,7 @@ fn uris_are_read_and_written() {
         "shm://market/quotes",
         "tcp://127.0.0.1:7000",
         "tcp://[::1]:1/a.b-c_d",
-        "udp://host.example-1:65535/x",
+        "udp://host.example-1:65535",
         "tcp://[fe80::1%eth0]:9",
         "verbs://rxe0/10.0.0.1:7000",
         "verbs://mlx5_0:2/[::1]:7000/quotes",
@@ -98,6 +98,17 @@ fn what_is_wrong_is_named_with_the_form() {
     }
     let e = "shm://a/b c".parse::<Uri>().unwrap_err().to_string();
     assert!(e.contains("byte 1 of the name is ' '") && e.contains("shm://DOMAIN[/NAME]"), "{e}");
+}
+
+/// Whoever wrote it would take the one who answers for the one that was named.
+#[test]
+fn a_name_where_none_has_one_is_refused() {
+    let e = "udp://h:7000/quotes".parse::<Uri>().unwrap_err();
+    let said = e.to_string();
+    assert_eq!(e.part(), Part::Endpoint, "{said}");
+    assert!(said.contains("the name of the endpoint has no place here; remedy: leave it out"));
+    assert!(said.contains("udp://HOST:PORT is the one"), "{said}");
+    assert_eq!(e.part(), "udp://h:7000/".parse::<Uri>().unwrap_err().part());
 }
 
 #[test]

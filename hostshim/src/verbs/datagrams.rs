@@ -315,7 +315,8 @@ impl<Q: Queues> VerbsDatagrams<Q> {
     /// for those who ask once in a thousand calls, since a look is a system call, and while a neighbour is looked for at each.
     ///
     /// It does not wait: where the kernel has to ask for a peer's place on the network (ARP), the peer can be answered some calls later, and one that is not found is asked for anew with its next
-    /// datagram, and with the next send to it that is refused. Where that [cannot be had](VerbsDatagrams::finds_without_waiting), libibverbs asks, and waits up to seconds for each neighbour that the kernel does not know.
+    /// datagram, and with the next send to it that is refused. Where that [cannot be had](VerbsDatagrams::finds_without_waiting), libibverbs asks, and waits up to seconds for each neighbour that the kernel does not know,
+    /// anew with each of its datagrams and with each send to it that is refused: `modprobe rdma_ucm` spares the thread that.
     ///
     /// # Errors
     /// What the library says of the device's events.

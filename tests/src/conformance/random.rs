@@ -1,7 +1,8 @@
 //! Any sequence of calls of two ends, against a model of what matching means: who gets which message, how much of it, and how it ends.
 //!
 //! ```text
-//!   calls      receives into one buffer, several, for many messages; sends of every kind; cancel, peek; memory of the other end; desks; leaving
+//!   calls      receives into one buffer, several, for many messages; sends of every kind; a part of a turn; cancel, peek; memory of the other end;
+//!              desks; leaving
 //!   expected   what the model knows of one end
 //!   game       plays a call at the ends and at the model, and compares what comes
 //! ```

@@ -12,7 +12,7 @@ use spinwire_dataplane::raw::region::{Destroyed, MemoryKey, Region};
 use spinwire_dataplane::sync::{AtomicU32, Ordering};
 use spinwire_dataplane::verbs::{
     CompletionQueue as _, Destination, PairId, QueuePair as _, RecvRequest, Segment, SendFlags,
-    SendRequest, Verb, Wc,
+    SendRequest, Verb, Wc, WcStatus,
 };
 use spinwire_dataplane::wqe::{Grh, RoceGrh, Transport};
 use spinwire_hostshim::mlx5::dv::{DvCq, DvQp};
@@ -81,6 +81,16 @@ impl World {
         let at = self.written.replace(self.written.get() + 1);
         let [_, a, b, c] = qpn.to_be_bytes();
         let last = u64::from_le_bytes([0x0a, a, b, c, 0, 0, 0, op_own]);
+        self.cq[at].words()[7].store(last, Ordering::Relaxed);
+    }
+
+    /// That the request of that number has failed, or was flushed.
+    fn fail(&self, counter: u8, [vendor, syndrome]: [u8; 2]) {
+        let at = self.written.replace(self.written.get() + 1);
+        let [_, a, b, c] = QPN.to_be_bytes();
+        let why = u64::from_le_bytes([0, 0, 0, 0, 0, 0, vendor, syndrome]);
+        let last = u64::from_le_bytes([0x0a, a, b, c, 0, counter, 0, 0xd0]);
+        self.cq[at].words()[6].store(why, Ordering::Relaxed);
         self.cq[at].words()[7].store(last, Ordering::Relaxed);
     }
 
@@ -269,6 +279,31 @@ fn flags_of_requests_reach_the_device() {
         let control = words(&world.sq[at]).map(u64::to_le_bytes).concat();
         assert_eq!(control[11], byte, "{flags:?}");
     }
+}
+
+/// Those that did not ask to be told are flushed with the next one that did, and what the device says of that is not theirs.
+#[test]
+fn what_is_flushed_before_the_one_that_is_told_has_no_number_of_its_own() {
+    let world = World::new();
+    let queue = completions(&world).unwrap();
+    let pair = pair((&world, QPN), &queue, &config()).unwrap();
+    for id in 1..=4 {
+        let unsignaled = matches!(id, 2 | 3);
+        let flags = SendFlags { unsignaled, ..SendFlags::default() };
+        pair.post_send(&send(id, &[world.segment(0, 8)]).with(flags)).unwrap();
+    }
+    assert_eq!(pair.ring_doorbell().count, 4);
+    world.fail(0, [0x88, 0x13]);
+    world.fail(3, [0x99, 0x05]);
+    let mut ended = Vec::new();
+    for _ in 0..4 {
+        let mut out = Few::<Wc, 16>::new();
+        queue.poll_cq(&mut out);
+        ended.extend(out.iter().map(|wc| (wc.wr_id().as_raw(), wc.outcome().unwrap_err())));
+    }
+    let flushed = |vendor| (WcStatus::FLUSHED, vendor);
+    let first = (WcStatus::REMOTE_ACCESS, 0x88);
+    assert_eq!(ended, [(1, first), (2, flushed(0)), (3, flushed(0)), (4, flushed(0x99))]);
 }
 
 #[test]

@@ -45,27 +45,27 @@ impl QueuePair for NoPair {
     type Key = u32;
 
     fn limits(&self) -> Limits {
-        unreachable!()
+        panic!("there is no pair")
     }
 
     fn qp_num(&self) -> u32 {
-        unreachable!()
+        panic!("there is no pair")
     }
 
     fn post_send(&self, _send: &SendRequest<'_, u32>) -> Result<(), PostError> {
-        unreachable!()
+        panic!("there is no pair")
     }
 
     fn post_recv(&self, _recv: &RecvRequest<'_, u32>) -> Result<(), PostError> {
-        unreachable!()
+        panic!("there is no pair")
     }
 
     fn ring_doorbell(&self) -> Published {
-        unreachable!()
+        panic!("there is no pair")
     }
 
     fn ring_recv_doorbell(&self) -> Published {
-        unreachable!()
+        panic!("there is no pair")
     }
 }
 

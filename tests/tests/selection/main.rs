@@ -11,6 +11,7 @@
 //! | [`quiet`] | nothing is opened before something was chosen |
 //! | [`sleeps`] | ends that sleep on a descriptor, over every path that has one |
 //! | [`drowsy`] | what is done in the last moment before such a sleep |
+//! | [`seats`] | a seat refuses the endpoint of another |
 //! | [`runtime`] | endpoints as tasks of tokio, woken by descriptors |
 //! | [`texts`] | any text is a URI or refused; any plan is whole and in order |
 #![allow(
@@ -32,6 +33,7 @@ mod fabric;
 mod offers;
 mod quiet;
 mod runtime;
+mod seats;
 mod sleeps;
 mod texts;
 mod walks;

@@ -167,7 +167,8 @@ pub(crate) fn place(found: &Found) -> Option<(Uri, EndpointType)> {
     Some((uri.parse().unwrap(), kind))
 }
 
-fn places() -> Vec<(Uri, EndpointType)> {
+/// All of them.
+pub(crate) fn places() -> Vec<(Uri, EndpointType)> {
     let mut all: Vec<_> = discover(&hints()).iter().filter_map(place).collect();
     let mut seen = Vec::new();
     // `net` and `net;ofi_rxm` have one address.

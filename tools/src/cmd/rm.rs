@@ -9,7 +9,8 @@
 //!            neither                                        removed
 //!   stats    its plane lives                                kept
 //!            its plane is dead                              removed
-//!   broken   not made by Spinwire, or not this user's       kept
+//!   private  another user's                                 kept
+//!   broken   not made by Spinwire                           kept
 //!            somebody has it mapped, or is making it        kept
 //!            cut off, damaged, unfinished, other version    removed
 //! ```
@@ -155,6 +156,10 @@ pub(crate) fn judge(found: &Found, asked: Asked) -> Ruling {
                 None => remove("its plane is dead"),
             }
         }
+        What::Private => keep(
+            format!("it belongs to user {}", found.uid),
+            format!("sudo -u '#{}' spinwire rm {}", found.uid, found.name),
+        ),
         What::Broken { why, content } => judge_broken(found, why, *content),
     }
 }
@@ -287,7 +292,9 @@ fn newcomer(found: &Found) -> Option<u32> {
     let members = match &found.what {
         What::Domain { .. } => processes(&Segment::attach(lines).ok()?, boot_id),
         What::Pool { .. } => processes(&PoolSegment::attach(lines).ok()?, boot_id),
-        What::Stats { .. } | What::Buffer { .. } | What::Broken { .. } => Vec::new(),
+        What::Stats { .. } | What::Buffer { .. } | What::Private | What::Broken { .. } => {
+            Vec::new()
+        }
     };
     members.iter().find(|p| p.party.may_live()).map(|p| p.party.pid)
 }

@@ -68,7 +68,8 @@ pub(crate) struct Args {
     cpus: Option<u32>,
 
     /// Sleep while nothing has come for a while. A message wakes it; over what has no descriptor to be woken by (mlx5, ofi://shm) it looks every
-    /// millisecond.
+    /// millisecond. It is woken fast, within some 100 us, where its CPU is its own (--cpus): where the other end spins on that CPU, as an unpinned
+    /// ping may, it waits for the scheduler, for milliseconds.
     #[arg(long)]
     nap: bool,
 

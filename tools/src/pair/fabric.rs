@@ -45,6 +45,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const TURNS_PER_LOOK: u32 = 64;
 /// How long the other end has to close what it has open.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// The most that counts of the time between two looks at the clock.
+const AWAY_NS: u64 = 200_000_000;
 /// How long the other end waits for a message before it ends.
 const PATIENCE_NS: u64 = 10_000_000_000;
 
@@ -297,13 +299,15 @@ impl Station<'_> {
     /// are others.
     #[inline]
     fn next(&self, size: usize) -> Result<Option<()>, Failure> {
-        let since = self.clock.now();
-        let (mut now, mut turns) = (since, 0_u32);
+        let (mut now, mut turns) = (self.clock.now(), 0_u32);
+        let mut waited_ns = 0_u64;
         loop {
             // To read the clock takes as long as to look for a message.
             turns = turns.wrapping_add(1);
             if turns.is_multiple_of(TURNS_PER_LOOK) {
-                now = self.clock.now();
+                let before = core::mem::replace(&mut now, self.clock.now());
+                // Who was stopped has not waited meanwhile.
+                waited_ns += now.saturating_since(before).as_nanos().min(AWAY_NS);
             }
             let _busy = self.end.turn(now, Budget::DEFAULT).is_busy();
             if let Some(got) = self.end.poll() {
@@ -316,7 +320,7 @@ impl Station<'_> {
                 }
                 return Ok(Some(()));
             }
-            if now.saturating_since(since).as_nanos() > PATIENCE_NS {
+            if waited_ns > PATIENCE_NS {
                 return Ok(None);
             }
         }

@@ -12,6 +12,7 @@ use spinwire_dataplane::shm::Segment;
 use spinwire_dataplane::shm::lane::LaneMemory;
 use spinwire_dataplane::sync::{AtomicU64, Ordering};
 
+use super::silence::Silence;
 use crate::report::Failure;
 
 /// How long an end waits for the other one before it gives up.
@@ -71,7 +72,7 @@ impl<'s> LaneFloor<'s> {
     /// Waits until `word` is what is wanted.
     #[inline(always)]
     fn wait(&self, word: &AtomicU64, good: impl Fn(u64) -> bool) -> Result<u64, Failure> {
-        let mut since = None;
+        let silence = Silence::new();
         loop {
             for _ in 0..LOOKS {
                 let value = word.load(Ordering::Acquire);
@@ -82,7 +83,7 @@ impl<'s> LaneFloor<'s> {
                     std::thread::yield_now();
                 }
             }
-            if since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            if silence.at(Instant::now()) > PATIENCE {
                 return Err(
                     "floor: the other end stopped answering; is its process still there?".into()
                 );

@@ -29,6 +29,7 @@ pub(crate) mod one_sided;
 pub(crate) mod options;
 pub(crate) mod order;
 pub(crate) mod server;
+mod silence;
 pub(crate) mod sources;
 pub(crate) mod station;
 #[cfg(feature = "verbs")]

@@ -77,6 +77,9 @@ fn the_remedy_is_the_last_word() {
     assert!(ran.code == 2 && !ran.err.contains("msg"), "{ran:?}");
     let absent = folder.run(&["ping", "mlx5://mlx5_0/127.0.0.1:1", "--count", "1"]);
     assert!(absent.code == 2 && !absent.err.contains("has no address"), "{absent:?}");
+    let named = folder.run(&["serve", "udp://127.0.0.1:0/quotes"]);
+    let says = "name of the endpoint has no place here; remedy: leave it out: udp://HOST:PORT";
+    assert!(named.code == 2 && named.err.contains(says), "{named:?}");
     // Nobody says no over UDP.
     let silent = ["ping", "udp://127.0.0.1:1", "--count", "1", "--timeout", "0.01"];
     let ran = folder.run(&silent);

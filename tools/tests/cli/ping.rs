@@ -83,7 +83,7 @@ fn ping(folder: &Folder, args: &[&str]) -> Ran {
 #[test]
 fn one_service_answers_several_clients_over_each_transport() {
     let folder = Folder::new();
-    let places = ["shm://demo/echo", "tcp://127.0.0.1:0", "udp://127.0.0.1:0/other"];
+    let places = ["shm://demo/echo", "tcp://127.0.0.1:0", "udp://127.0.0.1:0"];
     let service = Service::start(&folder, &places);
     std::thread::scope(|scope| {
         for uri in &service.uris {
@@ -103,6 +103,32 @@ fn one_service_answers_several_clients_over_each_transport() {
     let done = service.stop();
     assert_eq!((&done["messages"], &done["answered"]), (&126.into(), &126.into()), "{done}");
     assert!(!folder.has("demo"), "the name goes with who made it");
+}
+
+/// It is taken for one's own by who serves there next, and stays as long as somebody is in it.
+#[test]
+fn a_segment_that_a_killed_service_left_goes_with_the_last_who_was_in_it() {
+    let folder = Folder::new();
+    let mut killed = Service::start(&folder, &["shm://demo"]);
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+    let _served = Service::start(&folder, &["shm://demo"]).stop();
+    assert!(!folder.has("demo"), "nobody else was in it");
+    let mut killed = Service::start(&folder, &["shm://demo"]);
+    let holder = folder.holder("domain demo");
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+    let service = Service::start(&folder, &["shm://demo"]);
+    assert_eq!(ping(&folder, &["shm://demo", "--count", "1"]).json()["received"], 1);
+    let _served = service.stop();
+    assert!(folder.has("demo"), "somebody is in it");
+    assert_eq!(folder.ps("demo")["processes"][0]["pid"], holder.pid());
+    holder.let_go();
+    // Of one whose maker lives the maker disposes.
+    let maker = folder.holder("domain quotes");
+    let _served = Service::start(&folder, &["shm://demo", "shm://quotes"]).stop();
+    assert!(!folder.has("demo") && folder.has("quotes"));
+    maker.let_go();
 }
 
 /// Over libfabric each end is told of the other at HOST:PORT; when one goes, the other sees it.

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -128,6 +128,29 @@ fn a_segment_that_lets_others_in_is_not_joined_and_can_be_removed() {
     assert!(segment["why"].as_str().unwrap().contains("mode 0666"), "{segment}");
     assert_eq!(folder.run(&["rm", "quotes"]).code, 0);
     assert!(!folder.has("quotes"));
+}
+
+/// A segment of another user is none that is broken: whose it is is said, with what would show it, and it is left alone.
+#[test]
+fn a_segment_of_another_user_is_said_to_be_his() {
+    let folder = Folder::new();
+    folder.holder("domain quotes").kill();
+    let file = folder.file("quotes");
+    if fs::metadata(&file).unwrap().uid() != 0 {
+        println!("!! NOT RUN: a segment of another user: only root can give a file away");
+        return;
+    }
+    chown(&file, Some(65534), None).unwrap();
+    let segment = folder.ps("quotes");
+    assert_eq!((&segment["kind"], &segment["uid"]), (&"private".into(), &65534.into()));
+    let ps = folder.run(&["ps"]);
+    let says = "quotes belongs to user 65534, who alone may look into it; remedy: sudo -u '#65534' spinwire ps quotes";
+    assert!(ps.out.contains(says) && !ps.out.contains("broken"), "{ps:?}");
+    let ran = folder.run(&["rm", "--dead", "--json"]);
+    assert_eq!((ran.code, ran.action("quotes")), (0, "kept".to_owned()), "{ran:?}");
+    let by_name = folder.run(&["rm", "quotes"]);
+    assert!(by_name.code == 1 && by_name.out.contains("it belongs to user 65534"), "{by_name:?}");
+    assert!(folder.has("quotes"));
 }
 
 #[test]

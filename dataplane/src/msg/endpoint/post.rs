@@ -133,7 +133,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         context: u64,
         hand_over: impl FnOnce(&P, WrId, &Posted<'m>) -> Result<(), PostError>,
     ) -> Result<Place<'m>, Refused<Loan<'m>>> {
-        let Some(place) = self.posted.next_place(op) else {
+        let Some(place) = self.posted.next_place(op, context) else {
             return Err(Refused::new(self.refused(Retry::NoSlot.into()), loan));
         };
         let wr_id = place.id;
@@ -141,7 +141,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         if let Err(refused) = hand_over(&self.provider, wr_id, &posted) {
             return Err(Refused::new(self.refused(refused), posted.complete(None)));
         }
-        self.posted.take_place(place, posted, context);
+        self.posted.take_place(place, posted);
         Ok(place)
     }
 

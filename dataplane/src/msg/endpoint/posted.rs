@@ -123,10 +123,12 @@ impl<'m> Table<'m> {
         Ok(Self { rows, vacant: Cell::new(rows.first()) })
     }
 
-    /// The row that the next operation takes; `None` where all are live.
+    /// The row that the next operation takes; `None` where all are live. What the caller posts it with is in the row from now on, where it is in
+    /// nobody's way while the provider is asked: of a vacant row it means nothing.
     #[inline(always)]
-    pub(super) fn next_place(&self, op: OpTag) -> Option<Place<'m>> {
+    pub(super) fn next_place(&self, op: OpTag, context: u64) -> Option<Place<'m>> {
         let row = self.vacant.get()?;
+        row.context.set(context);
         let last = row.word.get();
         let id = id_after(last, op).unwrap_or_else(|| row.other_id_after(last, op));
         Some(Place { row, id: WrId::from_raw(id) })
@@ -134,12 +136,11 @@ impl<'m> Table<'m> {
 
     /// The operation takes its row.
     #[inline(always)]
-    pub(super) fn take_place(&self, place: Place<'m>, loan: Posted<'m>, context: u64) {
+    pub(super) fn take_place(&self, place: Place<'m>, loan: Posted<'m>) {
         let Place { row, id } = place;
         self.vacant.set(row.next.get());
         row.word.set(id.as_raw());
         row.loan.put(loan);
-        row.context.set(context);
     }
 
     /// The row of an operation that is posted, or was the last in its row: whether its loan is there tells which. `None` for any other id.
@@ -219,8 +220,8 @@ mod tests {
     use crate::raw::loan::LoanPool;
 
     fn post<'m>(table: &Table<'m>, op: OpTag, loan: Posted<'m>) -> WrId {
-        let place = table.next_place(op).unwrap();
-        table.take_place(place, loan, 7);
+        let place = table.next_place(op, 7).unwrap();
+        table.take_place(place, loan);
         place.id
     }
 
@@ -232,7 +233,7 @@ mod tests {
         let table = Table::place(&bump, 2).unwrap();
         let [a, b] =
             [OpTag::Send, OpTag::Recv].map(|op| post(&table, op, pool.lend().unwrap().post()));
-        assert!(table.next_place(OpTag::Recv).is_none(), "both rows are live");
+        assert!(table.next_place(OpTag::Recv, 0).is_none(), "both rows are live");
         for other in
             [a.as_raw() ^ (3 << 56), a.as_raw() + ONE_GENERATION, a.as_raw() | 2, 0, u64::MAX]
         {

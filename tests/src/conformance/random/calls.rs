@@ -82,6 +82,9 @@ pub(super) enum Call {
     Send { at: usize, tag: Option<u64>, length: usize, way: Way },
     /// The receive of that number among those that are posted is taken back.
     Cancel { at: usize, which: prop::sample::Index },
+    /// What the other end has sent so far is on its way; and a turn that may hand out so many completions, of which so many are asked for: the rest is
+    /// still to be had when the next call is made. Without a budget, what is left of the last turn's is asked for.
+    Glance { at: usize, budget: Option<u32>, asked: u32 },
     /// A look at what waits.
     Peek { at: usize, wanted: Wanted },
     /// Something is done with the memory of the other end, from that word on.
@@ -147,6 +150,8 @@ fn call() -> impl Strategy<Value = Call> {
         10 => (end(), prop::option::weighted(0.7, tag()), length, way)
             .prop_map(|(at, tag, length, way)| Call::Send { at, tag, length, way }),
         2 => (end(), index()).prop_map(|(at, which)| Call::Cancel { at, which }),
+        3 => (end(), prop::option::of(0..5_u32), 0..5_u32)
+            .prop_map(|(at, budget, asked)| Call::Glance { at, budget, asked }),
         2 => (end(), wanted()).prop_map(|(at, wanted)| Call::Peek { at, wanted }),
         2 => (end(), remote()).prop_map(|(at, (what, word))| Call::OneSided { at, what, word }),
         3 => (end(), end(), wanted(), 0..129_usize)
@@ -156,8 +161,10 @@ fn call() -> impl Strategy<Value = Call> {
     ]
 }
 
-/// Sequences of calls.
+/// Sequences of calls. In some of them much is under way at a time.
 pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = (call(), prop::bool::weighted(0.6));
-    prop::collection::vec(step.prop_map(|(call, settles)| Step { call, settles }), 1..40)
+    prop_oneof![Just(0.6), Just(0.1)].prop_flat_map(|settles| {
+        let step = (call(), prop::bool::weighted(settles));
+        prop::collection::vec(step.prop_map(|(call, settles)| Step { call, settles }), 1..40)
+    })
 }

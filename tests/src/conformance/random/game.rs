@@ -115,6 +115,7 @@ impl<'g, 'm, R: Rig> Game<'g, 'm, R> {
                     self.cancel(at, which)?;
                 }
             }
+            Call::Glance { at, budget, asked } => self.glance(at, budget, asked)?,
             Call::Peek { at, wanted } => {
                 self.settle()?;
                 self.peek(at, wanted)?;
@@ -216,6 +217,22 @@ impl<'g, 'm, R: Rig> Game<'g, 'm, R> {
             }
         }
         self.expected[1 - at].deliver(Message { tag, bytes, number });
+        Ok(())
+    }
+
+    fn glance(&mut self, at: usize, budget: Option<u32>, asked: u32) -> Played {
+        let end = self.ends[at];
+        if let Some(completions) = budget {
+            self.ends[1 - at].endpoint().flush();
+            // What it found is asked for below, as far as it is.
+            let budget = Budget { completions, ..Budget::DEFAULT };
+            let _busy = end.endpoint().turn(self.world.now(), budget);
+        }
+        for had in 0..asked {
+            let Some(got) = end.endpoint().poll() else { break };
+            prop_assert!(budget.is_none_or(|most| had < most), "{} and {:?}", had, got);
+            self.compare(at, got, None)?;
+        }
         Ok(())
     }
 

@@ -94,6 +94,7 @@ pub(crate) const fn kind(segment: &Found) -> &'static str {
         What::Stats { .. } => "stats",
         What::Pool { .. } => "pool",
         What::Buffer { .. } => "buffer",
+        What::Private => "private",
         What::Broken { .. } => "broken",
     }
 }
@@ -122,6 +123,7 @@ fn use_of(segment: &Found) -> String {
             format!("plane {} ({} {}{cpu})", plane.name, plane.party.pid, word(&plane.party.life))
         }
         What::Stats { plane: None } => "a plane that could not be read".to_owned(),
+        What::Private => format!("user {}", segment.uid),
         What::Broken { .. } if segment.mapped_by.is_empty() => "nobody".to_owned(),
         What::Broken { .. } => {
             let pids: Vec<String> = segment.mapped_by.iter().map(u32::to_string).collect();
@@ -168,8 +170,16 @@ fn details(segment: &Found) -> String {
         What::Pool { processes, .. } => {
             let _written = write!(text, "\n{name}\n{}", process_table(processes).text("  "));
         }
-        What::Broken { why, .. } => {
+        What::Private => {
             // Writing to a String does not fail.
+            let _written = writeln!(
+                text,
+                "\n{name} belongs to user {0}, who alone may look into it; remedy: sudo -u '#{0}' spinwire ps {name}",
+                segment.uid
+            );
+        }
+        What::Broken { why, .. } => {
+            // As above.
             let _written = writeln!(text, "\n{name} is broken: {}", table::plain(why));
         }
         What::Domain { processes, endpoints, lanes } => {

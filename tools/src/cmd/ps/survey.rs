@@ -5,7 +5,8 @@
 //!                      |               |           |                +--> Plane    one process
 //!                      |               |           |                +--> Pool     processes, buffers by class
 //!                      |               |           |                +--> Buffer   of which pool
-//!                      '---------------'-----------'-- refused ------> Broken     why, and whose file it seems to be
+//!                      |               |           '-- refused ------> Broken     why, and whose file it seems to be
+//!                      '---------------'-------- of another user ----> Private    whose
 //! ```
 //!
 //! Nothing is written, joined or taken back. Whatever a segment says was checked by those who read it; text out of it
@@ -79,6 +80,8 @@ pub(crate) enum What {
         /// The pool, if it is still there.
         pool: Option<String>,
     },
+    /// Another user's, into which this one cannot look. [`Found::uid`] says whose.
+    Private,
     /// Nothing that can be joined.
     Broken {
         why: String,
@@ -403,7 +406,11 @@ fn look_from_outside(error: &MapError, found: &mut Found, holders: &Holders) {
     pids.dedup();
     found.mapped_by = pids;
     let content = match error.problem() {
-        Some(Problem::Symlink | Problem::NotRegular | Problem::Owner { .. }) => Content::Foreign,
+        Some(Problem::Owner { .. }) => {
+            found.what = What::Private;
+            return;
+        }
+        Some(Problem::Symlink | Problem::NotRegular) => Content::Foreign,
         Some(_) | None => content_of(&found.path),
     };
     found.what = What::Broken { why: error.to_string(), content };

@@ -30,6 +30,7 @@ pub(in crate::pair) use self::desk::{Desk, Tally, obey};
 use super::client::Client;
 use super::floor::Floor;
 use super::order::{Marking, ORDER_TAG, Order};
+use super::silence::{MOMENT, Silence};
 use super::station::{DataUse, Heard, PATIENCE, Station, data_to};
 use crate::pattern;
 use crate::report::Failure;
@@ -39,36 +40,27 @@ pub(crate) const STREAM_MAX: u64 = 1 << 22;
 /// Looks between two at the clock, while nothing comes.
 const LOOKS: u32 = 1 << 10;
 /// After so long a silence the other end is asked for: has anybody its port still?
-const SILENCE: Duration = Duration::from_millis(200);
+const SILENCE: Duration = MOMENT;
 /// How long a client waits for the answer to its last order, which it does not need.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// How long nothing has come. Time in which this process did not run counts little: it may have been stopped, and the other end with
-/// it.
+/// How long nothing has come, and when the other end is asked for.
 #[derive(Debug)]
 pub(super) struct Quiet {
     looks: Cell<u32>,
-    looked: Cell<Instant>,
-    silent: Cell<Duration>,
+    silence: Silence,
     asked_at: Cell<Duration>,
-    has_moved: Cell<bool>,
 }
 
 impl Quiet {
-    pub(super) fn new() -> Self {
-        Self {
-            looks: Cell::new(0),
-            looked: Cell::new(Instant::now()),
-            silent: Cell::new(Duration::ZERO),
-            asked_at: Cell::new(Duration::ZERO),
-            has_moved: Cell::new(false),
-        }
+    pub(super) const fn new() -> Self {
+        Self { looks: Cell::new(0), silence: Silence::new(), asked_at: Cell::new(Duration::ZERO) }
     }
 
     /// Something has come.
     #[inline(always)]
     pub(super) fn moved(&self) {
-        self.has_moved.set(true);
+        self.silence.broken();
     }
 
     /// Now and then: fails where nobody has the port of the other end any more, or nothing came for too long.
@@ -81,14 +73,11 @@ impl Quiet {
 
     #[cold]
     fn check_at<F: Floor>(&self, now: Instant, floor: &F) -> Result<(), Failure> {
-        let since = now.saturating_duration_since(self.looked.replace(now));
-        if self.has_moved.replace(false) {
-            self.silent.set(Duration::ZERO);
+        let silent = self.silence.at(now);
+        if silent.is_zero() {
             self.asked_at.set(Duration::ZERO);
             return Ok(());
         }
-        let silent = self.silent.get().saturating_add(since.min(SILENCE));
-        self.silent.set(silent);
         if silent > PATIENCE {
             return Err(no_answer());
         }
@@ -393,12 +382,13 @@ mod tests {
     #[test]
     fn who_is_silent_is_asked_for_and_given_up_in_the_end() {
         let quiet = Quiet::new();
-        let mut now = quiet.looked.get();
+        let mut now = Instant::now();
         let mut after = |span, floor: &Nobody| {
             now += span;
             quiet.check_at(now, floor).map_err(|e| e.to_string())
         };
         let (there, gone) = (Nobody(true), Nobody(false));
+        assert_eq!(after(SILENCE * 2, &gone), Ok(()), "the first look");
         assert_eq!(after(SILENCE / 2, &gone), Ok(()), "not long yet");
         assert_eq!(after(SILENCE / 2, &gone), Err("gone".to_owned()));
         assert_eq!(after(SILENCE / 2, &gone), Ok(()), "not asked for again at once");
