@@ -18,9 +18,6 @@
 //! A process that is stopped lives. Removing takes the name away, of exactly the file that was looked at; who has it mapped
 //! keeps the memory.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use spinwire_dataplane::pool::PoolSegment;
@@ -194,11 +191,6 @@ fn judge_broken(found: &Found, why: &str, content: Content) -> Ruling {
     if SegmentName::new(&found.name).is_err() {
         return keep(format!("no segment: {why}"), by_hand);
     }
-    if is_of_another_user(found) {
-        // Whether it is in use can be seen by nobody else.
-        let as_they = format!("as its user: sudo -u '#{}' spinwire rm {}", found.uid, found.name);
-        return keep(format!("not a segment of this user: {why}"), as_they);
-    }
     if content == Content::Foreign || content == Content::Unreadable {
         return keep(format!("not a segment of this user: {why}"), by_hand);
     }
@@ -212,10 +204,6 @@ fn judge_broken(found: &Found, why: &str, content: Content) -> Ruling {
         );
     }
     remove(format!("broken, and nobody has it mapped: {why}"))
-}
-
-fn is_of_another_user(found: &Found) -> bool {
-    fs::metadata("/proc/self").is_ok_and(|me| me.uid() != found.uid)
 }
 
 fn named(party: &Party) -> String {

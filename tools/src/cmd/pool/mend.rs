@@ -216,7 +216,7 @@ pub(crate) fn remove(args: &RmArgs) -> Result<Verdict, Failure> {
                 Ruling::Keep { why, remedy }
             }
             (What::Pool { .. }, ruling) => ruling,
-            (What::Broken { .. }, keep @ Ruling::Keep { .. }) => keep,
+            (What::Broken { .. } | What::Private, keep @ Ruling::Keep { .. }) => keep,
             (What::Broken { .. }, Ruling::Remove { why }) => {
                 Ruling::Keep { why, remedy: format!("spinwire rm {}", found.name) }
             }
