@@ -44,7 +44,7 @@ fn what_is_of_another_user_is_left_to_that_user() {
     // Nobody else sees whether it is in use: to remove the file would be bad advice.
     for how in [&["rm", "theirs"][..], &["rm", "--dead"], &["pool", "rm", "theirs"]] {
         let ran = folder.run(how);
-        says_once(&ran, "remedy: as its user: sudo -u '#65534' spinwire rm theirs");
+        says_once(&ran, "remedy: sudo -u '#65534' spinwire rm theirs");
         assert!(ran.out.contains("belongs to user 65534"), "{ran:?}");
         assert!(folder.has("theirs"), "{ran:?}");
     }
