@@ -321,6 +321,12 @@ impl<'a> Seat<'a> {
     }
 }
 
+/// Whether datagrams from that socket have a way to `uri`: which is looked for no later than here.
+fn check_way(host: &UdpHost, uri: &Uri, address: &Address) -> Result<(), OpenError> {
+    let tried = find_way(host.local().ip(), first_of(address)?);
+    tried.err().and_then(|e| unreachable(uri, &e)).map_or(Ok(()), Err)
+}
+
 /// Whether the kernel knows a way from an address of this host to that one. It is asked by connect(2) of a socket of UDP, which sends nothing.
 fn find_way(from: IpAddr, to: SocketAddr) -> io::Result<()> {
     UdpSocket::bind((from, 0))?.connect(to)

@@ -9,6 +9,7 @@ use super::ps::table::wrapped;
 use crate::arguments;
 use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
+use crate::pair::limit::Limit;
 use crate::pair::loans::{self, Loans};
 use crate::pair::lossy::{Exchange, STREAM_MAX, Took};
 use crate::pair::one_sided;
@@ -16,7 +17,7 @@ use crate::pair::options::PairOptions;
 use crate::pair::order::{Marking, Order};
 use crate::pair::server;
 use crate::pair::sources::{Sources, are_better};
-use crate::pair::station::{Deadline, data_to, mind};
+use crate::pair::station::{Deadline, ON_ONE_CPU, data_to};
 use crate::pattern::Stamper;
 use crate::plot;
 use crate::report::{self, Failure, Verdict, median};
@@ -76,6 +77,8 @@ struct Report {
     one_sided: bool,
     /// With `--datagrams`.
     datagrams: bool,
+    /// Both ends run on one CPU, and yield to each other.
+    shares_cpu: bool,
     size: usize,
     messages: u64,
     messages_per_s: f64,
@@ -112,14 +115,19 @@ struct Flow {
 }
 
 impl Flow {
-    /// All of `count` messages came.
-    const fn whole(count: u64, seconds: f64) -> Self {
+    /// All came.
+    const fn whole((count, seconds): (u64, f64)) -> Self {
         Self { sent: count, received: count, repeated: 0, seconds }
     }
 
     /// Messages a second.
     fn rate(&self) -> f64 {
         float(self.received) / self.seconds
+    }
+
+    /// The faster of two: what held up the other one may be over.
+    fn or_faster(self, other: Self) -> Self {
+        if other.rate() > self.rate() { other } else { self }
     }
 
     fn add(&mut self, other: &Self) {
@@ -142,6 +150,9 @@ const WARM_UP_MESSAGES: usize = 2_000;
 /// And seconds about, for each of the two, where all of that would take longer.
 const WARM_UP_SECONDS: f64 = 0.25;
 const WARM_UP_FEWEST: u64 = 50;
+/// A stream that takes so many times as long as the warm-up lets expect, and so many seconds more, ends early.
+const STREAM_SLACK: f64 = 2.0;
+const STREAM_SLACK_SECONDS: f64 = 0.01;
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
@@ -190,29 +201,26 @@ fn measure<P: Provider, F: Floor>(
     let few = u64::try_from((WARM_UP_BYTES / size).clamp(WARM_UP_MESSAGES, 1 << 20))?;
     // Where messages may be lost, too few of them may come.
     let fewest = if client.exchange.is_some() { few } else { WARM_UP_FEWEST };
-    let warm = warm_up((fewest, few), |count| stream.run(count))?;
-    let warm_floor = warm_up((fewest, few), |count| stream.floor(count))?;
+    let mut fastest = warm_up((fewest, few), |count, limit| stream.run(count, limit))?;
+    let mut fastest_floor = warm_up((fewest, few), |count, limit| stream.floor(count, limit))?;
     let rounds = options.rounds;
     let most = if client.exchange.is_some() { STREAM_MAX } else { u64::MAX };
-    let per_round = match options.iters {
-        Some(iters) => iters.div_ceil(u64::from(rounds)),
-        None => {
-            let each = 1.0 / warm.rate() + 1.0 / warm_floor.rate();
-            let seconds = options.seconds.unwrap_or(SECONDS) / f64::from(rounds);
-            whole(seconds / each).max(100)
-        }
-    };
     let mut ratios = Vec::new();
     let (mut all, mut all_floor) = (Flow::default(), Flow::default());
     let (mut best, mut best_floor) = (0.0_f64, 0.0_f64);
     let mut progress = Progress::new();
-    for round in 0..rounds {
+    let enough = Limit::of_rounds(options.seconds_to_measure(SECONDS));
+    for round in (0..rounds).take_while(|round| *round == 0 || !enough.is_over()) {
         progress.show(size, round, rounds);
-        let floor = stream.floor(per_round.min(most))?;
-        let ours = stream.run(per_round.min(most))?;
+        let plan = Plan::new(options, (&fastest, &fastest_floor));
+        let count = plan.per_round.min(most);
+        let floor = stream.floor(count, &plan.limit(&fastest_floor))?;
+        let ours = stream.run(count, &plan.limit(&fastest))?;
         ratios.push(ours.rate() / floor.rate());
         best = best.max(ours.rate());
         best_floor = best_floor.max(floor.rate());
+        fastest = fastest.or_faster(ours);
+        fastest_floor = fastest_floor.or_faster(floor);
         all.add(&ours);
         all_floor.add(&floor);
     }
@@ -223,6 +231,7 @@ fn measure<P: Provider, F: Floor>(
         zero_copy: options.zero_copy,
         one_sided: options.one_sided,
         datagrams: options.datagrams,
+        shares_cpu: client.station.yields,
         size,
         messages: all.received,
         messages_per_s: all.rate(),
@@ -230,7 +239,7 @@ fn measure<P: Provider, F: Floor>(
         floor_bytes_per_s: all_floor.rate() * bytes,
         ratio: median(&mut ratios),
         ratio_best_rounds: best / best_floor,
-        rounds,
+        rounds: u32::try_from(ratios.len())?,
         io_uring: client.station.endpoint.info().paths.names().collect(),
         loss: client.exchange.is_some().then(|| Losses {
             sent: all.sent,
@@ -242,16 +251,48 @@ fn measure<P: Provider, F: Floor>(
     })
 }
 
+/// What a round is to be.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    /// Messages, and blocks of the floor.
+    per_round: u64,
+    /// Of all rounds; `None` where messages were asked for, however long they take.
+    seconds: Option<f64>,
+    rounds: f64,
+    /// Of one message and one block.
+    each: f64,
+}
+
+impl Plan {
+    /// By how fast both were.
+    fn new(options: &PairOptions, (warm, warm_floor): (&Flow, &Flow)) -> Self {
+        let rounds = f64::from(options.rounds);
+        let each = 1.0 / warm.rate() + 1.0 / warm_floor.rate();
+        let seconds = options.seconds_to_measure(SECONDS);
+        let per_round = match options.iters {
+            Some(iters) => iters.div_ceil(u64::from(options.rounds)),
+            None => whole(seconds.unwrap_or(SECONDS) / rounds / each).max(100),
+        };
+        Self { per_round, seconds, rounds, each }
+    }
+
+    /// When a stream that begins now is to end, where it is as fast as that one.
+    fn limit(&self, like: &Flow) -> Limit {
+        let share = |seconds: f64| seconds / self.rounds / like.rate() / self.each;
+        Limit::after(self.seconds.map(|s| share(s).mul_add(STREAM_SLACK, STREAM_SLACK_SECONDS)))
+    }
+}
+
 /// Has `run` stream `few`, or fewer where it takes long; more each time, so that the last tells how fast it is.
 fn warm_up(
     (fewest, few): (u64, u64),
-    run: impl Fn(u64) -> Result<Flow, Failure>,
+    run: impl Fn(u64, &Limit) -> Result<Flow, Failure>,
 ) -> Result<Flow, Failure> {
     let (mut done, mut seconds) = (0_u64, 0.0);
     loop {
         let count = done.max(fewest).min(few.saturating_sub(done));
-        let flow = run(count)?;
-        done = done.saturating_add(count);
+        let flow = run(count, &Limit::after(Some(WARM_UP_SECONDS)))?;
+        done = done.saturating_add(flow.sent);
         seconds += flow.seconds;
         if done >= few || seconds > WARM_UP_SECONDS {
             return Ok(flow);
@@ -302,27 +343,29 @@ struct Stream<'c, 'p, 'm, P, F> {
 }
 
 impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
-    /// Streams `count` messages, and says what came of them until the other end had checked the last.
-    fn run(&self, count: u64) -> Result<Flow, Failure> {
+    /// Streams `count` messages, fewer where that takes longer than `limit`, and says what came of them until the other end had checked the
+    /// last.
+    fn run(&self, count: u64, limit: &Limit) -> Result<Flow, Failure> {
         if let Some(exchange) = &self.client.exchange {
             let to = (self.size, self.marking);
-            let took = exchange.stream(self.client, to, (count, u64::from(self.batch)))?;
-            return came(count, took);
+            let most = (count, u64::from(self.batch));
+            let (sent, took) = exchange.stream(self.client, to, most, limit)?;
+            return came(sent, took);
         }
-        let seconds = self.run_all(count)?;
-        Ok(Flow::whole(count, seconds))
+        self.run_all(count, limit).map(Flow::whole)
     }
 
-    /// As [`run`](Self::run) where nothing is lost; the seconds.
-    fn run_all(&self, count: u64) -> Result<f64, Failure> {
+    /// As [`run`](Self::run) where nothing is lost: how many, and the seconds.
+    fn run_all(&self, count: u64, limit: &Limit) -> Result<(u64, f64), Failure> {
         if let Some(loans) = &self.client.loans {
-            return self.run_loans(loans, count);
+            return self.run_loans(loans, count, limit);
         }
         if self.one_sided {
-            return one_sided::stream(self.client, (self.size, count, u64::from(self.batch)));
+            let most = (self.size, count, u64::from(self.batch));
+            return one_sided::stream(self.client, most, limit);
         }
         if are_better(&self.client.station, self.size) {
-            return self.run_sources(count);
+            return self.run_sources(count, limit);
         }
         let station = &self.client.station;
         let size = u64::try_from(self.size)?;
@@ -332,7 +375,7 @@ impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
         let deadline = Deadline::new();
         let begin = station.clock.now_ns();
         let mut number = 0;
-        while number < count {
+        while limit.goes_on(number, count) {
             let end = number.saturating_add(u64::from(self.batch)).min(count);
             while number < end {
                 match station.endpoint.inject(to, stamper.message(number)) {
@@ -344,19 +387,24 @@ impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
                     Err(refused) => return Err(refused.into()),
                 }
             }
-            station.turn();
-            if let Some(event) = station.endpoint.poll_event() {
-                mind(event)?;
-            }
-            deadline.check("the other end takes no messages")?;
+            station.turn_for_room(&deadline, "the other end takes no messages")?;
+        }
+        self.checked((number, count), begin)
+    }
+
+    /// Waits until the other end has checked the messages that were sent of those that were to be: how many, and the seconds.
+    fn checked(&self, (sent, count): (u64, u64), begin: u64) -> Result<(u64, f64), Failure> {
+        let station = &self.client.station;
+        if sent < count {
+            station.send_order(self.client.server, Order::Enough { count: sent })?;
         }
         let bad = self.client.answer()?;
         let seconds = float(station.clock.now_ns().saturating_sub(begin)) / 1e9;
-        told(bad, count).map(|()| seconds)
+        told(bad, sent).map(|()| (sent, seconds))
     }
 
     /// As [`run_all`](Self::run_all), where a device reads the messages from where they lie.
-    fn run_sources(&self, count: u64) -> Result<f64, Failure> {
+    fn run_sources(&self, count: u64, limit: &Limit) -> Result<(u64, f64), Failure> {
         let station = &self.client.station;
         let mut sources = Sources::new(station, self.size)?;
         let size = u64::try_from(self.size)?;
@@ -365,7 +413,7 @@ impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
         let deadline = Deadline::new();
         let begin = station.clock.now_ns();
         let mut number = 0;
-        while number < count {
+        while limit.goes_on(number, count) {
             let end = number.saturating_add(u64::from(self.batch)).min(count);
             while number < end
                 && sources.post(number, |endpoint, loan| endpoint.post_send(to, loan, 0))?
@@ -380,13 +428,16 @@ impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
             station.watch(&deadline, "the other end takes no messages")?;
         }
         // Buffers that come back meanwhile are the pool's again.
-        let bad = self.client.answer()?;
-        let seconds = float(station.clock.now_ns().saturating_sub(begin)) / 1e9;
-        told(bad, count).map(|()| seconds)
+        self.checked((number, count), begin)
     }
 
     /// As [`run_all`](Self::run_all), with buffers of the pool, written and checked in place.
-    fn run_loans(&self, loans: &Loans<'_>, count: u64) -> Result<f64, Failure> {
+    fn run_loans(
+        &self,
+        loans: &Loans<'_>,
+        count: u64,
+        limit: &Limit,
+    ) -> Result<(u64, f64), Failure> {
         let station = &self.client.station;
         let size = u64::try_from(self.size)?;
         self.client.prepare(Order::DrainLoans { count, size, marking: self.marking })?;
@@ -395,26 +446,23 @@ impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
         let deadline = Deadline::new();
         let begin = station.clock.now_ns();
         let mut number = 0;
-        while number < count {
+        while limit.goes_on(number, count) {
             let end = number.saturating_add(u64::from(self.batch)).min(count);
-            while number < end {
+            while number < end && limit.goes_on(number, end) {
                 let mut guard = loans.acquire(station, self.size, &deadline)?;
                 stamper.write(&mut guard, number)?;
                 loans.send(station, to, guard, &deadline)?;
                 number = number.saturating_add(1);
                 deadline.moved();
             }
-            station.turn();
-            station.watch(&deadline, "the other end takes no buffers")?;
+            station.turn_for_room(&deadline, "the other end takes no buffers")?;
         }
-        let bad = self.client.answer()?;
-        let seconds = float(station.clock.now_ns().saturating_sub(begin)) / 1e9;
-        loans.settle(station)?;
-        told(bad, count).map(|()| seconds)
+        let checked = self.checked((number, count), begin)?;
+        loans.settle(station).map(|()| checked)
     }
 
     /// Hands as many blocks over by the bare thing, and says what came of them.
-    fn floor(&self, count: u64) -> Result<Flow, Failure> {
+    fn floor(&self, count: u64, limit: &Limit) -> Result<Flow, Failure> {
         let station = &self.client.station;
         let size = u64::try_from(self.size)?;
         station.floor.reset();
@@ -422,12 +470,12 @@ impl<P: Provider, F: Floor> Stream<'_, '_, '_, P, F> {
         let block = vec![0x5A; self.size];
         let begin = station.clock.now_ns();
         let round = self.client.exchange.as_ref().map_or(0, Exchange::round);
-        station.floor.copy_in(round, &block, count)?;
+        let sent = station.floor.copy_in(round, &block, (count, limit))?;
         if let Some(exchange) = &self.client.exchange {
-            return came(count, exchange.tally(self.client)?);
+            return came(sent, exchange.tally(self.client)?);
         }
         let seconds = float(station.clock.now_ns().saturating_sub(begin)) / 1e9;
-        Ok(Flow::whole(count, seconds))
+        Ok(Flow::whole((sent, seconds)))
     }
 }
 
@@ -466,6 +514,9 @@ fn in_words(reports: &[Report]) -> Result<String, Failure> {
             float(loss.floor_lost) / float(loss.floor_sent) * 100.0,
             loss.floor_sent
         )?;
+    }
+    if first.shares_cpu {
+        text += ON_ONE_CPU;
     }
     if !first.io_uring.is_empty() {
         text += &wrapped("", &format!("io_uring: {}", first.io_uring.join(", ")));

@@ -14,13 +14,14 @@ use crate::hgrm;
 use crate::pair::client::{Client, Measure, Progress, with_client};
 use crate::pair::floor::Floor;
 use crate::pair::laps::Laps;
+use crate::pair::limit::Limit;
 use crate::pair::loans::{Stamper, looks_like};
 use crate::pair::lossy::Loss;
 use crate::pair::one_sided;
 use crate::pair::options::{PairOptions, ProviderName};
 use crate::pair::order::{Marking, Order};
 use crate::pair::server;
-use crate::pair::station::{DataUse, Deadline, data_to};
+use crate::pair::station::{DataUse, Deadline, ON_ONE_CPU, data_to};
 use crate::plot;
 use crate::report::{self, Failure, Verdict, median};
 
@@ -107,6 +108,12 @@ struct FloorTrips {
     p99: u64,
 }
 
+impl FloorTrips {
+    fn of(trips: &Histogram<u64>) -> Self {
+        Self { p50: trips.value_at_quantile(0.5), p99: trips.value_at_quantile(0.99) }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Report {
     provider: &'static str,
@@ -114,6 +121,8 @@ struct Report {
     one_sided: bool,
     /// With `--datagrams`.
     datagrams: bool,
+    /// Both ends run on one CPU, and yield to each other.
+    shares_cpu: bool,
     size: usize,
     iters: u64,
     cpus: [u32; 2],
@@ -301,7 +310,8 @@ fn measure<P: Provider, F: Floor>(
     let (mut best, mut best_floor) = (u64::MAX, u64::MAX);
     let (mut loss, mut floor_loss) = (Loss::default(), Loss::default());
     let mut progress = Progress::new();
-    for round in 0..rounds {
+    let enough = Limit::of_rounds(options.seconds_to_measure(SECONDS));
+    for round in (0..rounds).take_while(|round| *round == 0 || !enough.is_over()) {
         progress.show(size, round, rounds);
         let mut of_round = Histogram::<u64>::new_from(&trips);
         floor_loss.add(bounce(client, (per_round, size), &mut of_round)?.1);
@@ -321,18 +331,16 @@ fn measure<P: Provider, F: Floor>(
         zero_copy: options.zero_copy,
         one_sided: options.one_sided,
         datagrams: options.datagrams,
+        shares_cpu: client.station.yields,
         size,
         iters: trips.len(),
         cpus: client.cpus,
         page: client.page.clone(),
         rtt_ns: RoundTrips::of(&trips),
-        floor_rtt_ns: FloorTrips {
-            p50: floor.value_at_quantile(0.5),
-            p99: floor.value_at_quantile(0.99),
-        },
+        floor_rtt_ns: FloorTrips::of(&floor),
         ratio_p50: median(&mut ratios),
         ratio_p50_best_rounds: ratio(best, best_floor),
-        rounds,
+        rounds: u32::try_from(ratios.len())?,
         io_uring: client.station.endpoint.info().paths.names().collect(),
         loss: client.exchange.is_some().then(|| Losses::of(options.lost_after, loss, floor_loss)),
     };
@@ -409,10 +417,10 @@ fn echo<P: Provider, F: Floor>(
         loop {
             match station.endpoint.inject(to, message) {
                 Ok(()) => break,
-                Err(PostError::Retry(_)) => station.turn(),
+                Err(PostError::Retry(_)) => {}
                 Err(refused) => return Err(refused.into()),
             }
-            deadline.check("the other end takes no messages")?;
+            station.turn_for_room(&deadline, "the other end takes no messages")?;
         }
         station.endpoint.flush();
         Ok::<_, Failure>(())
@@ -567,6 +575,9 @@ fn notes(text: &mut String, first: &Report, reports: &[&Report]) -> Result<(), F
     }
     if let Some(loss) = &first.loss {
         writeln!(text, "lost: not answered within {} ms; not timed", loss.lost_after_ms)?;
+    }
+    if first.shares_cpu {
+        *text += ON_ONE_CPU;
     }
     if !first.io_uring.is_empty() {
         *text += &wrapped("", &format!("io_uring: {}", first.io_uring.join(", ")));

@@ -19,7 +19,7 @@ use spinwire_hostshim::verbs;
 
 use super::datagrams;
 use super::ending;
-use super::floor::Floor;
+use super::floor::{Floor, Witness};
 use super::loans::{self, Loans};
 use super::lossy::Exchange;
 use super::network;
@@ -263,7 +263,7 @@ fn with_domain<M: Measure>(
     Ok(measured)
 }
 
-fn connect<P: Provider, F>(station: &Station<'_, P, F>) -> Result<Addr, Failure> {
+fn connect<P: Provider, F: Witness>(station: &Station<'_, P, F>) -> Result<Addr, Failure> {
     let server = Name::new(SERVER)?;
     let since = Instant::now();
     loop {

@@ -32,7 +32,8 @@ use spinwire_hostshim::uring::RingEntry;
 use spinwire_layouts::uring::SockAddr;
 
 use super::client::{Client, Measure, Other};
-use super::floor::Floor;
+use super::floor::{Floor, Witness};
+use super::limit::Limit;
 use super::lossy::{Desk, Exchange, Quiet, Tally, obey};
 use super::network::{START_FIRST, resolve, say_listening};
 use super::options::PairOptions;
@@ -181,6 +182,19 @@ fn gone(e: std::io::Error) -> Failure {
     if e.kind() == ErrorKind::ConnectionRefused { GONE.into() } else { e.into() }
 }
 
+impl Witness for DatagramFloor {
+    fn is_there(&self) -> Result<(), Failure> {
+        if !self.is_connected.get() {
+            return Ok(());
+        }
+        self.send(&SIGN_OF_LIFE.to_le_bytes())?;
+        match self.socket.take_error()? {
+            Some(e) => Err(gone(e)),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Floor for DatagramFloor {
     fn reset(&self) {}
 
@@ -212,10 +226,16 @@ impl Floor for DatagramFloor {
         }
     }
 
-    fn copy_in(&self, round: u64, block: &[u8], count: u64) -> Result<(), Failure> {
+    fn copy_in(
+        &self,
+        round: u64,
+        block: &[u8],
+        (count, limit): (u64, &Limit),
+    ) -> Result<u64, Failure> {
         let mut block = block.to_vec();
         block.resize(block.len().max(NUMBER_BYTES), 0);
-        for number in 0..count {
+        let mut number = 0;
+        while limit.goes_on(number, count) {
             if let Some(place) = block.first_chunk_mut() {
                 *place = (round | number).to_le_bytes();
             }
@@ -225,19 +245,9 @@ impl Floor for DatagramFloor {
                     return Err("floor: the network takes nothing".into());
                 }
             }
+            number = number.wrapping_add(1);
         }
-        Ok(())
-    }
-
-    fn is_there(&self) -> Result<(), Failure> {
-        if !self.is_connected.get() {
-            return Ok(());
-        }
-        self.send(&SIGN_OF_LIFE.to_le_bytes())?;
-        match self.socket.take_error()? {
-            Some(e) => Err(gone(e)),
-            None => Ok(()),
-        }
+        Ok(number)
     }
 }
 

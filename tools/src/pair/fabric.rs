@@ -7,13 +7,16 @@
 //!     inject, turn until it is back       turn until it is there, inject it back
 //! ```
 
+use core::cell::RefCell;
 use core::mem::MaybeUninit;
 use core::time::Duration;
 use std::fs::DirBuilder;
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::thread::{scope, sleep, yield_now};
 use std::time::Instant;
 
 use hdrhistogram::Histogram;
@@ -25,12 +28,15 @@ use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::{EndpointType, Event};
 use spinwire_dataplane::raw::loan::LoanPool;
 use spinwire_dataplane::raw::place::Bump;
+use spinwire_dataplane::time::Instant as PlaneInstant;
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::clock::TscClock;
+use spinwire_hostshim::error::{Errno, OsError};
 use spinwire_hostshim::libfabric::{Names, OfiConfig, OfiPort};
 
 use super::ending;
 use super::options::PairOptions;
+use super::station::GONE;
 use crate::report::{Failure, Verdict, emit, print_json};
 
 /// Receives that wait at each end.
@@ -49,6 +55,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const AWAY_NS: u64 = 200_000_000;
 /// How long the other end waits for a message before it ends.
 const PATIENCE_NS: u64 = 10_000_000_000;
+/// After so long a silence an end looks whether the other one still runs.
+const LOOK_AFTER: Duration = Duration::from_millis(50);
+const LOOK_AFTER_NS: u64 = 50_000_000;
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -80,9 +89,15 @@ pub(crate) fn round_trips(options: &PairOptions) -> Result<Verdict, Failure> {
     for size in options.sizes() {
         let mut one = options.clone();
         (one.size, one.all_sizes) = (vec![size], false);
-        let _other_end = OtherEnd::start(&folder.0, &one, (near, far))?;
-        affinity::pin(near)?;
-        reports.push(measure(&folder.0, (size, [near, far]), &one)?);
+        let place = folder.0.as_path();
+        let both_ends = move || {
+            let other_end = OtherEnd::start(place, &one, (near, far))?;
+            affinity::pin(near)?;
+            measure((place, &|| other_end.check()), (size, [near, far]), &one)
+        };
+        // A thread for each size: what is pinned stays so, and all that it starts.
+        let measured = scope(|scope| scope.spawn(both_ends).join());
+        reports.push(measured.unwrap_or_else(|panic| resume_unwind(panic))?);
         folder.empty()?;
     }
     if options.json {
@@ -154,7 +169,7 @@ fn remove(folder: &Path) {
 }
 
 /// The process of the other end. Ends when it is dropped.
-struct OtherEnd(Child);
+struct OtherEnd(RefCell<Child>);
 
 impl OtherEnd {
     fn start(folder: &Path, options: &PairOptions, cpus: (u32, u32)) -> Result<Self, Failure> {
@@ -168,19 +183,33 @@ impl OtherEnd {
         }
         // It ends with this process, however that ends.
         command.arg("--until-input-ends").stdin(Stdio::piped());
-        Ok(Self(command.spawn()?))
+        let child = command.spawn();
+        // The program that runs is there: what is lacking is descriptors, or memory.
+        let child = child.map_err(|e| OsError::new("the second process", Errno::from_io(&e)))?;
+        Ok(Self(RefCell::new(child)))
+    }
+
+    /// Fails where it has ended.
+    fn check(&self) -> Result<(), Failure> {
+        match self.0.borrow_mut().try_wait()? {
+            None => Ok(()),
+            Some(status) => {
+                Err(format!("{GONE} ({status}); remedy: see what it says above").into())
+            }
+        }
     }
 }
 
 impl Drop for OtherEnd {
     fn drop(&mut self) {
         // It ends by itself when it is told to, and closes what it has open: what who is killed had in /dev/shm would stay there.
+        let child = self.0.get_mut();
         let since = Instant::now();
-        while since.elapsed() < FAREWELL && matches!(self.0.try_wait(), Ok(None)) {
+        while since.elapsed() < FAREWELL && matches!(child.try_wait(), Ok(None)) {
             sleep(Duration::from_millis(1));
         }
-        let _killed = self.0.kill();
-        let _ended = self.0.wait();
+        let _killed = child.kill();
+        let _ended = child.wait();
     }
 }
 
@@ -194,12 +223,16 @@ struct Station<'m> {
     /// The tag of messages, where they have one.
     tag: Option<u64>,
     name: String,
+    /// Whether to yield when there is nothing to do: both ends share a CPU.
+    yields: bool,
+    /// Fails where the other end has ended, as far as this one can tell.
+    other: &'m dyn Fn() -> Result<(), Failure>,
 }
 
 /// Opens an end with memory of its own, and runs `body` on it.
 fn with_station<R>(
     (me, other): (&str, &str),
-    folder: &Path,
+    (folder, other_end): (&Path, &dyn Fn() -> Result<(), Failure>),
     options: &PairOptions,
     body: impl FnOnce(&Station<'_>, Addr) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
@@ -224,14 +257,37 @@ fn with_station<R>(
     let end = Endpoint::new(port, &bump, &EndpointConfig { contexts_max: 64 })?;
     let pool = LoanPool::place(&bump, RECEIVES + 2, longest)?;
     let tag = options.tagged.then_some(7);
-    let station = Station { end, pool, clock: TscClock::calibrate(), tag, name: provider };
+    let station = Station {
+        end,
+        pool,
+        clock: TscClock::calibrate(),
+        tag,
+        name: provider,
+        yields: options.shares_cpu()?,
+        other: other_end,
+    };
     for _ in 0..RECEIVES {
         station.receive()?;
     }
     Names::publish(&folder.join(me), (&name, &address))?;
-    let peer = names.await_file(&folder.join(other), PATIENCE)?;
+    let peer = await_end(&names, &folder.join(other), other_end)?;
     let to = station.meet(&peer, kind, me == NEAR)?;
     body(&station, to)
+}
+
+/// Waits for what the other end publishes, as long as that runs.
+fn await_end(
+    names: &Names,
+    path: &Path,
+    other_end: &dyn Fn() -> Result<(), Failure>,
+) -> Result<Name, Failure> {
+    let since = Instant::now();
+    loop {
+        match names.await_file(path, LOOK_AFTER) {
+            Err(e) if e.kind() == ErrorKind::TimedOut && since.elapsed() < PATIENCE => other_end()?,
+            awaited => return Ok(awaited?),
+        }
+    }
 }
 
 /// What is said when all was measured: a message of another length.
@@ -252,7 +308,15 @@ impl Station<'_> {
     }
 
     fn turn(&self) {
-        let _busy = self.end.turn(self.clock.now(), Budget::DEFAULT).is_busy();
+        self.turn_at(self.clock.now());
+    }
+
+    /// Where there was nothing to do on a CPU that both ends share, the other one has its turn.
+    #[inline]
+    fn turn_at(&self, now: PlaneInstant) {
+        if !self.end.turn(now, Budget::DEFAULT).is_busy() && self.yields {
+            yield_now();
+        }
     }
 
     /// Connects, or waits for who does.
@@ -272,6 +336,7 @@ impl Station<'_> {
                 None => {}
             }
         }
+        (self.other)()?;
         Err("nobody has connected within 10 s".into())
     }
 
@@ -286,6 +351,7 @@ impl Station<'_> {
                 Err(PostError::Retry(retry)) => {
                     let since = *refused_at.get_or_insert(self.clock.now());
                     if self.clock.now().saturating_since(since).as_nanos() > PATIENCE_NS {
+                        (self.other)()?;
                         return Err(format!("not sent within 10 s: {retry}").into());
                     }
                     self.turn();
@@ -299,7 +365,7 @@ impl Station<'_> {
     /// are others.
     #[inline]
     fn next(&self, size: usize) -> Result<Option<()>, Failure> {
-        let (mut now, mut turns) = (self.clock.now(), 0_u32);
+        let (mut now, mut turns, mut look_at) = (self.clock.now(), 0_u32, LOOK_AFTER_NS);
         let mut waited_ns = 0_u64;
         loop {
             // To read the clock takes as long as to look for a message.
@@ -309,7 +375,7 @@ impl Station<'_> {
                 // Who was stopped has not waited meanwhile.
                 waited_ns += now.saturating_since(before).as_nanos().min(AWAY_NS);
             }
-            let _busy = self.end.turn(now, Budget::DEFAULT).is_busy();
+            self.turn_at(now);
             if let Some(got) = self.end.poll() {
                 if got.kind == Kind::RecvEnded || got.length == farewell(size).len() {
                     // The other end is gone, or has said that all was measured.
@@ -323,6 +389,10 @@ impl Station<'_> {
             if waited_ns > PATIENCE_NS {
                 return Ok(None);
             }
+            if waited_ns > look_at {
+                look_at = waited_ns.saturating_add(LOOK_AFTER_NS);
+                (self.other)()?;
+            }
         }
     }
 }
@@ -331,7 +401,8 @@ impl Station<'_> {
 fn serve(folder: &Path, options: &PairOptions) -> Result<Verdict, Failure> {
     let size = options.sizes().first().copied().unwrap_or(1);
     let message = vec![0xA5; size];
-    with_station((FAR, NEAR), folder, options, |station, to| {
+    // It is ended by its standard input, where the other end has ended.
+    with_station((FAR, NEAR), (folder, &|| Ok(())), options, |station, to| {
         while station.next(size)?.is_some() {
             station.send(to, &message)?;
             station.receive()?;
@@ -341,13 +412,13 @@ fn serve(folder: &Path, options: &PairOptions) -> Result<Verdict, Failure> {
 }
 
 fn measure(
-    folder: &Path,
+    place: (&Path, &dyn Fn() -> Result<(), Failure>),
     (size, cpus): (usize, [u32; 2]),
     options: &PairOptions,
 ) -> Result<Report, Failure> {
     let message = vec![0x5A; size];
     let mut iters = options.iters.unwrap_or(ITERS);
-    with_station((NEAR, FAR), folder, options, |station, to| {
+    with_station((NEAR, FAR), place, options, |station, to| {
         let mut trips = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
         let (mut first, mut last) = (None, station.clock.now());
         let began_warming = last;
@@ -369,7 +440,7 @@ fn measure(
                 iters = options.seconds.map_or(iters, |seconds| trips_within(seconds, ns));
             }
             last = began;
-            station.next(size)?.ok_or("no message came back within 10 s")?;
+            station.next(size)?.ok_or("no message came back within 10 s; remedy: see whether the second process still runs, and has a CPU (--cpus)")?;
             number = number.saturating_add(1);
         }
         let end = station.clock.now();

@@ -16,6 +16,7 @@ use spinwire_hostshim::mem::Problem;
 use spinwire_hostshim::membership::MemberError;
 use spinwire_hostshim::pool::{BufferPool, PoolConfig, PoolFiles, PoolHandle, PoolOpenError};
 
+use super::floor::Witness;
 use super::options::PairOptions;
 use super::station::{Deadline, Station};
 use crate::pattern::{FULL_EVERY, fixed, stamps};
@@ -95,7 +96,7 @@ impl<'p> Loans<'p> {
     }
 
     /// A buffer of `size` bytes, as soon as there is one.
-    pub(crate) fn acquire<P: Provider, F>(
+    pub(crate) fn acquire<P: Provider, F: Witness>(
         &self,
         station: &Station<'_, P, F>,
         size: usize,
@@ -107,14 +108,13 @@ impl<'p> Loans<'p> {
                 other => return Ok(other?),
             }
             self.lender.collect(&station.endpoint);
-            station.turn();
-            deadline.check("the other end gives no buffers back")?;
+            station.turn_for_room(deadline, "the other end gives no buffers back")?;
         }
     }
 
     /// Sends a buffer, as soon as there is room.
     #[inline(always)]
-    pub(crate) fn send<M: Mode, P: Provider, F>(
+    pub(crate) fn send<M: Mode, P: Provider, F: Witness>(
         &self,
         station: &Station<'_, P, F>,
         to: SendTo,
@@ -127,8 +127,7 @@ impl<'p> Loans<'p> {
                 Err(Refused { error: PostError::Retry(_), item }) => guard = item,
                 Err(Refused { error, .. }) => return Err(error.into()),
             }
-            station.endpoint.flush();
-            deadline.check("the other end takes no buffers")?;
+            station.turn_for_room(deadline, "the other end takes no buffers")?;
         }
     }
 
@@ -145,15 +144,14 @@ impl<'p> Loans<'p> {
     }
 
     /// Waits until the other end has taken, and let go of, all that was sent to it.
-    pub(crate) fn settle<P: Provider, F>(
+    pub(crate) fn settle<P: Provider, F: Witness>(
         &self,
         station: &Station<'_, P, F>,
     ) -> Result<(), Failure> {
         let deadline = Deadline::new();
         while self.lender.under_way() > 0 {
             self.lender.collect(&station.endpoint);
-            station.turn();
-            deadline.check("the other end gives no buffers back")?;
+            station.turn_for_room(&deadline, "the other end gives no buffers back")?;
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ mod ending;
 pub(crate) mod fabric;
 pub(crate) mod floor;
 pub(crate) mod laps;
+pub(crate) mod limit;
 pub(crate) mod loans;
 pub(crate) mod lossy;
 mod network;

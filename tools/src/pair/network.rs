@@ -23,16 +23,20 @@ use spinwire_hostshim::tcp::{TcpPlane, TcpPlaneConfig};
 use spinwire_hostshim::uring::RingEntry;
 
 use super::client::{Client, Measure, Other};
-use super::floor::{Floor, ServerFloor};
+use super::floor::{Floor, ServerFloor, Witness};
+use super::limit::Limit;
 use super::options::PairOptions;
 use super::order::Order;
 use super::server::{SERVER, STREAM_BUFFER_BYTES, obey};
-use super::station::{self, Deadline, PATIENCE, Patience, Role, Station, mind};
+use super::station::{self, Deadline, GONE, PATIENCE, Patience, Role, Station, mind};
 use crate::cmd::ps::table::wrapped;
 use crate::report::{self, Failure, Verdict};
 
 type Port<'p> = TcpPort<'p, RingEntry<'p>>;
 type End<'p> = Station<'p, Port<'p>, SocketFloor>;
+
+/// What the last block of a stream begins with, and no other.
+const LAST: u8 = 0xA5;
 
 /// A plain connection beside the measured one. Both ends spin on it.
 #[derive(Debug)]
@@ -67,7 +71,7 @@ impl SocketFloor {
         let mut done = 0_usize;
         while done < length {
             match some(stream, done) {
-                Ok(0) => return Err("floor: the other end is gone".into()),
+                Ok(0) => return Err(GONE.into()),
                 Ok(count) => done = done.saturating_add(count),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     if self.yields {
@@ -75,6 +79,7 @@ impl SocketFloor {
                     }
                     deadline.check("floor: the other end stopped answering")?;
                 }
+                Err(e) if is_of_an_end(&e) => return Err(GONE.into()),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -92,6 +97,21 @@ impl SocketFloor {
     }
 }
 
+/// Whether nobody has the other end of a connection any more.
+fn is_of_an_end(e: &std::io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
+impl Witness for SocketFloor {
+    fn is_there(&self) -> Result<(), Failure> {
+        match self.stream.borrow().as_ref().map(|stream| stream.peek(&mut [0])) {
+            Some(Ok(0)) => Err(GONE.into()),
+            Some(Err(e)) if is_of_an_end(&e) => Err(GONE.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Floor for SocketFloor {
     fn reset(&self) {}
 
@@ -103,12 +123,22 @@ impl Floor for SocketFloor {
         self.read(&mut buffer).map(|()| true)
     }
 
-    fn copy_in(&self, _round: u64, block: &[u8], count: u64) -> Result<(), Failure> {
-        for _ in 0..count {
+    fn copy_in(
+        &self,
+        _round: u64,
+        block: &[u8],
+        (count, limit): (u64, &Limit),
+    ) -> Result<u64, Failure> {
+        let mut last = block.to_vec();
+        last.iter_mut().take(1).for_each(|first| *first = LAST);
+        let mut number = 1;
+        while limit.goes_on(number, count) {
             self.write(block)?;
+            number = number.saturating_add(1);
         }
+        self.write(&last)?;
         // The other end has all of it.
-        self.read(&mut [0])
+        self.read(&mut [0]).map(|()| number)
     }
 }
 
@@ -132,6 +162,9 @@ impl ServerFloor for SocketFloor {
     fn copy_out(&self, block: &mut [u8], count: u64) -> Result<(), Failure> {
         for _ in 0..count {
             self.read(block)?;
+            if block.first() == Some(&LAST) {
+                break;
+            }
         }
         self.write(&[0])
     }
@@ -329,4 +362,32 @@ fn connect(plane: &TcpPlane, station: &End<'_>, at: SocketAddr) -> Result<Addr, 
         Ok(is_there)
     })?;
     Ok(server)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_floor_that_is_cut_short_ends_with_what_was_sent_and_the_next_is_whole()
+    -> Result<(), Failure> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let (near, far) = (SocketFloor::new(true), SocketFloor::new(true));
+        near.set(TcpStream::connect(listener.local_addr()?)?)?;
+        far.set(listener.accept()?.0)?;
+        let over = Limit::after(Some(0.0));
+        std::thread::scope(|scope| {
+            let takes = scope.spawn(move || {
+                far.copy_out(&mut [0; 64], u64::MAX)?;
+                far.copy_out(&mut [0; 1], 5)
+            });
+            let sent = near.copy_in(0, &[0x5A; 64], (u64::MAX, &over))?;
+            assert!(sent > 0 && sent < u64::MAX, "{sent}");
+            assert_eq!(near.copy_in(0, &[0x5A], (5, &Limit::none()))?, 5);
+            takes.join().map_err(|_panicked| "it panicked")?
+        })?;
+        // The other end has gone by now.
+        assert_eq!(near.bounce(0, 8).unwrap_err().to_string(), GONE);
+        Ok(())
+    }
 }

@@ -8,7 +8,7 @@
 //!
 //!     order: TakeWrites                  ------------->     exposes memory, and says where
 //!     writes all messages to that place  ------------->
-//!     all are done: order Tally          ------------->     says whether the last one is there
+//!     all are done: order Enough         ------------->     says whether the last one is there
 //! ```
 //!
 //! That the last word is there when all others are is what devices do, and what such programs rest on; nothing promises it. So the whole of
@@ -22,8 +22,9 @@ use spinwire_dataplane::msg::{Exposed, Target};
 use spinwire_dataplane::provider::{Access, Caps, Provider, RemotePlace};
 
 use super::client::Client;
-use super::floor::Floor;
+use super::floor::{Floor, Witness};
 use super::laps::Laps;
+use super::limit::Limit;
 use super::order::Order;
 use super::sources::Sources;
 use super::station::{Deadline, Station};
@@ -37,7 +38,7 @@ const NAP: Duration = Duration::from_micros(500);
 const LOOKS: u32 = 64;
 
 /// Whether this end can.
-pub(crate) fn check<P: Provider, F>(station: &Station<'_, P, F>) -> Result<(), Failure> {
+pub(crate) fn check<P: Provider, F: Witness>(station: &Station<'_, P, F>) -> Result<(), Failure> {
     let caps = station.endpoint.info().caps;
     if caps.has(Caps::RMA) && caps.has(Caps::EXPOSE) {
         return Ok(());
@@ -46,13 +47,13 @@ pub(crate) fn check<P: Provider, F>(station: &Station<'_, P, F>) -> Result<(), F
 }
 
 /// Memory of this end that the other one writes messages of one size into.
-struct Open<'s, 'm, P: Provider, F> {
+struct Open<'s, 'm, P: Provider, F: Witness> {
     station: &'s Station<'m, P, F>,
     exposed: Exposed,
     size: usize,
 }
 
-impl<'s, 'm, P: Provider, F> Open<'s, 'm, P, F> {
+impl<'s, 'm, P: Provider, F: Witness> Open<'s, 'm, P, F> {
     /// Nothing has come.
     fn new(station: &'s Station<'m, P, F>, size: usize) -> Result<Self, Failure> {
         let mut loan = station.lend_data().ok_or("all buffers are out")?;
@@ -108,7 +109,7 @@ impl<'s, 'm, P: Provider, F> Open<'s, 'm, P, F> {
 
 /// Writes message `number` to the other end, as soon as there is room, and hands that to the device.
 #[inline(always)]
-fn write<'m, P: Provider, F>(
+fn write<'m, P: Provider, F: Witness>(
     station: &Station<'m, P, F>,
     sources: &mut Sources<'_, 'm, P, F>,
     target: Target,
@@ -118,7 +119,7 @@ fn write<'m, P: Provider, F>(
     while !sources.post(number, |endpoint, loan| endpoint.post_write(target, loan, 0))? {
         station.turn();
         sources.collect()?;
-        deadline.check("the device takes no writes")?;
+        station.watch(deadline, "the device takes no writes")?;
     }
     station.endpoint.flush();
     Ok(())
@@ -161,11 +162,12 @@ pub(crate) fn echo<P: Provider, F: Floor>(
     open.close().map(|()| ns)
 }
 
-/// Streams messages into memory of the other end; the seconds until all were done.
+/// Streams messages into memory of the other end, until `limit` at the latest; how many, and the seconds until all were done.
 pub(crate) fn stream<P: Provider, F: Floor>(
     client: &Client<'_, '_, P, F>,
     (size, count, batch): (usize, u64, u64),
-) -> Result<f64, Failure> {
+    limit: &Limit,
+) -> Result<(u64, f64), Failure> {
     let station = &client.station;
     check(station)?;
     let mut sources = Sources::new(station, size)?;
@@ -174,7 +176,7 @@ pub(crate) fn stream<P: Provider, F: Floor>(
     let deadline = Deadline::new();
     let begin = station.clock.now_ns();
     let mut number = 0;
-    while number < count {
+    while limit.goes_on(number, count) {
         let end = number.saturating_add(batch).min(count);
         while number < end
             && sources.post(number, |endpoint, loan| endpoint.post_write(target, loan, 0))?
@@ -188,15 +190,15 @@ pub(crate) fn stream<P: Provider, F: Floor>(
     }
     sources.settle()?;
     let ns = station.clock.now_ns().saturating_sub(begin);
-    station.send_order(client.server, Order::Tally)?;
+    station.send_order(client.server, Order::Enough { count: number })?;
     match client.answer()? {
-        0 => Ok(Duration::from_nanos(ns).as_secs_f64()),
+        0 => Ok((number, Duration::from_nanos(ns).as_secs_f64())),
         _ => Err("the last message did not come as it was written".into()),
     }
 }
 
 /// The server's half of [`echo`].
-pub(crate) fn echo_back<P: Provider, F>(
+pub(crate) fn echo_back<P: Provider, F: Witness>(
     station: &Station<'_, P, F>,
     client: Addr,
     (count, size): (u64, u64),
@@ -220,7 +222,7 @@ pub(crate) fn echo_back<P: Provider, F>(
 }
 
 /// The server's half of [`stream`].
-pub(crate) fn take<P: Provider, F>(
+pub(crate) fn take<P: Provider, F: Witness>(
     station: &Station<'_, P, F>,
     client: Addr,
     (count, size): (u64, u64),
@@ -232,15 +234,12 @@ pub(crate) fn take<P: Provider, F>(
     station.send_order(client, Order::Place { address, key })?;
     let deadline = Deadline::new();
     let mut seen = open.last_word()?;
-    loop {
+    let written = loop {
         station.turn();
         if let Some(completion) = station.endpoint.poll()
             && Station::<P, F>::is_of_order(&completion)
         {
-            match station.heard(completion)?.map(|heard| heard.order) {
-                Some(Order::Tally) => break,
-                _ => return Err("the client sent an order where it was writing".into()),
-            }
+            break station.cut_short(completion)?.min(count);
         }
         // Nobody waits for this end; and a CPU that has nothing to do may be shared with one that has.
         std::thread::sleep(NAP);
@@ -248,9 +247,9 @@ pub(crate) fn take<P: Provider, F>(
         if core::mem::replace(&mut seen, open.last_word()?) != seen {
             deadline.moved();
         }
-        deadline.check_now("the client writes nothing")?;
-    }
-    let good = open.holds(count.saturating_sub(1))?;
+        station.watch_now(&deadline, "the client writes nothing")?;
+    };
+    let good = open.holds(written.saturating_sub(1))?;
     station.send_order(client, Order::Done { value: u64::from(!good) })?;
     open.close()
 }

@@ -75,6 +75,13 @@ impl ProviderName {
     }
 }
 
+/// Where the two ends run.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    cpus: (u32, u32),
+    is_shared: bool,
+}
+
 /// What is measured, and between whom.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PairOptions {
@@ -98,14 +105,15 @@ pub(crate) struct PairOptions {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = arguments::whole(1..=1000_u32))]
     pub(crate) rounds: u32,
 
-    /// CPUs of the two ends, "A,B": A for this end, B for the other. With --listen or --connect, one will do. Default: two
+    /// CPUs of the two ends, "A,B": A for this end, B for the other. One is for both, which then take turns on it; with --listen or --connect, for
+    /// this end. Default: two
     /// cores close to each other.
     #[arg(long, value_name = "A,B", value_delimiter = ',', value_parser = arguments::cpu)]
     pub(crate) cpus: Vec<u32>,
 
     /// Where the two ends run, as it was found before this one was pinned: from then on it may run on one CPU alone.
     #[arg(skip)]
-    placed: OnceCell<(u32, u32)>,
+    placed: OnceCell<Placed>,
 
     /// Send tagged messages and match them by tag.
     #[arg(long)]
@@ -327,6 +335,11 @@ impl PairOptions {
         self.uri.is_none() && !apart.is_some_and(is_of_fabric)
     }
 
+    /// Seconds of each size: as was asked for, or `usual`; `None` where messages were asked for.
+    pub(crate) fn seconds_to_measure(&self, usual: f64) -> Option<f64> {
+        if self.iters.is_some() { None } else { Some(self.seconds.unwrap_or(usual)) }
+    }
+
     /// How messages are marked.
     pub(crate) const fn marking(&self) -> Marking {
         if self.tagged { Marking::Tagged } else { Marking::Untagged }
@@ -334,15 +347,28 @@ impl PairOptions {
 
     /// The CPUs of this end and of the other one. The same whenever it is asked.
     pub(crate) fn placement(&self) -> Result<(u32, u32), Failure> {
+        self.placed().map(|placed| placed.cpus)
+    }
+
+    /// Whether both ends run on one CPU, so that whoever has nothing to do must let the other run. The same whenever it is asked.
+    pub(crate) fn shares_cpu(&self) -> Result<bool, Failure> {
+        self.placed().map(|placed| placed.is_shared)
+    }
+
+    fn placed(&self) -> Result<Placed, Failure> {
         if let Some(placed) = self.placed.get() {
             return Ok(*placed);
         }
-        let placed = self.place()?;
-        Ok(*self.placed.get_or_init(|| placed))
+        let allowed = affinity::allowed_cpus()?;
+        let cpus = self.place(&allowed)?;
+        // Of ends that are started apart, one CPU is that of this end alone.
+        let is_apart = self.listen.is_some() || self.connect.is_some();
+        let knows_both = !is_apart || self.cpus.len() != 1;
+        let is_shared = allowed.len() < 2 || (cpus.0 == cpus.1 && knows_both);
+        Ok(*self.placed.get_or_init(|| Placed { cpus, is_shared }))
     }
 
-    fn place(&self) -> Result<(u32, u32), Failure> {
-        let allowed = affinity::allowed_cpus()?;
+    fn place(&self, allowed: &CpuList) -> Result<(u32, u32), Failure> {
         match self.cpus.as_slice() {
             [] => {
                 let spread: Vec<u32> = affinity::spread(2.min(allowed.len()))?.cpus.to_vec();
@@ -352,16 +378,10 @@ impl PairOptions {
                     [] => Err("cpus: this process may run on none".into()),
                 }
             }
-            [one] => Self::may_run(&allowed, *one, *one),
-            [a, b] => Self::may_run(&allowed, *a, *b),
+            [one] => Self::may_run(allowed, *one, *one),
+            [a, b] => Self::may_run(allowed, *a, *b),
             _ => Err("--cpus: give two, like 2,3".into()),
         }
-    }
-
-    /// Whether both ends run on one CPU, so that whoever has nothing to do must let the other run.
-    pub(crate) fn shares_cpu(&self) -> Result<bool, Failure> {
-        let (a, b) = self.placement()?;
-        Ok(affinity::allowed_cpus()?.len() < 2 || (a == b && self.cpus.len() != 1))
     }
 
     fn may_run(allowed: &CpuList, a: u32, b: u32) -> Result<(u32, u32), Failure> {

@@ -50,6 +50,8 @@ pub(crate) enum Order {
     Took { received: u64, repeated: u64, changed: u64, ns: u64 },
     /// The answer to messages that are too long: this is the longest.
     TooLong { most: u64 },
+    /// The stream ends with its first so many messages, however many were to come.
+    Enough { count: u64 },
 }
 
 impl Order {
@@ -71,6 +73,7 @@ impl Order {
             Self::EchoWrites { count, size, address, key } => [13, count, size, address, key],
             Self::TakeWrites { count, size } => [14, count, size, 0, 0],
             Self::Place { address, key } => [15, address, key, 0, 0],
+            Self::Enough { count } => [16, count, 0, 0, 0],
         };
         let mut bytes = [0; ORDER_BYTES];
         for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
@@ -102,6 +105,7 @@ impl Order {
             13 => Some(Self::EchoWrites { count, size, address: third, key: fourth }),
             14 => Some(Self::TakeWrites { count, size }),
             15 => Some(Self::Place { address: count, key: size }),
+            16 => Some(Self::Enough { count }),
             _ => None,
         }
     }
@@ -137,6 +141,7 @@ mod tests {
             Order::EchoWrites { count: 1, size: 2, address: 3, key: 4 },
             Order::TakeWrites { count: 1, size: 2 },
             Order::Place { address: 5, key: 6 },
+            Order::Enough { count: 7 },
         ] {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }

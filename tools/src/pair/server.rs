@@ -16,7 +16,7 @@ use spinwire_hostshim::verbs;
 
 use super::datagrams;
 use super::ending;
-use super::floor::ServerFloor;
+use super::floor::{ServerFloor, Witness};
 use super::loans::{self, Loans};
 use super::network;
 use super::one_sided;
@@ -170,6 +170,7 @@ pub(crate) fn obey<P: Provider, F: ServerFloor>(
             Order::Done { .. }
             | Order::Took { .. }
             | Order::TooLong { .. }
+            | Order::Enough { .. }
             | Order::Place { .. } => {
                 return Err("the client sent an answer where an order was due".into());
             }
@@ -193,7 +194,7 @@ fn let_begin<P: Provider, F: ServerFloor>(
 }
 
 /// Short messages share buffers, where the provider has that; long ones have one each.
-fn stream_use<P: Provider, F>(station: &Station<'_, P, F>, size: u64) -> DataUse {
+fn stream_use<P: Provider, F: Witness>(station: &Station<'_, P, F>, size: u64) -> DataUse {
     let shares = station.endpoint.info().supports_multi_recv();
     match u32::try_from(size) {
         Ok(size) if shares && u64::from(size) * 4 <= 16 << 10 => DataUse::ManyMessages { size },
@@ -201,7 +202,7 @@ fn stream_use<P: Provider, F>(station: &Station<'_, P, F>, size: u64) -> DataUse
     }
 }
 
-fn echo<P: Provider, F>(
+fn echo<P: Provider, F: Witness>(
     station: &Station<'_, P, F>,
     client: Addr,
     count: u64,
@@ -228,7 +229,7 @@ fn echo<P: Provider, F>(
                     Some(Err(refused)) => return Err(refused.into()),
                     None => return Err("a message came without its bytes".into()),
                 }
-                deadline.check("the client takes no answers")?;
+                station.watch(&deadline, "the client takes no answers")?;
             }
             station.endpoint.flush();
             if let Some(loan) = completion.loan {
@@ -243,7 +244,7 @@ fn echo<P: Provider, F>(
 }
 
 /// Sends back every buffer that comes, after a look at it. What comes after the last one is the next order, and is left where it is.
-fn echo_loans<P: Provider, F>(
+fn echo_loans<P: Provider, F: Witness>(
     station: &Station<'_, P, F>,
     loans: &Loans<'_>,
     client: Addr,
@@ -277,11 +278,11 @@ fn echo_loans<P: Provider, F>(
     loans.settle(station)
 }
 
-/// Takes `count` buffers, and returns how many were not what they should be.
-fn drain_loans<P: Provider, F>(
+/// Takes `count` buffers, or as many as the client says in the end, and returns how many were not what they should be.
+fn drain_loans<P: Provider, F: Witness>(
     station: &Station<'_, P, F>,
     loans: &Loans<'_>,
-    (count, size): (u64, u64),
+    (mut count, size): (u64, u64),
 ) -> Result<u64, Failure> {
     let size = usize::try_from(size)?;
     let deadline = Deadline::new();
@@ -292,6 +293,10 @@ fn drain_loans<P: Provider, F>(
         while next < count
             && let Some(mut completion) = station.endpoint.poll()
         {
+            if Station::<P, F>::is_of_order(&completion) {
+                count = station.cut_short(completion)?;
+                continue;
+            }
             let Some(guard) = loans.take(&mut completion)? else { continue };
             bad = bad.saturating_add(u64::from(!loans::is_good(&guard, size, next)?));
             next = next.saturating_add(1);
@@ -302,10 +307,10 @@ fn drain_loans<P: Provider, F>(
     Ok(bad)
 }
 
-/// Receives `count` messages of `size` bytes, and returns how many were not what they should be.
-fn drain<P: Provider, F>(
+/// Receives `count` messages of `size` bytes, or as many as the client says in the end, and returns how many were not what they should be.
+fn drain<P: Provider, F: Witness>(
     station: &Station<'_, P, F>,
-    (count, size): (u64, u64),
+    (mut count, size): (u64, u64),
     marking: Marking,
     use_for: DataUse,
 ) -> Result<u64, Failure> {
@@ -319,6 +324,10 @@ fn drain<P: Provider, F>(
         while next < count
             && let Some(completion) = station.endpoint.poll()
         {
+            if Station::<P, F>::is_of_order(&completion) {
+                count = station.cut_short(completion)?;
+                continue;
+            }
             if completion.kind == Kind::Received {
                 let seen = station.endpoint.read(&completion, |bytes| {
                     for message in completion.messages(bytes) {
@@ -344,15 +353,20 @@ fn drain<P: Provider, F>(
 mod tests {
     use spinwire_dataplane::id::Name;
     use spinwire_dataplane::msg::SendTo;
+    use spinwire_dataplane::provider::shm::ShmPort;
 
     use super::*;
+    use crate::pair::floor::{Floor, LaneFloor};
+    use crate::pair::limit::Limit;
     use crate::pair::order::ORDER_TAG;
 
-    /// The client has its last answer before this end has looked again: its next order lies right behind the last message.
-    #[test]
-    fn an_order_right_behind_the_last_message_is_not_taken_for_one() -> Result<(), Failure> {
-        const COUNT: u64 = 3;
-        let name = format!("order-behind-{}", std::process::id());
+    type End<'s, 'm> = Station<'m, ShmPort<'s, 'm>, LaneFloor<'s>>;
+
+    fn two_ends<R>(
+        name: &str,
+        then: impl FnOnce([&End<'_, '_>; 2]) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        let name = format!("{name}-{}", std::process::id());
         let config = DomainConfig { geometry: geometry(64), ..DomainConfig::default() };
         let domain = Domain::create(&name, &config)?;
         let role = |name| Role { name, buffer_bytes: 64, yields: true };
@@ -363,18 +377,68 @@ mod tests {
         let [server_memory, client_memory] = &mut memory;
         let server = Station::open(&domain, &Plane::arena(server_memory), &role("server"))?;
         let client = Station::open(&domain, &Plane::arena(client_memory), &role("client"))?;
-        let to = client.endpoint.connect(&Name::new("server")?)?;
-        let from = server.endpoint.connect(&Name::new("client")?)?;
-        server.post_all_data(Marking::Tagged, DataUse::OneMessage)?;
-        for _ in 0..COUNT {
-            client.endpoint.inject(data_to(to, Marking::Tagged), &[7; 64])?;
-        }
-        let next = Order::Floor { count: 5, size: 0 };
-        client.endpoint.inject(SendTo::peer(to).tag(ORDER_TAG), &next.encode())?;
-        client.endpoint.flush();
-        echo(&server, from, COUNT, Marking::Tagged)?;
-        let (_, order) = server.next_order(Patience::Limited)?;
         domain.unlink()?;
-        if order == next { Ok(()) } else { Err("another order came".into()) }
+        then([&server, &client])
+    }
+
+    /// Its time was up before all was sent.
+    #[test]
+    fn a_stream_that_is_cut_short_is_checked_as_far_as_it_goes() -> Result<(), Failure> {
+        two_ends("cut-short", |[server, client]| {
+            let to = client.endpoint.connect(&Name::new("server")?)?;
+            let use_for = DataUse::OneMessage;
+            for sent in [3, 1] {
+                server.post_all_data(Marking::Untagged, use_for)?;
+                let mut stamper = pattern::Stamper::new(64);
+                for number in 0..sent {
+                    let to = data_to(to, Marking::Untagged);
+                    client.endpoint.inject(to, stamper.message(number))?;
+                }
+                client.send_order(to, Order::Enough { count: sent })?;
+                let found = drain(server, (u64::MAX, 64), Marking::Untagged, use_for)?;
+                assert_eq!(found, 0, "{sent}");
+            }
+            client.send_order(to, Order::Bye)?;
+            let error = drain(server, (u64::MAX, 64), Marking::Untagged, use_for).unwrap_err();
+            assert!(error.to_string().contains("where it was streaming"));
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn floors_that_are_cut_short_end_with_what_was_sent() -> Result<(), Failure> {
+        const COUNT: u64 = 1 << 40;
+        two_ends("short-floor", |[server, client]| {
+            client.floor.reset();
+            let (there, here) = (server.floor, client.floor);
+            let took = std::thread::scope(|scope| {
+                let takes = scope.spawn(move || there.copy_out(&mut [0; 64], COUNT));
+                let sent = here.copy_in(0, &[7; 64], (COUNT, &Limit::after(Some(0.0))))?;
+                takes.join().map_err(|_panicked| "it panicked")??;
+                Ok::<_, Failure>(sent)
+            })?;
+            assert!(took > 0 && took < COUNT, "{took}");
+            Ok(())
+        })
+    }
+
+    /// The client has its last answer before this end has looked again: its next order lies right behind the last message.
+    #[test]
+    fn an_order_right_behind_the_last_message_is_not_taken_for_one() -> Result<(), Failure> {
+        const COUNT: u64 = 3;
+        two_ends("order-behind", |[server, client]| {
+            let to = client.endpoint.connect(&Name::new("server")?)?;
+            let from = server.endpoint.connect(&Name::new("client")?)?;
+            server.post_all_data(Marking::Tagged, DataUse::OneMessage)?;
+            for _ in 0..COUNT {
+                client.endpoint.inject(data_to(to, Marking::Tagged), &[7; 64])?;
+            }
+            let next = Order::Floor { count: 5, size: 0 };
+            client.endpoint.inject(SendTo::peer(to).tag(ORDER_TAG), &next.encode())?;
+            client.endpoint.flush();
+            echo(server, from, COUNT, Marking::Tagged)?;
+            let (_, order) = server.next_order(Patience::Limited)?;
+            if order == next { Ok(()) } else { Err("another order came".into()) }
+        })
     }
 }

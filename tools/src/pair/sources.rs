@@ -8,6 +8,7 @@ use spinwire_dataplane::msg::{Endpoint, Kind};
 use spinwire_dataplane::provider::{Modes, Provider, Status};
 use spinwire_dataplane::raw::loan::Loan;
 
+use super::floor::Witness;
 use super::station::{Deadline, Station};
 use crate::pattern::Stamps;
 use crate::report::Failure;
@@ -16,7 +17,10 @@ use crate::report::Failure;
 const UNCOPIED_BYTES_MIN: usize = 4096;
 
 /// Whether a stream of such messages goes from where they lie.
-pub(crate) fn are_better<P: Provider, F>(station: &Station<'_, P, F>, size: usize) -> bool {
+pub(crate) fn are_better<P: Provider, F: Witness>(
+    station: &Station<'_, P, F>,
+    size: usize,
+) -> bool {
     size >= UNCOPIED_BYTES_MIN && station.endpoint.info().modes.has(Modes::REGISTRATION)
 }
 
@@ -28,7 +32,7 @@ pub(crate) struct Sources<'s, 'm, P, F> {
     under_way: VecDeque<Stamps>,
 }
 
-impl<'s, 'm, P: Provider, F> Sources<'s, 'm, P, F> {
+impl<'s, 'm, P: Provider, F: Witness> Sources<'s, 'm, P, F> {
     /// All that the station has to spare.
     pub(crate) fn new(station: &'s Station<'m, P, F>, size: usize) -> Result<Self, Failure> {
         let mut free = Vec::new();
@@ -93,7 +97,7 @@ impl<'s, 'm, P: Provider, F> Sources<'s, 'm, P, F> {
         while !self.under_way.is_empty() {
             self.station.turn();
             self.collect()?;
-            deadline.check("the device does not end what it was handed")?;
+            self.station.watch(&deadline, "the device does not end what it was handed")?;
         }
         Ok(())
     }

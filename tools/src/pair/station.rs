@@ -16,14 +16,21 @@ use spinwire_dataplane::time::Instant as PlaneInstant;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::domain::Domain;
 
-use super::floor::LaneFloor;
+use super::floor::{LaneFloor, Witness};
 use super::order::{DATA_TAG, Marking, ORDER_BYTES, ORDER_TAG, Order};
 use crate::report::Failure;
 
+/// What is said of an end that is no more.
+pub(crate) const GONE: &str = "the other end is gone: its process ended";
+/// What is said below a table where both ends have one CPU.
+pub(crate) const ON_ONE_CPU: &str =
+    "both ends on one CPU: who has nothing to do yields to the other\n";
 /// How long an end waits for the other one before it gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Looks between two at the clock.
 const CLOCK_EVERY: u32 = 1 << 14;
+/// How long what somebody said is looked for who is gone.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Looks between two at the events of the endpoint: well below a millisecond.
 const WATCH_EVERY: u32 = 1 << 12;
 /// The context of receives for orders; data receives have 0.
@@ -78,7 +85,7 @@ impl<'s, 'm> Station<'m, ShmPort<'s, 'm>, LaneFloor<'s>> {
     }
 }
 
-impl<'m, P: Provider, F> Station<'m, P, F> {
+impl<'m, P: Provider, F: Witness> Station<'m, P, F> {
     /// An end over a port. Posts receives for orders.
     pub(crate) fn over(port: P, floor: F, bump: &Bump<'m>, role: &Role) -> Result<Self, Failure> {
         let endpoint = Endpoint::new(port, bump, &EndpointConfig::default())?;
@@ -198,10 +205,36 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
                     self.endpoint.flush();
                     return Ok(());
                 }
-                Err(PostError::Retry(_)) => self.turn(),
+                Err(PostError::Retry(_)) => {}
                 Err(refused) => return Err(refused.into()),
             }
-            deadline.check("an order could not be sent")?;
+            self.turn_for_room(&deadline, "an order could not be sent")?;
+        }
+    }
+
+    /// One turn of who sends and waits for room, not for messages. An order that comes is kept; what else comes is taken, too: until
+    /// then no turn looks for more, nor for the end of the other one.
+    #[inline(always)]
+    pub(crate) fn turn_for_room(
+        &self,
+        deadline: &Deadline,
+        what: &'static str,
+    ) -> Result<(), Failure> {
+        self.turn();
+        while let Some(completion) = self.endpoint.poll() {
+            if Self::is_of_order(&completion) {
+                self.keep(completion);
+            }
+        }
+        self.watch(deadline, what)
+    }
+
+    /// How many messages a stream has that was cut short, by the order that came where they were awaited.
+    #[cold]
+    pub(crate) fn cut_short(&self, completion: Completion<'m>) -> Result<u64, Failure> {
+        match self.heard(completion)?.map(|heard| heard.order) {
+            Some(Order::Enough { count }) => Ok(count),
+            _ => Err("the client sent an order where it was streaming".into()),
         }
     }
 
@@ -231,7 +264,7 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
                 mind(event)?;
             }
             match patience {
-                Patience::Limited => deadline.check("the other end does not answer")?,
+                Patience::Limited => self.watch(&deadline, "the other end does not answer")?,
                 Patience::Unlimited => nap.rest(false),
             }
         }
@@ -260,9 +293,19 @@ impl<'m, P: Provider, F> Station<'m, P, F> {
     }
 
     #[cold]
-    fn watch_now(&self, deadline: &Deadline, what: &'static str) -> Result<(), Failure> {
+    pub(crate) fn watch_now(&self, deadline: &Deadline, what: &'static str) -> Result<(), Failure> {
         while let Some(event) = self.endpoint.poll_event() {
             mind(event)?;
+        }
+        if !deadline.has_moved.get()
+            && let Err(gone) = self.floor.is_there()
+        {
+            // What it has said before it went is looked for a little longer.
+            let seen = deadline.seen_gone.get().unwrap_or_else(Instant::now);
+            deadline.seen_gone.set(Some(seen));
+            if seen.elapsed() > LAST_WORDS {
+                return Err(gone);
+            }
         }
         deadline.check_now(what)
     }
@@ -298,7 +341,7 @@ pub(crate) const fn data_to(peer: Addr, marking: Marking) -> SendTo {
 pub(crate) fn mind(event: Event) -> Result<(), Failure> {
     match event {
         Event::Connected(_) | Event::StaleCompletion(_) => Ok(()),
-        Event::PeerGone(_) => Err("the other end is gone: its process ended".into()),
+        Event::PeerGone(_) => Err(GONE.into()),
         Event::PeerCorrupt(_) => Err("the other end wrote nonsense".into()),
         Event::Refused(_) => Err("the other end did not take the connection".into()),
     }
@@ -328,6 +371,8 @@ pub(crate) struct Deadline {
     looks: core::cell::Cell<u32>,
     since: core::cell::Cell<Option<Instant>>,
     has_moved: core::cell::Cell<bool>,
+    /// Since when the other end is seen to be gone.
+    seen_gone: core::cell::Cell<Option<Instant>>,
 }
 
 impl Deadline {
@@ -336,6 +381,7 @@ impl Deadline {
             looks: core::cell::Cell::new(0),
             since: core::cell::Cell::new(None),
             has_moved: core::cell::Cell::new(false),
+            seen_gone: core::cell::Cell::new(None),
         }
     }
 
@@ -397,7 +443,41 @@ impl Nap {
 
 #[cfg(test)]
 mod tests {
+    use spinwire_hostshim::domain::DomainConfig;
+    use spinwire_hostshim::plane::Plane;
+
     use super::*;
+
+    /// Who sends looks for nothing that comes, and hears of the other end's end all the same.
+    #[test]
+    fn who_waits_for_room_hears_that_the_other_end_has_gone() -> Result<(), Failure> {
+        let name = format!("room-{}", std::process::id());
+        let domain = Domain::create(&name, &DomainConfig::default())?;
+        let role = |name| Role { name, buffer_bytes: 64, yields: true };
+        let mut memory =
+            [Plane::memory(arena_bytes(&role("a")))?, Plane::memory(arena_bytes(&role("b")))?];
+        let [near, far] = &mut memory;
+        let near = Station::open(&domain, &Plane::arena(near), &role("near"))?;
+        let far_end = Station::open(&domain, &Plane::arena(far), &role("far"))?;
+        domain.unlink()?;
+        let far = near.endpoint.connect(&Name::new("far")?)?;
+        let to = data_to(far, Marking::Untagged);
+        // A message that nobody here takes, as the answer to the last stream may be; and no room.
+        let back = far_end.endpoint.connect(&Name::new("near")?)?;
+        far_end.send_order(back, Order::Done { value: 7 })?;
+        while near.endpoint.inject(to, &[7; 64]).is_ok() {}
+        let deadline = Deadline::new();
+        let turns =
+            |most: u32| (0..most).find_map(|_| near.turn_for_room(&deadline, "too late").err());
+        assert!(turns(WATCH_EVERY * 2).is_none(), "it is there");
+        drop(far_end);
+        let error = turns(WATCH_EVERY * 4).ok_or("it is not missed")?;
+        assert_eq!(error.to_string(), GONE);
+        let kept = near.early.take().map(|completion| near.heard(completion)).transpose()?;
+        let kept = kept.flatten().map(|heard| heard.order);
+        assert_eq!(kept, Some(Order::Done { value: 7 }));
+        Ok(())
+    }
 
     #[test]
     fn time_begins_anew_with_everything_that_comes() {

@@ -270,6 +270,14 @@ fn round_trips_over_libfabric_or_how_to_get_them() {
     ends_over_libfabric_may_be_started_apart(&folder);
     ends_over_libfabric_leave_nothing_behind(&folder);
     refused(&["lat", "--provider", "ofi", "--connect", "x"], "--connect: not offered");
+    // On one CPU each lets the other have its turn; and what one size was pinned to, the next is not.
+    for (cpus, sizes) in [("0", "64"), ("0,0", "64,128"), ("", "64,128")] {
+        let cpus = if cpus.is_empty() { vec![] } else { vec!["--cpus", cpus] };
+        let few = ["lat", "--provider", "ofi", "--iters", "50", "--size", sizes];
+        let ran = folder.run(&[&few[..], &cpus].concat());
+        assert_eq!(ran.code, 0, "{cpus:?} {ran:?}");
+        assert_eq!(ran.out.lines().count(), sizes.split(',').count(), "{ran:?}");
+    }
     for (provider, kind) in [("tcp", "rdm"), ("tcp", "msg"), ("shm", "rdm")] {
         let ran = folder.run(&[
             "lat",

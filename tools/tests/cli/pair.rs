@@ -139,11 +139,74 @@ fn bw_reports_what_it_promises_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn one_cpu_for_both_ends_still_makes_progress() {
+fn who_has_one_cpu_with_the_other_end_yields_and_says_so() {
     let folder = Folder::new();
-    let ran = folder.run(&["lat", "--cpus", "0,0", "--iters", "50", "--rounds", "1", "--json"]);
-    assert_eq!(ran.code, 0, "{ran:?}");
-    assert_eq!(ran.json()["cpus"], serde_json::json!([0, 0]));
+    for cpus in ["0,0", "0"] {
+        let few = ["--cpus", cpus, "--iters", "50", "--rounds", "1"];
+        let ran = folder.run(&[&["lat", "--json"][..], &few].concat());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_eq!(ran.json()["cpus"], serde_json::json!([0, 0]));
+        assert_eq!(ran.json()["shares_cpu"], true, "{ran:?}");
+        let ran = folder.run(&[&["bw"][..], &few].concat());
+        assert!(ran.out.contains("both ends on one CPU"), "{ran:?}");
+    }
+    // Of ends that are started apart each names its own.
+    let apart = ["lat", "--listen", "demo", "--cpus", "0", "--json"];
+    let mut listens = command(folder.path(), &apart).stdout(Stdio::null()).spawn().unwrap();
+    while !folder.has("demo") {
+        assert!(listens.try_wait().unwrap().is_none(), "it listens");
+    }
+    let few = ["--cpus", "0,0", "--iters", "50", "--rounds", "1", "--json"];
+    let ran = folder.run(&[&["lat", "--connect", "demo"][..], &few].concat());
+    assert_eq!((ran.code, &ran.json()["shares_cpu"]), (0, &true.into()), "{ran:?}");
+    assert!(listens.wait().unwrap().success());
+}
+
+/// The second process of a command, as soon as there is one.
+fn second_process(of: u32) -> u32 {
+    let parent = format!(" {of} ");
+    let is_second = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.get(2..).unwrap_or("").starts_with(&parent))
+    };
+    loop {
+        let all = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        if let Some(second) = pids.into_iter().find(is_second) {
+            return second;
+        }
+    }
+}
+
+/// Whatever is under way when the second process is killed: nobody waits for it until the patience is at its end.
+#[test]
+fn who_measures_with_a_process_that_is_killed_says_so() {
+    let folder = Folder::new();
+    let mut ways =
+        vec![vec!["lat"], vec!["bw"], vec!["bw", "--zero-copy"], vec!["bw", "--provider", "tcp"]];
+    if cfg!(feature = "libfabric") {
+        let tcp = "ofi://tcp/127.0.0.1:0";
+        ways.extend([
+            vec!["lat", "--provider", "ofi"],
+            vec!["lat", "--uri", tcp],
+            vec!["bw", "--uri", tcp],
+        ]);
+    }
+    for way in ways {
+        let endless = [&way[..], &["--seconds", "3600", "--rounds", "1"]].concat();
+        let measures = heedful(&folder, &endless).stderr(Stdio::piped()).spawn().unwrap();
+        let second = second_process(measures.id()).to_string();
+        // In the middle of its warm-up, or of the first round; or before, where the machine is busy.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        send("KILL", &second);
+        let ran = measures.wait_with_output().unwrap();
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(ran.status.code(), Some(2), "{endless:?}: {said}");
+        let why = ["gone", "ended too early", "nobody answers"];
+        let says_why = why.iter().any(|why| said.contains(why));
+        assert!(says_why && !said.contains("10 s"), "{endless:?}: {said}");
+    }
+    assert!(!folder.has_any(), "the names that it had made are taken along");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use spinwire_dataplane::provider::{Provider, Status};
 use spinwire_dataplane::raw::loan::Loan;
 
 use super::super::datagrams::DatagramFloor;
-use super::super::floor::Floor;
+use super::super::floor::{Floor, Witness};
 use super::super::order::{Marking, Order};
 use super::super::station::{DataUse, Heard, Station, data_to};
 use super::{Quiet, STREAM_MAX, Took, say};
@@ -89,7 +89,7 @@ impl Desk {
     }
 
     /// Answers the last order, now and whenever it comes again.
-    pub(in crate::pair) fn answer<P: Provider, F>(
+    pub(in crate::pair) fn answer<P: Provider, F: Witness>(
         &self,
         station: &Station<'_, P, F>,
         answer: Order,
@@ -99,7 +99,7 @@ impl Desk {
     }
 
     /// The order, if it is the client's next.
-    fn next_of<P: Provider, F>(
+    fn next_of<P: Provider, F: Witness>(
         &self,
         station: &Station<'_, P, F>,
         heard: Heard,
@@ -122,7 +122,7 @@ impl Desk {
     }
 
     /// Receives messages for this from now on.
-    fn post<P: Provider, F>(
+    fn post<P: Provider, F: Witness>(
         &self,
         station: &Station<'_, P, F>,
         posted: (Marking, DataUse),
@@ -132,7 +132,7 @@ impl Desk {
     }
 
     /// Posts the buffer of a message again.
-    fn post_again<'m, P: Provider, F>(
+    fn post_again<'m, P: Provider, F: Witness>(
         &self,
         station: &Station<'m, P, F>,
         loan: Option<Loan<'m>>,
@@ -144,7 +144,7 @@ impl Desk {
 
     /// One turn. The client's next order, if it has come. Messages are dropped: those of strangers must not fill the room for those that
     /// wait.
-    pub(in crate::pair) fn look<P: Provider, F>(
+    pub(in crate::pair) fn look<P: Provider, F: Witness>(
         &self,
         station: &Station<'_, P, F>,
     ) -> Result<Option<Order>, Failure> {
@@ -309,6 +309,7 @@ pub(in crate::pair) fn obey<P: Provider>(
             | Order::EchoWrites { .. }
             | Order::TakeWrites { .. }
             | Order::Place { .. }
+            | Order::Enough { .. }
             | Order::Done { .. }
             | Order::Took { .. }
             | Order::TooLong { .. } => {

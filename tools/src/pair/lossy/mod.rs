@@ -28,7 +28,8 @@ use spinwire_dataplane::provider::{Provider, Status};
 
 pub(in crate::pair) use self::desk::{Desk, Tally, obey};
 use super::client::Client;
-use super::floor::Floor;
+use super::floor::{Floor, Witness};
+use super::limit::Limit;
 use super::order::{Marking, ORDER_TAG, Order};
 use super::silence::{MOMENT, Silence};
 use super::station::{DataUse, Heard, PATIENCE, Station, data_to};
@@ -90,7 +91,7 @@ impl Quiet {
 }
 
 /// Says an order, once. What finds no room is as good as lost: it is said again.
-fn say<P: Provider, F>(
+fn say<P: Provider, F: Witness>(
     station: &Station<'_, P, F>,
     to: Addr,
     (number, order): (u64, Order),
@@ -292,20 +293,22 @@ impl Exchange {
         }
     }
 
-    /// Streams `count` messages, as fast as they are taken, and returns what came of them.
+    /// Streams `count` messages, as fast as they are taken, and until `limit` at the latest; returns how many were sent, and what came of
+    /// them.
     pub(crate) fn stream<P: Provider, F: Floor>(
         &self,
         client: &Client<'_, '_, P, F>,
         (size, marking): (usize, Marking),
         (count, batch): (u64, u64),
-    ) -> Result<Took, Failure> {
+        limit: &Limit,
+    ) -> Result<(u64, Took), Failure> {
         let station = &client.station;
         client.prepare(Order::Drain { count, size: u64::try_from(size)?, marking })?;
         let mut stamper = pattern::Stamper::new(size);
         let to = data_to(client.server, marking);
         let quiet = Quiet::new();
         let mut number = 0;
-        while number < count {
+        while limit.goes_on(number, count) {
             let end = number.saturating_add(batch).min(count);
             while number < end {
                 let to = to.immediate(self.round() | number);
@@ -326,7 +329,7 @@ impl Exchange {
             }
             quiet.check(&station.floor)?;
         }
-        self.tally(client)
+        Ok((number, self.tally(client)?))
     }
 
     /// What came of the last stream.
@@ -351,7 +354,7 @@ fn no_answer() -> Failure {
     format!("the other end does not answer for {} s", PATIENCE.as_secs()).into()
 }
 
-fn is_same<'m, P: Provider, F>(
+fn is_same<'m, P: Provider, F: Witness>(
     station: &Station<'m, P, F>,
     completion: &Completion<'m>,
     message: &[u8],
@@ -366,16 +369,19 @@ mod tests {
 
     struct Nobody(bool);
 
+    impl Witness for Nobody {
+        fn is_there(&self) -> Result<(), Failure> {
+            if self.0 { Ok(()) } else { Err("gone".into()) }
+        }
+    }
+
     impl Floor for Nobody {
         fn reset(&self) {}
         fn bounce(&self, _number: u64, _size: usize) -> Result<bool, Failure> {
             Ok(false)
         }
-        fn copy_in(&self, _round: u64, _block: &[u8], _count: u64) -> Result<(), Failure> {
-            Ok(())
-        }
-        fn is_there(&self) -> Result<(), Failure> {
-            if self.0 { Ok(()) } else { Err("gone".into()) }
+        fn copy_in(&self, _: u64, _: &[u8], (count, _): (u64, &Limit)) -> Result<u64, Failure> {
+            Ok(count)
         }
     }
 
