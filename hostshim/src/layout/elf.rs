@@ -10,6 +10,8 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use gimli::{Dwarf, EndianSlice, RunTimeEndian, SectionId};
@@ -249,13 +251,29 @@ impl Sections<'_> {
     }
 }
 
+/// A device that gives as many bytes is taken for one without an end.
+const DEVICE_BYTES: u64 = 1 << 20;
+
 /// The bytes of a file.
 pub(super) fn bytes_of(path: &Path) -> Result<Vec<u8>, Unreadable> {
     let name = path.display().to_string();
     if path.is_dir() {
         return Err(Unreadable::new(name, "is a folder", "name a file, no folder"));
     }
-    fs::read(path).map_err(|e| Unreadable::file(&name, &e))
+    let kind = fs::metadata(path).map(|about| about.file_type());
+    if !kind.is_ok_and(|kind| kind.is_char_device() || kind.is_block_device()) {
+        return fs::read(path).map_err(|e| Unreadable::file(&name, &e));
+    }
+    // Of /dev/zero there is more than there is memory.
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|it| it.take(DEVICE_BYTES).read_to_end(&mut bytes));
+    match read {
+        Ok(count) if u64::try_from(count).is_ok_and(|count| count < DEVICE_BYTES) => Ok(bytes),
+        Ok(_more) => {
+            Err(Unreadable::new(name, "is a device without an end", "name a file, or a pipe"))
+        }
+        Err(e) => Err(Unreadable::file(&name, &e)),
+    }
 }
 
 pub(super) fn damaged(origin: &str, why: &str) -> Unreadable {

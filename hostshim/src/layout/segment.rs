@@ -63,27 +63,39 @@ fn of(origin: &str, header: &SegmentHeader) -> Catalog {
     catalog
 }
 
-/// Sizes of the entries of tables that lie without a gap.
+/// What there may be between the last lane and the rings of the lanes, which begin on a page.
+const BEFORE_RINGS: u64 = 4096 - 1;
+
+/// Sizes of the entries of tables, as far as the places of two tables tell: entries are whole lines, and there is one such size that leads
+/// from the one table to the next.
 fn strides(header: &SegmentHeader) -> Vec<Type> {
     let tables = [
         (
             "shm::ProcessEntry",
-            header.process_table_offset,
-            header.endpoint_table_offset,
+            (header.process_table_offset, header.endpoint_table_offset),
             header.process_count,
+            0,
         ),
         (
             "shm::EndpointEntry",
-            header.endpoint_table_offset,
-            header.lane_table_offset,
+            (header.endpoint_table_offset, header.lane_table_offset),
             header.endpoint_count,
+            0,
         ),
-        ("shm::LaneHeader", header.lane_table_offset, header.lane_ring_offset, header.lane_count),
+        (
+            "shm::LaneHeader",
+            (header.lane_table_offset, header.lane_ring_offset),
+            header.lane_count,
+            BEFORE_RINGS,
+        ),
     ];
-    let stride = |(name, from, to, count): (&str, u64, u64, u32)| {
-        let bytes = to.checked_sub(from)?;
-        let size = bytes.checked_div(u64::from(count))?;
-        (size > 0 && size.checked_mul(u64::from(count)) == Some(bytes)).then(|| Type {
+    let stride = |(name, (from, to), count, gap_max): (&str, (u64, u64), u32, u64)| {
+        let bytes: u64 = to.checked_sub(from)?;
+        let most = bytes.checked_div(u64::from(count))?;
+        let least = bytes.saturating_sub(gap_max).div_ceil(u64::from(count)).max(1);
+        let size = most.checked_sub(most % LINE)?;
+        let is_the_only_one = size >= least && size.saturating_sub(LINE) < least;
+        is_the_only_one.then(|| Type {
             name: name.to_owned(),
             kind: Kind::Struct,
             size,
@@ -96,11 +108,15 @@ fn strides(header: &SegmentHeader) -> Vec<Type> {
     tables.into_iter().filter_map(stride).collect()
 }
 
+/// Bytes of a cache line.
+const LINE: u64 = 64;
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::layout::compare;
 
+    const LANE_TABLE: u64 = 256 + 4 * 128 + 4 * 256;
     const OURS: SegmentHeader = SegmentHeader {
         magic: abi::MAGIC,
         ready: abi::READY,
@@ -109,11 +125,11 @@ mod tests {
         kind: 1,
         process_count: 4,
         endpoint_count: 4,
-        lane_count: 2,
+        lane_count: 128,
         process_table_offset: 256,
         endpoint_table_offset: 256 + 4 * 128,
-        lane_table_offset: 256 + 4 * 128 + 4 * 256,
-        lane_ring_offset: 256 + 4 * 128 + 4 * 256 + 2 * 256,
+        lane_table_offset: LANE_TABLE,
+        lane_ring_offset: (LANE_TABLE + 128 * 256).next_multiple_of(4096),
         ..SegmentHeader::ZERO
     };
 
@@ -124,7 +140,7 @@ mod tests {
         assert_eq!(compare::mirror(&ours, &same, &[]), []);
         let other = SegmentHeader {
             layout_hash: 7,
-            lane_ring_offset: OURS.lane_ring_offset + 2 * 64,
+            lane_ring_offset: (LANE_TABLE + 128 * 320).next_multiple_of(4096),
             ..OURS
         };
         let other = of("shm:b", &other);
@@ -133,6 +149,21 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].contains("shm::LaneHeader") && found[0].contains("320"), "{found:?}");
         assert!(found[1].contains("SPINWIRE_LAYOUT_HASH") && found[1].contains("0x7"), "{found:?}");
+    }
+
+    #[test]
+    fn what_lies_before_the_rings_is_none_of_the_lanes() {
+        let ours = ours::catalog(&[abi::SHM_ROOM]);
+        for lane_count in [1, 2, 64, 100, 128, 512] {
+            let lane_ring_offset =
+                (LANE_TABLE + u64::from(lane_count) * 256).next_multiple_of(4096);
+            let other = SegmentHeader { layout_hash: 7, lane_count, lane_ring_offset, ..OURS };
+            let found = compare::mirror(&ours, &of("shm:c", &other), &[]);
+            assert_eq!(found.len(), 1, "the hash alone differs: {found:?}");
+            // Of a few lanes many a size would do.
+            let is_told = strides(&other).iter().any(|ty| ty.name == "shm::LaneHeader");
+            assert_eq!(is_told, lane_count >= 64, "{lane_count}");
+        }
     }
 
     #[test]

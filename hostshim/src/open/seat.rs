@@ -307,7 +307,7 @@ impl<'a> Seat<'a> {
             }
             (Floor::Udp(host, _, routes), Place::Socket(address), _) => {
                 self.route(routes, name, address)?;
-                check_way(host.local().ip(), (uri, address))?;
+                check_way(host, uri, address)?;
                 Ok(endpoint.connect(&name)?)
             }
             _ => Err(OpenError::Transport(uri.transport())),
@@ -321,15 +321,15 @@ impl<'a> Seat<'a> {
     }
 }
 
+/// Whether datagrams from that socket have a way to `uri`: which is looked for no later than here.
+fn check_way(host: &UdpHost, uri: &Uri, address: &Address) -> Result<(), OpenError> {
+    let tried = find_way(host.local().ip(), first_of(address)?);
+    tried.err().and_then(|e| unreachable(uri, &e)).map_or(Ok(()), Err)
+}
+
 /// Whether the kernel knows a way from an address of this host to that one. It is asked by connect(2) of a socket of UDP, which sends nothing.
 fn find_way(from: IpAddr, to: SocketAddr) -> io::Result<()> {
     UdpSocket::bind((from, 0))?.connect(to)
-}
-
-/// Whether the kernel knows one to what `uri` says. Nothing is sent by this; later nobody looks.
-fn check_way(from: IpAddr, (uri, address): (&Uri, &Address)) -> Result<(), OpenError> {
-    let tried = find_way(from, first_of(address)?);
-    tried.err().and_then(|e| unreachable(uri, &e)).map_or(Ok(()), Err)
 }
 
 /// Any address of this host, of the same family.

@@ -370,8 +370,8 @@ impl Station<'_> {
     /// are others.
     #[inline]
     fn next(&self, size: usize) -> Result<Option<()>, Failure> {
-        let (mut now, mut turns) = (self.clock.now(), 0_u32);
-        let (mut waited_ns, mut look_at) = (0_u64, LOOK_AFTER_NS);
+        let (mut now, mut turns, mut look_at) = (self.clock.now(), 0_u32, LOOK_AFTER_NS);
+        let mut waited_ns = 0_u64;
         loop {
             // To read the clock takes as long as to look for a message.
             turns = turns.wrapping_add(1);

@@ -44,7 +44,7 @@ fn what_is_of_another_user_is_left_to_that_user() {
     // Nobody else sees whether it is in use: to remove the file would be bad advice.
     for how in [&["rm", "theirs"][..], &["rm", "--dead"], &["pool", "rm", "theirs"]] {
         let ran = folder.run(how);
-        says_once(&ran, "remedy: as its user: sudo -u '#65534' spinwire rm theirs");
+        says_once(&ran, "remedy: sudo -u '#65534' spinwire rm theirs");
         assert!(ran.out.contains("belongs to user 65534"), "{ran:?}");
         assert!(folder.has("theirs"), "{ran:?}");
     }
@@ -77,6 +77,24 @@ fn a_folder_that_is_not_there_is_told_with_what_helps() {
         assert_eq!(ran.code, 2, "{ran:?}");
         says_once(&ran, "or point SPINWIRE_SHM_DIR to a folder");
     }
+}
+
+#[test]
+fn what_has_no_end_is_no_source_of_layouts() {
+    let folder = Folder::new();
+    for how in [["lock", "/dev/zero"], ["dump", "btf:/dev/zero"]] {
+        // Not all of this machine's memory, should it be read.
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -v 2000000; exec \"$0\" layout \"$@\""]);
+        let ran = command.arg(env!("CARGO_BIN_EXE_spinwire")).args(how).output().unwrap();
+        let told = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(ran.status.code(), Some(2), "{told}");
+        let says = "/dev/zero: is a device without an end; remedy: name a file";
+        assert!(told.contains(says), "{told}");
+    }
+    let ran = folder.run(&["layout", "header", "--prefix", "a b"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.err.contains("begins no name in C"), "{ran:?}");
 }
 
 #[test]

@@ -171,7 +171,7 @@ pub struct HeaderArgs {
     #[arg(long, value_name = "LANGUAGE", default_value = "c")]
     lang: Lang,
     /// What stands before names of structures in C.
-    #[arg(long, default_value = export::PREFIX)]
+    #[arg(long, default_value = export::PREFIX, value_parser = beginning)]
     prefix: String,
 }
 
@@ -189,6 +189,14 @@ pub struct Select {
 fn pair(text: &str) -> Result<(String, String), Unreadable> {
     let wrong = || Unreadable::new(text, "no '=' in it", "write OURS=THEIRS, as in Quote=quote_v2");
     text.split_once('=').map(|(a, b)| (a.to_owned(), b.to_owned())).ok_or_else(wrong)
+}
+
+/// What a name in C may begin with.
+fn beginning(text: &str) -> Result<String, Unreadable> {
+    let is_one = text.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+        && !text.starts_with(|first: char| first.is_ascii_digit());
+    let wrong = || Unreadable::new(text, "begins no name in C", "take of A-Z a-z 0-9 _, as in sw_");
+    if is_one { Ok(text.to_owned()) } else { Err(wrong()) }
 }
 
 /// How headers are compiled.
