@@ -156,7 +156,7 @@ pub(crate) fn judge(found: &Found, asked: Asked) -> Ruling {
         // Whether it is in use can be seen by nobody else.
         What::Private => keep(
             format!("it belongs to user {}", found.uid),
-            format!("as its user: sudo -u '#{}' spinwire rm {}", found.uid, found.name),
+            format!("sudo -u '#{}' spinwire rm {}", found.uid, found.name),
         ),
         What::Broken { why, content } => judge_broken(found, why, *content),
     }
