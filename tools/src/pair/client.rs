@@ -272,7 +272,7 @@ fn connect<P: Provider, F: Witness>(station: &Station<'_, P, F>) -> Result<Addr,
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err(PostError::Misuse(Misuse::UnknownAddress)) => {
-                return Err("the segment is there, but nobody listens in it".into());
+                return Err("the segment is there, but nobody listens in it; remedy: spinwire ps # shows who is in it".into());
             }
             other => return Ok(other?),
         }

@@ -196,17 +196,30 @@ fn who_measures_with_a_process_that_is_killed_says_so() {
         let endless = [&way[..], &["--seconds", "3600", "--rounds", "1"]].concat();
         let measures = heedful(&folder, &endless).stderr(Stdio::piped()).spawn().unwrap();
         let second = second_process(measures.id()).to_string();
-        // In the middle of its warm-up, or of the first round; or before, where the machine is busy.
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        // In the middle of its warm-up, or of the first round: it spins then. Or before, where what it opens takes long.
+        spins(&second);
         send("KILL", &second);
         let ran = measures.wait_with_output().unwrap();
         let said = String::from_utf8(ran.stderr).unwrap();
         assert_eq!(ran.status.code(), Some(2), "{endless:?}: {said}");
-        let why = ["gone", "ended too early", "nobody answers"];
+        let why = ["gone", "ended too early", "nobody answers", "did not take the connection"];
         let says_why = why.iter().any(|why| said.contains(why));
         assert!(says_why && !said.contains("10 s"), "{endless:?}: {said}");
     }
     assert!(!folder.has_any(), "the names that it had made are taken along");
+}
+
+/// Waits until a process has used its CPU for 0.15 s (proc_pid_stat(5): user and system time, in ticks of 10 ms), or has ended.
+fn spins(process: &str) {
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        let (_, fields) = stat.rsplit_once(") ")?;
+        let mut times = fields.split(' ').skip(11).map(|field| field.parse::<u64>());
+        Some(times.next()?.ok()? + times.next()?.ok()?)
+    };
+    while ticks().is_some_and(|ticks| ticks < 15) {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 #[test]
