@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use heapless::VecView;
 use spinwire_dataplane::error::PostError;
 use spinwire_dataplane::id::Name;
-use spinwire_dataplane::provider::rdma::{Memory, RdmaConfig, RdmaPort};
+use spinwire_dataplane::provider::rdma::{Memory, POLLS_MAX, RdmaConfig, RdmaPort};
 use spinwire_dataplane::provider::{EndpointType, Provider, Published, Sight};
 use spinwire_dataplane::raw::line::Line;
 use spinwire_dataplane::raw::place::Bump;
@@ -83,7 +83,7 @@ const STRAY: WcFields = WcFields {
 #[test]
 fn a_look_asks_as_often_as_it_was_told_where_nothing_comes() {
     let count = u32::try_from(POLL_EACH_MAX).unwrap();
-    for (polls, in_vain) in [(0, 1), (1, 1), (5, 5)] {
+    for (polls, in_vain) in [(0, 1), (1, 1), (5, 5), (u32::MAX, POLLS_MAX)] {
         let mut block: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(4 << 20);
         let (bump, queue) = (Bump::new(&mut block), Counting::default());
         let config =

@@ -84,6 +84,8 @@ pub use memory::Memory;
 pub use port::RdmaPort;
 pub use source::Gid;
 
+/// Most polls of one look, so that every turn ends soon.
+pub const POLLS_MAX: u32 = 1024;
 /// Least receives for messages.
 const PAIR_SLOTS_MIN: u32 = 8;
 /// Least bytes of a slot: a hello fits.
@@ -112,7 +114,7 @@ pub struct RdmaConfig {
     pub uncopied_bytes_min: u32,
     /// Whether the device has atomics: without, nobody is promised any.
     pub atomics: bool,
-    /// How often a look asks a completion queue that has nothing before it goes back to the caller; 0 counts as 1. More are for a port that is all its
+    /// How often a look asks a completion queue that has nothing before it goes back to the caller; 0 counts as 1, and more than [`POLLS_MAX`] as that. More than one are for a port that is all its
     /// thread turns for: most of its time goes into asking then, and little into the way around, in which nothing is seen to come. On a
     /// thread that turns for others too they would wait for it.
     pub polls: u32,

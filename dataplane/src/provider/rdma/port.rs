@@ -9,7 +9,7 @@ use spinwire_layouts::word::widen;
 
 use super::link::Link;
 use super::memory::{Memory, Slots, short};
-use super::{LinkFigures, Loans, PortOpenError, RdmaConfig, RdmaCounters};
+use super::{LinkFigures, Loans, POLLS_MAX, PortOpenError, RdmaConfig, RdmaCounters};
 use crate::error::{Fatal, Misuse, PostError, Retry};
 use crate::id::{Addr, Name, WrId};
 use crate::msg::matching::Matcher;
@@ -145,7 +145,7 @@ impl<'m, Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'m, Q, C, X> {
             cq,
             registrar,
             exposed: bump.slice_with(wide(exposed_max), |_| Cell::new(None))?,
-            config: *config,
+            config: RdmaConfig { polls: config.polls.min(POLLS_MAX), ..*config },
             greeting: Greeting { name: *name, kind, limits: config.limits(), token: 0, number: 0 },
             hellos: Cell::new(0),
             info: Self::info_of(config, endpoint_type, memory.loans.is_some()),
