@@ -244,7 +244,7 @@ pub(super) trait Connects<'m> {
     }
 
     /// What stands in the way of a send: a connection is opened where there is none. Else the one to send by.
-    #[inline]
+    #[inline(always)]
     fn make_ready(&self, slot: u32, row: &'m Row) -> Result<(u32, &'m Self::Link), PostError> {
         let at = row.link.get();
         if row.state.standing() == Standing::Up

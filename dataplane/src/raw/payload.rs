@@ -67,6 +67,15 @@ impl<'p> Payload<'p> {
         line::copy_out(self.lines, at, to)
     }
 
+    /// The word at `at` bytes, a multiple of 8.
+    #[inline(always)]
+    pub(crate) fn load(&self, at: usize) -> Option<u64> {
+        let word = word(self.lines, at / line::WORD_BYTES)
+            .filter(|_| at.is_multiple_of(line::WORD_BYTES))?;
+        // Acquire: what a device or another process has written before it is seen afterwards. The other end of that is not in this program.
+        Some(word.load(Ordering::Acquire))
+    }
+
     /// Copies in to `at` bytes, a multiple of 8. What follows the bytes stays.
     #[expect(clippy::needless_pass_by_ref_mut, reason = "only who may write gives it mutably")]
     pub(crate) fn copy_in(&mut self, at: usize, from: &[u8]) -> bool {

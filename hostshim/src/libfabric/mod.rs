@@ -42,6 +42,7 @@ mod connect;
 mod contexts;
 mod error;
 mod known;
+mod left;
 mod memory;
 mod names;
 mod offer;
@@ -53,6 +54,7 @@ mod setup;
 
 pub use error::{FiErrno, OfiError, OfiFailure};
 pub(crate) use known::{KNOWN, Known, is_known_here};
+pub use left::remove_shm_left_by;
 pub use names::{Names, OfiAddress};
 pub(crate) use offer::providers;
 pub use offer::{OfiHints, OfiModes, OfiOffer, found};

@@ -178,6 +178,8 @@ pub(super) struct Faults {
     pub(super) reads_without_end: bool,
     /// Posted receives cannot be taken back.
     pub(super) keeps_receives: bool,
+    /// The name of an endpoint is the number of its process, and one that a killed process of that number has left is in its way, once.
+    pub(super) names_by_pid: bool,
     /// What it does about memory.
     pub(super) memory_guard: Guard,
 }
@@ -212,6 +214,7 @@ pub(super) fn faults(provider: &str) -> Faults {
         reads_without_end: provider == "shm",
         // `vrb_ep_base_ops` has `fi_no_cancel`.
         keeps_receives: matches!(provider, "udp" | "verbs"),
+        names_by_pid: provider == "shm",
         memory_guard,
     }
 }

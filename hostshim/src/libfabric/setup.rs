@@ -12,6 +12,7 @@ use spinwire_dataplane::time::{Instant, Nanos};
 
 use super::contexts::Contexts;
 use super::error::{OfiError, OfiFailure};
+use super::left::with_its_name_free;
 use super::names::Names;
 use super::offer::{self, Guard, OfiModes};
 use super::port::{OfiCounters, OfiPort, Row, wide};
@@ -161,7 +162,7 @@ impl<'m> OfiPort<'m> {
         let bound = bind(&domain, (config, &info), operations)?;
         let listen = |events| Passive::listen(&fabric, &offer, events);
         let passive = bound.events.as_ref().map(listen).transpose()?;
-        let active = if passive.is_some() { None } else { Some(Active::open(&offer, &bound)?) };
+        let active = if passive.is_some() { None } else { Some(activate(&offer, &bound)?) };
         info = with_caps(info, caps_of(&offer, config, active.as_ref()));
         let ends = u32::try_from(operations).unwrap_or(u32::MAX).next_power_of_two();
         let events = config.peers_max.saturating_mul(2).saturating_add(16);
@@ -226,6 +227,12 @@ impl<'m> OfiPort<'m> {
         }
         Ok(())
     }
+}
+
+/// An endpoint of a type without connections.
+fn activate(offer: &Offer, bound: &Bound) -> Result<Active, OfiError> {
+    let faults = offer::faults(&offer.provider());
+    Ok(with_its_name_free(faults.names_by_pid, || Active::open(offer, bound))?)
 }
 
 /// With these capabilities instead.

@@ -18,6 +18,7 @@
 //! Process numbers mean something inside one PID namespace only. Two containers that share `/dev/shm` but not their
 //! process numbers would take each other for dead; [`pid_namespace`] lets a segment refuse such a join.
 
+mod input;
 mod stat;
 mod watch;
 
@@ -27,6 +28,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+pub use input::has_ended;
 pub use watch::{DeathWatch, WatchedBy};
 
 use crate::error::{Errno, OsError};

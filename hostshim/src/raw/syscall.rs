@@ -212,6 +212,11 @@ impl Readable {
         self.0.revents & libc::POLLIN != 0
     }
 
+    /// Did the last [`poll`] find that nobody writes to it any more, of a pipe or a socket? There may be something to read all the same.
+    pub(crate) const fn is_hung_up(self) -> bool {
+        self.0.revents & libc::POLLHUP != 0
+    }
+
     /// Did the last [`poll`] find that this is not, or no longer, something to poll? It would say so again at once.
     pub(crate) const fn is_void(self) -> bool {
         self.0.revents & (libc::POLLNVAL | libc::POLLERR) != 0

@@ -13,7 +13,7 @@ use spinwire_dataplane::provider::Published;
 use spinwire_dataplane::raw::region::Destroyed;
 use spinwire_dataplane::verbs as seam;
 use spinwire_dataplane::verbs::{
-    Limits, PairId, RecvRequest, Segment, SendFlags, SendRequest, Verb,
+    Limits, PairId, RecvRequest, RemotePlace, Segment, SendFlags, SendRequest, Verb,
 };
 
 use super::attributes::{Bounds, PSN_MAX};
@@ -152,6 +152,7 @@ const SOLICITED: u32 = 4;
 const INLINE: u32 = 8;
 
 // enum ibv_wr_opcode
+const WRITE: u32 = 0;
 const SEND: u32 = 2;
 const SEND_WITH_IMM: u32 = 3;
 
@@ -327,18 +328,22 @@ impl Pair {
         self.receives.clear();
     }
 
-    /// Stages a send of one segment on a connection, as most are. Whether it is such a one, and nothing was wrong with it.
+    /// Stages a send or a write of one segment on a connection, as most are. Whether it is such a one, and nothing was wrong with it.
     #[inline(always)]
     fn stage_plain(&self, send: &SendRequest<'_, LocalKey>) -> bool {
-        let (opcode, immediate) = match send.verb {
-            Verb::Send => (SEND, 0),
-            Verb::SendImm(immediate) => (SEND_WITH_IMM, immediate),
-            Verb::Write
-            | Verb::WriteImm(_)
-            | Verb::Read
-            | Verb::SendInvalidate(_)
-            | Verb::FetchAdd(_)
-            | Verb::CompareSwap { .. } => return false,
+        let (opcode, immediate, memory) = match (send.verb, send.remote) {
+            (Verb::Send, _) => (SEND, 0, None),
+            (Verb::SendImm(immediate), _) => (SEND_WITH_IMM, immediate, None),
+            (Verb::Write, Some(RemotePlace { address, key })) => (WRITE, 0, Some((address, key))),
+            (
+                Verb::Write
+                | Verb::WriteImm(_)
+                | Verb::Read
+                | Verb::SendInvalidate(_)
+                | Verb::FetchAdd(_)
+                | Verb::CompareSwap { .. },
+                _,
+            ) => return false,
         };
         let [Segment { address, length, key }] = *send.segments else { return false };
         let SendFlags { fence, solicited, unsignaled } = send.flags;
@@ -356,7 +361,7 @@ impl Pair {
         let is_inline = length <= self.limits.inline_bytes_max && length > 0;
         let flags = if unsignaled { 0 } else { SIGNALED } | if is_inline { INLINE } else { 0 };
         let segment = sys::ibv_sge { addr: address, length, lkey: key.lkey() };
-        self.sends.stage_plain((send.wr_id.as_raw(), flags), (opcode, immediate), segment);
+        self.sends.stage_plain((send.wr_id.as_raw(), flags), (opcode, immediate), memory, segment);
         true
     }
 
@@ -408,7 +413,7 @@ impl Pair {
         };
         // enum ibv_wr_opcode
         Ok(match send.verb {
-            Verb::Write => (memory()?, Word::None, 0),
+            Verb::Write => (memory()?, Word::None, WRITE),
             Verb::WriteImm(immediate) => (memory()?, Word::Immediate(immediate), 1),
             Verb::Send => (self.receiver(send)?, Word::None, SEND),
             Verb::SendImm(immediate) => {

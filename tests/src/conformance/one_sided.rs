@@ -58,6 +58,10 @@ impl<'m, R: Rig> Scene<'m, R> {
     fn memory(&self) -> Vec<u8> {
         let mut bytes = vec![0xEE; BYTES];
         self.b.copy_exposed(self.exposed.id, 0, &mut bytes).unwrap();
+        for (at, word) in (0..BYTES).step_by(8).zip(bytes.chunks_exact(8)) {
+            let loaded = self.b.load_exposed(self.exposed.id, at).unwrap();
+            assert_eq!(u64::from_le(loaded).to_le_bytes(), word, "at {at}");
+        }
         bytes
     }
 
@@ -307,6 +311,7 @@ pub fn a_withdrawn_key_is_stale<R: Rig>(world: &World<'_, R>) {
     assert_eq!(scene.b.withdraw(id).unwrap_err(), CancelError::NotPosted);
     assert_eq!(scene.b.copy_exposed(id, 0, &mut [0]), Err(Misuse::StaleOperation));
     assert_eq!(scene.b.fill_exposed(id, 0, &[0]), Err(Misuse::StaleOperation));
+    assert_eq!(scene.b.load_exposed(id, 0), Err(Misuse::StaleOperation));
     let got = scene.done(world, OneSided::Read, old, Local::Length(8));
     assert_eq!(got.status, Status::RemoteAccess);
     if R::REFUSALS_END {
@@ -365,7 +370,13 @@ pub fn local_ranges_are_checked<R: Rig>(world: &World<'_, R>) {
     for offset in [usize::MAX, 1 << 20, 4] {
         assert_eq!(scene.b.copy_exposed(id, offset, &mut some), Err(Misuse::BadRange));
         assert_eq!(scene.b.fill_exposed(id, offset, &some), Err(Misuse::BadRange));
+        assert_eq!(scene.b.load_exposed(id, offset), Err(Misuse::BadRange));
     }
+    assert!(scene.b.load_exposed(id, BYTES - 8).is_ok());
+    for offset in [1 << 20, usize::MAX & !7] {
+        assert_eq!(scene.b.load_exposed(id, offset), Err(Misuse::BadRange));
+    }
+    assert_eq!(scene.b.load_exposed(WrId::from_raw(0), 0), Err(Misuse::StaleOperation));
     assert_eq!(scene.b.copy_exposed(WrId::from_raw(0), 0, &mut some), Err(Misuse::StaleOperation));
 }
 

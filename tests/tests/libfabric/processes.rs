@@ -7,7 +7,7 @@ use spinwire_dataplane::error::{Fatal, PostError};
 use spinwire_dataplane::msg::{RecvFrom, SendTo};
 use spinwire_dataplane::provider::{EndpointType, Event};
 use spinwire_dataplane::time::Nanos;
-use spinwire_hostshim::libfabric::{Names, OfiConfig};
+use spinwire_hostshim::libfabric::{Names, OfiConfig, remove_shm_left_by};
 use spinwire_tests::conformance::OfiChoice;
 
 use super::pair::{End, Ground, LONG, config, named, on_ground};
@@ -70,16 +70,6 @@ fn start(choice: &OfiChoice, folder: &Path) -> Child {
         .unwrap()
 }
 
-/// A process that ends by itself removes its memory of libfabric's `shm`, `PID:..`; one that was killed leaves it behind, 16 MiB.
-fn remove_left_by(pid: u32) {
-    for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&format!("{pid}:")) {
-            // Another may have done it.
-            let _removed = std::fs::remove_file(entry.path());
-        }
-    }
-}
-
 /// Messages go between processes, and the end of one that is killed is found out: told where there are connections, else by sending.
 #[test]
 fn a_killed_process_is_missed() {
@@ -125,7 +115,34 @@ fn a_killed_process_is_missed() {
             });
             assert_eq!(event, Some(Event::PeerGone(to)), "{choice:?}");
         });
-        remove_left_by(child.id());
+        let left = remove_shm_left_by(child.id());
+        assert_eq!(left, usize::from(choice == SHM), "{choice:?}: one file for its one endpoint");
         std::fs::remove_dir_all(&folder).unwrap();
     }
+}
+
+/// What a killed process of this one's number has left in `/dev/shm` is in nobody's way: here files that are no memory of the library's, which it
+/// treats alike (`smr_retry_map`).
+#[test]
+fn names_that_were_left_behind_are_in_nobodys_way() {
+    on_ground(|ground| {
+        let first = ground.end("first", &config(&SHM));
+        let address = first.provider().address().unwrap();
+        let text = String::from_utf8(address.bytes().to_vec()).unwrap();
+        let mut numbers = text.trim_end_matches('\0').rsplit(':');
+        let (index, user) = (numbers.next().unwrap(), numbers.next().unwrap());
+        let next = index.parse::<u32>().unwrap() + 1;
+        // Other tests of this process open endpoints meanwhile. They come past them, too.
+        let left: Vec<_> = (next..next + 40)
+            .map(|index| PathBuf::from(format!("/dev/shm/{}:{user}:{index}", std::process::id())))
+            .filter(|path| {
+                let file = std::fs::File::create_new(path);
+                file.and_then(|file| file.set_len(4096)).is_ok()
+            })
+            .collect();
+        assert!(left.len() > 20, "{text}: {left:?}");
+        let second = ground.end("second", &config(&SHM));
+        assert_ne!(second.provider().address().unwrap().bytes(), address.bytes());
+        assert!(left.iter().all(|path| !path.exists()), "the library removes what it comes upon");
+    });
 }

@@ -18,7 +18,7 @@ use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::verbs;
 
 use super::datagrams;
-use super::ending;
+use super::ending::{self, Input};
 use super::floor::{Floor, Witness};
 use super::loans::{self, Loans};
 use super::lossy::Exchange;
@@ -247,6 +247,7 @@ fn with_domain<M: Measure>(
         name: "client",
         buffer_bytes: largest.max(STREAM_BUFFER_BYTES),
         yields: options.shares_cpu()?,
+        input: Input::Ignored,
     };
     let mut memory = Plane::memory(station::arena_bytes(&role))?;
     let bump = Plane::arena(&mut memory);

@@ -32,6 +32,7 @@ use spinwire_hostshim::uring::RingEntry;
 use spinwire_layouts::uring::SockAddr;
 
 use super::client::{Client, Measure, Other};
+use super::ending::Input;
 use super::floor::{Floor, Witness};
 use super::limit::Limit;
 use super::lossy::{Desk, Exchange, Quiet, Tally, obey};
@@ -284,7 +285,8 @@ pub(super) fn role(
     options: &PairOptions,
 ) -> Result<Role, Failure> {
     let buffer_bytes = largest.saturating_mul(4).max(STREAM_BYTES);
-    Ok(Role { name, buffer_bytes, yields: options.shares_cpu()? })
+    let (yields, input) = (options.shares_cpu()?, Input::of(options));
+    Ok(Role { name, buffer_bytes, yields, input })
 }
 
 const fn lost_after(options: &PairOptions) -> Duration {
@@ -360,17 +362,17 @@ pub(super) fn meet<P: Provider>(
     finds: &impl Finds<P>,
     most: usize,
 ) -> Result<Desk, Failure> {
-    let patience = Nap::new();
+    let patience = Nap::new(station.input);
     let dropped = (Marking::Untagged, DataUse::OneMessage);
     station.post_one_data(dropped.0, dropped.1)?;
     loop {
         station.turn_now();
         finds.attend(station.endpoint.provider())?;
         let Some(completion) = station.endpoint.poll() else {
-            patience.rest(false);
+            patience.rest(false)?;
             continue;
         };
-        patience.rest(true);
+        patience.rest(true)?;
         if !End::<P>::is_of_order(&completion) {
             drop(completion);
             station.post_one_data(dropped.0, dropped.1)?;

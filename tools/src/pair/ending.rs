@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   SIGINT, SIGTERM, SIGHUP    somebody ends it            removes its names, ends by that signal
-//!   end of standard input      who started it has ended    removes its names, ends
+//!   end of standard input      who started it has ended    gives up waiting, and so removes its names, and ends
 //! ```
 //!
-//! Two threads wait for that, and sleep until then. Without them Ctrl-C would leave segments behind, and a second process whose
-//! client was killed before it came would wait for ever. Who is ended by SIGKILL leaves his names to `spinwire rm --dead`.
+//! Who has made names has a thread that sleeps until such a signal comes: without it Ctrl-C would leave segments behind. Who waits for a client
+//! looks at his input now and then ([`Input`]), or would wait for ever for one that was killed before it came. No thread does that:
+//! a process that has another one pays for it with each system call, by an atomic operation for the descriptor in the kernel, and by what
+//! the C library does about cancelling; and the doorbell of Soft-RoCE is a `write(2)`. Who is ended by SIGKILL leaves his names to `spinwire rm --dead`.
 
 use std::io;
 use std::thread;
@@ -15,23 +17,47 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 use spinwire_dataplane::shm::copy_header;
+use spinwire_hostshim::liveness::has_ended;
 use spinwire_hostshim::mem::SharedMapping;
 
 use super::loans;
+use super::options::PairOptions;
 use crate::report::Failure;
 
-/// From now on the names of the domain `name` and of its pool are removed when this process is told to end; and when its standard input
-/// ends, if `with_input`.
-pub(super) fn takes_names_along(name: &str, with_input: bool) -> Result<(), Failure> {
+/// From now on the names of the domain `name` and of its pool are removed when this process is told to end.
+pub(super) fn takes_names_along(name: &str) -> Result<(), Failure> {
     let name = name.to_owned();
-    if with_input {
-        let name = name.clone();
-        when_input_ends(move || remove_made_by(std::process::id(), &name))?;
-    }
     before_a_signal_ends_this(move || remove_made_by(std::process::id(), &name))
 }
 
-/// Does that when the standard input of this process ends, and ends it.
+/// The standard input of a process that is to end with it, or of one that is not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Input {
+    /// Whoever started this holds the other end, and says nothing.
+    Watched,
+    /// Anything.
+    Ignored,
+}
+
+impl Input {
+    /// That of the second process of a measurement is watched.
+    pub(crate) const fn of(options: &PairOptions) -> Self {
+        if options.until_input_ends { Self::Watched } else { Self::Ignored }
+    }
+
+    /// Fails where it is watched and has ended. Takes a system call or two.
+    pub(crate) fn goes_on(self) -> Result<(), Failure> {
+        match self {
+            Self::Watched if has_ended(&mut io::stdin().lock())? => {
+                Err("whoever started this has ended".into())
+            }
+            Self::Watched | Self::Ignored => Ok(()),
+        }
+    }
+}
+
+/// Does that when the standard input of this process ends, and ends it: for an end that may be deep in a library by then.
+#[cfg(feature = "libfabric")]
 pub(super) fn when_input_ends(what: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
     thread::Builder::new().name("spinwire-input".to_owned()).spawn(move || {
         let _nothing_is_said_there = io::copy(&mut io::stdin(), &mut io::sink());

@@ -33,7 +33,7 @@ use spinwire_dataplane::time::Instant as PlaneInstant;
 use spinwire_hostshim::affinity;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::error::{Errno, OsError};
-use spinwire_hostshim::libfabric::{Names, OfiConfig, OfiPort};
+use spinwire_hostshim::libfabric::{Names, OfiConfig, OfiPort, remove_shm_left_by};
 
 use super::ending;
 use super::network;
@@ -79,7 +79,7 @@ pub(crate) fn round_trips(options: &PairOptions) -> Result<Verdict, Failure> {
     if let Some(folder) = &options.listen {
         if options.until_input_ends {
             let made_by_who_started_this = PathBuf::from(folder);
-            ending::when_input_ends(move || remove(&made_by_who_started_this))?;
+            ending::when_input_ends(move || leave(&made_by_who_started_this))?;
         }
         affinity::pin(far)?;
         return serve(Path::new(folder), options);
@@ -89,7 +89,7 @@ pub(crate) fn round_trips(options: &PairOptions) -> Result<Verdict, Failure> {
     }
     let folder = Folder::new()?;
     let path = folder.0.clone();
-    ending::before_a_signal_ends_this(move || remove(&path))?;
+    ending::before_a_signal_ends_this(move || leave(&path))?;
     let mut reports = Vec::new();
     for size in options.sizes() {
         let mut one = options.clone();
@@ -173,6 +173,12 @@ fn remove(folder: &Path) {
     let _removed = std::fs::remove_dir_all(folder);
 }
 
+/// Removes what would stay behind this process, which ends in the middle.
+fn leave(folder: &Path) {
+    remove(folder);
+    let _as_many = remove_shm_left_by(std::process::id());
+}
+
 /// The process of the other end. Ends when it is dropped.
 struct OtherEnd(RefCell<Child>);
 
@@ -207,7 +213,7 @@ impl OtherEnd {
 
 impl Drop for OtherEnd {
     fn drop(&mut self) {
-        // It ends by itself when it is told to, and closes what it has open: what who is killed had in /dev/shm would stay there.
+        // It ends by itself when it is told to, and closes what it has open.
         let child = self.0.get_mut();
         let since = Instant::now();
         while since.elapsed() < FAREWELL && matches!(child.try_wait(), Ok(None)) {
@@ -215,6 +221,7 @@ impl Drop for OtherEnd {
         }
         let _killed = child.kill();
         let _ended = child.wait();
+        let _as_many = remove_shm_left_by(child.id());
     }
 }
 

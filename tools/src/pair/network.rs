@@ -24,6 +24,7 @@ use spinwire_hostshim::tcp::{TcpPlane, TcpPlaneConfig};
 use spinwire_hostshim::uring::RingEntry;
 
 use super::client::{Client, Measure, Other};
+use super::ending::Input;
 use super::floor::{Floor, ServerFloor, Witness};
 use super::limit::Limit;
 use super::options::PairOptions;
@@ -232,7 +233,8 @@ fn config(largest: usize, role: &Role) -> Result<TcpPlaneConfig, Failure> {
 /// An end whose messages and streams both fit.
 pub(super) fn role(name: &'static str, options: &PairOptions) -> Result<Role, Failure> {
     let buffer_bytes = largest(options).max(STREAM_BUFFER_BYTES);
-    Ok(Role { name, buffer_bytes, yields: options.shares_cpu()? })
+    let (yields, input) = (options.shares_cpu()?, Input::of(options));
+    Ok(Role { name, buffer_bytes, yields, input })
 }
 
 /// Messages that both ends take: at least 64 KiB, so that a listening end need not be told.

@@ -116,11 +116,11 @@ pub(super) fn serve(
     let bump = Plane::arena(&mut memory);
     let station = open(&plane, &bump, &role)?;
     network::say_listening(command, &format!("ofi://{provider}/{local}"), options)?;
-    let nap = Nap::new();
+    let nap = Nap::new(role.input);
     // Of type MSG it is the library that tells of a connection.
     while plane.connections() == 0 && station.endpoint.poll_event().is_none() {
         attend(&plane, &station);
-        nap.rest(false);
+        nap.rest(false)?;
     }
     network::meet_on_a_socket(&station, local.ip())?;
     obey(&station, None, size)

@@ -34,8 +34,8 @@ use crate::report::Failure;
 const WORD: usize = 8;
 /// What the end sleeps between two looks that devices write to in a stream.
 const NAP: Duration = Duration::from_micros(500);
-/// Looks at the memory between two turns.
-const LOOKS: u32 = 64;
+/// Looks at the memory between two turns: a look takes a hundredth of what a turn does.
+const LOOKS: u32 = 512;
 
 /// Whether this end can.
 pub(crate) fn check<P: Provider, F: Witness>(station: &Station<'_, P, F>) -> Result<(), Failure> {
@@ -65,10 +65,8 @@ impl<'s, 'm, P: Provider, F: Witness> Open<'s, 'm, P, F> {
     /// What the last word says.
     #[inline(always)]
     fn last_word(&self) -> Result<u64, Failure> {
-        let mut word = [0; WORD];
         let at = self.size.saturating_sub(WORD);
-        self.station.endpoint.copy_exposed(self.exposed.id, at, &mut word)?;
-        Ok(u64::from_le_bytes(word))
+        Ok(u64::from_le(self.station.endpoint.load_exposed(self.exposed.id, at)?))
     }
 
     /// Waits for a message whose last word is `expected`.
@@ -82,7 +80,6 @@ impl<'s, 'm, P: Provider, F: Witness> Open<'s, 'm, P, F> {
         loop {
             for _ in 0..LOOKS {
                 if self.last_word()? == expected {
-                    deadline.moved();
                     return Ok(());
                 }
             }
@@ -144,12 +141,14 @@ pub(crate) fn echo<P: Provider, F: Floor>(
         write(station, &mut sources, target, 0, &deadline)?;
     }
     for number in 0..count {
+        let next = number.saturating_add(1);
+        sources.make_up(next);
         open.wait_for(last_word(size, number), &mut sources, &deadline)?;
         laps.lap();
-        let next = number.saturating_add(1);
         if next < count {
             write(station, &mut sources, target, next, &deadline)?;
         }
+        deadline.moved();
         laps.record();
     }
     let ns = laps.ns();
@@ -213,8 +212,10 @@ pub(crate) fn echo_back<P: Provider, F: Witness>(
     let target = Target::new(client, place);
     let deadline = Deadline::new();
     for number in 0..count {
+        sources.make_up(number);
         open.wait_for(last_word(size, number), &mut sources, &deadline)?;
         write(station, &mut sources, target, number, &deadline)?;
+        deadline.moved();
     }
     sources.settle()?;
     station.send_order(client, Order::Done { value: 0 })?;

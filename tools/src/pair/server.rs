@@ -15,7 +15,7 @@ use spinwire_hostshim::pool::BufferPool;
 use spinwire_hostshim::verbs;
 
 use super::datagrams;
-use super::ending;
+use super::ending::{self, Input};
 use super::floor::{ServerFloor, Witness};
 use super::loans::{self, Loans};
 use super::network;
@@ -51,7 +51,6 @@ pub(crate) fn serve(
     options: &PairOptions,
 ) -> Result<Verdict, Failure> {
     options.check()?;
-    ending::takes_names_along(name, options.until_input_ends)?;
     match options.provider() {
         ProviderName::Tcp => return network::serve((command, name), options),
         ProviderName::Udp => return datagrams::serve((command, name), options),
@@ -72,6 +71,7 @@ pub(crate) fn serve(
         ProviderName::Ofi => {}
         ProviderName::Shm => {}
     }
+    ending::takes_names_along(name)?;
     let (_, cpu) = options.placement()?;
     let size = options.sizes().into_iter().max().unwrap_or(64).max(64 << 10);
     let config = DomainConfig { geometry: geometry(size), ..DomainConfig::default() };
@@ -98,7 +98,9 @@ fn serve_in(
     pool: Option<&BufferPool>,
 ) -> Result<Verdict, Failure> {
     let yields = options.shares_cpu()?;
-    let role = Role { name: SERVER, buffer_bytes: size.max(STREAM_BUFFER_BYTES), yields };
+    let input = Input::of(options);
+    let buffer_bytes = size.max(STREAM_BUFFER_BYTES);
+    let role = Role { name: SERVER, buffer_bytes, yields, input };
     let mut memory = Plane::memory(station::arena_bytes(&role))?;
     let bump = Plane::arena(&mut memory);
     affinity::pin(cpu)?;
@@ -369,7 +371,8 @@ mod tests {
         let name = format!("{name}-{}", std::process::id());
         let config = DomainConfig { geometry: geometry(64), ..DomainConfig::default() };
         let domain = Domain::create(&name, &config)?;
-        let role = |name| Role { name, buffer_bytes: 64, yields: true };
+        let input = Input::Ignored;
+        let role = |name| Role { name, buffer_bytes: 64, yields: true, input };
         let mut memory = [
             Plane::memory(station::arena_bytes(&role("a")))?,
             Plane::memory(station::arena_bytes(&role("b")))?,

@@ -24,10 +24,19 @@ pub(crate) fn are_better<P: Provider, F: Witness>(
     size >= UNCOPIED_BYTES_MIN && station.endpoint.info().modes.has(Modes::REGISTRATION)
 }
 
+/// A buffer that holds the message of that number.
+struct Message<'m> {
+    number: u64,
+    loan: Loan<'m>,
+    stamps: Stamps,
+}
+
 /// Buffers of one size.
 pub(crate) struct Sources<'s, 'm, P, F> {
     station: &'s Station<'m, P, F>,
     free: Vec<(Loan<'m>, Stamps)>,
+    /// The next message, made up before it is posted.
+    made_up: Option<Message<'m>>,
     /// What those hold that are under way, the oldest first: they come back in order.
     under_way: VecDeque<Stamps>,
 }
@@ -42,26 +51,37 @@ impl<'s, 'm, P: Provider, F: Witness> Sources<'s, 'm, P, F> {
             free.push((loan, stamps));
         }
         let under_way = VecDeque::with_capacity(free.len());
-        Ok(Self { station, free, under_way })
+        Ok(Self { station, free, made_up: None, under_way })
     }
 
-    /// Hands a free one to `post`, as message `number`. Whether it was taken.
+    /// Makes message `number` up in a free one, if there is one: for who knows what is to be posted before it is time to.
+    #[inline(always)]
+    pub(crate) fn make_up(&mut self, number: u64) {
+        if self.made_up.as_ref().is_none_or(|message| message.number != number) {
+            let unposted = self.made_up.take().map(|Message { loan, stamps, .. }| (loan, stamps));
+            let Some((mut loan, mut stamps)) = unposted.or_else(|| self.free.pop()) else { return };
+            let size = loan.len();
+            stamps.stamp(loan.room().get_mut(..size).unwrap_or_default(), number);
+            self.made_up = Some(Message { number, loan, stamps });
+        }
+    }
+
+    /// Hands one to `post`, as message `number`. Whether it was taken.
     #[inline(always)]
     pub(crate) fn post(
         &mut self,
         number: u64,
         post: impl FnOnce(&Endpoint<'m, P>, Loan<'m>) -> Result<WrId, Refused<Loan<'m>>>,
     ) -> Result<bool, Failure> {
-        let Some((mut loan, mut stamps)) = self.free.pop() else { return Ok(false) };
-        let size = loan.len();
-        stamps.stamp(loan.room().get_mut(..size).unwrap_or_default(), number);
+        self.make_up(number);
+        let Some(Message { loan, stamps, .. }) = self.made_up.take() else { return Ok(false) };
         match post(&self.station.endpoint, loan) {
             Ok(_id) => {
                 self.under_way.push_back(stamps);
                 Ok(true)
             }
-            Err(Refused { error: PostError::Retry(_), item }) => {
-                self.free.push((item, stamps));
+            Err(Refused { error: PostError::Retry(_), item: loan }) => {
+                self.made_up = Some(Message { number, loan, stamps });
                 Ok(false)
             }
             Err(Refused { error, .. }) => Err(error.into()),

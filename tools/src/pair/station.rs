@@ -16,6 +16,7 @@ use spinwire_dataplane::time::Instant as PlaneInstant;
 use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::domain::Domain;
 
+use super::ending::Input;
 use super::floor::{LaneFloor, Witness};
 use super::order::{DATA_TAG, Marking, ORDER_BYTES, ORDER_TAG, Order};
 use super::silence::Silence;
@@ -52,6 +53,8 @@ pub(crate) struct Role {
     pub(crate) buffer_bytes: usize,
     /// Whether to yield when there is nothing to do: both ends share a CPU.
     pub(crate) yields: bool,
+    /// What it waits with, where it waits for whoever comes.
+    pub(crate) input: Input,
 }
 
 /// Bytes of arena that an end needs.
@@ -69,6 +72,7 @@ pub(crate) struct Station<'m, P, F> {
     data: &'m LoanPool<'m>,
     sources: &'m LoanPool<'m>,
     pub(crate) yields: bool,
+    pub(crate) input: Input,
     /// An order that was met where something else was awaited.
     early: core::cell::RefCell<Option<Completion<'m>>>,
     /// Whether to pause, where it does not yield.
@@ -101,6 +105,7 @@ impl<'m, P: Provider, F: Witness> Station<'m, P, F> {
             data,
             sources,
             yields,
+            input: role.input,
             early: core::cell::RefCell::default(),
             pauses: true,
         };
@@ -246,7 +251,7 @@ impl<'m, P: Provider, F: Witness> Station<'m, P, F> {
 
     /// The next order or answer, and who sent it. Data that is still on its way is dropped.
     pub(crate) fn next_order(&self, patience: Patience) -> Result<(Addr, Order), Failure> {
-        let (deadline, nap) = (Deadline::new(), Nap::new());
+        let (deadline, nap) = (Deadline::new(), Nap::new(self.input));
         loop {
             self.turn();
             while let Some(completion) = self.early.take().or_else(|| self.endpoint.poll()) {
@@ -266,7 +271,7 @@ impl<'m, P: Provider, F: Witness> Station<'m, P, F> {
             }
             match patience {
                 Patience::Limited => self.watch(&deadline, "the other end does not answer")?,
-                Patience::Unlimited => nap.rest(false),
+                Patience::Unlimited => nap.rest(false)?,
             }
         }
     }
@@ -420,21 +425,34 @@ fn too_long(silent: Duration, what: &'static str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// For who may wait for hours: after a while he looks only now and then.
+/// For who may wait for hours: after a while he looks only now and then, and as long as his input goes on.
 #[derive(Debug)]
-pub(crate) struct Nap(core::cell::Cell<u32>);
+pub(crate) struct Nap {
+    looks: core::cell::Cell<u32>,
+    input: Input,
+}
 
 impl Nap {
-    pub(crate) const fn new() -> Self {
-        Self(core::cell::Cell::new(0))
+    /// So many looks in vain before it sleeps; and between two looks at the input.
+    const SLEEPS_AFTER: u32 = 1 << 22;
+    const INPUT_EVERY: u32 = 1 << 14;
+
+    pub(crate) const fn new(input: Input) -> Self {
+        Self { looks: core::cell::Cell::new(0), input }
     }
 
-    /// Sleeps where nothing has come for so long that spinning is a waste.
-    pub(crate) fn rest(&self, has_come: bool) {
-        let looks = if has_come { 0 } else { self.0.get().saturating_add(1) };
-        self.0.set(looks);
-        if looks > 1 << 22 {
+    /// Sleeps where nothing has come for so long that spinning is a waste. Fails where there is nobody any more to wait for.
+    pub(crate) fn rest(&self, has_come: bool) -> Result<(), Failure> {
+        let looks = if has_come { 0 } else { self.looks.get().saturating_add(1) };
+        self.looks.set(looks);
+        let sleeps = looks > Self::SLEEPS_AFTER;
+        if sleeps {
             std::thread::sleep(Duration::from_millis(1));
+        }
+        if sleeps || looks.is_multiple_of(Self::INPUT_EVERY) {
+            self.input.goes_on()
+        } else {
+            Ok(())
         }
     }
 }
@@ -452,7 +470,8 @@ mod tests {
     fn who_waits_for_room_hears_that_the_other_end_has_gone() -> Result<(), Failure> {
         let name = format!("room-{}", std::process::id());
         let domain = Domain::create(&name, &DomainConfig::default())?;
-        let role = |name| Role { name, buffer_bytes: 64, yields: true };
+        let input = Input::Ignored;
+        let role = |name| Role { name, buffer_bytes: 64, yields: true, input };
         let mut memory =
             [Plane::memory(arena_bytes(&role("a")))?, Plane::memory(arena_bytes(&role("b")))?];
         let [near, far] = &mut memory;

@@ -187,11 +187,11 @@ pub(super) fn serve<Q: Queues>(
     let transport = Q::TRANSPORT;
     let station = open(&plane, &role)?;
     network::say_listening(command, &format!("{transport}://{device}/{local}"), options)?;
-    let nap = Nap::new();
+    let nap = Nap::new(role.input);
     while plane.connections() == 0 {
         plane.attend(station.endpoint.provider())?;
         station.turn();
-        nap.rest(false);
+        nap.rest(false)?;
     }
     network::meet_on_a_socket(&station, local.ip())?;
     obey(&station, None, size)

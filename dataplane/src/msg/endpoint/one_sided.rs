@@ -1,7 +1,8 @@
 //! Reads, writes and atomics on memory of peers, and memory that peers are let into. What is promised: [`provider::one_sided`](crate::provider::one_sided).
 //!
 //! Exposed memory is a posted loan like any other: the provider's, until it is withdrawn or the endpoint goes. Its owner looks into it
-//! by copies, [`Endpoint::copy_exposed`] and [`Endpoint::fill_exposed`], because a device may write it at any time.
+//! by copies, [`Endpoint::copy_exposed`] and [`Endpoint::fill_exposed`], because a device may write it at any time; and by
+//! [`Endpoint::load_exposed`], where it waits for what a peer is to write.
 
 use super::{Endpoint, add};
 use crate::error::{Misuse, PostError, Refused};
@@ -12,7 +13,7 @@ use crate::provider::one_sided::ATOMIC_BYTES;
 use crate::provider::{
     Access, CancelError, Caps, Cqe, ExposeWr, OneSided, OneSidedWr, Provider, RemoteRegion,
 };
-use crate::raw::loan::{Loan, Posted};
+use crate::raw::loan::{Loan, Posted, Sge};
 use crate::raw::payload::Payload;
 
 /// Memory that peers are let into.
@@ -30,14 +31,22 @@ impl<'m, P: Provider> Endpoint<'m, P> {
     ///
     /// # Errors
     /// The loan comes back with the reason: `Unsupported` without [`Caps::RMA`], `BadRange` for an empty loan.
+    #[inline(always)]
     pub fn post_write(
         &self,
         target: Target,
         loan: Loan<'m>,
         context: u64,
     ) -> Result<WrId, Refused<Loan<'m>>> {
-        let length = loan.len();
-        self.post_one_sided(target, OneSided::Write, (loan, length), context)
+        // A function of its own, and not one of all operations: what is known of a write is not asked again.
+        self.post(OpTag::Write, loan, context, |provider, wr_id, posted| {
+            hand_over(
+                provider,
+                (Caps::RMA, OneSided::Write),
+                target,
+                (wr_id, Some(posted.filled())),
+            )
+        })
     }
 
     /// Reads `length` bytes of the memory of a peer into `loan`, which comes back, filled with them, with a completion of kind
@@ -88,7 +97,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
 
     fn post_one_sided(
         &self,
-        Target { peer: to, place: remote }: Target,
+        target: Target,
         op: OneSided,
         (loan, length): (Loan<'m>, usize),
         context: u64,
@@ -99,12 +108,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
             OneSided::FetchAdd(_) | OneSided::CompareSwap { .. } => (OpTag::Atomic, Caps::ATOMIC),
         };
         self.post(tag, loan, context, |provider, wr_id, posted| {
-            if !provider.info().caps.has(needed) {
-                return Err(Misuse::Unsupported.into());
-            }
-            let local = posted.first(length).filter(|local| local.length() > 0);
-            let local = local.ok_or(Misuse::BadRange)?;
-            provider.post_one_sided(&OneSidedWr { wr_id, to, op, local, remote })
+            hand_over(provider, (needed, op), target, (wr_id, posted.first(length)))
         })
     }
 
@@ -146,6 +150,17 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         self.with_exposed(id, copy)?.then_some(()).ok_or(Misuse::BadRange)
     }
 
+    /// The 8 bytes of exposed memory at `at`, a multiple of 8, by one load: for who waits for a peer to write there, and does little besides. As
+    /// the machine reads a number; what was written before in the same order is seen by who reads it afterwards, as far as the device
+    /// keeps to an order.
+    ///
+    /// # Errors
+    /// As [`copy_exposed`](Endpoint::copy_exposed).
+    #[inline(always)]
+    pub fn load_exposed(&self, id: WrId, at: usize) -> Result<u64, Misuse> {
+        self.with_exposed(id, |memory| memory.load(at))?.ok_or(Misuse::BadRange)
+    }
+
     /// Copies bytes into exposed memory, as [`copy_exposed`](Endpoint::copy_exposed) copies out.
     ///
     /// # Errors
@@ -155,6 +170,7 @@ impl<'m, P: Provider> Endpoint<'m, P> {
         self.with_exposed(id, copy)?.then_some(()).ok_or(Misuse::BadRange)
     }
 
+    #[inline(always)]
     fn with_exposed<R>(&self, id: WrId, look: impl FnOnce(Payload<'_>) -> R) -> Result<R, Misuse> {
         let id = Some(id).filter(|id| is_exposed(*id)).ok_or(Misuse::StaleOperation)?;
         let look = |posted: &Posted<'m>| look(Payload::new(posted.lines()));
@@ -181,6 +197,21 @@ impl<P: Provider> Endpoint<'_, P> {
         add(&self.totals.one_sided_failed, failed);
         kind
     }
+}
+
+/// Asks the provider for an operation between `local`, `None` where the buffer has not so many bytes, and memory of a peer.
+#[inline(always)]
+fn hand_over<P: Provider>(
+    provider: &P,
+    (needed, op): (Caps, OneSided),
+    Target { peer: to, place: remote }: Target,
+    (wr_id, local): (WrId, Option<Sge>),
+) -> Result<(), PostError> {
+    if !provider.info().caps.has(needed) {
+        return Err(Misuse::Unsupported.into());
+    }
+    let local = local.filter(|local| local.length() > 0).ok_or(Misuse::BadRange)?;
+    provider.post_one_sided(&OneSidedWr { wr_id, to, op, local, remote })
 }
 
 const fn is_exposed(id: WrId) -> bool {

@@ -159,6 +159,7 @@ impl<'m> Table<'m> {
     }
 
     /// Shows the loan of an operation, which nobody else can have meanwhile.
+    #[inline(always)]
     pub(super) fn with<R>(&self, id: WrId, look: impl FnOnce(&Posted<'m>) -> R) -> Option<R> {
         let row = self.find(id)?;
         let loan = row.loan.take()?;

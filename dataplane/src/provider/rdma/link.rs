@@ -24,17 +24,14 @@ use core::cell::Cell;
 use super::LinkFigures;
 use super::memory::{Slots, short};
 use super::piece::{self, Content, Grant};
-use crate::error::{Fatal, PostError, Retry};
+use crate::error::{Fatal, PostError};
 use crate::id::{Addr, OpTag, WrId};
-use crate::provider::Published;
 use crate::provider::tcp::frame::Greeting;
 use crate::raw::place::{Bump, Exhausted};
 use crate::shm::lane::Envelope;
 use crate::table::{Fronted, Ring};
 use crate::time::Instant;
-use crate::verbs::{
-    Destination, PairId, QueuePair, RemotePlace, Segment, SendFlags, SendRequest, Verb, WcStatus,
-};
+use crate::verbs::{Destination, PairId, QueuePair, RemotePlace, SendRequest, Verb};
 
 /// Receives for control: hello, credit, goodbye. They are never held up by messages that nobody has asked for.
 pub(super) const CONTROL_RECEIVES: u32 = 4;
@@ -159,7 +156,7 @@ pub(in crate::provider) struct Link<'m, Q> {
     /// Its oldest message has to stay in its slots until somebody asks for it.
     pub(super) is_stalled: Cell<bool>,
     pub(super) depths: Depths,
-    first_slot: u32,
+    pub(super) first_slot: u32,
     /// Bytes of a piece, the same for both ends.
     pub(super) piece_bytes: Cell<u32>,
     pub(super) peer_slots: Cell<u32>,
@@ -167,7 +164,7 @@ pub(in crate::provider) struct Link<'m, Q> {
     /// The number of the oldest send that the device has.
     pub(super) oldest_send: Cell<u32>,
     pub(super) staged: Cell<u32>,
-    unsignaled: Cell<u32>,
+    pub(super) unsignaled: Cell<u32>,
     pub(super) sequence_out: Cell<u32>,
     pub(super) credit: Cell<u32>,
     pub(super) control_credit: Cell<u32>,
@@ -335,6 +332,16 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
         Some(result)
     }
 
+    /// Hands a work request to the queue pair. Not through a closure, which would be a function of its own: what is known of this request is not
+    /// asked again.
+    #[inline(always)]
+    pub(super) fn hand_over(&self, request: &SendRequest<'_, Q::Key>) -> Result<(), PostError> {
+        let pair = self.pair.take().ok_or(Fatal::QueueError)?;
+        let posted = pair.post_send(request);
+        self.pair.set(Some(pair));
+        posted
+    }
+
     /// Whether the host has that queue pair of this connection.
     pub(super) fn is_out(&self, pair: PairId) -> bool {
         self.is_with_host.get() && self.pair_id.get() == pair
@@ -394,205 +401,5 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     pub(super) const fn grant(&self) -> Grant {
         let (messages, control) = self.due.get();
         Grant { messages, control }
-    }
-
-    // Sends.
-
-    /// Whether so many work requests of messages would be taken now.
-    #[inline]
-    pub(super) fn accepts(&self, pieces: u32) -> Result<(), PostError> {
-        if let Some(fatal) = self.failed.get() {
-            return Err(fatal.into());
-        }
-        if pieces > self.credit.get() {
-            return Err(Retry::NoCredit.into());
-        }
-        self.has_room(pieces)
-    }
-
-    /// Whether there is room for so many sends besides what control may need.
-    #[inline]
-    pub(super) const fn has_room(&self, requests: u32) -> Result<(), PostError> {
-        // There are at least four times as many places as control may need.
-        let room =
-            self.depths.sends.wrapping_sub(self.sends.len()).saturating_sub(CONTROL_RECEIVES);
-        if requests > room {
-            return Err(PostError::Retry(Retry::SqFull));
-        }
-        Ok(())
-    }
-
-    /// The slot of the next send.
-    #[inline]
-    pub(super) const fn next_slot(&self) -> u32 {
-        self.slot_of(self.next_send())
-    }
-
-    /// The number of the next send.
-    #[inline(always)]
-    pub(super) const fn next_send(&self) -> u32 {
-        self.oldest_send.get().wrapping_add(self.sends.len())
-    }
-
-    /// The slot of the send of that number.
-    #[inline(always)]
-    pub(super) const fn slot_of(&self, number: u32) -> u32 {
-        let place = number & self.depths.sends.wrapping_sub(1);
-        self.first_slot.wrapping_add(self.depths.receives).wrapping_add(place)
-    }
-
-    /// The number of the next send, and that of the oldest.
-    pub(super) const fn numbers(&self) -> (u32, u32) {
-        (self.next_send(), self.oldest_send.get())
-    }
-
-    /// Whether a message of so many bytes, without tag and immediate, needs no header.
-    #[inline]
-    pub(super) const fn goes_brief(&self, length: u32) -> bool {
-        length.wrapping_sub(1) < self.brief_bytes.get()
-    }
-
-    /// Stages a message that needs no header, as the send of that number, which is the next. There is room for it.
-    #[inline(always)]
-    pub(super) fn stage_brief(
-        &self,
-        number: u32,
-        segment: Segment<Q::Key>,
-        done: Done,
-    ) -> Result<(), PostError> {
-        let beside = piece::write_brief(self.sequence_out.get(), self.grant());
-        let is_signaled = self.is_to_be_signaled(done);
-        let flags = SendFlags { unsignaled: !is_signaled, ..SendFlags::default() };
-        let segments = [segment];
-        let request =
-            SendRequest::new(self.send_id(number), Verb::SendImm(beside), &segments).with(flags);
-        // Not through a closure, which would be a function of its own: what is known of this request is not asked again.
-        let pair = self.pair.take().ok_or(Fatal::QueueError)?;
-        let posted = pair.post_send(&request);
-        self.pair.set(Some(pair));
-        posted?;
-        self.is_staged(Sent { done, is_signaled, is_last: true });
-        Ok(())
-    }
-
-    /// Of as many as there is room for, four are signaled at least, so that room comes back.
-    #[inline]
-    fn is_to_be_signaled(&self, done: Done) -> bool {
-        let many = self.unsignaled.get().wrapping_add(1) >= self.depths.sends / 4;
-        many || done != Done::Nobody
-    }
-
-    #[inline]
-    fn is_staged(&self, sent: Sent) {
-        let pushed = self.sends.push(sent);
-        debug_assert!(pushed.is_ok(), "room was checked");
-        let unsignaled = self.unsignaled.get().wrapping_add(1);
-        self.unsignaled.set(if sent.is_signaled { 0 } else { unsignaled });
-        self.staged.set(self.staged.get().wrapping_add(1));
-    }
-
-    /// Stages a work request. There is room for it.
-    pub(super) fn stage_send(
-        &self,
-        (verb, aim): (Verb, Aim),
-        segments: &[Segment<Q::Key>],
-        (done, is_last): (Done, bool),
-    ) -> Result<(), PostError> {
-        let number = self.next_send();
-        let is_signaled = self.is_to_be_signaled(done);
-        let flags = SendFlags { unsignaled: !is_signaled, ..SendFlags::default() };
-        let plain = SendRequest::new(self.send_id(number), verb, segments).with(flags);
-        let request = match aim {
-            Aim::Connected => plain,
-            Aim::Memory(place) => plain.at(place),
-            Aim::Datagram(to) => plain.to(to),
-        };
-        self.with_pair(|pair| pair.post_send(&request)).unwrap_or(Err(Fatal::QueueError.into()))?;
-        self.is_staged(Sent { done, is_signaled, is_last });
-        Ok(())
-    }
-
-    /// Hands what is staged to the device. Returns how many messages it has not taken: then the connection is done.
-    #[inline(always)]
-    pub(super) fn publish(&self) -> u32 {
-        let staged = self.staged.replace(0);
-        if staged == 0 {
-            return 0;
-        }
-        let published = self.with_pair(QueuePair::ring_doorbell).unwrap_or_default();
-        if published.count >= u64::from(staged) && published.error.is_none() {
-            return 0;
-        }
-        self.not_published(staged, published)
-    }
-
-    #[cold]
-    fn not_published(&self, staged: u32, published: Published) -> u32 {
-        let count = u32::try_from(published.count).unwrap_or(u32::MAX).min(staged);
-        self.fail(Fatal::QueueError);
-        let left = staged.saturating_sub(count);
-        let first = self.sends.len().saturating_sub(left);
-        let lost = (first..self.sends.len()).filter_map(|skip| self.sends.peek(skip));
-        lost.fold(0, |lost, sent| lost.saturating_add(u32::from(sent.is_last)))
-    }
-
-    /// A completion of a send, which has failed with that status if it has. `over` is told of each that it ends. Whether it was one that
-    /// may come.
-    pub(super) fn sent(
-        &self,
-        number: u32,
-        failure: Option<WcStatus>,
-        mut over: impl FnMut(Sent, Option<WcStatus>),
-    ) -> bool {
-        let skipped = number.wrapping_sub(self.oldest_send.get());
-        if skipped >= self.sends.len().saturating_sub(self.staged.get()) {
-            return false;
-        }
-        let left_out = (0..skipped).filter_map(|skip| self.sends.peek(skip));
-        if left_out.clone().any(|sent| sent.is_signaled) {
-            return false;
-        }
-        for _ in 0..skipped {
-            if let Some(sent) = self.pop_sent() {
-                over(sent, None);
-            }
-        }
-        if let Some(sent) = self.pop_sent() {
-            over(sent, failure);
-        }
-        true
-    }
-
-    /// Somebody is told when the newest send is over, which was to be told to nobody: nothing comes behind it.
-    #[cold]
-    pub(super) fn end_with_newest(&self, done: Done) {
-        for left in (0..self.sends.len()).rev() {
-            let Some(sent) = self.sends.pop() else { return };
-            let sent = if left == 0 { Sent { done, is_last: true, ..sent } } else { sent };
-            let pushed = self.sends.push(sent);
-            debug_assert!(pushed.is_ok(), "one was taken out");
-        }
-    }
-
-    /// Whether the device may use memory of others for it.
-    pub(super) fn has_loans(&self) -> bool {
-        let mut all = (0..self.sends.len()).filter_map(|skip| self.sends.peek(skip));
-        all.any(|sent| matches!(sent.done, Done::Sender(_) | Done::Initiator(..)))
-    }
-
-    pub(super) fn pop_sent(&self) -> Option<Sent> {
-        let sent = self.sends.pop()?;
-        self.oldest_send.set(self.oldest_send.get().wrapping_add(1));
-        Some(sent)
-    }
-
-    /// Most receives of the other end that a message may need: however few of them are due and not said to be, there will be credit for it.
-    #[inline]
-    pub(super) const fn pieces_max(&self) -> u32 {
-        let peer = self.peer_slots.get();
-        let sure = peer.saturating_sub(peer.div_ceil(4)).saturating_add(1);
-        let own = self.depths.sends.saturating_sub(self.depths.sends / 4);
-        let own = own.saturating_sub(CONTROL_RECEIVES);
-        if sure < own { sure } else { own }
     }
 }

@@ -15,7 +15,7 @@
 //! | `memory` | registered memory: slots, and the arena of loans |
 //! | `link` | one connection: its queue pair, what is posted on it, credit |
 //! | `names` | what work requests are called |
-//! | `receives` | those posted on it, and again |
+//! | `sends`, `receives` | those posted on it, and again |
 //! | `life` | whether anybody is at the other end |
 //! | `out` | messages into pieces |
 //! | `hear` | completions, and what has come with them |
@@ -74,6 +74,7 @@ pub mod piece;
 mod port;
 mod read;
 mod receives;
+mod sends;
 mod source;
 
 pub use crate::raw::region::{Loans, Registrar};

@@ -16,12 +16,34 @@ use crate::raw::region::Registrar;
 use crate::verbs::{CompletionQueue, QueuePair, RemotePlace, Segment, Verb};
 
 impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
-    /// Stages a one-sided operation.
+    /// Stages a one-sided operation: a write, as most are, where it is asked for, so that nothing is asked of it that is known there.
+    #[inline(always)]
     pub(super) fn ask(&self, wr: &OneSidedWr) -> Result<(), PostError> {
-        let loans = self.loans.ok_or(Misuse::Unsupported)?;
+        match wr.op {
+            OneSided::Write => self.ask_by(Verb::Write, wr),
+            OneSided::Read | OneSided::FetchAdd(_) | OneSided::CompareSwap { .. } => {
+                self.ask_otherwise(wr)
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn ask_otherwise(&self, wr: &OneSidedWr) -> Result<(), PostError> {
+        let verb = match wr.op {
+            OneSided::Write => Verb::Write,
+            OneSided::Read => Verb::Read,
+            OneSided::FetchAdd(add) => Verb::FetchAdd(add),
+            OneSided::CompareSwap { expected, swap } => Verb::CompareSwap { expected, swap },
+        };
         if wr.op.is_atomic() && !self.config.atomics {
             return Err(Misuse::Unsupported.into());
         }
+        self.ask_by(verb, wr)
+    }
+
+    #[inline(always)]
+    fn ask_by(&self, verb: Verb, wr: &OneSidedWr) -> Result<(), PostError> {
+        let loans = self.loans.ok_or(Misuse::Unsupported)?;
         let row = self.peers.find(wr.to)?;
         if wr.local.length() > self.info.limits.message_bytes_max {
             return Err(Misuse::TooLong.into());
@@ -42,12 +64,6 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> RdmaPort<'_, Q, C, X> {
             return Ok(());
         };
         link.has_room(1)?;
-        let verb = match wr.op {
-            OneSided::Write => Verb::Write,
-            OneSided::Read => Verb::Read,
-            OneSided::FetchAdd(add) => Verb::FetchAdd(add),
-            OneSided::CompareSwap { expected, swap } => Verb::CompareSwap { expected, swap },
-        };
         let remote = RemotePlace { address: wr.remote.address, key: remote_key };
         let segments = [Segment { address, length, key }];
         let done = (Done::Initiator(wr.wr_id, length), false);

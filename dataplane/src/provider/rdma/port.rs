@@ -389,6 +389,7 @@ impl<Q: QueuePair, C: CompletionQueue, X: Registrar> Provider for RdmaPort<'_, Q
         Ok(())
     }
 
+    #[inline(always)]
     fn post_one_sided(&self, wr: &OneSidedWr) -> Result<(), PostError> {
         self.ask(wr)
     }

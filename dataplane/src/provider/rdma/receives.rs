@@ -78,7 +78,7 @@ impl<'m, Q: QueuePair> Link<'m, Q> {
     /// A quarter of the receives for messages, or half of those for control.
     #[inline]
     const fn is_much(&self, (messages, control): (u32, u32)) -> bool {
-        messages >= self.depths.quarter || control >= CONTROL_RECEIVES / 2
+        (messages >= self.depths.quarter) | (control >= CONTROL_RECEIVES / 2)
     }
 
     /// Whether the other end has to hear of it at once.

@@ -189,12 +189,14 @@ impl SendList {
         self.0.stage(segments, |place| send(entry, &place));
     }
 
-    /// Appends a send of one segment to the other end of a connection. The caller has seen that there is room.
+    /// Appends a send of one segment to the other end of a connection, or a write of one to `memory` there, its address and key. The caller has
+    /// seen that there is room.
     #[inline(always)]
     pub(crate) fn stage_plain(
         &self,
         (wr_id, flags): (u64, u32),
         (opcode, immediate): (u32, u32),
+        memory: Option<(u64, u32)>,
         segment: sys::ibv_sge,
     ) {
         let (list, index) = (&self.0, self.0.staged.get());
@@ -211,6 +213,9 @@ impl SendList {
         (wr.wr_id, wr.next, wr.sg_list, wr.num_sge) = (wr_id, next, place.as_ptr(), 1);
         (wr.opcode, wr.send_flags) = (opcode, flags);
         wr.imm_data_invalidated_rkey_union.imm_data = immediate.to_be();
+        if let Some((remote_addr, rkey)) = memory {
+            wr.wr.rdma = sys::rdma_t { remote_addr, rkey };
+        }
         list.staged.set(staged);
     }
 
