@@ -17,6 +17,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 use spinwire_dataplane::shm::copy_header;
+#[cfg(feature = "libfabric")]
+use spinwire_hostshim::libfabric::remove_shm_left_by;
 use spinwire_hostshim::liveness::has_ended;
 use spinwire_hostshim::mem::SharedMapping;
 
@@ -28,6 +30,17 @@ use crate::report::Failure;
 pub(super) fn takes_names_along(name: &str) -> Result<(), Failure> {
     let name = name.to_owned();
     before_a_signal_ends_this(move || remove_made_by(std::process::id(), &name))
+}
+
+/// From now on what libfabric's `shm` has of this process in `/dev/shm` goes when it is told to end: the library itself does not hear SIGHUP.
+#[cfg(feature = "libfabric")]
+pub(super) fn takes_fabric_memory_along(provider: &str) -> Result<(), Failure> {
+    if provider != "shm" {
+        return Ok(());
+    }
+    before_a_signal_ends_this(|| {
+        let _as_many = remove_shm_left_by(std::process::id());
+    })
 }
 
 /// The standard input of a process that is to end with it, or of one that is not.

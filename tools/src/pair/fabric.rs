@@ -14,6 +14,7 @@ use core::time::Duration;
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::process::parent_id;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -77,9 +78,14 @@ pub(crate) fn round_trips(options: &PairOptions) -> Result<Verdict, Failure> {
     refuse_what_is_not_offered(options)?;
     let (near, far) = options.placement()?;
     if let Some(folder) = &options.listen {
+        ending::takes_fabric_memory_along(&options.fabric_provider)?;
         if options.until_input_ends {
-            let made_by_who_started_this = PathBuf::from(folder);
-            ending::when_input_ends(move || leave(&made_by_who_started_this))?;
+            let (made_by_who_started_this, starter) = (PathBuf::from(folder), parent_id());
+            ending::when_input_ends(move || {
+                leave(&made_by_who_started_this);
+                // Who was killed has left his.
+                let _as_many = remove_shm_left_by(starter);
+            })?;
         }
         affinity::pin(far)?;
         return serve(Path::new(folder), options);

@@ -11,6 +11,7 @@
 
 use core::net::SocketAddr;
 use core::time::Duration;
+use std::os::unix::process::parent_id;
 use std::time::Instant;
 
 use spinwire_dataplane::id::{Addr, Name};
@@ -18,11 +19,12 @@ use spinwire_dataplane::provider::Provider;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::time::Instant as PlaneInstant;
 use spinwire_hostshim::affinity;
-use spinwire_hostshim::libfabric::{OfiConfig, OfiPlane, OfiPort};
+use spinwire_hostshim::libfabric::{OfiConfig, OfiPlane, OfiPort, remove_shm_left_by};
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::uri::{Place, Uri};
 
 use super::client::{Measure, Other};
+use super::ending::{self, Input};
 use super::network::{self, SocketFloor};
 use super::options::PairOptions;
 use super::server::{SERVER, obey};
@@ -104,7 +106,22 @@ pub(super) fn serve(
     (command, text): (&str, &str),
     options: &PairOptions,
 ) -> Result<Verdict, Failure> {
-    let Meet { provider, at } = meet("--listen", text)?;
+    let to = meet("--listen", text)?;
+    ending::takes_fabric_memory_along(&to.provider)?;
+    let starter = parent_id();
+    let served = serve_at(to, command, options);
+    if served.is_err() && Input::of(options).goes_on().is_err() {
+        // Who was killed has left his.
+        let _as_many = remove_shm_left_by(starter);
+    }
+    served
+}
+
+fn serve_at(
+    Meet { provider, at }: Meet,
+    command: &str,
+    options: &PairOptions,
+) -> Result<Verdict, Failure> {
     let (_, cpu) = options.placement()?;
     let (size, role) = (network::largest(options), network::role(SERVER, options)?);
     affinity::pin(cpu)?;
@@ -149,6 +166,7 @@ fn with_server<M: Measure>(
     measure: M,
 ) -> Result<M::Result, Failure> {
     network::ask_for_way(to.at)?;
+    ending::takes_fabric_memory_along(&to.provider)?;
     let (cpu, _) = options.placement()?;
     let (size, role) = (network::largest(options), network::role("client", options)?);
     affinity::pin(cpu)?;

@@ -269,6 +269,7 @@ fn round_trips_over_libfabric_or_how_to_get_them() {
     }
     ends_over_libfabric_may_be_started_apart(&folder);
     ends_over_libfabric_leave_nothing_behind(&folder);
+    ends_over_libfabric_leave_no_memory_behind(&folder);
     refused(&["lat", "--provider", "ofi", "--connect", "x"], "--connect: not offered");
     // On one CPU each lets the other have its turn; and what one size was pinned to, the next is not.
     for (cpus, sizes) in [("0", "64"), ("0,0", "64,128"), ("", "64,128")] {
@@ -319,6 +320,43 @@ fn ends_over_libfabric_leave_nothing_behind(folder: &Folder) {
         assert!(!end.wait().unwrap().success());
         until(|| places().count() == 0);
     }
+}
+
+/// What libfabric's `shm` has in `/dev/shm`, a file of 16 MiB for each end, goes with it, and where one is killed with the other.
+fn ends_over_libfabric_leave_no_memory_behind(folder: &Folder) {
+    let names_of = |pids: &[u32]| {
+        let names = fs::read_dir("/dev/shm").into_iter().flatten().filter_map(Result::ok);
+        let is_of = |name: &str| pids.iter().any(|pid| name.starts_with(&format!("{pid}:")));
+        names.filter(|file| file.file_name().to_str().is_some_and(is_of)).count()
+    };
+    for ways in [
+        ["--provider", "ofi", "--fabric-provider", "shm"].as_slice(),
+        &["--uri", "ofi://shm/127.0.0.1:0"],
+    ] {
+        for signal in ["-TERM", "-HUP", "-KILL"] {
+            let measure = [&["lat", "--seconds", "60"], ways].concat();
+            let plain = command(folder.path(), &measure);
+            let mut heedful = Command::new("env");
+            heedful.arg("--default-signal").arg(plain.get_program()).args(plain.get_args());
+            let mut end = heedful.stderr(Stdio::null()).spawn().unwrap();
+            let own = end.id();
+            until(|| children_of(own).len() == 1);
+            let both = [own, children_of(own)[0]];
+            until(|| names_of(&both) == 2);
+            let kill = Command::new("kill").args([signal, &own.to_string()]).status();
+            assert!(kill.unwrap().success());
+            assert!(!end.wait().unwrap().success());
+            until(|| names_of(&both) == 0);
+        }
+    }
+}
+
+/// `/proc/PID/task/TID/children`, of all its threads.
+fn children_of(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children")).ok();
+    let all: String = threads.filter_map(of).collect();
+    all.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Waits for it, and fails where it does not come.
