@@ -11,12 +11,20 @@
 //! the C library does about cancelling; and the doorbell of Soft-RoCE is a `write(2)`. Who is ended by SIGKILL leaves his names to `spinwire rm --dead`.
 
 use std::io;
+#[cfg(feature = "libfabric")]
+use std::os::unix::process::parent_id;
+#[cfg(feature = "libfabric")]
+use std::sync::Arc;
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+#[cfg(feature = "libfabric")]
+use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 use spinwire_dataplane::shm::copy_header;
+#[cfg(feature = "libfabric")]
+use spinwire_dataplane::sync::Ordering;
 #[cfg(feature = "libfabric")]
 use spinwire_hostshim::libfabric::remove_shm_left_by;
 use spinwire_hostshim::liveness::has_ended;
@@ -32,11 +40,21 @@ pub(super) fn takes_names_along(name: &str) -> Result<(), Failure> {
     before_a_signal_ends_this(move || remove_made_by(std::process::id(), &name))
 }
 
-/// From now on what libfabric's `shm` has of this process in `/dev/shm` goes when it is told to end: the library itself does not hear SIGHUP.
+/// From now on what libfabric's `shm` has of this process in `/dev/shm` goes when it is told to end (the library itself does not hear SIGHUP); and
+/// where its input is watched, this process ends with that, after `last`. Threads see to both: the library waits for ever for a lock that
+/// a process has held which crashed or was killed. And they cost nothing, for it does without the kernel.
 #[cfg(feature = "libfabric")]
-pub(super) fn takes_fabric_memory_along(provider: &str) -> Result<(), Failure> {
-    if provider != "shm" {
-        return Ok(());
+pub(super) fn ends_in_spite_of_shm(
+    input: Input,
+    last: impl FnOnce() + Send + 'static,
+) -> Result<(), Failure> {
+    if let Input::Watched = input {
+        let starter = parent_id();
+        when_input_ends(move || {
+            last();
+            // Who was killed has left his.
+            let _as_many = [std::process::id(), starter].map(remove_shm_left_by);
+        })?;
     }
     before_a_signal_ends_this(|| {
         let _as_many = remove_shm_left_by(std::process::id());
@@ -69,9 +87,9 @@ impl Input {
     }
 }
 
-/// Does that when the standard input of this process ends, and ends it: for an end that may be deep in a library by then.
+/// Does that when the standard input of this process ends, and ends it.
 #[cfg(feature = "libfabric")]
-pub(super) fn when_input_ends(what: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+fn when_input_ends(what: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
     thread::Builder::new().name("spinwire-input".to_owned()).spawn(move || {
         let _nothing_is_said_there = io::copy(&mut io::stdin(), &mut io::sink());
         what();
@@ -80,12 +98,66 @@ pub(super) fn when_input_ends(what: impl FnOnce() + Send + 'static) -> Result<()
     Ok(())
 }
 
+/// Whether this process was told to end, for who looks between two messages: no thread waits for that. Told again, it ends at once.
+#[cfg(feature = "libfabric")]
+pub(super) struct Told(Vec<(i32, Flag)>);
+
+/// Whether a signal has come.
+#[cfg(feature = "libfabric")]
+type Flag = Box<dyn Fn() -> bool + Sync>;
+
+#[cfg(feature = "libfabric")]
+impl Told {
+    /// By nobody: whoever is told to end ends.
+    pub(super) const fn by_nobody() -> Self {
+        Self(Vec::new())
+    }
+
+    /// From now on the three signals end this process no more, the first time.
+    pub(super) fn listen() -> io::Result<Self> {
+        let again = Arc::default();
+        let mut all = Vec::<(i32, Flag)>::new();
+        for signal in heard() {
+            let told = Arc::default();
+            // In this order: what ends it looks at what the one behind it has set before.
+            flag::register_conditional_default(signal, Arc::clone(&again))?;
+            flag::register(signal, Arc::clone(&again))?;
+            flag::register(signal, Arc::clone(&told))?;
+            all.push((signal, Box::new(move || told.load(Ordering::Relaxed))));
+        }
+        Ok(Self(all))
+    }
+
+    fn signal(&self) -> Option<i32> {
+        let mut all = self.0.iter();
+        all.find_map(|(signal, has_come)| has_come().then_some(*signal))
+    }
+
+    /// Fails where it was.
+    #[inline]
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        if self.signal().is_none() { Ok(()) } else { Err("told to end".into()) }
+    }
+
+    /// Ends this process by the signal that has told it to, if one has.
+    pub(super) fn end(&self) {
+        if let Some(signal) = self.signal() {
+            let _never_refused = low_level::emulate_default_handler(signal);
+        }
+    }
+}
+
+/// The signals that end a process, without those that this one ignores: what who started it has it ignore (nohup, a shell's job
+/// in the background), it goes on ignoring.
+fn heard() -> impl Iterator<Item = i32> {
+    let ignored = ignored();
+    let all = [SIGHUP, SIGINT, SIGTERM];
+    all.into_iter().filter(move |signal| ignored >> signal.wrapping_sub(1) & 1 == 0)
+}
+
 /// Does that before a signal ends this process. Who is killed does nothing any more.
 pub(super) fn before_a_signal_ends_this(what: impl Fn() + Send + 'static) -> Result<(), Failure> {
-    // What who started it has it ignore (nohup, a shell's job in the background), it goes on ignoring.
-    let ignored = ignored();
-    let is_heard = |signal: &i32| ignored >> signal.wrapping_sub(1) & 1 == 0;
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM].iter().filter(|s| is_heard(s)))?;
+    let mut signals = Signals::new(heard())?;
     thread::Builder::new().name("spinwire-signal".to_owned()).spawn(move || {
         for signal in signals.forever() {
             what();

@@ -14,7 +14,6 @@ use core::time::Duration;
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::process::parent_id;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -36,7 +35,7 @@ use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::error::{Errno, OsError};
 use spinwire_hostshim::libfabric::{Names, OfiConfig, OfiPort, remove_shm_left_by};
 
-use super::ending;
+use super::ending::{self, Input, Told};
 use super::network;
 use super::options::PairOptions;
 use super::station::GONE;
@@ -77,45 +76,71 @@ struct Report {
 pub(crate) fn round_trips(options: &PairOptions) -> Result<Verdict, Failure> {
     refuse_what_is_not_offered(options)?;
     let (near, far) = options.placement()?;
+    let is_shm = options.fabric_provider == "shm";
     if let Some(folder) = &options.listen {
-        ending::takes_fabric_memory_along(&options.fabric_provider)?;
-        if options.until_input_ends {
-            let (made_by_who_started_this, starter) = (PathBuf::from(folder), parent_id());
-            ending::when_input_ends(move || {
-                leave(&made_by_who_started_this);
-                // Who was killed has left his.
-                let _as_many = remove_shm_left_by(starter);
-            })?;
+        if is_shm {
+            let made_by_who_started_this = PathBuf::from(folder);
+            let last = move || remove(&made_by_who_started_this);
+            ending::ends_in_spite_of_shm(Input::of(options), last)?;
         }
         affinity::pin(far)?;
         return serve(Path::new(folder), options);
     }
-    if options.fabric_provider != "shm" {
-        network::ask_for_way(SocketAddr::from(([127, 0, 0, 1], 1)))?;
-    }
     let folder = Folder::new()?;
-    let path = folder.0.clone();
-    ending::before_a_signal_ends_this(move || leave(&path))?;
+    let told = if is_shm {
+        let path = folder.0.clone();
+        ending::before_a_signal_ends_this(move || {
+            remove(&path);
+            let _as_many = remove_shm_left_by(std::process::id());
+        })?;
+        Told::by_nobody()
+    } else {
+        network::ask_for_way(SocketAddr::from(([127, 0, 0, 1], 1)))?;
+        Told::listen()?
+    };
+    let measured = measure_all(options, ((near, far), &folder), &told);
+    drop(folder);
+    if measured.is_err() {
+        told.end();
+    }
+    report(&measured?, options)
+}
+
+/// Every size.
+fn measure_all(
+    options: &PairOptions,
+    ((near, far), folder): ((u32, u32), &Folder),
+    told: &Told,
+) -> Result<Vec<Report>, Failure> {
     let mut reports = Vec::new();
-    for size in options.sizes() {
+    let sizes = options.sizes();
+    for (left, size) in (0..sizes.len()).rev().zip(sizes) {
         let mut one = options.clone();
         (one.size, one.all_sizes) = (vec![size], false);
         let place = folder.0.as_path();
         let both_ends = move || {
             let other_end = OtherEnd::start(place, &one, (near, far))?;
             affinity::pin(near)?;
-            measure((place, &|| other_end.check()), (size, [near, far]), &one)
+            let goes_on = || told.check().and_then(|()| other_end.check());
+            measure((place, &goes_on, told), (size, [near, far]), &one)
         };
-        // A thread for each size: what is pinned stays so, and all that it starts.
-        let measured = scope(|scope| scope.spawn(both_ends).join());
-        reports.push(measured.unwrap_or_else(|panic| resume_unwind(panic))?);
+        // A thread for each size but the last: what is pinned stays so, and all that it starts. None for the last, see `ending`.
+        reports.push(match left {
+            0 => both_ends(),
+            _ => scope(|scope| scope.spawn(both_ends).join())
+                .unwrap_or_else(|panic| resume_unwind(panic)),
+        }?);
         folder.empty()?;
     }
+    Ok(reports)
+}
+
+fn report(reports: &[Report], options: &PairOptions) -> Result<Verdict, Failure> {
     if options.json {
         print_json(&reports.iter().collect::<Vec<_>>())?;
         return Ok(Verdict::Well);
     }
-    for report in &reports {
+    for report in reports {
         let figures: Vec<_> =
             report.rtt_ns.iter().map(|(name, ns)| format!("{name} {ns}")).collect();
         emit(&format!(
@@ -177,12 +202,6 @@ impl Drop for Folder {
 fn remove(folder: &Path) {
     // The other end may have been faster. Nothing depends on it.
     let _removed = std::fs::remove_dir_all(folder);
-}
-
-/// Removes what would stay behind this process, which ends in the middle.
-fn leave(folder: &Path) {
-    remove(folder);
-    let _as_many = remove_shm_left_by(std::process::id());
 }
 
 /// The process of the other end. Ends when it is dropped.
@@ -419,24 +438,30 @@ impl Station<'_> {
 fn serve(folder: &Path, options: &PairOptions) -> Result<Verdict, Failure> {
     let size = options.sizes().first().copied().unwrap_or(1);
     let message = vec![0xA5; size];
-    // It is ended by its standard input, where the other end has ended.
-    with_station((FAR, NEAR), (folder, &|| Ok(())), options, |station, to| {
-        while station.next(size)?.is_some() {
-            station.send(to, &message)?;
-            station.receive()?;
-        }
-        Ok(Verdict::Well)
-    })
+    let input = Input::of(options);
+    let served =
+        with_station((FAR, NEAR), (folder, &|| input.goes_on()), options, |station, to| {
+            while station.next(size)?.is_some() {
+                station.send(to, &message)?;
+                station.receive()?;
+            }
+            Ok(Verdict::Well)
+        });
+    if input.goes_on().is_err() {
+        // Who was killed has left it.
+        remove(folder);
+    }
+    served
 }
 
 fn measure(
-    place: (&Path, &dyn Fn() -> Result<(), Failure>),
+    (folder, goes_on, told): (&Path, &dyn Fn() -> Result<(), Failure>, &Told),
     (size, cpus): (usize, [u32; 2]),
     options: &PairOptions,
 ) -> Result<Report, Failure> {
     let message = vec![0x5A; size];
     let mut iters = options.iters.unwrap_or(ITERS);
-    with_station((NEAR, FAR), place, options, |station, to| {
+    with_station((NEAR, FAR), (folder, goes_on), options, |station, to| {
         let mut trips = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
         let (mut first, mut last) = (None, station.clock.now());
         let began_warming = last;
@@ -460,6 +485,7 @@ fn measure(
             last = began;
             station.next(size)?.ok_or("no message came back within 10 s; remedy: see whether the second process still runs, and has a CPU (--cpus)")?;
             number = number.saturating_add(1);
+            told.check()?;
         }
         let end = station.clock.now();
         if first.is_some() {

@@ -11,7 +11,6 @@
 
 use core::net::SocketAddr;
 use core::time::Duration;
-use std::os::unix::process::parent_id;
 use std::time::Instant;
 
 use spinwire_dataplane::id::{Addr, Name};
@@ -19,7 +18,7 @@ use spinwire_dataplane::provider::Provider;
 use spinwire_dataplane::raw::place::Bump;
 use spinwire_dataplane::time::Instant as PlaneInstant;
 use spinwire_hostshim::affinity;
-use spinwire_hostshim::libfabric::{OfiConfig, OfiPlane, OfiPort, remove_shm_left_by};
+use spinwire_hostshim::libfabric::{OfiConfig, OfiPlane, OfiPort};
 use spinwire_hostshim::plane::Plane;
 use spinwire_hostshim::uri::{Place, Uri};
 
@@ -106,22 +105,10 @@ pub(super) fn serve(
     (command, text): (&str, &str),
     options: &PairOptions,
 ) -> Result<Verdict, Failure> {
-    let to = meet("--listen", text)?;
-    ending::takes_fabric_memory_along(&to.provider)?;
-    let starter = parent_id();
-    let served = serve_at(to, command, options);
-    if served.is_err() && Input::of(options).goes_on().is_err() {
-        // Who was killed has left his.
-        let _as_many = remove_shm_left_by(starter);
+    let Meet { provider, at } = meet("--listen", text)?;
+    if provider == "shm" {
+        ending::ends_in_spite_of_shm(Input::of(options), || ())?;
     }
-    served
-}
-
-fn serve_at(
-    Meet { provider, at }: Meet,
-    command: &str,
-    options: &PairOptions,
-) -> Result<Verdict, Failure> {
     let (_, cpu) = options.placement()?;
     let (size, role) = (network::largest(options), network::role(SERVER, options)?);
     affinity::pin(cpu)?;
@@ -166,7 +153,9 @@ fn with_server<M: Measure>(
     measure: M,
 ) -> Result<M::Result, Failure> {
     network::ask_for_way(to.at)?;
-    ending::takes_fabric_memory_along(&to.provider)?;
+    if to.provider == "shm" {
+        ending::ends_in_spite_of_shm(Input::Ignored, || ())?;
+    }
     let (cpu, _) = options.placement()?;
     let (size, role) = (network::largest(options), network::role("client", options)?);
     affinity::pin(cpu)?;
