@@ -10,7 +10,9 @@
 //! a process that has another one pays for it with each system call, by an atomic operation for the descriptor in the kernel, and by what
 //! the C library does about cancelling; and the doorbell of Soft-RoCE is a `write(2)`. Who is ended by SIGKILL leaves his names to `spinwire rm --dead`.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 #[cfg(feature = "libfabric")]
 use std::os::unix::process::parent_id;
 #[cfg(feature = "libfabric")]
@@ -79,7 +81,8 @@ impl Input {
     /// Fails where it is watched and has ended. Takes a system call or two.
     pub(crate) fn goes_on(self) -> Result<(), Failure> {
         match self {
-            Self::Watched if has_ended(&mut io::stdin().lock())? => {
+            // A descriptor of its own: the lock of the standard input is a thread's that waits for its end, where there is one.
+            Self::Watched if has_ended(&mut File::from(own(io::stdin())?))? => {
                 Err("whoever started this has ended".into())
             }
             Self::Watched | Self::Ignored => Ok(()),
@@ -145,6 +148,10 @@ impl Told {
             let _never_refused = low_level::emulate_default_handler(signal);
         }
     }
+}
+
+fn own(input: impl AsFd) -> io::Result<OwnedFd> {
+    input.as_fd().try_clone_to_owned()
 }
 
 /// The signals that end a process, without those that this one ignores: what who started it has it ignore (nohup, a shell's job
