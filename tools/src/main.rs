@@ -122,7 +122,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(text) => return told(&text),
     };
-    let outcome = match cli.command {
+    report::finish(report::outlive_file_limits().and_then(|()| run(cli.command)))
+}
+
+fn run(command: Command) -> Result<report::Verdict, report::Failure> {
+    match command {
         Command::Lat(args) => cmd::lat::run(&args),
         Command::Bw(args) => cmd::bw::run(&args),
         Command::Serve(args) => cmd::serve::run(&args),
@@ -136,8 +140,7 @@ fn main() -> ExitCode {
         Command::Pool(args) => cmd::pool::run(&args),
         Command::Rm(args) => cmd::rm::run(&args),
         Command::Layout(args) => cmd::layout::run(&args),
-    };
-    report::finish(outcome)
+    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::error::{Errno, OsError};
 use spinwire_hostshim::libfabric::{Names, OfiConfig, OfiPort, remove_shm_left_by};
 
+use super::client;
 use super::ending;
 use super::network;
 use super::options::PairOptions;
@@ -50,6 +51,8 @@ const WARM_UP: u64 = 2000;
 const ITERS: u64 = 50_000;
 /// How long the ends wait for each other, and for a message.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Files that an end opens beside its endpoint, one after the other: those in the folder, and the library's connection.
+const CONNECTION_FILES: usize = 1;
 /// Turns between two looks at the clock.
 const TURNS_PER_LOOK: u32 = 64;
 /// How long the other end has to close what it has open.
@@ -104,7 +107,8 @@ pub(crate) fn round_trips(options: &PairOptions) -> Result<Verdict, Failure> {
         let both_ends = move || {
             let other_end = OtherEnd::start(place, &one, (near, far))?;
             affinity::pin(near)?;
-            measure((place, &|| other_end.check()), (size, [near, far]), &one)
+            let measured = measure((place, &|| other_end.check()), (size, [near, far]), &one);
+            measured.inspect_err(|_| other_end.give_up())
         };
         // A thread for each size: what is pinned stays so, and all that it starts.
         let measured = scope(|scope| scope.spawn(both_ends).join());
@@ -206,13 +210,16 @@ impl OtherEnd {
         Ok(Self(RefCell::new(child)))
     }
 
+    /// It is not told that all was measured: the end of its input tells it to end.
+    fn give_up(&self) {
+        drop(self.0.borrow_mut().stdin.take());
+    }
+
     /// Fails where it has ended.
     fn check(&self) -> Result<(), Failure> {
         match self.0.borrow_mut().try_wait()? {
             None => Ok(()),
-            Some(status) => {
-                Err(format!("{GONE} ({status}); remedy: see what it says above").into())
-            }
+            Some(status) => Err(format!("{GONE} {}", client::how(status)).into()),
         }
     }
 }
@@ -284,6 +291,7 @@ fn with_station<R>(
         yields: options.shares_cpu()?,
         other: other_end,
     };
+    network::has_descriptors_for(CONNECTION_FILES)?;
     for _ in 0..RECEIVES {
         station.receive()?;
     }
