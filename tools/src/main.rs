@@ -108,7 +108,7 @@ fn told(text: &clap::Error) -> ExitCode {
     let is_asked = !text.use_stderr();
     match text.print() {
         Err(e) if is_asked && e.kind() != ErrorKind::BrokenPipe => {
-            report::finish(Err(format!("standard output: {e}").into()))
+            report::finish(Err(report::not_told(&e)))
         }
         _ if is_asked => ExitCode::SUCCESS,
         _ => ExitCode::from(2),
@@ -116,13 +116,16 @@ fn told(text: &clap::Error) -> ExitCode {
 }
 
 fn main() -> ExitCode {
+    if let Err(refused) = report::outlive_file_limits() {
+        return report::finish(Err(refused));
+    }
     let command = arguments::with_negative_numbers(with_flowing_help(Cli::command()));
     let cli = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match cli {
         Ok(cli) => cli,
         Err(text) => return told(&text),
     };
-    report::finish(report::outlive_file_limits().and_then(|()| run(cli.command)))
+    report::finish(run(cli.command))
 }
 
 fn run(command: Command) -> Result<report::Verdict, report::Failure> {

@@ -55,13 +55,18 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
+/// Why standard output could not be written to.
+pub(crate) fn not_told(error: &io::Error) -> Failure {
+    format!("standard output: {}", in_words(error)).into()
+}
+
 /// Writes to standard output: `false` where nobody reads it any more.
 pub(crate) fn tell(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(e) => Err(format!("standard output: {}", in_words(&e)).into()),
+        Err(e) => Err(not_told(&e)),
     }
 }
 
