@@ -12,7 +12,6 @@ use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// What a command found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,11 +82,11 @@ pub(crate) fn complain(text: &str) {
 
 /// What the system says of a file, and what helps where that is known.
 fn in_words(error: &io::Error) -> String {
-    let remedy = match error.kind() {
-        ErrorKind::FileTooLarge => "raise the limit of file sizes: ulimit -f unlimited",
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free space there: df -h",
-        ErrorKind::NotFound => "make its folder first",
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+    let remedy = match error.raw_os_error() {
+        Some(libc::EFBIG) => "raise the limit of file sizes: ulimit -f unlimited",
+        Some(libc::ENOSPC | libc::EDQUOT) => "free space there: df -h",
+        Some(libc::ENOENT) => "make its folder first",
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
             "name a file in a folder that this user may write in"
         }
         _ => return error.to_string(),
@@ -98,8 +97,8 @@ fn in_words(error: &io::Error) -> String {
 /// From now on a write beyond the limit of file sizes (`ulimit -f`) fails like any other that cannot be done. By default the kernel ends the process
 /// by a signal, SIGXFSZ, and nothing is said. Processes that are started from here begin with the default again, and do this for themselves.
 pub(crate) fn outlive_file_limits() -> Result<(), Failure> {
-    let nobody_asks = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(libc::SIGXFSZ, nobody_asks)
+    // The flag is looked at by nobody: the write says it.
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default())
         .map_err(|e| format!("sigaction(SIGXFSZ): {e}"))?;
     Ok(())
 }
