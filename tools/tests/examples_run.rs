@@ -11,9 +11,13 @@ mod examples_built;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use examples_built::ending_with_us;
 
+/// After that long a test has failed. Machines may stop for a while.
+const LONG: Duration = Duration::from_secs(60);
 /// These need RDMA devices: `verbs_rxe` runs them.
 const ON_DEVICES: [&str; 2] = ["rc_pingpong", "rping"];
 
@@ -93,6 +97,11 @@ fn an_example_whose_second_process_dies_says_so_and_leaves_nothing_behind() {
             assert!(example.try_wait().unwrap().is_none(), "{name} starts another process");
         };
         assert!(Command::new("kill").args(["-KILL", &second]).status().unwrap().success());
+        let from = Instant::now();
+        while example.try_wait().unwrap().is_none() {
+            assert!(from.elapsed() < LONG, "{name} waits for who has ended");
+            sleep(Duration::from_millis(1));
+        }
         let ran = example.wait_with_output().unwrap();
         let told = String::from_utf8(ran.stderr).unwrap();
         assert!(!ran.status.success(), "{name}: {told}");
