@@ -160,11 +160,14 @@ impl Other {
 
     /// A failure of this end; where it comes from the end of the other one, with how that has ended. A signal is never an answer to what this end does.
     fn explain(&mut self, failure: Failure) -> Failure {
-        let is_its_end = |status: ExitStatus| {
-            status.signal().is_some() || !status.success() && failure.to_string() == GONE
-        };
+        let is_told = failure.to_string() == GONE;
         match self.ended_within(LAST_WORDS) {
-            Ok(Some(status)) if is_its_end(status) => format!("{GONE} {}", how(status)).into(),
+            Ok(Some(status)) if is_told && !status.success() => {
+                format!("{GONE} {}", how(status)).into()
+            }
+            Ok(Some(status)) if status.signal().is_some() => {
+                format!("{failure}\n  because: {}", too_early(status)).into()
+            }
             _ => failure,
         }
     }

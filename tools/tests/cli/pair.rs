@@ -364,14 +364,15 @@ fn who_has_no_way_to_the_other_end_names_it_and_the_remedy() {
     }
 }
 
-/// Before the two have met, over shared memory: its segment is there, and it is not in it yet.
+/// Before the two have met, over shared memory: the first one has joined the segment of the second, which has most likely no endpoint there yet.
 #[test]
 fn a_second_process_that_is_killed_early_is_told_with_how() {
     let folder = Folder::new();
     for of in ["lat", "bw"] {
         let mut first = folder.start(&[of, "--seconds", "3600"]);
-        let name = format!("{of}-{}", first.id());
-        while !folder.has(&name) {
+        let name = format!("spinwire.{of}-{}", first.id());
+        let maps = format!("/proc/{}/maps", first.id());
+        while !std::fs::read_to_string(&maps).unwrap().contains(&name) {
             assert!(first.runs(), "it starts the second one");
         }
         let children = format!("/proc/{0}/task/{0}/children", first.id());
@@ -379,6 +380,8 @@ fn a_second_process_that_is_killed_early_is_told_with_how() {
         let ran = first.ran();
         let told = ran.err.contains("(signal: 9 (SIGKILL)); remedy: dmesg");
         assert!(ran.code == 2 && told, "{ran:?}");
+        // Which is what is said after a wait.
+        assert!(!ran.err.contains("nobody listens"), "{ran:?}");
         assert!(!folder.has_any(), "{of}");
     }
 }
