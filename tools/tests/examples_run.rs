@@ -8,11 +8,12 @@
 
 mod examples_built;
 
+use core::time::Duration;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use examples_built::ending_with_us;
 
