@@ -321,6 +321,8 @@ const fn farewell(size: usize) -> &'static [u8] {
     if size == 0 { b"." } else { b"" }
 }
 
+/// What is said where the other end is there, and silent.
+const NO_ANSWER: &str = "no message came back within 10 s; remedy: see whether the second process still runs, and has a CPU (--cpus)";
 /// The end that measures, and the other one.
 const NEAR: &str = "near";
 const FAR: &str = "far";
@@ -353,16 +355,22 @@ impl Station<'_> {
         if connects {
             self.end.connect(peer)?;
         }
-        let since = self.clock.now();
-        while self.clock.now().saturating_since(since).as_nanos() < PATIENCE_NS {
+        let (since, mut look_at, mut waited_ns) = (self.clock.now(), LOOK_AFTER_NS, 0);
+        while waited_ns < PATIENCE_NS {
             self.turn();
             match self.end.poll_event() {
                 Some(Event::Connected(peer)) => return Ok(peer),
-                Some(other) => return Err(format!("not connected: {other:?}").into()),
+                Some(other) => {
+                    return Err(self.explain(format!("not connected: {other:?}").into()));
+                }
                 None => {}
             }
+            waited_ns = self.clock.now().saturating_since(since).as_nanos();
+            if waited_ns > look_at {
+                look_at = waited_ns.saturating_add(LOOK_AFTER_NS);
+                (self.other)()?;
+            }
         }
-        (self.other)()?;
         Err("nobody has connected within 10 s".into())
     }
 
@@ -370,14 +378,18 @@ impl Station<'_> {
     fn send(&self, to: Addr, bytes: &[u8]) -> Result<(), Failure> {
         let target = SendTo::peer(to);
         let target = self.tag.map_or(target, |tag| target.tag(tag));
-        let mut refused_at = None;
+        let (mut refused_at, mut look_at) = (None, LOOK_AFTER_NS);
         loop {
             match self.end.inject(target, bytes) {
                 Ok(()) => return Ok(()),
                 Err(PostError::Retry(retry)) => {
                     let since = *refused_at.get_or_insert(self.clock.now());
-                    if self.clock.now().saturating_since(since).as_nanos() > PATIENCE_NS {
+                    let waited_ns = self.clock.now().saturating_since(since).as_nanos();
+                    if waited_ns > look_at {
+                        look_at = waited_ns.saturating_add(LOOK_AFTER_NS);
                         (self.other)()?;
+                    }
+                    if waited_ns > PATIENCE_NS {
                         return Err(format!("not sent within 10 s: {retry}").into());
                     }
                     self.turn();
@@ -385,6 +397,13 @@ impl Station<'_> {
                 Err(refused) => return Err(refused.into()),
             }
         }
+    }
+
+    /// A failure, or the end of the other one, which it may come from: that of a connection may be seen before that of its process.
+    #[cold]
+    fn explain(&self, failure: Failure) -> Failure {
+        sleep(LOOK_AFTER);
+        (self.other)().err().unwrap_or(failure)
     }
 
     /// The next message, of that many bytes. `None` where none comes. Its receive is posted anew by the caller, after the answer, since there
@@ -466,7 +485,7 @@ fn measure(
                 iters = options.seconds.map_or(iters, |seconds| trips_within(seconds, ns));
             }
             last = began;
-            station.next(size)?.ok_or("no message came back within 10 s; remedy: see whether the second process still runs, and has a CPU (--cpus)")?;
+            station.next(size)?.ok_or_else(|| station.explain(NO_ANSWER.into()))?;
             number = number.saturating_add(1);
         }
         let end = station.clock.now();
