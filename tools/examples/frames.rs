@@ -3,7 +3,8 @@
 //! `cargo run --release --example frames`
 #![allow(clippy::large_stack_frames, clippy::print_stdout, reason = "an example")]
 
-use std::{env, process::Command, thread};
+use std::process::{Child, Command};
+use std::{env, thread};
 
 use spinwire_dataplane::error::{Misuse, PostError, Refused};
 use spinwire_dataplane::id::Name;
@@ -39,26 +40,37 @@ fn main() -> Done {
     }
     let mut reader = Command::new(env::current_exe()?).arg("read").spawn()?;
     let lender = Lender::place(&handle, &bump, 8)?; // holds what is under way
-    let shot = shoot(&endpoint, &lender).inspect_err(|_| drop(reader.kill()));
+    let shot = shoot(&endpoint, &lender, &mut reader).inspect_err(|_| drop(reader.kill()));
     drop((lender, endpoint)); // the reader sees that, and ends
-    reader.wait()?;
+    let ended = reader.wait()?;
     pool.unlink()?;
     domain.unlink()?;
-    shot
+    shot?;
+    if ended.success() { Ok(()) } else { Err(format!("the reader failed: {ended}"))? }
 }
 
 /// Writes one frame after the other into the pool, and tells the reader of each.
-fn shoot<P: Provider, H: PoolHost>(endpoint: &Endpoint<'_, P>, lender: &Lender<'_, '_, H>) -> Done {
+fn shoot<P: Provider, H: PoolHost>(
+    endpoint: &Endpoint<'_, P>,
+    lender: &Lender<'_, '_, H>,
+    process: &mut Child,
+) -> Done {
     let reader = loop {
         match endpoint.connect(&Name::new("reader")?) {
             Err(PostError::Misuse(Misuse::UnknownAddress)) => thread::yield_now(), // not yet there
             found => break found?,
+        }
+        if let Some(ended) = process.try_wait()? {
+            return Err(format!("the reader ended before it came: {ended}").into());
         }
     };
     let mut number = 0;
     while number < FRAMES || lender.under_way() > 0 {
         lender.collect(endpoint); // what the reader has let go of
         let _busy = endpoint.turn(Instant::ORIGIN, Budget::DEFAULT).is_busy();
+        if let Some(Event::PeerGone(_)) = endpoint.poll_event() {
+            return Err("the reader is gone: its process ended".into());
+        }
         if number == FRAMES {
             continue;
         }

@@ -5,7 +5,8 @@
 #![allow(clippy::large_stack_frames, clippy::print_stdout, reason = "an example")]
 
 use core::time::Duration;
-use std::{env, process::Command, thread};
+use std::process::{Child, Command};
+use std::{env, thread};
 
 use spinwire_dataplane::error::{Misuse, PostError};
 use spinwire_dataplane::id::Name;
@@ -30,16 +31,23 @@ fn main() -> Done<()> {
     if let Some(rung) = rung {
         return serve(&rung, &endpoint, buffers);
     }
+    let compared = compare(&endpoint, buffers);
+    domain.unlink()?;
+    compared
+}
+
+/// Starts the service at each rung, and asks it.
+fn compare<'m>(endpoint: &End<'_, 'm>, buffers: &'m LoanPool<'m>) -> Done<()> {
     let mut spins = 0;
     for rung in ["spin", "pause", "yield", "nap", "park"] {
         let mut server = Command::new(env::current_exe()?).arg(rung).spawn()?;
-        let asked = ask(rung, &endpoint, buffers).inspect_err(|_| drop(server.kill()));
+        let asked = ask(rung, endpoint, buffers, &mut server);
+        let asked = asked.inspect_err(|_| drop(server.kill()));
         server.wait()?;
         let p50 = asked?;
         spins = if spins == 0 { p50 } else { spins };
         println!("{rung}: p50 {p50} ns, {} times a spin", p50.checked_div(spins).unwrap_or(0));
     }
-    domain.unlink()?;
     Ok(())
 }
 
@@ -73,12 +81,20 @@ fn serve<'m>(rung: &str, endpoint: &End<'_, 'm>, buffers: &'m LoanPool<'m>) -> D
 }
 
 /// Asks after every millisecond of rest. The median time to the answer, in nanoseconds.
-fn ask<'m>(rung: &str, endpoint: &End<'_, 'm>, buffers: &'m LoanPool<'m>) -> Done<u64> {
+fn ask<'m>(
+    rung: &str,
+    endpoint: &End<'_, 'm>,
+    buffers: &'m LoanPool<'m>,
+    process: &mut Child,
+) -> Done<u64> {
     let (clock, mut times) = (TscClock::calibrate(), Vec::new());
     let server = loop {
         match endpoint.connect(&Name::new(rung)?) {
             Err(PostError::Misuse(Misuse::UnknownAddress)) => thread::yield_now(),
             found => break found?,
+        }
+        if let Some(ended) = process.try_wait()? {
+            return Err(format!("the service at {rung} ended before it came: {ended}").into());
         }
     };
     while times.len() < 200 {

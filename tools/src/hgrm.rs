@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
 
-use crate::report::Failure;
+use crate::report::{Failure, write_file};
 
 /// `FILE` for one size, `FILE` with the size before its ending for several.
 pub(crate) fn path_for(path: &Path, size: usize, sizes: usize) -> PathBuf {
@@ -41,5 +41,5 @@ pub(crate) fn write(path: &Path, trips: &Histogram<u64>) -> Result<(), Failure> 
     )?;
     writeln!(text, "#[Max     = {:>12}, Total count    = {:>12}]", trips.max(), trips.len())?;
     writeln!(text, "#[Buckets = {:>12}, SubBuckets     = {:>12}]", trips.buckets(), 2048)?;
-    std::fs::write(path, text).map_err(|e| format!("--hgrm {}: {e}", path.display()).into())
+    write_file("--hgrm", path, &text)
 }

@@ -108,7 +108,7 @@ fn told(text: &clap::Error) -> ExitCode {
     let is_asked = !text.use_stderr();
     match text.print() {
         Err(e) if is_asked && e.kind() != ErrorKind::BrokenPipe => {
-            report::finish(Err(format!("standard output: {e}").into()))
+            report::finish(Err(report::not_told(&e)))
         }
         _ if is_asked => ExitCode::SUCCESS,
         _ => ExitCode::from(2),
@@ -116,13 +116,20 @@ fn told(text: &clap::Error) -> ExitCode {
 }
 
 fn main() -> ExitCode {
+    if let Err(refused) = report::outlive_file_limits() {
+        return report::finish(Err(refused));
+    }
     let command = arguments::with_negative_numbers(with_flowing_help(Cli::command()));
     let cli = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match cli {
         Ok(cli) => cli,
         Err(text) => return told(&text),
     };
-    let outcome = match cli.command {
+    report::finish(run(cli.command))
+}
+
+fn run(command: Command) -> Result<report::Verdict, report::Failure> {
+    match command {
         Command::Lat(args) => cmd::lat::run(&args),
         Command::Bw(args) => cmd::bw::run(&args),
         Command::Serve(args) => cmd::serve::run(&args),
@@ -136,8 +143,7 @@ fn main() -> ExitCode {
         Command::Pool(args) => cmd::pool::run(&args),
         Command::Rm(args) => cmd::rm::run(&args),
         Command::Layout(args) => cmd::layout::run(&args),
-    };
-    report::finish(outcome)
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
 //! Plots, as SVG files.
 
-use std::fs;
 use std::path::Path;
 
 use hdrhistogram::Histogram;
 use plotters::prelude::*;
 
-use crate::report::Failure;
+use crate::report::{Failure, write_file};
 
 const SIZE: (u32, u32) = (960, 540);
 
@@ -90,7 +89,7 @@ pub(crate) fn percentiles(
     drop(chart);
     drop(area);
     // The backend itself would not say that a file could not be written.
-    fs::write(path, text).map_err(|e| failed(&e))
+    write_file("--plot", path, &text)
 }
 
 /// Throughput by size: (bytes, our bytes/s, the floor's bytes/s).
@@ -141,7 +140,7 @@ pub(crate) fn throughput(path: &Path, points: &[(usize, f64, f64)]) -> Result<()
     drop(chart);
     drop(area);
     // The backend itself would not say that a file could not be written.
-    fs::write(path, text).map_err(|e| failed(&e))
+    write_file("--plot", path, &text)
 }
 
 #[expect(

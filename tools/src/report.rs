@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// What a command found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,13 +54,18 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
+/// Why standard output could not be written to.
+pub(crate) fn not_told(error: &io::Error) -> Failure {
+    format!("standard output: {}", in_words(error)).into()
+}
+
 /// Writes to standard output: `false` where nobody reads it any more.
 pub(crate) fn tell(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(e) => Err(format!("standard output: {e}").into()),
+        Err(e) => Err(not_told(&e)),
     }
 }
 
@@ -74,12 +80,47 @@ pub(crate) fn complain(text: &str) {
     let _nobody_is_there = err.write_all(text.as_bytes()).and_then(|()| err.flush());
 }
 
+/// What the system says of a file, and what helps where that is known.
+fn in_words(error: &io::Error) -> String {
+    let remedy = match error.raw_os_error() {
+        Some(libc::EFBIG) => "raise the limit of file sizes: ulimit -f unlimited",
+        Some(libc::ENOSPC | libc::EDQUOT) => "free space there: df -h",
+        Some(libc::ENOENT) => "make its folder first",
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
+            "name a file in a folder that this user may write in"
+        }
+        _ => return error.to_string(),
+    };
+    format!("{error}; remedy: {remedy}")
+}
+
+/// From now on a write beyond the limit of file sizes (`ulimit -f`) fails like any other that cannot be done. By default the kernel ends the process
+/// by a signal, SIGXFSZ, and nothing is said. Processes that are started from here begin with the default again, and do this for themselves.
+pub(crate) fn outlive_file_limits() -> Result<(), Failure> {
+    // The flag is looked at by nobody: the write says it.
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default())
+        .map_err(|e| format!("sigaction(SIGXFSZ): {e}"))?;
+    Ok(())
+}
+
+/// Writes the file of `argument`. What could not be written whole is not left there: half a plot looks like one.
+pub(crate) fn write_file(argument: &str, path: &Path, text: &str) -> Result<(), Failure> {
+    let failed = |e: io::Error| format!("{argument} {}: {}", path.display(), in_words(&e));
+    let mut file = File::create(path).map_err(failed)?;
+    let written = file.write_all(text.as_bytes());
+    if written.is_err() && path.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+        // That it was not written is told all the same.
+        let _stays_there = fs::remove_file(path);
+    }
+    Ok(written.map_err(failed)?)
+}
+
 /// Whether the file of `argument` can be written, before minutes are spent on what is to be in it. One that is not there is not there
 /// afterwards either.
 pub(crate) fn check_file(argument: &str, path: &Path) -> Result<(), Failure> {
     let is_there = path.exists();
     let opened = File::options().append(true).create(true).open(path);
-    opened.map_err(|e| format!("{argument} {}: {e}", path.display()))?;
+    opened.map_err(|e| format!("{argument} {}: {}", path.display(), in_words(&e)))?;
     if !is_there {
         fs::remove_file(path)?;
     }

@@ -8,11 +8,17 @@
 
 mod examples_built;
 
+use core::time::Duration;
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Instant;
 
 use examples_built::ending_with_us;
 
+/// After that long a test has failed. Machines may stop for a while.
+const LONG: Duration = Duration::from_secs(60);
 /// These need RDMA devices: `verbs_rxe` runs them.
 const ON_DEVICES: [&str; 2] = ["rc_pingpong", "rping"];
 
@@ -71,4 +77,39 @@ fn what_stands_in_the_way_of_an_example_is_told_in_words() {
         assert!(told.contains("or point SPINWIRE_SHM_DIR to a folder"), "{name}: {told}");
         assert!(!told.contains(" { "), "{name}: the form for programmers: {told}");
     }
+}
+
+/// Who starts a process and waits for it sees that it is killed before it comes.
+#[test]
+fn an_example_whose_second_process_dies_says_so_and_leaves_nothing_behind() {
+    let built = examples_built::all();
+    let folder = std::env::temp_dir().join(format!("examples-die-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    for (name, whose) in [("frames", "the reader"), ("sleeper", "the service at spin")] {
+        let mut example = ending_with_us(&built[name]);
+        let example = example.env("SPINWIRE_SHM_DIR", &folder).stderr(Stdio::piped());
+        let mut example = example.spawn().unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", example.id());
+        let second = loop {
+            let children = fs::read_to_string(&children).unwrap();
+            if let Some(second) = children.split_whitespace().next() {
+                break second.to_owned();
+            }
+            assert!(example.try_wait().unwrap().is_none(), "{name} starts another process");
+        };
+        assert!(Command::new("kill").args(["-KILL", &second]).status().unwrap().success());
+        let from = Instant::now();
+        while example.try_wait().unwrap().is_none() {
+            assert!(from.elapsed() < LONG, "{name} waits for who has ended");
+            sleep(Duration::from_millis(1));
+        }
+        let ran = example.wait_with_output().unwrap();
+        let told = String::from_utf8(ran.stderr).unwrap();
+        assert!(!ran.status.success(), "{name}: {told}");
+        // It may have come by then.
+        let early = told.contains(&format!("{whose} ended before it came: signal: 9"));
+        assert!(early || told.contains("peer gone"), "{name}: {told}");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "{name} left something behind");
+    }
+    fs::remove_dir(&folder).unwrap();
 }

@@ -155,6 +155,17 @@ impl OfiPlane {
         self.lines.borrow().iter().filter(|line| line.peer.is_some() && !line.ended).count()
     }
 
+    /// Another descriptor of the connection to `peer`, on which nothing comes but its end, when that of its process has come. `None` of type MSG, where
+    /// events of the port tell of it, and where it has ended.
+    ///
+    /// # Errors
+    /// What dup(2) says.
+    pub fn connection_to(&self, peer: Addr) -> io::Result<Option<TcpStream>> {
+        let lines = self.lines.borrow();
+        let line = lines.iter().find(|line| line.peer == Some(peer) && !line.ended);
+        line.map(|line| line.stream.try_clone()).transpose()
+    }
+
     /// Whoever calls, and whose connection ends, makes `set` readable from now on.
     pub(crate) fn watch_in(&self, set: &Rc<Epoll>) -> Result<(), Errno> {
         let sockets = self.listener.iter().map(AsRawFd::as_raw_fd);

@@ -1,11 +1,17 @@
 //! How the end of a peer of type RDM is found out: by sending to it.
 
+use core::net::SocketAddr;
+use std::io::ErrorKind;
+use std::sync::mpsc::{self, TryRecvError};
+use std::thread;
+
 use spinwire_dataplane::error::{Fatal, Misuse, PostError};
 use spinwire_dataplane::msg::{Kind, RecvFrom, SendTo};
 use spinwire_dataplane::poll::{Budget, Poll};
 use spinwire_dataplane::provider::{Event, Status};
 use spinwire_dataplane::time::Nanos;
-use spinwire_hostshim::libfabric::OfiConfig;
+use spinwire_hostshim::libfabric::{OfiConfig, OfiPlane};
+use spinwire_tests::overdue;
 
 use super::pair::{LONG, config, named, on_ground};
 use super::{SOCKETS, TCP, UDP};
@@ -53,6 +59,42 @@ fn who_takes_nothing_is_held_for_gone() {
             assert_eq!((a.poll_event(), a.posted_count()), (None, 1));
         });
     }
+}
+
+/// At a URI the connection at which the two met tells that the process of a peer has ended, also to who does not attend the plane.
+#[test]
+fn the_connection_of_a_plane_tells_the_end_of_its_peer() {
+    let _watched = overdue::watch("planes");
+    let open = |at: SocketAddr, listens| OfiPlane::open(at, listens, config(&TCP)).unwrap();
+    let (say, said) = mpsc::channel();
+    let (let_go, stay) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let plane = open(SocketAddr::from(([127, 0, 0, 1], 0)), true);
+            on_ground(|ground| {
+                let port = plane.port(ground.bump, &named("server")).unwrap();
+                say.send(plane.local().unwrap()).unwrap();
+                while stay.try_recv() == Err(TryRecvError::Empty) {
+                    plane.attend(&port, ground.now());
+                }
+            });
+        });
+        let at = said.recv().unwrap();
+        let plane = open(at, false);
+        on_ground(|ground| {
+            let port = plane.port(ground.bump, &named("client")).unwrap();
+            let server = plane.call(&port, (&named("server"), at), LONG).unwrap();
+            let met = plane.connection_to(server).unwrap().unwrap();
+            assert_eq!(met.peek(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+            drop(let_go);
+            ground.until("its end is told", &[], || met.peek(&mut [0]).is_ok_and(|n| n == 0));
+            // Once the plane has heard of it there is none.
+            ground.until("the plane has heard of it", &[], || {
+                plane.attend(&port, ground.now());
+                plane.connection_to(server).unwrap().is_none()
+            });
+        });
+    });
 }
 
 /// A clock that does not begin at 0, or that goes on while nobody turns, makes nobody gone: who was away has not waited.

@@ -1,8 +1,9 @@
 //! The measuring end: starts the other end if need be, joins its domain, and drives it through rounds.
 
 use core::time::Duration;
-use std::io::{BufRead, BufReader, IsTerminal};
-use std::process::{Child, Command, Stdio};
+use std::io::{self, BufRead, BufReader, IsTerminal};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use spinwire_dataplane::error::{Misuse, PostError};
@@ -26,7 +27,7 @@ use super::network;
 use super::options::{PairOptions, ProviderName};
 use super::order::Order;
 use super::server::{SERVER, STREAM_BUFFER_BYTES};
-use super::station::{self, PATIENCE, Patience, Role, Station};
+use super::station::{self, GONE, PATIENCE, Patience, Role, Station};
 use crate::report::{self, Failure};
 
 /// A connected measuring end.
@@ -82,8 +83,26 @@ impl<P: Provider, F: Floor> Client<'_, '_, P, F> {
     }
 }
 
-/// Milliseconds that it has to end by itself.
-const LAST_WORDS_MS: u32 = 50;
+/// The time that it has to end by itself.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+
+/// How long a process that has closed its standard output takes to end, at most.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// How a process has ended that should not have, and where to look for the reason.
+pub(super) fn how(status: ExitStatus) -> String {
+    // Whom a signal has ended, that has said nothing.
+    let remedy = if status.signal().is_some() {
+        "dmesg | tail # says whether the kernel did it, for want of memory"
+    } else {
+        "see what it says above"
+    };
+    format!("({status}); remedy: {remedy}")
+}
+
+fn too_early(status: ExitStatus) -> Failure {
+    format!("the second process ended too early {}", how(status)).into()
+}
 
 /// The other end as a process of ours; killed where it does not end by itself.
 #[derive(Debug)]
@@ -116,7 +135,7 @@ impl Other {
         measure: impl FnOnce(&str) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let mut other = Self::start(command, place, options)?;
-        let measured = measure(&other.listening()?)?;
+        let measured = measure(&other.listening()?).map_err(|failure| other.explain(failure))?;
         other.finish().map(|()| measured)
     }
 
@@ -127,50 +146,66 @@ impl Other {
             BufReader::new(out).read_line(&mut told)?;
         }
         let told: serde_json::Value = serde_json::from_str(&told).unwrap_or_default();
-        let Some(text) = told.get("listening").and_then(serde_json::Value::as_str) else {
-            // It says nothing more to anybody who could hear it, so it is about to end.
-            let since = Instant::now();
-            while since.elapsed() < PATIENCE {
-                self.check()?;
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            return Err("the second process does not say where it listens".into());
-        };
-        Ok(text.to_owned())
+        match told.get("listening").and_then(serde_json::Value::as_str) {
+            Some(text) => Ok(text.to_owned()),
+            None => Err(self.says_nothing()),
+        }
     }
 
     /// Fails where it has ended.
-    pub(super) fn check(&mut self) -> Result<(), Failure> {
-        match self.0.try_wait()? {
-            None => Ok(()),
-            Some(status) => Err(format!(
-                "the second process ended too early ({status}); remedy: see what it says above"
-            )
-            .into()),
+    fn check(&mut self) -> Result<(), Failure> {
+        let ended = self.0.try_wait()?;
+        ended.map_or(Ok(()), |status| Err(too_early(status)))
+    }
+
+    /// A failure of this end; where it comes from the end of the other one, with how that has ended. A signal is never an answer to what this end does.
+    fn explain(&mut self, failure: Failure) -> Failure {
+        let is_told = failure.to_string() == GONE;
+        match self.ended_within(LAST_WORDS) {
+            Ok(Some(status)) if is_told && !status.success() => {
+                format!("{GONE} {}", how(status)).into()
+            }
+            Ok(Some(status)) if status.signal().is_some() => {
+                format!("{failure}\n  because: {}", too_early(status)).into()
+            }
+            _ => failure,
+        }
+    }
+
+    /// How it has ended, where it does that so soon.
+    fn ended_within(&mut self, time: Duration) -> io::Result<Option<ExitStatus>> {
+        let since = Instant::now();
+        loop {
+            match self.0.try_wait()? {
+                None if since.elapsed() < time => std::thread::sleep(Duration::from_millis(1)),
+                ended => return Ok(ended),
+            }
+        }
+    }
+
+    /// Why it does not say where it listens. It says nothing more to anybody who could hear it, so it is about to end.
+    fn says_nothing(&mut self) -> Failure {
+        match self.ended_within(ENDS_WITHIN) {
+            Ok(Some(status)) => too_early(status),
+            Ok(None) => "the second process does not say where it listens".into(),
+            Err(e) => e.into(),
         }
     }
 
     pub(super) fn finish(mut self) -> Result<(), Failure> {
-        let since = Instant::now();
-        while since.elapsed() < PATIENCE {
-            match self.0.try_wait()? {
-                None => std::thread::sleep(Duration::from_millis(1)),
-                Some(status) if status.success() => return Ok(()),
-                Some(status) => return Err(format!("the second process failed ({status})").into()),
-            }
+        match self.ended_within(PATIENCE)? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(format!("the second process failed {}", how(status)).into()),
+            None => Err("the second process does not end".into()),
         }
-        Err("the second process does not end".into())
     }
 }
 
 impl Drop for Other {
     fn drop(&mut self) {
         // It may have ended already, which is what is wanted, or be about to say why it does.
-        for _ in 0..LAST_WORDS_MS {
-            if !matches!(self.0.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        if !matches!(self.ended_within(LAST_WORDS), Ok(None)) {
+            return;
         }
         let _gone = self.0.kill();
         let _reaped = self.0.wait();
@@ -208,16 +243,18 @@ pub(crate) fn with_client<M: Measure>(
     }
     if let Some(name) = &options.connect {
         let domain = Domain::join(name, &DomainConfig::default())?;
-        return with_domain(name, &domain, options, measure);
+        return with_domain((name, &domain), options, &mut || Ok(()), measure);
     }
     let own = || format!("{command}-{}", std::process::id());
     let name = options.meeting_place()?.unwrap_or_else(own);
     let mut other = Other::start(command, &name, options)?;
     // Only then is what has this name its own.
     let made = other.listening();
-    let measured = made
-        .and_then(|_name| Ok(Domain::join(&name, &DomainConfig::default())?))
-        .and_then(|domain| with_domain(&name, &domain, options, measure));
+    let measured = made.and_then(|_name| {
+        let domain = Domain::join(&name, &DomainConfig::default())?;
+        let measured = with_domain((&name, &domain), options, &mut || other.check(), measure);
+        measured.map_err(|failure| other.explain(failure))
+    });
     match measured {
         Ok(measured) => other.finish().map(|()| measured),
         Err(failure) => {
@@ -230,10 +267,11 @@ pub(crate) fn with_client<M: Measure>(
     }
 }
 
+/// Goes on as long as `other` does not fail until the other end is met; from then on it is seen where it is.
 fn with_domain<M: Measure>(
-    name: &str,
-    domain: &Domain,
+    (name, domain): (&str, &Domain),
     options: &PairOptions,
+    other: &mut dyn FnMut() -> Result<(), Failure>,
     measure: M,
 ) -> Result<M::Result, Failure> {
     let largest = options.sizes().into_iter().max().unwrap_or(64);
@@ -255,7 +293,7 @@ fn with_domain<M: Measure>(
     let handle = pool.as_ref().map(|pool| pool.handle(&bump)).transpose()?;
     let loans = handle.as_ref().map(|handle| Loans::place(handle, &bump)).transpose()?;
     let station = Station::open(domain, &bump, &role)?;
-    let server = connect(&station)?;
+    let server = connect(&station, other)?;
     let page = domain.mapping().page().to_string();
     let cpus = [cpu, other_cpu];
     let client = Client { station, loans, server, cpus, page, exchange: None };
@@ -264,12 +302,16 @@ fn with_domain<M: Measure>(
     Ok(measured)
 }
 
-fn connect<P: Provider, F: Witness>(station: &Station<'_, P, F>) -> Result<Addr, Failure> {
+fn connect<P: Provider, F: Witness>(
+    station: &Station<'_, P, F>,
+    other: &mut dyn FnMut() -> Result<(), Failure>,
+) -> Result<Addr, Failure> {
     let server = Name::new(SERVER)?;
     let since = Instant::now();
     loop {
         match station.endpoint.connect(&server) {
             Err(PostError::Misuse(Misuse::UnknownAddress)) if since.elapsed() < PATIENCE => {
+                other()?;
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err(PostError::Misuse(Misuse::UnknownAddress)) => {
@@ -295,7 +337,7 @@ impl Progress {
     /// Shows `done` of `all`, once it has taken long enough to be worth it.
     pub(crate) fn show(&mut self, size: usize, done: u32, all: u32) {
         let long = self.since.elapsed() > Duration::from_millis(500);
-        if long && std::io::stderr().is_terminal() {
+        if long && io::stderr().is_terminal() {
             report::complain(&format!("\r{size} bytes: round {done} of {all}  "));
             self.shown = true;
         }
@@ -306,6 +348,30 @@ impl Drop for Progress {
     fn drop(&mut self) {
         if self.shown {
             report::complain(&format!("\r{:50}\r", ""));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The second process as a few words of a shell.
+    fn second(words: &str) -> Other {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", words]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Other(shell.spawn().unwrap())
+    }
+
+    #[test]
+    fn who_ends_before_it_listens_is_told_with_how() {
+        for (words, ended) in [
+            ("kill -KILL $$", "too early (signal: 9 (SIGKILL)); remedy: dmesg"),
+            ("exit 2", "too early (exit status: 2); remedy: see what it says above"),
+            ("echo; exec >&-; sleep 0.01; kill -XFSZ $$", "(signal: 25 (SIGXFSZ)"),
+        ] {
+            let failed = second(words).listening().unwrap_err().to_string();
+            assert!(failed.contains(ended), "{words}: {failed}");
         }
     }
 }

@@ -35,6 +35,7 @@ use spinwire_hostshim::clock::TscClock;
 use spinwire_hostshim::error::{Errno, OsError};
 use spinwire_hostshim::libfabric::{Names, OfiConfig, OfiPort, remove_shm_left_by};
 
+use super::client;
 use super::ending::{self, Input, Told};
 use super::network;
 use super::options::PairOptions;
@@ -49,6 +50,8 @@ const WARM_UP: u64 = 2000;
 const ITERS: u64 = 50_000;
 /// How long the ends wait for each other, and for a message.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Files that an end opens beside its endpoint, one after the other: those in the folder, and the library's connection.
+const CONNECTION_FILES: usize = 1;
 /// Turns between two looks at the clock.
 const TURNS_PER_LOOK: u32 = 64;
 /// How long the other end has to close what it has open.
@@ -122,7 +125,8 @@ fn measure_all(
             let other_end = OtherEnd::start(place, &one, (near, far))?;
             affinity::pin(near)?;
             let goes_on = || told.check().and_then(|()| other_end.check());
-            measure((place, &goes_on, told), (size, [near, far]), &one)
+            let measured = measure((place, &goes_on, told), (size, [near, far]), &one);
+            measured.inspect_err(|_| other_end.give_up())
         };
         // A thread for each size but the last: what is pinned stays so, and all that it starts. None for the last, see `ending`.
         reports.push(match left {
@@ -225,13 +229,16 @@ impl OtherEnd {
         Ok(Self(RefCell::new(child)))
     }
 
+    /// It is not told that all was measured: the end of its input tells it to end.
+    fn give_up(&self) {
+        drop(self.0.borrow_mut().stdin.take());
+    }
+
     /// Fails where it has ended.
     fn check(&self) -> Result<(), Failure> {
         match self.0.borrow_mut().try_wait()? {
             None => Ok(()),
-            Some(status) => {
-                Err(format!("{GONE} ({status}); remedy: see what it says above").into())
-            }
+            Some(status) => Err(format!("{GONE} {}", client::how(status)).into()),
         }
     }
 }
@@ -303,6 +310,7 @@ fn with_station<R>(
         yields: options.shares_cpu()?,
         other: other_end,
     };
+    network::has_descriptors_for(CONNECTION_FILES)?;
     for _ in 0..RECEIVES {
         station.receive()?;
     }
@@ -332,6 +340,8 @@ const fn farewell(size: usize) -> &'static [u8] {
     if size == 0 { b"." } else { b"" }
 }
 
+/// What is said where the other end is there, and silent.
+const NO_ANSWER: &str = "no message came back within 10 s; remedy: see whether the second process still runs, and has a CPU (--cpus)";
 /// The end that measures, and the other one.
 const NEAR: &str = "near";
 const FAR: &str = "far";
@@ -364,16 +374,22 @@ impl Station<'_> {
         if connects {
             self.end.connect(peer)?;
         }
-        let since = self.clock.now();
-        while self.clock.now().saturating_since(since).as_nanos() < PATIENCE_NS {
+        let (since, mut look_at, mut waited_ns) = (self.clock.now(), LOOK_AFTER_NS, 0);
+        while waited_ns < PATIENCE_NS {
             self.turn();
             match self.end.poll_event() {
                 Some(Event::Connected(peer)) => return Ok(peer),
-                Some(other) => return Err(format!("not connected: {other:?}").into()),
+                Some(other) => {
+                    return Err(self.explain(format!("not connected: {other:?}").into()));
+                }
                 None => {}
             }
+            waited_ns = self.clock.now().saturating_since(since).as_nanos();
+            if waited_ns > look_at {
+                look_at = waited_ns.saturating_add(LOOK_AFTER_NS);
+                (self.other)()?;
+            }
         }
-        (self.other)()?;
         Err("nobody has connected within 10 s".into())
     }
 
@@ -381,14 +397,18 @@ impl Station<'_> {
     fn send(&self, to: Addr, bytes: &[u8]) -> Result<(), Failure> {
         let target = SendTo::peer(to);
         let target = self.tag.map_or(target, |tag| target.tag(tag));
-        let mut refused_at = None;
+        let (mut refused_at, mut look_at) = (None, LOOK_AFTER_NS);
         loop {
             match self.end.inject(target, bytes) {
                 Ok(()) => return Ok(()),
                 Err(PostError::Retry(retry)) => {
                     let since = *refused_at.get_or_insert(self.clock.now());
-                    if self.clock.now().saturating_since(since).as_nanos() > PATIENCE_NS {
+                    let waited_ns = self.clock.now().saturating_since(since).as_nanos();
+                    if waited_ns > look_at {
+                        look_at = waited_ns.saturating_add(LOOK_AFTER_NS);
                         (self.other)()?;
+                    }
+                    if waited_ns > PATIENCE_NS {
                         return Err(format!("not sent within 10 s: {retry}").into());
                     }
                     self.turn();
@@ -396,6 +416,13 @@ impl Station<'_> {
                 Err(refused) => return Err(refused.into()),
             }
         }
+    }
+
+    /// A failure, or the end of the other one, which it may come from: that of a connection may be seen before that of its process.
+    #[cold]
+    fn explain(&self, failure: Failure) -> Failure {
+        sleep(LOOK_AFTER);
+        (self.other)().err().unwrap_or(failure)
     }
 
     /// The next message, of that many bytes. `None` where none comes. Its receive is posted anew by the caller, after the answer, since there
@@ -448,8 +475,9 @@ fn serve(folder: &Path, options: &PairOptions) -> Result<Verdict, Failure> {
             Ok(Verdict::Well)
         });
     if input.goes_on().is_err() {
-        // Who was killed has left it.
+        // Who was killed has left it; and nobody is there to be told anything.
         remove(folder);
+        return Ok(Verdict::Well);
     }
     served
 }
@@ -483,7 +511,7 @@ fn measure(
                 iters = options.seconds.map_or(iters, |seconds| trips_within(seconds, ns));
             }
             last = began;
-            station.next(size)?.ok_or("no message came back within 10 s; remedy: see whether the second process still runs, and has a CPU (--cpus)")?;
+            station.next(size)?.ok_or_else(|| station.explain(NO_ANSWER.into()))?;
             number = number.saturating_add(1);
             told.check()?;
         }

@@ -9,6 +9,8 @@
 
 use core::cell::RefCell;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+#[cfg(feature = "libfabric")]
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Instant;
@@ -209,6 +211,15 @@ pub(super) fn ask_for_way(at: SocketAddr) -> Result<(), Failure> {
     };
     let why = asked.err().map_or_else(String::new, |e| e.to_string());
     Err(format!("{at}: {why}; remedy: {remedy}").into())
+}
+
+/// Fails where this process may not have `count` files more open, which it will need. A library that connects by itself may say nothing of a
+/// connection that it could not open, and try for ever.
+#[cfg(feature = "libfabric")]
+pub(super) fn has_descriptors_for(count: usize) -> Result<(), Failure> {
+    let opened: std::io::Result<Vec<_>> = (0..count).map(|_| File::open("/dev/null")).collect();
+    let refused = |e| OsError::new("connections to the other end", Errno::from_io(&e));
+    Ok(opened.map(drop).map_err(refused)?)
 }
 
 /// What the kernel says of the plain connection, with the remedy.

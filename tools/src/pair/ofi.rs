@@ -34,6 +34,8 @@ type End<'p> = Station<'p, OfiPort<'p>, SocketFloor>;
 
 /// Sends and receives under way, each.
 const DEPTH: u32 = 256;
+/// Sockets that an end opens when the two meet: that of the plane, the library's, and the plain one, for which the server listens besides.
+const CONNECTION_FILES: usize = 4;
 /// How long the other end may take to hear that it may go.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -112,6 +114,7 @@ pub(super) fn serve(
     let (_, cpu) = options.placement()?;
     let (size, role) = (network::largest(options), network::role(SERVER, options)?);
     affinity::pin(cpu)?;
+    network::has_descriptors_for(1)?;
     let plane = OfiPlane::open(at, true, config(&provider, size, options)?).map_err(|e| {
         format!("--listen: {at}: {e}; remedy: ss -anp | grep :{} # says who has it", at.port())
     })?;
@@ -119,6 +122,7 @@ pub(super) fn serve(
     let mut memory = Plane::memory(memory_bytes(&role))?;
     let bump = Plane::arena(&mut memory);
     let station = open(&plane, &bump, &role)?;
+    network::has_descriptors_for(CONNECTION_FILES)?;
     network::say_listening(command, &format!("ofi://{provider}/{local}"), options)?;
     let nap = Nap::new(role.input);
     // Of type MSG it is the library that tells of a connection.
@@ -159,12 +163,16 @@ fn with_server<M: Measure>(
     let (cpu, _) = options.placement()?;
     let (size, role) = (network::largest(options), network::role("client", options)?);
     affinity::pin(cpu)?;
+    network::has_descriptors_for(1)?;
     let plane = OfiPlane::open(to.at, false, config(&to.provider, size, options)?)?;
     let mut memory = Plane::memory(memory_bytes(&role))?;
     let page = memory.page().to_string();
     let bump = Plane::arena(&mut memory);
     let station = open(&plane, &bump, &role)?;
+    network::has_descriptors_for(CONNECTION_FILES)?;
     let server = connect(&plane, &station, to)?;
+    // Until the plain connection is there, that of the plane says whether the other end lives.
+    plane.connection_to(server)?.map_or(Ok(()), |line| station.floor.set(line))?;
     let (measured, station) =
         network::with_peer(station, (server, to.at.ip()), (options, page), measure)?;
     see_off(&plane, &station);

@@ -54,6 +54,31 @@ fn a_plot_that_could_not_be_written_is_a_failure() {
     }
 }
 
+/// By default the kernel ends who writes beyond the limit of file sizes, by a signal, and in silence.
+#[test]
+fn files_beyond_the_limit_of_sizes_are_told() {
+    let folder = Folder::new();
+    let limited = |args: &[&str], out: Stdio| {
+        let mut limited = Command::new("prlimit");
+        limited.args(["--fsize=1000", env!("CARGO_BIN_EXE_spinwire")]).args(args).stdout(out);
+        let ran = limited.stderr(Stdio::piped()).output().unwrap();
+        (ran.status.code(), String::from_utf8(ran.stderr).unwrap())
+    };
+    let file = folder.file("curve");
+    let curve = file.to_str().unwrap();
+    let brief = ["--provider", "tcp", "--iters", "10", "--rounds", "1"];
+    let remedy = "remedy: raise the limit of file sizes: ulimit -f unlimited";
+    for asked in [["lat", "--hgrm", curve], ["bw", "--plot", curve]] {
+        let (code, said) = limited(&[&asked[..], &brief].concat(), Stdio::null());
+        let names_it = said.contains(&format!("{} {curve}: ", asked[1]));
+        assert!(code == Some(2) && names_it && said.contains(remedy), "{asked:?} {code:?}: {said}");
+        assert!(!file.exists(), "half a curve is none");
+    }
+    let (code, said) = limited(&["lat", "--help"], fs::File::create(&file).unwrap().into());
+    assert!(code == Some(2) && said.starts_with("spinwire: standard output: "), "{said}");
+    assert!(said.contains(remedy), "{said}");
+}
+
 /// A file that could not be written is no help.
 #[test]
 fn help_that_could_not_be_written_is_a_failure() {

@@ -363,3 +363,41 @@ fn who_has_no_way_to_the_other_end_names_it_and_the_remedy() {
         );
     }
 }
+
+/// Before the two have met, over shared memory: the first one has joined the segment of the second, which has most likely no endpoint there yet.
+#[test]
+fn a_second_process_that_is_killed_early_is_told_with_how() {
+    let folder = Folder::new();
+    for of in ["lat", "bw"] {
+        let mut first = folder.start(&[of, "--seconds", "3600"]);
+        let name = format!("spinwire.{of}-{}", first.id());
+        let maps = format!("/proc/{}/maps", first.id());
+        while !std::fs::read_to_string(&maps).unwrap().contains(&name) {
+            assert!(first.runs(), "it starts the second one");
+        }
+        let children = format!("/proc/{0}/task/{0}/children", first.id());
+        send("KILL", std::fs::read_to_string(children).unwrap().trim());
+        let ran = first.ran();
+        let told = ran.err.contains("(signal: 9 (SIGKILL)); remedy: dmesg");
+        assert!(ran.code == 2 && told, "{ran:?}");
+        // Which is what is said after a wait.
+        assert!(!ran.err.contains("nobody listens"), "{ran:?}");
+        assert!(!folder.has_any(), "{of}");
+    }
+}
+
+/// The library says nothing of a connection that it could not open: as many files as it will need are asked for before.
+#[test]
+fn too_few_open_files_are_told_before_a_library_tries_for_ever() {
+    if !cfg!(feature = "libfabric") {
+        println!("!! NOT RUN: few open files over libfabric: a build without libfabric");
+        return;
+    }
+    let place = "ofi://tcp/127.0.0.1:0";
+    let mut few = Command::new("prlimit");
+    few.args(["--nofile=14", env!("CARGO_BIN_EXE_spinwire"), "lat", "--uri", place]);
+    let ran = few.output().unwrap();
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert_eq!(ran.status.code(), Some(2), "{said}");
+    assert!(said.contains("Too many open files") && said.contains("ulimit -n"), "{said}");
+}

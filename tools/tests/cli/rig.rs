@@ -146,6 +146,11 @@ impl Ran {
 pub(crate) struct Running(Option<Child>);
 
 impl Running {
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.as_ref().map_or(0, Child::id)
+    }
+
     /// Whether it goes on.
     pub(crate) fn runs(&mut self) -> bool {
         self.0.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
