@@ -6,9 +6,11 @@
 //! ```
 //!
 //! Who has made names has a thread that sleeps until such a signal comes: without it Ctrl-C would leave segments behind. Who waits for a client
-//! looks at his input now and then ([`Input`]), or would wait for ever for one that was killed before it came. No thread does that:
+//! looks at his input now and then (`Input`), or would wait for ever for one that was killed before it came. No thread does that:
 //! a process that has another one pays for it with each system call, by an atomic operation for the descriptor in the kernel, and by what
-//! the C library does about cancelling; and the doorbell of Soft-RoCE is a `write(2)`. Who is ended by SIGKILL leaves his names to `spinwire rm --dead`.
+//! the C library does about cancelling; and the doorbell of Soft-RoCE is a `write(2)`. So the end that measures over libfabric looks between two
+//! messages whether it was told to end (`Told`); over its `shm`, which may never come back, there are threads. Who is ended by SIGKILL leaves his
+//! names to `spinwire rm --dead`.
 
 use std::fs::File;
 use std::io;

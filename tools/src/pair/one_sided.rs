@@ -34,7 +34,7 @@ use crate::report::Failure;
 const WORD: usize = 8;
 /// What the end sleeps between two looks that devices write to in a stream.
 const NAP: Duration = Duration::from_micros(500);
-/// Looks at the memory between two turns: a look takes a hundredth of what a turn does.
+/// Looks at the memory between two turns, which see nothing of what devices write there.
 const LOOKS: u32 = 512;
 
 /// Whether this end can.
