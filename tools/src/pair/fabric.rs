@@ -54,6 +54,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const CONNECTION_FILES: usize = 1;
 /// Turns between two looks at the clock.
 const TURNS_PER_LOOK: u32 = 64;
+/// So many folders that killed processes of the same number have left behind are in nobody's way.
+const FOLDERS_MAX: u32 = 64;
 /// How long the other end has to close what it has open.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// The most that counts of the time between two looks at the clock.
@@ -181,11 +183,19 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("spinwire-ofi-{}", std::process::id()));
-        // What another of that number has left behind is his, or was.
-        let made = DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(|e| format!("{}: {e}; remedy: remove it, or set TMPDIR", path.display()))?;
-        Ok(Self(path))
+        let parent = std::env::temp_dir();
+        // What another of that number has left behind is his, or was: then the next name.
+        for next in 0..FOLDERS_MAX {
+            let path = parent.join(format!("spinwire-ofi-{}-{next}", std::process::id()));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(format!("{}: {e}; remedy: set TMPDIR", path.display()).into()),
+            }
+        }
+        let parent = parent.display();
+        Err(format!("{parent}: too much was left there; remedy: rm -r {parent}/spinwire-ofi-*")
+            .into())
     }
 
     fn empty(&self) -> Result<(), Failure> {
