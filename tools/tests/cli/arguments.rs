@@ -367,7 +367,8 @@ fn ends_over_libfabric_leave_no_memory_behind(folder: &Folder) {
             let own = end.id();
             until(|| children_of(own).len() == 1);
             let both = [own, children_of(own)[0]];
-            until(|| names_of(&both) == 2);
+            // More where killed processes had these numbers before.
+            until(|| names_of(&both) >= 2);
             let kill = Command::new("kill").args([signal, &own.to_string()]).status();
             assert!(kill.unwrap().success());
             assert!(!end.wait().unwrap().success());
