@@ -12,6 +12,8 @@
 //! messages whether it was told to end (`Told`); over its `shm`, which may never come back, there are threads. Who is ended by SIGKILL leaves his
 //! names to `spinwire rm --dead`.
 
+#[cfg(feature = "libfabric")]
+use core::time::Duration;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -64,6 +66,24 @@ pub(super) fn ends_in_spite_of_shm(
         let _as_many = remove_shm_left_by(std::process::id());
     })
 }
+
+/// The end of who started this may be seen elsewhere first, and this process ends by that: then what he has left of libfabric's `shm` goes, too.
+#[cfg(feature = "libfabric")]
+pub(super) fn clear_after(starter: u32, input: Input) {
+    if let Input::Watched = input {
+        for _ in 0..LAST_WORDS_MS {
+            if input.goes_on().is_err() {
+                let _as_many = remove_shm_left_by(starter);
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Milliseconds between the first thing of a process that is seen to end and the last one.
+#[cfg(feature = "libfabric")]
+const LAST_WORDS_MS: u32 = 50;
 
 /// The standard input of a process that is to end with it, or of one that is not.
 #[derive(Clone, Copy, Debug)]

@@ -14,6 +14,7 @@ use core::time::Duration;
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::process::parent_id;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -475,7 +476,7 @@ impl Station<'_> {
 fn serve(folder: &Path, options: &PairOptions) -> Result<Verdict, Failure> {
     let size = options.sizes().first().copied().unwrap_or(1);
     let message = vec![0xA5; size];
-    let input = Input::of(options);
+    let (starter, input) = (parent_id(), Input::of(options));
     let served =
         with_station((FAR, NEAR), (folder, &|| input.goes_on()), options, |station, to| {
             while station.next(size)?.is_some() {
@@ -484,6 +485,9 @@ fn serve(folder: &Path, options: &PairOptions) -> Result<Verdict, Failure> {
             }
             Ok(Verdict::Well)
         });
+    if served.is_err() {
+        ending::clear_after(starter, input);
+    }
     if input.goes_on().is_err() {
         // Who was killed has left it; and nobody is there to be told anything.
         remove(folder);

@@ -11,6 +11,7 @@
 
 use core::net::SocketAddr;
 use core::time::Duration;
+use std::os::unix::process::parent_id;
 use std::time::Instant;
 
 use spinwire_dataplane::id::{Addr, Name};
@@ -107,7 +108,16 @@ pub(super) fn serve(
     (command, text): (&str, &str),
     options: &PairOptions,
 ) -> Result<Verdict, Failure> {
-    let Meet { provider, at } = meet("--listen", text)?;
+    let (starter, input) = (parent_id(), Input::of(options));
+    let served = serve_at(meet("--listen", text)?, command, options);
+    served.inspect_err(|_| ending::clear_after(starter, input))
+}
+
+fn serve_at(
+    Meet { provider, at }: Meet,
+    command: &str,
+    options: &PairOptions,
+) -> Result<Verdict, Failure> {
     if provider == "shm" {
         ending::ends_in_spite_of_shm(Input::of(options), || ())?;
     }
