@@ -58,8 +58,8 @@ pub(super) fn ends_in_spite_of_shm(
         let starter = parent_id();
         when_input_ends(move || {
             last();
-            // Who was killed has left his.
-            let _as_many = [std::process::id(), starter].map(remove_shm_left_by);
+            let _as_many = remove_shm_left_by(std::process::id());
+            remove_left_by_starter(starter);
         })?;
     }
     before_a_signal_ends_this(|| {
@@ -73,11 +73,18 @@ pub(super) fn clear_after(starter: u32, input: Input) {
     if let Input::Watched = input {
         for _ in 0..LAST_WORDS_MS {
             if input.goes_on().is_err() {
-                let _as_many = remove_shm_left_by(starter);
-                return;
+                return remove_left_by_starter(starter);
             }
             thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+/// Who was killed has left his. Whoever comes to process 1 was given to it when his starter had ended already, and knows no more who that was.
+#[cfg(feature = "libfabric")]
+fn remove_left_by_starter(starter: u32) {
+    if starter != 1 {
+        let _as_many = remove_shm_left_by(starter);
     }
 }
 
